@@ -1,0 +1,219 @@
+"""The documentation that ships with Python packages, as a text corpus.
+
+What this module promises:
+
+* *No download.* The text is read from the source files of packages that are already installed; none of them is imported.
+* *Deterministic.* Packages in the order given, files by path, docstrings by line: the same installation gives the same
+  documents in the same order.
+* *No near-duplicates.* Libraries copy their own documentation a great deal; a document most of whose word sequences were
+  already seen is dropped, so that a held-out document has no twin in the training split.
+* *A split that does not move.* A document is held out if the MD5 of its UTF-8 text, read as an integer, is divisible by
+  50. It depends on nothing but the text, so it is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import re
+import sysconfig
+import tokenize
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+PACKAGES: tuple[str, ...] = (
+    "stdlib",
+    "pydoc_data.topics",
+    "torch",
+    "numpy",
+    "transformers",
+    "transformer_lens",
+    "pandas",
+    "datasets",
+    "sympy",
+    "huggingface_hub",
+    "accelerate",
+    "IPython",
+)
+"""Where the documentation is taken from, in this order; packages that are not installed are passed over."""
+
+HELD_OUT_DIVISOR = 50
+SHINGLE_WORDS = 6
+NEAR_DUPLICATE = 0.5
+MIN_CHARACTERS = 24
+
+_SKIPPED_FOLDERS = {"test", "tests", "_tests", "site-packages", "dist-packages", "__pycache__", "lib2to3"}
+_DOC_SETTERS = {"add_docstr", "_add_docstr", "add_newdoc", "add_docstr_all"}
+_WORD = re.compile(r"[a-z]+|[0-9]+")
+
+
+@dataclass(frozen=True)
+class Document:
+    """One docstring: its cleaned `text` and the `source` it came from, as ``package/file.py:qualified.name``."""
+
+    text: str
+    source: str
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the MD5 of the UTF-8 text, as an integer, is divisible by 50."""
+        return is_held_out(self.text)
+
+
+def is_held_out(text: str) -> bool:
+    """Whether a text belongs to the held-out split, decided by its MD5 alone.
+
+    >>> is_held_out("Return the sum of the elements.")
+    False
+    """
+    digest = hashlib.md5(text.encode("utf-8", "surrogatepass"), usedforsecurity=False)
+    return int(digest.hexdigest(), 16) % HELD_OUT_DIVISOR == 0
+
+
+def read_documents(packages: Iterable[str] = PACKAGES) -> Iterator[Document]:
+    """Every docstring of the installed packages, exact repeats included, in the promised order."""
+    for package in packages:
+        if package == "pydoc_data.topics":
+            yield from _topics()
+            continue
+        for root, label in _source_roots(package):
+            for path in sorted(root.rglob("*.py"), key=lambda p: p.relative_to(root).parts):
+                relative = path.relative_to(root)
+                if not _SKIPPED_FOLDERS.intersection(relative.parts[:-1]):
+                    yield from _docstrings_of_file(path, f"{label}/{relative.as_posix()}")
+
+
+def without_near_duplicates(documents: Iterable[Document]) -> tuple[list[Document], list[Document]]:
+    """Split documents into (training, held out) such that neither split repeats itself or the other.
+
+    A document is a near-duplicate if at least half of its word 6-grams (letters and digits, case-folded) occur in
+    documents kept before it; held-out documents are kept first, so nothing like them reaches the training split. A
+    training document is also dropped if it contains half of the 6-grams of any one held-out document.
+
+    Args:
+        documents: in the order in which the first of several copies should win.
+
+    Returns:
+        The training documents and the held-out documents, each in their original order.
+    """
+    everything = [(document, _shingles(document.text)) for document in documents]
+    held_out, train = [], []
+    seen: set[int] = set()
+    owners: dict[int, list[int]] = {}
+    sizes: list[int] = []
+    for document, shingles in everything:
+        if document.held_out and not _mostly_in(shingles, seen):
+            for shingle in shingles:
+                owners.setdefault(shingle, []).append(len(held_out))
+            held_out.append(document)
+            sizes.append(len(shingles))
+            seen.update(shingles)
+    for document, shingles in everything:
+        if document.held_out or _mostly_in(shingles, seen) or _swallows_one(shingles, owners, sizes):
+            continue
+        train.append(document)
+        seen.update(shingles)
+    return train, held_out
+
+
+@lru_cache(maxsize=2)
+def split(packages: tuple[str, ...] = PACKAGES) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
+    """The (training, held-out) documents of the installed packages; about half a minute the first time in a process."""
+    train, held_out = without_near_duplicates(read_documents(packages))
+    return tuple(train), tuple(held_out)
+
+
+def _mostly_in(shingles: list[int], seen: set[int]) -> bool:
+    return not shingles or sum(s in seen for s in shingles) >= NEAR_DUPLICATE * len(shingles)
+
+
+def _swallows_one(shingles: list[int], owners: dict[int, list[int]], sizes: list[int]) -> bool:
+    """Whether these shingles hold half of those of some held-out document that is long enough to judge."""
+    hits: dict[int, int] = {}
+    for shingle in shingles:
+        for owner in owners.get(shingle, ()):
+            hits[owner] = hits.get(owner, 0) + 1
+    return any(n >= NEAR_DUPLICATE * sizes[owner] and sizes[owner] >= 4 for owner, n in hits.items())
+
+
+def _shingles(text: str) -> list[int]:
+    """Distinct 64-bit hashes of the word 6-grams of a text; shorter texts have one, of all their words."""
+    words = _WORD.findall(text.lower())
+    if not words:
+        return []
+    codes = np.fromiter((_word_code(w) for w in words), dtype=np.uint64, count=len(words))
+    width = min(SHINGLE_WORDS, len(words))
+    hashes = np.zeros(len(words) - width + 1, dtype=np.uint64)
+    for i in range(width):
+        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + codes[i : i + len(hashes)]
+        hashes ^= hashes >> np.uint64(29)
+    return np.unique(hashes).tolist()
+
+
+@lru_cache(maxsize=None)
+def _word_code(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+
+
+def _source_roots(package: str) -> list[tuple[Path, str]]:
+    if package == "stdlib":
+        return [(Path(sysconfig.get_paths()["stdlib"]), "stdlib")]
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return []
+    return [(Path(p), package) for p in (spec.submodule_search_locations or ())] if spec else []
+
+
+def _docstrings_of_file(path: Path, label: str) -> Iterator[Document]:
+    try:
+        with tokenize.open(path) as file:
+            source = file.read()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+            tree = ast.parse(source)
+    except (SyntaxError, ValueError, OSError, RecursionError):  # templates and files for other Pythons
+        return
+    found: list[tuple[int, str, str]] = []
+    _collect(tree, "", found)
+    for _, name, text in sorted(found, key=lambda item: item[0]):
+        if _is_prose(text):
+            yield Document(text, f"{label}:{name}" if name else label)
+
+
+def _collect(node: ast.AST, name: str, found: list[tuple[int, str, str]]) -> None:
+    import inspect
+
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        text = ast.get_docstring(node)
+        if text:
+            found.append((getattr(node, "lineno", 0), name, text.strip()))
+    elif isinstance(node, ast.Call):
+        # torch and numpy attach the documentation of compiled functions by a call.
+        setter = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if setter in _DOC_SETTERS:
+            strings = [c for a in node.args for c in ast.walk(a) if isinstance(c, ast.Constant) and isinstance(c.value, str)]
+            if strings:
+                text = max((c.value for c in strings), key=len)
+                found.append((node.lineno, name, inspect.cleandoc(text).strip()))
+    for child in ast.iter_child_nodes(node):
+        inner = getattr(child, "name", None) if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) else None
+        _collect(child, f"{name}.{inner}".lstrip(".") if inner else name, found)
+
+
+def _topics() -> Iterator[Document]:
+    from pydoc_data.topics import topics
+
+    for name, text in sorted(topics.items()):
+        if _is_prose(text):
+            yield Document(text.strip(), f"pydoc_data/topics.py:{name}")
+
+
+def _is_prose(text: str) -> bool:
+    return len(text) >= MIN_CHARACTERS and "\x00" not in text and not any("\ud800" <= c <= "\udfff" for c in text)

@@ -1,0 +1,96 @@
+"""The exceptions of dreamy_lens: one tree, so that one `except` catches them all.
+
+    DreamyLensError
+    ├── ModelError              a model cannot be loaded, or cannot do what is asked
+    │   └── TokenizerError      its tokenizer is missing or unusable
+    ├── FeatureError            a feature does not make sense (also a ValueError)
+    │   ├── FeatureSyntaxError  its text does not parse
+    │   ├── UnknownHookError    the model has no such hook point
+    │   ├── FeatureRangeError   an index, rank or size is outside what the hook point has
+    │   ├── TokenError          a target is not exactly one token of the model
+    │   ├── HookNotFiredError   the hook point exists, but the model never passes through it
+    │   ├── NoGradientError     the value does not depend on the prompt differentiably
+    │   └── SAEError            a sparse autoencoder cannot be read or does not fit
+    ├── PromptError             a prompt is empty, too long, or not made of the model's tokens (also a ValueError)
+    ├── ConstraintError         constraints contradict each other or leave nothing (also a ValueError)
+    ├── SettingsError           a setting is outside its range (also a ValueError)
+    ├── RunFolderError          a saved run is incomplete, damaged, or belongs to another model
+    └── OutOfMemoryError        one prompt alone does not fit into memory
+
+Every message says what was wrong, what there is instead, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class DreamyLensError(Exception):
+    """Base class of every error that dreamy_lens raises on purpose."""
+
+
+class ModelError(DreamyLensError):
+    """A model cannot be loaded, or cannot do what is asked of it."""
+
+
+class TokenizerError(ModelError):
+    """A model's tokenizer is missing or unusable."""
+
+
+class FeatureError(DreamyLensError, ValueError):
+    """A feature does not make sense, by itself or for the model at hand."""
+
+
+class FeatureSyntaxError(FeatureError):
+    """The text of a feature does not parse.
+
+    Attributes:
+        text: what was parsed.
+        position: index of the character at which it went wrong.
+    """
+
+    def __init__(self, message: str, text: str, position: int) -> None:
+        self.text, self.position = text, position
+        super().__init__(f"{message}\n    {text}\n    {' ' * position}^")
+
+
+class UnknownHookError(FeatureError):
+    """The model has no hook point of this name."""
+
+
+class FeatureRangeError(FeatureError):
+    """An index, a rank or a size is outside what the hook point has."""
+
+
+class TokenError(FeatureError):
+    """A target is not exactly one token of the model."""
+
+
+class HookNotFiredError(FeatureError):
+    """The hook point exists, but a forward pass does not go through it."""
+
+
+class NoGradientError(FeatureError):
+    """The value does not depend on the prompt differentiably, so proposals cannot be ranked."""
+
+
+class SAEError(FeatureError):
+    """A sparse autoencoder cannot be read, or does not fit the model."""
+
+
+class PromptError(DreamyLensError, ValueError):
+    """A prompt is empty, too long, or not made of the model's tokens."""
+
+
+class ConstraintError(DreamyLensError, ValueError):
+    """Constraints contradict each other, or leave no token or no prompt to try."""
+
+
+class SettingsError(DreamyLensError, ValueError):
+    """A setting is outside its range."""
+
+
+class RunFolderError(DreamyLensError):
+    """A saved run is incomplete, damaged, of an unknown format, or belongs to another model."""
+
+
+class OutOfMemoryError(DreamyLensError):
+    """A single prompt does not fit into the device's memory."""

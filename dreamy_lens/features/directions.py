@@ -1,0 +1,139 @@
+"""Directions in activation space: vectors that are values, so that a feature holding one can be compared and written down."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamy_lens.errors import FeatureError, FeatureRangeError
+
+_INLINE = "data:float32,"
+
+
+class Direction:
+    """A vector `[d]` in float32, given as numbers or as a file that holds one.
+
+    Two directions are equal if their numbers are the same bits, or if they name the same file. A file is read when the
+    feature is bound to a model, not before.
+
+    Args:
+        source: a sequence, array or tensor of rank 1; the path of a ``.npy`` file or of a ``.safetensors`` file holding
+            one tensor (``file.safetensors:name`` chooses one of several); or the inline form ``data:float32,<base64>``.
+
+    Raises:
+        FeatureRangeError: the numbers are not a finite, non-zero vector.
+
+    >>> Direction([3.0, 4.0])
+    Direction([3, 4])
+    >>> Direction([3.0, 4.0]) == Direction(Direction([3.0, 4.0]).text)
+    True
+    """
+
+    __slots__ = ("_values", "path")
+
+    def __init__(self, source: Any) -> None:
+        self.path: str | None = None
+        self._values: np.ndarray | None = None
+        if isinstance(source, Direction):
+            self.path, self._values = source.path, source._values
+        elif isinstance(source, str) and source.startswith(_INLINE):
+            self._values = _checked(_decode(source), "the inline direction")
+        elif isinstance(source, (str, Path)):
+            self.path = str(source)
+        else:
+            if hasattr(source, "detach"):
+                source = source.detach().float().cpu().numpy()
+            self._values = _checked(np.asarray(source), "the direction")
+
+    @property
+    def values(self) -> np.ndarray:
+        """The numbers, float32 `[d]`; reads the file if there is one."""
+        if self._values is None:
+            assert self.path is not None
+            return _read(self.path)
+        return self._values
+
+    @property
+    def text(self) -> str:
+        """The path, or the numbers inline; `Direction(text)` is equal to this one."""
+        if self.path is not None:
+            return self.path
+        assert self._values is not None
+        return _INLINE + base64.b64encode(self._values.astype("<f4").tobytes()).decode()
+
+    @property
+    def short(self) -> str:
+        """A few characters for titles: the file's name, or the size and a fingerprint."""
+        if self.path is not None:
+            return Path(self.path).name
+        assert self._values is not None
+        return f"v{len(self._values)}#{hashlib.sha256(self._values.tobytes()).hexdigest()[:6]}"
+
+    def __eq__(self, other: object) -> bool:
+        return self.text == other.text if isinstance(other, Direction) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __repr__(self) -> str:
+        if self.path is not None:
+            return f"Direction({self.path!r})"
+        assert self._values is not None
+        shown = ", ".join(f"{x:.3g}" for x in self._values[:4])
+        return f"Direction([{shown}{', …' if len(self._values) > 4 else ''}])"
+
+
+def _checked(values: np.ndarray, what: str) -> np.ndarray:
+    if values.ndim != 1 or len(values) == 0:
+        raise FeatureRangeError(f"{what} has shape {list(values.shape)}; a direction is one vector of shape [d].")
+    try:
+        values = values.astype(np.float32)
+    except (TypeError, ValueError):
+        raise FeatureRangeError(f"{what} does not consist of numbers.") from None
+    if not np.isfinite(values).all():
+        raise FeatureRangeError(f"{what} has NaN or infinite entries.")
+    if not values.any():
+        raise FeatureRangeError(f"{what} is all zeros, so every prompt would score the same.")
+    values.setflags(write=False)
+    return values
+
+
+def _decode(text: str) -> np.ndarray:
+    try:
+        return np.frombuffer(base64.b64decode(text[len(_INLINE) :], validate=True), dtype="<f4")
+    except (ValueError, binascii.Error):
+        raise FeatureError(f"The inline direction {text[:40]!r}… is not base64 of float32 numbers.") from None
+
+
+def _read(location: str) -> np.ndarray:
+    path, _, name = location, "", ""
+    if not Path(path).exists() and ":" in location:
+        path, _, name = location.rpartition(":")
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FeatureError(f"There is no file {str(file)!r} to read a direction from (working folder: {Path.cwd()}).")
+    if file.suffix == ".npy":
+        return _checked(np.load(file, allow_pickle=False), f"{file}")
+    if file.suffix != ".safetensors":
+        raise FeatureError(f"A direction is read from a .safetensors or .npy file; {file.name!r} is neither.")
+    from safetensors import safe_open
+
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            names = list(tensors.keys())
+            if not name and len(names) == 1:
+                name = names[0]
+            if name not in names:
+                listed = ", ".join(names[:8]) or "none"
+                asked = f"no tensor {name!r}" if name else "several tensors"
+                raise FeatureError(f"{file} holds {asked} (it has: {listed}); write {file.name}:NAME to choose one.")
+            return _checked(tensors.get_tensor(name).float().numpy(), f"{file}:{name}")
+    except FeatureError:
+        raise
+    except Exception as error:
+        raise FeatureError(f"{file} cannot be read as safetensors: {error}") from error

@@ -1,0 +1,302 @@
+"""Latents of sparse autoencoders, read from a folder or from any object with `encode`.
+
+What this module promises:
+
+- `import dreamy_lens.features.sae` imports no torch, and `load_sae` reads a folder's configuration and its tensors'
+  *shapes*; numbers are read when a latent is first asked for, and then only the columns that latent needs.
+- One latent costs one column of the encoder. Only whether a TopK latent is among the k strongest needs all of them.
+- Arithmetic is in float32 (float64 if the activation is), on the activation's device, whatever the file's precision.
+- An SAE is a value: two SAEs read from the same folder for the same hook point are equal.
+
+The format is that of SAELens: `cfg.json` beside `sae_weights.safetensors`, as its versions 1 to 6 write them. With x the
+activation, after the centring and scaling that the configuration asks for:
+
+    pre = x @ W_enc + b_enc                                   pre-activation   [..., d_sae]
+    standard:  relu(pre)
+    topk:      relu(pre) for the k largest of a row, else 0
+    jumprelu:  relu(pre) where pre > threshold, else 0
+    gated:     relu(pre) where x @ W_enc + b_gate > 0, else 0, with pre = x @ W_enc * exp(r_mag) + b_mag
+
+An inactive latent has no gradient at all, so a search that starts far from the latent climbs its pre-activation.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamy_lens.errors import FeatureRangeError, SAEError
+from dreamy_lens.features.sae_format import CONFIG, WEIGHTS, Encoder, Read, open_folder, read_config, reader_of
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, eq=False)
+class SAE:
+    """A sparse autoencoder's encoder at one hook point. Made by `load_sae`.
+
+    Attributes:
+        hook_name: the hook point whose activation it encodes.
+        d_in: width of that activation (None if a wrapped object does not tell).
+        d_sae: number of latents (None if a wrapped object does not tell).
+        architecture: "standard", "topk", "jumprelu" or "gated"; "encode" for a wrapped object that does not tell.
+        source: the folder as it was given; None for a wrapped object.
+        encoder: how a latent is computed, as its configuration says; None for a wrapped object that has none.
+    """
+
+    hook_name: str
+    d_in: int | None
+    d_sae: int | None
+    architecture: str
+    source: str | None = None
+    encoder: Encoder | None = field(default=None, repr=False)
+    _read: Read | None = field(default=None, repr=False)
+    _object: Any = field(default=None, repr=False)
+    _cache: dict[Any, torch.Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def _identity(self) -> tuple[object, ...]:
+        where = id(self._object) if self.source is None else str(Path(self.source).expanduser().resolve())
+        return where, self.hook_name
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SAE) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    def __str__(self) -> str:
+        where = f"{self.source}" if self.source is not None else f"a {type(self._object).__name__}"
+        size = f"{self.d_sae} latents" if self.d_sae is not None else "latents"
+        return f"SAE {where} ({self.architecture}, {size} at {self.hook_name})"
+
+    def check_latent(self, i: int) -> None:
+        """Raise FeatureRangeError unless latent `i` exists."""
+        if i < 0 or (self.d_sae is not None and i >= self.d_sae):
+            exist = f"0 to {self.d_sae - 1}" if self.d_sae is not None else "0 upwards"
+            raise FeatureRangeError(f"latent {i} is out of range: {self} has latents {exist}. Choose one of those.")
+
+    def check_activation(self, shape: Sequence[int]) -> None:
+        """Raise SAEError unless an activation of this shape, `[..., d_in]` or `[..., heads, d_head]`, can be encoded."""
+        head = self.encoder.head if self.encoder else None
+        if head is not None and (len(shape) < 2 or head >= shape[-2]):
+            raise SAEError(
+                f"{self} encodes attention head {head}, but the activation it was given has shape {list(shape)}, where "
+                "[..., heads, d_head] is needed. Name the hook point it was trained at: hook=..."
+            )
+        joined = self.joins_heads and len(shape) > 1
+        width = (shape[-1] if shape else 0) * (shape[-2] if joined else 1)
+        if self.d_in is not None and width != self.d_in:
+            raise SAEError(
+                f"{self} encodes activations of width {self.d_in}, but the activation it was given has shape {list(shape)}"
+                f"{f', so width {width} with its heads side by side' if joined else ''}. Use the model it was trained on, "
+                "or name the right hook point: hook=..."
+            )
+
+    @property
+    def joins_heads(self) -> bool:
+        """Whether the heads of an activation `[..., heads, d_head]` are laid side by side first."""
+        return self.encoder is not None and self.encoder.joins_heads
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """All latents.
+
+        Args:
+            x: activation `[..., d_in]` (or `[..., heads, d_head]` for one trained on heads).
+
+        Returns:
+            latents `[..., d_sae]`, float32 (float64 if x is).
+
+        Raises:
+            SAEError: x has another width.
+        """
+        if self._object is not None:
+            return self._encode_by_object(x)
+        return self._activate(self._prepare(x), None, pre_activation=False)
+
+    def latent(self, x: torch.Tensor, i: int, pre_activation: bool = False) -> torch.Tensor:
+        """One latent, or what goes into its nonlinearity.
+
+        Args:
+            x: activation `[..., d_in]` (or `[..., heads, d_head]` for one trained on heads).
+            i: which latent, from 0.
+            pre_activation: return the pre-activation, which has a gradient even where the latent is inactive. For a
+                gated autoencoder that of the magnitude.
+
+        Returns:
+            `[...]`, float32 (float64 if x is): equal to `encode(x)[..., i]` unless `pre_activation`.
+
+        Raises:
+            FeatureRangeError: there is no such latent.
+            SAEError: x has another width, or a wrapped object does not show what its pre-activations are.
+        """
+        self.check_latent(i)
+        if self._object is not None and not pre_activation:
+            latents = self._encode_by_object(x)
+            if i >= latents.shape[-1]:
+                raise FeatureRangeError(
+                    f"latent {i} is out of range: {self} has latents 0 to {latents.shape[-1] - 1}. Choose one of those."
+                )
+            return latents[..., i]
+        if self._read is None:
+            raise SAEError(
+                f"{self} gives no pre-activations: it has an encode() but not both W_enc and a SAELens configuration. "
+                "Use the latent itself, or save the autoencoder in SAELens format and give its folder."
+            )
+        return self._activate(self._prepare(x), i, pre_activation)
+
+    # Everything below computes; x is [..., d_in] after _prepare, and i = None stands for all latents at once.
+
+    def _encode_by_object(self, x: torch.Tensor) -> torch.Tensor:
+        self.check_activation(x.shape)
+        # The object may live in another precision or on another device than the model.
+        own = next((p for p in getattr(self._object, "parameters", list)() if p.is_floating_point()), None)
+        latents = self._object.encode(self._one_head(_floats(x) if own is None else x.to(own)))
+        return _floats(latents.to_dense() if latents.is_sparse else latents).to(x.device)
+
+    def _one_head(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.encoder is None or self.encoder.head is None else x[..., self.encoder.head, :]
+
+    def _weight(self, name: str, i: int | None, like: torch.Tensor) -> torch.Tensor:
+        assert self._read is not None
+        if self._object is not None:  # it may be in training: never remember its numbers
+            return self._read(name, i).detach().to(like)
+        key = name, i, like.device, like.dtype
+        if key not in self._cache:
+            self._cache[key] = self._read(name, i).to(like)
+        return self._cache[key]
+
+    def _prepare(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.encoder is not None
+        self.check_activation(x.shape)
+        x = _floats(self._one_head(x))
+        if self.joins_heads:
+            x = x.flatten(-2)
+        if self.encoder.normalisation == "constant_norm_rescale":
+            x = x * (x.shape[-1] ** 0.5 / x.norm(dim=-1, keepdim=True))
+        elif self.encoder.normalisation == "layer_norm":
+            # The format's own layer norm: the sample deviation (n - 1), with epsilon added to it.
+            x = x - x.mean(-1, keepdim=True)
+            x = x / (x.std(-1, keepdim=True) + 1e-5)
+        return x - self._weight("b_dec", None, x) if self.encoder.subtracts_b_dec else x
+
+    def _pre_activation(self, x: torch.Tensor, i: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The pre-activations, and for a gated autoencoder what opens the gate where positive."""
+        assert self.encoder is not None
+        linear = x @ self._weight("W_enc", i, x)
+        if self.architecture == "gated":
+            magnitude = linear * self._weight("r_mag", i, x).exp() + self._weight("b_mag", i, x)
+            return magnitude, linear + self._weight("b_gate", i, x)
+        pre = linear + self._weight("b_enc", i, x)
+        if self.encoder.scales_by_decoder_norm:
+            pre = pre * self._weight("W_dec", i, x).norm(dim=-1)
+        return pre, None
+
+    def _activate(self, x: torch.Tensor, i: int | None, pre_activation: bool) -> torch.Tensor:
+        import torch
+
+        assert self.encoder is not None
+        pre, gate = self._pre_activation(x, i)
+        if pre_activation:
+            return pre
+        post = pre.relu().tanh() if self.encoder.activation == "tanh-relu" else pre.relu()
+        if gate is not None:
+            active = gate > 0
+        elif self.architecture == "jumprelu":
+            active = pre > self._weight("threshold", i, x)
+        elif self.architecture == "topk":
+            active = self._among_the_strongest(x, pre, i)
+        else:
+            return post
+        return torch.where(active, post, torch.zeros_like(post))
+
+    def _among_the_strongest(self, x: torch.Tensor, pre: torch.Tensor, i: int | None) -> torch.Tensor:
+        import torch
+
+        assert self.encoder is not None and self.encoder.k is not None
+        with torch.no_grad():
+            everything = pre if i is None else self._pre_activation(x, None)[0]
+            strongest = everything.topk(self.encoder.k, dim=-1).indices
+            if i is not None:
+                return (strongest == i).any(-1)
+            return torch.zeros_like(pre, dtype=torch.bool).scatter(-1, strongest, True)
+
+
+def load_sae(source: str | os.PathLike[str] | object, hook: str | None = None) -> SAE:
+    """Read a sparse autoencoder from a folder, or wrap one that is already in memory.
+
+    Args:
+        source: a folder in SAELens format (`cfg.json`, `sae_weights.safetensors`), or any object with
+            `encode(x [..., d_in]) -> [..., d_sae]`, or an `SAE`.
+        hook: the hook point it encodes; by default the one its configuration names (for an object `cfg.hook_name` or
+            `cfg.metadata.hook_name`).
+
+    Returns:
+        the autoencoder as a value. A folder's numbers are read when they are first needed.
+
+    Raises:
+        SAEError: the folder is incomplete or contradicts itself, its architecture is not one of
+            `sae_format.ARCHITECTURES`, or nothing says which hook point it encodes.
+
+    Example:
+        >>> class Halves:
+        ...     def encode(self, x):
+        ...         return (x[..., :2] - x[..., 2:]).relu()
+        >>> sae = load_sae(Halves(), hook="blocks.0.hook_resid_post")
+        >>> import torch
+        >>> sae.latent(torch.tensor([[1.0, 5.0, 3.0, 2.0]]), 1)
+        tensor([3.])
+    """
+    if isinstance(source, SAE):
+        if hook is None or hook == source.hook_name:
+            return source
+        return load_sae(source.source if source.source is not None else source._object, hook)
+    if not isinstance(source, (str, os.PathLike)):
+        return _wrap(source, hook)
+    folder = Path(source).expanduser()
+    folder = folder.parent if folder.name in (CONFIG, WEIGHTS) else folder
+    config, shapes, read = open_folder(folder)
+    encoder = read_config(config, shapes, f"The SAE folder {folder}")
+    name = _hook_name(hook, encoder.hook_name, f"{CONFIG} of the SAE folder {folder}")
+    return SAE(name, encoder.d_in, encoder.d_sae, encoder.architecture, os.fspath(source), encoder, read)
+
+
+def _wrap(thing: Any, hook: str | None) -> SAE:
+    kind = type(thing).__name__
+    if not callable(getattr(thing, "encode", None)):
+        raise SAEError(
+            f"An object of type {kind} is not a sparse autoencoder: it has no encode(x). Give a folder with {CONFIG} and "
+            f"{WEIGHTS}, or an object whose encode(x [..., d_in]) returns latents [..., d_sae]."
+        )
+    config = getattr(thing, "cfg", None)
+    metadata = getattr(config, "metadata", None)
+    named = getattr(config, "hook_name", None) or getattr(metadata, "hook_name", None)
+    name = _hook_name(hook, named, f"The configuration of the {kind}")
+    encoder = read = None
+    if callable(getattr(config, "to_dict", None)):
+        shapes, read = reader_of(thing)
+        try:
+            encoder = read_config(config.to_dict(), shapes, f"The {kind}")  # pyright: ignore[reportOptionalMemberAccess]
+        except SAEError:
+            read = None  # its encode() is still good; only its pre-activations are not known
+    if encoder is not None:
+        return SAE(name, encoder.d_in, encoder.d_sae, encoder.architecture, None, encoder, read, thing)
+    sizes = (getattr(thing, size, None) or getattr(config, size, None) for size in ("d_in", "d_sae"))
+    d_in, d_sae = (size if isinstance(size, int) else None for size in sizes)
+    return SAE(name, d_in, d_sae, "encode", _object=thing)
+
+
+def _hook_name(given: str | None, configured: Any, where: str) -> str:
+    if given or configured:
+        return given or str(configured)
+    raise SAEError(f"{where} does not say which hook point it encodes. Name it: hook=\"blocks.3.hook_resid_post\".")
+
+
+def _floats(x: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return x if x.dtype == torch.float64 else x.float()
