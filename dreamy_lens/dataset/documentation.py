@@ -2,11 +2,12 @@
 
 What this module promises:
 
-* *No download.* The text is read from the source files of packages that are already installed; none of them is imported.
+* *No download.* The text is read from the source files of packages that are already installed; none of their code runs.
+  What is not installed is passed over, so the corpus is that of this machine.
 * *Deterministic.* Packages in the order given, files by path, docstrings by line: the same installation gives the same
   documents in the same order.
-* *No near-duplicates.* Libraries copy their own documentation a great deal; a document most of whose word sequences were
-  already seen is dropped, so that a held-out document has no twin in the training split.
+* *No near-duplicates.* Libraries copy their own documentation a great deal; a document most of whose word sequences
+  were already seen is dropped, so that a held-out document has no twin in the training split.
 * *A split that does not move.* A document is held out if the MD5 of its UTF-8 text, read as an integer, is divisible by
   50. It depends on nothing but the text, so it is the same on every machine.
 """
@@ -16,16 +17,21 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import inspect
+import os
 import re
 import sysconfig
 import tokenize
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from dreamy_lens.errors import SettingsError
 
 PACKAGES: tuple[str, ...] = (
     "stdlib",
@@ -43,6 +49,8 @@ PACKAGES: tuple[str, ...] = (
 )
 """Where the documentation is taken from, in this order; packages that are not installed are passed over."""
 
+SPLITS = ("train", "held_out")
+
 HELD_OUT_DIVISOR = 50
 SHINGLE_WORDS = 6
 NEAR_DUPLICATE = 0.5
@@ -50,7 +58,10 @@ MIN_CHARACTERS = 24
 
 _SKIPPED_FOLDERS = {"test", "tests", "_tests", "site-packages", "dist-packages", "__pycache__", "lib2to3"}
 _DOC_SETTERS = {"add_docstr", "_add_docstr", "add_newdoc", "add_docstr_all"}
+_DOC_SETTER = re.compile("add_docstr|add_newdoc")  # a source without a match calls none of them
+_BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")  # where statements hold other statements, in order
 _WORD = re.compile(r"[a-z]+|[0-9]+")
+_NOT_TEXT = re.compile("[\x00\ud800-\udfff]")  # NUL, and halves of surrogate pairs, which have no UTF-8
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,36 @@ def is_held_out(text: str) -> bool:
     return int(digest.hexdigest(), 16) % HELD_OUT_DIVISOR == 0
 
 
+def docstrings(split: str | None = None, packages: Iterable[str] = PACKAGES) -> list[Document]:
+    """The documentation installed on this machine, without near-duplicates, always in the same order.
+
+    With all of :data:`PACKAGES` installed these are about 48,000 documents, 21 MB. Reading them takes about half a
+    minute; the result is kept, so that only the first call in a process waits.
+
+    Args:
+        split: "train", what the embedded model was trained on; "held_out", about one document in fifty, of which it saw
+            nothing; None, both, training documents first.
+        packages: names of top-level packages, "stdlib" for Python's own library, and "pydoc_data.topics" for the texts
+            behind ``help("with")``.
+
+    Returns:
+        A list of documents, yours to change.
+
+    Raises:
+        SettingsError: there is no such split.
+
+    >>> documents = docstrings(packages=["pydoc_data.topics"])
+    >>> len(documents) > 50, documents[0].source
+    (True, 'pydoc_data/topics.py:assert')
+    >>> print(documents[0].text[:23])
+    The "assert" statement
+    """
+    if split is not None and split not in SPLITS:
+        raise SettingsError(f"There is no split {split!r}; use 'train', 'held_out', or None for both.")
+    train, held_out = _splits(tuple(packages))
+    return [*(() if split == "held_out" else train), *(() if split == "train" else held_out)]
+
+
 def read_documents(packages: Iterable[str] = PACKAGES) -> Iterator[Document]:
     """Every docstring of the installed packages, exact repeats included, in the promised order."""
     for package in packages:
@@ -83,10 +124,8 @@ def read_documents(packages: Iterable[str] = PACKAGES) -> Iterator[Document]:
             yield from _topics()
             continue
         for root, label in _source_roots(package):
-            for path in sorted(root.rglob("*.py"), key=lambda p: p.relative_to(root).parts):
-                relative = path.relative_to(root)
-                if not _SKIPPED_FOLDERS.intersection(relative.parts[:-1]):
-                    yield from _docstrings_of_file(path, f"{label}/{relative.as_posix()}")
+            for parts in sorted(_python_files(root)):
+                yield from _docstrings_of_file(root.joinpath(*parts), "/".join((label, *parts)))
 
 
 def without_near_duplicates(documents: Iterable[Document]) -> tuple[list[Document], list[Document]]:
@@ -123,8 +162,7 @@ def without_near_duplicates(documents: Iterable[Document]) -> tuple[list[Documen
 
 
 @lru_cache(maxsize=2)
-def split(packages: tuple[str, ...] = PACKAGES) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
-    """The (training, held-out) documents of the installed packages; about half a minute the first time in a process."""
+def _splits(packages: tuple[str, ...]) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
     train, held_out = without_near_duplicates(read_documents(packages))
     return tuple(train), tuple(held_out)
 
@@ -156,7 +194,7 @@ def _shingles(text: str) -> list[int]:
     return np.unique(hashes).tolist()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _word_code(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
@@ -171,6 +209,14 @@ def _source_roots(package: str) -> list[tuple[Path, str]]:
     return [(Path(p), package) for p in (spec.submodule_search_locations or ())] if spec else []
 
 
+def _python_files(root: Path) -> Iterator[tuple[str, ...]]:
+    """Path parts, below root, of every source file that is not part of a test suite."""
+    for folder, inner, files in os.walk(root):
+        inner[:] = [name for name in inner if name not in _SKIPPED_FOLDERS]
+        parts = Path(folder).relative_to(root).parts
+        yield from ((*parts, name) for name in files if name.endswith(".py"))
+
+
 def _docstrings_of_file(path: Path, label: str) -> Iterator[Document]:
     try:
         with tokenize.open(path) as file:
@@ -181,16 +227,23 @@ def _docstrings_of_file(path: Path, label: str) -> Iterator[Document]:
     except (SyntaxError, ValueError, OSError, RecursionError):  # templates and files for other Pythons
         return
     found: list[tuple[int, str, str]] = []
-    _collect(tree, "", found)
+    _collect(tree, "", ast.iter_child_nodes if _DOC_SETTER.search(source) else _statements, found)
     for _, name, text in sorted(found, key=lambda item: item[0]):
         if _is_prose(text):
             yield Document(text, f"{label}:{name}" if name else label)
 
 
-def _collect(node: ast.AST, name: str, found: list[tuple[int, str, str]]) -> None:
-    import inspect
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """The statements directly inside a node: all there is to visit where only definitions matter."""
+    for block in _BLOCKS:
+        yield from getattr(node, block, ())
 
+
+def _collect(node: ast.AST, name: str, children: Any, found: list[tuple[int, str, str]]) -> None:
+    """Append (line, qualified name, text) of the docstrings of a node and of what its `children` lead to."""
     if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        if not isinstance(node, ast.Module):
+            name = f"{name}.{node.name}".lstrip(".")
         text = ast.get_docstring(node)
         if text:
             found.append((getattr(node, "lineno", 0), name, text.strip()))
@@ -198,22 +251,25 @@ def _collect(node: ast.AST, name: str, found: list[tuple[int, str, str]]) -> Non
         # torch and numpy attach the documentation of compiled functions by a call.
         setter = getattr(node.func, "attr", getattr(node.func, "id", ""))
         if setter in _DOC_SETTERS:
-            strings = [c for a in node.args for c in ast.walk(a) if isinstance(c, ast.Constant) and isinstance(c.value, str)]
+            strings = [
+                c for a in node.args for c in ast.walk(a) if isinstance(c, ast.Constant) and isinstance(c.value, str)
+            ]
             if strings:
-                text = max((c.value for c in strings), key=len)
+                text = max((str(c.value) for c in strings), key=len)
                 found.append((node.lineno, name, inspect.cleandoc(text).strip()))
-    for child in ast.iter_child_nodes(node):
-        inner = getattr(child, "name", None) if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) else None
-        _collect(child, f"{name}.{inner}".lstrip(".") if inner else name, found)
+    for child in children(node):
+        _collect(child, name, children, found)
 
 
 def _topics() -> Iterator[Document]:
-    from pydoc_data.topics import topics
-
+    try:
+        from pydoc_data.topics import topics  # data and nothing else, so importing it is reading it
+    except ImportError:  # some distributions leave it out
+        return
     for name, text in sorted(topics.items()):
         if _is_prose(text):
             yield Document(text.strip(), f"pydoc_data/topics.py:{name}")
 
 
 def _is_prose(text: str) -> bool:
-    return len(text) >= MIN_CHARACTERS and "\x00" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+    return len(text) >= MIN_CHARACTERS and not _NOT_TEXT.search(text)
