@@ -28,7 +28,7 @@ class Recipe:
     heads: int = 7
     context: int = 512
     rows: int = 8
-    steps: int = 6000
+    steps: int = 5000
     warmup: int = 100
     cooldown: float = 0.5
     learning_rate: float = 6e-3
@@ -97,7 +97,9 @@ class Batches:
         self.tokens = sum(len(d) + 1 for d in documents)
         self.per_epoch = self.tokens // (recipe.context * recipe.rows)
         if self.per_epoch == 0:
-            raise ValueError(f"{self.tokens:,} tokens of text are fewer than one batch of {recipe.context * recipe.rows:,}.")
+            raise ValueError(
+                f"{self.tokens:,} tokens of text are fewer than one batch of {recipe.context * recipe.rows:,}."
+            )
         self._epoch, self._rows = -1, np.empty((0, 0), dtype=np.int32)
 
     def __getitem__(self, step: int) -> np.ndarray:

@@ -5,6 +5,7 @@
 Resumable: run the same command again after an interruption and it goes on from the last checkpoint, with the batches it
 would have seen. On the same machine and thread count the result does not depend on where it was interrupted. The folder
 holds `checkpoint.pt` and `log.jsonl` while training and `model/`, a Hugging Face folder with a model card, at the end.
+`--stop-at STEP` ends a schedule early and exports what there is; without it, the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,10 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from dreamy_lens.dataset import docstrings
+from dreamy_lens.dataset import Document, docstrings
+from dreamy_lens.errors import SettingsError
 from dreamy_lens.models.embedded.evaluate import bits_per_byte
-from dreamy_lens.models.embedded.export import export
+from dreamy_lens.models.embedded.export import Record, export
 from dreamy_lens.models.embedded.optimizer import optimizers
 from dreamy_lens.models.embedded.recipe import Batches, Recipe, encode_documents, model_config, train_tokenizer
 
@@ -32,6 +35,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train dreamy_lens' embedded model on installed documentation.")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, log and the finished model")
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="training steps of 4,096 tokens")
+    parser.add_argument(
+        "--stop-at", type=int, default=None, metavar="STEP", help="export after this step of the schedule"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--threads", type=int, default=None, help="CPU threads; default: torch's own choice")
@@ -39,10 +45,21 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    train(Recipe(steps=options.steps, seed=options.seed), options.out, options.device, options.checkpoint_every)
+    recipe = Recipe(steps=options.steps, seed=options.seed)
+    try:
+        train(recipe, options.out, options.device, options.checkpoint_every, options.stop_at)
+    except SettingsError as error:
+        parser.error(str(error))
 
 
-def train(recipe: Recipe, out: Path, device: str, checkpoint_every: int = 250) -> Path:
+def train(
+    recipe: Recipe,
+    out: Path,
+    device: str,
+    checkpoint_every: int = 250,
+    stop_at: int | None = None,
+    corpus: tuple[Sequence[Document], Sequence[Document]] | None = None,
+) -> Path:
     """Train, evaluate and export; returns the finished model's folder.
 
     Args:
@@ -50,27 +67,35 @@ def train(recipe: Recipe, out: Path, device: str, checkpoint_every: int = 250) -
         out: working folder; a checkpoint found in it is continued.
         device: any torch device.
         checkpoint_every: steps between checkpoints; each also measures a sample of the held-out text.
+        stop_at: the step to stop at, if the schedule is not to be finished.
+        corpus: the training documents and the held-out ones; default: the documentation installed on this machine.
+
+    Raises:
+        SettingsError: the checkpoint in `out` is of another recipe.
     """
     from tokenizers import Tokenizer
     from tqdm.auto import tqdm
     from transformers import GPTNeoXForCausalLM
 
     out.mkdir(parents=True, exist_ok=True)
-    training, held_out = docstrings.split()
+    training, held_out = corpus or (docstrings("train"), docstrings("held_out"))
     tokenizer_file = out / "tokenizer.json"
     if not tokenizer_file.exists():
-        train_tokenizer((d.text for d in training), recipe.vocabulary).save(str(tokenizer_file))
+        temporary = tokenizer_file.with_suffix(".tmp")
+        train_tokenizer((d.text for d in training), recipe.vocabulary).save(str(temporary))
+        os.replace(temporary, tokenizer_file)
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     batches = Batches(encode_documents(tokenizer, [d.text for d in training]), recipe)
 
     torch.manual_seed(recipe.seed)
     model = _initialised(GPTNeoXForCausalLM(model_config(recipe)), recipe).to(device).train()
     optims = optimizers(model, recipe.learning_rate, recipe.weight_decay)
-    step, seconds = _resume(out / "checkpoint.pt", model, optims)
+    step, seconds = _resume(out / "checkpoint.pt", recipe, model, optims)
 
-    bar = tqdm(total=recipe.steps, initial=step, unit="step", mininterval=5)
+    end = recipe.steps if stop_at is None else min(stop_at, recipe.steps)
+    bar = tqdm(total=end, initial=step, unit="step", mininterval=5)
     last = time.monotonic()
-    while step < recipe.steps:
+    while step < end:
         ids = torch.from_numpy(batches[step].astype("int64")).to(device)
         logits = model(ids[:, :-1], use_cache=False).logits
         loss = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
@@ -88,13 +113,24 @@ def train(recipe: Recipe, out: Path, device: str, checkpoint_every: int = 250) -
         if step % 25 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")
             _log(out, {"step": step, "loss": round(loss.item(), 4), "seconds": round(seconds, 1)})
-        if step % checkpoint_every == 0 or step == recipe.steps:
-            _save(out / "checkpoint.pt", model, optims, step, seconds)
+        if step % checkpoint_every == 0 or step == end:
+            _save(out / "checkpoint.pt", recipe, model, optims, step, seconds)
             measured = bits_per_byte(model, tokenizer, [d.text for d in held_out[::8]])
             _log(out, {"step": step, "held_out_bits_per_byte": round(measured, 4), "sample": "one in eight"})
             last = time.monotonic()
     bar.close()
-    return export(model, tokenizer, recipe, out / "model", training, held_out, batches.tokens, seconds)
+    record = Record(
+        recipe=recipe,
+        step=step,
+        seconds=round(seconds, 1),
+        threads=torch.get_num_threads(),
+        training_documents=len(training),
+        training_bytes=sum(len(d.text.encode()) for d in training),
+        training_tokens=batches.tokens,
+        held_out_documents=len(held_out),
+        device=device,
+    )
+    return export(model, tokenizer, record, out / "model", held_out)
 
 
 def _initialised(model: Any, recipe: Recipe) -> Any:
@@ -106,18 +142,32 @@ def _initialised(model: Any, recipe: Recipe) -> Any:
     return model
 
 
-def _resume(file: Path, model: Any, optims: list[torch.optim.Optimizer]) -> tuple[int, float]:
+def _resume(file: Path, recipe: Recipe, model: Any, optims: list[torch.optim.Optimizer]) -> tuple[int, float]:
     if not file.exists():
         return 0, 0.0
     state = torch.load(file, map_location="cpu", weights_only=True)
+    if state["recipe"] != asdict(recipe):
+        differing = [f"{k} {v}, not {asdict(recipe)[k]}" for k, v in state["recipe"].items() if v != asdict(recipe)[k]]
+        raise SettingsError(
+            f"The checkpoint in {file.parent} is of another training ({'; '.join(differing)}). "
+            "Go on with its settings, or choose another folder."
+        )
     model.load_state_dict(state["model"])
     for optim, saved in zip(optims, state["optimizers"], strict=True):
         optim.load_state_dict(saved)
     return state["step"], state["seconds"]
 
 
-def _save(file: Path, model: Any, optims: list[torch.optim.Optimizer], step: int, seconds: float) -> None:
-    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optims], "step": step, "seconds": seconds}
+def _save(
+    file: Path, recipe: Recipe, model: Any, optims: list[torch.optim.Optimizer], step: int, seconds: float
+) -> None:
+    state = {
+        "recipe": asdict(recipe),
+        "model": model.state_dict(),
+        "optimizers": [o.state_dict() for o in optims],
+        "step": step,
+        "seconds": seconds,
+    }
     temporary = file.with_suffix(".tmp")
     torch.save(state, temporary)
     os.replace(temporary, file)
