@@ -43,13 +43,22 @@ class FeatureSyntaxError(FeatureError):
     """The text of a feature does not parse.
 
     Attributes:
+        message: what is wrong.
         text: what was parsed.
         position: index of the character at which it went wrong.
     """
 
     def __init__(self, message: str, text: str, position: int) -> None:
-        self.text, self.position = text, position
-        super().__init__(f"{message}\n    {text}\n    {' ' * position}^")
+        self.message, self.text, self.position = message, text, position
+        # One line of bounded length, character for character, so that the caret stands where it should.
+        start, stop = max(0, position - 60), position + 40
+        shown = "".join(c if c.isprintable() else " " for c in text[start:stop])
+        before, after = "…" * (start > 0), "…" * (stop < len(text))
+        super().__init__(f"{message}\n    {before}{shown}{after}\n    {' ' * (position - start + len(before))}^")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, int]]:
+        # Exceptions are pickled by their one printed argument; this one has three.
+        return type(self), (self.message, self.text, self.position)
 
 
 class UnknownHookError(FeatureError):

@@ -1,0 +1,1 @@
+"""Models: how they are loaded, run and hooked, their vocabularies, and the model that ships with the package."""

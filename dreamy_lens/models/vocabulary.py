@@ -1,0 +1,194 @@
+"""Token ids and text: what may be proposed, how it reads, and whether a prompt survives being written down."""
+
+from __future__ import annotations
+
+import hashlib
+import numbers
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from dreamy_lens.errors import PromptError, TokenError, TokenizerError
+
+REPLACEMENT = "\ufffd"
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
+
+
+class Vocabulary:
+    """A model's tokens.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        size: rows of the model's embedding, which can be more than the tokenizer has tokens.
+
+    Attributes:
+        size: rows of the embedding.
+        allowed: bool `[size]`, the tokens that may be proposed: known to the tokenizer, not special, not empty, and not
+            a name for nothing, as the padded rows of an embedding are.
+        digest: identifies the mapping from ids to text; equal for equal tokenizers.
+    """
+
+    def __init__(self, tokenizer: Any, size: int) -> None:
+        if tokenizer is None:
+            raise TokenizerError("The model has no tokenizer, so prompts cannot be read or written; load it with one.")
+        self.tokenizer = tokenizer
+        self.size = int(size)
+        self._pieces: list[str | None] = [None] * self.size
+        self._ids: dict[str, list[int]] | None = None
+        # Ids can have gaps, so counting tokens does not tell which of them stand for something.
+        known = sorted({i for i in tokenizer.get_vocab().values() if 0 <= i < self.size})
+        names = dict(zip(known, tokenizer.convert_ids_to_tokens(known), strict=True))
+        self._known = [names.get(i) is not None for i in range(self.size)]
+        special = set(tokenizer.all_special_ids)
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        special |= {i for i, token in added.items() if getattr(token, "special", False)}
+        self.special = frozenset(special)
+        self.allowed = np.array([k and i not in special for i, k in enumerate(self._known)])
+        self.allowed &= np.array([bool(self.piece(i)) for i in range(self.size)])
+        if not self.allowed.any():
+            raise TokenizerError(
+                f"The tokenizer has {len(tokenizer)} tokens and none that could stand in a prompt; a folder without "
+                "tokenizer files gives such an empty one. Add tokenizer.json and tokenizer_config.json."
+            )
+        self.digest = hashlib.sha256(
+            "\0".join(f"{i} {name}" for i, name in names.items()).encode("utf-8", "surrogatepass")
+        ).hexdigest()[:16]
+
+    def text(self, ids: Iterable[int]) -> str:
+        """The text that ids stand for; half characters become U+FFFD."""
+        return self.tokenizer.decode(
+            [int(i) for i in ids], skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+
+    def piece(self, token: int) -> str:
+        """One token decoded as it reads inside a text."""
+        token = int(token)
+        if not (0 <= token < self.size and self._known[token]):
+            return ""
+        found = self._pieces[token]
+        if found is None:
+            found = self.text([token])
+            name = self.tokenizer.convert_ids_to_tokens(token)
+            if isinstance(name, str) and name.startswith("▁"):
+                # SentencePiece drops the space of a text's first word.
+                spaces = len(name) - len(name.lstrip("▁"))
+                found = " " * (spaces - (len(found) - len(found.lstrip(" ")))) + found
+            self._pieces[token] = found
+        return found
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """Each token by itself."""
+        return [self.piece(i) for i in ids]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without BOS or other special tokens."""
+        try:
+            return [int(i) for i in self.tokenizer.encode(text, add_special_tokens=False)]
+        except (ValueError, TypeError) as error:
+            raise _not_a_text(text, error) from None
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of several texts, without special tokens; one call of the tokenizer."""
+        try:
+            return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+        except (ValueError, TypeError):
+            return [self.encode(text) for text in texts]  # so that the error is about the text at fault
+
+    def round_trips(self, ids: Iterable[int]) -> bool:
+        """Whether the text of a prompt encodes to the very same ids."""
+        ids = [int(i) for i in ids]
+        return self.encode(self.text(ids)) == ids
+
+    def one(self, token: str | int) -> int:
+        """The id of a target given as text or id.
+
+        A text is the token that reads so inside a text, if there is one, or else the one that it encodes to by itself:
+        after SentencePiece, " the" and "the" are two tokens, and both encode with a space before them.
+
+        Raises:
+            TokenError: it is several tokens (the message shows the split), outside the vocabulary, or neither a text
+                nor an id.
+        """
+        if isinstance(token, numbers.Integral) and not isinstance(token, bool):
+            token = int(token)
+            if not (0 <= token < self.size):
+                raise TokenError(f"Token {token} is outside the vocabulary, which has ids 0 to {self.size - 1}.")
+            return token
+        if not isinstance(token, str):
+            raise TokenError(f"A target is one token, as a text or as an id; got {token!r} ({type(token).__name__}).")
+        try:
+            found = self._single(token)
+            if found is not None:
+                return found
+            ids = self.encode(token)
+        except PromptError as error:
+            raise TokenError(str(error)) from None
+        if token in self.tokenizer.all_special_tokens:
+            return int(self.tokenizer.convert_tokens_to_ids(token))
+        if not ids:
+            raise TokenError(f"The target {token!r} encodes to no token at all.")
+        ids = self._within(token, ids)
+        if len(ids) == 1:
+            return ids[0]
+        pieces = self.tokens(ids)
+        advice = [f"take the first, {pieces[0]!r} (id {ids[0]})"] if pieces[0].strip() else []
+        for other, how in ((" " + token, "with a leading space"), (token.removeprefix(" "), "without the space")):
+            single = self._single(other) if other and other != token else None
+            if single is not None and self.piece(single) == other:
+                advice.append(f"{other!r} {how}, which is one token")
+        raise TokenError(
+            f"The target {token!r} is {len(ids)} tokens here: {' + '.join(map(repr, pieces))}. A target is one token: "
+            f"{'; or '.join(advice) or 'choose another'}."
+        )
+
+    def _single(self, text: str) -> int | None:
+        """The one token that reads as a text, or that it encodes to; None if it is several."""
+        if self._ids is None:
+            found: dict[str, list[int]] = {}
+            for i in range(self.size):
+                found.setdefault(self.piece(i), []).append(i)
+            self._ids = found
+        ids = self._ids.get(text, []) if text else []
+        ids = [i for i in ids if self.allowed[i]] or ids
+        if len(ids) > 1:  # SentencePiece has every ASCII character twice: as itself, and as a byte
+            ids = [i for i in ids if not _BYTE.fullmatch(self.tokenizer.convert_ids_to_tokens(i))]
+        if len(ids) != 1:
+            ids = self.encode(text)
+        return ids[0] if len(ids) == 1 else None
+
+    def _within(self, text: str, ids: list[int]) -> list[int]:
+        """The ids of a text as it stands within another: without the space that SentencePiece puts before it."""
+        rest = ids[1:]
+        is_own = self.piece(ids[0]) == " " and "".join(self.tokens(rest)) == text
+        return rest if rest and is_own else ids
+
+    def check(self, ids: Any, what: str = "The prompt") -> np.ndarray:
+        """Ids as int64 `[n]` or `[B, n]`, or a PromptError that says what is wrong with them."""
+        try:
+            array = np.asarray(ids)
+        except ValueError:
+            raise PromptError(
+                f"{what} is given as rows of different lengths; score prompts of one length at a time."
+            ) from None
+        if array.ndim not in (1, 2) or array.size == 0 or array.dtype.kind not in "iu":
+            raise PromptError(
+                f"{what} must be token ids [n] or [prompts, n]; got shape {list(array.shape)}, {array.dtype}."
+            )
+        if array.min() < 0 or array.max() >= self.size:
+            bad = int(array.min() if array.min() < 0 else array.max())
+            raise PromptError(f"{what} contains id {bad}, outside the vocabulary, which has ids 0 to {self.size - 1}.")
+        return array.astype(np.int64)
+
+
+def _not_a_text(text: Any, error: Exception) -> PromptError:
+    if not isinstance(text, str):
+        return PromptError(f"A text was expected, and got {text!r} ({type(text).__name__}).")
+    at = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
+    if at is None:
+        return PromptError(f"The text {text[:40]!r} cannot be tokenized: {str(error).rstrip('.')}.")
+    return PromptError(
+        f"The text {text[:40]!r} cannot be tokenized: its character {at}, {text[at]!r}, is half of a surrogate pair "
+        "and stands for nothing by itself. Leave it out, or read the text with the right encoding."
+    )

@@ -1,0 +1,72 @@
+"""What every test shares: one thread, fixed seeds, and the small models, each made once."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import models
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+# The same examples on every run; a test that passes or fails by the draw is no help to anyone.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeds():
+    """Every test starts from the same random state, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", params=models.FAMILIES)
+def family(request: pytest.FixtureRequest) -> models.Family:
+    """Each of the four random-weight models in turn: bridge, plain Hugging Face model, tokenizer."""
+    return models.family(request.param)
+
+
+@pytest.fixture(scope="session", params=[*models.FAMILIES, models.STORIES])
+def any_family(request: pytest.FixtureRequest) -> models.Family:
+    """The four random-weight models, and the trained one where it is there."""
+    return models.family(request.param)
+
+
+@pytest.fixture(scope="session")
+def gpt2() -> models.Family:
+    return models.family("gpt2")
+
+
+@pytest.fixture(scope="session")
+def neox() -> models.Family:
+    return models.family("neox")
+
+
+@pytest.fixture(scope="session")
+def llama() -> models.Family:
+    return models.family("llama")
+
+
+@pytest.fixture(scope="session")
+def gemma2() -> models.Family:
+    return models.family("gemma2")
+
+
+@pytest.fixture(scope="session")
+def stories() -> models.Family:
+    """The trained model of the shared folder; the test is skipped where it is not there."""
+    return models.family(models.STORIES)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of shared material; the test is skipped where it is not there."""
+    folder = models.shared_folder()
+    if not folder.is_dir():
+        pytest.skip(f"there is no folder {folder}; DREAMY_LENS_SHARED names it")
+    return folder
