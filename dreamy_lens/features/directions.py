@@ -1,4 +1,4 @@
-"""Directions in activation space: vectors that are values, so that a feature holding one can be compared and written down."""
+"""Directions in activation space: vectors that are values, so that a feature with one can be compared and written."""
 
 from __future__ import annotations
 
@@ -44,11 +44,17 @@ class Direction:
         elif isinstance(source, str) and source.startswith(_INLINE):
             self._values = _checked(_decode(source), "the inline direction")
         elif isinstance(source, (str, Path)):
+            if not str(source):
+                raise FeatureError("A direction's file has no name; give the path of a .safetensors or .npy file.")
             self.path = str(source)
         else:
             if hasattr(source, "detach"):
                 source = source.detach().float().cpu().numpy()
-            self._values = _checked(np.asarray(source), "the direction")
+            try:
+                numbers = np.asarray(source)
+            except ValueError:  # rows of unequal lengths
+                raise FeatureRangeError("the direction is not one vector of shape [d].") from None
+            self._values = _checked(numbers, "the direction")
 
     @property
     def values(self) -> np.ndarray:
@@ -91,10 +97,10 @@ class Direction:
 def _checked(values: np.ndarray, what: str) -> np.ndarray:
     if values.ndim != 1 or len(values) == 0:
         raise FeatureRangeError(f"{what} has shape {list(values.shape)}; a direction is one vector of shape [d].")
-    try:
+    if values.dtype.kind not in "fiub":
+        raise FeatureRangeError(f"{what} does not consist of real numbers.")
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused below
         values = values.astype(np.float32)
-    except (TypeError, ValueError):
-        raise FeatureRangeError(f"{what} does not consist of numbers.") from None
     if not np.isfinite(values).all():
         raise FeatureRangeError(f"{what} has NaN or infinite entries.")
     if not values.any():
@@ -111,14 +117,19 @@ def _decode(text: str) -> np.ndarray:
 
 
 def _read(location: str) -> np.ndarray:
-    path, _, name = location, "", ""
-    if not Path(path).exists() and ":" in location:
-        path, _, name = location.rpartition(":")
+    path, name = location, ""
+    if not Path(path).expanduser().exists() and ".safetensors:" in location:
+        stem, _, name = location.partition(".safetensors:")
+        path = stem + ".safetensors"
     file = Path(path).expanduser()
     if not file.is_file():
         raise FeatureError(f"There is no file {str(file)!r} to read a direction from (working folder: {Path.cwd()}).")
     if file.suffix == ".npy":
-        return _checked(np.load(file, allow_pickle=False), f"{file}")
+        try:
+            values = np.load(file, allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise FeatureError(f"{file} cannot be read as an array of numbers: {error}") from error
+        return _checked(values, f"{file}")
     if file.suffix != ".safetensors":
         raise FeatureError(f"A direction is read from a .safetensors or .npy file; {file.name!r} is neither.")
     from safetensors import safe_open

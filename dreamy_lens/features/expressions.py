@@ -8,10 +8,10 @@ anything: :mod:`dreamy_lens.features.bind` checks an expression against a model 
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dreamy_lens.errors import FeatureError
@@ -34,7 +34,7 @@ class Span:
 BOS = "bos"
 """The index that stands for the beginning-of-sequence token, which prompt positions do not count."""
 
-Element = int | Span | str | type(Ellipsis)
+Element = Any  # int | Span | "bos" | Ellipsis
 
 
 class Feature:
@@ -61,12 +61,12 @@ class Feature:
     @property
     def label(self) -> str:
         """The text form, with long directions abbreviated: for titles and tables."""
-        from dreamy_lens.features.grammar import render
+        from dreamy_lens.features.render import render
 
         return render(self, short=True)
 
     def __str__(self) -> str:
-        from dreamy_lens.features.grammar import render
+        from dreamy_lens.features.render import render
 
         return render(self)
 
@@ -83,11 +83,12 @@ class Feature:
 
     def __getitem__(self, index: Any) -> Feature:
         raise FeatureError(
-            f"Only a hook point can be indexed, and once: write hook(name)[...] before anything else. This is {self.label!r}."
+            f"Only a hook point can be indexed, and once: write hook(name)[...] before anything else. This is "
+            f"{self.label!r}."
         )
 
     def standardised(self) -> Feature:
-        """Subtract the mean over the units and divide by their population standard deviation: Eq. 4's ``h - mean / std``."""
+        """Subtract the mean over the units and divide by their population standard deviation, as in Eq. 4."""
         return Standardised(self)
 
     def __matmul__(self, direction: Any) -> Feature:
@@ -123,37 +124,36 @@ class Feature:
 
     def __add__(self, other: Any) -> Feature:
         other = _operand(other)
-        return NotImplemented if other is None else Sum.of(self, other)
+        return NotImplemented if other is None else total(self, other)
 
     def __radd__(self, other: Any) -> Feature:
         other = _operand(other)
-        return NotImplemented if other is None else Sum.of(other, self)
+        return NotImplemented if other is None else total(other, self)
 
     def __sub__(self, other: Any) -> Feature:
         other = _operand(other)
-        return NotImplemented if other is None else Sum.of(self, -other)
+        return NotImplemented if other is None else total(self, -other)
 
     def __rsub__(self, other: Any) -> Feature:
         other = _operand(other)
-        return NotImplemented if other is None else Sum.of(other, -self)
+        return NotImplemented if other is None else total(other, -self)
 
     def __neg__(self) -> Feature:
-        return Scaled.of(-1.0, self)
+        return scaled(-1.0, self)
 
     def __mul__(self, other: Any) -> Feature:
         if isinstance(other, Feature):
-            return Product.of(self, other)
-        return NotImplemented if _operand(other) is None else Scaled.of(float(other), self)
+            return product(self, other)
+        return NotImplemented if _operand(other) is None else scaled(float(other), self)
 
-    def __rmul__(self, other: Any) -> Feature:
-        return NotImplemented if _operand(other) is None else Scaled.of(float(other), self)
+    __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> Feature:
         if isinstance(other, Feature) or _operand(other) is None:
             return NotImplemented
         if float(other) == 0:
             raise FeatureError(f"{self.label} / 0 is not a feature.")
-        return Scaled.of(1.0 / float(other), self)
+        return scaled(1.0 / float(other), self)
 
 
 @dataclass(frozen=True, repr=False)
@@ -167,6 +167,8 @@ class Hook(Feature):
         if self.index is not None:
             return super().__getitem__(index)
         elements = index if isinstance(index, tuple) else (index,)
+        if not elements:
+            return self
         return Hook(self.name, tuple(_element(e, self.name) for e in elements))
 
 
@@ -195,7 +197,9 @@ class Latent(Feature):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Latent):
             return NotImplemented
-        same = self.sae == other.sae if isinstance(self.sae, str) and isinstance(other.sae, str) else self.sae is other.sae
+        same = (
+            self.sae == other.sae if isinstance(self.sae, str) and isinstance(other.sae, str) else self.sae is other.sae
+        )
         rest = ("latent", "position", "pre_activation", "hook")
         return same and all(getattr(self, name) == getattr(other, name) for name in rest)
 
@@ -270,10 +274,6 @@ class Scaled(_Unary):
 
     factor: float
 
-    @staticmethod
-    def of_(factor: float, feature: Feature) -> Feature:
-        raise NotImplementedError
-
 
 @dataclass(frozen=True, repr=False)
 class Constant(Feature):
@@ -290,6 +290,7 @@ class Sum(Feature):
 
     @property
     def children(self) -> tuple[Feature, ...]:
+        """The terms."""
         return self.terms
 
 
@@ -301,4 +302,91 @@ class Product(Feature):
 
     @property
     def children(self) -> tuple[Feature, ...]:
+        """The factors."""
         return self.factors
+
+
+def scaled(factor: float, feature: Feature) -> Feature:
+    """`factor * feature` in normal form: multiples of multiples folded, sums multiplied out term by term."""
+    factor = _number(factor, "arithmetic")
+    if isinstance(feature, Constant):
+        return Constant(_number(factor * feature.value, "arithmetic"))
+    if isinstance(feature, Scaled):
+        return scaled(factor * feature.factor, feature.of)
+    if isinstance(feature, Sum):
+        return total(*(scaled(factor, term) for term in feature.terms))
+    return feature if factor == 1 else Scaled(feature, factor)
+
+
+def total(*terms: Feature) -> Feature:
+    """The sum in normal form: flat, at most one constant, which comes last."""
+    flat = [inner for term in terms for inner in (term.terms if isinstance(term, Sum) else (term,))]
+    constant = _number(sum(term.value for term in flat if isinstance(term, Constant)), "arithmetic")
+    rest = [term for term in flat if not isinstance(term, Constant)]
+    if not rest:
+        return Constant(constant)
+    if constant:
+        rest.append(Constant(constant))
+    return rest[0] if len(rest) == 1 else Sum(tuple(rest))
+
+
+def product(*factors: Feature) -> Feature:
+    """The product in normal form: flat, with constants and multiples in front of it."""
+    constant, flat = 1.0, []
+    for factor in factors:
+        for inner in factor.factors if isinstance(factor, Product) else (factor,):
+            if isinstance(inner, Constant):
+                constant *= inner.value
+            elif isinstance(inner, Scaled):
+                constant *= inner.factor
+                flat += inner.of.factors if isinstance(inner.of, Product) else (inner.of,)
+            else:
+                flat.append(inner)
+    if not flat:
+        return Constant(constant)
+    return scaled(constant, flat[0] if len(flat) == 1 else Product(tuple(flat)))
+
+
+def position(index: Any) -> int | Span | str:
+    """A position as an expression keeps it: an integer, a span, or "bos"."""
+    found = _element(index, "position")
+    if found is Ellipsis:
+        return Span()
+    return found
+
+
+def _element(e: Any, name: str) -> Element:
+    if e is Ellipsis or isinstance(e, Span) or (isinstance(e, str) and e == BOS):
+        return e
+    if isinstance(e, slice):
+        parts = [None if x is None else _integer(x, name) for x in (e.start, e.stop, e.step)]
+        if parts[2] is not None and parts[2] <= 0:
+            raise FeatureError(f"{name}[{e.start}:{e.stop}:{e.step}]: the step of a slice must be positive.")
+        return Span(*parts)
+    return _integer(e, name)
+
+
+def _integer(e: Any, name: str) -> int:
+    if isinstance(e, bool) or not isinstance(e, numbers.Integral):
+        raise FeatureError(f'{name} is indexed with integers, slices, ..., or "bos"; got {e!r} ({type(e).__name__}).')
+    return int(e)
+
+
+def _number(x: Any, where: str) -> float:
+    if isinstance(x, bool) or not isinstance(x, numbers.Real):
+        raise FeatureError(f"{where} takes a number; got {x!r} ({type(x).__name__}).")
+    try:
+        number = float(x)
+    except OverflowError:  # an integer beyond every float
+        number = math.inf
+    if not math.isfinite(number):
+        raise FeatureError(f"{where} takes finite numbers only; here is one that is {number}.")
+    return number
+
+
+def _operand(x: Any) -> Feature | None:
+    if isinstance(x, Feature):
+        return x
+    if isinstance(x, numbers.Real) and not isinstance(x, bool):
+        return Constant(_number(x, "arithmetic"))
+    return None

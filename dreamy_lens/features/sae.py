@@ -8,8 +8,8 @@ What this module promises:
 - Arithmetic is in float32 (float64 if the activation is), on the activation's device, whatever the file's precision.
 - An SAE is a value: two SAEs read from the same folder for the same hook point are equal.
 
-The format is that of SAELens: `cfg.json` beside `sae_weights.safetensors`, as its versions 1 to 6 write them. With x the
-activation, after the centring and scaling that the configuration asks for:
+The format is that of SAELens: `cfg.json` beside `sae_weights.safetensors`, as its versions 1 to 6 write them. With x
+the activation, after the centring and scaling that the configuration asks for:
 
     pre = x @ W_enc + b_enc                                   pre-activation   [..., d_sae]
     standard:  relu(pre)
@@ -81,7 +81,7 @@ class SAE:
             raise FeatureRangeError(f"latent {i} is out of range: {self} has latents {exist}. Choose one of those.")
 
     def check_activation(self, shape: Sequence[int]) -> None:
-        """Raise SAEError unless an activation of this shape, `[..., d_in]` or `[..., heads, d_head]`, can be encoded."""
+        """Raise SAEError unless this shape of activation can be encoded: `[..., d_in]` or `[..., heads, d_head]`."""
         head = self.encoder.head if self.encoder else None
         if head is not None and (len(shape) < 2 or head >= shape[-2]):
             raise SAEError(
@@ -92,9 +92,9 @@ class SAE:
         width = (shape[-1] if shape else 0) * (shape[-2] if joined else 1)
         if self.d_in is not None and width != self.d_in:
             raise SAEError(
-                f"{self} encodes activations of width {self.d_in}, but the activation it was given has shape {list(shape)}"
-                f"{f', so width {width} with its heads side by side' if joined else ''}. Use the model it was trained on, "
-                "or name the right hook point: hook=..."
+                f"{self} encodes activations of width {self.d_in}, but the activation it was given has shape "
+                f"{list(shape)}{f', so width {width} with its heads side by side' if joined else ''}. Use the model it "
+                "was trained on, or name the right hook point: hook=..."
             )
 
     @property
@@ -155,7 +155,15 @@ class SAE:
         self.check_activation(x.shape)
         # The object may live in another precision or on another device than the model.
         own = next((p for p in getattr(self._object, "parameters", list)() if p.is_floating_point()), None)
-        latents = self._object.encode(self._one_head(_floats(x) if own is None else x.to(own)))
+        x_own = self._one_head(_floats(x) if own is None else x.to(own))
+        latents = self._object.encode(x_own)
+        rows = list(x_own.shape[: -2 if self.joins_heads else -1])
+        if list(getattr(latents, "shape", ()))[:-1] != rows or not hasattr(latents, "is_sparse"):
+            found = f"shape {list(latents.shape)}" if hasattr(latents, "shape") else f"a {type(latents).__name__}"
+            raise SAEError(
+                f"encode() of {self} was given shape {list(x_own.shape)} and returned {found}, where a tensor "
+                f"[{', '.join(map(str, [*rows, 'latents']))}] is needed. Wrap it in an object whose encode does that."
+            )
         return _floats(latents.to_dense() if latents.is_sparse else latents).to(x.device)
 
     def _one_head(self, x: torch.Tensor) -> torch.Tensor:
@@ -257,20 +265,21 @@ def load_sae(source: str | os.PathLike[str] | object, hook: str | None = None) -
         return load_sae(source.source if source.source is not None else source._object, hook)
     if not isinstance(source, (str, os.PathLike)):
         return _wrap(source, hook)
-    folder = Path(source).expanduser()
-    folder = folder.parent if folder.name in (CONFIG, WEIGHTS) else folder
+    given = Path(source)
+    given = given.parent if given.name in (CONFIG, WEIGHTS) else given
+    folder = given.expanduser()
     config, shapes, read = open_folder(folder)
     encoder = read_config(config, shapes, f"The SAE folder {folder}")
     name = _hook_name(hook, encoder.hook_name, f"{CONFIG} of the SAE folder {folder}")
-    return SAE(name, encoder.d_in, encoder.d_sae, encoder.architecture, os.fspath(source), encoder, read)
+    return SAE(name, encoder.d_in, encoder.d_sae, encoder.architecture, str(given), encoder, read)
 
 
 def _wrap(thing: Any, hook: str | None) -> SAE:
     kind = type(thing).__name__
     if not callable(getattr(thing, "encode", None)):
         raise SAEError(
-            f"An object of type {kind} is not a sparse autoencoder: it has no encode(x). Give a folder with {CONFIG} and "
-            f"{WEIGHTS}, or an object whose encode(x [..., d_in]) returns latents [..., d_sae]."
+            f"An object of type {kind} is not a sparse autoencoder: it has no encode(x). Give a folder with {CONFIG} "
+            f"and {WEIGHTS}, or an object whose encode(x [..., d_in]) returns latents [..., d_sae]."
         )
     config = getattr(thing, "cfg", None)
     metadata = getattr(config, "metadata", None)
@@ -293,7 +302,7 @@ def _wrap(thing: Any, hook: str | None) -> SAE:
 def _hook_name(given: str | None, configured: Any, where: str) -> str:
     if given or configured:
         return given or str(configured)
-    raise SAEError(f"{where} does not say which hook point it encodes. Name it: hook=\"blocks.3.hook_resid_post\".")
+    raise SAEError(f'{where} does not say which hook point it encodes. Name it: hook="blocks.3.hook_resid_post".')
 
 
 def _floats(x: torch.Tensor) -> torch.Tensor:

@@ -71,8 +71,8 @@ def open_folder(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]
     """
     if not folder.is_dir():
         raise SAEError(
-            f"There is no SAE folder {str(folder)!r} (working folder: {Path.cwd()}). Give a folder that holds {CONFIG} and "
-            f"{WEIGHTS}; one on the Hugging Face Hub has to be downloaded first."
+            f"There is no SAE folder {str(folder)!r} (working folder: {Path.cwd()}). Give a folder that holds {CONFIG} "
+            f"and {WEIGHTS}; one on the Hugging Face Hub has to be downloaded first."
         )
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
@@ -89,7 +89,7 @@ def open_folder(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]
     path = folder / WEIGHTS
     try:
         with safe_open(path, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     except Exception as error:
         # Half a download, or the placeholder that a large file leaves in a plain git checkout, ends here.
         raise SAEError(
@@ -158,8 +158,8 @@ def read_config(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
     d_in, d_sae = _check_shapes(fields, shapes, architecture, subtracts, scales, whose)
     if architecture == "topk" and (not isinstance(k, int) or not 0 < k <= d_sae):
         raise SAEError(
-            f"{whose} is a TopK autoencoder with {d_sae} latents, but its configuration gives k = {k}. Set \"k\" in {CONFIG} "
-            "to the number of latents that stay active."
+            f'{whose} is a TopK autoencoder with {d_sae} latents, but its configuration gives k = {k}. Set "k" in '
+            f"{CONFIG} to the number of latents that stay active."
         )
     hook = first("hook_name", "hook_point")
     head = first("hook_head_index", "hook_point_head_index")
@@ -183,18 +183,18 @@ def read_config(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 def _one_of(value: Any, known: tuple[str, ...], whose: str, what: str) -> None:
     if value not in known:
         raise SAEError(
-            f"{whose} has the {what} {value!r}; dreamy_lens computes {', '.join(known)}. Wrap it instead: any object with "
-            "encode(x) can be given in its place."
+            f"{whose} has the {what} {value!r}; dreamy_lens computes {', '.join(known)}. Wrap it instead: any object "
+            "with encode(x) can be given in its place."
         )
 
 
 def _normalisation(setting: Any, whose: str) -> str:
-    name = {None: "none", False: "none", True: "expected_average_only_in"}.get(setting, setting)
+    name = "expected_average_only_in" if setting is True else setting or "none"  # versions 1 and 2 had a truth value
     _one_of(name, NORMALISATIONS, whose, "normalisation of activations")
     if name == "expected_average_only_in":
         warnings.warn(
-            f"{whose} was trained on activations scaled by one number, which its files do not hold. Activations are used "
-            "as they are: right if that number was folded into the weights when it was saved, as is usual.",
+            f"{whose} was trained on activations scaled by one number, which its files do not hold. Activations are "
+            "used as they are: right if that number was folded into the weights when it was saved, as is usual.",
             stacklevel=4,
         )
     return str(name)
@@ -208,18 +208,21 @@ def _check_shapes(
     scales: bool,
     whose: str,
 ) -> tuple[int, int]:
-    per_latent = {"gated": ("b_gate", "b_mag", "r_mag"), "jumprelu": ("b_enc", "threshold")}.get(architecture, ("b_enc",))
+    per_latent = {"gated": ("b_gate", "b_mag", "r_mag"), "jumprelu": ("b_enc", "threshold")}.get(
+        architecture, ("b_enc",)
+    )
     needed = ("W_enc", *per_latent, *(["b_dec"] if subtracts else []), *(["W_dec"] if scales else []))
     missing = [name for name in needed if name not in shapes]
     if missing:
         raise SAEError(
             f"{whose} lacks {', '.join(missing)}, which a {architecture} autoencoder needs; it has "
-            f"{', '.join(sorted(shapes)) or 'no tensors'}. Convert it to SAELens format, or wrap an object with encode(x)."
+            f"{', '.join(sorted(shapes)) or 'no tensors'}. Convert it to SAELens format, or wrap an object with "
+            "encode(x)."
         )
     if len(shapes["W_enc"]) != 2:
         raise SAEError(f"{whose} has W_enc of shape {list(shapes['W_enc'])}, where [d_in, d_sae] is needed.")
     d_in, d_sae = shapes["W_enc"]
-    expected = {"b_dec": (d_in,), "W_dec": (d_sae, d_in), **{name: (d_sae,) for name in per_latent}}
+    expected = {"b_dec": (d_in,), "W_dec": (d_sae, d_in), **dict.fromkeys(per_latent, (d_sae,))}
     wrong = [f"{name} {list(shapes[name])}" for name in needed[1:] if shapes[name] != expected[name]]
     for name, size in (("d_in", d_in), ("d_sae", d_sae)):
         if fields.get(name) not in (None, size):

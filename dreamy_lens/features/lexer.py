@@ -1,0 +1,136 @@
+"""The words of the text form: how it is cut into tokens, how quoted text is written, which names mean something."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import NamedTuple
+
+from dreamy_lens.errors import FeatureSyntaxError
+
+METHODS: dict[str, tuple[str, ...]] = {
+    "standardised": (),
+    "norm": (),
+    "cosine": ("direction",),
+    "max": (),
+    "mean": (),
+    "clip": ("min", "max"),
+}
+"""Methods of a feature, with the names of their arguments."""
+
+FUNCTIONS: dict[str, tuple[str, ...]] = {
+    "hook": ("name",),
+    "neuron": ("layer", "index", "position"),
+    "logit": ("token", "position"),
+    "logit.runner_up": ("token", "position"),
+    "runner_up": ("token", "position"),
+    "logit_difference": ("token", "position"),
+    "log_prob": ("token", "position"),
+    "sae_latent": ("sae", "latent", "position", "pre_activation", "hook"),
+    "mean_cross_entropy": ("model",),
+    "custom": ("name",),
+}
+"""Functions of :mod:`dreamy_lens.features.build`, with the names of their arguments."""
+
+SHORT_NEURON = re.compile(r"L([0-9]+)\.N([0-9]+)")
+
+_TOKEN = re.compile(
+    r"""(?P<space>\s+)
+    |(?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)
+    |(?P<name>[^\W\d]\w*(?:\.\w+)*)
+    |(?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
+    |(?P<dots>\.\.\.)
+    |(?P<mark>[-+*/@()\[\],:.=])""",
+    re.VERBOSE | re.DOTALL,
+)
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
+_ESCAPES = {'"': '"', "'": "'", "\\": "\\", "/": "/", "n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
+_LONGEST_NUMBER = 400  # characters; Python refuses to make integers of some thousands
+
+
+class Token(NamedTuple):
+    """A word: its kind ("number", "name", "string", "dots", "mark" or "end"), itself, and where it starts."""
+
+    kind: str
+    text: str
+    at: int
+
+
+def tokenise(text: str) -> list[Token]:
+    """Cut a text into tokens, the last of which is an "end".
+
+    Raises:
+        FeatureSyntaxError: a character has no meaning in a feature.
+    """
+    tokens: list[Token] = []
+    at = 0
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        if match is None:
+            raise FeatureSyntaxError(_stray(text[at]), text, at)
+        kind = str(match.lastgroup)
+        if kind == "number" and len(match.group()) > _LONGEST_NUMBER:
+            raise FeatureSyntaxError("This number has too many digits.", text, at)
+        if kind != "space":
+            tokens.append(Token(kind, match.group(), at))
+        at = match.end()
+    return [*tokens, Token("end", "", len(text))]
+
+
+def _stray(character: str) -> str:
+    if character in "\"'":
+        return "This quote is never closed."
+    if character == "<":
+        return (
+            "'<' has no meaning here. <...> stands for an object in memory, which has no text form: build this feature "
+            "in Python, or name a folder instead of the object."
+        )
+    if character in "“”‘’":
+        return f"{character} is a typographic quote; write a straight one, \" or '."
+    return f"{character!r} has no meaning here."
+
+
+def is_plain(name: str) -> bool:
+    """Whether a hook point's name can stand by itself, without being taken for something else."""
+    match = _TOKEN.fullmatch(name)
+    return (
+        match is not None
+        and match.lastgroup == "name"
+        and SHORT_NEURON.fullmatch(name) is None
+        and name.rpartition(".")[2] not in METHODS
+        and name not in FUNCTIONS
+    )
+
+
+def quote(text: str) -> str:
+    r"""A text in double quotes, on one line: what cannot be printed is escaped.
+
+    >>> print(quote('a "word"'))
+    "a \"word\""
+    """
+    raw = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in raw)
+
+
+def unquote(token: Token, text: str) -> str:
+    """What a "string" token of `text` stands for.
+
+    Raises:
+        FeatureSyntaxError: an escape that does not exist.
+    """
+
+    def meaning(match: re.Match[str]) -> str:
+        if match[1]:
+            return chr(int(match[1], 16))
+        if match[2] not in _ESCAPES:
+            raise FeatureSyntaxError(
+                rf"There is no escape \{match[2]}; there are \" \' \\ \n \t \r \b \f \uXXXX. Write \\ for a backslash.",
+                text,
+                token.at + 1 + match.start(),
+            )
+        return _ESCAPES[match[2]]
+
+    found = _ESCAPE.sub(meaning, token.text[1:-1])
+    if any("\ud800" <= c <= "\udfff" for c in found):  # a character beyond \uFFFF is written as two escapes
+        found = found.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    return found
