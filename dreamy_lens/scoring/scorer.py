@@ -1,0 +1,311 @@
+"""From prompts to values, cross-entropies and token gradients, by whole prompts through the model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamy_lens.errors import FeatureError, NoGradientError, PromptError
+from dreamy_lens.features.bind import BoundFeature, bind
+from dreamy_lens.features.readings import Layout, Reading, Readings
+from dreamy_lens.models.access import HookedModel, held
+from dreamy_lens.models.load import as_hooked
+from dreamy_lens.scoring.gradient import Gradient, Part
+from dreamy_lens.scoring.memory import Batches
+from dreamy_lens.scoring.prompts import as_ids
+
+LOGITS_BUDGET = 1 << 28
+"""Entries of `[batch, total, d_vocab]` in one pass, unless told otherwise: 1 GiB of float32."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Value and cross-entropy of prompts.
+
+    Attributes:
+        value: the feature's value, float32 `[B]`.
+        cross_entropy: mean over the predicted tokens, float32 `[B]`, nats per token (Eq. 1).
+    """
+
+    value: np.ndarray
+    cross_entropy: np.ndarray
+
+    @property
+    def perplexity(self) -> np.ndarray:
+        """`exp(cross_entropy)`, float32 `[B]`."""
+        return np.exp(self.cross_entropy)
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __repr__(self) -> str:
+        if len(self) == 1:
+            return f"Scores(value={self.value[0]:.4g}, cross_entropy={self.cross_entropy[0]:.4g})"
+        return f"Scores({len(self)} prompts, value {self.value.min():.4g} to {self.value.max():.4g})"
+
+
+class Scorer:
+    """Scores prompts of one length and layout for one feature.
+
+    Args:
+        feature: an expression, its text, or a bound feature.
+        model: whose activations the feature reads; anything :func:`dreamy_lens.load_model` takes, or a bridge.
+        fluency_model: whose cross-entropy is measured; None is the model itself. It must share the tokenizer.
+        prefix: ids of a template before every prompt.
+        suffix: ids after it; they are read by the feature, and not charged to the cross-entropy.
+        prepend_bos: whether a BOS stands first; None is the model's convention. Eq. 1's first token is charged exactly
+            if something stands before it.
+        batch_size: most prompts in one pass; None chooses, and halves it if memory runs out.
+    """
+
+    def __init__(
+        self,
+        feature: Any,
+        model: Any = None,
+        *,
+        fluency_model: Any = None,
+        prefix: Sequence[int] = (),
+        suffix: Sequence[int] = (),
+        prepend_bos: bool | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        if isinstance(feature, BoundFeature) and model is None:
+            model = feature.model
+        self.model: HookedModel = as_hooked(model)
+        self.prepend_bos = bool(self.model.bos(prepend_bos))
+        self.bound = (
+            feature if isinstance(feature, BoundFeature) else bind(feature, self.model, prepend_bos=self.prepend_bos)
+        )
+        if self.bound.model is not self.model:
+            raise FeatureError(
+                f"{self.bound.feature.label} is bound to {self.bound.model.name}, and prompts are to be scored on "
+                f"{self.model.name}; give the feature unbound, or leave out the model."
+            )
+        self.fluency: HookedModel = self.model if fluency_model is None else as_hooked(fluency_model)
+        if self.fluency is not self.model:
+            self.model.check_same_tokenizer(self.fluency)
+        self.vocabulary = self.model.vocabulary
+        self.prefix, self.suffix = tuple(map(int, prefix)), tuple(map(int, suffix))
+        models = dict.fromkeys([*self.bound.models, self.fluency])
+        self.models: tuple[HookedModel, ...] = tuple(models)
+        for other in self.models:
+            other.bos(self.prepend_bos)
+        self._scoring = Batches(batch_size)
+        self._differentiating = Batches(batch_size)
+        self._checked: set[int] = set()
+
+    @property
+    def allowed(self) -> np.ndarray:
+        """Tokens that every model of this scorer knows, bool `[d_vocab]` of the feature's model."""
+        found = self.vocabulary.allowed.copy()
+        for model in self.models:
+            other = model.vocabulary.allowed
+            found[len(other) :] = False
+            found[: len(other)] &= other[: len(found)]
+        return found
+
+    # What users call.
+
+    def score(self, ids: Any) -> Scores:
+        """Value and cross-entropy of each prompt.
+
+        Args:
+            ids: `[B, n]` or `[n]` token ids, without BOS and template.
+        """
+        rows, layout = self._rows(ids)
+        with torch.no_grad():
+            parts = self._scoring.map(lambda part: self._score(rows[part], layout), len(rows), self._fitting(layout))
+        value, cross_entropy = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+        return Scores(value, cross_entropy)
+
+    def values(self, ids: Any) -> np.ndarray:
+        """Only the feature's value, float32 `[B]`: nothing deeper than its hook points runs."""
+        rows, layout = self._rows(ids)
+        with torch.no_grad():
+            parts = self._scoring.map(lambda part: self._value(rows[part], layout), len(rows), self._fitting(layout))
+        return torch.cat(parts).cpu().numpy()
+
+    def gradient(self, ids: Any) -> Gradient:
+        """Gradients of value and cross-entropy with respect to the prompts' one-hot tokens.
+
+        Args:
+            ids: `[B, n]`; give every prompt once.
+
+        Returns:
+            The gradients, kept as factors: `[B, n, d_model]` and the surprisals, from which any mixture
+            `value - λ cross_entropy` gives `[B, n, d_vocab]`.
+
+        Raises:
+            NoGradientError: the value does not depend on the tokens differentiably.
+        """
+        rows, layout = self._rows(ids)
+        batches = self._differentiating
+        return Gradient.joined(
+            batches.map(lambda part: self._gradient(rows[part], layout), len(rows), self._fitting(layout))
+        )
+
+    def values_at(self, ids: Any, shift: Tensor) -> Tensor:
+        """The value with the prompts' embeddings moved: what :meth:`gradient` is the slope of.
+
+        Args:
+            ids: `[B, n]`.
+            shift: `[B, n, d_model]`, added to the embeddings of the prompts' tokens.
+
+        Returns:
+            Float32 `[B]`.
+        """
+        rows, layout = self._rows(ids)
+        full = self._full(rows, self.model)
+        with held(self.models), torch.no_grad():
+            embeddings = self.model.embedded(full).clone()
+            embeddings[:, layout.before : layout.before + layout.length] += shift.to(embeddings)
+            readings = self._readings(rows, layout, fluency=False)
+            hooks, logits = self.bound.hooks[self.model], self.model in self.bound.logits
+            found, output = self.model.run(full, hooks, logits=logits, embeddings=embeddings)
+            readings[self.model] = Reading(found, output, full, layout)
+            return self.bound(readings)
+
+    def layout(self, n: int) -> Layout:
+        """How rows of prompts of n tokens are made up."""
+        return Layout(int(self.prepend_bos), len(self.prefix), n, len(self.suffix))
+
+    def check_length(self, n: int) -> Layout:
+        """Raise PromptError or FeatureRangeError if prompts of n tokens cannot be scored."""
+        layout = self.layout(n)
+        for model in self.models:
+            if model.n_ctx is not None and layout.total > model.n_ctx:
+                around = ["the BOS"] * layout.bos
+                around += [f"the template's {layout.prefix + layout.suffix}"] * bool(layout.prefix + layout.suffix)
+                more = f" makes {layout.total} with {' and '.join(around)}" if around else " is too long"
+                room = model.n_ctx - layout.total + n
+                advice = f"use at most {room}" if room > 0 else "shorten the template"
+                raise PromptError(
+                    f"A prompt of {n} tokens{more}, and {model.name}'s context is {model.n_ctx}; {advice}."
+                )
+        layout.check()
+        self.bound.check_layout(layout)
+        return layout
+
+    # How it is done.
+
+    def _rows(self, ids: Any) -> tuple[Tensor, Layout]:
+        array = self.vocabulary.check(ids.detach().cpu().numpy() if isinstance(ids, Tensor) else ids, "A prompt")
+        array = array[None] if array.ndim == 1 else array
+        n = array.shape[1]
+        if n not in self._checked:
+            self.check_length(n)
+            self._checked.add(n)
+        return torch.from_numpy(array).to(self.model.device), self.layout(n)
+
+    def _full(self, rows: Tensor, model: HookedModel) -> Tensor:
+        """BOS, prefix, prompt, suffix, as the model reads them, `[B, total]`."""
+        before = torch.tensor([*model.bos(self.prepend_bos), *self.prefix], dtype=torch.long, device=rows.device)
+        after = torch.tensor(self.suffix, dtype=torch.long, device=rows.device)
+        size = len(rows)
+        return torch.cat([before.expand(size, -1), rows, after.expand(size, -1)], dim=1).to(model.device)
+
+    def _fitting(self, layout: Layout) -> int:
+        """How many rows the logits' budget allows."""
+        return max(1, LOGITS_BUDGET // (layout.total * max(model.vocabulary.size for model in self.models)))
+
+    def _readings(self, rows: Tensor, layout: Layout, fluency: bool) -> Readings:
+        out: Readings = {}
+        for model in self.models:
+            logits = model in self.bound.logits or (fluency and model is self.fluency)
+            hooks = self.bound.hooks.get(model, ())
+            if not (logits or hooks or model in self.bound.hooks):
+                continue
+            full = self._full(rows, model)
+            found, output = model.run(full, hooks, logits=logits)
+            out[model] = Reading(found, output, full, layout)
+        return out
+
+    def _value(self, rows: Tensor, layout: Layout) -> Tensor:
+        with held(self.models):
+            return self.bound(self._readings(rows, layout, fluency=False))
+
+    def _score(self, rows: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        with held(self.models):
+            readings = self._readings(rows, layout, fluency=True)
+            return self.bound(readings), readings[self.fluency].cross_entropy.to(self.model.device)
+
+    def _gradient(self, rows: Tensor, layout: Layout) -> Gradient:
+        leaves: dict[HookedModel, Tensor] = {}
+        readings: Readings = {}
+        place = slice(layout.before, layout.before + layout.length)
+        with held(self.models), torch.enable_grad(), contextlib.ExitStack() as frozen:
+            for model in self.models:
+                frozen.enter_context(model.frozen())
+            for model in self.models:
+                full = self._full(rows, model)
+                # The bridge's own, and not rows of the table, which an edit of the weights can leave behind.
+                leaf = model.embedded(full).requires_grad_(True)
+                logits = model in self.bound.logits or model is self.fluency
+                found, output = model.run(full, self.bound.hooks.get(model, ()), logits=logits, embeddings=leaf)
+                charge = torch.zeros(len(rows), device=model.device, requires_grad=True)
+                leaves[model] = leaf
+                readings[model] = Reading(found, output, full, layout, charge)
+            value = self.bound(readings)
+            if not value.requires_grad:
+                raise NoGradientError(
+                    f"{self.bound.feature.label} does not depend on the prompt's tokens differentiably on "
+                    f"{self.model.name}, so there is nothing to rank substitutions by. Choose another hook point; a "
+                    "custom function must not detach()."
+                )
+            cross_entropy = readings[self.fluency].cross_entropy
+            wanted = [*leaves.values(), *(readings[m].charge for m in self.models)]
+            of_value = torch.autograd.grad(value.sum(), wanted, retain_graph=True, allow_unused=True)
+            of_cross_entropy = torch.autograd.grad(cross_entropy.sum(), wanted, allow_unused=True)
+            tables = [model.embedding_table for model in self.models]
+        count = len(self.models)
+        parts = []
+        for i, model in enumerate(self.models):
+            embedded = [
+                g[i] if g[i] is not None else torch.zeros_like(leaves[model]) for g in (of_value, of_cross_entropy)
+            ]
+            charged = [g[count + i] for g in (of_value, of_cross_entropy)]
+            charged = [g if g is not None else torch.zeros(len(rows), device=model.device) for g in charged]
+            surprisal = None
+            if any(bool(c.any()) for c in charged):
+                surprisal = readings[model].surprisal() / layout.terms
+            v, c = (g[:, place].float() for g in embedded)
+            parts.append(Part(v, c, charged[0], charged[1], surprisal, tables[i]))
+        return Gradient(tuple(parts), value.detach(), cross_entropy.detach().to(value.device))
+
+
+def score(feature: Any, prompts: Any, model: Any = None, *, prepend_bos: bool | None = None, **options: Any) -> Scores:
+    """Value and cross-entropy of any prompts.
+
+    Args:
+        feature: an expression or its text.
+        prompts: one text, several texts of any lengths, or token ids `[n]` or `[B, n]` without BOS.
+        model: a bridge, a Hugging Face id or folder; None is the embedded model.
+        prepend_bos: whether prompts follow a BOS; None is the model's convention.
+        **options: as for :class:`Scorer`: `fluency_model`, `prefix`, `suffix`, `batch_size`.
+
+    Returns:
+        Scores, one per prompt, in the order given.
+
+    Raises:
+        PromptError: a prompt is empty, too long for the model, or has ids outside its vocabulary.
+
+    >>> import dreamy_lens as dl
+    >>> scores = dl.score('log_prob(" the")', ["Return a copy of", "pickle pickle"])
+    >>> bool(scores.value[0] > scores.value[1])
+    True
+    """
+    scorer = Scorer(feature, model, prepend_bos=prepend_bos, **options)
+    rows = as_ids(prompts, scorer.vocabulary)
+    value = np.empty(len(rows), dtype=np.float32)
+    cross_entropy = np.empty(len(rows), dtype=np.float32)
+    for n in sorted({len(row) for row in rows}):
+        at = [i for i, row in enumerate(rows) if len(row) == n]
+        found = scorer.score(np.stack([rows[i] for i in at]))
+        value[at], cross_entropy[at] = found.value, found.cross_entropy
+    return Scores(value, cross_entropy)
