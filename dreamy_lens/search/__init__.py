@@ -1,0 +1,1 @@
+"""Evolutionary Prompt Optimization: proposals, constraints, selection, restarts, the loop."""
