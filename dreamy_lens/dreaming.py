@@ -1,0 +1,104 @@
+"""Search for prompts: `dream()` starts a run, and `load_run()` opens one that was saved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from dreamy_lens.features.grammar import parse
+from dreamy_lens.results import saving
+from dreamy_lens.results.dream import Dream
+from dreamy_lens.results.history import HistoryBuilder
+from dreamy_lens.results.running import advance
+from dreamy_lens.results.session import Session
+from dreamy_lens.search.config import EPOConfig
+from dreamy_lens.search.constraints import Constraint
+
+
+def dream(
+    feature: Any,
+    model: Any = None,
+    *,
+    start: Any = None,
+    constraints: Sequence[Constraint] | Constraint = (),
+    fluency_model: Any = None,
+    config: EPOConfig | None = None,
+    save_to: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+    **settings: Any,
+) -> Dream:
+    """Find prompts that drive a feature while they still read as language, by EPO (Section 2 of the paper).
+
+    Args:
+        feature: an expression, or its text such as ``"blocks.2.mlp.hook_post[-1, 17]"`` or ``"L2.N17"``.
+        model: a TransformerBridge, a Hugging Face id or folder; None is the embedded model.
+        start: initial prompts: a text, ids `[n]` or `[P, n]`, or a list of either; any number, which is repeated or
+            subsampled to the population. None draws random tokens.
+        constraints: from :mod:`dreamy_lens.constraints`.
+        fluency_model: whose cross-entropy counts as fluency; None is the model itself. It must share the tokenizer.
+        config: settings; the default is the paper's Table 1.
+        save_to: a folder to save the run in, every half minute and at the end. Relative paths in the feature are saved
+            as absolute ones, if they exist.
+        progress: whether to show a bar; None shows one in notebooks and terminals.
+        **settings: fields of :class:`EPOConfig`, such as `seed=1` or `iterations=100`.
+
+    Returns:
+        A Dream. Interrupt (Ctrl-C, or the notebook's stop button) ends it early and keeps everything found so far; so
+        does an error, whose `run` attribute is the Dream.
+
+    Raises:
+        FeatureError: the feature does not fit the model; nothing has been searched yet.
+        PromptError: a start is empty, too long, or not made of the model's tokens.
+        ConstraintError: constraints leave nothing to search, or a start breaks one.
+        SettingsError: a setting is outside its range.
+        RunFolderError: `save_to` is there already, or cannot be created.
+
+    >>> import dreamy_lens as dl
+    >>> run = dl.dream("L2.N17", iterations=2, population=2, children=4, length=6)
+    >>> run
+    Dream(blocks.2.mlp.hook_post[-1, 17] on embedded, 2 of 2 iterations, ...)
+    >>> bool(run.frontier.best().value == run.history.value.max())
+    True
+    """
+    config = EPOConfig.of(config, settings)
+    if save_to is not None:
+        saving.check_free(save_to)
+    session = Session.open(
+        parse(feature),
+        model,
+        config,
+        start=start,
+        constraints=constraints,
+        fluency_model=fluency_model,
+        given=set(settings),
+    )
+    run = Dream(session.config, session.provenance, HistoryBuilder(session.config.lambdas), session=session)
+    advance(run, session.config.iterations, progress, save_to)
+    return run
+
+
+def load_run(
+    path: str | os.PathLike[str], model: Any = None, *, fluency_model: Any = None, feature: Any = None
+) -> Dream:
+    """Open a saved run. No model is loaded until something needs one.
+
+    Args:
+        path: the folder.
+        model: to go on with; None is the one whose name the run was saved with, loaded when it is needed. A name is
+            loaded in the precision that the run was made in, and on the same kind of device if there is one.
+        fluency_model: likewise, if the run had another model for that.
+        feature: the run's feature, where its text alone does not make it again: because it holds an object (a sparse
+            autoencoder, a model, a function of your own), or because a file of it was moved.
+
+    Raises:
+        RunFolderError: the folder is missing, damaged, not a run, or of a newer format; or the feature is another one.
+
+    >>> import tempfile, dreamy_lens as dl
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = dl.dream("L2.N17", iterations=1, population=2, children=4, length=6, save_to=f"{folder}/run")
+    ...     again = dl.load_run(f"{folder}/run").resume(1)
+    >>> again.iteration
+    2
+    """
+    return saving.load(path, model, fluency_model, feature)

@@ -1,0 +1,215 @@
+"""Which tokens of a prompt carry a feature: the paper's Figure 1 as data, and how it looks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dreamy_lens.errors import RunFolderError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+FORMAT = "dreamy_lens attribution"
+
+
+@dataclass(frozen=True)
+class Substitute:
+    """Another token in one position of a prompt.
+
+    Attributes:
+        token_id: the substitute.
+        token: it, decoded by itself.
+        value: of the feature on the changed prompt.
+        change: `value` less the value of the prompt as it is; negative if the substitute weakens the feature.
+        cross_entropy: of the changed prompt, nats per token.
+    """
+
+    token_id: int
+    token: str
+    value: float
+    change: float
+    cross_entropy: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Attribution:
+    """What k substitutions at each position do to a feature (Figure 1 of the paper).
+
+    A token matters if losing it hurts: `drop_to_worst` says how much the worst of the substitutes loses, `drop_to_best`
+    how much even the best of them does. Both are differences, so a value near zero or below it does no harm. Candidates
+    that are the prompt's own token, or whose value is not finite, count for nothing.
+
+    Attributes:
+        ids: int64 `[n]`, the prompt.
+        tokens: each of its tokens decoded by itself, length n.
+        value: of the feature on the prompt.
+        cross_entropy: of the prompt, nats per token.
+        candidates: int64 `[n, k]`, the substitutes tried at each position.
+        values: float32 `[n, k]`, value of the prompt with that one token changed.
+        cross_entropies: float32 `[n, k]`, nats per token, likewise.
+        candidate_tokens: `candidates` decoded, each by itself, n tuples of k.
+        feature: its text form, where known.
+
+    >>> found = Attribution(
+    ...     ids=np.array([5, 9]), tokens=(" the", " file"), value=3.0, cross_entropy=2.0,
+    ...     candidates=np.array([[6, 7], [8, 1]]), values=np.array([[2.5, 1.0], [3.5, 2.0]], dtype=np.float32),
+    ...     cross_entropies=np.array([[2.0, 4.0], [3.0, 5.0]], dtype=np.float32),
+    ...     candidate_tokens=((" a", " an"), (" name", "!")),
+    ... )
+    >>> found.drop_to_worst
+    array([2., 1.])
+    >>> found.drop_to_best  # at the second position a substitute is better than the prompt's own token
+    array([ 0.5, -0.5])
+    >>> found.top(1)[0].token
+    ' name'
+    """
+
+    ids: np.ndarray
+    tokens: tuple[str, ...]
+    value: float
+    cross_entropy: float
+    candidates: np.ndarray
+    values: np.ndarray
+    cross_entropies: np.ndarray
+    candidate_tokens: tuple[tuple[str, ...], ...]
+    feature: str = ""
+
+    def __post_init__(self) -> None:
+        n, shape = len(self.tokens), np.shape(self.candidates)
+        shapes = {name: np.shape(getattr(self, name)) for name in ("ids", "candidates", "values", "cross_entropies")}
+        fits = len(shape) == 2 and shape[0] == n and shapes["ids"] == (n,)
+        fits = fits and shapes["values"] == shapes["cross_entropies"] == shape
+        fits = fits and [len(row) for row in self.candidate_tokens] == [shape[1]] * n
+        if not fits:
+            raise ValueError(f"an attribution of {n} tokens has arrays that do not fit together: {shapes}")
+
+    @property
+    def drop_to_worst(self) -> np.ndarray:
+        """Value lost with the worst substitute, float64 `[n]`; NaN where there is none."""
+        return self.value - np.fmin.reduce(self._counted(), axis=1, initial=np.nan)
+
+    @property
+    def drop_to_best(self) -> np.ndarray:
+        """Value lost even with the best one, float64 `[n]`; negative where it is better, NaN where there is none."""
+        return self.value - np.fmax.reduce(self._counted(), axis=1, initial=np.nan)
+
+    def top(self, position: int, count: int = 3) -> list[Substitute]:
+        """The best substitutes at a position, best first."""
+        return self._substitutes(position)[:count]
+
+    def worst(self, position: int, count: int = 3) -> list[Substitute]:
+        """The worst substitutes at a position, worst first."""
+        return self._substitutes(position)[::-1][:count]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per substitution: position, token, substitute, substitute_id, value, change, cross_entropy.
+
+        Sorted by position, and within one from the best substitute to the worst.
+        """
+        import pandas as pd
+
+        rows = [
+            (i, token, s.token, s.token_id, s.value, s.change, s.cross_entropy)
+            for i, token in enumerate(self.tokens)
+            for s in self._substitutes(i)
+        ]
+        names = ["position", "token", "substitute", "substitute_id", "value", "change", "cross_entropy"]
+        return pd.DataFrame(rows, columns=names)
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """A self-contained HTML page with the token strip, also written to a file if a path is given."""
+        from dreamy_lens.results import markup, strips
+
+        title = f"Attribution of {self.feature}" if self.feature else "Attribution"
+        page = markup.document(title, f"<h1>{markup.escape(title)}</h1>{strips.attribution(self)}")
+        if path is not None:
+            Path(path).write_text(page, encoding="utf-8")
+        return page
+
+    def plot(self, **settings: Any) -> go.Figure:
+        """A plotly heat map of all substitutions; settings as for `figures.attribution.attribution_figure`."""
+        from dreamy_lens.figures.attribution import attribution_figure
+
+        return attribution_figure(self, **settings)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it as one JSON file."""
+        from dreamy_lens.results.folder import write_json
+
+        arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
+        names = ("feature", "tokens", "value", "cross_entropy", "candidate_tokens")
+        plain = {name: getattr(self, name) for name in names}
+        return write_json(path, {"format": FORMAT, "version": 1, **plain, **arrays})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Attribution:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            RunFolderError: the file is missing, damaged, or something else.
+        """
+        from dreamy_lens.results.folder import read_json
+
+        data = read_json(path, FORMAT)
+        try:
+            arrays = {name: np.array(data[name], dtype=dtype) for name, dtype in _ARRAYS.items()}
+            pieces = tuple(tuple(row) for row in data["candidate_tokens"])
+            return cls(
+                tokens=tuple(data["tokens"]),
+                value=float(data["value"]),
+                cross_entropy=float(data["cross_entropy"]),
+                candidate_tokens=pieces,
+                feature=str(data["feature"]),
+                **arrays,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunFolderError(f"The file {os.fspath(path)!r} is not a whole attribution: {error}.") from None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __repr__(self) -> str:
+        n, k = self.candidates.shape
+        return f"Attribution({''.join(self.tokens)!r}, value {self.value:.4g}, {k} substitutes at {n} positions)"
+
+    def __str__(self) -> str:
+        from dreamy_lens.results import markup
+
+        places = markup.decimals([self.value, *self.drop_to_worst])
+        best, worst = self.drop_to_best, self.drop_to_worst
+        rows = []
+        for i, token in enumerate(self.tokens):
+            ends = [next((repr(s.token) for s in found), "-") for found in (self.top(i, 1), self.worst(i, 1))]
+            rows.append([str(i), repr(token), markup.number(worst[i], places), markup.number(best[i], places), *ends])
+        columns = ("position", "token", "drop to worst", "drop to best", "best substitute", "worst substitute")
+        return markup.text_table(columns, rows)
+
+    def _repr_html_(self) -> str:
+        from dreamy_lens.results import markup, strips
+
+        return markup.fragment(strips.attribution(self))
+
+    def _counted(self) -> np.ndarray:
+        """Values `[n, k]` with NaN for candidates that count for nothing."""
+        own = np.asarray(self.candidates) == np.asarray(self.ids)[:, None]
+        values = np.asarray(self.values, dtype=np.float64)
+        return np.where(own | ~np.isfinite(values), np.nan, values)
+
+    def _substitutes(self, position: int) -> list[Substitute]:
+        values, tokens = self._counted()[position], self.candidate_tokens[position]
+        order: Sequence[int] = np.argsort(-values, kind="stable")[: np.count_nonzero(~np.isnan(values))].tolist()
+        ids, costs = self.candidates[position], self.cross_entropies[position]
+        return [
+            Substitute(int(ids[j]), tokens[j], float(values[j]), float(values[j] - self.value), float(costs[j]))
+            for j in order
+        ]
+
+
+_ARRAYS = {"ids": np.int64, "candidates": np.int64, "values": np.float32, "cross_entropies": np.float32}

@@ -1,0 +1,308 @@
+"""A run, and all it found."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dreamy_lens.errors import SettingsError
+from dreamy_lens.results.frontier import Frontier
+from dreamy_lens.results.history import History, HistoryBuilder
+from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
+from dreamy_lens.search.config import EPOConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from dreamy_lens.features.expressions import Feature
+    from dreamy_lens.results.attribution import Attribution
+    from dreamy_lens.results.session import Session
+    from dreamy_lens.search.constraints import Constraint
+    from dreamy_lens.search.epo import State, Step
+
+
+class Dream:
+    """A run of EPO and all it found.
+
+    Attributes:
+        config: the settings.
+        provenance: feature, model, seed, BOS and template.
+        constraints: on the prompts.
+        folder: where the run was last saved or loaded, or None.
+    """
+
+    def __init__(
+        self,
+        config: EPOConfig,
+        provenance: Provenance,
+        builder: HistoryBuilder,
+        *,
+        session: Session | None = None,
+        state: State | None = None,
+        constraints: Sequence[Constraint] = (),
+        fluency_name: str | None = None,
+        decoder: Decoder | None = None,
+        model: Any = None,
+        fluency_model: Any = None,
+        identity: dict[str, Any] | None = None,
+        start: np.ndarray | None = None,
+        feature: Feature | None = None,
+    ) -> None:
+        self.config = config
+        self.provenance = provenance
+        self.constraints: tuple[Constraint, ...] = session.rules.constraints if session else tuple(constraints)
+        self.folder: Path | None = None
+        self._builder = builder
+        self._session = session
+        self._state = state
+        self._fluency_name = session.fluency_name if session else fluency_name
+        self._decoder: Decoder = session.scorer.vocabulary if session else decoder  # type: ignore[assignment]
+        self._model, self._fluency_model, self._feature = model, fluency_model, feature
+        self._identity = session.identity if session else identity
+        self._start = session.start if session else start
+        self._history: History | None = None
+        self._frontier: Frontier | None = None
+
+    # What was found.
+
+    @property
+    def feature(self) -> Feature:
+        """What was driven, as an expression."""
+        from dreamy_lens.features.grammar import parse
+
+        if self._session is not None:
+            return self._session.scorer.bound.feature
+        return parse(self.provenance.feature) if self._feature is None else self._feature
+
+    @property
+    def history(self) -> History:
+        """Every evaluated prompt, as arrays."""
+        if self._history is None:
+            self._history = self._builder.build()
+        return self._history
+
+    @property
+    def frontier(self) -> Frontier:
+        """The prompts that no evaluated prompt beats in both value and cross-entropy, fluent to strong."""
+        if self._frontier is None:
+            rows = self.frontier_rows
+            self._frontier = Frontier.from_history(self.history, self._decoder, self.provenance, self._attribute, rows)
+        return self._frontier
+
+    @property
+    def population(self) -> list[Prompt]:
+        """The present members, in the order of their slots' λ, ascending."""
+        history = self.history
+        rows = history.population[-1] if len(history.population) else []
+        return [history.prompt(int(row), self._decoder, self.provenance, self._attribute) for row in rows]
+
+    @property
+    def iteration(self) -> int:
+        """Iterations completed."""
+        return 0 if self._state is None else self._state.iteration
+
+    @property
+    def finished(self) -> bool:
+        """Whether all iterations of the settings are completed."""
+        return self._state is not None and self.iteration >= self.config.iterations
+
+    @property
+    def model(self) -> Any:
+        """The model with its hook points; loaded now if the run was opened from a folder."""
+        return self._opened().scorer.model.bridge
+
+    def evolution(self, reference: tuple[float, float] | None = None) -> pd.DataFrame:
+        """Best value, hypervolume and size of the frontier after each iteration; see :meth:`History.evolution`."""
+        return self.history.evolution(reference)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The frontier as a table; `run.history.to_pandas()` has every prompt."""
+        return self.frontier.to_pandas()
+
+    def attribution(self, prompt: Any, k: int = 32, **settings: Any) -> Attribution:
+        """What other tokens would do at each position of any prompt, with this run's feature, model and constraints."""
+        return self._attribute(prompt, k=k, **settings)
+
+    def plot(self, **settings: Any) -> go.Figure:
+        """The frontier over all evaluated prompts, as a plotly figure."""
+        return self.frontier.plot(**{"history": self.history} | settings)
+
+    def to_html(self, path: str | os.PathLike[str] | None = None, *, k: int = 32, strips: int = 16) -> str:
+        """One self-contained page: frontier, table, and the attribution of its prompts.
+
+        Args:
+            path: a file to write it to as well.
+            k: substitutes tried at each position.
+            strips: how many of the frontier's prompts get an attribution, spread from fluent to strong.
+
+        Returns:
+            The page.
+        """
+        from dreamy_lens.results.report import page_of_run
+
+        page = page_of_run(self, k=k, strips=strips)
+        if path is not None:
+            Path(path).write_text(page, encoding="utf-8", errors="replace")
+        return page
+
+    # Going on, and keeping.
+
+    def resume(
+        self,
+        iterations: int | None = None,
+        *,
+        progress: bool | None = None,
+        save_to: str | os.PathLike[str] | None = None,
+    ) -> Dream:
+        """Go on where the run stopped. With one seed it is the same as if it had never stopped.
+
+        That holds in one precision and on one kind of device; where the model comes in another, a RuntimeWarning says
+        so, and the run goes on with numbers that differ in their last digits.
+
+        Args:
+            iterations: how many more; None completes those of the settings.
+            progress: whether to show a bar; None shows one in notebooks and terminals.
+            save_to: a folder to save the run in, every half minute and at the end.
+
+        Returns:
+            This run.
+
+        Raises:
+            SettingsError: `iterations` is not a whole number, at least 1.
+            RunFolderError: the model gives other numbers than the run was made with, or `save_to` is another run.
+        """
+        whole = isinstance(iterations, (int, np.integer)) and not isinstance(iterations, bool)
+        if iterations is not None and (not whole or iterations < 1):
+            raise SettingsError(f"resume() takes how many more iterations to run, at least 1; got {iterations!r}.")
+        from dreamy_lens.results import saving
+        from dreamy_lens.results.running import advance
+
+        if save_to is not None and not self._is_own(save_to):
+            saving.check_free(save_to)
+        session = self._opened()
+        if session.change is not None:
+            warnings.warn(session.change, RuntimeWarning, stacklevel=2)
+            session.go_on_changed()
+            self._identity = session.identity
+        until = self.config.iterations if iterations is None else self.iteration + int(iterations)
+        self.config = dataclasses.replace(self.config, iterations=max(until, self.iteration))
+        advance(self, until, progress, save_to)
+        return self
+
+    def save(self, path: str | os.PathLike[str] | None = None, *, overwrite: bool = False) -> Path:
+        """Write the run as a folder of JSON and safetensors, in one step: it is whole at every moment.
+
+        Args:
+            path: of the folder; None is where it was saved or loaded last.
+            overwrite: replace another run that is there.
+
+        Raises:
+            RunFolderError: something else is there.
+        """
+        from dreamy_lens.results import saving
+
+        if path is None and self.folder is None:
+            raise SettingsError("This run has not been saved yet; name a folder: run.save('my_run').")
+        target = Path(path) if path is not None else Path(str(self.folder))
+        saving.save(self, target, overwrite or self._is_own(target))
+        self.folder = target.absolute()
+        return target
+
+    # How it runs.
+
+    def _opened(self) -> Session:
+        if self._session is None:
+            from dreamy_lens.results.session import Session
+
+            # Assigned last: while it opens, texts come from the folder still.
+            session = Session.reopen(self)
+            self._session, self._decoder = session, session.scorer.vocabulary
+            self._frontier = None
+        return self._session
+
+    def _attribute(self, prompt: Any, k: int = 32, **settings: Any) -> Attribution:
+        from dreamy_lens.attributing import attribute
+
+        session = self._opened()
+        return attribute(session.scorer, prompt, k, allowed=session.rules.allowed, **settings)
+
+    @property
+    def made_in(self) -> tuple[str | None, str | None]:
+        """Kind of device, if there is one here, and dtype of the model the run was made with; None where not known."""
+        from dreamy_lens.results.session import available
+
+        saved = self._identity or {}
+        return available(saved.get("device")), saved.get("dtype")
+
+    # Copies. One on disk or in another process is what a folder would keep: it leaves the model behind, and loads it
+    # by its name when it needs it. One in memory shares the model, which no run changes.
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from dreamy_lens.results import saving
+
+        return saving.unpack, (*saving.pack(self), self.folder)
+
+    def __copy__(self) -> Dream:
+        from dreamy_lens.results import saving
+
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._builder = HistoryBuilder.from_history(self.history)
+        other._history = other._frontier = None  # its prompts ask the run they belong to
+        if isinstance(self._decoder, saving.Texts):
+            other._decoder = self._decoder.of(other)
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Dream:
+        return self.__copy__()
+
+    def _is_own(self, path: str | os.PathLike[str]) -> bool:
+        return self.folder is not None and Path(path).absolute() == self.folder
+
+    def steps(self, until: int) -> Iterator[Step]:
+        """The search's next steps, up to an iteration; each counts once it is given to :meth:`take`."""
+        return self._opened().steps(until, self._state, self.history)
+
+    def take(self, step: Step) -> None:
+        """Note a step."""
+        self._builder.add(step)
+        self._state = step.state
+        self._history = self._frontier = None
+
+    @property
+    def frontier_rows(self) -> np.ndarray:
+        """Rows of the history that make the frontier, from fluent to strong, without making its prompts."""
+        return self._builder.frontier_rows
+
+    def __repr__(self) -> str:
+        feature = self.feature_label
+        done = f"{self.iteration} of {self.config.iterations} iterations"
+        return f"Dream({feature} on {self.provenance.model}, {done}, {self.frontier!r})"
+
+    @property
+    def feature_label(self) -> str:
+        """The feature in short, for titles."""
+        from dreamy_lens.errors import FeatureError
+
+        try:
+            return self.feature.label
+        except FeatureError:  # a custom function of another session has a name, and nothing to parse it to
+            return self.provenance.feature
+
+    def __str__(self) -> str:
+        return f"{self.feature_label} on {self.provenance.model}\n{self.frontier}"
+
+    def _repr_html_(self) -> str:
+        from dreamy_lens.results import markup
+
+        title = (
+            f"{self.feature_label} on {self.provenance.model}, {self.iteration} of {self.config.iterations} iterations"
+        )
+        return markup.fragment(f"<p>{markup.escape(title)}</p>" + markup.prompt_table(self.frontier.prompts))

@@ -1,0 +1,264 @@
+"""Runs on disk: a folder of run.json and arrays.safetensors that is whole at every moment.
+
+A new folder is written under a temporary name beside its place and renamed. When a run is saved over an older one, the
+new arrays are written under their own name first; replacing run.json, a single step of the file system, makes them
+valid; then they take over the usual name. Cut off anywhere, the folder reads as the older or the newer run, and
+whatever else lies in it stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamy_lens.errors import RunFolderError
+
+FORMAT = "dreamy_lens run"
+VERSION = 1
+RUN, ARRAYS = "run.json", "arrays.safetensors"
+
+StrPath = str | os.PathLike[str]
+
+
+def write_folder(path: StrPath, meta: dict[str, Any], arrays: dict[str, np.ndarray], overwrite: bool = False) -> Path:
+    """Write a run.
+
+    Args:
+        path: of the folder.
+        meta: JSON values.
+        arrays: by name, of any shape and of a numeric type.
+        overwrite: replace a run that is there already.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RunFolderError: something else is there, or a run and `overwrite` is not set. Nothing is changed then.
+    """
+    from safetensors.numpy import save
+
+    folder = Path(path)
+    kind = _kind(folder)
+    if kind == "other":
+        there = f"{_quoted(folder)} exists and is not a run folder{_contents(folder)}"
+        raise RunFolderError(f"{there}; choose another name.")
+    if kind == "run" and not overwrite:
+        raise RunFolderError(f"{_quoted(folder)} holds a run already; choose another name, or pass overwrite=True.")
+    # safetensors writes the memory of an array as it lies, so it must lie in order.
+    data = save({name: np.asarray(array, order="C") for name, array in arrays.items()})
+    digest = hashlib.sha256(data).hexdigest()
+    head = {"format": FORMAT, "version": VERSION, "arrays": {"file": ARRAYS, "bytes": len(data), "sha256": digest}}
+    text = json.dumps({**head, "meta_sha256": _fingerprint(meta), "meta": meta}, indent=1).encode("ascii")
+    if kind == "missing":
+        _create(folder, text, data)
+    else:
+        _replace(folder, text, data, digest)
+    return folder
+
+
+def read_folder(path: StrPath) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read what :func:`write_folder` wrote.
+
+    Returns:
+        (meta, arrays)
+
+    Raises:
+        RunFolderError: the folder is missing, is not a run, is truncated or altered, or is of a newer format.
+    """
+    from safetensors.numpy import load
+
+    folder = Path(path)
+    if not folder.is_dir():
+        raise RunFolderError(f"There is no folder {_quoted(folder)}.{_neighbours(folder)}")
+    if not (folder / RUN).is_file():
+        raise RunFolderError(f"{_quoted(folder)} is not a run folder: it has no {RUN}{_contents(folder)}.")
+    head, data = _read_pair(folder)
+    try:
+        return head["meta"], load(data)
+    except Exception as error:  # safetensors has its own exception type for what the checksum says is as written
+        raise RunFolderError(f"The arrays of the run in {_quoted(folder)} cannot be read: {error}.") from None
+
+
+def write_json(path: StrPath, content: dict[str, Any]) -> Path:
+    """Write one JSON file, replacing an older one in a single step."""
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _put(file, json.dumps(content).encode("ascii"))  # ASCII: half characters in tokens have no UTF-8 form
+    return file
+
+
+def read_json(path: StrPath, form: str) -> dict[str, Any]:
+    """Read a file of :func:`write_json` whose `format` is `form`.
+
+    Raises:
+        RunFolderError: it is missing, damaged, of another format or a newer version.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise RunFolderError(f"There is no file {_quoted(file)}.")
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError:
+        raise RunFolderError(f"{_quoted(file)} is not whole JSON: it was truncated or altered.") from None
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != form:
+        kind = f"says it is {found!r}" if found else "says nothing about its format"
+        raise RunFolderError(f"{_quoted(file)} is not a {form} file: it {kind}.")
+    version = content.get("version")
+    if not isinstance(version, int):
+        raise RunFolderError(f"{_quoted(file)} says nothing about its version: it was altered.")
+    if version > VERSION:
+        raise RunFolderError(
+            f"{_quoted(file)} has format version {version}, and this dreamy_lens reads up to {VERSION}: "
+            "it was written by a newer one. Update with `pip install -U dreamy-lens`."
+        )
+    return content
+
+
+def _create(folder: Path, text: bytes, data: bytes) -> None:
+    folder = Path(os.path.realpath(folder))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.mkdir()
+        _write(temporary / ARRAYS, data)
+        _write(temporary / RUN, text)
+        _sync(temporary)
+        if folder.is_dir():
+            folder.rmdir()  # an empty folder was made for the run; fails, harmlessly, if it has filled up meanwhile
+        os.rename(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync(folder.parent)
+
+
+def _replace(folder: Path, text: bytes, data: bytes, digest: str) -> None:
+    _write(folder / _pending(digest), data)
+    _sync(folder)
+    _put(folder / RUN, text)  # from here on the folder is the new run
+    os.replace(folder / _pending(digest), folder / ARRAYS)
+    for left in folder.glob(f"arrays-{'?' * 16}.safetensors"):  # of saves that were cut off
+        with suppress(OSError):
+            left.unlink()
+    _sync(folder)
+
+
+def _pending(digest: str) -> str:
+    return f"arrays-{digest[:16]}.safetensors"
+
+
+def _read_pair(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """run.json and the arrays that belong to it."""
+    error = None
+    for _ in range(3):  # again if another process saved the run between the two readings
+        head = read_json(folder / RUN, FORMAT)
+        try:
+            size, digest = int(head["arrays"]["bytes"]), str(head["arrays"]["sha256"])
+            head["meta"].keys()
+        except (KeyError, TypeError, AttributeError, ValueError):
+            raise RunFolderError(f"The {RUN} of {_quoted(folder)} was altered: parts of it are missing.") from None
+        if head.get("meta_sha256") not in (None, _fingerprint(head["meta"])):  # early runs have none
+            raise RunFolderError(
+                f"The {RUN} of {_quoted(folder)} was altered: its content is not what its checksum says. Undo the "
+                "change, or copy the folder again from a whole one."
+            )
+        for name in (ARRAYS, _pending(digest)):
+            try:
+                data = (folder / name).read_bytes()
+            except FileNotFoundError:
+                error = error or f"it has no {ARRAYS}"
+                continue
+            if hashlib.sha256(data).hexdigest() == digest:
+                return head, data
+            what = "truncated" if len(data) < size else "altered"
+            error = f"{ARRAYS} is {what} ({len(data):,} bytes, and {RUN} says {size:,})"
+            if len(data) == size:
+                error = f"{ARRAYS} is altered (its checksum is not the one in {RUN})"
+    raise RunFolderError(f"The run in {_quoted(folder)} is damaged: {error}. Copy the folder again from a whole one.")
+
+
+def _fingerprint(meta: dict[str, Any]) -> str:
+    """SHA-256 of JSON values, however they are laid out in the file."""
+    plain = json.loads(json.dumps(meta))  # keys become text before they are sorted
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()
+
+
+def _kind(folder: Path) -> str:
+    """What is at a path: missing (or an empty folder), run, or other."""
+    if not os.path.lexists(folder):
+        return "missing"
+    if not folder.is_dir():
+        return "other"
+    if not any(folder.iterdir()):
+        return "missing"
+    try:
+        found = json.loads((folder / RUN).read_bytes())
+    except FileNotFoundError:
+        return "other"
+    except ValueError:
+        return "run"  # a damaged run is still one, and saving over it mends it
+    return "run" if isinstance(found, dict) and found.get("format") == FORMAT else "other"
+
+
+def _put(file: Path, data: bytes) -> None:
+    """Write a file so that its name stands for the old content or the new, never for something between."""
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        _write(temporary, data)
+        os.replace(temporary, file)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    _sync(file.parent)
+
+
+def _write(file: Path, data: bytes) -> None:
+    with open(file, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Make renames in a folder last; where folders cannot be opened (Windows), the file system sees to it."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _quoted(path: Path) -> str:
+    return repr(str(path))
+
+
+def _contents(folder: Path) -> str:
+    if not folder.is_dir():
+        return " but a file"
+    names = sorted(p.name for p in folder.iterdir())
+    if not names:
+        return " (it is empty)"
+    return f" (it contains {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''})"
+
+
+def _neighbours(folder: Path) -> str:
+    """Runs beside a folder that is not there, for a message."""
+    if folder.is_file():
+        return " It is a file; a run is a folder."
+    with suppress(OSError):
+        runs = sorted(p.name for p in folder.parent.iterdir() if (p / RUN).is_file())
+        if runs:
+            where = "here" if folder.parent == Path(".") else f"in {_quoted(folder.parent)}"
+            return f" Runs {where}: {', '.join(runs[:6])}{' ...' if len(runs) > 6 else ''}."
+    return ""

@@ -1,0 +1,214 @@
+"""The frontier of a dream: the prompts that no evaluated prompt beats in both value and fluency."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from dreamy_lens.errors import RunFolderError, SettingsError
+from dreamy_lens.results.dominance import hull_rows, hypervolume, non_dominated
+from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from dreamy_lens.results.attribution import Attribution
+    from dreamy_lens.results.history import History
+
+__all__ = ["Frontier", "hull_rows", "hypervolume", "non_dominated"]
+
+FORMAT = "dreamy_lens frontier"
+
+
+@dataclass(frozen=True, repr=False)
+class Frontier(Sequence[Prompt]):
+    """Prompts from fluent to strong, none beaten in both value and cross-entropy by another.
+
+    Whatever prompts it is made of, it keeps the non-dominated ones and sorts them, so along it cross-entropy and value
+    both rise strictly. It is a sequence: `frontier[0]` is the most fluent prompt, `frontier[-1]` the strongest.
+
+    >>> origin = Provenance("L2.N17", "docstrings", seed=0, iteration=7, prepend_bos=True)
+    >>> make = lambda text, value, ce: Prompt((1,), (text,), text, value, ce, True, origin)
+    >>> frontier = Frontier([make("strong", 9.0, 6.0), make("fluent", 1.0, 2.0), make("beaten", 0.5, 3.0)])
+    >>> print(frontier)
+    value  cross-entropy  perplexity  text
+    1.000           2.00         7.4  fluent
+    9.000           6.00         403  strong
+    >>> frontier.best(max_cross_entropy=5).text
+    'fluent'
+    """
+
+    prompts: tuple[Prompt, ...]
+
+    def __init__(self, prompts: Iterable[Prompt]) -> None:
+        given = list(prompts)
+        rows = non_dominated([p.value for p in given], [p.cross_entropy for p in given])
+        object.__setattr__(self, "prompts", tuple(given[i] for i in rows))
+
+    @classmethod
+    def from_history(
+        cls,
+        history: History,
+        decoder: Decoder,
+        provenance: Provenance,
+        attribute: Callable[..., Attribution] | None = None,
+        rows: Sequence[int] | np.ndarray | None = None,
+    ) -> Frontier:
+        """The frontier of everything a run evaluated.
+
+        Args:
+            history: of the run.
+            decoder: turns ids into text.
+            provenance: of the run; each prompt gets it with its own iteration.
+            attribute: what `prompt.attribution()` calls with the prompt, if not the library's own function.
+            rows: the frontier's rows of the history where they are known already; else they are worked out.
+        """
+        rows = history.frontier_rows() if rows is None else rows
+        return cls(history.prompt(int(row), decoder, provenance, attribute) for row in rows)
+
+    @property
+    def values(self) -> np.ndarray:
+        """Value of each prompt, float64 `[F]`, rising."""
+        return np.array([p.value for p in self.prompts])
+
+    @property
+    def cross_entropies(self) -> np.ndarray:
+        """Cross-entropy of each prompt in nats per token, float64 `[F]`, rising."""
+        return np.array([p.cross_entropy for p in self.prompts])
+
+    def best(self, max_cross_entropy: float | None = None, max_perplexity: float | None = None) -> Prompt:
+        """The strongest prompt, among those fluent enough if a limit is given.
+
+        Args:
+            max_cross_entropy: in nats per token.
+            max_perplexity: its exponential; with both, both hold.
+
+        Raises:
+            SettingsError: no prompt is that fluent, or there are no prompts; it says how fluent they get. Or a limit is
+                not a number.
+        """
+        limit = (
+            np.inf if max_cross_entropy is None else _limit("max_cross_entropy", max_cross_entropy, "nats per token")
+        )
+        asked = f"a cross-entropy of at most {limit:g} nats/token"
+        if max_perplexity is not None:
+            perplexity = _limit("max_perplexity", max_perplexity, "a perplexity, at least 1")
+            if perplexity < 1:
+                raise SettingsError(f"A perplexity is at least 1; got max_perplexity={max_perplexity}.")
+            if np.log(perplexity) < limit:
+                limit, asked = float(np.log(perplexity)), f"a perplexity of at most {perplexity:g}"
+        fluent = [p for p in self.prompts if p.cross_entropy <= limit]
+        if fluent:
+            return fluent[-1]
+        if not self.prompts:
+            raise SettingsError("The frontier has no prompts, because no evaluated prompt had finite scores.")
+        lowest = self.prompts[0]
+        raise SettingsError(
+            f"No prompt of this frontier has {asked}. The most fluent one has cross-entropy "
+            f"{lowest.cross_entropy:.3f} (perplexity {lowest.perplexity:,.1f}): allow more, or dream longer."
+        )
+
+    def hull(self) -> Frontier:
+        """The corners of the convex hull: prompts that are best for some λ, as the paper's figures show them."""
+        return Frontier(self.prompts[i] for i in hull_rows(self.values, self.cross_entropies))
+
+    def spread(self, count: int) -> Frontier:
+        """At most `count` prompts that stand for all: both ends, then always the one furthest from those taken.
+
+        Distances are relative to the ranges of value and cross-entropy.
+        """
+        if len(self) <= count:
+            return self
+        ends = self.values, self.cross_entropies
+        places = np.stack([(a - a[0]) / (a[-1] - a[0]) for a in ends], axis=1)
+        taken = [len(self) - 1, 0][:count]
+        while 0 < len(taken) < count:
+            gaps = np.linalg.norm(places[:, None] - places[taken], axis=2).min(axis=1)
+            taken.append(int(gaps.argmax()))
+        return Frontier(self.prompts[i] for i in sorted(taken))
+
+    def hypervolume(self, reference: tuple[float, float]) -> float:
+        """Area between the frontier and a reference (value, cross-entropy); only equal references compare."""
+        return hypervolume(self.values, self.cross_entropies, reference)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per prompt: value, cross_entropy, perplexity, text, round_trips, iteration, seed, ids, tokens."""
+        import pandas as pd
+
+        plain = ("value", "cross_entropy", "perplexity", "text", "round_trips")
+        columns: dict[str, list[Any]] = {name: [getattr(p, name) for p in self.prompts] for name in plain}
+        columns |= {name: [getattr(p.provenance, name) for p in self.prompts] for name in ("iteration", "seed")}
+        columns |= {name: [getattr(p, name) for p in self.prompts] for name in ("ids", "tokens")}
+        return pd.DataFrame(columns)
+
+    def plot(self, **settings: Any) -> go.Figure:
+        """A plotly figure; settings as for :func:`dreamy_lens.figures.frontier.frontier_figure`."""
+        from dreamy_lens.figures.frontier import frontier_figure
+
+        return frontier_figure(self, **settings)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the prompts as one JSON file, replacing an older one in a single step."""
+        from dreamy_lens.results.folder import write_json
+
+        return write_json(path, {"format": FORMAT, "version": 1, "prompts": [p.to_dict() for p in self.prompts]})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Frontier:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            RunFolderError: the file is missing, damaged, or something else.
+        """
+        from dreamy_lens.results.folder import read_json
+
+        try:
+            return cls(Prompt.from_dict(p) for p in read_json(path, FORMAT)["prompts"])
+        except (KeyError, TypeError) as error:
+            raise RunFolderError(f"The file {os.fspath(path)!r} is not a whole frontier: {error}.") from None
+
+    @overload
+    def __getitem__(self, index: int) -> Prompt: ...
+    @overload
+    def __getitem__(self, index: slice) -> Frontier: ...
+    def __getitem__(self, index: int | slice) -> Prompt | Frontier:
+        return Frontier(self.prompts[index]) if isinstance(index, slice) else self.prompts[index]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return iter(self.prompts)
+
+    def __repr__(self) -> str:
+        if not self.prompts:
+            return "Frontier(no prompts)"
+        low, high, n = self.prompts[0], self.prompts[-1], len(self.prompts)
+        span = f"cross-entropy {low.cross_entropy:.2f} to {high.cross_entropy:.2f}"
+        return f"Frontier({n} prompt{'s' * (n != 1)}, value {low.value:.4g} to {high.value:.4g}, {span})"
+
+    def __str__(self) -> str:
+        from dreamy_lens.results import markup
+
+        return markup.text_table(markup.PROMPT_COLUMNS, markup.prompt_rows(self.prompts))
+
+    def _repr_html_(self) -> str:
+        from dreamy_lens.results import markup
+
+        return markup.fragment(markup.prompt_table(self.prompts))
+
+
+def _limit(name: str, given: Any, unit: str) -> float:
+    try:
+        number = float(given)
+    except (TypeError, ValueError):
+        number = np.nan
+    if np.isnan(number):
+        raise SettingsError(f"{name} is {given!r}, which is not a number; give it in {unit}, or None for no limit.")
+    return number

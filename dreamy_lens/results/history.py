@@ -1,0 +1,286 @@
+"""Everything a run evaluated, in the order in which it was known."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dreamy_lens.errors import RunFolderError
+from dreamy_lens.results.dominance import Staircase, non_dominated
+from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dreamy_lens.results.attribution import Attribution
+    from dreamy_lens.search.epo import Step
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class History:
+    """Every prompt of a run that was evaluated, once each, and how the population moved through them.
+
+    Attributes:
+        ids: int32 `[N, n]`, in order of evaluation.
+        value: float32 `[N]`.
+        cross_entropy: float32 `[N]`, nats per token.
+        iteration: int32 `[N]`, in which each was first evaluated; never falls.
+        seconds: float64 `[T+1]`, since the run began, when each iteration (0: the initial population) was complete.
+        population: int32 `[T+1, M]`, rows of `ids` in slot order after each iteration; -1 for a prompt whose scores
+            were not finite.
+        lambdas: float32 `[M]`, each slot's weight of cross-entropy.
+        restarts: (iteration, λ) of each restart.
+        rejected: draws that constraints rejected.
+        non_finite: prompts dropped because a score was NaN or infinite.
+    """
+
+    ids: np.ndarray
+    value: np.ndarray
+    cross_entropy: np.ndarray
+    iteration: np.ndarray
+    seconds: np.ndarray
+    population: np.ndarray
+    lambdas: np.ndarray
+    restarts: tuple[tuple[int, float], ...] = ()
+    rejected: int = 0
+    non_finite: int = 0
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    @property
+    def iterations(self) -> int:
+        """Completed iterations after the initial population, T; -1 before even that was scored."""
+        return len(self.seconds) - 1
+
+    @property
+    def seconds_of_prompt(self) -> np.ndarray:
+        """When each prompt's scores were known, float64 `[N]`: the end of its iteration."""
+        return self.seconds[self.iteration]
+
+    def frontier_rows(self, iteration: int | None = None) -> np.ndarray:
+        """Rows of the frontier from fluent to strong `[F]`, as it stood after an iteration or at the end."""
+        n = len(self) if iteration is None else int(np.searchsorted(self.iteration, iteration, side="right"))
+        return non_dominated(self.value[:n], self.cross_entropy[:n])
+
+    def reference(self) -> tuple[float, float]:
+        """The lowest value and the highest cross-entropy evaluated: the default reference for hypervolumes."""
+        return (float(self.value.min()), float(self.cross_entropy.max())) if len(self) else (0.0, 0.0)
+
+    def evolution(self, reference: tuple[float, float] | None = None) -> pd.DataFrame:
+        """How the frontier grew: one row per iteration, iteration 0 first.
+
+        Args:
+            reference: (value, cross-entropy) the hypervolume is measured from. To compare runs give all of them the
+                same; the default is the history's own :meth:`reference`.
+
+        Returns:
+            Columns iteration, seconds, evaluated (prompts so far), best_value (so far), hypervolume, frontier_size,
+            restart (λ, or NaN).
+        """
+        import pandas as pd
+
+        reference = self.reference() if reference is None else reference
+        stairs, ends = Staircase(), np.searchsorted(self.iteration, np.arange(len(self.seconds)), side="right").tolist()
+        value, cross_entropy = self.value.tolist(), self.cross_entropy.tolist()
+        best, area, rows, begin = np.nan, 0.0, [], 0
+        for end in ends:
+            grown = [stairs.add(row, value[row], cross_entropy[row]) for row in range(begin, end)]
+            if any(grown):
+                area, best = stairs.hypervolume(reference), stairs.value[-1]
+            rows.append((end, best, area, len(stairs.rows)))
+            begin = end
+        frame = pd.DataFrame(rows, columns=["evaluated", "best_value", "hypervolume", "frontier_size"])
+        frame.insert(0, "iteration", np.arange(len(self.seconds)))
+        frame.insert(1, "seconds", self.seconds)
+        restarts = dict(self.restarts)
+        frame["restart"] = [restarts.get(i, np.nan) for i in range(len(frame))]
+        return frame
+
+    def prompt(
+        self,
+        row: int,
+        decoder: Decoder,
+        provenance: Provenance,
+        attribute: Callable[..., Attribution] | None = None,
+    ) -> Prompt:
+        """One evaluated prompt, decoded; arguments as for `Frontier.from_history`."""
+        origin = provenance.at(int(self.iteration[row]))
+        scores = float(self.value[row]), float(self.cross_entropy[row])
+        return Prompt.decode(self.ids[row].tolist(), *scores, decoder, origin, attribute)
+
+    def to_pandas(self, decoder: Decoder | None = None) -> pd.DataFrame:
+        """One row per prompt: iteration, seconds, value, cross_entropy, perplexity, frontier, ids.
+
+        With a decoder there is a column text, which takes some seconds for a long run.
+        """
+        import pandas as pd
+
+        names = ("iteration", "value", "cross_entropy")
+        frame = pd.DataFrame({name: getattr(self, name) for name in names})
+        frame.insert(1, "seconds", self.seconds_of_prompt)
+        frame["perplexity"] = np.exp(self.cross_entropy.astype(np.float64))
+        frame["frontier"] = np.isin(np.arange(len(self)), self.frontier_rows())
+        frame["ids"] = [tuple(ids) for ids in self.ids.tolist()]
+        if decoder is not None:
+            frame["text"] = [decoder.text(ids) for ids in self.ids.tolist()]
+        return frame
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything as named arrays, for a file; :meth:`from_arrays` reads them."""
+        fields = (f.name for f in dataclasses.fields(self))
+        plain = {name: getattr(self, name) for name in fields if name not in ("restarts", "rejected", "non_finite")}
+        restarts = np.array(self.restarts, dtype=np.float64).reshape(-1, 2)
+        return {**plain, "restarts": restarts, "counts": np.array([self.rejected, self.non_finite], dtype=np.int64)}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> History:
+        """The inverse of :meth:`arrays`; other names are ignored.
+
+        Raises:
+            RunFolderError: an array is missing or does not fit the others.
+        """
+        names = {f.name for f in dataclasses.fields(cls)} - {"rejected", "non_finite"} | {"counts"}
+        if missing := sorted(names - set(arrays)):
+            raise RunFolderError(f"The run's history lacks {', '.join(missing)}; it was not written by dreamy_lens.")
+        found = {name: arrays[name] for name in names}
+        restarts, counts = found.pop("restarts"), found.pop("counts")
+        _check(found, restarts, counts)
+        pairs = tuple((int(i), float(w)) for i, w in restarts)
+        return cls(**found, restarts=pairs, rejected=int(counts[0]), non_finite=int(counts[1]))
+
+    def __repr__(self) -> str:
+        if not len(self):
+            return "History(no prompts yet)"
+        best, t, n = float(self.value.max()), self.iterations, len(self.restarts)
+        parts = [f"{len(self):,} prompts", f"{t} iteration{'s' * (t != 1)}", f"best value {best:.4g}"]
+        parts += [f"{n} restart{'s' * (n != 1)}"] if n else []
+        parts += [f"{self.non_finite:,} not finite"] if self.non_finite else []
+        return f"History({', '.join(parts)}, {self.seconds[-1]:.1f} s)"
+
+    def _repr_html_(self) -> str:
+        from dreamy_lens.results import markup
+
+        return markup.fragment(f"<p>{markup.escape(repr(self))}</p>")
+
+
+def _check(found: dict[str, np.ndarray], restarts: np.ndarray, counts: np.ndarray) -> None:
+    """Shapes and row numbers fit together, so that no later indexing can fail."""
+    n, steps, population = len(found["ids"]), len(found["seconds"]), found["population"]
+    shapes = {name: list(a.shape) for name, a in found.items()}
+    dimensions = {"ids": 2, "value": 1, "cross_entropy": 1, "iteration": 1, "seconds": 1, "population": 2, "lambdas": 1}
+    fits = all(found[name].ndim == d for name, d in dimensions.items())
+    fits = fits and all(len(found[name]) == n for name in ("value", "cross_entropy", "iteration"))
+    fits = fits and population.shape == (steps, len(found["lambdas"])) and restarts.shape[1:] == (2,)
+    fits = fits and counts.shape == (2,) and bool(np.all((population >= -1) & (population < n)))
+    order = found["iteration"]
+    fits = fits and bool(np.all(np.diff(order) >= 0)) and (n == 0 or (order[0] >= 0 and int(order[-1]) < steps))
+    if not fits:
+        raise RunFolderError(f"The arrays of the run's history do not fit together: {shapes}. Save the run again.")
+
+
+class HistoryBuilder:
+    """Collects steps into a :class:`History`; a snapshot costs next to nothing at any time.
+
+    Args:
+        lambdas: `[M]`, each slot's weight of cross-entropy.
+    """
+
+    def __init__(self, lambdas: np.ndarray) -> None:
+        self.lambdas = _frozen(np.array(lambdas, dtype=np.float32))
+        self._ids: _Growing | None = None
+        self._columns = {name: _Growing((), dtype) for name, dtype in _COLUMNS.items()}
+        self._seconds = _Growing((), np.float64)
+        self._population = _Growing((len(self.lambdas),), np.int32)
+        self._row_of: dict[bytes, int] = {}
+        self._restarts: list[tuple[int, float]] = []
+        self._rejected = self._non_finite = 0
+        self._stairs = Staircase()
+
+    @classmethod
+    def from_history(cls, history: History) -> HistoryBuilder:
+        """A builder that goes on where a history ends."""
+        builder = cls(history.lambdas)
+        builder._take(history.ids, history.value, history.cross_entropy, history.iteration)
+        builder._seconds.extend(history.seconds)
+        builder._population.extend(history.population)
+        builder._restarts = list(history.restarts)
+        builder._rejected, builder._non_finite = history.rejected, history.non_finite
+        return builder
+
+    def add(self, step: Step) -> None:
+        """Take in one step. Steps come in order, 0 first, or next after the history that was continued.
+
+        Raises:
+            ValueError: a step is missing or comes twice.
+        """
+        if step.iteration != len(self._seconds):
+            raise ValueError(f"step {step.iteration} came where {len(self._seconds)} was due")
+        self._take(step.ids, step.value, step.cross_entropy, np.full(len(step.value), step.iteration, dtype=np.int32))
+        population = np.ascontiguousarray(step.population, dtype=np.int32)
+        self._population.extend(np.array([[self._row_of.get(ids.tobytes(), -1) for ids in population]], dtype=np.int32))
+        self._seconds.extend(np.array([step.seconds]))
+        if step.restart is not None:
+            self._restarts.append((int(step.iteration), float(step.restart)))
+        self._rejected += int(step.rejected)
+        self._non_finite += int(step.non_finite)
+
+    @property
+    def frontier_rows(self) -> np.ndarray:
+        """Rows of the frontier so far, from fluent to strong, without going through the history again."""
+        return np.array(self._stairs.rows, dtype=np.intp)
+
+    def build(self) -> History:
+        """The history so far. Its arrays are read-only views that later steps never change."""
+        ids = np.zeros((0, 0), dtype=np.int32) if self._ids is None else self._ids.view()
+        columns = {name: column.view() for name, column in self._columns.items()}
+        steps = {"seconds": self._seconds.view(), "population": self._population.view(), "lambdas": self.lambdas}
+        restarts = tuple(self._restarts)
+        return History(ids, **columns, **steps, restarts=restarts, rejected=self._rejected, non_finite=self._non_finite)
+
+    def _take(self, ids: np.ndarray, value: np.ndarray, cross_entropy: np.ndarray, iteration: np.ndarray) -> None:
+        ids, begin = np.ascontiguousarray(ids, dtype=np.int32), len(self._columns["value"])
+        if self._ids is None and ids.ndim == 2 and ids.shape[1]:
+            self._ids = _Growing(ids.shape[1:], np.int32)
+        if self._ids is not None and len(ids):
+            self._ids.extend(ids)
+        for name, column in zip(_COLUMNS, (value, cross_entropy, iteration), strict=True):
+            self._columns[name].extend(column)
+        v, c = self._columns["value"].view()[begin:].tolist(), self._columns["cross_entropy"].view()[begin:].tolist()
+        for i, row in enumerate(ids):
+            self._row_of[row.tobytes()] = begin + i
+            self._stairs.add(begin + i, v[i], c[i])
+
+
+_COLUMNS = {"value": np.float32, "cross_entropy": np.float32, "iteration": np.int32}
+
+
+class _Growing:
+    """An array that is appended to. Views of it stay as they were: only room beyond their end is written."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        self._room, self._used = np.empty((64, *shape), dtype), 0
+
+    def __len__(self) -> int:
+        return self._used
+
+    def extend(self, rows: np.ndarray) -> None:
+        end = self._used + len(rows)
+        if end > len(self._room):
+            bigger = np.empty((max(end, 2 * len(self._room)), *self._room.shape[1:]), self._room.dtype)
+            bigger[: self._used] = self._room[: self._used]
+            self._room = bigger
+        self._room[self._used : end] = rows
+        self._used = end
+
+    def view(self) -> np.ndarray:
+        return _frozen(self._room[: self._used])
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
