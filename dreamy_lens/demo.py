@@ -1,0 +1,69 @@
+"""The first dream: `make demo`, or `python -m dreamy_lens.demo`.
+
+Dreams about one neuron of the embedded model, prints the frontier, and writes a page to open in a browser.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+FEATURE = "L2.N812"
+"""A neuron that fires on "only" where it limits what was said: "if given, applied only to"."""
+
+ITERATIONS = 60
+SHOWN = 10
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; returns 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dreamy_lens.demo", description="A first dream on the embedded model."
+    )
+    parser.add_argument("--feature", default=FEATURE, help="what to drive (default: %(default)s)")
+    parser.add_argument(
+        "--iterations", type=int, default=ITERATIONS, help="of EPO (default: %(default)s; the paper: 300)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--html", default="dream.html", help="where to write the page (default: %(default)s)")
+    options = parser.parse_args(arguments)
+
+    print("Loading the embedded model ...", flush=True)
+    import dreamy_lens as dl
+
+    model = dl.load_model()
+    feature = dl.parse(options.feature)
+    print(f"Dreaming of {feature} for {options.iterations} iterations", flush=True)
+    began = time.perf_counter()
+    run = dl.dream(
+        feature,
+        model,
+        constraints=[dl.constraints.round_trip(), dl.constraints.printable()],
+        iterations=options.iterations,
+        seed=options.seed,
+        progress=True,
+    )
+    took = time.perf_counter() - began
+
+    shown = run.frontier.spread(SHOWN)
+    count = len(run.frontier)
+    print(f"\n{len(run.history):,} prompts in {took:.0f} s. Of the {count} on the frontier, from fluent to strong:\n")
+    print(shown)
+    best = run.frontier.best(max_perplexity=max(1000.0, run.frontier[0].perplexity))
+    print(f"\nWhich tokens carry {best.text!r}:\n")
+    print(best.attribution())
+
+    page = Path(options.html).resolve()
+    run.to_html(page, strips=SHOWN)
+    print(f"\nThe same as a page, with attribution: {page.as_uri()}")
+    rules = "[dl.constraints.round_trip(), dl.constraints.printable()]"
+    settings = f"iterations={options.iterations}, seed={options.seed}, constraints={rules}"
+    print(f"In Python: import dreamy_lens as dl; run = dl.dream({options.feature!r}, {settings})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
