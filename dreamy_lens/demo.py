@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     count = len(run.frontier)
     print(f"\n{len(run.history):,} prompts in {took:.0f} s. Of the {count} on the frontier, from fluent to strong:\n")
     print(shown)
-    best = run.frontier.best(max_perplexity=max(1000.0, run.frontier[0].perplexity))
+    best = run.frontier.best(max_perplexity=max(500.0, run.frontier[0].perplexity))
     print(f"\nWhich tokens carry {best.text!r}:\n")
     print(best.attribution())
 
