@@ -121,7 +121,7 @@ class Attribution:
             for s in self._substitutes(i)
         ]
         names = ["position", "token", "substitute", "substitute_id", "value", "change", "cross_entropy"]
-        return pd.DataFrame(rows, columns=names)
+        return pd.DataFrame.from_records(rows, columns=names)
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
         """A self-contained HTML page with the token strip, also written to a file if a path is given."""

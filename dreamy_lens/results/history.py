@@ -94,7 +94,8 @@ class History:
                 area, best = stairs.hypervolume(reference), stairs.value[-1]
             rows.append((end, best, area, len(stairs.rows)))
             begin = end
-        frame = pd.DataFrame(rows, columns=["evaluated", "best_value", "hypervolume", "frontier_size"])
+        columns = ["evaluated", "best_value", "hypervolume", "frontier_size"]
+        frame = pd.DataFrame.from_records(rows, columns=columns)
         frame.insert(0, "iteration", np.arange(len(self.seconds)))
         frame.insert(1, "seconds", self.seconds)
         restarts = dict(self.restarts)
