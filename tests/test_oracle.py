@@ -310,7 +310,7 @@ ARITHMETIC: list[tuple[str, Callable]] = [
     ("-L0.N1 / 4", lambda a, b, r: -a / 4),
     ("L0.N1 * L1.N2 - L0.N1 * L0.N1", lambda a, b, r: a * b - a * a),
     ("(L0.N1 + L1.N2) * (L1.N2 - 1)", lambda a, b, r: (a + b) * (b - 1)),
-    ("(L0.N1 - L1.N2).clip(max=0.2)", lambda a, b, r: (a - b).clamp(max=0.2)),
+    ("L0.N1.clip(max=1)", lambda a, b, r: a.clamp(max=1)),
     ("(L0.N1 - 2 * L1.N2).clip(min=-0.4, max=1.5)", lambda a, b, r: (a - 2 * b).clamp(-0.4, 1.5)),
     (f"({EACH}).max()", lambda a, b, r: r.max(-1).values),
     (
