@@ -10,7 +10,6 @@ import torch
 
 from dreamy_lens.errors import PromptError, SettingsError
 from dreamy_lens.results.attribution import Attribution
-from dreamy_lens.results.prompt import Provenance
 from dreamy_lens.scoring.prompts import as_ids
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.proposals import candidates
@@ -112,9 +111,3 @@ def attribute(
         cross_entropies=scores.cross_entropy[1:].reshape(n, width),
         feature=scorer.bound.feature.label,
     )
-
-
-def scorer_provenance(scorer: Scorer, seed: int | None = None) -> Provenance:
-    """What a scorer's numbers are of: feature, model, BOS and template."""
-    feature, model = str(scorer.bound.feature), scorer.model.name
-    return Provenance(feature, model, seed, None, scorer.prepend_bos, scorer.prefix, scorer.suffix)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from html.parser import HTMLParser
 
 import numpy as np
 
 from dreamy_lens.results import Attribution, Frontier, History, HistoryBuilder, Prompt, Provenance
+from dreamy_lens.search.epo import Step
 
 ORIGIN = Provenance("L2.N17", "docstrings", seed=3, iteration=None, prepend_bos=True)
 HOSTILE = (
@@ -56,19 +56,6 @@ class Pieces:
         return sum(ids) % 2 == 0
 
 
-@dataclass
-class FakeStep:
-    iteration: int
-    ids: np.ndarray
-    value: np.ndarray
-    cross_entropy: np.ndarray
-    population: np.ndarray
-    restart: float | None
-    rejected: int
-    non_finite: int
-    seconds: float
-
-
 def steps(iterations: int, new: int = 16, n: int = 4, members: int = 3, seed: int = 0, vocabulary: int = 50):
     """Steps of a search that draws at random, with distinct prompts and a restart every fourth iteration."""
     rng, seen = np.random.default_rng(seed), set()
@@ -78,7 +65,9 @@ def steps(iterations: int, new: int = 16, n: int = 4, members: int = 3, seed: in
         seen.update(map(tuple, ids.tolist()))
         value = rng.normal(t, 3, len(ids)).round(1).astype(np.float32)
         costs = rng.uniform(2, 12, len(ids)).round(1).astype(np.float32)
-        yield FakeStep(t, ids, value, costs, ids[:members], 1.5 if t and t % 4 == 0 else None, t, t % 2, 0.5 * t + 0.25)
+        restart, seconds = 1.5 if t and t % 4 == 0 else None, 0.5 * t + 0.25
+        # A history takes no interest in how a search goes on, so there is no state.
+        yield Step(t, ids, value, costs, ids[:members], restart, t, t % 2, seconds, state=None)  # type: ignore[arg-type]
 
 
 def build(found: Iterator, members: int = 3) -> History:

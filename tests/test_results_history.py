@@ -73,8 +73,8 @@ def test_steps_out_of_order_are_refused():
 
 def test_a_member_without_finite_scores_is_marked_in_the_population():
     step = next(steps(0))
-    step.population = np.concatenate([step.population[:2], [[77, 77, 77, 77]]])
-    history = build(iter([step]))
+    population = np.concatenate([step.population[:2], [[77, 77, 77, 77]]])
+    history = build(iter([dataclasses.replace(step, population=population)]))
     assert history.population.tolist() == [[0, 1, -1]]
     assert same(History.from_arrays(history.arrays()), history)
 

@@ -140,11 +140,10 @@ class Session:
     @property
     def provenance(self) -> Provenance:
         """Of the run: what its numbers are of."""
-        from dreamy_lens.attributing import scorer_provenance
-
         # Paths are written in full, so that the text means the same from another working folder.
         feature = str(absolute(self.scorer.bound.feature))
-        return dataclasses.replace(scorer_provenance(self.scorer, self.config.seed), feature=feature)
+        of, seed = self.scorer, self.config.seed
+        return Provenance(feature, of.model.name, seed, None, of.prepend_bos, of.prefix, of.suffix)
 
     @property
     def identity(self) -> dict[str, Any]:
