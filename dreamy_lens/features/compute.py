@@ -75,7 +75,7 @@ class Compiler:
                 return self._combined(f, torch.mul)
             case ex.Constant():
                 value, model = f.value, self.model
-                return (), lambda r: torch.full((len(r[model].ids),), value, device=model.device)
+                return (), lambda r: torch.full((r[model].size,), value, device=model.device)
         raise FeatureError(f"{type(f).__name__} is not a feature that can be bound.")
 
     # Leaves.
@@ -93,8 +93,14 @@ class Compiler:
                 left.append(Axis(axis.name, None if axis.size is None else len(range(axis.size)[element.slice()])))
 
         def compute(r: Readings) -> Tensor:
-            out, at = r[model].activations[name], 1
-            for axis, element in zip(axes, elements, strict=True):
+            rest, at = list(zip(axes, elements, strict=True)), 1
+            if rest and rest[0][0].name == "position":
+                element = rest.pop(0)[1]
+                out = r[model].picked(name, element, label)
+                at += isinstance(element, ex.Span)
+            else:
+                out = r[model].activations[name]
+            for axis, element in rest:
                 if axis.name == "position":
                     out = pick(out, at, element, r[model].layout, label)
                 elif isinstance(element, int):
@@ -129,10 +135,7 @@ class Compiler:
         model, token, label = self.model, self.model.vocabulary.one(f.token), f.label
         self.logits.add(model)
 
-        def compute(r: Readings) -> Tensor:
-            logits = r[model].logits
-            assert logits is not None
-            logits = pick(logits, 1, f.position, r[model].layout, label).float()
+        def of(logits: Tensor) -> Tensor:
             if f.kind == "log_prob":
                 return logits[..., token] - logits.logsumexp(-1)
             if f.kind == "runner_up":
@@ -141,7 +144,7 @@ class Compiler:
                 return sides[0] if len(sides) == 1 else torch.maximum(*sides)
             return logits[..., token]
 
-        return self._at(f.position, label), compute
+        return self._at(f.position, label), lambda r: r[model].over_vocabulary(of, f.position, label)
 
     def _latent(self, f: ex.Latent) -> tuple[Axes, Compute]:
         sae, model, label = self.probe.sae(f), self.model, f.label
@@ -156,7 +159,7 @@ class Compiler:
         sae.check_activation([self.probe.layout.total, *(axis.size for axis in axes[1:])])
 
         def compute(r: Readings) -> Tensor:
-            x = pick(r[model].activations[name], 1, f.position, r[model].layout, label)
+            x = r[model].picked(name, f.position, label)
             return sae.latent(x, f.latent, f.pre_activation)
 
         return self._at(f.position, label), compute
@@ -178,7 +181,7 @@ class Compiler:
 
         def compute(r: Readings) -> Tensor:
             found = f.function({h: r[model].activations[h] for h in hooks})
-            count = len(r[model].ids)
+            count = r[model].size
             if not isinstance(found, Tensor) or tuple(found.shape) != (count,):
                 what = f"shape {list(found.shape)}" if isinstance(found, Tensor) else repr(type(found).__name__)
                 raise FeatureError(

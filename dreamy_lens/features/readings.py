@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -72,9 +73,41 @@ class Layout:
             )
 
 
+class Pass(Protocol):
+    """One model's pass over a batch of prompts, as features read it; :class:`Reading` is the plain one."""
+
+    @property
+    def layout(self) -> Layout:
+        """Of every row."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many prompts."""
+        ...
+
+    @property
+    def activations(self) -> Mapping[str, Tensor]:
+        """By hook point, `[batch, ...]`."""
+        ...
+
+    @property
+    def cross_entropy(self) -> Tensor:
+        """Mean cross-entropy of each prompt, float32 `[batch]`, nats per token (Eq. 1)."""
+        ...
+
+    def picked(self, name: str, element: ex.Element, what: str) -> Tensor:
+        """The activation at a hook point whose first axis is of positions, `[batch, ...]`, indexed by :func:`pick`."""
+        ...
+
+    def over_vocabulary(self, function: Callable[[Tensor], Tensor], element: ex.Element, what: str) -> Tensor:
+        """A function of float32 logits `[..., d_vocab] -> [...]` at a position or a span: `[batch]` or `[batch, m]`."""
+        ...
+
+
 @dataclass
 class Reading:
-    """One model's pass over a batch.
+    """One model's plain pass over a batch.
 
     Attributes:
         activations: by hook point, `[batch, ...]`.
@@ -90,6 +123,20 @@ class Reading:
     ids: Tensor
     layout: Layout
     charge: Tensor | None = field(default=None)
+
+    @property
+    def size(self) -> int:
+        """How many prompts."""
+        return len(self.ids)
+
+    def picked(self, name: str, element: ex.Element, what: str) -> Tensor:
+        """The activation at a hook point whose first axis is of positions, `[batch, ...]`, indexed by :func:`pick`."""
+        return pick(self.activations[name], 1, element, self.layout, what)
+
+    def over_vocabulary(self, function: Callable[[Tensor], Tensor], element: ex.Element, what: str) -> Tensor:
+        """A function of float32 logits `[..., d_vocab] -> [...]` at a position or a span: `[batch]` or `[batch, m]`."""
+        assert self.logits is not None
+        return function(pick(self.logits, 1, element, self.layout, what).float())
 
     @cached_property
     def cross_entropy(self) -> Tensor:
@@ -114,7 +161,7 @@ class Reading:
         return F.pad(found, (0, 0, missing, 0)) if missing else found
 
 
-Readings = dict["HookedModel", Reading]
+Readings = dict["HookedModel", Pass]
 
 
 def pick(tensor: Tensor, axis: int, element: ex.Element, layout: Layout, what: str) -> Tensor:

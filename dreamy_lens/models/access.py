@@ -18,7 +18,7 @@ import inspect
 import re
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -187,20 +187,11 @@ class HookedModel:
         """
         wanted = list(dict.fromkeys(capture))
         found: dict[str, Tensor] = {}
-
-        def reader(name: str) -> Any:
-            def read(activation: Any, hook: Any = None) -> None:
-                found[name] = activation[0] if isinstance(activation, tuple) else activation
-                if not logits and len(found) == len(wanted):
-                    raise _Finished
-
-            return read
-
         hooks: list[tuple[str, Any]] = []
         if embeddings is not None:
             # The leaf goes in first, so that a reader of the same hook point sees it.
             hooks.append((EMBEDDING, lambda activation, hook=None: embeddings.to(activation.dtype)))
-        hooks += [(name, reader(name)) for name in wanted]
+        hooks += self._readers(wanted, found, end=not logits)
         output = None
         with self.lock:
             if logits or wanted:
@@ -213,6 +204,37 @@ class HookedModel:
         if output is not None:
             output = getattr(output, "logits", output)
         return found, output if logits else None
+
+    @staticmethod
+    def _readers(names: Sequence[str], found: dict[str, Tensor], end: bool = True) -> list[tuple[str, Any]]:
+        """Hooks that note activations in `found`, and end the pass with the last of them if `end`."""
+
+        def reader(name: str) -> Any:
+            def read(activation: Any, hook: Any = None) -> None:
+                found[name] = activation[0] if isinstance(activation, tuple) else activation
+                if end and len(found) == len(names):
+                    raise _Finished
+
+            return read
+
+        return [(name, reader(name)) for name in names]
+
+    def passed(self, ids: Tensor, capture: Sequence[str], **arguments: Any) -> dict[str, Tensor]:
+        """A pass that ends at the last of some hook points, with arguments for the model's forward call.
+
+        Returns:
+            Activations by the name asked for.
+        """
+        found: dict[str, Tensor] = {}
+        readers = self._readers(capture, found)
+        with self.lock:
+            self._evaluate()
+            with contextlib.suppress(_Finished), self._gated(list(capture)), self.bridge.hooks(fwd_hooks=readers):
+                self.bridge(ids, **self._quiet, **arguments)
+            silent = [name for name in capture if name not in found]
+            if silent:
+                raise self._never_fired(silent[0], ids[:, : self.n_ctx])
+        return found
 
     def observe(self, ids: Tensor, readers: dict[str, Any]) -> None:
         """One whole pass with `readers`, functions of (activation, hook) by hook point, of which any may stay silent.

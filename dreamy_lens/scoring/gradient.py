@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dreamy_lens.models.kernels import matmul_t
+
 
 @dataclass(frozen=True)
 class Part:
@@ -79,7 +81,7 @@ class Gradient:
             device = part.value.device
             at, f, c = rows.to(device), of_value.to(device), of_cross_entropy.to(device)
             embedded = f[:, None, None] * part.value[at] + c[:, None, None] * part.cross_entropy[at]
-            out = embedded @ part.table[:width].float().T
+            out = matmul_t(embedded, part.table[:width].float())
             if part.surprisal is not None:
                 charge = f * part.value_charge[at] + c * part.cross_entropy_charge[at]
                 out += charge[:, None, None] * part.surprisal[at, :, :width]

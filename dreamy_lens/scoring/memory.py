@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from dreamy_lens.errors import OutOfMemoryError, SettingsError
 
 T = TypeVar("T")
+
+TOKENS = {"cpu": 1 << 13, "cuda": 1 << 16}
+"""Tokens of the rows that go into one pass at first, by kind of device; prefixes that rows share are counted in each."""
 
 
 class Batches:
@@ -26,6 +29,10 @@ class Batches:
             raise SettingsError(f"batch_size is {size}; it must be at least 1, or None to choose it automatically.")
         self.size = size
         self.what = what
+
+    def fitting(self, model: Any, total: int, shared: bool) -> int:
+        """How many rows of `total` tokens to try at once."""
+        return max(1, TOKENS.get(model.device.type, TOKENS["cpu"]) // total) if shared else 1 << 30
 
     def map(self, function: Callable[[slice], T], rows: int, at_most: int | None = None) -> list[T]:
         """`function(slice)` for consecutive slices of `range(rows)`; an out-of-memory slice is tried again in halves.

@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from dreamy_lens.errors import PromptError
+from dreamy_lens.features.readings import Layout
+from dreamy_lens.models.access import HookedModel
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What stands around every prompt that is scored, and whose cross-entropy counts.
+
+    Attributes:
+        fluency: the model whose cross-entropy it is.
+        prepend_bos: whether a BOS stands first.
+        prefix: ids of a template before the prompt.
+        suffix: ids after it.
+    """
+
+    fluency: HookedModel
+    prepend_bos: bool
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
+
+    def layout(self, n: int) -> Layout:
+        """How rows of prompts of n tokens are made up."""
+        return Layout(int(self.prepend_bos), len(self.prefix), n, len(self.suffix))
+
+    def rows(self, prompts: np.ndarray, model: HookedModel) -> np.ndarray:
+        """BOS, prefix, prompt and suffix as a model reads them, int64 `[B, total]`, of prompts `[B, n]`."""
+        size = len(prompts)
+        before = np.array([*model.bos(self.prepend_bos), *self.prefix], dtype=np.int64)
+        after = np.array(self.suffix, dtype=np.int64)
+        return np.concatenate([np.tile(before, (size, 1)), prompts, np.tile(after, (size, 1))], axis=1)
 
 
 def as_ids(prompts: Any, vocabulary: Any) -> list[np.ndarray]:

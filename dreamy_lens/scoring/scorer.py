@@ -1,8 +1,7 @@
-"""From prompts to values, cross-entropies and token gradients, by whole prompts through the model."""
+"""From prompts to values, cross-entropies and token gradients."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,17 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamy_lens.errors import FeatureError, NoGradientError, PromptError
+from dreamy_lens.errors import FeatureError, PromptError
 from dreamy_lens.features.bind import BoundFeature, bind
 from dreamy_lens.features.readings import Layout, Reading, Readings
 from dreamy_lens.models.access import HookedModel, held
 from dreamy_lens.models.load import as_hooked
-from dreamy_lens.scoring.gradient import Gradient, Part
-from dreamy_lens.scoring.memory import Batches
-from dreamy_lens.scoring.prompts import as_ids
-
-LOGITS_BUDGET = 1 << 28
-"""Entries of `[batch, total, d_vocab]` in one pass, unless told otherwise: 1 GiB of float32."""
+from dreamy_lens.scoring.differentiation import Differentiation
+from dreamy_lens.scoring.gradient import Gradient
+from dreamy_lens.scoring.passes import Passes
+from dreamy_lens.scoring.prompts import Frame, as_ids
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,8 @@ class Scorer:
         prepend_bos: whether a BOS stands first; None is the model's convention. Eq. 1's first token is charged exactly
             if something stands before it.
         batch_size: most prompts in one pass; None chooses, and halves it if memory runs out.
+        share_prefixes: whether prefixes that prompts share are computed once, which gives the same numbers sooner;
+            None does so where a few prompts, scored both ways, agree, and warns where they do not.
     """
 
     def __init__(
@@ -74,6 +73,7 @@ class Scorer:
         suffix: Sequence[int] = (),
         prepend_bos: bool | None = None,
         batch_size: int | None = None,
+        share_prefixes: bool | None = None,
     ) -> None:
         if isinstance(feature, BoundFeature) and model is None:
             model = feature.model
@@ -92,12 +92,12 @@ class Scorer:
             self.model.check_same_tokenizer(self.fluency)
         self.vocabulary = self.model.vocabulary
         self.prefix, self.suffix = tuple(map(int, prefix)), tuple(map(int, suffix))
-        models = dict.fromkeys([*self.bound.models, self.fluency])
-        self.models: tuple[HookedModel, ...] = tuple(models)
+        self.frame = Frame(self.fluency, self.prepend_bos, self.prefix, self.suffix)
+        self.passes = Passes([self.bound], self.frame, batch_size, share_prefixes)
+        self.models = self.passes.models
         for other in self.models:
             other.bos(self.prepend_bos)
-        self._scoring = Batches(batch_size)
-        self._differentiating = Batches(batch_size)
+        self.differentiation = Differentiation(self.bound, self.frame, self.models, batch_size, share_prefixes)
         self._checked: set[int] = set()
 
     @property
@@ -118,18 +118,13 @@ class Scorer:
         Args:
             ids: `[B, n]` or `[n]` token ids, without BOS and template.
         """
-        rows, layout = self._rows(ids)
-        with torch.no_grad():
-            parts = self._scoring.map(lambda part: self._score(rows[part], layout), len(rows), self._fitting(layout))
-        value, cross_entropy = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
-        return Scores(value, cross_entropy)
+        value, cross_entropy = self.passes.score([self.prompts(ids)])[0]
+        assert cross_entropy is not None
+        return Scores(*torch.stack([value, cross_entropy]).cpu().numpy())
 
     def values(self, ids: Any) -> np.ndarray:
         """Only the feature's value, float32 `[B]`: nothing deeper than its hook points runs."""
-        rows, layout = self._rows(ids)
-        with torch.no_grad():
-            parts = self._scoring.map(lambda part: self._value(rows[part], layout), len(rows), self._fitting(layout))
-        return torch.cat(parts).cpu().numpy()
+        return self.passes.score([self.prompts(ids)], cross_entropy=False)[0].value.cpu().numpy()
 
     def gradient(self, ids: Any) -> Gradient:
         """Gradients of value and cross-entropy with respect to the prompts' one-hot tokens.
@@ -144,11 +139,7 @@ class Scorer:
         Raises:
             NoGradientError: the value does not depend on the tokens differentiably.
         """
-        rows, layout = self._rows(ids)
-        batches = self._differentiating
-        return Gradient.joined(
-            batches.map(lambda part: self._gradient(rows[part], layout), len(rows), self._fitting(layout))
-        )
+        return self.differentiation.gradient(self.prompts(ids))
 
     def values_at(self, ids: Any, shift: Tensor) -> Tensor:
         """The value with the prompts' embeddings moved: what :meth:`gradient` is the slope of.
@@ -160,12 +151,17 @@ class Scorer:
         Returns:
             Float32 `[B]`.
         """
-        rows, layout = self._rows(ids)
+        rows = self.prompts(ids)
+        layout = self.layout(rows.shape[1])
         full = self._full(rows, self.model)
         with held(self.models), torch.no_grad():
             embeddings = self.model.embedded(full).clone()
             embeddings[:, layout.before : layout.before + layout.length] += shift.to(embeddings)
-            readings = self._readings(rows, layout, fluency=False)
+            readings: Readings = {}
+            for model in self.bound.models:
+                ids = self._full(rows, model)
+                hooks, logits = self.bound.hooks[model], model in self.bound.logits
+                readings[model] = Reading(*model.run(ids, hooks, logits=logits), ids, layout)
             hooks, logits = self.bound.hooks[self.model], self.model in self.bound.logits
             found, output = self.model.run(full, hooks, logits=logits, embeddings=embeddings)
             readings[self.model] = Reading(found, output, full, layout)
@@ -173,7 +169,7 @@ class Scorer:
 
     def layout(self, n: int) -> Layout:
         """How rows of prompts of n tokens are made up."""
-        return Layout(int(self.prepend_bos), len(self.prefix), n, len(self.suffix))
+        return self.frame.layout(n)
 
     def check_length(self, n: int) -> Layout:
         """Raise PromptError or FeatureRangeError if prompts of n tokens cannot be scored."""
@@ -194,89 +190,18 @@ class Scorer:
 
     # How it is done.
 
-    def _rows(self, ids: Any) -> tuple[Tensor, Layout]:
+    def prompts(self, ids: Any) -> np.ndarray:
+        """Prompts as an array `[B, n]`, after a check that they can be scored."""
         array = self.vocabulary.check(ids.detach().cpu().numpy() if isinstance(ids, Tensor) else ids, "A prompt")
         array = array[None] if array.ndim == 1 else array
         n = array.shape[1]
         if n not in self._checked:
             self.check_length(n)
             self._checked.add(n)
-        return torch.from_numpy(array).to(self.model.device), self.layout(n)
+        return array
 
-    def _full(self, rows: Tensor, model: HookedModel) -> Tensor:
-        """BOS, prefix, prompt, suffix, as the model reads them, `[B, total]`."""
-        before = torch.tensor([*model.bos(self.prepend_bos), *self.prefix], dtype=torch.long, device=rows.device)
-        after = torch.tensor(self.suffix, dtype=torch.long, device=rows.device)
-        size = len(rows)
-        return torch.cat([before.expand(size, -1), rows, after.expand(size, -1)], dim=1).to(model.device)
-
-    def _fitting(self, layout: Layout) -> int:
-        """How many rows the logits' budget allows."""
-        return max(1, LOGITS_BUDGET // (layout.total * max(model.vocabulary.size for model in self.models)))
-
-    def _readings(self, rows: Tensor, layout: Layout, fluency: bool) -> Readings:
-        out: Readings = {}
-        for model in self.models:
-            logits = model in self.bound.logits or (fluency and model is self.fluency)
-            hooks = self.bound.hooks.get(model, ())
-            if not (logits or hooks or model in self.bound.hooks):
-                continue
-            full = self._full(rows, model)
-            found, output = model.run(full, hooks, logits=logits)
-            out[model] = Reading(found, output, full, layout)
-        return out
-
-    def _value(self, rows: Tensor, layout: Layout) -> Tensor:
-        with held(self.models):
-            return self.bound(self._readings(rows, layout, fluency=False))
-
-    def _score(self, rows: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        with held(self.models):
-            readings = self._readings(rows, layout, fluency=True)
-            return self.bound(readings), readings[self.fluency].cross_entropy.to(self.model.device)
-
-    def _gradient(self, rows: Tensor, layout: Layout) -> Gradient:
-        leaves: dict[HookedModel, Tensor] = {}
-        readings: Readings = {}
-        place = slice(layout.before, layout.before + layout.length)
-        with held(self.models), torch.enable_grad(), contextlib.ExitStack() as frozen:
-            for model in self.models:
-                frozen.enter_context(model.frozen())
-            for model in self.models:
-                full = self._full(rows, model)
-                # The bridge's own, and not rows of the table, which an edit of the weights can leave behind.
-                leaf = model.embedded(full).requires_grad_(True)
-                logits = model in self.bound.logits or model is self.fluency
-                found, output = model.run(full, self.bound.hooks.get(model, ()), logits=logits, embeddings=leaf)
-                charge = torch.zeros(len(rows), device=model.device, requires_grad=True)
-                leaves[model] = leaf
-                readings[model] = Reading(found, output, full, layout, charge)
-            value = self.bound(readings)
-            if not value.requires_grad:
-                raise NoGradientError(
-                    f"{self.bound.feature.label} does not depend on the prompt's tokens differentiably on "
-                    f"{self.model.name}, so there is nothing to rank substitutions by. Choose another hook point; a "
-                    "custom function must not detach()."
-                )
-            cross_entropy = readings[self.fluency].cross_entropy
-            wanted = [*leaves.values(), *(readings[m].charge for m in self.models)]
-            of_value = torch.autograd.grad(value.sum(), wanted, retain_graph=True, allow_unused=True)
-            of_cross_entropy = torch.autograd.grad(cross_entropy.sum(), wanted, allow_unused=True)
-            tables = [model.embedding_table for model in self.models]
-        count = len(self.models)
-        parts = []
-        for i, model in enumerate(self.models):
-            embedded = [
-                g[i] if g[i] is not None else torch.zeros_like(leaves[model]) for g in (of_value, of_cross_entropy)
-            ]
-            charged = [g[count + i] for g in (of_value, of_cross_entropy)]
-            charged = [g if g is not None else torch.zeros(len(rows), device=model.device) for g in charged]
-            surprisal = None
-            if any(bool(c.any()) for c in charged):
-                surprisal = readings[model].surprisal() / layout.terms
-            v, c = (g[:, place].float() for g in embedded)
-            parts.append(Part(v, c, charged[0], charged[1], surprisal, tables[i]))
-        return Gradient(tuple(parts), value.detach(), cross_entropy.detach().to(value.device))
+    def _full(self, rows: np.ndarray, model: HookedModel) -> Tensor:
+        return torch.from_numpy(self.frame.rows(rows, model)).to(model.device)
 
 
 def score(feature: Any, prompts: Any, model: Any = None, *, prepend_bos: bool | None = None, **options: Any) -> Scores:

@@ -1,0 +1,143 @@
+"""Forward passes over the prompts of one or several features at once, by shared prefixes where a model allows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamy_lens.features.bind import BoundFeature
+from dreamy_lens.features.readings import Layout, Reading, Readings
+from dreamy_lens.models.access import HookedModel, held
+from dreamy_lens.models.kernels import fast_kernels
+from dreamy_lens.scoring.memory import Batches
+from dreamy_lens.scoring.prompts import Frame
+from dreamy_lens.scoring.shared import SharedRun
+from dreamy_lens.scoring.sharing import Sharing, warn_plain
+
+LOGITS_BUDGET = 1 << 28
+"""Entries of `[batch, total, d_vocab]` in one plain pass, unless told otherwise: 1 GiB of float32."""
+
+
+class Found(NamedTuple):
+    """Of some prompts: values `[B]`, and cross-entropies `[B]` if they were asked for, float32 on the model's device."""
+
+    value: Tensor
+    cross_entropy: Tensor | None
+
+
+class Passes:
+    """Scores prompts for features of one model, all in the same frame.
+
+    Args:
+        features: bound to one model.
+        frame: what stands around every prompt, and whose cross-entropy counts.
+        batch_size: most prompts in one pass; None chooses.
+        share: whether prefixes that prompts share may be computed once; None does so where it gives the same numbers.
+    """
+
+    def __init__(
+        self, features: Sequence[BoundFeature], frame: Frame, batch_size: int | None = None, share: bool | None = None
+    ) -> None:
+        self.features, self.frame, self.share = tuple(features), frame, share
+        self.model = features[0].model
+        self.models: tuple[HookedModel, ...] = tuple(
+            dict.fromkeys([*(m for f in features for m in f.models), frame.fluency])
+        )
+        self.batches = Batches(batch_size)
+        self._sharings: dict[tuple[HookedModel, int], Sharing | None] = {}
+        self._warned: set[HookedModel] = set()
+
+    def forget(self) -> None:
+        """Compute what is kept of prefixes anew: the model may have been changed since."""
+        for sharing in self._sharings.values():
+            if sharing is not None:
+                sharing.forget()
+
+    @torch.no_grad()
+    def score(self, rows: Sequence[np.ndarray], cross_entropy: bool = True) -> list[Found]:
+        """Value, and cross-entropy if it is wanted, of the prompts `[B_i, n]` of each feature."""
+        sizes = [len(r) for r in rows]
+        prompts, layout = np.concatenate(rows), self.frame.layout(rows[0].shape[1])
+        owner = np.repeat(np.arange(len(rows)), sizes)
+        with held(self.models):
+            sharings = {m: s for m in self.models if (s := self._sharing(m, layout)) is not None}
+            fits = self.batches.fitting(self.model, layout.total, shared=len(sharings) == len(self.models))
+            if len(sharings) < len(self.models):
+                widest = max(model.vocabulary.size for model in self.models)
+                fits = min(fits, max(1, LOGITS_BUDGET // (layout.total * widest)))
+            # Rows that share a prefix come into one batch.
+            order = np.lexsort(prompts.T[::-1]) if len(prompts) > (self.batches.size or fits) else np.arange(len(prompts))
+            parts = self.batches.map(
+                lambda part: self._part(prompts[order[part]], owner[order[part]], layout, sharings, cross_entropy),
+                len(prompts),
+                fits,
+            )
+        found = torch.cat(parts, dim=1)
+        back = torch.from_numpy(np.argsort(order)).to(found.device) if len(parts) > 1 else slice(None)
+        found = found[:, back]
+        ends = np.cumsum([0, *sizes])
+        pieces = [found[:, a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        return [Found(piece[0], piece[1] if cross_entropy else None) for piece in pieces]
+
+    def _part(
+        self,
+        prompts: np.ndarray,
+        owner: np.ndarray,
+        layout: Layout,
+        sharings: dict[HookedModel, Sharing],
+        cross_entropy: bool,
+    ) -> Tensor:
+        """Of a batch: values and, if wanted, cross-entropies, `[1 or 2, B]`."""
+        runs: dict[HookedModel, SharedRun] = {}
+        for model, sharing in sharings.items():
+            final = self._final(model, cross_entropy)
+            if final or any(f.hooks.get(model) for f in self.features):
+                runs[model] = sharing.run(self.frame.rows(prompts, model), final)
+        out = torch.empty(1 + cross_entropy, len(prompts), device=self.model.device)
+        for i, feature in enumerate(self.features):
+            rows = np.flatnonzero(owner == i)
+            if not len(rows):
+                continue
+            readings: Readings = {model: run.reading(rows) for model, run in runs.items()}
+            for model in self.models:
+                logits = model in feature.logits or (cross_entropy and model is self.frame.fluency)
+                if model not in sharings and (logits or model in feature.hooks):
+                    ids = torch.from_numpy(self.frame.rows(prompts[rows], model)).to(model.device)
+                    with fast_kernels():
+                        found, output = model.run(ids, feature.hooks.get(model, ()), logits=logits)
+                    readings[model] = Reading(found, output, ids, layout)
+            columns = [feature(readings).to(out.device)]
+            if cross_entropy:
+                columns.append(readings[self.frame.fluency].cross_entropy.to(out.device))
+            at = slice(None) if len(rows) == len(prompts) else torch.from_numpy(rows).to(out.device)
+            out[:, at] = torch.stack(columns)
+        return out
+
+    def _final(self, model: HookedModel, cross_entropy: bool) -> bool:
+        return any(model in f.logits for f in self.features) or (cross_entropy and model is self.frame.fluency)
+
+    def _sharing(self, model: HookedModel, layout: Layout) -> Sharing | None:
+        """How a model's prompts share prefixes, or None if they do not."""
+        if self.share is False:
+            return None
+        key = model, layout.length
+        if key not in self._sharings:
+            capture = tuple(dict.fromkeys(name for f in self.features for name in f.hooks.get(model, ())))
+            everywhere = any(model in f.logits for f in self.features)
+            sharing = Sharing(model, layout, self.frame, capture, self._final(model, True), everywhere)
+            self._sharings[key] = sharing if sharing.packed is not None else None
+            if sharing.packed is None:
+                self._warn(model, sharing.why)
+        sharing = self._sharings[key]
+        if sharing is not None and sharing.packed is not None and sharing.packed.is_hooked:
+            return None
+        return sharing
+
+    def _warn(self, model: HookedModel, why: str) -> None:
+        if model not in self._warned:
+            self._warned.add(model)
+            warn_plain(model, why)

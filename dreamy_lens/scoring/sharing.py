@@ -1,0 +1,167 @@
+"""Whether and how prompts of a model may be scored by shared prefixes, found out on a few prompts before it is used."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamy_lens.features.readings import Layout, Reading
+from dreamy_lens.models.access import HookedModel
+from dreamy_lens.models.packed import WAYS, Kept, NotPackable, PackedModel
+from dreamy_lens.models.packing import pack
+from dreamy_lens.models.tree_attention import UnsupportedAttention
+from dreamy_lens.scoring.memory import is_out_of_memory
+from dreamy_lens.scoring.prompts import Frame
+from dreamy_lens.scoring.shared import SharedRun
+
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
+"""By which part of the largest activation a packed pass may differ from a plain one; less precise types round more."""
+
+COARSE = 0.05
+
+
+class Sharing:
+    """Packed passes of one model, for prompts of one layout.
+
+    Args:
+        model: whose passes they are.
+        layout: of every row.
+        frame: what stands around every prompt.
+        capture: hook points that will be read.
+        final: whether logits will be.
+        everywhere: whether a feature reads logits at other places than those that predict the prompt's tokens.
+
+    Attributes:
+        packed: the way that was found to give what plain rows give, or None if none does.
+        why: in that case, why.
+    """
+
+    def __init__(
+        self,
+        model: HookedModel,
+        layout: Layout,
+        frame: Frame,
+        capture: Sequence[str],
+        final: bool,
+        everywhere: bool = False,
+    ) -> None:
+        self.model, self.layout, self.frame, self.capture = model, layout, frame, tuple(capture)
+        self.final, self.everywhere = final, everywhere
+        self.packed: PackedModel | None = None
+        self.why = ""
+        self._kept: dict[bool, Kept] = {}
+        for way in WAYS:
+            try:
+                packed = PackedModel(model, way)
+                packed.check(self.capture)
+                self.why = self._differs(packed)
+            except NotPackable as error:
+                self.why = self.why or str(error)
+            except UnsupportedAttention as error:
+                self.why = str(error)
+            except Exception as error:
+                # Whatever an architecture does not like about packed rows is a reason not to use them.
+                if is_out_of_memory(error):
+                    raise
+                self.why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            else:
+                if not self.why:
+                    packed.settle()
+                    self.packed = packed
+                    break
+        self.forget()
+
+    def forget(self) -> None:
+        """Compute prefixes anew when they are needed next: the model may have been changed."""
+        self._kept.clear()
+
+    def run(self, rows: np.ndarray, final: bool, packed: PackedModel | None = None) -> SharedRun:
+        """One pass over rows `[B, total]`.
+
+        Args:
+            rows: the rows, BOS and template included.
+            final: whether logits are wanted.
+            packed: a way to try; None is the one that was found.
+        """
+        packed = packed or self.packed
+        assert packed is not None
+        layout, device = self.layout, self.model.device
+        before = self._prefix(rows, final, packed)
+        packing = pack(rows, device, 0 if before is None else before.length)
+        cut = packing
+        if final and packed.depth(self.capture) < packed.model.n_layers and not self.everywhere:
+            cut = packing.upto(layout.predicting.stop)
+        found = packed.run(packing, self.capture, final=final, cut=cut, before=before)
+        return SharedRun(packed, layout, rows, packing, cut, found, before)
+
+    def _prefix(self, rows: np.ndarray, final: bool, packed: PackedModel) -> Kept | None:
+        """What is known of a template's prefix; made by the first pass."""
+        if not self.layout.prefix:
+            return None
+        if final not in self._kept:
+            kept = Kept(self.layout.before)
+            packing = pack(rows[:1, : self.layout.before], self.model.device)
+            packed.run(packing, self.capture, final=final, keep=kept)
+            self._kept[final] = kept
+        return self._kept[final]
+
+    @torch.no_grad()
+    def _differs(self, packed: PackedModel) -> str:
+        """Why a way cannot be used, if its activations or losses are not those of plain rows; else nothing."""
+        layout, model = self.layout, self.model
+        rows = self.frame.rows(sample(model, layout, self.frame), model)
+        self._kept.clear()
+        run = self.run(rows, self.final, packed)
+        ids = torch.from_numpy(rows).to(model.device)
+        found, logits = model.run(ids, self.capture, logits=self.final)
+        plain = Reading(found, logits, ids, layout)
+        reading = run.reading(np.arange(len(rows)))
+        for name in self.capture:
+            if not close(reading.activations[name], plain.activations[name], model.dtype):
+                return f"its activation at {name} comes out differently"
+        if self.final and layout.terms > 0 and not close(reading.cross_entropy, plain.cross_entropy, model.dtype):
+            return "its cross-entropy comes out differently"
+        return ""
+
+
+def sample(model: HookedModel, layout: Layout, frame: Frame) -> np.ndarray:
+    """A few prompts of the kind that a search scores, `[B, n]`: two, and children of them that differ in one token."""
+    random = np.random.default_rng(0)
+    allowed = model.vocabulary.allowed.nonzero()[0]
+    allowed = allowed[allowed < frame.fluency.vocabulary.size]
+    n = layout.length
+    parents = random.choice(allowed, size=(2, n))
+    places = sorted({0, 1 % n, n // 2, (n + 1) // 2 % n, n - 1})
+    rows = [parents]
+    for parent in parents:
+        children = np.repeat(parent[None], len(places), 0)
+        children[np.arange(len(places)), places] = random.choice(allowed, size=len(places))
+        rows.append(children)
+    return np.concatenate(rows).astype(np.int64)
+
+
+def close(ours: Tensor, plain: Tensor, dtype: torch.dtype) -> bool:
+    """Whether two tensors of numbers that a model of this type computed differ by rounding at most."""
+    if ours.shape != plain.shape:
+        return False
+    tolerance = TOLERANCE.get(dtype, COARSE)
+    a, b = ours.double(), plain.double()
+    usual = b.abs() < 1e30  # beyond is the minus infinity of a mask, which architectures write differently
+    if not torch.equal(usual, a.abs() < 1e30):
+        return False
+    a, b = a[usual], b[usual]
+    return a.numel() == 0 or bool((a - b).abs().max() <= tolerance * b.abs().max().clamp_min(1e-6))
+
+
+def warn_plain(model: HookedModel, why: str) -> None:
+    """Say that a model's prompts are scored whole."""
+    warnings.warn(
+        f"Prompts are scored whole on {model.name}, which is slower than by shared prefixes and gives the same numbers: "
+        f"{why}. share_prefixes=False says that this is meant.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
