@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from dreamy_lens.errors import FeatureError, HookNotFiredError, ModelError, UnknownHookError
+from dreamy_lens.models.kernels import Kernels
 from dreamy_lens.models.load import located
 from dreamy_lens.models.vocabulary import Vocabulary
 
@@ -73,6 +74,8 @@ class HookedModel:
         self.vocabulary = Vocabulary(self.tokenizer, int(rows))
         self.n_ctx = int(getattr(bridge.cfg, "n_ctx", 0) or 0) or None
         self.n_layers = int(bridge.cfg.n_layers)
+        self.kernels = Kernels(bridge)
+        self._parameters: list[Tensor] | None = None
         self._table: Tensor | None = None
         self._table_state: tuple[Any, ...] | None = None
 
@@ -268,7 +271,9 @@ class HookedModel:
     def frozen(self) -> Iterator[None]:
         """Parameters take no gradient inside, so that a backward pass keeps only what the embeddings need."""
         with self.lock:
-            active = [p for p in self.bridge.parameters() if p.requires_grad]
+            if self._parameters is None:  # found once: going through the modules takes longer than a short pass
+                self._parameters = list(self.bridge.parameters())
+            active = [p for p in self._parameters if p.requires_grad]
             try:
                 for p in active:
                     p.requires_grad_(False)

@@ -2,8 +2,8 @@
 
 torch multiplies float32 matrices on a CPU with MKL, which keeps to AVX2 on processors that are not Intel's. oneDNN, which
 torch has too, uses AVX-512 there and is about twice as fast (`benchmarks/README.md` has the figures). Models are not
-touched: inside :func:`fast_kernels`, calls of `linear` and of GPT-2's `addmm` are sent the other way. Both sum in
-float32, so results differ as they do between any two batch sizes.
+changed: inside :meth:`Kernels.used`, their linear layers compute the other way. Both sum in float32, so results differ
+as they do between any two batch sizes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
-
-__all__ = ["fast_kernels", "matmul_t"]
 
 
 @functools.cache
@@ -47,6 +44,17 @@ def _is_intel() -> bool:
             return "GenuineIntel" in file.read(4096)
     except OSError:
         return "Intel" in platform.processor()
+
+
+@functools.cache
+def _keep_heap() -> None:
+    """Have glibc keep the memory of one pass for the next.
+
+    It gives what is free at the end of its heap back to the system beyond twice the largest block that was ever freed,
+    up to a limit, and the system clears every page again that it is asked for: a tenth of a small model's pass. One
+    block of the largest size that counts, freed untouched, raises the bound for good.
+    """
+    torch.empty((32 << 20) - 8192, dtype=torch.uint8)
 
 
 class _Linear(torch.autograd.Function):
@@ -93,36 +101,49 @@ def matmul_t(x: Tensor, weight: Tensor) -> Tensor:
     return _linear(x, weight)
 
 
-class _Redirect(TorchFunctionMode):
-    """Sends `linear` and `addmm` to :func:`_linear`."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.linear:
-            return _linear(*args, **(kwargs or {}))
-        if func is torch.addmm and not kwargs and len(args) == 3 and args[0].dim() == 1 and args[1].dim() == 2:
-            return _linear(args[1], args[2].t(), args[0])  # Conv1D of GPT-2
-        return func(*args, **(kwargs or {}))
-
-
-@contextlib.contextmanager
-def fast_kernels(modules: Any = ()) -> Iterator[None]:
-    """Faster routines inside, where there are any.
+class Kernels:
+    """The modules of a model that compute faster another way.
 
     Args:
-        modules: the model's, of which some activation functions are written out in a dozen operations.
+        model: to look through.
     """
-    slow = [m for m in modules if type(m).__name__ in ("NewGELUActivation", "FastGELUActivation")]
-    try:
-        for module in slow:
-            module.__dict__["forward"] = _gelu
-        with _Redirect() if _onednn_linear() is not None else contextlib.nullcontext():
+
+    def __init__(self, model: Any) -> None:
+        _keep_heap()
+        self._faster: list[tuple[Any, Any]] = []
+        for module in model.modules():
+            kind = type(module).__name__
+            if type(module) is torch.nn.Linear and _onednn_linear() is not None:
+                self._faster.append((module, functools.partial(_of_linear, module)))
+            elif kind == "Conv1D" and hasattr(module, "nf") and _onednn_linear() is not None:
+                self._faster.append((module, functools.partial(_of_conv1d, module)))
+            elif kind in ("NewGELUActivation", "FastGELUActivation"):
+                self._faster.append((module, _gelu))
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """Compute the faster way inside. Modules whose `forward` somebody else has replaced are left alone."""
+        done = []
+        try:
+            for module, function in self._faster:
+                if "forward" not in module.__dict__:
+                    module.__dict__["forward"] = function
+                    done.append(module)
             yield
-    finally:
-        for module in slow:
-            module.__dict__.pop("forward", None)
+        finally:
+            for module in done:
+                module.__dict__.pop("forward", None)
+
+
+def _of_linear(module: Any, x: Tensor) -> Tensor:
+    return _linear(x, module.weight, module.bias)
+
+
+def _of_conv1d(module: Any, x: Tensor) -> Tensor:
+    """GPT-2's linear layer, whose weight is the other way round."""
+    return _linear(x, module.weight.t(), module.bias)
 
 
 def _gelu(x: Tensor) -> Tensor:
     """`0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`, which Hugging Face's `gelu_new` takes eight operations for."""
     return F.gelu(x, approximate="tanh")
-

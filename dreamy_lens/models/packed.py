@@ -25,7 +25,6 @@ from torch import Tensor
 
 from dreamy_lens.models import tree_attention
 from dreamy_lens.models.access import HookedModel
-from dreamy_lens.models.kernels import fast_kernels
 from dreamy_lens.models.packing import Packing
 from dreamy_lens.models.parts import Parts
 from dreamy_lens.models.tree_attention import RUNNING, Current, UnsupportedAttention
@@ -86,7 +85,6 @@ class PackedModel:
         if way == HEADS and not all(hasattr(a, "_reconstruct_attention") for a in attentions):
             raise NotPackable("its attention does not keep its heads apart from its projections")
         self.parts = Parts(bridge, besides=attentions)
-        self._slow = [m for m in bridge.modules() if type(m).__name__.endswith("Activation")]
         points = [m for m in bridge.modules() if hasattr(m, "fwd_hooks")]
         others = [m for m in bridge.modules() if not hasattr(m, "fwd_hooks")]
         # The dictionaries in which torch keeps a module's hooks: counting them is all that there is time for.
@@ -148,7 +146,7 @@ class PackedModel:
         names = list(dict.fromkeys([*capture, *([FINAL] if final else [])]))
         state = _State(self, packing, packing if cut is None else cut, self.depth(capture), before, keep)
         length = packing.length
-        with self.model.lock, fast_kernels(self._slow):
+        with self.model.lock, self.model.kernels.used():
             key = length, self.model.device, self.model.dtype
             if key not in self._arguments:
                 self._arguments[key] = self._plain_arguments(length)
@@ -168,7 +166,7 @@ class PackedModel:
         """Logits `[m, d_vocab]` of what :data:`FINAL` was at m nodes, `[m, d_model]`, in the model's precision."""
         bridge = self.model.bridge
         transform = getattr(getattr(bridge, "adapter", None), "apply_output_logits_transform", None)
-        with torch.no_grad(), fast_kernels():
+        with torch.no_grad(), self.model.kernels.used():
             found = bridge.unembed(final[None])[0]
             return found if transform is None else transform(found)
 

@@ -11,6 +11,9 @@ and on nothing else, so one value for each node is enough, whatever the layer.
     a b c y
     index = [[0 1 2 3], [0 1 4 5], [0 1 2 6]]
 
+Behind the nodes come a few that stand for nothing, up to a round number: matrix libraries prepare themselves for every
+shape that they have not seen yet, which takes as long as the product itself. They are left out of the above.
+
 A row's own nodes are the end of it, from the first token at which it leaves the rows before it. Rows whose own nodes
 begin at one position are neighbours (a *group*), so that attention works on whole blocks.
 """
@@ -23,6 +26,10 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
+
+
+ROUND = 64
+"""Nodes of a packing come in multiples of this."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Packing:
     """A tree of rows `[B, n]`.
 
     Attributes:
-        ids: token of each node that is to be computed, int64 `[T]`.
+        ids: token of each node that is to be computed, int64 `[T]`, those that stand for nothing at the end.
         positions: its position in its row, int64 `[T]`.
         index: node of every row and position, int64 `[B, n]`; nodes below `known` were computed before.
         known: P, how many first positions, the same in all rows, were computed before.
@@ -92,7 +99,8 @@ class Packing:
         renumbered = np.full(self.known + self.nodes, -1)
         renumbered[: self.known] = np.arange(self.known)
         renumbered[self.known + kept] = self.known + np.arange(len(kept))
-        at = to_device(kept, self.ids.device)
+        spare = _rounded(len(kept)) - len(kept)
+        at = to_device(np.append(kept, np.full(spare, self.nodes - 1)), self.ids.device)  # the last stands for nothing
         return _assembled(
             self.ids[at], self.positions[at], renumbered[self._host[:, :length]], self._starts, self.known, at
         )
@@ -101,12 +109,12 @@ class Packing:
     def owners(self) -> Tensor:
         """Of each node a row and position that it stands at, as `row n + position`, int64 `[T]`."""
         flat = self._host.reshape(-1)
-        out = np.empty(self.known + self.nodes, dtype=np.int64)
+        out = np.zeros(self.known + self.nodes, dtype=np.int64)
         out[flat] = np.arange(flat.size)
         return to_device(out[self.known :], self.ids.device)
 
     def _positions(self) -> np.ndarray:
-        out = np.empty(self.nodes, dtype=np.int64)
+        out = np.full(self.nodes, self.length)
         for group in self.groups:
             count = self.length - group.start
             first = group.first - self.known
@@ -124,8 +132,10 @@ def pack(rows: np.ndarray, device: torch.device | str = "cpu", known: int = 0) -
 
     >>> import numpy as np
     >>> packing = pack(np.array([[1, 2, 3, 4], [1, 2, 9, 4], [1, 2, 3, 7]]))
-    >>> packing.nodes, packing.index.tolist()
-    (7, [[0, 1, 2, 3], [0, 1, 5, 6], [0, 1, 2, 4]])
+    >>> packing.index.tolist()
+    [[0, 1, 2, 3], [0, 1, 4, 5], [0, 1, 2, 6]]
+    >>> packing.ids[:7].tolist()
+    [1, 2, 3, 4, 9, 4, 7]
     """
     rows = np.ascontiguousarray(rows, dtype=np.int64)
     count, length = rows.shape
@@ -145,12 +155,17 @@ def pack(rows: np.ndarray, device: torch.device | str = "cpu", known: int = 0) -
     node = np.where(at < known, at, known + first[owner] + at - starts[owner])
     mine = at >= starts[:, None]
     total = int(own.sum())
-    ids, positions = np.empty(total, dtype=np.int64), np.empty(total, dtype=np.int64)
+    ids, positions = np.full(_rounded(total), rows[0, 0]), np.zeros(_rounded(total), dtype=np.int64)
     slots = node[mine] - known
     ids[slots], positions[slots] = ordered[mine], np.broadcast_to(at, mine.shape)[mine]
     index, given = np.empty_like(node), np.empty_like(starts)
     index[order], given[order] = node, starts
     return _assembled(to_device(ids, device), to_device(positions, device), index, given, known, None)
+
+
+def _rounded(count: int) -> int:
+    """At least one more, so that there is always a node that stands for nothing."""
+    return (count // ROUND + 1) * ROUND
 
 
 def to_device(array: np.ndarray, device: torch.device | str) -> Tensor:

@@ -51,6 +51,7 @@ class Parts:
         kept |= {id(getattr(bridge, name, None)) for name in ("embed", "pos_embed", "unembed")}
         blocks = {id(block) for block in getattr(bridge, "blocks", ())}
         self._parts: list[Part] = []
+        self._found: dict[tuple[str, ...], list[Part]] = {}
 
         def look(parent: Any, around: frozenset[int]) -> None:
             for name, child in parent._modules.items():
@@ -83,6 +84,13 @@ class Parts:
                 part.parent._modules[part.name] = part.component
 
     def _out(self, names: Sequence[str]) -> list[Part]:
+        """The components to leave out; found once for each choice of hook points."""
+        key = tuple(names)
+        if key not in self._found:
+            self._found[key] = self._choose(key)
+        return self._found[key]
+
+    def _choose(self, names: tuple[str, ...]) -> list[Part]:
         points = self._bridge.hook_dict if names else {}
         wanted = {id(points[name]) for name in names}
         # What is computed on request is made by components that watch each other all over a block.

@@ -124,7 +124,7 @@ def _by_groups(
         torch.bmm(left, right, out=part.view(-1, size, out.shape[-1]))
         return part
 
-    scores = q.new_empty(heads * nodes, length)
+    scores = q.new_empty(len(asked), length)
     parts = [
         product(
             scores, asked[a:b].view(-1, own, width), k_rows[c:d].view(-1, length, width).transpose(1, 2), slice(a, b), own
@@ -135,7 +135,7 @@ def _by_groups(
     if softcap is not None:
         scores = softcap * (scores / softcap).tanh()
     weights = _softmax(scores + plan.mask(window)).to(v.dtype)
-    found = v.new_empty(heads * nodes, v.shape[-1])
+    found = v.new_empty(len(asked), v.shape[-1])
     parts = [
         product(
             found, weights[a:b].view(-1, own, length), v_rows[c:d].view(-1, length, v.shape[-1]), slice(a, b), own
@@ -205,8 +205,8 @@ def _planned(packing: Packing, heads: int, key_heads: int) -> _Plan:
         positions.append(np.tile(np.arange(group.start, length), heads * group.rows))
         own.append(count)
     asked = np.concatenate(queries)
-    back = np.empty(heads * nodes, dtype=np.int64)
-    back[asked % nodes * heads + asked // nodes] = np.arange(heads * nodes)
+    back = np.zeros(heads * nodes, dtype=np.int64)
+    back[asked % nodes * heads + asked // nodes] = np.arange(len(asked))
     return _Plan(
         torch.from_numpy(asked),
         torch.from_numpy(np.concatenate(keys)),

@@ -13,7 +13,6 @@ from dreamy_lens.errors import NoGradientError
 from dreamy_lens.features.bind import BoundFeature
 from dreamy_lens.features.readings import Layout, Reading
 from dreamy_lens.models.access import EMBEDDING, HookedModel, held
-from dreamy_lens.models.kernels import fast_kernels
 from dreamy_lens.models.parts import Parts
 from dreamy_lens.scoring.gradient import Gradient, Part
 from dreamy_lens.scoring.memory import Batches
@@ -86,7 +85,7 @@ class Differentiation:
                 leaf = model.embedded(full).requires_grad_(True)
                 logits = model in self.feature.logits or model is fluency
                 names = self.feature.hooks.get(model, ())
-                with fast_kernels(), _without(bare.get(model), names):
+                with model.kernels.used(), _without(bare.get(model), names):
                     found, output = model.run(full, names, logits=logits, embeddings=leaf)
                 charge = torch.zeros(len(rows), device=model.device, requires_grad=True)
                 leaves[model] = leaf

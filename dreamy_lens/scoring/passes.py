@@ -12,7 +12,6 @@ from torch import Tensor
 from dreamy_lens.features.bind import BoundFeature
 from dreamy_lens.features.readings import Layout, Reading, Readings
 from dreamy_lens.models.access import HookedModel, held
-from dreamy_lens.models.kernels import fast_kernels
 from dreamy_lens.scoring.memory import Batches
 from dreamy_lens.scoring.prompts import Frame
 from dreamy_lens.scoring.shared import SharedRun
@@ -107,7 +106,7 @@ class Passes:
                 logits = model in feature.logits or (cross_entropy and model is self.frame.fluency)
                 if model not in sharings and (logits or model in feature.hooks):
                     ids = torch.from_numpy(self.frame.rows(prompts[rows], model)).to(model.device)
-                    with fast_kernels():
+                    with model.kernels.used():
                         found, output = model.run(ids, feature.hooks.get(model, ()), logits=logits)
                     readings[model] = Reading(found, output, ids, layout)
             columns = [feature(readings).to(out.device)]

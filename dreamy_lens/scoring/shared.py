@@ -16,9 +16,9 @@ from torch import Tensor
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.readings import Layout, pick
 from dreamy_lens.models.packed import FINAL, Kept, PackedModel
-from dreamy_lens.models.packing import Packing, to_device
+from dreamy_lens.models.packing import ROUND, Packing, to_device
 
-CHUNK = {"cpu": 1 << 23, "cuda": 1 << 27}
+CHUNK = {"cpu": 1 << 21, "cuda": 1 << 27}
 """Logits that exist at one time, by kind of device: on a processor, so few that they are still near when summed."""
 
 LEAST_ROWS = 128
@@ -75,11 +75,13 @@ class SharedRun:
     def logits(self, nodes: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
         """Float32 logits of these nodes, a chunk at a time: `[m, d_vocab]` with the part of `nodes` that it is of."""
         size = CHUNK.get(self.final.device.type, CHUNK["cpu"]) // max(1, self.packed.model.vocabulary.size)
-        size = max(LEAST_ROWS, size)
-        at = to_device(nodes, self.final.device)
+        size = max(LEAST_ROWS, size // ROUND * ROUND)
         for start in range(0, len(nodes), size):
             part = slice(start, min(start + size, len(nodes)))
-            yield part, self.packed.logits(self.final[at[part]]).float()
+            wanted = nodes[part]
+            spare = -len(wanted) % ROUND  # round shapes, as those of packings
+            at = to_device(np.append(wanted, np.repeat(wanted[-1:], spare)), self.final.device)
+            yield part, self.packed.logits(self.final[at])[: len(wanted)].float()
 
     @cached_property
     def losses(self) -> Tensor:
