@@ -88,6 +88,7 @@ def attribute(
     ids = given[0]
     n = len(ids)
     allowed = scorer.allowed if allowed is None else allowed
+    scorer.renew()
     gradient = scorer.gradient(ids[None])
     device = scorer.model.device
     objective = gradient.objective(

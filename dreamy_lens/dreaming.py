@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, overload
 
+import numpy as np
+
+from dreamy_lens.errors import SettingsError
 from dreamy_lens.features.grammar import parse
+from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results import saving
 from dreamy_lens.results.dream import Dream
+from dreamy_lens.results.dreams import Dreams
 from dreamy_lens.results.history import HistoryBuilder
 from dreamy_lens.results.running import advance
 from dreamy_lens.results.session import Session
@@ -16,6 +22,14 @@ from dreamy_lens.search.config import EPOConfig
 from dreamy_lens.search.constraints import Constraint
 
 
+@overload
+def dream(
+    feature: list[Any] | tuple[Any, ...], model: Any = None, *, seeds: Iterable[int] | None = None, **settings: Any
+) -> Dreams: ...
+@overload
+def dream(feature: Any, model: Any = None, *, seeds: Iterable[int], **settings: Any) -> Dreams: ...
+@overload
+def dream(feature: Any, model: Any = None, *, seeds: None = None, **settings: Any) -> Dream: ...
 def dream(
     feature: Any,
     model: Any = None,
@@ -26,26 +40,31 @@ def dream(
     config: EPOConfig | None = None,
     save_to: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
+    seeds: Iterable[int] | None = None,
     **settings: Any,
-) -> Dream:
+) -> Dream | Dreams:
     """Find prompts that drive a feature while they still read as language, by EPO (Section 2 of the paper).
 
     Args:
-        feature: an expression, or its text such as ``"blocks.2.mlp.hook_post[-1, 17]"`` or ``"L2.N17"``.
+        feature: an expression, or its text such as ``"blocks.2.mlp.hook_post[-1, 17]"`` or ``"L2.N17"``. A list of
+            several starts a run for each, side by side.
         model: a TransformerBridge, a Hugging Face id or folder; None is the embedded model.
         start: initial prompts: a text, ids `[n]` or `[P, n]`, or a list of either; any number, which is repeated or
             subsampled to the population. None draws random tokens.
         constraints: from :mod:`dreamy_lens.constraints`.
         fluency_model: whose cross-entropy counts as fluency; None is the model itself. It must share the tokenizer.
         config: settings; the default is the paper's Table 1.
-        save_to: a folder to save the run in, every half minute and at the end. Relative paths in the feature are saved
-            as absolute ones, if they exist.
+        save_to: a folder to save the run in, every half minute and at the end; several runs have folders of their own
+            in it. Relative paths in the feature are saved as absolute ones, if they exist.
         progress: whether to show a bar; None shows one in notebooks and terminals.
+        seeds: run each feature once with each of these seeds, side by side, in the place of `seed`.
         **settings: fields of :class:`EPOConfig`, such as `seed=1` or `iterations=100`.
 
     Returns:
-        A Dream. Interrupt (Ctrl-C, or the notebook's stop button) ends it early and keeps everything found so far; so
-        does an error, whose `run` attribute is the Dream.
+        A Dream; or Dreams, a sequence of them, if there is a list of features or `seeds`: feature by feature, and seed
+        by seed within each. Each is the run that it would be alone; prompts of all runs are scored in the same passes.
+        Interrupt (Ctrl-C, or the notebook's stop button) ends a run early and keeps everything found so far; so does an
+        error, whose `run` attribute is the Dream or Dreams.
 
     Raises:
         FeatureError: the feature does not fit the model; nothing has been searched yet.
@@ -60,8 +79,18 @@ def dream(
     Dream(blocks.2.mlp.hook_post[-1, 17] on embedded, 2 of 2 iterations, ...)
     >>> bool(run.frontier.best().value == run.history.value.max())
     True
+    >>> runs = dl.dream(["L2.N17", 'logit(" the")'], seeds=[0, 1], iterations=1, population=2, children=4, length=6)
+    >>> [(run.feature_label, run.config.seed) for run in runs][1:3]
+    [('blocks.2.mlp.hook_post[-1, 17]', 1), ('logit(" the")', 0)]
     """
     config = EPOConfig.of(config, settings)
+    several = isinstance(feature, (list, tuple))
+    if several or seeds is not None:
+        features = list(feature) if several else [feature]
+        configs = _seeded(config, seeds, settings)
+        given = set(settings) | ({"seed"} if seeds is not None else set())
+        more: dict[str, Any] = {"start": start, "constraints": constraints, "fluency_model": fluency_model}
+        return _side_by_side(features, model, configs, given, more, progress, save_to)
     if save_to is not None:
         saving.check_free(save_to)
     session = Session.open(
@@ -73,9 +102,55 @@ def dream(
         fluency_model=fluency_model,
         given=set(settings),
     )
-    run = Dream(session.config, session.provenance, HistoryBuilder(session.config.lambdas), session=session)
+    run = _new(session)
     advance(run, session.config.iterations, progress, save_to)
     return run
+
+
+def _new(session: Session) -> Dream:
+    return Dream(session.config, session.provenance, HistoryBuilder(session.config.lambdas), session=session)
+
+
+def _seeded(config: EPOConfig, seeds: Iterable[int] | None, settings: dict[str, Any]) -> list[EPOConfig]:
+    """The configuration once for each seed."""
+    if seeds is None:
+        return [config]
+    if "seed" in settings:
+        raise SettingsError("Both seed= and seeds= are given; keep one.")
+    if isinstance(seeds, (int, np.integer)):
+        raise SettingsError(
+            f"seeds is {seeds}; it is several, such as range({max(int(seeds), 2)}). For one, use seed=."
+        )
+    found = [dataclasses.replace(config, seed=seed) for seed in seeds]
+    if not found:
+        raise SettingsError("seeds is empty; give at least one.")
+    if len({c.seed for c in found}) < len(found):
+        raise SettingsError(f"seeds has one twice: {[c.seed for c in found]}; equal seeds make equal runs.")
+    return found
+
+
+def _side_by_side(
+    features: list[Any],
+    model: Any,
+    configs: list[EPOConfig],
+    given: set[str],
+    more: dict[str, Any],
+    progress: bool | None,
+    save_to: str | os.PathLike[str] | None,
+) -> Dreams:
+    """A run for each feature and configuration, all over one model."""
+    if not features:
+        raise SettingsError("There is no feature: the list is empty.")
+    hooked = as_hooked(model)
+    more["fluency_model"] = None if more["fluency_model"] is None else as_hooked(more["fluency_model"])
+    runs = Dreams(
+        [_new(Session.open(parse(feature), hooked, c, given=given, **more)) for feature in features for c in configs]
+    )
+    if save_to is not None:
+        for place in runs.places(save_to):
+            saving.check_free(place)
+    advance(runs, runs[0].config.iterations, progress, save_to)
+    return runs
 
 
 def load_run(

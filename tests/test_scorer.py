@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+import weakref
 
 import models
 import numpy as np
@@ -15,6 +16,7 @@ import dreamy_lens as dl
 from dreamy_lens.errors import FeatureError, OutOfMemoryError, PromptError, SettingsError
 from dreamy_lens.models.access import HookedModel
 from dreamy_lens.models.load import as_hooked
+from dreamy_lens.scoring import memory
 from dreamy_lens.scoring.memory import Batches, is_out_of_memory
 from dreamy_lens.scoring.scorer import Scorer
 
@@ -234,7 +236,7 @@ def test_losses_are_float32_whatever_the_model_s_precision(gpt2):
         bridge = TransformerBridge.boot_transformers(
             "tiny-bf16", hf_model=raw, tokenizer=gpt2.tokenizer, device="cpu", dtype=torch.bfloat16
         )
-    scorer = Scorer(FEATURE, bridge, prepend_bos=False)
+    scorer = Scorer(FEATURE, bridge, prepend_bos=False, share_prefixes=False)
     found = scorer.score(IDS)
     assert found.value.dtype == found.cross_entropy.dtype == np.float32
     with torch.no_grad():
@@ -250,7 +252,8 @@ def test_losses_are_float32_whatever_the_model_s_precision(gpt2):
 
 
 def little_memory(monkeypatch, room: int) -> list[int]:
-    """A device that holds `room` prompts at once; the sizes that were tried."""
+    """A device that holds `room` whole prompts at once; the sizes that were tried."""
+    monkeypatch.setattr(memory, "_ROOMS", weakref.WeakKeyDictionary())  # so that no other test is short of memory
     tried: list[int] = []
     run = HookedModel.run
 
@@ -265,7 +268,7 @@ def little_memory(monkeypatch, room: int) -> list[int]:
 
 
 def test_out_of_memory_halves_the_batch_says_so_and_remembers(gpt2, monkeypatch):
-    scorer = Scorer(FEATURE, gpt2.bridge)
+    scorer = Scorer(FEATURE, gpt2.bridge, share_prefixes=False)
     expected, slope = scorer.score(IDS), scorer.gradient(IDS).of_value()
     tried = little_memory(monkeypatch, room=2)
     with pytest.warns(RuntimeWarning) as told:
@@ -287,7 +290,7 @@ def test_out_of_memory_halves_the_batch_says_so_and_remembers(gpt2, monkeypatch)
 
 
 def test_a_small_batch_first_does_not_make_later_ones_small(gpt2, monkeypatch):
-    scorer = Scorer(FEATURE, gpt2.bridge)
+    scorer = Scorer(FEATURE, gpt2.bridge, share_prefixes=False)
     tried = little_memory(monkeypatch, room=100)
     scorer.gradient(IDS[:1])
     scorer.score(IDS[:1])
@@ -298,9 +301,9 @@ def test_a_small_batch_first_does_not_make_later_ones_small(gpt2, monkeypatch):
 
 
 def test_long_vocabularies_are_scored_in_pieces(gpt2, monkeypatch):
-    from dreamy_lens.scoring import scorer as module
+    from dreamy_lens.scoring import passes as module
 
-    scorer = Scorer(FEATURE, gpt2.bridge)
+    scorer = Scorer(FEATURE, gpt2.bridge, share_prefixes=False)
     monkeypatch.setattr(module, "LOGITS_BUDGET", 4 * 335 * 8)  # four prompts of eight tokens
     tried = little_memory(monkeypatch, room=100)
     scorer.score(IDS)
@@ -308,7 +311,7 @@ def test_long_vocabularies_are_scored_in_pieces(gpt2, monkeypatch):
 
 
 def test_one_prompt_that_does_not_fit_is_an_error(gpt2, monkeypatch):
-    scorer = Scorer(FEATURE, gpt2.bridge)
+    scorer = Scorer(FEATURE, gpt2.bridge, share_prefixes=False)
     little_memory(monkeypatch, room=0)
     with pytest.warns(RuntimeWarning), pytest.raises(OutOfMemoryError, match="A single prompt does not fit") as caught:
         scorer.score(IDS)
@@ -317,6 +320,7 @@ def test_one_prompt_that_does_not_fit_is_an_error(gpt2, monkeypatch):
 
 def test_a_search_survives_a_batch_that_is_too_large(gpt2, monkeypatch):
     settings = {"iterations": 3, "population": 3, "children": 4, "top_k": 8, "length": 5, "progress": False}
+    settings["share_prefixes"] = False
     plain = dl.dream(FEATURE, gpt2.bridge, **settings)
     little_memory(monkeypatch, room=4)
     with pytest.warns(RuntimeWarning, match="Out of memory"):

@@ -13,7 +13,7 @@ from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.compute import Compiler, Compute, left_over
 from dreamy_lens.features.grammar import parse
 from dreamy_lens.features.probing import Axes, Probe
-from dreamy_lens.features.readings import Layout, Reading, Readings, check_position
+from dreamy_lens.features.readings import Layout, Pass, Reading, Readings, check_position
 from dreamy_lens.models.access import HookedModel
 
 MASKED = -1e30
@@ -113,7 +113,7 @@ def bind(
 @torch.no_grad()
 def _try_out(bound: BoundFeature, compiler: Compiler) -> None:
     """One evaluation, so that users' functions and what they return are checked before a search starts."""
-    readings: Readings = {}
+    readings: dict[HookedModel, Pass] = {}
     layout = compiler.probe.layout
     for model, names in bound.hooks.items():
         ids = compiler.probe.row(layout, model)

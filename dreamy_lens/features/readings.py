@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -129,6 +130,12 @@ class Reading:
         """How many prompts."""
         return len(self.ids)
 
+    def part(self, rows: np.ndarray) -> Reading:
+        """Some of the prompts, by their row."""
+        at = torch.from_numpy(rows).to(self.ids.device)
+        logits, charge = (None if x is None else x[at] for x in (self.logits, self.charge))
+        return Reading({k: x[at] for k, x in self.activations.items()}, logits, self.ids[at], self.layout, charge)
+
     def picked(self, name: str, element: ex.Element, what: str) -> Tensor:
         """The activation at a hook point whose first axis is of positions, `[batch, ...]`, indexed by :func:`pick`."""
         return pick(self.activations[name], 1, element, self.layout, what)
@@ -138,9 +145,13 @@ class Reading:
         assert self.logits is not None
         return function(pick(self.logits, 1, element, self.layout, what).float())
 
-    @cached_property
+    @property
     def cross_entropy(self) -> Tensor:
         """Mean cross-entropy of each prompt, float32 `[batch]`, nats per token (Eq. 1)."""
+        return self._cross_entropy
+
+    @cached_property
+    def _cross_entropy(self) -> Tensor:
         assert self.logits is not None
         self.layout.check()
         logits = self.logits[:, self.layout.predicting].float()
@@ -161,7 +172,7 @@ class Reading:
         return F.pad(found, (0, 0, missing, 0)) if missing else found
 
 
-Readings = dict["HookedModel", Pass]
+Readings = Mapping["HookedModel", Pass]
 
 
 def pick(tensor: Tensor, axis: int, element: ex.Element, layout: Layout, what: str) -> Tensor:

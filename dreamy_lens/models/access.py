@@ -76,6 +76,11 @@ class HookedModel:
         self.n_layers = int(bridge.cfg.n_layers)
         self.kernels = Kernels(bridge)
         self._parameters: list[Tensor] | None = None
+        # The dictionaries in which torch keeps a module's hooks: counting them is all that there is time for.
+        modules = list(bridge.modules())
+        self._points = [m._forward_hooks for m in modules if hasattr(m, "fwd_hooks")]
+        others = [m for m in modules if not hasattr(m, "fwd_hooks")]
+        self._others = [hooks for m in others for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self._table: Tensor | None = None
         self._table_state: tuple[Any, ...] | None = None
 
@@ -90,6 +95,22 @@ class HookedModel:
     def dtype(self) -> torch.dtype:
         """What its weights are now."""
         return next(self.bridge.parameters()).dtype
+
+    @property
+    def is_hooked(self) -> bool:
+        """Whether somebody has hooks on its hook points; what they do may depend on where in a row a token stands."""
+        return any(self._points)
+
+    @property
+    def other_hooks(self) -> int:
+        """How many hooks there are on modules that are no hook points; TransformerLens sets some up as it runs."""
+        return sum(map(len, self._others))
+
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """What decides how it computes, weights aside: another one after a move or a change of mode."""
+        mode = getattr(self.bridge, "compatibility_mode", False)
+        return self.device, self.dtype, bool(mode), getattr(self.bridge.cfg, "layer_norm_folding", None)
 
     @property
     def lock(self) -> threading.RLock:

@@ -1,9 +1,9 @@
 """The same arithmetic by faster routines of torch, for the length of a pass.
 
-torch multiplies float32 matrices on a CPU with MKL, which keeps to AVX2 on processors that are not Intel's. oneDNN, which
-torch has too, uses AVX-512 there and is about twice as fast (`benchmarks/README.md` has the figures). Models are not
-changed: inside :meth:`Kernels.used`, their linear layers compute the other way. Both sum in float32, so results differ
-as they do between any two batch sizes.
+torch multiplies float32 matrices on a CPU with MKL, which keeps to AVX2 on processors that are not Intel's. oneDNN,
+which torch has too, uses AVX-512 there and is about twice as fast (benchmarks/README.md has the figures). Models are
+not changed: inside :meth:`Kernels.used`, their linear layers compute the other way. Both sum in float32, so results
+differ as they do between any two batch sizes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 @functools.cache
 def _onednn_linear() -> Callable[..., Tensor] | None:
-    """oneDNN's float32 `linear`, where it is the better one and gives what it should; else None."""
+    """Find oneDNN's float32 `linear`, where it is the better one and gives what it should; else None."""
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkl.is_available():
         return None
     if not torch.backends.mkldnn.is_available() or _is_intel():
@@ -118,7 +118,7 @@ class Kernels:
             elif kind == "Conv1D" and hasattr(module, "nf") and _onednn_linear() is not None:
                 self._faster.append((module, functools.partial(_of_conv1d, module)))
             elif kind in ("NewGELUActivation", "FastGELUActivation"):
-                self._faster.append((module, _gelu))
+                self._faster.append((module, functools.partial(_gelu, module)))
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
@@ -144,6 +144,8 @@ def _of_conv1d(module: Any, x: Tensor) -> Tensor:
     return _linear(x, module.weight.t(), module.bias)
 
 
-def _gelu(x: Tensor) -> Tensor:
-    """`0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`, which Hugging Face's `gelu_new` takes eight operations for."""
+def _gelu(module: Any, x: Tensor) -> Tensor:
+    """`0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`, in one operation instead of Hugging Face's eight."""
+    if x.dtype != torch.float32:  # rounding once instead of eight times would show
+        return type(module).forward(module, x)
     return F.gelu(x, approximate="tanh")

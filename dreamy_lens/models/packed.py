@@ -1,8 +1,8 @@
 """Run a bridge on a packed row: one token for each distinct prefix of many rows, and every hook point still there.
 
 Everything in a transformer but attention works on each token by itself, so the bridge is called on one row of T tokens
-with their positions. Attention, and what TransformerLens writes out in many operations, is replaced for the length of the
-pass, in the first of these ways that gives what plain rows give:
+with their positions. Attention, and what TransformerLens writes out in many operations, is replaced for the length of
+the pass, in the first of these ways that gives what plain rows give:
 
 * `INTERFACE`: the Hugging Face module that the bridge wraps, with :mod:`~dreamy_lens.models.tree_attention`.
 * `HEADS`: the bridge's own attention, with queries, keys and values spread to whole rows between its projections.
@@ -85,23 +85,8 @@ class PackedModel:
         if way == HEADS and not all(hasattr(a, "_reconstruct_attention") for a in attentions):
             raise NotPackable("its attention does not keep its heads apart from its projections")
         self.parts = Parts(bridge, besides=attentions)
-        points = [m for m in bridge.modules() if hasattr(m, "fwd_hooks")]
-        others = [m for m in bridge.modules() if not hasattr(m, "fwd_hooks")]
-        # The dictionaries in which torch keeps a module's hooks: counting them is all that there is time for.
-        self._points = [m._forward_hooks for m in points]
-        self._others = [d for m in others for d in (m._forward_hooks, m._forward_pre_hooks)]
-        self._settled: int | None = None
         self._arguments: dict[Any, list[tuple[tuple, dict[str, Any]]]] = {}
         tree_attention.register()
-
-    def settle(self) -> None:
-        """Take the hooks that torch's modules have now for the bridge's own: TransformerLens sets some up as it runs."""
-        self._settled = sum(map(len, self._others))
-
-    @property
-    def is_hooked(self) -> bool:
-        """Whether somebody has hooks on the model. What they do may depend on where in a row a token stands."""
-        return any(self._points) or sum(map(len, self._others)) != self._settled
 
     def check(self, capture: Sequence[str]) -> None:
         """Raise NotPackable if one of these hook points cannot be read in a packed pass."""
@@ -113,10 +98,14 @@ class PackedModel:
         """The first block that none of these hook points needs."""
         found = [re.match(r"blocks\.(\d+)\.", name) for name in capture]
         early = ("embed.", "hook_embed", "pos_embed.", "hook_pos_embed")
-        return max(
-            (int(m[1]) + 1 if m else 0 if name.startswith(early) else len(self.blocks))
-            for m, name in zip(found, capture, strict=True)
-        ) if found else 0
+        return (
+            max(
+                (int(m[1]) + 1 if m else 0 if name.startswith(early) else len(self.blocks))
+                for m, name in zip(found, capture, strict=True)
+            )
+            if found
+            else 0
+        )
 
     @torch.no_grad()
     def run(
@@ -143,7 +132,7 @@ class PackedModel:
             Activations by name: `[1, T, ...]` for nodes (of the cut packing for `FINAL`), or `[B, n, ...]` for what
             is inside an attention.
         """
-        names = list(dict.fromkeys([*capture, *([FINAL] if final else [])]))
+        names: list[str] = list(dict.fromkeys([*capture, FINAL] if final else capture))
         state = _State(self, packing, packing if cut is None else cut, self.depth(capture), before, keep)
         length = packing.length
         with self.model.lock, self.model.kernels.used():
@@ -159,7 +148,7 @@ class PackedModel:
         if final and state.cuts:
             found[FINAL] = found[FINAL][:, state.cut.kept]
         if keep is not None:
-            keep.activations = dict(found)
+            keep.activations = {name: x[:, : keep.length] for name, x in found.items()}
         return found
 
     def logits(self, final: Tensor) -> Tensor:
@@ -255,7 +244,7 @@ class _State:
             finally:
                 RUNNING.current = None
             if self.keep is not None:
-                self.keep.inputs[layer] = self._kept.pop()
+                self.keep.inputs[layer] = tuple(x[:, :, : self.keep.length] for x in self._kept.pop())
             return _first(out, module.hook_out)
 
         return forward
@@ -269,7 +258,7 @@ class _State:
     def _whole(self, layer: int, *tensors: Tensor) -> list[Tensor]:
         """Tensors `[1, T, ...]` with what is known of the prefix before them, `[P + T, ...]`."""
         if self.keep is not None:
-            self.keep.inputs[layer] = tensors
+            self.keep.inputs[layer] = tuple(x[:, : self.keep.length] for x in tensors)
         if self.before is None:
             return [x[0] for x in tensors]
         known = self.before.inputs[layer]

@@ -1,9 +1,9 @@
 """Rows of tokens as a tree: where every token stands if no prefix that rows share is there twice.
 
-The children of a population differ from their parent in one token, a template stands before every prompt, an attribution
-tries many tokens at one position: most of what plain batches compute has been computed in the row above. A `Packing` has
-one *node* for each distinct prefix of the rows. What a causal model computes for a token depends on the tokens before it
-and on nothing else, so one value for each node is enough, whatever the layer.
+The children of a population differ from their parent in one token, a template stands before every prompt, and an
+attribution tries many tokens at one position: most of what plain batches compute has been computed in the row above. A
+`Packing` has one *node* for each distinct prefix of the rows. What a causal model computes for a token depends on the
+tokens before it and on nothing else, so one value for each node is enough, whatever the layer.
 
     rows          nodes (in the order of the packed row)
     a b c d       a b c d | x d | y
@@ -26,7 +26,6 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
-
 
 ROUND = 64
 """Nodes of a packing come in multiples of this."""

@@ -1,9 +1,10 @@
 """The Hugging Face modules that a bridge wraps, in the bridge's place where nobody looks.
 
-A bridge puts a component with hook points in the place of every module of a Hugging Face model, and writes out norms and
-attention in many operations so that there is something to hook. On a small model that costs more than the arithmetic.
-Inside :meth:`Parts.bare` only the components that hold a wanted hook point are left, and what they wrap stands for the
-others. Whether the two compute the same is for the caller to make sure of: in compatibility mode some do not.
+A bridge puts a component with hook points in the place of every module of a Hugging Face model, and writes out norms
+and attention in many operations so that there is something to hook. On a small model that costs more than the
+arithmetic. Inside :meth:`Parts.bare` only the components that hold a wanted hook point are left, and what they wrap
+stands for the others. Whether the two compute the same is for the caller to make sure of: in compatibility mode some do
+not.
 """
 
 from __future__ import annotations

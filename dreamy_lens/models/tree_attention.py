@@ -127,7 +127,11 @@ def _by_groups(
     scores = q.new_empty(len(asked), length)
     parts = [
         product(
-            scores, asked[a:b].view(-1, own, width), k_rows[c:d].view(-1, length, width).transpose(1, 2), slice(a, b), own
+            scores,
+            asked[a:b].view(-1, own, width),
+            k_rows[c:d].view(-1, length, width).transpose(1, 2),
+            slice(a, b),
+            own,
         )
         for a, b, c, d, own in blocks
     ]
@@ -137,9 +141,7 @@ def _by_groups(
     weights = _softmax(scores + plan.mask(window)).to(v.dtype)
     found = v.new_empty(len(asked), v.shape[-1])
     parts = [
-        product(
-            found, weights[a:b].view(-1, own, length), v_rows[c:d].view(-1, length, v.shape[-1]), slice(a, b), own
-        )
+        product(found, weights[a:b].view(-1, own, length), v_rows[c:d].view(-1, length, v.shape[-1]), slice(a, b), own)
         for a, b, c, d, own in blocks
     ]
     found = torch.cat(parts) if torch.is_grad_enabled() else found
@@ -147,7 +149,7 @@ def _by_groups(
 
 
 def _softmax(scores: Tensor) -> Tensor:
-    """Over the last axis. torch's own goes number by number where rows are shorter than a register; `scores` is used."""
+    """Over the last axis; `scores` is used up. torch's own is slow where rows are shorter than a register."""
     if scores.shape[-1] >= 16 or torch.is_grad_enabled():
         return scores.softmax(-1)
     weights = scores.sub_(scores.amax(-1, keepdim=True)).exp_()
@@ -223,8 +225,7 @@ def _by_rows(
     q: Tensor, k: Tensor, v: Tensor, packing: Packing, scale: float, softcap: float | None, window: int | None
 ) -> Tensor:
     """For an accelerator: whole rows in one call, since a launch costs more than the queries that nobody needs."""
-    heads, nodes, _ = q.shape
-    shared, length = heads // k.shape[0], packing.length
+    shared, length = q.shape[0] // k.shape[0], packing.length
     index = packing.index
     k_rows, v_rows = (x[:, index].transpose(0, 1).repeat_interleave(shared, 1) for x in (k, v))
     asked = q[:, (index - packing.known).clamp_min(0)].transpose(0, 1)  # those of a known prefix are not used

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dreamy_lens.results.attribution import Attribution
     from dreamy_lens.results.session import Session
     from dreamy_lens.search.constraints import Constraint
-    from dreamy_lens.search.epo import State, Step
+    from dreamy_lens.search.epo import Search, State, Step
 
 
 class Dream:
@@ -269,6 +269,15 @@ class Dream:
     def steps(self, until: int) -> Iterator[Step]:
         """The search's next steps, up to an iteration; each counts once it is given to :meth:`take`."""
         return self._opened().steps(until, self._state, self.history)
+
+    def search(self, until: int) -> Search:
+        """The same as a coroutine, for runs that go side by side; see :meth:`Dreams.steps`."""
+        return self.session.search(until, self._state, self.history)
+
+    @property
+    def session(self) -> Session:
+        """What the run needs to go on; its model is loaded now if the run was opened from a folder."""
+        return self._opened()
 
     def take(self, step: Step) -> None:
         """Note a step."""

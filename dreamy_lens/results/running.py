@@ -9,34 +9,36 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dreamy_lens.results.dream import Dream
+    from dreamy_lens.results.dreams import Dreams
+    from dreamy_lens.search.epo import Step
 
 SAVE_SECONDS = 30.0
 """How often a run with a folder is saved while it goes on."""
 
 
 def advance(
-    run: Dream, until: int, progress: bool | None = None, save_to: str | os.PathLike[str] | None = None
+    run: Dream | Dreams, until: int, progress: bool | None = None, save_to: str | os.PathLike[str] | None = None
 ) -> None:
-    """Take a run's steps up to an iteration; see :func:`dreamy_lens.dream` for the other arguments.
+    """Take the steps of a run, or of several side by side, up to an iteration.
 
-    An interrupt ends it early, without an exception. An error is raised with the run as its `run` attribute, after
-    what was found has been saved.
+    An interrupt ends it early, without an exception. An error is raised with the run, or the runs, as its `run`
+    attribute, after what was found has been saved. See :func:`dreamy_lens.dream` for the other arguments.
     """
     from tqdm.auto import tqdm
 
     shown = _is_watched() if progress is None else progress
     saved = None
-    with tqdm(total=until, initial=run.iteration, desc="dreaming", disable=not shown, dynamic_ncols=True) as bar:
+    with tqdm(total=until, initial=_iteration(run), desc="dreaming", disable=not shown, dynamic_ncols=True) as bar:
         try:
-            for step in run.steps(until):
+            for one, step in _steps(run, until):
                 with _uninterrupted():
-                    run.take(step)
-                bar.update(step.iteration - bar.n)
+                    one.take(step)
+                bar.update(_iteration(run) - bar.n)
                 bar.set_postfix_str(_summary(run), refresh=False)
                 # The first step is saved at once: a folder that cannot be written is better known before the search.
                 if save_to is not None and (saved is None or time.monotonic() - saved > SAVE_SECONDS):
@@ -45,11 +47,11 @@ def advance(
                     saved = time.monotonic()
         except KeyboardInterrupt:
             with _uninterrupted(forget=True):
-                done = f"Interrupted after {run.iteration} of {until} iterations"
+                done = f"Interrupted after {_iteration(run)} of {until} iterations"
                 bar.write(f"{done}; everything found is kept, and .resume() goes on.", file=sys.stderr)
         except Exception as error:
             error.run = run  # type: ignore[attr-defined]
-            if saved is not None:
+            if save_to is not None and saved is not None:
                 _save_anyway(run, save_to)
             raise
     if save_to is not None:
@@ -60,7 +62,20 @@ def advance(
             raise
 
 
-def _save_whole(run: Dream, save_to: str | os.PathLike[str]) -> None:
+def _steps(run: Dream | Dreams, until: int) -> Iterator[tuple[Dream, Step]]:
+    if isinstance(run, Sequence):
+        yield from run.steps(until)
+    else:
+        for step in run.steps(until):
+            yield run, step
+
+
+def _iteration(run: Dream | Dreams) -> int:
+    """Completed; of several runs, by all of them."""
+    return min(one.iteration for one in run) if isinstance(run, Sequence) else run.iteration
+
+
+def _save_whole(run: Dream | Dreams, save_to: str | os.PathLike[str]) -> None:
     """The last save. The search is over, so a Ctrl-C now has nothing left to end: it must not cost the run."""
     for again in (True, True, False):
         try:
@@ -76,7 +91,7 @@ def _save_whole(run: Dream, save_to: str | os.PathLike[str]) -> None:
                 )
 
 
-def _save_anyway(run: Dream, save_to: str | os.PathLike[str] | None) -> None:
+def _save_anyway(run: Dream | Dreams, save_to: str | os.PathLike[str]) -> None:
     """Save on the way out of an error, which must not be hidden by another one."""
     try:
         with _uninterrupted(forget=True):
@@ -85,8 +100,11 @@ def _save_anyway(run: Dream, save_to: str | os.PathLike[str] | None) -> None:
         warnings.warn(f"The run could not be saved: {error}", RuntimeWarning, stacklevel=4)
 
 
-def _summary(run: Dream) -> str:
+def _summary(run: Dream | Dreams) -> str:
     """Where the search stands, for the bar."""
+    if isinstance(run, Sequence):
+        best = [one.history.value[one.frontier_rows[-1]] for one in run if len(one.frontier_rows)]
+        return f"{len(run)} runs, best values {min(best):.3g} to {max(best):.3g}" if best else f"{len(run)} runs"
     history, rows = run.history, run.frontier_rows
     if not len(rows):
         return ""

@@ -20,7 +20,7 @@ from dreamy_lens.scoring.prompts import as_ids
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.config import EPOConfig
 from dreamy_lens.search.constraints import Constraint, Template
-from dreamy_lens.search.epo import Known, State, Step, epo
+from dreamy_lens.search.epo import Known, Search, State, Step, epo, search
 from dreamy_lens.search.proposals import same_length
 from dreamy_lens.search.rules import Rules
 
@@ -100,6 +100,7 @@ class Session:
             suffix=outside.suffix,
             prepend_bos=config.prepend_bos,
             batch_size=config.batch_size,
+            share_prefixes=config.share_prefixes,
         )
         scorer.check_length(config.length)
         rules = Rules(constraints, hooked.vocabulary, config.length, scorer.allowed)
@@ -129,13 +130,22 @@ class Session:
 
         What is known is what the history says: scores that an interrupt kept from it are not, and are found again.
         """
-        known = Known(self.scorer)
+        self.scorer.renew()
+        config = dataclasses.replace(self.config, iterations=until)
+        return epo(self.scorer, config, self.rules, self.start, self._known(state, history), state)
+
+    def search(self, until: int, state: State | None, history: History) -> Search:
+        """The same as a coroutine, whose questions somebody else answers."""
+        config = dataclasses.replace(self.config, iterations=until)
+        return search(self.scorer, config, self.rules, self.start, self._known(state, history), state)
+
+    def _known(self, state: State | None, history: History) -> Known:
+        known = Known()
         known.add(history.ids, history.value, history.cross_entropy)
         if state is not None and len(state.non_finite):
             lost = np.full(len(state.non_finite), np.nan)
             known.add(state.non_finite, lost, lost)
-        config = dataclasses.replace(self.config, iterations=until)
-        return epo(self.scorer, config, self.rules, self.start, known, state)
+        return known
 
     @property
     def provenance(self) -> Provenance:

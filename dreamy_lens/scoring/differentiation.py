@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,17 +16,17 @@ from dreamy_lens.features.readings import Layout, Reading
 from dreamy_lens.models.access import EMBEDDING, HookedModel, held
 from dreamy_lens.models.parts import Parts
 from dreamy_lens.scoring.gradient import Gradient, Part
-from dreamy_lens.scoring.memory import Batches
+from dreamy_lens.scoring.memory import Batches, room_of
 from dreamy_lens.scoring.passes import LOGITS_BUDGET
 from dreamy_lens.scoring.prompts import Frame
 from dreamy_lens.scoring.sharing import close, sample
 
 
 class Differentiation:
-    """Token gradients of a feature and of the cross-entropy.
+    """Token gradients of features of one model, and of the cross-entropy.
 
     Args:
-        feature: bound to its model.
+        features: bound to one model.
         frame: what stands around every prompt, and whose cross-entropy counts.
         models: all that are run.
         batch_size: most prompts in one pass; None chooses.
@@ -34,44 +35,65 @@ class Differentiation:
 
     def __init__(
         self,
-        feature: BoundFeature,
+        features: Sequence[BoundFeature],
         frame: Frame,
         models: tuple[HookedModel, ...],
         batch_size: int | None = None,
         bare: bool | None = None,
     ) -> None:
-        self.feature, self.frame, self.models, self.bare = feature, frame, models, bare
+        self.features, self.frame, self.models, self.bare = tuple(features), frame, models, bare
         self.batches = Batches(batch_size)
-        self._parts: dict[int, dict[HookedModel, Parts]] = {}
+        self._parts: dict[tuple, dict[HookedModel, Parts]] = {}
 
-    def gradient(self, rows: np.ndarray) -> Gradient:
-        """Of prompts `[B, n]`."""
-        layout = self.frame.layout(rows.shape[1])
+    def gradient(self, rows: Sequence[np.ndarray]) -> list[Gradient]:
+        """Of the prompts `[B_i, n]` of each feature."""
+        sizes = [len(r) for r in rows]
+        prompts, owner = np.concatenate(rows), np.repeat(np.arange(len(rows)), sizes)
+        layout = self.frame.layout(prompts.shape[1])
         widest = max(model.vocabulary.size for model in self.models)
         fits = max(1, LOGITS_BUDGET // (layout.total * widest))
         parts = self._leaving_out(layout)
-        return Gradient.joined(self.batches.map(lambda part: self._gradient(rows[part], layout, parts), len(rows), fits))
+        done = self.batches.map(
+            lambda part: self._gradient(prompts[part], owner[part], layout, parts),
+            len(prompts),
+            fits,
+            room_of(self.models[0], "gradients"),
+            layout.total,
+        )
+        whole = Gradient.joined(done)
+        if len(rows) == 1:
+            return [whole]
+        ends = np.cumsum([0, *sizes])
+        return [whole.part(slice(int(a), int(b))) for a, b in itertools.pairwise(ends)]
+
+    def renew(self) -> None:
+        """Find out anew which parts may be left out: the model may have been changed since."""
+        self._parts.clear()
 
     def _leaving_out(self, layout: Layout) -> dict[HookedModel, Parts]:
         """Which parts of each model may be left out: all, all but the attention, or none."""
-        if self.bare is False:
+        if self.bare is False or any(model.is_hooked for model in self.models):
             return {}
-        if layout.length not in self._parts:
-            rows = sample(self.models[0], layout, self.frame)[:2]
-            plain = self._gradient(rows, layout, {})
+        key = layout.length, *((model.state, model.other_hooks) for model in self.models)
+        if key not in self._parts:
+            rows = sample(self.features[0].model, layout, self.frame)[:2]
+            rows, owner = np.tile(rows, (len(self.features), 1)), np.repeat(np.arange(len(self.features)), len(rows))
+            plain = self._gradient(rows, owner, layout, {})
             found: dict[HookedModel, Parts] = {}
             for model in self.models:
                 attentions = [getattr(block, "attn", None) for block in getattr(model.bridge, "blocks", ())]
                 for besides in ([], attentions):
                     parts = Parts(model.bridge, besides)
                     with contextlib.suppress(RuntimeError, TypeError, ValueError, AttributeError, NoGradientError):
-                        if _same(self._gradient(rows, layout, {model: parts}), plain, model.dtype):
+                        if _same(self._gradient(rows, owner, layout, {model: parts}), plain, model.dtype):
                             found[model] = parts
                             break
-            self._parts[layout.length] = found
-        return self._parts[layout.length]
+            self._parts[key] = found
+        return self._parts[key]
 
-    def _gradient(self, rows: np.ndarray, layout: Layout, bare: dict[HookedModel, Parts]) -> Gradient:
+    def _gradient(
+        self, rows: np.ndarray, owner: np.ndarray, layout: Layout, bare: dict[HookedModel, Parts]
+    ) -> Gradient:
         leaves: dict[HookedModel, Tensor] = {}
         readings: dict[HookedModel, Reading] = {}
         place = slice(layout.before, layout.before + layout.length)
@@ -83,20 +105,15 @@ class Differentiation:
                 full = torch.from_numpy(self.frame.rows(rows, model)).to(model.device)
                 # The bridge's own, and not rows of the table, which an edit of the weights can leave behind.
                 leaf = model.embedded(full).requires_grad_(True)
-                logits = model in self.feature.logits or model is fluency
-                names = self.feature.hooks.get(model, ())
-                with model.kernels.used(), _without(bare.get(model), names):
+                logits = any(model in f.logits for f in self.features) or model is fluency
+                names = tuple(dict.fromkeys(name for f in self.features for name in f.hooks.get(model, ())))
+                kernels = contextlib.nullcontext() if self.bare is False else model.kernels.used()
+                with kernels, _without(bare.get(model), names):
                     found, output = model.run(full, names, logits=logits, embeddings=leaf)
                 charge = torch.zeros(len(rows), device=model.device, requires_grad=True)
                 leaves[model] = leaf
                 readings[model] = Reading(found, output, full, layout, charge)
-            value = self.feature({**readings})
-            if not value.requires_grad:
-                raise NoGradientError(
-                    f"{self.feature.feature.label} does not depend on the prompt's tokens differentiably on "
-                    f"{self.feature.model.name}, so there is nothing to rank substitutions by. Choose another hook "
-                    "point; a custom function must not detach()."
-                )
+            value = self._values(readings, owner)
             cross_entropy = readings[fluency].cross_entropy
             wanted = [*leaves.values(), *(readings[m].charge for m in self.models)]
             of_value = torch.autograd.grad(value.sum(), wanted, retain_graph=True, allow_unused=True)
@@ -115,6 +132,27 @@ class Differentiation:
             v, c = (g[:, place].float() for g in embedded)
             parts.append(Part(v, c, charged[0], charged[1], surprisal, tables[i]))
         return Gradient(tuple(parts), value.detach(), cross_entropy.detach().to(value.device))
+
+    def _values(self, readings: dict[HookedModel, Reading], owner: np.ndarray) -> Tensor:
+        """The value of each prompt, of the feature that it is for, `[B]`."""
+        values, places = [], []
+        for i, feature in enumerate(self.features):
+            rows = np.flatnonzero(owner == i)
+            if not len(rows):
+                continue
+            mine = readings if len(rows) == len(owner) else {m: r.part(rows) for m, r in readings.items()}
+            values.append(feature(mine))
+            places.append(rows)
+            if not values[-1].requires_grad:
+                raise NoGradientError(
+                    f"{feature.feature.label} does not depend on the prompt's tokens differentiably on "
+                    f"{feature.model.name}, so there is nothing to rank substitutions by. Choose another hook point; a "
+                    "custom function must not detach()."
+                )
+        if len(values) == 1:
+            return values[0]
+        back = torch.from_numpy(np.argsort(np.concatenate(places), kind="stable")).to(values[0].device)
+        return torch.cat(values)[back]
 
 
 @contextlib.contextmanager

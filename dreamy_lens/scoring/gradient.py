@@ -90,6 +90,21 @@ class Gradient:
         assert total is not None
         return total
 
+    def part(self, rows: slice) -> Gradient:
+        """Those of some of the prompts."""
+        parts = (
+            Part(
+                p.value[rows],
+                p.cross_entropy[rows],
+                p.value_charge[rows],
+                p.cross_entropy_charge[rows],
+                None if p.surprisal is None else p.surprisal[rows],
+                p.table,
+            )
+            for p in self.parts
+        )
+        return Gradient(tuple(parts), self.value[rows], self.cross_entropy[rows])
+
     @staticmethod
     def joined(gradients: Sequence[Gradient]) -> Gradient:
         """The gradients of consecutive batches as one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,9 +12,9 @@ import torch
 from torch import Tensor
 
 from dreamy_lens.features.bind import BoundFeature
-from dreamy_lens.features.readings import Layout, Reading, Readings
+from dreamy_lens.features.readings import Layout, Pass, Reading
 from dreamy_lens.models.access import HookedModel, held
-from dreamy_lens.scoring.memory import Batches
+from dreamy_lens.scoring.memory import Batches, room_of
 from dreamy_lens.scoring.prompts import Frame
 from dreamy_lens.scoring.shared import SharedRun
 from dreamy_lens.scoring.sharing import Sharing, warn_plain
@@ -22,7 +24,7 @@ LOGITS_BUDGET = 1 << 28
 
 
 class Found(NamedTuple):
-    """Of some prompts: values `[B]`, and cross-entropies `[B]` if they were asked for, float32 on the model's device."""
+    """Of some prompts: values `[B]`, and cross-entropies `[B]` if asked for, float32 on the model's device."""
 
     value: Tensor
     cross_entropy: Tensor | None
@@ -47,14 +49,12 @@ class Passes:
             dict.fromkeys([*(m for f in features for m in f.models), frame.fluency])
         )
         self.batches = Batches(batch_size)
-        self._sharings: dict[tuple[HookedModel, int], Sharing | None] = {}
+        self._sharings: dict[tuple, Sharing | None] = {}
         self._warned: set[HookedModel] = set()
 
-    def forget(self) -> None:
-        """Compute what is kept of prefixes anew: the model may have been changed since."""
-        for sharing in self._sharings.values():
-            if sharing is not None:
-                sharing.forget()
+    def renew(self) -> None:
+        """Find out anew how prefixes may be shared, and compute them anew: the model may have been changed since."""
+        self._sharings.clear()
 
     @torch.no_grad()
     def score(self, rows: Sequence[np.ndarray], cross_entropy: bool = True) -> list[Found]:
@@ -64,22 +64,24 @@ class Passes:
         owner = np.repeat(np.arange(len(rows)), sizes)
         with held(self.models):
             sharings = {m: s for m in self.models if (s := self._sharing(m, layout)) is not None}
-            fits = self.batches.fitting(self.model, layout.total, shared=len(sharings) == len(self.models))
+            most, room = None, room_of(self.model, "scoring")
             if len(sharings) < len(self.models):
-                widest = max(model.vocabulary.size for model in self.models)
-                fits = min(fits, max(1, LOGITS_BUDGET // (layout.total * widest)))
+                most = max(1, LOGITS_BUDGET // (layout.total * max(model.vocabulary.size for model in self.models)))
             # Rows that share a prefix come into one batch.
-            order = np.lexsort(prompts.T[::-1]) if len(prompts) > (self.batches.size or fits) else np.arange(len(prompts))
+            limit = self.batches.limit(most, room, layout.total) or len(prompts)
+            order = np.lexsort(prompts.T[::-1]) if len(prompts) > limit else np.arange(len(prompts))
             parts = self.batches.map(
                 lambda part: self._part(prompts[order[part]], owner[order[part]], layout, sharings, cross_entropy),
                 len(prompts),
-                fits,
+                most,
+                room,
+                layout.total,
             )
         found = torch.cat(parts, dim=1)
         back = torch.from_numpy(np.argsort(order)).to(found.device) if len(parts) > 1 else slice(None)
         found = found[:, back]
         ends = np.cumsum([0, *sizes])
-        pieces = [found[:, a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        pieces = [found[:, a:b] for a, b in itertools.pairwise(ends)]
         return [Found(piece[0], piece[1] if cross_entropy else None) for piece in pieces]
 
     def _part(
@@ -101,12 +103,12 @@ class Passes:
             rows = np.flatnonzero(owner == i)
             if not len(rows):
                 continue
-            readings: Readings = {model: run.reading(rows) for model, run in runs.items()}
+            readings: dict[HookedModel, Pass] = {model: run.reading(rows) for model, run in runs.items()}
             for model in self.models:
                 logits = model in feature.logits or (cross_entropy and model is self.frame.fluency)
                 if model not in sharings and (logits or model in feature.hooks):
                     ids = torch.from_numpy(self.frame.rows(prompts[rows], model)).to(model.device)
-                    with model.kernels.used():
+                    with contextlib.nullcontext() if self.share is False else model.kernels.used():
                         found, output = model.run(ids, feature.hooks.get(model, ()), logits=logits)
                     readings[model] = Reading(found, output, ids, layout)
             columns = [feature(readings).to(out.device)]
@@ -121,9 +123,9 @@ class Passes:
 
     def _sharing(self, model: HookedModel, layout: Layout) -> Sharing | None:
         """How a model's prompts share prefixes, or None if they do not."""
-        if self.share is False:
+        if self.share is False or model.is_hooked:
             return None
-        key = model, layout.length
+        key = model, layout.length, model.state
         if key not in self._sharings:
             capture = tuple(dict.fromkeys(name for f in self.features for name in f.hooks.get(model, ())))
             everywhere = any(model in f.logits for f in self.features)
@@ -132,9 +134,7 @@ class Passes:
             if sharing.packed is None:
                 self._warn(model, sharing.why)
         sharing = self._sharings[key]
-        if sharing is not None and sharing.packed is not None and sharing.packed.is_hooked:
-            return None
-        return sharing
+        return sharing if sharing is not None and sharing.holds else None
 
     def _warn(self, model: HookedModel, why: str) -> None:
         if model not in self._warned:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from dreamy_lens.errors import FeatureError, PromptError
 from dreamy_lens.features.bind import BoundFeature, bind
-from dreamy_lens.features.readings import Layout, Reading, Readings
+from dreamy_lens.features.readings import Layout, Pass, Reading
 from dreamy_lens.models.access import HookedModel, held
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.scoring.differentiation import Differentiation
@@ -97,7 +98,7 @@ class Scorer:
         self.models = self.passes.models
         for other in self.models:
             other.bos(self.prepend_bos)
-        self.differentiation = Differentiation(self.bound, self.frame, self.models, batch_size, share_prefixes)
+        self.differentiation = Differentiation([self.bound], self.frame, self.models, batch_size, share_prefixes)
         self._checked: set[int] = set()
 
     @property
@@ -109,6 +110,11 @@ class Scorer:
             found[len(other) :] = False
             found[: len(other)] &= other[: len(found)]
         return found
+
+    def renew(self) -> None:
+        """Assume nothing of the models that was found out before: somebody may have changed them since."""
+        self.passes.renew()
+        self.differentiation.renew()
 
     # What users call.
 
@@ -139,7 +145,7 @@ class Scorer:
         Raises:
             NoGradientError: the value does not depend on the tokens differentiably.
         """
-        return self.differentiation.gradient(self.prompts(ids))
+        return self.differentiation.gradient([self.prompts(ids)])[0]
 
     def values_at(self, ids: Any, shift: Tensor) -> Tensor:
         """The value with the prompts' embeddings moved: what :meth:`gradient` is the slope of.
@@ -157,7 +163,7 @@ class Scorer:
         with held(self.models), torch.no_grad():
             embeddings = self.model.embedded(full).clone()
             embeddings[:, layout.before : layout.before + layout.length] += shift.to(embeddings)
-            readings: Readings = {}
+            readings: dict[HookedModel, Pass] = {}
             for model in self.bound.models:
                 ids = self._full(rows, model)
                 hooks, logits = self.bound.hooks[model], model in self.bound.logits
@@ -202,6 +208,53 @@ class Scorer:
 
     def _full(self, rows: np.ndarray, model: HookedModel) -> Tensor:
         return torch.from_numpy(self.frame.rows(rows, model)).to(model.device)
+
+
+class JointScorer:
+    """Several scorers' prompts in the same passes, each prompt for its own scorer's feature.
+
+    Args:
+        scorers: of one model, one fluency model, and one frame around the prompts.
+    """
+
+    def __init__(self, scorers: Sequence[Scorer]) -> None:
+        first = scorers[0]
+        if any(s.model is not first.model or s.frame != first.frame for s in scorers):
+            raise FeatureError("Scorers that work together have one model, one fluency model, and one template.")
+        self.scorers = tuple(scorers)
+        size, share = first.passes.batches.size, first.passes.share
+        # Features that read logits need places behind the prompt's last prediction run to the end; others do not.
+        kinds = ([i for i, s in enumerate(scorers) if bool(s.bound.logits) is reads] for reads in (False, True))
+        self._passes = [
+            (numbers, Passes([scorers[i].bound for i in numbers], first.frame, size, share))
+            for numbers in kinds
+            if numbers
+        ]
+        models = tuple(dict.fromkeys(model for _, passes in self._passes for model in passes.models))
+        bound = [s.bound for s in scorers]
+        self._differentiation = Differentiation(bound, first.frame, models, size, share)
+
+    def scores(self, ids: Mapping[int, np.ndarray]) -> dict[int, Scores]:
+        """Scores of prompts `[B_i, n]`, by the number of the scorer they are for; all have one length."""
+        rows, out = self._each(ids), {}
+        for numbers, passes in self._passes:
+            mine = [i for i in numbers if i in ids]
+            if mine:
+                found = dict(zip(numbers, passes.score([rows[i] for i in numbers]), strict=True))
+                arrays = torch.cat([torch.stack(found[i]) for i in mine], dim=1).cpu().numpy()  # pyright: ignore
+                ends = np.cumsum([0, *(len(ids[i]) for i in mine)])
+                out |= {i: Scores(*arrays[:, a:b]) for i, (a, b) in zip(mine, itertools.pairwise(ends), strict=True)}
+        return out
+
+    def gradients(self, ids: Mapping[int, np.ndarray]) -> dict[int, Gradient]:
+        """Gradients of prompts `[B_i, n]`, by the number of the scorer they are for; all have one length."""
+        found = self._differentiation.gradient(self._each(ids))
+        return {i: found[i] for i in ids}
+
+    def _each(self, ids: Mapping[int, np.ndarray]) -> list[np.ndarray]:
+        n = next(iter(ids.values())).shape[1]
+        nothing = np.empty((0, n), dtype=np.int64)
+        return [s.prompts(ids[i]) if i in ids else nothing for i, s in enumerate(self.scorers)]
 
 
 def score(feature: Any, prompts: Any, model: Any = None, *, prepend_bos: bool | None = None, **options: Any) -> Scores:

@@ -1,7 +1,7 @@
 """One packed pass over many prompts, as features read it.
 
-The counterpart of :class:`~dreamy_lens.features.readings.Reading` for rows that share prefixes: activations come by node
-and are spread to prompts only where a feature looks, and logits exist for a chunk of nodes at a time.
+The counterpart of :class:`~dreamy_lens.features.readings.Reading` for rows that share prefixes: activations come by
+node and are spread to prompts only where a feature looks, and logits exist for a chunk of nodes at a time.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class SharedReading:
         found = torch.cat([function(logits) for _, logits in self.run.logits(nodes)])
         return found[to_device(which.reshape(at.shape), found.device)]
 
-    @cached_property
+    @property
     def cross_entropy(self) -> Tensor:
         """Mean cross-entropy of each prompt, float32 `[batch]`, nats per token (Eq. 1)."""
         losses = self.run.losses

@@ -70,14 +70,15 @@ class Sharing:
                 self.why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             else:
                 if not self.why:
-                    packed.settle()
                     self.packed = packed
                     break
-        self.forget()
-
-    def forget(self) -> None:
-        """Compute prefixes anew when they are needed next: the model may have been changed."""
         self._kept.clear()
+        self._hooks = model.other_hooks
+
+    @property
+    def holds(self) -> bool:
+        """Whether nobody has attached hooks to the model since."""
+        return not self.model.is_hooked and self.model.other_hooks == self._hooks
 
     def run(self, rows: np.ndarray, final: bool, packed: PackedModel | None = None) -> SharedRun:
         """One pass over rows `[B, total]`.
@@ -160,8 +161,8 @@ def close(ours: Tensor, plain: Tensor, dtype: torch.dtype) -> bool:
 def warn_plain(model: HookedModel, why: str) -> None:
     """Say that a model's prompts are scored whole."""
     warnings.warn(
-        f"Prompts are scored whole on {model.name}, which is slower than by shared prefixes and gives the same numbers: "
-        f"{why}. share_prefixes=False says that this is meant.",
+        f"Prompts are scored whole on {model.name}, which is slower than by shared prefixes and gives the same "
+        f"numbers: {why}. share_prefixes=False says that this is meant.",
         RuntimeWarning,
         stacklevel=2,
     )

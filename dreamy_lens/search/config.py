@@ -31,6 +31,8 @@ class EPOConfig:
         prepend_bos: whether prompts follow a BOS; None is the model's convention.
         seed: of everything that is drawn.
         batch_size: most prompts in one pass through the model; None chooses. It changes speed, and rounding only.
+        share_prefixes: whether what children have in common is computed once; it changes speed, and rounding only. None
+            does so where a few prompts, scored both ways, agree; False scores every prompt whole.
 
     Raises:
         SettingsError: a setting is outside its range.
@@ -55,6 +57,7 @@ class EPOConfig:
     prepend_bos: bool | None = None
     seed: int = 0
     batch_size: int | None = None
+    share_prefixes: bool | None = None
 
     def __post_init__(self) -> None:
         least = {
@@ -90,7 +93,11 @@ class EPOConfig:
                 "lambda_min is 0, and λs are spaced evenly in their logarithm; use a small number such as 0.001, or "
                 "lambda_max=0 too for no fluency at all."
             )
-        for name, otherwise in (("keep_parents", ""), ("prepend_bos", ", or None for the model's convention")):
+        for name, otherwise in (
+            ("keep_parents", ""),
+            ("prepend_bos", ", or None for the model's convention"),
+            ("share_prefixes", ", or None to share them where that gives the same numbers"),
+        ):
             value = getattr(self, name)
             if isinstance(value, np.bool_):
                 object.__setattr__(self, name, bool(value))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from dreamy_lens.errors import FeatureError
-from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.scoring.scorer import Scorer, Scores
 from dreamy_lens.search.config import EPOConfig
 from dreamy_lens.search.proposals import candidates, children, first_population
 from dreamy_lens.search.rules import Rules
@@ -69,6 +69,27 @@ class Step:
     state: State = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Ask:
+    """What a search needs a model for.
+
+    Attributes:
+        gradient: whether it is token gradients, and not scores.
+        ids: of these prompts `[B, n]`, each once.
+    """
+
+    gradient: bool
+    ids: np.ndarray
+
+    def answered(self, scorer: Scorer) -> Any:
+        """By a scorer: a :class:`Gradient`, or :class:`Scores`."""
+        return scorer.gradient(self.ids) if self.gradient else scorer.score(self.ids)
+
+
+Search = Generator["Step | Ask", Any, None]
+"""A search as a coroutine: it gives steps, and asks for what only a model can tell; see :func:`search`."""
+
+
 def epo(
     scorer: Scorer,
     config: EPOConfig,
@@ -90,21 +111,49 @@ def epo(
     Yields:
         A step for the initial population (iteration 0), and one for each iteration.
     """
+    running = search(scorer, config, rules, start, known, state)
+    answer = None
+    while True:
+        try:
+            said = running.send(answer)
+        except StopIteration:
+            return
+        answer = None
+        if isinstance(said, Ask):
+            answer = said.answered(scorer)
+        else:
+            yield said
+
+
+def search(
+    scorer: Scorer,
+    config: EPOConfig,
+    rules: Rules,
+    start: np.ndarray | None = None,
+    known: Known | None = None,
+    state: State | None = None,
+) -> Search:
+    """EPO as in Section 2; arguments as for :func:`epo`.
+
+    Yields:
+        Steps, and an :class:`Ask` wherever prompts must be scored or differentiated, whose answer is to be sent. So
+        several searches can go side by side and have their prompts scored together.
+    """
     clock = _Clock(0.0 if state is None else state.seconds)
     rng = np.random.default_rng(config.seed)
-    known = Known(scorer) if known is None else known
+    known = Known() if known is None else known
     lambdas = config.lambdas
     allowed = torch.from_numpy(rules.allowed).to(scorer.model.device)
 
     if state is None:
         population = first_population(start, config.population, rules, rng)
-        new = known.evaluate(population)
+        new = yield from known.evaluate(population)
         for _ in range(FRESH_STARTS if start is None else 0):
             bad = ~known.finite(population)
             if not bad.any():
                 break
             population[bad] = rules.random(int(bad.sum()), rng)
-            new += known.evaluate(population)
+            new += yield from known.evaluate(population)
         population = _only_finite(population, known, scorer)
         state = State(0, population, dict(rng.bit_generator.state), clock(), known.non_finite())
         yield Step(0, *new.arrays, population, None, 0, new.non_finite, state.seconds, state)
@@ -125,7 +174,7 @@ def epo(
         # Propose: the k best tokens at each position, by the gradient of each slot's own objective L_λ (Eq. 1). Members
         # that are the same prompt share one backward pass.
         members, where = np.unique(population, axis=0, return_inverse=True)
-        gradient = scorer.gradient(members)
+        gradient = yield Ask(True, members)
         if iteration == 1:
             _warn_if_flat(gradient, scorer)
         rows = torch.from_numpy(where.reshape(-1)).to(scorer.model.device)
@@ -137,7 +186,7 @@ def epo(
         pool, rejected = children(population, proposals, config.children, rules, rng)
 
         # Evaluate what has not been seen before.
-        new = known.evaluate(pool)
+        new = yield from known.evaluate(pool)
 
         # Select, with replacement: the best of all children for each slot's λ.
         if config.keep_parents:
@@ -169,14 +218,9 @@ class _New:
 
 
 class Known:
-    """Scores of every prompt seen in a run, so that no prompt is evaluated twice.
+    """Scores of every prompt seen in a run, so that no prompt is evaluated twice."""
 
-    Args:
-        scorer: what evaluates the others.
-    """
-
-    def __init__(self, scorer: Scorer) -> None:
-        self._scorer = scorer
+    def __init__(self) -> None:
         self._scores: dict[bytes, tuple[float, float]] = {}
         self._non_finite: list[np.ndarray] = []
 
@@ -189,8 +233,8 @@ class Known:
             if not (np.isfinite(v) and np.isfinite(c)):
                 self._non_finite.append(row[None])
 
-    def evaluate(self, rows: np.ndarray) -> _New:
-        """Score the prompts `[B, n]` that are new; they are returned once each, in the order in which they came."""
+    def evaluate(self, rows: np.ndarray) -> Generator[Ask, Scores, _New]:
+        """Ask for scores of the prompts `[B, n]` that are new; they come once each, in the order in which they came."""
         fresh: dict[bytes, np.ndarray] = {}
         for row in np.ascontiguousarray(rows, dtype=np.int64):
             key = row.tobytes()
@@ -200,7 +244,7 @@ class Known:
         ids = np.stack(list(fresh.values())) if fresh else np.empty((0, n), dtype=np.int64)
         if not len(ids):
             return _New((ids, np.empty(0, np.float32), np.empty(0, np.float32)), 0)
-        found = self._scorer.score(ids)
+        found = yield Ask(False, ids)
         self.add(ids, found.value, found.cross_entropy)
         finite = np.isfinite(found.value) & np.isfinite(found.cross_entropy)
         return _New((ids[finite], found.value[finite], found.cross_entropy[finite]), int((~finite).sum()))

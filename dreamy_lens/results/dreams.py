@@ -1,0 +1,109 @@
+"""Several runs that were made side by side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from dreamy_lens.errors import RunFolderError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dreamy_lens.results.dream import Dream
+    from dreamy_lens.results.merge import Merged
+    from dreamy_lens.search.epo import Step
+
+
+class Dreams(Sequence["Dream"]):
+    """Runs over one model, in the order in which they were asked for: feature by feature, and seed by seed within each.
+
+    Each is a :class:`~dreamy_lens.results.dream.Dream` like any other, and can be saved, resumed and plotted by itself.
+
+    Args:
+        runs: the runs.
+    """
+
+    def __init__(self, runs: Sequence[Dream]) -> None:
+        self.runs = tuple(runs)
+
+    @overload
+    def __getitem__(self, index: int) -> Dream: ...
+    @overload
+    def __getitem__(self, index: slice) -> Dreams: ...
+    def __getitem__(self, index: int | slice) -> Dream | Dreams:
+        return Dreams(self.runs[index]) if isinstance(index, slice) else self.runs[index]
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def of(self, feature: Any) -> Merged:
+        """All seeds of one feature as one, with their joint frontier; see :func:`dreamy_lens.merge`.
+
+        Args:
+            feature: an expression or its text.
+
+        Raises:
+            SettingsError: no run here is of this feature.
+        """
+        from dreamy_lens.features.grammar import parse
+        from dreamy_lens.results.merge import merge
+
+        return merge(run for run in self.runs if run.feature == parse(feature))
+
+    def merged(self) -> list[Merged]:
+        """One for each feature, in order; see :meth:`of`."""
+        return [self.of(feature) for feature in dict.fromkeys(run.feature for run in self.runs)]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Every run's frontier, one row per prompt, with the number of its run in the first column."""
+        import pandas as pd
+
+        frames = []
+        for number, run in enumerate(self.runs):
+            frame = run.to_pandas()
+            frame.insert(0, "run", number)
+            frames.append(frame)
+        return pd.concat(frames, ignore_index=True)
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write each run as a folder of its own inside a folder: `run-000`, `run-001`, ...
+
+        Args:
+            path: of the folder around them.
+            overwrite: replace runs that are there.
+
+        Raises:
+            RunFolderError: something else is there. :func:`dreamy_lens.load_run` opens each.
+        """
+        folder = Path(path)
+        if folder.exists() and not folder.is_dir():
+            raise RunFolderError(f"{os.fspath(path)!r} is a file; name a folder for the {len(self)} runs.")
+        for run, place in zip(self.runs, self.places(folder), strict=True):
+            run.save(place, overwrite=overwrite)
+        return folder
+
+    def places(self, path: str | os.PathLike[str]) -> list[Path]:
+        """Where :meth:`save` puts each run."""
+        return [Path(path) / f"run-{number:03d}" for number in range(len(self))]
+
+    def steps(self, until: int) -> Iterator[tuple[Dream, Step]]:
+        """The runs' next steps up to an iteration, side by side, each with its run, to be given to `run.take`."""
+        from dreamy_lens.scoring.scorer import JointScorer
+        from dreamy_lens.search.together import together
+
+        scorer = JointScorer([run.session.scorer for run in self.runs])
+        for number, step in together([run.search(until) for run in self.runs], scorer):
+            yield self.runs[number], step
+
+    def __repr__(self) -> str:
+        inside = "".join(f"\n  {run!r}" for run in self.runs)
+        return f"Dreams({len(self)} runs){inside}"
+
+    def _repr_html_(self) -> str:
+        from dreamy_lens.results import markup
+
+        rows = "".join(f"<li>{markup.escape(repr(run))}</li>" for run in self.runs)
+        return markup.fragment(f"<p>{len(self)} runs</p><ol start='0'>{rows}</ol>")
