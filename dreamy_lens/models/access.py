@@ -169,6 +169,9 @@ class HookedModel:
             if table is None or state != self._table_state:
                 with torch.no_grad():
                     table = self.bridge.embed(torch.arange(self.vocabulary.size, device=self.device)).detach()
+                    weight = getattr(self.bridge.embed, "weight", None)
+                    if weight is not None and weight.shape == table.shape and torch.equal(weight, table):
+                        table = weight.detach()  # the same memory; architectures that scale need one of their own
                 self._table, self._table_state = table, state
             return table
 
@@ -193,7 +196,13 @@ class HookedModel:
     # Running it.
 
     def run(
-        self, ids: Tensor, capture: Iterable[str] = (), *, logits: bool = True, embeddings: Tensor | None = None
+        self,
+        ids: Tensor,
+        capture: Iterable[str] = (),
+        *,
+        logits: bool = True,
+        embeddings: Tensor | None = None,
+        past: Any = None,
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """One forward pass.
 
@@ -202,6 +211,7 @@ class HookedModel:
             capture: hook points to read.
             logits: whether the model's output is wanted; without it the pass ends at the last hook point.
             embeddings: `[batch, length, d_model]` to use in the place of the tokens' own.
+            past: a Hugging Face cache of what stands before these tokens.
 
         Returns:
             Activations by the name asked for, `[batch, ...]`, and the logits `[batch, length, d_vocab]` or None.
@@ -221,7 +231,7 @@ class HookedModel:
             if logits or wanted:
                 self._evaluate()
                 with contextlib.suppress(_Finished), self._gated(wanted), self.bridge.hooks(fwd_hooks=hooks):
-                    output = self.bridge(ids, **self._quiet)
+                    output = self.bridge(ids, **(self._quiet if past is None else {"past_key_values": past}))
             silent = [name for name in wanted if name not in found]
             if silent:
                 raise self._never_fired(silent[0], ids)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,8 +19,17 @@ from dreamy_lens.models.parts import Parts
 from dreamy_lens.scoring.gradient import Gradient, Part
 from dreamy_lens.scoring.memory import Batches, room_of
 from dreamy_lens.scoring.passes import LOGITS_BUDGET
+from dreamy_lens.scoring.prefix import Prefix
 from dreamy_lens.scoring.prompts import Frame
 from dreamy_lens.scoring.sharing import close, sample
+
+
+@dataclass
+class _Way:
+    """How a model is run: without some of its parts, and from behind a prefix if that is known."""
+
+    parts: Parts
+    prefix: Prefix | None = None
 
 
 class Differentiation:
@@ -43,7 +53,7 @@ class Differentiation:
     ) -> None:
         self.features, self.frame, self.models, self.bare = tuple(features), frame, models, bare
         self.batches = Batches(batch_size)
-        self._parts: dict[tuple, dict[HookedModel, Parts]] = {}
+        self._ways: dict[tuple, dict[HookedModel, _Way]] = {}
 
     def gradient(self, rows: Sequence[np.ndarray]) -> list[Gradient]:
         """Of the prompts `[B_i, n]` of each feature."""
@@ -52,9 +62,9 @@ class Differentiation:
         layout = self.frame.layout(prompts.shape[1])
         widest = max(model.vocabulary.size for model in self.models)
         fits = max(1, LOGITS_BUDGET // (layout.total * widest))
-        parts = self._leaving_out(layout)
+        ways = self._faster(layout)
         done = self.batches.map(
-            lambda part: self._gradient(prompts[part], owner[part], layout, parts),
+            lambda part: self._gradient(prompts[part], owner[part], layout, ways),
             len(prompts),
             fits,
             room_of(self.models[0], "gradients"),
@@ -67,49 +77,69 @@ class Differentiation:
         return [whole.part(slice(int(a), int(b))) for a, b in itertools.pairwise(ends)]
 
     def renew(self) -> None:
-        """Find out anew which parts may be left out: the model may have been changed since."""
-        self._parts.clear()
+        """Find out anew which parts may be left out, and compute prefixes anew: the model may have been changed."""
+        self._ways.clear()
 
-    def _leaving_out(self, layout: Layout) -> dict[HookedModel, Parts]:
-        """Which parts of each model may be left out: all, all but the attention, or none."""
+    def _faster(self, layout: Layout) -> dict[HookedModel, _Way]:
+        """How each model may be run faster: without which parts, and whether from behind a template's prefix."""
         if self.bare is False or any(model.is_hooked for model in self.models):
             return {}
         key = layout.length, *((model.state, model.other_hooks) for model in self.models)
-        if key not in self._parts:
+        if key not in self._ways:
             rows = sample(self.features[0].model, layout, self.frame)[:2]
             rows, owner = np.tile(rows, (len(self.features), 1)), np.repeat(np.arange(len(self.features)), len(rows))
             plain = self._gradient(rows, owner, layout, {})
-            found: dict[HookedModel, Parts] = {}
+            found: dict[HookedModel, _Way] = {}
             for model in self.models:
                 attentions = [getattr(block, "attn", None) for block in getattr(model.bridge, "blocks", ())]
-                for besides in ([], attentions):
-                    parts = Parts(model.bridge, besides)
-                    with contextlib.suppress(RuntimeError, TypeError, ValueError, AttributeError, NoGradientError):
-                        if _same(self._gradient(rows, owner, layout, {model: parts}), plain, model.dtype):
-                            found[model] = parts
+                for besides, known in (([], True), ([], False), (attentions, False)):
+                    if known and not layout.prefix:
+                        continue
+                    with contextlib.suppress(Exception):  # of whatever an architecture does not like; see below
+                        way = _Way(Parts(model.bridge, besides))
+                        if known:
+                            way.prefix = self._prefix(rows, model, layout, way.parts)
+                        if _same(self._gradient(rows, owner, layout, {model: way}), plain, model.dtype):
+                            found[model] = way
                             break
-            self._parts[key] = found
-        return self._parts[key]
+            self._ways[key] = found  # a model that is not there is run as it is
+        return self._ways[key]
 
-    def _gradient(
-        self, rows: np.ndarray, owner: np.ndarray, layout: Layout, bare: dict[HookedModel, Parts]
-    ) -> Gradient:
+    def _prefix(self, rows: np.ndarray, model: HookedModel, layout: Layout, parts: Parts) -> Prefix:
+        names, logits = self._reads(model)
+        ids = torch.from_numpy(self.frame.rows(rows[:1], model)[:, : layout.before]).to(model.device)
+        with model.kernels.used(), parts.bare([*names, EMBEDDING]):
+            return Prefix(model, ids, names, logits)
+
+    def _reads(self, model: HookedModel) -> tuple[tuple[str, ...], bool]:
+        """Hook points of a model that are read, and whether its logits are."""
+        names = tuple(dict.fromkeys(name for f in self.features for name in f.hooks.get(model, ())))
+        return names, any(model in f.logits for f in self.features) or model is self.frame.fluency
+
+    def _gradient(self, rows: np.ndarray, owner: np.ndarray, layout: Layout, ways: dict[HookedModel, _Way]) -> Gradient:
         leaves: dict[HookedModel, Tensor] = {}
         readings: dict[HookedModel, Reading] = {}
-        place = slice(layout.before, layout.before + layout.length)
+        starts: dict[HookedModel, int] = {}
         fluency = self.frame.fluency
         with held(self.models), torch.enable_grad(), contextlib.ExitStack() as frozen:
             for model in self.models:
                 frozen.enter_context(model.frozen())
             for model in self.models:
                 full = torch.from_numpy(self.frame.rows(rows, model)).to(model.device)
+                way, (names, logits) = ways.get(model), self._reads(model)
+                prefix = None if way is None else way.prefix
+                starts[model] = start = 0 if prefix is None else prefix.length
                 # The bridge's own, and not rows of the table, which an edit of the weights can leave behind.
-                leaf = model.embedded(full).requires_grad_(True)
-                logits = any(model in f.logits for f in self.features) or model is fluency
-                names = tuple(dict.fromkeys(name for f in self.features for name in f.hooks.get(model, ())))
-                kernels = contextlib.nullcontext() if self.bare is False else model.kernels.used()
-                with kernels, _without(bare.get(model), names):
-                    found, output = model.run(full, names, logits=logits, embeddings=leaf)
+                leaf = model.embedded(full[:, start:]).requires_grad_(True)
+                past = None if prefix is None else prefix.cache(len(rows))
+                with contextlib.ExitStack() as faster:
+                    if self.bare is not False:
+                        faster.enter_context(model.kernels.used())
+                    if way is not None:
+                        faster.enter_context(way.parts.bare([*names, EMBEDDING]))
+                    found, output = model.run(full[:, start:], names, logits=logits, embeddings=leaf, past=past)
+                if prefix is not None:
+                    found, output = prefix.before(found, output, full.shape[1] - start)
                 charge = torch.zeros(len(rows), device=model.device, requires_grad=True)
                 leaves[model] = leaf
                 readings[model] = Reading(found, output, full, layout, charge)
@@ -129,7 +159,8 @@ class Differentiation:
             needed = any(g is not None for g in charged)
             charged = [g if g is not None else torch.zeros(len(rows), device=model.device) for g in charged]
             surprisal = readings[model].surprisal() / layout.terms if needed else None
-            v, c = (g[:, place].float() for g in embedded)
+            first = layout.before - starts[model]
+            v, c = (g[:, first : first + layout.length].float() for g in embedded)
             parts.append(Part(v, c, charged[0], charged[1], surprisal, tables[i]))
         return Gradient(tuple(parts), value.detach(), cross_entropy.detach().to(value.device))
 
@@ -153,12 +184,6 @@ class Differentiation:
             return values[0]
         back = torch.from_numpy(np.argsort(np.concatenate(places), kind="stable")).to(values[0].device)
         return torch.cat(values)[back]
-
-
-@contextlib.contextmanager
-def _without(parts: Parts | None, names: tuple[str, ...]) -> Iterator[None]:
-    with contextlib.nullcontext() if parts is None else parts.bare([*names, EMBEDDING]):
-        yield
 
 
 def _same(ours: Gradient, plain: Gradient, dtype: torch.dtype) -> bool:
