@@ -146,7 +146,9 @@ class PackedModel:
                     packing.ids[None], names, position_ids=packing.positions[None], attention_mask=mask
                 )
         if final and state.cuts:
-            found[FINAL] = found[FINAL][:, state.cut.kept]
+            kept = state.cut.kept
+            assert kept is not None
+            found[FINAL] = found[FINAL][:, kept.to(found[FINAL].device)]
         if keep is not None:
             keep.activations = {name: x[:, : keep.length] for name, x in found.items()}
         return found
@@ -230,11 +232,12 @@ class _State:
             if way == ROWS:
                 # What the residual stream was before the norm, where a bridge forks it for its heads.
                 forked = getattr(module, "_captured_pre_ln_residual", None)
-                rows = [y[packing.index] for y in self._whole(layer, x, *([] if forked is None else [forked]))]
+                index = packing.index.to(x.device)  # layers may be on several devices
+                rows = [y[index] for y in self._whole(layer, x, *([] if forked is None else [forked]))]
                 if forked is not None:
                     module._captured_pre_ln_residual = rows[1]
                 out = usual(rows[0], *_cut(more, packing), **_cut(named, packing))
-                return _first(out, lambda y: y.flatten(0, 1)[packing.owners][None])
+                return _first(out, lambda y: y.flatten(0, 1)[packing.owners.to(y.device)][None])
             if way == HEADS:
                 return usual(x, *more, **named)
             named = {k: self._at_nodes(k, v, layer) for k, v in named.items()}
@@ -274,7 +277,7 @@ class _State:
         if name == "position_embeddings" and value is not None:
             key = (id(value), layer < self.depth)
             if key not in self._rotary:
-                self._rotary[key] = tuple(x[:, positions] for x in value)
+                self._rotary[key] = tuple(x[:, positions.to(x.device)] for x in value)
             return self._rotary[key]
         return value
 
@@ -283,14 +286,15 @@ class _State:
 
         def reconstruct(q: Tensor, k: Tensor, v: Tensor, **named: Any) -> Any:
             packing = self.of(layer)
-            rows = [x[packing.index] for x in self._whole(layer, q, k, v)]
+            index = packing.index.to(q.device)
+            rows = [x[index] for x in self._whole(layer, q, k, v)]
             return usual(*rows, **_cut(self.arguments[layer][1], packing))
 
         return reconstruct
 
     def gathered(self, layer: int, usual: Any) -> Any:
         """The outputs of the heads at the nodes, from those of whole rows."""
-        return lambda out: usual(out.flatten(0, 1)[self.of(layer).owners][None])
+        return lambda out: usual(out.flatten(0, 1)[self.of(layer).owners.to(out.device)][None])
 
     @property
     def cuts(self) -> bool:
@@ -305,13 +309,14 @@ class _State:
         def forward(*args: Any, **kwargs: Any) -> Any:
             if layer == self.depth:
                 if "hidden_states" in kwargs:
-                    kwargs = {**kwargs, "hidden_states": kwargs["hidden_states"][:, kept]}
+                    x = kwargs["hidden_states"]
+                    kwargs = {**kwargs, "hidden_states": x[:, kept.to(x.device)]}
                 else:
-                    args = (args[0][:, kept], *args[1:])
+                    args = (args[0][:, kept.to(args[0].device)], *args[1:])
             out = usual(*args, **kwargs)
             if layer < len(self.owner.blocks) - 1:
                 return out
-            return _first(out, lambda x: x.new_zeros(1, nodes, x.shape[-1]).index_copy(1, kept, x))
+            return _first(out, lambda x: x.new_zeros(1, nodes, x.shape[-1]).index_copy(1, kept.to(x.device), x))
 
         return forward
 
@@ -339,17 +344,20 @@ def _first(out: Any, function: Any) -> Any:
 
 @contextlib.contextmanager
 def _patched(patches: Any) -> Iterator[None]:
-    """Set attributes of single modules, and take them away again."""
-    done: list[tuple[Any, str]] = []
+    """Set attributes of single modules, and put back what they had: models that are spread over devices have such."""
+    done: list[tuple[Any, str, Any]] = []
     try:
         for module, name, value in patches:
+            done.append((module, name, module.__dict__.get(name)))
             # Past the module's own __setattr__, which passes names on to what it wraps.
             module.__dict__[name] = value
-            done.append((module, name))
         yield
     finally:
-        for module, name in done:
-            module.__dict__.pop(name, None)
+        for module, name, former in reversed(done):
+            if former is None:
+                module.__dict__.pop(name, None)
+            else:
+                module.__dict__[name] = former
 
 
 @contextlib.contextmanager

@@ -226,7 +226,7 @@ def _by_rows(
 ) -> Tensor:
     """For an accelerator: whole rows in one call, since a launch costs more than the queries that nobody needs."""
     shared, length = q.shape[0] // k.shape[0], packing.length
-    index = packing.index
+    index = packing.index.to(q.device)
     k_rows, v_rows = (x[:, index].transpose(0, 1).repeat_interleave(shared, 1) for x in (k, v))
     asked = q[:, (index - packing.known).clamp_min(0)].transpose(0, 1)  # those of a known prefix are not used
     if softcap is None:
@@ -238,7 +238,7 @@ def _by_rows(
         scores = torch.matmul(asked, k_rows.transpose(-1, -2)).float() * scale
         scores = softcap * (scores / softcap).tanh() + _mask(length, window, str(q.device))
         found = torch.matmul(scores.softmax(-1).to(v.dtype), v_rows)
-    return found.transpose(1, 2).flatten(0, 1)[packing.owners]
+    return found.transpose(1, 2).flatten(0, 1)[packing.owners.to(q.device)]
 
 
 @functools.lru_cache(maxsize=16)

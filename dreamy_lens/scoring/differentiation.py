@@ -15,6 +15,7 @@ from dreamy_lens.errors import NoGradientError
 from dreamy_lens.features.bind import BoundFeature
 from dreamy_lens.features.readings import Layout, Reading
 from dreamy_lens.models.access import EMBEDDING, HookedModel, held
+from dreamy_lens.models.packing import to_device
 from dreamy_lens.models.parts import Parts
 from dreamy_lens.scoring.gradient import Gradient, Part
 from dreamy_lens.scoring.memory import Batches, room_of
@@ -125,12 +126,13 @@ class Differentiation:
             for model in self.models:
                 frozen.enter_context(model.frozen())
             for model in self.models:
-                full = torch.from_numpy(self.frame.rows(rows, model)).to(model.device)
+                full = to_device(self.frame.rows(rows, model), model.device)
                 way, (names, logits) = ways.get(model), self._reads(model)
                 prefix = None if way is None else way.prefix
                 starts[model] = start = 0 if prefix is None else prefix.length
                 # The bridge's own, and not rows of the table, which an edit of the weights can leave behind.
-                leaf = model.embedded(full[:, start:]).requires_grad_(True)
+                trust = model.device.type == "cuda" and way is not None  # checked when the way was found
+                leaf = model.embedded(full[:, start:], trust).requires_grad_(True)
                 past = None if prefix is None else prefix.cache(len(rows))
                 with contextlib.ExitStack() as faster:
                     if self.bare is not False:

@@ -180,7 +180,8 @@ def search(
         rows = torch.from_numpy(where.reshape(-1)).to(scorer.model.device)
         objective = gradient.objective(rows, torch.from_numpy(lambdas).to(scorer.model.device))
         ids = torch.from_numpy(population).to(scorer.model.device)
-        proposals = candidates(objective, ids, allowed, config.top_k).cpu().numpy()
+        count = int(rules.allowed[: objective.shape[-1]].sum())
+        proposals = candidates(objective, ids, allowed, config.top_k, count).cpu().numpy()
 
         # Mutate: r children of each member.
         pool, rejected = children(population, proposals, config.children, rules, rng)

@@ -44,7 +44,7 @@ def same_length(rows: list[np.ndarray]) -> np.ndarray:
     return np.stack(rows)
 
 
-def candidates(gradient: Tensor, members: Tensor, allowed: Tensor, top_k: int) -> Tensor:
+def candidates(gradient: Tensor, members: Tensor, allowed: Tensor, top_k: int, count: int | None = None) -> Tensor:
     """The k most promising tokens at each position of each member, best first, `[M, n, k]` on the gradient's device.
 
     Args:
@@ -52,6 +52,7 @@ def candidates(gradient: Tensor, members: Tensor, allowed: Tensor, top_k: int) -
         members: ids `[M, n]`.
         allowed: bool `[d_vocab]`.
         top_k: k; less where fewer tokens are allowed. The token that is there already is not a candidate.
+        count: how many tokens of the gradient's are allowed, if that is known: counting waits for the device.
     """
     width = gradient.shape[-1]
     # Entries that are not finite first: however bad, an allowed token stays above every other.
@@ -60,7 +61,8 @@ def candidates(gradient: Tensor, members: Tensor, allowed: Tensor, top_k: int) -
     gradient.masked_fill_(~allowed[:width], -torch.inf)
     gradient.scatter_(-1, members[..., None], -torch.inf)
     # All allowed tokens but the present one can be chosen, and rules see to it that there are two.
-    return gradient.topk(min(top_k, int(allowed[:width].sum()) - 1), dim=-1).indices
+    count = int(allowed[:width].sum()) if count is None else count
+    return gradient.topk(min(top_k, count - 1), dim=-1).indices
 
 
 def children(
