@@ -49,7 +49,7 @@ class Task:
 
 @functools.lru_cache(maxsize=1)
 def plain_model(folder: str) -> PlainModel:
-    return PlainModel(folder)
+    return PlainModel.load(folder)
 
 
 @functools.lru_cache(maxsize=1)

@@ -16,16 +16,21 @@ MLP_OUTPUT = ("model.layers.{}.mlp.down_proj", "gpt_neox.layers.{}.mlp.dense_4h_
 class PlainModel:
     """A Hugging Face model and one MLP neuron of it at the last position, without any of the code that is measured."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
+        self.vocabulary = int(self.model.get_input_embeddings().num_embeddings)
+        self.special = np.array(sorted({i for i in self.tokenizer.all_special_ids if i is not None}), dtype=np.int64)
+
+    @classmethod
+    def load(cls, folder: str) -> PlainModel:
+        """The model of a folder, in float32."""
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
-        self.vocabulary = int(self.model.get_input_embeddings().num_embeddings)
-        self.special = np.array(sorted({i for i in self.tokenizer.all_special_ids if i is not None}), dtype=np.int64)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        return cls(model, AutoTokenizer.from_pretrained(folder))
 
     def mlp_output(self, layer: int) -> Any:
         """The linear map whose input is the MLP's neurons, after the nonlinearity and any gate."""

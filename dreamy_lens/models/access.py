@@ -76,7 +76,7 @@ class HookedModel:
         self.n_layers = int(bridge.cfg.n_layers)
         self.kernels = Kernels(bridge)
         self._parameters: list[Tensor] | None = None
-        # The dictionaries in which torch keeps a module's hooks: counting them is all that there is time for.
+        # The dictionaries in which torch keeps a module's hooks, under numbers that it never gives twice.
         modules = list(bridge.modules())
         self._points = [m._forward_hooks for m in modules if hasattr(m, "fwd_hooks")]
         others = [m for m in modules if not hasattr(m, "fwd_hooks")]
@@ -102,9 +102,9 @@ class HookedModel:
         return any(self._points)
 
     @property
-    def other_hooks(self) -> int:
-        """How many hooks there are on modules that are no hook points; TransformerLens sets some up as it runs."""
-        return sum(map(len, self._others))
+    def other_hooks(self) -> tuple[int, ...]:
+        """The numbers of the hooks on modules that are no hook points; TransformerLens sets some up as it runs."""
+        return tuple(key for hooks in self._others if hooks for key in hooks)
 
     @property
     def state(self) -> tuple[Any, ...]:

@@ -94,6 +94,17 @@ class PackedModel:
             if name.startswith("unembed.") and name != FINAL:
                 raise NotPackable(f"{name} comes behind what a packed pass computes")
 
+    def come_by_rows(self, capture: Sequence[str]) -> frozenset[str]:
+        """Those of these hook points whose activation comes as `[B, n, ...]`: in attentions that work on whole rows."""
+        points, inside, found = self.model.bridge.hook_dict, _layers_inside(capture), set()
+        for name in capture:
+            layer = re.match(r"blocks\.(\d+)\.", name)
+            if layer and (self.way == ROWS or int(layer[1]) in inside):
+                attention = self.attentions[int(layer[1])]
+                if any(module is points[name] for module in attention.modules()):
+                    found.add(name)
+        return frozenset(found)
+
     def depth(self, capture: Sequence[str]) -> int:
         """The first block that none of these hook points needs."""
         found = [re.match(r"blocks\.(\d+)\.", name) for name in capture]
@@ -186,7 +197,7 @@ class PackedModel:
     @contextlib.contextmanager
     def _replaced(self, state: _State, names: Sequence[str]) -> Iterator[None]:
         """The model's modules for the length of the pass: its own where nobody looks, and attention by this package."""
-        inside = {int(m[1]) for m in map(_INSIDE.match, names) if m}
+        inside = _layers_inside(names)
         patches: list[tuple[Any, str, Any]] = []
         for i, attention in enumerate(self.attentions):
             way = ROWS if i in inside else self.way
@@ -319,6 +330,11 @@ class _State:
             return _first(out, lambda x: x.new_zeros(1, nodes, x.shape[-1]).index_copy(1, kept.to(x.device), x))
 
         return forward
+
+
+def _layers_inside(names: Sequence[str]) -> set[int]:
+    """Layers with a hook point inside their attention."""
+    return {int(m[1]) for m in map(_INSIDE.match, names) if m}
 
 
 def _cut(values: Any, packing: Packing) -> Any:

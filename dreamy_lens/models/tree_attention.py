@@ -111,6 +111,8 @@ def _by_groups(
 ) -> Tensor:
     """For a processor: only the queries that are needed, in blocks of equal shape. Returns `[T, heads, d_head]`."""
     heads, nodes, width = q.shape
+    if not packing.groups:  # all that there is was known before
+        return v.new_zeros(nodes, heads, v.shape[-1])
     plan, length = _plan(packing, heads, k.shape[0]), packing.length
     asked = (q * scale).reshape(-1, width).index_select(0, plan.queries)
     k_rows, v_rows = (x.reshape(-1, x.shape[-1]).index_select(0, plan.keys) for x in (k, v))

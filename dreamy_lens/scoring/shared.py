@@ -36,6 +36,7 @@ class SharedRun:
         cut: the packing of the places whose logits are needed.
         found: activations by hook point, from :meth:`PackedModel.run`.
         before: what was known of the prefix.
+        by_rows: hook points whose activations came by rows.
     """
 
     def __init__(
@@ -47,15 +48,16 @@ class SharedRun:
         cut: Packing,
         found: dict[str, Tensor],
         before: Kept | None,
+        by_rows: frozenset[str] = frozenset(),
     ) -> None:
         self.packed, self.layout, self.ids = packed, layout, ids
         self.packing, self.cut, self.found, self.before = packing, cut, found, before
+        self._by_rows = by_rows
 
     def at_nodes(self, name: str) -> Tensor | None:
         """The activation at each node, known ones first, `[P + T, ...]`; None if it comes by whole rows."""
         tensor = self.found[name]
-        packing = self.cut if name == FINAL else self.packing
-        if tensor.shape[:2] != (1, packing.nodes):
+        if name in self._by_rows:
             return None
         if self.before is None:
             return tensor[0]

@@ -54,6 +54,7 @@ class Sharing:
         self.packed: PackedModel | None = None
         self.why = ""
         self._kept: dict[bool, Kept] = {}
+        self._rows_of: dict[PackedModel, frozenset[str]] = {}
         for way in WAYS:
             try:
                 packed = PackedModel(model, way)
@@ -97,7 +98,12 @@ class Sharing:
         if final and packed.depth(self.capture) < packed.model.n_layers and not self.everywhere:
             cut = packing.upto(layout.predicting.stop)
         found = packed.run(packing, self.capture, final=final, cut=cut, before=before)
-        return SharedRun(packed, layout, rows, packing, cut, found, before)
+        return SharedRun(packed, layout, rows, packing, cut, found, before, self._by_rows(packed))
+
+    def _by_rows(self, packed: PackedModel) -> frozenset[str]:
+        if packed not in self._rows_of:
+            self._rows_of = {packed: packed.come_by_rows(self.capture)}
+        return self._rows_of[packed]
 
     def _prefix(self, rows: np.ndarray, final: bool, packed: PackedModel) -> Kept | None:
         """What is known of a template's prefix; made by the first pass."""

@@ -1,0 +1,281 @@
+"""What is timed against each other, each in a process of its own, and how the parent lets them take turns.
+
+Nothing heavy is imported here: a process that is started takes over the peak memory of the one that starts it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import logging
+import multiprocessing
+import os
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from speed_models import CHILDREN, LENGTH, POPULATION, RESTART_EVERY, SHAPES, TOP_K, bridge, plain
+
+OURS, REFERENCE, OURS_GCG, NANOGCG = "dreamy_lens", "reference", "dreamy_lens, GCG", "nanogcg"
+SEARCH_WIDTH = 256
+"""Children in an iteration of GCG: as many as EPO has in all."""
+
+PER_ITERATION = {
+    OURS: POPULATION * CHILDREN,
+    REFERENCE: POPULATION * CHILDREN,
+    OURS_GCG: SEARCH_WIDTH,
+    NANOGCG: SEARCH_WIDTH,
+}
+"""Children that each side draws in an iteration."""
+
+
+class Failed(Exception):
+    """A side could not be started, or not go on; the message says why."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a side runs: one of `SHAPES`, the device, torch's threads, and the reference's folder."""
+
+    model: str
+    device: str
+    threads: int
+    checkout: str
+
+
+class Steps:
+    """A search of dreamy_lens that can be stopped and gone on with at no cost: `resume()` would check the model anew.
+
+    Args:
+        search: a finished run.
+    """
+
+    def __init__(self, search: Any) -> None:
+        self.search, self._steps = search, search.steps(sys.maxsize)
+
+    def run(self, k: int) -> list[float]:
+        """Seconds of each of k more iterations, the notes that a run takes included."""
+        seconds = []
+        for _ in range(k):
+            began = time.perf_counter()
+            self.search.take(next(self._steps))
+            seconds.append(time.perf_counter() - began)
+        return seconds
+
+
+# The sides. Each has `run(k)`: k more iterations, and the seconds that each of them took.
+
+
+class DreamyLens:
+    """EPO by dreamy_lens, with parents left out of the selection as in the paper, and no BOS, as the reference."""
+
+    def __init__(self, place: Place) -> None:
+        import dreamy_lens as dl
+
+        shape = SHAPES[place.model]
+        settings: dict[str, Any] = {"length": LENGTH, "top_k": TOP_K, "prepend_bos": False, "iterations": 0}
+        feature = shape.feature
+        if isinstance(self, DreamyLensGCG):
+            feature, config = f'log_prob("{shape.word}")', dl.EPOConfig.gcg(children=SEARCH_WIDTH, **settings)
+        else:
+            sizes = {"population": POPULATION, "children": CHILDREN, "restart_every": RESTART_EVERY}
+            config = dl.EPOConfig(keep_parents=False, **sizes, **settings)
+        self.steps = Steps(dl.dream(feature, bridge(place.model, place.device), config=config, progress=False))
+
+    def run(self, k: int) -> list[float]:
+        return self.steps.run(k)
+
+
+class DreamyLensGCG(DreamyLens):
+    """GCG by dreamy_lens: one member, no fluency, to drive the log probability of one token after the prompt."""
+
+
+class Reference:
+    """The paper's own `epo`, unchanged, on the plain Hugging Face model."""
+
+    def __init__(self, place: Place) -> None:
+        sys.path.insert(0, place.checkout)
+        from plain_model import PlainModel
+
+        self.device, self.members = place.device, None
+        self.model = PlainModel(*plain(place.model, place.device))
+        self.runner = self.model.runner(SHAPES[place.model].feature)
+
+    def run(self, k: int) -> list[float]:
+        """Where the last turn ended. One more iteration is run and not counted: the last computes no gradient."""
+        from dreamy.epo import epo  # pyright: ignore[reportMissingImports]
+
+        ends: list[float] = []
+
+        def callback(*_: Any, **__: Any) -> None:
+            wait(self.device)
+            ends.append(time.perf_counter())
+
+        with contextlib.redirect_stdout(io.StringIO()):
+            history = epo(
+                self.runner,
+                self.model.model,
+                self.model.tokenizer,
+                seq_len=LENGTH,
+                population_size=POPULATION,
+                iters=k + 1,
+                explore_per_pop=CHILDREN,
+                batch_size=256,
+                topk=TOP_K,
+                restart_frequency=RESTART_EVERY,
+                seed=0 if self.members is None else None,
+                initial_ids=self.members,
+                callback=callback,
+            )
+        import torch
+
+        self.members = torch.from_numpy(history.ids[-1][history.keep[-1]])
+        return [b - a for a, b in itertools.pairwise(ends[: k + 1])]
+
+
+class NanoGCG:
+    """GCG by the package nanogcg: a target of one token, so that a row is little more than the prompt.
+
+    Its filter of prompts that do not retokenize is off, since the others have none, and so is its cache of what stands
+    before the prompt, since nothing does.
+    """
+
+    def __init__(self, place: Place) -> None:
+        import nanogcg.gcg as package  # pyright: ignore[reportMissingImports]
+
+        logging.getLogger("nanogcg").setLevel("ERROR")
+        self.package, self.device, self.word = package, place.device, SHAPES[place.model].word
+        self.model, self.tokenizer = plain(place.model, place.device)
+        self.tokenizer.add_bos_token = False
+        self.start = self.word * LENGTH
+
+    def run(self, k: int) -> list[float]:
+        starts: list[float] = []
+        device = self.device
+
+        class Timed(self.package.GCG):  # its step begins with the gradient
+            def compute_token_gradient(self, optim_ids: Any) -> Any:
+                wait(device)
+                starts.append(time.perf_counter())
+                return super().compute_token_gradient(optim_ids)
+
+        config = self.package.GCGConfig(
+            num_steps=k,
+            optim_str_init=self.start,
+            search_width=SEARCH_WIDTH,
+            topk=TOP_K,
+            use_prefix_cache=False,
+            allow_non_ascii=True,
+            filter_ids=False,
+            verbosity="ERROR",
+        )
+        Timed(self.model, self.tokenizer, config).run("", self.word)
+        wait(device)
+        return [b - a for a, b in itertools.pairwise([*starts, time.perf_counter()])]
+
+
+MAKERS = {OURS: DreamyLens, REFERENCE: Reference, OURS_GCG: DreamyLensGCG, NANOGCG: NanoGCG}
+
+
+# Processes.
+
+
+class Lane:
+    """The parent's end of one side.
+
+    Args:
+        side: one of `MAKERS`.
+        place: where it runs.
+
+    Attributes:
+        loaded: MiB in use, or so far at most on a processor, once the model was there.
+
+    Raises:
+        Failed: it cannot be started.
+    """
+
+    def __init__(self, side: str, place: Place) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=serve, args=(theirs, side, place), daemon=True)
+        self._process.start()
+        theirs.close()
+        try:
+            self.loaded: float = self._answer()
+        except Failed:
+            self._process.join()
+            raise
+
+    def run(self, k: int) -> list[float]:
+        """A turn: seconds of each of k iterations."""
+        self._pipe.send(k)
+        return self._answer()
+
+    def end(self) -> float:
+        """Ends the process; its peak memory in MiB."""
+        self._pipe.send(0)
+        peak = self._answer()
+        self._process.join()
+        return peak
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+    def _answer(self) -> Any:
+        try:
+            good, answer = self._pipe.recv()
+        except EOFError:
+            raise Failed("its process died, most likely for want of memory") from None
+        if not good:
+            raise Failed(answer)
+        return answer
+
+
+def serve(pipe: Any, side: str, place: Place) -> None:
+    """The other end: makes the side, then answers each number of iterations with their seconds, and 0 with the peak."""
+    try:
+        prepare(place.threads)
+        found = MAKERS[side](place)
+        pipe.send((True, memory(place.device, now=True)))
+        while k := pipe.recv():
+            pipe.send((True, found.run(k)))
+        pipe.send((True, memory(place.device, now=False)))
+    except Exception as error:
+        pipe.send((False, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"))
+
+
+def prepare(threads: int) -> None:
+    """What every process does first: limit torch's threads, and keep all quiet but dreamy_lens's own warnings."""
+    os.environ["TQDM_DISABLE"] = "1"
+    import torch
+
+    torch.set_num_threads(threads)
+    warnings.simplefilter("ignore")
+    warnings.filterwarnings("default", category=RuntimeWarning, module="dreamy_lens")
+
+
+def memory(device: str, now: bool) -> float:
+    """MiB: on CUDA of tensors, now or at most since that was asked; on a processor of the process, always at most."""
+    if device.startswith("cuda"):
+        import torch
+
+        if now:
+            torch.cuda.reset_peak_memory_stats()
+            return torch.cuda.memory_allocated() / 2**20
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource
+
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def wait(device: str) -> None:
+    """Until the device has done all that it was given."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize()
