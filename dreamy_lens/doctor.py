@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -102,7 +103,9 @@ def _feature(feature: Any, hooked: Any, prepend_bos: bool | None, length: int) -
 
     rng = np.random.default_rng(0)
     ids = rng.choice(np.flatnonzero(scorer.allowed), size=(16, length))
-    found, scores = _attempt("its value on random prompts", lambda: scorer.score(ids))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of prompts that cannot share prefixes: that is a finding of its own below
+        found, scores = _attempt("its value on random prompts", lambda: scorer.score(ids))
     if scores is None:
         yield found
         return
@@ -118,6 +121,10 @@ def _feature(feature: Any, hooked: Any, prepend_bos: bool | None, length: int) -
     varies = high > low
     seen = f"{low:.4g} to {high:.4g}, {level}" if varies else f"always {low:.4g}, {level}"
     yield Finding(varies or None, "its value on random prompts", seen)
+
+    whole = scorer.passes.whole
+    why = "; ".join(f"no, on {model.name}: {text}" for model, text in whole.items())
+    yield Finding(None if whole else True, "prompts share prefixes", why or "yes, with the same numbers as without")
 
     found, gradient = _attempt("it has a gradient", lambda: scorer.gradient(ids[:4]))
     if gradient is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import models
 import pytest
 import torch
 
@@ -41,6 +42,7 @@ def test_a_sound_feature_passes_every_check(family, feature, bos):
         "the feature can be read",
         "it fits the model",
         "its value on random prompts",
+        "prompts share prefixes",
         "it has a gradient",
         "the gradient agrees with a finite difference",
     ]
@@ -99,7 +101,7 @@ def test_a_gradient_that_is_zero_is_a_note_with_advice(gpt2):
 
 @pytest.mark.parametrize("feature", ["blocks.1.attn.hook_pattern[0, 0, 5]", "L1.N3.clip(max=-90)"])
 def test_a_value_that_never_changes_and_has_no_gradient_is_nothing_to_search(gpt2, feature):
-    value, gradient = list(examine(feature, gpt2.bridge))[-2:]
+    value, _, gradient = list(examine(feature, gpt2.bridge))[-3:]
     assert value.passed is None and value.seen.startswith("always ")
     assert gradient.passed is False and "and no prompt is better than another" in gradient.seen
 
@@ -152,3 +154,14 @@ def test_rounding_of_a_coarse_model_is_a_note_at_worst(gpt2):
         )
     findings = list(examine("L1.N3", bridge))
     assert not failed(findings) and "bfloat16" in findings[0].seen
+
+
+def test_a_model_that_mixes_neighbours_is_scored_whole_and_says_why(gpt2):
+    bridge = models.new_bridge("gpt2", gpt2.raw)
+    bridge.blocks[0].mlp.original_component.register_forward_hook(lambda m, i, out: out + torch.roll(out, 1, 1))
+    findings = {finding.check: finding for finding in examine("L1.N3", bridge)}
+    shared = findings["prompts share prefixes"]
+    assert shared.passed is None and shared.seen.startswith(
+        "no, on tiny-gpt2: its activation at blocks.1.mlp.hook_post"
+    )
+    assert findings["the gradient agrees with a finite difference"].passed

@@ -50,11 +50,16 @@ class Passes:
         )
         self.batches = Batches(batch_size)
         self._sharings: dict[tuple, Sharing | None] = {}
-        self._warned: set[HookedModel] = set()
+        self._whole: dict[HookedModel, str] = {}
 
     def renew(self) -> None:
         """Find out anew how prefixes may be shared, and compute them anew: the model may have been changed since."""
         self._sharings.clear()
+
+    @property
+    def whole(self) -> dict[HookedModel, str]:
+        """Models on which prompts had to be scored whole so far, and why."""
+        return dict(self._whole)
 
     @torch.no_grad()
     def score(self, rows: Sequence[np.ndarray], cross_entropy: bool = True) -> list[Found]:
@@ -137,6 +142,6 @@ class Passes:
         return sharing if sharing is not None and sharing.holds else None
 
     def _warn(self, model: HookedModel, why: str) -> None:
-        if model not in self._warned:
-            self._warned.add(model)
+        if model not in self._whole:
+            self._whole[model] = why
             warn_plain(model, why)
