@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from dreamy_lens.errors import RunFolderError
+from dreamy_lens.errors import RunFolderError, SettingsError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +51,11 @@ class Dreams(Sequence["Dream"]):
         from dreamy_lens.features.grammar import parse
         from dreamy_lens.results.merge import merge
 
-        return merge(run for run in self.runs if run.feature == parse(feature))
+        found = [run for run in self.runs if run.feature == parse(feature)]
+        if not found:
+            there = ", ".join(dict.fromkeys(run.feature_label for run in self.runs))
+            raise SettingsError(f"No run here is of {parse(feature).label}; there are: {there}.")
+        return merge(found)
 
     def merged(self) -> list[Merged]:
         """One for each feature, in order; see :meth:`of`."""
@@ -79,14 +83,14 @@ class Dreams(Sequence["Dream"]):
             RunFolderError: something else is there. :func:`dreamy_lens.load_run` opens each.
         """
         folder = Path(path)
-        if folder.exists() and not folder.is_dir():
-            raise RunFolderError(f"{os.fspath(path)!r} is a file; name a folder for the {len(self)} runs.")
         for run, place in zip(self.runs, self.places(folder), strict=True):
             run.save(place, overwrite=overwrite)
         return folder
 
     def places(self, path: str | os.PathLike[str]) -> list[Path]:
-        """Where :meth:`save` puts each run."""
+        """Where :meth:`save` puts each run; RunFolderError if there is a file where the folder around them is to be."""
+        if Path(path).exists() and not Path(path).is_dir():
+            raise RunFolderError(f"{os.fspath(path)!r} is a file; name a folder for the {len(self)} runs.")
         return [Path(path) / f"run-{number:03d}" for number in range(len(self))]
 
     def steps(self, until: int) -> Iterator[tuple[Dream, Step]]:

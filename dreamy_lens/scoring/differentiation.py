@@ -18,7 +18,7 @@ from dreamy_lens.models.access import EMBEDDING, HookedModel, held
 from dreamy_lens.models.packing import to_device
 from dreamy_lens.models.parts import Parts
 from dreamy_lens.scoring.gradient import Gradient, Part
-from dreamy_lens.scoring.memory import Batches, room_of
+from dreamy_lens.scoring.memory import Batches, is_out_of_memory, room_of
 from dreamy_lens.scoring.passes import LOGITS_BUDGET
 from dreamy_lens.scoring.prefix import Prefix
 from dreamy_lens.scoring.prompts import Frame
@@ -87,24 +87,34 @@ class Differentiation:
             return {}
         key = layout.length, *((model.state, model.other_hooks) for model in self.models)
         if key not in self._ways:
-            rows = sample(self.features[0].model, layout, self.frame)[:2]
-            rows, owner = np.tile(rows, (len(self.features), 1)), np.repeat(np.arange(len(self.features)), len(rows))
-            plain = self._gradient(rows, owner, layout, {})
-            found: dict[HookedModel, _Way] = {}
-            for model in self.models:
-                attentions = [getattr(block, "attn", None) for block in getattr(model.bridge, "blocks", ())]
-                for besides, known in (([], True), ([], False), (attentions, False)):
-                    if known and not layout.prefix:
-                        continue
-                    with contextlib.suppress(Exception):  # of whatever an architecture does not like; see below
-                        way = _Way(Parts(model.bridge, besides))
-                        if known:
-                            way.prefix = self._prefix(rows, model, layout, way.parts)
-                        if _same(self._gradient(rows, owner, layout, {model: way}), plain, model.dtype):
-                            found[model] = way
-                            break
-            self._ways[key] = found  # a model that is not there is run as it is
+            try:
+                self._ways[key] = self._found(layout)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._ways[key] = {}  # the batches to come will find out what fits
         return self._ways[key]
+
+    def _found(self, layout: Layout) -> dict[HookedModel, _Way]:
+        """The first way of each model that gives the gradients of the model as it is; none for a model without one."""
+        rows = sample(self.features[0].model, layout, self.frame)[: min(2, self.batches.size or 2)]
+        owners = [np.full(len(rows), i) for i in {f.feature: i for i, f in enumerate(self.features)}.values()]
+        plain = [self._gradient(rows, owner, layout, {}) for owner in owners]
+        found: dict[HookedModel, _Way] = {}
+        for model in self.models:
+            attentions = [getattr(block, "attn", None) for block in getattr(model.bridge, "blocks", ())]
+            for besides, known in (([], True), ([], False), (attentions, False)):
+                if known and not layout.prefix:
+                    continue
+                with contextlib.suppress(Exception):  # of whatever an architecture does not like
+                    way = _Way(Parts(model.bridge, besides))
+                    if known:
+                        way.prefix = self._prefix(rows, model, layout, way.parts)
+                    pairs = zip(owners, plain, strict=True)
+                    if all(_same(self._gradient(rows, o, layout, {model: way}), p, model.dtype) for o, p in pairs):
+                        found[model] = way
+                        break
+        return found
 
     def _prefix(self, rows: np.ndarray, model: HookedModel, layout: Layout, parts: Parts) -> Prefix:
         names, logits = self._reads(model)

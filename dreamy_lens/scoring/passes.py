@@ -134,7 +134,9 @@ class Passes:
         if key not in self._sharings:
             capture = tuple(dict.fromkeys(name for f in self.features for name in f.hooks.get(model, ())))
             everywhere = any(model in f.logits for f in self.features)
-            sharing = Sharing(model, layout, self.frame, capture, self._final(model, True), everywhere)
+            sharing = Sharing(
+                model, layout, self.frame, capture, self._final(model, True), everywhere, self.batches.size
+            )
             self._sharings[key] = sharing if sharing.packed is not None else None
             if sharing.packed is None:
                 self._warn(model, sharing.why)

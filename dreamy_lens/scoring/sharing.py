@@ -34,6 +34,7 @@ class Sharing:
         capture: hook points that will be read.
         final: whether logits will be.
         everywhere: whether a feature reads logits at other places than those that predict the prompt's tokens.
+        at_most: rows in one pass, if there is a limit.
 
     Attributes:
         packed: the way that was found to give what plain rows give, or None if none does.
@@ -48,6 +49,7 @@ class Sharing:
         capture: Sequence[str],
         final: bool,
         everywhere: bool = False,
+        at_most: int | None = None,
     ) -> None:
         self.model, self.layout, self.frame, self.capture = model, layout, frame, tuple(capture)
         self.final, self.everywhere = final, everywhere
@@ -59,15 +61,13 @@ class Sharing:
             try:
                 packed = PackedModel(model, way)
                 packed.check(self.capture)
-                self.why = self._differs(packed)
+                self.why = self._tried(packed, at_most)
             except NotPackable as error:
                 self.why = self.why or str(error)
             except UnsupportedAttention as error:
                 self.why = str(error)
             except Exception as error:
                 # Whatever an architecture does not like about packed rows is a reason not to use them.
-                if is_out_of_memory(error):
-                    raise
                 self.why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             else:
                 if not self.why:
@@ -116,11 +116,23 @@ class Sharing:
             self._kept[final] = kept
         return self._kept[final]
 
+    def _tried(self, packed: PackedModel, at_most: int | None) -> str:
+        """Why a way cannot be used, or nothing; found out on fewer rows where memory does not do for a few."""
+        rows = self.frame.rows(sample(self.model, self.layout, self.frame), self.model)[:at_most]
+        while True:
+            try:
+                return self._differs(packed, rows)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(rows) == 1:
+                    return "one prompt of a trial did not fit into memory"
+            rows = rows[: len(rows) // 2]
+
     @torch.no_grad()
-    def _differs(self, packed: PackedModel) -> str:
+    def _differs(self, packed: PackedModel, rows: np.ndarray) -> str:
         """Why a way cannot be used, if its activations or losses are not those of plain rows; else nothing."""
         layout, model = self.layout, self.model
-        rows = self.frame.rows(sample(model, layout, self.frame), model)
         self._kept.clear()
         run = self.run(rows, self.final, packed)
         ids = torch.from_numpy(rows).to(model.device)
