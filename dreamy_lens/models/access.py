@@ -76,6 +76,7 @@ class HookedModel:
         self.n_layers = int(bridge.cfg.n_layers)
         self.kernels = Kernels(bridge)
         self._parameters: list[Tensor] | None = None
+        self._found_points: dict[str, Any] = {}
         # The dictionaries in which torch keeps a module's hooks, under numbers that it never gives twice.
         modules = list(bridge.modules())
         self._points = [m._forward_hooks for m in modules if hasattr(m, "fwd_hooks")]
@@ -231,7 +232,7 @@ class HookedModel:
         with self.lock:
             if logits or wanted:
                 self._evaluate()
-                with contextlib.suppress(_Finished), self._gated(wanted), self.bridge.hooks(fwd_hooks=hooks):
+                with contextlib.suppress(_Finished), self._gated(wanted), self._attached(hooks):
                     output = self.bridge(ids, **(self._quiet if past is None else {"past_key_values": past}))
             silent = [name for name in wanted if name not in found]
             if silent:
@@ -264,12 +265,33 @@ class HookedModel:
         readers = self._readers(capture, found)
         with self.lock:
             self._evaluate()
-            with contextlib.suppress(_Finished), self._gated(list(capture)), self.bridge.hooks(fwd_hooks=readers):
+            with contextlib.suppress(_Finished), self._gated(list(capture)), self._attached(readers):
                 self.bridge(ids, **self._quiet, **arguments)
             silent = [name for name in capture if name not in found]
             if silent:
                 raise self._never_fired(silent[0], ids[:, : self.n_ctx])
         return found
+
+    @contextlib.contextmanager
+    def _attached(self, hooks: list[tuple[str, Any]]) -> Iterator[None]:
+        """Hooks on their hook points, which are looked up once: a bridge goes through all of its points every time."""
+        if getattr(self.bridge, "compatibility_mode", False):  # there, one point goes by several names
+            with self.bridge.hooks(fwd_hooks=hooks):
+                yield
+            return
+        done: list[tuple[Any, Any]] = []
+        try:
+            for name, function in hooks:
+                if name not in self._found_points:
+                    self._found_points[name] = self.bridge.hook_dict[name]
+                point = self._found_points[name]
+                handle = point.add_hook(function)
+                done.append((point, point.fwd_hooks[-1] if handle is None else handle))
+            yield
+        finally:
+            for point, handle in reversed(done):
+                handle.hook.remove()
+                point.fwd_hooks.remove(handle)
 
     def observe(self, ids: Tensor, readers: dict[str, Any]) -> None:
         """One whole pass with `readers`, functions of (activation, hook) by hook point, of which any may stay silent.
