@@ -22,7 +22,7 @@ def test_the_readmes_session_runs_from_top_to_bottom(tmp_path, monkeypatch):
     block = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     assert block is not None
     code = re.sub(r"iterations=\d+", "iterations=2", block[1]).replace("resume(40)", "resume(1)")
-    assert code.count("dl.") >= 8
+    assert code.count("dl.") >= 7
     whole = dl.dream
     monkeypatch.setattr(dl, "dream", lambda *given, **settings: whole(*given, **SMALL | settings))
     monkeypatch.setattr("dreamy_lens.results.frontier.Frontier.best", lambda self, max_cross_entropy=None: self[-1])
