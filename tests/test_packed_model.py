@@ -193,3 +193,15 @@ def test_a_hook_in_the_place_of_another_is_noticed(family):
     np.testing.assert_allclose(found.cross_entropy, plain.score(rows).cross_entropy, atol=1e-5)
     torch.testing.assert_close(moved, plain.gradient(rows[:2]).of_value(), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(moved, slope, atol=1e-2)
+
+
+def test_a_hook_on_the_way_back_is_respected(family):
+    """It changes gradients only, and a pass that leaves its hook point out would not go through it."""
+    bridge = models.new_bridge(family.name, family.raw)
+    rows, scorer = children()[:2], Scorer("L1.N3", bridge)
+    before = scorer.gradient(rows).of_value()
+    bridge.hook_dict["blocks.0.mlp.hook_post"].add_hook(lambda gradient, hook: (gradient * 0,), dir="bwd")
+    found = scorer.gradient(rows).of_value()
+    expected = Scorer("L1.N3", bridge, share_prefixes=False).gradient(rows).of_value()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(found, before, atol=1e-3)

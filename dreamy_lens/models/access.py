@@ -79,9 +79,8 @@ class HookedModel:
         self._found_points: dict[str, Any] = {}
         # The dictionaries in which torch keeps a module's hooks, under numbers that it never gives twice.
         modules = list(bridge.modules())
-        self._points = [m._forward_hooks for m in modules if hasattr(m, "fwd_hooks")]
-        others = [m for m in modules if not hasattr(m, "fwd_hooks")]
-        self._others = [hooks for m in others for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        self._points = [hooks for m in modules if hasattr(m, "fwd_hooks") for hooks in _hooks_of(m)]
+        self._others = [hooks for m in modules if not hasattr(m, "fwd_hooks") for hooks in _hooks_of(m)]
         self._table: Tensor | None = None
         self._table_state: tuple[Any, ...] | None = None
 
@@ -367,6 +366,11 @@ class HookedModel:
 
     def __repr__(self) -> str:
         return f"HookedModel({self.name})"
+
+
+def _hooks_of(module: Any) -> tuple[Any, ...]:
+    """Where torch keeps a module's hooks, forward and backward."""
+    return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
 
 
 @contextlib.contextmanager

@@ -151,7 +151,7 @@ class PackedModel:
             if key not in self._arguments:
                 self._arguments[key] = self._plain_arguments(length)
             state.arguments = self._arguments[key]
-            with self._replaced(state, names), _implementation(self.attentions, state):
+            with self._replaced(state, names), _implementation(self.attentions):
                 mask = torch.zeros(1, 1, 1, 1, device=packing.ids.device)  # so that no mask of size T² is made
                 found = self.model.passed(
                     packing.ids[None], names, position_ids=packing.positions[None], attention_mask=mask
@@ -228,6 +228,7 @@ class _State:
     keep: Kept | None
     arguments: list[tuple[tuple, dict[str, Any]]] = field(default_factory=list)
     _rotary: dict[tuple[int, bool], Any] = field(default_factory=dict)
+    _kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def of(self, layer: int) -> Packing:
         """The packing that a layer works on."""
@@ -262,8 +263,6 @@ class _State:
             return _first(out, module.hook_out)
 
         return forward
-
-    _kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def _exchange(self, layer: int) -> tuple[Any, Any]:
         before = None if self.before is None else self.before.inputs[layer]
@@ -377,7 +376,7 @@ def _patched(patches: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _implementation(attentions: Sequence[Any], state: _State) -> Iterator[None]:
+def _implementation(attentions: Sequence[Any]) -> Iterator[None]:
     """Have the Hugging Face modules call the attention of this package."""
     configs = {id(c): c for a in attentions if (c := getattr(a.original_component, "config", None)) is not None}
     former = {key: config._attn_implementation for key, config in configs.items()}
