@@ -69,7 +69,13 @@ def attribution(
 
 
 def attribute(
-    scorer: Scorer, prompt: Any, k: int = 32, *, weight: float = 0.0, allowed: np.ndarray | None = None
+    scorer: Scorer,
+    prompt: Any,
+    k: int = 32,
+    *,
+    weight: float = 0.0,
+    allowed: np.ndarray | None = None,
+    renew: bool = True,
 ) -> Attribution:
     """The same with a scorer that exists already.
 
@@ -79,6 +85,7 @@ def attribute(
         k: substitutes tried at each position.
         weight: λ in the objective whose gradient ranks them.
         allowed: bool `[d_vocab]`, the tokens to choose from; None is all that may stand in a prompt.
+        renew: whether to find out anew how prefixes are shared, because the model may have been changed since.
     """
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise SettingsError(f"k is {k!r}; it is how many substitutes to try at each position, at least 1.")
@@ -88,7 +95,8 @@ def attribute(
     ids = given[0]
     n = len(ids)
     allowed = scorer.allowed if allowed is None else allowed
-    scorer.renew()
+    if renew:
+        scorer.renew()
     gradient = scorer.gradient(ids[None])
     device = scorer.model.device
     objective = gradient.objective(

@@ -12,11 +12,9 @@ import numpy as np
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.features.grammar import parse
 from dreamy_lens.models.load import as_hooked
-from dreamy_lens.results import saving
+from dreamy_lens.results import saving, starting
 from dreamy_lens.results.dream import Dream
 from dreamy_lens.results.dreams import Dreams
-from dreamy_lens.results.history import HistoryBuilder
-from dreamy_lens.results.running import advance
 from dreamy_lens.results.session import Session
 from dreamy_lens.search.config import EPOConfig
 from dreamy_lens.search.constraints import Constraint
@@ -40,10 +38,14 @@ def dream(
     config: EPOConfig | None = None,
     save_to: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
+    wait: bool | None = None,
     seeds: Iterable[int] | None = None,
     **settings: Any,
 ) -> Dream | Dreams:
     """Find prompts that drive a feature while they still read as language, by EPO (Section 2 of the paper).
+
+    In a notebook this returns at once: the run goes on in the background, its panel shows it, and whatever reads its
+    results waits for the end. Elsewhere it returns when the run is done.
 
     Args:
         feature: an expression, or its text such as ``"blocks.2.mlp.hook_post[-1, 17]"`` or ``"L2.N17"``. A list of
@@ -56,15 +58,16 @@ def dream(
         config: settings; the default is the paper's Table 1.
         save_to: a folder to save the run in, every half minute and at the end; several runs have folders of their own
             in it. Relative paths in the feature are saved as absolute ones, if they exist.
-        progress: whether to show a bar; None shows one in notebooks and terminals.
+        progress: whether to show a panel or a bar; None shows a panel in notebooks, a bar in terminals.
+        wait: whether to return at the end only; None waits except in notebooks.
         seeds: run each feature once with each of these seeds, side by side, in the place of `seed`.
         **settings: fields of :class:`EPOConfig`, such as `seed=1` or `iterations=100`.
 
     Returns:
         A Dream; or Dreams, a sequence of them, if there is a list of features or `seeds`: feature by feature, and seed
         by seed within each. Each is the run that it would be alone; prompts of all runs are scored in the same passes.
-        Interrupt (Ctrl-C, or the notebook's stop button) ends a run early and keeps everything found so far; so does an
-        error, whose `run` attribute is the Dream or Dreams.
+        Interrupt (Ctrl-C; in a notebook the panel's Stop, or the stop button while a cell waits) ends a run early and
+        keeps everything found so far; so does an error, whose `run` attribute is the Dream or Dreams.
 
     Raises:
         FeatureError: the feature does not fit the model; nothing has been searched yet.
@@ -90,7 +93,7 @@ def dream(
         configs = _seeded(config, seeds, settings)
         given = set(settings) | ({"seed"} if seeds is not None else set())
         more: dict[str, Any] = {"start": start, "constraints": constraints, "fluency_model": fluency_model}
-        return _side_by_side(features, model, configs, given, more, progress, save_to)
+        return _side_by_side(features, model, configs, given, more, progress, save_to, wait)
     if save_to is not None:
         saving.check_free(save_to)
     session = Session.open(
@@ -102,13 +105,9 @@ def dream(
         fluency_model=fluency_model,
         given=set(settings),
     )
-    run = _new(session)
-    advance(run, session.config.iterations, progress, save_to)
+    run = starting.new(session)
+    run._advance(session.config.iterations, progress, save_to, wait)
     return run
-
-
-def _new(session: Session) -> Dream:
-    return Dream(session.config, session.provenance, HistoryBuilder(session.config.lambdas), session=session)
 
 
 def _seeded(config: EPOConfig, seeds: Iterable[int] | None, settings: dict[str, Any]) -> list[EPOConfig]:
@@ -137,6 +136,7 @@ def _side_by_side(
     more: dict[str, Any],
     progress: bool | None,
     save_to: str | os.PathLike[str] | None,
+    wait: bool | None,
 ) -> Dreams:
     """A run for each feature and configuration, all over one model."""
     if not features:
@@ -144,12 +144,16 @@ def _side_by_side(
     hooked = as_hooked(model)
     more["fluency_model"] = None if more["fluency_model"] is None else as_hooked(more["fluency_model"])
     runs = Dreams(
-        [_new(Session.open(parse(feature), hooked, c, given=given, **more)) for feature in features for c in configs]
+        [
+            starting.new(Session.open(parse(feature), hooked, c, given=given, **more))
+            for feature in features
+            for c in configs
+        ]
     )
     if save_to is not None:
         for place in runs.places(save_to):
             saving.check_free(place)
-    advance(runs, runs[0].config.iterations, progress, save_to)
+    runs._advance(runs[0].config.iterations, progress, save_to, wait)
     return runs
 
 

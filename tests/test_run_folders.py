@@ -16,7 +16,7 @@ from dreamy_lens.errors import (
     SettingsError,
 )
 from dreamy_lens.models import load as loading
-from dreamy_lens.results import running
+from dreamy_lens.results import worker as running
 from dreamy_lens.results.dream import Dream
 from dreamy_lens.scoring.scorer import Scorer
 

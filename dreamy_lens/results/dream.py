@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dreamy_lens.errors import SettingsError
+from dreamy_lens.results.controls import DONE, READY, STOPPED, Controls, Worker
+from dreamy_lens.results.found import Found
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History, HistoryBuilder
 from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
@@ -28,8 +31,11 @@ if TYPE_CHECKING:
     from dreamy_lens.search.epo import Search, State, Step
 
 
-class Dream:
+class Dream(Controls):
     """A run of EPO and all it found.
+
+    It may go on in the background, as it does in notebooks. Whatever tells what it found waits for the end then, except
+    :attr:`so_far`; so does everything that changes it.
 
     Attributes:
         config: the settings.
@@ -67,8 +73,8 @@ class Dream:
         self._model, self._fluency_model, self._feature = model, fluency_model, feature
         self._identity = session.identity if session else identity
         self._start = session.start if session else start
-        self._history: History | None = None
-        self._frontier: Frontier | None = None
+        self._found: Found | None = None
+        self._lock = threading.Lock()
 
     # What was found.
 
@@ -82,30 +88,44 @@ class Dream:
         return parse(self.provenance.feature) if self._feature is None else self._feature
 
     @property
+    def so_far(self) -> Found:
+        """What was found until now, for a run that goes on: it has `frontier`, `history` and `population` too."""
+        with self._lock:
+            if self._found is None:
+                history, rows = self._builder.build(), self._builder.frontier_rows
+                self._found = Found(history, rows, self._decoder, self.provenance, self._attribute)
+            return self._found
+
+    @property
     def history(self) -> History:
         """Every evaluated prompt, as arrays."""
-        if self._history is None:
-            self._history = self._builder.build()
-        return self._history
+        self._settle()
+        return self.so_far.history
 
     @property
     def frontier(self) -> Frontier:
         """The prompts that no evaluated prompt beats in both value and cross-entropy, fluent to strong."""
-        if self._frontier is None:
-            rows = self.frontier_rows
-            self._frontier = Frontier.from_history(self.history, self._decoder, self.provenance, self._attribute, rows)
-        return self._frontier
+        self._settle()
+        return self.so_far.frontier
 
     @property
     def population(self) -> list[Prompt]:
         """The present members, in the order of their slots' λ, ascending."""
-        history = self.history
-        rows = history.population[-1] if len(history.population) else []
-        return [history.prompt(int(row), self._decoder, self.provenance, self._attribute) for row in rows]
+        self._settle()
+        return self.so_far.population
+
+    @property
+    def hypervolume(self) -> float:
+        """Area under the frontier, from the lowest value and the highest cross-entropy evaluated.
+
+        To compare runs, give all of them one reference: `run.frontier.hypervolume((value, cross_entropy))`.
+        """
+        self._settle()
+        return self.so_far.hypervolume
 
     @property
     def iteration(self) -> int:
-        """Iterations completed."""
+        """Iterations completed until now."""
         return 0 if self._state is None else self._state.iteration
 
     @property
@@ -160,41 +180,58 @@ class Dream:
         *,
         progress: bool | None = None,
         save_to: str | os.PathLike[str] | None = None,
+        wait: bool | None = None,
     ) -> Dream:
-        """Go on where the run stopped. With one seed it is the same as if it had never stopped.
+        """Go on where the run paused or stopped. With one seed it is the same as if it had never stopped.
 
         That holds in one precision and on one kind of device; where the model comes in another, a RuntimeWarning says
         so, and the run goes on with numbers that differ in their last digits.
 
         Args:
             iterations: how many more; None completes those of the settings.
-            progress: whether to show a bar; None shows one in notebooks and terminals.
+            progress: whether to show a panel or a bar; None shows a panel in notebooks, a bar in terminals.
             save_to: a folder to save the run in, every half minute and at the end.
+            wait: whether to return at the end only; None waits except in notebooks.
 
         Returns:
             This run.
 
         Raises:
-            SettingsError: `iterations` is not a whole number, at least 1.
+            SettingsError: `iterations` is not a whole number, at least 1; or the run goes on still.
             RunFolderError: the model gives other numbers than the run was made with, or `save_to` is another run.
         """
+        from dreamy_lens.results import saving
+
+        if self._worker is not None and self._worker.active:
+            if iterations is None and save_to is None:
+                self._worker.go_on()
+                return self
+            raise SettingsError(
+                f"The run is {self.status} still, at iteration {self.iteration}. resume() goes on after a pause, and "
+                "takes no number then; for more iterations, wait() for the end, or stop() it, first."
+            )
+        until = self.until(iterations)
+        if save_to is not None and not self._is_own(save_to):
+            saving.check_free(save_to)
+        self.go_until(until)
+        self._advance(until, progress, save_to, wait)
+        return self
+
+    def until(self, iterations: int | None) -> int:
+        """The iteration to which so many more lead; None is where the settings end."""
         whole = isinstance(iterations, (int, np.integer)) and not isinstance(iterations, bool)
         if iterations is not None and (not whole or iterations < 1):
             raise SettingsError(f"resume() takes how many more iterations to run, at least 1; got {iterations!r}.")
-        from dreamy_lens.results import saving
-        from dreamy_lens.results.running import advance
+        return self.config.iterations if iterations is None else self.iteration + int(iterations)
 
-        if save_to is not None and not self._is_own(save_to):
-            saving.check_free(save_to)
+    def go_until(self, until: int) -> None:
+        """Make ready to go on: load the model, warn if it gives other last digits than it did, note the new end."""
         session = self._opened()
         if session.change is not None:
-            warnings.warn(session.change, RuntimeWarning, stacklevel=2)
+            warnings.warn(session.change, RuntimeWarning, stacklevel=3)
             session.go_on_changed()
             self._identity = session.identity
-        until = self.config.iterations if iterations is None else self.iteration + int(iterations)
         self.config = dataclasses.replace(self.config, iterations=max(until, self.iteration))
-        advance(self, until, progress, save_to)
-        return self
 
     def save(self, path: str | os.PathLike[str] | None = None, *, overwrite: bool = False) -> Path:
         """Write the run as a folder of JSON and safetensors, in one step: it is whole at every moment.
@@ -211,7 +248,8 @@ class Dream:
         if path is None and self.folder is None:
             raise SettingsError("This run has not been saved yet; name a folder: run.save('my_run').")
         target = Path(path) if path is not None else Path(str(self.folder))
-        saving.save(self, target, overwrite or self._is_own(target))
+        # Between two steps, if it goes on: then all that is saved is of one step.
+        self._where_used(lambda: saving.save(self, target, overwrite or self._is_own(target)))
         self.folder = target.absolute()
         return target
 
@@ -224,14 +262,18 @@ class Dream:
             # Assigned last: while it opens, texts come from the folder still.
             session = Session.reopen(self)
             self._session, self._decoder = session, session.scorer.vocabulary
-            self._frontier = None
+            self._found = None
         return self._session
 
     def _attribute(self, prompt: Any, k: int = 32, **settings: Any) -> Attribution:
         from dreamy_lens.attributing import attribute
 
-        session = self._opened()
-        return attribute(session.scorer, prompt, k, allowed=session.rules.allowed, **settings)
+        def found() -> Attribution:
+            session = self._opened()
+            usual = {"allowed": session.rules.allowed, "renew": not self.active}
+            return attribute(session.scorer, prompt, k, **usual, **settings)
+
+        return self._where_used(found)
 
     @property
     def made_in(self) -> tuple[str | None, str | None]:
@@ -253,9 +295,11 @@ class Dream:
         from dreamy_lens.results import saving
 
         other = object.__new__(type(self))
+        history = self.history
         other.__dict__.update(self.__dict__)
-        other._builder = HistoryBuilder.from_history(self.history)
-        other._history = other._frontier = None  # its prompts ask the run they belong to
+        other._builder = HistoryBuilder.from_history(history)
+        other._worker, other._lock = None, threading.Lock()
+        other._found = None  # its prompts ask the run they belong to
         if isinstance(self._decoder, saving.Texts):
             other._decoder = self._decoder.of(other)
         return other
@@ -281,19 +325,29 @@ class Dream:
 
     def take(self, step: Step) -> None:
         """Note a step."""
-        self._builder.add(step)
-        self._state = step.state
-        self._history = self._frontier = None
+        with self._lock:
+            self._builder.add(step)
+            self._state = step.state
+            self._found = None
 
     @property
     def frontier_rows(self) -> np.ndarray:
         """Rows of the history that make the frontier, from fluent to strong, without making its prompts."""
-        return self._builder.frontier_rows
+        self._settle()
+        return self.so_far.frontier_rows
+
+    def _idle_status(self) -> str:
+        return READY if self._state is None else DONE if self.finished else STOPPED
+
+    def _work_with(self, worker: Worker) -> None:
+        worker.follow(self._worker)
+        self._worker = worker
 
     def __repr__(self) -> str:
-        feature = self.feature_label
-        done = f"{self.iteration} of {self.config.iterations} iterations"
-        return f"Dream({feature} on {self.provenance.model}, {done}, {self.frontier!r})"
+        feature, so_far = self.feature_label, self.so_far
+        done = f"{so_far.iteration} of {self.config.iterations} iterations"
+        state = f"{self.status}, " if self.active else ""
+        return f"Dream({feature} on {self.provenance.model}, {state}{done}, {so_far.frontier!r})"
 
     @property
     def feature_label(self) -> str:
@@ -306,7 +360,23 @@ class Dream:
             return self.provenance.feature
 
     def __str__(self) -> str:
-        return f"{self.feature_label} on {self.provenance.model}\n{self.frontier}"
+        state = f" ({self.status}, {self.iteration} of {self.config.iterations} iterations)" if self.active else ""
+        return f"{self.feature_label} on {self.provenance.model}{state}\n{self.so_far.frontier}"
+
+    def _ipython_display_(self) -> None:
+        from dreamy_lens.results.running import in_kernel
+
+        if in_kernel():
+            from dreamy_lens.panels import show
+
+            show(self)
+        else:
+            print(repr(self))
+
+    def _display_(self) -> Any:  # what marimo asks for
+        from dreamy_lens.panels import DreamPanel
+
+        return DreamPanel(self)
 
     def _repr_html_(self) -> str:
         from dreamy_lens.results import markup
@@ -314,4 +384,4 @@ class Dream:
         title = (
             f"{self.feature_label} on {self.provenance.model}, {self.iteration} of {self.config.iterations} iterations"
         )
-        return markup.fragment(f"<p>{markup.escape(title)}</p>" + markup.prompt_table(self.frontier.prompts))
+        return markup.fragment(f"<p>{markup.escape(title)}</p>" + markup.prompt_table(self.so_far.frontier.prompts))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from dreamy_lens.errors import RunFolderError, SettingsError
+from dreamy_lens.results.controls import DONE, READY, STOPPED, Controls, Worker
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from dreamy_lens.search.epo import Step
 
 
-class Dreams(Sequence["Dream"]):
+class Dreams(Controls, Sequence["Dream"]):
     """Runs over one model, in the order in which they were asked for: feature by feature, and seed by seed within each.
 
     Each is a :class:`~dreamy_lens.results.dream.Dream` like any other, and can be saved, resumed and plotted by itself.
@@ -28,6 +29,48 @@ class Dreams(Sequence["Dream"]):
 
     def __init__(self, runs: Sequence[Dream]) -> None:
         self.runs = tuple(runs)
+        # Part of those that go on together goes on with them.
+        workers = {id(run._worker): run._worker for run in self.runs}
+        self._worker = next(iter(workers.values())) if len(workers) == 1 else None
+
+    @property
+    def iteration(self) -> int:
+        """Iterations completed by all of them until now."""
+        return min((run.iteration for run in self.runs), default=0)
+
+    def resume(
+        self,
+        iterations: int | None = None,
+        *,
+        progress: bool | None = None,
+        save_to: str | os.PathLike[str] | None = None,
+        wait: bool | None = None,
+    ) -> Dreams:
+        """Go on, side by side, where the runs paused or stopped; see :meth:`Dream.resume`.
+
+        Raises:
+            SettingsError: they are not at the same iteration, or go on still and a number was given.
+        """
+        if self.active:
+            return self.runs[0].resume(iterations, save_to=save_to) and self
+        there = sorted({run.iteration for run in self.runs})
+        if len(there) > 1:
+            raise SettingsError(f"The runs are at iterations {there}; resume each by itself to the same one first.")
+        until = {run.until(iterations) for run in self.runs}
+        for run in self.runs:
+            run.go_until(max(until))
+        self._advance(max(until), progress, save_to, wait)
+        return self
+
+    def _idle_status(self) -> str:
+        found = {run.status for run in self.runs}
+        return found.pop() if len(found) == 1 else DONE if found <= {DONE} else READY if found <= {READY} else STOPPED
+
+    def _work_with(self, worker: Worker) -> None:
+        worker.follow(self._worker)
+        self._worker = worker
+        for run in self.runs:
+            run._work_with(worker)
 
     @overload
     def __getitem__(self, index: int) -> Dream: ...
@@ -105,6 +148,21 @@ class Dreams(Sequence["Dream"]):
     def __repr__(self) -> str:
         inside = "".join(f"\n  {run!r}" for run in self.runs)
         return f"Dreams({len(self)} runs){inside}"
+
+    def _ipython_display_(self) -> None:
+        from dreamy_lens.results.running import in_kernel
+
+        if in_kernel():
+            from dreamy_lens.panels import show
+
+            show(self)
+        else:
+            print(repr(self))
+
+    def _display_(self) -> Any:  # what marimo asks for
+        from dreamy_lens.panels import RunsPanel
+
+        return RunsPanel(self)
 
     def _repr_html_(self) -> str:
         from dreamy_lens.results import markup

@@ -1,0 +1,96 @@
+"""Put panels into a notebook's cells, and leave there what a reader without a kernel can still use."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import wait
+from typing import TYPE_CHECKING, Any
+
+from dreamy_lens.panels.dream import DreamPanel
+from dreamy_lens.results.controls import ENDED
+from dreamy_lens.results.running import in_kernel
+
+if TYPE_CHECKING:
+    from dreamy_lens.results.dream import Dream
+    from dreamy_lens.results.dreams import Dreams
+
+PATIENCE = 20.0
+"""Seconds that showing a run that has ended waits for attributions that are not known yet."""
+
+_CELLS: weakref.WeakKeyDictionary[Any, Cell] = weakref.WeakKeyDictionary()
+"""Where each panel stands."""
+
+
+class Cell:
+    """The place of a panel in a notebook, and of those that were started from it.
+
+    Args:
+        panel: to be shown.
+        html: what to show at first; None is the live panel.
+    """
+
+    def __init__(self, panel: Any, html: str | None = None) -> None:
+        from IPython.display import HTML, display
+        from ipywidgets import VBox
+
+        self.panels = [panel]
+        self.box = VBox([panel])
+        self.handle = display(self.box if html is None else HTML(html), display_id=True)
+        self._lock = threading.Lock()
+        _CELLS[panel] = self
+
+    def add(self, panel: Any) -> None:
+        """Put another one below."""
+        with self._lock:
+            self.panels.append(panel)
+            self.box.children = (*self.box.children, panel)
+            if self.handle is not None:
+                self.handle.update(self.box)
+        _CELLS[panel] = self
+
+    def freeze(self) -> None:
+        """When nothing here goes on any more, leave what needs no kernel; where there is one, it stays alive."""
+        from IPython.display import HTML
+
+        with self._lock:
+            if self.handle is None or any(panel.status not in ENDED for panel in self.panels):
+                return
+            self.handle.update(HTML("".join(panel.to_html() for panel in self.panels)))
+
+
+def show(run: Dream | Dreams) -> None:
+    """Show a run in the present cell: its panel while it goes on, and what needs no kernel when it has ended."""
+    if not in_kernel():  # marimo shows what a cell ends with
+        return
+    if isinstance(run, Sequence):
+        from dreamy_lens.panels.runs import RunsPanel
+
+        panel: Any = RunsPanel(run)
+    else:
+        panel = DreamPanel(run)
+    html = None
+    if run.status in ENDED:
+        wait(panel.prepare(), timeout=PATIENCE)
+        html = panel.to_html()
+    freeze_at_the_end(panel, Cell(panel, html))
+
+
+def freeze_at_the_end(panel: Any, cell: Cell) -> None:
+    """See to it that a cell holds no widget when its run has ended."""
+
+    def freeze(run: Any) -> None:
+        if run.status in ENDED:
+            panel.prepare()
+            run._worker.defer(cell.freeze)
+
+    panel.run.listen(freeze)
+
+
+def beside(panel: Any, other: DreamPanel) -> None:
+    """Show a panel in the cell of another."""
+    cell = _CELLS.get(panel)
+    if cell is not None:
+        cell.add(other)
+        freeze_at_the_end(other, cell)

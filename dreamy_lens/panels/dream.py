@@ -1,0 +1,210 @@
+"""The panel of a run: watch the frontier grow, click a prompt, pull a token."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+import weakref
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+import anywidget
+import traitlets
+
+from dreamy_lens.errors import DreamyLensError
+from dreamy_lens.panels import assets, state
+from dreamy_lens.panels.frozen import frozen
+from dreamy_lens.panels.talk import Looks, Talk
+from dreamy_lens.results.controls import ENDED
+
+if TYPE_CHECKING:
+    from dreamy_lens.results.dream import Dream
+
+KEPT = 20
+"""Prompts of a frontier whose attribution a frozen view keeps, spread from fluent to strong."""
+
+WEIGHT = 100_000
+"""Characters that a frozen view has at most, if leaving things out can do it."""
+
+_LOOKS: weakref.WeakKeyDictionary[Dream, Looks] = weakref.WeakKeyDictionary()
+
+
+class DreamPanel(anywidget.AnyWidget):
+    """A live view of one run, in any host that shows widgets.
+
+    State goes down in traits, which only the thread at work writes while the run goes on; what is clicked comes up as
+    messages.
+
+    Args:
+        run: that goes on, has ended, or was loaded.
+    """
+
+    _esm = assets.module("dream")
+    _css = assets.stylesheet()
+    live = traitlets.Bool(True).tag(sync=True)
+    live_id = traitlets.Unicode("").tag(sync=True)
+    title = traitlets.Unicode("").tag(sync=True)
+    subtitle = traitlets.Unicode("").tag(sync=True)
+    python = traitlets.Unicode("").tag(sync=True)
+    status = traitlets.Unicode("ready").tag(sync=True)
+    step = traitlets.Int(0).tag(sync=True)
+    steps = traitlets.Int(0).tag(sync=True)
+    seconds = traitlets.Float(0.0).tag(sync=True)
+    left = traitlets.Float(-1.0).tag(sync=True)
+    evaluated = traitlets.Int(0).tag(sync=True)
+    hypervolume = traitlets.Float(0.0, allow_none=True).tag(sync=True)
+    error = traitlets.Unicode("").tag(sync=True)
+    population = traitlets.List().tag(sync=True)
+    frontier = traitlets.List().tag(sync=True)
+    previous = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
+    restarts = traitlets.List().tag(sync=True)
+    growth = traitlets.Dict().tag(sync=True)
+    past = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
+    attributions = traitlets.Dict().tag(sync=True)
+    picked = traitlets.Unicode("").tag(sync=True)
+
+    def __init__(self, run: Dream) -> None:
+        self.run = run
+        self.started: list[Dream] = []
+        self.looks = looks_of(run)
+        self._follower = state.Follower(run)
+        super().__init__(
+            live_id=uuid.uuid4().hex, **describe(run), attributions=dict(self.looks.known), **self._follower.state()
+        )
+        commands = {
+            "pause": lambda message: run.pause(),
+            "resume": lambda message: run.resume() if run.active else None,
+            "stop": lambda message: run.stop(),
+            "more": self._more,
+            "past": lambda message: run.ask(self._fill_past),
+            "start": lambda message: run.ask(lambda: self._start(message["ids"])),
+        }
+        self._talk = Talk(self.looks, run.ask, self.send, commands)
+        self.on_msg(self._talk.hear)
+        self._leave = run.listen(lambda run: self.update())
+
+    def update(self) -> None:
+        """Show what was found until now."""
+        found = self._follower.state()
+        with self.hold_sync():  # one message for everything that changed
+            for name, value in found.items():
+                if getattr(self, name) != value:
+                    setattr(self, name, value)
+        if self.status in ENDED:
+            self.past = None  # what was asked for before the end is not all of it
+
+    def to_html(self, weight: int = WEIGHT) -> str:
+        """The same view with no kernel, for a cell or a page; what is too much for it is left out."""
+        return frozen_run(self.run, self, weight)
+
+    def prepare(self) -> list[Future]:
+        """Have what a frozen view keeps worked out when nothing else is asked of the model."""
+        return attribute_frontier(self.run)
+
+    def close(self) -> None:
+        """Take the view away; the run goes on."""
+        self._leave()
+        super().close()
+
+    def __repr__(self) -> str:
+        return f"DreamPanel({self.run!r})"
+
+    def _more(self, message: dict[str, Any]) -> None:
+        run, more = self.run, int(message.get("iterations", 100))
+
+        def go_on() -> None:
+            try:
+                run.resume(more, wait=False, progress=False)
+            except DreamyLensError as error:
+                self.send({"type": "notice", "text": str(error)})
+
+        if not run.active:
+            run.ask(go_on)
+
+    def _fill_past(self) -> None:
+        self.past = self._follower.past()
+
+    def _start(self, ids: list[int]) -> None:
+        from dreamy_lens.panels.cells import beside
+        from dreamy_lens.results.starting import again
+
+        try:
+            run = again(self.run, ids)
+        except DreamyLensError as error:
+            self.send({"type": "notice", "text": str(error)})
+            return
+        self.started.append(run)
+        beside(self, DreamPanel(run))
+        run.resume(wait=False, progress=False)
+
+
+def looks_of(run: Dream) -> Looks:
+    """At the prompts of a run; one for all of its views, so that nothing is worked out twice."""
+    if run not in _LOOKS:
+        weak = weakref.ref(run)
+
+        def the_run() -> Dream:
+            found = weak()
+            assert found is not None
+            return found
+
+        _LOOKS[run] = Looks(lambda: the_run().session.scorer, lambda ids, k: the_run().attribution(ids, k=k))
+    return _LOOKS[run]
+
+
+def describe(run: Dream) -> dict[str, str]:
+    """What a run is of."""
+    origin = run.provenance
+    seed = [] if origin.seed is None else [f"seed {origin.seed}"]
+    parts = [origin.model, *seed, f"{run.config.length} tokens"]
+    parts += ["in a template"] * bool(origin.prefix or origin.suffix)
+    return {"title": run.feature_label, "subtitle": " · ".join(parts), "python": f"dl.parse({origin.feature!r})"}
+
+
+def attribute_frontier(run: Dream) -> list[Future]:
+    """Have the attributions that a frozen view keeps worked out when nothing else is asked of the model."""
+    looks = looks_of(run)
+    worker = run._worker
+    assert worker is not None
+    prompts = [] if run._session is None else list(run.so_far.frontier.spread(KEPT))
+    missing = [p for p in prompts if looks.known.get(state.key(p.ids), {}).get("series") is None]
+
+    def look(ids: tuple[int, ...]) -> None:
+        import numpy as np
+
+        with contextlib.suppress(DreamyLensError):  # a feature without a gradient has a frontier all the same
+            looks.with_series(np.asarray(ids, dtype=np.int64))
+
+    return [worker.defer(lambda ids=p.ids: look(ids)) for p in missing]
+
+
+def frozen_run(run: Dream, panel: DreamPanel | None = None, weight: int = WEIGHT) -> str:
+    """A run as a view that needs no kernel: HTML of at most `weight` characters, if leaving things out can do it."""
+    follower = state.Follower(run) if panel is None else panel._follower
+    known = looks_of(run).known
+    prompts = run.so_far.frontier
+    found = {key: known[key] for p in prompts if (key := state.key(p.ids)) in known}
+    middle = prompts[len(prompts) // 2] if len(prompts) else None
+    picked = panel.picked if panel is not None and panel.picked else state.key(middle.ids) if middle else ""
+    whole = {
+        **describe(run),
+        **follower.state(),
+        "past": follower.past(),
+        "picked": picked,
+        "live": False,
+    }
+    if whole["status"] not in ENDED:
+        whole["status"] = "stopped"  # nothing goes on in a page
+    page = ""
+    for best, worst, texts, kept in ((6, 2, True, KEPT), (4, 1, True, KEPT), (4, 1, False, KEPT), (3, 1, False, 8)):
+        shown = {state.key(p.ids) for p in prompts.spread(kept)} | {picked}
+        few = {key: state.trimmed(one, best, worst) for key, one in found.items() if key in shown}
+        past = whole["past"] if texts else _without_texts(whole["past"])
+        page = frozen("dream", {**whole, "attributions": few, "past": past}, None if panel is None else panel.live_id)
+        if len(page) <= weight:
+            break
+    return page
+
+
+def _without_texts(past: dict[str, Any]) -> dict[str, Any]:
+    return {**past, "texts": [], "points": [point[:3] for point in past["points"]]}

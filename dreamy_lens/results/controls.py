@@ -1,0 +1,141 @@
+"""What can be done with a run while it goes on; the same for one and for several side by side."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dreamy_lens.results.worker import DONE, ENDED, FAILED, PAUSED, READY, RUNNING, STOPPED, TELL_SECONDS, Worker
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+T = TypeVar("T")
+
+
+class Controls:
+    """Base of :class:`~dreamy_lens.results.dream.Dream` and :class:`~dreamy_lens.results.dreams.Dreams`."""
+
+    _worker: Worker | None = None
+
+    @property
+    def status(self) -> str:
+        """What it is doing: ready, running, paused, stopped, done or failed."""
+        return self._idle_status() if self._worker is None else self._worker.status
+
+    @property
+    def active(self) -> bool:
+        """Whether it goes on in the background, or stands still there."""
+        return self._worker is not None and self._worker.active
+
+    @property
+    def error(self) -> Exception | None:
+        """What ended it, if it failed."""
+        return None if self._worker is None else self._worker.error
+
+    def pause(self) -> Self:
+        """Stand still after the present step; :meth:`resume` goes on. Nothing happens to a run that has ended."""
+        if self._worker is not None:
+            self._worker.pause()
+        return self
+
+    def stop(self) -> Self:
+        """End after the present step, with everything found so far; :meth:`wait` waits for that."""
+        if self._worker is not None:
+            self._worker.stop()
+        return self
+
+    def wait(self, timeout: float | None = None) -> Self:
+        """Wait until it has ended. An interrupt (the notebook's stop button) ends it, and keeps everything found.
+
+        Args:
+            timeout: seconds after which to return all the same; `status` says whether it has ended.
+
+        Raises:
+            Exception: whatever ended the run, if it failed.
+        """
+        worker = self._worker
+        if worker is not None:
+            self._waited(worker, timeout)
+            if worker.error is not None and not worker.is_mine:
+                worker.told = True
+                raise worker.error
+        return self
+
+    def ask(self, function: Callable[[], T]) -> Future[T]:
+        """Have a function run between two steps, where it may use the run's model; also while the run is paused.
+
+        Args:
+            function: of no arguments. While it runs, `frontier` and `history` are what was found so far.
+
+        Returns:
+            A future; its `result()` waits for what the function returned, or raises what it raised.
+        """
+        if self._worker is None:
+            self._work_with(Worker.idle(self, self._idle_status()))  # pyright: ignore[reportArgumentType]
+        assert self._worker is not None
+        return self._worker.ask(function)
+
+    def listen(self, function: Callable[[Self], object], every: float = TELL_SECONDS) -> Callable[[], None]:
+        """Have a function called with this run as it goes on, in the background, and at the end.
+
+        Args:
+            function: what it raises is logged, and ends only that it is called.
+            every: fewest seconds between two calls; changes of status are told at once.
+
+        Returns:
+            A function that ends it.
+        """
+        if self._worker is None:
+            self._work_with(Worker.idle(self, self._idle_status()))  # pyright: ignore[reportArgumentType]
+        assert self._worker is not None
+        return self._worker.listen(function, self, every)
+
+    # How.
+
+    def _idle_status(self) -> str:
+        raise NotImplementedError
+
+    def _work_with(self, worker: Worker) -> None:
+        """From now on it is this one that takes the steps and answers."""
+        raise NotImplementedError
+
+    def _settle(self) -> None:
+        """Wait for the end before something is read that is only then complete."""
+        worker = self._worker
+        if worker is None or worker.is_mine:
+            return
+        self._waited(worker, None)
+        if worker.error is not None and not worker.told:
+            worker.told = True
+            warnings.warn(
+                f"The run failed ({type(worker.error).__name__}: {worker.error}), so this is what it found until then. "
+                ".wait() raises the error, .resume() tries to go on.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+    def _waited(self, worker: Worker, timeout: float | None) -> None:
+        was = worker.interrupted
+        worker.wait(timeout)
+        if worker.interrupted and not was:
+            print("Interrupted; everything found is kept, and .resume() goes on.", file=sys.stderr)
+
+    def _where_used(self, function: Callable[[], T]) -> T:
+        """The result of a function that uses the model: of the thread at work while there is one, else here."""
+        worker = self._worker
+        return function() if worker is None or worker.is_mine or not worker.active else worker.ask(function).result()
+
+    def _advance(
+        self, until: int, progress: bool | None, save_to: str | os.PathLike[str] | None, wait: bool | None
+    ) -> Any:
+        from dreamy_lens.results.running import advance
+
+        return advance(self, until, progress, save_to, wait)  # pyright: ignore[reportArgumentType]
+
+
+__all__ = ["DONE", "ENDED", "FAILED", "PAUSED", "READY", "RUNNING", "STOPPED", "Controls", "Worker"]
