@@ -33,10 +33,12 @@ _HOMES = {
     "load_run": "dreamy_lens.dreaming",
     "merge": "dreamy_lens.results.merge",
     "attribution": "dreamy_lens.attributing",
+    "explore": "dreamy_lens.panels.attribution",
+    "panels": "dreamy_lens.panels",
     "corpus": "dreamy_lens.dataset",
     "errors": "dreamy_lens.errors",
 }
-_MODULES = {"constraints", "corpus", "errors"}
+_MODULES = {"constraints", "corpus", "errors", "panels"}
 
 __all__ = [*_HOMES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -161,12 +161,12 @@ def describe(run: Dream) -> dict[str, str]:
     return {"title": run.feature_label, "subtitle": " · ".join(parts), "python": f"dl.parse({origin.feature!r})"}
 
 
-def attribute_frontier(run: Dream) -> list[Future]:
+def attribute_frontier(run: Dream, kept: int = KEPT) -> list[Future]:
     """Have the attributions that a frozen view keeps worked out when nothing else is asked of the model."""
     looks = looks_of(run)
     worker = run._worker
     assert worker is not None
-    prompts = [] if run._session is None else list(run.so_far.frontier.spread(KEPT))
+    prompts = [] if run._session is None else list(run.so_far.frontier.spread(kept))
     missing = [p for p in prompts if looks.known.get(state.key(p.ids), {}).get("series") is None]
 
     def look(ids: tuple[int, ...]) -> None:
@@ -178,7 +178,7 @@ def attribute_frontier(run: Dream) -> list[Future]:
     return [worker.defer(lambda ids=p.ids: look(ids)) for p in missing]
 
 
-def frozen_run(run: Dream, panel: DreamPanel | None = None, weight: int = WEIGHT) -> str:
+def frozen_run(run: Dream, panel: DreamPanel | None = None, weight: int = WEIGHT, kept: int = KEPT) -> str:
     """A run as a view that needs no kernel: HTML of at most `weight` characters, if leaving things out can do it."""
     follower = state.Follower(run) if panel is None else panel._follower
     known = looks_of(run).known
@@ -196,8 +196,8 @@ def frozen_run(run: Dream, panel: DreamPanel | None = None, weight: int = WEIGHT
     if whole["status"] not in ENDED:
         whole["status"] = "stopped"  # nothing goes on in a page
     page = ""
-    for best, worst, texts, kept in ((6, 2, True, KEPT), (4, 1, True, KEPT), (4, 1, False, KEPT), (3, 1, False, 8)):
-        shown = {state.key(p.ids) for p in prompts.spread(kept)} | {picked}
+    for best, worst, texts, most in ((6, 2, True, kept), (4, 1, True, kept), (4, 1, False, kept), (3, 1, False, 8)):
+        shown = {state.key(p.ids) for p in prompts.spread(most)} | {picked}
         few = {key: state.trimmed(one, best, worst) for key, one in found.items() if key in shown}
         past = whole["past"] if texts else _without_texts(whole["past"])
         page = frozen("dream", {**whole, "attributions": few, "past": past}, None if panel is None else panel.live_id)

@@ -115,6 +115,18 @@ class Follower:
             "growth": self._grown(so_far, best),
         }
 
+    def brief(self) -> dict[str, Any]:
+        """What is shown of one run among several."""
+        run, so_far = self.run, self.run.so_far
+        return {
+            "status": run.status,
+            "step": so_far.iteration,
+            "steps": run.config.iterations,
+            "evaluated": len(so_far.history),
+            "error": "" if run.error is None else f"{type(run.error).__name__}: {run.error}",
+            "frontier": [self._entry(so_far, row) for row in so_far.frontier_rows.tolist()],
+        }
+
     def past(self) -> dict[str, Any]:
         """Every prompt that ever was on the frontier, and the population of some iterations."""
         so_far = self.run.so_far

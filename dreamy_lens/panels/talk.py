@@ -61,18 +61,18 @@ class Looks:
         found = self.plain.score(ids)
         return self._described(ids, float(found.value[0]), float(found.cross_entropy[0]))
 
-    def attribution(self, ids: np.ndarray) -> dict[str, Any]:
-        """With what substitutes do, which is kept."""
+    def attribution(self, ids: np.ndarray, k: int = SUBSTITUTES) -> dict[str, Any]:
+        """With what k substitutes at each position do, which is kept."""
         one = state.key(ids)
         if self.known.get(one, {}).get("subs") is None:
-            found = self._attribute(ids, k=SUBSTITUTES)
+            found = self._attribute(ids, k=k)
             text, trips = self._text(ids)
             self.known[one] = state.found(found, text, trips)
         return self.known[one]
 
-    def with_series(self, ids: np.ndarray) -> dict[str, Any]:
+    def with_series(self, ids: np.ndarray, k: int = SUBSTITUTES) -> dict[str, Any]:
         """With the feature's value if the prompt ended at each of its positions, which is kept too."""
-        one = self.attribution(ids)
+        one = self.attribution(ids, k)
         if one["series"] is None:
             one = self.known[one["key"]] = {**one, "series": self._series(ids)}
         return one

@@ -191,6 +191,18 @@ class Attribution:
         columns = ("position", "token", "drop to worst", "drop to best", "best substitute", "worst substitute")
         return markup.text_table(columns, rows)
 
+    def _ipython_display_(self) -> None:
+        from dreamy_lens.results.running import in_kernel
+
+        if in_kernel():
+            from IPython.display import HTML, display
+
+            from dreamy_lens.panels.attribution import frozen_attribution
+
+            display(HTML(frozen_attribution(self)))
+        else:
+            print(repr(self))
+
     def _repr_html_(self) -> str:
         from dreamy_lens.results import markup, strips
 

@@ -95,6 +95,24 @@ class Controls:
         assert self._worker is not None
         return self._worker.listen(function, self, every)
 
+    # How it is shown.
+
+    def _ipython_display_(self) -> None:
+        from dreamy_lens.results.running import in_kernel
+
+        if in_kernel():
+            from dreamy_lens.panels import show
+
+            show(self)
+        else:
+            print(repr(self))
+
+    def _display_(self) -> Any:  # what marimo asks for
+        return self._panel()
+
+    def _panel(self) -> Any:
+        raise NotImplementedError
+
     # How.
 
     def _idle_status(self) -> str:

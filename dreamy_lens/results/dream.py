@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from dreamy_lens.features.expressions import Feature
+    from dreamy_lens.panels.attribution import AttributionPanel
     from dreamy_lens.results.attribution import Attribution
     from dreamy_lens.results.session import Session
     from dreamy_lens.search.constraints import Constraint
@@ -150,22 +151,37 @@ class Dream(Controls):
         """What other tokens would do at each position of any prompt, with this run's feature, model and constraints."""
         return self._attribute(prompt, k=k, **settings)
 
+    def explore(self, prompt: Any) -> AttributionPanel:
+        """A panel to play with any prompt under this run's feature; see :func:`dreamy_lens.explore`."""
+        from dreamy_lens.panels import AttributionPanel
+
+        of = self.session.scorer
+        around = {"prefix": of.prefix, "suffix": of.suffix, "prepend_bos": of.prepend_bos}
+        fluency = None if of.fluency is of.model else of.fluency
+        return AttributionPanel(of.bound, prompt, of.model, fluency_model=fluency, **around).wait()
+
     def plot(self, **settings: Any) -> go.Figure:
         """The frontier over all evaluated prompts, as a plotly figure."""
         return self.frontier.plot(**{"history": self.history} | settings)
 
-    def to_html(self, path: str | os.PathLike[str] | None = None, *, k: int = 32, strips: int = 16) -> str:
-        """One self-contained page: frontier, table, and the attribution of its prompts.
+    def to_html(
+        self, path: str | os.PathLike[str] | None = None, *, k: int = 32, strips: int = 20, static: bool = False
+    ) -> str:
+        """One self-contained page: the run's panel, which answers clicks with no kernel and no network.
 
         Args:
             path: a file to write it to as well.
             k: substitutes tried at each position.
             strips: how many of the frontier's prompts get an attribution, spread from fluent to strong.
+            static: without a script, for mail and for print: every strip is written out.
 
         Returns:
             The page.
         """
-        from dreamy_lens.results.report import page_of_run
+        if static:
+            from dreamy_lens.results.report import page_of_run
+        else:
+            from dreamy_lens.panels.page import page_of_run
 
         page = page_of_run(self, k=k, strips=strips)
         if path is not None:
@@ -339,6 +355,11 @@ class Dream(Controls):
     def _idle_status(self) -> str:
         return READY if self._state is None else DONE if self.finished else STOPPED
 
+    def _panel(self) -> Any:
+        from dreamy_lens.panels import DreamPanel
+
+        return DreamPanel(self)
+
     def _work_with(self, worker: Worker) -> None:
         worker.follow(self._worker)
         self._worker = worker
@@ -362,21 +383,6 @@ class Dream(Controls):
     def __str__(self) -> str:
         state = f" ({self.status}, {self.iteration} of {self.config.iterations} iterations)" if self.active else ""
         return f"{self.feature_label} on {self.provenance.model}{state}\n{self.so_far.frontier}"
-
-    def _ipython_display_(self) -> None:
-        from dreamy_lens.results.running import in_kernel
-
-        if in_kernel():
-            from dreamy_lens.panels import show
-
-            show(self)
-        else:
-            print(repr(self))
-
-    def _display_(self) -> Any:  # what marimo asks for
-        from dreamy_lens.panels import DreamPanel
-
-        return DreamPanel(self)
 
     def _repr_html_(self) -> str:
         from dreamy_lens.results import markup

@@ -66,6 +66,11 @@ class Dreams(Controls, Sequence["Dream"]):
         found = {run.status for run in self.runs}
         return found.pop() if len(found) == 1 else DONE if found <= {DONE} else READY if found <= {READY} else STOPPED
 
+    def _panel(self) -> Any:
+        from dreamy_lens.panels import RunsPanel
+
+        return RunsPanel(self)
+
     def _work_with(self, worker: Worker) -> None:
         worker.follow(self._worker)
         self._worker = worker
@@ -148,21 +153,6 @@ class Dreams(Controls, Sequence["Dream"]):
     def __repr__(self) -> str:
         inside = "".join(f"\n  {run!r}" for run in self.runs)
         return f"Dreams({len(self)} runs){inside}"
-
-    def _ipython_display_(self) -> None:
-        from dreamy_lens.results.running import in_kernel
-
-        if in_kernel():
-            from dreamy_lens.panels import show
-
-            show(self)
-        else:
-            print(repr(self))
-
-    def _display_(self) -> Any:  # what marimo asks for
-        from dreamy_lens.panels import RunsPanel
-
-        return RunsPanel(self)
 
     def _repr_html_(self) -> str:
         from dreamy_lens.results import markup

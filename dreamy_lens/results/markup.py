@@ -179,9 +179,16 @@ def fragment(body: str) -> str:
     return f'<div class="dl"><style>{stylesheet("style.css")}</style>{body}</div>'
 
 
-def document(title: str, body: str) -> str:
-    """A whole page that fetches nothing and runs nothing, which its content security policy also enforces."""
+def document(title: str, body: str, scripts: bool = False) -> str:
+    """A whole page that fetches nothing, which its content security policy also enforces.
+
+    Args:
+        title: of the page.
+        body: its content.
+        scripts: whether those in it may run; otherwise none does.
+    """
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    policy += "; script-src 'unsafe-inline' blob:" if scripts else ""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'

@@ -61,7 +61,7 @@ def page(
     if evolution is not None and len(evolution) > 1:
         body.append(_evolution(evolution))
     if settings:
-        body.append(f"<h2>Settings</h2>{_settings(settings)}")
+        body.append(f"<h2>Settings</h2>{settings_list(settings)}")
     return markup.document(title, "".join(body))
 
 
@@ -73,7 +73,7 @@ def page_of_run(run: Dream, k: int = 32, strips: int = 16) -> str:
         k: substitutes tried at each position.
         strips: prompts that are attributed at most, which takes most of the time; the table has all.
     """
-    origin, frontier, history = run.provenance, run.frontier, run.history
+    frontier, history = run.frontier, run.history
     attributions: dict[int, Attribution] = {}
     shown = set(frontier.spread(strips))
     for i, prompt in enumerate(frontier):
@@ -83,16 +83,27 @@ def page_of_run(run: Dream, k: int = 32, strips: int = 16) -> str:
             attributions[i] = prompt.attribution(k=k)
         except DreamyLensError:  # a feature without a gradient has a frontier all the same
             break
-    intro = (
-        f"Prompts that drive the feature while they still read as language: of {len(history):,} evaluated, the "
-        f"{len(frontier)} that no other beats in both value and cross-entropy, from the most fluent to the strongest."
+    title, intro, settings = f"A dream of {run.provenance.feature}", introduction(run), settings_of(run)
+    return page(title, frontier, attributions, run.evolution(), settings, intro, history)
+
+
+def introduction(run: Dream) -> str:
+    """What a page about a run shows, in a sentence."""
+    return (
+        f"Prompts that drive the feature while they still read as language: of {len(run.history):,} evaluated, the "
+        f"{len(run.frontier)} that no other beats in both value and cross-entropy, from the most fluent to the "
+        "strongest."
     )
+
+
+def settings_of(run: Dream) -> dict[str, Any]:
+    """What a run was made of and with, for the foot of a page."""
+    origin, history = run.provenance, run.history
     template = {"prefix": origin.prefix, "suffix": origin.suffix} if origin.prefix or origin.suffix else {}
     what = {"feature": origin.feature, "model": origin.model, "prepend_bos": origin.prepend_bos, **template}
     seconds = {"seconds": f"{history.seconds[-1]:.1f}"} if len(history.seconds) else {}
     config = dataclasses.asdict(run.config) if dataclasses.is_dataclass(run.config) else {}
-    settings = {**what, **{k: v for k, v in config.items() if k not in what}, **seconds, **versions()}
-    return page(f"A dream of {origin.feature}", frontier, attributions, run.evolution(), settings, intro, history)
+    return {**what, **{k: v for k, v in config.items() if k not in what}, **seconds, **versions()}
 
 
 def versions() -> dict[str, str]:
@@ -152,7 +163,8 @@ def _evolution(frame: pd.DataFrame) -> str:
     return f"<h2>How the frontier grew</h2>{''.join(drawn)}{note}"
 
 
-def _settings(settings: Mapping[str, Any]) -> str:
+def settings_list(settings: Mapping[str, Any]) -> str:
+    """Names and values; a group of them may be a mapping itself."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         flat.update(value if isinstance(value, Mapping) else {name: value})
