@@ -218,7 +218,7 @@ def write(notebook: Any, path: Path) -> None:
     """Write a notebook in Jupyter's own layout, or leave the file alone when it holds just that."""
     import nbformat
 
-    text = nbformat.writes(notebook, version=4).rstrip("\n") + "\n"
+    text = nbformat.writes(notebook).rstrip("\n") + "\n"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         path.write_text(text, encoding="utf-8")
 

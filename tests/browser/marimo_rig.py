@@ -129,18 +129,21 @@ def marimo_app(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> I
     opened: list[Running] = []
     processes: list[subprocess.Popen[bytes]] = []
 
+    def start(folder: Path, attempts: int = 3) -> str:
+        process, url = _serve(folder, package)
+        processes.append(process)
+        try:
+            until(lambda: _answers(process, url), "the start of marimo", patience=60)
+        except ChildProcessError:  # perhaps its port, free a moment ago, is no longer
+            if attempts > 1:
+                return start(folder, attempts - 1)
+            raise AssertionError((folder / "server.log").read_text(errors="replace")) from None
+        return url
+
     def open_app(cells: Sequence[str]) -> Running:
         folder = tmp_path_factory.mktemp("marimo")
         (folder / "app.py").write_text(app(cells), encoding="utf-8")
-        for attempt in range(3):  # the port was free a moment ago
-            process, url = _serve(folder, package)
-            processes.append(process)
-            try:
-                until(lambda p=process, u=url: _answers(p, u), "the start of marimo", patience=60)
-                break
-            except ChildProcessError:
-                if attempt == 2:
-                    raise AssertionError((folder / "server.log").read_text(errors="replace")) from None
+        url = start(folder)
         context = chromium.new_context(viewport={"width": 1100, "height": 900}, service_workers="block")
         watched = watch(context, HERE)
         page = context.new_page()

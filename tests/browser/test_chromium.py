@@ -45,7 +45,7 @@ def test_the_environment_variable_goes_before_the_path(tmp_path: Path, monkeypat
 
 
 def test_without_chromium_there_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    script = find_chromium.__file__
+    script = str(find_chromium.__file__)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv(find_chromium.VARIABLE, raising=False)
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True)
