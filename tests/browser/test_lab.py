@@ -15,6 +15,7 @@ import anywidget, traitlets
 class Counter(anywidget.AnyWidget):
     _esm = '''
     export default {
+        initialize({ model }) { (globalThis.begun ??= []).push(model.get("step")); },
         render({ model, el }) {
             const button = document.createElement("button");
             const show = () => { button.textContent = `clicked ${model.get("clicks")}, step ${model.get("step")}`; };
@@ -82,6 +83,7 @@ def test_a_widget_is_clicked_python_hears_it_and_other_cells_answer_while_a_thre
     notebook.run_cell(0)
     button = notebook.output(0).get_by_role("button")
     button.get_by_text("clicked 0, step 0").wait_for()
+    assert notebook.page.evaluate("globalThis.begun.length") == 1
     assert button.evaluate("b => getComputedStyle(b).backgroundColor") == "rgb(1, 2, 3)"
     notebook.run_cell(1)
     try:

@@ -14,6 +14,7 @@ import anywidget, threading, traitlets, dreamy_lens
 class Steps(anywidget.AnyWidget):
     _esm = '''
     export default {
+        initialize({ model }) { (globalThis.begun ??= []).push(model.get("step")); },
         render({ model, el }) {
             const button = document.createElement("button");
             const show = () => { button.textContent = `step ${model.get("step")}, ${model.get("status")}`; };
@@ -55,6 +56,7 @@ def test_a_thread_writes_live_and_a_message_from_the_view_stops_it(marimo_app: C
     page = marimo_app([WIDGET, WORK]).page
     button = page.get_by_role("button", name="step")
     button.wait_for()
+    assert page.evaluate("globalThis.begun.length") == 1
     assert button.evaluate("b => getComputedStyle(b).backgroundColor") == "rgb(1, 2, 3)"
 
     def step() -> int:
