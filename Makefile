@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+NOTEBOOKS ?=
 
 # Where to look first for torch. The build for CPUs is a tenth the size of the one that PyPI has for Linux, which brings
 # CUDA along, and the demo and the tests need no GPU. If this index has no answer, the ordinary one is asked;
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 SETUP := pyproject.toml constraints.txt
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test notebooks lint format clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1@/p' Makefile | awk -F@ '{ printf "%-14s%s\n", $$1, $$2 }'
@@ -24,6 +25,9 @@ demo: $(VENV)/.package  ## dream on the embedded model, print the frontier, writ
 
 test: $(VENV)/.test  ## run the tests and the examples in docstrings
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+notebooks: $(VENV)/.test  ## execute notebooks and write them with their outputs
+	OMP_NUM_THREADS=1 $(BIN)/python notebooks/execute.py $(NOTEBOOKS)
 
 lint: $(VENV)/.dev  ## ruff, its formatter and pyright
 	$(BIN)/ruff check .

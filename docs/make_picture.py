@@ -5,7 +5,6 @@ python docs/make_picture.py [RUN]    # RUN: the demo's run, saved; without it th
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from dreamy_lens import demo
 from dreamy_lens.results import drawing, markup, strips
 
 TARGET = Path(__file__).parent / "images" / "first_dream.png"
+FIND_CHROMIUM = Path(__file__).parents[1] / "tests" / "browser" / "find_chromium.py"
 SIZE = (900, 860)
 
 
@@ -38,9 +38,10 @@ def main() -> None:
     legend = f'<p class="dl-note">{strips.LEGEND}</p>'
     body = f"<h1>{title}</h1><p>{intro}</p>{drawn}{legend}{''.join(sections)}"
     html = markup.document(title, body)
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        sys.exit("No Chromium was found; install it to take the picture.")
+    looked = subprocess.run([sys.executable, FIND_CHROMIUM], capture_output=True, text=True)
+    if looked.returncode:
+        sys.exit(looked.stderr)
+    browser = looked.stdout.strip()
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
         page.write_text(html, encoding="utf-8")

@@ -40,8 +40,8 @@ def environment(python: str, extra: str = "") -> dict[str, str]:
 
 
 def declared() -> list[Requirement]:
-    optional = project()["optional-dependencies"]
-    return [Requirement(r) for r in (*project()["dependencies"], *optional["test"], *optional["dev"])]
+    extras = project()["optional-dependencies"].values()
+    return [Requirement(r) for r in (*project()["dependencies"], *(r for extra in extras for r in extra))]
 
 
 def pins(python: str) -> dict[str, str]:

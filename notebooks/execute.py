@@ -1,0 +1,251 @@
+"""Execute notebooks and write them back with their outputs, in a form that git can compare.
+
+    python notebooks/execute.py                     every notebook of this folder
+    python notebooks/execute.py notebooks/one.ipynb
+    python notebooks/execute.py --clean-only        does not execute, only tidies what is there
+
+Each notebook runs from the top in a new kernel of the Python that runs this script, in an empty folder. What is written
+has no widget state, no times, and no paths or addresses of this machine; a second execution of a notebook whose results
+do not depend on the clock writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parent
+WIDGET = "application/vnd.jupyter.widget-view+json"
+TIMEOUT = 300  # seconds for a cell
+METADATA = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+# Kernels.
+
+
+def write_kernelspec(folder: Path, package: Path = ROOT) -> dict[str, str]:
+    """Describe the running Python as the kernel "python3", below a folder.
+
+    Args:
+        folder: Where it is written.
+        package: The folder that the kernel imports dreamy_lens from.
+
+    Returns:
+        The environment variables that make Jupyter find this description before any other; they keep torch to one
+        thread in the kernel, too.
+    """
+    place = folder / "kernels" / "python3"
+    place.mkdir(parents=True, exist_ok=True)
+    known = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(package), *([known] if known else [])])
+    spec = {
+        "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": METADATA["kernelspec"]["display_name"],
+        "language": "python",
+        "metadata": {"debugger": False},
+        "env": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"},
+    }
+    (place / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    others = os.environ.get("JUPYTER_PATH")
+    return {
+        "JUPYTER_PATH": os.pathsep.join([str(folder), *([others] if others else [])]),
+        "IPYTHONDIR": str(folder / "ipython"),  # none of the user's start-up files
+    }
+
+
+@contextmanager
+def set_environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for a while."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+# Executing.
+
+
+def execute(path: Path, timeout: int = TIMEOUT) -> Any:
+    """Run a notebook from the top in a new kernel.
+
+    Args:
+        path: The notebook; it is not changed.
+        timeout: Seconds that a cell may take.
+
+    Returns:
+        The notebook with its outputs, cleaned.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: A cell failed.
+        nbclient.exceptions.CellTimeoutError: A cell took too long.
+    """
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(path, as_version=4)
+    with tempfile.TemporaryDirectory() as scratch:
+        kernels, work = Path(scratch) / "jupyter", Path(scratch) / "work"
+        work.mkdir()
+        with set_environment(write_kernelspec(kernels)):
+            client = NotebookClient(
+                notebook,
+                timeout=timeout,
+                kernel_name="python3",
+                resources={"metadata": {"path": str(work)}},
+                store_widget_state=False,
+                record_timing=False,
+            )
+            client.execute()
+        return clean(notebook, {str(work): "."})
+
+
+# Cleaning.
+
+
+def clean(notebook: Any, places: dict[str, str] | None = None) -> Any:
+    """Remove from a notebook what differs from machine to machine or from run to run.
+
+    Args:
+        notebook: It is changed in place.
+        places: More folders of this machine, with what is to be written instead of each.
+
+    Returns:
+        The same notebook.
+    """
+    text = _Text(places or {})
+    notebook.metadata.clear()
+    notebook.metadata.update(json.loads(json.dumps(METADATA)))
+    for cell in notebook.cells:
+        for key in ("execution", "collapsed", "scrolled", "ExecuteTime", "trusted"):
+            cell.metadata.pop(key, None)
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in _joined(cell.outputs) if _tidy(o, text)]
+    return notebook
+
+
+def _joined(outputs: list[Any]) -> list[Any]:
+    """Outputs with consecutive texts of one stream as one: how a text is cut into messages is up to the clock."""
+    found: list[Any] = []
+    for output in outputs:
+        last = found[-1] if found else None
+        if last is not None and output.output_type == last.output_type == "stream" and output.name == last.name:
+            last.text += output.text
+        else:
+            found.append(output)
+    return found
+
+
+def _tidy(output: Any, text: _Text) -> bool:
+    """Clean one output; whether it is worth keeping."""
+    if output.output_type == "stream":
+        output.text = text(_settled(output.text))
+        return bool(output.text.strip())
+    if output.output_type == "error":
+        output.traceback = [text(line) for line in output.traceback]
+        output.evalue = text(output.evalue)
+        return True
+    # A widget without its state shows an error in a notebook that is opened again, and hides what stands beside it.
+    was_widget = output.data.pop(WIDGET, None) is not None
+    output.data.update({kind: text.everywhere(value) for kind, value in output.data.items()})
+    return bool(output.data) and not (was_widget and set(output.data) == {"text/plain"})
+
+
+def _settled(text: str) -> str:
+    """What a terminal shows in the end: of a line that was written over, the last form."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    return "\n".join(next((part for part in reversed(line.split("\r")) if part), "") for line in lines)
+
+
+class _Text:
+    """Replaces folders, addresses and random names; the same one is always replaced by the same."""
+
+    def __init__(self, places: dict[str, str]):
+        known = {str(ROOT): ".", sys.prefix: "…", sys.base_prefix: "…", str(Path.home()): "~"}
+        known |= {str(Path(tempfile.gettempdir()).resolve()): "/tmp"} | places
+        self._places = [
+            (re.compile(rf"(?<![\w./~…-]){re.escape(folder)}(?![\w.-])"), instead)
+            for folder, instead in sorted(known.items(), key=lambda item: -len(item[0]))
+            if folder != "/"
+        ]
+        self._names: dict[str, str] = {}
+
+    def __call__(self, text: str) -> str:
+        text = re.sub(r"\S*ipykernel_\d+/\d+\.py", "cell.py", text)
+        text = re.sub(r"""[^\s"'<>=(]*/site-packages/""", "…/site-packages/", text)
+        for folder, instead in self._places:
+            text = folder.sub(instead, text)
+        text = re.sub(r"\b0x[0-9a-f]{6,16}\b", "0x…", text)
+        return re.sub(r"\b[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\b", self._name, text)
+
+    def _name(self, found: re.Match[str]) -> str:
+        number = len(self._names) + 1
+        return self._names.setdefault(found[0], f"00000000-0000-4000-8000-{number:012x}")
+
+    def everywhere(self, value: Any) -> Any:
+        """The same in all texts of a value made of lists and dictionaries."""
+        if isinstance(value, str):
+            return self(value)
+        if isinstance(value, list):
+            return [self.everywhere(v) for v in value]
+        if isinstance(value, dict):
+            return type(value)({k: self.everywhere(v) for k, v in value.items()})
+        return value
+
+
+# Writing.
+
+
+def write(notebook: Any, path: Path) -> None:
+    """Write a notebook in Jupyter's own layout, or leave the file alone when it holds just that."""
+    import nbformat
+
+    text = nbformat.writes(notebook).rstrip("\n") + "\n"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Execute the named notebooks, or all of them; 1 if one failed, which is then left as it was."""
+    import nbformat
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError
+
+    parser = argparse.ArgumentParser(description="Execute notebooks and write them with clean outputs.")
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of this folder")
+    parser.add_argument("--timeout", type=int, default=TIMEOUT, help="seconds that a cell may take (%(default)s)")
+    parser.add_argument("--clean-only", action="store_true", help="do not execute; clean the outputs that are there")
+    chosen = parser.parse_args(arguments)
+    failed = False
+    for path in chosen.notebooks or sorted(FOLDER.glob("*.ipynb")):
+        began = time.monotonic()
+        try:
+            found = clean(nbformat.read(path, as_version=4)) if chosen.clean_only else execute(path, chosen.timeout)
+        except (CellExecutionError, CellTimeoutError) as error:
+            failed = True
+            print(f"{path}: failed, and was left as it was\n{error}", file=sys.stderr)
+            continue
+        write(found, path)
+        print(f"{path}: {path.stat().st_size / 1024:.0f} KiB, {time.monotonic() - began:.1f} s")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
