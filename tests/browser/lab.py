@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from chromium import HERE, Watched, watch
+from find_chromium import find_chromium, why_not
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -180,9 +181,11 @@ class Server:
 
 @pytest.fixture(scope="session")
 def lab_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The server, once for the session."""
-    pytest.importorskip("jupyterlab")
-    pytest.importorskip("ipykernel")
+    """The server, once for the session; the test is skipped, with the reason, where what it needs is missing."""
+    for module in ("jupyterlab", "ipykernel", "playwright"):
+        pytest.importorskip(module)
+    if find_chromium() is None:
+        pytest.skip(why_not())
     import dreamy_lens
 
     server = Server(tmp_path_factory.mktemp("lab"), Path(dreamy_lens.__file__).parents[1])
