@@ -144,8 +144,8 @@ class Follower:
             if text not in known:
                 known[text] = len(texts)
                 texts.append(text)
-            x, y = rounded(history.cross_entropy[row], 5), rounded(history.value[row], 5)
-            points.append([x, y, iteration, known[text]])
+            scores = float(history.cross_entropy[row]), float(history.value[row])
+            points.append([*(rounded(x, 5) for x in scores), iteration, known[text]])
         moments = np.unique(np.linspace(0, max(0, history.iterations), CROWDS).astype(int)).tolist()
         crowds = {}
         for t in moments if history.iterations >= 0 else []:
@@ -170,9 +170,9 @@ class Follower:
         rows = history.population[-1].tolist() if len(history.population) else []
         return [
             [
-                rounded(history.cross_entropy[row]),
-                rounded(history.value[row]),
-                rounded(history.lambdas[slot], 3),
+                rounded(float(history.cross_entropy[row])),
+                rounded(float(history.value[row])),
+                rounded(float(history.lambdas[slot]), 3),
                 self._text(so_far, row),
             ]
             for slot, row in enumerate(rows)

@@ -132,7 +132,7 @@ class Talk:
 
     def hear(self, widget: Any, message: Any, buffers: Any = None) -> None:
         """A message came; whatever it needs the model for is asked for, and nothing waits here."""
-        kind = message.get("type") if isinstance(message, dict) else None
+        kind = str(message.get("type")) if isinstance(message, dict) else ""
         try:
             if kind in self.LOOKS:
                 with self._lock:
