@@ -233,7 +233,7 @@ def test_what_is_missing_for_images_is_said(tmp_path, monkeypatch):
         save(figure, tmp_path / "figure.gif")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "kaleido", None)
-        with pytest.raises(DreamyLensError, match=r"pip install 'kaleido>=1'.*figure\.html"):
+        with pytest.raises(DreamyLensError, match=r"dreamy-lens\[export\].*figure\.html"):
             save(figure, tmp_path / "figure.svg")
     kaleido = pytest.importorskip("kaleido")
     monkeypatch.setattr(kaleido, "calc_fig_sync", lambda *args, **kwargs: raised(kaleido.errors.ChromeNotFoundError()))

@@ -70,7 +70,7 @@ def _image(figure: go.Figure, form: str, width: int, height: int, scale: float, 
     if not major:
         raise DreamyLensError(
             "Images of figures need the package kaleido, version 1 or newer, which is not installed: "
-            f"pip install 'kaleido>=1'. It draws in a Chrome or Chromium on this machine. {otherwise}"
+            f"pip install 'dreamy-lens[export]'. It draws in a Chrome or Chromium on this machine. {otherwise}"
         )
     from kaleido.errors import ChromeNotFoundError
 
