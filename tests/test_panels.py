@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -207,6 +209,21 @@ def test_a_view_that_fails_ends_nothing(gpt2, monkeypatch, caplog):
     run.resume()
     same(run.history, whole.history)
     assert "not told about it any more" in caplog.text
+
+
+def test_a_panel_does_not_keep_a_run_or_its_model(gpt2, monkeypatch):
+    """ipywidgets keeps every widget; what is large goes all the same."""
+    run = dream(gpt2.bridge)
+    panel = DreamPanel(run)
+    for future in panel.prepare():
+        future.result()
+    heard, there = Heard(panel, monkeypatch), weakref.ref(run)
+    run.ask(lambda: None).result()
+    del run
+    gc.collect()
+    assert there() is None
+    panel._talk.hear(panel, {"type": "look", "id": 1, "ids": [1, 2]})
+    assert "gone" in heard.said[0]["text"]
 
 
 # Frozen.

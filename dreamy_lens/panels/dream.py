@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 import traitlets
 
-from dreamy_lens.errors import DreamyLensError
+from dreamy_lens.errors import DreamyLensError, SettingsError
 from dreamy_lens.panels import assets, state
 from dreamy_lens.panels.frozen import frozen
 from dreamy_lens.panels.talk import Looks, Talk
@@ -64,7 +64,8 @@ class DreamPanel(anywidget.AnyWidget):
     picked = traitlets.Unicode("").tag(sync=True)
 
     def __init__(self, run: Dream) -> None:
-        self.run = run
+        # Weakly, because ipywidgets keeps every widget: a run, and the model it uses, go when their user lets them go.
+        self._run = weakref.ref(run)
         self.started: list[Dream] = []
         self.looks = looks_of(run)
         self._follower = state.Follower(run)
@@ -72,16 +73,21 @@ class DreamPanel(anywidget.AnyWidget):
             live_id=uuid.uuid4().hex, **describe(run), attributions=dict(self.looks.known), **self._follower.state()
         )
         commands = {
-            "pause": lambda message: run.pause(),
-            "resume": lambda message: run.resume() if run.active else None,
-            "stop": lambda message: run.stop(),
+            "pause": lambda message: self.run.pause(),
+            "resume": lambda message: self.run.resume() if self.run.active else None,
+            "stop": lambda message: self.run.stop(),
             "more": self._more,
-            "past": lambda message: run.ask(self._fill_past),
-            "start": lambda message: run.ask(lambda: self._start(message["ids"])),
+            "past": lambda message: self.run.ask(self._fill_past),
+            "start": lambda message: self.run.ask(lambda: self._start(message["ids"])),
         }
-        self._talk = Talk(self.looks, run.ask, self.send, commands)
+        self._talk = Talk(self.looks, lambda function: self.run.ask(function), self.send, commands)
         self.on_msg(self._talk.hear)
         self._leave = run.listen(lambda run: self.update())
+
+    @property
+    def run(self) -> Dream:
+        """What is shown."""
+        return alive(self._run)
 
     def update(self) -> None:
         """Show what was found until now."""
@@ -107,7 +113,7 @@ class DreamPanel(anywidget.AnyWidget):
         super().close()
 
     def __repr__(self) -> str:
-        return f"DreamPanel({self.run!r})"
+        return f"DreamPanel({self.title}, {self.status})"
 
     def _more(self, message: dict[str, Any]) -> None:
         run, more = self.run, int(message.get("iterations", 100))
@@ -142,14 +148,16 @@ def looks_of(run: Dream) -> Looks:
     """At the prompts of a run; one for all of its views, so that nothing is worked out twice."""
     if run not in _LOOKS:
         weak = weakref.ref(run)
-
-        def the_run() -> Dream:
-            found = weak()
-            assert found is not None
-            return found
-
-        _LOOKS[run] = Looks(lambda: the_run().session.scorer, lambda ids, k: the_run().attribution(ids, k=k))
+        _LOOKS[run] = Looks(lambda: alive(weak).session.scorer, lambda ids, k: alive(weak).attribution(ids, k=k))
     return _LOOKS[run]
+
+
+def alive(weak: weakref.ref[Dream]) -> Dream:
+    """A run that is there still."""
+    run = weak()
+    if run is None:
+        raise SettingsError("This run is gone: nothing in the kernel holds it any more. Load it again, or dream anew.")
+    return run
 
 
 def describe(run: Dream) -> dict[str, str]:

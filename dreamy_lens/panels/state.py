@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -87,11 +88,18 @@ class Follower:
     """
 
     def __init__(self, run: Dream) -> None:
-        self.run = run
+        self._run = weakref.ref(run)
         self._entries: dict[int, dict[str, Any]] = {}
         self._texts: dict[int, str] = {}
         self._growth: list[tuple[int, float, float]] = []
         self._previous: tuple[int, dict[str, Any] | None] = (0, None)
+
+    @property
+    def run(self) -> Dream:
+        """Which it is of; whoever follows a run does not keep it."""
+        run = self._run()
+        assert run is not None
+        return run
 
     def state(self) -> dict[str, Any]:
         """The traits that change as a run goes on."""

@@ -133,12 +133,15 @@ class Talk:
     def hear(self, widget: Any, message: Any, buffers: Any = None) -> None:
         """A message came; whatever it needs the model for is asked for, and nothing waits here."""
         kind = message.get("type") if isinstance(message, dict) else None
-        if kind in self.LOOKS:
-            with self._lock:
-                self._newest = message.get("id")
-            self._ask(lambda: self._answer(message))
-        elif kind in self._commands:
-            self._commands[kind](message)
+        try:
+            if kind in self.LOOKS:
+                with self._lock:
+                    self._newest = message.get("id")
+                self._ask(lambda: self._answer(message))
+            elif kind in self._commands:
+                self._commands[kind](message)
+        except DreamyLensError as error:
+            self._send({"type": "notice", "text": str(error)})
 
     def _answer(self, message: dict[str, Any]) -> None:
         """Scores first, then the substitutes, then the values at all positions; until something newer is asked."""

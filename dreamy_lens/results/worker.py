@@ -18,7 +18,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -48,7 +48,7 @@ class _Listener:
     subject: Any
     every: float
     told: float = float("-inf")
-    gone: bool = False
+    gone: threading.Event = field(default_factory=threading.Event)
 
 
 class Worker:
@@ -93,7 +93,7 @@ class Worker:
     def follow(self, other: Worker | None) -> None:
         """Tell those who listened to another one, whose run this one takes on."""
         if other is not None:
-            self._listeners += [one for one in other._listeners if not one.gone and one not in self._listeners]
+            self._listeners += [one for one in other._listeners if not one.gone.is_set() and one not in self._listeners]
 
     # What other threads call.
 
@@ -168,11 +168,7 @@ class Worker:
         """
         listener = _Listener(function, self.run if subject is None else subject, every)
         self._listeners.append(listener)
-
-        def leave() -> None:
-            listener.gone = True
-
-        return leave
+        return listener.gone.set  # which does not keep the run
 
     # What the thread at work does.
 
@@ -287,7 +283,7 @@ class Worker:
     def _tell(self, now: bool = False) -> None:
         time_now = time.monotonic()
         for listener in list(self._listeners):
-            if listener.gone:
+            if listener.gone.is_set():
                 continue
             if now or time_now - listener.told >= listener.every:
                 listener.told = time_now
@@ -295,7 +291,7 @@ class Worker:
                     listener.function(listener.subject)
                 except Exception:
                     LOG.exception("Something that watches %r failed, and is not told about it any more.", self.run)
-                    listener.gone = True
+                    listener.gone.set()
 
     def _fail(self, error: Exception) -> None:
         error.run = self.run  # type: ignore[attr-defined]
