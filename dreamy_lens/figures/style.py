@@ -59,7 +59,7 @@ def layout(dark: bool = False, **settings: Any) -> dict[str, Any]:
         "plot_bgcolor": ground,
         "margin": {"l": 60, "r": 20, "t": 50, "b": 55},
         "hoverlabel": {"align": "left"},
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "itemsizing": "constant"},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         "xaxis": axis,
         "yaxis": axis,
         **settings,

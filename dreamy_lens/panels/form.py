@@ -59,7 +59,8 @@ class FeatureForm(anywidget.AnyWidget):
     ) -> None:
         self._where, self._start = where, start
         self._thread, self._lock = _OneThread(), threading.Lock()
-        self._models: dict[str, Any] = {EMBEDDED_NAME: None}
+        self._models: dict[str, HookedModel] = {}
+        self._shapes: dict[str, dict[str, Any]] = {}
         self._own: set[str] = set()
         self._newest: Any = None
         self.hooked: HookedModel | None = None
@@ -81,10 +82,15 @@ class FeatureForm(anywidget.AnyWidget):
         self._thread.ask(lambda: None).result(timeout)
         return self
 
+    def close(self) -> None:
+        """Take the form away, and let its models go: ipywidgets may keep what it once showed."""
+        super().close()
+        self._models.clear()
+        self.hooked = None
+
     def _use(self, name: str, model: Any) -> None:
         try:
-            given = self._models.get(name)
-            hooked = as_hooked((name if name else model) if given is None else given)
+            hooked = as_hooked(self._models.get(name, name) if name else model)
         except DreamyLensError as error:
             self.model_error = str(error)
             return
@@ -99,14 +105,15 @@ class FeatureForm(anywidget.AnyWidget):
         parts += [f"context {hooked.n_ctx:,}"] * bool(hooked.n_ctx)
         names = hooked.hook_names()
         with self.hold_sync():
-            self.shapes = None
+            self.shapes = self._shapes.get(hooked.name)
             self.hooks = [[name, str(ex.Hook(name))] for name in names]
             self.models = list(dict.fromkeys([*self.models, hooked.name]))
             self.about = " · ".join([*parts, f"{len(names)} hook points", str(hooked.device)])
             self.model = hooked.name
-        found = self._where(hooked, lambda: hook_points(hooked))
-        if self.hooked is hooked:
-            self.shapes = {point.name: None if point.shape is None else list(point.shape) for point in found}
+        if self.shapes is None:  # which takes a few passes: a while on a large model
+            found = self._where(hooked, lambda: hook_points(hooked))
+            shapes = {point.name: None if point.shape is None else list(point.shape) for point in found}
+            self._shapes[hooked.name] = self.shapes = shapes
 
     def _hear(self, widget: Any, message: Any, buffers: Any = None) -> None:
         """A message came; nothing waits here, for it came on whatever thread the notebook chose."""

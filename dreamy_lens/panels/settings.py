@@ -48,18 +48,14 @@ FIELDS = (
     Field("seeds", "seeds", "One run for each, side by side: a number, several (0, 1, 2) or a range (0-3).", "text"),
     Field("lambda_min", "least λ", "Weight of fluency of the member that cares least about it.", more=True),
     Field("lambda_max", "largest λ", "Weight of fluency of the member that cares most about it.", more=True),
-    Field("restart_every", "restart every", "Iterations after which only one member survives; 0 is never.", more=True),
-    Field("restart_lambda_min", "least restart λ", "Lower end of the weights that the survivor is chosen by.", more=True),
-    Field(
-        "restart_lambda_max", "largest restart λ", "Upper end of the weights that the survivor is chosen by.", more=True
-    ),
+    Field("restart_every", "restart every", "Iterations after which one member alone survives; 0: never.", more=True),
+    Field("restart_lambda_min", "least restart λ", "Lower end of the weights the survivor is chosen by.", more=True),
+    Field("restart_lambda_max", "largest restart λ", "Upper end of the weights the survivor is chosen by.", more=True),
     Field("round_trip", "must round-trip", "The prompt's text encodes to the very same tokens.", "check"),
     Field("printable", "printable only", "No control characters and no halves of characters.", "check"),
     Field("start", "start text", "Where the search starts; nothing is random tokens.", "text", more=True),
-    Field(
-        "template", "template", "Fixed text around the prompt, which stands for {dream}: User: {dream}", "text", more=True
-    ),
-    Field("forbidden", "text to avoid", "Never in the prompt, in any case: a logit's own token, say.", "text", more=True),
+    Field("template", "template", "Text around the prompt, with {dream} in its place.", "text", more=True),
+    Field("forbidden", "text to avoid", "Never in the prompt, in any case: a logit's token, say.", "text", more=True),
 )
 
 
