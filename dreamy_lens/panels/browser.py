@@ -109,7 +109,7 @@ class FeatureBrowser(VBox):
         groups: dict[tuple[str, ...], list[Dream]] = {}
         for run in self._runs:
             origin = run.provenance
-            one = (origin.feature, origin.model, str(origin.prepend_bos), origin.prefix or "", origin.suffix or "")
+            one = tuple(map(str, (origin.feature, origin.model, origin.prepend_bos, origin.prefix, origin.suffix)))
             groups.setdefault(one, []).append(run)
         several = {one: runs for one, runs in groups.items() if len(runs) > 1}
         for one in list(self._together):
