@@ -192,8 +192,10 @@ def frozen_run(run: Dream, panel: DreamPanel | None = None, weight: int = WEIGHT
     known = looks_of(run).known
     prompts = run.so_far.frontier
     found = {key: known[key] for p in prompts if (key := state.key(p.ids)) in known}
-    middle = prompts[len(prompts) // 2] if len(prompts) else None
-    picked = panel.picked if panel is not None and panel.picked else state.key(middle.ids) if middle else ""
+    picked = panel.picked if panel is not None and panel.picked else ""
+    if not picked and len(prompts):  # one from the middle whose attribution is there
+        attributed = list(found) or [state.key(p.ids) for p in prompts]
+        picked = attributed[len(attributed) // 2]
     whole = {
         **describe(run),
         **follower.state(),

@@ -1,0 +1,118 @@
+"""A view with no kernel: HTML that shows its prompts to everybody, and answers clicks where scripts may run.
+
+What a page is not trusted with is left of it: coloured tokens and a table, with styles of their own. Where scripts run,
+the same module that a live panel has draws the view from the state that comes along; and while the panel that it was made
+of is alive in the page, the view is that panel.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+import uuid
+from typing import Any
+
+from dreamy_lens.panels import assets
+from dreamy_lens.results.markup import escape, number
+
+ROWS = 12
+"""Of the table that a page without scripts shows."""
+
+_SCRIPT = """
+const root = document.getElementById("%(id)s");
+const bytes = Uint8Array.from(atob("%(data)s"), (c) => c.charCodeAt(0));
+const text = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+const { module, style, state } = JSON.parse(text);
+const url = URL.createObjectURL(new Blob([module], { type: "text/javascript" }));
+const view = (await import(url)).default;
+URL.revokeObjectURL(url);
+const heard = {};
+const still = {
+  get: (name) => state[name],
+  set: (name, value) => { state[name] = value; for (const f of heard["change:" + name] ?? []) f(); },
+  save_changes() {}, send() {}, off() {},
+  on: (name, f) => (heard[name] ??= []).push(f),
+};
+let leave = null;
+const show = (model) => {
+  leave?.();
+  const css = document.createElement("style"), place = document.createElement("div");
+  css.textContent = style;
+  root.replaceChildren(css, place);
+  leave = view.render({ model, el: place });
+};
+const alive = globalThis.dreamy_lens_live?.get("%(live)s");
+show(alive ?? still);
+if ("%(live)s") addEventListener("dreamy-lens-live", (event) => {
+  if (event.detail === "%(live)s" && root.isConnected) show(globalThis.dreamy_lens_live.get("%(live)s"));
+});
+"""
+
+
+def frozen(view: str, state: dict[str, Any], live_id: str | None = None) -> str:
+    """A view as HTML for a cell or a page.
+
+    Args:
+        view: its name: "dream", "attribution" or "runs".
+        state: its traits, as JSON values.
+        live_id: of the panel that it was made of, if there is one.
+
+    Returns:
+        ASCII, whatever is in the state.
+    """
+    given = {"module": assets.module(view), "style": assets.stylesheet(), "state": state}
+    packed = gzip.compress(json.dumps(given, separators=(",", ":")).encode("ascii"), compresslevel=9, mtime=0)
+    name, live = f"dl-{uuid.uuid4().hex[:12]}", re.sub(r"[^0-9a-f]", "", live_id or "")
+    script = _SCRIPT % {"id": name, "live": live, "data": base64.b64encode(packed).decode("ascii")}
+    still = _inert(state).encode("ascii", "xmlcharrefreplace").decode("ascii")
+    return f'<div id="{name}">{still}</div><script type="module">{script}</script>'
+
+
+def _inert(state: dict[str, Any]) -> str:
+    """The picked prompt as coloured tokens and the frontier as a table, with no script and no sheet of style."""
+    runs = state.get("runs")
+    entries = [e for run in runs for e in run["frontier"]] if runs else state.get("frontier", [])
+    found = state.get("found") or state.get("attributions", {}).get(state.get("picked", ""))
+    if not found:
+        found = next(iter(state.get("attributions", {}).values()), None)
+    parts = [f'<div style="font-weight:600">{escape(state.get("title", ""))}</div>']
+    if found:
+        parts.append(_tokens(found))
+    if entries:
+        parts.append(_table(entries))
+    elif not found:
+        parts.append("<p>No prompts yet.</p>")
+    return "".join(parts)
+
+
+def _tokens(found: dict[str, Any]) -> str:
+    drops = found.get("drop") or [None] * len(found["tokens"])
+    full = max([d for d in drops if d is not None] + [0.0]) or 1.0
+    pieces = []
+    for token, drop in zip(found["tokens"], drops, strict=True):
+        share = 0.0 if drop is None else min(1.0, max(0.0, drop / full))
+        said = "" if drop is None else f"loses {number(drop, 3)} with the worst substitute"
+        style = "border:1px solid #8a929c;border-radius:3px;padding:1px 4px;margin-right:2px;font-family:monospace;"
+        style += f"white-space:pre-wrap;background:rgba(245,146,48,{share:.2f})"
+        pieces.append(f'<span style="{style}" title="{escape(said)}">{escape(token, token=True)}</span>')
+    scores = f"value {_said(found['value'], 3)}, cross-entropy {_said(found['ce'], 2)} nats per token"
+    return f'<div style="margin:4px 0;line-height:1.9">{"".join(pieces)}</div><div>{scores}</div>'
+
+
+def _table(entries: list[dict[str, Any]]) -> str:
+    step = max(1, -(-len(entries) // ROWS))
+    shown = entries[::-1][::step][::-1]
+    rows = "".join(
+        f'<tr><td style="text-align:right">{_said(e["y"], 3)}</td><td style="text-align:right">{_said(e["x"], 2)}</td>'
+        f'<td style="text-align:left"><bdi dir="ltr">{escape(e["text"].removeprefix(" "))}</bdi></td></tr>'
+        for e in shown
+    )
+    head = '<tr><th>value</th><th>cross-entropy</th><th style="text-align:left">text</th></tr>'
+    more = f"<div>{len(shown)} of {len(entries)} prompts</div>" if len(shown) < len(entries) else ""
+    return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>{more}"
+
+
+def _said(x: float | None, places: int) -> str:
+    return "-" if x is None else number(x, places)

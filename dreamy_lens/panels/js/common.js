@@ -1,0 +1,174 @@
+// What all views share. Everything foreign goes into the page as text, never as markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An HTML element: attributes that start with "on" are listeners, null and false are left out. */
+export function h(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+/** The same for SVG. */
+export function svg(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS(SVG, tag), attributes, children);
+}
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "style") for (const [k, v] of Object.entries(value)) element.style.setProperty(k, v);
+    else if (name === "value") element.value = value;
+    else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+// Letters that would not be seen, or that would disturb the line they stand in, are shown by a sign or by their code.
+const SIGNS = { "\n": "↵", "\t": "→", "\r": "␍" };
+const HIDDEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}]|(?! )\p{Zs}/u;
+const code = (c) => `[U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}]`;
+const letter = (c) => SIGNS[c] ?? (c !== "\u200c" && c !== "\u200d" && HIDDEN.test(c) ? code(c) : c);
+
+/** A text in which everything can be seen. */
+export const visible = (text) => Array.from(text, letter).join("");
+
+/** A token by itself: spaces it begins with, or consists of, can be seen too; an empty one is ∅. */
+export function visibleToken(token) {
+  if (token === "") return "∅";
+  if (/^[\u200c\u200d]+$/.test(token)) return Array.from(token, code).join("");
+  const shown = /^\p{M}/u.test(token) ? "◌" + token : token;
+  return visible(shown.trim() === "" ? shown.replaceAll(" ", "·") : shown);
+}
+
+/** Decimal places with which the largest of some numbers shows four digits. */
+export function places(values, digits = 4) {
+  const largest = Math.max(0, ...values.filter(Number.isFinite).map(Math.abs));
+  return largest > 0 ? Math.min(6, Math.max(0, digits - 1 - Math.floor(Math.log10(largest)))) : 2;
+}
+
+/** A number for people; null is a dash. */
+export function num(value, digits = 2, sign = false) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  const text = Math.abs(value).toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  const zero = Number(text.replaceAll(",", "")) === 0;
+  return (value < 0 && !zero ? "−" : sign && !zero ? "+" : "") + text;
+}
+
+export const perplexity = (x) => {
+  const p = Math.exp(x);
+  return p > 1e6 ? p.toExponential(0).replace("e+", "e") : num(p, p < 99.95 ? 1 : 0);
+};
+
+/** Seconds for people. */
+export const duration = (s) =>
+  s < 90 ? `${Math.round(s)} s` : s < 5400 ? `${Math.round(s / 60)} min` : `${num(s / 3600, 1)} h`;
+
+/** Round numbers within a range, about `count` of them. */
+export function ticks(low, high, count = 6) {
+  const step = tickStep(low, high, count), found = [];
+  for (let i = Math.ceil(low / step - 1e-9); i <= Math.floor(high / step + 1e-9); i++) found.push(+(i * step).toPrecision(12));
+  return found;
+}
+
+export function tickStep(low, high, count = 6) {
+  const rough = (high - low || 1) / count, power = 10 ** Math.floor(Math.log10(rough));
+  return power * [1, 2, 5, 10].reduce((a, b) => (Math.abs(Math.log(b * power / rough)) < Math.abs(Math.log(a * power / rough)) ? b : a));
+}
+
+/** The frontier among points {x, y, ...}: fluent to strong, as the search's own. */
+export function frontierOf(points) {
+  const found = [];
+  for (const p of [...points].sort((a, b) => a.x - b.x || b.y - a.y)) if (!found.length || p.y > found.at(-1).y) found.push(p);
+  return found;
+}
+
+/** Listen to a model; the result ends it. One name for each call: marimo takes no lists. */
+export function listen(model, handlers) {
+  for (const [name, f] of Object.entries(handlers)) model.on(name, f);
+  return () => { for (const [name, f] of Object.entries(handlers)) model.off(name, f); };
+}
+
+/** Draw what is marked, once for each frame, however often it is marked. */
+export function painter(parts) {
+  const marked = new Set();
+  let waiting = false;
+  const paint = () => {
+    waiting = false;
+    const now = [...marked];
+    marked.clear();
+    for (const name of now) parts[name]();
+  };
+  return (...names) => {
+    for (const name of names) marked.add(name);
+    if (!waiting) { waiting = true; requestAnimationFrame(paint); }
+  };
+}
+
+/** Whether the page around is dark. */
+const dark = () => {
+  const lab = document.body.dataset.jpThemeLight ?? document.documentElement.dataset.jpThemeLight;
+  if (lab !== undefined) return lab === "false";
+  const kind = document.body.dataset.vscodeThemeKind ?? document.documentElement.dataset.theme ?? document.body.className;
+  if (/dark/.test(kind)) return true;
+  return !/light/.test(kind) && matchMedia("(prefers-color-scheme: dark)").matches;
+};
+
+/** The element in which a view lives; it follows the theme of the page. */
+export function stage(el, name) {
+  const root = h("div", { class: `dlp dlp-${name}`, dir: "ltr" });
+  const follow = () => root.classList.toggle("dlp-dark", dark());
+  follow();
+  const query = matchMedia("(prefers-color-scheme: dark)"), watch = new MutationObserver(follow);
+  query.addEventListener("change", follow);
+  for (const node of [document.body, document.documentElement])
+    watch.observe(node, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-vscode-theme-kind", "data-theme", "class"] });
+  el.append(root);
+  return [root, () => { query.removeEventListener("change", follow); watch.disconnect(); root.remove(); }];
+}
+
+/** A line that is read out when it changes, and forgotten after a while. */
+export function notices() {
+  const line = h("div", { class: "dlp-notice", role: "status", "aria-live": "polite" });
+  let timer;
+  const say = (text, seconds = 8) => {
+    line.textContent = visible(text);
+    clearTimeout(timer);
+    timer = setTimeout(() => { line.textContent = ""; }, seconds * 1000);
+  };
+  return [line, say];
+}
+
+/** Copy a text; where the page may not use the clipboard, by a selection. */
+export async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const box = h("textarea", { value: text, class: "dlp-away", "aria-hidden": "true" });
+    document.body.append(box);
+    box.select();
+    document.execCommand("copy");
+    box.remove();
+  }
+}
+
+/** Move with the arrow keys among elements of which one at a time is a stop of the Tab key. */
+export function arrows(event, elements, columns = 1) {
+  const at = elements.indexOf(document.activeElement);
+  const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Home: -at, End: elements.length - 1 - at }[event.key];
+  if (step === undefined || at < 0) return null;
+  event.preventDefault();
+  const next = elements[Math.min(elements.length - 1, Math.max(0, at + step))];
+  next.focus();
+  return next;
+}
+
+/** Make the live model of a view known to frozen views of it in the same page. */
+export function register(model) {
+  const id = model.get("live_id");
+  if (!id) return;
+  (globalThis.dreamy_lens_live ??= new Map()).set(id, model);
+  dispatchEvent(new CustomEvent("dreamy-lens-live", { detail: id }));
+}
+
+/** "s" where there is not one. */
+export const count = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;

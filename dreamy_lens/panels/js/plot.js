@@ -1,0 +1,174 @@
+// The plane of cross-entropy and value: frontiers as steps, populations as marks.
+
+import { arrows, h, num, perplexity, places, svg, ticks, tickStep, visible } from "./common.js";
+
+const W = 600, H = 380, LEFT = 58, RIGHT = 16, TOP = 12, BOTTOM = 48;
+let clips = 0;
+
+/**
+ * A plot to be drawn again and again.
+ *
+ * draw({lines, crowd, earlier, limit, picked, label}): lines are [{entries: [{key, x, y, text, it}], style, name, main}],
+ * of which the main one can be picked from; crowd is [[x, y, λ, text]]; earlier is {points, iteration} or null.
+ */
+export function frontierPlot({ pick, caption }) {
+  const tip = h("div", { class: "dlp-tip", hidden: true });
+  const drawing = svg("svg", { viewBox: `0 0 ${W} ${H}`, class: "dlp-plot", role: "group", "aria-label": caption });
+  const el = h("div", { class: "dlp-plane" }, drawing, tip);
+  const clip = `dlp-clip-${clips++}`;
+  let domain = null, last = null, spots = [], shown = null;
+
+  const X = (x) => LEFT + ((x - domain.x0) / (domain.x1 - domain.x0)) * (W - LEFT - RIGHT);
+  const Y = (y) => H - BOTTOM - ((y - domain.y0) / (domain.y1 - domain.y0)) * (H - TOP - BOTTOM);
+
+  function draw(what) {
+    last = what;
+    const hadFocus = drawing.contains(document.activeElement);
+    const main = what.lines.find((line) => line.main) ?? { entries: [] };
+    const points = what.lines.flatMap((line) => line.entries);
+    domain = fit(domain, points.length ? points : what.crowd.map(([x, y]) => ({ x, y })));
+    if (!domain) { drawing.replaceChildren(); return; }
+    const inside = (x, y) => x >= domain.x0 && x <= domain.x1 && y >= domain.y0 && y <= domain.y1;
+    const parts = [axes(domain, X, Y)];
+    const body = svg("g", { "clip-path": `url(#${clip})` });
+    if (what.earlier?.points.length)
+      body.append(svg("path", { class: "dlp-earlier", d: steps(what.earlier.points.map(([x, y]) => ({ x, y })), X, Y) }));
+    for (const [x, y] of what.crowd) if (inside(x, y)) body.append(svg("path", { class: "dlp-member", d: cross(X(x), Y(y)) }));
+    for (const line of what.lines) if (line.entries.length) body.append(svg("path", { class: `dlp-line ${line.style ?? ""}`, d: steps(line.entries, X, Y) }));
+    parts.push(svg("defs", {}, svg("clipPath", { id: clip }, svg("rect", { x: LEFT, y: TOP - 8, width: W - LEFT - RIGHT + 8, height: H - TOP - BOTTOM + 8 }))), body);
+    if (what.limit !== null && what.limit !== undefined) {
+      const x = Math.min(W - RIGHT, Math.max(LEFT, X(what.limit)));
+      parts.push(svg("path", { class: "dlp-limit", d: `M${x} ${TOP}V${H - BOTTOM}` }));
+    }
+    if (what.earlier?.points.length) parts.push(earlierLabel(what.earlier, inside));
+    for (const line of what.lines) if (line.name && line.entries.length) parts.push(endLabel(line));
+    parts.push(dots(main.entries, what.picked));
+    drawing.replaceChildren(...parts);
+    spots = [
+      ...what.crowd.filter(([x, y]) => inside(x, y)).map(([x, y, weight, text]) => ({ x, y, weight, text })),
+      ...what.lines.filter((line) => !line.main).flatMap((line) => line.entries.map((e) => ({ ...e, of: line.name }))),
+      ...main.entries.map((e) => ({ ...e, main: true })),
+    ];
+    if (hadFocus) drawing.querySelector('[tabindex="0"]')?.focus({ preventScroll: true });
+    if (shown) hover(spots.find((s) => s.text === shown.text && s.x === shown.x) ?? null);
+  }
+
+  /** The prompts that can be picked: one stop of the Tab key, arrow keys move along. */
+  function dots(entries, picked) {
+    const group = svg("g", { role: "radiogroup", "aria-label": "prompts of the frontier, fluent to strong" });
+    const stop = entries.some((e) => e.key === picked) ? picked : entries.at(-1)?.key;
+    const digits = places(entries.map((e) => e.y));
+    entries.forEach((e, i) => {
+      const on = e.key === picked && Boolean(picked), x = X(e.x), y = Y(e.y);
+      const name = `${i + 1} of ${entries.length}: value ${num(e.y, digits)}, cross-entropy ${num(e.x)}: ${visible(e.text)}`;
+      const dot = svg("g", { class: `dlp-dot${on ? " dlp-on" : ""}`, role: "radio", "aria-checked": String(on), "aria-label": name, tabindex: e.key === stop ? 0 : -1,
+        onfocus: () => hover({ ...e, main: true }), onblur: () => hover(null) },
+        on ? svg("circle", { class: "dlp-ring", cx: x, cy: y, r: 9.5 }) : null, svg("circle", { cx: x, cy: y, r: 5 }));
+      dot.dataset.key = e.key ?? "";
+      group.append(dot);
+    });
+    group.addEventListener("keydown", (event) => {
+      const all = [...group.querySelectorAll("[role=radio]")];
+      const key = { ArrowUp: "ArrowRight", ArrowDown: "ArrowLeft" }[event.key] ?? event.key;
+      const next = arrows({ key, preventDefault: () => event.preventDefault() }, all) ?? (event.key === "Enter" || event.key === " " ? event.target : null);
+      if (next?.dataset.key) { event.preventDefault(); pick(next.dataset.key); }
+    });
+    return group;
+  }
+
+  function nearest(event, reach) {
+    const box = drawing.getBoundingClientRect(), scale = W / box.width;
+    const px = (event.clientX - box.left) * scale, py = (event.clientY - box.top) * scale;
+    let best = null, least = reach * scale;
+    for (const s of spots) {
+      const d = Math.hypot(X(s.x) - px, Y(s.y) - py) - (s.main ? 4 : 0);
+      if (d < least) [best, least] = [s, d];
+    }
+    return best;
+  }
+
+  function hover(spot) {
+    shown = spot;
+    tip.hidden = !spot;
+    if (!spot) return;
+    const digits = places(spots.filter((s) => s.main).map((s) => s.y));
+    const where = spot.of ? `${spot.of} · ` : "";
+    const more = spot.weight !== undefined ? ` · member with λ ${num(spot.weight, 2)}` : spot.it !== undefined && spot.it !== null ? ` · iteration ${spot.it}` : "";
+    tip.replaceChildren(h("bdi", { dir: "ltr" }, visible(spot.text ?? "")),
+      h("div", { class: "dlp-quiet" }, `${where}value ${num(spot.y, digits)} · cross-entropy ${num(spot.x)} · perplexity ${perplexity(spot.x)}${more}`));
+    const right = X(spot.x) > W / 2;
+    tip.style.setProperty(right ? "right" : "left", `${(right ? 1 - X(spot.x) / W : X(spot.x) / W) * 100}%`);
+    tip.style.removeProperty(right ? "left" : "right");
+    tip.style.setProperty("top", `calc(${(Y(spot.y) / H) * 100}% + 12px)`);
+  }
+
+  function earlierLabel(earlier, inside) {
+    const [x, y] = earlier.points.find(([x, y]) => inside(x, y)) ?? [domain.x1, domain.y0];
+    return svg("text", { class: "dlp-small", x: X(x) + 12, y: Math.min(H - BOTTOM - 6, Y(y) + 16), "text-anchor": X(x) > W - 120 ? "end" : "start" }, `dotted: iteration ${earlier.iteration}`);
+  }
+
+  function endLabel(line) {
+    const end = line.entries.at(-1);
+    return svg("text", { class: "dlp-small dlp-name", x: Math.min(X(end.x), W - RIGHT - 4) - 8, y: Math.max(TOP + 10, Y(end.y) - 8), "text-anchor": "end" }, visible(line.name));
+  }
+
+  drawing.addEventListener("mousemove", (event) => {
+    const spot = nearest(event, 24);
+    hover(spot);
+    drawing.classList.toggle("dlp-hand", Boolean(spot?.key && spot.main));
+  });
+  drawing.addEventListener("mouseleave", () => hover(null));
+  drawing.addEventListener("click", (event) => {
+    const spot = nearest(event, 24);
+    if (spot?.key && spot.main) pick(spot.key);
+  });
+  return { el, draw, redraw: () => last && draw(last) };
+}
+
+const cross = (x, y) => `M${x - 3} ${y - 3}l6 6m0 -6l-6 6`;
+
+function steps(entries, X, Y) {
+  return entries.map((e, i) => (i ? `H${X(e.x).toFixed(1)}V${Y(e.y).toFixed(1)}` : `M${X(e.x).toFixed(1)} ${Y(e.y).toFixed(1)}`)).join("");
+}
+
+/** Axes that hold everything, grow in whole steps, and stay while what they hold still fills them. */
+function fit(old, points) {
+  if (!points.length) return old;
+  const xs = points.map((p) => p.x), ys = points.map((p) => p.y);
+  const [a, b] = extent(xs), [c, d] = extent(ys);
+  const holds = old && a >= old.x0 && b <= old.x1 && c >= old.y0 && d <= old.y1;
+  if (holds && (b - a) > 0.6 * (old.x1 - old.x0) && (d - c) > 0.6 * (old.y1 - old.y0)) return old;
+  const [x0, x1] = rounded(a, b), [y0, y1] = rounded(c, d);
+  return { x0, x1, y0, y1 };
+}
+
+const extent = (values) => [Math.min(...values), Math.max(...values)];
+
+function rounded(low, high) {
+  const room = 0.04 * (high - low) || 0.1 * Math.abs(high) || 1;
+  const step = tickStep(low - room, high + room, 6) / 2;
+  return [Math.floor((low - room) / step) * step, Math.ceil((high + room) / step) * step];
+}
+
+function axes(domain, X, Y) {
+  const group = svg("g", { class: "dlp-axes" });
+  const across = ticks(domain.x0, domain.x1), up = ticks(domain.y0, domain.y1);
+  const digits = (marks) => Math.max(0, -Math.floor(Math.log10(marks[1] - marks[0] || 1) + 1e-9));
+  for (const x of across) group.append(svg("path", { class: "dlp-grid", d: `M${X(x)} ${TOP}V${H - BOTTOM}` }), svg("text", { x: X(x), y: H - BOTTOM + 18, "text-anchor": "middle" }, num(x, digits(across))));
+  for (const y of up) group.append(svg("path", { class: "dlp-grid", d: `M${LEFT} ${Y(y)}H${W - RIGHT}` }), svg("text", { x: LEFT - 8, y: Y(y) + 4, "text-anchor": "end" }, num(y, digits(up))));
+  group.append(svg("text", { class: "dlp-axis", x: (LEFT + W - RIGHT) / 2, y: H - 8, "text-anchor": "middle" }, "cross-entropy, nats per token (fluent on the left)"),
+    svg("text", { class: "dlp-axis", x: 14, y: (TOP + H - BOTTOM) / 2, "text-anchor": "middle", transform: `rotate(-90 14 ${(TOP + H - BOTTOM) / 2})` }, "value"));
+  return group;
+}
+
+/** A quantity over iterations, as steps, with restarts as dashed lines; small. */
+export function growthChart(growth, restarts, total, at) {
+  const w = 600, high = 64, values = growth.hypervolume ?? [], when = growth.iteration ?? [];
+  const chart = svg("svg", { viewBox: `0 0 ${w} ${high}`, class: "dlp-growth", preserveAspectRatio: "none", "aria-hidden": "true" });
+  const end = Math.max(1, total), top = Math.max(...values, 1e-9);
+  const X = (i) => (i / end) * w, Y = (v) => high - 3 - (v / top) * (high - 8);
+  for (const [i] of restarts) chart.append(svg("path", { class: "dlp-restart", d: `M${X(i)} 0V${high}` }));
+  if (values.length) chart.append(svg("path", { class: "dlp-line", d: values.map((v, i) => (i ? `H${X(when[i]).toFixed(1)}V${Y(v).toFixed(1)}` : `M${X(when[i])} ${Y(v)}`)).join("") + `H${X(when.at(-1))}` }));
+  if (at !== null) chart.append(svg("path", { class: "dlp-limit", d: `M${X(at)} 0V${high}` }));
+  return chart;
+}

@@ -1,0 +1,98 @@
+// Several runs: each frontier, and what they reach together.
+
+import { count, frontierOf, h, listen, notices, num, painter, perplexity, places, register, stage, visible } from "./common.js";
+import { frontierPlot } from "./plot.js";
+import { attributionView } from "./strip.js";
+
+const WORDS = { ready: "starting", running: "dreaming", paused: "paused", stopped: "stopped", done: "done", failed: "failed" };
+const STYLES = 6;
+let views = 0;
+
+export const view = {
+  initialize: ({ model }) => register(model),
+  render({ model, el }) {
+    const get = (name) => model.get(name), live = () => Boolean(get("live"));
+    const [root, leave] = stage(el, "runs");
+    const [notice, say] = notices();
+    const bar = h("div", { class: "dlp-bar" }), words = h("span", { class: "dlp-state" }), error = h("p", { class: "dlp-wrong", role: "alert" });
+    const choice = h("div", { class: "dlp-row dlp-choice" }), table = h("div", { class: "dlp-table" });
+    const known = new Map(Object.entries(get("attributions") ?? {}));
+    const plot = frontierPlot({ pick, caption: "frontiers of several runs: value against cross-entropy" });
+    let group = 0, only = -1, drawnBar = "", drawnChoice = "", picked = get("picked");
+    const owner = () => get("runs").findIndex((run) => run.frontier.some((e) => e.key === picked));
+    const one = attributionView({ live, known, say, name: `r${++views}-`, python: () => get("runs")[Math.max(0, owner())]?.python ?? "", send: (m) => model.send({ ...m, type: m.type === "swap" ? "look" : m.type, run: Math.max(0, owner()) }) });
+    root.append(h("header", {}, h("h3", {}, visible(get("title"))), h("span", { class: "dlp-quiet" }, count(get("runs").length, "run"))), bar, error, notice, choice, h("div", { class: "dlp-two" }, plot.el, table), one.el);
+
+    const mine = () => get("runs").map((run, number) => ({ ...run, number })).filter((run) => run.group === group);
+    const merged = () => frontierOf(mine().filter((run) => only < 0 || run.number === only).flatMap((run) => run.frontier.map((e) => ({ ...e, run: run.name }))));
+
+    function pick(key) {
+      picked = key;
+      model.set("picked", key);
+      model.save_changes();
+      paint("plot", "table", "one");
+    }
+
+    function drawBar() {
+      const status = get("status"), going = ["ready", "running", "paused"].includes(status);
+      if (`${status} ${live()}` !== drawnBar) {
+        drawnBar = `${status} ${live()}`;
+        const act = (name, label) => h("button", { type: "button", onclick: () => model.send({ type: name }) }, label);
+        bar.replaceChildren(...(live() && going ? [status === "paused" ? act("resume", "Resume all") : act("pause", "Pause all"), act("stop", "Stop all")] : []), ...(going ? [h("progress", { "aria-label": "iterations completed" })] : []), words);
+      }
+      const progress = bar.querySelector("progress");
+      if (progress) { progress.max = Math.max(1, get("steps")); progress.value = get("step"); }
+      words.textContent = `${WORDS[status] ?? status} · iteration ${get("step")} of ${get("steps")} · ${count(get("runs").reduce((n, run) => n + run.evaluated, 0), "prompt")}`;
+      error.textContent = visible(get("error"));
+      error.hidden = !get("error");
+    }
+
+    function drawChoice() {
+      const groups = get("groups"), names = JSON.stringify([groups, mine().map((run) => run.name), group, only]);
+      if (names === drawnChoice) return;
+      drawnChoice = names;
+      const focus = choice.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
+      const features = groups.length > 1 ? [h("label", {}, "feature ", h("select", { "data-focus": "group", onchange: (e) => { group = Number(e.target.value); only = -1; paint("choice", "plot", "table"); } }, ...groups.map((g, i) => h("option", { value: String(i), selected: i === group }, visible(g)))))] : [];
+      const button = (label, number, style) => h("button", { type: "button", "aria-pressed": String(only === number), "data-focus": `run-${number}`, onclick: () => { only = only === number ? -1 : number; paint("choice", "plot", "table"); } }, style === null ? null : key(style), visible(label));
+      choice.replaceChildren(...features, button("all together", -1, null), ...mine().map((run, i) => button(run.name, run.number, i % STYLES)));
+      if (focus) choice.querySelector(`[data-focus="${focus}"]`)?.focus();
+    }
+
+    const key = (style) => { const line = h("span", { class: `dlp-key dlp-run-${style}`, "aria-hidden": "true" }); return line; };
+
+    function drawPlot() {
+      const lines = mine().filter((run) => only < 0 || run.number === only).map((run) => ({ entries: run.frontier, style: `dlp-run dlp-run-${mine().findIndex((r) => r.number === run.number) % STYLES}`, name: mine().length <= 6 ? run.name : "" }));
+      plot.draw({ lines: [...lines, { entries: merged(), main: true, style: "dlp-merged" }], crowd: [], earlier: null, limit: null, picked });
+    }
+
+    function drawTable() {
+      const rows = merged(), digits = places(rows.map((e) => e.y));
+      if (!rows.length) { table.replaceChildren(h("p", { class: "dlp-quiet" }, "The prompts that no other of these runs beats will stand here.")); return; }
+      const scroll = table.querySelector(".dlp-scroll")?.scrollTop ?? 0, focus = table.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+      const stop = rows.some((e) => e.key === picked) ? picked : rows[0].key;
+      const head = ["value", "cross-entropy", "perplexity", "run", "text"].map((name) => h("th", { scope: "col" }, name));
+      const body = rows.map((e) => h("tr", { class: e.key === picked ? "dlp-on" : null, "aria-selected": String(e.key === picked), tabindex: e.key === stop ? 0 : -1, "data-key": e.key, onclick: () => pick(e.key), onkeydown: (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); pick(e.key); } if (event.key === "ArrowDown" || event.key === "ArrowUp") { event.preventDefault(); const next = event.key === "ArrowDown" ? event.currentTarget.nextSibling : event.currentTarget.previousSibling; if (next) { next.focus(); pick(next.dataset.key); } } } },
+        h("td", {}, num(e.y, digits)), h("td", {}, num(e.x)), h("td", {}, perplexity(e.x)), h("td", {}, visible(e.run)), h("td", {}, h("bdi", { dir: "ltr" }, visible(e.text.replace(/^ /, ""))))));
+      table.replaceChildren(h("div", { class: "dlp-scroll" }, h("table", { role: "grid", "aria-label": "the merged frontier" }, h("thead", {}, h("tr", {}, ...head)), h("tbody", {}, ...body))));
+      table.firstChild.scrollTop = scroll;
+      if (focus) table.querySelector(`[data-key="${CSS.escape(picked || focus)}"]`)?.focus({ preventScroll: true });
+    }
+
+    function drawOne() {
+      const entry = get("runs").flatMap((run) => run.frontier).find((e) => e.key === picked);
+      if (entry) one.show(entry);
+    }
+
+    const paint = painter({ bar: drawBar, choice: drawChoice, plot: drawPlot, table: drawTable, one: drawOne });
+    const end = listen(model, {
+      "change:status": () => paint("bar"), "change:step": () => paint("bar"), "change:steps": () => paint("bar"), "change:error": () => paint("bar"), "change:groups": () => paint("choice"),
+      "change:runs": () => paint("bar", "choice", "plot", "table", "one"),
+      "change:picked": () => { if (get("picked") !== picked) { picked = get("picked"); paint("plot", "table", "one"); } },
+      "msg:custom": (message) => { if (message.type === "answer") one.answer(message); else if (message.type === "notice") say(message.text, 20); },
+    });
+    drawBar(); drawChoice(); drawPlot(); drawTable();
+    one.draw();
+    drawOne();
+    return () => { end(); leave(); };
+  },
+};
