@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,23 +63,19 @@ def save(
 def _image(figure: go.Figure, form: str, width: int, height: int, scale: float, file: Path) -> bytes:
     otherwise = f"A page needs neither: save(figure, {str(file.with_suffix('.html'))!r})."
     try:
-        import kaleido
-
-        major = hasattr(kaleido, "calc_fig")
+        found = hasattr(importlib.import_module("kaleido"), "calc_fig")
     except ImportError:
-        major = False
-    if not major:
+        found = False
+    if not found:
         raise DreamyLensError(
             "Images of figures need the package kaleido, version 1 or newer, which is not installed: "
             f"pip install 'dreamy-lens[export]'. It draws in a Chrome or Chromium on this machine. {otherwise}"
         )
-    from kaleido.errors import ChromeNotFoundError
-
     try:
         return figure.to_image(format=form, width=width, height=height, scale=scale)
     except Exception as error:
         # plotly hides kaleido's error in its own, which is a RuntimeError like many others.
-        if isinstance(error, ChromeNotFoundError) or isinstance(error.__context__, ChromeNotFoundError):
+        if "ChromeNotFoundError" in (type(error).__name__, type(error.__context__).__name__):
             given = os.environ.get("BROWSER_PATH")
             where = f"there is none at BROWSER_PATH={given!r}" if given else "none was found"
             raise DreamyLensError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -78,6 +79,11 @@ class FeatureBrowser(VBox):
     def __repr__(self) -> str:
         runs = "".join(f"\n  {run!r}" for run in self.runs)
         return f"FeatureBrowser({self.form.model or 'no model yet'}, {len(self.runs)} runs){runs}"
+
+    def _display_(self) -> Any:
+        """What marimo shows, which has no boxes: the form, and the panels that there are when a cell ends with this."""
+        panels = [box.children[1] for box in self._boxes.values()]
+        return sys.modules["marimo"].vstack([self.form, *self._together.values(), *panels])
 
     def _where(self, hooked: HookedModel, function: Callable[[], T]) -> T:
         """Have a function run where a model may be used: between two steps of a run that has it, if there is one."""

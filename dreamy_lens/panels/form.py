@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import anywidget
@@ -37,7 +36,7 @@ class FeatureForm(anywidget.AnyWidget):
     """
 
     _esm = assets.module("browser")
-    _css = (files("dreamy_lens.panels") / "css" / "browser.css").read_text(encoding="utf-8")
+    _css = assets.stylesheet("browser")
     live = traitlets.Bool(True).tag(sync=True)
     models = traitlets.List().tag(sync=True)
     model = traitlets.Unicode("").tag(sync=True)

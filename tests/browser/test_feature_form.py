@@ -292,7 +292,7 @@ def test_every_text_has_contrast_in_every_theme(form, scheme, jupyter):
     assert not low
     it.tell(type="checked", id=asked["id"], ok=True, said="ok", python="dl.dream()", settings_error="")
     assert not [what for what, ratio in it.page.evaluate(_CONTRASTS) if ratio < 4.5]
-    ground = it.page.evaluate("getComputedStyle(document.querySelector('.dlb')).backgroundColor")
+    ground = it.page.evaluate("getComputedStyle(document.querySelector('.dlp')).backgroundColor")
     assert (ground == "rgb(255, 255, 255)") == ((scheme if jupyter is None else jupyter) in ("light", "true"))
 
 

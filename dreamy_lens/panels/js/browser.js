@@ -1,49 +1,15 @@
 // The feature browser's form. Names and messages are hostile: they become text, never markup.
 
-import { hookTree } from "./tree.js";
+import { copy as toClipboard, h, listen, stage, visible } from "./common.js";
+import { debounced, field, settingsOf } from "./fields.js";
 import { expressionOf, fieldsOf, QUICK } from "./spelling.js";
+import { hookTree } from "./tree.js";
 
 let serial = 0; // ids must differ between two forms in one page
 
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === "class") node.className = value;
-    else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value === true) node.setAttribute(name, "");
-    else if (value !== false && value != null) node.setAttribute(name, value);
-  }
-  node.append(...children.filter((child) => child != null));
-  return node;
-}
-
-function debounced(action, pause) {
-  let timer = 0;
-  const later = () => {
-    clearTimeout(timer);
-    timer = setTimeout(action, pause);
-  };
-  later.cancel = () => clearTimeout(timer);
-  return later;
-}
-
-/** A labelled input, with its description beneath: {row, input}. */
-function field(id, label, input, help = "") {
-  input.id = id;
-  const said = help ? make("small", { id: `${id}-help`, class: "dlb-help" }, help) : null;
-  if (said) input.setAttribute("aria-describedby", said.id);
-  const box = input.type === "checkbox";
-  const name = make("label", { for: id }, label);
-  return make("div", { class: box ? "dlb-check" : "dlb-field" }, ...(box ? [input, name] : [name, input]), said);
-}
-
 function render({ model, el }) {
   const id = `dlb${++serial}-`;
-  const leave = [];
-  const on = (name, action) => {
-    model.on(name, action);
-    leave.push(() => model.off(name, action));
-  };
+  const [root, leave] = stage(el, "browser");
   const write = (name, value) => {
     model.set(name, value);
     model.save_changes();
@@ -55,30 +21,31 @@ function render({ model, el }) {
   };
 
   // Model.
-  const choice = make("select", { onchange: () => load(choice.value) });
-  const other = make("input", { type: "text", spellcheck: "false", placeholder: "EleutherAI/pythia-160m" });
-  const go = make("button", { type: "button", onclick: () => load(other.value) }, "Load");
+  const choice = h("select", { onchange: () => load(choice.value) });
+  const other = h("input", { type: "text", spellcheck: "false", placeholder: "EleutherAI/pythia-160m" });
+  const go = h("button", { type: "button", onclick: () => load(other.value) }, "Load");
   other.addEventListener("keydown", (event) => event.key === "Enter" && load(other.value));
-  const about = make("p", { class: "dlb-note", role: "status" });
-  const trouble = make("p", { class: "dlb-error", role: "alert", hidden: true });
+  const about = h("p", { class: "dlb-note", role: "status" });
+  const trouble = h("p", { class: "dlb-error", role: "alert", hidden: true });
   function load(name) {
     if (name.trim()) model.send({ type: "load", name: name.trim() });
   }
   function showModel() {
     const loading = model.get("loading");
-    choice.replaceChildren(...model.get("models").map((name) => make("option", { value: name }, name)));
-    if (!model.get("model")) choice.prepend(make("option", { value: "" }, "none yet"));
+    choice.replaceChildren(...model.get("models").map((name) => h("option", { value: name }, visible(name))));
+    if (!model.get("model")) choice.prepend(h("option", { value: "" }, "none yet"));
     choice.value = model.get("model");
-    about.textContent = loading ? `loading ${loading} …` : model.get("about");
-    trouble.textContent = model.get("model_error");
+    about.textContent = loading ? `loading ${visible(loading)} …` : visible(model.get("about"));
+    trouble.textContent = visible(model.get("model_error"));
     trouble.hidden = !trouble.textContent;
     choice.disabled = go.disabled = Boolean(loading);
   }
 
   // Hook points.
-  const count = make("p", { class: "dlb-note", role: "status" });
-  const search = make("input", { type: "search", spellcheck: "false", placeholder: "mlp post, or *hook_z" });
-  const tree = hookTree({ label: "hook points", id: `${id}tree`, picked: pickHook, counted: (text) => (count.textContent = text) });
+  const count = h("p", { class: "dlb-note", role: "status" });
+  const search = h("input", { type: "search", spellcheck: "false", placeholder: "mlp post, or *hook_z" });
+  const counted = (words) => (count.textContent = words);
+  const tree = hookTree({ label: "hook points", id: `${id}tree`, picked: pickHook, counted });
   search.addEventListener("input", () => tree.filter(search.value));
   search.addEventListener("keydown", (event) => {
     if (event.key === "ArrowDown" || event.key === "Enter") {
@@ -86,23 +53,22 @@ function render({ model, el }) {
       tree.focus(event.key === "Enter");
     }
   });
-  function pickHook(name, compose = true) {
+  function pickHook(name) {
     keep("hook", name);
     showParts();
-    if (compose) composeHook();
+    composeHook();
   }
   const spelt = (name) => (model.get("hooks").find(([known]) => known === name) ?? [name, name])[1];
 
   // Unit or direction: what the shape asks for.
-  const parts = make("div", { class: "dlb-row" });
-  let composing = true;
+  const parts = h("div", { class: "dlb-row" });
   function showParts() {
     const hook = typed.hook;
     const shapes = model.get("shapes");
-    const note = (text) => parts.replaceChildren(make("p", { class: "dlb-note" }, text));
+    const note = (text) => parts.replaceChildren(h("p", { class: "dlb-note" }, text));
     if (!hook) return note("Pick a hook point, or one of the short cuts below, or type an expression.");
     if (!shapes) return note("Finding out the shapes of activations …");
-    if (!shapes[hook]) return note("A forward pass of this model never reaches this hook point, so it has no features.");
+    if (!shapes[hook]) return note("A forward pass of this model never reaches this hook point: it has no features.");
     const again = (name, value) => {
       keep(name, value);
       if (name === "reduce" || name === "how") showParts();
@@ -113,15 +79,15 @@ function render({ model, el }) {
       ...fieldsOf(shapes[hook], typed).map((part) => {
         let input;
         if (part.options) {
-          input = make("select", { onchange: () => again(part.name, input.value) });
-          input.append(...part.options.map(([value, label]) => make("option", { value }, label)));
+          input = h("select", { onchange: () => again(part.name, input.value) });
+          input.append(...part.options.map(([value, label]) => h("option", { value }, label)));
           input.value = part.value;
         } else if (part.kind === "check") {
-          input = make("input", { type: "checkbox", onchange: () => again(part.name, input.checked) });
+          input = h("input", { type: "checkbox", onchange: () => again(part.name, input.checked) });
           input.checked = part.value;
         } else {
           const number = part.kind === "number";
-          input = make("input", { type: number ? "number" : "text", step: number && 1, min: part.min, max: part.max });
+          input = h("input", { type: number ? "number" : "text", step: number && 1, min: part.min, max: part.max });
           input.spellcheck = false;
           input.value = part.value;
           input.addEventListener("input", () => again(part.name, input.value));
@@ -133,19 +99,19 @@ function render({ model, el }) {
   }
   function composeHook() {
     const shape = model.get("shapes")?.[typed.hook];
-    if (shape && composing) setText(expressionOf(spelt(typed.hook), shape, typed));
+    if (shape) setText(expressionOf(spelt(typed.hook), shape, typed));
   }
-  const quick = make(
+  const quick = h(
     "div",
     { class: "dlb-row" },
     ...QUICK.map(({ name, label, help, initial, write: spell }) => {
-      const input = make("input", { type: "text", spellcheck: "false" });
+      const input = h("input", { type: "text", spellcheck: "false" });
       input.value = typed[name] ?? initial;
       const use = () => (keep(name, input.value), setText(spell(input.value)));
       input.addEventListener("keydown", (event) => event.key === "Enter" && use());
       const row = field(`${id}${name}`, label, input, help);
-      const button = make("button", { type: "button", "aria-label": `Use ${label}`, onclick: use }, "Use");
-      const pair = make("span", { class: "dlb-pair" });
+      const button = h("button", { type: "button", "aria-label": `Use ${label}`, onclick: use }, "Use");
+      const pair = h("span", { class: "dlb-pair" });
       input.replaceWith(pair);
       pair.append(input, button);
       return row;
@@ -153,9 +119,9 @@ function render({ model, el }) {
   );
 
   // The expression, checked as it is typed.
-  const text = make("textarea", { rows: 2, spellcheck: "false", autocapitalize: "off" });
+  const text = h("textarea", { rows: 2, spellcheck: "false", autocapitalize: "off" });
   text.value = model.get("expression");
-  const verdict = make("div", { id: `${id}verdict`, class: "dlb-verdict", role: "status" });
+  const verdict = h("div", { id: `${id}verdict`, class: "dlb-verdict", role: "status" });
   const expression = field(`${id}expression`, "feature", text);
   text.setAttribute("aria-describedby", verdict.id);
   text.addEventListener("input", () => setText(text.value, true));
@@ -163,7 +129,7 @@ function render({ model, el }) {
   const check = debounced(() => {
     if (!model.get("model")) return;
     asked = ++serial;
-    model.send({ type: "check", id: asked, text: text.value, typed: settingsTyped() });
+    model.send({ type: "check", id: asked, text: text.value, typed: settings.typed() });
   }, 250);
   function setText(value, own = false) {
     if (!own) text.value = value;
@@ -177,68 +143,30 @@ function render({ model, el }) {
   function say(words, kind) {
     const [first, ...rest] = words.split("\n");
     const mark = { ok: "✓ ", error: "✗ " }[kind] ?? "";
-    verdict.replaceChildren(make("p", {}, mark + first));
-    if (rest.length) verdict.append(make("pre", { tabindex: "0", "aria-label": "where" }, rest.join("\n").replace(/^ {4}/gm, "")));
+    verdict.replaceChildren(h("p", {}, mark + visible(first)));
+    const place = rest.map((line) => visible(line.replace(/^ {4}/, ""))).join("\n");
+    if (place) verdict.append(h("pre", { tabindex: "0", "aria-label": "where" }, place));
     verdict.className = `dlb-verdict dlb-${kind || "note"}`;
     text.setAttribute("aria-invalid", String(kind === "error"));
   }
-  const line = make("code");
-  const copied = make("span", { class: "dlb-note", role: "status" });
-  const copy = make("button", { type: "button", disabled: true, onclick: copyLine }, "Copy as Python");
+  const line = h("code");
+  const copied = h("span", { class: "dlb-note", role: "status" });
+  const copy = h("button", { type: "button", disabled: true, onclick: copyLine }, "Copy as Python");
   async function copyLine() {
-    try {
-      await navigator.clipboard.writeText(line.textContent);
-      copied.textContent = "copied";
-    } catch {
-      getSelection().selectAllChildren(line); // a page without the permission; Ctrl-C does it
-      copied.textContent = "selected; copy it with Ctrl-C";
-    }
+    await toClipboard(line.textContent);
+    copied.textContent = "copied";
     setTimeout(() => (copied.textContent = ""), 2500);
   }
 
   // Settings.
-  const inputs = new Map();
-  const wrong = make("p", { id: `${id}wrong`, class: "dlb-error", role: "status", hidden: true });
-  function setting(one) {
-    const input = make("input", { type: one.kind === "check" ? "checkbox" : "text" });
-    if (one.kind === "number") input.inputMode = "decimal";
-    if (one.kind === "check") input.checked = Boolean(typed[one.name] ?? one.default);
-    else {
-      input.value = typed[one.name] ?? one.default;
-      input.placeholder = one.default || "none";
-      input.spellcheck = false;
-    }
-    input.addEventListener("input", () => {
-      keep(one.name, one.kind === "check" ? input.checked : input.value);
-      check();
-    });
-    inputs.set(one.name, input);
-    return field(`${id}set-${one.name}`, one.label, input, one.help);
-  }
-  function settingsTyped() {
-    return Object.fromEntries([...inputs].map(([name, input]) => [name, input.type === "checkbox" ? input.checked : input.value]));
-  }
-  const fields = model.get("fields");
-  const more = make(
-    "details",
-    { class: "dlb-more" },
-    make("summary", {}, "More settings: λ, restarts, start text, template"),
-    make("div", { class: "dlb-row" }, ...fields.filter((one) => one.more).map(setting)),
-  );
-  const settings = make("div", { class: "dlb-row" }, ...fields.filter((one) => !one.more).map(setting));
-  function showWrong(message) {
-    wrong.textContent = message;
-    wrong.hidden = !message;
-    for (const [name, input] of inputs) {
-      const mine = message.startsWith(`${name} `);
-      input.setAttribute("aria-invalid", String(mine));
-      if (mine && input.closest("details")) more.open = true;
-    }
-  }
+  const settings = settingsOf(model.get("fields"), typed, id, (name, value) => {
+    keep(name, value);
+    check();
+  });
 
   // Start.
-  const start = make("button", { type: "button", class: "dlb-start", onclick: begin }, "Start dreaming");
-  const notice = make("p", { class: "dlb-note", role: "status" });
+  const start = h("button", { type: "button", class: "dlb-start", onclick: begin }, "Start dreaming");
+  const notice = h("p", { class: "dlb-note", role: "status" });
   let begun = 0;
   function begin() {
     if (start.getAttribute("aria-disabled") === "true") return;
@@ -246,14 +174,14 @@ function render({ model, el }) {
     start.setAttribute("aria-disabled", "true");
     notice.className = "dlb-note";
     notice.textContent = "starting …";
-    model.send({ type: "start", id: begun, text: text.value, typed: settingsTyped() });
+    model.send({ type: "start", id: begun, text: text.value, typed: settings.typed() });
   }
 
-  on("msg:custom", (message) => {
+  function hear(message) {
     if (message.type === "checked" && message.id === asked) {
       if (message.ok) say(`ok: ${message.said}`, "ok");
       else say(message.error, "error");
-      showWrong(message.settings_error ?? "");
+      settings.wrong(message.settings_error ?? "");
       line.textContent = message.python ?? "";
       copy.disabled = !message.python;
       const runs = message.count ?? 1;
@@ -261,36 +189,47 @@ function render({ model, el }) {
     } else if (message.type === "started" && message.id === begun) {
       start.removeAttribute("aria-disabled");
       notice.className = message.error ? "dlb-error" : "dlb-note";
-      notice.textContent = message.error ? `✗ ${message.error}` : "Started; the panel is below.";
+      notice.textContent = message.error ? `✗ ${visible(message.error)}` : "Started; the panel is below.";
     } else if (message.type === "notice") {
       say(message.error, "error");
     }
-  });
-  for (const name of ["models", "model", "about", "loading", "model_error"]) on(`change:${name}`, showModel);
-  on("change:model", check);
-  on("change:hooks", () => tree.show(model.get("hooks"), model.get("shapes"), typed.hook));
-  on("change:shapes", () => {
-    tree.show(model.get("hooks"), model.get("shapes"), typed.hook);
-    showParts();
-    if (typed.hook && !text.value.trim()) composeHook();
-  });
-  on("change:expression", () => {
-    if (model.get("expression") === text.value) return;
-    text.value = model.get("expression");
-    say("checking …", "");
-    check();
+  }
+  const showHooks = () => tree.show(model.get("hooks"), model.get("shapes"), typed.hook);
+  const end = listen(model, {
+    "msg:custom": hear,
+    "change:models": showModel,
+    "change:model": () => (showModel(), check()),
+    "change:about": showModel,
+    "change:loading": showModel,
+    "change:model_error": showModel,
+    "change:hooks": showHooks,
+    "change:shapes": () => {
+      showHooks();
+      showParts();
+      if (typed.hook && !text.value.trim()) composeHook();
+    },
+    "change:expression": () => {
+      if (model.get("expression") === text.value) return;
+      text.value = model.get("expression");
+      say("checking …", "");
+      check();
+    },
   });
 
-  const head = (words) => make("h3", {}, words);
-  el.classList.add("dlb-host");
-  const root = make(
+  const head = (words) => h("h3", {}, words);
+  const form = h(
     "div",
     { class: "dlb", role: "group", "aria-label": "feature browser" },
-    make(
+    h(
       "section",
       {},
       head("1. Model"),
-      make("div", { class: "dlb-row dlb-model" }, field(`${id}model`, "loaded", choice), field(`${id}other`, "or a Hugging Face id or folder", other)),
+      h(
+        "div",
+        { class: "dlb-row dlb-model" },
+        field(`${id}model`, "loaded", choice),
+        field(`${id}other`, "or a Hugging Face id or folder", other),
+      ),
       about,
       trouble,
       head("2. Hook point"),
@@ -298,36 +237,35 @@ function render({ model, el }) {
       count,
       tree.element,
     ),
-    make(
+    h(
       "section",
       {},
       head("3. Feature"),
       parts,
-      make("details", { class: "dlb-more" }, make("summary", {}, "Short cuts: a neuron, a logit, a log-probability"), quick),
+      h("details", { class: "dlb-more" }, h("summary", {}, "Short cuts: a neuron, a logit, a log-probability"), quick),
       expression,
       verdict,
       head("4. Settings"),
-      settings,
-      more,
-      wrong,
-      make("div", { class: "dlb-line" }, start, copy, copied),
+      ...settings.elements,
+      h("div", { class: "dlb-line" }, start, copy, copied),
       notice,
       line,
     ),
   );
-  const pair = make("span", { class: "dlb-pair" });
+  const pair = h("span", { class: "dlb-pair" });
   other.replaceWith(pair);
   pair.append(other, go);
-  el.append(root);
+  root.append(form);
   showModel();
-  tree.show(model.get("hooks"), model.get("shapes"), typed.hook);
+  showHooks();
   showParts();
   say(text.value.trim() ? "checking …" : "Nothing is chosen yet.", "");
   if (text.value.trim()) check();
   return () => {
     check.cancel();
-    leave.forEach((action) => action());
+    end();
+    leave();
   };
 }
 
-export default { initialize() {}, render };
+export const view = { initialize() {}, render };

@@ -2,9 +2,9 @@
 
 /** Text in double quotes as the grammar reads it. */
 export function quoted(text) {
-  return JSON.stringify(text).replace(/[^\x20-\x7e]/g, (c) =>
-    /[\p{L}\p{N}\p{P}\p{S}]/u.test(c) || /[\ud800-\udfff]/.test(c) ? c : `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`,
-  );
+  const seen = (c) => /[\p{L}\p{N}\p{P}\p{S}]/u.test(c) || /[\ud800-\udfff]/.test(c);
+  const code = (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  return JSON.stringify(text).replace(/[^\x20-\x7e]/g, (c) => (seen(c) ? c : code(c)));
 }
 
 /** A direction as it stands after @: a path, or numbers as float32 in base64. */
@@ -42,7 +42,7 @@ export function fieldsOf(shape, typed) {
   for (const axis of all) {
     if (axis.position) {
       if (!axis.several) {
-        const options = [["at", "at one position"], ["max", "the most anywhere (max)"], ["mean", "mean over the prompt"]];
+        const options = [["at", "at one position"], ["max", "the most anywhere"], ["mean", "mean over the prompt"]];
         found.push({ name: "reduce", label: "where", options, value: typed.reduce ?? "at" });
         if ((typed.reduce ?? "at") !== "at") continue;
       }
@@ -57,7 +57,8 @@ export function fieldsOf(shape, typed) {
         const help = `a .npy or .safetensors file, or ${axis.size} numbers with commas`;
         found.push({ name: "direction", label: "direction", kind: "text", value: typed.direction ?? "", help });
         const why = "less its mean, over its standard deviation (Eq. 4)";
-        found.push({ name: "standardised", label: "standardised", kind: "check", value: Boolean(typed.standardised), help: why });
+        const value = Boolean(typed.standardised);
+        found.push({ name: "standardised", label: "standardised", kind: "check", value, help: why });
       }
     } else found.push(index(axis, typed));
   }
@@ -76,7 +77,10 @@ export function expressionOf(hook, shape, typed) {
   const along = (typed.how ?? "unit") === "direction" && all.some((axis) => axis.unit);
   const elements = all
     .filter((axis) => !(along && axis.unit))
-    .map((axis, i) => (axis.position && reduce ? (i ? ":" : "...") : typed[axis.name]?.trim() || (axis.position ? "-1" : "0")));
+    .map((axis, i) => {
+      if (axis.position && reduce) return i ? ":" : "...";
+      return typed[axis.name]?.trim() || (axis.position ? "-1" : "0");
+    });
   const whole = !elements.length || (elements.length === 1 && elements[0] === "...");
   const read = whole ? hook : `${hook}[${elements.join(", ")}]`;
   if (!along) return reduce ? `${read}.${reduce}()` : read;

@@ -1,13 +1,8 @@
 // A tree of hook points with their shapes: blocks, components, hook points. Arrow keys, Home, End, Enter.
 
-const MOST_FOUND = 200; // rows that a search shows at most
+import { h, visible } from "./common.js";
 
-function row(tag, className, text) {
-  const node = document.createElement(tag);
-  node.className = className;
-  node.textContent = text;
-  return node;
-}
+const MOST_FOUND = 200; // rows that a search shows at most
 
 /** [group, component, rest] of a name: blocks.2.attn.q.hook_out is hook_out of attn.q in blocks.2. */
 export function place(name) {
@@ -32,10 +27,7 @@ export function shapeText(shapes, name) {
 
 /** A tree element with show(hooks, shapes, picked), filter(text) and focus(pick). */
 export function hookTree({ label, id, picked, counted }) {
-  const element = document.createElement("div");
-  element.className = "dlb-tree";
-  element.setAttribute("role", "tree");
-  element.setAttribute("aria-label", label);
+  const element = h("div", { class: "dlb-tree", role: "tree", "aria-label": label, id });
   let hooks = [];
   let shapes = null;
   let chosen = "";
@@ -87,27 +79,27 @@ export function hookTree({ label, id, picked, counted }) {
     if (!shown.some((one) => one.key === current)) current = shown.length ? shown[0].key : "";
     element.replaceChildren(
       ...shown.map((one) => {
-        const item = row("div", "dlb-item", "");
-        item.setAttribute("role", "treeitem");
-        item.setAttribute("aria-level", one.level);
-        item.style.paddingInlineStart = `${0.4 + 1.1 * (one.level - 1)}em`;
-        item.tabIndex = one.key === current ? 0 : -1;
+        const leaf = one.name !== undefined;
+        const item = h("div", {
+          class: "dlb-item",
+          role: "treeitem",
+          "aria-level": one.level,
+          "aria-expanded": leaf ? null : String(one.open),
+          "aria-selected": leaf ? String(one.name === chosen) : null,
+          title: leaf && one.name,
+          tabindex: one.key === current ? 0 : -1,
+          style: { "padding-inline-start": `${0.4 + 1.1 * (one.level - 1)}em` },
+        });
         item.dataset.key = one.key;
-        if (one.name === undefined) {
-          item.setAttribute("aria-expanded", String(one.open));
-          item.append(row("span", "dlb-fold", one.open ? "▾" : "▸"), row("span", "dlb-name", one.text));
-          item.firstChild.setAttribute("aria-hidden", "true");
-        } else {
-          item.setAttribute("aria-selected", String(one.name === chosen));
-          const mark = row("span", "dlb-fold", one.name === chosen ? "✓" : "");
-          mark.setAttribute("aria-hidden", "true");
-          item.append(mark, row("span", "dlb-name", one.text), row("span", "dlb-shape", shapeText(shapes, one.name)));
-          item.title = one.name;
-        }
+        const sign = leaf ? (one.name === chosen ? "✓" : "") : one.open ? "▾" : "▸";
+        item.append(h("span", { class: "dlb-fold", "aria-hidden": "true" }, sign));
+        item.append(h("span", { class: "dlb-name" }, visible(one.text)));
+        if (leaf) item.append(h("span", { class: "dlb-shape" }, visible(shapeText(shapes, one.name))));
         return item;
       }),
     );
-    if (!shown.length && hooks.length) element.append(row("p", "dlb-note", "No hook point has all these words."));
+    if (!shown.length && hooks.length)
+      element.append(h("p", { class: "dlb-note" }, "No hook point has all these words."));
     element.scrollTop = top;
     if (held) move(current);
   }
@@ -182,7 +174,6 @@ export function hookTree({ label, id, picked, counted }) {
       hooks = newHooks;
       shapes = newShapes;
       chosen = name ?? chosen;
-      element.id = id;
       draw();
     },
     filter(words) {
