@@ -23,6 +23,24 @@ _CELLS: weakref.WeakKeyDictionary[Any, Cell] = weakref.WeakKeyDictionary()
 """Where each panel stands."""
 
 
+class Piece:
+    """What a cell shows: HTML, and a text where no HTML is shown.
+
+    Args:
+        html: of the cell.
+        text: in its place.
+    """
+
+    def __init__(self, html: str, text: str) -> None:
+        self._html, self._text = html, text
+
+    def _repr_html_(self) -> str:
+        return self._html
+
+    def __repr__(self) -> str:
+        return self._text
+
+
 class Cell:
     """The place of a panel in a notebook, and of those that were started from it.
 
@@ -32,12 +50,12 @@ class Cell:
     """
 
     def __init__(self, panel: Any, html: str | None = None) -> None:
-        from IPython.display import HTML, display
+        from IPython.display import display
         from ipywidgets import VBox
 
         self.panels = [panel]
         self.box = VBox([panel])
-        self.handle = display(self.box if html is None else HTML(html), display_id=True)
+        self.handle = display(self.box if html is None else Piece(html, repr(panel)), display_id=True)
         self._lock = threading.Lock()
         _CELLS[panel] = self
 
@@ -52,12 +70,11 @@ class Cell:
 
     def freeze(self) -> None:
         """When nothing here goes on any more, leave what needs no kernel; where there is one, it stays alive."""
-        from IPython.display import HTML
-
         with self._lock:
             if self.handle is None or any(panel.status not in ENDED for panel in self.panels):
                 return
-            self.handle.update(HTML("".join(panel.to_html() for panel in self.panels)))
+            html, text = ("".join(make(panel) for panel in self.panels) for make in (lambda p: p.to_html(), repr))
+            self.handle.update(Piece(html, text))
 
 
 def show(run: Dream | Dreams) -> None:

@@ -195,11 +195,12 @@ class Attribution:
         from dreamy_lens.results.running import in_kernel
 
         if in_kernel():
-            from IPython.display import HTML, display
+            from IPython.display import display
 
             from dreamy_lens.panels.attribution import frozen_attribution
+            from dreamy_lens.panels.cells import Piece
 
-            display(HTML(frozen_attribution(self)))
+            display(Piece(frozen_attribution(self), repr(self)))
         else:
             print(repr(self))
 

@@ -5,9 +5,10 @@
         notebook.run_cell(0)
         notebook.output(0).get_by_text("READY").wait_for()
 
-`lab` is a fixture: a server for the session, a browser for the file, notebooks and kernels for the test. Nothing of the
-user's configuration is read, and nothing but the server can be reached. Cells are run by Jupyter's own commands, never
-by clicks and keys, which the toolbars of cells catch. A mark to wait for must not stand in the source of the cell.
+`lab` is a fixture: one server for all browser tests, a browser for the file, notebooks and kernels for the test.
+Nothing of the user's configuration is read, and nothing but the server can be reached. Cells are run by Jupyter's own
+commands, never by clicks and keys, which the toolbars of cells catch. A mark to wait for must not stand in the source
+of the cell.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from chromium import HERE, Watched, watch
+
+from browser.chromium import HERE, Watched, watch
+from browser.find_chromium import find_chromium, why_not
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -178,11 +181,13 @@ class Server:
             self._process.wait()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lab_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The server, once for the session."""
-    pytest.importorskip("jupyterlab")
-    pytest.importorskip("ipykernel")
+    """The server, once for all browser tests; the test is skipped, with the reason, where what it needs is missing."""
+    for module in ("jupyterlab", "ipykernel", "playwright"):
+        pytest.importorskip(module)
+    if find_chromium() is None:
+        pytest.skip(why_not())
     import dreamy_lens
 
     server = Server(tmp_path_factory.mktemp("lab"), Path(dreamy_lens.__file__).parents[1])

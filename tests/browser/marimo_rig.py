@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from chromium import HERE, Watched, watch
-from lab import PATIENCE, until
+
+from browser.chromium import HERE, Watched, watch
+from browser.lab import PATIENCE, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

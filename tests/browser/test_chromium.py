@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import chromium as rig
-import find_chromium
 import pytest
+
+import browser.chromium as rig
+from browser import find_chromium
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
