@@ -7,9 +7,9 @@ import contextlib
 
 import numpy as np
 import pytest
-from chromium import watch
-from formpage import SHAPES, FormPage
 
+from browser.chromium import watch
+from browser.formpage import SHAPES, FormPage
 from dreamy_lens.features.grammar import parse
 
 HOSTILE = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"
