@@ -101,7 +101,10 @@ class DreamPanel(anywidget.AnyWidget):
 
     def to_html(self, weight: int = WEIGHT) -> str:
         """The same view with no kernel, for a cell or a page; what is too much for it is left out."""
-        return frozen_run(self.run, self, weight)
+        page = frozen_run(self.run, self, weight)
+        # Where the page finds this panel alive, it starts with what the page has.
+        self.attributions = kept(self.run, self.picked)
+        return page
 
     def prepare(self) -> list[Future]:
         """Have what a frozen view keeps worked out when nothing else is asked of the model."""
@@ -169,12 +172,12 @@ def describe(run: Dream) -> dict[str, str]:
     return {"title": run.feature_label, "subtitle": " · ".join(parts), "python": f"dl.parse({origin.feature!r})"}
 
 
-def attribute_frontier(run: Dream, kept: int = KEPT) -> list[Future]:
+def attribute_frontier(run: Dream, most: int = KEPT) -> list[Future]:
     """Have the attributions that a frozen view keeps worked out when nothing else is asked of the model."""
     looks = looks_of(run)
     worker = run._worker
     assert worker is not None
-    prompts = [] if run._session is None else list(run.so_far.frontier.spread(kept))
+    prompts = [] if run._session is None else list(run.so_far.frontier.spread(most))
     missing = [p for p in prompts if looks.known.get(state.key(p.ids), {}).get("series") is None]
 
     def look(ids: tuple[int, ...]) -> None:
@@ -186,15 +189,21 @@ def attribute_frontier(run: Dream, kept: int = KEPT) -> list[Future]:
     return [worker.defer(lambda ids=p.ids: look(ids)) for p in missing]
 
 
-def frozen_run(run: Dream, panel: DreamPanel | None = None, weight: int = WEIGHT, kept: int = KEPT) -> str:
+def kept(run: Dream, picked: str = "", most: int = KEPT) -> dict[str, dict[str, Any]]:
+    """What is known of the prompts of a run's frontier, and of the one that is picked."""
+    known = looks_of(run).known
+    keys = [state.key(p.ids) for p in run.so_far.frontier.spread(most)]
+    return {key: known[key] for key in [*keys, picked] if key in known}
+
+
+def frozen_run(run: Dream, panel: DreamPanel | None = None, weight: int = WEIGHT, strips: int = KEPT) -> str:
     """A run as a view that needs no kernel: HTML of at most `weight` characters, if leaving things out can do it."""
     follower = state.Follower(run) if panel is None else panel._follower
-    known = looks_of(run).known
-    prompts = run.so_far.frontier
-    found = {key: known[key] for p in prompts if (key := state.key(p.ids)) in known}
-    picked = panel.picked if panel is not None and panel.picked else ""
-    if not picked and len(prompts):  # one from the middle whose attribution is there
-        attributed = list(found) or [state.key(p.ids) for p in prompts]
+    picked = panel.picked if panel is not None else ""
+    keys = [state.key(p.ids) for p in run.so_far.frontier]
+    found = kept(run, picked, strips)
+    if picked not in found and picked not in keys and keys:  # one from the middle whose attribution is there
+        attributed = list(found) or keys
         picked = attributed[len(attributed) // 2]
     whole = {
         **describe(run),
@@ -206,9 +215,9 @@ def frozen_run(run: Dream, panel: DreamPanel | None = None, weight: int = WEIGHT
     if whole["status"] not in ENDED:
         whole["status"] = "stopped"  # nothing goes on in a page
     page = ""
-    for best, worst, texts, most in ((6, 2, True, kept), (4, 1, True, kept), (4, 1, False, kept), (3, 1, False, 8)):
-        shown = {state.key(p.ids) for p in prompts.spread(most)} | {picked}
-        few = {key: state.trimmed(one, best, worst) for key, one in found.items() if key in shown}
+    every = (6, 2, True, strips), (4, 1, True, strips), (4, 1, False, strips), (3, 1, False, min(8, strips))
+    for best, worst, texts, most in every:
+        few = {key: state.trimmed(one, best, worst) for key, one in kept(run, picked, most).items()}
         past = whole["past"] if texts else _without_texts(whole["past"])
         page = frozen("dream", {**whole, "attributions": few, "past": past}, None if panel is None else panel.live_id)
         if len(page) <= weight:

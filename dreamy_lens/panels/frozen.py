@@ -1,8 +1,8 @@
 """A view with no kernel: HTML that shows its prompts to everybody, and answers clicks where scripts may run.
 
-What a page is not trusted with is left of it: coloured tokens and a table, with styles of their own. Where scripts run,
-the same module that a live panel has draws the view from the state that comes along; and while the panel that it was made
-of is alive in the page, the view is that panel.
+A page that is not trusted shows coloured tokens and a table, with styles of their own. Where scripts run, the same
+module that a live panel has draws the view from the state that comes along; and while the panel that it was made of is
+alive in the page, the view is that panel.
 """
 
 from __future__ import annotations

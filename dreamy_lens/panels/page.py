@@ -32,7 +32,7 @@ def page_of_run(run: Dream, k: int = 32, strips: int = 20) -> str:
     with contextlib.suppress(DreamyLensError):  # a feature without a gradient has a frontier all the same
         run.ask(look).result()
     title = f"A dream of {run.feature_label}"
-    view = frozen_run(run, kept=strips)
+    view = frozen_run(run, strips=strips)
     body = (
         f"<h1>{markup.escape(title)}</h1><p>{markup.escape(report.introduction(run))}</p>{view}"
         f"<h2>Settings</h2>{report.settings_list(report.settings_of(run))}"

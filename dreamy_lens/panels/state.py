@@ -150,7 +150,7 @@ class Follower:
         crowds = {}
         for t in moments if history.iterations >= 0 else []:
             rows = np.unique(history.population[t][history.population[t] >= 0])
-            pairs = zip(history.cross_entropy[rows], history.value[rows], strict=True)
+            pairs = zip(history.cross_entropy[rows].tolist(), history.value[rows].tolist(), strict=True)
             crowds[str(t)] = [[rounded(x, 4), rounded(y, 4)] for x, y in pairs]
         return {"points": points, "texts": texts, "population": crowds}
 
@@ -193,7 +193,7 @@ class Follower:
         if restarts and restarts != self._previous[0]:
             iteration = history.restarts[-1][0] - 1
             rows = history.frontier_rows(iteration)
-            pairs = zip(history.cross_entropy[rows], history.value[rows], strict=True)
+            pairs = zip(history.cross_entropy[rows].tolist(), history.value[rows].tolist(), strict=True)
             points = [[rounded(x), rounded(y)] for x, y in pairs]
             self._previous = restarts, {"iteration": int(iteration), "points": points}
         return self._previous[1]

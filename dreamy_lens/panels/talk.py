@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -124,7 +124,7 @@ class Talk:
         looks: Looks,
         ask: Callable[[Callable[[], Any]], Any],
         send: Callable[[dict[str, Any]], None],
-        commands: dict[str, Callable[[dict[str, Any]], object]],
+        commands: Mapping[str, Callable[[dict[str, Any]], object]],
     ) -> None:
         self._looks, self._ask, self._send, self._commands = looks, ask, send, commands
         self._newest: Any = None

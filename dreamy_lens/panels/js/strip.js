@@ -4,6 +4,13 @@ import { arrows, copy, h, num, perplexity, places, visible, visibleToken } from 
 
 const BEST = 8, WORST = 4;
 
+/** Enter in a box sends its form: JupyterLab keeps the key from doing so by itself. */
+const enter = (event) => {
+  if (event.key !== "Enter" || event.target.tagName !== "INPUT") return;
+  event.preventDefault();
+  event.currentTarget.requestSubmit();
+};
+
 /**
  * The attribution of a prompt.
  *
@@ -172,7 +179,7 @@ export function attributionView(host) {
         h("tr", {}, h("td", { colspan: 5 }, h("button", { type: "button", class: "dlp-link", "data-focus": "all", onclick: () => { all = true; draw(); } }, `${subs.length - BEST - WORST} more`))),
         ...subs.slice(-WORST).map((s) => row(s, chosen, digits))]
       : subs.map((s) => row(s, chosen, digits));
-    const own = host.live() ? h("form", { class: "dlp-form", onsubmit: (event) => { event.preventDefault(); const text = event.target.elements[0].value; if (text) play({ type: "try", ids: now.ids, position: chosen, text }); } },
+    const own = host.live() ? h("form", { class: "dlp-form", onkeydown: enter, onsubmit: (event) => { event.preventDefault(); const text = event.target.elements[0].value; if (text) play({ type: "try", ids: now.ids, position: chosen, text }); } },
       h("label", {}, "another token ", h("input", { type: "text", "data-focus": "try", "data-of": `${chosen}`, placeholder: "· begin with a space for a new word", autocomplete: "off", spellcheck: "false" })),
       h("button", { type: "submit" }, "try")) : null;
     const head = ["in its place", "value", "change", "cross-entropy", "change"].map((x) => h("th", { scope: "col" }, x));
@@ -210,7 +217,7 @@ export function attributionView(host) {
   }
 
   function editor() {
-    return h("form", { class: "dlp-form dlp-edit", onsubmit: (event) => { event.preventDefault(); const text = event.target.elements[0].value; if (text) play({ type: "edit", text }); } },
+    return h("form", { class: "dlp-form dlp-edit", onkeydown: enter, onsubmit: (event) => { event.preventDefault(); const text = event.target.elements[0].value; if (text) play({ type: "edit", text }); } },
       h("label", {}, "edit the whole prompt ", h("input", { type: "text", "data-focus": "edit", "data-of": now.key, value: now.text, autocomplete: "off", spellcheck: "false" })),
       h("button", { type: "submit" }, "score it"));
   }
