@@ -34,6 +34,7 @@ _HOMES = {
     "merge": "dreamy_lens.results.merge",
     "attribution": "dreamy_lens.attributing",
     "explore": "dreamy_lens.panels.attribution",
+    "browse": "dreamy_lens.panels.browser",
     "panels": "dreamy_lens.panels",
     "corpus": "dreamy_lens.dataset",
     "errors": "dreamy_lens.errors",

@@ -8,6 +8,7 @@ and by autograd for all entries at once. Neither runs a bridge or knows an embed
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -22,6 +23,7 @@ from torch import Tensor
 
 import dreamy_lens as dl
 from dreamy_lens.errors import NoGradientError
+from dreamy_lens.models.parts import Parts
 from dreamy_lens.scoring.scorer import Scorer
 
 LENGTH, PROMPTS = 7, 2
@@ -330,3 +332,19 @@ def test_weights_changed_between_two_gradients_are_noticed(gpt2):
             p.mul_(1.5)
     scorer = Scorer("L1.N5", bridge)
     np.testing.assert_allclose(scorer.gradient(ids).value, scorer.score(ids).value, atol=1e-5)
+
+
+def test_a_model_is_without_its_parts_only_while_no_other_thread_may_use_it(gpt2, monkeypatch):
+    """Also while the fastest way to a gradient is found out, behind a template's prefix among others."""
+    scorer = Scorer("L1.N5", gpt2.bridge, prefix=[40, 41])
+    lock, bare, held = scorer.model.lock, Parts.bare, []
+
+    def watched(parts, names):
+        other = threading.Thread(target=lambda: held.append(not lock.acquire(blocking=False) or lock.release()))
+        other.start()
+        other.join()
+        return bare(parts, names)
+
+    monkeypatch.setattr(Parts, "bare", watched)
+    scorer.gradient(Relaxed(gpt2, bos=True).ids)
+    assert held and all(held)

@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dreamy_lens.figures import style
+from dreamy_lens.results.markup import visible
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from dreamy_lens.results.attribution import Attribution
 
-# From orange (the feature weakens) through the page's ground to blue: told apart with every kind of colour vision.
-LIGHT = [[0.0, "#b35806"], [0.25, "#f1a340"], [0.5, "#f7f7f7"], [0.75, "#6baed6"], [1.0, "#08519c"]]
-DARK = [[0.0, "#fdae61"], [0.25, "#a65a12"], [0.5, "#23272d"], [0.75, "#2b6ca3"], [1.0, "#8cc8ff"]]
+# From the panels' orange (the feature weakens) through a quiet ground to their blue; no colour vision confuses the two.
+LIGHT = [[0.0, style.HEAT[0]], [0.5, "#f4f5f7"], [1.0, style.LIGHT[0]]]
+DARK = [[0.0, style.HEAT[1]], [0.5, "#20242a"], [1.0, style.DARK[0]]]
+
+ROOM = 66
+"""Letters that fit above a heat map as wide as a text."""
 
 
 def attribution_figure(attribution: Attribution, dark: bool = False) -> go.Figure:
@@ -52,7 +56,12 @@ def attribution_figure(attribution: Attribution, dark: bool = False) -> go.Figur
         )
     )
     labels = [style.escape(token, token=True) for token in attribution.tokens]
-    figure.update_layout(**style.layout(dark, yaxis_title="substitute, best first"))
-    figure.update_xaxes(tickvals=list(range(n)), ticktext=labels, showgrid=False, side="top")
-    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_layout(**style.layout(dark, xaxis_title="token of the prompt", yaxis_title="substitute, best first"))
+    # All level while they have room beside each other, all aslant otherwise: plotly would choose as the page is wide.
+    level = n * max(4, *(len(visible(token, True)) for token in attribution.tokens)) <= ROOM
+    font = {"family": "ui-monospace, 'SF Mono', Menlo, Consolas, 'DejaVu Sans Mono', monospace", "size": 12}
+    figure.update_xaxes(tickvals=list(range(n)), ticktext=labels, tickangle=0 if level else -45, tickfont=font)
+    figure.update_xaxes(showgrid=False, side="top", title_standoff=4)
+    figure.update_yaxes(tickvals=[1, *range(5, k + 1, 5)], autorange="reversed", showgrid=False)
+    figure.update_layout(margin={"t": 20, "b": 20})
     return figure

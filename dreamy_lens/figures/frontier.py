@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dreamy_lens.results.merge import Merged
 
 CLOUD = 4000  # points of a history shown at most; a figure of all of them is megabytes and shows the same
+FEW = len(style.LIGHT) - 1  # lines that can be told apart beside the main one
 AXES = {"xaxis_title": "cross-entropy (nats per token)", "yaxis_title": "value"}
 
 
@@ -42,8 +43,8 @@ def frontier_figure(
     if history is not None and len(history):
         figure.add_trace(_cloud(history, style.palette(dark)[1]))
     for i, (name, other) in enumerate(style.named(others, "other")):
-        figure.add_trace(_steps(other, name, style.COLOURS[1 + i % (len(style.COLOURS) - 1)]))
-    figure.add_trace(_steps(frontier, "frontier", style.COLOURS[0]))
+        figure.add_trace(steps(other, name, _another(dark, i)))
+    figure.add_trace(steps(frontier, "frontier", style.looks(dark, 0)))
     if hull:
         corners = frontier.hull()
         line = {"color": style.palette(dark)[1], "dash": "dash", "width": 1.5}
@@ -58,35 +59,43 @@ def runs_figure(merged: Merged, dark: bool = False) -> go.Figure:
     """The frontier of each run, thin, and the joint frontier of all of them (Figure 2a of the paper).
 
     Args:
-        merged: what `dreamy_lens.merge` returns.
+        merged: what `dreamy_lens.merge` returns. Up to five runs are told apart; more are all drawn alike.
         dark: for a dark page.
     """
     import plotly.graph_objects as go
 
-    quiet = style.palette(dark)[1]
-    figure = go.Figure()
+    few, figure = len(merged.runs) <= FEW, go.Figure()
     for i, run in enumerate(merged.runs):
         seed = run.provenance.seed
-        trace = _steps(run.frontier, f"run {i}" if seed is None else f"seed {seed}", quiet, width=1)
-        figure.add_trace(trace.update(opacity=0.6, showlegend=len(merged.runs) <= 8))
-    figure.add_trace(_steps(merged.frontier, "all runs", style.COLOURS[0], width=3))
+        name = f"run {i}" if seed is None else f"seed {seed}"
+        trace = steps(run.frontier, name, _another(dark, i) if few else style.Look(style.palette(dark)[1]), width=1.5)
+        if not few:
+            trace.update(opacity=0.55, legendgroup="runs", showlegend=i == 0, name=f"{len(merged.runs)} runs")
+        figure.add_trace(trace)
+    figure.add_trace(steps(merged.frontier, "all runs", style.looks(dark, 0), width=3))
     figure.update_layout(**style.layout(dark, hovermode="closest", **AXES))
     return figure
 
 
-def _steps(frontier: Frontier, name: str, colour: str, width: float = 2) -> go.Scatter:
+def steps(frontier: Frontier, name: str, look: style.Look, width: float = 2) -> go.Scatter:
+    """A frontier as a line of steps with a point for each prompt, which shows its text."""
     import plotly.graph_objects as go
 
     return go.Scatter(
         x=frontier.cross_entropies,
         y=frontier.values,
         mode="lines+markers",
-        line={"shape": "hv", "color": colour, "width": width},
-        marker={"size": 4 + 2 * width, "color": colour},
+        line={"shape": "hv", "color": look.colour, "width": width, "dash": look.dash},
+        marker={"size": 4 + 2 * width, "color": look.colour, "symbol": look.symbol},
         name=style.escape(name),
         text=[style.hover(prompt) for prompt in frontier],
         hovertemplate="%{text}<extra></extra>",
     )
+
+
+def _another(dark: bool, i: int) -> style.Look:
+    """The look of what stands beside the main one, whose colour it never has."""
+    return style.looks(dark, 1 + i % FEW)
 
 
 def _cloud(history: History, colour: str) -> go.Scatter:

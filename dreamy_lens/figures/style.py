@@ -4,15 +4,43 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dreamy_lens.results.markup import visible
 
 if TYPE_CHECKING:
     from dreamy_lens.results.prompt import Prompt
 
-# The colours of Okabe and Ito, less black and yellow: distinct with every kind of colour vision, on light and on dark.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+# The pages' and panels' blue first. Each stands out from the ground, and from the others for every colour vision.
+LIGHT = ("#0a6ab0", "#d55e00", "#00875f", "#a8478c", "#2e9bd6", "#5f4b00")
+DARK = ("#5eb3f3", "#f59230", "#1fae85", "#e39ccb", "#d3e9fb", "#f2d25c")
+HEAT = ("rgb(245, 146, 48)", "rgb(166, 82, 8)")
+"""Of what weakens, on light and on dark, as in pages and panels."""
+
+# No two lines differ by their colour alone.
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
+
+
+class Look(NamedTuple):
+    """How one of several lines is drawn."""
+
+    colour: str
+    dash: str = "solid"
+    symbol: str = "circle"
+
+
+def looks(dark: bool, i: int) -> Look:
+    """The line number i: another colour, dash and symbol for each of six."""
+    i %= len(LIGHT)
+    return Look((DARK if dark else LIGHT)[i], DASHES[i], SYMBOLS[i])
+
+
+def ramp(dark: bool, count: int) -> list[str]:
+    """Colours from a quiet one to the blue, for what has an order."""
+    first, last = ((111, 120, 131), (94, 179, 243)) if dark else ((138, 147, 158), (10, 106, 176))
+    steps = [i / max(1, count - 1) for i in range(count)] if count != 1 else [1.0]
+    return [f"rgb{tuple(round(a + (b - a) * t) for a, b in zip(first, last, strict=True))}" for t in steps]
 
 
 def palette(dark: bool) -> tuple[str, str, str]:
@@ -45,13 +73,17 @@ def escape(text: str, token: bool = False) -> str:
 
 def hover(prompt: Prompt, width: int = 60) -> str:
     """What a prompt's point says: its text in lines of `width` characters, its scores, and where it came from."""
-    shown = visible(prompt.text)
-    lines = [escape(shown[i : i + width]) for i in range(0, len(shown), width)]
     scores = f"value {prompt.value:.4g}, cross-entropy {prompt.cross_entropy:.2f}, perplexity {prompt.perplexity:,.4g}"
     origin = prompt.provenance
     known = {"seed": origin.seed, "iteration": origin.iteration}
     source = ", ".join(f"{name} {value}" for name, value in known.items() if value is not None)
-    return "<br>".join([*lines, scores, *([source] if source else [])])
+    return "<br>".join([lines(prompt.text, width), scores, *([source] if source else [])])
+
+
+def lines(text: str, width: int = 60) -> str:
+    """Foreign text in lines of `width` characters."""
+    shown = visible(text)
+    return "<br>".join(escape(shown[i : i + width]) for i in range(0, len(shown), width))
 
 
 def named(items: Any, label: str) -> Iterator[tuple[str, Any]]:

@@ -15,6 +15,7 @@ from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
     from dreamy_lens.results.attribution import Attribution
     from dreamy_lens.search.epo import Step
@@ -101,6 +102,12 @@ class History:
         restarts = dict(self.restarts)
         frame["restart"] = [restarts.get(i, np.nan) for i in range(len(frame))]
         return frame
+
+    def plot(self, **settings: Any) -> go.Figure:
+        """The frontier after several iterations, as in Figure 2b; settings as for `figures.frontiers_figure`."""
+        from dreamy_lens.figures.evolution import frontiers_figure
+
+        return frontiers_figure(self, **settings)
 
     def prompt(
         self,

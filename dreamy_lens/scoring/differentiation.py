@@ -88,7 +88,8 @@ class Differentiation:
         key = layout.length, *((model.state, model.other_hooks) for model in self.models)
         if key not in self._ways:
             try:
-                self._ways[key] = self._found(layout)
+                with held(self.models):  # other threads' passes must not meet a model without some of its parts
+                    self._ways[key] = self._found(layout)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise

@@ -1,0 +1,148 @@
+"""The feature browser: pick a model, a hook point, a unit or direction, and settings; start; compare the runs."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ipywidgets import Box, Button, Layout, VBox
+
+from dreamy_lens.features import expressions as ex
+from dreamy_lens.panels.dream import DreamPanel
+from dreamy_lens.panels.form import FeatureForm
+from dreamy_lens.panels.runs import RunsPanel
+from dreamy_lens.results.dream import Dream
+
+if TYPE_CHECKING:
+    from dreamy_lens.models.access import HookedModel
+
+T = TypeVar("T")
+
+
+class FeatureBrowser(VBox):
+    """A form, and under it the panels of the runs that were started from it.
+
+    Runs of one feature on one model also have a panel together, with the frontier that they reach together.
+
+    Args:
+        model: a bridge, a Hugging Face id or folder; None is the embedded model. It is loaded in the background.
+    """
+
+    def __init__(self, model: Any = None) -> None:
+        self._runs: list[Dream] = []
+        self._boxes: dict[Dream, VBox] = {}
+        self._together: dict[tuple[str, ...], RunsPanel] = {}
+        self._lock = threading.RLock()
+        self.form = FeatureForm(self._where, self._start)
+        self._side = Box(layout=Layout(flex_flow="row wrap", align_items="flex-start", width="100%"))
+        super().__init__([self.form, self._side])
+        self.form.use(model)
+
+    @property
+    def runs(self) -> list[Dream]:
+        """The runs that were started and not removed, in order."""
+        with self._lock:
+            return list(self._runs)
+
+    def wait(self, timeout: float | None = None) -> FeatureBrowser:
+        """Wait until the model is loaded and everything asked for has been answered; runs may still go on."""
+        self.form.wait(timeout)
+        return self
+
+    def remove(self, run: Dream) -> None:
+        """Take a run away, which stops if it still goes on.
+
+        Args:
+            run: one of `runs`; of several that were started together, the others go on.
+        """
+        with self._lock:
+            if run not in self._boxes:
+                return
+            self._runs.remove(run)
+            box = self._boxes.pop(run)
+            self._arrange()
+        # Runs that were started with it share its passes, and cannot go on without it; the last one to go stops all.
+        if not any(other._worker is run._worker for other in self._runs):
+            run.stop()
+        for widget in (*box.children, box):
+            widget.close()
+
+    def close(self) -> None:
+        """Stop all runs and take everything away."""
+        for run in self.runs:
+            self.remove(run)
+        self.form.close()
+        super().close()
+
+    def __repr__(self) -> str:
+        runs = "".join(f"\n  {run!r}" for run in self.runs)
+        return f"FeatureBrowser({self.form.model or 'no model yet'}, {len(self.runs)} runs){runs}"
+
+    def _display_(self) -> Any:
+        """What marimo shows, which has no boxes: the form, and the panels that there are when a cell ends with this."""
+        panels = [box.children[1] for box in self._boxes.values()]
+        return sys.modules["marimo"].vstack([self.form, *self._together.values(), *panels])
+
+    def _where(self, hooked: HookedModel, function: Callable[[], T]) -> T:
+        """Have a function run where a model may be used: between two steps of a run that has it, if there is one."""
+        for run in self.runs:
+            if run.active and run.session.scorer.model is hooked:
+                return run.ask(function).result()
+        return function()
+
+    def _start(self, feature: ex.Feature, hooked: HookedModel, known: dict[str, Any]) -> None:
+        """Start runs and show them; called where the model may be used."""
+        from dreamy_lens.dreaming import dream
+
+        found: Any = dream(feature, hooked, wait=False, progress=False, **known)
+        for run in [found] if isinstance(found, Dream) else list(found):
+            panel = DreamPanel(run)
+            label = f"Remove seed {run.config.seed}"
+            button = Button(description=label, tooltip=f"{label} of {run.feature_label}; it stops", icon="times")
+            button.layout = Layout(width="auto", align_self="flex-end")
+            button.on_click(lambda button, run=run: self.remove(run))
+            box = VBox([button, panel], layout=Layout(flex="1 1 32em", min_width="min(32em, 100%)", max_width="100%"))
+            with self._lock:
+                self._runs.append(run)
+                self._boxes[run] = box
+        with self._lock:
+            self._arrange()
+
+    def _arrange(self) -> None:
+        """Show what there is: the form, the panels of runs that compare, and each run's own."""
+        groups: dict[tuple[str, ...], list[Dream]] = {}
+        for run in self._runs:
+            origin = run.provenance
+            one = tuple(map(str, (origin.feature, origin.model, origin.prepend_bos, origin.prefix, origin.suffix)))
+            groups.setdefault(one, []).append(run)
+        several = {one: runs for one, runs in groups.items() if len(runs) > 1}
+        for one in list(self._together):
+            if list(self._together[one].run) != several.get(one):
+                self._together.pop(one).close()
+        for one, runs in several.items():
+            if one not in self._together:
+                self._together[one] = RunsPanel(runs)
+        self._side.children = [self._boxes[run] for run in self._runs]
+        self.children = [self.form, *(self._together[one] for one in several), self._side]
+
+
+def browse(model: Any = None) -> FeatureBrowser:
+    """Browse a model's features and dream of them, in a notebook.
+
+    Args:
+        model: a bridge, a Hugging Face id or folder; None is the embedded model. It is loaded in the background, and
+            another one can be chosen in the browser.
+
+    Returns:
+        A widget; as the last line of a cell it shows itself. Its `runs` are the dreams that were started.
+
+    >>> import dreamy_lens as dl
+    >>> browser = dl.browse().wait()
+    >>> browser
+    FeatureBrowser(embedded, 0 runs)
+    >>> len(browser.form.hooks) > 300
+    True
+    """
+    return FeatureBrowser(model)
