@@ -25,7 +25,6 @@ else:
 
 ROOT = Path(__file__).parent.parent
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-NOT_IMPORTED = {"ipywidgets"}  # plotly and tqdm use it in notebooks
 
 pytestmark = pytest.mark.skipif(not (ROOT / "constraints.txt").is_file(), reason="needs the whole source tree")
 
@@ -138,7 +137,7 @@ def test_what_the_package_imports_is_declared_and_what_is_declared_is_imported()
     imported -= {"dreamy_lens", *sys.stdlib_module_names}
     owners = packages_distributions()
     found = {canonicalize_name(name) for module in imported for name in owners.get(module, [module])[:1]}
-    assert found == {canonicalize_name(Requirement(r).name) for r in project()["dependencies"]} - NOT_IMPORTED
+    assert found == {canonicalize_name(Requirement(r).name) for r in project()["dependencies"]}
 
 
 # What is built.

@@ -7,14 +7,12 @@ import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from dreamy_lens.results.worker import DONE, ENDED, FAILED, PAUSED, READY, RUNNING, STOPPED, TELL_SECONDS, Worker
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 T = TypeVar("T")
+S = TypeVar("S", bound="Controls")
 
 
 class Controls:
@@ -37,19 +35,19 @@ class Controls:
         """What ended it, if it failed."""
         return None if self._worker is None else self._worker.error
 
-    def pause(self) -> Self:
+    def pause(self: S) -> S:
         """Stand still after the present step; :meth:`resume` goes on. Nothing happens to a run that has ended."""
         if self._worker is not None:
             self._worker.pause()
         return self
 
-    def stop(self) -> Self:
+    def stop(self: S) -> S:
         """End after the present step, with everything found so far; :meth:`wait` waits for that."""
         if self._worker is not None:
             self._worker.stop()
         return self
 
-    def wait(self, timeout: float | None = None) -> Self:
+    def wait(self: S, timeout: float | None = None) -> S:
         """Wait until it has ended. An interrupt (the notebook's stop button) ends it, and keeps everything found.
 
         Args:
@@ -80,7 +78,7 @@ class Controls:
         assert self._worker is not None
         return self._worker.ask(function)
 
-    def listen(self, function: Callable[[Self], object], every: float = TELL_SECONDS) -> Callable[[], None]:
+    def listen(self: S, function: Callable[[S], object], every: float = TELL_SECONDS) -> Callable[[], None]:
         """Have a function called with this run as it goes on, in the background, and at the end.
 
         Args:
