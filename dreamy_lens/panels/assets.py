@@ -9,6 +9,7 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./(\w+)\.js";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export ((?:async )?function|const|let|class) (\w+)", re.MULTILINE)
+_STRING = re.compile(r'("(?:\\.|[^"\\])*")')
 _COMMENT = re.compile(r"^\s*(//.*|/\*\*?(.|\n)*?\*/)\s*?\n", re.MULTILINE)
 
 
@@ -17,7 +18,8 @@ def module(view: str) -> str:
     """A view's ES module with everything that it imports, each file in a scope of its own.
 
     Files import from each other by name, in one statement each, and export what they declare. Comments that have lines
-    to themselves and indentation are left out, so no template literal may go over several lines.
+    to themselves, indentation, and most spaces around signs are left out, so no template literal may go over several
+    lines.
     """
     parts: dict[str, str] = {}
     _collect(view, parts)
@@ -43,10 +45,25 @@ def _collect(name: str, parts: dict[str, str]) -> None:
     source = _IMPORT.sub(lambda found: f"const {{{_renamed(found[1])}}} = {found[2]}_js;\n", source)
     names = [found[2] for found in _EXPORT.finditer(source)]
     source = _EXPORT.sub(r"\1 \2", source)
-    lines = (line.strip() for line in _COMMENT.sub("", source).splitlines())
+    lines = (_tight(line.strip()) for line in _COMMENT.sub("", source).splitlines())
     parts[name] = "\n".join(line for line in lines if line) + f"\nreturn {{ {', '.join(names)} }};\n"
 
 
 def _renamed(names: str) -> str:
     """`a as b` is `a: b` where an object is taken apart."""
     return " " + re.sub(r"\s+", " ", names.replace(" as ", ": ")).strip() + " "
+
+
+def _tight(line: str) -> str:
+    """A line of a script without spaces around signs, unless it holds what is hard to tell from them.
+
+    Plus and minus keep theirs, or `a - -b` would be `a--b`.
+
+    >>> print(_tight('const f = (a, b) => { say("a = b"); return a ? b : -a; };'))
+    const f=(a,b)=>{say("a = b");return a?b:-a;};
+    """
+    if "`" in line or "/" in line:  # templates and regular expressions
+        return line
+    parts = _STRING.split(line)
+    parts[::2] = [re.sub(r" ?([=*<>?:,;{}()&|]+) ?", r"\1", part) for part in parts[::2]]
+    return "".join(parts)

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import json
 import re
-import uuid
 from typing import Any
 
 from dreamy_lens.panels import assets
-from dreamy_lens.results.markup import escape, number
+from dreamy_lens.results.markup import decimals, escape, number
 
 ROWS = 12
 """Of the table that a page without scripts shows."""
 
 _SCRIPT = """
-const root = document.getElementById("%(id)s");
+const drawn = (globalThis.dreamy_lens_drawn ??= new WeakSet());
+const root = [...document.querySelectorAll('[data-dreamy="%(id)s"]')].find((one) => !drawn.has(one));
+drawn.add(root);
 const bytes = Uint8Array.from(atob("%(data)s"), (c) => c.charCodeAt(0));
 const text = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
 const { module, style, state } = JSON.parse(text);
@@ -32,23 +34,30 @@ const heard = {};
 const still = {
   get: (name) => state[name],
   set: (name, value) => { state[name] = value; for (const f of heard["change:" + name] ?? []) f(); },
-  save_changes() {}, send() {}, off() {},
+  save_changes() {}, send() {},
   on: (name, f) => (heard[name] ??= []).push(f),
+  off: (name, f) => { heard[name] = (heard[name] ?? []).filter((g) => g !== f); },
 };
-let leave = null;
-const show = (model) => {
+let shown = null, leave = null;
+const show = () => {
+  const model = globalThis.dreamy_lens_live?.get("%(live)s") ?? still;
+  if (model === shown) return;
+  if (shown) state.picked = shown.get("picked");
   leave?.();
+  shown = model;
   const css = document.createElement("style"), place = document.createElement("div");
   css.textContent = style;
   root.replaceChildren(css, place);
   leave = view.render({ model, el: place });
 };
-const alive = globalThis.dreamy_lens_live?.get("%(live)s");
-show(alive ?? still);
-if ("%(live)s") addEventListener("dreamy-lens-live", (event) => {
-  if (event.detail === "%(live)s" && root.isConnected) show(globalThis.dreamy_lens_live.get("%(live)s"));
-});
+show();
+const follow = (event) => {
+  if (!root.isConnected) removeEventListener("dreamy-lens-live", follow);
+  else if (event.detail === "%(live)s") show();
+};
+if ("%(live)s") addEventListener("dreamy-lens-live", follow);
 """
+"""A page may hold the same view several times, so each script takes the first place that no other has taken."""
 
 
 def frozen(view: str, state: dict[str, Any], live_id: str | None = None) -> str:
@@ -60,14 +69,39 @@ def frozen(view: str, state: dict[str, Any], live_id: str | None = None) -> str:
         live_id: of the panel that it was made of, if there is one.
 
     Returns:
-        ASCII, whatever is in the state.
+        ASCII, whatever is in the state; the same for the same arguments.
     """
-    given = {"module": assets.module(view), "style": assets.stylesheet(), "state": state}
+    given = {"module": assets.module(view), "style": assets.stylesheet(), "state": _lighter(state)}
     packed = gzip.compress(json.dumps(given, separators=(",", ":")).encode("ascii"), compresslevel=9, mtime=0)
-    name, live = f"dl-{uuid.uuid4().hex[:12]}", re.sub(r"[^0-9a-f]", "", live_id or "")
+    name, live = f"dl-{hashlib.sha256(packed).hexdigest()[:12]}", re.sub(r"[^0-9a-f]", "", live_id or "")
     script = _SCRIPT % {"id": name, "live": live, "data": base64.b64encode(packed).decode("ascii")}
     still = _inert(state).encode("ascii", "xmlcharrefreplace").decode("ascii")
-    return f'<div id="{name}">{still}</div><script type="module">{script}</script>'
+    return f'<div data-dreamy="{name}">{still}</div><script type="module">{script}</script>'
+
+
+def _lighter(state: dict[str, Any]) -> dict[str, Any]:
+    """The state without digits that are not shown, and without what only a kernel has a use for."""
+    known = {}
+    for key, one in state.get("attributions", {}).items():
+        known[key] = one
+        if one.get("subs"):
+            places = decimals([one["value"] or 0.0, *(s[2] or 0.0 for row in one["subs"] for s in row)])
+            known[key] = {**one, "subs": [[_light(s, places) for s in row] for row in one["subs"]]}
+    past = state.get("past")
+    if past:
+        places = decimals([y or 0.0 for crowd in past["population"].values() for _, y in crowd], 3)
+        crowds = {t: [[_round(x, 2), _round(y, places)] for x, y in crowd] for t, crowd in past["population"].items()}
+        past = {**past, "population": crowds}
+    return {**state, "attributions": known, **({"past": past} if "past" in state else {})}
+
+
+def _light(substitute: list[Any], places: int) -> list[Any]:
+    token, _, value, cross_entropy = substitute
+    return [token, 0, _round(value, places), _round(cross_entropy, 2)]
+
+
+def _round(x: float | None, places: int) -> float | None:
+    return None if x is None else round(x, places)
 
 
 def _inert(state: dict[str, Any]) -> str:

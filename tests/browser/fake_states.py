@@ -77,12 +77,12 @@ def run_state(
     crowds, members, previous = {}, [], None
     restarts = [[i, round(rng.uniform(0.7, 6), 3)] for i in range(30, step, 30)]
     for t in range(step + 1):
-        reach = 9 * (1 - math.exp(-(t + 8) / 90))
+        reach = 9 * (1 - math.exp(-(t + 8) / 150))
         drawn = []
-        for _ in range(8):
+        for _ in range(5):
             x = rng.uniform(2.4, 10.5)
             top = reach * (1 - math.exp(-(x - 2) / 2.2))
-            drawn.append(entry(prompt(rng), x, top - rng.expovariate(1.6), t))
+            drawn.append(entry(prompt(rng), x, top - rng.expovariate(1.0), t))
         ever += [p for p in drawn if not any(q["x"] <= p["x"] and q["y"] >= p["y"] for q in front)]
         front = frontier_of(front + drawn)
         members = drawn

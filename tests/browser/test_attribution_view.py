@@ -74,7 +74,9 @@ def test_an_answer_comes_in_three_stages(mount: Mount):
         "(all) => all.map((one) => [one.style.getPropertyValue('--d'), one.style.getPropertyValue('--h')].map(Number))"
     )
     most, floor = max(one["drop"]), max(max(one["floor"]), 0.1 * max(one["drop"]))
-    clipped = [[min(1, max(0, d / most)), min(1, max(0, f / floor))] for d, f in zip(one["drop"], one["floor"])]
+    clipped = [
+        [min(1, max(0, d / most)), min(1, max(0, f / floor))] for d, f in zip(one["drop"], one["floor"], strict=True)
+    ]
     assert [x for pair in shares for x in pair] == pytest.approx([x for pair in clipped for x in pair], abs=6e-4)
     answer(view, one)
     assert view.find(".dlp-token > small").count() == len(one["ids"])
@@ -327,7 +329,7 @@ def test_cells_of_the_heat_map_say_what_they_mean_without_colour(mount: Mount):
 
 
 def copied(view: Mounted, name: str) -> str:
-    view.button(name).click()
+    view.button(f"copy as {name}").click()
     view.page.get_by_text(f"copied as {name}").wait_for()
     return view.page.evaluate("() => navigator.clipboard.readText()")
 
@@ -346,16 +348,19 @@ def test_without_permission_it_says_so_or_copies_all_the_same(mount: Mount):
     view.page.evaluate(
         """() => {
           Object.defineProperty(navigator, "clipboard", { value: { writeText: () => Promise.reject(Error("no")) } });
-          document.execCommand = (name) => { host.command = [name, document.activeElement.value]; return host.allowed; };
+          document.execCommand = (name) => {
+            host.command = [name, document.activeElement.value];
+            return host.allowed;
+          };
           host.allowed = true;
         }"""
     )
-    view.button("text").click()
+    view.button("copy as text").click()
     view.page.wait_for_function("() => host.command")
     assert view.page.evaluate("() => host.command") == ["copy", attribution_state()["found"]["text"]]
     assert view.page.get_by_text("copied as text").is_visible()
-    assert view.focused == "text"  # the focus is where it was
+    assert view.focused == "copy as text"  # the focus is where it was
     view.page.evaluate("() => { host.allowed = false; }")
-    view.button("ids").click()
+    view.button("copy as ids").click()
     view.page.get_by_text("could not be copied").wait_for()
     assert view.page.locator("textarea.dlp-away").count() == 0

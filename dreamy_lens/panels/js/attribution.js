@@ -1,9 +1,7 @@
 // One prompt by itself: the view of `dl.explore` and of an attribution.
 
-import { h, listen, notices, register, stage, visible } from "./common.js";
+import { h, listen, notices, register, stage, unique, visible } from "./common.js";
 import { attributionView } from "./strip.js";
-
-let views = 0;
 
 export const view = {
   initialize: ({ model }) => register(model),
@@ -12,9 +10,9 @@ export const view = {
     const [root, leave] = stage(el, "attribution");
     const [notice, say] = notices();
     const known = new Map(Object.entries(get("attributions") ?? {}));
-    const one = attributionView({ live: () => Boolean(get("live")), known, say, name: `a${++views}-`, python: () => get("python"), send: (m) => model.send(m.type === "swap" ? { ...m, type: "look" } : m) });
+    const one = attributionView({ live: () => Boolean(get("live")), known, say, name: unique(), python: () => get("python"), send: (m) => model.send(m.type === "swap" ? { ...m, type: "look" } : m) });
     const error = h("p", { class: "dlp-wrong", role: "alert" });
-    root.append(h("header", {}, h("h3", {}, visible(get("title"))), h("span", { class: "dlp-quiet" }, visible(get("subtitle")))), error, notice, one.el);
+    root.append(h("header", {}, h("h3", {}, visible(get("title"))), h("span", { class: "dlp-quiet" }, visible(get("subtitle"))), notice), error, one.el);
     const draw = () => {
       const found = get("found");
       error.textContent = visible(get("error"));

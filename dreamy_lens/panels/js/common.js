@@ -82,6 +82,9 @@ export function frontierOf(points) {
   return found;
 }
 
+/** A name that no other view in the page has, of whatever copy of this module. */
+export const unique = () => `dlp-${Math.random().toString(36).slice(2, 10)}`;
+
 /** Listen to a model; the result ends it. One name for each call: marimo takes no lists. */
 export function listen(model, handlers) {
   for (const [name, f] of Object.entries(handlers)) model.on(name, f);
@@ -116,6 +119,12 @@ const dark = () => {
 /** The element in which a view lives; it follows the theme of the page. */
 export function stage(el, name) {
   const root = h("div", { class: `dlp dlp-${name}`, dir: "ltr" });
+  // JupyterLab takes arrows, Enter and letters for its own; in a view they are the view's, Ctrl+S and the like still Lab's.
+  const keys = (event) => {
+    const theirs = event.ctrlKey || event.metaKey || (event.shiftKey && event.key === "Enter" && event.target.tagName !== "TEXTAREA");
+    root.toggleAttribute("data-lm-suppress-shortcuts", !theirs);
+  };
+  addEventListener("keydown", keys, true);
   const follow = () => root.classList.toggle("dlp-dark", dark());
   follow();
   const query = matchMedia("(prefers-color-scheme: dark)"), watch = new MutationObserver(follow);
@@ -123,11 +132,12 @@ export function stage(el, name) {
   for (const node of [document.body, document.documentElement])
     watch.observe(node, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-vscode-theme-kind", "data-theme", "class"] });
   el.append(root);
-  return [root, () => { query.removeEventListener("change", follow); watch.disconnect(); root.remove(); }];
+  return [root, () => { removeEventListener("keydown", keys, true); query.removeEventListener("change", follow); watch.disconnect(); root.remove(); }];
 }
 
 /** A line that is read out when it changes, and forgotten after a while. */
 export function notices() {
+  // It stands beside the title, so that nothing moves when it speaks.
   const line = h("div", { class: "dlp-notice", role: "status", "aria-live": "polite" });
   let timer;
   const say = (text, seconds = 8) => {
@@ -180,12 +190,23 @@ export function arrows(event, elements, columns = 1) {
   return next;
 }
 
-/** Make the live model of a view known to frozen views of it in the same page. */
+/**
+ * Make the live model of a view known to frozen views of it in the same page; the result takes it back.
+ *
+ * JupyterLab keeps models whose kernel has gone or restarted, and says so by an event that only it has.
+ */
 export function register(model) {
   const id = model.get("live_id");
-  if (!id) return;
-  (globalThis.dreamy_lens_live ??= new Map()).set(id, model);
-  dispatchEvent(new CustomEvent("dreamy-lens-live", { detail: id }));
+  if (!id) return undefined;
+  const all = (globalThis.dreamy_lens_live ??= new Map());
+  const put = (there) => {
+    if (there) all.set(id, model);
+    else if (all.get(id) === model) all.delete(id);
+    dispatchEvent(new CustomEvent("dreamy-lens-live", { detail: id }));
+  };
+  put(true);
+  model.on("comm_live_update", () => put(all.get(id) !== model));
+  return () => put(false);
 }
 
 /** "s" where there is not one. */

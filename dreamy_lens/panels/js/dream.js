@@ -1,12 +1,12 @@
 // A run: watch the frontier grow, click a prompt, pull a token.
 
-import { arrows, count, duration, frontierOf, h, listen, notices, num, painter, perplexity, places, register, stage, visible } from "./common.js";
+import { count, duration, frontierOf, h, listen, notices, num, painter, places, register, stage, unique, visible } from "./common.js";
 import { frontierPlot, growthChart } from "./plot.js";
 import { attributionView } from "./strip.js";
+import { frontierTable } from "./table.js";
 
 const WORDS = { ready: "starting", running: "dreaming", paused: "paused", stopped: "stopped", done: "done", failed: "failed" };
-const COLUMNS = [["value", (e) => e.y], ["cross-entropy", (e) => e.x], ["perplexity", (e) => e.x], ["iteration", (e) => e.it ?? -1], ["text", (e) => e.text]];
-let views = 0;
+const TELL = 20000; // milliseconds between two reports of progress that are read out
 
 export const view = {
   initialize: ({ model }) => register(model),
@@ -16,14 +16,15 @@ export const view = {
     const [notice, say] = notices();
     const bar = h("div", { class: "dlp-bar" }), error = h("p", { class: "dlp-wrong", role: "alert" });
     const words = h("span", { class: "dlp-state" }), told = h("span", { class: "dlp-away", role: "status", "aria-live": "polite" });
-    const table = h("div", { class: "dlp-table", tabindex: -1 }), limits = h("div", { class: "dlp-row" }), times = h("div", { class: "dlp-times" });
+    const limits = h("div", { class: "dlp-row" }), times = h("div", { class: "dlp-times" });
     const known = new Map(Object.entries(get("attributions") ?? {}));
     const plot = frontierPlot({ pick, caption: "frontier: value against cross-entropy" });
-    const one = attributionView({ live, known, say, name: `v${++views}-`, python: () => get("python"), send: (m) => model.send(m.type === "swap" ? { ...m, type: "look" } : m) });
-    let limit = null, at = null, asked = -1, sorted = [1, 1], drawnBar = "", picked = get("picked");
+    const table = frontierTable({ columns: ["value", "cross-entropy", "perplexity", "iteration", "text"], pick, label: "the frontier" });
+    const one = attributionView({ live, known, say, name: unique(), python: () => get("python"), send: (m) => model.send(m.type === "swap" ? { ...m, type: "look" } : m) });
+    let limit = null, at = null, asked = -1, drawnBar = "", toldAt = 0, picked = get("picked");
 
-    root.append(h("header", {}, h("h3", {}, visible(get("title"))), h("span", { class: "dlp-quiet" }, visible(get("subtitle")))),
-      bar, error, notice, told, h("div", { class: "dlp-two" }, h("div", {}, plot.el, limits, times), table), one.el);
+    root.append(h("header", {}, h("h3", {}, visible(get("title"))), h("span", { class: "dlp-quiet" }, visible(get("subtitle"))), notice),
+      bar, error, told, h("div", { class: "dlp-two" }, h("div", {}, plot.el, limits, times), table.el), one.el);
 
     // What is shown: the present frontier, or the one that stood after an iteration.
 
@@ -70,6 +71,10 @@ export const view = {
           ...(going ? [h("progress", { "aria-label": "iterations completed" })] : []), words);
         if (focus) bar.querySelector(focus === "pause" || focus === "resume" ? "[data-act=pause],[data-act=resume]" : `[data-act=${focus}]`)?.focus();
         told.textContent = WORDS[status] ?? status;
+        toldAt = Date.now();
+      } else if (status === "running" && Date.now() - toldAt > TELL) {
+        told.textContent = `iteration ${step} of ${steps}`;
+        toldAt = Date.now();
       }
       const progress = bar.querySelector("progress");
       if (progress) { progress.max = Math.max(1, steps); progress.value = step; }
@@ -84,7 +89,7 @@ export const view = {
 
     function drawPlot() {
       const main = entries();
-      plot.draw({ lines: [{ entries: main, main: true }], crowd: crowd(), earlier: earlier(), limit, picked });
+      plot.draw({ lines: [{ entries: main, main: true }], crowd: crowd(), earlier: earlier(), limit, picked, empty: nothing("The frontier grows here.") });
       drawLimits();
     }
 
@@ -93,13 +98,13 @@ export const view = {
       if (!main.length) { limits.replaceChildren(); return; }
       const low = Math.floor(main[0].x * 10) / 10, high = Math.ceil(main.at(-1).x * 10) / 10, value = limit ?? high;
       if (!limits.firstChild) {
-        const set = (x) => { limit = Number(x); const best = entries().filter((e) => e.x <= limit).at(-1); if (best?.key) pick(best.key); paint("plot"); };
-        limits.append(h("label", {}, h("span", {}, "most cross-entropy"), h("input", { type: "range", step: "0.05", oninput: (e) => set(e.target.value) })),
+        const set = (x) => { limit = x === "" ? null : Number(x); const best = entries().filter((e) => limit === null || e.x <= limit + 1e-9).at(-1); if (limit !== null && best?.key) pick(best.key); paint("plot"); };
+        limits.append(h("label", {}, h("span", {}, "most cross-entropy allowed"), h("input", { type: "range", step: "0.05", oninput: (e) => set(e.target.value) })),
           h("input", { type: "number", step: "0.05", "aria-label": "most cross-entropy, as a number", onchange: (e) => set(e.target.value) }), h("output", {}));
       }
       const [range, number] = limits.querySelectorAll("input"), best = main.filter((e) => e.x <= value + 1e-9).at(-1);
       for (const box of [range, number]) { box.min = low; box.max = high; if (document.activeElement !== box || box === range) box.value = value.toFixed(2); }
-      limits.querySelector("output").textContent = limit === null ? "" : best ? `best under ${num(limit)}: value ${num(best.y, places([best.y]))}` : `no prompt under ${num(limit)}; the most fluent has ${num(main[0].x)}`;
+      limits.querySelector("output").textContent = limit === null ? "slide to pick the strongest prompt that stays under it" : best ? `best under ${num(limit)}: value ${num(best.y, places([best.y]))}` : `no prompt under ${num(limit)}; the most fluent has ${num(main[0].x)}`;
     }
 
     function drawTimes() {
@@ -115,7 +120,7 @@ export const view = {
       slider.value = shownAt;
       times.querySelector(".dlp-chart").replaceChildren(growthChart(growth, get("restarts"), steps, at));
       const restarts = get("restarts").length;
-      times.querySelector("output").textContent = at === null ? `hypervolume over iterations${restarts ? `; dashed: ${count(restarts, "restart")}` : ""}; slide to see the frontier as it stood` : `the frontier as it stood after iteration ${at}${get("past") ? "" : ", in a moment…"}`;
+      times.querySelector("output").textContent = at === null ? `hypervolume${restarts ? `, dashed: ${count(restarts, "restart")}` : ""} · slide to see the frontier as it stood` : `the frontier as it stood after iteration ${at}${get("past") ? "" : ", in a moment…"}`;
       times.querySelector("button").hidden = at === null;
     }
 
@@ -126,26 +131,10 @@ export const view = {
       paint("plot", "table", "times");
     }
 
+    const nothing = (yet) => (get("status") === "failed" ? "Nothing was found." : get("evaluated") ? "No prompt has finite scores." : get("status") === "stopped" ? "Stopped before a prompt was scored." : yet);
+
     function drawTable() {
-      const rows = [...entries()], [by, way] = sorted, digits = places(rows.map((e) => e.y));
-      rows.sort((a, b) => { const x = COLUMNS[by][1](a), y = COLUMNS[by][1](b); return (x < y ? -1 : x > y ? 1 : 0) * way; });
-      const scroll = table.querySelector(".dlp-scroll")?.scrollTop ?? 0, focus = table.contains(document.activeElement) ? document.activeElement : null;
-      const focused = focus?.dataset.key ?? (focus?.dataset.by ? `by ${focus.dataset.by}` : null);
-      if (!rows.length) { table.replaceChildren(h("p", { class: "dlp-quiet" }, get("status") === "failed" ? "Nothing was found." : get("evaluated") ? "No prompt has finite scores." : "The prompts will stand here, from fluent to strong.")); return; }
-      const head = COLUMNS.map(([name], i) => h("th", { scope: "col", "aria-sort": i === by ? (way > 0 ? "ascending" : "descending") : "none" },
-        h("button", { type: "button", "data-by": i, title: `sort by ${name}`, onclick: () => { sorted = [i, by === i ? -way : 1]; paint("table"); } }, name, h("span", { "aria-hidden": "true" }, i === by ? (way > 0 ? " ↑" : " ↓") : ""))));
-      const stop = rows.some((e) => e.key && e.key === picked) ? picked : rows.find((e) => e.key)?.key;
-      const body = rows.map((e) => h("tr", { class: e.key && e.key === picked ? "dlp-on" : null, "aria-selected": String(Boolean(e.key) && e.key === picked), tabindex: e.key && e.key === stop ? 0 : -1, "data-key": e.key ?? "", onclick: () => pick(e.key) },
-        h("td", {}, num(e.y, digits)), h("td", {}, num(e.x)), h("td", {}, perplexity(e.x)), h("td", {}, e.it ?? "–"),
-        h("td", {}, h("bdi", { dir: "ltr" }, visible(e.text.replace(/^ /, ""))), e.trips === false ? h("span", { class: "dlp-mark", title: "as text it encodes to other tokens" }, " ≠") : null)));
-      const grid = h("tbody", { onkeydown: (event) => {
-        const all = [...grid.children].filter((row) => row.dataset.key), next = arrows(event, all) ?? (event.key === "Enter" || event.key === " " ? event.target.closest("tr") : null);
-        if (next) { event.preventDefault(); pick(next.dataset.key); }
-      } }, ...body);
-      table.replaceChildren(h("div", { class: "dlp-scroll" }, h("table", { role: "grid", "aria-label": "the frontier, from fluent to strong" }, h("thead", {}, h("tr", {}, ...head)), grid)));
-      table.querySelector(".dlp-scroll").scrollTop = scroll;
-      if (focused?.startsWith("by ")) table.querySelector(`[data-by="${focused.slice(3)}"]`)?.focus();
-      else if (focused) table.querySelector(`[data-key="${CSS.escape(picked || focused)}"]`)?.focus({ preventScroll: true });
+      table.draw(entries(), picked, nothing("Its prompts stand here, from fluent to strong."));
     }
 
     function drawOne() {
@@ -160,6 +149,7 @@ export const view = {
       "change:status": changed("bar", "table"), "change:step": changed("bar", "times"), "change:steps": changed("bar"), "change:seconds": changed("bar"),
       "change:error": changed("bar"), "change:population": changed("plot"), "change:frontier": changed("bar", "plot", "table", "one"), "change:previous": changed("plot"),
       "change:restarts": changed("times"), "change:growth": changed("times"), "change:past": changed("plot", "table", "times"),
+      "change:attributions": () => { for (const [key, found] of Object.entries(get("attributions") ?? {})) if (!known.get(key)?.subs) known.set(key, found); paint("one"); },
       "change:picked": () => { if (get("picked") !== picked) { picked = get("picked"); paint("plot", "table", "one"); } },
       "msg:custom": (message) => { if (message.type === "answer") one.answer(message); else if (message.type === "notice") say(message.text, 20); },
     });

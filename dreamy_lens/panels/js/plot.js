@@ -1,47 +1,53 @@
 // The plane of cross-entropy and value: frontiers as steps, populations as marks.
 
-import { arrows, h, num, perplexity, places, svg, ticks, tickStep, visible } from "./common.js";
+import { arrows, h, num, perplexity, places, svg, ticks, tickStep, unique, visible } from "./common.js";
 
-const W = 600, H = 380, LEFT = 58, RIGHT = 16, TOP = 12, BOTTOM = 48;
-let clips = 0;
+const LEFT = 58, TOP = 12, BOTTOM = 48;
 
 /**
  * A plot to be drawn again and again.
  *
  * draw({lines, crowd, earlier, limit, picked, label}): lines are [{entries: [{key, x, y, text, it}], style, name, main}],
- * of which the main one can be picked from; crowd is [[x, y, λ, text]]; earlier is {points, iteration} or null.
+ * of which the main one can be picked from; crowd is [[x, y, λ, text]]; earlier is {points, iteration} or null; empty is
+ * what is said where there is nothing to draw yet. It is drawn as wide as its place, so that letters keep their size.
  */
 export function frontierPlot({ pick, caption }) {
   const tip = h("div", { class: "dlp-tip", hidden: true });
+  let W = 600, H = 380, right = 16;
   const drawing = svg("svg", { viewBox: `0 0 ${W} ${H}`, class: "dlp-plot", role: "group", "aria-label": caption });
   const el = h("div", { class: "dlp-plane" }, drawing, tip);
-  const clip = `dlp-clip-${clips++}`;
+  const clip = unique();
   let domain = null, last = null, spots = [], shown = null;
 
-  const X = (x) => LEFT + ((x - domain.x0) / (domain.x1 - domain.x0)) * (W - LEFT - RIGHT);
+  const X = (x) => LEFT + ((x - domain.x0) / (domain.x1 - domain.x0)) * (W - LEFT - right);
   const Y = (y) => H - BOTTOM - ((y - domain.y0) / (domain.y1 - domain.y0)) * (H - TOP - BOTTOM);
 
   function draw(what) {
     last = what;
-    const hadFocus = drawing.contains(document.activeElement);
+    const focused = drawing.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+    const names = what.lines.filter((line) => line.name && line.entries.length);
+    right = names.length ? 22 + Math.min(130, 7 * Math.max(...names.map((line) => line.name.length))) : 16;
     const main = what.lines.find((line) => line.main) ?? { entries: [] };
     const points = what.lines.flatMap((line) => line.entries);
     domain = fit(domain, points.length ? points : what.crowd.map(([x, y]) => ({ x, y })));
-    if (!domain) { drawing.replaceChildren(); return; }
+    if (!domain) {
+      drawing.replaceChildren(svg("rect", { class: "dlp-nothing", x: 1, y: 1, width: W - 2, height: H - 2, rx: 6 }), svg("text", { x: W / 2, y: H / 2, "text-anchor": "middle" }, what.empty ?? ""));
+      return;
+    }
     const inside = (x, y) => x >= domain.x0 && x <= domain.x1 && y >= domain.y0 && y <= domain.y1;
-    const parts = [axes(domain, X, Y)];
+    const parts = [axes()];
     const body = svg("g", { "clip-path": `url(#${clip})` });
     if (what.earlier?.points.length)
       body.append(svg("path", { class: "dlp-earlier", d: steps(what.earlier.points.map(([x, y]) => ({ x, y })), X, Y) }));
     for (const [x, y] of what.crowd) if (inside(x, y)) body.append(svg("path", { class: "dlp-member", d: cross(X(x), Y(y)) }));
     for (const line of what.lines) if (line.entries.length) body.append(svg("path", { class: `dlp-line ${line.style ?? ""}`, d: steps(line.entries, X, Y) }));
-    parts.push(svg("defs", {}, svg("clipPath", { id: clip }, svg("rect", { x: LEFT, y: TOP - 8, width: W - LEFT - RIGHT + 8, height: H - TOP - BOTTOM + 8 }))), body);
+    parts.push(svg("defs", {}, svg("clipPath", { id: clip }, svg("rect", { x: LEFT, y: TOP - 8, width: W - LEFT - right + 8, height: H - TOP - BOTTOM + 8 }))), body);
     if (what.limit !== null && what.limit !== undefined) {
-      const x = Math.min(W - RIGHT, Math.max(LEFT, X(what.limit)));
+      const x = Math.min(W - right, Math.max(LEFT, X(what.limit)));
       parts.push(svg("path", { class: "dlp-limit", d: `M${x} ${TOP}V${H - BOTTOM}` }));
     }
     if (what.earlier?.points.length) parts.push(earlierLabel(what.earlier, inside));
-    for (const line of what.lines) if (line.name && line.entries.length) parts.push(endLabel(line));
+    parts.push(...endLabels(names));
     parts.push(dots(main.entries, what.picked));
     drawing.replaceChildren(...parts);
     spots = [
@@ -49,7 +55,7 @@ export function frontierPlot({ pick, caption }) {
       ...what.lines.filter((line) => !line.main).flatMap((line) => line.entries.map((e) => ({ ...e, of: line.name }))),
       ...main.entries.map((e) => ({ ...e, main: true })),
     ];
-    if (hadFocus) drawing.querySelector('[tabindex="0"]')?.focus({ preventScroll: true });
+    if (focused !== null) (drawing.querySelector(`[data-key="${CSS.escape(focused)}"]`) ?? drawing.querySelector('[tabindex="0"]'))?.focus({ preventScroll: true });
     if (shown) hover(spots.find((s) => s.text === shown.text && s.x === shown.x) ?? null);
   }
 
@@ -57,13 +63,13 @@ export function frontierPlot({ pick, caption }) {
   function dots(entries, picked) {
     const group = svg("g", { role: "radiogroup", "aria-label": "prompts of the frontier, fluent to strong" });
     const stop = entries.some((e) => e.key === picked) ? picked : entries.at(-1)?.key;
-    const digits = places(entries.map((e) => e.y));
+    const digits = places(entries.map((e) => e.y)), r = entries.length > 30 ? 3.8 : 5;
     entries.forEach((e, i) => {
       const on = e.key === picked && Boolean(picked), x = X(e.x), y = Y(e.y);
       const name = `${i + 1} of ${entries.length}: value ${num(e.y, digits)}, cross-entropy ${num(e.x)}: ${visible(e.text)}`;
       const dot = svg("g", { class: `dlp-dot${on ? " dlp-on" : ""}`, role: "radio", "aria-checked": String(on), "aria-label": name, tabindex: e.key === stop ? 0 : -1,
         onfocus: () => hover({ ...e, main: true }), onblur: () => hover(null) },
-        on ? svg("circle", { class: "dlp-ring", cx: x, cy: y, r: 9.5 }) : null, svg("circle", { cx: x, cy: y, r: 5 }));
+        on ? svg("circle", { class: "dlp-ring", cx: x, cy: y, r: 9.5 }) : null, svg("circle", { cx: x, cy: y, r: on ? 5 : r }));
       dot.dataset.key = e.key ?? "";
       group.append(dot);
     });
@@ -96,21 +102,48 @@ export function frontierPlot({ pick, caption }) {
     const more = spot.weight !== undefined ? ` · member with λ ${num(spot.weight, 2)}` : spot.it !== undefined && spot.it !== null ? ` · iteration ${spot.it}` : "";
     tip.replaceChildren(h("bdi", { dir: "ltr" }, visible(spot.text ?? "")),
       h("div", { class: "dlp-quiet" }, `${where}value ${num(spot.y, digits)} · cross-entropy ${num(spot.x)} · perplexity ${perplexity(spot.x)}${more}`));
-    const right = X(spot.x) > W / 2;
-    tip.style.setProperty(right ? "right" : "left", `${(right ? 1 - X(spot.x) / W : X(spot.x) / W) * 100}%`);
-    tip.style.removeProperty(right ? "left" : "right");
-    tip.style.setProperty("top", `calc(${(Y(spot.y) / H) * 100}% + 12px)`);
+    const x = X(spot.x) / W, y = Y(spot.y) / H; // away from the nearer edges
+    tip.style.cssText = `${x > 0.5 ? "right" : "left"}: ${(x > 0.5 ? 1 - x : x) * 100}%; ${y > 0.6 ? "bottom" : "top"}: calc(${(y > 0.6 ? 1 - y : y) * 100}% + 12px)`;
   }
 
   function earlierLabel(earlier, inside) {
-    const [x, y] = earlier.points.find(([x, y]) => inside(x, y)) ?? [domain.x1, domain.y0];
-    return svg("text", { class: "dlp-small", x: X(x) + 12, y: Math.min(H - BOTTOM - 6, Y(y) + 16), "text-anchor": X(x) > W - 120 ? "end" : "start" }, `dotted: iteration ${earlier.iteration}`);
+    const seen = earlier.points.filter(([x, y]) => inside(x, y)), [x, y] = seen[Math.floor(seen.length * 0.7)] ?? [domain.x1, domain.y0];
+    const end = X(x) > W - right - 130;
+    return svg("text", { class: "dlp-small", x: X(x) + (end ? -4 : 6), y: Math.min(H - BOTTOM - 6, Y(y) + 22), "text-anchor": end ? "end" : "start" }, `dotted: iteration ${earlier.iteration}`);
   }
 
-  function endLabel(line) {
-    const end = line.entries.at(-1);
-    return svg("text", { class: "dlp-small dlp-name", x: Math.min(X(end.x), W - RIGHT - 4) - 8, y: Math.max(TOP + 10, Y(end.y) - 8), "text-anchor": "end" }, visible(line.name));
+  /** Names at the right edge, each as high as its line ends, or as close to that as the others let it be. */
+  function endLabels(lines) {
+    const found = lines.map((line) => ({ line, end: line.entries.at(-1) })).sort((a, b) => b.end.y - a.end.y);
+    let above = -Infinity;
+    const least = (i) => H - BOTTOM - 14 * (found.length - 1 - i);
+    return found.flatMap(({ line, end }, i) => {
+      const at = above = Math.min(least(i), Math.max(above + 14, Math.max(TOP, Y(end.y))));
+      return [svg("path", { class: `dlp-lead ${line.style ?? ""}`, d: `M${X(end.x)} ${Y(end.y)}L${W - right + 4} ${at}` }),
+        svg("text", { class: "dlp-small dlp-name", x: W - right + 8, y: at + 4 }, visible(line.name))];
+    });
   }
+
+  function axes() {
+    const group = svg("g", { class: "dlp-axes" });
+    const across = ticks(domain.x0, domain.x1, W / 95), up = ticks(domain.y0, domain.y1, H / 60);
+    const digits = (marks) => Math.max(0, -Math.floor(Math.log10(marks[1] - marks[0] || 1) + 1e-9));
+    for (const x of across) group.append(svg("path", { class: "dlp-grid", d: `M${X(x)} ${TOP}V${H - BOTTOM}` }), svg("text", { x: X(x), y: H - BOTTOM + 18, "text-anchor": "middle" }, num(x, digits(across))));
+    for (const y of up) group.append(svg("path", { class: "dlp-grid", d: `M${LEFT} ${Y(y)}H${W - right}` }), svg("text", { x: LEFT - 8, y: Y(y) + 4, "text-anchor": "end" }, num(y, digits(up))));
+    const middle = (TOP + H - BOTTOM) / 2;
+    group.append(svg("text", { class: "dlp-axis", x: (LEFT + W - right) / 2, y: H - 8, "text-anchor": "middle" }, "cross-entropy, nats per token (fluent on the left)"),
+      svg("text", { class: "dlp-axis", x: 14, y: middle, "text-anchor": "middle", transform: `rotate(-90 14 ${middle})` }, "value"));
+    return group;
+  }
+
+  const sizes = new ResizeObserver(() => {
+    const width = Math.round(el.clientWidth);
+    if (!width || width === W) return;
+    [W, H] = [width, Math.round(Math.min(420, Math.max(250, 0.66 * width)))];
+    drawing.setAttribute("viewBox", `0 0 ${W} ${H}`);
+    if (last) draw(last);
+  });
+  sizes.observe(el);
 
   drawing.addEventListener("mousemove", (event) => {
     const spot = nearest(event, 24);
@@ -122,7 +155,7 @@ export function frontierPlot({ pick, caption }) {
     const spot = nearest(event, 24);
     if (spot?.key && spot.main) pick(spot.key);
   });
-  return { el, draw, redraw: () => last && draw(last) };
+  return { el, draw };
 }
 
 const cross = (x, y) => `M${x - 3} ${y - 3}l6 6m0 -6l-6 6`;
@@ -150,23 +183,12 @@ function rounded(low, high) {
   return [Math.floor((low - room) / step) * step, Math.ceil((high + room) / step) * step];
 }
 
-function axes(domain, X, Y) {
-  const group = svg("g", { class: "dlp-axes" });
-  const across = ticks(domain.x0, domain.x1), up = ticks(domain.y0, domain.y1);
-  const digits = (marks) => Math.max(0, -Math.floor(Math.log10(marks[1] - marks[0] || 1) + 1e-9));
-  for (const x of across) group.append(svg("path", { class: "dlp-grid", d: `M${X(x)} ${TOP}V${H - BOTTOM}` }), svg("text", { x: X(x), y: H - BOTTOM + 18, "text-anchor": "middle" }, num(x, digits(across))));
-  for (const y of up) group.append(svg("path", { class: "dlp-grid", d: `M${LEFT} ${Y(y)}H${W - RIGHT}` }), svg("text", { x: LEFT - 8, y: Y(y) + 4, "text-anchor": "end" }, num(y, digits(up))));
-  group.append(svg("text", { class: "dlp-axis", x: (LEFT + W - RIGHT) / 2, y: H - 8, "text-anchor": "middle" }, "cross-entropy, nats per token (fluent on the left)"),
-    svg("text", { class: "dlp-axis", x: 14, y: (TOP + H - BOTTOM) / 2, "text-anchor": "middle", transform: `rotate(-90 14 ${(TOP + H - BOTTOM) / 2})` }, "value"));
-  return group;
-}
-
 /** A quantity over iterations, as steps, with restarts as dashed lines; small. */
 export function growthChart(growth, restarts, total, at) {
   const w = 600, high = 64, values = growth.hypervolume ?? [], when = growth.iteration ?? [];
   const chart = svg("svg", { viewBox: `0 0 ${w} ${high}`, class: "dlp-growth", preserveAspectRatio: "none", "aria-hidden": "true" });
   const end = Math.max(1, total), top = Math.max(...values, 1e-9);
-  const X = (i) => (i / end) * w, Y = (v) => high - 3 - (v / top) * (high - 8);
+  const X = (i) => (i / end) * w, Y = (v) => high - 3 - (Math.max(0, v) / top) * (high - 8);
   for (const [i] of restarts) chart.append(svg("path", { class: "dlp-restart", d: `M${X(i)} 0V${high}` }));
   if (values.length) chart.append(svg("path", { class: "dlp-line", d: values.map((v, i) => (i ? `H${X(when[i]).toFixed(1)}V${Y(v).toFixed(1)}` : `M${X(when[i])} ${Y(v)}`)).join("") + `H${X(when.at(-1))}` }));
   if (at !== null) chart.append(svg("path", { class: "dlp-limit", d: `M${X(at)} 0V${high}` }));

@@ -1,12 +1,12 @@
 // Several runs: each frontier, and what they reach together.
 
-import { count, frontierOf, h, listen, notices, num, painter, perplexity, places, register, stage, visible } from "./common.js";
+import { count, frontierOf, h, listen, notices, painter, register, stage, unique, visible } from "./common.js";
 import { frontierPlot } from "./plot.js";
 import { attributionView } from "./strip.js";
+import { frontierTable } from "./table.js";
 
 const WORDS = { ready: "starting", running: "dreaming", paused: "paused", stopped: "stopped", done: "done", failed: "failed" };
 const STYLES = 6;
-let views = 0;
 
 export const view = {
   initialize: ({ model }) => register(model),
@@ -15,13 +15,14 @@ export const view = {
     const [root, leave] = stage(el, "runs");
     const [notice, say] = notices();
     const bar = h("div", { class: "dlp-bar" }), words = h("span", { class: "dlp-state" }), error = h("p", { class: "dlp-wrong", role: "alert" });
-    const choice = h("div", { class: "dlp-row dlp-choice" }), table = h("div", { class: "dlp-table" });
+    const choice = h("div", { class: "dlp-row dlp-choice" });
     const known = new Map(Object.entries(get("attributions") ?? {}));
     const plot = frontierPlot({ pick, caption: "frontiers of several runs: value against cross-entropy" });
     let group = 0, only = -1, drawnBar = "", drawnChoice = "", picked = get("picked");
+    const table = frontierTable({ columns: ["value", "cross-entropy", "perplexity", "run", "text"], pick, label: "the merged frontier" });
     const owner = () => get("runs").findIndex((run) => run.frontier.some((e) => e.key === picked));
-    const one = attributionView({ live, known, say, name: `r${++views}-`, python: () => get("runs")[Math.max(0, owner())]?.python ?? "", send: (m) => model.send({ ...m, type: m.type === "swap" ? "look" : m.type, run: Math.max(0, owner()) }) });
-    root.append(h("header", {}, h("h3", {}, visible(get("title"))), h("span", { class: "dlp-quiet" }, count(get("runs").length, "run"))), bar, error, notice, choice, h("div", { class: "dlp-two" }, plot.el, table), one.el);
+    const one = attributionView({ live, known, say, name: unique(), python: () => get("runs")[Math.max(0, owner())]?.python ?? "", send: (m) => model.send({ ...m, type: m.type === "swap" ? "look" : m.type, run: Math.max(0, owner()) }) });
+    root.append(h("header", {}, h("h3", {}, visible(get("title"))), h("span", { class: "dlp-quiet" }, count(get("runs").length, "run")), notice), bar, error, choice, h("div", { class: "dlp-two" }, plot.el, table.el), one.el);
 
     const mine = () => get("runs").map((run, number) => ({ ...run, number })).filter((run) => run.group === group);
     const merged = () => frontierOf(mine().filter((run) => only < 0 || run.number === only).flatMap((run) => run.frontier.map((e) => ({ ...e, run: run.name }))));
@@ -62,20 +63,11 @@ export const view = {
 
     function drawPlot() {
       const lines = mine().filter((run) => only < 0 || run.number === only).map((run) => ({ entries: run.frontier, style: `dlp-run dlp-run-${mine().findIndex((r) => r.number === run.number) % STYLES}`, name: mine().length <= 6 ? run.name : "" }));
-      plot.draw({ lines: [...lines, { entries: merged(), main: true, style: "dlp-merged" }], crowd: [], earlier: null, limit: null, picked });
+      plot.draw({ lines: [...lines, { entries: merged(), main: true, style: "dlp-merged" }], crowd: [], earlier: null, limit: null, picked, empty: "The frontiers grow here." });
     }
 
     function drawTable() {
-      const rows = merged(), digits = places(rows.map((e) => e.y));
-      if (!rows.length) { table.replaceChildren(h("p", { class: "dlp-quiet" }, "The prompts that no other of these runs beats will stand here.")); return; }
-      const scroll = table.querySelector(".dlp-scroll")?.scrollTop ?? 0, focus = table.contains(document.activeElement) ? document.activeElement.dataset.key : null;
-      const stop = rows.some((e) => e.key === picked) ? picked : rows[0].key;
-      const head = ["value", "cross-entropy", "perplexity", "run", "text"].map((name) => h("th", { scope: "col" }, name));
-      const body = rows.map((e) => h("tr", { class: e.key === picked ? "dlp-on" : null, "aria-selected": String(e.key === picked), tabindex: e.key === stop ? 0 : -1, "data-key": e.key, onclick: () => pick(e.key), onkeydown: (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); pick(e.key); } if (event.key === "ArrowDown" || event.key === "ArrowUp") { event.preventDefault(); const next = event.key === "ArrowDown" ? event.currentTarget.nextSibling : event.currentTarget.previousSibling; if (next) { next.focus(); pick(next.dataset.key); } } } },
-        h("td", {}, num(e.y, digits)), h("td", {}, num(e.x)), h("td", {}, perplexity(e.x)), h("td", {}, visible(e.run)), h("td", {}, h("bdi", { dir: "ltr" }, visible(e.text.replace(/^ /, ""))))));
-      table.replaceChildren(h("div", { class: "dlp-scroll" }, h("table", { role: "grid", "aria-label": "the merged frontier" }, h("thead", {}, h("tr", {}, ...head)), h("tbody", {}, ...body))));
-      table.firstChild.scrollTop = scroll;
-      if (focus) table.querySelector(`[data-key="${CSS.escape(picked || focus)}"]`)?.focus({ preventScroll: true });
+      table.draw(merged(), picked, "The prompts that no other of these runs beats stand here.");
     }
 
     function drawOne() {

@@ -4,12 +4,17 @@ import { arrows, copy, h, num, perplexity, places, visible, visibleToken } from 
 
 const BEST = 8, WORST = 4;
 
-/** Enter in a box sends its form: JupyterLab keeps the key from doing so by itself. */
+const PATIENCE = 20; // seconds without an answer after which it is said that none has come
+
+/** Enter in a box sends its form; a prompt may have lines, so there Shift+Enter makes one. */
 const enter = (event) => {
-  if (event.key !== "Enter" || event.target.tagName !== "INPUT") return;
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing || !/INPUT|TEXTAREA/.test(event.target.tagName)) return;
   event.preventDefault();
   event.currentTarget.requestSubmit();
 };
+
+/** How the model would read what is typed: whether it begins with a space makes it another token. */
+const reading = (text) => (text === "" ? "" : `read as ${visible(text.replace(/^ +/, (all) => "·".repeat(all.length)))}${/^\s/.test(text) ? "" : " (no space before it)"}`);
 
 /**
  * The attribution of a prompt.
@@ -22,7 +27,7 @@ export function attributionView(host) {
   let base = null; // where the playing began: {key, ids, tokens, text, value, ce}
   let now = null; // what is shown: the same, with drop, floor, subs, series as far as they are known
   let trail = []; // prompts to go back to
-  let chosen = -1, grid = false, all = false, pending = 0, numbers = 0, wrong = "";
+  let chosen = -1, grid = false, all = false, pending = 0, numbers = 0, wrong = "", timer;
 
   const same = (entry) => ({ value: entry.y, ce: entry.x, drop: null, floor: null, subs: null, series: null, ...entry });
 
@@ -48,7 +53,13 @@ export function attributionView(host) {
   function ask(message) {
     pending = ++numbers;
     wrong = "";
-    host.send({ ...message, id: `${host.name}${pending}` });
+    host.send({ ...message, id: `${host.name}-${pending}` });
+    clearTimeout(timer);
+    timer = setTimeout((number) => {
+      if (pending !== number || !el.isConnected) return;
+      wrong = "No answer has come yet: the model is busy, or the kernel is not running any more.";
+      draw();
+    }, PATIENCE * 1000, pending);
     draw();
   }
 
@@ -58,7 +69,7 @@ export function attributionView(host) {
   }
 
   function answer(message) {
-    const mine = message.id === `${host.name}${pending}`;
+    const mine = message.id === `${host.name}-${pending}`;
     if (message.found) {
       const known = host.known.get(message.found.key);
       if (!known?.subs || message.found.subs) host.known.set(message.found.key, message.found);
@@ -70,6 +81,7 @@ export function attributionView(host) {
       if (trail.at(-1) === now) trail.pop();
       return draw();
     }
+    wrong = "";
     const other = message.found.key !== now.key;
     if (other && chosen >= message.found.ids.length) chosen = -1;
     if (!other && trail.at(-1)?.key === now.key) trail.pop();
@@ -93,7 +105,7 @@ export function attributionView(host) {
   function draw() {
     const focus = el.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
     const typed = focus ? [document.activeElement.value, document.activeElement.selectionStart] : null;
-    const boxes = [...el.querySelectorAll("input[data-focus]")].map((box) => [box.dataset.focus, box.dataset.of, box.value]);
+    const boxes = [...el.querySelectorAll("[data-of]")].map((box) => [box.dataset.focus, box.dataset.of, box.value]);
     if (!now) {
       el.replaceChildren(h("p", { class: "dlp-quiet" }, "Pick a point or a row to see which tokens of the prompt carry the feature."));
       return;
@@ -101,14 +113,14 @@ export function attributionView(host) {
     el.replaceChildren(head(), ...(wrong ? [h("p", { class: "dlp-wrong", role: "alert" }, visible(wrong))] : []),
       grid && now.subs ? heat() : strip(), ...(chosen >= 0 && !grid ? [ledger()] : []), ...(host.live() ? [editor()] : []));
     for (const [name, of, value] of boxes) { // what was typed stays, as long as it is about the same thing
-      const box = el.querySelector(`input[data-focus="${name}"]`);
-      if (box && box.dataset.of === of) box.value = value;
+      const box = el.querySelector(`[data-of][data-focus="${name}"]`);
+      if (box && box.dataset.of === of) { box.value = value; box.dispatchEvent(new Event("input")); }
     }
     if (focus) {
       // A button that is gone when it has done its work leaves the focus at the token, or at the first button.
       const again = el.querySelector(`[data-focus="${CSS.escape(focus)}"]`) ?? el.querySelector(".dlp-token.dlp-on, button");
       again?.focus({ preventScroll: true });
-      if (again && typed?.[0] !== undefined && again.setSelectionRange && again.type === "text") again.setSelectionRange(typed[1], typed[1]);
+      if (again && typed?.[0] !== undefined && again.setSelectionRange) again.setSelectionRange(typed[1], typed[1]);
     }
   }
 
@@ -116,11 +128,11 @@ export function attributionView(host) {
     const digits = places([base.value, now.value]), played = now.key !== base.key;
     const change = played ? ` (${num(now.value - base.value, digits, true)})` : "";
     const costs = played ? ` (${num(now.ce - base.ce, 2, true)})` : "";
-    const button = (text, f, name) => h("button", { type: "button", onclick: f, "data-focus": name }, text);
+    const button = (text, f, name, label = null) => h("button", { type: "button", onclick: f, "data-focus": name, "aria-label": label }, text);
     const copied = (what, text) => button(what, async () => {
       const done = await copy(text);
       host.say(done ? `copied as ${what}` : "It could not be copied: the browser does not let this page use the clipboard.");
-    }, `copy-${what}`);
+    }, `copy-${what}`, `copy as ${what}`);
     return h("div", { class: "dlp-head" },
       h("div", { class: "dlp-text" }, h("bdi", { dir: "ltr" }, visible(now.text.replace(/^ /, ""))),
         now.trips === false ? h("span", { class: "dlp-mark", title: "as text it encodes to other tokens" }, " ≠ text") : null),
@@ -160,10 +172,11 @@ export function attributionView(host) {
         now.series ? h("small", {}, at === null ? "–" : num(at, Math.min(2, digits))) : null);
     });
     const legend = now.drop
-      ? h("p", { class: "dlp-legend" }, h("span", { class: "dlp-ramp" }), ` colour: value lost with the worst substitute, up to ${num(colour, digits)} · `, h("span", { class: "dlp-swatch" }),
-        ` bar: lost even with the best, up to ${num(bar, digits)} (dotted: it is better)`, now.series ? " · below: the value if the prompt ended there" : "", " · click a token")
-      : h("p", { class: "dlp-legend" }, host.live() ? (wrong ? "" : "trying substitutes…") : "No attribution was kept for this prompt.");
-    return h("div", {}, h("div", { class: "dlp-strip", role: "group", "aria-label": "tokens" }, ...cells), legend);
+      ? [h("p", { class: "dlp-legend" }, h("span", { class: "dlp-ramp" }), ` colour: lost with the worst substitute (full: ${num(colour, digits)}) · `, h("span", { class: "dlp-swatch" }),
+        ` bar: lost even with the best (full: ${num(bar, digits)}, dotted: a gain)`),
+        h("p", { class: "dlp-legend" }, now.series ? "underneath: the value if the prompt ended there · " : "", "click a token for its substitutes")]
+      : [h("p", { class: "dlp-legend" }, host.live() ? (wrong ? "" : "trying substitutes…") : "No attribution was kept for this prompt.")];
+    return h("div", {}, h("div", { class: "dlp-strip", role: "group", "aria-label": "tokens" }, ...cells), ...legend);
   }
 
   const row = (s, position, digits) => {
@@ -183,9 +196,8 @@ export function attributionView(host) {
         h("tr", {}, h("td", { colspan: 5 }, h("button", { type: "button", class: "dlp-link", "data-focus": "all", onclick: () => { all = true; draw(); } }, `${subs.length - BEST - WORST} more`))),
         ...subs.slice(-WORST).map((s) => row(s, chosen, digits))]
       : subs.map((s) => row(s, chosen, digits));
-    const own = host.live() ? h("form", { class: "dlp-form", onkeydown: enter, onsubmit: (event) => { event.preventDefault(); const text = event.target.elements[0].value; if (text) play({ type: "try", ids: now.ids, position: chosen, text }); } },
-      h("label", {}, "another token ", h("input", { type: "text", "data-focus": "try", "data-of": `${chosen}`, placeholder: "· begin with a space for a new word", autocomplete: "off", spellcheck: "false" })),
-      h("button", { type: "submit" }, "try")) : null;
+    const own = host.live() ? form("try", `${chosen}`, "another token", "try", h("input", { type: "text", placeholder: "a space before it makes a new word", autocomplete: "off", spellcheck: "false" }),
+      (text) => play({ type: "try", ids: now.ids, position: chosen, text })) : null;
     const head = ["in its place", "value", "change", "cross-entropy", "change"].map((x) => h("th", { scope: "col" }, x));
     return h("div", { class: "dlp-ledger", role: "region", "aria-label": "substitutes" },
       h("p", {}, "Token ", String(chosen + 1), ": ", h("code", { class: "dlp-sub" }, visibleToken(token))), own,
@@ -221,9 +233,20 @@ export function attributionView(host) {
   }
 
   function editor() {
-    return h("form", { class: "dlp-form dlp-edit", onkeydown: enter, onsubmit: (event) => { event.preventDefault(); const text = event.target.elements[0].value; if (text) play({ type: "edit", text }); } },
-      h("label", {}, "edit the whole prompt ", h("input", { type: "text", "data-focus": "edit", "data-of": now.key, value: now.text, autocomplete: "off", spellcheck: "false" })),
-      h("button", { type: "submit" }, "score it"));
+    const rows = Math.min(5, now.text.split("\n").length + (now.text.length > 90 ? 1 : 0));
+    return form("edit", now.key, "edit the whole prompt", "score it", h("textarea", { value: now.text, rows, autocomplete: "off", spellcheck: "false", title: "Enter scores it, Shift+Enter makes a new line" }),
+      (text) => play({ type: "edit", text }));
+  }
+
+  /** A box with its button; what is typed stays while it is about the same thing. */
+  function form(name, of, label, act, box, send) {
+    const hint = h("span", { class: "dlp-quiet dlp-reading" });
+    const say = () => { hint.textContent = name === "try" ? reading(box.value) : box.value === now.text ? "" : reading(/^\s*\S*/.exec(box.value)[0]) + "…"; };
+    box.dataset.focus = name;
+    box.dataset.of = of;
+    box.addEventListener("input", say);
+    return h("form", { class: `dlp-form dlp-${name}`, onkeydown: enter, onsubmit: (event) => { event.preventDefault(); if (box.value) send(box.value); } },
+      h("label", {}, h("span", {}, label), box), h("button", { type: "submit", "data-focus": `${name}-button` }, act), hint);
   }
 
   return { el, show, answer, draw, get shown() { return now; } };
