@@ -67,7 +67,7 @@ def frontier_of(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def run_state(
-    step: int = 300, seed: int = 0, steps: int = 300, attributed: int = 20, k: int = 8, **changes: Any
+    step: int = 300, seed: int = 0, steps: int = 300, attributed: int = 20, k: int = 8, draws: int = 5, **changes: Any
 ) -> dict[str, Any]:
     """The state of the dream view after so many iterations."""
     rng = random.Random(seed)
@@ -79,7 +79,7 @@ def run_state(
     for t in range(step + 1):
         reach = 9 * (1 - math.exp(-(t + 8) / 150))
         drawn = []
-        for _ in range(5):
+        for _ in range(draws):
             x = rng.uniform(2.4, 10.5)
             top = reach * (1 - math.exp(-(x - 2) / 2.2))
             drawn.append(entry(prompt(rng), x, top - rng.expovariate(1.0), t))

@@ -29,6 +29,7 @@ async ({ esm, css, json }) => {
     on: (name, f) => (heard[name] ??= []).push(f),
     off: (name, f) => { heard[name] = (heard[name] ?? []).filter((g) => g !== f); },
   };
+  host.fire = fire;
   host.listeners = () => Object.values(heard).flat().length;
   host.change = (json) => {
     const changes = JSON.parse(json);

@@ -10,7 +10,7 @@ export const view = {
     const [root, leave] = stage(el, "attribution");
     const [notice, say] = notices();
     const known = new Map(Object.entries(get("attributions") ?? {}));
-    const one = attributionView({ live: () => Boolean(get("live")), known, say, name: unique(), python: () => get("python"), send: (m) => model.send(m.type === "swap" ? { ...m, type: "look" } : m) });
+    const one = attributionView({ live: () => Boolean(get("live")), known, say, name: unique(), nothing: "Scoring the prompt…", python: () => get("python"), send: (m) => model.send(m.type === "swap" ? { ...m, type: "look" } : m) });
     const error = h("p", { class: "dlp-wrong", role: "alert" });
     root.append(h("header", {}, h("h3", {}, visible(get("title"))), h("span", { class: "dlp-quiet" }, visible(get("subtitle"))), notice), error, one.el);
     const draw = () => {

@@ -14,12 +14,12 @@ const enter = (event) => {
 };
 
 /** How the model would read what is typed: whether it begins with a space makes it another token. */
-const reading = (text) => (text === "" ? "" : `read as ${visible(text.replace(/^ +/, (all) => "·".repeat(all.length)))}${/^\s/.test(text) ? "" : " (no space before it)"}`);
+const reading = (text, more = "") => (text === "" ? "" : `read as ${visible(text.replace(/^ +/, (all) => "·".repeat(all.length)))}${more}${/^\s/.test(text) ? "" : " (no space before it)"}`);
 
 /**
  * The attribution of a prompt.
  *
- * host: {live(), send(message), say(text), python(), known: Map of key to found}. `show(entry)` shows a prompt of the
+ * host: {name, live(), send(message), say(text), python(), known: Map of key to found, nothing: said without a prompt}. `show(entry)` shows a prompt of the
  * frontier or a found one, `answer(message)` takes what Python says, `el` is the element.
  */
 export function attributionView(host) {
@@ -107,7 +107,7 @@ export function attributionView(host) {
     const typed = focus ? [document.activeElement.value, document.activeElement.selectionStart] : null;
     const boxes = [...el.querySelectorAll("[data-of]")].map((box) => [box.dataset.focus, box.dataset.of, box.value]);
     if (!now) {
-      el.replaceChildren(h("p", { class: "dlp-quiet" }, "Pick a point or a row to see which tokens of the prompt carry the feature."));
+      el.replaceChildren(h("p", { class: "dlp-quiet" }, host.nothing ?? "Pick a point or a row to see which tokens of the prompt carry the feature."));
       return;
     }
     el.replaceChildren(head(), ...(wrong ? [h("p", { class: "dlp-wrong", role: "alert" }, visible(wrong))] : []),
@@ -201,7 +201,7 @@ export function attributionView(host) {
     const head = ["in its place", "value", "change", "cross-entropy", "change"].map((x) => h("th", { scope: "col" }, x));
     return h("div", { class: "dlp-ledger", role: "region", "aria-label": "substitutes" },
       h("p", {}, "Token ", String(chosen + 1), ": ", h("code", { class: "dlp-sub" }, visibleToken(token))), own,
-      subs.length ? h("table", {}, h("thead", {}, h("tr", {}, ...head)), h("tbody", {}, ...rows)) : h("p", { class: "dlp-quiet" }, now.subs ? "No substitute was tried here." : pending ? "trying substitutes…" : "No substitutes were kept for this prompt."));
+      subs.length ? h("div", { class: "dlp-scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ...head)), h("tbody", {}, ...rows))) : h("p", { class: "dlp-quiet" }, now.subs ? "No substitute was tried here." : pending ? "trying substitutes…" : "No substitutes were kept for this prompt."));
   }
 
   /** Positions across, substitutes down, best first: colour and sign say what each does to the value. */
@@ -241,7 +241,7 @@ export function attributionView(host) {
   /** A box with its button; what is typed stays while it is about the same thing. */
   function form(name, of, label, act, box, send) {
     const hint = h("span", { class: "dlp-quiet dlp-reading" });
-    const say = () => { hint.textContent = name === "try" ? reading(box.value) : box.value === now.text ? "" : reading(/^\s*\S*/.exec(box.value)[0]) + "…"; };
+    const say = () => { hint.textContent = name === "try" ? reading(box.value) : box.value === now.text ? "" : reading(/^\s*\S*/.exec(box.value)[0], "…"); };
     box.dataset.focus = name;
     box.dataset.of = of;
     box.addEventListener("input", say);
