@@ -44,6 +44,7 @@ async ({ esm, css, json }) => {
   host.leave = await view.render({ model, el: document.body.appendChild(document.createElement("div")) });
 }
 """
+PAGE = '<!DOCTYPE html><html lang="en"><title>a view</title><body style="margin:8px"></body></html>'
 # Two frames: what is marked in one is drawn in the next.
 FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
 
@@ -62,7 +63,8 @@ class Mounted:
 
         self._json: Callable[[Any], str] = dumps
         self.page = page
-        page.set_content('<!DOCTYPE html><html lang="en"><title>a view</title><body style="margin:8px"></body></html>')
+        page.route("http://localhost/", lambda route: route.fulfill(body=PAGE, content_type="text/html"))
+        page.goto("http://localhost/")  # where a page may use the clipboard, if it is let
         given = {"esm": assets.module(view), "css": assets.stylesheet(), "json": dumps(state)}
         page.evaluate(HOST, given)
         self.frames()
@@ -126,6 +128,7 @@ def mount(chromium: Browser) -> Iterator[Callable[..., Mounted]]:
             watched.append(watch(context))
             page = context.new_page()
             page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+            page.on("console", lambda said: said.type == "error" and dialogs.append(said.text))
             return Mounted(page, view, state)
 
         yield show

@@ -148,26 +148,44 @@ export function notices() {
   return [line, say];
 }
 
-/** Copy a text; where the page may not use the clipboard, by a selection. */
+/** Copy a text; where the page may not use the clipboard, by a selection. Whether it has worked is the result. */
 export async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
+    return true;
   } catch {
+    const before = document.activeElement;
     const box = h("textarea", { value: text, class: "dlp-away", "aria-hidden": "true" });
     document.body.append(box);
     box.select();
-    document.execCommand("copy");
+    const done = document.execCommand("copy");
     box.remove();
+    before?.focus({ preventScroll: true });
+    return done;
   }
 }
 
-/** Move with the arrow keys among elements of which one at a time is a stop of the Tab key. */
+/**
+ * Move with the arrow keys among elements of which one at a time is a stop of the Tab key.
+ *
+ * With several columns they are a grid: no key leaves a row at its ends. What is disabled is passed over.
+ */
 export function arrows(event, elements, columns = 1) {
   const at = elements.indexOf(document.activeElement);
-  const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Home: -at, End: elements.length - 1 - at }[event.key];
-  if (step === undefined || at < 0) return null;
+  if (at < 0) return null;
+  const left = columns > 1 ? at % columns : at, right = (columns > 1 ? columns : elements.length) - 1 - left;
+  const line = (from, step, length) => Array.from({ length: Math.max(0, length) }, (_, i) => from + i * step);
+  const ways = {
+    ArrowRight: () => line(at + 1, 1, right),
+    ArrowLeft: () => line(at - 1, -1, left),
+    ArrowDown: () => line(at + columns, columns, Math.floor((elements.length - 1 - at) / columns)),
+    ArrowUp: () => line(at - columns, -columns, Math.floor(at / columns)),
+    Home: () => line(at - left, 1, left),
+    End: () => line(at + right, -1, right),
+  };
+  if (!Object.hasOwn(ways, event.key)) return null;
   event.preventDefault();
-  const next = elements[Math.min(elements.length - 1, Math.max(0, at + step))];
+  const next = elements[ways[event.key]().find((i) => !elements[i].disabled) ?? at];
   next.focus();
   return next;
 }

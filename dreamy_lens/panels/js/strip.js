@@ -117,7 +117,8 @@ export function attributionView(host) {
       if (box && box.dataset.of === of) { box.value = value; box.dispatchEvent(new Event("input")); }
     }
     if (focus) {
-      const again = el.querySelector(`[data-focus="${CSS.escape(focus)}"]`);
+      // A button that is gone when it has done its work leaves the focus at the token, or at the first button.
+      const again = el.querySelector(`[data-focus="${CSS.escape(focus)}"]`) ?? el.querySelector(".dlp-token.dlp-on, button");
       again?.focus({ preventScroll: true });
       if (again && typed?.[0] !== undefined && again.setSelectionRange) again.setSelectionRange(typed[1], typed[1]);
     }
@@ -128,7 +129,10 @@ export function attributionView(host) {
     const change = played ? ` (${num(now.value - base.value, digits, true)})` : "";
     const costs = played ? ` (${num(now.ce - base.ce, 2, true)})` : "";
     const button = (text, f, name, label = null) => h("button", { type: "button", onclick: f, "data-focus": name, "aria-label": label }, text);
-    const copied = (what, text) => button(what, () => { copy(text); host.say(`copied as ${what}`); }, `copy-${what}`, `copy as ${what}`);
+    const copied = (what, text) => button(what, async () => {
+      const done = await copy(text);
+      host.say(done ? `copied as ${what}` : "It could not be copied: the browser does not let this page use the clipboard.");
+    }, `copy-${what}`, `copy as ${what}`);
     return h("div", { class: "dlp-head" },
       h("div", { class: "dlp-text" }, h("bdi", { dir: "ltr" }, visible(now.text.replace(/^ /, ""))),
         now.trips === false ? h("span", { class: "dlp-mark", title: "as text it encodes to other tokens" }, " ≠ text") : null),

@@ -1,0 +1,366 @@
+"""One prompt in Chromium: what its tokens carry, what others would do, and whatever one types."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from browser.fake_states import VOCABULARY, entry, found, prompt, run_state
+from browser.fake_states import attribution_state as any_state
+from browser.mounted import Mounted
+
+Mount = Callable[..., Mounted]
+MINUS = "−"
+
+
+def number(text: str) -> float:
+    return float(text.replace(MINUS, "-").replace(",", ""))
+
+
+def bare(one: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """What is known of a prompt first: its scores."""
+    return {**one, "drop": None, "floor": None, "subs": None, "series": None, **more}
+
+
+def another(seed: int = 7, **changes: Any) -> dict[str, Any]:
+    rng = random.Random(seed)
+    return {**found(entry(prompt(rng), 4.321, 6.789, 9), rng), "trips": True, **changes}
+
+
+def attribution_state(**changes: Any) -> dict[str, Any]:
+    return any_state(**{"found": another(), "attributions": {}, **changes})
+
+
+def answer(view: Mounted, one: dict[str, Any], number: str = "") -> None:
+    view.say(type="answer", id=number or view.sent()[-1]["id"], found=one)
+
+
+def tokens(view: Mounted) -> list[str]:
+    return view.find(".dlp-token > b").all_text_contents()
+
+
+def show_substitutes(view: Mounted, position: int) -> None:
+    view.find(".dlp-token").nth(position).click()
+
+
+# In stages.
+
+
+def test_nothing_is_known_yet(mount: Mount):
+    view = mount("attribution", attribution_state(found=None, attributions={}))
+    assert view.text("h3") == attribution_state()["title"]
+    assert view.find(".dlp-token").count() == 0 and view.sent() == []
+    assert view.find(".dlp-wrong").first.is_hidden()
+
+
+def test_an_answer_comes_in_three_stages(mount: Mount):
+    state = run_state(60, attributed=1)
+    (one,) = state["attributions"].values()
+    view = mount("dream", {**state, "attributions": {}})
+    view.find(f'.dlp-table tr[data-key="{one["key"]}"]').click()
+    view.frames()
+    asked = view.sent("look")
+    assert [m["ids"] for m in asked] == [one["ids"]]
+    assert view.page.get_by_text("working…").is_visible() and view.page.get_by_text("trying substitutes…").is_visible()
+    answer(view, bare(one, value=1.5))
+    assert view.text(".dlp-numbers b") == "1.500" and view.page.get_by_text("working…").is_visible()
+    answer(view, {**one, "series": None})
+    assert view.find(".dlp-token > small").count() == 0 and view.button("heat map").is_visible()
+    shares = view.find(".dlp-token").evaluate_all(
+        "(all) => all.map((one) => [one.style.getPropertyValue('--d'), one.style.getPropertyValue('--h')].map(Number))"
+    )
+    most, floor = max(one["drop"]), max(max(one["floor"]), 0.1 * max(one["drop"]))
+    clipped = [
+        [min(1, max(0, d / most)), min(1, max(0, f / floor))] for d, f in zip(one["drop"], one["floor"], strict=True)
+    ]
+    assert [x for pair in shares for x in pair] == pytest.approx([x for pair in clipped for x in pair], abs=6e-4)
+    answer(view, one)
+    assert view.find(".dlp-token > small").count() == len(one["ids"])
+    assert view.page.get_by_text("working…").count() == 0 and len(view.sent("look")) == 1
+    better = view.find(".dlp-token").evaluate_all("(all) => all.map((one) => one.classList.contains('dlp-better'))")
+    assert better == [f < 0 for f in one["floor"]]
+
+
+def test_late_answers_to_older_questions_change_nothing_on_screen_but_are_remembered(mount: Mount):
+    state = run_state(60, attributed=2)
+    first, second = state["attributions"].values()
+    view = mount("dream", {**state, "attributions": {}})
+    for one in (first, second):
+        view.find(f'.dlp-table tr[data-key="{one["key"]}"]').click()
+        view.frames()
+    old, new = (m["id"] for m in view.sent("look"))
+    assert old != new
+    answer(view, second, new)
+    answer(view, first, old)
+    assert tokens(view) == [t if t.strip() else "·" for t in second["tokens"]] or second["text"].strip() in view.text(
+        ".dlp-text"
+    )
+    view.find(f'.dlp-table tr[data-key="{first["key"]}"]').click()
+    view.frames()
+    assert len(view.sent("look")) == 2 and view.find(".dlp-token > small").count() == len(first["ids"])
+
+
+def test_an_error_is_a_sentence_and_the_prompt_stays(mount: Mount):
+    view = mount("attribution", attribution_state())
+    before = tokens(view)
+    box = view.page.get_by_label("edit the whole prompt")
+    box.fill("")
+    box.press("Enter")
+    assert view.sent() == []
+    box.fill("what is <b>this</b>?")
+    box.press("Enter")
+    (asked,) = view.sent()
+    assert asked == {"type": "edit", "text": "what is <b>this</b>?", "id": asked["id"]}
+    view.say(type="answer", id=asked["id"], error="A prompt has at most 64 tokens; this one has <b>99</b>.")
+    wrong = view.find(".dlp-one .dlp-wrong")
+    assert wrong.inner_text() == "A prompt has at most 64 tokens; this one has <b>99</b>."
+    assert wrong.get_attribute("role") == "alert"
+    assert tokens(view) == before and view.button("undo").count() == 0
+    assert box.input_value() == "what is <b>this</b>?"  # to be mended
+    assert view.page.get_by_text("working…").count() == 0
+
+
+def test_an_error_instead_of_an_attribution(mount: Mount):
+    state = run_state(60, attributed=0)
+    view = mount("dream", {**state, "picked": state["frontier"][0]["key"]})
+    view.say(type="answer", id=view.sent("look")[0]["id"], error="This feature has no gradient.")
+    assert "This feature has no gradient." in view.text(".dlp-one")
+    assert view.page.get_by_text("trying substitutes…").count() == 0
+    assert view.find(".dlp-token").count() == 12 and len(view.sent("look")) == 1
+
+
+def test_a_notice_is_read_out(mount: Mount):
+    view = mount("attribution", attribution_state())
+    view.say(type="notice", text="The model is busy.\u202e")
+    assert view.text(".dlp-notice") == "The model is busy.[U+202E]"
+    assert view.find(".dlp-notice").get_attribute("aria-live") == "polite"
+
+
+# Substitutes.
+
+
+def test_the_ledger_holds_every_substitute_with_its_changes(mount: Mount):
+    state = attribution_state()
+    one = state["found"]
+    view = mount("attribution", state)
+    show_substitutes(view, 4)
+    assert view.find(".dlp-token").nth(4).get_attribute("aria-expanded") == "true"
+    rows = [row.split("\t") for row in view.find(".dlp-ledger tbody tr").all_inner_texts()]
+    assert len(rows) == len(one["subs"][4])
+    for (_, value, change, ce, cost), (_, _, v, c) in zip(rows, one["subs"][4], strict=True):
+        assert number(value) == pytest.approx(v, abs=1e-3) and number(ce) == pytest.approx(c, abs=6e-3)
+        assert number(change) == pytest.approx(v - one["value"], abs=1e-3)
+        assert number(cost) == pytest.approx(c - one["ce"], abs=1.1e-2)
+        assert change[0] in "+−0" and cost[0] in "+−0"
+    show_substitutes(view, 5)
+    assert "Token 6" in view.text(".dlp-ledger")
+    show_substitutes(view, 5)
+    assert view.find(".dlp-ledger").count() == 0
+
+
+def test_a_long_ledger_is_folded_until_asked_for(mount: Mount):
+    rng = random.Random(0)
+    one = found(entry(prompt(rng), 4.0, 5.0, 1), rng, k=32)
+    view = mount("attribution", attribution_state(found=one))
+    show_substitutes(view, 0)
+    assert view.find(".dlp-ledger tbody tr").count() == 13
+    more = view.button("20 more")
+    more.focus()
+    view.page.keyboard.press("Enter")
+    assert view.find(".dlp-ledger tbody tr").count() == 32
+    assert view.page.evaluate("() => document.activeElement !== document.body")
+
+
+def test_another_token_is_tried_with_the_space_it_begins_with(mount: Mount):
+    state = attribution_state()
+    one = state["found"]
+    view = mount("attribution", state)
+    show_substitutes(view, 2)
+    box = view.page.get_by_label("another token")
+    box.fill(" fig")
+    box.press("Enter")
+    (asked,) = view.sent("try")
+    assert asked == {"type": "try", "ids": one["ids"], "position": 2, "text": " fig", "id": asked["id"]}
+    assert box.input_value() == " fig"
+    changed = [*one["ids"][:2], 5, *one["ids"][3:]]
+    tried = another(
+        ids=changed, key=".".join(map(str, changed)), tokens=[*one["tokens"][:2], " fig", *one["tokens"][3:]]
+    )
+    answer(view, bare(tried, value=one["value"] - 1.25, ce=one["ce"] + 0.5))
+    assert f"{MINUS}1.250" in view.text(".dlp-numbers") and "+0.50" in view.text(".dlp-numbers")
+    assert view.find(".dlp-token.dlp-changed").count() == 1
+    assert view.find(".dlp-token").nth(2).evaluate("(one) => one.classList.contains('dlp-changed')")
+    assert "Token 3" in view.text(".dlp-ledger")
+
+
+def test_what_is_being_typed_stays_when_answers_come(mount: Mount):
+    state = attribution_state()
+    one = state["found"]
+    view = mount("attribution", {**state, "found": {**one, "series": None}, "attributions": {}})
+    show_substitutes(view, 1)
+    box = view.page.get_by_label("another token")
+    box.press_sequentially(" half a wo")
+    for _ in range(3):
+        view.page.keyboard.press("ArrowLeft")
+    answer(view, one)
+    assert view.find(".dlp-token > small").count() == len(one["ids"])
+    assert view.page.evaluate("() => [document.activeElement.value, document.activeElement.selectionStart]") == [
+        " half a wo",
+        7,
+    ]
+    view.page.keyboard.type("x")
+    assert box.input_value() == " half ax wo"
+
+
+def test_substitutes_are_tried_undone_and_left(mount: Mount):
+    state = attribution_state()
+    one = state["found"]
+    view = mount("attribution", state)
+    steps = []
+    now = one
+    for position in (0, 3):
+        if view.find(".dlp-token.dlp-on").count() == 0 or position:
+            show_substitutes(view, position)
+        substitute = now["subs"][position][1]
+        view.find(".dlp-ledger button.dlp-sub").nth(1).click()
+        asked = view.sent()[-1]
+        ids = [*now["ids"][:position], substitute[1], *now["ids"][position + 1 :]]
+        assert asked == {"type": "look", "ids": ids, "id": asked["id"]}
+        now = another(seed=position, ids=ids, key=".".join(map(str, ids)), tokens=[VOCABULARY[i] for i in ids])
+        answer(view, now)
+        steps.append(now)
+    first, second = steps
+    assert view.find(".dlp-token.dlp-changed").count() == 2
+    asked = len(view.sent())
+    view.button("undo").click()
+    assert view.find(".dlp-token.dlp-changed").count() == 1
+    assert view.text(".dlp-numbers b") == f"{first['value']:.3f}"
+    view.button("undo").click()
+    assert view.button("undo").count() == 0 and view.find(".dlp-token.dlp-changed").count() == 0
+    assert len(view.sent()) == asked  # it is all known
+    show_substitutes(view, 0)
+    view.find(".dlp-ledger button.dlp-sub").nth(1).click()
+    view.frames()
+    answer(view, first, view.sent()[-1].get("id", ""))
+    view.button("back to the picked prompt").click()
+    assert view.button("undo").count() == 0 and view.text(".dlp-numbers b") == f"{one['value']:.3f}"
+    assert second["key"] != first["key"]
+
+
+def test_the_whole_prompt_is_edited_and_a_dream_starts_from_what_is_shown(mount: Mount):
+    view = mount("attribution", attribution_state())
+    box = view.page.get_by_label("edit the whole prompt")
+    box.fill(" the same, but different")
+    view.button("score it").click()
+    (asked,) = view.sent("edit")
+    assert asked["text"] == " the same, but different"
+    edited = another(text=" the same, but different")
+    answer(view, bare(edited))
+    answer(view, edited)
+    assert view.text(".dlp-text") == "the same, but different"
+    view.button("dream from here").click()
+    assert view.sent("start") == [{"type": "start", "ids": edited["ids"]}]
+    assert "a new dream" in view.text(".dlp-notice")
+
+
+# The heat map.
+
+
+def test_the_heat_map_is_a_grid_for_the_keyboard(mount: Mount):
+    state = attribution_state()
+    one = state["found"]
+    one["subs"][1] = one["subs"][1][:3]
+    view = mount("attribution", state)
+    view.button("heat map").click()
+    assert view.find(".dlp-token").count() == 0 and view.focused == "strip"
+    assert view.find(".dlp-heat button:disabled").count() == 5
+    grid = view.page.get_by_role("grid")
+    assert grid.get_by_role("row").count() == 9 and grid.get_by_role("columnheader").count() == 12
+    assert grid.locator("[tabindex='0']").count() == 1
+    view.page.keyboard.press("Tab")
+    for _ in range(12):  # over the boxes for copying, if they come after
+        if view.page.evaluate("() => Boolean(document.activeElement.closest('[role=grid]'))"):
+            break
+        view.page.keyboard.press("Tab")
+    where = "() => document.activeElement.dataset.focus"
+    for key, at in (
+        ("ArrowDown", "1-0"),
+        ("ArrowRight", "1-1"),
+        ("ArrowDown", "2-1"),
+        ("ArrowDown", "2-1"),  # nothing was tried below it
+        ("End", "2-11"),
+        ("ArrowRight", "2-11"),
+        ("ArrowDown", "3-11"),
+        ("Home", "3-0"),
+        ("ArrowRight", "3-2"),  # over the place where nothing was tried
+        ("ArrowLeft", "3-0"),
+        ("ArrowUp", "2-0"),
+        ("ArrowUp", "1-0"),
+        ("ArrowLeft", "1-0"),  # it is the edge
+    ):
+        view.page.keyboard.press(key)
+        assert view.page.evaluate(where) == f"heat-{at}", key
+    assert grid.locator("[tabindex='0']").count() == 1
+    view.page.keyboard.press("Enter")
+    (asked,) = view.sent("look")
+    assert asked["ids"] == [one["subs"][0][1][1], *one["ids"][1:]]
+    view.button("strip").click()
+    assert view.find(".dlp-token").count() == 12
+
+
+def test_cells_of_the_heat_map_say_what_they_mean_without_colour(mount: Mount):
+    state = attribution_state(live=False)
+    view = mount("attribution", state)
+    view.button("heat map").click()
+    one, cell = state["found"], view.find("[data-focus=heat-0-0]")
+    best = one["subs"][0][0]
+    name = cell.get_attribute("aria-label") or ""
+    assert f"value {best[2]:.2f}" in name and f"cross-entropy {best[3]:.2f}" in name
+    assert ("+" in name) == (best[2] > one["value"])
+    cell.click()
+    assert view.sent() == [] and view.text(".dlp-notice").split() == name.split()
+
+
+# Copying.
+
+
+def copied(view: Mounted, name: str) -> str:
+    view.button(f"copy as {name}").click()
+    view.page.get_by_text(f"copied as {name}").wait_for()
+    return view.page.evaluate("() => navigator.clipboard.readText()")
+
+
+def test_what_is_shown_is_copied_as_text_ids_and_python(mount: Mount):
+    state = attribution_state()
+    one = state["found"]
+    view = mount("attribution", state, permissions=["clipboard-read", "clipboard-write"])
+    assert copied(view, "ids") == json.dumps(one["ids"], separators=(",", ":"))
+    assert copied(view, "text") == one["text"]
+    assert copied(view, "Python") == f"dl.score({state['python']}, [{one['ids']}])"
+
+
+def test_without_permission_it_says_so_or_copies_all_the_same(mount: Mount):
+    view = mount("attribution", attribution_state())
+    view.page.evaluate(
+        """() => {
+          Object.defineProperty(navigator, "clipboard", { value: { writeText: () => Promise.reject(Error("no")) } });
+          document.execCommand = (name) => {
+            host.command = [name, document.activeElement.value];
+            return host.allowed;
+          };
+          host.allowed = true;
+        }"""
+    )
+    view.button("copy as text").click()
+    view.page.wait_for_function("() => host.command")
+    assert view.page.evaluate("() => host.command") == ["copy", attribution_state()["found"]["text"]]
+    assert view.page.get_by_text("copied as text").is_visible()
+    assert view.focused == "copy as text"  # the focus is where it was
+    view.page.evaluate("() => { host.allowed = false; }")
+    view.button("copy as ids").click()
+    view.page.get_by_text("could not be copied").wait_for()
+    assert view.page.locator("textarea.dlp-away").count() == 0
