@@ -44,6 +44,7 @@ class Answering:
         self._next: Answering | None = None
         # The thread that starts a run decides where tensors are made; a new thread would not know.
         self._device = torch.get_default_device()
+        self._cuda = torch.cuda.current_device() if torch.cuda.is_initialized() else None
 
     def follow(self, other: Answering | None) -> None:
         """Take over from another one that has ended: those who listen to it, and what it was asked, now and later."""
@@ -145,6 +146,8 @@ class Answering:
             # Grad mode and default device are each thread's own. A device is only set where it is not the usual one,
             # because torch then looks into every call.
             torch.set_grad_enabled(True)
+            if self._cuda is not None:
+                torch.cuda.set_device(self._cuda)
             if self._device.type != "cpu":
                 torch.set_default_device(self._device)
             function()
