@@ -9,7 +9,7 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./(\w+)\.js";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export ((?:async )?function|const|let|class) (\w+)", re.MULTILINE)
-_STRING = re.compile(r'("(?:\\.|[^"\\])*")')
+_STRING = re.compile(r'("(?:\\.|[^"\\])*"|`[^`]*`)')
 _COMMENT = re.compile(r"^\s*(//.*|/\*\*?(.|\n)*?\*/)\s*?\n", re.MULTILINE)
 
 
@@ -57,13 +57,18 @@ def _renamed(names: str) -> str:
 def _tight(line: str) -> str:
     """A line of a script without spaces around signs, unless it holds what is hard to tell from them.
 
-    Plus and minus keep theirs, or `a - -b` would be `a--b`.
+    That is regular expressions, and templates within templates. Plus and minus keep their spaces, or `a - -b` would be
+    `a--b`.
 
-    >>> print(_tight('const f = (a, b) => { say("a = b"); return a ? b : -a; };'))
-    const f=(a,b)=>{say("a = b");return a?b:-a;};
+    >>> print(_tight('const f = (a, b) => { say("a = b"); return a ? `b = ${b}` : -a; };'))
+    const f=(a,b)=>{say("a = b");return a?`b = ${b}`:-a;};
+    >>> print(_tight('const f = (a, b) => `a ${b ? `b = ${b}` : ""}`;'))
+    const f = (a, b) => `a ${b ? `b = ${b}` : ""}`;
     """
-    if "`" in line or "/" in line:  # templates and regular expressions
-        return line
     parts = _STRING.split(line)
+    if any("/" in part or "`" in part for part in parts[::2]) or any(
+        s.count("${") != s.count("}") for s in parts[1::2]
+    ):
+        return line
     parts[::2] = [re.sub(r" ?([=*<>?:,;{}()&|]+) ?", r"\1", part) for part in parts[::2]]
     return "".join(parts)

@@ -308,7 +308,7 @@ def test_the_heat_map_is_a_grid_for_the_keyboard(mount: Mount):
     view.page.keyboard.press("Enter")
     (asked,) = view.sent("look")
     assert asked["ids"] == [one["subs"][0][1][1], *one["ids"][1:]]
-    view.button("strip").click()
+    view.button("heat map").click()
     assert view.find(".dlp-token").count() == 12
 
 

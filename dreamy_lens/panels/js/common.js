@@ -122,7 +122,7 @@ export function stage(el, name) {
   // JupyterLab takes arrows, Enter and letters for its own; in a view they are the view's, Ctrl+S and the like still Lab's.
   const keys = (event) => {
     const theirs = event.ctrlKey || event.metaKey || (event.shiftKey && event.key === "Enter" && event.target.tagName !== "TEXTAREA");
-    root.toggleAttribute("data-lm-suppress-shortcuts", !theirs);
+    if (root.contains(event.target)) event.target.toggleAttribute("data-lm-suppress-shortcuts", !theirs); // only there it counts
   };
   addEventListener("keydown", keys, true);
   const follow = () => root.classList.toggle("dlp-dark", dark());
