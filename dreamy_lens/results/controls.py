@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import concurrent.futures as futures
 import os
 import sys
+import threading
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from dreamy_lens.results.worker import DONE, ENDED, FAILED, PAUSED, READY, RUNNING, STOPPED, TELL_SECONDS, Worker
+from dreamy_lens.errors import SettingsError
+from dreamy_lens.results.interrupts import SLICE_SECONDS
+from dreamy_lens.results.listening import TELL_SECONDS
+from dreamy_lens.results.worker import DONE, ENDED, FAILED, PAUSED, READY, RUNNING, STOPPED, Worker
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Controls")
+
+_TAKING = threading.RLock()
+"""Held by whoever gives a run another worker: it has one at a time."""
 
 
 class Controls:
     """Base of :class:`~dreamy_lens.results.dream.Dream` and :class:`~dreamy_lens.results.dreams.Dreams`."""
 
     _worker: Worker | None = None
+
+    @property
+    def iteration(self) -> int:
+        """Iterations completed until now."""
+        raise NotImplementedError
 
     @property
     def status(self) -> str:
@@ -28,23 +42,23 @@ class Controls:
     @property
     def active(self) -> bool:
         """Whether it goes on in the background, or stands still there."""
-        return self._worker is not None and self._worker.active
+        return any(worker.active for worker in self._workers())
 
     @property
-    def error(self) -> Exception | None:
+    def error(self) -> BaseException | None:
         """What ended it, if it failed."""
-        return None if self._worker is None else self._worker.error
+        return next((worker.error for worker in self._workers() if worker.error is not None), None)
 
     def pause(self: S) -> S:
         """Stand still after the present step; :meth:`resume` goes on. Nothing happens to a run that has ended."""
-        if self._worker is not None:
-            self._worker.pause()
+        for worker in self._workers():
+            worker.pause()
         return self
 
     def stop(self: S) -> S:
         """End after the present step, with everything found so far; :meth:`wait` waits for that."""
-        if self._worker is not None:
-            self._worker.stop()
+        for worker in self._workers():
+            worker.stop()
         return self
 
     def wait(self: S, timeout: float | None = None) -> S:
@@ -56,9 +70,11 @@ class Controls:
         Raises:
             Exception: whatever ended the run, if it failed.
         """
-        worker = self._worker
-        if worker is not None:
-            self._waited(worker, timeout)
+        workers = self._workers()
+        end = None if timeout is None else time.monotonic() + timeout
+        for worker in workers:
+            self._waited(worker, None if end is None else max(0.0, end - time.monotonic()))
+        for worker in workers:
             if worker.error is not None and not worker.is_mine:
                 worker.told = True
                 raise worker.error
@@ -73,10 +89,7 @@ class Controls:
         Returns:
             A future; its `result()` waits for what the function returned, or raises what it raised.
         """
-        if self._worker is None:
-            self._work_with(Worker.idle(self, self._idle_status()))  # pyright: ignore[reportArgumentType]
-        assert self._worker is not None
-        return self._worker.ask(function)
+        return self._answering().ask(function)
 
     def listen(self: S, function: Callable[[S], object], every: float = TELL_SECONDS) -> Callable[[], None]:
         """Have a function called with this run as it goes on, in the background, and at the end.
@@ -88,10 +101,7 @@ class Controls:
         Returns:
             A function that ends it.
         """
-        if self._worker is None:
-            self._work_with(Worker.idle(self, self._idle_status()))  # pyright: ignore[reportArgumentType]
-        assert self._worker is not None
-        return self._worker.listen(function, self, every)
+        return self._answering().listen(function, self, every)
 
     # How it is shown.
 
@@ -116,9 +126,46 @@ class Controls:
     def _idle_status(self) -> str:
         raise NotImplementedError
 
+    def _parts(self) -> Sequence[Controls]:
+        """Whatever goes on where this does."""
+        return [self]
+
+    def _workers(self) -> list[Worker]:
+        """Those that take its steps, or took them last."""
+        return [] if self._worker is None else [self._worker]
+
+    def _answering(self) -> Worker:
+        with _TAKING:
+            if self._worker is None:
+                self._worker = Worker.idle(self, self._idle_status())  # pyright: ignore[reportArgumentType]
+            return self._worker
+
     def _work_with(self, worker: Worker) -> None:
         """From now on it is this one that takes the steps and answers."""
-        raise NotImplementedError
+        with _TAKING:
+            if self.active:
+                raise SettingsError(f"The run is {self.status} already.")
+            for part in self._parts():
+                worker.follow(part._worker)
+                part._worker = worker
+
+    def _went_on(self, iterations: int | None, save_to: str | os.PathLike[str] | None, wait: bool | None) -> bool:
+        """Whether there was only a pause to be ended. A run that was told to stop is waited for, and has ended then."""
+        workers = [worker for worker in self._workers() if worker.active]
+        for worker in workers:
+            if worker.is_ending and not worker.is_mine:
+                worker.wait()
+        if not self.active:
+            return False
+        if iterations is not None or save_to is not None or len(workers) > 1 or workers[0].is_ending:
+            raise SettingsError(
+                f"The run is {self.status} still, at iteration {self.iteration}. resume() goes on after a pause, and "
+                "takes no number then; for more iterations, wait() for the end, or stop() it, first."
+            )
+        workers[0].go_on()
+        if wait:
+            self.wait()
+        return True
 
     def _settle(self) -> None:
         """Wait for the end before something is read that is only then complete."""
@@ -139,12 +186,24 @@ class Controls:
         was = worker.interrupted
         worker.wait(timeout)
         if worker.interrupted and not was:
+            self.stop()  # the others too, where there are several
             print("Interrupted; everything found is kept, and .resume() goes on.", file=sys.stderr)
 
     def _where_used(self, function: Callable[[], T]) -> T:
         """The result of a function that uses the model: of the thread at work while there is one, else here."""
         worker = self._worker
-        return function() if worker is None or worker.is_mine or not worker.active else worker.ask(function).result()
+        if worker is None or worker.is_mine or not worker.active:
+            return function()
+        future = worker.ask(function)
+        try:
+            while not futures.wait([future], SLICE_SECONDS).done:
+                pass
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()  # nobody waits for it any more
+            raise
+        finally:
+            del future  # an error's frames would keep it, and it the error
 
     def _advance(
         self, until: int, progress: bool | None, save_to: str | os.PathLike[str] | None, wait: bool | None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dreamy_lens.errors import SettingsError
-from dreamy_lens.results.controls import DONE, READY, STOPPED, Controls, Worker
+from dreamy_lens.results.controls import DONE, READY, STOPPED, Controls
 from dreamy_lens.results.found import Found
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History, HistoryBuilder
@@ -75,7 +75,7 @@ class Dream(Controls):
         self._identity = session.identity if session else identity
         self._start = session.start if session else start
         self._found: Found | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     # What was found.
 
@@ -207,7 +207,8 @@ class Dream(Controls):
             iterations: how many more; None completes those of the settings.
             progress: whether to show a panel or a bar; None shows a panel in notebooks, a bar in terminals.
             save_to: a folder to save the run in, every half minute and at the end.
-            wait: whether to return at the end only; None waits except in notebooks.
+            wait: whether to return at the end only; None waits except in notebooks, and except after a pause: what went
+                on in the background goes on there.
 
         Returns:
             This run.
@@ -218,14 +219,8 @@ class Dream(Controls):
         """
         from dreamy_lens.results import saving
 
-        if self._worker is not None and self._worker.active:
-            if iterations is None and save_to is None:
-                self._worker.go_on()
-                return self
-            raise SettingsError(
-                f"The run is {self.status} still, at iteration {self.iteration}. resume() goes on after a pause, and "
-                "takes no number then; for more iterations, wait() for the end, or stop() it, first."
-            )
+        if self._went_on(iterations, save_to, wait):
+            return self
         until = self.until(iterations)
         if save_to is not None and not self._is_own(save_to):
             saving.check_free(save_to)
@@ -272,14 +267,17 @@ class Dream(Controls):
     # How it runs.
 
     def _opened(self) -> Session:
-        if self._session is None:
-            from dreamy_lens.results.session import Session
+        if self._session is not None:
+            return self._session
+        with self._lock:  # two threads that want it at the same time would load two models
+            if self._session is None:
+                from dreamy_lens.results.session import Session
 
-            # Assigned last: while it opens, texts come from the folder still.
-            session = Session.reopen(self)
-            self._session, self._decoder = session, session.scorer.vocabulary
-            self._found = None
-        return self._session
+                # Assigned last: while it opens, texts come from the folder still.
+                session = Session.reopen(self)
+                self._decoder, self._session = session.scorer.vocabulary, session
+                self._found = None
+            return self._session
 
     def _attribute(self, prompt: Any, k: int = 32, **settings: Any) -> Attribution:
         from dreamy_lens.attributing import attribute
@@ -311,10 +309,12 @@ class Dream(Controls):
         from dreamy_lens.results import saving
 
         other = object.__new__(type(self))
-        history = self.history
-        other.__dict__.update(self.__dict__)
+        with self._lock:  # a run that goes on is copied as it is now
+            other.__dict__.update(self.__dict__)
+            history = self.so_far.history
         other._builder = HistoryBuilder.from_history(history)
-        other._worker, other._lock = None, threading.Lock()
+        other._worker = None
+        other.unlock()
         other._found = None  # its prompts ask the run they belong to
         if isinstance(self._decoder, saving.Texts):
             other._decoder = self._decoder.of(other)
@@ -352,6 +352,15 @@ class Dream(Controls):
         self._settle()
         return self.so_far.frontier_rows
 
+    def moment(self) -> tuple[Found, State | None]:
+        """What was found until now, and from where the search goes on."""
+        with self._lock:
+            return self.so_far, self._state
+
+    def unlock(self) -> None:
+        """Forget who may be reading: a copy has readers of its own, and so has another process."""
+        self._lock = threading.RLock()
+
     def _idle_status(self) -> str:
         return READY if self._state is None else DONE if self.finished else STOPPED
 
@@ -359,10 +368,6 @@ class Dream(Controls):
         from dreamy_lens.panels import DreamPanel
 
         return DreamPanel(self)
-
-    def _work_with(self, worker: Worker) -> None:
-        worker.follow(self._worker)
-        self._worker = worker
 
     def __repr__(self) -> str:
         feature, so_far = self.feature_label, self.so_far

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from dreamy_lens.errors import RunFolderError, SettingsError
-from dreamy_lens.results.controls import DONE, READY, STOPPED, Controls, Worker
+from dreamy_lens.results.controls import FAILED, PAUSED, RUNNING, STOPPED, Controls, Worker
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,33 +49,39 @@ class Dreams(Controls, Sequence["Dream"]):
         """Go on, side by side, where the runs paused or stopped; see :meth:`Dream.resume`.
 
         Raises:
-            SettingsError: they are not at the same iteration, or go on still and a number was given.
+            SettingsError: they are at different iterations and a number was given, or they go on still.
         """
-        if self.active:
-            return self.runs[0].resume(iterations, save_to=save_to) and self
-        there = sorted({run.iteration for run in self.runs})
-        if len(there) > 1:
-            raise SettingsError(f"The runs are at iterations {there}; resume each by itself to the same one first.")
+        if self._went_on(iterations, save_to, wait):
+            return self
         until = {run.until(iterations) for run in self.runs}
+        if len(until) > 1:
+            there = sorted({run.iteration for run in self.runs})
+            raise SettingsError(f"The runs are at iterations {there}; resume() with no number completes all of them.")
         for run in self.runs:
             run.go_until(max(until))
         self._advance(max(until), progress, save_to, wait)
         return self
 
+    @property
+    def status(self) -> str:
+        """What they are doing: ready, running, paused, stopped, done or failed; the first of those that go on."""
+        own = self._worker
+        return own.status if own is not None and own.active else self._idle_status()
+
     def _idle_status(self) -> str:
         found = {run.status for run in self.runs}
-        return found.pop() if len(found) == 1 else DONE if found <= {DONE} else READY if found <= {READY} else STOPPED
+        return found.pop() if len(found) == 1 else next((s for s in (RUNNING, PAUSED, FAILED) if s in found), STOPPED)
 
     def _panel(self) -> Any:
         from dreamy_lens.panels import RunsPanel
 
         return RunsPanel(self)
 
-    def _work_with(self, worker: Worker) -> None:
-        worker.follow(self._worker)
-        self._worker = worker
-        for run in self.runs:
-            run._work_with(worker)
+    def _parts(self) -> list[Controls]:
+        return [self, *self.runs]
+
+    def _workers(self) -> list[Worker]:
+        return list(dict.fromkeys(run._worker for run in self.runs if run._worker is not None))
 
     @overload
     def __getitem__(self, index: int) -> Dream: ...

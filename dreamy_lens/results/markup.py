@@ -189,13 +189,14 @@ def document(title: str, body: str, scripts: bool = False) -> str:
     """
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
     policy += "; script-src 'unsafe-inline' blob:" if scripts else ""
+    wide = ' class="dl-wide"' if scripts else ""  # a view has columns
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
         f"<title>{escape(title)}</title><style>{stylesheet('style.css')}{stylesheet('page.css')}</style></head>"
-        f'<body class="dl"><main>{body}</main></body></html>\n'
+        f'<body class="dl"><main{wide}>{body}</main></body></html>\n'
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from dreamy_lens.results.worker import Worker
 if TYPE_CHECKING:
     from dreamy_lens.results.dream import Dream
     from dreamy_lens.results.dreams import Dreams
+
+LOG = logging.getLogger("dreamy_lens")
 
 
 def advance(
@@ -27,17 +30,21 @@ def advance(
     its `run` attribute, after what was found has been saved. See :func:`dreamy_lens.dream` for the other arguments.
     """
     worker = Worker(run, until, save_to)
-    run._work_with(worker)
     if wait is None:
         wait = not is_notebook()
     if not wait:
-        if progress is not False:
-            from dreamy_lens.panels import show
-
-            show(run)
-        worker.start()
+        run._work_with(worker)
+        try:
+            if progress is not False:
+                _show(run)
+        except BaseException:
+            worker.stop()
+            raise
+        finally:  # a worker that never starts would never end
+            worker.start()
         return
     with _bar(run, until, _is_watched() if progress is None else progress) as bar:
+        run._work_with(worker)
         leave = worker.listen(lambda run: _update(bar, run), every=0.0)
         worker.work()
         leave()
@@ -62,6 +69,15 @@ def in_kernel() -> bool:
     shell = sys.modules.get("IPython")
     instance = shell.get_ipython() if shell is not None else None
     return instance is not None and hasattr(instance, "kernel")
+
+
+def _show(run: Dream | Dreams) -> None:
+    try:
+        from dreamy_lens.panels import show
+
+        show(run)
+    except Exception:  # the search is worth more than the sight of it
+        LOG.exception("The panel of a run cannot be shown; the run goes on without it.")
 
 
 def _is_watched() -> bool:
@@ -89,8 +105,15 @@ def _iteration(run: Dream | Dreams) -> int:
 def _summary(run: Dream | Dreams) -> str:
     """Where the search stands, for the bar."""
     if isinstance(run, Sequence):
-        best = [one.history.value[one.frontier_rows[-1]] for one in run if len(one.frontier_rows)]
-        return f"{len(run)} runs, best values {min(best):.3g} to {max(best):.3g}" if best else f"{len(run)} runs"
+        found = [one for one in run if len(one.frontier_rows)]
+        if not found:
+            return f"{len(run)} runs"
+        best = [one.history.value[one.frontier_rows[-1]] for one in found]
+        area = [one.hypervolume for one in found]
+        return (
+            f"{len(run)} runs, best values {min(best):.3g} to {max(best):.3g}, "
+            f"hypervolumes {min(area):.4g} to {max(area):.4g}"
+        )
     history, rows = run.history, run.frontier_rows
     if not len(rows):
         return ""

@@ -36,8 +36,8 @@ def save(run: Dream, path: Path, overwrite: bool) -> None:
 
 def pack(run: Dream) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """A run as JSON values and arrays, which :func:`unpack` makes a run of again."""
-    state = run._state
-    arrays = run.history.arrays()
+    found, state = run.moment()
+    arrays = found.history.arrays()
     if state is not None:
         arrays["state_population"] = state.population
         arrays["state_non_finite"] = state.non_finite
@@ -45,7 +45,7 @@ def pack(run: Dream) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays["start"] = run._start
     texts = {
         ",".join(map(str, p.ids)): {"text": p.text, "tokens": list(p.tokens), "round_trips": p.round_trips}
-        for p in [*run.frontier, *run.population]
+        for p in [*found.frontier, *found.population]
     }
     meta = {
         "kind": "dream",

@@ -63,14 +63,16 @@ class Differentiation:
         layout = self.frame.layout(prompts.shape[1])
         widest = max(model.vocabulary.size for model in self.models)
         fits = max(1, LOGITS_BUDGET // (layout.total * widest))
-        ways = self._faster(layout)
-        done = self.batches.map(
-            lambda part: self._gradient(prompts[part], owner[part], layout, ways),
-            len(prompts),
-            fits,
-            room_of(self.models[0], "gradients"),
-            layout.total,
-        )
+        # Held from the first: another thread's hooks on the model would look like somebody's own.
+        with held(self.models):
+            ways = self._faster(layout)
+            done = self.batches.map(
+                lambda part: self._gradient(prompts[part], owner[part], layout, ways),
+                len(prompts),
+                fits,
+                room_of(self.models[0], "gradients"),
+                layout.total,
+            )
         whole = Gradient.joined(done)
         if len(rows) == 1:
             return [whole]

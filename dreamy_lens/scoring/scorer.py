@@ -113,8 +113,9 @@ class Scorer:
 
     def renew(self) -> None:
         """Assume nothing of the models that was found out before: somebody may have changed them since."""
-        self.passes.renew()
-        self.differentiation.renew()
+        with held(self.models):
+            self.passes.renew()
+            self.differentiation.renew()
 
     # What users call.
 

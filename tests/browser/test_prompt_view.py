@@ -231,7 +231,7 @@ def test_the_heat_map_is_a_grid_for_the_keyboard(mount: Mount):
     state, one = picked(run_state(60, steps=60))
     view = mount("dream", state)
     view.button("heat map").click()
-    assert view.button("strip").get_attribute("aria-pressed") == "true"
+    assert view.button("heat map").get_attribute("aria-pressed") == "true"
     cells = view.find(".dlp-heat [role=gridcell]")
     assert cells.count() == sum(len(row) for row in one["subs"])
     assert view.find(".dlp-heat [tabindex='0']").count() == 1

@@ -170,6 +170,11 @@ function render({ model, el }) {
   let begun = 0;
   function begin() {
     if (start.getAttribute("aria-disabled") === "true") return;
+    if (!text.value.trim()) {
+      notice.className = "dlb-error";
+      notice.textContent = "✗ Choose a feature first: pick a hook point, or type an expression.";
+      return text.focus();
+    }
     begun = ++serial;
     start.setAttribute("aria-disabled", "true");
     notice.className = "dlb-note";
@@ -179,7 +184,9 @@ function render({ model, el }) {
 
   function hear(message) {
     if (message.type === "checked" && message.id === asked) {
-      if (message.ok) say(`ok: ${message.said}`, "ok");
+      // Settings are checked too while no feature is there, which is no mistake yet.
+      if (!text.value.trim()) say("Nothing is chosen yet.", "");
+      else if (message.ok) say(`ok: ${message.said}`, "ok");
       else say(message.error, "error");
       settings.wrong(message.settings_error ?? "");
       line.textContent = message.python ?? "";
@@ -189,7 +196,7 @@ function render({ model, el }) {
     } else if (message.type === "started" && message.id === begun) {
       start.removeAttribute("aria-disabled");
       notice.className = message.error ? "dlb-error" : "dlb-note";
-      notice.textContent = message.error ? `✗ ${visible(message.error)}` : "Started; the panel is below.";
+      notice.textContent = message.error ? `✗ ${visible(message.error.split("\n")[0])}` : "Started; the panel is below.";
     } else if (message.type === "notice") {
       say(message.error, "error");
     }

@@ -150,7 +150,7 @@ export function attributionView(host) {
         host.live() ? button("dream from here", () => { host.send({ type: "start", ids: now.ids }); host.say("a new dream starts from this prompt"); }, "start") : null,
         h("span", { class: "dlp-quiet" }, "copy"), copied("text", now.text), copied("ids", JSON.stringify(now.ids)),
         copied("Python", `dl.score(${host.python()}, [[${now.ids.join(", ")}]])`),
-        now.subs ? h("button", { type: "button", "aria-pressed": String(grid), onclick: () => { grid = !grid; draw(); }, "data-focus": "grid" }, grid ? "strip" : "heat map") : null));
+        now.subs ? h("button", { type: "button", "aria-pressed": String(grid), onclick: () => { grid = !grid; draw(); }, "data-focus": "grid" }, "heat map") : null));
   }
 
   /** Full colour and a full bar: the largest losses, bars never on a scale so fine that noise towers. */
@@ -234,7 +234,7 @@ export function attributionView(host) {
       if (next) for (const cell of cells) cell.tabIndex = cell === next ? 0 : -1;
     });
     return h("div", {}, h("div", { class: "dlp-scroll" }, table), h("p", { class: "dlp-legend" }, h("span", { class: "dlp-ramp dlp-ramp-2" }),
-      ` each column: what was tried in the place of its token, best at the top; blue raises the value, orange lowers it, by up to ${num(most, digits)}${host.live() ? "; click one to try it" : ""}`));
+      ` each column: what was tried in its token's place, best on top · blue with an edge raises the value, orange lowers it (full: ${num(most, digits)})`));
   }
 
   function editor() {

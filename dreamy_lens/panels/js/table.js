@@ -51,9 +51,8 @@ export function frontierTable({ columns, pick, label }) {
   /** What was picked elsewhere is brought into sight, without moving the page. */
   function follow(box, row) {
     if (!row) return;
-    const above = box.querySelector("thead").offsetHeight;
-    if (row.offsetTop - above < box.scrollTop) box.scrollTop = row.offsetTop - above;
-    else if (row.offsetTop + row.offsetHeight > box.scrollTop + box.clientHeight) box.scrollTop = row.offsetTop + row.offsetHeight - box.clientHeight;
+    const above = box.querySelector("thead").offsetHeight, { offsetTop: top, offsetHeight: high } = row;
+    if (top - above < box.scrollTop || top + high > box.scrollTop + box.clientHeight) box.scrollTop = top - above - (box.clientHeight - above - high) / 2;
   }
 
   function keys(event) {
