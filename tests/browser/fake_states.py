@@ -50,7 +50,12 @@ def found(entry: dict[str, Any], rng: random.Random, k: int = 8, tokens: tuple[s
         values = sorted((value * (1 + 0.1 * rng.random() - weight * rng.random()) for _ in range(k)), reverse=True)
         ids = [rng.randrange(len(VOCABULARY)) for _ in range(k)]
         names = tokens or VOCABULARY
-        subs.append([[names[i % len(names)], i, round(v, 4), round(ce + rng.gauss(0.1, 0.3), 4)] for i, v in zip(ids, values, strict=True)])
+        subs.append(
+            [
+                [names[i % len(names)], i, round(v, 4), round(ce + rng.gauss(0.1, 0.3), 4)]
+                for i, v in zip(ids, values, strict=True)
+            ]
+        )
     series = [round(value * (rng.random() ** 2) * (i + 1) / n, 4) for i in range(n - 1)] + [value]
     drop = [round(value - row[-1][2], 4) for row in subs]
     floor = [round(value - row[0][2] if w < 0.25 else value * w * 0.4, 4) for row, w in zip(subs, weights, strict=True)]
@@ -131,7 +136,9 @@ def empty_state(**changes: Any) -> dict[str, Any]:
     return {**run_state(1, attributed=0), **nothing, **counts, "steps": 300, "growth": growth, **changes}
 
 
-def runs_state(seeds: int = 4, groups: tuple[str, ...] = ("L2.N812",), step: int = 300, **changes: Any) -> dict[str, Any]:
+def runs_state(
+    seeds: int = 4, groups: tuple[str, ...] = ("L2.N812",), step: int = 300, **changes: Any
+) -> dict[str, Any]:
     """The state of the view of several runs: each seed for each feature."""
     runs, known = [], {}
     for group in range(len(groups)):

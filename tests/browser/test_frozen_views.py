@@ -172,7 +172,9 @@ def test_a_frozen_view_is_the_living_one_while_there_is_one(mount: Mount):
 
 # The worst of texts.
 
-INTRUDERS = "() => document.querySelectorAll('.dlp img, .dlp script, .dlp b b, .dlp [onerror], .dlp [onmouseover]').length"
+INTRUDERS = (
+    "() => document.querySelectorAll('.dlp img, .dlp script, .dlp b b, .dlp [onerror], .dlp [onmouseover]').length"
+)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

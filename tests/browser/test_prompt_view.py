@@ -111,7 +111,9 @@ def test_a_substitute_is_tried_and_undone(mount: Mount):
     new = changed(one, 2, substitute, one["value"] + 1.5)
     view.say(type="answer", id=asked["id"], found=first(new))
     assert tokens(view)[2] == VOCABULARY[substitute].replace("\n", "↵")
-    assert "(+1.50" in numbers(view)[0] and "(+0.50)" in numbers(view)[1] and "trying substitutes" in view.text(".dlp-one")
+    assert (
+        "(+1.50" in numbers(view)[0] and "(+0.50)" in numbers(view)[1] and "trying substitutes" in view.text(".dlp-one")
+    )
     view.say(type="answer", id=asked["id"], found={**new, "series": None})
     assert view.find(".dlp-ramp").count() == 1 and "working…" in view.text(".dlp-numbers")
     view.say(type="answer", id=asked["id"], found=new)

@@ -137,7 +137,9 @@ def test_everything_is_reached_by_tab_and_the_focus_is_seen(mount: Mount, name: 
       const ring = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2;
       return [e.closest(".dlp") !== null, ring || style.boxShadow !== "none" || (dot && parseFloat(getComputedStyle(dot).strokeWidth) >= 3), e.outerHTML.slice(0, 100)];
     }"""
-    view.page.evaluate("() => { const start = document.createElement('button'); document.body.prepend(start); start.focus(); }")
+    view.page.evaluate(
+        "() => { const start = document.createElement('button'); document.body.prepend(start); start.focus(); }"
+    )
     reached = 0
     for _ in range(80):
         view.page.keyboard.press("Tab")
@@ -154,7 +156,13 @@ def test_in_jupyterlab_plain_keys_are_the_views_own(mount: Mount):
     view = scene(mount, "done")
     kept = "() => document.querySelector('.dlp').hasAttribute('data-lm-suppress-shortcuts')"
     view.find(".dlp-dot[tabindex='0']").focus()
-    for press, ours in (("ArrowDown", True), ("Enter", True), ("Control+s", False), ("Shift+Enter", False), ("a", True)):
+    for press, ours in (
+        ("ArrowDown", True),
+        ("Enter", True),
+        ("Control+s", False),
+        ("Shift+Enter", False),
+        ("a", True),
+    ):
         view.page.keyboard.press(press)
         assert view.page.evaluate(kept) is ours, press
     view.page.get_by_label("edit the whole prompt").press("Shift+Enter")
