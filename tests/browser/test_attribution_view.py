@@ -174,7 +174,7 @@ def test_the_heat_map_is_a_grid_for_the_keyboard(mount: Mount):
     one["subs"][1] = one["subs"][1][:3]
     view = mount("attribution", state)
     view.button("heat map").click()
-    assert view.find(".dlp-token").count() == 0 and view.focused == "strip"
+    assert view.find(".dlp-token").count() == 0 and view.focused == "heat map"
     assert view.find(".dlp-heat button:disabled").count() == 5
     grid = view.page.get_by_role("grid")
     assert grid.get_by_role("row").count() == 9 and grid.get_by_role("columnheader").count() == 12
