@@ -1,4 +1,4 @@
-"""Make the README's picture, docs/images/first_dream.png: the demo's dream in its panel, photographed by Chromium.
+"""Make docs/first_dream.html, the page of the demo's dream, and a picture of its panel, docs/images/first_dream.png.
 
 python docs/make_picture.py [RUN]    # RUN: the demo's run, saved; without it the dream is dreamed again
 """
@@ -12,9 +12,10 @@ from pathlib import Path
 
 import dreamy_lens as dl
 from dreamy_lens import demo
-from dreamy_lens.panels.dream import attribute_frontier, frozen_run
+from dreamy_lens.panels.dream import frozen_run
 from dreamy_lens.results import markup
 
+PAGE = Path(__file__).parent / "first_dream.html"
 TARGET = Path(__file__).parent / "images" / "first_dream.png"
 FIND_CHROMIUM = Path(__file__).parents[1] / "tests" / "browser" / "find_chromium.py"
 SIZE = (1180, 850)
@@ -28,9 +29,7 @@ def main() -> None:
         assert run.model is not None  # loaded now, for the attributions
     else:
         run = dl.dream(demo.FEATURE, iterations=demo.ITERATIONS, constraints=rules, progress=True)
-    run.ask(lambda: None).result()
-    for waiting in attribute_frontier(run):
-        waiting.result()
+    run.to_html(PAGE)
     html = markup.document(run.feature_label, frozen_run(run), scripts=True)
     looked = subprocess.run([sys.executable, FIND_CHROMIUM], capture_output=True, text=True)
     if looked.returncode:

@@ -50,13 +50,6 @@ def show_substitutes(view: Mounted, position: int) -> None:
 # In stages.
 
 
-def test_nothing_is_known_yet(mount: Mount):
-    view = mount("attribution", attribution_state(found=None, attributions={}))
-    assert view.text("h3") == attribution_state()["title"]
-    assert view.find(".dlp-token").count() == 0 and view.sent() == []
-    assert view.find(".dlp-wrong").first.is_hidden()
-
-
 def test_an_answer_comes_in_three_stages(mount: Mount):
     state = run_state(60, attributed=1)
     (one,) = state["attributions"].values()
@@ -83,25 +76,6 @@ def test_an_answer_comes_in_three_stages(mount: Mount):
     assert view.page.get_by_text("working…").count() == 0 and len(view.sent("look")) == 1
     better = view.find(".dlp-token").evaluate_all("(all) => all.map((one) => one.classList.contains('dlp-better'))")
     assert better == [f < 0 for f in one["floor"]]
-
-
-def test_late_answers_to_older_questions_change_nothing_on_screen_but_are_remembered(mount: Mount):
-    state = run_state(60, attributed=2)
-    first, second = state["attributions"].values()
-    view = mount("dream", {**state, "attributions": {}})
-    for one in (first, second):
-        view.find(f'.dlp-table tr[data-key="{one["key"]}"]').click()
-        view.frames()
-    old, new = (m["id"] for m in view.sent("look"))
-    assert old != new
-    answer(view, second, new)
-    answer(view, first, old)
-    assert tokens(view) == [t if t.strip() else "·" for t in second["tokens"]] or second["text"].strip() in view.text(
-        ".dlp-text"
-    )
-    view.find(f'.dlp-table tr[data-key="{first["key"]}"]').click()
-    view.frames()
-    assert len(view.sent("look")) == 2 and view.find(".dlp-token > small").count() == len(first["ids"])
 
 
 def test_an_error_is_a_sentence_and_the_prompt_stays(mount: Mount):
@@ -143,25 +117,6 @@ def test_a_notice_is_read_out(mount: Mount):
 # Substitutes.
 
 
-def test_the_ledger_holds_every_substitute_with_its_changes(mount: Mount):
-    state = attribution_state()
-    one = state["found"]
-    view = mount("attribution", state)
-    show_substitutes(view, 4)
-    assert view.find(".dlp-token").nth(4).get_attribute("aria-expanded") == "true"
-    rows = [row.split("\t") for row in view.find(".dlp-ledger tbody tr").all_inner_texts()]
-    assert len(rows) == len(one["subs"][4])
-    for (_, value, change, ce, cost), (_, _, v, c) in zip(rows, one["subs"][4], strict=True):
-        assert number(value) == pytest.approx(v, abs=1e-3) and number(ce) == pytest.approx(c, abs=6e-3)
-        assert number(change) == pytest.approx(v - one["value"], abs=1e-3)
-        assert number(cost) == pytest.approx(c - one["ce"], abs=1.1e-2)
-        assert change[0] in "+−0" and cost[0] in "+−0"
-    show_substitutes(view, 5)
-    assert "Token 6" in view.text(".dlp-ledger")
-    show_substitutes(view, 5)
-    assert view.find(".dlp-ledger").count() == 0
-
-
 def test_a_long_ledger_is_folded_until_asked_for(mount: Mount):
     rng = random.Random(0)
     one = found(entry(prompt(rng), 4.0, 5.0, 1), rng, k=32)
@@ -173,47 +128,6 @@ def test_a_long_ledger_is_folded_until_asked_for(mount: Mount):
     view.page.keyboard.press("Enter")
     assert view.find(".dlp-ledger tbody tr").count() == 32
     assert view.page.evaluate("() => document.activeElement !== document.body")
-
-
-def test_another_token_is_tried_with_the_space_it_begins_with(mount: Mount):
-    state = attribution_state()
-    one = state["found"]
-    view = mount("attribution", state)
-    show_substitutes(view, 2)
-    box = view.page.get_by_label("another token")
-    box.fill(" fig")
-    box.press("Enter")
-    (asked,) = view.sent("try")
-    assert asked == {"type": "try", "ids": one["ids"], "position": 2, "text": " fig", "id": asked["id"]}
-    assert box.input_value() == " fig"
-    changed = [*one["ids"][:2], 5, *one["ids"][3:]]
-    tried = another(
-        ids=changed, key=".".join(map(str, changed)), tokens=[*one["tokens"][:2], " fig", *one["tokens"][3:]]
-    )
-    answer(view, bare(tried, value=one["value"] - 1.25, ce=one["ce"] + 0.5))
-    assert f"{MINUS}1.250" in view.text(".dlp-numbers") and "+0.50" in view.text(".dlp-numbers")
-    assert view.find(".dlp-token.dlp-changed").count() == 1
-    assert view.find(".dlp-token").nth(2).evaluate("(one) => one.classList.contains('dlp-changed')")
-    assert "Token 3" in view.text(".dlp-ledger")
-
-
-def test_what_is_being_typed_stays_when_answers_come(mount: Mount):
-    state = attribution_state()
-    one = state["found"]
-    view = mount("attribution", {**state, "found": {**one, "series": None}, "attributions": {}})
-    show_substitutes(view, 1)
-    box = view.page.get_by_label("another token")
-    box.press_sequentially(" half a wo")
-    for _ in range(3):
-        view.page.keyboard.press("ArrowLeft")
-    answer(view, one)
-    assert view.find(".dlp-token > small").count() == len(one["ids"])
-    assert view.page.evaluate("() => [document.activeElement.value, document.activeElement.selectionStart]") == [
-        " half a wo",
-        7,
-    ]
-    view.page.keyboard.type("x")
-    assert box.input_value() == " half ax wo"
 
 
 def test_substitutes_are_tried_undone_and_left(mount: Mount):
@@ -249,22 +163,6 @@ def test_substitutes_are_tried_undone_and_left(mount: Mount):
     view.button("back to the picked prompt").click()
     assert view.button("undo").count() == 0 and view.text(".dlp-numbers b") == f"{one['value']:.3f}"
     assert second["key"] != first["key"]
-
-
-def test_the_whole_prompt_is_edited_and_a_dream_starts_from_what_is_shown(mount: Mount):
-    view = mount("attribution", attribution_state())
-    box = view.page.get_by_label("edit the whole prompt")
-    box.fill(" the same, but different")
-    view.button("score it").click()
-    (asked,) = view.sent("edit")
-    assert asked["text"] == " the same, but different"
-    edited = another(text=" the same, but different")
-    answer(view, bare(edited))
-    answer(view, edited)
-    assert view.text(".dlp-text") == "the same, but different"
-    view.button("dream from here").click()
-    assert view.sent("start") == [{"type": "start", "ids": edited["ids"]}]
-    assert "a new dream" in view.text(".dlp-notice")
 
 
 # The heat map.
@@ -312,19 +210,6 @@ def test_the_heat_map_is_a_grid_for_the_keyboard(mount: Mount):
     assert view.find(".dlp-token").count() == 12
 
 
-def test_cells_of_the_heat_map_say_what_they_mean_without_colour(mount: Mount):
-    state = attribution_state(live=False)
-    view = mount("attribution", state)
-    view.button("heat map").click()
-    one, cell = state["found"], view.find("[data-focus=heat-0-0]")
-    best = one["subs"][0][0]
-    name = cell.get_attribute("aria-label") or ""
-    assert f"value {best[2]:.2f}" in name and f"cross-entropy {best[3]:.2f}" in name
-    assert ("+" in name) == (best[2] > one["value"])
-    cell.click()
-    assert view.sent() == [] and view.text(".dlp-notice").split() == name.split()
-
-
 # Copying.
 
 
@@ -364,3 +249,41 @@ def test_without_permission_it_says_so_or_copies_all_the_same(mount: Mount):
     view.button("copy as ids").click()
     view.page.get_by_text("could not be copied").wait_for()
     assert view.page.locator("textarea.dlp-away").count() == 0
+
+
+# What is asked.
+
+
+def test_a_question_is_asked_once_however_often_the_frontier_comes(mount: Mount):
+    state = run_state(40, attributed=0)
+    view = mount("dream", {**state, "picked": state["frontier"][2]["key"]})
+    for step in range(41, 46):
+        view.change(frontier=[dict(e) for e in state["frontier"]], step=step)
+    assert len(view.sent()) == 1
+    box = view.page.get_by_label("edit the whole prompt")
+    box.fill(" before the first answer")
+    box.press("Enter")
+    view.change(frontier=[dict(e) for e in state["frontier"]], step=46)
+    first, second = view.sent()
+    assert (first["type"], second["type"]) == ("look", "edit")
+    answer(view, another(text=" before the first answer"), second["id"])
+    assert view.text(".dlp-text") == "before the first answer"
+
+
+def test_an_error_is_not_asked_for_again_by_itself(mount: Mount):
+    state = run_state(40, attributed=0)
+    view = mount("dream", {**state, "picked": state["frontier"][2]["key"]})
+    view.say(type="answer", id=view.sent()[0]["id"], error="This feature has no gradient.")
+    view.change(frontier=[dict(e) for e in state["frontier"]], step=41)
+    assert len(view.sent()) == 1 and view.text(".dlp-one .dlp-wrong") == "This feature has no gradient."
+
+
+def test_two_tries_before_an_answer_are_one_step_back(mount: Mount):
+    view = mount("attribution", attribution_state())
+    box = view.page.get_by_label("edit the whole prompt")
+    for text in (" one", " two"):
+        box.fill(text)
+        box.press("Enter")
+    answer(view, another(seed=8, text=" two"))
+    view.button("undo").click()
+    assert view.button("undo").count() == 0 and view.button("back to the picked prompt").count() == 0

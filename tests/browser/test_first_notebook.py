@@ -138,6 +138,15 @@ def click_a_token(page: Page, view: Locator) -> None:
     wait_for(page, view, "view.querySelector('.dlp-table tr.dlp-on')")
 
 
+def test_the_page_in_the_documentation_answers_clicks(offline_page: Callable[..., Page]):
+    path = FIRST.parents[1] / "docs" / "first_dream.html"
+    if not path.is_file():
+        pytest.skip("needs the whole source tree")
+    assert path.stat().st_size < 110_000
+    page = offline_page(path)
+    click_a_token(page, page.locator(".dlp-dream"))
+
+
 def test_an_interrupt_while_a_cell_waits_keeps_everything(lab: Lab):
     loading = "import dreamy_lens as dl\nmodel = dl.load_model()"
     notebook = lab.open("interrupted.ipynb", [loading, LONG, "run.frontier"])

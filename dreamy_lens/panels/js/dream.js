@@ -30,8 +30,14 @@ export const view = {
 
     function entries() {
       if (at === null || !get("past")) return get("frontier");
-      const { points, texts } = get("past"), now = new Map(get("frontier").map((e) => [`${e.text}`, e]));
-      return frontierOf(points.filter((p) => p[2] <= at).map(([x, y, it, text]) => ({ key: now.get(texts[text])?.key, x, y, it, text: texts[text] ?? "" })));
+      // A frozen view may have no room for the texts of all; those that are on the frontier still have theirs there.
+      const { points, texts } = get("past"), place = (x, y, it) => [it, x.toPrecision(4), y.toPrecision(4)].join();
+      const byText = new Map(get("frontier").map((e) => [e.text, e])), byPlace = new Map(get("frontier").map((e) => [place(e.x, e.y, e.it), e]));
+      const entry = ([x, y, it, text]) => {
+        const now = text === undefined ? byPlace.get(place(x, y, it)) : byText.get(texts[text]);
+        return { key: now?.key, x, y, it, text: texts[text] ?? now?.text ?? "text not kept" };
+      };
+      return frontierOf(points.filter((p) => p[2] <= at).map(entry));
     }
 
     function crowd() {

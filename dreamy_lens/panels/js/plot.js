@@ -131,7 +131,8 @@ export function frontierPlot({ pick, caption }) {
     for (const x of across) group.append(svg("path", { class: "dlp-grid", d: `M${X(x)} ${TOP}V${H - BOTTOM}` }), svg("text", { x: X(x), y: H - BOTTOM + 18, "text-anchor": "middle" }, num(x, digits(across))));
     for (const y of up) group.append(svg("path", { class: "dlp-grid", d: `M${LEFT} ${Y(y)}H${W - right}` }), svg("text", { x: LEFT - 8, y: Y(y) + 4, "text-anchor": "end" }, num(y, digits(up))));
     const middle = (TOP + H - BOTTOM) / 2;
-    group.append(svg("text", { class: "dlp-axis", x: (LEFT + W - right) / 2, y: H - 8, "text-anchor": "middle" }, "cross-entropy, nats per token (fluent on the left)"),
+    const words = `cross-entropy, nats per token${W - right - LEFT < 310 ? "" : " (fluent on the left)"}`;
+    group.append(svg("text", { class: "dlp-axis", x: (LEFT + W - right) / 2, y: H - 8, "text-anchor": "middle" }, words),
       svg("text", { class: "dlp-axis", x: 14, y: middle, "text-anchor": "middle", transform: `rotate(-90 14 ${middle})` }, "value"));
     return group;
   }

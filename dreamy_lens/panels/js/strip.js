@@ -33,7 +33,12 @@ export function attributionView(host) {
 
   function show(entry) {
     if (!entry) { base = now = null; trail = []; return draw(); }
-    if (base?.key === entry.key) { if (now.subs === null) look(); return; }
+    if (base?.key === entry.key) {
+      // The frontier of a run that goes on comes several times a second: what is asked already is not asked again, or
+      // each question would push the one before it aside, and no answer would be to the newest.
+      if (now.subs === null && !pending && !wrong) look();
+      return;
+    }
     base = same(host.known.get(entry.key) ?? entry);
     now = base;
     trail = [];
@@ -64,7 +69,7 @@ export function attributionView(host) {
   }
 
   function play(message) {
-    trail.push(now);
+    if (trail.at(-1) !== now) trail.push(now); // two before the first is answered are one step back
     ask(message);
   }
 
