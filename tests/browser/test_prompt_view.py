@@ -259,3 +259,30 @@ def test_a_prompt_by_itself(mount: Mount):
     view.change(error="PromptError: no tokens")
     assert view.text(".dlp-wrong") == "PromptError: no tokens"
     assert key(state["found"]["ids"]) == state["found"]["key"]
+
+
+def test_a_question_is_asked_once_however_often_the_run_moves_on(mount: Mount):
+    state = run_state(40, attributed=0)
+    entry_ = state["frontier"][1]
+    view = mount("dream", {**state, "picked": entry_["key"]})
+    for step in (41, 42, 43):
+        view.change(frontier=[*state["frontier"][:2], *state["frontier"][-step + 38 :]], step=step)
+    (asked,) = view.sent("look")
+    view.say(type="answer", id=asked["id"], error="This feature has no gradient.")
+    view.change(frontier=state["frontier"][:-1], step=44)
+    assert len(view.sent("look")) == 1 and view.text(".dlp-one .dlp-wrong") == "This feature has no gradient."
+
+
+def test_an_answer_about_what_is_no_longer_picked_changes_nothing(mount: Mount):
+    state, one = picked(run_state(60, steps=60))
+    other = list(state["attributions"])[2]
+    view = mount("dream", state)
+    view.find(".dlp-token").first.click()
+    view.find(".dlp-ledger tbody button").first.click()
+    (asked,) = view.sent("look")
+    view.find(f".dlp-table tr[data-key='{other}']").click()
+    view.frames()
+    before = tokens(view)
+    assert "working…" not in view.text(".dlp-numbers")
+    view.say(type="answer", id=asked["id"], found=changed(one, 0, asked["ids"][0], 9.0))
+    assert tokens(view) == before and view.button("undo").count() == 0

@@ -43,6 +43,7 @@ export function attributionView(host) {
     now = base;
     trail = [];
     chosen = -1;
+    pending = 0; // what was asked about the one before is not waited for
     wrong = "";
     look();
     draw();
