@@ -67,7 +67,9 @@ def test_words_can_be_read_on_every_strength_of_colour(mount: Mount, scheme: str
     state = attribution_state()
     one = found(run_state(30)["frontier"][-1], random.Random(0))
     one["drop"] = [i / 11 for i in range(12)]
-    one["subs"] = [[[" up", 1, one["value"] + i / 11, 3.0], [" down", 2, one["value"] - i / 11, 3.0]] for i in range(12)]
+    one["subs"] = [
+        [[" up", 1, one["value"] + i / 11, 3.0], [" down", 2, one["value"] - i / 11, 3.0]] for i in range(12)
+    ]
     view = mount("attribution", {**state, "found": one, "attributions": {}}, scheme=scheme)
     strengths = "(all) => all.map((one) => Number(one.style.getPropertyValue('--d')))"
     shown = view.find(".dlp-token").evaluate_all(strengths)
