@@ -185,7 +185,8 @@ class Follower:
         if more <= 0 or not self.run.active:
             return 0.0
         recent = history.seconds[-31:]
-        return round(float(recent[-1] - recent[0]) / (len(recent) - 1) * more, 1) if len(recent) > 3 else -1.0
+        # The median, because a pause lies between two iterations like any other time.
+        return round(float(np.median(np.diff(recent))) * more, 1) if len(recent) > 3 else -1.0
 
     def _earlier(self, history: History) -> dict[str, Any] | None:
         """The frontier as it stood before the last restart."""
