@@ -43,24 +43,23 @@ def entry(ids: list[int], x: float, y: float, it: int) -> dict[str, Any]:
 
 def found(entry: dict[str, Any], rng: random.Random, k: int = 8, tokens: tuple[str, ...] = ()) -> dict[str, Any]:
     """An attribution, of which the best and the worst few of many substitutes are kept."""
-    n, value, ce = len(entry["ids"]), entry["y"], entry["x"]
+    n, height, ce = len(entry["ids"]), entry["y"], entry["x"]
     weights = [rng.random() ** 3 for _ in range(n)]
     subs = []
     for weight in weights:
-        values = sorted((value * (1 + 0.1 * rng.random() - weight * rng.random()) for _ in range(k)), reverse=True)
+        values = sorted((height * (1 + 0.1 * rng.random() - weight * rng.random()) for _ in range(k)), reverse=True)
         ids = [rng.randrange(len(VOCABULARY)) for _ in range(k)]
         names = tokens or VOCABULARY
-        subs.append(
-            [
-                [names[i % len(names)], i, round(v, 4), round(ce + rng.gauss(0.1, 0.3), 4)]
-                for i, v in zip(ids, values, strict=True)
-            ]
-        )
-    series = [round(value * (rng.random() ** 2) * (i + 1) / n, 4) for i in range(n - 1)] + [value]
-    drop = [round(value - row[-1][2], 4) for row in subs]
-    floor = [round(value - row[0][2] if w < 0.25 else value * w * 0.4, 4) for row, w in zip(subs, weights, strict=True)]
+        costs = [round(ce + rng.gauss(0.1, 0.3), 4) for _ in range(k)]
+        of = zip(ids, values, costs, strict=True)
+        subs.append([[names[i % len(names)], i, round(value, 4), cost] for i, value, cost in of])
+    series = [round(height * (rng.random() ** 2) * (i + 1) / n, 4) for i in range(n - 1)] + [height]
+    drop = [round(height - row[-1][2], 4) for row in subs]
+    floor = [
+        round(height - row[0][2] if w < 0.25 else height * w * 0.4, 4) for row, w in zip(subs, weights, strict=True)
+    ]
     same = {name: entry[name] for name in ("key", "ids", "tokens", "text", "trips")}
-    return {**same, "value": value, "ce": ce, "drop": drop, "floor": floor, "subs": subs, "series": series}
+    return {**same, "value": height, "ce": ce, "drop": drop, "floor": floor, "subs": subs, "series": series}
 
 
 def frontier_of(points: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -112,7 +112,7 @@ class Mounted:
 
 @pytest.fixture
 def mount(chromium: Browser) -> Iterator[Callable[..., Mounted]]:
-    """`mount(view, state, scheme=, width=)` shows a view; an error in a script, a dialog or a request fails the test."""
+    """`mount(view, state, scheme=, width=)` shows a view; an error in a script, a dialog or a request fails."""
     with contextlib.ExitStack() as stack:
         watched, dialogs = [], []
 

@@ -1,4 +1,4 @@
-"""One prompt in Chromium: its strip, its substitutes, and playing with it: what is asked, answered, too late, undone."""
+"""One prompt in Chromium: its strip, its substitutes, and playing with it: asked, answered, too late, undone."""
 
 from __future__ import annotations
 
@@ -111,9 +111,8 @@ def test_a_substitute_is_tried_and_undone(mount: Mount):
     new = changed(one, 2, substitute, one["value"] + 1.5)
     view.say(type="answer", id=asked["id"], found=first(new))
     assert tokens(view)[2] == VOCABULARY[substitute].replace("\n", "↵")
-    assert (
-        "(+1.50" in numbers(view)[0] and "(+0.50)" in numbers(view)[1] and "trying substitutes" in view.text(".dlp-one")
-    )
+    assert "(+1.50" in numbers(view)[0] and "(+0.50)" in numbers(view)[1]
+    assert "trying substitutes" in view.text(".dlp-one")
     view.say(type="answer", id=asked["id"], found={**new, "series": None})
     assert view.find(".dlp-ramp").count() == 1 and "working…" in view.text(".dlp-numbers")
     view.say(type="answer", id=asked["id"], found=new)
@@ -235,7 +234,7 @@ def test_the_heat_map_is_a_grid_for_the_keyboard(mount: Mount):
     cells = view.find(".dlp-heat [role=gridcell]")
     assert cells.count() == sum(len(row) for row in one["subs"])
     assert view.find(".dlp-heat [tabindex='0']").count() == 1
-    token, number, value, _ = one["subs"][0][0]
+    value = one["subs"][0][0][2]
     name = cells.first.get_attribute("aria-label") or ""
     assert f"{abs(value):.2f}" in name and ("(+" in name) == (value > one["value"])
     cells.first.focus()

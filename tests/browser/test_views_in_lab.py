@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 RUN = 'run = dl.dream("L2.N812", dl.load_model(), iterations=6, population=4, children=8, length=6)'
 RESTART = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
 ACTIVE = "() => window.jupyterapp.shell.currentWidget.content.activeCellIndex"
+CELLS = "() => window.jupyterapp.shell.currentWidget.content.widgets.length"
 
 
 def test_keys_belong_to_the_view_and_a_restart_freezes_it(lab: Lab):
@@ -21,7 +22,7 @@ def test_keys_belong_to_the_view_and_a_restart_freezes_it(lab: Lab):
     view = notebook.output(1).locator(".dlp-dream")
     view.get_by_role("button", name="100 more iterations").wait_for()
 
-    # Arrows move along the frontier, not among the cells; Enter presses a button.
+    # Arrows move along the frontier, not among the cells; letters add none; Enter presses a button.
     view.locator(".dlp-dot").last.click(force=True)
     view.locator(".dlp-dot.dlp-on").focus()
     page.keyboard.press("Home")
@@ -29,7 +30,8 @@ def test_keys_belong_to_the_view_and_a_restart_freezes_it(lab: Lab):
     page.keyboard.press("ArrowUp")
     page.keyboard.press("ArrowDown")
     page.wait_for_function("() => document.querySelectorAll('.dlp-dot')[0].getAttribute('aria-checked') === 'true'")
-    assert page.evaluate(ACTIVE) == active == 1
+    page.keyboard.press("a")
+    assert page.evaluate(ACTIVE) == active == 1 and page.evaluate(CELLS) == 4
     assert page.evaluate("() => document.activeElement.classList.contains('dlp-dot')")
     view.locator(".dlp-ramp").wait_for()
     view.get_by_role("button", name="heat map").focus()

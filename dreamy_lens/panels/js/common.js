@@ -125,7 +125,8 @@ export function stage(el, name) {
   const keys = (event) => {
     const runs = event.shiftKey && event.key === "Enter" && event.target.tagName !== "TEXTAREA"; // the cell
     const theirs = event.ctrlKey || event.metaKey || runs;
-    root.toggleAttribute("data-lm-suppress-shortcuts", !theirs);
+    // It counts only at the very element that has the focus.
+    if (root.contains(event.target)) event.target.toggleAttribute("data-lm-suppress-shortcuts", !theirs);
   };
   addEventListener("keydown", keys, true);
   const follow = () => root.classList.toggle("dlp-dark", dark());
