@@ -28,7 +28,7 @@ export function frontierTable({ columns, pick, label }) {
   }
 
   function head(column) {
-    const on = column === by, sign = on ? (way > 0 ? " ↑" : " ↓") : "";
+    const on = column === by, sign = on ? (way > 0 ? "\u00a0↑" : "\u00a0↓") : "";
     const given = { "data-by": column, title: `sort by ${column}`, onclick: () => sort(column) };
     const sorted = on ? (way > 0 ? "ascending" : "descending") : "none";
     return h("th", { scope: "col", class: `dlp-c-${column}`, "aria-sort": sorted },
