@@ -9,7 +9,9 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./(\w+)\.js";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export ((?:async )?function|const|let|class) (\w+)", re.MULTILINE)
-_STRING = re.compile(r'("(?:\\.|[^"\\])*"|`[^`]*`)')
+_TEXT = re.compile(r'("(?:\\.|[^"\\])*"|`(?:\\.|[^`\\])*`)')
+_SIGN = re.compile(r" ?([=*/<>?:,;{}()&|!\[\]]+) ?| (\+) (?![+-])")
+_REMARK = re.compile(r"""\s+// [^"'`]*$""")
 _COMMENT = re.compile(r"^\s*(//.*|/\*\*?(.|\n)*?\*/)\s*?\n", re.MULTILINE)
 
 
@@ -55,20 +57,19 @@ def _renamed(names: str) -> str:
 
 
 def _tight(line: str) -> str:
-    """A line of a script without spaces around signs, unless it holds what is hard to tell from them.
+    """A line of a script without a remark at its end and spaces around signs, unless it holds what is hard to tell.
 
-    That is regular expressions, and templates within templates. Plus and minus keep their spaces, or `a - -b` would be
-    `a--b`.
+    Minus keeps its own, and plus before a sign: `a - -b` would be `a--b`.
 
-    >>> print(_tight('const f = (a, b) => { say("a = b"); return a ? `b = ${b}` : -a; };'))
-    const f=(a,b)=>{say("a = b");return a?`b = ${b}`:-a;};
-    >>> print(_tight('const f = (a, b) => `a ${b ? `b = ${b}` : ""}`;'))
-    const f = (a, b) => `a ${b ? `b = ${b}` : ""}`;
+    >>> print(_tight('const f = (a, b) => { say(`a = ${b}`); return a ? b : -a / 2; }; // said'))
+    const f=(a,b)=>{say(`a = ${b}`);return a?b:-a/2;};
+    >>> print(_tight('const g = (a) => /[a, b]/.test(a);'))
+    const g = (a) => /[a, b]/.test(a);
     """
-    parts = _STRING.split(line)
-    if any("/" in part or "`" in part for part in parts[::2]) or any(
-        s.count("${") != s.count("}") for s in parts[1::2]
-    ):
-        return line
-    parts[::2] = [re.sub(r" ?([=*<>?:,;{}()&|]+) ?", r"\1", part) for part in parts[::2]]
+    line = _REMARK.sub("", line)
+    parts = _TEXT.split(line)
+    code = "".join(parts[::2]).replace(" / ", "")
+    if "/" in code or "`" in code or any(text.count("${") != text.count("}") for text in parts[1::2]):
+        return line  # regular expressions, and templates within templates
+    parts[::2] = [_SIGN.sub(r"\1\2", part) for part in parts[::2]]
     return "".join(parts)

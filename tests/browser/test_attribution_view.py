@@ -287,3 +287,16 @@ def test_two_tries_before_an_answer_are_one_step_back(mount: Mount):
     answer(view, another(seed=8, text=" two"))
     view.button("undo").click()
     assert view.button("undo").count() == 0 and view.button("back to the picked prompt").count() == 0
+
+
+def test_an_answer_about_a_prompt_that_was_left_is_not_shown(mount: Mount):
+    state = run_state(60, attributed=1)
+    (known,) = state["attributions"].values()
+    other = next(e for e in state["frontier"] if e["key"] != known["key"])
+    view = mount("dream", {**state, "picked": other["key"]})
+    (asked,) = view.sent("look")
+    view.find(f'.dlp-table tr[data-key="{known["key"]}"]').click()
+    view.frames()
+    assert view.page.get_by_text("working…").count() == 0
+    answer(view, found(other, random.Random(1)), asked["id"])
+    assert view.text(".dlp-text").startswith(known["text"].strip()[:10])

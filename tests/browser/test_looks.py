@@ -16,7 +16,8 @@ Mount = Callable[..., Mounted]
 # Boxes of what is read or used, pairwise; one within the other is no overlap. The points of a plot may lie close.
 OVERLAPS = """
 () => {
-  const used = [...document.querySelectorAll(".dlp button, .dlp input, .dlp textarea, .dlp select, .dlp progress, .dlp output")];
+  const kinds = ["button", "input", "textarea", "select", "progress", "output"].map((kind) => `.dlp ${kind}`).join();
+  const used = [...document.querySelectorAll(kinds)];
   const walker = document.createTreeWalker(document.querySelector(".dlp"), NodeFilter.SHOW_TEXT), boxes = [];
   const hidden = (e) => !e.checkVisibility() || e.closest(".dlp-away, .dlp-tip, option") || e.closest(".dlp-scroll *");
   while (walker.nextNode()) {
@@ -25,7 +26,8 @@ OVERLAPS = """
     range.selectNodeContents(node);
     for (const box of range.getClientRects()) boxes.push({ e: node.parentElement, box, said: node.data.slice(0, 30) });
   }
-  for (const e of used) if (!hidden(e)) boxes.push({ e, box: e.getBoundingClientRect(), said: e.getAttribute("aria-label") ?? e.tagName });
+  for (const e of used)
+    if (!hidden(e)) boxes.push({ e, box: e.getBoundingClientRect(), said: e.getAttribute("aria-label") ?? e.tagName });
   const found = [];
   boxes.forEach((a, i) => boxes.slice(i + 1).forEach((b) => {
     if (a.e === b.e || a.e.contains(b.e) || b.e.contains(a.e)) return;
@@ -38,13 +40,15 @@ OVERLAPS = """
 """
 # Texts of the plot may stand out of their drawing, not of the view.
 CUT = """
-() => {
+(width) => {
   const whole = document.querySelector(".dlp").getBoundingClientRect();
   const out = [...document.querySelectorAll(".dlp svg text")].filter((t) => {
     const box = t.getBoundingClientRect();
     return box.left < whole.left + 2 || box.right > whole.right - 2;
   });
-  const rows = [...document.querySelectorAll(".dlp-table .dlp-scroll")].filter((box) => box.scrollWidth > box.clientWidth);
+  const kinds = width < 400 ? ".dlp-table .dlp-scroll" : ".dlp-table .dlp-scroll, .dlp-ledger .dlp-scroll";
+  const tables = [...document.querySelectorAll(kinds)];
+  const rows = tables.filter((box) => box.scrollWidth > box.clientWidth);
   return [...out, ...rows].map((e) => e.textContent.slice(0, 60));
 }
 """
@@ -57,7 +61,7 @@ def test_nothing_lies_over_anything_else_and_nothing_is_cut_off(mount: Mount, na
         view.page.set_viewport_size({"width": width, "height": 900})
         view.frames()
         assert view.page.evaluate(OVERLAPS) == [], width
-        assert view.page.evaluate(CUT) == [], width
+        assert view.page.evaluate(CUT, width) == [], width
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -67,7 +71,9 @@ def test_words_can_be_read_on_every_strength_of_colour(mount: Mount, scheme: str
     state = attribution_state()
     one = found(run_state(30)["frontier"][-1], random.Random(0))
     one["drop"] = [i / 11 for i in range(12)]
-    one["subs"] = [[[" up", 1, one["value"] + i / 11, 3.0], [" down", 2, one["value"] - i / 11, 3.0]] for i in range(12)]
+    one["subs"] = [
+        [[" up", 1, one["value"] + i / 11, 3.0], [" down", 2, one["value"] - i / 11, 3.0]] for i in range(12)
+    ]
     view = mount("attribution", {**state, "found": one, "attributions": {}}, scheme=scheme)
     strengths = "(all) => all.map((one) => Number(one.style.getPropertyValue('--d')))"
     shown = view.find(".dlp-token").evaluate_all(strengths)

@@ -23,7 +23,7 @@ function render({ model, el }) {
   // Model.
   const choice = h("select", { onchange: () => load(choice.value) });
   const other = h("input", { type: "text", spellcheck: "false", placeholder: "EleutherAI/pythia-160m" });
-  const go = h("button", { type: "button", onclick: () => load(other.value) }, "Load");
+  const go = h("button", { onclick: () => load(other.value) }, "Load");
   other.addEventListener("keydown", (event) => event.key === "Enter" && load(other.value));
   const about = h("p", { class: "dlb-note", role: "status" });
   const trouble = h("p", { class: "dlb-error", role: "alert", hidden: true });
@@ -110,7 +110,7 @@ function render({ model, el }) {
       const use = () => (keep(name, input.value), setText(spell(input.value)));
       input.addEventListener("keydown", (event) => event.key === "Enter" && use());
       const row = field(`${id}${name}`, label, input, help);
-      const button = h("button", { type: "button", "aria-label": `Use ${label}`, onclick: use }, "Use");
+      const button = h("button", { "aria-label": `Use ${label}`, onclick: use }, "Use");
       const pair = h("span", { class: "dlb-pair" });
       input.replaceWith(pair);
       pair.append(input, button);
@@ -151,7 +151,7 @@ function render({ model, el }) {
   }
   const line = h("code");
   const copied = h("span", { class: "dlb-note", role: "status" });
-  const copy = h("button", { type: "button", disabled: true, onclick: copyLine }, "Copy as Python");
+  const copy = h("button", { disabled: true, onclick: copyLine }, "Copy as Python");
   async function copyLine() {
     await toClipboard(line.textContent);
     copied.textContent = "copied";
@@ -165,7 +165,7 @@ function render({ model, el }) {
   });
 
   // Start.
-  const start = h("button", { type: "button", class: "dlb-start", onclick: begin }, "Start dreaming");
+  const start = h("button", { class: "dlb-start", onclick: begin }, "Start dreaming");
   const notice = h("p", { class: "dlb-note", role: "status" });
   let begun = 0;
   function begin() {

@@ -2,9 +2,10 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An HTML element: attributes that start with "on" are listeners, null and false are left out. */
+/** An HTML element: attributes that start with "on" are listeners, null and false are left out. Buttons send no form. */
 export function h(tag, attributes = {}, ...children) {
-  return fill(document.createElement(tag), attributes, children);
+  const own = tag === "button" ? { type: "button" } : {};
+  return fill(document.createElement(tag), { ...own, ...attributes }, children);
 }
 
 /** The same for SVG. */
@@ -72,7 +73,8 @@ export function ticks(low, high, count = 6) {
 
 export function tickStep(low, high, count = 6) {
   const rough = (high - low || 1) / count, power = 10 ** Math.floor(Math.log10(rough));
-  return power * [1, 2, 5, 10].reduce((a, b) => (Math.abs(Math.log(b * power / rough)) < Math.abs(Math.log(a * power / rough)) ? b : a));
+  const off = (n) => Math.abs(Math.log(n * power / rough));
+  return power * [1, 2, 5, 10].reduce((a, b) => (off(b) < off(a) ? b : a));
 }
 
 /** The frontier among points {x, y, ...}: fluent to strong, as the search's own. */
@@ -121,18 +123,31 @@ export function stage(el, name) {
   const root = h("div", { class: `dlp dlp-${name}`, dir: "ltr" });
   // JupyterLab takes arrows, Enter and letters for its own; in a view they are the view's, Ctrl+S and the like still Lab's.
   const keys = (event) => {
-    const theirs = event.ctrlKey || event.metaKey || (event.shiftKey && event.key === "Enter" && event.target.tagName !== "TEXTAREA");
-    if (root.contains(event.target)) event.target.toggleAttribute("data-lm-suppress-shortcuts", !theirs); // only there it counts
+    const runs = event.shiftKey && event.key === "Enter" && event.target.tagName !== "TEXTAREA"; // the cell
+    const theirs = event.ctrlKey || event.metaKey || runs;
+    // It counts only at the very element that has the focus.
+    if (root.contains(event.target)) event.target.toggleAttribute("data-lm-suppress-shortcuts", !theirs);
   };
   addEventListener("keydown", keys, true);
   const follow = () => root.classList.toggle("dlp-dark", dark());
   follow();
   const query = matchMedia("(prefers-color-scheme: dark)"), watch = new MutationObserver(follow);
   query.addEventListener("change", follow);
-  for (const node of [document.body, document.documentElement])
-    watch.observe(node, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-vscode-theme-kind", "data-theme", "class"] });
+  const attributeFilter = ["data-jp-theme-light", "data-vscode-theme-kind", "data-theme", "class"];
+  for (const node of [document.body, document.documentElement]) watch.observe(node, { attributes: true, attributeFilter });
   el.append(root);
-  return [root, () => { removeEventListener("keydown", keys, true); query.removeEventListener("change", follow); watch.disconnect(); root.remove(); }];
+  const leave = () => {
+    removeEventListener("keydown", keys, true);
+    query.removeEventListener("change", follow);
+    watch.disconnect();
+    root.remove();
+  };
+  return [root, leave];
+}
+
+/** What is shown, and beside it what is said for a while. */
+export function heading(title, subtitle, notice) {
+  return h("header", {}, h("h3", {}, visible(title)), h("span", { class: "dlp-quiet" }, subtitle), notice);
 }
 
 /** A line that is read out when it changes, and forgotten after a while. */
@@ -146,6 +161,14 @@ export function notices() {
     timer = setTimeout(() => { line.textContent = ""; }, seconds * 1000);
   };
   return [line, say];
+}
+
+/** What Python says: an answer for the view of one prompt, or a notice. */
+export function hear(one, say) {
+  return (message) => {
+    if (message.type === "answer") one.answer(message);
+    else if (message.type === "notice") say(message.text, 20);
+  };
 }
 
 /** Copy a text; where the page may not use the clipboard, by a selection. Whether it has worked is the result. */

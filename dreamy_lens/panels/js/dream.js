@@ -1,12 +1,13 @@
 // A run: watch the frontier grow, click a prompt, pull a token.
 
-import { count, duration, frontierOf, h, listen, notices, num, painter, places, register, stage, unique, visible } from "./common.js";
+import { WORDS, isGoing, runBar } from "./bar.js";
+import { count, duration, frontierOf, h, heading, hear, listen, notices, num, painter } from "./common.js";
+import { places, register, stage, unique, visible } from "./common.js";
 import { frontierPlot, growthChart } from "./plot.js";
 import { attributionView } from "./strip.js";
 import { frontierTable } from "./table.js";
 
-const WORDS = { ready: "starting", running: "dreaming", paused: "paused", stopped: "stopped", done: "done", failed: "failed" };
-const TELL = 20000; // milliseconds between two reports of progress that are read out
+const COLUMNS = ["value", "cross-entropy", "perplexity", "iteration", "text"];
 
 export const view = {
   initialize: ({ model }) => register(model),
@@ -14,25 +15,31 @@ export const view = {
     const get = (name) => model.get(name), live = () => Boolean(get("live"));
     const [root, leave] = stage(el, "dream");
     const [notice, say] = notices();
-    const bar = h("div", { class: "dlp-bar" }), error = h("p", { class: "dlp-wrong", role: "alert" });
-    const words = h("span", { class: "dlp-state" }), told = h("span", { class: "dlp-away", role: "status", "aria-live": "polite" });
+    const error = h("p", { class: "dlp-wrong", role: "alert" });
     const limits = h("div", { class: "dlp-row" }), times = h("div", { class: "dlp-times" });
     const known = new Map(Object.entries(get("attributions") ?? {}));
+    const bar = runBar({ model, live, more: 100 });
     const plot = frontierPlot({ pick, caption: "frontier: value against cross-entropy" });
-    const table = frontierTable({ columns: ["value", "cross-entropy", "perplexity", "iteration", "text"], pick, label: "the frontier" });
-    const one = attributionView({ live, known, say, name: unique(), python: () => get("python"), send: (m) => model.send(m.type === "swap" ? { ...m, type: "look" } : m) });
-    let limit = null, at = null, asked = -1, drawnBar = "", toldAt = 0, picked = get("picked");
+    const table = frontierTable({ columns: COLUMNS, pick, label: "the frontier" });
+    const send = (message) => model.send(message);
+    const one = attributionView({ live, known, say, send, name: unique(), python: () => get("python") });
+    let limit = null, at = null, asked = -1, picked = get("picked");
 
-    root.append(h("header", {}, h("h3", {}, visible(get("title"))), h("span", { class: "dlp-quiet" }, visible(get("subtitle"))), notice),
-      bar, error, told, h("div", { class: "dlp-two" }, h("div", {}, plot.el, limits, times), table.el), one.el);
+    const left = h("div", {}, plot.el, limits, times);
+    root.append(
+      heading(get("title"), visible(get("subtitle")), notice),
+      bar.el, error, bar.told, h("div", { class: "dlp-two" }, left, table.el), one.el,
+    );
 
     // What is shown: the present frontier, or the one that stood after an iteration.
 
     function entries() {
       if (at === null || !get("past")) return get("frontier");
       // A frozen view may have no room for the texts of all; those that are on the frontier still have theirs there.
-      const { points, texts } = get("past"), place = (x, y, it) => [it, x.toPrecision(4), y.toPrecision(4)].join();
-      const byText = new Map(get("frontier").map((e) => [e.text, e])), byPlace = new Map(get("frontier").map((e) => [place(e.x, e.y, e.it), e]));
+      const { points, texts } = get("past");
+      const place = (x, y, it) => [it, x.toPrecision(4), y.toPrecision(4)].join();
+      const byText = new Map(get("frontier").map((e) => [e.text, e]));
+      const byPlace = new Map(get("frontier").map((e) => [place(e.x, e.y, e.it), e]));
       const entry = ([x, y, it, text]) => {
         const now = text === undefined ? byPlace.get(place(x, y, it)) : byText.get(texts[text]);
         return { key: now?.key, x, y, it, text: texts[text] ?? now?.text ?? "text not kept" };
@@ -42,7 +49,8 @@ export const view = {
 
     function crowd() {
       if (at === null) return get("population");
-      const found = get("past")?.population ?? {}, nearest = Object.keys(found).map(Number).filter((t) => t <= at).at(-1);
+      const found = get("past")?.population ?? {};
+      const nearest = Object.keys(found).map(Number).filter((t) => t <= at).at(-1);
       return nearest === undefined ? [] : found[nearest];
     }
 
@@ -64,80 +72,102 @@ export const view = {
 
     // The parts.
 
+    function summary() {
+      const status = get("status"), best = get("frontier").at(-1), area = get("hypervolume");
+      if (!get("evaluated") && isGoing(status)) return "scoring the first prompts…";
+      const rest = get("left") >= 0 && status === "running" ? `, about ${duration(get("left"))} left` : "";
+      return [
+        WORDS[status] ?? status,
+        `iteration ${get("step")} of ${get("steps")}`,
+        duration(get("seconds")) + rest,
+        count(get("evaluated"), "prompt"),
+        ...(best ? [`best value ${num(best.y, places([best.y]))}`, `hypervolume ${num(area, places([area]))}`] : []),
+      ].join(" · ");
+    }
+
     function drawBar() {
-      const status = get("status"), step = get("step"), steps = get("steps"), going = status === "running" || status === "paused" || status === "ready";
-      const kind = `${status} ${live()}`;
-      if (kind !== drawnBar) {
-        drawnBar = kind;
-        const focus = bar.contains(document.activeElement) ? document.activeElement.dataset.act : null;
-        const act = (name, label, more = {}) => h("button", { type: "button", "data-act": name, onclick: () => model.send({ type: name, ...more }) }, label);
-        const paused = status === "paused";
-        bar.replaceChildren(...(live() && going ? [paused ? act("resume", "Resume") : act("pause", "Pause"), act("stop", "Stop")] : []),
-          ...(live() && !going ? [act("more", "100 more iterations", { iterations: 100 })] : []),
-          ...(going ? [h("progress", { "aria-label": "iterations completed" })] : []), words);
-        if (focus) bar.querySelector(focus === "pause" || focus === "resume" ? "[data-act=pause],[data-act=resume]" : `[data-act=${focus}]`)?.focus();
-        told.textContent = WORDS[status] ?? status;
-        toldAt = Date.now();
-      } else if (status === "running" && Date.now() - toldAt > TELL) {
-        told.textContent = `iteration ${step} of ${steps}`;
-        toldAt = Date.now();
-      }
-      const progress = bar.querySelector("progress");
-      if (progress) { progress.max = Math.max(1, steps); progress.value = step; }
-      const left = get("left") >= 0 && status === "running" ? `, about ${duration(get("left"))} left` : "";
-      const best = get("frontier").at(-1), found = best ? ` · best value ${num(best.y, places([best.y]))} · hypervolume ${num(get("hypervolume"), places([get("hypervolume")]))}` : "";
-      words.textContent = get("evaluated") || !going
-        ? `${WORDS[status] ?? status} · iteration ${step} of ${steps} · ${duration(get("seconds"))}${left} · ${count(get("evaluated"), "prompt")}${found}`
-        : "scoring the first prompts…";
+      bar.draw(summary());
       error.textContent = visible(get("error"));
       error.hidden = !get("error");
     }
 
-    function drawPlot() {
-      const main = entries();
-      plot.draw({ lines: [{ entries: main, main: true }], crowd: crowd(), earlier: earlier(), limit, picked, empty: nothing("The frontier grows here.") });
-      drawLimits();
+    function nothing(yet) {
+      if (get("status") === "failed") return "Nothing was found.";
+      if (get("evaluated")) return "No prompt has finite scores.";
+      return get("status") === "stopped" ? "Stopped before a prompt was scored." : yet;
     }
 
-    function drawLimits() {
-      const main = entries();
-      if (!main.length) { limits.replaceChildren(); return; }
-      const low = Math.floor(main[0].x * 10) / 10, high = Math.ceil(main.at(-1).x * 10) / 10, value = limit ?? high;
+    function drawPlot() {
+      const main = { entries: entries(), main: true }, empty = nothing("The frontier grows here.");
+      plot.draw({ lines: [main], crowd: crowd(), earlier: earlier(), limit, picked, empty });
+      drawLimits(main.entries);
+    }
+
+    const under = (main, most) => main.filter((e) => e.x <= most + 1e-9).at(-1);
+
+    function setLimit(x) {
+      limit = x === "" ? null : Number(x);
+      const best = limit === null ? null : under(entries(), limit);
+      if (best?.key) pick(best.key);
+      paint("plot");
+    }
+
+    function drawLimits(main) {
+      if (!main.length) return limits.replaceChildren();
       if (!limits.firstChild) {
-        const set = (x) => { limit = x === "" ? null : Number(x); const best = entries().filter((e) => limit === null || e.x <= limit + 1e-9).at(-1); if (limit !== null && best?.key) pick(best.key); paint("plot"); };
-        limits.append(h("label", {}, h("span", {}, "most cross-entropy allowed"), h("input", { type: "range", step: "0.05", oninput: (e) => set(e.target.value) })),
-          h("input", { type: "number", step: "0.05", "aria-label": "most cross-entropy, as a number", onchange: (e) => set(e.target.value) }), h("output", {}));
+        const range = h("input", { type: "range", step: "0.05", oninput: (e) => setLimit(e.target.value) });
+        const name = "most cross-entropy, as a number";
+        const change = (e) => setLimit(e.target.value);
+        limits.append(
+          h("label", {}, h("span", {}, "most cross-entropy allowed"), range),
+          h("input", { type: "number", step: "0.05", "aria-label": name, onchange: change }), h("output", {}),
+        );
       }
-      const [range, number] = limits.querySelectorAll("input"), best = main.filter((e) => e.x <= value + 1e-9).at(-1);
-      for (const box of [range, number]) { box.min = low; box.max = high; if (document.activeElement !== box || box === range) box.value = value.toFixed(2); }
-      limits.querySelector("output").textContent = limit === null ? "slide to pick the strongest prompt that stays under it" : best ? `best under ${num(limit)}: value ${num(best.y, places([best.y]))}` : `no prompt under ${num(limit)}; the most fluent has ${num(main[0].x)}`;
+      const low = Math.floor(main[0].x * 10) / 10, high = Math.ceil(main.at(-1).x * 10) / 10, value = limit ?? high;
+      for (const box of limits.querySelectorAll("input")) {
+        [box.min, box.max] = [low, high];
+        if (document.activeElement !== box || box.type === "range") box.value = value.toFixed(2);
+      }
+      const best = under(main, value);
+      limits.querySelector("output").textContent =
+        limit === null ? "slide to pick the strongest prompt that stays under it"
+          : best ? `best under ${num(limit)}: value ${num(best.y, places([best.y]))}`
+            : `no prompt under ${num(limit)}; the most fluent has ${num(main[0].x)}`;
     }
 
     function drawTimes() {
-      const steps = Math.max(get("step"), 0), growth = get("growth") ?? {};
-      if (steps < 1) { times.replaceChildren(); return; }
+      const steps = Math.max(get("step"), 0), restarts = get("restarts");
+      if (steps < 1) return times.replaceChildren();
       if (!times.firstChild) {
         const slider = h("input", { type: "range", min: "0", step: "1", oninput: (e) => scrub(Number(e.target.value)) });
-        times.append(h("div", { class: "dlp-chart" }), h("label", {}, h("span", {}, "iteration"), slider),
-          h("div", { class: "dlp-row" }, h("output", {}), h("button", { type: "button", class: "dlp-link", onclick: () => scrub(null) }, "now")));
+        const now = h("button", { class: "dlp-link", onclick: () => scrub(null) }, "now");
+        times.append(
+          h("div", { class: "dlp-chart" }), h("label", {}, h("span", {}, "iteration"), slider),
+          h("div", { class: "dlp-row" }, h("output", {}), now),
+        );
       }
-      const shownAt = at ?? steps, slider = times.querySelector("input");
+      const slider = times.querySelector("input");
       slider.max = steps;
-      slider.value = shownAt;
-      times.querySelector(".dlp-chart").replaceChildren(growthChart(growth, get("restarts"), steps, at));
-      const restarts = get("restarts").length;
-      times.querySelector("output").textContent = at === null ? `hypervolume${restarts ? `, dashed: ${count(restarts, "restart")}` : ""} · slide to see the frontier as it stood` : `the frontier as it stood after iteration ${at}${get("past") ? "" : ", in a moment…"}`;
+      slider.value = at ?? steps;
+      times.querySelector(".dlp-chart").replaceChildren(growthChart(get("growth") ?? {}, restarts, steps, at));
+      const dashed = restarts.length ? `, dashed: ${count(restarts.length, "restart")}` : "";
+      times.querySelector("output").textContent =
+        at === null ? `hypervolume${dashed} · slide to see the frontier as it stood`
+          : `the frontier as it stood after iteration ${at}${get("past") ? "" : ", in a moment…"}`;
       times.querySelector("button").hidden = at === null;
     }
 
     function scrub(to) {
+      const button = times.querySelector("button"), slider = times.querySelector("input");
+      if (to === null && document.activeElement === button) slider.focus(); // the button goes
       at = to === null || to >= get("step") ? null : to;
       // While the run goes on, what was sent of the past is soon too short.
-      if (at !== null && live() && (!get("past") || get("step") > asked)) { asked = get("step"); model.send({ type: "past" }); }
+      if (at !== null && live() && (!get("past") || get("step") > asked)) {
+        asked = get("step");
+        model.send({ type: "past" });
+      }
       paint("plot", "table", "times");
     }
-
-    const nothing = (yet) => (get("status") === "failed" ? "Nothing was found." : get("evaluated") ? "No prompt has finite scores." : get("status") === "stopped" ? "Stopped before a prompt was scored." : yet);
 
     function drawTable() {
       table.draw(entries(), picked, nothing("Its prompts stand here, from fluent to strong."));
@@ -149,17 +179,41 @@ export const view = {
       else if (!one.shown) one.show(known.get(picked) ?? null);
     }
 
+    function learn() {
+      for (const [key, found] of Object.entries(get("attributions") ?? {}))
+        if (!known.get(key)?.subs) known.set(key, found);
+      paint("one");
+    }
+
+    function follow() {
+      if (get("picked") === picked) return;
+      picked = get("picked");
+      paint("plot", "table", "one");
+    }
+
     const paint = painter({ bar: drawBar, plot: drawPlot, table: drawTable, times: drawTimes, one: drawOne });
     const changed = (...parts) => () => paint(...parts);
     const end = listen(model, {
-      "change:status": changed("bar", "table"), "change:step": changed("bar", "times"), "change:steps": changed("bar"), "change:seconds": changed("bar"),
-      "change:error": changed("bar"), "change:population": changed("plot"), "change:frontier": changed("bar", "plot", "table", "one"), "change:previous": changed("plot"),
-      "change:restarts": changed("times"), "change:growth": changed("times"), "change:past": changed("plot", "table", "times"),
-      "change:attributions": () => { for (const [key, found] of Object.entries(get("attributions") ?? {})) if (!known.get(key)?.subs) known.set(key, found); paint("one"); },
-      "change:picked": () => { if (get("picked") !== picked) { picked = get("picked"); paint("plot", "table", "one"); } },
-      "msg:custom": (message) => { if (message.type === "answer") one.answer(message); else if (message.type === "notice") say(message.text, 20); },
+      "change:status": changed("bar", "plot", "table"),
+      "change:step": changed("bar", "times"),
+      "change:steps": changed("bar"),
+      "change:seconds": changed("bar"),
+      "change:evaluated": changed("bar", "plot", "table"),
+      "change:error": changed("bar"),
+      "change:population": changed("plot"),
+      "change:frontier": changed("bar", "plot", "table", "one"),
+      "change:previous": changed("plot"),
+      "change:restarts": changed("times"),
+      "change:growth": changed("times"),
+      "change:past": changed("plot", "table", "times"),
+      "change:attributions": learn,
+      "change:picked": follow,
+      "msg:custom": hear(one, say),
     });
-    drawBar(); drawPlot(); drawTable(); drawTimes();
+    drawBar();
+    drawPlot();
+    drawTable();
+    drawTimes();
     one.draw();
     drawOne();
     return () => { end(); leave(); };

@@ -31,7 +31,8 @@ export function frontierPlot({ pick, caption }) {
     const points = what.lines.flatMap((line) => line.entries);
     domain = fit(domain, points.length ? points : what.crowd.map(([x, y]) => ({ x, y })));
     if (!domain) {
-      drawing.replaceChildren(svg("rect", { class: "dlp-nothing", x: 1, y: 1, width: W - 2, height: H - 2, rx: 6 }), svg("text", { x: W / 2, y: H / 2, "text-anchor": "middle" }, what.empty ?? ""));
+      const ground = svg("rect", { class: "dlp-nothing", x: 1, y: 1, width: W - 2, height: H - 2, rx: 6 });
+      drawing.replaceChildren(ground, svg("text", { x: W / 2, y: H / 2, "text-anchor": "middle" }, what.empty ?? ""));
       return;
     }
     const inside = (x, y) => x >= domain.x0 && x <= domain.x1 && y >= domain.y0 && y <= domain.y1;
@@ -39,9 +40,12 @@ export function frontierPlot({ pick, caption }) {
     const body = svg("g", { "clip-path": `url(#${clip})` });
     if (what.earlier?.points.length)
       body.append(svg("path", { class: "dlp-earlier", d: steps(what.earlier.points.map(([x, y]) => ({ x, y })), X, Y) }));
-    for (const [x, y] of what.crowd) if (inside(x, y)) body.append(svg("path", { class: "dlp-member", d: cross(X(x), Y(y)) }));
-    for (const line of what.lines) if (line.entries.length) body.append(svg("path", { class: `dlp-line ${line.style ?? ""}`, d: steps(line.entries, X, Y) }));
-    parts.push(svg("defs", {}, svg("clipPath", { id: clip }, svg("rect", { x: LEFT, y: TOP - 8, width: W - LEFT - right + 8, height: H - TOP - BOTTOM + 8 }))), body);
+    for (const [x, y] of what.crowd)
+      if (inside(x, y)) body.append(svg("path", { class: "dlp-member", d: cross(X(x), Y(y)) }));
+    for (const { entries, style } of what.lines)
+      if (entries.length) body.append(svg("path", { class: `dlp-line ${style ?? ""}`, d: steps(entries, X, Y) }));
+    const window = svg("rect", { x: LEFT, y: TOP - 8, width: W - LEFT - right + 8, height: H - TOP - BOTTOM + 8 });
+    parts.push(svg("defs", {}, svg("clipPath", { id: clip }, window)), body);
     if (what.limit !== null && what.limit !== undefined) {
       const x = Math.min(W - right, Math.max(LEFT, X(what.limit)));
       parts.push(svg("path", { class: "dlp-limit", d: `M${x} ${TOP}V${H - BOTTOM}` }));
@@ -55,7 +59,10 @@ export function frontierPlot({ pick, caption }) {
       ...what.lines.filter((line) => !line.main).flatMap((line) => line.entries.map((e) => ({ ...e, of: line.name }))),
       ...main.entries.map((e) => ({ ...e, main: true })),
     ];
-    if (focused !== null) (drawing.querySelector(`[data-key="${CSS.escape(focused)}"]`) ?? drawing.querySelector('[tabindex="0"]'))?.focus({ preventScroll: true });
+    if (focused !== null) {
+      const again = drawing.querySelector(`[data-key="${CSS.escape(focused)}"]`) ?? drawing.querySelector("[tabindex='0']");
+      again?.focus({ preventScroll: true });
+    }
     if (shown) hover(spots.find((s) => s.text === shown.text && s.x === shown.x) ?? null);
   }
 
@@ -67,17 +74,23 @@ export function frontierPlot({ pick, caption }) {
     entries.forEach((e, i) => {
       const on = e.key === picked && Boolean(picked), x = X(e.x), y = Y(e.y);
       const name = `${i + 1} of ${entries.length}: value ${num(e.y, digits)}, cross-entropy ${num(e.x)}: ${visible(e.text)}`;
-      const dot = svg("g", { class: `dlp-dot${on ? " dlp-on" : ""}`, role: "radio", "aria-checked": String(on), "aria-label": name, tabindex: e.key === stop ? 0 : -1,
-        onfocus: () => hover({ ...e, main: true }), onblur: () => hover(null) },
-        on ? svg("circle", { class: "dlp-ring", cx: x, cy: y, r: 9.5 }) : null, svg("circle", { cx: x, cy: y, r: on ? 5 : r }));
+      const given = {
+        class: `dlp-dot${on ? " dlp-on" : ""}`, role: "radio", "aria-checked": String(on), "aria-label": name,
+        tabindex: e.key === stop ? 0 : -1, onfocus: () => hover({ ...e, main: true }), onblur: () => hover(null),
+      };
+      const ring = on ? svg("circle", { class: "dlp-ring", cx: x, cy: y, r: 9.5 }) : null;
+      const dot = svg("g", given, ring, svg("circle", { cx: x, cy: y, r: on ? 5 : r }));
       dot.dataset.key = e.key ?? "";
       group.append(dot);
     });
     group.addEventListener("keydown", (event) => {
       const all = [...group.querySelectorAll("[role=radio]")];
       const key = { ArrowUp: "ArrowRight", ArrowDown: "ArrowLeft" }[event.key] ?? event.key;
-      const next = arrows({ key, preventDefault: () => event.preventDefault() }, all) ?? (event.key === "Enter" || event.key === " " ? event.target : null);
-      if (next?.dataset.key) { event.preventDefault(); pick(next.dataset.key); }
+      const here = event.key === "Enter" || event.key === " " ? event.target : null;
+      const next = arrows({ key, preventDefault: () => event.preventDefault() }, all) ?? here;
+      if (!next?.dataset.key) return;
+      event.preventDefault();
+      pick(next.dataset.key);
     });
     return group;
   }
@@ -98,18 +111,25 @@ export function frontierPlot({ pick, caption }) {
     tip.hidden = !spot;
     if (!spot) return;
     const digits = places(spots.filter((s) => s.main).map((s) => s.y));
-    const where = spot.of ? `${spot.of} · ` : "";
-    const more = spot.weight !== undefined ? ` · member with λ ${num(spot.weight, 2)}` : spot.it !== undefined && spot.it !== null ? ` · iteration ${spot.it}` : "";
-    tip.replaceChildren(h("bdi", { dir: "ltr" }, visible(spot.text ?? "")),
-      h("div", { class: "dlp-quiet" }, `${where}value ${num(spot.y, digits)} · cross-entropy ${num(spot.x)} · perplexity ${perplexity(spot.x)}${more}`));
+    const parts = [
+      ...(spot.of ? [visible(spot.of)] : []),
+      `value ${num(spot.y, digits)}`, `cross-entropy ${num(spot.x)}`, `perplexity ${perplexity(spot.x)}`,
+      ...(spot.weight !== undefined ? [`member with λ ${num(spot.weight, 2)}`] : []),
+      ...(spot.it !== undefined && spot.it !== null ? [`iteration ${spot.it}`] : []),
+    ];
+    tip.replaceChildren(h("bdi", { dir: "ltr" }, visible(spot.text ?? "")), h("div", { class: "dlp-quiet" }, parts.join(" · ")));
     const x = X(spot.x) / W, y = Y(spot.y) / H; // away from the nearer edges
-    tip.style.cssText = `${x > 0.5 ? "right" : "left"}: ${(x > 0.5 ? 1 - x : x) * 100}%; ${y > 0.6 ? "bottom" : "top"}: calc(${(y > 0.6 ? 1 - y : y) * 100}% + 12px)`;
+    const across = `${x > 0.5 ? "right" : "left"}: ${(x > 0.5 ? 1 - x : x) * 100}%`;
+    const down = `${y > 0.6 ? "bottom" : "top"}: calc(${(y > 0.6 ? 1 - y : y) * 100}% + 12px)`;
+    tip.style.cssText = `${across}; ${down}`;
   }
 
   function earlierLabel(earlier, inside) {
-    const seen = earlier.points.filter(([x, y]) => inside(x, y)), [x, y] = seen[Math.floor(seen.length * 0.7)] ?? [domain.x1, domain.y0];
-    const end = X(x) > W - right - 130;
-    return svg("text", { class: "dlp-small", x: X(x) + (end ? -4 : 6), y: Math.min(H - BOTTOM - 6, Y(y) + 22), "text-anchor": end ? "end" : "start" }, `dotted: iteration ${earlier.iteration}`);
+    const seen = earlier.points.filter(([x, y]) => inside(x, y));
+    const [x, y] = seen[Math.floor(seen.length * 0.7)] ?? [domain.x1, domain.y0];
+    const end = X(x) > W - right - 130, place = { x: X(x) + (end ? -4 : 6), y: Math.min(H - BOTTOM - 6, Y(y) + 22) };
+    const given = { class: "dlp-small", ...place, "text-anchor": end ? "end" : "start" };
+    return svg("text", given, `dotted: iteration ${earlier.iteration}`);
   }
 
   /** Names at the right edge, each as high as its line ends, or as close to that as the others let it be. */
@@ -119,7 +139,8 @@ export function frontierPlot({ pick, caption }) {
     const least = (i) => H - BOTTOM - 14 * (found.length - 1 - i);
     return found.flatMap(({ line, end }, i) => {
       const at = above = Math.min(least(i), Math.max(above + 14, Math.max(TOP, Y(end.y))));
-      return [svg("path", { class: `dlp-lead ${line.style ?? ""}`, d: `M${X(end.x)} ${Y(end.y)}L${W - right + 4} ${at}` }),
+      const lead = `M${X(end.x)} ${Y(end.y)}L${W - right + 4} ${at}`;
+      return [svg("path", { class: `dlp-lead ${line.style ?? ""}`, d: lead }),
         svg("text", { class: "dlp-small dlp-name", x: W - right + 8, y: at + 4 }, visible(line.name))];
     });
   }
@@ -128,12 +149,22 @@ export function frontierPlot({ pick, caption }) {
     const group = svg("g", { class: "dlp-axes" });
     const across = ticks(domain.x0, domain.x1, W / 95), up = ticks(domain.y0, domain.y1, H / 60);
     const digits = (marks) => Math.max(0, -Math.floor(Math.log10(marks[1] - marks[0] || 1) + 1e-9));
-    for (const x of across) group.append(svg("path", { class: "dlp-grid", d: `M${X(x)} ${TOP}V${H - BOTTOM}` }), svg("text", { x: X(x), y: H - BOTTOM + 18, "text-anchor": "middle" }, num(x, digits(across))));
-    for (const y of up) group.append(svg("path", { class: "dlp-grid", d: `M${LEFT} ${Y(y)}H${W - right}` }), svg("text", { x: LEFT - 8, y: Y(y) + 4, "text-anchor": "end" }, num(y, digits(up))));
+    const grid = (d) => svg("path", { class: "dlp-grid", d });
+    for (const x of across) {
+      const label = svg("text", { x: X(x), y: H - BOTTOM + 18, "text-anchor": "middle" }, num(x, digits(across)));
+      group.append(grid(`M${X(x)} ${TOP}V${H - BOTTOM}`), label);
+    }
+    for (const y of up) {
+      const label = svg("text", { x: LEFT - 8, y: Y(y) + 4, "text-anchor": "end" }, num(y, digits(up)));
+      group.append(grid(`M${LEFT} ${Y(y)}H${W - right}`), label);
+    }
     const middle = (TOP + H - BOTTOM) / 2;
     const words = `cross-entropy, nats per token${W - right - LEFT < 310 ? "" : " (fluent on the left)"}`;
-    group.append(svg("text", { class: "dlp-axis", x: (LEFT + W - right) / 2, y: H - 8, "text-anchor": "middle" }, words),
-      svg("text", { class: "dlp-axis", x: 14, y: middle, "text-anchor": "middle", transform: `rotate(-90 14 ${middle})` }, "value"));
+    const axis = { class: "dlp-axis", "text-anchor": "middle" };
+    group.append(
+      svg("text", { ...axis, x: (LEFT + W - right) / 2, y: H - 8 }, words),
+      svg("text", { ...axis, x: 14, y: middle, transform: `rotate(-90 14 ${middle})` }, "value"),
+    );
     return group;
   }
 
@@ -162,7 +193,8 @@ export function frontierPlot({ pick, caption }) {
 const cross = (x, y) => `M${x - 3} ${y - 3}l6 6m0 -6l-6 6`;
 
 function steps(entries, X, Y) {
-  return entries.map((e, i) => (i ? `H${X(e.x).toFixed(1)}V${Y(e.y).toFixed(1)}` : `M${X(e.x).toFixed(1)} ${Y(e.y).toFixed(1)}`)).join("");
+  const at = (e) => [X(e.x).toFixed(1), Y(e.y).toFixed(1)];
+  return entries.map((e, i) => (i ? "H" : "M") + at(e).join(i ? "V" : " ")).join("");
 }
 
 /** Axes that hold everything, grow in whole steps, and stay while what they hold still fills them. */
@@ -187,11 +219,15 @@ function rounded(low, high) {
 /** A quantity over iterations, as steps, with restarts as dashed lines; small. */
 export function growthChart(growth, restarts, total, at) {
   const w = 600, high = 64, values = growth.hypervolume ?? [], when = growth.iteration ?? [];
-  const chart = svg("svg", { viewBox: `0 0 ${w} ${high}`, class: "dlp-growth", preserveAspectRatio: "none", "aria-hidden": "true" });
+  const place = { viewBox: `0 0 ${w} ${high}`, preserveAspectRatio: "none" };
+  const chart = svg("svg", { ...place, class: "dlp-growth", "aria-hidden": "true" });
   const end = Math.max(1, total), top = Math.max(...values, 1e-9);
   const X = (i) => (i / end) * w, Y = (v) => high - 3 - (Math.max(0, v) / top) * (high - 8);
   for (const [i] of restarts) chart.append(svg("path", { class: "dlp-restart", d: `M${X(i)} 0V${high}` }));
-  if (values.length) chart.append(svg("path", { class: "dlp-line", d: values.map((v, i) => (i ? `H${X(when[i]).toFixed(1)}V${Y(v).toFixed(1)}` : `M${X(when[i])} ${Y(v)}`)).join("") + `H${X(when.at(-1))}` }));
+  if (values.length) {
+    const line = steps(values.map((v, i) => ({ x: when[i], y: v })), X, Y) + `H${X(when.at(-1))}`;
+    chart.append(svg("path", { class: "dlp-line", d: line }));
+  }
   if (at !== null) chart.append(svg("path", { class: "dlp-limit", d: `M${X(at)} 0V${high}` }));
   return chart;
 }

@@ -1,12 +1,13 @@
 // Several runs: each frontier, and what they reach together.
 
-import { count, frontierOf, h, listen, notices, painter, register, stage, unique, visible } from "./common.js";
+import { WORDS, runBar } from "./bar.js";
+import { count, frontierOf, h, heading, hear, listen, notices, painter, register, stage, unique, visible } from "./common.js";
 import { frontierPlot } from "./plot.js";
 import { attributionView } from "./strip.js";
 import { frontierTable } from "./table.js";
 
-const WORDS = { ready: "starting", running: "dreaming", paused: "paused", stopped: "stopped", done: "done", failed: "failed" };
-const STYLES = 6;
+const STYLES = 6, NAMED = 6; // kinds of lines; runs of which each line has its name at its end
+const COLUMNS = ["value", "cross-entropy", "perplexity", "run", "text"];
 
 export const view = {
   initialize: ({ model }) => register(model),
@@ -14,22 +15,26 @@ export const view = {
     const get = (name) => model.get(name), live = () => Boolean(get("live"));
     const [root, leave] = stage(el, "runs");
     const [notice, say] = notices();
-    const bar = h("div", { class: "dlp-bar" }), words = h("span", { class: "dlp-state" }), error = h("p", { class: "dlp-wrong", role: "alert" });
+    const error = h("p", { class: "dlp-wrong", role: "alert" });
     const choice = h("div", { class: "dlp-row dlp-choice" });
+    const bar = runBar({ model, live, suffix: " all" });
     const plot = frontierPlot({ pick, caption: "frontiers of several runs: value against cross-entropy" });
-    const groupOf = (key) => get("runs").find((run) => run.frontier.some((e) => e.key === key))?.group;
-    let picked = get("picked"), group = groupOf(picked) ?? 0, only = -1, owner = 0, drawnBar = "", drawnChoice = "";
-    const table = frontierTable({ columns: ["value", "cross-entropy", "perplexity", "run", "text"], pick, label: "the merged frontier" });
+    const table = frontierTable({ columns: COLUMNS, pick, label: "the merged frontier" });
+
+    // Of the prompt that is picked, the run that found it is remembered: it may be beaten, and is asked all the same.
+    const holds = (run) => run.frontier.some((e) => e.key === picked);
+    let picked = get("picked"), group = get("runs").find(holds)?.group ?? 0, only = -1, owner = 0, drawnChoice = "";
     const known = memory(() => get("runs"), () => group, get("attributions"));
-    const one = attributionView({
-      live, known, say, name: unique(),
-      python: () => get("runs")[owner]?.python ?? "",
-      send: (m) => model.send({ ...m, type: m.type === "swap" ? "look" : m.type, run: owner }),
-    });
-    root.append(h("header", {}, h("h3", {}, visible(get("title"))), h("span", { class: "dlp-quiet" }, count(get("runs").length, "run")), notice), bar, error, choice, h("div", { class: "dlp-two" }, plot.el, table.el), one.el);
+    const send = (message) => model.send({ ...message, run: owner });
+    const one = attributionView({ live, known, say, send, name: unique(), python: () => get("runs")[owner]?.python ?? "" });
+    root.append(
+      heading(get("title"), count(get("runs").length, "run"), notice),
+      bar.el, error, bar.told, choice, h("div", { class: "dlp-two" }, plot.el, table.el), one.el,
+    );
 
     const mine = () => get("runs").map((run, number) => ({ ...run, number })).filter((run) => run.group === group);
-    const merged = () => frontierOf(mine().filter((run) => only < 0 || run.number === only).flatMap((run) => run.frontier.map((e) => ({ ...e, run: run.name }))));
+    const shown = () => mine().filter((run) => only < 0 || run.number === only);
+    const merged = () => frontierOf(shown().flatMap((run) => run.frontier.map((e) => ({ ...e, run: run.name }))));
 
     function pick(key) {
       picked = key;
@@ -47,35 +52,46 @@ export const view = {
     }
 
     function drawBar() {
-      const status = get("status"), going = ["ready", "running", "paused"].includes(status);
-      if (`${status} ${live()}` !== drawnBar) {
-        drawnBar = `${status} ${live()}`;
-        const act = (name, label) => h("button", { type: "button", onclick: () => model.send({ type: name }) }, label);
-        bar.replaceChildren(...(live() && going ? [status === "paused" ? act("resume", "Resume all") : act("pause", "Pause all"), act("stop", "Stop all")] : []), ...(going ? [h("progress", { "aria-label": "iterations completed" })] : []), words);
-      }
-      const progress = bar.querySelector("progress");
-      if (progress) { progress.max = Math.max(1, get("steps")); progress.value = get("step"); }
-      words.textContent = `${WORDS[status] ?? status} · iteration ${get("step")} of ${get("steps")} · ${count(get("runs").reduce((n, run) => n + run.evaluated, 0), "prompt")}`;
+      const status = get("status"), prompts = get("runs").reduce((n, run) => n + run.evaluated, 0);
+      const done = `iteration ${get("step")} of ${get("steps")}`;
+      bar.draw([WORDS[status] ?? status, done, count(prompts, "prompt")].join(" · "));
       error.textContent = visible(get("error"));
       error.hidden = !get("error");
     }
 
+    function features() {
+      const options = get("groups").map((name, i) => h("option", { value: String(i), selected: i === group }, visible(name)));
+      const change = (e) => turn(Number(e.target.value));
+      return h("label", {}, "feature ", h("select", { "data-focus": "group", onchange: change }, ...options));
+    }
+
+    function toggle(label, number, style) {
+      const line = style === null ? null : h("span", { class: `dlp-key dlp-run-${style}`, "aria-hidden": "true" });
+      const press = () => {
+        only = only === number ? -1 : number;
+        paint("choice", "plot", "table");
+      };
+      const given = { "aria-pressed": String(only === number), "data-focus": `run-${number}`, onclick: press };
+      return h("button", given, line, visible(label));
+    }
+
     function drawChoice() {
-      const groups = get("groups"), names = JSON.stringify([groups, mine().map((run) => run.name), group, only]);
-      if (names === drawnChoice) return;
-      drawnChoice = names;
+      const now = JSON.stringify([get("groups"), mine().map((run) => run.name), group, only]);
+      if (now === drawnChoice) return;
+      drawnChoice = now;
       const focus = choice.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
-      const features = groups.length > 1 ? [h("label", {}, "feature ", h("select", { "data-focus": "group", onchange: (e) => turn(Number(e.target.value)) }, ...groups.map((g, i) => h("option", { value: String(i), selected: i === group }, visible(g)))))] : [];
-      const button = (label, number, style) => h("button", { type: "button", "aria-pressed": String(only === number), "data-focus": `run-${number}`, onclick: () => { only = only === number ? -1 : number; paint("choice", "plot", "table"); } }, style === null ? null : key(style), visible(label));
-      choice.replaceChildren(...features, button("all together", -1, null), ...mine().map((run, i) => button(run.name, run.number, i % STYLES)));
+      const each = mine().map((run, i) => toggle(run.name, run.number, i % STYLES));
+      choice.replaceChildren(...(get("groups").length > 1 ? [features()] : []), toggle("all together", -1, null), ...each);
       if (focus) choice.querySelector(`[data-focus="${focus}"]`)?.focus();
     }
 
-    const key = (style) => { const line = h("span", { class: `dlp-key dlp-run-${style}`, "aria-hidden": "true" }); return line; };
-
     function drawPlot() {
-      const lines = mine().filter((run) => only < 0 || run.number === only).map((run) => ({ entries: run.frontier, style: `dlp-run dlp-run-${mine().findIndex((r) => r.number === run.number) % STYLES}`, name: mine().length <= 6 ? run.name : "" }));
-      plot.draw({ lines: [...lines, { entries: merged(), main: true, style: "dlp-merged" }], crowd: [], earlier: null, limit: null, picked, empty: "The frontiers grow here." });
+      const all = mine(), style = (run) => all.findIndex((other) => other.number === run.number) % STYLES;
+      const line = (run) => ({
+        entries: run.frontier, style: `dlp-run dlp-run-${style(run)}`, name: all.length <= NAMED ? run.name : "",
+      });
+      const main = { entries: merged(), main: true, style: "dlp-merged" }, empty = "The frontiers grow here.";
+      plot.draw({ lines: [...shown().map(line), main], crowd: [], earlier: null, limit: null, picked, empty });
     }
 
     function drawTable() {
@@ -83,26 +99,36 @@ export const view = {
     }
 
     function drawOne() {
-      const has = (run) => run.frontier.some((e) => e.key === picked), found = mine().find((run) => run.number === only && has(run)) ?? mine().find(has);
-      if (!found) return; // one that has left the frontier since stays where it is, and asks the run that it is of
+      const found = shown().find(holds) ?? mine().find(holds);
+      if (!found) return; // one that has left the frontier since stays where it is
       owner = found.number;
       one.show(found.frontier.find((e) => e.key === picked));
     }
 
+    function follow() {
+      if (get("picked") === picked) return;
+      picked = get("picked");
+      const other = mine().some(holds) ? undefined : get("runs").find(holds);
+      if (other) turn(other.group);
+      paint("plot", "table", "one");
+    }
+
     const paint = painter({ bar: drawBar, choice: drawChoice, plot: drawPlot, table: drawTable, one: drawOne });
+    const changed = (...parts) => () => paint(...parts);
     const end = listen(model, {
-      "change:status": () => paint("bar"), "change:step": () => paint("bar"), "change:steps": () => paint("bar"), "change:error": () => paint("bar"), "change:groups": () => paint("choice"),
-      "change:runs": () => paint("bar", "choice", "plot", "table", "one"),
-      "change:picked": () => {
-        if (get("picked") === picked) return;
-        picked = get("picked");
-        const has = (run) => run.frontier.some((e) => e.key === picked);
-        if (!mine().some(has) && groupOf(picked) !== undefined) turn(groupOf(picked));
-        paint("plot", "table", "one");
-      },
-      "msg:custom": (message) => { if (message.type === "answer") one.answer(message); else if (message.type === "notice") say(message.text, 20); },
+      "change:status": changed("bar"),
+      "change:step": changed("bar"),
+      "change:steps": changed("bar"),
+      "change:error": changed("bar"),
+      "change:groups": changed("choice"),
+      "change:runs": changed("bar", "choice", "plot", "table", "one"),
+      "change:picked": follow,
+      "msg:custom": hear(one, say),
     });
-    drawBar(); drawChoice(); drawPlot(); drawTable();
+    drawBar();
+    drawChoice();
+    drawPlot();
+    drawTable();
     one.draw();
     drawOne();
     return () => { end(); leave(); };
@@ -114,15 +140,19 @@ export const view = {
  * features. What comes is told apart by its value, and kept wherever it fits.
  */
 function memory(runs, group, given) {
-  const maps = new Map(), of = (g) => maps.get(g) ?? maps.set(g, new Map()).get(g);
-  const fits = (found) => {
-    const close = (e) => e.key === found.key && Math.abs(e.y - found.value) <= 1e-3 * (Math.abs(e.y) + 1e-3);
-    return [...new Set(runs().filter((run) => run.frontier.some(close)).map((run) => run.group))];
-  };
-  const set = (key, found) => {
-    const groups = fits(found);
-    for (const g of groups.length ? groups : [group()]) of(g).set(key, found);
-  };
+  const maps = new Map();
+
+  function of(number) {
+    if (!maps.has(number)) maps.set(number, new Map());
+    return maps.get(number);
+  }
+
+  function set(key, found) {
+    const close = (e) => e.key === key && Math.abs(e.y - found.value) <= 1e-3 * (Math.abs(e.y) + 1e-3);
+    const groups = runs().filter((run) => run.frontier.some(close)).map((run) => run.group);
+    for (const number of groups.length ? groups : [group()]) of(number).set(key, found);
+  }
+
   for (const [key, found] of Object.entries(given ?? {})) set(key, found);
   return { get: (key) => of(group()).get(key), set };
 }

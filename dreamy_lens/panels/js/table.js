@@ -3,7 +3,10 @@
 import { arrows, h, num, perplexity, places, visible } from "./common.js";
 
 const unlike = "as text it encodes to other tokens";
-const text = (e) => [h("bdi", { dir: "ltr" }, visible(e.text.replace(/^ /, ""))), e.trips === false ? h("span", { class: "dlp-mark", title: unlike, role: "img", "aria-label": unlike }, " ≠") : null];
+const text = (e) => {
+  const mark = h("span", { class: "dlp-mark", title: unlike, role: "img", "aria-label": unlike }, " ≠");
+  return [h("bdi", { dir: "ltr" }, visible(e.text.replace(/^ /, ""))), e.trips === false ? mark : null];
+};
 const COLUMNS = {
   value: [(e) => e.y, (e, digits) => [num(e.y, digits)]],
   "cross-entropy": [(e) => e.x, (e) => [num(e.x)]],
@@ -25,34 +28,46 @@ export function frontierTable({ columns, pick, label }) {
   }
 
   function head(column) {
-    const on = column === by, sign = on ? (way > 0 ? " ↑" : " ↓") : "";
-    return h("th", { scope: "col", class: `dlp-c-${column}`, "aria-sort": on ? (way > 0 ? "ascending" : "descending") : "none" },
-      h("button", { type: "button", "data-by": column, title: `sort by ${column}`, onclick: () => sort(column) }, column, h("span", { "aria-hidden": "true" }, sign)));
+    const on = column === by, sign = on ? (way > 0 ? "\u00a0↑" : "\u00a0↓") : "";
+    const given = { "data-by": column, title: `sort by ${column}`, onclick: () => sort(column) };
+    const sorted = on ? (way > 0 ? "ascending" : "descending") : "none";
+    return h("th", { scope: "col", class: `dlp-c-${column}`, "aria-sort": sorted },
+      h("button", given, column, h("span", { "aria-hidden": "true" }, sign)));
   }
 
   function draw(entries, picked, nothing) {
     last = [entries, picked, nothing];
-    if (!entries.length) { el.replaceChildren(h("p", { class: "dlp-quiet" }, nothing)); return; }
+    if (!entries.length) return el.replaceChildren(h("p", { class: "dlp-quiet" }, nothing));
     const digits = places(entries.map((e) => e.y)), of = COLUMNS[by][0];
     const rows = [...entries].sort((a, b) => (of(a) < of(b) ? -way : of(a) > of(b) ? way : 0));
-    const focus = el.contains(document.activeElement) ? document.activeElement.dataset : null, scroll = el.querySelector(".dlp-scroll")?.scrollTop ?? 0;
     const is = (e) => Boolean(e.key) && e.key === picked, stop = (rows.find(is) ?? rows.find((e) => e.key))?.key;
-    const body = h("tbody", { onkeydown: keys }, ...rows.map((e) =>
-      h("tr", { class: is(e) ? "dlp-on" : null, "aria-selected": String(is(e)), tabindex: e.key && e.key === stop ? 0 : -1, "data-key": e.key ?? "", onclick: () => pick(e.key) },
-        ...columns.map((c) => h("td", { class: `dlp-c-${c}` }, ...COLUMNS[c][1](e, digits))))));
-    const box = h("div", { class: "dlp-scroll" }, h("table", { role: "grid", "aria-label": label }, h("thead", {}, h("tr", {}, ...columns.map(head))), body));
+    const row = (e) => {
+      const given = {
+        class: is(e) ? "dlp-on" : null, "aria-selected": String(is(e)), tabindex: e.key && e.key === stop ? 0 : -1,
+        "data-key": e.key ?? "", onclick: () => pick(e.key),
+      };
+      return h("tr", given, ...columns.map((c) => h("td", { class: `dlp-c-${c}` }, ...COLUMNS[c][1](e, digits))));
+    };
+    const focus = el.contains(document.activeElement) ? document.activeElement.dataset : null;
+    const scroll = el.querySelector(".dlp-scroll")?.scrollTop ?? 0;
+    const body = h("tbody", { onkeydown: keys }, ...rows.map(row));
+    const whole = h("table", { role: "grid", "aria-label": label }, h("thead", {}, h("tr", {}, ...columns.map(head))), body);
+    const box = h("div", { class: "dlp-scroll" }, whole);
     el.replaceChildren(box);
     box.scrollTop = scroll;
     if (picked !== seen) follow(box, body.querySelector(".dlp-on"));
     seen = picked;
-    if (focus) el.querySelector(focus.by ? `[data-by="${focus.by}"]` : `[data-key="${CSS.escape(picked || focus.key || "")}"]`)?.focus({ preventScroll: true });
+    if (!focus) return;
+    const again = focus.by ? `[data-by="${focus.by}"]` : `[data-key="${CSS.escape(picked || focus.key || "")}"]`;
+    el.querySelector(again)?.focus({ preventScroll: true });
   }
 
   /** What was picked elsewhere is brought into sight, without moving the page. */
   function follow(box, row) {
     if (!row) return;
     const above = box.querySelector("thead").offsetHeight, { offsetTop: top, offsetHeight: high } = row;
-    if (top - above < box.scrollTop || top + high > box.scrollTop + box.clientHeight) box.scrollTop = top - above - (box.clientHeight - above - high) / 2;
+    if (top - above >= box.scrollTop && top + high <= box.scrollTop + box.clientHeight) return;
+    box.scrollTop = top - above - (box.clientHeight - above - high) / 2;
   }
 
   function keys(event) {

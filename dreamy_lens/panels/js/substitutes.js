@@ -1,0 +1,78 @@
+// What other tokens would do in a prompt: the ledger of one position, and the map of all of them.
+
+import { arrows, h, num, places, visibleToken } from "./common.js";
+
+const BEST = 8, WORST = 4; // rows of a ledger that is folded
+
+const swapped = (ids, position, id) => [...ids.slice(0, position), id, ...ids.slice(position + 1)];
+
+/**
+ * The table of what was tried in the place of one token, best first.
+ *
+ * swap(ids): one of them is to be tried, null where there is nothing to try it with; all: whether to show more than the
+ * ends; unfold(): the rest is asked for; yet: what is said where there is none.
+ */
+export function ledger(now, position, { swap, all, unfold, yet }) {
+  const subs = now.subs?.[position] ?? [], digits = places([now.value, ...subs.map((s) => s[2])]);
+  if (!subs.length) return h("p", { class: "dlp-quiet" }, yet);
+
+  function row([token, id, value, ce]) {
+    const press = () => swap(swapped(now.ids, position, id));
+    const given = { class: "dlp-sub", "data-focus": `sub-${id}`, title: "try it", onclick: press };
+    const name = visibleToken(token), change = num(value - now.value, digits, true);
+    return h("tr", {},
+      h("td", {}, swap ? h("button", given, name) : h("code", { class: "dlp-sub" }, name)),
+      h("td", {}, num(value, digits)), h("td", { class: value > now.value ? "dlp-up" : "dlp-down" }, change),
+      h("td", {}, num(ce)), h("td", {}, num(ce - now.ce, 2, true)));
+  }
+
+  function more() {
+    const given = { class: "dlp-link", "data-focus": "all", onclick: unfold };
+    return h("tr", {}, h("td", { colspan: 5 }, h("button", given, `${subs.length - BEST - WORST} more`)));
+  }
+
+  const folded = !all && subs.length > BEST + WORST + 2;
+  const rows = folded ? [...subs.slice(0, BEST).map(row), more(), ...subs.slice(-WORST).map(row)] : subs.map(row);
+  const names = ["in its place", "value", "change", "cross-entropy", "change"];
+  const head = h("thead", {}, h("tr", {}, ...names.map((name) => h("th", { scope: "col" }, name))));
+  return h("div", { class: "dlp-scroll" }, h("table", {}, head, h("tbody", {}, ...rows)));
+}
+
+/**
+ * Positions across, substitutes down, best first: colour and edge say what each does to the value.
+ *
+ * swap(ids) as above; say(text): where nothing can be tried, a cell that is clicked is told about.
+ */
+export function heatMap(now, { swap, say }) {
+  const deep = Math.max(...now.subs.map((s) => s.length)), digits = places([now.value, ...(now.drop ?? [])], 3);
+  const most = Math.max(1e-9, ...now.subs.flat().map((s) => Math.abs(s[2] - now.value)));
+
+  function cell(row, i) {
+    const given = { role: "gridcell", tabindex: -1, "data-focus": `heat-${row}-${i}` };
+    const s = now.subs[i][row];
+    if (!s) return h("button", { ...given, disabled: true });
+    const [token, id, value, ce] = s, change = value - now.value;
+    const name = `${i + 1}: ${visibleToken(now.tokens[i])} becomes ${visibleToken(token)}: `
+      + `value ${num(value, digits)} (${num(change, digits, true)}), cross-entropy ${num(ce)}`;
+    const press = () => (swap ? swap(swapped(now.ids, i, id)) : say(name, 20));
+    const style = { "--d": (Math.abs(change) / most).toFixed(3) }, kind = change > 0 ? "dlp-gain" : "dlp-loss";
+    return h("button", { ...given, class: kind, title: name, "aria-label": name, style, onclick: press }, visibleToken(token));
+  }
+
+  const head = now.tokens.map((token) => h("span", { role: "columnheader" }, visibleToken(token)));
+  const rows = Array.from({ length: deep }, (_, row) => now.tokens.map((_, i) => cell(row, i)));
+  const cells = rows.flat(), first = cells.find((one) => !one.disabled);
+  if (first) first.tabIndex = 0;
+  const move = (event) => {
+    const next = arrows(event, cells, now.tokens.length);
+    if (next) for (const one of cells) one.tabIndex = one === next ? 0 : -1;
+  };
+  const given = { class: "dlp-heat", role: "grid", "aria-label": "substitutes by position, best first", onkeydown: move };
+  const lines = [head, ...rows].map((line) => h("div", { role: "row" }, ...line));
+  const table = h("div", { ...given, style: { "--columns": String(now.tokens.length) } }, ...lines);
+  const legend = " each column: what was tried in its token's place, best on top · "
+    + `blue with an edge raises the value, orange lowers it (full: ${num(most, digits)})`;
+  return h("div", {},
+    h("div", { class: "dlp-scroll" }, table),
+    h("p", { class: "dlp-legend" }, h("span", { class: "dlp-ramp dlp-ramp-2" }), legend));
+}

@@ -1,0 +1,56 @@
+// The tokens of a prompt: colour, bar and number of each say what it does for the feature.
+
+import { h, num, places, visibleToken } from "./common.js";
+
+/** Full colour and a full bar: the largest losses, bars never on a scale so fine that noise towers. */
+function scales(now) {
+  const most = (xs) => Math.max(0, ...(xs ?? []).filter((x) => x !== null));
+  const colour = most(now.drop) || 1;
+  return [colour, Math.max(most(now.floor), 0.1 * colour)];
+}
+
+const share = (x, full) => Math.min(1, Math.max(0, (x ?? 0) / full)).toFixed(3);
+
+/**
+ * The strip of a prompt's tokens, with its legend.
+ *
+ * now, base: what is shown, and where the playing began; chosen: position of the token whose substitutes are shown;
+ * yet: what is said while there is no attribution; choose(position): a token was clicked.
+ */
+export function tokenStrip(now, base, { chosen, yet, choose }) {
+  const [colour, bar] = scales(now), digits = places([now.value, ...(now.drop ?? [])], 3);
+  const values = now.series?.filter((x) => x !== null) ?? [];
+  const high = Math.max(1e-9, ...values);
+
+  function token(text, i) {
+    const [drop, floor, at] = [now.drop, now.floor, now.series].map((all) => all?.[i] ?? null);
+    const tried = `; worst substitute ${num(-drop, digits, true)}, best ${num(-floor, digits, true)}`;
+    const name = [
+      `${i + 1} of ${now.tokens.length}: ${visibleToken(text)}`,
+      drop === null ? "" : tried, at === null ? "" : `; value here ${num(at, digits)}`,
+    ].join("");
+    const classes = [
+      "dlp-token", i === chosen && "dlp-on", floor !== null && floor < 0 && "dlp-better",
+      base.key !== now.key && base.ids[i] !== now.ids[i] && "dlp-changed",
+    ];
+    const given = {
+      class: classes.filter(Boolean).join(" "), "aria-label": name, title: name,
+      "aria-expanded": String(i === chosen), "data-focus": `token-${i}`,
+      style: { "--d": share(drop, colour), "--h": share(floor, bar) }, onclick: () => choose(i),
+    };
+    const gauge = h("u", { style: { "--v": share(at, high) } });
+    const under = now.series ? [gauge, h("small", {}, at === null ? "–" : num(at, Math.min(2, digits)))] : [];
+    return h("button", given, h("i", {}), h("b", {}, visibleToken(text)), ...under);
+  }
+
+  const said = (...parts) => h("p", { class: "dlp-legend" }, ...parts);
+  const legend = !now.drop ? [said(yet)] : [
+    said(
+      h("span", { class: "dlp-ramp" }), ` colour: lost with the worst substitute (full: ${num(colour, digits)}) · `,
+      h("span", { class: "dlp-swatch" }), ` bar: lost even with the best (full: ${num(bar, digits)}, dotted: a gain)`,
+    ),
+    said(now.series ? "underneath: the value if the prompt ended there · " : "", "click a token for its substitutes"),
+  ];
+  const strip = h("div", { class: "dlp-strip", role: "group", "aria-label": "tokens" }, ...now.tokens.map(token));
+  return h("div", {}, strip, ...legend);
+}
