@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -66,8 +67,6 @@ def test_nothing_lies_over_anything_else_and_nothing_is_cut_off(mount: Mount, na
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_words_can_be_read_on_every_strength_of_colour(mount: Mount, scheme: str):
-    import random
-
     state = attribution_state()
     one = found(run_state(30)["frontier"][-1], random.Random(0))
     one["drop"] = [i / 11 for i in range(12)]
@@ -98,6 +97,14 @@ def test_nothing_moves_when_something_is_said_or_a_past_is_shown(mount: Mount):
     view.find(".dlp-times input").evaluate(slide, 60)
     view.frames()
     assert view.page.evaluate(top) == before
+    view.button("now").focus()
+    view.page.keyboard.press("Enter")
+    view.frames()
+    assert view.page.evaluate(top) == before
+    assert (
+        view.page.evaluate("() => document.activeElement.closest('.dlp-times') && document.activeElement.type")
+        == "range"
+    )
     view.find(".dlp-row input[type=range]").evaluate(slide, 5)
     view.frames()
     assert view.page.evaluate(top) == before

@@ -161,3 +161,35 @@ def test_many_runs_are_told_apart_by_more_than_colour(mount: Mount):
     view = mount("runs", runs_state(6, step=20))
     style = "(all) => all.map((one) => getComputedStyle(one).strokeDasharray)"
     assert len(set(view.find(".dlp-line.dlp-run").evaluate_all(style))) == 6
+
+
+def test_pausing_keeps_the_focus_and_stopping_leaves_it_where_enter_does_nothing(mount: Mount):
+    view = mount("runs", runs_state(2, step=20))
+    view.button("Pause all").focus()
+    view.page.keyboard.press("Enter")
+    view.change(status="paused")
+    assert view.focused == "Resume all"
+    view.button("Stop all").focus()
+    view.page.keyboard.press("Enter")
+    view.change(status="stopped")
+    assert view.focused.startswith("stopped · ") and view.text("[aria-live=polite].dlp-away") == "stopped"
+    view.page.keyboard.press("Enter")
+    assert view.sent() == [{"type": "pause"}, {"type": "stop"}]
+
+
+def test_every_way_of_picking_writes_it_once(mount: Mount):
+    state = runs_state(2, step=40)
+    view = mount("runs", state)
+    rows, front = view.find(".dlp-table tbody tr"), keys(view)
+    rows.nth(1).click()
+    view.frames()
+    view.page.keyboard.press("ArrowDown")
+    view.frames()
+    view.find(f'.dlp-dot[data-key="{front[2]}"]').focus()
+    view.page.keyboard.press("ArrowRight")
+    view.frames()
+    view.page.keyboard.press("Enter")
+    view.frames()
+    view.find(".dlp-dot").nth(0).click(force=True)
+    view.frames()
+    assert view.page.evaluate("() => host.saved") == [["picked", front[i]] for i in (1, 2, 3, 3, 0)]
