@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from dreamy_lens.errors import PromptError, SettingsError
+from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.results.attribution import Attribution
 from dreamy_lens.scoring.prompts import as_ids
 from dreamy_lens.scoring.scorer import Scorer
@@ -100,10 +101,11 @@ def attribute(
     gradient = scorer.gradient(ids[None])
     device = scorer.model.device
     objective = gradient.objective(
-        torch.zeros(1, dtype=torch.long, device=device), torch.tensor([float(weight)], device=device)
+        torch.zeros(1, dtype=torch.long, device=device), torch.full((1,), float(weight), device=device)
     )
-    members = torch.from_numpy(ids[None]).to(device)
-    chosen = candidates(objective, members, torch.from_numpy(allowed).to(device), int(k))[0].cpu().numpy()
+    members = to_device(ids[None], device)
+    count = int(allowed[: objective.shape[-1]].sum())
+    (chosen,) = to_host(candidates(objective, members, to_device(allowed, device), int(k), count)[0])
     width = chosen.shape[1]
     rows = np.broadcast_to(ids, (n, width, n)).copy()
     rows[np.arange(n)[:, None], np.arange(width)[None], np.arange(n)[:, None]] = chosen

@@ -15,8 +15,8 @@ from dreamy_lens.errors import NoGradientError
 from dreamy_lens.features.bind import BoundFeature
 from dreamy_lens.features.readings import Layout, Reading
 from dreamy_lens.models.access import EMBEDDING, HookedModel, held
-from dreamy_lens.models.packing import to_device
 from dreamy_lens.models.parts import Parts
+from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.gradient import Gradient, Part
 from dreamy_lens.scoring.memory import Batches, is_out_of_memory, room_of
 from dreamy_lens.scoring.passes import LOGITS_BUDGET
@@ -118,7 +118,7 @@ class Differentiation:
 
     def _prefix(self, rows: np.ndarray, model: HookedModel, layout: Layout, parts: Parts) -> Prefix:
         names, logits = self._reads(model)
-        ids = torch.from_numpy(self.frame.rows(rows[:1], model)[:, : layout.before]).to(model.device)
+        ids = to_device(self.frame.rows(rows[:1], model)[:, : layout.before], model.device)
         with model.kernels.used(), parts.bare([*names, EMBEDDING]):
             return Prefix(model, ids, names, logits)
 
@@ -194,7 +194,7 @@ class Differentiation:
                 )
         if len(values) == 1:
             return values[0]
-        back = torch.from_numpy(np.argsort(np.concatenate(places), kind="stable")).to(values[0].device)
+        back = to_device(np.argsort(np.concatenate(places), kind="stable"), values[0].device)
         return torch.cat(values)[back]
 
 

@@ -16,6 +16,7 @@ from dreamy_lens.features.bind import BoundFeature, bind
 from dreamy_lens.features.readings import Layout, Pass, Reading
 from dreamy_lens.models.access import HookedModel, held
 from dreamy_lens.models.load import as_hooked
+from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.scoring.differentiation import Differentiation
 from dreamy_lens.scoring.gradient import Gradient
 from dreamy_lens.scoring.passes import Passes
@@ -126,11 +127,11 @@ class Scorer:
         """
         value, cross_entropy = self.passes.score([self.prompts(ids)])[0]
         assert cross_entropy is not None
-        return Scores(*torch.stack([value, cross_entropy]).cpu().numpy())
+        return Scores(*to_host(value, cross_entropy))
 
     def values(self, ids: Any) -> np.ndarray:
         """Only the feature's value, float32 `[B]`: nothing deeper than its hook points runs."""
-        return self.passes.score([self.prompts(ids)], cross_entropy=False)[0].value.cpu().numpy()
+        return to_host(self.passes.score([self.prompts(ids)], cross_entropy=False)[0].value)[0]
 
     def gradient(self, ids: Any) -> Gradient:
         """Gradients of value and cross-entropy with respect to the prompts' one-hot tokens.
@@ -198,7 +199,7 @@ class Scorer:
 
     def prompts(self, ids: Any) -> np.ndarray:
         """Prompts as an array `[B, n]`, after a check that they can be scored."""
-        array = self.vocabulary.check(ids.detach().cpu().numpy() if isinstance(ids, Tensor) else ids, "A prompt")
+        array = self.vocabulary.check(to_host(ids)[0] if isinstance(ids, Tensor) else ids, "A prompt")
         array = array[None] if array.ndim == 1 else array
         n = array.shape[1]
         if n not in self._checked:
@@ -207,7 +208,7 @@ class Scorer:
         return array
 
     def _full(self, rows: np.ndarray, model: HookedModel) -> Tensor:
-        return torch.from_numpy(self.frame.rows(rows, model)).to(model.device)
+        return to_device(self.frame.rows(rows, model), model.device)
 
 
 class JointScorer:
