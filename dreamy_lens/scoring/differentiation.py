@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,11 +56,13 @@ class Differentiation:
         self.features, self.frame, self.models, self.bare = tuple(features), frame, models, bare
         self.batches = Batches(batch_size)
         self._ways: dict[tuple, dict[HookedModel, _Way]] = {}
+        self._trusted: set[HookedModel] = set()  # whose embedding table was compared with what they embed
 
-    def gradient(self, rows: Sequence[np.ndarray]) -> list[Gradient]:
-        """Of the prompts `[B_i, n]` of each feature."""
+    def gradient(self, rows: Sequence[np.ndarray] | Sequence[Tensor]) -> list[Gradient]:
+        """Of the prompts `[B_i, n]` of each feature, all arrays, or all on the device already."""
         sizes = [len(r) for r in rows]
-        prompts, owner = np.concatenate(rows), np.repeat(np.arange(len(rows)), sizes)
+        prompts: Any = torch.cat(rows) if isinstance(rows[0], Tensor) else np.concatenate(rows)  # pyright: ignore
+        owner = np.repeat(np.arange(len(rows)), sizes)
         layout = self.frame.layout(prompts.shape[1])
         widest = max(model.vocabulary.size for model in self.models)
         fits = max(1, LOGITS_BUDGET // (layout.total * widest))
@@ -80,6 +83,7 @@ class Differentiation:
     def renew(self) -> None:
         """Find out anew which parts may be left out, and compute prefixes anew: the model may have been changed."""
         self._ways.clear()
+        self._trusted.clear()
 
     def _faster(self, layout: Layout) -> dict[HookedModel, _Way]:
         """How each model may be run faster: without which parts, and whether from behind a template's prefix."""
@@ -127,7 +131,9 @@ class Differentiation:
         names = tuple(dict.fromkeys(name for f in self.features for name in f.hooks.get(model, ())))
         return names, any(model in f.logits for f in self.features) or model is self.frame.fluency
 
-    def _gradient(self, rows: np.ndarray, owner: np.ndarray, layout: Layout, ways: dict[HookedModel, _Way]) -> Gradient:
+    def _gradient(
+        self, rows: np.ndarray | Tensor, owner: np.ndarray, layout: Layout, ways: dict[HookedModel, _Way]
+    ) -> Gradient:
         leaves: dict[HookedModel, Tensor] = {}
         readings: dict[HookedModel, Reading] = {}
         starts: dict[HookedModel, int] = {}
@@ -136,13 +142,14 @@ class Differentiation:
             for model in self.models:
                 frozen.enter_context(model.frozen())
             for model in self.models:
-                full = to_device(self.frame.rows(rows, model), model.device)
+                full = self.frame.on_device(rows, model)
                 way, (names, logits) = ways.get(model), self._reads(model)
                 prefix = None if way is None else way.prefix
                 starts[model] = start = 0 if prefix is None else prefix.length
                 # The bridge's own, and not rows of the table, which an edit of the weights can leave behind.
-                trust = model.device.type == "cuda" and way is not None  # checked when the way was found
+                trust = model.device.type == "cuda" and model in self._trusted
                 leaf = model.embedded(full[:, start:], trust).requires_grad_(True)
+                self._trusted.add(model)
                 past = None if prefix is None else prefix.cache(len(rows))
                 with contextlib.ExitStack() as faster:
                     if self.bare is not False:
@@ -174,7 +181,7 @@ class Differentiation:
             first = layout.before - starts[model]
             v, c = (g[:, first : first + layout.length].float() for g in embedded)
             parts.append(Part(v, c, charged[0], charged[1], surprisal, tables[i]))
-        return Gradient(tuple(parts), value.detach(), cross_entropy.detach().to(value.device))
+        return Gradient(tuple(parts), value.detach(), to_device(cross_entropy.detach(), value.device))
 
     def _values(self, readings: dict[HookedModel, Reading], owner: np.ndarray) -> Tensor:
         """The value of each prompt, of the feature that it is for, `[B]`."""
