@@ -143,10 +143,10 @@ class _Device(TorchFunctionMode):
             return self._copy(first, args[1], kwargs.get("non_blocking", False))
         if _is_there(kwargs.get("device")):
             kwargs["device"] = HERE
-            if name == "tensor":
-                WAITS.note("torch.tensor on the device")
             with torch._C.DisableTorchFunction():
                 made = func(*tree_map(_here, args), **kwargs)
+            if name in ("tensor", "as_tensor") and made.numel():  # of nothing, nothing is copied
+                WAITS.note("torch.tensor on the device")
             wants, made = made.requires_grad, Away(made.detach())
             return made.requires_grad_(wants)
         found = func(*args, **kwargs)

@@ -21,17 +21,29 @@ from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.gradient import Gradient, Part
 from dreamy_lens.scoring.memory import Batches, is_out_of_memory, room_of
 from dreamy_lens.scoring.passes import LOGITS_BUDGET
-from dreamy_lens.scoring.prefix import Prefix
+from dreamy_lens.scoring.prefix import Prefix, empty_cache
 from dreamy_lens.scoring.prompts import Frame
 from dreamy_lens.scoring.sharing import close, sample
 
 
 @dataclass
 class _Way:
-    """How a model is run: without some of its parts, and from behind a prefix if that is known."""
+    """How a model is run: without some of its parts, and from behind a prefix if that is known.
+
+    Attributes:
+        parts: of its bridge.
+        prefix: what is known.
+        unasked: whether it is given an empty cache, so that Hugging Face does not look, on an accelerator, for packed
+            sequences in rows that are none.
+    """
 
     parts: Parts
     prefix: Prefix | None = None
+    unasked: bool = False
+
+    def past(self, rows: int) -> Any:
+        """A cache of what stands before the rows, or None."""
+        return empty_cache() if self.unasked else None if self.prefix is None else self.prefix.cache(rows)
 
 
 class Differentiation:
@@ -107,11 +119,12 @@ class Differentiation:
         found: dict[HookedModel, _Way] = {}
         for model in self.models:
             attentions = [getattr(block, "attn", None) for block in getattr(model.bridge, "blocks", ())]
-            for besides, known in (([], True), ([], False), (attentions, False)):
-                if known and not layout.prefix:
+            tries = [([], True, False), *itertools.product(([], attentions), (False,), (True, False))]
+            for besides, known, unasked in tries:
+                if (known and not layout.prefix) or (unasked and model.device.type != "cuda"):
                     continue
                 with contextlib.suppress(Exception):  # of whatever an architecture does not like
-                    way = _Way(Parts(model.bridge, besides))
+                    way = _Way(Parts(model.bridge, besides), unasked=unasked)
                     if known:
                         way.prefix = self._prefix(rows, model, layout, way.parts)
                     pairs = zip(owners, plain, strict=True)
@@ -150,7 +163,7 @@ class Differentiation:
                 trust = model.device.type == "cuda" and model in self._trusted
                 leaf = model.embedded(full[:, start:], trust).requires_grad_(True)
                 self._trusted.add(model)
-                past = None if prefix is None else prefix.cache(len(rows))
+                past = None if way is None else way.past(len(rows))
                 with contextlib.ExitStack() as faster:
                     if self.bare is not False:
                         faster.enter_context(model.kernels.used())
