@@ -124,9 +124,9 @@ class Scorer:
         Args:
             ids: `[B, n]` or `[n]` token ids, without BOS and template.
         """
-        return Scores(*to_host(self.scored(ids))[0])
+        return Scores(*to_host(self.score_there(ids))[0])
 
-    def scored(self, ids: Any) -> Tensor:
+    def score_there(self, ids: Any) -> Tensor:
         """The same left on the model's device, for which nothing has to wait: values and cross-entropies, `[2, B]`."""
         return _stacked(self.passes.score([self.prompts(ids)])[0])
 
@@ -242,10 +242,10 @@ class JointScorer:
 
     def scores(self, ids: Mapping[int, np.ndarray]) -> dict[int, Scores]:
         """Scores of prompts `[B_i, n]`, by the number of the scorer they are for; all have one length."""
-        found = self.scored(ids)
+        found = self.scores_there(ids)
         return {i: Scores(*array) for i, array in zip(found, to_host(*found.values()), strict=True)}
 
-    def scored(self, ids: Mapping[int, Any]) -> dict[int, Tensor]:
+    def scores_there(self, ids: Mapping[int, Any]) -> dict[int, Tensor]:
         """The same left on the model's device: values and cross-entropies, `[2, B_i]`."""
         rows, out = self._each(ids), {}
         for numbers, passes in self._passes:

@@ -80,7 +80,7 @@ class Ask:
         """By a scorer: a :class:`Gradient`, :class:`Scores`, or a tensor of scores."""
         if self.gradient:
             return scorer.gradient_there(self.ids) if isinstance(self.ids, Tensor) else scorer.gradient(self.ids)
-        return scorer.scored(self.ids) if self.stays else scorer.score(self.ids)
+        return scorer.score_there(self.ids) if self.stays else scorer.score(self.ids)
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,6 @@ def _answers(asked: dict[int, Ask | Fetch], scorer: JointScorer) -> dict[int, An
             number: ask.ids for number, ask in asks.items() if not ask.gradient and ask.stays is stays
         }
         if scores:
-            answers |= scorer.scored(scores) if stays else scorer.scores(scores)
+            answers |= scorer.scores_there(scores) if stays else scorer.scores(scores)
     gradients = {number: ask.ids for number, ask in asks.items() if ask.gradient}
     return answers | (scorer.gradients(gradients) if gradients else {})
