@@ -9,9 +9,11 @@ import numpy as np
 import torch
 
 from dreamy_lens.errors import PromptError, SettingsError
+from dreamy_lens.models.access import standing
+from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.results.attribution import Attribution
 from dreamy_lens.scoring.prompts import as_ids
-from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.scoring.scorer import Scorer, Scores
 from dreamy_lens.search.proposals import candidates
 
 
@@ -93,21 +95,12 @@ def attribute(
     if len(given) != 1:
         raise PromptError(f"Attribution is of one prompt; got {len(given)}. Call it once for each.")
     ids = given[0]
-    n = len(ids)
     allowed = scorer.allowed if allowed is None else allowed
     if renew:
         scorer.renew()
-    gradient = scorer.gradient(ids[None])
-    device = scorer.model.device
-    objective = gradient.objective(
-        torch.zeros(1, dtype=torch.long, device=device), torch.tensor([float(weight)], device=device)
-    )
-    members = torch.from_numpy(ids[None]).to(device)
-    chosen = candidates(objective, members, torch.from_numpy(allowed).to(device), int(k))[0].cpu().numpy()
-    width = chosen.shape[1]
-    rows = np.broadcast_to(ids, (n, width, n)).copy()
-    rows[np.arange(n)[:, None], np.arange(width)[None], np.arange(n)[:, None]] = chosen
-    scores = scorer.score(np.concatenate([ids[None], rows.reshape(-1, n)]))
+    with standing(scorer.models):
+        chosen, scores = _tried(scorer, ids, int(k), weight, allowed)
+    n, width = chosen.shape
     vocabulary = scorer.vocabulary
     return Attribution(
         ids=ids,
@@ -120,3 +113,20 @@ def attribute(
         cross_entropies=scores.cross_entropy[1:].reshape(n, width),
         feature=scorer.bound.feature.label,
     )
+
+
+def _tried(scorer: Scorer, ids: np.ndarray, k: int, weight: float, allowed: np.ndarray) -> tuple[np.ndarray, Scores]:
+    """The substitutes at each position, `[n, k]`, and the scores of the prompt and of the prompt with each of them."""
+    n = len(ids)
+    gradient = scorer.gradient(ids[None])
+    device = scorer.model.device
+    objective = gradient.objective(
+        torch.zeros(1, dtype=torch.long, device=device), torch.full((1,), float(weight), device=device)
+    )
+    members = to_device(ids[None], device)
+    count = int(allowed[: objective.shape[-1]].sum())
+    (chosen,) = to_host(candidates(objective, members, to_device(allowed, device), k, count)[0])
+    width = chosen.shape[1]
+    rows = np.broadcast_to(ids, (n, width, n)).copy()
+    rows[np.arange(n)[:, None], np.arange(width)[None], np.arange(n)[:, None]] = chosen
+    return chosen, scorer.score(np.concatenate([ids[None], rows.reshape(-1, n)]))

@@ -13,6 +13,7 @@ from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.probing import Axes, Axis, Probe, listed
 from dreamy_lens.features.readings import Readings, check_position, pick
 from dreamy_lens.models.access import HookedModel
+from dreamy_lens.models.transfer import to_device
 
 Compute = Callable[[Readings], Tensor]
 
@@ -174,7 +175,7 @@ class Compiler:
             model.bos(bool(self.probe.bos))
         self.hooks.setdefault(model, [])
         self.logits.add(model)
-        return (), lambda r: r[model].cross_entropy.to(self.model.device)
+        return (), lambda r: to_device(r[model].cross_entropy, self.model.device)
 
     def _custom(self, f: ex.Custom) -> Compute:
         model, hooks = self.model, f.hooks
@@ -216,10 +217,13 @@ class Compiler:
                 f"{self.model.name}."
             )
         length = float(direction.norm())
+        there: dict[torch.device, Tensor] = {}  # wherever the model has been: it may be moved
 
         def compute(r: Readings) -> Tensor:
             x = of(r).float().movedim(dim, -1)
-            inner = x @ direction.to(x.device)  # where the model is now, which need not be where it was
+            if x.device not in there:
+                there[x.device] = to_device(direction, x.device)
+            inner = x @ there[x.device]
             return inner / (length * x.norm(dim=-1)).clamp_min(1e-12) if is_cosine else inner
 
         return _without(axes, "unit"), compute

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from dreamy_lens.errors import FeatureRangeError, PromptError
 from dreamy_lens.features import expressions as ex
+from dreamy_lens.models.transfer import to_device
 
 if TYPE_CHECKING:
     from dreamy_lens.models.access import HookedModel
@@ -132,7 +133,7 @@ class Reading:
 
     def part(self, rows: np.ndarray) -> Reading:
         """Some of the prompts, by their row."""
-        at = torch.from_numpy(rows).to(self.ids.device)
+        at = to_device(rows, self.ids.device)
         logits, charge = (None if x is None else x[at] for x in (self.logits, self.charge))
         return Reading({k: x[at] for k, x in self.activations.items()}, logits, self.ids[at], self.layout, charge)
 

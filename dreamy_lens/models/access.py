@@ -30,6 +30,7 @@ from torch import Tensor
 from dreamy_lens.errors import FeatureError, HookNotFiredError, ModelError, UnknownHookError
 from dreamy_lens.models.kernels import Kernels
 from dreamy_lens.models.load import located
+from dreamy_lens.models.standing import attached, standing_of
 from dreamy_lens.models.vocabulary import Vocabulary
 
 EMBEDDING = "embed.hook_out"
@@ -81,7 +82,7 @@ class HookedModel:
         self.n_layers = int(bridge.cfg.n_layers)
         self.kernels = Kernels(bridge)
         self._parameters: list[Tensor] | None = None
-        self._found_points: dict[str, Any] = {}
+        self._found_points: dict[tuple[str, bool], Any] = {}
         # The dictionaries in which torch keeps a module's hooks, under numbers that it never gives twice.
         modules = list(bridge.modules())
         self._points = [hooks for m in modules if hasattr(m, "fwd_hooks") for hooks in _hooks_of(m)]
@@ -104,7 +105,8 @@ class HookedModel:
     @property
     def is_hooked(self) -> bool:
         """Whether somebody has hooks on its hook points; what they do may depend on where in a row a token stands."""
-        return any(self._points)
+        ours, found = standing_of(self.bridge).ids, [hooks for hooks in self._points if hooks]
+        return any(not hooks.keys() <= ours for hooks in found)
 
     @property
     def other_hooks(self) -> tuple[int, ...]:
@@ -227,16 +229,14 @@ class HookedModel:
         """
         wanted = list(dict.fromkeys(capture))
         found: dict[str, Tensor] = {}
-        hooks: list[tuple[str, Any]] = []
-        if embeddings is not None:
-            # The leaf goes in first, so that a reader of the same hook point sees it.
-            hooks.append((EMBEDDING, lambda activation, hook=None: embeddings.to(activation.dtype)))
-        hooks += self._readers(wanted, found, end=not logits)
+        # The leaf goes in first, so that a reader of the same hook point sees it.
+        leaf = None if embeddings is None else lambda activation, hook=None: embeddings.to(activation.dtype)
+        hooks = self._readers(wanted, found, end=not logits)
         output = None
         with self.lock:
             if logits or wanted:
                 self._evaluate()
-                with contextlib.suppress(_Finished), self._gated(wanted), self._attached(hooks):
+                with contextlib.suppress(_Finished), self._gated(wanted), self._attached(hooks, leaf):
                     output = self.bridge(ids, **(self._quiet if past is None else {"past_key_values": past}))
             silent = [name for name in wanted if name not in found]
             if silent:
@@ -277,25 +277,39 @@ class HookedModel:
         return found
 
     @contextlib.contextmanager
-    def _attached(self, hooks: list[tuple[str, Any]]) -> Iterator[None]:
-        """Hooks on their hook points, which are looked up once: a bridge goes through all of its points every time."""
+    def _attached(self, hooks: list[tuple[str, Any]], leaf: Any = None) -> Iterator[None]:
+        """Hooks on their hook points for a pass: those that stand there, or ones of its own behind the user's."""
+        if not self.is_hooked:
+            with standing_of(self.bridge).used(hooks, self._point, leaf, EMBEDDING) as stands:
+                if stands:
+                    yield
+                    return
+        whole = [*([] if leaf is None else [(EMBEDDING, leaf)]), *hooks]
         if getattr(self.bridge, "compatibility_mode", False):  # there, one point goes by several names
-            with self.bridge.hooks(fwd_hooks=hooks):
+            with self.bridge.hooks(fwd_hooks=whole):
                 yield
             return
         done: list[tuple[Any, Any]] = []
         try:
-            for name, function in hooks:
-                if name not in self._found_points:
-                    self._found_points[name] = self.bridge.hook_dict[name]
-                point = self._found_points[name]
-                handle = point.add_hook(function)
-                done.append((point, point.fwd_hooks[-1] if handle is None else handle))
+            for name, function in whole:
+                point = self._point(name)
+                done.append((point, attached(point, function)))
             yield
         finally:
             for point, handle in reversed(done):
                 handle.hook.remove()
                 point.fwd_hooks.remove(handle)
+
+    def _point(self, name: str) -> Any:
+        """A hook point, looked up once: a bridge goes through all of its points every time."""
+        key = name, bool(getattr(self.bridge, "compatibility_mode", False))
+        if key not in self._found_points:
+            self._found_points[key] = self.bridge.hook_dict[name]
+        return self._found_points[key]
+
+    def standing(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, what passes read with stays attached between them; for whoever makes many. It may be nested."""
+        return standing_of(self.bridge).kept()
 
     def observe(self, ids: Tensor, readers: dict[str, Any]) -> None:
         """One whole pass with `readers`, functions of (activation, hook) by hook point, of which any may stay silent.
@@ -452,6 +466,15 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+
+
+@contextlib.contextmanager
+def standing(models: Iterable[HookedModel]) -> Iterator[None]:
+    """Leave what passes read with attached between them, on several models; see :meth:`HookedModel.standing`."""
+    with contextlib.ExitStack() as kept:
+        for model in models:
+            kept.enter_context(model.standing())
+        yield
 
 
 def gate_of(name: str) -> str | None:

@@ -27,6 +27,7 @@ from dreamy_lens.models import tree_attention
 from dreamy_lens.models.access import HookedModel
 from dreamy_lens.models.packing import Packing
 from dreamy_lens.models.parts import Parts
+from dreamy_lens.models.transfer import to_device
 from dreamy_lens.models.tree_attention import RUNNING, Current, UnsupportedAttention
 
 INTERFACE, HEADS, ROWS = WAYS = ("interface", "heads", "rows")
@@ -159,7 +160,7 @@ class PackedModel:
         if final and state.cuts:
             kept = state.cut.kept
             assert kept is not None
-            found[FINAL] = found[FINAL][:, kept.to(found[FINAL].device)]
+            found[FINAL] = found[FINAL][:, to_device(kept, found[FINAL].device)]
         if keep is not None:
             keep.activations = {name: x[:, : keep.length] for name, x in found.items()}
         return found
@@ -244,12 +245,12 @@ class _State:
             if way == ROWS:
                 # What the residual stream was before the norm, where a bridge forks it for its heads.
                 forked = getattr(module, "_captured_pre_ln_residual", None)
-                index = packing.index.to(x.device)  # layers may be on several devices
+                index = to_device(packing.index, x.device)  # layers may be on several devices
                 rows = [y[index] for y in self._whole(layer, x, *([] if forked is None else [forked]))]
                 if forked is not None:
                     module._captured_pre_ln_residual = rows[1]
                 out = usual(rows[0], *_cut(more, packing), **_cut(named, packing))
-                return _first(out, lambda y: y.flatten(0, 1)[packing.owners.to(y.device)][None])
+                return _first(out, lambda y: y.flatten(0, 1)[to_device(packing.owners, y.device)][None])
             if way == HEADS:
                 return usual(x, *more, **named)
             named = {k: self._at_nodes(k, v, layer) for k, v in named.items()}
@@ -287,7 +288,7 @@ class _State:
         if name == "position_embeddings" and value is not None:
             key = (id(value), layer < self.depth)
             if key not in self._rotary:
-                self._rotary[key] = tuple(x[:, positions.to(x.device)] for x in value)
+                self._rotary[key] = tuple(x[:, to_device(positions, x.device)] for x in value)
             return self._rotary[key]
         return value
 
@@ -296,7 +297,7 @@ class _State:
 
         def reconstruct(q: Tensor, k: Tensor, v: Tensor, **named: Any) -> Any:
             packing = self.of(layer)
-            index = packing.index.to(q.device)
+            index = to_device(packing.index, q.device)
             rows = [x[index] for x in self._whole(layer, q, k, v)]
             return usual(*rows, **_cut(self.arguments[layer][1], packing))
 
@@ -304,7 +305,7 @@ class _State:
 
     def gathered(self, layer: int, usual: Any) -> Any:
         """The outputs of the heads at the nodes, from those of whole rows."""
-        return lambda out: usual(out.flatten(0, 1)[self.of(layer).owners.to(out.device)][None])
+        return lambda out: usual(out.flatten(0, 1)[to_device(self.of(layer).owners, out.device)][None])
 
     @property
     def cuts(self) -> bool:
@@ -320,13 +321,13 @@ class _State:
             if layer == self.depth:
                 if "hidden_states" in kwargs:
                     x = kwargs["hidden_states"]
-                    kwargs = {**kwargs, "hidden_states": x[:, kept.to(x.device)]}
+                    kwargs = {**kwargs, "hidden_states": x[:, to_device(kept, x.device)]}
                 else:
-                    args = (args[0][:, kept.to(args[0].device)], *args[1:])
+                    args = (args[0][:, to_device(kept, args[0].device)], *args[1:])
             out = usual(*args, **kwargs)
             if layer < len(self.owner.blocks) - 1:
                 return out
-            return _first(out, lambda x: x.new_zeros(1, nodes, x.shape[-1]).index_copy(1, kept.to(x.device), x))
+            return _first(out, lambda x: x.new_zeros(1, nodes, x.shape[-1]).index_copy(1, to_device(kept, x.device), x))
 
         return forward
 

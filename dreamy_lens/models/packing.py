@@ -27,6 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamy_lens.models.transfer import to_device
+
 ROUND = 64
 """Nodes of a packing come in multiples of this."""
 
@@ -165,14 +167,6 @@ def pack(rows: np.ndarray, device: torch.device | str = "cpu", known: int = 0) -
 def _rounded(count: int) -> int:
     """At least one more, so that there is always a node that stands for nothing."""
     return (count // ROUND + 1) * ROUND
-
-
-def to_device(array: np.ndarray, device: torch.device | str) -> Tensor:
-    """An array as a tensor on a device, without waiting for what the device still has to do."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    if torch.device(device).type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _assembled(

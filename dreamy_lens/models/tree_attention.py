@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dreamy_lens.models.packing import Packing
+from dreamy_lens.models.transfer import to_device
 
 NAME = "dreamy_lens_tree"
 """By which transformers knows this attention."""
@@ -235,7 +236,7 @@ def _by_rows(
 ) -> Tensor:
     """For an accelerator: whole rows in one call, since a launch costs more than the queries that nobody needs."""
     shared, length = q.shape[0] // k.shape[0], packing.length
-    index = packing.index.to(q.device)
+    index = to_device(packing.index, q.device)
     k_rows, v_rows = (x[:, index].transpose(0, 1).repeat_interleave(shared, 1) for x in (k, v))
     asked = q[:, (index - packing.known).clamp_min(0)].transpose(0, 1)  # those of a known prefix are not used
     if softcap is None:
@@ -247,7 +248,7 @@ def _by_rows(
         scores = torch.matmul(asked, k_rows.transpose(-1, -2)).float() * scale
         scores = softcap * (scores / softcap).tanh() + _mask(length, window, str(q.device))
         found = torch.matmul(scores.softmax(-1).to(v.dtype), v_rows)
-    return found.transpose(1, 2).flatten(0, 1)[packing.owners.to(q.device)]
+    return found.transpose(1, 2).flatten(0, 1)[to_device(packing.owners, q.device)]
 
 
 @functools.lru_cache(maxsize=16)
@@ -255,4 +256,4 @@ def _mask(length: int, window: int | None, device: str) -> Tensor:
     """What is added to scores `[query, key]`: minus infinity where a token does not see a position."""
     ago = torch.arange(length)[:, None] - torch.arange(length)
     seen = (ago >= 0) & (ago < (length if window is None else window))
-    return torch.zeros(seen.shape).masked_fill(~seen, -torch.inf).to(device)
+    return to_device(torch.zeros(seen.shape).masked_fill(~seen, -torch.inf), device)

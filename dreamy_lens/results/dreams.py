@@ -149,12 +149,14 @@ class Dreams(Controls, Sequence["Dream"]):
 
     def steps(self, until: int) -> Iterator[tuple[Dream, Step]]:
         """The runs' next steps up to an iteration, side by side, each with its run, to be given to `run.take`."""
+        from dreamy_lens.models.access import standing
         from dreamy_lens.scoring.scorer import JointScorer
         from dreamy_lens.search.together import together
 
         scorer = JointScorer([run.session.scorer for run in self.runs])
-        for number, step in together([run.search(until) for run in self.runs], scorer):
-            yield self.runs[number], step
+        with standing({model for run in self.runs for model in run.session.scorer.models}):
+            for number, step in together([run.search(until) for run in self.runs], scorer):
+                yield self.runs[number], step
 
     def __repr__(self) -> str:
         inside = "".join(f"\n  {run!r}" for run in self.runs)

@@ -13,6 +13,7 @@ import numpy as np
 from dreamy_lens.errors import FeatureError, ModelError, PromptError, RunFolderError
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.models import load as loading
+from dreamy_lens.models.access import standing
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results.places import absolute
 from dreamy_lens.results.prompt import Provenance
@@ -132,7 +133,13 @@ class Session:
         """
         self.scorer.renew()
         config = dataclasses.replace(self.config, iterations=until)
-        return epo(self.scorer, config, self.rules, self.start, self._known(state, history), state)
+        steps = epo(self.scorer, config, self.rules, self.start, self._known(state, history), state)
+        return self._standing(steps)
+
+    def _standing(self, steps: Iterator[Step]) -> Iterator[Step]:
+        """Steps between which hooks stay where they are."""
+        with standing(self.scorer.models):
+            yield from steps
 
     def search(self, until: int, state: State | None, history: History) -> Search:
         """The same as a coroutine, whose questions somebody else answers."""

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,22 +16,34 @@ from dreamy_lens.errors import NoGradientError
 from dreamy_lens.features.bind import BoundFeature
 from dreamy_lens.features.readings import Layout, Reading
 from dreamy_lens.models.access import EMBEDDING, HookedModel, held
-from dreamy_lens.models.packing import to_device
 from dreamy_lens.models.parts import Parts
+from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.gradient import Gradient, Part
 from dreamy_lens.scoring.memory import Batches, is_out_of_memory, room_of
 from dreamy_lens.scoring.passes import LOGITS_BUDGET
-from dreamy_lens.scoring.prefix import Prefix
+from dreamy_lens.scoring.prefix import Prefix, empty_cache
 from dreamy_lens.scoring.prompts import Frame
 from dreamy_lens.scoring.sharing import close, sample
 
 
 @dataclass
 class _Way:
-    """How a model is run: without some of its parts, and from behind a prefix if that is known."""
+    """How a model is run: without some of its parts, and from behind a prefix if that is known.
+
+    Attributes:
+        parts: of its bridge.
+        prefix: what is known.
+        unasked: whether it is given an empty cache, so that Hugging Face does not look, on an accelerator, for packed
+            sequences in rows that are none.
+    """
 
     parts: Parts
     prefix: Prefix | None = None
+    unasked: bool = False
+
+    def past(self, rows: int) -> Any:
+        """A cache of what stands before the rows, or None."""
+        return empty_cache() if self.unasked else None if self.prefix is None else self.prefix.cache(rows)
 
 
 class Differentiation:
@@ -55,11 +68,13 @@ class Differentiation:
         self.features, self.frame, self.models, self.bare = tuple(features), frame, models, bare
         self.batches = Batches(batch_size)
         self._ways: dict[tuple, dict[HookedModel, _Way]] = {}
+        self._trusted: set[HookedModel] = set()  # whose embedding table was compared with what they embed
 
-    def gradient(self, rows: Sequence[np.ndarray]) -> list[Gradient]:
-        """Of the prompts `[B_i, n]` of each feature."""
+    def gradient(self, rows: Sequence[np.ndarray] | Sequence[Tensor]) -> list[Gradient]:
+        """Of the prompts `[B_i, n]` of each feature, all arrays, or all on the device already."""
         sizes = [len(r) for r in rows]
-        prompts, owner = np.concatenate(rows), np.repeat(np.arange(len(rows)), sizes)
+        prompts: Any = torch.cat(rows) if isinstance(rows[0], Tensor) else np.concatenate(rows)  # pyright: ignore
+        owner = np.repeat(np.arange(len(rows)), sizes)
         layout = self.frame.layout(prompts.shape[1])
         widest = max(model.vocabulary.size for model in self.models)
         fits = max(1, LOGITS_BUDGET // (layout.total * widest))
@@ -82,6 +97,7 @@ class Differentiation:
     def renew(self) -> None:
         """Find out anew which parts may be left out, and compute prefixes anew: the model may have been changed."""
         self._ways.clear()
+        self._trusted.clear()
 
     def _faster(self, layout: Layout) -> dict[HookedModel, _Way]:
         """How each model may be run faster: without which parts, and whether from behind a template's prefix."""
@@ -106,11 +122,12 @@ class Differentiation:
         found: dict[HookedModel, _Way] = {}
         for model in self.models:
             attentions = [getattr(block, "attn", None) for block in getattr(model.bridge, "blocks", ())]
-            for besides, known in (([], True), ([], False), (attentions, False)):
-                if known and not layout.prefix:
+            tries = [([], True, False), *itertools.product(([], attentions), (False,), (True, False))]
+            for besides, known, unasked in tries:
+                if (known and not layout.prefix) or (unasked and model.device.type != "cuda"):
                     continue
                 with contextlib.suppress(Exception):  # of whatever an architecture does not like
-                    way = _Way(Parts(model.bridge, besides))
+                    way = _Way(Parts(model.bridge, besides), unasked=unasked)
                     if known:
                         way.prefix = self._prefix(rows, model, layout, way.parts)
                     pairs = zip(owners, plain, strict=True)
@@ -121,7 +138,7 @@ class Differentiation:
 
     def _prefix(self, rows: np.ndarray, model: HookedModel, layout: Layout, parts: Parts) -> Prefix:
         names, logits = self._reads(model)
-        ids = torch.from_numpy(self.frame.rows(rows[:1], model)[:, : layout.before]).to(model.device)
+        ids = to_device(self.frame.rows(rows[:1], model)[:, : layout.before], model.device)
         with model.kernels.used(), parts.bare([*names, EMBEDDING]):
             return Prefix(model, ids, names, logits)
 
@@ -130,7 +147,9 @@ class Differentiation:
         names = tuple(dict.fromkeys(name for f in self.features for name in f.hooks.get(model, ())))
         return names, any(model in f.logits for f in self.features) or model is self.frame.fluency
 
-    def _gradient(self, rows: np.ndarray, owner: np.ndarray, layout: Layout, ways: dict[HookedModel, _Way]) -> Gradient:
+    def _gradient(
+        self, rows: np.ndarray | Tensor, owner: np.ndarray, layout: Layout, ways: dict[HookedModel, _Way]
+    ) -> Gradient:
         leaves: dict[HookedModel, Tensor] = {}
         readings: dict[HookedModel, Reading] = {}
         starts: dict[HookedModel, int] = {}
@@ -139,14 +158,15 @@ class Differentiation:
             for model in self.models:
                 frozen.enter_context(model.frozen())
             for model in self.models:
-                full = to_device(self.frame.rows(rows, model), model.device)
+                full = self.frame.on_device(rows, model)
                 way, (names, logits) = ways.get(model), self._reads(model)
                 prefix = None if way is None else way.prefix
                 starts[model] = start = 0 if prefix is None else prefix.length
                 # The bridge's own, and not rows of the table, which an edit of the weights can leave behind.
-                trust = model.device.type == "cuda" and way is not None  # checked when the way was found
+                trust = model.device.type == "cuda" and model in self._trusted
                 leaf = model.embedded(full[:, start:], trust).requires_grad_(True)
-                past = None if prefix is None else prefix.cache(len(rows))
+                self._trusted.add(model)
+                past = None if way is None else way.past(len(rows))
                 with contextlib.ExitStack() as faster:
                     if self.bare is not False:
                         faster.enter_context(model.kernels.used())
@@ -177,7 +197,7 @@ class Differentiation:
             first = layout.before - starts[model]
             v, c = (g[:, first : first + layout.length].float() for g in embedded)
             parts.append(Part(v, c, charged[0], charged[1], surprisal, tables[i]))
-        return Gradient(tuple(parts), value.detach(), cross_entropy.detach().to(value.device))
+        return Gradient(tuple(parts), value.detach(), to_device(cross_entropy.detach(), value.device))
 
     def _values(self, readings: dict[HookedModel, Reading], owner: np.ndarray) -> Tensor:
         """The value of each prompt, of the feature that it is for, `[B]`."""
@@ -197,7 +217,7 @@ class Differentiation:
                 )
         if len(values) == 1:
             return values[0]
-        back = torch.from_numpy(np.argsort(np.concatenate(places), kind="stable")).to(values[0].device)
+        back = to_device(np.argsort(np.concatenate(places), kind="stable"), values[0].device)
         return torch.cat(values)[back]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dreamy_lens.models.kernels import matmul_t
+from dreamy_lens.models.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,13 @@ class Gradient:
         total: Tensor | None = None
         for part in self.parts:
             device = part.value.device
-            at, f, c = rows.to(device), of_value.to(device), of_cross_entropy.to(device)
+            at, f, c = (to_device(x, device) for x in (rows, of_value, of_cross_entropy))
             embedded = f[:, None, None] * part.value[at] + c[:, None, None] * part.cross_entropy[at]
             out = matmul_t(embedded, part.table[:width].float())
             if part.surprisal is not None:
                 charge = f * part.value_charge[at] + c * part.cross_entropy_charge[at]
                 out += charge[:, None, None] * part.surprisal[at, :, :width]
-            out = out.to(rows.device)
+            out = to_device(out, rows.device)
             total = out if total is None else total + out
         assert total is not None
         return total

@@ -14,6 +14,7 @@ from torch import Tensor
 from dreamy_lens.features.bind import BoundFeature
 from dreamy_lens.features.readings import Layout, Pass, Reading
 from dreamy_lens.models.access import HookedModel, held
+from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.memory import Batches, room_of
 from dreamy_lens.scoring.prompts import Frame
 from dreamy_lens.scoring.shared import SharedRun
@@ -83,7 +84,7 @@ class Passes:
                 layout.total,
             )
         found = torch.cat(parts, dim=1)
-        back = torch.from_numpy(np.argsort(order)).to(found.device) if len(parts) > 1 else slice(None)
+        back = to_device(np.argsort(order), found.device) if len(parts) > 1 else slice(None)
         found = found[:, back]
         ends = np.cumsum([0, *sizes])
         pieces = [found[:, a:b] for a, b in itertools.pairwise(ends)]
@@ -112,14 +113,14 @@ class Passes:
             for model in self.models:
                 logits = model in feature.logits or (cross_entropy and model is self.frame.fluency)
                 if model not in sharings and (logits or model in feature.hooks):
-                    ids = torch.from_numpy(self.frame.rows(prompts[rows], model)).to(model.device)
+                    ids = to_device(self.frame.rows(prompts[rows], model), model.device)
                     with contextlib.nullcontext() if self.share is False else model.kernels.used():
                         found, output = model.run(ids, feature.hooks.get(model, ()), logits=logits)
                     readings[model] = Reading(found, output, ids, layout)
-            columns = [feature(readings).to(out.device)]
+            columns = [to_device(feature(readings), out.device)]
             if cross_entropy:
-                columns.append(readings[self.frame.fluency].cross_entropy.to(out.device))
-            at = slice(None) if len(rows) == len(prompts) else torch.from_numpy(rows).to(out.device)
+                columns.append(to_device(readings[self.frame.fluency].cross_entropy, out.device))
+            at = slice(None) if len(rows) == len(prompts) else to_device(rows, out.device)
             out[:, at] = torch.stack(columns)
         return out
 

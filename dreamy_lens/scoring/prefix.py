@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dreamy_lens.models.access import HookedModel
+
+
+def empty_cache() -> Any:
+    """A cache of keys and values, as Hugging Face models take one, with nothing in it."""
+    from transformers import DynamicCache
+
+    return DynamicCache()
 
 
 class Prefix:
@@ -27,11 +35,9 @@ class Prefix:
             cache = model.bridge.original_model(input_ids=ids, use_cache=True).past_key_values
         self._layers = [(layer.keys, layer.values) for layer in cache.layers]
 
-    def cache(self, batch: int) -> object:
+    def cache(self, batch: int) -> Any:
         """A cache of keys and values, as Hugging Face models take one, for a batch of rows that go on from here."""
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
+        cache = empty_cache()
         for number, (keys, values) in enumerate(self._layers):
             cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), number)
         return cache

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dreamy_lens.errors import PromptError
 from dreamy_lens.features.readings import Layout
 from dreamy_lens.models.access import HookedModel
+from dreamy_lens.models.transfer import to_device, to_host
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,15 @@ class Frame:
         after = np.array(self.suffix, dtype=np.int64)
         return np.concatenate([np.tile(before, (size, 1)), prompts, np.tile(after, (size, 1))], axis=1)
 
+    def on_device(self, prompts: np.ndarray | Tensor, model: HookedModel) -> Tensor:
+        """The same rows on the model's device, of prompts that may be there already."""
+        if isinstance(prompts, np.ndarray):
+            return to_device(self.rows(prompts, model), model.device)
+        around = self.rows(np.zeros((1, 0), dtype=np.int64), model)
+        ends = to_device(around, model.device).expand(len(prompts), -1)
+        before = around.shape[1] - len(self.suffix)
+        return torch.cat([ends[:, :before], to_device(prompts, model.device), ends[:, before:]], dim=1)
+
 
 def as_ids(prompts: Any, vocabulary: Any) -> list[np.ndarray]:
     """Prompts in any form that users give them, as a list of id arrays `[n]`.
@@ -49,7 +60,7 @@ def as_ids(prompts: Any, vocabulary: Any) -> list[np.ndarray]:
         vocabulary: the model's.
     """
     if isinstance(prompts, Tensor):
-        prompts = prompts.detach().cpu().numpy()
+        (prompts,) = to_host(prompts)
     if isinstance(prompts, str) or hasattr(prompts, "ids"):
         prompts = [prompts]
     if isinstance(prompts, np.ndarray):
@@ -73,7 +84,7 @@ def _row(prompt: Any, vocabulary: Any) -> np.ndarray:
             raise PromptError(f"The text {prompt!r} has no tokens; a prompt needs at least one.")
     else:
         ids = getattr(prompt, "ids", prompt)
-        ids = ids.detach().cpu() if isinstance(ids, Tensor) else ids
+        ids = to_host(ids)[0] if isinstance(ids, Tensor) else ids
     checked = vocabulary.check(ids)
     if checked.ndim != 1:
         raise PromptError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +15,10 @@ from dreamy_lens.features.bind import BoundFeature, bind
 from dreamy_lens.features.readings import Layout, Pass, Reading
 from dreamy_lens.models.access import HookedModel, held
 from dreamy_lens.models.load import as_hooked
+from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.scoring.differentiation import Differentiation
 from dreamy_lens.scoring.gradient import Gradient
-from dreamy_lens.scoring.passes import Passes
+from dreamy_lens.scoring.passes import Found, Passes
 from dreamy_lens.scoring.prompts import Frame, as_ids
 
 
@@ -125,13 +125,15 @@ class Scorer:
         Args:
             ids: `[B, n]` or `[n]` token ids, without BOS and template.
         """
-        value, cross_entropy = self.passes.score([self.prompts(ids)])[0]
-        assert cross_entropy is not None
-        return Scores(*torch.stack([value, cross_entropy]).cpu().numpy())
+        return Scores(*to_host(self.score_there(ids))[0])
+
+    def score_there(self, ids: Any) -> Tensor:
+        """The same left on the model's device, for which nothing has to wait: values and cross-entropies, `[2, B]`."""
+        return _stacked(self.passes.score([self.prompts(ids)])[0])
 
     def values(self, ids: Any) -> np.ndarray:
         """Only the feature's value, float32 `[B]`: nothing deeper than its hook points runs."""
-        return self.passes.score([self.prompts(ids)], cross_entropy=False)[0].value.cpu().numpy()
+        return to_host(self.passes.score([self.prompts(ids)], cross_entropy=False)[0].value)[0]
 
     def gradient(self, ids: Any) -> Gradient:
         """Gradients of value and cross-entropy with respect to the prompts' one-hot tokens.
@@ -147,6 +149,10 @@ class Scorer:
             NoGradientError: the value does not depend on the tokens differentiably.
         """
         return self.differentiation.gradient([self.prompts(ids)])[0]
+
+    def gradient_there(self, ids: Tensor) -> Gradient:
+        """The same for prompts `[B, n]` that are on the model's device already and known to be good: nobody looks."""
+        return self.differentiation.gradient([ids])[0]
 
     def values_at(self, ids: Any, shift: Tensor) -> Tensor:
         """The value with the prompts' embeddings moved: what :meth:`gradient` is the slope of.
@@ -199,7 +205,7 @@ class Scorer:
 
     def prompts(self, ids: Any) -> np.ndarray:
         """Prompts as an array `[B, n]`, after a check that they can be scored."""
-        array = self.vocabulary.check(ids.detach().cpu().numpy() if isinstance(ids, Tensor) else ids, "A prompt")
+        array = self.vocabulary.check(to_host(ids)[0] if isinstance(ids, Tensor) else ids, "A prompt")
         array = array[None] if array.ndim == 1 else array
         n = array.shape[1]
         if n not in self._checked:
@@ -208,7 +214,7 @@ class Scorer:
         return array
 
     def _full(self, rows: np.ndarray, model: HookedModel) -> Tensor:
-        return torch.from_numpy(self.frame.rows(rows, model)).to(model.device)
+        return to_device(self.frame.rows(rows, model), model.device)
 
 
 class JointScorer:
@@ -237,25 +243,37 @@ class JointScorer:
 
     def scores(self, ids: Mapping[int, np.ndarray]) -> dict[int, Scores]:
         """Scores of prompts `[B_i, n]`, by the number of the scorer they are for; all have one length."""
+        found = self.scores_there(ids)
+        return {i: Scores(*array) for i, array in zip(found, to_host(*found.values()), strict=True)}
+
+    def scores_there(self, ids: Mapping[int, Any]) -> dict[int, Tensor]:
+        """The same left on the model's device: values and cross-entropies, `[2, B_i]`."""
         rows, out = self._each(ids), {}
         for numbers, passes in self._passes:
-            mine = [i for i in numbers if i in ids]
-            if mine:
+            if any(i in ids for i in numbers):
                 found = dict(zip(numbers, passes.score([rows[i] for i in numbers]), strict=True))
-                arrays = torch.cat([torch.stack(found[i]) for i in mine], dim=1).cpu().numpy()  # pyright: ignore
-                ends = np.cumsum([0, *(len(ids[i]) for i in mine)])
-                out |= {i: Scores(*arrays[:, a:b]) for i, (a, b) in zip(mine, itertools.pairwise(ends), strict=True)}
+                out |= {i: _stacked(found[i]) for i in numbers if i in ids}
         return out
 
-    def gradients(self, ids: Mapping[int, np.ndarray]) -> dict[int, Gradient]:
-        """Gradients of prompts `[B_i, n]`, by the number of the scorer they are for; all have one length."""
+    def gradients(self, ids: Mapping[int, Any]) -> dict[int, Gradient]:
+        """Gradients of prompts `[B_i, n]`, by the number of the scorer they are for; all have one length.
+
+        Prompts that are tensors are on the model's device and known to be good, as for :meth:`Scorer.gradient_there`.
+        """
         found = self._differentiation.gradient(self._each(ids))
         return {i: found[i] for i in ids}
 
-    def _each(self, ids: Mapping[int, np.ndarray]) -> list[np.ndarray]:
-        n = next(iter(ids.values())).shape[1]
-        nothing = np.empty((0, n), dtype=np.int64)
+    def _each(self, ids: Mapping[int, Any]) -> list[Any]:
+        some = next(iter(ids.values()))
+        nothing = some[:0]
+        if isinstance(some, Tensor):
+            return [ids.get(i, nothing) for i in range(len(self.scorers))]
         return [s.prompts(ids[i]) if i in ids else nothing for i, s in enumerate(self.scorers)]
+
+
+def _stacked(found: Found) -> Tensor:
+    assert found.cross_entropy is not None
+    return torch.stack([found.value, found.cross_entropy])
 
 
 def score(feature: Any, prompts: Any, model: Any = None, *, prepend_bos: bool | None = None, **options: Any) -> Scores:

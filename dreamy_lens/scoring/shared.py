@@ -16,7 +16,8 @@ from torch import Tensor
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.readings import Layout, pick
 from dreamy_lens.models.packed import FINAL, Kept, PackedModel
-from dreamy_lens.models.packing import ROUND, Packing, to_device
+from dreamy_lens.models.packing import ROUND, Packing
+from dreamy_lens.models.transfer import to_device
 
 CHUNK = {"cpu": 1 << 21, "cuda": 1 << 27}
 """Logits that exist at one time, by kind of device: on a processor, so few that they are still near when summed."""

@@ -13,6 +13,7 @@ from dreamy_lens.features.readings import Layout, Reading
 from dreamy_lens.models.access import HookedModel
 from dreamy_lens.models.packed import WAYS, Kept, NotPackable, PackedModel
 from dreamy_lens.models.packing import pack
+from dreamy_lens.models.transfer import to_device
 from dreamy_lens.models.tree_attention import UnsupportedAttention
 from dreamy_lens.scoring.memory import is_out_of_memory
 from dreamy_lens.scoring.prompts import Frame
@@ -135,7 +136,7 @@ class Sharing:
         layout, model = self.layout, self.model
         self._kept.clear()
         run = self.run(rows, self.final, packed)
-        ids = torch.from_numpy(rows).to(model.device)
+        ids = to_device(rows, model.device)
         found, logits = model.run(ids, self.capture, logits=self.final)
         plain = Reading(found, logits, ids, layout)
         reading = run.reading(np.arange(len(rows)))

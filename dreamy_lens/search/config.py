@@ -111,6 +111,12 @@ class EPOConfig:
                 f"batch_size is {size!r}; it must be a whole number, at least 1, or None to choose it automatically."
             )
 
+    def drawn_restart(self, iteration: int, rng: np.random.Generator) -> float | None:
+        """λ_r if the iteration begins with a restart, which draws it."""
+        if not self.restart_every or iteration == 1 or (iteration - 1) % self.restart_every:
+            return None
+        return float(rng.uniform(self.restart_lambda_min, self.restart_lambda_max))
+
     @property
     def lambdas(self) -> np.ndarray:
         """λ of each slot, float32 `[population]`, log-uniform and ascending."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,24 @@ def candidates(gradient: Tensor, members: Tensor, allowed: Tensor, top_k: int, c
     return gradient.topk(min(top_k, count - 1), dim=-1).indices
 
 
+def proposed(
+    gradient: Any, rows: Tensor, lambdas: Tensor, members: Tensor, allowed: Tensor, top_k: int, rules: Rules
+) -> Tensor:
+    """The candidates of each member by the gradient of its own objective, `[M, n, k]`, left on the device.
+
+    Args:
+        gradient: of the members' prompts.
+        rows: which of its prompts each member is, `[M]`.
+        lambdas: each member's λ, `[M]`.
+        members: ids `[M, n]`.
+        allowed: as in `rules`, on the device.
+        top_k: k.
+        rules: which prompts may exist.
+    """
+    objective = gradient.objective(rows, lambdas)
+    return candidates(objective, members, allowed, top_k, int(rules.allowed[: objective.shape[-1]].sum()))
+
+
 def children(
     members: np.ndarray, proposals: np.ndarray, count: int, rules: Rules, rng: np.random.Generator
 ) -> tuple[np.ndarray, int]:
@@ -98,3 +117,15 @@ def children(
     keep = np.ones(len(rows), dtype=bool)
     keep[pending] = False
     return rows[keep], rejected
+
+
+def warn_if_flat(gradient: Any, label: str) -> None:
+    """Say so if the gradient of the value guides nothing at the start."""
+    if all(not part.value.any() and not part.value_charge.any() for part in gradient.parts):
+        warnings.warn(
+            f"The gradient of {label} is exactly zero on every initial prompt, so at first it "
+            "cannot guide the search. A latent or a neuron that is off, or a clip(), does this: try "
+            "pre_activation=True, hook_pre, or another start.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
