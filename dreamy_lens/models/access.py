@@ -16,11 +16,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
-import os
 import re
 import threading
-import types
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -31,6 +28,7 @@ from dreamy_lens.errors import FeatureError, HookNotFiredError, ModelError, Unkn
 from dreamy_lens.models.kernels import Kernels
 from dreamy_lens.models.load import located
 from dreamy_lens.models.standing import attached, standing_of
+from dreamy_lens.models.turns import lock_of
 from dreamy_lens.models.vocabulary import Vocabulary
 
 EMBEDDING = "embed.hook_out"
@@ -43,12 +41,6 @@ _GATES = {
     "hook_k_input": "use_split_qkv_input",
     "hook_v_input": "use_split_qkv_input",
 }
-
-
-_LOCKS: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
-_LOCKS_LOCK = threading.Lock()
-_CALLED = ("forward", "run_with_cache", "run_with_hooks")
-_SHARED: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 
 class _Finished(Exception):
@@ -123,8 +115,7 @@ class HookedModel:
     def lock(self) -> threading.RLock:
         """Held by whoever uses the bridge; one for all that was made of it, and re-entrant."""
         # Not an attribute, of this or of the bridge, because models are copied and pickled, and locks cannot be.
-        with _LOCKS_LOCK:
-            return _LOCKS.setdefault(self.bridge, threading.RLock())
+        return lock_of(self.bridge)
 
     @property
     def prepends_bos(self) -> bool:
@@ -399,73 +390,6 @@ def held(models: Iterable[HookedModel]) -> Iterator[None]:
         for lock in sorted({model.lock for model in models}, key=id):
             locks.enter_context(lock)
         yield
-
-
-class _Waiting:
-    """A method of a bridge that waits for the passes of other threads, and has them wait for it."""
-
-    def __init__(self, bridge: Any, name: str, lock: Any) -> None:
-        self._bridge, self._name, self._lock = weakref.ref(bridge), name, lock
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self._lock:
-            return self._own()(*args, **kwargs)
-
-    def _own(self) -> Any:
-        bridge = self._bridge()
-        return types.MethodType(getattr(type(bridge), self._name), bridge)
-
-    def __reduce__(self) -> Any:  # copies of the bridge have what it has without this
-        bridge = self._bridge()
-        return types.MethodType, (getattr(type(bridge), self._name), bridge)
-
-
-@contextlib.contextmanager
-def shared(models: Iterable[HookedModel]) -> Iterator[None]:
-    """Have other threads that call the bridges themselves wait for passes in progress, which they would disturb."""
-    with contextlib.ExitStack() as bridges:
-        for bridge, lock in {id(model.bridge): (model.bridge, model.lock) for model in models}.values():
-            bridges.enter_context(_waiting(bridge, lock))
-        yield
-
-
-@contextlib.contextmanager
-def _waiting(bridge: Any, lock: Any) -> Iterator[None]:
-    with lock:
-        _SHARED[bridge] = _SHARED.get(bridge, 0) + 1
-    try:
-        for name in _CALLED:
-            if hasattr(type(bridge), name):
-                bridge.__dict__.setdefault(name, _Waiting(bridge, name, lock))  # past its own __setattr__
-        yield
-    finally:
-        with lock:
-            _SHARED[bridge] -= 1
-            for name in _CALLED if not _SHARED[bridge] else ():
-                if isinstance(bridge.__dict__.get(name), _Waiting):
-                    del bridge.__dict__[name]
-
-
-_HELD_TO_FORK: list[threading.RLock] = []
-
-
-def _before_fork() -> None:
-    """A process is forked between two passes: in the middle of one, its copy of the model would be of no use."""
-    with _LOCKS_LOCK:
-        _HELD_TO_FORK[:] = sorted(_LOCKS.values(), key=id)
-    for lock in _HELD_TO_FORK:
-        lock.acquire()
-    _LOCKS_LOCK.acquire()
-
-
-def _after_fork() -> None:
-    _LOCKS_LOCK.release()
-    while _HELD_TO_FORK:
-        _HELD_TO_FORK.pop().release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 @contextlib.contextmanager

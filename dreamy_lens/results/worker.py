@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dreamy_lens.models.access import shared
+from dreamy_lens.models.turns import shared
 from dreamy_lens.results.answering import Answering
 from dreamy_lens.results.interrupts import SLICE_SECONDS, uninterrupted
 
