@@ -250,6 +250,7 @@ class Compiler:
 
         def compute(r: Readings) -> Tensor:
             values = [of(r).float() for _, of in parts]
+            values = [v.to(values[0].device) for v in values]  # layers may be on several devices
             full = [v if v.dim() == len(axes) + 1 else v.view(-1, *[1] * len(axes)) for v in values]
             sizes = {tuple(v.shape[1:]) for v in values if v.dim() > 1}
             if len(sizes) > 1:  # two slices of positions, whose lengths depend on the prompt's

@@ -134,8 +134,12 @@ class Reading:
     def part(self, rows: np.ndarray) -> Reading:
         """Some of the prompts, by their row."""
         at = to_device(rows, self.ids.device)
-        logits, charge = (None if x is None else x[at] for x in (self.logits, self.charge))
-        return Reading({k: x[at] for k, x in self.activations.items()}, logits, self.ids[at], self.layout, charge)
+
+        def of(x: Tensor) -> Tensor:
+            return x[at.to(x.device)]  # layers may be on several devices
+
+        logits, charge = (None if x is None else of(x) for x in (self.logits, self.charge))
+        return Reading({k: of(x) for k, x in self.activations.items()}, logits, self.ids[at], self.layout, charge)
 
     def picked(self, name: str, element: ex.Element, what: str) -> Tensor:
         """The activation at a hook point whose first axis is of positions, `[batch, ...]`, indexed by :func:`pick`."""

@@ -11,11 +11,12 @@ import anywidget
 import traitlets
 
 from dreamy_lens.panels import assets, state
-from dreamy_lens.panels.dream import WEIGHT, attribute_frontier, describe, looks_of
+from dreamy_lens.panels.dream import WEIGHT, attribute_frontier, describe, kept, looks_of
 from dreamy_lens.panels.frozen import frozen
 from dreamy_lens.panels.talk import Looks, Talk
 from dreamy_lens.results.controls import PAUSED, RUNNING
 from dreamy_lens.results.dreams import Dreams
+from dreamy_lens.results.frontier import Frontier
 
 if TYPE_CHECKING:
     from dreamy_lens.results.dream import Dream
@@ -70,16 +71,15 @@ class RunsPanel(anywidget.AnyWidget):
     def to_html(self, weight: int = WEIGHT) -> str:
         """The same view with no kernel."""
         whole, page = self._state(), ""
-        for best, worst, kept in ((6, 2, 20), (4, 1, 20), (3, 1, 6), (3, 1, 0)):
-            known = {}
-            for run in self.run:
-                mine = looks_of(run).known
-                keys = [state.key(p.ids) for p in run.so_far.frontier.spread(kept)]
-                known |= {key: state.trimmed(mine[key], best, worst) for key in keys if key in mine}
-            given = {**whole, "attributions": known, "picked": self.picked, "live": False}
+        for best, worst, most in ((6, 2, 20), (4, 1, 20), (3, 1, 6), (3, 1, 0)):
+            few = {key: state.trimmed(one, best, worst) for key, one in self._known(most).items()}
+            given = {**whole, "attributions": few, "picked": self.picked or self._middle(few), "live": False}
             page = frozen("runs", given, live_id=self.live_id)
             if len(page) <= weight:
                 break
+        # Where the page finds this panel alive, it starts with what the page has.
+        self.attributions = self._known(20)
+        self.picked = self.picked or self._middle(self.attributions)
         return page
 
     def close(self) -> None:
@@ -87,6 +87,17 @@ class RunsPanel(anywidget.AnyWidget):
         for leave in self._leave:
             leave()
         super().close()
+
+    def _known(self, most: int) -> dict[str, Any]:
+        """What is known of some prompts of each run."""
+        return {key: one for run in self.run for key, one in kept(run, most=most).items()}
+
+    def _middle(self, known: dict[str, Any]) -> str:
+        """A prompt to begin with: one from the middle of the first feature's joint frontier, if it is known."""
+        first = [run for run in self.run if run.feature_label == self.run[0].feature_label]
+        joint = Frontier(prompt for run in first for prompt in run.so_far.frontier)
+        keys = [key for p in joint if (key := state.key(p.ids)) in known]
+        return keys[len(keys) // 2] if keys else ""
 
     def _state(self) -> dict[str, Any]:
         runs, groups = [], list(dict.fromkeys(run.feature_label for run in self.run))

@@ -207,7 +207,7 @@ class Differentiation:
             if not len(rows):
                 continue
             mine = readings if len(rows) == len(owner) else {m: r.part(rows) for m, r in readings.items()}
-            values.append(feature(mine))
+            values.append(feature(mine).to(feature.model.device))
             places.append(rows)
             if not values[-1].requires_grad:
                 raise NoGradientError(

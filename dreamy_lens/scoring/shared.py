@@ -100,11 +100,13 @@ class SharedRun:
         wanted, places = to_device(targets.reshape(-1)[order], device), to_device(which[order], device)
         sums, chosen = [], []
         for part, logits in self.logits(nodes):
+            if logits.device != places.device:  # of a model on several devices, the unembedding may be on another
+                wanted, places = wanted.to(logits.device), places.to(logits.device)
             pairs = slice(int(ends[part.start]), int(ends[part.stop]))
             chosen.append(logits[places[pairs] - part.start, wanted[pairs]])
             sums.append(_logsumexp_(logits))
         losses = torch.cat(sums)[places] - torch.cat(chosen)
-        return torch.empty_like(losses).index_copy_(0, to_device(order, device), losses).view(targets.shape)
+        return torch.empty_like(losses).index_copy_(0, to_device(order, losses.device), losses).view(targets.shape)
 
     def reading(self, rows: np.ndarray) -> SharedReading:
         """Some of the prompts, by their row."""

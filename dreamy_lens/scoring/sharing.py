@@ -169,7 +169,7 @@ def close(ours: Tensor, plain: Tensor, dtype: torch.dtype) -> bool:
     if ours.shape != plain.shape:
         return False
     tolerance = TOLERANCE.get(dtype, COARSE)
-    a, b = ours.double(), plain.double()
+    a, b = ours.double().to(plain.device), plain.double()  # of a model on several devices, one may be on another
     usual = b.abs() < 1e30  # beyond is the minus infinity of a mask, which architectures write differently
     if not torch.equal(usual, a.abs() < 1e30):
         return False

@@ -1,0 +1,256 @@
+"""An accelerator that is not there: tensors that say they are on one, and a count of every wait of the host for it.
+
+What a :class:`Placed` tensor holds is in the processor's memory and is computed there, derivatives too, but
+
+* tensors of two devices do not meet in one operation, except where CUDA lets a number of the host's come in;
+* whatever makes the host wait for the device on CUDA is counted: copies from the device, blocking copies to it, and
+  operations whose outcome Python or the shape of a tensor depends on;
+* a copy that was asked for without blocking has nonsense in it until its stream has been waited for.
+
+Everything goes through torch's function overrides, above autograd. An operation that bypasses them is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+_DEPENDENT = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+"""By which torch marks operations after which the host knows something that only the device knew."""
+
+
+@dataclass
+class Waits:
+    """The host's waits so far, each told by what it was and where it was asked for."""
+
+    seen: list[str] = field(default_factory=list)
+    unfinished: list[tuple[torch.device, torch.Tensor, torch.Tensor]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.seen)
+
+    def note(self, what: str) -> None:
+        """One more."""
+        here = [f for f in traceback.extract_stack() if "torch" not in f.filename and not f.filename.endswith(__file__)]
+        self.seen.append(f"{what} at " + " < ".join(f"{f.filename}:{f.lineno}" for f in reversed(here[-6:])))
+
+    def stream(self, device: Any = None) -> Stream:
+        """In the place of `torch.cuda.current_stream`."""
+        return Stream(self, _place(device or "cuda"))
+
+
+@dataclass
+class Stream:
+    """The only one of a device."""
+
+    waits: Waits
+    device: torch.device
+
+    def synchronize(self) -> None:
+        """Wait until all copies are done."""
+        self.waits.note("a stream")
+        for device, source, copy in self.waits.unfinished:
+            if device == self.device:
+                copy.copy_(source)
+        self.waits.unfinished = [entry for entry in self.waits.unfinished if entry[0] != self.device]
+
+
+class Placed(torch.Tensor):
+    """A tensor on a device; `inner` is what it is in truth."""
+
+    inner: torch.Tensor
+    place: torch.device
+    _is_param = False  # torch takes a tensor with this mark for a parameter
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor, place: torch.device) -> Placed:
+        self = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device="meta")  # pyright: ignore
+        self.inner, self.place = inner, place
+        return self
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise RuntimeError(f"{resolve_name(func)} of a tensor on a device that is gone")
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise RuntimeError(f"{func} went past the emulated device")
+
+
+class _Watch(TorchDispatchMode):
+    """Counts what a composite operation waits for inside."""
+
+    def __init__(self, waits: Waits) -> None:
+        super().__init__()
+        self.waits = waits
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        counted = bool(_DEPENDENT & set(func.tags)) and not (kwargs or {}).get("output_size")
+        if name in ("index", "index_put", "index_put_"):
+            counted = any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+        if counted:
+            self.waits.note(name)
+        return func(*args, **(kwargs or {}))
+
+
+class Emulation(TorchFunctionMode):
+    """Makes all devices of type "cuda" emulated ones."""
+
+    def __init__(self, waits: Waits) -> None:
+        super().__init__()
+        self.waits = waits
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        leaves = tree_leaves((args, kwargs))
+        placed = {id(x.inner): x for x in leaves if isinstance(x, Placed)}
+        name = getattr(func, "__name__", "")
+        if name == "__get__" and placed:
+            name = getattr(func.__self__, "__name__", "")
+            fixed = {"device": args[0].place, "is_cuda": True, "is_cpu": False, "is_meta": False}
+            if name in fixed:
+                return fixed[name]
+        if name in ("to", "cpu", "cuda"):
+            return self._moved(name, *args, **kwargs)
+        if name == "pin_memory":
+            pinned = args[0].clone()
+            pinned.is_in_pinned_memory = True
+            return pinned
+        if name == "copy_" and placed and not isinstance(args[0], Placed):
+            if not kwargs.get("non_blocking"):
+                self.waits.note("a copy from the device")
+            return args[0].copy_(args[1].inner)
+        if name in ("numpy", "__array__") and placed:
+            raise TypeError("can't convert cuda device type tensor to numpy. Use Tensor.cpu()")
+        if not placed:
+            return self._made(func, name, args, kwargs)
+        place = self._checked(func, name, leaves, list(placed.values()))
+        if name in ("tolist", "__deepcopy__", "__repr__"):
+            self.waits.note(name)
+        inner_args, inner_kwargs = tree_map(lambda x: x.inner if isinstance(x, Placed) else x, (args, kwargs))
+        asked = kwargs.get("device")
+        if asked is not None:
+            inner_kwargs["device"] = "cpu"
+            place = _place(asked)
+        with _Watch(self.waits):
+            out = func(*inner_args, **inner_kwargs)
+        if asked is not None and place.type != "cuda":
+            return out
+        if name == "grad" and callable(getattr(torch.autograd, "grad", None)) and func is torch.autograd.grad:
+            wanted = args[1] if len(args) > 1 else kwargs["inputs"]
+            wanted = [wanted] if isinstance(wanted, torch.Tensor) else wanted
+            return tuple(
+                None if o is None else Placed(o, w.place) if isinstance(w, Placed) else o
+                for o, w in zip(out, wanted, strict=True)
+            )
+
+        def wrapped(x: Any) -> Any:
+            if not isinstance(x, torch.Tensor) or isinstance(x, Placed):
+                return x
+            return placed[id(x)] if id(x) in placed else Placed(x, place)
+
+        return tree_map(wrapped, out)
+
+    def _made(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+        """An operation on nothing, or on the host's tensors: maybe one that makes a tensor on the device."""
+        kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}  # there is none here
+        device = kwargs.get("device")
+        if device is None or _place(device).type != "cuda":
+            return func(*args, **kwargs)
+        out = func(*args, **{**kwargs, "device": "cpu"})
+        if name in ("tensor", "as_tensor", "new_tensor") and out.numel():
+            self.waits.note(f"torch.{name}")
+        return Placed(out, _place(device))
+
+    def _checked(self, func: Any, name: str, leaves: list[Any], placed: list[Placed]) -> torch.device:
+        """Where an operation happens."""
+        places = {x.place for x in placed}
+        hosts = [x for x in leaves if isinstance(x, torch.Tensor) and not isinstance(x, Placed) and x.dim()]
+        if name in ("__getitem__", "__setitem__", "index_put_", "index_select", "__get__", "__set__"):
+            arrays = [x for x in leaves if isinstance(x, np.ndarray)]
+            if (hosts or arrays) and isinstance(leaves[0], Placed) and not name.startswith("__get__"):
+                self.waits.note("an index of the host's")
+            hosts = []
+        if func is torch.autograd.grad or name in ("backward", "copy_"):
+            return placed[0].place
+        if len(places) > 1 or hosts:
+            found = sorted({*map(str, places), *("cpu" for _ in hosts)})
+            raise RuntimeError(f"{resolve_name(func)}: expected all tensors on one device, and found {found}")
+        return next(iter(places))
+
+    def _moved(self, name: str, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """`x.to(...)`, `x.cpu()` and `x.cuda()`."""
+        inner = x.inner if isinstance(x, Placed) else x
+        here = x.place if isinstance(x, Placed) else x.device
+        there = here if name == "to" else _place("cpu" if name == "cpu" else "cuda")
+        blocking, dtype = not kwargs.pop("non_blocking", False), kwargs.pop("dtype", None)
+        for value in (*args, kwargs.pop("device", None)):
+            if isinstance(value, (str, torch.device)):
+                there = _place(value)
+            elif isinstance(value, torch.Tensor):
+                there, dtype = value.place if isinstance(value, Placed) else value.device, value.dtype
+            elif isinstance(value, torch.dtype):
+                dtype = value
+        kwargs.pop("copy", None)
+        if there == here and dtype in (None, inner.dtype):
+            return x
+        out = inner.to(dtype=dtype or inner.dtype, copy=True, **kwargs)
+        if here.type == there.type:
+            return Placed(out, there) if there.type == "cuda" else out
+        if there.type == "cuda":
+            if blocking or not hasattr(x, "is_in_pinned_memory"):
+                self.waits.note(f"a copy of {list(inner.shape)} to the device")
+            return Placed(out, there)
+        if blocking:
+            self.waits.note(f"a copy of {list(inner.shape)} from the device")
+            return out
+        promised = torch.full_like(out.detach(), 97)
+        self.waits.unfinished.append((here, out.detach(), promised))
+        return promised
+
+
+def _place(device: Any) -> torch.device:
+    device = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+@contextlib.contextmanager
+def emulated() -> Iterator[Waits]:
+    """Devices "cuda:0", "cuda:1", ... inside, and the host's waits for them."""
+    waits = Waits()
+    with pytest.MonkeyPatch.context() as patch, Emulation(waits):
+        patch.setattr(torch.cuda, "current_stream", waits.stream)
+        yield waits
+
+
+def place(module: Any, device: Any, memo: dict[int, Placed] | None = None) -> None:
+    """Put a module's parameters and buffers on a device, those of all modules inside too.
+
+    Args:
+        module: a bridge, or a module of one.
+        device: where to.
+        memo: what has been placed by the `id` of what it was, so that tied weights stay tied.
+    """
+    memo, to = {} if memo is None else memo, _place(device)
+    inside = [module, *([module.original_model] if hasattr(module, "original_model") else [])]
+    for part in {id(m): m for root in inside for m in root.modules()}.values():
+        for values in (part._parameters, part._buffers, part.__dict__):
+            for key, value in values.items():
+                if isinstance(value, torch.Tensor) and not isinstance(value, Placed):
+                    if id(value) not in memo:
+                        memo[id(value)] = Placed(value.detach().requires_grad_(value.requires_grad), to)
+                        memo[id(value)]._is_param = isinstance(value, torch.nn.Parameter)
+                    values[key] = memo[id(value)]
+    if hasattr(module, "cfg") and hasattr(module, "original_model"):
+        module.cfg.device = str(to)
