@@ -66,7 +66,6 @@ class DreamPanel(anywidget.AnyWidget):
     def __init__(self, run: Dream) -> None:
         # Weakly, because ipywidgets keeps every widget: a run, and the model it uses, go when their user lets them go.
         self._run = weakref.ref(run)
-        self.started: list[Dream] = []
         self.looks = looks_of(run)
         self._follower = state.Follower(run)
         super().__init__(
@@ -83,6 +82,11 @@ class DreamPanel(anywidget.AnyWidget):
         self._talk = Talk(self.looks, lambda function: self.run.ask(function), self.send, commands)
         self.on_msg(self._talk.hear)
         self._leave = run.listen(lambda run: self.update())
+
+    @property
+    def started(self) -> list[Dream]:
+        """Runs that were started from a prompt here, or in another panel of the run."""
+        return self.run.started
 
     @property
     def run(self) -> Dream:

@@ -43,6 +43,7 @@ class Dream(Controls):
         provenance: feature, model, seed, BOS and template.
         constraints: on the prompts.
         folder: where the run was last saved or loaded, or None.
+        started: runs that were started from a prompt in this one's panels.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Dream(Controls):
         self.provenance = provenance
         self.constraints: tuple[Constraint, ...] = session.rules.constraints if session else tuple(constraints)
         self.folder: Path | None = None
+        self.started: list[Dream] = []
         self._builder = builder
         self._session = session
         self._state = state
