@@ -348,3 +348,11 @@ def test_a_model_is_without_its_parts_only_while_no_other_thread_may_use_it(gpt2
     monkeypatch.setattr(Parts, "bare", watched)
     scorer.gradient(Relaxed(gpt2, bos=True).ids)
     assert held and all(held)
+
+
+def test_a_dream_under_inference_mode_is_the_dream_without(gpt2):
+    settings = {"iterations": 2, "population": 2, "children": 4, "length": 5, "progress": False}
+    usual = dl.dream("L1.N3", gpt2.bridge, **settings)
+    with torch.inference_mode():
+        run = dl.dream("L1.N3", gpt2.bridge, **settings)
+    np.testing.assert_array_equal(run.history.ids, usual.history.ids)

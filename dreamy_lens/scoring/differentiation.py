@@ -78,8 +78,9 @@ class Differentiation:
         layout = self.frame.layout(prompts.shape[1])
         widest = max(model.vocabulary.size for model in self.models)
         fits = max(1, LOGITS_BUDGET // (layout.total * widest))
-        # Held from the first: another thread's hooks on the model would look like somebody's own.
-        with held(self.models):
+        # Held from the first: another thread's hooks on the model would look like somebody's own. A caller's inference
+        # mode is left for the while, since no gradients come from it.
+        with held(self.models), torch.inference_mode(False):
             ways = self._faster(layout)
             done = self.batches.map(
                 lambda part: self._gradient(prompts[part], owner[part], layout, ways),
