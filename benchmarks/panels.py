@@ -1,6 +1,7 @@
 """What a panel costs a run: the same run in a notebook's kernel with its panel and without, in turn.
 
     python benchmarks/panels.py --rounds 5 --iterations 100
+    python benchmarks/panels.py --answers     how soon a typed token is answered, and how large a frozen run is
 
 A kernel is started as a notebook would, its messages are read as by a notebook, and each run's own clock counts: the
 seconds until its last step. Needs ipykernel and jupyter_client, which the extra `test` brings.
@@ -13,6 +14,7 @@ import json
 import statistics
 import sys
 import threading
+import time
 
 RUN = """
 import json, torch, dreamy_lens as dl
@@ -24,13 +26,57 @@ print("@" + json.dumps(seconds))
 """
 
 
+WORDS = (" only", " never", " same", " file", " list", " value", " name", " type", " default", " module")
+
+
+def answers(feature: str) -> None:
+    """Seconds from a view's message to the answers, while a run goes on and while it is paused; and a frozen run."""
+    import dreamy_lens as dl
+    from dreamy_lens.panels.dream import DreamPanel, frozen_run
+
+    run = dl.dream(feature, iterations=5000, wait=False, progress=False)
+    panel, found = DreamPanel(run), {}
+    panel._talk._send = lambda message: found.setdefault(message["id"], []).append(time.perf_counter())
+    while run.iteration < 10:
+        time.sleep(0.05)
+    for what in ("running", "paused"):
+        if what == "paused":
+            run.pause()
+            while run.status != "paused":
+                time.sleep(0.01)
+        rows = []
+        for number, word in enumerate(WORDS):
+            ids, name, began = list(run.so_far.frontier[-1].ids), f"{what}{number}", time.perf_counter()
+            asked = {"type": "try", "id": name, "ids": ids, "position": number % len(ids), "text": word}
+            panel._talk.hear(panel, asked)
+            while len(found.get(name, [])) < 3:
+                time.sleep(0.001)
+            rows.append([at - began for at in found[name]])
+        parts = (
+            f"{part} {statistics.median(row):.3f} s (most {max(row):.3f})"
+            for part, row in zip(
+                ("value and cross-entropy", "strip", "every position"), zip(*rows, strict=True), strict=True
+            )
+        )
+        print(f"{what}: {', '.join(parts)}")
+    began = time.perf_counter()
+    run.stop().wait()
+    print(f"stopped after {time.perf_counter() - began:.3f} s")
+    run = dl.dream(feature, iterations=300, seed=1, progress=False)
+    run.to_html()
+    print(f"a run of 300 iterations, {len(run.frontier)} prompts on its frontier: {len(frozen_run(run)):,} characters")
+
+
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--feature", default="L2.N812")
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--answers", action="store_true", help="how soon questions are answered, instead")
     options = parser.parse_args()
+    if options.answers:
+        return answers(options.feature)
 
     from jupyter_client.manager import start_new_kernel
 
