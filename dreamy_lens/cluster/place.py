@@ -46,7 +46,7 @@ class Place:
         return Place, (self.text,)
 
     def _files(self) -> Any:
-        """fsspec's file system of the URL."""
+        """Fsspec's file system of the URL."""
         import fsspec
 
         try:
@@ -78,7 +78,7 @@ class Place:
         return self.read_all([name]).get(name)
 
     def read_all(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Several at once, which URLs are asked for side by side; those that are not there or not whole are left out."""
+        """Several, of a URL side by side; those that are not there or not whole are left out."""
         names = list(names)
         if self.is_url:
             paths = {self._at(name): name for name in names}
@@ -160,5 +160,3 @@ def _one(files: Any, paths: list[str]) -> dict[str, bytes]:
         return {path: files.cat_file(path) for path in paths}
     except FileNotFoundError:
         return {}
-
-

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-
 from dreamy_lens.cluster.shipping import Shipped
 from dreamy_lens.errors import RunFolderError, SettingsError
 from dreamy_lens.features.expressions import Feature
@@ -34,12 +33,14 @@ class Setting:
         given: what is particular to it, for tables: `{"population": 4}`.
         start: initial prompts in any form, or None.
         constraints: on prompts.
+        named: the settings that the user wrote out.
     """
 
     config: EPOConfig
     given: dict[str, Any]
     start: Any
     constraints: tuple[Constraint, ...]
+    named: frozenset[str]
 
     @property
     def label(self) -> str:
@@ -125,7 +126,7 @@ class Plan:
         beside = {"start": start, "constraints": constraints}
         return cls(
             tuple(found),
-            _settings(base, beside, settings),
+            _settings(base, beside, settings, set(common)),
             _seeds(base, seeds, common),
             Shipped.of(model, dtype),
             None if fluency_model is None else Shipped.of(fluency_model),
@@ -203,13 +204,13 @@ def _difference(what: str, own: Any, mine: Any) -> str:
     return f"its {what} is {own!r}, and {mine!r} was asked for"
 
 
-def _settings(base: EPOConfig, beside: dict[str, Any], settings: Any) -> tuple[Setting, ...]:
+def _settings(base: EPOConfig, beside: dict[str, Any], settings: Any, common: set[str]) -> tuple[Setting, ...]:
     if settings is None:
         settings = [{}]
     if isinstance(settings, Mapping) or not all(isinstance(one, Mapping) for one in settings):
         raise SettingsError(
-            f"settings is a list of dictionaries, such as [{{'population': 4}}, {{'population': 8}}]; got {settings!r}. "
-            "What all runs share is given as keywords: sweep(..., population=8)."
+            f"settings is a list of dictionaries, such as [{{'length': 4}}, {{'length': 8}}]; got {settings!r}. "
+            "What all runs share is given as keywords: sweep(..., length=8)."
         )
     found = []
     for one in settings:
@@ -220,13 +221,15 @@ def _settings(base: EPOConfig, beside: dict[str, Any], settings: Any) -> tuple[S
         rules = more["constraints"]
         rules = (rules,) if isinstance(rules, Constraint) else tuple(rules)
         given = own | {name: _word(name, one[name]) for name in _BESIDE if name in one}
-        found.append(Setting(EPOConfig.of(base, own), given, more["start"], rules))
+        found.append(Setting(EPOConfig.of(base, own), given, more["start"], rules, frozenset(common | own.keys())))
     if not found:
         raise SettingsError("settings is empty; leave it out, or give at least one.")
     whole = [{**setting.to_dict(), "given": None} for setting in found]
     for number, one in enumerate(whole):
         if one in whole[:number]:
-            raise SettingsError(f"settings[{number}] makes the same runs as settings[{whole.index(one)}]; leave it out.")
+            raise SettingsError(
+                f"settings[{number}] makes the same runs as settings[{whole.index(one)}]; leave it out."
+            )
     return tuple(found)
 
 
@@ -253,5 +256,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # numpy's, and torch's
         return value.tolist()
     return value if value is None or isinstance(value, (str, int, float, bool)) else repr(value)
-
-

@@ -61,6 +61,7 @@ class Pool:
     say: Callable[[str], None] = lambda text: None
     _workers: list[_Worker] = field(default_factory=list)
     _false_starts: int = 0
+    _began: float | None = None
 
     def work(self, jobs: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         """Have all jobs done, in the order given as far as workers are free; whatever ends this ends the workers.
@@ -75,7 +76,7 @@ class Pool:
         waiting = collections.deque(jobs)
         attempts: collections.Counter[int] = collections.Counter()
         numbers = {id(job): number for number, job in enumerate(jobs)}
-        began, said = time.monotonic(), False
+        self._began = time.monotonic()
         self._data = self.cluster.ray.put(self.made_of)
         try:
             for _ in range(min(self.cluster.workers, len(jobs))):
@@ -99,13 +100,7 @@ class Pool:
                         waiting.append(job)
                     else:
                         yield job, Lost(again, attempts[number])
-                if not said and time.monotonic() - began > PATIENCE_SECONDS:
-                    said = True
-                    if not any(worker.is_ready for worker in self._workers):
-                        self.say(
-                            f"No worker has got ready in {PATIENCE_SECONDS:.0f} s. Each needs {self.cluster.need}, and "
-                            f"the cluster has {self.cluster.room}, which others may be using."
-                        )
+                self._tell_if_nobody_comes()
         finally:
             for worker in self._workers:
                 self._end(worker)
@@ -116,6 +111,15 @@ class Pool:
         kind = ray.remote(num_cpus=of.cpus, num_gpus=of.gpus, max_restarts=0)(_Held)
         actor = kind.remote(self._data)
         self._workers.append(_Worker(actor, actor.ready.remote()))
+
+    def _tell_if_nobody_comes(self) -> None:
+        if self._began is None or time.monotonic() - self._began <= PATIENCE_SECONDS:
+            return
+        self._began = None
+        self.say(
+            f"No worker has got ready in {PATIENCE_SECONDS:.0f} s. Each needs {self.cluster.need}, and the cluster has "
+            f"{self.cluster.room}, which others may be using."
+        )
 
     def _give(self, worker: _Worker, job: Any, attempts: Any, numbers: dict[int, int]) -> None:
         attempts[numbers[id(job)]] += 1
@@ -135,8 +139,7 @@ class Pool:
         except errors.RayError as error:
             reason = f"A worker died ({_first(error)})."
         else:
-            worker.is_ready = True
-            self._false_starts = 0
+            worker.is_ready, self._false_starts, self._began = True, 0, None
             return job, None, result
         # After what nobody expected the worker may be in any state, so it goes too.
         self._workers.remove(worker)
@@ -147,9 +150,9 @@ class Pool:
                 self._start()
             elif not self._workers:
                 raise ClusterError(
-                    f"{reason} So did {self._false_starts - 1} before it while they got ready. Workers that die while "
-                    "they load a model have often run out of memory: ask for fewer of them with workers=, or for a "
-                    "smaller dtype=. Ray's logs are in /tmp/ray/session_latest/logs on the worker's machine."
+                    f"{reason} So did others while they got ready. Workers that die while they load a model have "
+                    "often run out of memory: ask for fewer of them with workers=, or for a smaller dtype=. And every "
+                    "machine needs dreamy_lens. Ray's logs are in /tmp/ray/session_latest/logs on the worker's."
                 )
         else:
             self._start()
@@ -182,5 +185,3 @@ def _first(error: Any) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     kind = "" if isinstance(error, str) else f"{type(error).__name__}: "
     return f"{kind}{' '.join(lines[:1])[:300]}".rstrip(".: ")
-
-

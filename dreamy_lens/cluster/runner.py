@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreamy_lens import __version__
 from dreamy_lens.cluster.place import Place
 from dreamy_lens.cluster.plan import MANIFEST, Plan, Task
 from dreamy_lens.errors import ClusterError, DreamyLensError
@@ -29,6 +30,7 @@ class Runner:
         mark: of the sweep's manifest, to see that the place is the same one here.
         device: of models that are loaded by name; None is the first GPU if there is one.
         threads: of torch; None leaves them.
+        version: of dreamy_lens in the process that asks.
     """
 
     plan: Plan
@@ -36,6 +38,7 @@ class Runner:
     mark: str
     device: str | None = None
     threads: int | None = None
+    version: str = __version__
 
     def ready(self) -> None:
         """Load the model, and check every feature against it.
@@ -49,12 +52,17 @@ class Runner:
 
         from dreamy_lens.features.bind import bind
 
+        if self.version != __version__:
+            raise ClusterError(
+                f"The worker on {platform.node()!r} has dreamy_lens {__version__}, and this process {self.version}: "
+                "install the same version on all machines."
+            )
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         found = self.place.read(MANIFEST)
         if found is None or found.get("mark") != self.mark:
             raise ClusterError(
-                f"The worker on {platform.node()!r} does not see the sweep's folder, {self.place}, as this process does: "
+                f"The worker on {platform.node()!r} does not see the sweep's folder, {self.place}, as others do: "
                 "name a folder that all machines share, or a URL such as s3://bucket/sweep."
             )
         self._model = self.plan.model.loaded(self.device)
@@ -98,8 +106,10 @@ class Runner:
         for task in tasks:
             setting = plan.settings[task.setting]
             more = {"start": setting.start, "constraints": setting.constraints, "fluency_model": self._fluency}
-            config = plan.config(task)
-            found.append(starting.new(Session.open(plan.features[task.feature], self._model, config, **more)))
+            opened = Session.open(
+                plan.features[task.feature], self._model, plan.config(task), given=set(setting.named), **more
+            )
+            found.append(starting.new(opened))
         return found
 
     def _work(self, runs: list[Any]) -> bool:

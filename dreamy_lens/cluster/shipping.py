@@ -101,7 +101,7 @@ def _loads(data: bytes, name: str) -> Any:
         return pickle.loads(data)
     except Exception as error:
         raise ModelError(
-            f"The model {name!r}, an object in memory, arrived at a worker and cannot be unpacked there ({error}). Give "
+            f"The model {name!r}, an object in memory, cannot be unpacked at a worker ({error}). Give "
             "its Hugging Face id or folder; or move it to the CPU first, if workers have no GPU (gpus_per_worker=)."
         ) from error
 

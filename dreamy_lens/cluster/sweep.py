@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 from dreamy_lens.cluster.place import Place, StrPath
 from dreamy_lens.cluster.plan import FORMAT, MANIFEST, VERSION, Task, label_of, tasks_of
 from dreamy_lens.cluster.runner import DONE, RESULTS, RUNS
-from dreamy_lens.errors import FeatureError, RunFolderError, SettingsError
+from dreamy_lens.errors import RunFolderError, SettingsError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,11 +37,13 @@ class Sweep(Sequence["Dream"]):
         *,
         features: Sequence[Feature] | None = None,
         model: Any = None,
+        fluency_model: Any = None,
         tasks: Sequence[Task] | None = None,
         like: Sweep | None = None,
     ) -> None:
         self.where = place.text
-        self._place, self._manifest, self._features, self._model = place, manifest, features, model
+        self._place, self._manifest, self._features = place, manifest, features
+        self._models = (model, fluency_model)
         every = tasks_of(len(manifest["features"]), len(manifest["settings"]), manifest["seeds"])
         self._tasks = list(every if tasks is None else tasks)
         self._results = results_of(place) if like is None else like._results
@@ -49,13 +51,14 @@ class Sweep(Sequence["Dream"]):
         self._done = [task for task in self._tasks if self.is_done(task)]
 
     @classmethod
-    def load(cls, out: StrPath, model: Any = None) -> Sweep:
+    def load(cls, out: StrPath, model: Any = None, *, fluency_model: Any = None) -> Sweep:
         """Open a sweep, finished or not.
 
         Args:
             out: the folder or URL.
             model: for what needs one, such as attributions; None is the one the runs were made with, loaded by its
                 name when it is needed.
+            fluency_model: likewise, if the runs had another model for that.
 
         Raises:
             RunFolderError: there is no sweep, or its manifest is damaged or of a newer format.
@@ -64,7 +67,7 @@ class Sweep(Sequence["Dream"]):
         manifest = place.read(MANIFEST)
         if manifest is None:
             raise RunFolderError(f"There is no sweep in {place}: it has no whole {MANIFEST}.")
-        return cls(place, cls.checked(manifest, place), model=model)
+        return cls(place, cls.checked(manifest, place), model=model, fluency_model=fluency_model)
 
     @staticmethod
     def checked(manifest: dict[str, Any], place: Place) -> dict[str, Any]:
@@ -136,7 +139,9 @@ class Sweep(Sequence["Dream"]):
             tasks = [task for task, own in zip(tasks, there, strict=True) if own == value]
             if not tasks:
                 raise SettingsError(f"No run here has {name}={value!r}; there are: {_listed(there)}.")
-        return Sweep(self._place, self._manifest, features=self._features, model=self._model, tasks=tasks, like=self)
+        model, fluency = self._models
+        more = {"features": self._features, "model": model, "fluency_model": fluency}
+        return Sweep(self._place, self._manifest, tasks=tasks, like=self, **more)
 
     def merged(self, feature: Any = None, **settings: Any) -> Merged:
         """The finished runs of a feature as one, with their joint frontier; see :func:`dreamy_lens.merge`.
@@ -200,13 +205,9 @@ class Sweep(Sequence["Dream"]):
         from dreamy_lens.results import saving
 
         if task not in self._opened:
-            run = saving.load(self._place.local(f"{RUNS}/{task.name}"), self._model)
-            if self._features is not None:
-                try:
-                    run.feature  # noqa: B018
-                except FeatureError:  # its text does not make it again, and this session has it
-                    run._feature = self._features[task.feature]
-            self._opened[task] = run
+            # Its text alone may not make the feature again, and this session may have it.
+            feature = None if self._features is None else self._features[task.feature]
+            self._opened[task] = saving.load(self._place.local(f"{RUNS}/{task.name}"), *self._models, feature)
         return self._opened[task]
 
     @overload
@@ -237,8 +238,14 @@ class Sweep(Sequence["Dream"]):
 def results_of(place: Place) -> dict[str, dict[str, Any]]:
     """The result of each run that has one, by its name."""
     names = [name for name in place.names(RESULTS) if name.endswith(".json")]
-    found = place.read_all(f"{RESULTS}/{name}" for name in names)
-    return {str(one.get("name")): one for one in found.values()}
+    found = {str(one.get("name")): one for one in place.read_all(f"{RESULTS}/{name}" for name in names).values()}
+    runs = set(place.names(RUNS)) if found else set()
+    return {name: one for name, one in found.items() if one.get("status") != DONE or (name in runs and _whole(one))}
+
+
+def _whole(result: dict[str, Any]) -> bool:
+    frontier = result.get("frontier")
+    return isinstance(frontier, dict) and {"value", "cross_entropy"} <= set(frontier) and "reference" in result
 
 
 def _numbers(result: dict[str, Any], reference: tuple[float, float] | None) -> dict[str, Any]:

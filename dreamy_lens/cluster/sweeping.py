@@ -87,7 +87,8 @@ def sweep(
     >>> import tempfile, dreamy_lens as dl
     >>> small = dict(iterations=2, population=2, children=4, progress=False)
     >>> folder = tempfile.TemporaryDirectory()
-    >>> runs = sweep(["L2.N17", "L3.N5"], seeds=[0, 1], settings=[{"length": 4}, {"length": 6}], out=folder.name, **small)
+    >>> lengths = [{"length": 4}, {"length": 6}]
+    >>> runs = sweep(["L2.N17", "L3.N5"], seeds=[0, 1], settings=lengths, out=folder.name, **small)
     >>> runs
     Sweep(8 of 8 runs: 2 features x 2 settings x 2 seeds on embedded, in ...)
     >>> runs.merged("L2.N17", length=6)
@@ -114,7 +115,7 @@ def sweep(
     )
     place = Place(out)
     manifest = _agreed(place, plan)
-    whole = Sweep(place, manifest, features=plan.features, model=plan.model.model)
+    whole = _opened(place, manifest, plan)
     todo = [task for task in plan.tasks if not whole.is_done(task)]
     groups = _groups(todo, together)
     runner = Runner(plan, place, manifest["mark"])
@@ -130,7 +131,7 @@ def sweep(
                 _finish(_here(runner, groups), bar)
         except KeyboardInterrupt:
             bar.interrupted()
-    whole = Sweep(place, manifest, features=plan.features, model=plan.model.model)
+    whole = _opened(place, manifest, plan)
     failed = [task for task in todo if whole.status(task) == "failed"]
     if failed:
         warnings.warn(
@@ -155,6 +156,11 @@ def _agreed(place: Place, plan: Plan) -> dict[str, Any]:
     if asked != there:
         place.write(MANIFEST, asked)
     return asked
+
+
+def _opened(place: Place, manifest: dict[str, Any], plan: Plan) -> Sweep:
+    fluency = None if plan.fluency_model is None else plan.fluency_model.model
+    return Sweep(place, manifest, features=plan.features, model=plan.model.model, fluency_model=fluency)
 
 
 def _groups(tasks: list[Task], together: int) -> Groups:
@@ -191,10 +197,17 @@ def _on_ray(cluster: ray_here.Cluster, runner: Runner, groups: Groups, bar: _Bar
             f"The features cannot be sent to workers, because of an object in one of them ({error}). Give sparse "
             "autoencoders and models by their folder or Hugging Face id, and functions that hold nothing but numbers."
         ) from error
-    for group, results in Pool(cluster, data, bar.write).work(groups):
-        if isinstance(results, Lost):
-            results = [runner.keep(failure(task, results.reason, results.attempts)) for task in group]
-        yield results
+    pool = Pool(cluster, data, bar.write)
+    while groups:
+        alone: Groups = []  # of a group that was given up, one run may be to blame
+        for group, results in pool.work(groups):
+            if isinstance(results, Lost) and len(group) > 1:
+                alone += [[task] for task in group]
+            elif isinstance(results, Lost):
+                yield [runner.keep(failure(group[0], results.reason, results.attempts))]
+            else:
+                yield results
+        groups = alone
 
 
 def _finish(results: Iterator[list[dict[str, Any]]], bar: _Bar) -> None:
@@ -250,5 +263,3 @@ class _Bar:
 
     def __exit__(self, *error: Any) -> None:
         self._bar.close()
-
-
