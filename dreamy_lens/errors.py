@@ -16,6 +16,7 @@
     ├── CorpusError             there is no such corpus, nothing in it can be read, or not a second time (also a ValueError)
     ├── SettingsError           a setting is outside its range (also a ValueError)
     ├── RunFolderError          a saved run is incomplete, damaged, or belongs to another model
+    ├── ExamplesError           examples from a corpus are damaged, lack a feature, or belong to another model
     └── OutOfMemoryError        one prompt alone does not fit into memory
 
 Every message says what was wrong, what there is instead, and what to do.
@@ -104,6 +105,10 @@ class SettingsError(DreamyLensError, ValueError):
 
 class RunFolderError(DreamyLensError):
     """A saved run is incomplete, damaged, of an unknown format, or belongs to another model."""
+
+
+class ExamplesError(DreamyLensError):
+    """Examples from a corpus cannot be written or read, lack what is asked of them, or belong to another model."""
 
 
 class OutOfMemoryError(DreamyLensError):
