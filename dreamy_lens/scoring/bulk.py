@@ -24,7 +24,7 @@ from dreamy_lens.scoring.memory import TOKENS, Batches
 from dreamy_lens.scoring.prompts import Frame
 from dreamy_lens.scoring.sharing import close
 
-NUMBERS = {"cpu": 1 << 22, "cuda": 1 << 29}
+NUMBERS = {"cpu": 3 << 21, "cuda": 1 << 29}
 """Logits and activations, counted in numbers, of one pass, by kind of device. A processor's caches hold little more."""
 
 LEAST = 16
