@@ -6,7 +6,7 @@ What this module promises:
   from the source alone: no tokenizer, no random numbers.
 * *Reading can be taken up anywhere.* ``blocks(shard, n)`` yields what ``blocks(shard)`` yields after n blocks.
 * *Memory that does not grow with the corpus.* What is held is a block and a section.
-* *What cannot be read does not end the reading.* It is passed over, and every block says what was passed over on the way.
+* *What cannot be read does not end the reading.* It is passed over, and every block says what was passed over before it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from dreamy_lens.dataset.problems import Problem, Problems
 from dreamy_lens.dataset.sections import BLOCK, clean, cut_text
-from dreamy_lens.errors import SettingsError
+from dreamy_lens.errors import CorpusError, SettingsError
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,12 @@ class Shard:
     Attributes:
         name: for people.
         characters: how many there are in all, if that is known before reading.
+        once: whether it can be read only once.
     """
 
     name: str
     characters: int | None = None
+    once = False
 
     def pieces(self, point: Any, note: Callable[[Problem], None]) -> Iterator[Piece]:
         """The documents from a point on, None for the beginning; `note` is told of what is passed over."""
@@ -111,7 +113,9 @@ class Corpus:
     0 ['A first text.', 'A second one.']
     """
 
-    def __init__(self, name: str, shards: list[Shard], fingerprint: str | Callable[[], str], problems: Problems) -> None:
+    def __init__(
+        self, name: str, shards: list[Shard], fingerprint: str | Callable[[], str], problems: Problems
+    ) -> None:
         self.name = name
         self.opening_problems = problems
         self._shards = tuple(shards)
@@ -126,6 +130,9 @@ class Corpus:
         count = len(self._shards)
         passed = f", {self.problems}" if self.problems else ""
         return f"<corpus {self.name!r}: {count} shard{'s' * (count != 1)}{passed}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_fingerprint": self.fingerprint}
 
     @property
     def fingerprint(self) -> str:
@@ -145,7 +152,7 @@ class Corpus:
         return Problems.total([self.opening_problems, *(self._problems[key] for key in sorted(self._problems))])
 
     def characters(self, shard: int) -> int | None:
-        """Characters of a shard, if that is known without reading: of texts in memory, or once it was read to its end."""
+        """Characters of a shard, if that is known without reading: of texts in memory, or after a first reading."""
         source = self._shard(shard)
         return sum(self._characters[shard]) if self._whole[shard] else source.characters
 
@@ -171,12 +178,17 @@ class Corpus:
 
         The answer is kept, and goes along when the corpus is pickled, together with the places where blocks begin.
 
+        Raises:
+            CorpusError: the source can be read only once.
+
         >>> from dreamy_lens import corpus
         >>> corpus.open(["word " * 100_000, "A second one."]).table()
         [(0, 0, 262136), (0, 1, 237877)]
         """
         for shard, whole in enumerate(self._whole):
             if not whole:
+                if self._shards[shard].once:
+                    raise CorpusError(f"{self._shards[shard].name} can be read once, and a table would be that once.")
                 for _ in self._read(shard, len(self._characters[shard])):
                     pass
         return [(s, b, count) for s, counts in enumerate(self._characters) for b, count in enumerate(counts)]

@@ -76,4 +76,6 @@ class Problems:
 
 
 def _plural(kind: str) -> str:
-    return {"no text": "rows without text", "replaced characters": "texts with replaced characters"}.get(kind, kind + "s")
+    return {"no text": "rows without text", "replaced characters": "texts with replaced characters"}.get(
+        kind, kind + "s"
+    )

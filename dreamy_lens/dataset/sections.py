@@ -2,7 +2,7 @@
 
 A section is at most :data:`SECTION` characters. It ends after a line break if there is one in its last quarter, else
 before white space, so that the next section begins with the space of its first word, as tokenizers like it; else after
-its last whole character. Only the text from the section's start decides, so that reading can be taken up at any section.
+its last whole character. Only the text from the section's start decides, so reading can be taken up at any section.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def cut_text(text: str) -> Iterator[tuple[int, str]]:
     """
     start = 0
     while len(text) - start > SECTION:
-        stop = start + _end_of_section(text[start : start + SECTION + 1])
+        stop = start + _end_of_section(text[start : start + SECTION])
         yield start, text[start:stop]
         start = stop
     if start < len(text):
@@ -43,39 +43,39 @@ def _end_of_section(text: str) -> int:
     line = text.rfind("\n", SECTION - SECTION // 4, SECTION)
     if line >= 0:
         return line + 1
-    for character in " \t\n":
-        at = text.rfind(character, SECTION // 2, SECTION + 1)
+    for character, behind in ((" ", 0), ("\n", 1), ("\t", 0)):
+        at = text.rfind(character, SECTION // 2, SECTION)
         if at >= 0:
-            return at
+            return at + behind
     spaces = [m.start() for m in _SPACE.finditer(text, SECTION // 2)]
     return spaces[-1] if spaces else SECTION
 
 
-def end_of_section(data: bytes | bytearray, start: int, stop: int) -> int:
-    """Where a section ends that begins at `start` of encoded text; `data` goes on up to `stop` or beyond.
+def end_of_section(data: bytes, start: int) -> int:
+    """Where a section ends that begins at `start` of encoded text, of which more than a section is at hand.
 
-    The bytes between `start` and `stop` are more than a section. Their encoding must keep ASCII, as UTF-8 does.
+    The encoding must keep ASCII, as UTF-8 does. A line break of two characters is not taken apart.
     """
-    limit = min(start + SECTION, stop)
-    line = data.rfind(b"\n", start + (limit - start) * 3 // 4, limit)
+    limit = start + SECTION
+    line = data.rfind(b"\n", limit - SECTION // 4, limit)
     if line >= 0:
         return line + 1
-    for character in (b" ", b"\t", b"\n"):
-        at = data.rfind(character, start + (limit - start) // 2, limit)
+    for character, behind in ((b" ", 0), (b"\n", 1), (b"\t", 0)):
+        at = data.rfind(character, start + SECTION // 2, limit)
         if at >= 0:
-            return at
+            return at + behind
     end = limit
-    while end > limit - 4 and end > start + 1 and data[end] & 0xC0 == 0x80:  # inside a character of UTF-8
+    while end > limit - 4 and data[end] & 0xC0 == 0x80:  # inside a character of UTF-8
         end -= 1
     if data[end] & 0xC0 == 0x80:
-        end = limit  # not UTF-8 at all
-    return end - 1 if data[end - 1 : end + 1] == b"\r\n" else end
+        end = limit  # it is not UTF-8
+    return end - (data[end - 1 : end + 1] == b"\r\n")
 
 
 def clean(text: str) -> tuple[str, int, int]:
-    """A text that every tokenizer can read, its bytes in UTF-8, and how many characters were replaced by U+FFFD.
+    r"""A text that every tokenizer can read, its bytes in UTF-8, and how many characters were replaced by U+FFFD.
 
-    >>> clean("a\\0b\\ud800")
+    >>> clean("a\0b\ud800")
     ('a�b�', 8, 2)
     """
     try:

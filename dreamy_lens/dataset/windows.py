@@ -58,8 +58,8 @@ class Windows:
             windows that are equal, only the first of the block is there.
         section: int32 `[W]`, index into ``block.sections``.
         bounds: int64 `[S + 1]`; the tokens of section s are ``tokens[bounds[s] : bounds[s + 1]]``.
-        hashes: int64 `[W]`, of the ids; equal windows have equal hashes, others do not but for a chance of 2**-64. Never
-            :data:`NO_HASH`.
+        hashes: int64 `[W]`, of the ids; equal windows have equal hashes, others do not but for a chance of 2**-64. None
+            is :data:`NO_HASH`.
         duplicates: windows that were dropped because they are repeats.
         short: sections without any window, since their runs of ordinary tokens are shorter than one.
     """
