@@ -192,6 +192,32 @@ class Scan:
         whole = self._scan(scanner, state, place, progress)
         return self.examples(scanner, state, place, whole, progress)
 
+    # In parts, for several processes.
+
+    def parcels(self, characters: int = 1 << 22) -> list[tuple[int, int, int | None]]:
+        """Parts of the corpus that can be scanned each by itself: shard, first block, and the block to end before.
+
+        Args:
+            characters: of a part, at least; None for the end stands where the corpus is not read beforehand.
+        """
+        found: list[tuple[int, int, int | None]] = []
+        size = 0
+        for shard, block, count in self.corpus.table():
+            if not found or found[-1][0] != shard or size >= characters:
+                found.append((shard, block, block + 1))
+                size = 0
+            found[-1] = (shard, found[-1][1], block + 1)
+            size += count
+        return found
+
+    def parcel(self, shard: int, first: int, end: int | None, after: Any = None) -> Progress:
+        """What is found in one part. Merged, in whichever order, those of all parts are what one pass finds."""
+        scanner = self.scanner()
+        progress = scanner.empty()
+        progress.shard, progress.block = shard, first
+        scanner.run(progress, [shard], end, *([] if after is None else [after]))
+        return progress
+
     def finished(self, place: Path) -> Examples | None:
         """The finished scan in a folder, if there is one.
 

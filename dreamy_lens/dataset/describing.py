@@ -15,6 +15,7 @@ from dreamy_lens.errors import DreamyLensError
 from dreamy_lens.models.access import held
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.scoring.banks import Bank
+from dreamy_lens.scoring.banks import order as order_of
 from dreamy_lens.scoring.bulk import Bulk
 
 CHUNK = 4096
@@ -46,6 +47,8 @@ class Description:
         fluent = _kept_rows(tally.level_value.numpy(), tally.level_window.numpy(), "fluent")
         both = [np.concatenate(pair) for pair in zip(self.kept, fluent, strict=True)]
         order = np.lexsort((both[2], both[1] == "fluent", both[0]))
+        self.order = order_of(scanner.banks)
+        self.ordered = bool((self.order == np.arange(len(self.order))).all())
         self.feature, self.kind, self.rank, self.value, self.window = (x[order] for x in both)
         self.values = np.full((len(self.feature), scanner.settings.length), np.nan, np.float32)
 
@@ -168,17 +171,18 @@ class Description:
             mean = total / count
             deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
         width, counts = np.exp2(tally.exponent.numpy().astype(float)), tally.counts.numpy()
-        labels = (str(member) for bank in self.scanner.banks for member in bank.members)
+        banks = self.scanner.banks
+        begins = np.cumsum([0, *map(len, banks)])
         for start in range(0, len(tally), CHUNK):
-            at = slice(start, min(start + CHUNK, len(tally)))
+            at = self.order[start : start + CHUNK]
             filled = [np.flatnonzero(row) for row in counts[at]]
-            rows = range(at.start, at.stop)
+            of = np.searchsorted(begins, at, side="right") - 1
             ends = tally.ends.numpy().astype(float)[:, at]
             found = table(
                 "features",
                 {
-                    "feature": np.arange(at.start, at.stop),
-                    "label": [next(labels) for _ in rows],
+                    "feature": np.arange(start, start + len(at)),
+                    "label": [str(banks[b].members[i - begins[b]]) for i, b in zip(at, of, strict=True)],
                     "windows": count[at].astype(np.int64),
                     "non_finite": tally.odd.numpy()[at],
                     "mean": mean[at],
@@ -191,7 +195,7 @@ class Description:
                         row[f[0] : f[-1] + 1].tolist() if len(f) else [] for row, f in zip(counts[at], filled, strict=True)
                     ],
                     "sample_values": np.ascontiguousarray(columns[at]),
-                    "sample_windows": pa.array([numbers] * len(rows), type=pa.list_(pa.int64())),
+                    "sample_windows": pa.array([numbers] * len(at), type=pa.list_(pa.int64())),
                 },
             )
             yield from found.to_batches()
@@ -214,9 +218,15 @@ class Description:
         from dreamy_lens.dataset.schemas import table
 
         size = CHUNK * self.scanner.settings.k
-        for start in range(0, len(self.feature), size):
-            at = slice(start, start + size)
-            columns = {"feature": self.feature, "kind": self.kind, "rank": self.rank, "value": self.value}
+        feature, rows = self.feature, np.arange(len(self.feature))
+        if not self.ordered:
+            place = np.empty(len(self.order), np.int64)
+            place[self.order] = np.arange(len(self.order))
+            feature = place[feature]
+            rows = np.argsort(feature, kind="stable")
+        for start in range(0, len(rows), size):
+            at = rows[start : start + size]
+            columns = {"feature": feature, "kind": self.kind, "rank": self.rank, "value": self.value}
             columns |= {"window": self.window, "values": np.ascontiguousarray(self.values)}
             given = {name: column[at] for name, column in columns.items()}
             given["kind"] = given["kind"].tolist()

@@ -42,6 +42,8 @@ class Bank:
         compute: their values, `[batch, F]`.
         series: their values if the prompt ended at each of its positions, `[batch, n, F]`, where a pass over the whole
             prompt tells; None where it does not.
+        positions: every position that is named, and the label of the part that names it.
+        given: the place of each member among the expressions that were given; of a family, its one.
     """
 
     members: Sequence[ex.Feature]
@@ -50,6 +52,7 @@ class Bank:
     compute: Many = dataclasses.field(repr=False)
     series: Many | None = dataclasses.field(repr=False, default=None)
     positions: tuple[tuple[ex.Element, str], ...] = dataclasses.field(repr=False, default=())
+    given: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.members)
@@ -82,10 +85,19 @@ def banks(features: Iterable[ex.Feature], model: HookedModel, prepend_bos: bool 
     [896, 5, 1]
     """
     grouping = _Grouping(model, prepend_bos)
-    groups: dict[Hashable, list[ex.Feature]] = {}
-    for feature in features:
-        groups.setdefault(grouping.key(feature), []).append(feature)
-    return [grouping.bank(key, members) for key, members in groups.items()]
+    groups: dict[Hashable, list[tuple[int, ex.Feature]]] = {}
+    for i, feature in enumerate(features):
+        groups.setdefault(grouping.key(feature), []).append((i, feature))
+    return [
+        dataclasses.replace(grouping.bank(key, [f for _, f in members]), given=tuple(i for i, _ in members))
+        for key, members in groups.items()
+    ]
+
+
+def order(found: Sequence[Bank]) -> np.ndarray:
+    """Of the members of all banks, one bank after the other, which come first, second, ... as they were given; int64."""
+    places = [np.broadcast_to(bank.given, (len(bank),)) if len(bank.given) == 1 else bank.given for bank in found]
+    return np.argsort(np.concatenate([np.asarray(p, np.int64) for p in places]), kind="stable")
 
 
 class _Members(list[ex.Feature]):

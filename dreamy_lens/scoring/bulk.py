@@ -35,8 +35,9 @@ TRIED = 8
 
 
 class Bulked(NamedTuple):
-    """Of some rows: values `[B, F]` of each bank, cross-entropies `[B]` if asked for, on the model's device."""
+    """Of B rows: values `[B, F]` of each bank, cross-entropies `[B]` if asked for, on the model's device."""
 
+    rows: int
     values: list[Tensor]
     cross_entropy: Tensor | None
 
@@ -156,9 +157,8 @@ class Bulk:
             part = rows[start : start + self.size]
             done = start
             for found in batches.map(lambda at, part=part: self._found(part[at]), len(part)):
-                count = len(found.values[0])
-                yield slice(done, done + count), found
-                done += count
+                yield slice(done, done + found.rows), found
+                done += found.rows
 
     def _found(self, rows: np.ndarray) -> Bulked:
         with held(self.models), torch.no_grad():
@@ -167,7 +167,7 @@ class Bulk:
             losses = None
             if self.cross_entropy:
                 losses = to_device(readings[self.frame.fluency].cross_entropy, self.model.device)
-            return Bulked(values, losses)
+            return Bulked(len(rows), values, losses)
 
     @contextlib.contextmanager
     def standing(self) -> Iterator[None]:
