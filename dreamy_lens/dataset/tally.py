@@ -106,7 +106,7 @@ class Tally:
         Args:
             values: `[B, F]`.
             windows: their numbers, int64 `[B]`, rising.
-            hashes: of their ids, int64 `[B]`.
+            hashes: of their ids, int64 `[B]`, no two of which are equal; they may equal those of earlier windows.
             cross_entropy: float32 `[B]`.
         """
         finite = values.isfinite()

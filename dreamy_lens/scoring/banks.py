@@ -223,7 +223,7 @@ class _Grouping:
                 template = self._template(f)
                 assert template is not None
                 axes, of = compiler.build(template)
-                for one in fs[1:]:
+                for one in fs:
                     compiler.build(one)  # checks its units
                 left, flat = _units_last(axes)
                 columns = _On(torch.tensor([self._column(one) for one in fs]))  # pyright: ignore[reportArgumentType]
