@@ -6,7 +6,7 @@ What this module promises:
   from the source alone: no tokenizer, no random numbers.
 * *Reading can be taken up anywhere.* ``blocks(shard, n)`` yields what ``blocks(shard)`` yields after n blocks.
 * *Memory that does not grow with the corpus.* What is held is a block and a section.
-* *What cannot be read does not end the reading.* It is passed over, and every block says what was passed over before it.
+* *What cannot be read does not end the reading.* It is passed over, and every block says what was passed over.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class Corpus:
 
         >>> from dreamy_lens import corpus
         >>> corpus.open(["word " * 100_000, "A second one."]).table()
-        [(0, 0, 262136), (0, 1, 237877)]
+        [(0, 0, 327674), (0, 1, 172339)]
         """
         for shard, whole in enumerate(self._whole):
             if not whole:

@@ -1,7 +1,7 @@
 """Documents in text files and in lines of JSON, read from any place on.
 
-A place in a file is a plain tuple: offset in bytes, in the decompressed file; number of the document or line; characters of
-that document before the offset.
+A place in a file is a plain tuple: offset in bytes, decompressed; number of the document or line; characters
+of that document before the offset.
 """
 
 from __future__ import annotations

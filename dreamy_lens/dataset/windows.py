@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from dreamy_lens.dataset.corpora import Block
+from dreamy_lens.dataset.tokenizing import characters_of, encode_sections
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.models.vocabulary import Vocabulary
 
@@ -85,6 +86,26 @@ class Windows:
             return np.zeros((0, self.length), dtype=np.int64)
         return sliding_window_view(self.tokens, self.length)[self.starts].astype(np.int64)
 
+    def character(self, w: int) -> int:
+        """Offset in the document, in characters, at which the text of window w begins."""
+        return int(self.characters([w])[0])
+
+    def characters(self, which: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The offsets of several windows, int64 `[len(which)]`; each section concerned is tokenized once more.
+
+        ``document[offset:]`` begins with the window's text, unless its first token is not a whole character (then the
+        offset is that character's), or the tokenizer rewrites text, as those do that know no capitals.
+        """
+        which = np.asarray(which, dtype=np.int64)
+        found = np.zeros(len(which), dtype=np.int64)
+        for s in np.unique(self.section[which]):
+            mine = np.flatnonzero(self.section[which] == s)
+            starts = self.starts[which[mine]]
+            runs = [(int(start - self.bounds[s]), self.tokens[start : start + self.length]) for start in starts]
+            section = self.block.sections[s]
+            found[mine] = section.start + np.array(characters_of(section.text, runs, self.vocabulary))
+        return found
+
 
 def windows_of(block: Block, vocabulary: Vocabulary, settings: WindowSettings) -> Windows:
     """The windows of a block: every `step` tokens from the start of a section, or from behind a special token.
@@ -98,16 +119,17 @@ def windows_of(block: Block, vocabulary: Vocabulary, settings: WindowSettings) -
         settings: how long windows are and how far apart.
 
     >>> import dreamy_lens as dl
-    >>> from dreamy_lens.models.access import ModelAccess
-    >>> (block,) = dl.corpus.open(["Return the sum of the elements along an axis."]).blocks(0)
+    >>> from dreamy_lens.models.access import HookedModel
+    >>> vocabulary = HookedModel(dl.load_model()).vocabulary
+    >>> (block,) = dl.corpus.open(["Return the sum of the elements along an axis, or all of them."]).blocks(0)
+    >>> windows = windows_of(block, vocabulary, WindowSettings(length=5))
+    >>> [(windows.character(w), vocabulary.text(ids)) for w, ids in enumerate(windows.ids)]
+    [(0, 'Return the sum of the'), (21, ' elements along an axis,'), (45, ' or all of them.')]
     """
-    sections = vocabulary.encode_many([section.text for section in block.sections])
-    lengths = np.fromiter(map(len, sections), dtype=np.int64, count=len(sections))
-    bounds = np.concatenate([[0], np.cumsum(lengths)])
-    tokens = np.fromiter(itertools.chain.from_iterable(sections), dtype=np.int32, count=int(bounds[-1]))
+    tokens, bounds = encode_sections([section.text for section in block.sections], vocabulary)
     starts = _starts(bounds, np.flatnonzero(_is_boundary(tokens, vocabulary)), settings)
     section = (np.searchsorted(bounds, starts, side="right") - 1).astype(np.int32)
-    short = len(sections) - len(np.unique(section))
+    short = len(block.sections) - len(np.unique(section))
     hashes = _hashes(tokens, starts, settings.length)
     first = np.sort(np.unique(hashes, return_index=True)[1])
     duplicates = len(starts) - len(first)
