@@ -82,7 +82,7 @@ def test_values_at_every_position_are_those_of_prompts_that_end_there(family):
         assert series.shape == (len(rows), N, len(bank))
         for i in {0, len(bank) - 1}:
             scorer = Scorer(bank.members[i], family.bridge, share_prefixes=False)
-            for end in range(1, N + 1):
+            for end in range(1 if bulk.layout.bos else 2, N + 1):  # one token alone has no cross-entropy
                 assert np.allclose(series[:, end - 1, i], scorer.values(rows[:, :end]), atol=1e-4), (bank, end)
         told += len(bank)
     assert told > 120  # most features: these are not run again for every position

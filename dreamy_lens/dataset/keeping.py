@@ -85,7 +85,7 @@ class Store:
                 "after": np.where(
                     after < bounds[section + 1, None], tokens[after.clip(max=max(len(tokens) - 1, 0))], -1
                 ),
-                "character": np.array([getattr(windows, "character", int)(int(w)) for w in rows], np.int64),
+                "character": windows.characters(rows),
                 "cross_entropy": np.full(len(rows), np.nan, np.float32)
                 if cross_entropy is None
                 else cross_entropy[rows].astype(np.float32),

@@ -178,9 +178,11 @@ class Scanner:
 
     def _read(self, shard: int, start: int, progress: Progress) -> Iterator[tuple[Block, Windows]]:
         """Blocks and their windows, the next of which are read and cut while the model is busy with these."""
-        blocks = iter(self.corpus.blocks(shard, start))
+        blocks: Iterator[Block] | None = None
 
         def following() -> tuple[Block, Windows] | None:
+            nonlocal blocks
+            blocks = iter(self.corpus.blocks(shard, start)) if blocks is None else blocks
             block = next(blocks, None)
             return None if block is None else (block, windows_of(block, self.model.vocabulary, self.settings.windows))
 
