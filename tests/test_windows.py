@@ -66,7 +66,10 @@ def found(texts: list[str], vocabulary: Vocabulary, length: int, stride: int | N
     assert windows.tokens.dtype == windows.section.dtype == np.int32
     assert windows.ids.shape == (len(windows), length)
     assert {a.dtype for a in (windows.starts, windows.bounds, windows.hashes, windows.ids)} == {np.dtype(np.int64)}
-    rows = [(int(a), int(b), tuple(ids.tolist())) for a, b, ids in zip(windows.starts, windows.section, windows.ids)]
+    rows = [
+        (int(a), int(b), tuple(ids.tolist()))
+        for a, b, ids in zip(windows.starts, windows.section, windows.ids, strict=True)
+    ]
     assert len(set(windows.hashes.tolist())) == len(rows)
     bounds = windows.bounds.tolist()
     return {"windows": rows, "duplicates": windows.duplicates, "short": windows.short, "bounds": bounds}
@@ -85,7 +88,9 @@ def test_windows_are_those_of_a_naive_loop(texts: list[str], length: int, stride
 
 @pytest.mark.parametrize("stride", [None, 1, 5])
 def test_windows_are_those_of_a_naive_loop_for_trained_tokenizers(stories: models.Family, embedded, stride):
-    texts = [f"Once upon a time, {name} went over the hill. 日本 <s> And {name} 🙂 slept.\n" for name in ("Tim", "a dog")]
+    texts = [
+        f"Once upon a time, {name} went over the hill. 日本 <s> And {name} 🙂 slept.\n" for name in ("Tim", "a dog")
+    ]
     for vocabulary in (Vocabulary(stories.tokenizer, 512), embedded):
         assert found(texts, vocabulary, 6, stride) == naive(texts, vocabulary, 6, stride or 6)
 
@@ -112,7 +117,10 @@ def test_special_tokens_and_ids_without_an_embedding_are_in_no_window(vocabulary
 
 
 def test_equal_windows_have_equal_hashes_in_all_blocks(vocabulary: Vocabulary):
-    one, two = (windows_of(block(t), vocabulary, WindowSettings(4, 1)) for t in ("The dog and the cat sleeps", "A dog and the cat sleeps"))
+    one, two = (
+        windows_of(block(t), vocabulary, WindowSettings(4, 1))
+        for t in ("The dog and the cat sleeps", "A dog and the cat sleeps")
+    )
     hashes = {tuple(i): h for w in (one, two) for i, h in zip(w.ids.tolist(), w.hashes.tolist(), strict=True)}
     assert len(set(hashes.values())) == len(hashes) < len(one) + len(two)
     assert NO_HASH not in hashes.values()
