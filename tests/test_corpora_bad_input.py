@@ -157,6 +157,7 @@ def test_a_line_that_is_too_long_is_passed_over(tmp_path: Path):
         ("*.jsonl", {}, r"No file matches '\*.jsonl'. In . there are: "),
         ("Once upon a time there was a dog.", {}, "If it is a text, give a list of texts"),
         ("", {}, "give a list of texts"),
+        ("empty/stories", {}, "There is no file or folder 'empty/stories'. In empty there is nothing"),
         ("nothing", {}, "There is no file or folder 'nothing'"),
         ([], {}, "There is no text in the list: it is empty"),
         (["", ""], {}, "All texts of the list are empty"),

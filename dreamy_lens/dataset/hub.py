@@ -111,8 +111,9 @@ def load(name: str, split: str | None, config: str | None) -> tuple[str, Any]:
     try:
         found = datasets.load_dataset(path, config, split=split, streaming=True)
     except Exception as error:  # no connection, no such name, a split or configuration that is not there
+        why = f"{type(error).__name__}: {error}"
         raise CorpusError(
-            f"The data set {path!r} cannot be loaded from the Hub. {type(error).__name__}: {error}"
+            f"There is no file or folder {path!r} here, and no data set of that name can be had from the Hub. {why}"
         ) from error
     return f"{path}:{split}" if split else path, found
 

@@ -130,6 +130,7 @@ def _named(source: str, given: dict[str, Any]) -> Corpus:
         return _files(source, **given)
     means_hub = "split" in given or "config" in given
     is_file = source.lower().endswith((*FORMATS, *COMPRESSIONS)) or source.startswith((".", "/", "~"))
+    is_file |= "/" in source and os.path.isdir(source.partition("/")[0])
     if (_HUB_NAME.fullmatch(source) or means_hub) and not is_file:
         _check_options(given, ("split", "config", "text_field"), "a data set on the Hub")
         name, found = hub.load(source, given.get("split"), given.get("config"))
