@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
-import shutil
 import sys
 import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamy_lens.errors import CorpusError, ExamplesError, SettingsError
+from dreamy_lens.errors import CorpusError, ExamplesError
 
 if TYPE_CHECKING:
     from dreamy_lens.dataset.examples import Examples
     from dreamy_lens.dataset.progress import Progress
     from dreamy_lens.dataset.scanner import Scanner
-
-LOG = logging.getLogger("dreamy_lens")
 
 SAVE_SECONDS = 20.0
 """How often an unfinished scan is saved: what a sudden death costs at most, and a block."""
@@ -97,9 +93,7 @@ def max_activating(
     """
     from dreamy_lens.dataset.scanner import ScanSettings
 
-    settings = ScanSettings(
-        k, length, stride, context, tokens, seed, cross_entropy, sample, prepend_bos, batch_size
-    )
+    settings = ScanSettings(k, length, stride, context, tokens, seed, cross_entropy, sample, prepend_bos, batch_size)
     scan = Scan(features, model, corpus, settings, fluency_model)
     return scan.run(out=out, cache=cache, progress=progress)
 
@@ -146,7 +140,8 @@ class Scan:
             from dreamy_lens.dataset.identity import features_digest, model_digest
 
             settings = dataclasses.asdict(self.settings)
-            settings |= {"stride": self.settings.windows.step, "prepend_bos": bool(self.model.bos(settings["prepend_bos"]))}
+            settings["stride"] = self.settings.windows.step
+            settings["prepend_bos"] = bool(self.model.bos(settings["prepend_bos"]))
             settings.pop("batch_size")
             self._identity = {
                 "model": self.model.name,
@@ -281,8 +276,8 @@ class Scan:
         if state.failed:
             named = "; ".join(f"{name} ({why})" for name, why in list(state.failed.items())[:5])
             warnings.warn(
-                f"{len(state.failed)} of {len(self.corpus.shards)} parts of {self.corpus.name} could not be read to their "
-                f"end, and what follows there is not in the examples: {named}.",
+                f"{len(state.failed)} of {len(self.corpus.shards)} parts of {self.corpus.name} could not be read to "
+                f"their end, and what follows there is not in the examples: {named}.",
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -306,7 +301,7 @@ def _nothing(state: Progress, corpus: Any, settings: Any) -> str:
         passed += "; " + "; ".join(f"{name}: {why}" for name, why in list(state.failed.items())[:3])
     if state.counts["short"]:
         return (
-            f"{corpus.name} has no window of {settings.length} tokens: all of its {state.counts['documents']:,} documents "
-            f"are shorter. Use a smaller length{passed}."
+            f"{corpus.name} has no window of {settings.length} tokens: all of its {state.counts['documents']:,} "
+            f"documents are shorter. Use a smaller length{passed}."
         )
     return f"{corpus.name} has no text{passed}. Give a corpus with documents."

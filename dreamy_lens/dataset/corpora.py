@@ -214,7 +214,8 @@ class Corpus:
                 counts.append(sum(len(section.text) for section in sections))
             if number < start:
                 return None
-            self._problems[shard, number] = problems
+            if problems:
+                self._problems[shard, number] = problems
             return Block(shard, number, tuple(sections), problems, source.done(reached))
 
         sections: list[Section] = []

@@ -54,12 +54,12 @@ class Description:
 
     def header(self, identity: dict[str, Any], complete: bool) -> dict[str, Any]:
         """What goes into `examples.json`."""
-        s, p = self.scanner.settings, self.progress
+        s, p, fluency = self.scanner.settings, self.progress, self.scanner.frame.fluency
         return {
             "model": self.scanner.model.name,
             "tokenizer": self.scanner.model.vocabulary.digest,
             "prepend_bos": self.scanner.frame.prepend_bos,
-            "fluency_model": None if self.scanner.frame.fluency is self.scanner.model else self.scanner.frame.fluency.name,
+            "fluency_model": None if fluency is self.scanner.model else fluency.name,
             "corpus": {"name": self.scanner.corpus.name, "fingerprint": self.scanner.corpus.fingerprint},
             "settings": {
                 "k": s.k,
@@ -176,6 +176,7 @@ class Description:
         for start in range(0, len(tally), CHUNK):
             at = self.order[start : start + CHUNK]
             filled = [np.flatnonzero(row) for row in counts[at]]
+            bars = zip(counts[at], filled, strict=True)
             of = np.searchsorted(begins, at, side="right") - 1
             ends = tally.ends.numpy().astype(float)[:, at]
             found = table(
@@ -191,9 +192,7 @@ class Description:
                     "maximum": np.where(np.isfinite(ends[1]), ends[1], np.nan),
                     "histogram_width": width[at],
                     "histogram_start": np.array([(f[0] if len(f) else BINS // 2) - BINS // 2 for f in filled]),
-                    "histogram": [
-                        row[f[0] : f[-1] + 1].tolist() if len(f) else [] for row, f in zip(counts[at], filled, strict=True)
-                    ],
+                    "histogram": [row[f[0] : f[-1] + 1].tolist() if len(f) else [] for row, f in bars],
                     "sample_values": np.ascontiguousarray(columns[at]),
                     "sample_windows": pa.array([numbers] * len(at), type=pa.list_(pa.int64())),
                 },

@@ -153,6 +153,8 @@ def _line(stream: Stream) -> bytes | None:
             return None
         at = stream.data.find(b"\n", stream.at + searched)
         if at >= 0 or count < want:
+            if at < 0 and stream.error:  # half a line, of which the error says enough
+                return None
             end = at if at >= 0 else stream.at + count
             line = stream.data[stream.at : end]
             stream.skip(end - stream.at + (at >= 0))

@@ -1,4 +1,4 @@
-"""What a scan keeps of each feature's values: the strongest windows, the strongest at every fluency, a histogram, moments.
+"""What a scan keeps of each feature's values: the strongest windows, also at every fluency, a histogram, moments.
 
 All of it has a fixed size, is updated on the model's device, and can be put together from parts: tallies of two halves
 of a corpus, merged, are the tally of the whole, number for number (sums aside, whose last bits depend on the order).
@@ -177,7 +177,9 @@ class Tally:
             torch.cat([old[enters], new], dim=1)
             for old, new in ((self.value, best), (self.window, numbers), (self.hashes, texts))
         ]
-        for kept, new in zip((self.value, self.window, self.hashes), _strongest(*joined, self.k), strict=True):
+        for kept, new in zip(
+            (self.value, self.window, self.hashes), _strongest(joined[0], joined[1], joined[2], self.k), strict=True
+        ):
             kept[enters] = new
 
     def _add_to_levels(self, values: Tensor, windows: Tensor, cross_entropy: Tensor) -> None:
