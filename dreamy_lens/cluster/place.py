@@ -118,6 +118,13 @@ class Place:
         except FileNotFoundError:
             return
 
+    def remove_folder(self, name: str) -> None:
+        """A folder and all that is in it, if it is there."""
+        if not self.is_url:
+            shutil.rmtree(self._at(name), ignore_errors=True)
+        elif self.names(name):
+            self._files().rm(self._at(name), recursive=True)
+
     def put(self, local: StrPath, name: str) -> None:
         """The files of a local folder, as a folder here; of what is there under this name, equal names are replaced."""
         if not self.is_url:
@@ -125,7 +132,19 @@ class Place:
         files = self._files()
         files.makedirs(self._at(name), exist_ok=True)
         for file in sorted(Path(local).iterdir()):
-            files.put_file(str(file), self._at(f"{name}/{file.name}"))
+            target = self._at(f"{name}/{file.name}" if name else file.name)
+            files.put_file(str(file), target)
+
+    def put_file(self, local: StrPath, name: str) -> None:
+        """A file, in the place of an older one."""
+        files = self._files()
+        files.makedirs(files._parent(self._at(name)), exist_ok=True)
+        files.put_file(str(local), self._at(name))
+
+    def get_file(self, name: str, local: Path) -> Path:
+        """A file of a URL, copied to this machine; FileNotFoundError if it is not there."""
+        self._files().get_file(self._at(name), str(local))
+        return local
 
     def local(self, name: str) -> Path:
         """A folder here by its path on this machine; of a URL a copy, which is kept as long as this object."""

@@ -54,11 +54,13 @@ class Pool:
         cluster: where.
         made_of: bytes of an object with `ready()` and `run(job, attempt)`, which each worker has its own copy of.
         say: called with sentences for whoever waits.
+        sent: makes what is sent of a job, when its turn comes.
     """
 
     cluster: Cluster
     made_of: bytes
     say: Callable[[str], None] = lambda text: None
+    sent: Callable[[Any], Any] = lambda job: job
     _workers: list[_Worker] = field(default_factory=list)
     _false_starts: int = 0
     _began: float | None = None
@@ -124,7 +126,7 @@ class Pool:
     def _give(self, worker: _Worker, job: Any, attempts: Any, numbers: dict[int, int]) -> None:
         attempts[numbers[id(job)]] += 1
         worker.job = job
-        worker.waits_for = worker.actor.run.remote(job, attempts[numbers[id(job)]])
+        worker.waits_for = worker.actor.run.remote(self.sent(job), attempts[numbers[id(job)]])
 
     def _taken(self, worker: _Worker) -> tuple[Any, str | None, Any]:
         """What a worker had to do, why that has to be done again if so, and what came of it."""

@@ -86,8 +86,10 @@ class Shipped:
             return as_hooked(self.model)
         if self.data is not None:
             return as_hooked(_loads(self.data, self.name))
-        if self.name == EMBEDDED_NAME and device is None and self.dtype is None:
-            return as_hooked(None)
+        if self.name == EMBEDDED_NAME and self.dtype is None:
+            usual = as_hooked(None)
+            if device in (None, usual.device.type):
+                return usual
         return as_hooked(self.name, device=device, dtype=self.dtype)
 
     @property
