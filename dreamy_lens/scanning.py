@@ -157,10 +157,11 @@ class Scan:
 
     @property
     def is_reproducible(self) -> bool:
-        """Whether the identity says all: functions and objects of the session are not in it, nor are hooks."""
+        """Whether the identity says all: functions of the session, hooks and texts yet to come are not in it."""
         from dreamy_lens.dataset.identity import is_plain
 
-        return all(map(is_plain, self.given)) and not any(m.is_hooked for m in (self.model, self.fluency or self.model))
+        hooked = any(m.is_hooked for m in (self.model, self.fluency or self.model))
+        return all(map(is_plain, self.given)) and not hooked and not self.corpus.once
 
     def folder(self) -> Path:
         """Where the cache keeps it."""
