@@ -85,8 +85,7 @@ class Looks:
         """
         if state.key(ids) not in self.known:
             yield self.scores(ids)
-        for one in self._strips(ids, (QUICK, SUBSTITUTES)):
-            yield one
+        yield from self._strips(ids, (QUICK, SUBSTITUTES))
         if self.known[state.key(ids)]["series"] is None:
             yield self.with_series(ids)
 
