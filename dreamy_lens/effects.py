@@ -25,8 +25,8 @@ def logit_effect(feature: Any, model: Any = None, count: int = 10, *, prepend_bo
 
     A neuron stands for its row of the output weights, a direction in the residual stream for itself, the latent of a
     sparse autoencoder for its row of the decoder. That vector goes through the last norm's weights and the unembedding.
-    The norm's scale depends on the prompt, so it is taken as 1: numbers can be compared with each other, and in a prompt
-    all are divided by one positive number. They are relative to the mean over all tokens, because a softmax is blind to
+    The norm's scale depends on the prompt, so it is taken as 1: numbers compare with each other, and in a prompt all
+    are divided by one positive number. They are relative to the mean over all tokens, because a softmax is blind to
     what all logits have in common.
 
     Args:

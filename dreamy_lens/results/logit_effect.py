@@ -99,11 +99,13 @@ class LogitEffect:
         note = f'<p class="dl-note">{markup.escape(self.path)}</p>'
         return markup.Html(f'<div class="dl-effect">{columns}</div>{note}')
 
+    def _number(self, effect: TokenEffect) -> str:
+        return markup.number(effect.change, self.places, True)
+
     def _row(self, effect: TokenEffect, full: float) -> str:
         share = f"{100 * abs(effect.change) / full:.0f}"
-        number = markup.number(effect.change, self.places, True)
         token = f'<q title="id {effect.id}">{markup.escape(effect.token, token=True)}</q>'
-        return f'<li>{token}<i style="--w:{share}%"></i><span>{number}</span></li>'
+        return f'<li>{token}<i style="--w:{share}%"></i><span>{self._number(effect)}</span></li>'
 
     def _repr_html_(self) -> str:
         return markup.fragment(self.html())

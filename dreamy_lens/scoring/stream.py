@@ -1,9 +1,9 @@
-"""The direct path from a place in a model to its logits: through the residual stream, the last norm and the unembedding.
+"""The direct path from a place in a model to its logits: through the residual stream, last norm and unembedding.
 
 Between what a component writes and the logits stands nothing but linear maps and norms, if what later layers make of it
 is left out. A norm divides by a scale that depends on the prompt; with that scale taken out, it is linear too: it
-takes the mean off where it is a LayerNorm, and multiplies by its weights. What a norm does is found out by asking it, so
-that weights stored as an offset from one, and weights folded elsewhere, come out right.
+takes the mean off where it is a LayerNorm, and multiplies by its weights. What a norm does is found out by asking it,
+so that weights stored as an offset from one, and weights folded elsewhere, come out right.
 """
 
 from __future__ import annotations
