@@ -93,8 +93,8 @@ class LogitEffect:
             return markup.Html(f"<p>{markup.escape(self.path)}</p>")
         full = max(abs(e.change) for e in (*self.promoted, *self.suppressed)) or 1.0
         columns = "".join(
-            f'<div><h3>{kind}</h3><ol class="dl-effects">{"".join(self._row(e, full) for e in found)}</ol></div>'
-            for kind, found in (("promoted", self.promoted), ("suppressed", self.suppressed))
+            f'<div><h3>{kind}</h3><ol class="dl-effects{down}">{"".join(self._row(e, full) for e in found)}</ol></div>'
+            for kind, down, found in (("promoted", "", self.promoted), ("suppressed", " dl-down", self.suppressed))
         )
         note = f'<p class="dl-note">{markup.escape(self.path)}</p>'
         return markup.Html(f'<div class="dl-effect">{columns}</div>{note}')
@@ -108,4 +108,4 @@ class LogitEffect:
         return f'<li>{token}<i style="--w:{share}%"></i><span>{self._number(effect)}</span></li>'
 
     def _repr_html_(self) -> str:
-        return markup.fragment(self.html())
+        return markup.fragment(f'<div class="dl-sides">{self.html()}</div>', "values.css", "card.css")
