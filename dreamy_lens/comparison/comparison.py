@@ -111,9 +111,14 @@ class Comparison:
         return tuple(state(c, self.frontier, self.reach, self.scanned.extent) for c in self.limits)
 
     @property
+    def headline(self) -> Statement:
+        """The first of :attr:`statements` that is about a dream."""
+        return next((s for s in self.statements if s.dream is not None), self.statements[0])
+
+    @property
     def sentence(self) -> str:
-        """The comparison in a sentence: the first of :attr:`statements`."""
-        return self.statements[0].text if self.statements else "Nothing was compared."
+        """The comparison in a sentence: that of :attr:`headline`."""
+        return self.headline.text
 
     @cached_property
     def beyond(self) -> tuple[bool, ...]:

@@ -150,8 +150,8 @@ def _cloud(plane: Plane, points: np.ndarray) -> str:
 
 def _limit(plane: Plane, comparison: Comparison) -> str:
     """The cross-entropy that the sentence is about, and between what it says."""
-    first = comparison.statements[0] if comparison.statements else None
-    if first is None or not plane.x_range[0] < first.limit < plane.x_range[1]:
+    first = comparison.headline
+    if not plane.x_range[0] < first.limit < plane.x_range[1]:
         return ""
     at = float(plane.x(first.limit))
     line = f'<path class="dl-at dl-q" d="M{at:.1f} {plane.top}V{plane.bottom}"/>'

@@ -70,7 +70,9 @@ class View:
             ("how far from the data", self._distances()),
         ]
         warnings = "".join(f'<p class="dl-warn">{escape(w)}</p>' for w in of.warnings)
-        said = "".join(f"<li>{escape(s)}</li>" for s in (*(str(s) for s in of.statements[1:]), *of.findings))
+        said = "".join(
+            f"<li>{escape(s)}</li>" for s in (*(str(s) for s in of.statements if s is not of.headline), *of.findings)
+        )
         unknown = "" if of.series else " (not worked out for dreams: compare(..., values=True) loads the model)"
         tools = f'<p class="dl-note">{legend(self.scale)}{unknown}</p>{numbers_switch(prefix + "n")}'
         return (
