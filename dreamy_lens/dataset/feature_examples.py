@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +34,7 @@ class FeatureExamples:
 
     Attributes:
         index: the feature's number in the scan.
+        reader: turns ids into text.
         label: its text, which parses back to it.
         windows: how many windows of the corpus were scored.
         non_finite: how many more had no finite value, and count nowhere else.
@@ -42,7 +45,7 @@ class FeatureExamples:
     """
 
     def __init__(self, tables: Tables, index: int, reader: Reader) -> None:
-        self._tables, self._reader, self.index = tables, reader, index
+        self._tables, self.reader, self.index = tables, reader, index
         row = tables.parts["features"].where("feature", [index]).to_pylist()[0]
         self.label: str = row["label"]
         self.windows, self.non_finite = int(row["windows"]), int(row["non_finite"])
@@ -141,6 +144,14 @@ class FeatureExamples:
         found += self._windows([n for n, _ in rest], [v for _, v in rest])
         return tuple(sorted(found, key=lambda w: (-w.value, w.number)))
 
+    def passages(self, numbers: Iterable[int]) -> tuple[list[str], list[np.ndarray]]:
+        """The tokens of windows together with what was kept around them, and the documents they stand in."""
+        wanted = list(numbers)
+        rows = {row["window"]: row for row in self._tables.parts["windows"].where("window", wanted).to_pylist()}
+        found = [rows[n] for n in wanted if n in rows]
+        whole = [[*(row["before"] or []), *row["ids"], *(row["after"] or [])] for row in found]
+        return [row["document"] for row in found], [np.array(ids, dtype=np.int64) for ids in whole]
+
     def to_pandas(self) -> pd.DataFrame:
         """One row per kept window: kind, rank, value, cross_entropy, perplexity, text, where it stands, ids, tokens."""
         import pandas as pd
@@ -154,6 +165,28 @@ class FeatureExamples:
         columns |= {"window": [w.number for _, _, w in found]}
         columns |= {name: [getattr(w, name) for _, _, w in found] for name in ("ids", "tokens", "values")}
         return pd.DataFrame(columns)
+
+    def to_html(self, path: str | os.PathLike[str] | None = None, *, top: int = 64) -> str:
+        """One self-contained page, without a script and without a network.
+
+        Args:
+            path: a file to write it to as well.
+            top: how many of the strongest windows it has.
+
+        Returns:
+            The page.
+        """
+        from dreamy_lens.dataset.showing import page
+
+        text = page(self, top)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8", errors="replace")
+        return text
+
+    def _repr_html_(self) -> str:
+        from dreamy_lens.dataset.showing import fragment
+
+        return fragment(self)
 
     def __len__(self) -> int:
         return len(self.top)
@@ -186,7 +219,7 @@ class FeatureExamples:
         )
 
     def _window(self, row: dict[str, Any], value: float, series: Any) -> Window:
-        read, ids = self._reader, tuple(row["ids"])
+        read, ids = self.reader, tuple(row["ids"])
         return Window(
             number=row["window"],
             ids=ids,
