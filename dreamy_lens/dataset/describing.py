@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,89 @@ CHUNK = 4096
 
 CHECKED = 4
 """Windows on which values read at all positions of one pass are compared with those of prompts that end there."""
+
+
+Job = tuple[int, int, np.ndarray]
+"""Pairs of features of one bank and windows: the bank's number, its first feature's, and the pairs' rows."""
+
+Answers = Callable[[Sequence[Job], Callable[[Job], tuple[Any, ...]]], Iterable[tuple[Job, np.ndarray]]]
+"""Given jobs, and what makes arguments of one, gives each job with its values, in any order."""
+
+
+class Describer:
+    """Computes what a scan leaves out, for windows that were kept.
+
+    Args:
+        scanner: of the scan.
+    """
+
+    def __init__(self, scanner: Scanner) -> None:
+        self.scanner = scanner
+
+    def cross_entropies(self, ids: np.ndarray) -> np.ndarray:
+        """Of windows `[U, n]`, float32 `[U]`."""
+        s, out = self.scanner.settings, np.empty(len(ids), np.float32)
+        bulk = Bulk([], self.scanner.model, self.scanner.frame, s.length, True, s.batch_size)
+        for at, found in bulk.passes(ids):
+            assert found.cross_entropy is not None
+            out[at] = to_host(found.cross_entropy)[0]
+        return out
+
+    def values(self, number: int, ids: np.ndarray, which: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Values at every token of pairs of features of one bank and windows.
+
+        Args:
+            number: of the bank.
+            ids: of the windows, each once, `[U, n]`.
+            which: of them each pair has, `[P]`.
+            columns: which feature of the bank it has, `[P]`.
+
+        Returns:
+            float32 `[P, n]`: what the feature's value is if the prompt ends at each token; NaN where it has none.
+        """
+        bank = self.scanner.banks[number]
+        if bank.series is not None:
+            found = self._in_one_pass(bank, ids, which, columns)
+            some = np.flatnonzero(which < CHECKED)[:CHECKED]
+            again = self._ending_there(bank, ids, which[some], columns[some])
+            if _agree(found[some], again, self.scanner.model.dtype):
+                return found
+        # Here later tokens change what is computed at earlier ones.
+        return self._ending_there(bank, ids, which, columns)
+
+    def _in_one_pass(self, bank: Bank, ids: np.ndarray, which: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        assert bank.series is not None
+        s = self.scanner.settings
+        bulk = Bulk([bank], self.scanner.model, self.scanner.frame, s.length, False, s.batch_size)
+        bulk.prepare(ids)
+        out = np.empty((len(which), s.length), np.float32)
+        order = np.argsort(which, kind="stable")
+        size = max(1, bulk.size // 4) if len(bank) * s.length > 1 << 12 else bulk.size
+        for start in range(0, len(ids), size):
+            low, high = np.searchsorted(which[order], [start, start + size])
+            pairs = order[low:high]
+            with held(bulk.models), torch.no_grad():
+                series = bank.series(bulk.read(ids[start : start + size]))
+                series = series[:, -s.length :]  # without what stands before the prompt
+                device = series.device
+                picked = series[to_device(which[pairs] - start, device), :, to_device(columns[pairs], device)]
+            out[pairs] = to_host(picked.float())[0]
+        return out
+
+    def _ending_there(self, bank: Bank, ids: np.ndarray, which: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        s = self.scanner.settings
+        out = np.full((len(which), s.length), np.nan, np.float32)
+        used, row_of = np.unique(which, return_inverse=True)
+        for end in range(1, s.length + 1):
+            try:
+                bulk = Bulk([bank], self.scanner.model, self.scanner.frame, end, False, s.batch_size)
+                for at, found in bulk.passes(ids[used, :end]):
+                    pairs = np.flatnonzero((row_of >= at.start) & (row_of < at.stop))
+                    values = to_host(found.values[0])[0]
+                    out[pairs, end - 1] = values[row_of[pairs] - at.start, columns[pairs]]
+            except DreamyLensError:  # a feature that reads position 5 has no value before it
+                continue
+        return out
 
 
 class Description:
@@ -82,78 +165,34 @@ class Description:
             "identity": identity,
         }
 
-    def describe(self) -> None:
-        """Compute what the scan did not: missing cross-entropies, and values at every token of kept windows."""
-        self._add_cross_entropies()
-        offset, done = 0, 0
-        for bank in self.scanner.banks:
+    def describe(self, answers: Answers | None = None) -> None:
+        """Compute what the scan did not: missing cross-entropies, and values at every token of kept windows.
+
+        Args:
+            answers: computes them elsewhere; default: here, one after the other.
+        """
+        here = Describer(self.scanner)
+        answers = answers or (lambda jobs, made: ((job, here.values(*made(job))) for job in jobs))
+        missing = np.flatnonzero(np.isnan(self.store.cross_entropy))
+        if len(missing) and self.scanner.bulk.layout.terms >= 1:
+            self.store.cross_entropy[missing] = here.cross_entropies(self.store.ids[missing].astype(np.int64))
+        jobs, offset, done = [], 0, 0
+        for number, bank in enumerate(self.scanner.banks):
             low, high = np.searchsorted(self.feature, [offset, offset + len(bank)])
             rows = np.arange(low, high)
-            for part in _by_window(rows, self.window[rows]):
-                self._add_values(bank, offset, part)
-                done += len(part)
-                self.told(done, len(self.feature))
+            jobs += [(number, offset, part) for part in _by_window(rows, self.window[rows])]
             offset += len(bank)
+        for (_, _, rows), values in answers(jobs, self._made):
+            self.values[rows] = values
+            done += len(rows)
+            self.told(done, len(self.feature))
 
-    def _add_cross_entropies(self) -> None:
-        missing = np.flatnonzero(np.isnan(self.store.cross_entropy))
-        if not len(missing) or self.scanner.bulk.layout.terms < 1:
-            return
-        s = self.scanner.settings
-        bulk = Bulk([], self.scanner.model, self.scanner.frame, s.length, True, s.batch_size)
-        for at, found in bulk.passes(self.store.ids[missing].astype(np.int64)):
-            assert found.cross_entropy is not None
-            self.store.cross_entropy[missing[at]] = to_host(found.cross_entropy)[0]
-
-    def _add_values(self, bank: Bank, offset: int, rows: np.ndarray) -> None:
-        """Values at every token, of pairs of features of one bank and windows."""
-        numbers, which = np.unique(self.window[rows], return_inverse=True)
-        ids = self.store.ids[self.store.rows(numbers)].astype(np.int64)
-        columns = self.feature[rows] - offset
-        found = None
-        if bank.series is not None:
-            found = self._in_one_pass(bank, ids, which, columns)
-            some = np.flatnonzero(which < CHECKED)[:CHECKED]
-            again = self._ending_there(bank, ids, which[some], columns[some])
-            if not _agree(found[some], again, self.scanner.model.dtype):
-                found = None  # a model in which later tokens change what is computed at earlier ones
-        if found is None:
-            found = self._ending_there(bank, ids, which, columns)
-        self.values[rows] = found
-
-    def _in_one_pass(self, bank: Bank, ids: np.ndarray, which: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        assert bank.series is not None
-        s = self.scanner.settings
-        bulk = Bulk([bank], self.scanner.model, self.scanner.frame, s.length, False, s.batch_size)
-        bulk.prepare(ids)
-        out = np.empty((len(which), s.length), np.float32)
-        order = np.argsort(which, kind="stable")
-        size = max(1, bulk.size // 4) if len(bank) * s.length > 1 << 12 else bulk.size
-        for start in range(0, len(ids), size):
-            low, high = np.searchsorted(which[order], [start, start + size])
-            pairs = order[low:high]
-            with held(bulk.models), torch.no_grad():
-                series = bank.series(bulk.read(ids[start : start + size]))
-                series = series[:, -s.length :]  # without what stands before the prompt
-                device = series.device
-                picked = series[to_device(which[pairs] - start, device), :, to_device(columns[pairs], device)]
-            out[pairs] = to_host(picked.float())[0]
-        return out
-
-    def _ending_there(self, bank: Bank, ids: np.ndarray, which: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        s = self.scanner.settings
-        out = np.full((len(which), s.length), np.nan, np.float32)
-        used, row_of = np.unique(which, return_inverse=True)
-        for end in range(1, s.length + 1):
-            try:
-                bulk = Bulk([bank], self.scanner.model, self.scanner.frame, end, False, s.batch_size)
-                for at, found in bulk.passes(ids[used, :end]):
-                    pairs = np.flatnonzero((row_of >= at.start) & (row_of < at.stop))
-                    values = to_host(found.values[0])[0]
-                    out[pairs, end - 1] = values[row_of[pairs] - at.start, columns[pairs]]
-            except DreamyLensError:  # a feature that reads position 5 has no value before it
-                continue
-        return out
+    def _made(self, job: Job) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+        """What has to be known of pairs of features of one bank and windows: the arguments of `Describer.values`."""
+        number, offset, rows = job
+        windows, which = np.unique(self.window[rows], return_inverse=True)
+        ids = self.store.ids[self.store.rows(windows)].astype(np.int64)
+        return number, ids, which, self.feature[rows] - offset
 
     # The tables.
 
