@@ -33,6 +33,7 @@ _HOMES = {
     "dream": "dreamy_lens.dreaming",
     "load_run": "dreamy_lens.dreaming",
     "merge": "dreamy_lens.results.merge",
+    "sweep": "dreamy_lens.cluster.sweeping",
     "max_activating": "dreamy_lens.scanning",
     "Examples": "dreamy_lens.dataset.examples",
     "compare": "dreamy_lens.comparing",

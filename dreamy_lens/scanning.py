@@ -338,7 +338,10 @@ class Scan:
 
 
 def _nothing(state: Progress, corpus: Any, settings: Any) -> str:
-    passed = f"; passed over: {state.problems}" if state.problems else ""
+    from dreamy_lens.dataset.problems import Problems
+
+    problems = Problems.total([corpus.opening_problems, state.problems])
+    passed = f"; passed over: {problems}" if problems else ""
     if state.failed:
         passed += "; " + "; ".join(f"{name}: {why}" for name, why in list(state.failed.items())[:3])
     if state.counts["short"]:
