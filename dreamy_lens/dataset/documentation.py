@@ -185,7 +185,7 @@ def _files(packages: tuple[str, ...]) -> str:
         for root, label in _source_roots(package.split(".")[0]):
             for parts in sorted(_python_files(root)):
                 with contextlib.suppress(OSError):
-                    stat = root.joinpath(*parts).stat()
+                    stat, name = root.joinpath(*parts).stat(), "/".join((label, *parts))
                     digest.update(
                         f"{label} {parts} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogatepass")
                     )
