@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from html.parser import HTMLParser
+from pathlib import Path
 
 import models
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import dreamy_lens as dl
 from dreamy_lens import carding
 from dreamy_lens.carding import card
+from dreamy_lens.effects import logit_effect
 from dreamy_lens.errors import CorpusError, ExamplesError, NoGradientError, SettingsError, UnknownHookError
 from dreamy_lens.results.prompt import Prompt
 
@@ -122,7 +124,9 @@ def test_it_is_small(made):
 
 
 def test_hostile_text_is_shown_and_does_nothing(bridge, run):
-    own = dl.custom('"><img src=x onerror=alert(1)>', ["blocks.1.mlp.hook_post"], lambda a: a["blocks.1.mlp.hook_post"][:, -1, 7])
+    own = dl.custom(
+        '"><img src=x onerror=alert(1)>', ["blocks.1.mlp.hook_post"], lambda a: a["blocks.1.mlp.hook_post"][:, -1, 7]
+    )
     found = card(own, bridge, texts(), scan=SCAN, strips=2, **SMALL)
     assert "of your own" in found.logit_effect.path
     whole, still, cell = found.to_html(), found.to_html(static=True), found._repr_html_()
@@ -159,7 +163,11 @@ def test_what_does_not_belong_together_is_refused(run, examples, bridge, neox):
     with pytest.raises(SettingsError, match=r"card is of .*8.*run is of .*7"):
         card("L1.N8", run=run, examples=examples)
     with pytest.raises(ExamplesError, match="not among"):
-        card(FEATURE, run=run, examples=dl.max_activating("L1.N8", bridge, texts(), length=6, cache=False, progress=False))
+        card(
+            FEATURE,
+            run=run,
+            examples=dl.max_activating("L1.N8", bridge, texts(), length=6, cache=False, progress=False),
+        )
     with pytest.raises(ExamplesError, match="tiny-neox"):
         card(FEATURE, neox.bridge, examples=examples, strips=1, **SMALL)
     with pytest.raises(SettingsError, match="iterations would be for dreams"):
@@ -198,3 +206,20 @@ def test_settings_of_a_scan_are_those_that_there_are():
 
     taken = inspect.signature(dl.max_activating).parameters
     assert set(carding.SCAN_SETTINGS) <= set(taken)
+
+
+def test_the_examples_of_the_documentation_run(tmp_path, monkeypatch):
+    page = Path(__file__).resolve().parents[1] / "docs" / "card.md"
+    if not page.is_file():
+        pytest.skip("the documentation is not part of this copy")
+    monkeypatch.chdir(tmp_path)
+    for name, public in (("card", card), ("logit_effect", logit_effect)):
+        monkeypatch.setattr(dl, name, public, raising=False)
+    monkeypatch.setenv("DREAMY_LENS_CACHE", str(tmp_path / "cache"))
+    small = "population=2, children=4, length=6, progress=False, iterations=2"
+    names: dict = {"texts": texts()}
+    for example in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+        code = re.sub(r"iterations=\d+", small, example).replace("scan={", "corpus=texts, scan={")
+        code = code.replace("dl.neurons(2), tokens=60_000", "dl.neurons(2), None, texts, length=6, progress=False")
+        exec(code, names)
+    assert (tmp_path / "L2.N812.html").stat().st_size > 50_000

@@ -124,7 +124,7 @@ class View:
             note = '<p class="dl-quiet">The strongest window of each quarter of a nat, of all windows.</p>'
             parts.append(("by fluency", note + self._cards(self.fluent)))
         tools = f'<p class="dl-note">{legend(self.scale)}</p>{numbers_switch(self.prefix + "n")}'
-        return f'{tools}{tabs(self.prefix + "r", parts)}'
+        return f"{tools}{tabs(self.prefix + 'r', parts)}"
 
     def _cards(self, windows: Sequence[Window]) -> str:
         if not windows:
@@ -145,7 +145,9 @@ class View:
         of, header = self.of, self.card.examples.header
         corpus = {"corpus": of.scanned.corpus, "fingerprint": header.get("corpus", {}).get("fingerprint", "")}
         counts = {name: f"{n:,}" for name, n in self.card.examples.counts.items()}
-        asked = {"sampled tokens" if name == "tokens" else name: of.scanned.settings[name] for name in of.scanned.settings}
+        asked = {
+            "sampled tokens" if name == "tokens" else name: of.scanned.settings[name] for name in of.scanned.settings
+        }
         problems = {"passed over": header["problem_count"]} if header.get("problem_count") else {}
         made = {"seconds": f"{header['seconds']:.1f}"} if header.get("seconds") else {}
         groups = {

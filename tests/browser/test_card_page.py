@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import models
 import pytest
@@ -25,10 +25,10 @@ def made() -> Card:
 
 @pytest.fixture
 def shown(made: Card, offline_page: Open, tmp_path: Path) -> Callable[..., Page]:
-    def show(static: bool = False, **more: Any) -> Page:
+    def show(static: bool = False) -> Page:
         path = tmp_path / "card.html"
-        made.to_html(path, static=static)
-        page = offline_page(path, **more)
+        made.to_html(path, static=static)  # whose policy lets no script run
+        page = offline_page(path)
         page.set_default_timeout(5000)
         return page
 
@@ -37,7 +37,8 @@ def shown(made: Card, offline_page: Open, tmp_path: Path) -> Callable[..., Page]
 
 @pytest.mark.parametrize("width", [400, 1200])
 def test_nothing_is_wider_than_the_screen(shown, width):
-    page = shown(viewport={"width": width, "height": 800})
+    page = shown()
+    page.set_viewport_size({"width": width, "height": 800})
     page.click("summary >> text=Explore the run")
     page.wait_for_function("document.querySelectorAll('.dlp svg').length > 0")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -45,7 +46,7 @@ def test_nothing_is_wider_than_the_screen(shown, width):
 
 
 def test_points_lead_to_prompts_and_windows_and_tabs_need_no_script(shown):
-    page = shown(static=True, java_script_enabled=False)
+    page = shown(static=True)
     page.click("text=quantiles")
     assert page.locator("h4 >> text=of the windows are below").first.is_visible()
     assert not page.locator("article:has-text('window 1')").first.is_visible()
