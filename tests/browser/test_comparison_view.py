@@ -163,7 +163,7 @@ def test_a_notebook_shows_it_and_a_stranger_reads_it(lab: Lab):
     assert output.locator(".dl-pair").last.is_visible()
     notebook.save()
     stranger = lab.open(lab.untrusted("against.ipynb"))
-    there = stranger.output(0)
+    there = stranger.output(0).locator(".jp-RenderedHTML")
     there.get_by_text("strongest windows").wait_for()
     there.get_by_text("quantile").first.click()
     assert there.locator("details[open]").count() >= 2 and there.locator("svg, input, style").count() == 0
