@@ -127,9 +127,12 @@ def _try_out(bound: BoundFeature, compiler: Compiler) -> None:
             except DreamyLensError:
                 raise
             except Exception as error:
+                advice = ""
+                if "require grad" in str(error):
+                    advice = ". It is called without gradients, on plain forward passes, so it cannot differentiate"
                 raise FeatureError(
                     f"The function of {node.label} failed on two prompts of {layout.total} tokens: "
-                    f"{type(error).__name__}: {error}"
+                    f"{type(error).__name__}: {error}{advice}"
                 ) from error
     value = bound(readings)
     if all(not isinstance(node, ex.Custom) for node in bound.feature.walk()) and bool((value < MASKED).all()):

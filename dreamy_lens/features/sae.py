@@ -102,21 +102,24 @@ class SAE:
         """Whether the heads of an activation `[..., heads, d_head]` are laid side by side first."""
         return self.encoder is not None and self.encoder.joins_heads
 
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """All latents.
+    def encode(self, x: torch.Tensor, pre_activation: bool = False) -> torch.Tensor:
+        """All latents, or what goes into their nonlinearity.
 
         Args:
             x: activation `[..., d_in]` (or `[..., heads, d_head]` for one trained on heads).
+            pre_activation: as for :meth:`latent`.
 
         Returns:
             latents `[..., d_sae]`, float32 (float64 if x is).
 
         Raises:
-            SAEError: x has another width.
+            SAEError: x has another width, or a wrapped object does not show what its pre-activations are.
         """
-        if self._object is not None:
+        if self._object is not None and not pre_activation:
             return self._encode_by_object(x)
-        return self._activate(self._prepare(x), None, pre_activation=False)
+        if pre_activation:
+            self._check_pre_activations()
+        return self._activate(self._prepare(x), None, pre_activation)
 
     def latent(self, x: torch.Tensor, i: int, pre_activation: bool = False) -> torch.Tensor:
         """One latent, or what goes into its nonlinearity.
@@ -142,12 +145,15 @@ class SAE:
                     f"latent {i} is out of range: {self} has latents 0 to {latents.shape[-1] - 1}. Choose one of those."
                 )
             return latents[..., i]
+        self._check_pre_activations()
+        return self._activate(self._prepare(x), i, pre_activation)
+
+    def _check_pre_activations(self) -> None:
         if self._read is None:
             raise SAEError(
                 f"{self} gives no pre-activations: it has an encode() but not both W_enc and a SAELens configuration. "
                 "Use the latent itself, or save the autoencoder in SAELens format and give its folder."
             )
-        return self._activate(self._prepare(x), i, pre_activation)
 
     # Everything below computes; x is [..., d_in] after _prepare, and i = None stands for all latents at once.
 

@@ -1,0 +1,62 @@
+"""Which field of a row, or column of a table, holds the text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+USUAL = ("text", "content")
+
+
+def choose(columns: Mapping[str, bool], wanted: str | None) -> tuple[str | None, str]:
+    """(the column with the texts, "") or (None, why there is none).
+
+    Args:
+        columns: every column there is, and whether it holds strings.
+        wanted: the one that was asked for; None takes "text", else "content", else the only column of strings.
+
+    >>> choose({"id": False, "story": True}, None)
+    ('story', '')
+    >>> choose({"title": True, "body": True}, None)
+    (None, "it has several columns of strings: 'title', 'body'; name one with text_field=")
+    """
+    strings = [name for name, is_text in columns.items() if is_text]
+    if wanted is not None:
+        if wanted in strings:
+            return wanted, ""
+        what = f"its column {wanted!r} holds no strings" if wanted in columns else f"it has no column {wanted!r}"
+        return None, f"{what}; columns of strings: {_listed(strings)}"
+    for name in USUAL:
+        if name in strings:
+            return name, ""
+    if len(strings) == 1:
+        return strings[0], ""
+    if not strings:
+        return None, f"it has no column of strings; what it has: {_listed(list(columns))}"
+    return None, f"it has several columns of strings: {_listed(strings)}; name one with text_field="
+
+
+def missing(row: Any, field: str) -> str:
+    """Why a row has no text."""
+    if not isinstance(row, dict):
+        return f"an object was expected, and it is {_kind(row)}"
+    if field not in row:
+        return f"it has no field {field!r}, but {_listed(list(row))}"
+    return f"its field {field!r} is {_kind(row[field])}"
+
+
+def _kind(value: Any) -> str:
+    names = {
+        type(None): "null",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+        dict: "an object",
+    }
+    return names.get(type(value), type(value).__name__)
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(map(repr, names[:12]))
+    return (shown + ", ..." if len(names) > 12 else shown) or "nothing"

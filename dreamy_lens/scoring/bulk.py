@@ -1,0 +1,178 @@
+"""Values of many features, and cross-entropies, of many prompts that have nothing in common: a corpus' windows.
+
+Prompts of a search share prefixes; windows do not, so every row is run whole. What is saved here is everything around
+the arithmetic: components of a bridge that nobody reads are left out, all features that share a pass take their numbers
+from it, and nothing deeper than the deepest hook point is run unless the cross-entropy is wanted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamy_lens.features.readings import Pass, Reading
+from dreamy_lens.models.access import HookedModel, held
+from dreamy_lens.models.parts import Parts
+from dreamy_lens.models.transfer import to_device
+from dreamy_lens.scoring.banks import Bank
+from dreamy_lens.scoring.memory import TOKENS, Batches
+from dreamy_lens.scoring.prompts import Frame
+from dreamy_lens.scoring.sharing import close
+
+NUMBERS = {"cpu": 3 << 21, "cuda": 1 << 29}
+"""Logits and activations, counted in numbers, of one pass, by kind of device. A processor's caches hold little more."""
+
+LEAST = 16
+"""Rows in one pass below which products of matrices become slow."""
+
+TRIED = 8
+"""Rows on which a faster pass has to give what the plain one gives before it is used."""
+
+
+class Bulked(NamedTuple):
+    """Of B rows: values `[B, F]` of each bank, cross-entropies `[B]` if asked for, on the model's device."""
+
+    rows: int
+    values: list[Tensor]
+    cross_entropy: Tensor | None
+
+
+class Bulk:
+    """Passes over rows of one length.
+
+    Args:
+        banks: of one model.
+        model: that model.
+        frame: what stands around every row, and whose cross-entropy counts.
+        length: tokens of a row, without what the frame puts around it.
+        cross_entropy: whether it is wanted.
+        batch_size: rows in one pass; None chooses.
+
+    Attributes:
+        size: rows in one pass. Which rows come together decides the last bits of their numbers, so it is fixed.
+        plain: models that are run as TransformerLens runs them, and why.
+    """
+
+    def __init__(
+        self,
+        banks: Sequence[Bank],
+        model: HookedModel,
+        frame: Frame,
+        length: int,
+        cross_entropy: bool,
+        batch_size: int | None = None,
+    ) -> None:
+        self.banks, self.model, self.frame, self.cross_entropy = tuple(banks), model, frame, cross_entropy
+        self.layout = frame.layout(length)
+        for bank in banks:
+            bank.check_layout(self.layout)
+        self.models: tuple[HookedModel, ...] = tuple(
+            dict.fromkeys([*(m for b in banks for m in b.hooks), *([frame.fluency] if cross_entropy else [])])
+        )
+        self.captures = {
+            m: tuple(dict.fromkeys(name for b in banks for name in b.hooks.get(m, ()))) for m in self.models
+        }
+        self.logits = {
+            m for m in self.models if any(m in b.logits for b in banks) or (cross_entropy and m is frame.fluency)
+        }
+        self._parts: dict[HookedModel, Parts] = {}
+        self.plain: dict[HookedModel, str] = {}
+        self._widths: dict[HookedModel, int] = {}
+        self._tried = False
+        self.size = batch_size or 0
+
+    def prepare(self, rows: np.ndarray) -> None:
+        """Find out on a few rows `[B, n]` whether the faster passes give what the plain ones give, once."""
+        if self._tried or not len(rows):
+            return
+        with held(self.models), torch.no_grad():
+            for model in self.models:
+                ids = to_device(self.frame.rows(rows[:TRIED], model), model.device)
+                plain = self._plain(model, ids)
+                self._widths[model] = sum(x[0].numel() for x in plain.activations.values())
+                self._parts[model] = Parts(model.bridge)
+                why = self._differs(model, ids, plain)
+                if why:
+                    self.plain[model] = why
+        if not self.size:
+            self.size = self._chosen()
+        self._tried = True
+
+    def _chosen(self) -> int:
+        device = self.model.device.type
+        most = TOKENS.get(device, TOKENS["cpu"]) // self.layout.total
+        budget = NUMBERS.get(device, NUMBERS["cpu"])
+        row = sum(self._widths.values()) + sum(self.layout.total * m.vocabulary.size for m in self.logits)
+        row += sum(len(bank) for bank in self.banks)
+        size = max(LEAST, min(most, budget // max(row, 1)))
+        return 1 << (size.bit_length() - 1)
+
+    def _differs(self, model: HookedModel, ids: Tensor, plain: Reading) -> str:
+        if model.is_hooked:
+            return "somebody has hooks on it"
+        try:
+            found = self._bare(model, ids)
+        except Exception as error:  # whatever an architecture does not like is a reason to run it as it is
+            return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        for name in self.captures[model]:
+            if not close(found.activations[name], plain.activations[name], model.dtype):
+                return f"its activation at {name} comes out differently"
+        if model in self.logits:
+            assert found.logits is not None and plain.logits is not None
+            if not close(found.logits, plain.logits, model.dtype):
+                return "its logits come out differently"
+        return ""
+
+    def _plain(self, model: HookedModel, ids: Tensor) -> Reading:
+        found, logits = model.run(ids, self.captures[model], logits=model in self.logits)
+        return Reading(found, logits, ids, self.layout)
+
+    def _bare(self, model: HookedModel, ids: Tensor) -> Reading:
+        with model.kernels.used(), self._parts[model].bare(self.captures[model]):
+            return self._plain(model, ids)
+
+    def read(self, rows: np.ndarray) -> dict[HookedModel, Pass]:
+        """One pass of every model over rows `[B, n]`."""
+        readings: dict[HookedModel, Pass] = {}
+        for model in self.models:
+            ids = to_device(self.frame.rows(rows, model), model.device)
+            plain = model in self.plain or model.is_hooked
+            readings[model] = self._plain(model, ids) if plain else self._bare(model, ids)
+        return readings
+
+    def passes(self, rows: np.ndarray) -> Iterator[tuple[slice, Bulked]]:
+        """Values and cross-entropies of rows `[B, n]`, batch by batch.
+
+        Yields:
+            Which rows, and what was found; nothing of it is kept here.
+        """
+        self.prepare(rows)
+        batches = Batches(self.size, "windows")
+        for start in range(0, len(rows), self.size):
+            part = rows[start : start + self.size]
+            done = start
+            for found in batches.map(lambda at, part=part: self._found(part[at]), len(part)):
+                yield slice(done, done + found.rows), found
+                done += found.rows
+
+    def _found(self, rows: np.ndarray) -> Bulked:
+        with held(self.models), torch.no_grad():
+            readings = self.read(rows)
+            values = [bank(readings) for bank in self.banks]
+            losses = None
+            if self.cross_entropy:
+                losses = to_device(readings[self.frame.fluency].cross_entropy, self.model.device)
+            return Bulked(len(rows), values, losses)
+
+    @contextlib.contextmanager
+    def standing(self) -> Iterator[None]:
+        """Inside, what passes read with stays attached between them."""
+        from dreamy_lens.models.access import standing
+
+        with standing(self.models):
+            yield
