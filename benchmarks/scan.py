@@ -4,8 +4,8 @@
     python benchmarks/scan.py --model EleutherAI/pythia-160m --device cuda
 
 Everything is run in turns, several rounds; the table has medians. A scan is timed from text to tallies: reading,
-tokenizing, passes, counting and keeping windows. The plain pass gets its windows as finished batches, computes the logits
-of every position and throws them away.
+tokenizing, passes, counting and keeping windows. The plain pass gets its windows as finished batches, computes the
+logits of every position and throws them away.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import resource
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 
 import dreamy_lens as dl
 from dreamy_lens.dataset import open_corpus
-from dreamy_lens.dataset.scanner import ScanSettings, Scanner
+from dreamy_lens.dataset.scanner import Scanner, ScanSettings
 from dreamy_lens.scanning import Scan
 
 
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--model", help="a Hugging Face id or folder; default: the embedded model")
     parser.add_argument("--device")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--corpus", help="as for dreamy_lens.corpus.open; default: Python's documentation of its syntax")
+    parser.add_argument("--corpus", help="as for dreamy_lens.corpus.open; default: the help on Python's syntax")
     parser.add_argument("--tokens", type=int, default=60_000, help="of the windows, in each turn")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
@@ -51,10 +52,14 @@ def main() -> None:
         "all layers, no cross-entropy": (dl.neurons(), False),
     }
     settings = {"tokens": options.tokens, "seed": None}
-    scans = {name: Scan(f, bridge, corpus, ScanSettings(cross_entropy=ce, **settings)) for name, (f, ce) in kinds.items()}
+    scans = {
+        name: Scan(f, bridge, corpus, ScanSettings(cross_entropy=ce, **settings)) for name, (f, ce) in kinds.items()
+    }
     scanners = {name: scan.scanner() for name, scan in scans.items()}
     rows = _windows(scanners["one neuron"])
-    turns: dict[str, Any] = {f"plain pass, {size} rows": lambda size=size: _pass(raw, rows, size) for size in (32, 64, 256)}
+    turns: dict[str, Any] = {}
+    for size in (32, 64, 256):
+        turns[f"plain pass, {size} rows"] = lambda size=size: _pass(raw, rows, size)
     turns |= {name: lambda scanner=scanner: scanner.run(scanner.empty()) for name, scanner in scanners.items()}
     passes = {name: lambda scanner=scanner: _only_passes(scanner, rows) for name, scanner in scanners.items()}
 
@@ -69,7 +74,9 @@ def main() -> None:
             inside[name].append(_timed(turn))
     best = min((name for name in turns if name.startswith("plain")), key=lambda name: statistics.median(spent[name]))
     tokens = len(rows) * scanners["one neuron"].settings.length
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {next(bridge.parameters()).device}, model {bridge.cfg.model_name}, {len(rows):,} windows of {tokens // len(rows)} tokens")
+    where = f"{torch.get_num_threads()} threads, {next(bridge.parameters()).device}"
+    what = f"model {bridge.cfg.model_name}, {len(rows):,} windows of {tokens // len(rows)} tokens"
+    print(f"torch {torch.__version__}, {where}, {what}")
     print(f"{'':32}{'features':>9}{'tokens/s':>10}{'of plain':>10}{'lowest':>8}{'highest':>9}{'around passes':>15}")
     for name, times in spent.items():
         ratios = [a / b for a, b in zip(spent[best], times, strict=True)]
@@ -83,7 +90,41 @@ def main() -> None:
             f"{name:32}{count:>9}{middle:>10,.0f}{statistics.median(ratios):>10.0%}{min(ratios):>8.0%}{max(ratios):>9.0%}"
             f"{around:>15}"
         )
-    print(f"largest memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB")
+    _memory(bridge, corpus, settings)
+
+
+def _memory(bridge: Any, corpus: Any, settings: dict[str, Any]) -> None:
+    """What a scan of the neurons of one layer holds, in the first tenth of a corpus and in the rest of it."""
+    print("\nmemory of this process while the corpus is repeated, one layer without cross-entropy:")
+    texts = [
+        section.text for shard in range(len(corpus.shards)) for b in corpus.blocks(shard) for section in b.sections
+    ]
+    times = 20
+    repeated = open_corpus([f"{text} ({i})" for i in range(times) for text in texts])
+    scanner = Scan(dl.neurons(0), bridge, repeated, ScanSettings(cross_entropy=False)).scanner()
+    most: list[float] = []
+    total = sum(row[2] for row in repeated.table())
+
+    def after(progress: Any, block: Any) -> bool:
+        part = min(9, 10 * progress.counts["characters"] // total)
+        progress.prune()  # as whenever a scan is saved
+        used = _resident()
+        most.extend([0.0] * (part + 1 - len(most)))
+        most[part] = max(most[part], used)
+        return False
+
+    state = scanner.empty()
+    scanner.run(state, after=after)
+    print(f"{state.counts['tokens']:,} tokens; most in each tenth, MB: {', '.join(f'{m:,.0f}' for m in most)}")
+
+
+def _resident() -> float:
+    """Memory of this process in MB."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / 2**20
+    except OSError:  # not Linux: the largest so far
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def _plain(options: argparse.Namespace, bridge: Any) -> Any:

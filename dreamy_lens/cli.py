@@ -1,4 +1,4 @@
-"""The command line: `dreamy-lens dream`, `attribute`, `hooks`, `show`, `doctor`."""
+"""The command line: `dreamy-lens dream`, `attribute`, `scan`, `compare`, `card`, `hooks`, `show`, `doctor`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamy_lens import __version__
+from dreamy_lens.cli_corpus import add_commands
 from dreamy_lens.errors import DreamyLensError
 
 FEATURES = """features:
@@ -117,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     _model(sub)
     sub.add_argument("-k", type=int, default=32, metavar="N", help="substitutes tried at each position (default 32)")
     sub.add_argument("--html", metavar="FILE", help="write the coloured strip to a file")
+
+    add_commands(command, _model, _load)
 
     sub = command("hooks", _hooks, "list a model's hook points with their shapes")
     words = "words that the name must have; or a pattern, as in '*hook_post'"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
-import shutil
 import sys
 import time
 import warnings
@@ -16,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 from dreamy_lens.errors import CorpusError, ExamplesError, SettingsError
 
 if TYPE_CHECKING:
+    from dreamy_lens.dataset.describing import Answers
     from dreamy_lens.dataset.examples import Examples
     from dreamy_lens.dataset.progress import Progress
     from dreamy_lens.dataset.scanner import Scanner
-
-LOG = logging.getLogger("dreamy_lens")
 
 SAVE_SECONDS = 20.0
 """How often an unfinished scan is saved: what a sudden death costs at most, and a block."""
@@ -48,6 +45,12 @@ def max_activating(
     out: str | os.PathLike[str] | None = None,
     cache: bool = True,
     progress: bool | None = None,
+    dtype: Any = None,
+    ray: bool | str | None = None,
+    address: str | None = None,
+    workers: int | None = None,
+    cpus_per_worker: float = 1,
+    gpus_per_worker: float = 0,
 ) -> Examples:
     """The windows of a corpus that drive features highest, found in one pass for all of them.
 
@@ -80,6 +83,14 @@ def max_activating(
             and an unfinished one gone on with. They are in ``~/.cache/dreamy_lens/scans``, or where `DREAMY_LENS_CACHE`
             says.
         progress: whether to show a progress bar; None shows one in terminals and notebooks.
+        dtype: of a model that is given by name, such as "bfloat16"; None is float32.
+        ray: True to share the scan out to a Ray cluster: the one this process is connected to or `RAY_ADDRESS` names,
+            or else one that starts on this machine and ends with the scan. A text is an address. What is found is the
+            same. `out` can be a URL then, such as `s3://bucket/scan`; a folder has to be one that all workers see.
+        address: of a cluster to join: "auto", "host:port" or "ray://host:port".
+        workers: how many; None is as many as the cluster has room for.
+        cpus_per_worker: cores of each, and torch's threads.
+        gpus_per_worker: GPUs of each; 0.25 has four share one. Without, workers use their cores only.
 
     Returns:
         The examples, feature by feature. An interrupt (Ctrl-C) gives those found so far; calling again goes on.
@@ -95,13 +106,29 @@ def max_activating(
     >>> [len(window.ids) for window in examples.of("L2.N17").top]
     [6, 6]
     """
+    from dreamy_lens.cluster.shipping import Shipped
     from dreamy_lens.dataset.scanner import ScanSettings
 
-    settings = ScanSettings(
-        k, length, stride, context, tokens, seed, cross_entropy, sample, prepend_bos, batch_size
-    )
-    scan = Scan(features, model, corpus, settings, fluency_model)
-    return scan.run(out=out, cache=cache, progress=progress)
+    settings = ScanSettings(k, length, stride, context, tokens, seed, cross_entropy, sample, prepend_bos, batch_size)
+    from dreamy_lens.cluster import ray_here
+
+    use_ray, address = ray_here.wanted(ray, address)
+    ray_here.checked_share(workers, cpus_per_worker, gpus_per_worker)
+    if not use_ray:
+        if workers is not None:
+            raise SettingsError(f"workers={workers!r} are started on a Ray cluster; add ray=True, or leave it out.")
+        if out is not None and "://" in str(out):
+            raise SettingsError(f"out={str(out)!r} is a URL, to which a scan on a Ray cluster writes: add ray=True.")
+        given = model if dtype is None else Shipped.of(model, dtype).loaded()
+        return Scan(features, given, corpus, settings, fluency_model).run(out=out, cache=cache, progress=progress)
+    from dreamy_lens.cluster.scanning import ClusterScan
+
+    sent = Shipped.of(model, dtype), None if fluency_model is None else Shipped.of(fluency_model)
+    # Here the model is only asked what it has, and workers may need the GPUs.
+    here = [None if one is None else one.loaded("cpu") for one in sent]
+    scan = Scan(features, here[0], corpus, settings, here[1])
+    whole = ClusterScan(scan, *sent, address, workers, cpus_per_worker, gpus_per_worker)
+    return whole.run(out=out, cache=cache, progress=progress)
 
 
 class Scan:
@@ -146,7 +173,8 @@ class Scan:
             from dreamy_lens.dataset.identity import features_digest, model_digest
 
             settings = dataclasses.asdict(self.settings)
-            settings |= {"stride": self.settings.windows.step, "prepend_bos": bool(self.model.bos(settings["prepend_bos"]))}
+            settings["stride"] = self.settings.windows.step
+            settings["prepend_bos"] = bool(self.model.bos(settings["prepend_bos"]))
             settings.pop("batch_size")
             self._identity = {
                 "model": self.model.name,
@@ -162,10 +190,11 @@ class Scan:
 
     @property
     def is_reproducible(self) -> bool:
-        """Whether the identity says all: functions and objects of the session are not in it, nor are hooks."""
+        """Whether the identity says all: functions of the session, hooks and texts yet to come are not in it."""
         from dreamy_lens.dataset.identity import is_plain
 
-        return all(map(is_plain, self.given)) and not any(m.is_hooked for m in (self.model, self.fluency or self.model))
+        hooked = any(m.is_hooked for m in (self.model, self.fluency or self.model))
+        return all(map(is_plain, self.given)) and not hooked and not self.corpus.once
 
     def folder(self) -> Path:
         """Where the cache keeps it."""
@@ -224,6 +253,7 @@ class Scan:
         Raises:
             ExamplesError: it is of another model, corpus, feature or setting; or the folder holds something else.
         """
+        from dreamy_lens.cluster.parcels import FOLDER
         from dreamy_lens.dataset.examples import Examples
         from dreamy_lens.dataset.progress import check_same
         from dreamy_lens.dataset.tables import HEADER
@@ -231,7 +261,8 @@ class Scan:
         if place.exists() and not place.is_dir():
             raise ExamplesError(f"{str(place)!r} is a file; results are a folder. Choose another name.")
         if not (place / HEADER).exists():
-            if place.is_dir() and any(place.iterdir()) and not (place / UNFINISHED).exists():
+            others = {path.name for path in place.iterdir()} - {FOLDER} if place.is_dir() else set()
+            if others and UNFINISHED not in others:
                 raise ExamplesError(f"{str(place)!r} exists and holds no scan; choose another name.")
             return None
         found = Examples.load(place)
@@ -269,9 +300,15 @@ class Scan:
         return whole
 
     def examples(
-        self, scanner: Scanner, state: Progress, place: Path | None, whole: bool = True, shown: bool | None = None
+        self,
+        scanner: Scanner,
+        state: Progress,
+        place: Path | None,
+        whole: bool = True,
+        shown: bool | None = None,
+        answers: Answers | None = None,
     ) -> Examples:
-        """The results of what was found, written to a folder if one is given."""
+        """The results of what was found, written to a folder if one is given; `answers` as for `describe`."""
         from dreamy_lens.dataset import tables
         from dreamy_lens.dataset.describing import Description
         from dreamy_lens.dataset.examples import Examples
@@ -281,14 +318,14 @@ class Scan:
         if state.failed:
             named = "; ".join(f"{name} ({why})" for name, why in list(state.failed.items())[:5])
             warnings.warn(
-                f"{len(state.failed)} of {len(self.corpus.shards)} parts of {self.corpus.name} could not be read to their "
-                f"end, and what follows there is not in the examples: {named}.",
+                f"{len(state.failed)} of {len(self.corpus.shards)} parts of {self.corpus.name} could not be read to "
+                f"their end, and what follows there is not in the examples: {named}.",
                 RuntimeWarning,
                 stacklevel=3,
             )
         with DescribingBar(shown) as bar:
             description = Description(scanner, state, bar.update)
-            description.describe()
+            description.describe(answers)
         header = description.header(self.identity if place is not None else {}, whole)
         rows = tables.table("windows", description.windows())
         token_bytes = tables.tokens_of(self.model.vocabulary, rows)
@@ -301,12 +338,15 @@ class Scan:
 
 
 def _nothing(state: Progress, corpus: Any, settings: Any) -> str:
-    passed = f"; passed over: {state.problems}" if state.problems else ""
+    from dreamy_lens.dataset.problems import Problems
+
+    problems = Problems.total([corpus.opening_problems, state.problems])
+    passed = f"; passed over: {problems}" if problems else ""
     if state.failed:
         passed += "; " + "; ".join(f"{name}: {why}" for name, why in list(state.failed.items())[:3])
     if state.counts["short"]:
         return (
-            f"{corpus.name} has no window of {settings.length} tokens: all of its {state.counts['documents']:,} documents "
-            f"are shorter. Use a smaller length{passed}."
+            f"{corpus.name} has no window of {settings.length} tokens: all of its {state.counts['documents']:,} "
+            f"documents are shorter. Use a smaller length{passed}."
         )
     return f"{corpus.name} has no text{passed}. Give a corpus with documents."

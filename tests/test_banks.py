@@ -16,6 +16,7 @@ from dreamy_lens.scoring.prompts import Frame
 from dreamy_lens.scoring.scorer import Scorer
 
 N = 6
+POST = "blocks.0.mlp.hook_post"
 
 
 def _features(d_model: int) -> list:
@@ -41,7 +42,9 @@ def _features(d_model: int) -> list:
         (-dl.neuron(1, 4)).clip(max=0.1),
         dl.mean_cross_entropy(),
         dl.neuron(0, 1) * dl.neuron(1, 1),
-        dl.custom("gap", ["blocks.0.mlp.hook_post"], lambda a: a["blocks.0.mlp.hook_post"][:, -1, :2].diff().squeeze(-1)),
+        dl.custom(
+            "gap", ["blocks.0.mlp.hook_post"], lambda a: a["blocks.0.mlp.hook_post"][:, -1, :2].diff().squeeze(-1)
+        ),
     ]
 
 
@@ -92,7 +95,8 @@ def test_numbers_are_those_of_the_plain_model(family):
     """Every neuron of a layer, by Hugging Face's own modules."""
     rows, model = _rows(family), as_hooked(family.bridge)
     before = model.bos(None)
-    ids = torch.from_numpy(np.concatenate([np.tile(before, (len(rows), 1)).reshape(len(rows), -1), rows], 1).astype(np.int64))
+    first = np.tile(np.array(before, dtype=np.int64), (len(rows), 1))
+    ids = torch.from_numpy(np.concatenate([first, rows], 1))
     down = {"gpt2": "c_proj", "neox": "dense_4h_to_h", "llama": "down_proj", "gemma2": "down_proj"}[family.name]
     blocks = next(m for m in family.raw.modules() if isinstance(m, torch.nn.ModuleList))
     seen = []
@@ -103,14 +107,14 @@ def test_numbers_are_those_of_the_plain_model(family):
     bulk = _bulk(family, dl.neurons(1))
     (_, found), *_ = bulk.passes(rows)
     assert torch.allclose(found.values[0], seen[0][:, -1], atol=1e-4)
-    targets = ids[:, 1:] if before else ids[:, 1:]
-    losses = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), targets, reduction="none").mean(1)
+    losses = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none").mean(1)
     assert torch.allclose(found.cross_entropy, losses, atol=1e-4)
 
 
 def test_what_is_alike_is_one_bank(neox):
     model = as_hooked(neox.bridge)
-    found = banks([dl.neuron(0, 1), dl.logit(3), dl.neuron(0, 2), -dl.neuron(0, 3), dl.logit(4), -dl.neuron(0, 5)], model)
+    features = [dl.neuron(0, 1), dl.logit(3), dl.neuron(0, 2), -dl.neuron(0, 3), dl.logit(4), -dl.neuron(0, 5)]
+    found = banks(features, model)
     assert [[str(f) for f in bank.members] for bank in found] == [
         ["blocks.0.mlp.hook_post[-1, 1]", "blocks.0.mlp.hook_post[-1, 2]"],
         ["logit(3)", "logit(4)"],
@@ -205,7 +209,9 @@ def test_members_of_a_family_are_named_and_parse(family):
             dl.custom(
                 "slope",
                 ["blocks.0.mlp.hook_post"],
-                lambda a: torch.autograd.grad(a["blocks.0.mlp.hook_post"].sum(), a["blocks.0.mlp.hook_post"])[0][:, 0, 0],
+                lambda a: torch.autograd.grad(a["blocks.0.mlp.hook_post"].sum(), a["blocks.0.mlp.hook_post"])[0][
+                    :, 0, 0
+                ],
             ),
             FeatureError,
             "slope",

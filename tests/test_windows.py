@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import copy
 import random
 from typing import Any
+from unittest import mock
 
 import models
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dreamy_lens as dl
-from dreamy_lens.dataset import Block, Section, WindowSettings, tokenizing, windows_of
+from dreamy_lens.dataset import Block, Section, WindowSettings, windows_of
 from dreamy_lens.dataset.windows import NO_HASH
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.models.vocabulary import REPLACEMENT, Vocabulary
@@ -66,7 +67,10 @@ def found(texts: list[str], vocabulary: Vocabulary, length: int, stride: int | N
     assert windows.tokens.dtype == windows.section.dtype == np.int32
     assert windows.ids.shape == (len(windows), length)
     assert {a.dtype for a in (windows.starts, windows.bounds, windows.hashes, windows.ids)} == {np.dtype(np.int64)}
-    rows = [(int(a), int(b), tuple(ids.tolist())) for a, b, ids in zip(windows.starts, windows.section, windows.ids)]
+    rows = [
+        (int(a), int(b), tuple(ids.tolist()))
+        for a, b, ids in zip(windows.starts, windows.section, windows.ids, strict=True)
+    ]
     assert len(set(windows.hashes.tolist())) == len(rows)
     bounds = windows.bounds.tolist()
     return {"windows": rows, "duplicates": windows.duplicates, "short": windows.short, "bounds": bounds}
@@ -85,7 +89,9 @@ def test_windows_are_those_of_a_naive_loop(texts: list[str], length: int, stride
 
 @pytest.mark.parametrize("stride", [None, 1, 5])
 def test_windows_are_those_of_a_naive_loop_for_trained_tokenizers(stories: models.Family, embedded, stride):
-    texts = [f"Once upon a time, {name} went over the hill. 日本 <s> And {name} 🙂 slept.\n" for name in ("Tim", "a dog")]
+    texts = [
+        f"Once upon a time, {name} went over the hill. 日本 <s> And {name} 🙂 slept.\n" for name in ("Tim", "a dog")
+    ]
     for vocabulary in (Vocabulary(stories.tokenizer, 512), embedded):
         assert found(texts, vocabulary, 6, stride) == naive(texts, vocabulary, 6, stride or 6)
 
@@ -112,7 +118,10 @@ def test_special_tokens_and_ids_without_an_embedding_are_in_no_window(vocabulary
 
 
 def test_equal_windows_have_equal_hashes_in_all_blocks(vocabulary: Vocabulary):
-    one, two = (windows_of(block(t), vocabulary, WindowSettings(4, 1)) for t in ("The dog and the cat sleeps", "A dog and the cat sleeps"))
+    one, two = (
+        windows_of(block(t), vocabulary, WindowSettings(4, 1))
+        for t in ("The dog and the cat sleeps", "A dog and the cat sleeps")
+    )
     hashes = {tuple(i): h for w in (one, two) for i, h in zip(w.ids.tolist(), w.hashes.tolist(), strict=True)}
     assert len(set(hashes.values())) == len(hashes) < len(one) + len(two)
     assert NO_HASH not in hashes.values()
@@ -190,21 +199,16 @@ def test_the_longest_block_has_room_for_its_windows_in_a_window_number(vocabular
         assert 0 < len(windows) + windows.duplicates < 2**20
 
 
-def test_long_texts_bring_no_warning_about_their_length(vocabulary: Vocabulary, caplog: pytest.LogCaptureFixture):
-    tokenizer = vocabulary.tokenizer
-    assert tokenizer.model_max_length > 10_000
+def test_long_texts_bring_no_warning_about_their_length():
+    tokenizer = copy.deepcopy(models.tokenizer())
+    tokenizer.model_max_length = 64
     text = "The dog runs over the hill. " * 500
-    logger = logging.getLogger("transformers")
-    logger.addHandler(caplog.handler)
-    try:
-        tokenizer.model_max_length, before = 64, tokenizer.model_max_length
-        tokenizing._fast.pop(vocabulary, None)
-        windows = windows_of(block(text), vocabulary, WindowSettings(12))
+    with mock.patch("transformers.tokenization_utils_base.logger.warning") as warning:
+        windows = windows_of(block(text), Vocabulary(tokenizer, len(tokenizer)), WindowSettings(12))
         windows.character(len(windows) - 1)
-    finally:
-        tokenizer.model_max_length = before
-        logger.removeHandler(caplog.handler)
-    assert not caplog.records
+        assert not warning.called
+        tokenizer(text)
+        assert warning.called
 
 
 def test_a_tokenizer_that_was_left_padding_and_truncating_gives_the_same_windows(vocabulary: Vocabulary):

@@ -142,6 +142,11 @@ class Corpus:
         return self._fingerprint
 
     @property
+    def once(self) -> bool:
+        """Whether it can be read only once."""
+        return any(shard.once for shard in self._shards)
+
+    @property
     def shards(self) -> tuple[str, ...]:
         """The names of the shards, in order."""
         return tuple(shard.name for shard in self._shards)
@@ -214,7 +219,8 @@ class Corpus:
                 counts.append(sum(len(section.text) for section in sections))
             if number < start:
                 return None
-            self._problems[shard, number] = problems
+            if problems:
+                self._problems[shard, number] = problems
             return Block(shard, number, tuple(sections), problems, source.done(reached))
 
         sections: list[Section] = []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from dreamy_lens.dataset.problems import Problems
 from dreamy_lens.dataset.progress import Progress
 from dreamy_lens.dataset.scanner import Scanner, versions
 from dreamy_lens.dataset.tally import BINS, NOBODY
@@ -25,101 +26,53 @@ CHECKED = 4
 """Windows on which values read at all positions of one pass are compared with those of prompts that end there."""
 
 
-class Description:
-    """The tables of a scan.
+Job = tuple[int, int, np.ndarray]
+"""Pairs of features of one bank and windows: the bank's number, its first feature's, and the pairs' rows."""
+
+Answers = Callable[[Sequence[Job], Callable[[Job], tuple[Any, ...]]], Iterable[tuple[Job, np.ndarray]]]
+"""Given jobs, and what makes arguments of one, gives each job with its values, in any order."""
+
+
+class Describer:
+    """Computes what a scan leaves out, for windows that were kept.
 
     Args:
-        scanner: that scanned.
-        progress: what it found.
-        told: called with how many of how many pairs of feature and window have been described.
+        scanner: of the scan.
     """
 
-    def __init__(
-        self, scanner: Scanner, progress: Progress, told: Callable[[int, int], object] = lambda done, of: None
-    ) -> None:
-        self.scanner, self.progress, self.told = scanner, progress, told
-        progress.prune()
-        self.store = progress.store
-        self.store._settle()
-        tally = progress.tally.to("cpu")
-        self.tally = tally
-        self.kept = _kept_rows(tally.value.numpy(), tally.window.numpy(), "top")
-        fluent = _kept_rows(tally.level_value.numpy(), tally.level_window.numpy(), "fluent")
-        both = [np.concatenate(pair) for pair in zip(self.kept, fluent, strict=True)]
-        order = np.lexsort((both[2], both[1] == "fluent", both[0]))
-        self.order = order_of(scanner.banks)
-        self.ordered = bool((self.order == np.arange(len(self.order))).all())
-        self.feature, self.kind, self.rank, self.value, self.window = (x[order] for x in both)
-        self.values = np.full((len(self.feature), scanner.settings.length), np.nan, np.float32)
+    def __init__(self, scanner: Scanner) -> None:
+        self.scanner = scanner
 
-    def header(self, identity: dict[str, Any], complete: bool) -> dict[str, Any]:
-        """What goes into `examples.json`."""
-        s, p = self.scanner.settings, self.progress
-        return {
-            "model": self.scanner.model.name,
-            "tokenizer": self.scanner.model.vocabulary.digest,
-            "prepend_bos": self.scanner.frame.prepend_bos,
-            "fluency_model": None if self.scanner.frame.fluency is self.scanner.model else self.scanner.frame.fluency.name,
-            "corpus": {"name": self.scanner.corpus.name, "fingerprint": self.scanner.corpus.fingerprint},
-            "settings": {
-                "k": s.k,
-                "length": s.length,
-                "stride": s.windows.step,
-                "context": s.context,
-                "tokens": s.tokens,
-                "seed": s.seed,
-                "cross_entropy": s.cross_entropy,
-                "sample": len(p.sample.number),
-            },
-            "counts": p.counts,
-            "problems": [{"name": one.name, "why": one.why} for one in p.problems.first],
-            "problem_count": sum(p.problems.counts.values()),
-            "problem_counts": p.problems.counts,
-            "failed_shards": [{"name": name, "why": why} for name, why in p.failed.items()],
-            "complete": complete,
-            "seconds": p.seconds,
-            "versions": dict(versions()),
-            "identity": identity,
-        }
-
-    def describe(self) -> None:
-        """Compute what the scan did not: missing cross-entropies, and values at every token of kept windows."""
-        self._add_cross_entropies()
-        offset, done = 0, 0
-        for bank in self.scanner.banks:
-            low, high = np.searchsorted(self.feature, [offset, offset + len(bank)])
-            rows = np.arange(low, high)
-            for part in _by_window(rows, self.window[rows]):
-                self._add_values(bank, offset, part)
-                done += len(part)
-                self.told(done, len(self.feature))
-            offset += len(bank)
-
-    def _add_cross_entropies(self) -> None:
-        missing = np.flatnonzero(np.isnan(self.store.cross_entropy))
-        if not len(missing) or self.scanner.bulk.layout.terms < 1:
-            return
-        s = self.scanner.settings
+    def cross_entropies(self, ids: np.ndarray) -> np.ndarray:
+        """Of windows `[U, n]`, float32 `[U]`."""
+        s, out = self.scanner.settings, np.empty(len(ids), np.float32)
         bulk = Bulk([], self.scanner.model, self.scanner.frame, s.length, True, s.batch_size)
-        for at, found in bulk.passes(self.store.ids[missing].astype(np.int64)):
+        for at, found in bulk.passes(ids):
             assert found.cross_entropy is not None
-            self.store.cross_entropy[missing[at]] = to_host(found.cross_entropy)[0]
+            out[at] = to_host(found.cross_entropy)[0]
+        return out
 
-    def _add_values(self, bank: Bank, offset: int, rows: np.ndarray) -> None:
-        """Values at every token, of pairs of features of one bank and windows."""
-        numbers, which = np.unique(self.window[rows], return_inverse=True)
-        ids = self.store.ids[self.store.rows(numbers)].astype(np.int64)
-        columns = self.feature[rows] - offset
-        found = None
+    def values(self, number: int, ids: np.ndarray, which: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Values at every token of pairs of features of one bank and windows.
+
+        Args:
+            number: of the bank.
+            ids: of the windows, each once, `[U, n]`.
+            which: of them each pair has, `[P]`.
+            columns: which feature of the bank it has, `[P]`.
+
+        Returns:
+            float32 `[P, n]`: what the feature's value is if the prompt ends at each token; NaN where it has none.
+        """
+        bank = self.scanner.banks[number]
         if bank.series is not None:
             found = self._in_one_pass(bank, ids, which, columns)
             some = np.flatnonzero(which < CHECKED)[:CHECKED]
             again = self._ending_there(bank, ids, which[some], columns[some])
-            if not _agree(found[some], again, self.scanner.model.dtype):
-                found = None  # a model in which later tokens change what is computed at earlier ones
-        if found is None:
-            found = self._ending_there(bank, ids, which, columns)
-        self.values[rows] = found
+            if _agree(found[some], again, self.scanner.model.dtype):
+                return found
+        # Here later tokens change what is computed at earlier ones.
+        return self._ending_there(bank, ids, which, columns)
 
     def _in_one_pass(self, bank: Bank, ids: np.ndarray, which: np.ndarray, columns: np.ndarray) -> np.ndarray:
         assert bank.series is not None
@@ -155,6 +108,94 @@ class Description:
                 continue
         return out
 
+
+class Description:
+    """The tables of a scan.
+
+    Args:
+        scanner: that scanned.
+        progress: what it found.
+        told: called with how many of how many pairs of feature and window have been described.
+    """
+
+    def __init__(
+        self, scanner: Scanner, progress: Progress, told: Callable[[int, int], object] = lambda done, of: None
+    ) -> None:
+        self.scanner, self.progress, self.told = scanner, progress, told
+        progress.prune()
+        self.store = progress.store
+        self.store._settle()
+        tally = progress.tally.to("cpu")
+        self.tally = tally
+        self.kept = _kept_rows(tally.value.numpy(), tally.window.numpy(), "top")
+        fluent = _kept_rows(tally.level_value.numpy(), tally.level_window.numpy(), "fluent")
+        both = [np.concatenate(pair) for pair in zip(self.kept, fluent, strict=True)]
+        order = np.lexsort((both[2], both[1] == "fluent", both[0]))
+        self.order = order_of(scanner.banks)
+        self.ordered = bool((self.order == np.arange(len(self.order))).all())
+        self.feature, self.kind, self.rank, self.value, self.window = (x[order] for x in both)
+        self.values = np.full((len(self.feature), scanner.settings.length), np.nan, np.float32)
+
+    def header(self, identity: dict[str, Any], complete: bool) -> dict[str, Any]:
+        """What goes into `examples.json`."""
+        s, p, fluency = self.scanner.settings, self.progress, self.scanner.frame.fluency
+        problems = Problems.total([self.scanner.corpus.opening_problems, p.problems])
+        return {
+            "model": self.scanner.model.name,
+            "tokenizer": self.scanner.model.vocabulary.digest,
+            "prepend_bos": self.scanner.frame.prepend_bos,
+            "fluency_model": None if fluency is self.scanner.model else fluency.name,
+            "corpus": {"name": self.scanner.corpus.name, "fingerprint": self.scanner.corpus.fingerprint},
+            "settings": {
+                "k": s.k,
+                "length": s.length,
+                "stride": s.windows.step,
+                "context": s.context,
+                "tokens": s.tokens,
+                "seed": s.seed,
+                "cross_entropy": s.cross_entropy,
+                "sample": len(p.sample.number),
+            },
+            "counts": p.counts,
+            "problems": [{"name": one.name, "why": one.why} for one in problems.first],
+            "problem_count": len(problems),
+            "problem_counts": problems.counts,
+            "failed_shards": [{"name": name, "why": why} for name, why in p.failed.items()],
+            "complete": complete,
+            "seconds": p.seconds,
+            "versions": dict(versions()),
+            "identity": identity,
+        }
+
+    def describe(self, answers: Answers | None = None) -> None:
+        """Compute what the scan did not: missing cross-entropies, and values at every token of kept windows.
+
+        Args:
+            answers: computes them elsewhere; default: here, one after the other.
+        """
+        here = Describer(self.scanner)
+        answers = answers or (lambda jobs, made: ((job, here.values(*made(job))) for job in jobs))
+        missing = np.flatnonzero(np.isnan(self.store.cross_entropy))
+        if len(missing) and self.scanner.bulk.layout.terms >= 1:
+            self.store.cross_entropy[missing] = here.cross_entropies(self.store.ids[missing].astype(np.int64))
+        jobs, offset, done = [], 0, 0
+        for number, bank in enumerate(self.scanner.banks):
+            low, high = np.searchsorted(self.feature, [offset, offset + len(bank)])
+            rows = np.arange(low, high)
+            jobs += [(number, offset, part) for part in _by_window(rows, self.window[rows])]
+            offset += len(bank)
+        for (_, _, rows), values in answers(jobs, self._made):
+            self.values[rows] = values
+            done += len(rows)
+            self.told(done, len(self.feature))
+
+    def _made(self, job: Job) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+        """What has to be known of pairs of features of one bank and windows: the arguments of `Describer.values`."""
+        number, offset, rows = job
+        windows, which = np.unique(self.window[rows], return_inverse=True)
+        ids = self.store.ids[self.store.rows(windows)].astype(np.int64)
+        return number, ids, which, self.feature[rows] - offset
+
     # The tables.
 
     def features(self) -> Iterator[Any]:
@@ -176,6 +217,7 @@ class Description:
         for start in range(0, len(tally), CHUNK):
             at = self.order[start : start + CHUNK]
             filled = [np.flatnonzero(row) for row in counts[at]]
+            bars = zip(counts[at], filled, strict=True)
             of = np.searchsorted(begins, at, side="right") - 1
             ends = tally.ends.numpy().astype(float)[:, at]
             found = table(
@@ -191,9 +233,7 @@ class Description:
                     "maximum": np.where(np.isfinite(ends[1]), ends[1], np.nan),
                     "histogram_width": width[at],
                     "histogram_start": np.array([(f[0] if len(f) else BINS // 2) - BINS // 2 for f in filled]),
-                    "histogram": [
-                        row[f[0] : f[-1] + 1].tolist() if len(f) else [] for row, f in zip(counts[at], filled, strict=True)
-                    ],
+                    "histogram": [row[f[0] : f[-1] + 1].tolist() if len(f) else [] for row, f in bars],
                     "sample_values": np.ascontiguousarray(columns[at]),
                     "sample_windows": pa.array([numbers] * len(at), type=pa.list_(pa.int64())),
                 },

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +145,7 @@ class Examples:
         Raises:
             ExamplesError: it was not scanned; the message has the nearest that were.
         """
-        return FeatureExamples(self.tables, self._index(feature), self.reader)
+        return FeatureExamples(self.tables, self._index(feature), partial(getattr, self, "reader"))
 
     def __getitem__(self, feature: Any) -> FeatureExamples:
         return self.of(feature)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,11 +31,10 @@ class FeatureExamples:
     Args:
         tables: of the scan.
         index: of the feature.
-        reader: turns ids into text.
+        reader: gives what turns ids into text, when that is needed first.
 
     Attributes:
         index: the feature's number in the scan.
-        reader: turns ids into text.
         label: its text, which parses back to it.
         windows: how many windows of the corpus were scored.
         non_finite: how many more had no finite value, and count nowhere else.
@@ -44,16 +44,21 @@ class FeatureExamples:
         maximum: the highest.
     """
 
-    def __init__(self, tables: Tables, index: int, reader: Reader) -> None:
-        self._tables, self.reader, self.index = tables, reader, index
+    def __init__(self, tables: Tables, index: int, reader: Callable[[], Reader]) -> None:
+        self._tables, self._reader, self.index = tables, reader, index
         row = tables.parts["features"].where("feature", [index]).to_pylist()[0]
         self.label: str = row["label"]
         self.windows, self.non_finite = int(row["windows"]), int(row["non_finite"])
-        self.mean, self.deviation = float(row["mean"]), float(row["deviation"])
-        self.minimum, self.maximum = float(row["minimum"]), float(row["maximum"])
+        self.mean, self.deviation = _number(row["mean"]), _number(row["deviation"])
+        self.minimum, self.maximum = _number(row["minimum"]), _number(row["maximum"])
         counts = np.asarray(row["histogram"], dtype=np.int64)
         self.histogram = Histogram(float(row["histogram_width"]), int(row["histogram_start"]), counts)
         self._sample = np.asarray(row["sample_values"], dtype=np.float32), np.asarray(row["sample_windows"], np.int64)
+
+    @cached_property
+    def reader(self) -> Reader:
+        """What turns ids into text."""
+        return self._reader()
 
     @property
     def header(self) -> dict[str, Any]:
@@ -233,3 +238,8 @@ class FeatureExamples:
             after=read.text(row["after"] or []),
             values=None if series is None else np.array([np.nan if v is None else v for v in series], np.float32),
         )
+
+
+def _number(x: float | None) -> float:
+    """A number of a table, in which there is none where nothing had a finite value."""
+    return math.nan if x is None else float(x)

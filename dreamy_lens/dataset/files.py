@@ -149,7 +149,7 @@ def _parquet_pieces(file: File, place: tuple[int, int], field: str, note: Note) 
 def _parquet(raw: Any) -> Any:
     from pyarrow import parquet
 
-    return parquet.ParquetFile(raw, pre_buffer=False, buffer_size=1 << 20)
+    return parquet.ParquetFile(raw, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
 
 
 def _columns(schema: Any) -> dict[str, bool]:

@@ -111,10 +111,11 @@ def load(name: str, split: str | None, config: str | None) -> tuple[str, Any]:
     try:
         found = datasets.load_dataset(path, config, split=split, streaming=True)
     except Exception as error:  # no connection, no such name, a split or configuration that is not there
+        why = f"{type(error).__name__}: {error}"
         raise CorpusError(
-            f"The data set {path!r} cannot be loaded from the Hub. {type(error).__name__}: {error}"
+            f"There is no file or folder {path!r} here, and no data set of that name can be had from the Hub. {why}"
         ) from error
-    return path, found
+    return f"{path}:{split}" if split else path, found
 
 
 def dataset_shards(source: Any, name: str, split: str | None, wanted: str | None) -> tuple[str, list[Shard], Any]:
@@ -125,15 +126,12 @@ def dataset_shards(source: Any, name: str, split: str | None, wanted: str | None
     """
     if isinstance(source, dict):
         source, split = _one_split(source, name, split)
+        name = f"{name}:{split}"
     elif split is not None and str(getattr(source, "split", None)) != split:
         raise CorpusError(f"This data set has no split {split!r}: it is one by itself. Leave split= away.")
-    if split:
-        name = f"{name}:{split}"
     streamed = not hasattr(source, "__len__")
     field = _field(source, name, wanted)
     if not streamed:
-        if not len(source):
-            raise CorpusError(f"The data set {name} has no rows.")
         return name, [TableShard(name, source, field)], f"{source._fingerprint}-{field}"
     parts = max(1, source.num_shards)
     one = source.select_columns([field]) if source.column_names else source
@@ -155,12 +153,14 @@ def _one_split(splits: Any, name: str, split: str | None) -> tuple[Any, str]:
 
 def _field(source: Any, name: str, wanted: str | None) -> str:
     features = source.features
+    if hasattr(source, "__len__") and not len(source):
+        raise CorpusError(f"There are no rows in {name}.")
     if features is not None:
         columns = {key: getattr(kind, "dtype", "") in ("string", "large_string") for key, kind in features.items()}
     else:
         rows = list(itertools.islice(iter(source), 20))
         if not rows:
-            raise CorpusError(f"The data set {name} has no rows.")
+            raise CorpusError(f"There are no rows in {name}.")
         columns: dict[str, bool] = {}
         for row in rows:
             columns |= {key: columns.get(key, False) or isinstance(value, str) for key, value in row.items()}

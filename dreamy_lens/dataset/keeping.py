@@ -147,8 +147,12 @@ class Store:
         names = [data[a:b].decode("utf-8", "surrogatepass") for a, b in zip(starts, ends, strict=True)]
         documents = np.empty(len(arrays["document"]), object)
         documents[:] = [names[i] for i in arrays["document"]]
-        rest = {name: arrays[name] for name in cls.COLUMNS if name != "documents"}
-        return cls(length, context, documents=documents, **rest)
+        found = cls(length, context)
+        found.documents = documents
+        for name in cls.COLUMNS:
+            if name != "documents":
+                setattr(found, name, arrays[name])
+        return found
 
 
 @dataclass

@@ -104,9 +104,7 @@ class Progress:
         return write_whole(path, save(arrays, metadata={"scan": json.dumps(head)}))
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], identity: Mapping[str, Any], device: Any = "cpu"
-    ) -> Progress:
+    def load(cls, path: str | os.PathLike[str], identity: Mapping[str, Any], device: Any = "cpu") -> Progress:
         """Read what :meth:`save` wrote.
 
         Raises:
@@ -118,7 +116,7 @@ class Progress:
         try:
             with safe_open(where, framework="pt") as file:
                 head = json.loads((file.metadata() or {})["scan"])
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                arrays = {name: file.get_tensor(name) for name in file.keys()}
             if head["format"] != FORMAT or head["version"] > VERSION:
                 raise ValueError(f"it is of format {head['format']!r}, version {head['version']}")
         except Exception as error:
@@ -136,11 +134,10 @@ class Progress:
         sample = Sample.empty(head["sample"][0], len(tally), head["sample"][1], device)
         sample.number, sample.priority = (part["sample"][name].numpy().copy() for name in ("number", "priority"))
         sample.values[: len(sample.number)] = part["sample"]["values"].to(device)
-        store = Store.from_arrays(*head["store"], {k: v.numpy().copy() for k, v in part["store"].items()})
+        length, context = head["store"]
+        store = Store.from_arrays(length, context, {k: v.numpy().copy() for k, v in part["store"].items()})
         problems = Problems(head["problems"][0], [Problem(*p) for p in head["problems"][1]])
-        return cls(
-            tally, sample, store, head["counts"], problems, head["failed"], *head["cursor"], seconds=head["seconds"]
-        )
+        return cls(tally, sample, store, head["counts"], problems, head["failed"], *head["cursor"], head["seconds"])
 
 
 def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
@@ -179,8 +176,8 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
             temporary.unlink()
         if isinstance(error, OSError):
             raise ExamplesError(
-                f"The scan cannot be saved to {str(place)!r}: {error.strerror or error}. What was saved before is as it "
-                "was; make room, or name another folder, and call again to go on from there."
+                f"The scan cannot be saved to {str(place)!r}: {error.strerror or error}. What was saved before is "
+                "as it was; make room, or name another folder, and call again to go on from there."
             ) from error
         raise
     return place

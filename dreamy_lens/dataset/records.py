@@ -153,6 +153,8 @@ def _line(stream: Stream) -> bytes | None:
             return None
         at = stream.data.find(b"\n", stream.at + searched)
         if at >= 0 or count < want:
+            if at < 0 and stream.error:  # half a line, of which the error says enough
+                return None
             end = at if at >= 0 else stream.at + count
             line = stream.data[stream.at : end]
             stream.skip(end - stream.at + (at >= 0))
@@ -187,7 +189,7 @@ def json_array(stream: Stream, name: str, first: int, note: Note) -> Iterator[tu
         note(Problem(name, why, "unreadable file"))
         return
     text, bad = _decode(stream.data[stream.at :].removeprefix(_BOM), "utf-8")
-    if bad is not None:
+    if bad is not None and not first:
         note(Problem(name, "bytes that are not UTF-8 were replaced", "replaced characters"))
     try:
         rows = json.loads(text)

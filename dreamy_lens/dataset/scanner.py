@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -122,12 +121,16 @@ class Scanner:
         s = self.settings
         if s.tokens is None or s.seed is None or self.shares is not None:
             return
+        if self.corpus.once:
+            raise CorpusError(
+                f"{self.corpus.name} can be read only once, and a random part of it cannot be drawn so. Take its first "
+                "tokens with seed=None; or give a list, or a function that returns a new iterator."
+            )
         table = self.corpus.table()
         wanted, total = s.tokens // s.length, max(1, sum(row[2] for row in table))
         ends = np.cumsum([0, *(row[2] for row in table)]) * wanted // total
         self.shares = {
-            (shard, block): int(count)
-            for (shard, block, _), count in zip(table, np.diff(ends), strict=True)
+            (shard, block): int(count) for (shard, block, _), count in zip(table, np.diff(ends), strict=True)
         }
 
     def run(
@@ -251,7 +254,7 @@ class Scanner:
         first = first_number(block.shard, block.number)
         device = self.model.device
         # Of every pass, the banks side by side.
-        joined = [torch.cat([v.to(device) for v in one.values], 1) if len(one.values) > 1 else one.values[0] for one in found]
+        joined = [torch.cat([v.to(device) for v in one.values], dim=1) for one in found]
         values = torch.cat(joined) if len(joined) > 1 else joined[0]
         numbers = first + rows
         losses = None

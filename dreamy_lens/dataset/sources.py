@@ -130,10 +130,11 @@ def _named(source: str, given: dict[str, Any]) -> Corpus:
         return _files(source, **given)
     means_hub = "split" in given or "config" in given
     is_file = source.lower().endswith((*FORMATS, *COMPRESSIONS)) or source.startswith((".", "/", "~"))
+    is_file |= "/" in source and os.path.isdir(source.partition("/")[0])
     if (_HUB_NAME.fullmatch(source) or means_hub) and not is_file:
         _check_options(given, ("split", "config", "text_field"), "a data set on the Hub")
         name, found = hub.load(source, given.get("split"), given.get("config"))
-        return _dataset(found, name, split=given.get("split"), text_field=given.get("text_field"))
+        return _dataset(found, name, text_field=given.get("text_field"))
     if means_hub:
         _check_options(given, _FILE_OPTIONS, "files")
     return _files(source, **given)  # which says what there is instead

@@ -1,4 +1,4 @@
-"""What a scan keeps of each feature's values: the strongest windows, the strongest at every fluency, a histogram, moments.
+"""What a scan keeps of each feature's values: the strongest windows, also at every fluency, a histogram, moments.
 
 All of it has a fixed size, is updated on the model's device, and can be put together from parts: tallies of two halves
 of a corpus, merged, are the tally of the whole, number for number (sums aside, whose last bits depend on the order).
@@ -166,10 +166,7 @@ class Tally:
         if not len(enters):
             return
         found = torch.where(better[:, enters], values[:, enters], -torch.inf).T
-        count = min(self.k, found.shape[1])
-        # Few of many: the best of the batch first, in order of value and then of number, as a stable sort leaves them.
-        order = found.sort(dim=1, descending=True, stable=True)
-        best, at = order.values[:, :count], order.indices[:, :count]
+        best, at = _first(found, min(self.k, found.shape[1]))
         empty = best == -torch.inf
         numbers = windows[at].masked_fill(empty, NOBODY)
         texts = hashes[at].masked_fill(empty, NOBODY)
@@ -177,7 +174,9 @@ class Tally:
             torch.cat([old[enters], new], dim=1)
             for old, new in ((self.value, best), (self.window, numbers), (self.hashes, texts))
         ]
-        for kept, new in zip((self.value, self.window, self.hashes), _strongest(*joined, self.k), strict=True):
+        for kept, new in zip(
+            (self.value, self.window, self.hashes), _strongest(joined[0], joined[1], joined[2], self.k), strict=True
+        ):
             kept[enters] = new
 
     def _add_to_levels(self, values: Tensor, windows: Tensor, cross_entropy: Tensor) -> None:
@@ -221,6 +220,23 @@ class Tally:
         """Every window that is kept for something, int64, rising; those from a number on."""
         kept = torch.cat([self.window.flatten(), self.level_window.flatten()])
         return kept[(kept >= since) & (kept != NOBODY)].unique()
+
+
+def _first(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest of each row of float32 `[F, B]` and where they stand, of equal ones the first: `[F, count]` both.
+
+    As a stable sort of everything would give them, in less than half the time: value and place are one integer.
+    """
+    values = values + 0.0  # of the two zeros, the integers of which differ, leave one
+    if values.shape[1] <= count or values.dtype != torch.float32:
+        order = values.sort(dim=1, descending=True, stable=True)
+        return order.values[:, :count], order.indices[:, :count]
+    bits = values.contiguous().view(torch.int32)
+    rising = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).long()
+    last = (1 << 32) - 1
+    keys = (rising << 32) | (last - torch.arange(values.shape[1], device=values.device))
+    at = last - (keys.topk(count, dim=1).values & last)
+    return values.gather(1, at), at
 
 
 def level_of(cross_entropy: Tensor) -> Tensor:

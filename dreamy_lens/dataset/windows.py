@@ -49,7 +49,7 @@ class WindowSettings:
         return self.length if self.stride is None else self.stride
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Windows:
     """The windows of one block.
 
@@ -63,6 +63,9 @@ class Windows:
             is :data:`NO_HASH`.
         duplicates: windows that were dropped because they are repeats.
         short: sections without any window, since their runs of ordinary tokens are shorter than one.
+        length: tokens of a window.
+        block: whose windows they are.
+        vocabulary: whose tokens they are.
     """
 
     tokens: np.ndarray
@@ -73,8 +76,8 @@ class Windows:
     duplicates: int
     short: int
     length: int
-    block: Block = field(repr=False, compare=False)
-    vocabulary: Vocabulary = field(repr=False, compare=False)
+    block: Block = field(repr=False)
+    vocabulary: Vocabulary = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.starts)

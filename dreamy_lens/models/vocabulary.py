@@ -90,9 +90,12 @@ class Vocabulary:
             raise _not_a_text(text, error) from None
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of several texts, without special tokens; one call of the tokenizer."""
+        """Token ids of several texts, without special tokens; one call of the tokenizer.
+
+        Texts may be longer than what the model can read, as the sections of a corpus are, and nothing is said about it.
+        """
         try:
-            return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+            return self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
         except (ValueError, TypeError):
             return [self.encode(text) for text in texts]  # so that the error is about the text at fault
 

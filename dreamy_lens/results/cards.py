@@ -93,7 +93,7 @@ def tabs(name: str, parts: Sequence[tuple[str, str]]) -> Html:
         parts: labels, and what is shown under each, as HTML.
     """
     heads = "".join(
-        f'<input type="radio" name="{name}" id="{name}{i}"{" checked" if not i else ""}>'
+        f'<input type="radio" name="{name}" id="{name}{i}"{" checked" if not i else ""}/>'
         f'<label for="{name}{i}">{escape(label)}</label>'
         for i, (label, _) in enumerate(parts)
     )

@@ -66,7 +66,7 @@ def legend(scale: Scale) -> Html:
 def numbers_switch(name: str) -> Html:
     """A box that, ticked, has every value of the page written under its token; it needs no script."""
     label = "write every value under its token"
-    return Html(f'<label class="dl-switch"><input type="checkbox" class="dl-all" id="{name}"> {label}</label>')
+    return Html(f'<label class="dl-switch"><input type="checkbox" class="dl-all" id="{name}"/> {label}</label>')
 
 
 def _token(token: str, value: float, scale: Scale) -> str:

@@ -95,7 +95,7 @@ def banks(features: Iterable[ex.Feature], model: HookedModel, prepend_bos: bool 
 
 
 def order(found: Sequence[Bank]) -> np.ndarray:
-    """Of the members of all banks, one bank after the other, which come first, second, ... as they were given; int64."""
+    """Of the members of all banks, put one bank after the other, the order in which they were given; int64."""
     places = [np.broadcast_to(bank.given, (len(bank),)) if len(bank.given) == 1 else bank.given for bank in found]
     return np.argsort(np.concatenate([np.asarray(p, np.int64) for p in places]), kind="stable")
 

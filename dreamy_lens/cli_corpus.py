@@ -1,0 +1,166 @@
+"""The commands about corpora: `dreamy-lens scan`, `compare`, `card`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SHOWN = 5
+"""Windows that are printed of a feature."""
+
+LISTED = 12
+"""Features whose windows are printed."""
+
+_SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+
+
+def add_commands(command: Callable[..., argparse.ArgumentParser], model: Callable[..., None], load: Any) -> None:
+    """Add the commands to a parser.
+
+    Args:
+        command: adds one, given its name, function and description.
+        model: adds the options that say which model.
+        load: loads the model that the options say.
+    """
+    what = "find the texts of a corpus that drive features highest"
+    sub = command("scan", lambda options: _scan(options, load(options)), what, features=True)
+    every = "what to look for; L2.N* is every neuron of a layer, L*.N* every neuron there is"
+    sub.add_argument("feature", metavar="FEATURE", nargs="+", help=every)
+    model(sub)
+    _corpus(sub)
+    sub.add_argument("--out", metavar="DIR", help="write the results there; a scan that was stopped goes on from there")
+    sub.add_argument("-k", type=int, default=64, metavar="N", help="strongest windows kept of each feature (default 64)")
+    _windows(sub)
+    sub.add_argument("--batch-size", type=int, metavar="N", help="windows in one pass through the model")
+    sub.add_argument("--html", metavar="FILE", help="write a self-contained page; for a single feature")
+    sub.add_argument("--quiet", action="store_true", help="no progress bar")
+    sub.add_argument("--ray", metavar="ADDRESS", nargs="?", const=True, help="scan on Ray: here, or on this cluster")
+    sub.add_argument("--workers", type=int, metavar="N", help="with --ray, how many models are loaded")
+    sub.add_argument("--gpus-per-worker", type=float, metavar="X", help="with --ray; may be a part of one")
+
+    sub = command("compare", _compare, "hold saved runs against the texts of a corpus")
+    sub.add_argument("runs", metavar="RUN", nargs="+", help="folders of saved runs of one feature")
+    sub.add_argument("examples", metavar="EXAMPLES", help="the folder that `dreamy-lens scan --out` wrote")
+    sub.add_argument("--html", metavar="FILE", help="write a self-contained page; this loads the model")
+
+    what = "write everything there is to see about a feature on one page"
+    sub = command("card", lambda options: _card(options, load(options)), what, features=True)
+    sub.add_argument("feature", metavar="FEATURE", help="see below")
+    model(sub)
+    _corpus(sub)
+    _windows(sub)
+    sub.add_argument("--run", metavar="DIR", dest="run_folder", help="a saved run to show; default: dream now")
+    sub.add_argument("--examples", metavar="DIR", help="examples to show; default: scan the corpus now")
+    sub.add_argument("--iterations", type=int, metavar="N", help="of the dream (default 300)")
+    sub.add_argument("--html", metavar="FILE", required=True, help="the page to write")
+    sub.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _corpus(parser: argparse.ArgumentParser) -> None:
+    what = "a file, a folder, a pattern, a URL, or a data set's id; default: the documentation of installed packages"
+    parser.add_argument("--corpus", metavar="SOURCE", help=what)
+    parser.add_argument("--text-field", metavar="NAME", help="the field or column that holds the text")
+    parser.add_argument("--separator", metavar="TEXT", help="what stands between the documents of a text file")
+    parser.add_argument("--split", metavar="NAME", help="of a data set, or of the documentation")
+
+
+def _windows(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--length", type=int, default=12, metavar="N", help="tokens of a window (default 12)")
+    parser.add_argument("--stride", type=int, metavar="N", help="tokens from one to the next (default: their length)")
+    random = "scan a random part of the corpus: windows of so many tokens in all, as in 500k or 100M"
+    parser.add_argument("--tokens", type=tokens, metavar="N", help=random)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default 0)")
+    skip = "do not measure it for every window, which saves the layers behind the features'"
+    parser.add_argument("--no-cross-entropy", dest="cross_entropy", action="store_false", help=skip)
+
+
+def tokens(text: str) -> int:
+    """A count as people write it.
+
+    >>> tokens("500k"), tokens("1.5M"), tokens("2000")
+    (500000, 1500000, 2000)
+    """
+    found = re.fullmatch(r"(\d+(?:[.,_]\d+)*)\s*([kKmMgGbB]?)", text.strip())
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count; write 500000, 500k or 1.5M")
+    return int(float(found[1].replace("_", "").replace(",", "")) * _SIZES[found[2].lower()])
+
+
+def _open(options: argparse.Namespace) -> Any:
+    from dreamy_lens.dataset import open_corpus
+
+    names = {"text_field": options.text_field, "separator": options.separator, "split": options.split}
+    given = {name: value for name, value in names.items() if value is not None}
+    if "separator" in given:
+        given["separator"] = given["separator"].encode("latin-1", "backslashreplace").decode("unicode_escape")
+    return open_corpus(options.corpus, **given)
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("length", "stride", "tokens", "seed", "cross_entropy", "prepend_bos")
+    return {name: getattr(options, name) for name in names} | {"progress": False if options.quiet else None}
+
+
+def _scan(options: argparse.Namespace, model: Any) -> None:
+    import dreamy_lens as dl
+
+    more: dict[str, Any] = {"k": options.k, "batch_size": options.batch_size, "out": options.out}
+    if options.ray is not None:
+        more |= {"ray": options.ray, "workers": options.workers, "gpus_per_worker": options.gpus_per_worker or 0}
+    elif options.workers is not None or options.gpus_per_worker is not None:
+        options.misused("--workers and --gpus-per-worker are for --ray")
+    examples = dl.max_activating(options.feature, model, _open(options), **_settings(options), **more)
+    if options.html and len(examples) != 1:
+        options.misused(f"--html is the page of a single feature, and there are {len(examples):,}")
+    print(examples)
+    for label in list(examples)[:LISTED]:
+        print(f"\n{label}")
+        for window in examples.of(label).top[:SHOWN]:
+            print(f"{window.value:10.4g}  cross-entropy {window.cross_entropy:5.2f}  {window.text!r}")
+    if len(examples) > LISTED:
+        print(f"\nand {len(examples) - LISTED:,} more features")
+    if examples.folder is not None:
+        print(f"\nIn {examples.folder}")
+    if options.html:
+        examples.of(0).to_html(options.html)
+        print(f"Written: {Path(options.html).resolve()}")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    import dreamy_lens as dl
+    from dreamy_lens.dataset.examples import Examples
+
+    runs = [dl.load_run(path) for path in options.runs]
+    found = dl.compare(runs[0] if len(runs) == 1 else runs, Examples.load(options.examples))
+    print(found.summary)
+    print(found)
+    if options.html:
+        found.to_html(options.html)
+        print(f"Written: {Path(options.html).resolve()}")
+
+
+def _card(options: argparse.Namespace, model: Any) -> None:
+    import dreamy_lens as dl
+    from dreamy_lens.dataset.examples import Examples
+
+    settings = _settings(options)
+    progress = settings["progress"]
+    examples = None
+    if options.examples is not None:
+        examples = Examples.load(options.examples)
+    else:
+        examples = dl.max_activating(options.feature, model, _open(options), **settings)
+    if options.run_folder is not None:
+        run = dl.load_run(options.run_folder, model)
+    else:
+        more = {} if options.iterations is None else {"iterations": options.iterations}
+        bos = options.prepend_bos
+        run = dl.dream(
+            options.feature, model, length=options.length, seed=options.seed, prepend_bos=bos, progress=progress, **more
+        )
+    card = dl.card(options.feature, model, run=run, examples=examples)
+    card.to_html(options.html)
+    print(f"Written: {Path(options.html).resolve()}")

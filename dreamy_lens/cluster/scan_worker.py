@@ -1,0 +1,266 @@
+"""Scans parcels: what the actors do that Ray Data hands them to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import platform
+import secrets
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreamy_lens import __version__
+from dreamy_lens.cluster.parcels import MANIFEST, Ledger, Parcel
+from dreamy_lens.cluster.place import Place
+from dreamy_lens.cluster.shipping import Shipped
+from dreamy_lens.errors import ClusterError, CorpusError, DreamyLensError, ExamplesError
+
+DONE, GIVEN_UP, FAILED = "done", "given up", "failed"
+LOADING, SCANNING = "loading", "scanning"
+
+TELL_SECONDS = 1.0
+"""How often a worker says how far it is."""
+
+
+@dataclass
+class Worker:
+    """Everything that is needed to scan parcels, as it is sent to a worker.
+
+    Args:
+        features: as for `max_activating`, without patterns.
+        model: as it is sent.
+        fluency_model: likewise, or None.
+        corpus: of texts.
+        settings: of the scan.
+        ledger: of its parcels.
+        device: of models that are loaded by name.
+        threads: of torch.
+        counter: the name of an actor that is told how far each parcel is; None tells nobody.
+        attempts: how often a parcel is begun at one place before it is given up.
+        save_seconds: how often what was found of a parcel is saved on the way.
+        version: of dreamy_lens in the process that asks.
+    """
+
+    features: Any
+    model: Shipped
+    fluency_model: Shipped | None
+    corpus: Any
+    settings: Any
+    ledger: Ledger
+    device: str | None = None
+    threads: int | None = None
+    counter: str | None = None
+    attempts: int = 3
+    save_seconds: float = 20.0
+    version: str = __version__
+    _counter: Any = None
+
+    def ready(self) -> None:
+        """Load the model and bind the features.
+
+        Raises:
+            DreamyLensError: what is wrong with them, or with this machine.
+        """
+        import torch
+
+        from dreamy_lens.scanning import Scan
+
+        if self.version != __version__:
+            raise ClusterError(
+                f"The worker on {platform.node()!r} has dreamy_lens {__version__}, and this process {self.version}: "
+                "install the same version on all machines."
+            )
+        found = self.ledger.place.read(MANIFEST)
+        if found is None or found.get("mark") != self.ledger.mark:
+            raise ClusterError(
+                f"The worker on {platform.node()!r} does not see the scan's folder, {self.ledger.place}, as others do: "
+                "name a folder with out= that all machines share, or a URL such as s3://bucket/scan."
+            )
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        fluency = None if self.fluency_model is None else self.fluency_model.loaded(self.device)
+        self.scan = Scan(self.features, self.model.loaded(self.device), self.corpus, self.settings, fluency)
+        self.scanner = self.scan.scanner()
+
+    def run(self, parcel: Parcel) -> dict[str, Any]:
+        """Scan a parcel, or the rest of it, and write what was found.
+
+        Returns:
+            Its receipt: done, given up, or failed if the whole scan cannot go on.
+        """
+        place, name = self.ledger.place, parcel.name
+        receipt = place.read(f"{name}.json")
+        if receipt is not None:
+            return receipt
+        saves = int((place.read(f"{name}.part.json") or {"saves": 0})["saves"])
+        begun = [one for one in place.names(f"{name}.attempts") if one.startswith(f"{saves:06d}-")]
+        if len(begun) >= self.attempts:
+            return self._stopped(parcel, list(place.read_all(f"{name}.attempts/{one}" for one in begun).values()))
+        attempt = f"{name}.attempts/{saves:06d}-{secrets.token_hex(4)}.json"
+        place.write(attempt, {"phase": LOADING})
+        try:
+            if not hasattr(self, "scanner"):
+                self.ready()
+            place.write(attempt, {"phase": SCANNING})
+            return self._scanned(parcel)
+        except DreamyLensError as error:
+            place.remove(attempt)
+            return failed(parcel, error)
+        except Exception as error:
+            place.write(attempt, {"phase": SCANNING, "why": f"{type(error).__name__}: {error}"})
+            if "CUDA" in str(error) or "HIP" in str(error):
+                os._exit(1)  # nothing works any more in a process whose device has failed; another one begins anew
+            return self.run(parcel)
+
+    def _scanned(self, parcel: Parcel) -> dict[str, Any]:
+        progress, saves = self._begun(parcel)
+        saved, told, cost = time.monotonic(), 0.0, 0.0
+
+        def after(progress: Any, block: Any) -> None:
+            nonlocal saved, told, saves, cost
+            now = time.monotonic()
+            if now - told > TELL_SECONDS:
+                self._tell(parcel, progress)
+                told = now
+            if now - saved >= max(
+                self.save_seconds, 20 * cost
+            ):  # of a state of gigabytes, saving is not to be the work
+                saves += 1
+                self._save(progress, f"{parcel.name}.part", saves)
+                saved = time.monotonic()
+                cost = saved - now
+
+        for shard in range(progress.shard, parcel.last + 1):
+            # A parcel need not have what another one has, so that in one nothing may be readable.
+            try:
+                self.scanner.run(progress, [shard], parcel.end if shard == parcel.last else None, after)
+            except CorpusError:
+                if not progress.failed:
+                    raise
+        self._tell(parcel, progress)
+        self._save(progress, f"{parcel.name}.safetensors")
+        receipt = {"parcel": parcel.number, "status": DONE, "file": f"{parcel.name}.safetensors"}
+        return self._closed(parcel, {**receipt, "counts": progress.counts, "seconds": progress.seconds})
+
+    def _stopped(self, parcel: Parcel, attempts: list[dict[str, Any]]) -> dict[str, Any]:
+        """What becomes of a parcel that was begun too often: what was found in it until then is kept."""
+        whys = [one["why"] for one in attempts if "why" in one]
+        if not whys and attempts and all(one.get("phase") == LOADING for one in attempts):
+            return failed(
+                parcel,
+                ClusterError(
+                    f"{self.attempts} workers died while they loaded the model. They have often run out of memory then: ask "
+                    "for fewer of them with workers=, or for a smaller dtype=. Ray's logs are in "
+                    "/tmp/ray/session_latest/logs on their machines."
+                ),
+            )
+        found = self._found(parcel)
+        receipt: dict[str, Any] = {"parcel": parcel.number, "status": GIVEN_UP, "file": None}
+        shard, block = parcel.shard, parcel.block
+        if found is not None:
+            shard, block = found.shard, found.block
+            self._save(found, f"{parcel.name}.until")  # a file of its own, which no belated worker writes over
+            receipt |= {"file": f"{parcel.name}.until", "counts": found.counts}
+        ended = (
+            f"the last of {self.attempts} attempts ended with {whys[-1]}" if whys else f"{self.attempts} workers died"
+        )
+        return self._closed(parcel, {**receipt, "at": [shard, block], "why": f"from block {block} on {ended}"})
+
+    def _closed(self, parcel: Parcel, receipt: dict[str, Any]) -> dict[str, Any]:
+        """Write the receipt, unless somebody who was thought dead has."""
+        place, name = self.ledger.place, f"{parcel.name}.json"
+        found = place.read(name)
+        if found is not None:
+            return found
+        place.write(name, {**receipt, "worker": f"{platform.node()}:{os.getpid()}"})
+        for one in (f"{parcel.name}.part", f"{parcel.name}.part.json"):
+            place.remove(one)
+        return receipt
+
+    # What was found so far.
+
+    def _begun(self, parcel: Parcel) -> tuple[Any, int]:
+        found = self._found(parcel)
+        if found is None:
+            found = self.scanner.empty()
+            found.shard, found.block = parcel.shard, parcel.block
+        return found, int((self.ledger.place.read(f"{parcel.name}.part.json") or {"saves": 0})["saves"])
+
+    def _found(self, parcel: Parcel) -> Any:
+        """What was saved of a parcel on the way, or None."""
+        from dreamy_lens.dataset.progress import Progress
+
+        if self.ledger.place.read(f"{parcel.name}.part.json") is None:
+            return None
+        device = self.scan.model.device if hasattr(self, "scan") else "cpu"
+        try:
+            with fetched(self.ledger.place, f"{parcel.name}.part") as file:
+                return Progress.load(file, self.ledger.identity, device)
+        except (ExamplesError, FileNotFoundError):  # of a save that was cut off
+            return None
+
+    def _save(self, progress: Any, name: str, saves: int | None = None) -> None:
+        save(self.ledger.place, progress, name, self.ledger.identity)
+        if saves is not None:
+            self.ledger.place.write(f"{name}.json", {"saves": saves})
+
+    def _tell(self, parcel: Parcel, progress: Any) -> None:
+        if self.counter is None:
+            return
+        from dreamy_lens.cluster.ray_here import import_ray
+
+        with contextlib.suppress(Exception):  # the scan is worth more than the sight of it
+            if self._counter is None:
+                self._counter = import_ray().get_actor(self.counter)
+            self._counter.tell.remote(parcel.number, progress.counts)
+
+
+def failed(parcel: Parcel, error: DreamyLensError) -> dict[str, Any]:
+    """A receipt that ends the whole scan; it is not kept."""
+    return {"parcel": parcel.number, "status": FAILED, "error": pickle.dumps(error).hex()}
+
+
+def save(place: Place, progress: Any, name: str, identity: dict[str, Any]) -> None:
+    """Write what was found under a name in a place."""
+    if not place.is_url:
+        progress.save(place.local(name), identity)
+        return
+    with tempfile.TemporaryDirectory(prefix="dreamy_lens.") as folder:
+        place.put_file(progress.save(Path(folder) / "state", identity), name)
+
+
+class fetched:
+    """A file of a place by a path on this machine, for a while."""
+
+    def __init__(self, place: Place, name: str) -> None:
+        self.place, self.name = place, name
+
+    def __enter__(self) -> Path:
+        if not self.place.is_url:
+            return self.place.local(self.name)
+        self._folder = tempfile.TemporaryDirectory(prefix="dreamy_lens.")
+        return self.place.get_file(self.name, Path(self._folder.name) / "state")
+
+    def __exit__(self, *error: Any) -> None:
+        if self.place.is_url:
+            self._folder.cleanup()
+
+
+class Scanning:
+    """The class that Ray Data makes actors of: rows with a parcel go in, rows with a receipt come out."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._worker = data, None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Receipts, as JSON texts, of parcels likewise."""
+        # Not when the actor is made: Ray would make it again and again if its process died there, and count nothing.
+        if self._worker is None:
+            self._worker = pickle.loads(self._data)
+        rows = [json.loads(str(row)) for row in batch["parcel"]]
+        return {"receipt": [json.dumps(self._worker.run(Parcel(*row))) for row in rows]}

@@ -1,0 +1,198 @@
+"""A scan on the workers of a Ray cluster, and what they found, put together: exactly what one process finds."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pickle
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamy_lens import scanning
+from dreamy_lens.cluster import pool, ray_here
+from dreamy_lens.cluster.describing import spread
+from dreamy_lens.cluster.handing import ClusterBar, handed_out
+from dreamy_lens.cluster.parcels import FOLDER, Ledger, Parcel, parcels_of
+from dreamy_lens.cluster.place import Place
+from dreamy_lens.cluster.scan_worker import DONE, FAILED, GIVEN_UP, Worker, fetched
+from dreamy_lens.cluster.shipping import Shipped, dumps
+from dreamy_lens.dataset.tables import HEADER
+from dreamy_lens.errors import ClusterError, CorpusError, SettingsError
+
+if TYPE_CHECKING:
+    from dreamy_lens.dataset.examples import Examples
+    from dreamy_lens.dataset.progress import Progress
+    from dreamy_lens.scanning import Scan
+
+
+@dataclasses.dataclass
+class ClusterScan:
+    """A scan that is shared out.
+
+    Args:
+        scan: of this process, whose model binds the features and describes what was found.
+        model: as it is sent to workers.
+        fluency_model: likewise, or None.
+        address: of a cluster, or None; see :func:`~dreamy_lens.cluster.ray_here.cluster`.
+        workers: how many; None is as many as there is room for.
+        cpus_per_worker: cores of each.
+        gpus_per_worker: GPUs of each.
+    """
+
+    scan: Scan
+    model: Shipped
+    fluency_model: Shipped | None = None
+    address: str | None = None
+    workers: int | None = None
+    cpus_per_worker: float = 1
+    gpus_per_worker: float = 0
+
+    def run(self, out: Any = None, cache: bool = True, progress: bool | None = None) -> Examples:
+        """Scan, or go on, or open what is there; see :func:`dreamy_lens.max_activating`."""
+        scan, settings = self.scan, self.scan.settings
+        if settings.tokens is not None and settings.seed is None:
+            raise SettingsError(
+                "The first tokens of a corpus (seed=None) are scanned in its order, by one process; leave out ray=, or "
+                "give a seed to scan a random sample."
+            )
+        with contextlib.ExitStack() as stack:
+            place = Place(out) if out is not None else None
+            if place is None and cache and scan.is_reproducible:
+                place = Place(scan.folder())
+            keeps = place is not None
+            if place is None:
+                place = Place(stack.enter_context(tempfile.TemporaryDirectory(prefix="dreamy_lens.")))
+            folder = self._results(place)
+            if keeps and (finished := scan.finished(folder)) is not None:
+                if place.is_url and HEADER not in place.names(""):
+                    place.put(folder, "")
+                return finished
+            ledger = Ledger.open(place, scan.identity)
+            if ledger is not None:
+                _forget_attempts(ledger)
+            share = {"cpus_per_worker": self.cpus_per_worker, "gpus_per_worker": self.gpus_per_worker}
+            cluster = stack.enter_context(ray_here.cluster(self.address, workers=self.workers, **share))
+            if ledger is None:
+                ledger = Ledger.new(place, scan.identity, self._parcels(cluster.workers))
+            data = self._sent(ledger, cluster)
+            whole = self._scan(cluster, ledger, data, progress)
+            state = self._merged(ledger)
+            scanner = scan.scanner()
+            answers = spread(cluster, data, scanner, self.gpus_per_worker > 0)
+            found = scan.examples(scanner, state, folder if keeps else None, whole, progress, answers)
+            if place.is_url:
+                place.put(folder, "")
+            if keeps and whole:
+                place.remove_folder(FOLDER)
+            return found
+
+    def _results(self, place: Place) -> Path:
+        """The folder of the results on this machine: the place itself, or where what a URL has is copied to."""
+        if not place.is_url:
+            return Path(place.text)
+        folder = self.scan.folder() if self.scan.is_reproducible else Path(tempfile.mkdtemp(prefix="dreamy_lens."))
+        folder.mkdir(parents=True, exist_ok=True)
+        names = [name for name in place.names("") if name != FOLDER]
+        if HEADER in names and not (folder / HEADER).exists():
+            for name in sorted(names, key=lambda name: name == HEADER):  # which makes the rest valid
+                place.get_file(name, folder / name)
+        return folder
+
+    def _parcels(self, workers: int) -> list[Parcel]:
+        corpus = self.scan.corpus
+        try:
+            sampled = self.scan.settings.tokens is not None
+            found = parcels_of(corpus, workers, sampled)
+            if sampled:
+                corpus.table()  # which travels with it, so that no worker reads the corpus for it
+        except CorpusError as error:
+            raise CorpusError(f"{error} Workers have to read their parts of it each: save it as files first.") from None
+        if not found:
+            raise CorpusError(f"{corpus.name} has no text. Give a corpus with documents.")
+        return found
+
+    def _sent(self, ledger: Ledger, cluster: ray_here.Cluster) -> bytes:
+        fluency = None if self.fluency_model is None else self.fluency_model.packed()
+        worker = Worker(
+            self.scan.given,
+            self.model.packed(),
+            fluency,
+            self.scan.corpus,
+            self.scan.settings,
+            dataclasses.replace(ledger, parcels=[]),
+            device="cuda" if cluster.gpus else "cpu",
+            threads=max(1, int(cluster.cpus)),
+            counter=_counter(ledger),
+            attempts=pool.ATTEMPTS,
+            save_seconds=scanning.SAVE_SECONDS,
+        )
+        try:
+            return dumps(worker)
+        except Exception as error:
+            raise SettingsError(
+                f"The features or the corpus cannot be sent to workers, because of an object in one of them ({error}). "
+                "Give sparse autoencoders and models by their folder or Hugging Face id, and a corpus by its files."
+            ) from error
+
+    def _scan(self, cluster: ray_here.Cluster, ledger: Ledger, data: bytes, shown: bool | None) -> bool:
+        """Have all parcels scanned; whether that came to an end, and was not interrupted."""
+        receipts = ledger.receipts()
+        ledger.split(receipts)
+        with ClusterBar(self.scan, ledger, receipts, shown) as bar:
+            try:
+                while todo := [parcel for parcel in ledger.parcels if parcel.number not in receipts]:
+                    with bar.watching(cluster, _counter(ledger)), handed_out(cluster, data, todo) as rows:
+                        for receipt in rows:
+                            if receipt["status"] == FAILED:
+                                raise pickle.loads(bytes.fromhex(receipt["error"]))
+                            receipts[receipt["parcel"]] = receipt
+                            bar.take(receipt)
+                    ledger.split(receipts)
+            except KeyboardInterrupt:
+                if not receipts:
+                    raise
+                print(
+                    f"Stopped after {len(receipts)} of {len(ledger.parcels)} parts; call again with the same arguments "
+                    "to go on.",
+                    file=sys.stderr,
+                )
+                return False
+        if not any(receipt["status"] == DONE for receipt in receipts.values()):
+            whys = "; ".join(sorted({receipt["why"] for receipt in receipts.values()})[:3])
+            raise ClusterError(f"No part of {self.scan.corpus.name} could be scanned: {whys}.")
+        return True
+
+    def _merged(self, ledger: Ledger) -> Progress:
+        """What was found in all parcels, in the order of the corpus."""
+        from dreamy_lens.dataset.progress import Progress
+        from dreamy_lens.scanning import _nothing
+
+        scan = self.scan
+        state, receipts = scan.scanner().empty(), ledger.receipts()
+        for parcel in sorted(ledger.parcels, key=lambda one: (one.shard, one.block)):
+            receipt = receipts.get(parcel.number)
+            if receipt is None:
+                continue
+            if receipt["file"] is not None:
+                with fetched(ledger.place, receipt["file"]) as file:
+                    state.merge(Progress.load(file, ledger.identity, scan.model.device))
+            if receipt["status"] == GIVEN_UP:
+                state.failed[scan.corpus.shards[receipt["at"][0]]] = receipt["why"]
+        if not state.counts["windows"]:
+            raise CorpusError(_nothing(state, scan.corpus, scan.settings))
+        return state
+
+
+def _counter(ledger: Ledger) -> str:
+    """The name of the actor that workers tell how far they are."""
+    return f"dreamy_lens {ledger.mark}"
+
+
+def _forget_attempts(ledger: Ledger) -> None:
+    """Those of an earlier call are over, however they ended."""
+    for parcel in ledger.parcels:
+        folder = f"{parcel.name}.attempts"
+        for name in ledger.place.names(folder):
+            ledger.place.remove(f"{folder}/{name}")

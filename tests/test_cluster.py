@@ -1,0 +1,416 @@
+"""What sweeps and scans on a cluster are made of: places for results, what workers are sent, workers that die."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import psutil
+import pytest
+from dreams import dream, same
+from test_sweep import FEATURES, made
+
+import dreamy_lens as dl
+from dreamy_lens.cluster import pool, ray_here
+from dreamy_lens.cluster.place import Place
+from dreamy_lens.cluster.pool import Lost, Pool
+from dreamy_lens.cluster.shipping import Shipped, dumps
+from dreamy_lens.errors import (
+    ClusterError,
+    FeatureError,
+    FeatureSyntaxError,
+    ModelError,
+    RunFolderError,
+    SettingsError,
+    UnknownHookError,
+)
+
+# Places.
+
+
+@pytest.fixture(params=["folder", "url", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    where = {"folder": tmp_path / "a b", "url": f"file://{tmp_path}/a b", "memory": f"memory://{tmp_path.name}"}
+    return Place(where[request.param])
+
+
+def test_what_is_written_in_a_place_is_read_there(place):
+    assert place.read("x/one.json") is None and place.names("x") == []
+    for number in range(3):
+        place.write(f"x/{number}.json", {"n": number, "half": "\ud800"})
+    place.write("x/1.json", {"n": 10})
+    assert place.names("x") == ["0.json", "1.json", "2.json"]
+    assert place.read("x/0.json") == {"n": 0, "half": "\ud800"}
+    found = place.read_all(["x/1.json", "x/2.json", "x/7.json"])
+    assert {name: one["n"] for name, one in found.items()} == {"x/1.json": 10, "x/2.json": 2}
+    assert place.read_all([]) == {}
+    place.remove("x/1.json")
+    place.remove("x/1.json")
+    assert place.names("x") == ["0.json", "2.json"]
+    again = pickle.loads(pickle.dumps(place))
+    assert again.text == place.text and again.names("x") == place.names("x")
+
+
+def test_what_is_not_whole_is_not_there(tmp_path):
+    (tmp_path / "half.json").write_text('{"n": ')
+    (tmp_path / "list.json").write_text("[1]")
+    for where in (tmp_path, f"file://{tmp_path}"):
+        assert Place(where).read_all(["half.json", "list.json"]) == {}
+
+
+def test_folders_go_to_urls_and_come_back(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for name, data in {"a.json": b"{}", "b.bin": bytes(range(256))}.items():
+        (tmp_path / "mine" / name).write_bytes(data)
+    place = Place(f"memory://{tmp_path.name}")
+    place.put(tmp_path / "mine", "runs/one")
+    copy = place.local("runs/one")
+    assert {p.name: p.read_bytes() for p in copy.iterdir()} == {"a.json": b"{}", "b.bin": bytes(range(256))}
+    assert place.local("runs/one") == copy
+    del place
+    assert not copy.exists()
+    assert Place(tmp_path).local("mine") == tmp_path / "mine"
+
+
+def test_places_that_cannot_be(tmp_path):
+    with pytest.raises(RunFolderError, match="'nosuch://x' cannot be reached: Protocol not known: nosuch"):
+        Place("nosuch://x")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match="is a file; name a folder"):
+        Place(tmp_path / "file").check_free_or("sweep.json")
+    with pytest.raises(RunFolderError, match=r"'file'.*; choose another folder"):
+        Place(tmp_path).check_free_or("sweep.json")
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        Place(tmp_path / "file" / "in").write("a.json", {})
+
+
+# What workers are sent.
+
+
+@pytest.mark.parametrize("name", models.FAMILIES)
+def test_a_model_in_memory_arrives_as_it_is(name):
+    bridge = models.new_bridge(name, models.raw_model(name))
+    here = dream(bridge, iterations=3)
+    shipped = Shipped.of(bridge)
+    data = shipped.packed()
+    weights = sum(p.numel() * p.element_size() for p in bridge.parameters())
+    assert data.model is None and len(data.data or b"") < weights + 300_000
+    arrived = pickle.loads(pickle.dumps(data)).loaded()
+    assert arrived.bridge is not bridge and arrived.name == shipped.name
+    assert Shipped.of(arrived.bridge).identity == shipped.identity
+    same(here.history, dream(arrived.bridge, iterations=3).history)
+
+
+def test_a_loaded_model_that_was_used_arrives_too():
+    bridge = dl.load_model()
+    here = dream(bridge, iterations=2)
+    arrived = Shipped.of(bridge).packed().loaded()
+    same(here.history, dream(arrived, iterations=2).history)
+
+
+def test_models_are_told_apart(gpt2, tmp_path):
+    first, second = (Shipped.of(models.new_bridge("gpt2", models.raw_model("gpt2"))) for _ in range(2))
+    assert first.identity == second.identity
+    next(iter(second.model.parameters())).data[0] += 1
+    assert Shipped.of(second.model).digest != first.digest
+    assert Shipped.of(None).identity == {"name": "embedded", "dtype": None, "digest": None}
+    assert Shipped.of("some/model", dtype="bfloat16").identity["dtype"] == "bfloat16"
+    (tmp_path / "config.json").write_text("{}")
+    assert Shipped.of(tmp_path).name == str(tmp_path)
+    with pytest.raises(SettingsError, match="dtype is 'float16', and the model is in memory already"):
+        Shipped.of(gpt2.bridge, dtype="float16")
+    with pytest.raises(ModelError, match="not a model dreamy_lens can hook"):
+        Shipped.of(object())
+
+
+def test_a_model_that_cannot_be_sent_says_what_to_give_instead():
+    pytest.importorskip("ray", reason="Ray is not installed")
+    bridge = models.new_bridge("gpt2", models.raw_model("gpt2"))
+    object.__setattr__(bridge, "going_on", (one for one in ()))
+    with pytest.raises(
+        ModelError, match=r"cannot be sent to workers \(.*generator.*Give its Hugging Face id or folder"
+    ):
+        Shipped.of(bridge).packed()
+
+
+def test_functions_of_features_are_sent_with_what_they_hold():
+    pytest.importorskip("ray", reason="Ray is not installed")
+    factor = 3.0
+    feature = dl.custom("mine", ["blocks.0.mlp.hook_post"], lambda a: factor * a["blocks.0.mlp.hook_post"][:, -1, 0])
+    arrived = pickle.loads(dumps(feature))
+    value = np.ones((2, 3, 4))
+    np.testing.assert_array_equal(arrived.function({"blocks.0.mlp.hook_post": value}), [3.0, 3.0])
+
+
+# Ray.
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two workers on a cluster of this machine."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this module
+    with ray_here.cluster(workers=2) as started:
+        yield started
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def test_what_a_call_asks_for():
+    assert ray_here.wanted(False, None) == (False, None)
+    for ray, address in ((7, None), ("", None), (None, True), ("auto", "ray://x:1"), (False, "auto")):
+        with pytest.raises(SettingsError):
+            ray_here.wanted(ray, address)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        ((0, 1, 0), "workers is 0; it must be a whole number, at least 1"),
+        ((True, 1, 0), "workers is True"),
+        ((None, 0, 0), "cpus_per_worker is 0; it must be a number, more than 0"),
+        ((None, 1, -1), "gpus_per_worker is -1; it must be a number, at least 0"),
+        ((None, 1, 1.5), "gpus_per_worker is 1.5; above 1 it must be whole"),
+        ((None, float("nan"), 0), "cpus_per_worker is nan"),
+    ],
+)
+def test_shares_that_no_worker_can_have(share, said):
+    with pytest.raises(SettingsError, match=said):
+        ray_here.checked_share(*share)
+
+
+def test_without_ray_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ClusterError, match=r'pip install "dreamy-lens\[ray\]"'):
+        with ray_here.cluster():
+            pass
+
+
+def test_a_cluster_that_is_there_is_used_and_left(cluster):
+    with ray_here.cluster(tasks=1) as again:
+        assert not again.started and again.workers == 1
+    with ray_here.cluster("auto", workers=5) as again:
+        assert again.workers == 5
+    with ray_here.cluster(cluster.ray.get_runtime_context().gcs_address) as again:
+        assert again.workers == int(cluster.ray.cluster_resources()["CPU"])
+    assert cluster.ray.is_initialized()
+    with pytest.raises(ClusterError, match=r"connected to another Ray cluster than '10\.1\.2\.3:4'"):
+        with ray_here.cluster("10.1.2.3:4"):
+            pass
+    with pytest.raises(ClusterError, match="A worker needs 1 CPUs and 8 GPUs, and the Ray cluster has"):
+        with ray_here.cluster(gpus_per_worker=8):
+            pass
+
+
+class Job:
+    """What workers of these tests do; `kills` says at which attempts of which job the worker dies."""
+
+    def __init__(self, folder: Path, kills: dict[str, int] | None = None, **faults: Any) -> None:
+        self.folder, self.kills, self.faults = folder, kills or {}, faults
+
+    def ready(self) -> None:
+        error = self.faults.get("ready")
+        if isinstance(error, Exception):
+            raise error
+        if error == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def run(self, job: str, attempt: int) -> tuple[str, int, int]:
+        (self.folder / f"{job}-{attempt}").write_text(str(os.getpid()))
+        if attempt <= self.kills.get(job, 0):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job in self.faults:
+            raise self.faults[job]
+        while job == "slow" and attempt == 1:
+            time.sleep(0.05)
+        return job, attempt, os.getpid()
+
+
+def written(file: Path) -> str:
+    """What a worker writes into a file, once it has."""
+    until = time.monotonic() + 30
+    while not file.is_file() or not file.read_text():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return file.read_text()
+
+
+def work(cluster: Any, job: Job, names: list[str]) -> tuple[dict[str, Any], list[str]]:
+    said: list[str] = []
+    return dict(Pool(cluster, dumps(job), said.append).work(names)), said
+
+
+def test_jobs_are_shared_out_and_those_of_the_dead_are_done_again(cluster, tmp_path):
+    names = ["a", "dies", "b", "c", "always", "d", "wrong"]
+    found, said = work(cluster, Job(tmp_path, {"dies": 1, "always": 9}, wrong=OSError("disk full")), names)
+    assert set(found) == set(names)
+    assert {name: found[name][:2] for name in "abcd"} == {name: (name, 1) for name in "abcd"}
+    assert found["dies"][:2] == ("dies", 2)
+    for name, reason in (("always", "A worker died (ActorDiedError"), ("wrong", "A worker failed with OSError: disk")):
+        assert isinstance(found[name], Lost) and found[name].attempts == pool.ATTEMPTS
+        assert found[name].reason.startswith(reason)
+    assert len(said) == 1 + 2 + 2 and all(text.endswith("It is tried again.") for text in said)
+
+
+def test_a_worker_that_is_killed_from_outside_is_replaced(cluster, tmp_path):
+    going = Pool(cluster, dumps(Job(tmp_path))).work(["slow", *"abc"])
+    first = dict(next(going) for _ in range(3))
+    assert set(first) == set("abc")
+    os.kill(int(written(tmp_path / "slow-1")), signal.SIGKILL)
+    assert [(job, result[:2]) for job, result in going] == [("slow", ("slow", 2))]
+
+
+def test_workers_that_do_not_get_ready(cluster, tmp_path):
+    error = FeatureSyntaxError("wrong", "L2.N", 3)
+    with pytest.raises(FeatureSyntaxError, match="wrong") as caught:
+        work(cluster, Job(tmp_path, ready=error), ["a"])
+    assert caught.value.position == 3
+    with pytest.raises(ClusterError, match=r"A worker died .* So did others while they got ready"):
+        work(cluster, Job(tmp_path, ready="die"), ["a", "b"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_when_nobody_wants_more_the_workers_end(cluster, tmp_path):
+    going = Pool(cluster, dumps(Job(tmp_path))).work(["slow", "a"])
+    next(going)
+    pid = int(written(tmp_path / "slow-1"))
+    going.close()
+    until = time.monotonic() + 30
+    while psutil.pid_exists(pid):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_workers_for_which_there_is_no_room_are_told_of(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "PATIENCE_SECONDS", 0.0)
+    said: list[str] = []
+    wide = ray_here.Cluster(cluster.ray, 1, 10_000, 0, False)
+    going = Pool(wide, dumps(Job(tmp_path)), said.append)
+    monkeypatch.setattr(pool, "SLICE_SECONDS", 0.01)
+    with pytest.raises(InterruptedError):
+
+        def stop(text: str) -> None:
+            raise InterruptedError(text)
+
+        going.say = stop
+        list(going.work(["a"]))
+
+
+# Sweeps.
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A sweep that was made in this process."""
+    return made(tmp_path_factory.mktemp("sweep") / "whole", seeds=[0])
+
+
+class Abroad:
+    """A neuron in whose every pass something happens, but for the first few and for the process that made it."""
+
+    def __init__(self, folder: Path, happens: Any) -> None:
+        self.folder, self.happens, self.home, self.calls = folder, happens, os.getpid(), 0
+
+    def __call__(self, activations: Any) -> Any:
+        self.calls += 1
+        if os.getpid() != self.home and self.calls > 5:
+            self.happens(self)
+        return activations["blocks.1.mlp.hook_post"][:, -1, 3]
+
+
+def abroad(name: str, folder: Path, happens: Any) -> Any:
+    return dl.custom(name, ["blocks.1.mlp.hook_post"], Abroad(folder, happens))
+
+
+def test_on_workers_it_is_the_same_and_the_dead_are_replaced(cluster, whole, tmp_path, gpt2, capsys):
+    def die(at: Abroad) -> None:
+        if not list(at.folder.glob("died-*")):
+            (at.folder / f"died-{os.getpid()}").write_text("")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def refuse(at: Abroad) -> None:
+        raise FeatureError("not here")
+
+    once, refused = abroad("once", tmp_path, die), abroad("refused", tmp_path, refuse)
+    features = [FEATURES[0], once, refused, FEATURES[1]]
+    where = f"file://{tmp_path}/sweep"
+    with pytest.warns(RuntimeWarning, match="1 of 4 runs failed"):
+        runs = made(where, features=features, seeds=[0], ray=True, workers=2, progress=True)
+    # Two workers' dreams are this process's, bit for bit, also the one whose worker was killed.
+    for run, here in zip(runs, (whole[0], dream(gpt2.bridge, once, iterations=3), whole[1]), strict=True):
+        same(run.history, here.history)
+    table, died = runs.to_pandas(), [int(file.name.removeprefix("died-")) for file in tmp_path.glob("died-*")]
+    assert list(table["status"]) == ["done", "done", "failed", "done"] and list(table["attempts"]) == [1, 2, 1, 1]
+    assert list(runs.failed["feature"]) == ['custom("refused")'] and list(runs.failed["error"]) == ["not here"]
+    workers = [int(worker.rpartition(":")[2]) for worker in table["worker"]]
+    assert len(died) == 1 and workers[1] not in died and len({*workers, *died}) >= 2 and os.getpid() not in workers
+    err = capsys.readouterr().err
+    assert "4/4" in err and "1 failed" in err and err.count("A worker died") == 1
+    # The same call tries what failed again, and nothing else; here the feature behaves.
+    assert list(made(where, features=features, seeds=[0]).to_pandas()["attempts"]) == [1, 2, 1, 1]
+
+
+def test_a_run_that_kills_its_workers_is_given_up(cluster, monkeypatch, tmp_path):
+    """Of a group each run is tried by itself then."""
+
+    class Deaths:
+        def __init__(self, *made_of: Any) -> None:
+            pass
+
+        def work(self, groups: Any) -> Iterator[Any]:
+            for group in groups:
+                dies = any(task.seed == 1 for task in group)
+                yield group, Lost("A worker died (of it).", 3) if dies else self.runner.run(group)
+
+    def started(cluster: Any, made_of: bytes, say: Any) -> Deaths:
+        Deaths.runner = pickle.loads(made_of)
+        Deaths.runner.ready()
+        return Deaths()
+
+    monkeypatch.setattr("dreamy_lens.cluster.sweeping.Pool", started)
+    with pytest.warns(RuntimeWarning, match="1 of 3 runs failed"):
+        runs = made(tmp_path / "a", features="L1.N3", seeds=range(3), together=2, ray=True)
+    assert list(runs.to_pandas()["status"]) == ["done", "failed", "done"]
+    assert list(runs.failed["error"]) == ["A worker died (of it)."] and list(runs.failed["attempts"]) == [3]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there")
+def test_an_interrupt_ends_the_workers_and_keeps_the_finished(cluster, whole, tmp_path, capsys):
+    import psutil
+
+    def press(at: Abroad) -> None:
+        if not list(at.folder.glob("pid-*")):
+            (at.folder / f"pid-{os.getpid()}").write_text("")
+            os.kill(at.home, signal.SIGINT)
+            time.sleep(60)
+
+    pressing = abroad("pressing", tmp_path, press)
+    features = ["L1.N3", pressing, "L0.N5"]
+    runs = made(tmp_path / "a", features=features, seeds=[0], ray=True, workers=1)
+    assert list(runs.to_pandas()["status"]) == ["done", "missing", "missing"]
+    assert "Interrupted after 1 of 3 runs" in capsys.readouterr().err and cluster.ray.is_initialized()
+    (pid,) = (int(file.name.removeprefix("pid-")) for file in tmp_path.glob("pid-*"))
+    psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=30)
+    assert not psutil.pid_exists(pid)
+    # The rest, here.
+    again = made(tmp_path / "a", features=features, seeds=[0])
+    assert len(again) == 3
+    same(again[2].history, whole[1].history)
+
+
+def test_workers_say_what_is_wrong_before_anything_is_searched(cluster, tmp_path, monkeypatch):
+    with pytest.raises(UnknownHookError, match=r"blocks\.7"):
+        made(tmp_path / "a", "embedded", features=["L1.N3", "L7.N3"], ray=True, workers=1)
+    assert not (tmp_path / "a" / "results").exists()
+    with pytest.raises(SettingsError, match="cannot be sent to workers, because of an object in one of them"):
+        held = (one for one in ())
+        made(tmp_path / "b", features=dl.custom("held", ["blocks.0.mlp.hook_post"], lambda a: held), ray=True)
