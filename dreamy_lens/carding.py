@@ -1,4 +1,4 @@
-"""`card()`: everything about one feature on one page: dreams, the text that drives it most, and what it does to logits."""
+"""`card()`: one feature on one page, with dreams, the text that drives it most, and what it does to the logits."""
 
 from __future__ import annotations
 
@@ -149,8 +149,8 @@ def card(
     asked = _scan_settings(scan, examples)
     if run is not None and settings:
         raise SettingsError(
-            f"{', '.join(settings)} would be for dreams, and the run that is given is not dreamt again. Leave them out, "
-            "or leave out run=."
+            f"{', '.join(settings)} would be for dreams, and the run that is given is not dreamt again. Leave out "
+            "either those or run=."
         )
     if examples is not None and corpus is not None:
         raise SettingsError("Both a corpus and examples are given, and examples have their corpus; keep one.")
