@@ -1,4 +1,4 @@
-"""A feature's card: one page with everything, made from what is there already or from scratch, safe and self-contained."""
+"""A feature's card: one page with everything, made from what is there or from scratch, safe and self-contained."""
 
 from __future__ import annotations
 
@@ -124,9 +124,8 @@ def test_it_is_small(made):
 
 
 def test_hostile_text_is_shown_and_does_nothing(bridge, run):
-    own = dl.custom(
-        '"><img src=x onerror=alert(1)>', ["blocks.1.mlp.hook_post"], lambda a: a["blocks.1.mlp.hook_post"][:, -1, 7]
-    )
+    at = "blocks.1.mlp.hook_post"
+    own = dl.custom('"><img src=x onerror=alert(1)>', [at], lambda a: a[at][:, -1, 7])
     found = card(own, bridge, texts(), scan=SCAN, strips=2, **SMALL)
     assert "of your own" in found.logit_effect.path
     whole, still, cell = found.to_html(), found.to_html(static=True), found._repr_html_()
@@ -162,12 +161,9 @@ def test_it_takes_what_is_there(made, run, examples, bridge, tmp_path):
 def test_what_does_not_belong_together_is_refused(run, examples, bridge, neox):
     with pytest.raises(SettingsError, match=r"card is of .*8.*run is of .*7"):
         card("L1.N8", run=run, examples=examples)
+    other = dl.max_activating("L1.N8", bridge, texts(), length=6, cache=False, progress=False)
     with pytest.raises(ExamplesError, match="not among"):
-        card(
-            FEATURE,
-            run=run,
-            examples=dl.max_activating("L1.N8", bridge, texts(), length=6, cache=False, progress=False),
-        )
+        card(FEATURE, run=run, examples=other)
     with pytest.raises(ExamplesError, match="tiny-neox"):
         card(FEATURE, neox.bridge, examples=examples, strips=1, **SMALL)
     with pytest.raises(SettingsError, match="iterations would be for dreams"):

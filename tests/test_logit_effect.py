@@ -15,6 +15,8 @@ from dreamy_lens.effects import logit_effect
 from dreamy_lens.errors import FeatureRangeError, SettingsError, UnknownHookError
 from dreamy_lens.scoring.stream import NoPathError, _norm
 
+pytestmark = pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale")
+
 IDS = (5, 9, 30, 100, 200, 17)
 LAST = 1  # the small models have two layers
 

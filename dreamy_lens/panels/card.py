@@ -98,8 +98,8 @@ class View:
             marks.append(Mark(best, f"strongest dream {number(best)}", "d"))
         shares = ", ".join(percent(q) for q in sorted(QUANTILES))
         said = (
-            f"How many windows have which value, with counts on a logarithmic scale. Below the dotted lines are {shares} "
-            f"of the windows. Mean {number(examples.mean)}, standard deviation {number(examples.deviation)}."
+            f"How many windows have which value, with counts on a logarithmic scale. Below the dotted lines are "
+            f"{shares} of the windows. Mean {number(examples.mean)}, standard deviation {number(examples.deviation)}."
         )
         if examples.non_finite:
             said += f" {examples.non_finite:,} windows had no finite value, and count nowhere."
@@ -145,9 +145,8 @@ class View:
         of, header = self.of, self.card.examples.header
         corpus = {"corpus": of.scanned.corpus, "fingerprint": header.get("corpus", {}).get("fingerprint", "")}
         counts = {name: f"{n:,}" for name, n in self.card.examples.counts.items()}
-        asked = {
-            "sampled tokens" if name == "tokens" else name: of.scanned.settings[name] for name in of.scanned.settings
-        }
+        renamed = {"tokens": "sampled tokens"}  # those that were scanned are among the counts
+        asked = {renamed.get(name, name): value for name, value in of.scanned.settings.items()}
         problems = {"passed over": header["problem_count"]} if header.get("problem_count") else {}
         made = {"seconds": f"{header['seconds']:.1f}"} if header.get("seconds") else {}
         groups = {
