@@ -141,8 +141,8 @@ def _kept(reach: Reach, limit: float) -> str:
 
 
 def _apart(difference: float, text: str) -> str:
-    if difference == 0:
-        return "exactly as strong as"
+    if difference == 0 or not text.strip("0.,"):
+        return "as strong as"
     return f"{text} {'above' if difference > 0 else 'below'}"
 
 
