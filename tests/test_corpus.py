@@ -191,6 +191,7 @@ def test_the_corpus_is_the_same_every_time_and_the_callers_list_is_its_own(packa
 def test_it_is_remembered_on_disk_until_a_file_changes(package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("DREAMY_LENS_CACHE", str(tmp_path / "cache"))
     (package / "m.py").write_text(f"def f():\n    '''{text(1, False)}'''")
+    documentation._splits.cache_clear()
     first = docstrings(packages=["imaginary_docs"])
     documentation._splits.cache_clear()
     with monkeypatch.context() as closed:

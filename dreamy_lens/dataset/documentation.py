@@ -186,9 +186,7 @@ def _files(packages: tuple[str, ...]) -> str:
             for parts in sorted(_python_files(root)):
                 with contextlib.suppress(OSError):
                     stat, name = root.joinpath(*parts).stat(), "/".join((label, *parts))
-                    digest.update(
-                        f"{label} {parts} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogatepass")
-                    )
+                    digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
