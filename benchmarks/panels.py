@@ -25,6 +25,8 @@ run._worker.defer(lambda: None).result()  # what the frozen view needs is worked
 print("@" + json.dumps(seconds))
 """
 
+PARTS = ("value and cross-entropy", "quick strip", "whole strip", "every position")
+"""The answers to one question, in their order."""
 
 WORDS = (" only", " never", " same", " file", " list", " value", " name", " type", " default", " module")
 
@@ -49,14 +51,12 @@ def answers(feature: str) -> None:
             ids, name, began = list(run.so_far.frontier[-1].ids), f"{what}{number}", time.perf_counter()
             asked = {"type": "try", "id": name, "ids": ids, "position": number % len(ids), "text": word}
             panel._talk.hear(panel, asked)
-            while len(found.get(name, [])) < 3:
+            while len(found.get(name, [])) < len(PARTS):
                 time.sleep(0.001)
             rows.append([at - began for at in found[name]])
         parts = (
             f"{part} {statistics.median(row):.3f} s (most {max(row):.3f})"
-            for part, row in zip(
-                ("value and cross-entropy", "strip", "every position"), zip(*rows, strict=True), strict=True
-            )
+            for part, row in zip(PARTS, zip(*rows, strict=True), strict=True)
         )
         print(f"{what}: {', '.join(parts)}")
     began = time.perf_counter()

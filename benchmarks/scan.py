@@ -14,6 +14,7 @@ import argparse
 import resource
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,41 @@ def main() -> None:
             f"{name:32}{count:>9}{middle:>10,.0f}{statistics.median(ratios):>10.0%}{min(ratios):>8.0%}{max(ratios):>9.0%}"
             f"{around:>15}"
         )
-    print(f"largest memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB")
+    _memory(bridge, corpus, settings)
+
+
+def _memory(bridge: Any, corpus: Any, settings: dict[str, Any]) -> None:
+    """What a scan of the neurons of one layer holds, in the first tenth of a corpus and in the rest of it."""
+    print("\nmemory of this process while the corpus is repeated, one layer without cross-entropy:")
+    texts = [
+        section.text for shard in range(len(corpus.shards)) for b in corpus.blocks(shard) for section in b.sections
+    ]
+    times = 20
+    repeated = open_corpus([f"{text} ({i})" for i in range(times) for text in texts])
+    scanner = Scan(dl.neurons(0), bridge, repeated, ScanSettings(cross_entropy=False)).scanner()
+    most: list[float] = []
+    total = sum(row[2] for row in repeated.table())
+
+    def after(progress: Any, block: Any) -> bool:
+        part = min(9, 10 * progress.counts["characters"] // total)
+        progress.prune()  # as whenever a scan is saved
+        used = _resident()
+        most.extend([0.0] * (part + 1 - len(most)))
+        most[part] = max(most[part], used)
+        return False
+
+    state = scanner.empty()
+    scanner.run(state, after=after)
+    print(f"{state.counts['tokens']:,} tokens; most in each tenth, MB: {', '.join(f'{m:,.0f}' for m in most)}")
+
+
+def _resident() -> float:
+    """Memory of this process in MB."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / 2**20
+    except OSError:  # not Linux: the largest so far
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def _plain(options: argparse.Namespace, bridge: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from dreamy_lens.models.access import standing
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.results.attribution import Attribution
 from dreamy_lens.scoring.prompts import as_ids
-from dreamy_lens.scoring.scorer import Scorer, Scores
+from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.proposals import candidates
 
 
@@ -89,8 +89,33 @@ def attribute(
         allowed: bool `[d_vocab]`, the tokens to choose from; None is all that may stand in a prompt.
         renew: whether to find out anew how prefixes are shared, because the model may have been changed since.
     """
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise SettingsError(f"k is {k!r}; it is how many substitutes to try at each position, at least 1.")
+    return next(attributions(scorer, prompt, [k], weight=weight, allowed=allowed, renew=renew))
+
+
+def attributions(
+    scorer: Scorer,
+    prompt: Any,
+    ks: Sequence[int],
+    *,
+    weight: float = 0.0,
+    allowed: np.ndarray | None = None,
+    renew: bool = True,
+) -> Iterator[Attribution]:
+    """The same with more and more substitutes, each time when it is asked for: the first few are known much sooner.
+
+    They are ranked once, and none is scored twice, so the last takes little longer than it would alone.
+
+    Args:
+        scorer: for the feature.
+        prompt: one text, ids `[n]`, or a Prompt.
+        ks: how many substitutes each of the attributions has at each position, ascending.
+        weight: as above, like what follows.
+        allowed: bool `[d_vocab]`.
+        renew: before the first.
+    """
+    for k in ks:
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+            raise SettingsError(f"k is {k!r}; it is how many substitutes to try at each position, at least 1.")
     given = as_ids(prompt, scorer.vocabulary)
     if len(given) != 1:
         raise PromptError(f"Attribution is of one prompt; got {len(given)}. Call it once for each.")
@@ -98,26 +123,28 @@ def attribute(
     allowed = scorer.allowed if allowed is None else allowed
     if renew:
         scorer.renew()
+    vocabulary, n, scores, done = scorer.vocabulary, len(ids), [], 0
     with standing(scorer.models):
-        chosen, scores = _tried(scorer, ids, int(k), weight, allowed)
-    n, width = chosen.shape
-    vocabulary = scorer.vocabulary
-    return Attribution(
-        ids=ids,
-        tokens=tuple(vocabulary.tokens(ids)),
-        value=float(scores.value[0]),
-        cross_entropy=float(scores.cross_entropy[0]),
-        candidates=chosen,
-        candidate_tokens=tuple(tuple(vocabulary.tokens(row)) for row in chosen),
-        values=scores.value[1:].reshape(n, width),
-        cross_entropies=scores.cross_entropy[1:].reshape(n, width),
-        feature=scorer.bound.feature.label,
-    )
+        chosen = _chosen(scorer, ids, int(max(ks)), weight, allowed)
+    for k in ks:
+        with standing(scorer.models):
+            scores.append(scorer.score(np.concatenate([ids[None], _changed(ids, chosen[:, done:k])])))
+        done = k
+        yield Attribution(
+            ids=ids,
+            tokens=tuple(vocabulary.tokens(ids)),
+            value=float(scores[0].value[0]),
+            cross_entropy=float(scores[0].cross_entropy[0]),
+            candidates=chosen[:, :k],
+            candidate_tokens=tuple(tuple(vocabulary.tokens(row)) for row in chosen[:, :k]),
+            values=np.concatenate([some.value[1:].reshape(n, -1) for some in scores], axis=1),
+            cross_entropies=np.concatenate([some.cross_entropy[1:].reshape(n, -1) for some in scores], axis=1),
+            feature=scorer.bound.feature.label,
+        )
 
 
-def _tried(scorer: Scorer, ids: np.ndarray, k: int, weight: float, allowed: np.ndarray) -> tuple[np.ndarray, Scores]:
-    """The substitutes at each position, `[n, k]`, and the scores of the prompt and of the prompt with each of them."""
-    n = len(ids)
+def _chosen(scorer: Scorer, ids: np.ndarray, k: int, weight: float, allowed: np.ndarray) -> np.ndarray:
+    """The substitutes at each position, most promising first, `[n, k]`."""
     gradient = scorer.gradient(ids[None])
     device = scorer.model.device
     objective = gradient.objective(
@@ -125,8 +152,12 @@ def _tried(scorer: Scorer, ids: np.ndarray, k: int, weight: float, allowed: np.n
     )
     members = to_device(ids[None], device)
     count = int(allowed[: objective.shape[-1]].sum())
-    (chosen,) = to_host(candidates(objective, members, to_device(allowed, device), k, count)[0])
-    width = chosen.shape[1]
+    return to_host(candidates(objective, members, to_device(allowed, device), k, count)[0])[0]
+
+
+def _changed(ids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The prompt with each of the substitutes `[n, k]` in its place, `[n k, n]`."""
+    n, width = chosen.shape
     rows = np.broadcast_to(ids, (n, width, n)).copy()
     rows[np.arange(n)[:, None], np.arange(width)[None], np.arange(n)[:, None]] = chosen
-    return chosen, scorer.score(np.concatenate([ids[None], rows.reshape(-1, n)]))
+    return rows.reshape(-1, n)

@@ -32,7 +32,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser], model: Callabl
     model(sub)
     _corpus(sub)
     sub.add_argument("--out", metavar="DIR", help="write the results there; a scan that was stopped goes on from there")
-    sub.add_argument("-k", type=int, default=64, metavar="N", help="strongest windows kept of each feature (default 64)")
+    sub.add_argument("-k", type=int, default=64, metavar="N", help="strongest windows kept of each (default 64)")
     _windows(sub)
     sub.add_argument("--batch-size", type=int, metavar="N", help="windows in one pass through the model")
     sub.add_argument("--html", metavar="FILE", help="write a self-contained page; for a single feature")

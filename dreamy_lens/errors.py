@@ -13,7 +13,7 @@
     │   └── SAEError            a sparse autoencoder cannot be read or does not fit
     ├── PromptError             a prompt is empty, too long, or not made of the model's tokens (also a ValueError)
     ├── ConstraintError         constraints contradict each other or leave nothing (also a ValueError)
-    ├── CorpusError             there is no such corpus, nothing in it can be read, or not a second time (also a ValueError)
+    ├── CorpusError             there is no such corpus, it has no text, or it is read a second time (also a ValueError)
     ├── SettingsError           a setting is outside its range (also a ValueError)
     ├── RunFolderError          a saved run is incomplete, damaged, or belongs to another model
     ├── ClusterError            Ray is not installed or cannot be reached, or workers cannot do what is asked

@@ -190,16 +190,18 @@ class Scan:
 
     @property
     def is_reproducible(self) -> bool:
-        """Whether the identity says all: functions and objects of the session are not in it, nor are hooks."""
+        """Whether the identity says all: functions of the session, hooks and texts yet to come are not in it."""
         from dreamy_lens.dataset.identity import is_plain
 
-        return all(map(is_plain, self.given)) and not any(m.is_hooked for m in (self.model, self.fluency or self.model))
+        hooked = any(m.is_hooked for m in (self.model, self.fluency or self.model))
+        return all(map(is_plain, self.given)) and not hooked and not self.corpus.once
 
     def folder(self) -> Path:
         """Where the cache keeps it."""
+        from dreamy_lens.dataset.remembering import cache_folder
+
         key = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:24]
-        root = os.environ.get("DREAMY_LENS_CACHE") or Path.home() / ".cache" / "dreamy_lens"
-        return Path(root).expanduser() / "scans" / key
+        return cache_folder("scans", key)
 
     def run(
         self, out: str | os.PathLike[str] | None = None, cache: bool = True, progress: bool | None = None
@@ -337,7 +339,10 @@ class Scan:
 
 
 def _nothing(state: Progress, corpus: Any, settings: Any) -> str:
-    passed = f"; passed over: {state.problems}" if state.problems else ""
+    from dreamy_lens.dataset.problems import Problems
+
+    problems = Problems.total([corpus.opening_problems, state.problems])
+    passed = f"; passed over: {problems}" if problems else ""
     if state.failed:
         passed += "; " + "; ".join(f"{name}: {why}" for name, why in list(state.failed.items())[:3])
     if state.counts["short"]:

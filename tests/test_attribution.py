@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import dreamy_lens as dl
-from dreamy_lens.attributing import attribute
+from dreamy_lens.attributing import attribute, attributions
 from dreamy_lens.errors import NoGradientError, PromptError, SettingsError
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.scoring.scorer import Scorer
@@ -110,6 +110,24 @@ def test_a_text_and_its_tokens_are_attributed_alike(gpt2):
     assert "".join(by_text.tokens) == text and by_text.feature == FEATURE
     decoded = [[gpt2.tokenizer.decode([i]) for i in row] for row in by_text.candidates]
     assert [list(row) for row in by_text.candidate_tokens] == decoded
+
+
+def test_more_and_more_substitutes_are_found_as_all_at_once(gpt2, monkeypatch):
+    scorer = Scorer("L1.N3", gpt2.bridge)
+    ids, scored, score = np.array([5, 9, 13]), [], scorer.score
+    monkeypatch.setattr(scorer, "score", lambda rows: scored.append(len(rows)) or score(rows))
+    several = list(attributions(scorer, ids, [2, 5, 10_000, 20_000]))
+    every = several[-1].candidates.shape[1]
+    assert [one.candidates.shape[1] for one in several] == [2, 5, every, every] and every > 5
+    assert sum(scored) == 3 * every + 4  # nothing twice, but the prompt itself
+    for k, one in zip((2, 5, every, every), several, strict=True):
+        alone = attribute(scorer, ids, k)
+        np.testing.assert_array_equal(one.candidates, alone.candidates)
+        assert one.candidate_tokens == alone.candidate_tokens
+        np.testing.assert_allclose(one.values, alone.values, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(one.cross_entropies, alone.cross_entropies, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(one.values, several[-1].values[:, :k])
+        assert one.value == several[0].value == pytest.approx(alone.value, rel=1e-4)
 
 
 def test_only_what_is_allowed_is_tried(gpt2):

@@ -221,3 +221,17 @@ def test_an_open_corpus_is_itself_and_paths_are_files(tmp_path: Path):
     assert open_corpus(corpus) is corpus
     paths = [write(tmp_path / "a.txt", ["One."]), write(tmp_path / "b.jsonl", ["Two."])]
     assert list(texts_of(open_corpus(paths)).values()) == ["One.", "Two."]
+
+
+def test_an_array_that_is_not_quite_utf8_is_counted_once(tmp_path: Path):
+    data = json.dumps([{"text": "x" * 300 + text} for text in "abc"]).encode()
+    (tmp_path / "a.json").write_bytes(data.replace(b"xb", b"\xffb"))
+    (tmp_path / "b.json").write_bytes(data[:-9])
+    with small():
+        corpus = open_corpus(tmp_path)
+        assert [text[-2:] for text in texts_of(corpus).values()] == ["xa", "\ufffdb", "xc"]
+        last = max(block for _, block, _ in corpus.table())
+        assert [len(block.problems) for block in corpus.blocks(0)] == [1] + [0] * (last - 1) + [1]
+        for start in range(1, last):
+            assert sum(len(block.problems) for block in corpus.blocks(0, start)) == 1
+    assert corpus.problems.counts == {"replaced characters": 1, "unreadable file": 1}

@@ -17,6 +17,7 @@ from dreamy_lens.panels import state
 from dreamy_lens.panels.attribution import AttributionPanel, frozen_attribution
 from dreamy_lens.panels.dream import DreamPanel, frozen_run, looks_of
 from dreamy_lens.panels.runs import RunsPanel
+from dreamy_lens.panels.talk import QUICK, SUBSTITUTES
 from dreamy_lens.results import non_dominated
 
 FEATURE = "L1.N3"
@@ -99,14 +100,17 @@ def test_the_earlier_frontier_is_the_one_before_the_last_restart(run):
 # What is asked.
 
 
-def test_a_look_is_answered_with_scores_then_substitutes_then_values_at_every_position(run, monkeypatch):
+def test_a_look_is_answered_with_scores_then_few_substitutes_then_all_then_values_at_every_position(run, monkeypatch):
     panel = DreamPanel(run)
     heard = Heard(panel, monkeypatch)
     prompt = run.frontier[0]
     panel._talk.hear(panel, {"type": "look", "id": 1, "ids": list(prompt.ids)})
     run.ask(lambda: None).result()
-    first, second, third = (one["found"] for one in heard.answers(1))
+    first, quick, second, third = (one["found"] for one in heard.answers(1))
     assert first["value"] == pytest.approx(prompt.value, rel=1e-3) and first["subs"] is None
+    assert [one["tried"] for one in (first, quick, second, third)] == [None, QUICK, SUBSTITUTES, SUBSTITUTES]
+    assert [one["partial"] for one in (first, quick, second, third)] == [False, True, False, False]
+    assert looks_of(run).known == {first["key"]: third}
     attribution = prompt.attribution()
     np.testing.assert_allclose(second["drop"], attribution.drop_to_worst, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(second["floor"], attribution.drop_to_best, rtol=1e-3, atol=1e-4)
@@ -116,6 +120,55 @@ def test_a_look_is_answered_with_scores_then_substitutes_then_values_at_every_po
     values = [float(scorer.values(np.array(prompt.ids[:end]))[0]) for end in range(1, 6)]
     np.testing.assert_allclose(third["series"], values, rtol=1e-3, atol=1e-5)
     assert all(plain(one) for one in heard.said)
+
+
+def test_the_quick_strip_is_of_substitutes_that_the_whole_one_has_too(run, monkeypatch):
+    panel = DreamPanel(run)
+    heard = Heard(panel, monkeypatch)
+    ids = list(run.frontier[0].ids)
+    panel._talk.hear(panel, {"type": "look", "id": 1, "ids": ids})
+    run.ask(lambda: None).result()
+    _, quick, whole, _ = (one["found"] for one in heard.answers(1))
+    for few, every in zip(quick["subs"], whole["subs"], strict=True):
+        assert 0 < len(few) <= QUICK < len(every) and all(one in every for one in few)
+        assert few[0][2] <= every[0][2] and few[-1][2] >= every[-1][2]
+    assert (quick["value"], quick["ce"]) == (whole["value"], whole["ce"])
+    assert all(a <= b for a, b in zip(quick["drop"], whole["drop"], strict=True))
+    assert all(a >= b for a, b in zip(quick["floor"], whole["floor"], strict=True))
+    same_all_at_once = run.attribution(ids, k=SUBSTITUTES)
+    np.testing.assert_allclose(whole["drop"], same_all_at_once.drop_to_worst, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("asked_after", [1, 2, 3])
+def test_what_is_asked_between_two_answers_ends_the_first_question(run, monkeypatch, asked_after):
+    panel = DreamPanel(run)
+    heard, ids = Heard(panel, monkeypatch), list(run.frontier[0].ids)
+    say = panel.send
+
+    def then_ask(message):
+        say(message)
+        if len(heard.answers(1)) == asked_after and message["id"] == 1:
+            panel._talk.hear(panel, {"type": "look", "id": 2, "ids": ids[::-1]})
+
+    panel._talk._send = then_ask
+    panel._talk.hear(panel, {"type": "look", "id": 1, "ids": ids})
+    run.ask(lambda: None).result()
+    assert len(heard.answers(1)) == asked_after and len(heard.answers(2)) == 4
+    # What was known when it ended is kept only if it was of all substitutes.
+    assert [one["tried"] for one in looks_of(run).known.values()] == [SUBSTITUTES] * (2 if asked_after == 3 else 1)
+    panel._talk.hear(panel, {"type": "look", "id": 3, "ids": ids})
+    run.ask(lambda: None).result()
+    assert [one["found"]["tried"] for one in heard.answers(3)][-1] == SUBSTITUTES
+    assert len(heard.answers(3)) == (2 if asked_after == 3 else 4)
+
+
+def test_a_frozen_run_has_no_quick_strip(run):
+    panel = DreamPanel(run)
+    seen = []
+    panel._talk._send = lambda message: seen.append((panel.to_html(), dict(panel.attributions)))
+    panel._talk.hear(panel, {"type": "look", "id": 1, "ids": list(run.frontier[0].ids)})
+    run.ask(lambda: None).result()
+    assert [len(known) for _, known in seen] == [0, 0, 1, 1]
 
 
 def test_a_token_or_a_whole_prompt_can_be_typed(gpt2, run, monkeypatch):

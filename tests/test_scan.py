@@ -170,6 +170,9 @@ def test_a_token_budget_draws_from_all_of_the_corpus(neox, small_blocks):
 def test_the_first_tokens_of_a_corpus_that_can_be_read_once(neox, small_blocks):
     found = scan(dl.neuron(1, 3), neox, iter(texts(40)), tokens=1200, seed=None, cache=False)
     assert found.header["counts"]["tokens"] == 1200
+    assert scan(dl.neuron(1, 3), neox, iter(texts())).folder is None  # its next texts are others
+    with pytest.raises(CorpusError, match="seed=None"):
+        scan(dl.neuron(1, 3), neox, iter(texts(40)), tokens=1200)
     start = scan(dl.neuron(1, 3), neox, texts(40), tokens=1200, seed=None, cache=False)
     assert start.tables.kept.equals(found.tables.kept)
 

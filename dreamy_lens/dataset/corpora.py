@@ -142,6 +142,11 @@ class Corpus:
         return self._fingerprint
 
     @property
+    def once(self) -> bool:
+        """Whether it can be read only once."""
+        return any(shard.once for shard in self._shards)
+
+    @property
     def shards(self) -> tuple[str, ...]:
         """The names of the shards, in order."""
         return tuple(shard.name for shard in self._shards)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dreamy_lens.dataset.problems import Problems
 from dreamy_lens.dataset.progress import Progress
 from dreamy_lens.dataset.scanner import Scanner, versions
 from dreamy_lens.dataset.tally import BINS, NOBODY
@@ -138,6 +139,7 @@ class Description:
     def header(self, identity: dict[str, Any], complete: bool) -> dict[str, Any]:
         """What goes into `examples.json`."""
         s, p, fluency = self.scanner.settings, self.progress, self.scanner.frame.fluency
+        problems = Problems.total([self.scanner.corpus.opening_problems, p.problems])
         return {
             "model": self.scanner.model.name,
             "tokenizer": self.scanner.model.vocabulary.digest,
@@ -155,9 +157,9 @@ class Description:
                 "sample": len(p.sample.number),
             },
             "counts": p.counts,
-            "problems": [{"name": one.name, "why": one.why} for one in p.problems.first],
-            "problem_count": sum(p.problems.counts.values()),
-            "problem_counts": p.problems.counts,
+            "problems": [{"name": one.name, "why": one.why} for one in problems.first],
+            "problem_count": len(problems),
+            "problem_counts": problems.counts,
             "failed_shards": [{"name": name, "why": why} for name, why in p.failed.items()],
             "complete": complete,
             "seconds": p.seconds,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Examples", "FeatureExamples", "Histogram", "Window"]
 
+_ROWS = 12  # of features that a notebook shows
 _CLOSE = 20_000  # labels that a misspelt one is compared with at most
 
 
@@ -144,7 +145,7 @@ class Examples:
         Raises:
             ExamplesError: it was not scanned; the message has the nearest that were.
         """
-        return FeatureExamples(self.tables, self._index(feature), self.reader)
+        return FeatureExamples(self.tables, self._index(feature), partial(getattr, self, "reader"))
 
     def __getitem__(self, feature: Any) -> FeatureExamples:
         return self.of(feature)
@@ -210,6 +211,18 @@ class Examples:
         pool = same[:: -(-len(same) // _CLOSE)]
         near = difflib.get_close_matches(text, pool, 3, 0.6) or pool[:3]
         return f" The nearest: {', '.join(map(_short, near))}." if near else ""
+
+    def _repr_html_(self) -> str:
+        from dreamy_lens.results import markup
+
+        frame = self.to_pandas()
+        few = frame.nlargest(_ROWS, "maximum")
+        rows = [
+            [f"{r.maximum:.4g}", f"{r.mean:.4g}", f"{r.deviation:.4g}", _short(str(r.label))] for r in few.itertuples()
+        ]
+        more = f", the {len(few)} strongest" if len(few) < len(frame) else ""
+        note = f"<p>{markup.escape(repr(self))}{more}; examples[feature] has the windows of one.</p>"
+        return markup.fragment(note + markup.table(["maximum", "mean", "deviation", "feature"], rows))
 
     def __repr__(self) -> str:
         n, tokens = len(self), self.counts.get("tokens", 0)

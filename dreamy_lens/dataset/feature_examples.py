@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+import os
+from collections.abc import Callable, Iterable
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +31,7 @@ class FeatureExamples:
     Args:
         tables: of the scan.
         index: of the feature.
-        reader: turns ids into text.
+        reader: gives what turns ids into text, when that is needed first.
 
     Attributes:
         index: the feature's number in the scan.
@@ -41,16 +44,21 @@ class FeatureExamples:
         maximum: the highest.
     """
 
-    def __init__(self, tables: Tables, index: int, reader: Reader) -> None:
+    def __init__(self, tables: Tables, index: int, reader: Callable[[], Reader]) -> None:
         self._tables, self._reader, self.index = tables, reader, index
         row = tables.parts["features"].where("feature", [index]).to_pylist()[0]
         self.label: str = row["label"]
         self.windows, self.non_finite = int(row["windows"]), int(row["non_finite"])
-        self.mean, self.deviation = float(row["mean"]), float(row["deviation"])
-        self.minimum, self.maximum = float(row["minimum"]), float(row["maximum"])
+        self.mean, self.deviation = _number(row["mean"]), _number(row["deviation"])
+        self.minimum, self.maximum = _number(row["minimum"]), _number(row["maximum"])
         counts = np.asarray(row["histogram"], dtype=np.int64)
         self.histogram = Histogram(float(row["histogram_width"]), int(row["histogram_start"]), counts)
         self._sample = np.asarray(row["sample_values"], dtype=np.float32), np.asarray(row["sample_windows"], np.int64)
+
+    @cached_property
+    def reader(self) -> Reader:
+        """What turns ids into text."""
+        return self._reader()
 
     @property
     def header(self) -> dict[str, Any]:
@@ -141,6 +149,14 @@ class FeatureExamples:
         found += self._windows([n for n, _ in rest], [v for _, v in rest])
         return tuple(sorted(found, key=lambda w: (-w.value, w.number)))
 
+    def passages(self, numbers: Iterable[int]) -> tuple[list[str], list[np.ndarray]]:
+        """The tokens of windows together with what was kept around them, and the documents they stand in."""
+        wanted = list(numbers)
+        rows = {row["window"]: row for row in self._tables.parts["windows"].where("window", wanted).to_pylist()}
+        found = [rows[n] for n in wanted if n in rows]
+        whole = [[*(row["before"] or []), *row["ids"], *(row["after"] or [])] for row in found]
+        return [row["document"] for row in found], [np.array(ids, dtype=np.int64) for ids in whole]
+
     def to_pandas(self) -> pd.DataFrame:
         """One row per kept window: kind, rank, value, cross_entropy, perplexity, text, where it stands, ids, tokens."""
         import pandas as pd
@@ -154,6 +170,28 @@ class FeatureExamples:
         columns |= {"window": [w.number for _, _, w in found]}
         columns |= {name: [getattr(w, name) for _, _, w in found] for name in ("ids", "tokens", "values")}
         return pd.DataFrame(columns)
+
+    def to_html(self, path: str | os.PathLike[str] | None = None, *, top: int = 64) -> str:
+        """One self-contained page, without a script and without a network.
+
+        Args:
+            path: a file to write it to as well.
+            top: how many of the strongest windows it has.
+
+        Returns:
+            The page.
+        """
+        from dreamy_lens.dataset.showing import page
+
+        text = page(self, top)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8", errors="replace")
+        return text
+
+    def _repr_html_(self) -> str:
+        from dreamy_lens.dataset.showing import fragment
+
+        return fragment(self)
 
     def __len__(self) -> int:
         return len(self.top)
@@ -186,7 +224,7 @@ class FeatureExamples:
         )
 
     def _window(self, row: dict[str, Any], value: float, series: Any) -> Window:
-        read, ids = self._reader, tuple(row["ids"])
+        read, ids = self.reader, tuple(row["ids"])
         return Window(
             number=row["window"],
             ids=ids,
@@ -200,3 +238,8 @@ class FeatureExamples:
             after=read.text(row["after"] or []),
             values=None if series is None else np.array([np.nan if v is None else v for v in series], np.float32),
         )
+
+
+def _number(x: float | None) -> float:
+    """A number of a table, in which there is none where nothing had a finite value."""
+    return math.nan if x is None else float(x)

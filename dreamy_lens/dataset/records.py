@@ -189,7 +189,7 @@ def json_array(stream: Stream, name: str, first: int, note: Note) -> Iterator[tu
         note(Problem(name, why, "unreadable file"))
         return
     text, bad = _decode(stream.data[stream.at :].removeprefix(_BOM), "utf-8")
-    if bad is not None:
+    if bad is not None and not first:
         note(Problem(name, "bytes that are not UTF-8 were replaced", "replaced characters"))
     try:
         rows = json.loads(text)

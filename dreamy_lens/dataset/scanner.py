@@ -121,6 +121,11 @@ class Scanner:
         s = self.settings
         if s.tokens is None or s.seed is None or self.shares is not None:
             return
+        if self.corpus.once:
+            raise CorpusError(
+                f"{self.corpus.name} can be read only once, and a random part of it cannot be drawn so. Take its first "
+                "tokens with seed=None; or give a list, or a function that returns a new iterator."
+            )
         table = self.corpus.table()
         wanted, total = s.tokens // s.length, max(1, sum(row[2] for row in table))
         ends = np.cumsum([0, *(row[2] for row in table)]) * wanted // total

@@ -166,10 +166,7 @@ class Tally:
         if not len(enters):
             return
         found = torch.where(better[:, enters], values[:, enters], -torch.inf).T
-        count = min(self.k, found.shape[1])
-        # Few of many: the best of the batch first, in order of value and then of number, as a stable sort leaves them.
-        order = found.sort(dim=1, descending=True, stable=True)
-        best, at = order.values[:, :count], order.indices[:, :count]
+        best, at = _first(found, min(self.k, found.shape[1]))
         empty = best == -torch.inf
         numbers = windows[at].masked_fill(empty, NOBODY)
         texts = hashes[at].masked_fill(empty, NOBODY)
@@ -223,6 +220,23 @@ class Tally:
         """Every window that is kept for something, int64, rising; those from a number on."""
         kept = torch.cat([self.window.flatten(), self.level_window.flatten()])
         return kept[(kept >= since) & (kept != NOBODY)].unique()
+
+
+def _first(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest of each row of float32 `[F, B]` and where they stand, of equal ones the first: `[F, count]` both.
+
+    As a stable sort of everything would give them, in less than half the time: value and place are one integer.
+    """
+    values = values + 0.0  # of the two zeros, the integers of which differ, leave one
+    if values.shape[1] <= count or values.dtype != torch.float32:
+        order = values.sort(dim=1, descending=True, stable=True)
+        return order.values[:, :count], order.indices[:, :count]
+    bits = values.contiguous().view(torch.int32)
+    rising = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).long()
+    last = (1 << 32) - 1
+    keys = (rising << 32) | (last - torch.arange(values.shape[1], device=values.device))
+    at = last - (keys.topk(count, dim=1).values & last)
+    return values.gather(1, at), at
 
 
 def level_of(cross_entropy: Tensor) -> Tensor:

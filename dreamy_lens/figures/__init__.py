@@ -14,6 +14,7 @@ _HOMES = {
     "evolution_figure": "dreamy_lens.figures.evolution",
     "frontiers_figure": "dreamy_lens.figures.evolution",
     "attribution_figure": "dreamy_lens.figures.attribution",
+    "comparison_figure": "dreamy_lens.figures.comparison",
     "save": "dreamy_lens.figures.files",
 }
 

@@ -47,13 +47,13 @@ class AttributionPanel(anywidget.AnyWidget):
     attributions = traitlets.Dict().tag(sync=True)
 
     def __init__(self, feature: Any, prompt: Any, model: Any = None, **options: Any) -> None:
-        from dreamy_lens.attributing import attribute
+        from dreamy_lens.attributing import attributions
         from dreamy_lens.scoring.prompts import as_ids
         from dreamy_lens.scoring.scorer import Scorer
 
         scorer = Scorer(feature, model, **options)
         self._thread = _OneThread()
-        self._looks = Looks(lambda: scorer, lambda ids, k: attribute(scorer, ids, k, renew=False))
+        self._looks = Looks(lambda: scorer, lambda ids, ks: attributions(scorer, ids, ks, renew=False))
         ids = as_ids(prompt, scorer.vocabulary)[0]
         self.started: list[Any] = []
         super().__init__(live_id=uuid.uuid4().hex, **_describe(scorer))

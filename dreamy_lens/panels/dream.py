@@ -155,7 +155,7 @@ def looks_of(run: Dream) -> Looks:
     """At the prompts of a run; one for all of its views, so that nothing is worked out twice."""
     if run not in _LOOKS:
         weak = weakref.ref(run)
-        _LOOKS[run] = Looks(lambda: alive(weak).session.scorer, lambda ids, k: alive(weak).attribution(ids, k=k))
+        _LOOKS[run] = Looks(lambda: alive(weak).session.scorer, lambda ids, ks: alive(weak)._attributions(ids, ks))
     return _LOOKS[run]
 
 

@@ -49,8 +49,8 @@ def entry(prompt: Prompt) -> dict[str, Any]:
     }
 
 
-def found(attribution: Attribution, text: str, trips: bool, series: Sequence[float] | None = None) -> dict[str, Any]:
-    """A prompt with what substitutes do to it, and the feature's value at every position if that is known."""
+def found(attribution: Attribution, text: str, trips: bool, partial: bool = False) -> dict[str, Any]:
+    """A prompt with what substitutes do to it; partial if more of them are to be tried."""
     n, k = attribution.candidates.shape
     best = [attribution.top(i, k) for i in range(n)]
     return {
@@ -58,7 +58,8 @@ def found(attribution: Attribution, text: str, trips: bool, series: Sequence[flo
         "drop": [rounded(x) for x in attribution.drop_to_worst],
         "floor": [rounded(x) for x in attribution.drop_to_best],
         "subs": [[[s.token, s.token_id, rounded(s.value), rounded(s.cross_entropy)] for s in row] for row in best],
-        "series": None if series is None else [rounded(x) for x in series],
+        "tried": k,
+        "partial": partial,
     }
 
 
@@ -68,7 +69,7 @@ def scored(
     """A prompt of which no more than its scores is known."""
     ids = [int(i) for i in ids]
     scores = {"value": rounded(value), "ce": rounded(cross_entropy)}
-    nothing = {"drop": None, "floor": None, "subs": None, "series": None}
+    nothing = {"drop": None, "floor": None, "subs": None, "tried": None, "partial": False, "series": None}
     return {"key": key(ids), "ids": ids, "tokens": list(tokens), "text": text, "trips": trips, **scores, **nothing}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,16 +24,27 @@ LOG = logging.getLogger("dreamy_lens")
 SUBSTITUTES = 32
 """Tried at each position, as in Figure 1 of the paper."""
 
+QUICK = 8
+"""Tried at each position first. With all of them a strip comes too late for a click while a run goes on: the step that
+has just begun takes half of the time that there is, and a slow core takes twice the rest for them."""
+
 
 class Looks:
     """Prompts that somebody looked at: their scores, attribution, and the feature's value at every position.
 
     Args:
         scorer: gives the scorer; called where the model may be used.
-        attribute: gives the attribution of ids.
+        attribute: gives attributions of ids with more and more substitutes, each when it is asked for.
+
+    Attributes:
+        known: what was found of prompts, by key; never less than all of the substitutes.
     """
 
-    def __init__(self, scorer: Callable[[], Scorer], attribute: Callable[..., Attribution]) -> None:
+    def __init__(
+        self,
+        scorer: Callable[[], Scorer],
+        attribute: Callable[[np.ndarray, Sequence[int]], Iterator[Attribution]],
+    ) -> None:
         self._scorer, self._attribute = scorer, attribute
         self._plain: Scorer | None = None
         self.known: dict[str, dict[str, Any]] = {}
@@ -63,12 +74,32 @@ class Looks:
 
     def attribution(self, ids: np.ndarray, k: int = SUBSTITUTES) -> dict[str, Any]:
         """With what k substitutes at each position do, which is kept."""
+        *_, one = self._strips(ids, (k,))
+        return one
+
+    def stages(self, ids: np.ndarray) -> Iterator[dict[str, Any]]:
+        """What is known of a prompt, more each time, and worked out when it is asked for.
+
+        Its scores; what a few substitutes do; what all of them do; the values at all positions. Begins with what is
+        known already.
+        """
+        if state.key(ids) not in self.known:
+            yield self.scores(ids)
+        yield from self._strips(ids, (QUICK, SUBSTITUTES))
+        if self.known[state.key(ids)]["series"] is None:
+            yield self.with_series(ids)
+
+    def _strips(self, ids: np.ndarray, ks: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """With what substitutes do, more of them each time. Only the last is kept: no other is the final one."""
         one = state.key(ids)
-        if self.known.get(one, {}).get("subs") is None:
-            found = self._attribute(ids, k=k)
-            text, trips = self._text(ids)
-            self.known[one] = state.found(found, text, trips)
-        return self.known[one]
+        if one not in self.known:
+            text = self._text(ids)
+            for k, found in zip(ks, self._attribute(ids, ks), strict=True):
+                if k != ks[-1]:
+                    yield state.found(found, *text, partial=True)
+                else:
+                    self.known[one] = state.found(found, *text)
+        yield self.known[one]
 
     def with_series(self, ids: np.ndarray, k: int = SUBSTITUTES) -> dict[str, Any]:
         """With the feature's value if the prompt ended at each of its positions, which is kept too."""
@@ -144,24 +175,16 @@ class Talk:
             self._send({"type": "notice", "text": str(error)})
 
     def _answer(self, message: dict[str, Any]) -> None:
-        """Scores first, then the substitutes, then the values at all positions; until something newer is asked."""
+        """Whatever can be said soonest first, until something newer is asked."""
         number = message.get("id")
         try:
             ids = self._looks.ids(message)
-            one = self._looks.known.get(state.key(ids))
-            if one is None or one["subs"] is None:
-                self._say(number, self._looks.scores(ids))
+            for one in self._looks.stages(ids):
+                self._send({"type": "answer", "id": number, "found": one})
                 if self._newest != number:
                     return
-                one = self._looks.attribution(ids)
-            self._say(number, one)
-            if one["series"] is None and self._newest == number:
-                self._say(number, self._looks.with_series(ids))
         except DreamyLensError as error:
             self._send({"type": "answer", "id": number, "error": str(error)})
         except Exception as error:
             LOG.exception("A view's question could not be answered: %r", message)
             self._send({"type": "answer", "id": number, "error": f"{type(error).__name__}: {error}"})
-
-    def _say(self, number: Any, found: dict[str, Any]) -> None:
-        self._send({"type": "answer", "id": number, "found": found})

@@ -48,7 +48,7 @@ def frontier_svg(
         history: draw the prompts it holds as a cloud behind the frontier.
     """
     x, y = frontier.cross_entropies, frontier.values
-    plane = _Plane(_padded(x), _padded(y), 380, "cross-entropy, nats per token (fluent on the left)", "value")
+    plane = Plane(padded(x), padded(y), 380, "cross-entropy, nats per token (fluent on the left)", "value")
     across, up = plane.x(x), plane.y(y)
     parts = [plane.axes()]
     if history is not None:
@@ -84,7 +84,7 @@ def evolution_svg(iterations: np.ndarray, values: np.ndarray, restarts: Sequence
     iterations, values = np.asarray(iterations)[known], np.asarray(values, dtype=np.float64)[known]
     if len(values) < 2:
         return Html("")
-    plane = _Plane((float(iterations[0]), float(iterations[-1])), _padded(values), 220, "iteration", title)
+    plane = Plane((float(iterations[0]), float(iterations[-1])), padded(values), 220, "iteration", title)
     marks = "".join(f'<path class="dl-mark" d="M{plane.x(i):.1f} {plane.top}V{plane.bottom}"/>' for i in restarts)
     moves = np.flatnonzero(np.diff(values)) + 1
     steps = "".join(f"H{plane.x(iterations[i]):.1f}V{plane.y(values[i]):.1f}" for i in moves)
@@ -93,35 +93,61 @@ def evolution_svg(iterations: np.ndarray, values: np.ndarray, restarts: Sequence
     return plane.svg(plane.axes() + marks + line, f"{title} over iterations")
 
 
-class _Plane:
-    """Axes with round numbers, and the way from data to the drawing."""
+class Plane:
+    """Axes with round numbers, and the way from data to the drawing.
+
+    Args:
+        x: range across.
+        y: range upwards.
+        height: of the drawing.
+        x_title: of the axis across.
+        y_title: of the other.
+        counted: whether the axis upwards is of logarithms of counts, with its marks at powers of ten.
+        width: of the drawing.
+    """
 
     top = 26
 
-    def __init__(self, x: tuple[float, float], y: tuple[float, float], height: int, x_title: str, y_title: str) -> None:
-        self.x_range, self.y_range, self.height, self.titles = x, y, height, (x_title, y_title)
-        self.x_ticks, self.y_ticks = ticks(*x), ticks(*y, 5)
-        self.x_places, self.y_places = _places(self.x_ticks), _places(self.y_ticks)
-        widest = max((len(number(t, self.y_places)) for t in self.y_ticks), default=1)
-        self.left, self.right, self.bottom = 18 + 11 * widest, WIDTH - 12, height - 58
+    def __init__(
+        self,
+        x: tuple[float, float],
+        y: tuple[float, float],
+        height: int,
+        x_title: str,
+        y_title: str,
+        counted: bool = False,
+        width: int = WIDTH,
+    ) -> None:
+        self.x_range, self.y_range, self.titles = x, y, (x_title, y_title)
+        self.width, self.height = width, height
+        self.x_ticks, y_ticks = ticks(*x), ticks(*y, 5)
+        self.x_places, places = _places(self.x_ticks), _places(y_ticks)
+        self.y_labels = [(t, number(t, places)) for t in y_ticks]
+        if counted:
+            self.y_labels = [(float(t), f"{10**t:,}") for t in range(math.floor(y[1]) + 1)]
+        widest = max((len(label) for _, label in self.y_labels), default=1)
+        self.left, self.right, self.bottom = 18 + (9 if counted else 11) * widest, width - 12, height - 58
 
     def x(self, data: np.ndarray | float) -> np.ndarray:
+        """Where data lies across."""
         share = (np.asarray(data, dtype=np.float64) - self.x_range[0]) / (self.x_range[1] - self.x_range[0])
         return self.left + share * (self.right - self.left)
 
     def y(self, data: np.ndarray | float) -> np.ndarray:
+        """Where data lies from the top."""
         share = (np.asarray(data, dtype=np.float64) - self.y_range[0]) / (self.y_range[1] - self.y_range[0])
         return self.bottom - share * (self.bottom - self.top)
 
     def axes(self) -> str:
+        """Grid, round numbers and titles."""
         parts = []
         for i, tick in enumerate(self.x_ticks):
             at, minor = f"{self.x(tick):.1f}", ' class="dl-minor"' if i % 2 else ""
             parts.append(f'<path class="dl-grid" d="M{at} {self.top}V{self.bottom}"/>')
             label = number(tick, self.x_places)
             parts.append(f'<text{minor} x="{at}" y="{self.bottom + 24}" text-anchor="middle">{label}</text>')
-        for tick in self.y_ticks:
-            at, label = float(self.y(tick)), number(tick, self.y_places)
+        for tick, label in self.y_labels:
+            at = float(self.y(tick))
             parts.append(f'<path class="dl-grid" d="M{self.left} {at:.1f}H{self.right}"/>')
             parts.append(f'<text x="{self.left - 8}" y="{at + 5:.1f}" text-anchor="end">{label}</text>')
         middle = (self.left + self.right) / 2
@@ -131,12 +157,14 @@ class _Plane:
         parts.append(f'<text class="dl-axis" x="{self.left}" y="14">{escape(self.titles[1])}</text>')
         return "".join(parts)
 
-    def svg(self, content: str, label: str) -> Html:
-        box = f'viewBox="0 0 {WIDTH} {self.height}"'
-        return Html(f'<svg class="dl-plot" {box} role="group" aria-label="{escape(label)}">{content}</svg>')
+    def svg(self, content: str, label: str, slim: bool = False) -> Html:
+        """The whole drawing; a slim one is about as wide as its text is made for, on phones too."""
+        box = f'viewBox="0 0 {self.width} {self.height}"'
+        kind = "dl-plot dl-slim" if slim else "dl-plot"
+        return Html(f'<svg class="{kind}" {box} role="group" aria-label="{escape(label)}">{content}</svg>')
 
 
-def _cloud(plane: _Plane, history: History) -> str:
+def _cloud(plane: Plane, history: History) -> str:
     """Evaluated prompts within the axes, as one path of dots; evenly thinned out if there are many."""
     x, y = history.cross_entropy, history.value
     (x0, x1), (y0, y1) = plane.x_range, plane.y_range
@@ -146,7 +174,8 @@ def _cloud(plane: _Plane, history: History) -> str:
     return f'<path class="dl-cloud" d="{dots}"/>' if dots else ""
 
 
-def _padded(values: np.ndarray) -> tuple[float, float]:
+def padded(values: np.ndarray) -> tuple[float, float]:
+    """The range of some values with room on both sides."""
     low, high = float(np.min(values)), float(np.max(values))
     room = 0.07 * (high - low) or 0.1 * abs(high) or 1.0
     return low - room, high + room

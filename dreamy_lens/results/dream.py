@@ -282,14 +282,20 @@ class Dream(Controls):
             return self._session
 
     def _attribute(self, prompt: Any, k: int = 32, **settings: Any) -> Attribution:
-        from dreamy_lens.attributing import attribute
+        return next(self._attributions(prompt, [k], **settings))
 
-        def found() -> Attribution:
+    def _attributions(self, prompt: Any, ks: Sequence[int], **settings: Any) -> Iterator[Attribution]:
+        """Attributions with more and more substitutes, each worked out when it is asked for."""
+        from dreamy_lens.attributing import attributions
+
+        def found() -> Iterator[Attribution]:
             session = self._opened()
             usual = {"allowed": session.rules.allowed, "renew": not self.active}
-            return attribute(session.scorer, prompt, k, **usual, **settings)
+            yield from attributions(session.scorer, prompt, ks, **usual, **settings)
 
-        return self._where_used(found)
+        growing = found()
+        for _ in ks:
+            yield self._where_used(lambda: next(growing))
 
     @property
     def made_in(self) -> tuple[str | None, str | None]:

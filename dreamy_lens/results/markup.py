@@ -174,19 +174,27 @@ def text(prompt: str) -> Html:
     return Html(f'<bdi dir="ltr">{escape(prompt.removeprefix(" "))}</bdi>')
 
 
-def fragment(body: str) -> str:
-    """A piece for a notebook: the style comes along, and the piece has its own ground to be legible on."""
-    return f'<div class="dl"><style>{stylesheet("style.css")}</style>{body}</div>'
+def fragment(body: str, *styles: str) -> str:
+    """A piece for a notebook: the style comes along, and the piece has its own ground to be legible on.
+
+    Args:
+        body: its content.
+        styles: names of more style sheets beside this file.
+    """
+    rules = "".join(map(stylesheet, ("style.css", *styles)))
+    return f'<div class="dl"><style>{rules}</style>{body}</div>'
 
 
-def document(title: str, body: str, scripts: bool = False) -> str:
+def document(title: str, body: str, scripts: bool = False, styles: Sequence[str] = ()) -> str:
     """A whole page that fetches nothing, which its content security policy also enforces.
 
     Args:
         title: of the page.
         body: its content.
         scripts: whether those in it may run; otherwise none does.
+        styles: names of more style sheets beside this file.
     """
+    rules = "".join(map(stylesheet, ("style.css", "page.css", *styles)))
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
     policy += "; script-src 'unsafe-inline' blob:" if scripts else ""
     wide = ' class="dl-wide"' if scripts else ""  # a view has columns
@@ -195,7 +203,7 @@ def document(title: str, body: str, scripts: bool = False) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)}</title><style>{stylesheet('style.css')}{stylesheet('page.css')}</style></head>"
+        f"<title>{escape(title)}</title><style>{rules}</style></head>"
         f'<body class="dl"><main{wide}>{body}</main></body></html>\n'
     )
 

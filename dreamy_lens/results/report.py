@@ -138,13 +138,14 @@ def _table(frontier: Frontier, names: Sequence[str], found: Mapping[int, Attribu
 def _strips(frontier: Frontier, names: Sequence[str], found: Mapping[int, Attribution]) -> str:
     if not found:
         return ""
-    sections = [_section(i, frontier[i], names[i], found[i]) for i in sorted(found)]
+    sections = [strip_section(i, frontier[i], names[i], found[i]) for i in sorted(found)]
     few = f"{len(found)} of {len(frontier)} prompts. " if len(found) < len(frontier) else ""
     heading = f'<h2>Which tokens carry the feature</h2><p class="dl-note">{few}{strips.LEGEND}</p>'
     return heading + "".join(sections)
 
 
-def _section(index: int, prompt: Prompt, name: str, found: Attribution) -> str:
+def strip_section(index: int, prompt: Prompt, name: str, found: Attribution) -> str:
+    """One prompt of a frontier with its strip, under its number; `name` is the id of the element."""
     trips = "" if prompt.round_trips else " (as text it encodes to other tokens)"
     note = f'<p class="dl-note"><strong>{index + 1}</strong> {strips.scores(found)}{trips}</p>'
     return f'<section class="dl-dream" id="{name}">{note}{strips.attribution_strip(found)}</section>'

@@ -59,7 +59,20 @@ def found(entry: dict[str, Any], rng: random.Random, k: int = 8, tokens: tuple[s
         round(height - row[0][2] if w < 0.25 else height * w * 0.4, 4) for row, w in zip(subs, weights, strict=True)
     ]
     same = {name: entry[name] for name in ("key", "ids", "tokens", "text", "trips")}
-    return {**same, "value": height, "ce": ce, "drop": drop, "floor": floor, "subs": subs, "series": series}
+    scores = {"value": height, "ce": ce, "drop": drop, "floor": floor, "subs": subs, "series": series}
+    return {**same, **scores, "tried": 32, "partial": False}
+
+
+def bare(one: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """What is known of a prompt first: its scores."""
+    return {**one, **dict.fromkeys(("drop", "floor", "subs", "tried", "series")), **more}
+
+
+def quick(one: dict[str, Any], k: int = 3) -> dict[str, Any]:
+    """What is known of it next: what some of the substitutes do, here the first k and the last."""
+    subs = [[*row[:k], row[-1]] for row in one["subs"]]
+    drop = [0.5 * d for d in one["drop"]]
+    return {**one, "subs": subs, "drop": drop, "tried": k + 1, "partial": True, "series": None}
 
 
 def frontier_of(points: list[dict[str, Any]]) -> list[dict[str, Any]]:

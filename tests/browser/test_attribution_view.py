@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from browser.fake_states import VOCABULARY, entry, found, prompt, run_state
+from browser.fake_states import VOCABULARY, bare, entry, found, prompt, quick, run_state
 from browser.fake_states import attribution_state as any_state
 from browser.mounted import Mounted
 
@@ -19,11 +19,6 @@ MINUS = "−"
 
 def number(text: str) -> float:
     return float(text.replace(MINUS, "-").replace(",", ""))
-
-
-def bare(one: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """What is known of a prompt first: its scores."""
-    return {**one, "drop": None, "floor": None, "subs": None, "series": None, **more}
 
 
 def another(seed: int = 7, **changes: Any) -> dict[str, Any]:
@@ -50,7 +45,7 @@ def show_substitutes(view: Mounted, position: int) -> None:
 # In stages.
 
 
-def test_an_answer_comes_in_three_stages(mount: Mount):
+def test_an_answer_comes_in_four_stages(mount: Mount):
     state = run_state(60, attributed=1)
     (one,) = state["attributions"].values()
     view = mount("dream", {**state, "attributions": {}})
@@ -61,7 +56,11 @@ def test_an_answer_comes_in_three_stages(mount: Mount):
     assert view.page.get_by_text("working…").is_visible() and view.page.get_by_text("trying substitutes…").is_visible()
     answer(view, bare(one, value=1.5))
     assert view.text(".dlp-numbers b") == "1.500" and view.page.get_by_text("working…").is_visible()
+    answer(view, quick(one))
+    assert "the worst of 4 substitutes so far (full:" in view.text(".dlp-legend")
+    assert view.find(".dlp-token > small").count() == 0 and view.page.get_by_text("working…").is_visible()
     answer(view, {**one, "series": None})
+    assert "the worst of 32 substitutes (full:" in view.text(".dlp-legend") and "so far" not in view.text(".dlp-one")
     assert view.find(".dlp-token > small").count() == 0 and view.button("heat map").is_visible()
     shares = view.find(".dlp-token").evaluate_all(
         "(all) => all.map((one) => [one.style.getPropertyValue('--d'), one.style.getPropertyValue('--h')].map(Number))"
@@ -76,6 +75,33 @@ def test_an_answer_comes_in_three_stages(mount: Mount):
     assert view.page.get_by_text("working…").count() == 0 and len(view.sent("look")) == 1
     better = view.find(".dlp-token").evaluate_all("(all) => all.map((one) => one.classList.contains('dlp-better'))")
     assert better == [f < 0 for f in one["floor"]]
+
+
+def test_few_substitutes_are_never_taken_for_all(mount: Mount):
+    state = run_state(60, attributed=1)
+    (one,) = state["attributions"].values()
+    view = mount("dream", {**state, "attributions": {}})
+    view.find(f'.dlp-table tr[data-key="{one["key"]}"]').click()
+    view.frames()
+    (asked,) = view.sent("look")
+    answer(view, quick(one))
+    view.button("heat map").click()
+    assert view.find(".dlp-heat [role=gridcell]").count() == 4 * len(one["ids"])
+    assert "so far, best on top" in view.text(".dlp-legend")
+    view.button("heat map").click()
+    # Another prompt is tried before all of the substitutes are known, so the rest of this answer never comes.
+    show_substitutes(view, 0)
+    view.find(".dlp-ledger tbody button").first.click()
+    new = another(8)
+    answer(view, new)
+    answer(view, quick(one), asked["id"])  # too late
+    assert tokens(view) == [VOCABULARY[i].replace("\n", "↵") for i in new["ids"]]
+    view.button("undo").click()
+    assert "so far" in view.text(".dlp-legend")
+    first, _, again = view.sent("look")
+    assert again["ids"] == first["ids"] == one["ids"]
+    answer(view, one)
+    assert "32 substitutes (full" in view.text(".dlp-legend") and view.page.get_by_text("working…").count() == 0
 
 
 def test_an_error_is_a_sentence_and_the_prompt_stays(mount: Mount):

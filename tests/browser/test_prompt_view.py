@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from browser.fake_states import VOCABULARY, attribution_state, entry, found, key, run_state
+from browser.fake_states import VOCABULARY, attribution_state, bare, entry, found, key, run_state
 from browser.mounted import Mounted
 
 Mount = Callable[..., Mounted]
@@ -17,11 +17,6 @@ def changed(one: dict[str, Any], position: int, token: int, value: float) -> dic
     """What would be found of the prompt with another token in a place."""
     ids = [*one["ids"][:position], token, *one["ids"][position + 1 :]]
     return found(entry(ids, one["ce"] + 0.5, value, 0), random.Random(token))
-
-
-def first(one: dict[str, Any]) -> dict[str, Any]:
-    """The first of the answers about a prompt: its scores only."""
-    return {**one, "drop": None, "floor": None, "subs": None, "series": None}
 
 
 def tokens(view: Mounted) -> list[str]:
@@ -109,7 +104,7 @@ def test_a_substitute_is_tried_and_undone(mount: Mount):
     (asked,) = view.sent("look")
     assert asked["ids"] == [*one["ids"][:2], substitute, *one["ids"][3:]]
     new = changed(one, 2, substitute, one["value"] + 1.5)
-    view.say(type="answer", id=asked["id"], found=first(new))
+    view.say(type="answer", id=asked["id"], found=bare(new))
     assert tokens(view)[2] == VOCABULARY[substitute].replace("\n", "↵")
     assert "(+1.50" in numbers(view)[0] and "(+0.50)" in numbers(view)[1]
     assert "trying substitutes" in view.text(".dlp-one")
@@ -254,7 +249,7 @@ def test_a_prompt_by_itself(mount: Mount):
     state = attribution_state()
     view = mount("attribution", {**state, "found": None})
     assert view.text(".dlp-one") == "Scoring the prompt…"
-    view.change(found=first(state["found"]))
+    view.change(found=bare(state["found"]))
     assert view.find(".dlp-token").count() == len(state["found"]["tokens"])
     view.change(error="PromptError: no tokens")
     assert view.text(".dlp-wrong") == "PromptError: no tokens"

@@ -31,11 +31,14 @@ const reading = (text, more = "") => {
 export function attributionView(host) {
   const el = h("section", { class: "dlp-one", "aria-label": "the picked prompt" });
   let base = null; // where the playing began: {key, ids, tokens, text, value, ce}
-  let now = null; // what is shown: the same, with drop, floor, subs, series as far as they are known
+  // What is shown: the same, with drop, floor, subs, series as far as they are known. While it is partial, more than the
+  // substitutes of subs are being tried; that is never kept in known.
+  let now = null;
   let trail = []; // prompts to go back to
   let chosen = -1, grid = false, all = false, pending = 0, numbers = 0, wrong = "", timer;
 
-  const same = (entry) => ({ value: entry.y, ce: entry.x, drop: null, floor: null, subs: null, series: null, ...entry });
+  const nothing = { drop: null, floor: null, subs: null, tried: null, partial: false, series: null };
+  const same = (entry) => ({ value: entry.y, ce: entry.x, ...nothing, ...entry });
 
   function show(entry) {
     if (!entry) {
@@ -85,7 +88,7 @@ export function attributionView(host) {
 
   function answer(message) {
     const mine = message.id === `${host.name}-${pending}`;
-    if (message.found) {
+    if (message.found && !message.found.partial) {
       const known = host.known.get(message.found.key);
       if (!known?.subs || message.found.subs) host.known.set(message.found.key, message.found);
     }

@@ -70,7 +70,7 @@ export function heatMap(now, { swap, say }) {
   const given = { class: "dlp-heat", role: "grid", "aria-label": "substitutes by position, best first", onkeydown: move };
   const lines = [head, ...rows].map((line) => h("div", { role: "row" }, ...line));
   const table = h("div", { ...given, style: { "--columns": String(now.tokens.length) } }, ...lines);
-  const legend = " each column: what was tried in its token's place, best on top · "
+  const legend = ` each column: what was tried in its token's place${now.partial ? " so far" : ""}, best on top · `
     + `blue with an edge raises the value, orange lowers it (full: ${num(most, digits)})`;
   return h("div", {},
     h("div", { class: "dlp-scroll" }, table),

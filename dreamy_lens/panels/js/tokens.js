@@ -43,10 +43,13 @@ export function tokenStrip(now, base, { chosen, yet, choose }) {
     return h("button", given, h("i", {}), h("b", {}, visibleToken(text)), ...under);
   }
 
+  // The first few substitutes come soon, and all of them a moment later.
+  const many = `${now.tried} substitutes${now.partial ? " so far" : ""}`;
+  const worst = ` colour: lost with the worst of ${many} (full: ${num(colour, digits)}) · `;
   const said = (...parts) => h("p", { class: "dlp-legend" }, ...parts);
   const legend = !now.drop ? [said(yet)] : [
     said(
-      h("span", { class: "dlp-ramp" }), ` colour: lost with the worst substitute (full: ${num(colour, digits)}) · `,
+      h("span", { class: "dlp-ramp" }), worst,
       h("span", { class: "dlp-swatch" }), ` bar: lost even with the best (full: ${num(bar, digits)}, dotted: a gain)`,
     ),
     said(now.series ? "underneath: the value if the prompt ended there · " : "", "click a token for its substitutes"),

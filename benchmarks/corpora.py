@@ -1,0 +1,134 @@
+"""How fast is a corpus read and cut into windows, and how much memory does it take?
+
+    python benchmarks/corpora.py [--megabytes 200] [--tokens 2000000]
+
+What is measured is in README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one thread
+
+import psutil
+from measures import table
+
+import dreamy_lens as dl
+from dreamy_lens.models.access import HookedModel
+
+FORMATS = ("a.txt", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet")
+
+
+def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Processor seconds of a piece of work, and what it returns."""
+    start = time.process_time()
+    found = work()
+    return time.process_time() - start, found
+
+
+def write(path: Path, texts: list[str], megabytes: int) -> None:
+    """A file with the texts over and over."""
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = (texts[i % len(texts)] for i in range(megabytes * 2**20 // (sum(map(len, texts)) // len(texts))))
+    if path.suffix == ".parquet":
+        table = pyarrow.table({"text": list(rows)})
+        parquet.write_table(table, path, row_group_size=len(table), use_dictionary=False)
+        return
+    lines = (row + "\n" if path.suffix == ".txt" else json.dumps({"text": row}) + "\n" for row in rows)
+    if path.suffix == ".gz":
+        with gzip.open(path, "wb", compresslevel=1) as file:
+            file.writelines(line.encode() for line in lines)
+    elif path.suffix == ".zst":
+        with pyarrow.CompressedOutputStream(str(path), "zstd") as file:
+            for line in lines:
+                file.write(line.encode())
+    else:
+        with open(path, "wb") as file:
+            file.writelines(line.encode() for line in lines)
+
+
+def resident() -> float:
+    """Memory of this process, in MB."""
+    return psutil.Process().memory_info().rss / 2**20
+
+
+def read(path: Path) -> list[str]:
+    """A row of the table of formats."""
+    corpus = dl.corpus.open(path)
+    next(corpus.blocks(0))
+    before, most, characters, last = resident(), 0.0, 0, 0
+
+    def whole() -> None:
+        nonlocal most, characters, last
+        for block in corpus.blocks(0):
+            characters, last = characters + block.characters, block.number
+            most = max(most, resident() - before)
+
+    spent, _ = seconds(whole)
+    skipping, _ = seconds(lambda: next(dl.corpus.open(path).blocks(0, last)))
+    remembered, _ = seconds(lambda: next(corpus.blocks(0, last)))
+    size = path.stat().st_size / 2**20
+    return [
+        path.name.removeprefix("a"), f"{size:.0f}", f"{characters / 1e6 / spent:.0f}", f"{most:.1f}",
+        f"{skipping:.2f}", f"{remembered:.3f}",
+    ]  # fmt: skip
+
+
+def windows(limit: int) -> list[list[str]]:
+    """Rows of the table of windows."""
+    vocabulary = HookedModel(dl.load_model()).vocabulary
+    blocks, count = [], 0
+    for block in dl.corpus.open("docstrings").blocks(0):
+        blocks.append(block)
+        count += sum(map(len, vocabulary.encode_many([section.text for section in block.sections])))
+        if count >= limit:
+            break
+    rows = []
+    for stride in (None, 1):
+        settings = dl.corpus.WindowSettings(12, stride)
+        spent, found = seconds(lambda s=settings: sum(len(dl.corpus.windows_of(b, vocabulary, s)) for b in blocks))
+        rows.append([f"windows, stride {settings.step}", f"{count / spent:,.0f}", f"{found:,}"])
+    spent, _ = seconds(lambda: [vocabulary.encode_many([s.text for s in block.sections]) for block in blocks])
+    rows.append(["the tokenizer, as Hugging Face calls it", f"{count / spent:,.0f}", ""])
+    return rows
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--megabytes", type=int, default=200, help="of text in each file")
+    parser.add_argument("--tokens", type=int, default=2_000_000, help="of the documentation, cut into windows")
+    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.read:
+        print(json.dumps(read(arguments.read)))
+        return
+    texts = [document.text for document in dl.corpus.docstrings("train", ["numpy", "torch"])]
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in FORMATS:
+            write(Path(folder, name), texts, arguments.megabytes)
+            # In a process of its own, since writing leaves memory behind that reading would be given.
+            one = [sys.executable, __file__, "--read", str(Path(folder, name))]
+            rows.append(json.loads(subprocess.run(one, check=True, capture_output=True, text=True).stdout))
+            Path(folder, name).unlink()
+    heads = ["", "MB stored", "M characters/s", "MB more memory", "s to the last block", "s, remembered"]
+    print(table(heads, rows), "\n")
+    print(table(["", "tokens/s", "windows"], windows(arguments.tokens)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,4 @@
+"""Dreams held against a corpus: what both reach at every fluency, in numbers, sentences, pictures and pages.
+
+Comparisons are plain data over results and examples; only finding them may use a model.
+"""

@@ -1,0 +1,122 @@
+"""One feature's examples as HTML: tabs of the strongest windows, of quantiles, of fluency, and a histogram."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from dreamy_lens.results import markup
+from dreamy_lens.results.cards import Card, cards, tabs
+from dreamy_lens.results.histogram import Mark, histogram_svg
+from dreamy_lens.results.values import Scale, legend, numbers_switch
+
+if TYPE_CHECKING:
+    from dreamy_lens.dataset.feature_examples import FeatureExamples
+    from dreamy_lens.dataset.kept import Window
+
+QUANTILES = (0.999, 0.99, 0.9, 0.5)
+
+
+def window_card(window: Window, name: str, label: str, series: object = None) -> Card:
+    """A window with what surrounds it and where it stands."""
+    values = window.values if series is None else series
+    place = f"{window.document}, character {window.character:,}"
+    return Card(
+        name=name,
+        side="window",
+        label=label,
+        tokens=window.tokens,
+        series=values,  # type: ignore[arg-type]
+        value=window.value,
+        cross_entropy=window.cross_entropy,
+        where=place,
+        before=window.before,
+        after=window.after,
+    )
+
+
+def scale_of(windows: Iterable[Window]) -> Scale:
+    """The scale that some windows share."""
+    found: list[float] = []
+    for window in windows:
+        found.append(window.value)
+        found.extend([] if window.values is None else window.values.tolist())
+    return Scale.of(found)
+
+
+def percent(q: float) -> str:
+    """A share for people.
+
+    >>> percent(0.999), percent(0.5)
+    ('99.9 %', '50 %')
+    """
+    return f"{100 * q:.6g} %"
+
+
+def body(examples: FeatureExamples, top: int = 64, each: int = 8) -> str:
+    """The examples, without the page around them.
+
+    Args:
+        examples: of one feature.
+        top: how many of the strongest windows are shown.
+        each: how many of each quantile.
+    """
+    prefix = "e" + hashlib.sha256(f"{examples.label}{examples.header.get('generation')}".encode()).hexdigest()[:6]
+    strongest = examples.top[:top]
+    quantiles = [(q, examples.quantile(q, each)) for q in QUANTILES]
+    shown = [*strongest, *examples.fluent, *(w for _, some in quantiles for w in some)]
+    scale = scale_of(shown)
+    parts = [("strongest", _numbered(strongest, f"{prefix}t", "", scale))]
+    parts.append(("quantiles", _quantiles(examples, quantiles, prefix, scale)))
+    if examples.fluent:
+        fluent = [
+            window_card(w, f"{prefix}f{i}", f"{(w.cross_entropy or 0) // 0.25 * 0.25:.2f} nats and up")
+            for i, w in enumerate(examples.fluent)
+        ]
+        note = '<p class="dl-quiet">The strongest window of each quarter of a nat, of all windows of the corpus.</p>'
+        parts.append(("by fluency", note + cards(fluent, scale)))
+    marks = [Mark(examples.histogram.quantile(q), percent(q), "q") for q in QUANTILES]
+    if strongest:
+        marks.append(Mark(strongest[0].value, f"strongest {scale.number(strongest[0].value)}", "w"))
+    histogram = histogram_svg(examples.histogram.edges, examples.histogram.counts, marks, "value (windows, log scale)")
+    tools = f'<p class="dl-note">{legend(scale)}</p>{numbers_switch(prefix + "n")}'
+    return f'<div class="dl-sides">{_introduction(examples)}{histogram}{tools}{tabs(prefix, parts)}</div>'
+
+
+def fragment(examples: FeatureExamples) -> str:
+    """The examples for a notebook's cell."""
+    return markup.fragment(f"<h3>{markup.escape(examples.title)}</h3>{body(examples, 16, 4)}", "values.css")
+
+
+def page(examples: FeatureExamples, top: int = 64) -> str:
+    """The examples as a page of their own, which fetches nothing and has no script."""
+    title = f"{examples.title} in {examples.header.get('corpus', {}).get('name', 'a corpus')}"
+    return markup.document(title, f"<h1>{markup.escape(title)}</h1>{body(examples, top)}", styles=["values.css"])
+
+
+def _introduction(examples: FeatureExamples) -> str:
+    counts, header = examples.counts, examples.header
+    said = (
+        f"{examples.windows:,} windows of {header.get('settings', {}).get('length', '?')} tokens, from "
+        f"{counts.get('documents', 0):,} documents of {header.get('corpus', {}).get('name', 'a corpus')}, on "
+        f"{header.get('model', 'a model')}. Mean {examples.mean:.4g}, standard deviation {examples.deviation:.4g}."
+    )
+    return f'<p class="dl-quiet">{markup.escape(said)}</p>'
+
+
+def _numbered(windows: Sequence[Window], prefix: str, word: str, scale: Scale) -> str:
+    if not windows:
+        return '<p class="dl-none">No window had a finite value.</p>'
+    return cards([window_card(w, f"{prefix}{i}", f"{word}{i + 1}") for i, w in enumerate(windows)], scale)
+
+
+def _quantiles(
+    examples: FeatureExamples, quantiles: Sequence[tuple[float, Sequence[Window]]], prefix: str, scale: Scale
+) -> str:
+    parts = []
+    for k, (q, windows) in enumerate(quantiles):
+        value = scale.number(examples.histogram.quantile(q))
+        parts.append(f"<h4>{percent(q)} of the windows are below {value}</h4>")
+        parts.append(_numbered(windows, f"{prefix}q{k}", "", scale))
+    return "".join(parts)
