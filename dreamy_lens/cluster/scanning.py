@@ -77,8 +77,14 @@ class ClusterScan:
             ledger = Ledger.open(place, scan.identity)
             if ledger is not None:
                 _forget_attempts(ledger)
-            share = {"cpus_per_worker": self.cpus_per_worker, "gpus_per_worker": self.gpus_per_worker}
-            cluster = stack.enter_context(ray_here.cluster(self.address, workers=self.workers, **share))
+            cluster = stack.enter_context(
+                ray_here.cluster(
+                    self.address,
+                    workers=self.workers,
+                    cpus_per_worker=self.cpus_per_worker,
+                    gpus_per_worker=self.gpus_per_worker,
+                )
+            )
             if ledger is None:
                 ledger = Ledger.new(place, scan.identity, self._parcels(cluster.workers))
             data = self._sent(ledger, cluster)

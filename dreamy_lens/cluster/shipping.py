@@ -122,9 +122,9 @@ def _pickler() -> type:
     from dreamy_lens.cluster.ray_here import import_ray
 
     import_ray()
-    from ray import cloudpickle
+    from ray import cloudpickle  # pyright: ignore
 
-    class Pickler(cloudpickle.CloudPickler):
+    class Pickler(cloudpickle.CloudPickler):  # pyright: ignore
         def reducer_override(self, obj: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
             if type(obj) in (weakref.ProxyType, weakref.CallableProxyType):
                 return weakref.proxy, (obj.__str__.__self__,)
