@@ -20,7 +20,7 @@ from dreams import dream, same
 from test_sweep import FEATURES, made
 
 import dreamy_lens as dl
-from dreamy_lens.cluster import describing, parcels, pool, ray_here
+from dreamy_lens.cluster import parcels, pool, ray_here
 from dreamy_lens.cluster.place import Place
 from dreamy_lens.cluster.pool import Lost, Pool
 from dreamy_lens.cluster.shipping import Shipped, dumps
@@ -472,7 +472,6 @@ def test_on_workers_a_scan_finds_the_same_though_one_is_killed(cluster, tmp_path
 
     monkeypatch.setattr(parcels, "LEAST", 300_000)
     monkeypatch.setattr("dreamy_lens.scanning.SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(describing, "MANY", 0)
     features, corpus = [dl.neurons(1), abroad("once", tmp_path, die)], corpus_of(3)
     where = f"file://{tmp_path}/scan"
     here = scanned(features, corpus, cache=False)

@@ -15,6 +15,7 @@ import dreamy_lens as dl
 from dreamy_lens.cluster import parcels
 from dreamy_lens.cluster.parcels import Ledger, Parcel, parcels_of
 from dreamy_lens.cluster.place import Place
+from dreamy_lens.cluster.pool import Lost
 from dreamy_lens.cluster.scan_worker import Worker, fetched
 from dreamy_lens.cluster.shipping import Shipped
 from dreamy_lens.dataset import corpora, open_corpus
@@ -303,6 +304,47 @@ def test_a_shard_without_anything_readable_is_noted(tmp_path, monkeypatch):
     monkeypatch.setattr(worker.corpus, "blocks", broken)
     assert {worker.run(parcel)["status"] for parcel in worker.ledger.parcels} == {"done"}
     assert list(merged(worker).failed.values()) == ["ValueError: torn"]
+
+
+# Values at tokens.
+
+
+class Here:
+    """Workers that are this process; the second job is lost."""
+
+    def __init__(self, cluster: Any, made_of: bytes, say: Any, sent: Any) -> None:
+        self.worker, self.sent = pickle.loads(made_of), sent
+        self.worker.ready()
+
+    def work(self, jobs: Any) -> Any:
+        for number, job in reversed(list(enumerate(jobs))):
+            yield job, Lost("A worker died (of it).", 3) if number == 1 else self.worker.run(self.sent(job), 1)
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_values_at_tokens_are_shared_out(tmp_path, monkeypatch, always):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from dreamy_lens.cluster import describing
+    from dreamy_lens.cluster.shipping import dumps
+
+    worker = worker_of(tmp_path / "a", texts(40))
+    worker.features = ["L1.N3", "L0.N5", dl.neurons(1)]
+    scan = Scan(worker.features, worker.model.model, worker.corpus, SETTINGS)
+    scanner, states = scan.scanner(), [once(worker), once(worker)]
+    here = scan.examples(scanner, states[0], None)
+    monkeypatch.setattr(describing, "Pool", Here)
+    monkeypatch.setattr(describing, "MANY", 1 << 20 if always else 0)
+    data = dumps(dataclasses.replace(worker, model=worker.model.packed()))
+    answers = describing.spread(None, data, scanner, always)  # type: ignore[arg-type]
+    with pytest.warns(RuntimeWarning, match=r"Values at the tokens of \d+ windows are missing .* A worker died"):
+        there = scan.examples(scanner, states[1], None, answers=answers)
+    ours, theirs = (one.tables.kept.to_pandas() for one in (there, here))
+    whole = [row is not None and not np.isnan(row).all() for row in ours["values"]]
+    assert 0 < sum(whole) < len(ours)
+    assert list(ours["window"]) == list(theirs["window"])
+    for a, b, there in zip(ours["values"], theirs["values"], whole, strict=True):
+        if there:
+            np.testing.assert_array_equal(a, b)
 
 
 # What cannot be shared out.
