@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from dreamy_lens.comparison.reach import Reach
 from dreamy_lens.comparison.series import Ids, series
 from dreamy_lens.comparison.statements import usual_limits
 from dreamy_lens.dataset import open_corpus
-from dreamy_lens.errors import SettingsError
+from dreamy_lens.errors import DreamyLensError, SettingsError
+from dreamy_lens.models.load import EMBEDDED_NAME
 from dreamy_lens.results.dream import Dream
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.merge import Merged, merge
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from dreamy_lens.scoring.scorer import Scorer
 
 QUANTILES = (0.999, 0.99, 0.9, 0.5)
-SHOWN = 24
+SHOWN = 64
 """Dreams whose value at every token is worked out at most, spread from fluent to strong."""
 
 EACH = 8
@@ -157,16 +159,20 @@ def _with_model(
     """What only the model knows: that the examples are of the same one, and values at every token."""
     if wanted is False:
         return {}
-    run = next((r for r in merged.runs if isinstance(r, Dream) and r._session is not None), None)
-    if run is None and wanted:
-        run = next((r for r in merged.runs if isinstance(r, Dream)), None)
-        if run is None:
-            raise SettingsError(
-                "These runs were read back without a model; compare those that have one, or values=False."
-            )
+    run = next((r for r in merged.runs if isinstance(r, Dream) and (wanted or _at_hand(r))), None)
     if run is None:
+        if wanted:
+            raise SettingsError(
+                "These runs were read back without a model; compare those that have one, or values=None."
+            )
         return {}
     asked = run
+    try:
+        asked._where_used(lambda: asked.session)
+    except DreamyLensError:
+        if wanted:
+            raise
+        return {}  # whatever it is that keeps the run from going on, it need not be compared less
 
     def work() -> dict[Ids, np.ndarray]:
         within, alone = _scorers(asked.session.scorer)
@@ -176,6 +182,12 @@ def _with_model(
         return theirs | mine
 
     return run._where_used(work)
+
+
+def _at_hand(run: Dream) -> bool:
+    """Whether the run's model need not be loaded from a folder or the network."""
+    given = run._model is not None and not isinstance(run._model, (str, Path))
+    return run._session is not None or given or run.provenance.model == EMBEDDED_NAME
 
 
 def _scorers(of: Scorer) -> tuple[Scorer, Scorer]:

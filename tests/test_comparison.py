@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -379,3 +380,8 @@ def test_nothing_is_compared_with_an_empty_corpus_or_an_empty_frontier():
     assert "No dream has finite scores." in none.summary
     for found in (empty, none, compare(saved(), scanned([], []))):
         assert found.to_html() and found._repr_html_() and len(found.to_pandas()) >= 0
+
+
+def test_a_comparison_is_plain_data_that_can_be_sent_elsewhere(real: Comparison):
+    again = pickle.loads(pickle.dumps(real))
+    assert again.summary == real.summary and again.to_html() == real.to_html()
