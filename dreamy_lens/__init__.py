@@ -38,6 +38,7 @@ _HOMES = {
     "Examples": "dreamy_lens.dataset.examples",
     "compare": "dreamy_lens.comparing",
     "card": "dreamy_lens.carding",
+    "logit_effect": "dreamy_lens.effects",
     "attribution": "dreamy_lens.attributing",
     "explore": "dreamy_lens.panels.attribution",
     "browse": "dreamy_lens.panels.browser",

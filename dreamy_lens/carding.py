@@ -1,4 +1,4 @@
-"""`card()`: everything about one feature on one page: dreams, the text that drives it most, and what it does to logits."""
+"""`card()`: one feature on one page, with dreams, the text that drives it most, and what it does to the logits."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 SCAN_SETTINGS = ("k", "length", "tokens", "stride", "context", "cross_entropy", "sample", "seed", "batch_size")
 """Settings of a scan that may be given as `scan=`, besides `out` and `cache`."""
+
+_FLUENCY = (
+    "{}: a card holds dreams against text by the cross-entropy of the feature's own model. Dream without another one."
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,7 +57,7 @@ class Card:
         """How dreams and corpus compare."""
         return self.comparison.sentence
 
-    def to_html(self, path: str | os.PathLike[str] | None = None, *, top: int = 24, static: bool = False) -> str:
+    def to_html(self, path: str | os.PathLike[str] | None = None, *, top: int = 16, static: bool = False) -> str:
         """The card as one self-contained page, which fetches nothing and reads without scripts.
 
         Args:
@@ -145,12 +149,14 @@ def card(
     asked = _scan_settings(scan, examples)
     if run is not None and settings:
         raise SettingsError(
-            f"{', '.join(settings)} would be for dreams, and the run that is given is not dreamt again. Leave them out, "
-            "or leave out run=."
+            f"{', '.join(settings)} would be for dreams, and the run that is given is not dreamt again. Leave out "
+            "either those or run=."
         )
     if examples is not None and corpus is not None:
         raise SettingsError("Both a corpus and examples are given, and examples have their corpus; keep one.")
     expression = parse(feature)
+    if settings.get("fluency_model") is not None:
+        raise SettingsError(_FLUENCY.format("fluency_model is given"))
     merged = None if run is None else _merged(run, expression, model)
     hooked = _model(model, merged)
     bos = settings.get("prepend_bos") if merged is None else merged.runs[0].provenance.prepend_bos
@@ -160,8 +166,7 @@ def card(
     if merged is None:
         merged = _merged(dream(expression, hooked, progress=progress, wait=True, **settings), expression, model)
     if examples is None:
-        length = len(merged.frontier[0]) if len(merged.frontier) else 12
-        asked = {"length": length, "prepend_bos": merged.runs[0].provenance.prepend_bos, **asked}
+        asked = {"length": _length(merged), "prepend_bos": merged.runs[0].provenance.prepend_bos, **asked}
         examples = max_activating(expression, hooked, corpus, progress=progress, **asked)
     comparison = compare(merged, examples)
     found, why = _attributions(merged, strips, k)
@@ -197,7 +202,14 @@ def _merged(run: Any, feature: Any, model: Any) -> Merged:
             there = ", ".join(dict.fromkeys(one.provenance.feature for one in run))
             raise SettingsError(f"The card is of {feature}, and the run is of {there}; give the run of this feature.")
         run = merge(ours)
+    if other := next((name for one in run.runs if (name := getattr(one, "_fluency_name", None))), None):
+        raise SettingsError(_FLUENCY.format(f"the run has the fluency model {other!r}"))
     return run
+
+
+def _length(merged: Merged) -> int:
+    """Tokens of the dreams."""
+    return len(merged.frontier[0]) if len(merged.frontier) else _dreams(merged)[0].config.length
 
 
 def _model(model: Any, merged: Merged | None) -> HookedModel:

@@ -32,7 +32,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser], model: Callabl
     model(sub)
     _corpus(sub)
     sub.add_argument("--out", metavar="DIR", help="write the results there; a scan that was stopped goes on from there")
-    sub.add_argument("-k", type=int, default=64, metavar="N", help="strongest windows kept of each feature (default 64)")
+    sub.add_argument("-k", type=int, default=64, metavar="N", help="strongest windows kept of each (default 64)")
     _windows(sub)
     sub.add_argument("--batch-size", type=int, metavar="N", help="windows in one pass through the model")
     sub.add_argument("--html", metavar="FILE", help="write a self-contained page; for a single feature")
@@ -112,9 +112,11 @@ def _scan(options: argparse.Namespace, model: Any) -> None:
         more |= {"ray": options.ray, "workers": options.workers, "gpus_per_worker": options.gpus_per_worker or 0}
     elif options.workers is not None or options.gpus_per_worker is not None:
         options.misused("--workers and --gpus-per-worker are for --ray")
+    if options.html:
+        count = _count(options.feature, model)
+        if count != 1:
+            options.misused(f"--html is the page of a single feature, and here are {count:,}")
     examples = dl.max_activating(options.feature, model, _open(options), **_settings(options), **more)
-    if options.html and len(examples) != 1:
-        options.misused(f"--html is the page of a single feature, and there are {len(examples):,}")
     print(examples)
     for label in list(examples)[:LISTED]:
         print(f"\n{label}")
@@ -127,6 +129,13 @@ def _scan(options: argparse.Namespace, model: Any) -> None:
     if options.html:
         examples.of(0).to_html(options.html)
         print(f"Written: {Path(options.html).resolve()}")
+
+
+def _count(features: Any, model: Any) -> int:
+    from dreamy_lens.features.families import expressions
+    from dreamy_lens.scoring.banks import banks
+
+    return sum(map(len, banks(expressions(features, model), model)))
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -144,23 +153,17 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _card(options: argparse.Namespace, model: Any) -> None:
     import dreamy_lens as dl
-    from dreamy_lens.dataset.examples import Examples
 
     settings = _settings(options)
-    progress = settings["progress"]
-    examples = None
-    if options.examples is not None:
-        examples = Examples.load(options.examples)
-    else:
-        examples = dl.max_activating(options.feature, model, _open(options), **settings)
+    progress, bos = settings.pop("progress"), settings.pop("prepend_bos")
+    dream: dict[str, Any] = {} if options.iterations is None else {"iterations": options.iterations}
+    dream |= {"length": settings.pop("length"), "seed": settings.pop("seed"), "prepend_bos": bos}
+    given: dict[str, Any] = {"run": options.run_folder, "examples": options.examples}
     if options.run_folder is not None:
-        run = dl.load_run(options.run_folder, model)
-    else:
-        more = {} if options.iterations is None else {"iterations": options.iterations}
-        bos = options.prepend_bos
-        run = dl.dream(
-            options.feature, model, length=options.length, seed=options.seed, prepend_bos=bos, progress=progress, **more
-        )
-    card = dl.card(options.feature, model, run=run, examples=examples)
+        dream = {}
+    if options.examples is None:
+        given["scan"] = settings | {"seed": options.seed}
+    corpus = _open(options) if options.examples is None else None
+    card = dl.card(options.feature, model, corpus, progress=progress, **given, **dream)
     card.to_html(options.html)
     print(f"Written: {Path(options.html).resolve()}")

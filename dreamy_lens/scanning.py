@@ -198,9 +198,10 @@ class Scan:
 
     def folder(self) -> Path:
         """Where the cache keeps it."""
+        from dreamy_lens.dataset.remembering import cache_folder
+
         key = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:24]
-        root = os.environ.get("DREAMY_LENS_CACHE") or Path.home() / ".cache" / "dreamy_lens"
-        return Path(root).expanduser() / "scans" / key
+        return cache_folder("scans", key)
 
     def run(
         self, out: str | os.PathLike[str] | None = None, cache: bool = True, progress: bool | None = None

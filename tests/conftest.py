@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import random
+import shutil
+import tempfile
 from pathlib import Path
 
 import models
@@ -15,6 +19,11 @@ from hypothesis import settings
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 torch.set_num_threads(1)
+
+# Nothing that a test leaves in the cache is of use to the user, or the other way round.
+_cache = tempfile.mkdtemp(prefix="dreamy_lens_cache_")
+atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+os.environ["DREAMY_LENS_CACHE"] = _cache
 
 
 @pytest.fixture(autouse=True)

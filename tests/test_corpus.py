@@ -188,6 +188,25 @@ def test_the_corpus_is_the_same_every_time_and_the_callers_list_is_its_own(packa
     assert docstrings(packages=["imaginary_docs"]) == everything
 
 
+def test_it_is_remembered_on_disk_until_a_file_changes(package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("DREAMY_LENS_CACHE", str(tmp_path / "cache"))
+    (package / "m.py").write_text(f"def f():\n    '''{text(1, False)}'''")
+    documentation._splits.cache_clear()
+    first = docstrings(packages=["imaginary_docs"])
+    documentation._splits.cache_clear()
+    with monkeypatch.context() as closed:
+        closed.setattr(documentation, "read_documents", lambda packages: pytest.fail("read again"))
+        assert docstrings(packages=["imaginary_docs"]) == first
+    (package / "m.py").write_text(f"def f():\n    '''{text(2, False)} and more'''")
+    documentation._splits.cache_clear()
+    assert docstrings(packages=["imaginary_docs"]) != first
+    # A file of the cache that is damaged is made again.
+    *_, newest = sorted((tmp_path / "cache").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    newest.write_bytes(b"half")
+    documentation._splits.cache_clear()
+    assert len(docstrings(packages=["imaginary_docs"])) == 2
+
+
 def test_an_unknown_split_is_an_error_that_names_the_splits():
     with pytest.raises(SettingsError, match="no split 'test'; use 'train', 'held_out', or None"):
         docstrings("test")

@@ -13,6 +13,9 @@ from test_sae import modern, save
 import dreamy_lens as dl
 from dreamy_lens.effects import logit_effect
 from dreamy_lens.errors import FeatureRangeError, SettingsError, UnknownHookError
+from dreamy_lens.scoring.stream import NoPathError, _norm
+
+pytestmark = pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale")
 
 IDS = (5, 9, 30, 100, 200, 17)
 LAST = 1  # the small models have two layers
@@ -112,6 +115,29 @@ def test_weights_that_are_folded_give_the_same(name):
         one, other = logit_effect(feature, plain.bridge), logit_effect(feature, folded.bridge)
         known = ~np.isnan(one.values)
         np.testing.assert_allclose(one.values[known], other.values[known], atol=1e-4 * np.nanmax(np.abs(one.values)))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2"])
+def test_half_precision_gives_nearly_the_same(name):
+    plain = models.family(name)
+    half = models.new_bridge(name, plain.raw, torch.bfloat16)
+    one, other = (logit_effect(dl.neuron(LAST, 7), bridge) for bridge in (plain.bridge, half))
+    known = ~np.isnan(one.values)
+    assert np.corrcoef(one.values[known], other.values[known])[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("size", [7, 8])
+def test_what_a_norm_does_is_found_out_by_asking_it(size):
+    x = torch.randn(size)
+    layer, rms = torch.nn.LayerNorm(size), torch.nn.RMSNorm(size)
+    for norm in (layer, rms):
+        torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(layer.bias)
+    with torch.no_grad():
+        torch.testing.assert_close(_norm(layer, x, "ln"), layer.weight * (x - x.mean()), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(_norm(rms, x, "ln"), rms.weight * x, rtol=1e-3, atol=1e-4)
+    with pytest.raises(NoPathError, match="neither a LayerNorm nor"), torch.no_grad():
+        _norm(torch.nn.Tanh(), x, "ln")
 
 
 def test_a_head_writes_through_its_output_weights(family):

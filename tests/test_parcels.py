@@ -38,7 +38,7 @@ def folder_of(tmp_path: Path, files: int) -> Any:
     (tmp_path / "texts").mkdir()
     for i in range(files):
         (tmp_path / "texts" / f"{i:02d}.txt").write_text("\n\n".join(texts(6, seed=i)))
-    return open_corpus(tmp_path / "texts")
+    return open_corpus(tmp_path / "texts", separator="\n\n")
 
 
 @pytest.fixture(autouse=True)
@@ -230,7 +230,7 @@ def test_an_error_that_stays_is_told_and_one_that_goes_is_not(tmp_path, monkeypa
 
     def failing(self: Scanner, progress: Progress, *rest: Any) -> Any:
         times.append(progress.block)
-        if progress.block == 0 or len(times) == 6:
+        if progress.block == 0 or len(times) == 5:
             raise OSError(f"no disk {len(times)}")
         return run(self, progress, *rest)
 
@@ -319,7 +319,7 @@ def test_a_shard_without_anything_readable_is_noted(tmp_path, monkeypatch):
     ("given", "error", "said"),
     [
         ({"tokens": 100, "seed": None, "ray": True}, SettingsError, "by one process; leave out ray="),
-        ({"corpus": iter(["a text"]), "ray": True}, CorpusError, "Workers have to read their parts of it each"),
+        ({"corpus": iter(["a text"]), "ray": True}, CorpusError, "workers have to read their parts of it each"),
         ({"workers": 3}, SettingsError, "workers=3 are started on a Ray cluster; add ray=True"),
         ({"out": "s3://bucket/scan"}, SettingsError, "is a URL, to which a scan on a Ray cluster writes: add ray=True"),
         ({"ray": True, "gpus_per_worker": -1}, SettingsError, "gpus_per_worker is -1"),

@@ -134,6 +134,17 @@ def test_a_kept_window_is_what_score_says_of_its_ids(family):
         assert np.allclose([w.values[-1] for w in top], [w.value for w in top], atol=1e-4)
 
 
+def test_stories_on_a_model_of_stories(stories, shared):
+    """A real corpus, a trained model with a SentencePiece tokenizer, and what plain scoring says of what is kept."""
+    found = scan([dl.neurons(2), "logit(5)"], stories, shared / "corpora" / "tinystories-train-1000.txt", tokens=6000)
+    assert 5700 < found.header["counts"]["tokens"] <= 6000
+    for label in (list(found)[3], "logit(5)"):
+        top = found.of(label).top
+        scores = dl.score(label, np.array([w.ids for w in top]), stories.bridge)
+        assert np.allclose(scores.value, [w.value for w in top], atol=1e-3)
+        assert all(w.before or w.character == 0 for w in top)
+
+
 def test_batch_size_changes_nothing_but_rounding(neox):
     one = scan(_features(), neox, texts(), batch_size=3, cache=False)
     other = scan(_features(), neox, texts(), batch_size=64, cache=False)

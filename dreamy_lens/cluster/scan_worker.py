@@ -101,7 +101,7 @@ class Worker:
         begun = [one for one in place.names(f"{name}.attempts") if one.startswith(f"{saves:06d}-")]
         if len(begun) >= self.attempts:
             return self._stopped(parcel, list(place.read_all(f"{name}.attempts/{one}" for one in begun).values()))
-        attempt = f"{name}.attempts/{saves:06d}-{secrets.token_hex(4)}.json"
+        attempt = f"{name}.attempts/{saves:06d}-{len(begun)}-{secrets.token_hex(4)}.json"
         place.write(attempt, {"phase": LOADING})
         try:
             if not hasattr(self, "scanner"):
@@ -127,9 +127,7 @@ class Worker:
             if now - told > TELL_SECONDS:
                 self._tell(parcel, progress)
                 told = now
-            if now - saved >= max(
-                self.save_seconds, 20 * cost
-            ):  # of a state of gigabytes, saving is not to be the work
+            if now - saved >= max(self.save_seconds, 20 * cost - 1.0):  # a state of gigabytes is saved less often
                 saves += 1
                 self._save(progress, f"{parcel.name}.part", saves)
                 saved = time.monotonic()
@@ -154,8 +152,8 @@ class Worker:
             return failed(
                 parcel,
                 ClusterError(
-                    f"{self.attempts} workers died while they loaded the model. They have often run out of memory then: ask "
-                    "for fewer of them with workers=, or for a smaller dtype=. Ray's logs are in "
+                    f"{self.attempts} workers died while they loaded the model. They have often run out of memory: "
+                    "ask for fewer of them with workers=, or for a smaller dtype=. Ray's logs are in "
                     "/tmp/ray/session_latest/logs on their machines."
                 ),
             )
@@ -166,9 +164,9 @@ class Worker:
             shard, block = found.shard, found.block
             self._save(found, f"{parcel.name}.until")  # a file of its own, which no belated worker writes over
             receipt |= {"file": f"{parcel.name}.until", "counts": found.counts}
-        ended = (
-            f"the last of {self.attempts} attempts ended with {whys[-1]}" if whys else f"{self.attempts} workers died"
-        )
+        ended = f"{self.attempts} workers died"
+        if whys:
+            ended = f"the last of {self.attempts} attempts ended with {whys[-1]}"
         return self._closed(parcel, {**receipt, "at": [shard, block], "why": f"from block {block} on {ended}"})
 
     def _closed(self, parcel: Parcel, receipt: dict[str, Any]) -> dict[str, Any]:

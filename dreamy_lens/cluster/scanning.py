@@ -57,6 +57,11 @@ class ClusterScan:
                 "The first tokens of a corpus (seed=None) are scanned in its order, by one process; leave out ray=, or "
                 "give a seed to scan a random sample."
             )
+        once = next((shard.name for shard in scan.corpus._shards if shard.once), None)
+        if once is not None:
+            raise CorpusError(
+                f"{once} can be read only once, and workers have to read their parts of it each: save it as files."
+            )
         with contextlib.ExitStack() as stack:
             place = Place(out) if out is not None else None
             if place is None and cache and scan.is_reproducible:
@@ -102,13 +107,7 @@ class ClusterScan:
 
     def _parcels(self, workers: int) -> list[Parcel]:
         corpus = self.scan.corpus
-        try:
-            sampled = self.scan.settings.tokens is not None
-            found = parcels_of(corpus, workers, sampled)
-            if sampled:
-                corpus.table()  # which travels with it, so that no worker reads the corpus for it
-        except CorpusError as error:
-            raise CorpusError(f"{error} Workers have to read their parts of it each: save it as files first.") from None
+        found = parcels_of(corpus, workers, self.scan.settings.tokens is not None)
         if not found:
             raise CorpusError(f"{corpus.name} has no text. Give a corpus with documents.")
         return found

@@ -15,11 +15,13 @@ What this module promises:
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import importlib.util
 import inspect
 import os
 import re
+import sys
 import sysconfig
 import tokenize
 import warnings
@@ -31,6 +33,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamy_lens.dataset.remembering import remembered
 from dreamy_lens.errors import SettingsError
 
 PACKAGES: tuple[str, ...] = (
@@ -52,6 +55,9 @@ PACKAGES: tuple[str, ...] = (
 SPLITS = ("train", "held_out")
 
 HELD_OUT_DIVISOR = 50
+VERSION = 1
+"""Of the way from source files to documents."""
+
 SHINGLE_WORDS = 6
 NEAR_DUPLICATE = 0.5
 MIN_CHARACTERS = 24
@@ -91,7 +97,7 @@ def docstrings(split: str | None = None, packages: Iterable[str] = PACKAGES) -> 
     """The documentation installed on this machine, without near-duplicates, always in the same order.
 
     With all of :data:`PACKAGES` installed these are about 48,000 documents, 21 MB. Reading them takes about half a
-    minute; the result is kept, so that only the first call in a process waits.
+    minute; the result is kept on disk, so that only the first call waits, and the first after an installation.
 
     Args:
         split: "train", what the embedded model was trained on; "held_out", about one document in fifty, of which it saw
@@ -163,8 +169,25 @@ def without_near_duplicates(documents: Iterable[Document]) -> tuple[list[Documen
 
 @lru_cache(maxsize=2)
 def _splits(packages: tuple[str, ...]) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
-    train, held_out = without_near_duplicates(read_documents(packages))
-    return tuple(train), tuple(held_out)
+    found = remembered("documentation", [VERSION, *packages, _files(packages)], lambda: _read_splits(packages))
+    train, held_out = (tuple(Document(text, source) for text, source in split) for split in found)
+    return train, held_out
+
+
+def _read_splits(packages: tuple[str, ...]) -> list[list[tuple[str, str]]]:
+    return [[(d.text, d.source) for d in split] for split in without_near_duplicates(read_documents(packages))]
+
+
+def _files(packages: tuple[str, ...]) -> str:
+    """What changes when a source file of the packages does: a digest of names, sizes and times of all of them."""
+    digest = hashlib.sha256(sys.version.encode())
+    for package in packages:
+        for root, label in _source_roots(package.split(".")[0]):
+            for parts in sorted(_python_files(root)):
+                with contextlib.suppress(OSError):
+                    stat, name = root.joinpath(*parts).stat(), "/".join((label, *parts))
+                    digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def _mostly_in(shingles: list[int], seen: set[int]) -> bool:

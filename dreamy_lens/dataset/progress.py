@@ -137,7 +137,9 @@ class Progress:
         length, context = head["store"]
         store = Store.from_arrays(length, context, {k: v.numpy().copy() for k, v in part["store"].items()})
         problems = Problems(head["problems"][0], [Problem(*p) for p in head["problems"][1]])
-        return cls(tally, sample, store, head["counts"], problems, head["failed"], *head["cursor"], head["seconds"])
+        shard, block, index = head["cursor"]
+        counts, failed, seconds = head["counts"], head["failed"], head["seconds"]
+        return cls(tally, sample, store, counts, problems, failed, shard, block, index, seconds)
 
 
 def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:

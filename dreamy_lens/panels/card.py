@@ -33,7 +33,7 @@ class View:
         each: how many windows of each quantile.
     """
 
-    def __init__(self, card: Card, top: int = 24, each: int = 6) -> None:
+    def __init__(self, card: Card, top: int = 16, each: int = 6) -> None:
         self.card, self.of, examples = card, card.comparison, card.examples
         said = f"{self.of.feature}{self.of.model}{self.of.summary}{top}"
         self.prefix = "k" + hashlib.sha256(said.encode("utf-8", "replace")).hexdigest()[:7]
@@ -76,15 +76,35 @@ class View:
         )
 
     def _plane(self) -> str:
-        where = " Choose a point to go to its prompt or window."
-        note = (
-            "Dreams are prompts that were searched for; windows are what the corpus has. Further up drives the feature "
-            f"more, further left reads more like language.{where}"
-        )
         names: dict[object, str] = {**self.dreams, **self.windows}
-        drawn = f'<p class="dl-note">{note}</p>{plane_svg(self.of, names)}{key(self.of)}'
+        note = (
+            "Dreams are prompts that were searched for, windows are text of the corpus. Further up drives the feature "
+            "more, further left reads more like language. Choose a point to go to its prompt."
+        )
+        left = f"{plane_svg(self.of, names)}{key(self.of)}"
         said = "".join(f"<li>{escape(s)}</li>" for s in (*(str(s) for s in self.of.statements[1:]), *self.of.findings))
-        return f'{drawn}<ul class="dl-said">{said}</ul>'
+        return (
+            f'<p class="dl-note">{note}</p><div class="dl-two dl-first"><div>{left}</div><div>{self._histogram()}</div>'
+            f'</div><ul class="dl-said">{said}</ul>'
+        )
+
+    def _histogram(self) -> str:
+        examples, number = self.card.examples, self.scale.number
+        marks = [Mark(examples.histogram.quantile(q), percent(q), "q") for q in QUANTILES]
+        if self.top:
+            marks.append(Mark(self.top[0].value, f"strongest window {number(self.top[0].value)}", "w"))
+        if len(self.of.frontier):
+            best = self.of.frontier[-1].value
+            marks.append(Mark(best, f"strongest dream {number(best)}", "d"))
+        shares = ", ".join(percent(q) for q in sorted(QUANTILES))
+        said = (
+            f"How many windows have which value, with counts on a logarithmic scale. Below the dotted lines are "
+            f"{shares} of the windows. Mean {number(examples.mean)}, standard deviation {number(examples.deviation)}."
+        )
+        if examples.non_finite:
+            said += f" {examples.non_finite:,} windows had no finite value, and count nowhere."
+        drawn = histogram_svg(examples.histogram.edges, examples.histogram.counts, marks, "value")
+        return f'{drawn}<p class="dl-note">{escape(said)}</p>'
 
     def _strips(self) -> str:
         frontier, found = self.of.frontier, self.card.attributions
@@ -94,31 +114,17 @@ class View:
             return f"<p>{escape(self.card.unattributed)}</p>{markup.prompt_table(frontier.prompts)}"
         names = [self.dreams.get(i, "") for i in range(len(frontier))]
         few = f"{len(found)} of {len(frontier)}, from fluent to strong. " if len(found) < len(frontier) else ""
-        note = f'<p class="dl-note">{few}Each token was replaced by those the gradient names. {strips.LEGEND}</p>'
+        tried = "Each token was exchanged for others, those that the gradient favours."
+        note = f'<p class="dl-note">{few}{tried} {strips.LEGEND}</p>'
         return note + "".join(report.strip_section(i, frontier[i], names[i], found[i]) for i in sorted(found))
 
     def _windows(self) -> str:
-        examples, number = self.card.examples, self.scale.number
-        marks = [Mark(examples.histogram.quantile(q), percent(q), "q") for q in QUANTILES]
-        if self.top:
-            marks.append(Mark(self.top[0].value, f"strongest window {number(self.top[0].value)}", "w"))
-        if len(self.of.frontier):
-            best = self.of.frontier[-1].value
-            marks.append(Mark(best, f"strongest dream {number(best)}", "d"))
-        drawn = histogram_svg(examples.histogram.edges, examples.histogram.counts, marks, "value")
-        shares = ", ".join(percent(q) for q in QUANTILES)
-        said = (
-            f"How many windows have which value, on a logarithmic scale; dotted: below this lie {shares} of them. Mean "
-            f"{examples.mean:.4g}, standard deviation {examples.deviation:.4g}."
-        )
-        if examples.non_finite:
-            said += f" {examples.non_finite:,} windows had no finite value, and count nowhere."
         parts = [("strongest", self._cards(self.top)), ("quantiles", self._by_quantile())]
         if self.fluent:
             note = '<p class="dl-quiet">The strongest window of each quarter of a nat, of all windows.</p>'
             parts.append(("by fluency", note + self._cards(self.fluent)))
         tools = f'<p class="dl-note">{legend(self.scale)}</p>{numbers_switch(self.prefix + "n")}'
-        return f'<p class="dl-note">{escape(said)}</p>{drawn}{tools}{tabs(self.prefix + "r", parts)}'
+        return f"{tools}{tabs(self.prefix + 'r', parts)}"
 
     def _cards(self, windows: Sequence[Window]) -> str:
         if not windows:
@@ -139,17 +145,20 @@ class View:
         of, header = self.of, self.card.examples.header
         corpus = {"corpus": of.scanned.corpus, "fingerprint": header.get("corpus", {}).get("fingerprint", "")}
         counts = {name: f"{n:,}" for name, n in self.card.examples.counts.items()}
+        renamed = {"tokens": "sampled tokens"}  # those that were scanned are among the counts
+        asked = {renamed.get(name, name): value for name, value in of.scanned.settings.items()}
         problems = {"passed over": header["problem_count"]} if header.get("problem_count") else {}
         made = {"seconds": f"{header['seconds']:.1f}"} if header.get("seconds") else {}
         groups = {
             "Dreams": of.settings,
-            "Corpus": {**corpus, **counts, **problems, **dict(of.scanned.settings), **made},
+            "Corpus": {**corpus, **counts, **problems, **asked, **made},
             "The scan's versions": of.scanned.versions,
         }
-        return "".join(f"<h3>{name}</h3>{report.settings_list(known)}" for name, known in groups.items() if known)
+        shown = (f"<div><h3>{n}</h3>{report.settings_list(known)}</div>" for n, known in groups.items() if known)
+        return f'<div class="dl-groups">{"".join(shown)}</div>'
 
 
-def page(card: Card, top: int = 24, static: bool = False) -> str:
+def page(card: Card, top: int = 16, static: bool = False) -> str:
     """One self-contained page.
 
     Args:

@@ -8,8 +8,7 @@ features by themselves would each take a handful of small operations. Whatever f
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,14 +20,11 @@ from dreamy_lens.errors import FeatureError
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.bind import bind
 from dreamy_lens.features.compute import Compiler
-from dreamy_lens.features.families import Family, _filled, family, rebuilt
+from dreamy_lens.features.families import Family, _filled, family
 from dreamy_lens.features.probing import Axes, Probe
 from dreamy_lens.features.readings import Layout, Readings, check_position
 from dreamy_lens.models.access import HookedModel
-from dreamy_lens.models.transfer import to_device
-
-Many = Callable[[Readings], Tensor]
-"""Values `[batch, F]`, or `[batch, positions, F]` where positions are left."""
+from dreamy_lens.scoring.everywhere import Many, On, everywhere, inner, running, units_last
 
 
 @dataclass(frozen=True)
@@ -174,10 +170,10 @@ class _Grouping:
         positional, compute = self._many(members, compiler)
         if positional:  # the same complaint as for one
             bind(members[0], self.model, prepend_bos=self.bos)
-        everywhere = [_everywhere(f) for f in members]
+        at_all = [everywhere(f) for f in members]
         series = None
-        if None not in everywhere:
-            series = self._series(everywhere)  # pyright: ignore[reportArgumentType]
+        if None not in at_all:
+            series = self._series(at_all)  # pyright: ignore[reportArgumentType]
         return self._made(_Members(members), compiler, compute, series)
 
     def _alone(self, f: ex.Feature) -> Bank:
@@ -191,11 +187,10 @@ class _Grouping:
                 _Members([f]), hooks, bound.logits, lambda r: bound(r)[:, None], None, tuple(compiler.positions)
             )
         found = family(f, axes, probe)
-        everywhere = _everywhere(f)
+        at_all = everywhere(f)
         series = None
-        if everywhere is not None:
-            inner = Compiler(Probe(self.model, everywhere, self.bos))
-            series = self._cumulative(everywhere, inner)
+        if at_all is not None:
+            series = self._cumulative(at_all, Compiler(Probe(self.model, at_all, self.bos)))
         return self._made(_FamilyMembers(found), compiler, lambda r: of(r).flatten(1), series)
 
     def _made(self, members: Sequence[ex.Feature], compiler: Compiler, compute: Many, series: Many | None) -> Bank:
@@ -209,13 +204,13 @@ class _Grouping:
         f, model = fs[0], self.model
         match f:
             case ex.Scaled():
-                left, of = self._many(_inner(fs), compiler)
+                left, of = self._many(inner(fs), compiler)
                 return left, lambda r: of(r) * f.factor
             case ex.Clipped():
-                left, of = self._many(_inner(fs), compiler)
+                left, of = self._many(inner(fs), compiler)
                 return left, lambda r: of(r).clamp(f.low, f.high)
             case ex.Reduced():
-                left, of = self._many(_inner(fs), compiler)
+                left, of = self._many(inner(fs), compiler)
                 if not left:
                     compiler.build(f)  # says what is wrong
                 return False, lambda r: of(r).amax(1) if f.how == "max" else of(r).mean(1)
@@ -225,8 +220,8 @@ class _Grouping:
                 axes, of = compiler.build(template)
                 for one in fs:
                     compiler.build(one)  # checks its units
-                left, flat = _units_last(axes)
-                columns = _On(torch.tensor([self._column(one) for one in fs]))  # pyright: ignore[reportArgumentType]
+                left, flat = units_last(axes)
+                columns = On(torch.tensor([self._column(one) for one in fs]))  # pyright: ignore[reportArgumentType]
 
                 def picked(r: Readings) -> Tensor:
                     x = flat(of(r))
@@ -237,8 +232,8 @@ class _Grouping:
                 for one in fs:
                     compiler.build(one)
                 axes, of, dim = compiler._units(f, "@")
-                matrix = _On(torch.from_numpy(np.stack([one.direction.values for one in fs])))  # pyright: ignore
-                lengths = _On(torch.from_numpy(np.stack([one.direction.values for one in fs])).norm(dim=1))  # pyright: ignore
+                matrix = On(torch.from_numpy(np.stack([one.direction.values for one in fs])))  # pyright: ignore
+                lengths = On(torch.from_numpy(np.stack([one.direction.values for one in fs])).norm(dim=1))  # pyright: ignore
 
                 def projected(r: Readings) -> Tensor:
                     x = of(r).float().movedim(dim, -1)
@@ -253,7 +248,7 @@ class _Grouping:
                     axes, _ = compiler.build(one)
                 sae = compiler.probe.sae(f)
                 latents = [one.latent for one in fs]  # pyright: ignore[reportAttributeAccessIssue]
-                columns = _On(torch.tensor(latents))
+                columns = On(torch.tensor(latents))
 
                 def encoded(r: Readings) -> Tensor:
                     x = r[model].picked(sae.hook_name, f.position, f.label)
@@ -267,7 +262,7 @@ class _Grouping:
                 for one in fs:
                     compiler.build(one)
                 tokens = [model.vocabulary.one(one.token) for one in fs]  # pyright: ignore[reportAttributeAccessIssue]
-                columns = _On(torch.tensor(tokens))
+                columns = On(torch.tensor(tokens))
 
                 def logits(r: Readings) -> Tensor:
                     def of(x: Tensor) -> Tensor:
@@ -291,91 +286,12 @@ class _Grouping:
 
     def _series(self, fs: list[ex.Feature]) -> Many:
         compiler = Compiler(Probe(self.model, fs[0], self.bos))
-        return _running(fs[0], lambda inner: self._many(inner, compiler)[1], fs)
+        return running(fs[0], lambda of: self._many(of, compiler)[1], fs)
 
     def _cumulative(self, f: ex.Feature, compiler: Compiler) -> Many:
-        def build(inner: list[ex.Feature]) -> Many:
-            axes, of = compiler.build(inner[0])
-            _, flat = _units_last(axes)
+        def build(members: list[ex.Feature]) -> Many:
+            axes, of = compiler.build(members[0])
+            _, flat = units_last(axes)
             return lambda r: flat(of(r))
 
-        return _running(f, build, [f])
-
-
-class _On:
-    """A tensor wherever it is wanted: models may be moved, and have layers on several devices."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._there = {torch.device("cpu"): tensor}
-
-    def on(self, device: torch.device) -> Tensor:
-        if device not in self._there:
-            self._there[device] = to_device(self._there[torch.device("cpu")], device)
-        return self._there[device]
-
-
-def _inner(fs: list[ex.Feature]) -> list[ex.Feature]:
-    return [f.of for f in fs]  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _units_last(axes: Axes) -> tuple[bool, Callable[[Tensor], Tensor]]:
-    """Whether positions are left, and what brings `[batch, *axes]` to `[batch, positions..., units of all kinds]`."""
-    at = [i + 1 for i, axis in enumerate(axes) if axis.name == "position"]
-    rest = [i + 1 for i, axis in enumerate(axes) if axis.name != "position"]
-    order = [0, *at, *rest]
-    in_order = order == sorted(order)
-
-    def flat(x: Tensor) -> Tensor:
-        x = x if in_order else x.permute(order)
-        return x.flatten(1 + len(at)) if rest else x[..., None]
-
-    return bool(at), flat
-
-
-def _everywhere(f: ex.Feature) -> ex.Feature | None:
-    """The same feature read at every position, if at position p it is what the prompt's first p tokens would give.
-
-    So it is in a causal model where one position, the last, is read; or all of them, for a running maximum or mean.
-    """
-    reduced = next((node for node in f.walk() if isinstance(node, ex.Reduced)), None)
-    wanted = -1 if reduced is None else ex.Span()
-    fits = True
-
-    def change(node: ex.Feature) -> ex.Feature | None:
-        nonlocal fits
-        if isinstance(node, ex.Hook):
-            index = node.index or ()
-            # A residual stream's, an MLP's, a head's: positions first, and no second axis of them.
-            patterned = any(part in node.name for part in ("hook_pattern", "attn_scores", "rot_attn"))
-            head = index[0] if index else None
-            head = ex.Span() if head is Ellipsis else head
-            fits &= not patterned and head == wanted
-            return ex.Hook(node.name, (ex.Span(), *(index[1:] if index and index[0] is not Ellipsis else index)))
-        if isinstance(node, (ex.Logit, ex.Latent)):
-            fits &= node.position == wanted
-            return dataclasses.replace(node, position=ex.Span())
-        if isinstance(node, (ex.MeanCrossEntropy, ex.Custom, ex.Sum, ex.Product, ex.Constant)):
-            fits = False
-            return node
-        return None
-
-    found = rebuilt(f, change)
-    chain = list(itertools.takewhile(lambda n: isinstance(n, (ex.Scaled, ex.Clipped)), f.walk()))
-    return found if fits and (reduced is None or f is reduced or reduced is list(f.walk())[len(chain)]) else None
-
-
-def _running(f: ex.Feature, build: Callable[[list[ex.Feature]], Many], fs: list[ex.Feature]) -> Many:
-    """Values at every position from features read at all of them; reductions run from the prompt's first token."""
-    match f:
-        case ex.Scaled():
-            of = _running(f.of, build, _inner(fs))
-            return lambda r: of(r) * f.factor
-        case ex.Clipped():
-            of = _running(f.of, build, _inner(fs))
-            return lambda r: of(r).clamp(f.low, f.high)
-        case ex.Reduced():
-            of = build(_inner(fs))
-            if f.how == "max":
-                return lambda r: of(r).cummax(1).values
-            return lambda r: (x := of(r)).cumsum(1) / torch.arange(1, x.shape[1] + 1, device=x.device)[:, None]
-    return build(fs)
+        return running(f, build, [f])
