@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
 import sys
 import time
@@ -19,10 +20,12 @@ from dreams import dream, same
 from test_sweep import FEATURES, made
 
 import dreamy_lens as dl
-from dreamy_lens.cluster import pool, ray_here
+from dreamy_lens.cluster import describing, parcels, pool, ray_here
 from dreamy_lens.cluster.place import Place
 from dreamy_lens.cluster.pool import Lost, Pool
 from dreamy_lens.cluster.shipping import Shipped, dumps
+from dreamy_lens.dataset.corpora import Corpus, Piece, Shard
+from dreamy_lens.dataset.problems import Problems
 from dreamy_lens.errors import (
     ClusterError,
     FeatureError,
@@ -414,3 +417,104 @@ def test_workers_say_what_is_wrong_before_anything_is_searched(cluster, tmp_path
     with pytest.raises(SettingsError, match="cannot be sent to workers, because of an object in one of them"):
         held = (one for one in ())
         made(tmp_path / "b", features=dl.custom("held", ["blocks.0.mlp.hook_post"], lambda a: held), ray=True)
+
+
+# Scans.
+
+
+class Lines(Shard):
+    """Texts in memory; reading one that is deadly kills a worker every time, and is an error in this process."""
+
+    def __init__(self, name: str, texts: list[str], deadly: bool) -> None:
+        self.name, self.texts, self.deadly, self.home = name, texts, deadly, os.getpid()
+        self.characters = sum(map(len, texts))
+
+    def pieces(self, point: Any, note: Any) -> Iterator[Piece]:
+        for i in range(point or 0, len(self.texts)):
+            if self.deadly and os.getpid() != self.home:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.deadly:
+                raise ValueError("torn")
+            yield Piece(f"{self.name}:{i}", 0, self.texts[i], i, i + 1)
+
+
+def corpus_of(shards: int, deadly: int | None = None) -> Corpus:
+    """A block and a half in each shard."""
+    random = np.random.default_rng(0)
+    words = np.array("the dog runs over hill and a cat sleeps in house friends bark she said that big sun".split())
+    texts = [[" ".join(random.choice(words, size=30_000)) for _ in range(3)] for _ in range(shards)]
+    return Corpus("lines", [Lines(f"shard {i}", t, i == deadly) for i, t in enumerate(texts)], "made up", Problems())
+
+
+def scanned(features: Any, corpus: Corpus, **settings: Any) -> Any:
+    """Few windows of each block, so that what is tested is not the model."""
+    usual = {"k": 4, "length": 6, "stride": 60, "sample": 30, "progress": False}
+    return dl.max_activating(features, models.family("neox").bridge, corpus, **(usual | settings))
+
+
+def equal(ours: Any, theirs: Any) -> None:
+    """Tables to the last bit, but for sums, whose last bits depend on the order."""
+    for name in ("kept", "windows", "tokens", "features"):
+        a, b = getattr(ours.tables, name), getattr(theirs.tables, name)
+        for column in a.schema.names:
+            if column in ("mean", "deviation"):
+                np.testing.assert_allclose(a[column].to_numpy(), b[column].to_numpy(), rtol=1e-12)
+            else:
+                assert a[column].equals(b[column]), (name, column)
+    assert ours.counts == theirs.counts
+
+
+def test_on_workers_a_scan_finds_the_same_though_one_is_killed(cluster, tmp_path, monkeypatch, capsys):
+    def die(at: Abroad) -> None:
+        if not list(at.folder.glob("died-*")):
+            (at.folder / f"died-{os.getpid()}").write_text("")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(parcels, "LEAST", 300_000)
+    monkeypatch.setattr("dreamy_lens.scanning.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(describing, "MANY", 0)
+    features, corpus = [dl.neurons(1), abroad("once", tmp_path, die)], corpus_of(3)
+    where = f"file://{tmp_path}/scan"
+    here = scanned(features, corpus, cache=False)
+    there = scanned(features, corpus, out=where, ray=True, workers=2, progress=True)
+    equal(there, here)
+    assert len(list(tmp_path.glob("died-*"))) == 1 and there.failed_shards == []
+    bar = capsys.readouterr().err
+    assert "workers get ready" in bar and "100%" in bar and re.search(r"41 features, (\d+) of \1 parts", bar)
+    # The place has the results and nothing else, and the same call opens them.
+    assert set(os.listdir(tmp_path / "scan")) == {file.name for file in Path(there.folder).iterdir()}
+    monkeypatch.setattr("dreamy_lens.cluster.scanning.ClusterScan._scan", None)
+    equal(scanned(features, corpus, out=where, ray=True), here)
+
+
+def test_a_shard_that_kills_whoever_reads_it_is_reported_and_the_rest_completes(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "ATTEMPTS", 1)
+    monkeypatch.setattr(parcels, "LEAST", 300_000)
+    corpus = corpus_of(3, deadly=1)
+    with pytest.warns(RuntimeWarning, match=r"1 of 3 parts of lines could not be read.*shard 1 \(ValueError: torn\)"):
+        here = scanned(dl.neurons(1), corpus, cache=False)
+    with pytest.warns(RuntimeWarning, match=r"1 of 3 parts of lines .*shard 1 \(from block 0 on 1 workers died\)"):
+        there = scanned(dl.neurons(1), corpus, out=tmp_path / "scan", ray=True, workers=2)
+    equal(there, here)
+    assert [failed["name"] for failed in there.failed_shards] == ["shard 1"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there")
+def test_an_interrupted_scan_goes_on(cluster, tmp_path, monkeypatch, capsys):
+    def press(at: Abroad) -> None:
+        if len(list((at.folder / "scan" / "parcels").glob("000?.json"))) >= 1 and not list(at.folder.glob("pid-*")):
+            (at.folder / f"pid-{os.getpid()}").write_text("")
+            os.kill(at.home, signal.SIGINT)
+            time.sleep(60)
+
+    monkeypatch.setattr(parcels, "LEAST", 300_000)
+    features, corpus = ["L1.N3", abroad("press", tmp_path, press)], corpus_of(2)
+    here = scanned(features, corpus, cache=False)
+    some = scanned(features, corpus, out=tmp_path / "scan", ray=True, workers=1)
+    assert "call again with the same arguments to go on" in capsys.readouterr().err
+    assert not some.header["complete"] and 0 < some.counts["blocks"] < here.counts["blocks"]
+    (pid,) = (int(file.name.removeprefix("pid-")) for file in tmp_path.glob("pid-*"))
+    psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=30)
+    assert not psutil.pid_exists(pid)
+    equal(scanned(features, corpus, out=tmp_path / "scan", ray=True, workers=1), here)
+    assert not (tmp_path / "scan" / "parcels").exists()

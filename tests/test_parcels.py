@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import dreamy_lens as dl
 from dreamy_lens.cluster import parcels
 from dreamy_lens.cluster.parcels import Ledger, Parcel, parcels_of
 from dreamy_lens.cluster.place import Place
-from dreamy_lens.cluster.scan_worker import Scanning, Worker, fetched
+from dreamy_lens.cluster.scan_worker import Worker, fetched
 from dreamy_lens.cluster.shipping import Shipped
 from dreamy_lens.dataset import corpora, open_corpus
 from dreamy_lens.dataset.progress import Progress
@@ -204,11 +203,15 @@ def test_a_parcel_whose_workers_die_is_given_up_and_what_follows_is_not(tmp_path
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         killed_after(2, patch)  # one block has been saved then
         worker.run(parcel)
-    for _ in range(3):
-        with monkeypatch.context() as patch, pytest.raises(Stopped):
+    deaths, receipt = 1, None
+    while receipt is None:
+        with monkeypatch.context() as patch:
             killed_after(1, patch)
-            dataclasses.replace(worker).run(parcel)
-    receipt = dataclasses.replace(worker).run(parcel)
+            try:
+                receipt = dataclasses.replace(worker).run(parcel)
+            except Stopped:
+                deaths += 1
+    assert 3 <= deaths <= 5  # three at the place that had been reached, and some of the block may be saved on the way
     assert receipt["status"] == "given up" and receipt["why"] == "from block 1 on 3 workers died"
     assert receipt["at"] == [0, 1] and receipt["file"].endswith(".until")
     for rest in worker.ledger.parcels[1:]:
@@ -282,20 +285,10 @@ def test_a_belated_worker_changes_nothing(tmp_path):
     parcel = worker.ledger.parcels[0]
     late = dataclasses.replace(worker)
     late.ready()
+    late._begin(parcel, 0, 0, "scanning")
     worker.ledger.place.write(f"{parcel.name}.json", {"parcel": 0, "status": "given up", "file": None, "why": "x"})
-    assert late._scanned(parcel)["status"] == "given up"
+    assert late._scanned(parcel, 0)["status"] == "given up"
     assert worker.ledger.receipts()[0]["status"] == "given up"
-
-
-def test_rows_of_ray_data(tmp_path):
-    pytest.importorskip("ray", reason="Ray is not installed")
-    from dreamy_lens.cluster.shipping import dumps
-
-    worker = worker_of(tmp_path / "a", texts(40))
-    actor = Scanning(dumps(dataclasses.replace(worker, model=worker.model.packed())))
-    rows = np.array([json.dumps(parcel.to_list()) for parcel in worker.ledger.parcels[:2]])
-    found = [json.loads(text) for text in actor({"parcel": rows})["receipt"]]
-    assert [receipt["parcel"] for receipt in found] == [0, 1] and {r["status"] for r in found} == {"done"}
 
 
 def test_a_shard_without_anything_readable_is_noted(tmp_path, monkeypatch):

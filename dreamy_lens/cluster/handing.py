@@ -45,7 +45,8 @@ def handed_out(cluster: Cluster, data: bytes, parcels: list[Parcel]) -> Iterator
         Scanning,
         batch_size=1,
         compute=pool,
-        fn_constructor_args=(data,),
+        # As a reference: Ray warns of large arguments of actors that it may have to make again.
+        fn_constructor_args=([cluster.ray.put(data)],),
         num_cpus=cluster.cpus,
         num_gpus=cluster.gpus or None,
     )

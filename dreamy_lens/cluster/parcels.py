@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreamy_lens.cluster.place import Place
-from dreamy_lens.errors import ExamplesError
+from dreamy_lens.errors import DreamyLensError, ExamplesError
 
 FOLDER = "parcels"
 MANIFEST = f"{FOLDER}/scan.json"
@@ -86,18 +86,37 @@ def parcels_of(corpus: Any, workers: int, sampled: bool) -> list[Parcel]:
     if shards >= 2 * EACH * workers and not sampled:
         bounds = [shards * i // (EACH * workers) for i in range(EACH * workers + 1)]
         return [Parcel(i, a, 0, b - 1, None) for i, (a, b) in enumerate(itertools.pairwise(bounds))]
-    table = corpus.table()
+    table = _table(corpus)
     most = max(LEAST, sum(count for *_, count in table) // (EACH * workers))
     found: list[Parcel] = []
     size = most
-    for shard, block, count in table:
+    for shard, block, end, count in table:
         if size >= most:
-            found.append(Parcel(len(found), shard, block, shard, block + 1))
+            found.append(Parcel(len(found), shard, block, shard, end))
             size = 0
         first = found[-1]
-        found[-1] = Parcel(first.number, first.shard, first.block, shard, block + 1)
+        found[-1] = Parcel(first.number, first.shard, first.block, shard, end)
         size += count
     return found
+
+
+def _table(corpus: Any) -> list[tuple[int, int, int | None, int]]:
+    """(shard, block, end, characters) of every block; where a shard cannot be read on, the rest is as one."""
+    try:
+        return [(shard, block, block + 1, count) for shard, block, count in corpus.table()]
+    except DreamyLensError:
+        raise
+    except Exception:  # workers note what is wrong with a shard, and go on with the next one
+        found: list[tuple[int, int, int | None, int]] = []
+        for shard in range(len(corpus.shards)):
+            number = 0
+            try:
+                for block in corpus.blocks(shard):
+                    found.append((shard, block.number, block.number + 1, block.characters))
+                    number = block.number + 1
+            except Exception:
+                found.append((shard, number, None, 0))
+        return found
 
 
 @dataclass

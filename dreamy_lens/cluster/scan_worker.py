@@ -101,39 +101,65 @@ class Worker:
         begun = [one for one in place.names(f"{name}.attempts") if one.startswith(f"{saves:06d}-")]
         if len(begun) >= self.attempts:
             return self._stopped(parcel, list(place.read_all(f"{name}.attempts/{one}" for one in begun).values()))
-        attempt = f"{name}.attempts/{saves:06d}-{len(begun)}-{secrets.token_hex(4)}.json"
-        place.write(attempt, {"phase": LOADING})
+        self._begin(parcel, saves, len(begun), LOADING)
         try:
             if not hasattr(self, "scanner"):
                 self.ready()
-            place.write(attempt, {"phase": SCANNING})
-            return self._scanned(parcel)
+            place.write(self._attempt, {"phase": SCANNING})
+            return self._scanned(parcel, saves, careful=bool(begun))
         except DreamyLensError as error:
-            place.remove(attempt)
+            place.remove(self._attempt)
             return failed(parcel, error)
         except Exception as error:
-            place.write(attempt, {"phase": SCANNING, "why": f"{type(error).__name__}: {error}"})
+            place.write(self._attempt, {"phase": SCANNING, "why": f"{type(error).__name__}: {error}"})
             if "CUDA" in str(error) or "HIP" in str(error):
                 os._exit(1)  # nothing works any more in a process whose device has failed; another one begins anew
             return self.run(parcel)
 
-    def _scanned(self, parcel: Parcel) -> dict[str, Any]:
-        progress, saves = self._begun(parcel)
-        saved, told, cost = time.monotonic(), 0.0, 0.0
+    def _begin(self, parcel: Parcel, saves: int, number: int, phase: str) -> None:
+        """Leave word that this worker goes on with a parcel from what was saved so many times."""
+        self._attempt = f"{parcel.name}.attempts/{saves:06d}-{number}-{secrets.token_hex(4)}.json"
+        self.ledger.place.write(self._attempt, {"phase": phase})
+
+    def _scanned(self, parcel: Parcel, saves: int, careful: bool = False) -> dict[str, Any]:
+        """Scan what is left of a parcel.
+
+        Args:
+            parcel: it.
+            saves: how often what was found in it has been saved.
+            careful: whether somebody has died of it: then everything that can be scanned is saved as soon as it is.
+        """
+        progress = self._found(parcel)
+        if progress is None:
+            progress = self.scanner.empty()
+            progress.shard, progress.block = parcel.shard, parcel.block
+        saved, told, cost, pause = time.monotonic(), 0.0, 0.0, 0.0 if careful else self.save_seconds
+        first = progress.shard
+
+        def save_part() -> None:
+            nonlocal saved, saves, cost
+            began = time.monotonic()
+            saves += 1
+            save(self.ledger.place, progress, f"{parcel.name}.part", self.ledger.identity)
+            self.ledger.place.write(f"{parcel.name}.part.json", {"saves": saves})
+            before = self._attempt
+            self._begin(parcel, saves, 0, SCANNING)
+            self.ledger.place.remove(before)
+            saved = time.monotonic()
+            cost = saved - began
 
         def after(progress: Any, block: Any) -> None:
-            nonlocal saved, told, saves, cost
+            nonlocal told
             now = time.monotonic()
             if now - told > TELL_SECONDS:
                 self._tell(parcel, progress)
                 told = now
-            if now - saved >= max(self.save_seconds, 20 * cost - 1.0):  # a state of gigabytes is saved less often
-                saves += 1
-                self._save(progress, f"{parcel.name}.part", saves)
-                saved = time.monotonic()
-                cost = saved - now
+            if now - saved >= max(pause, 20 * cost - 1.0):  # a state of gigabytes is saved less often
+                save_part()
 
-        for shard in range(progress.shard, parcel.last + 1):
+        for shard in range(first, parcel.last + 1):
+            if careful and shard > first:
+                save_part()
             # A parcel need not have what another one has, so that in one nothing may be readable.
             try:
                 self.scanner.run(progress, [shard], parcel.end if shard == parcel.last else None, after)
@@ -141,7 +167,7 @@ class Worker:
                 if not progress.failed:
                     raise
         self._tell(parcel, progress)
-        self._save(progress, f"{parcel.name}.safetensors")
+        save(self.ledger.place, progress, f"{parcel.name}.safetensors", self.ledger.identity)
         receipt = {"parcel": parcel.number, "status": DONE, "file": f"{parcel.name}.safetensors"}
         return self._closed(parcel, {**receipt, "counts": progress.counts, "seconds": progress.seconds})
 
@@ -162,7 +188,8 @@ class Worker:
         shard, block = parcel.shard, parcel.block
         if found is not None:
             shard, block = found.shard, found.block
-            self._save(found, f"{parcel.name}.until")  # a file of its own, which no belated worker writes over
+            # A file of its own, which no belated worker writes over.
+            save(self.ledger.place, found, f"{parcel.name}.until", self.ledger.identity)
             receipt |= {"file": f"{parcel.name}.until", "counts": found.counts}
         ended = f"{self.attempts} workers died"
         if whys:
@@ -182,13 +209,6 @@ class Worker:
 
     # What was found so far.
 
-    def _begun(self, parcel: Parcel) -> tuple[Any, int]:
-        found = self._found(parcel)
-        if found is None:
-            found = self.scanner.empty()
-            found.shard, found.block = parcel.shard, parcel.block
-        return found, int((self.ledger.place.read(f"{parcel.name}.part.json") or {"saves": 0})["saves"])
-
     def _found(self, parcel: Parcel) -> Any:
         """What was saved of a parcel on the way, or None."""
         from dreamy_lens.dataset.progress import Progress
@@ -201,11 +221,6 @@ class Worker:
                 return Progress.load(file, self.ledger.identity, device)
         except (ExamplesError, FileNotFoundError):  # of a save that was cut off
             return None
-
-    def _save(self, progress: Any, name: str, saves: int | None = None) -> None:
-        save(self.ledger.place, progress, name, self.ledger.identity)
-        if saves is not None:
-            self.ledger.place.write(f"{name}.json", {"saves": saves})
 
     def _tell(self, parcel: Parcel, progress: Any) -> None:
         if self.counter is None:
@@ -250,15 +265,21 @@ class fetched:
 
 
 class Scanning:
-    """The class that Ray Data makes actors of: rows with a parcel go in, rows with a receipt come out."""
+    """The class that Ray Data makes actors of: rows with a parcel go in, rows with a receipt come out.
 
-    def __init__(self, data: bytes) -> None:
+    Args:
+        data: of a :class:`Worker`, as a reference to bytes, in a list of one.
+    """
+
+    def __init__(self, data: list[Any]) -> None:
         self._data, self._worker = data, None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Receipts, as JSON texts, of parcels likewise."""
         # Not when the actor is made: Ray would make it again and again if its process died there, and count nothing.
         if self._worker is None:
-            self._worker = pickle.loads(self._data)
+            from dreamy_lens.cluster.ray_here import import_ray
+
+            self._worker = pickle.loads(import_ray().get(self._data[0]))
         rows = [json.loads(str(row)) for row in batch["parcel"]]
         return {"receipt": [json.dumps(self._worker.run(Parcel(*row))) for row in rows]}

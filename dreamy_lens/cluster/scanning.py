@@ -150,6 +150,7 @@ class ClusterScan:
                             bar.take(receipt)
                     ledger.split(receipts)
             except KeyboardInterrupt:
+                receipts = ledger.receipts()  # of which not all may have come here
                 if not receipts:
                     raise
                 print(
