@@ -44,7 +44,11 @@ def add_commands(command: Callable[..., argparse.ArgumentParser], model: Callabl
     sub = command("compare", _compare, "hold saved runs against the texts of a corpus")
     sub.add_argument("runs", metavar="RUN", nargs="+", help="folders of saved runs of one feature")
     sub.add_argument("examples", metavar="EXAMPLES", help="the folder that `dreamy-lens scan --out` wrote")
-    sub.add_argument("--html", metavar="FILE", help="write a self-contained page; this loads the model")
+    limit = "compare what is at most this many nats per token; may be repeated"
+    sub.add_argument("--limit", type=float, action="append", metavar="X", help=limit)
+    whole = "search all of this corpus for the dreams' text, not only the windows that were kept"
+    sub.add_argument("--corpus", metavar="SOURCE", help=whole)
+    sub.add_argument("--html", metavar="FILE", help="write a self-contained page")
 
     what = "write everything there is to see about a feature on one page"
     sub = command("card", lambda options: _card(options, load(options)), what, features=True)
@@ -143,8 +147,8 @@ def _compare(options: argparse.Namespace) -> None:
     from dreamy_lens.dataset.examples import Examples
 
     runs = [dl.load_run(path) for path in options.runs]
-    found = dl.compare(runs[0] if len(runs) == 1 else runs, Examples.load(options.examples))
-    print(found.summary)
+    examples, corpus = Examples.load(options.examples), options.corpus
+    found = dl.compare(runs[0] if len(runs) == 1 else runs, examples, limits=options.limit, corpus=corpus)
     print(found)
     if options.html:
         found.to_html(options.html)

@@ -24,7 +24,7 @@ from dreamy_lens.errors import ClusterError, CorpusError, SettingsError
 if TYPE_CHECKING:
     from dreamy_lens.dataset.examples import Examples
     from dreamy_lens.dataset.progress import Progress
-    from dreamy_lens.scanning import Scan
+    from dreamy_lens.dataset.scan import Scan
 
 
 @dataclasses.dataclass
@@ -167,7 +167,7 @@ class ClusterScan:
     def _merged(self, ledger: Ledger) -> Progress:
         """What was found in all parcels, in the order of the corpus."""
         from dreamy_lens.dataset.progress import Progress
-        from dreamy_lens.scanning import _nothing
+        from dreamy_lens.dataset.scan import _nothing
 
         scan = self.scan
         state, receipts = scan.scanner().empty(), ledger.receipts()
