@@ -137,7 +137,9 @@ def test_what_the_package_imports_is_declared_and_what_is_declared_is_imported()
     imported -= {"dreamy_lens", *sys.stdlib_module_names}
     owners = packages_distributions()
     found = {canonicalize_name(name) for module in imported for name in owners.get(module, [module])[:1]}
-    assert found == {canonicalize_name(Requirement(r).name) for r in project()["dependencies"]}
+    extras = {canonicalize_name(Requirement(r).name) for r in project()["optional-dependencies"]["ray"]}
+    assert found - extras == {canonicalize_name(Requirement(r).name) for r in project()["dependencies"]}
+    assert extras <= found
 
 
 # What is built.

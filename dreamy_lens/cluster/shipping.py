@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import functools
-import hashlib
 import importlib
 import io
 import pickle
@@ -17,9 +16,6 @@ from typing import Any
 from dreamy_lens.errors import ModelError, SettingsError
 from dreamy_lens.models.load import EMBEDDED_NAME, as_hooked, located
 
-_SAMPLED = 64
-"""How many numbers of each weight a model's digest looks at."""
-
 
 @dataclass(frozen=True)
 class Shipped:
@@ -28,7 +24,7 @@ class Shipped:
     Attributes:
         name: a Hugging Face id, a folder's absolute path, or "embedded"; of an object in memory its own name.
         dtype: of one that is loaded by name; None is float32.
-        digest: of an object in memory, from a part of its weights; None of one that is loaded by name.
+        digest: of an object in memory; None of one that is loaded by name.
         model: the object, in this process.
         data: the object as bytes, for other processes.
     """
@@ -52,8 +48,10 @@ class Shipped:
             return cls(name, None if dtype is None else str(dtype).removeprefix("torch."))
         if dtype is not None:
             raise SettingsError(f"dtype is {dtype!r}, and the model is in memory already; give one of them.")
+        from dreamy_lens.dataset.identity import model_digest
+
         hooked = as_hooked(model)
-        return cls(hooked.name, None, digest_of(hooked.bridge), hooked.bridge)
+        return cls(hooked.name, None, model_digest(hooked), hooked.bridge)
 
     def packed(self) -> Shipped:
         """The same for another process: an object in memory as bytes.
@@ -106,19 +104,6 @@ def _loads(data: bytes, name: str) -> Any:
             f"The model {name!r}, an object in memory, cannot be unpacked at a worker ({error}). Give "
             "its Hugging Face id or folder; or move it to the CPU first, if workers have no GPU (gpus_per_worker=)."
         ) from error
-
-
-def digest_of(bridge: Any) -> str:
-    """Names, shapes and a sample of the weights, as 16 hexadecimal digits: equal models have equal ones."""
-    import torch
-
-    found = hashlib.sha256()
-    for name, weight in bridge.named_parameters():
-        flat = weight.detach().reshape(-1)
-        some = flat[torch.linspace(0, len(flat) - 1, min(_SAMPLED, len(flat))).long().to(flat.device)]
-        found.update(f"{name} {list(weight.shape)} {weight.dtype}".encode())
-        found.update(some.to("cpu", torch.float32).numpy().tobytes())
-    return found.hexdigest()[:16]
 
 
 def dumps(thing: Any) -> bytes:
