@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamy_lens import scanning
 from dreamy_lens.cluster import pool, ray_here
 from dreamy_lens.cluster.describing import spread
 from dreamy_lens.cluster.handing import ClusterBar, handed_out
@@ -18,6 +17,7 @@ from dreamy_lens.cluster.parcels import FOLDER, Ledger, Parcel, parcels_of
 from dreamy_lens.cluster.place import Place
 from dreamy_lens.cluster.scan_worker import DONE, FAILED, GIVEN_UP, Worker, fetched
 from dreamy_lens.cluster.shipping import Shipped, dumps
+from dreamy_lens.dataset import scan as one_scan
 from dreamy_lens.dataset.tables import HEADER
 from dreamy_lens.errors import ClusterError, CorpusError, SettingsError
 
@@ -125,7 +125,7 @@ class ClusterScan:
             threads=max(1, int(cluster.cpus)),
             counter=_counter(ledger),
             attempts=pool.ATTEMPTS,
-            save_seconds=scanning.SAVE_SECONDS,
+            save_seconds=one_scan.SAVE_SECONDS,
         )
         try:
             return dumps(worker)
