@@ -22,8 +22,8 @@ import torch
 
 import dreamy_lens as dl
 from dreamy_lens.dataset import open_corpus
+from dreamy_lens.dataset.scan import Scan
 from dreamy_lens.dataset.scanner import Scanner, ScanSettings
-from dreamy_lens.scanning import Scan
 
 
 def main() -> None:

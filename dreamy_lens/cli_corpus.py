@@ -44,7 +44,11 @@ def add_commands(command: Callable[..., argparse.ArgumentParser], model: Callabl
     sub = command("compare", _compare, "hold saved runs against the texts of a corpus")
     sub.add_argument("runs", metavar="RUN", nargs="+", help="folders of saved runs of one feature")
     sub.add_argument("examples", metavar="EXAMPLES", help="the folder that `dreamy-lens scan --out` wrote")
-    sub.add_argument("--html", metavar="FILE", help="write a self-contained page; this loads the model")
+    limit = "compare what is at most this many nats per token; may be repeated"
+    sub.add_argument("--limit", type=float, action="append", metavar="X", help=limit)
+    whole = "search all of this corpus for the dreams' text, not only the windows that were kept"
+    sub.add_argument("--corpus", metavar="SOURCE", help=whole)
+    sub.add_argument("--html", metavar="FILE", help="write a self-contained page")
 
     what = "write everything there is to see about a feature on one page"
     sub = command("card", lambda options: _card(options, load(options)), what, features=True)
@@ -112,9 +116,11 @@ def _scan(options: argparse.Namespace, model: Any) -> None:
         more |= {"ray": options.ray, "workers": options.workers, "gpus_per_worker": options.gpus_per_worker or 0}
     elif options.workers is not None or options.gpus_per_worker is not None:
         options.misused("--workers and --gpus-per-worker are for --ray")
+    if options.html:
+        count = _count(options.feature, model)
+        if count != 1:
+            options.misused(f"--html is the page of a single feature, and here are {count:,}")
     examples = dl.max_activating(options.feature, model, _open(options), **_settings(options), **more)
-    if options.html and len(examples) != 1:
-        options.misused(f"--html is the page of a single feature, and there are {len(examples):,}")
     print(examples)
     for label in list(examples)[:LISTED]:
         print(f"\n{label}")
@@ -129,13 +135,20 @@ def _scan(options: argparse.Namespace, model: Any) -> None:
         print(f"Written: {Path(options.html).resolve()}")
 
 
+def _count(features: Any, model: Any) -> int:
+    from dreamy_lens.features.families import expressions
+    from dreamy_lens.scoring.banks import banks
+
+    return sum(map(len, banks(expressions(features, model), model)))
+
+
 def _compare(options: argparse.Namespace) -> None:
     import dreamy_lens as dl
     from dreamy_lens.dataset.examples import Examples
 
     runs = [dl.load_run(path) for path in options.runs]
-    found = dl.compare(runs[0] if len(runs) == 1 else runs, Examples.load(options.examples))
-    print(found.summary)
+    examples, corpus = Examples.load(options.examples), options.corpus
+    found = dl.compare(runs[0] if len(runs) == 1 else runs, examples, limits=options.limit, corpus=corpus)
     print(found)
     if options.html:
         found.to_html(options.html)
@@ -144,23 +157,17 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _card(options: argparse.Namespace, model: Any) -> None:
     import dreamy_lens as dl
-    from dreamy_lens.dataset.examples import Examples
 
     settings = _settings(options)
-    progress = settings["progress"]
-    examples = None
-    if options.examples is not None:
-        examples = Examples.load(options.examples)
-    else:
-        examples = dl.max_activating(options.feature, model, _open(options), **settings)
+    progress, bos = settings.pop("progress"), settings.pop("prepend_bos")
+    dream: dict[str, Any] = {} if options.iterations is None else {"iterations": options.iterations}
+    dream |= {"length": settings.pop("length"), "seed": settings.pop("seed"), "prepend_bos": bos}
+    given: dict[str, Any] = {"run": options.run_folder, "examples": options.examples}
     if options.run_folder is not None:
-        run = dl.load_run(options.run_folder, model)
-    else:
-        more = {} if options.iterations is None else {"iterations": options.iterations}
-        bos = options.prepend_bos
-        run = dl.dream(
-            options.feature, model, length=options.length, seed=options.seed, prepend_bos=bos, progress=progress, **more
-        )
-    card = dl.card(options.feature, model, run=run, examples=examples)
+        dream = {}
+    if options.examples is None:
+        given["scan"] = settings | {"seed": options.seed}
+    corpus = _open(options) if options.examples is None else None
+    card = dl.card(options.feature, model, corpus, progress=progress, **given, **dream)
     card.to_html(options.html)
     print(f"Written: {Path(options.html).resolve()}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,17 +16,20 @@ from dreamy_lens.comparison.overlap import Overlap, nearest
 from dreamy_lens.comparison.reach import Reach
 from dreamy_lens.comparison.series import Ids, series
 from dreamy_lens.comparison.statements import usual_limits
-from dreamy_lens.errors import SettingsError
+from dreamy_lens.dataset import open_corpus
+from dreamy_lens.errors import DreamyLensError, SettingsError
+from dreamy_lens.models.load import EMBEDDED_NAME
 from dreamy_lens.results.dream import Dream
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.merge import Merged, merge
 
 if TYPE_CHECKING:
+    from dreamy_lens.dataset.corpora import Corpus
     from dreamy_lens.dataset.feature_examples import FeatureExamples
     from dreamy_lens.scoring.scorer import Scorer
 
 QUANTILES = (0.999, 0.99, 0.9, 0.5)
-SHOWN = 24
+SHOWN = 64
 """Dreams whose value at every token is worked out at most, spread from fluent to strong."""
 
 EACH = 8
@@ -40,6 +44,7 @@ def compare(
     quantiles: Sequence[float] = QUANTILES,
     corpus: Any = None,
     values: bool | None = None,
+    progress: bool | None = None,
 ) -> Comparison:
     """Hold dreams against the text that drives the same feature most in a corpus (Figure 3 of the paper).
 
@@ -55,6 +60,7 @@ def compare(
             looks only into the windows that were kept. Anything that :func:`dreamy_lens.corpus.open` takes.
         values: whether the feature's value at every token of the dreams is worked out, for which the model is needed;
             None does so if it is in memory.
+        progress: whether to show a bar while `corpus` is read; None shows one in terminals and notebooks.
 
     Returns:
         A Comparison: `.sentence`, `.summary`, `.figure()`, `.to_html(path)`, `.to_pandas()`; a notebook shows it.
@@ -64,12 +70,14 @@ def compare(
         SettingsError: the runs are of several features, or a limit or quantile is outside its range.
 
     >>> import dreamy_lens as dl
-    >>> from dreamy_lens.comparing import compare
     >>> run = dl.dream("L2.N17", iterations=2, population=2, children=4, length=6)
     >>> examples = dl.max_activating("L2.N17", corpus=["Return a copy of the array.", "Open the file."], length=6)
-    >>> print(compare(run, examples, limits=math.inf))  # doctest: +SKIP
+    >>> found = dl.compare(run, examples)
+    >>> found.sentence == str(found.headline) and len(found.beyond) == len(run.frontier)
+    True
     """
     merged = _merged(runs)
+    corpus = None if corpus is None else open_corpus(corpus)
     chosen = _limits(limits)
     for q in quantiles:
         if not 0 <= q <= 1:
@@ -79,14 +87,15 @@ def compare(
     shown = [w for q in quantiles for w in found.quantile(q, EACH)]
     known = _with_model(merged, found, frontier.spread(SHOWN), shown, values)
     histories = [run.history for run in merged.runs]
-    header, settings = found.header, dict(found.header.get("settings", {}))
-    counts = found.counts
+    header, counts = found.header, found.counts
+    settings = dict(header.get("settings", {}))
+    length = int(settings.get("length") or (len(found.top[0]) if found.top else 0))
     scanned = Scanned(
         corpus=str(header.get("corpus", {}).get("name", "a corpus")),
         windows=found.windows,
-        tokens=int(counts.get("tokens", found.windows * settings.get("length", 0))),
+        tokens=int(counts.get("tokens", found.windows * length)),
         documents=int(counts.get("documents", 0)),
-        length=int(settings.get("length") or (len(found.top[0]) if found.top else 0)),
+        length=length,
         measured=found.measured,
         settings=settings,
         versions=dict(header.get("versions", {})),
@@ -106,10 +115,10 @@ def compare(
         cloud=np.array(cloud, dtype=np.float64).reshape(-1, 2),
         histogram=found.histogram,
         scanned=scanned,
-        overlaps=_overlaps(frontier, found, corpus, merged),
+        overlaps=_overlaps(frontier, found, corpus, merged, progress),
         limits=usual_limits(frontier, Reach.of(found)) if chosen is None else chosen,
         series=known,
-        warnings=checks.warnings_of(merged, found),
+        warnings=checks.warnings_of(merged, found, corpus),
         settings=_settings_of(merged),
     )
 
@@ -150,16 +159,20 @@ def _with_model(
     """What only the model knows: that the examples are of the same one, and values at every token."""
     if wanted is False:
         return {}
-    run = next((r for r in merged.runs if isinstance(r, Dream) and r._session is not None), None)
-    if run is None and wanted:
-        run = next((r for r in merged.runs if isinstance(r, Dream)), None)
-        if run is None:
-            raise SettingsError(
-                "These runs were read back without a model; compare those that have one, or values=False."
-            )
+    run = next((r for r in merged.runs if isinstance(r, Dream) and (wanted or _at_hand(r))), None)
     if run is None:
+        if wanted:
+            raise SettingsError(
+                "These runs were read back without a model; compare those that have one, or values=None."
+            )
         return {}
     asked = run
+    try:
+        asked._where_used(lambda: asked.session)
+    except DreamyLensError:
+        if wanted:
+            raise
+        return {}  # whatever it is that keeps the run from going on, it need not be compared less
 
     def work() -> dict[Ids, np.ndarray]:
         within, alone = _scorers(asked.session.scorer)
@@ -169,6 +182,12 @@ def _with_model(
         return theirs | mine
 
     return run._where_used(work)
+
+
+def _at_hand(run: Dream) -> bool:
+    """Whether the run's model need not be loaded from a folder or the network."""
+    given = run._model is not None and not isinstance(run._model, (str, Path))
+    return run._session is not None or given or run.provenance.model == EMBEDDED_NAME
 
 
 def _scorers(of: Scorer) -> tuple[Scorer, Scorer]:
@@ -182,7 +201,9 @@ def _scorers(of: Scorer) -> tuple[Scorer, Scorer]:
     return Scorer(of.bound, of.model, prefix=of.prefix, suffix=of.suffix, **plain), alone
 
 
-def _overlaps(frontier: Frontier, examples: FeatureExamples, corpus: Any, merged: Merged) -> tuple[Overlap, ...]:
+def _overlaps(
+    frontier: Frontier, examples: FeatureExamples, corpus: Corpus | None, merged: Merged, progress: bool | None
+) -> tuple[Overlap, ...]:
     """How much of each dream stands in the kept windows and what surrounds them, and in the corpus if it is read."""
     from dreamy_lens.comparison.reading import in_corpus
 
@@ -193,7 +214,7 @@ def _overlaps(frontier: Frontier, examples: FeatureExamples, corpus: Any, merged
     kept.feed(passages, documents)
     whole = None
     if corpus is not None:
-        whole = in_corpus(prompts, _opened(corpus), _vocabulary(merged, examples))
+        whole = in_corpus(prompts, corpus, _vocabulary(merged, examples), progress)
     text = examples.reader.text
     return tuple(
         Overlap(
@@ -203,14 +224,6 @@ def _overlaps(frontier: Frontier, examples: FeatureExamples, corpus: Any, merged
         )
         for i, ids in enumerate(prompts)
     )
-
-
-def _opened(corpus: Any) -> Any:
-    if hasattr(corpus, "blocks") or (not isinstance(corpus, (str, bytes)) and isinstance(corpus, Sequence)):
-        return corpus
-    from dreamy_lens import corpus as corpora
-
-    return corpora.open(corpus)
 
 
 def _vocabulary(merged: Merged, examples: FeatureExamples) -> Any:

@@ -471,7 +471,7 @@ def test_on_workers_a_scan_finds_the_same_though_one_is_killed(cluster, tmp_path
             os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(parcels, "LEAST", 300_000)
-    monkeypatch.setattr("dreamy_lens.scanning.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("dreamy_lens.dataset.scan.SAVE_SECONDS", 0.0)
     features, corpus = [dl.neurons(1), abroad("once", tmp_path, die)], corpus_of(3)
     where = f"file://{tmp_path}/scan"
     here = scanned(features, corpus, cache=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -273,11 +274,41 @@ def test_a_dream_that_stands_in_the_corpus_is_told_apart(gpt2: Any):
 
     vocabulary = as_hooked(gpt2.bridge).vocabulary
     ids = vocabulary.encode("the cat sleeps in the house")
-    grams = in_corpus([ids, [1, 2]], ["nothing", *TEXTS, "a \ud800 half"], vocabulary)
+    grams = in_corpus([ids, [1, 2]], dl.corpus.open(["nothing", *TEXTS, "a \ud800 half"]), vocabulary)
     shared = grams.shared(0, vocabulary.text)
     assert shared.start == 2 and shared.length == len(ids) - 2  # the text has a space before it
     assert shared.document == "text 1" and (shared.places or 0) >= 2 and shared.text in TEXTS[0]
     assert shared.text in shared.around and len(shared.around) > len(shared.text)
+
+
+def test_runs_across_the_cuts_of_a_long_document_are_found_and_counted_once(gpt2: Any, monkeypatch: pytest.MonkeyPatch):
+    from dreamy_lens.dataset import sections
+    from dreamy_lens.models.load import as_hooked
+
+    monkeypatch.setattr(sections, "SECTION", 40)
+    vocabulary = as_hooked(gpt2.bridge).vocabulary
+    text = " ".join(TEXTS) * 3
+    corpus = dl.corpus.open([text, "and more"])
+    pieces = [s.text for block in corpus.blocks(0) for s in block.sections]
+    assert len(pieces) > 6 and "".join(pieces[:-1]) == text
+    whole = [i for piece in pieces[:-1] for i in vocabulary.encode(piece)]
+    prompts = [whole[start : start + 9] for start in range(0, len(whole) - 9, 5)]
+    grams = in_corpus(prompts, corpus, vocabulary, progress=False)
+    for p, ids in enumerate(prompts):
+        found = sum(whole[i : i + 9] == ids for i in range(len(whole) - 8))
+        assert grams.longest(p) == (0, 9) and grams.shared(p, vocabulary.text).places == found
+        single = int(grams._runs[1][p][0])
+        assert grams._count[1][single] == (whole + vocabulary.encode("and more")).count(ids[0])
+
+
+def test_a_corpus_that_is_not_the_one_that_was_scanned_is_said(gpt2: Any):
+    from dreamy_lens.models.load import as_hooked
+
+    run = dream(gpt2.bridge, iterations=1)
+    tables = brute_scan(["L1.N3"], gpt2.bridge, TEXTS, k=8, length=5)
+    found = compare(run, Examples(tables, as_hooked(gpt2.bridge).vocabulary), corpus=["other text"])
+    assert "text, 1 text, is not the one that was scanned, 2 texts." in found.summary
+    assert all(o.corpus is not None for o in found.overlaps)
 
 
 def test_a_dream_made_of_a_window_is_remembered(real: Comparison):
@@ -349,3 +380,8 @@ def test_nothing_is_compared_with_an_empty_corpus_or_an_empty_frontier():
     assert "No dream has finite scores." in none.summary
     for found in (empty, none, compare(saved(), scanned([], []))):
         assert found.to_html() and found._repr_html_() and len(found.to_pandas()) >= 0
+
+
+def test_a_comparison_is_plain_data_that_can_be_sent_elsewhere(real: Comparison):
+    again = pickle.loads(pickle.dumps(real))
+    assert again.summary == real.summary and again.to_html() == real.to_html()

@@ -20,9 +20,9 @@ from dreamy_lens.cluster.scan_worker import Worker, fetched
 from dreamy_lens.cluster.shipping import Shipped
 from dreamy_lens.dataset import corpora, open_corpus
 from dreamy_lens.dataset.progress import Progress
+from dreamy_lens.dataset.scan import Scan
 from dreamy_lens.dataset.scanner import Scanner, ScanSettings
 from dreamy_lens.errors import ClusterError, CorpusError, ExamplesError, OutOfMemoryError, SettingsError
-from dreamy_lens.scanning import Scan
 
 WORDS = "the dog runs over hill and a cat sleeps in house friends bark she said that big red sun".split()
 SETTINGS = ScanSettings(k=4, length=6, sample=20, batch_size=4)

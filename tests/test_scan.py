@@ -19,9 +19,9 @@ import dreamy_lens as dl
 from dreamy_lens.dataset import open_corpus
 from dreamy_lens.dataset.examples import Examples
 from dreamy_lens.dataset.progress import Progress
+from dreamy_lens.dataset.scan import UNFINISHED, Scan
 from dreamy_lens.dataset.scanner import ScanSettings
 from dreamy_lens.errors import CorpusError, ExamplesError, FeatureError, SettingsError
-from dreamy_lens.scanning import UNFINISHED, Scan
 
 WORDS = "the dog runs over hill and a cat sleeps in house friends bark she said that big red sun".split()
 
@@ -134,6 +134,17 @@ def test_a_kept_window_is_what_score_says_of_its_ids(family):
         assert np.allclose([w.values[-1] for w in top], [w.value for w in top], atol=1e-4)
 
 
+def test_stories_on_a_model_of_stories(stories, shared):
+    """A real corpus, a trained model with a SentencePiece tokenizer, and what plain scoring says of what is kept."""
+    found = scan([dl.neurons(2), "logit(5)"], stories, shared / "corpora" / "tinystories-train-1000.txt", tokens=6000)
+    assert 5700 < found.header["counts"]["tokens"] <= 6000
+    for label in (list(found)[3], "logit(5)"):
+        top = found.of(label).top
+        scores = dl.score(label, np.array([w.ids for w in top]), stories.bridge)
+        assert np.allclose(scores.value, [w.value for w in top], atol=1e-3)
+        assert all(w.before or w.character == 0 for w in top)
+
+
 def test_batch_size_changes_nothing_but_rounding(neox):
     one = scan(_features(), neox, texts(), batch_size=3, cache=False)
     other = scan(_features(), neox, texts(), batch_size=64, cache=False)
@@ -226,14 +237,13 @@ def test_stopping_anywhere_and_going_on_is_never_having_stopped(neox, small_bloc
 CHILD = """
 import sys, time
 import models, dreamy_lens as dl
-from dreamy_lens import scanning
-from dreamy_lens.dataset import corpora, scanner
-scanning.SAVE_SECONDS, corpora.BLOCK = 0.0, 800
+from dreamy_lens.dataset import corpora, scan, scanner
+scan.SAVE_SECONDS, corpora.BLOCK = 0.0, 800
 from test_scan import texts
 family = models.family("neox")
 if "slow" in sys.argv:  # so that there is time to be killed in
     usual = scanner.Scanner._count
-    scanner.Scanner._count = lambda *a: (time.sleep(0.05), usual(*a), time.sleep(0.05))[1]
+    scanner.Scanner._count = lambda *a: (time.sleep(0.2), usual(*a), time.sleep(0.2))[1]
 print("ready", flush=True)
 dl.max_activating(dl.neurons(1), family.bridge, texts(40), k=4, length=6, out=sys.argv[1], batch_size=8, progress=False)
 """
@@ -440,7 +450,7 @@ def test_a_shard_that_fails_is_reported_by_name_and_the_rest_completes(neox, mon
 
 
 def test_a_full_disk_leaves_what_was_saved(neox, small_blocks, tmp_path, monkeypatch):
-    from dreamy_lens import scanning
+    from dreamy_lens.dataset import scan as scanning
 
     monkeypatch.setattr(scanning, "SAVE_SECONDS", 0.0)
     usual, calls = os.fsync, 0

@@ -15,7 +15,7 @@ from dreamy_lens.cluster.ray_here import Cluster
 from dreamy_lens.cluster.scan_worker import Scanning
 
 if TYPE_CHECKING:
-    from dreamy_lens.scanning import Scan
+    from dreamy_lens.dataset.scan import Scan
 
 POLL_SECONDS = 0.5
 """How often the bar is moved."""

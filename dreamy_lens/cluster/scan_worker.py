@@ -68,7 +68,7 @@ class Worker:
         """
         import torch
 
-        from dreamy_lens.scanning import Scan
+        from dreamy_lens.dataset.scan import Scan
 
         if self.version != __version__:
             raise ClusterError(

@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamy_lens import scanning
 from dreamy_lens.cluster import pool, ray_here
 from dreamy_lens.cluster.describing import spread
 from dreamy_lens.cluster.handing import ClusterBar, handed_out
@@ -18,13 +17,14 @@ from dreamy_lens.cluster.parcels import FOLDER, Ledger, Parcel, parcels_of
 from dreamy_lens.cluster.place import Place
 from dreamy_lens.cluster.scan_worker import DONE, FAILED, GIVEN_UP, Worker, fetched
 from dreamy_lens.cluster.shipping import Shipped, dumps
+from dreamy_lens.dataset import scan as one_scan
 from dreamy_lens.dataset.tables import HEADER
 from dreamy_lens.errors import ClusterError, CorpusError, SettingsError
 
 if TYPE_CHECKING:
     from dreamy_lens.dataset.examples import Examples
     from dreamy_lens.dataset.progress import Progress
-    from dreamy_lens.scanning import Scan
+    from dreamy_lens.dataset.scan import Scan
 
 
 @dataclasses.dataclass
@@ -131,7 +131,7 @@ class ClusterScan:
             threads=max(1, int(cluster.cpus)),
             counter=_counter(ledger),
             attempts=pool.ATTEMPTS,
-            save_seconds=scanning.SAVE_SECONDS,
+            save_seconds=one_scan.SAVE_SECONDS,
         )
         try:
             return dumps(worker)
@@ -173,7 +173,7 @@ class ClusterScan:
     def _merged(self, ledger: Ledger) -> Progress:
         """What was found in all parcels, in the order of the corpus."""
         from dreamy_lens.dataset.progress import Progress
-        from dreamy_lens.scanning import _nothing
+        from dreamy_lens.dataset.scan import _nothing
 
         scan = self.scan
         state, receipts = scan.scanner().empty(), ledger.receipts()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from dreamy_lens.dataset.feature_examples import FeatureExamples
 from dreamy_lens.errors import ExamplesError
 
 if TYPE_CHECKING:
+    from dreamy_lens.dataset.corpora import Corpus
     from dreamy_lens.results.merge import Merged
     from dreamy_lens.scoring.scorer import Scorer
 
@@ -65,8 +65,14 @@ def examples_of(given: Any, merged: Merged) -> FeatureExamples:
     return examples
 
 
-def warnings_of(merged: Merged, examples: FeatureExamples) -> tuple[str, ...]:
-    """What a reader must know who compares all the same."""
+def warnings_of(merged: Merged, examples: FeatureExamples, corpus: Corpus | None = None) -> tuple[str, ...]:
+    """What a reader must know who compares all the same.
+
+    Args:
+        merged: the runs.
+        examples: of their feature.
+        corpus: that was searched for the dreams' text, if one was.
+    """
     found, header = [], examples.header
     dreams = sorted({len(p) for p in merged.frontier})
     length = header.get("settings", {}).get("length") or (len(examples.top[0]) if examples.top else None)
@@ -84,6 +90,12 @@ def warnings_of(merged: Merged, examples: FeatureExamples) -> tuple[str, ...]:
     if failed:
         names = ", ".join(str(one.get("name")) for one in failed[:3]) + (", …" if len(failed) > 3 else "")
         found.append(f"{len(failed)} of the corpus' shards could not be scanned ({names}); what is in them is missing.")
+    scanned = header.get("corpus", {})
+    if corpus is not None and scanned.get("fingerprint") not in (None, corpus.fingerprint):
+        found.append(
+            f"The corpus that was searched for the dreams' text, {corpus.name}, is not the one that was scanned, "
+            f"{scanned.get('name')}."
+        )
     if examples.non_finite:
         found.append(f"{examples.non_finite:,} windows had no finite value, and count nowhere.")
     return tuple(found)
@@ -126,8 +138,3 @@ def _same_feature(examples: FeatureExamples, feature: str) -> None:
             f"The dreams are of {feature} and the examples of {examples.label}; give the examples of {feature}, or "
             "those of all features: they are looked up."
         )
-
-
-def lengths(prompts: Sequence[Sequence[int]]) -> list[int]:
-    """The lengths that occur."""
-    return sorted({len(ids) for ids in prompts})

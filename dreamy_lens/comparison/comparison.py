@@ -236,7 +236,7 @@ class Comparison:
 
         return comparison_figure(self, **settings)
 
-    def to_html(self, path: str | os.PathLike[str] | None = None, *, top: int = 64, dreams: int = 24) -> str:
+    def to_html(self, path: str | os.PathLike[str] | None = None, *, top: int = 64, dreams: int = 64) -> str:
         """One self-contained page, which needs no kernel and no network, and reads without scripts too.
 
         Args:

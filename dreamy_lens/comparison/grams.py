@@ -47,12 +47,13 @@ class Grams:
         self._count: list[np.ndarray] = [np.zeros(n, dtype=np.int64) for _, n in self._keys]
         self._place: dict[tuple[int, int], tuple[Any, np.ndarray]] = {}
 
-    def feed(self, sections: Iterable[np.ndarray], documents: Iterable[Any]) -> None:
+    def feed(self, sections: Iterable[np.ndarray], documents: Iterable[Any], times: int = 1) -> None:
         """Look at more text.
 
         Args:
             sections: token ids of each piece; no run goes from one to the next.
             documents: where each is from.
+            times: how often it counts; -1 takes back what was counted twice.
         """
         given, names = list(sections), list(documents)
         if not given:
@@ -76,7 +77,7 @@ class Grams:
                 place, codes = place[beside[hit]], at[hit]
             if not len(codes):
                 return
-            self._note(length, codes, place, given, names, starts)
+            self._note(length, codes, place, given, names, starts, times)
 
     def longest(self, prompt: int) -> tuple[int, int]:
         """Where the longest run of a prompt begins that was seen, and its length: (0, 0) if no token was."""
@@ -113,6 +114,7 @@ class Grams:
         sections: list[np.ndarray],
         names: list[Any],
         starts: np.ndarray,
+        times: int,
     ) -> None:
         found, first = np.unique(codes, return_index=True)
         new = self._count[length][found] == 0
@@ -121,4 +123,4 @@ class Grams:
             here = at - int(starts[number])
             around = np.asarray(sections[number])[max(0, here - CONTEXT) : here + length + CONTEXT]
             self._place[length, code] = names[number], around.copy()
-        self._count[length] += np.bincount(codes, minlength=len(self._count[length]))
+        self._count[length] += times * np.bincount(codes, minlength=len(self._count[length]))

@@ -73,7 +73,8 @@ class View:
         said = "".join(
             f"<li>{escape(s)}</li>" for s in (*(str(s) for s in of.statements if s is not of.headline), *of.findings)
         )
-        unknown = "" if of.series else " (not worked out for dreams: compare(..., values=True) loads the model)"
+        how = "not known of dreams here; compare(..., values=True) loads the model"
+        unknown = "" if of.series else f' <span class="dl-legend">({how})</span>'
         tools = f'<p class="dl-note">{legend(self.scale)}{unknown}</p>{numbers_switch(prefix + "n")}'
         return (
             f'<div class="dl-sides" id="{prefix}"><p class="dl-lead">{escape(of.sentence)}</p>'

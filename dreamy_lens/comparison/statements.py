@@ -159,7 +159,7 @@ def usual_limits(frontier: Frontier, reach: Reach) -> tuple[float, ...]:
         return (*first, math.inf)
     whole = list(range(math.floor(costs[0]) + 1, math.floor(costs[-1]) + 1))
     chosen = _spread(whole, 3)
-    rest = [float(c) for c in chosen if float(c) not in first]
+    rest = [float(c) for c in chosen if all(abs(c - f) > 0.5 for f in first)]
     return (*first, *rest, math.inf)
 
 

@@ -190,12 +190,12 @@ class Examples:
             if not -n <= feature < n:
                 raise ExamplesError(f"There are {n:,} features here, numbered from 0; there is no number {feature}.")
             return int(feature) % n
-        texts = [feature] if isinstance(feature, str) else []
-        if not texts or feature not in self._numbers:
+        texts: list[str] = [feature] if isinstance(feature, str) else []
+        if not texts or texts[0] not in self._numbers:
             from dreamy_lens.features.grammar import parse
             from dreamy_lens.results.places import absolute
 
-            expression = parse(feature)
+            expression = parse(feature)  # type: ignore[arg-type]
             texts += [str(expression), str(absolute(expression))]
         for text in texts:
             if text in self._numbers:
@@ -217,9 +217,8 @@ class Examples:
 
         frame = self.to_pandas()
         few = frame.nlargest(_ROWS, "maximum")
-        rows = [
-            [f"{r.maximum:.4g}", f"{r.mean:.4g}", f"{r.deviation:.4g}", _short(str(r.label))] for r in few.itertuples()
-        ]
+        numbers = few[["maximum", "mean", "deviation"]].to_numpy()
+        rows = [[*(f"{x:.4g}" for x in row), _short(label)] for row, label in zip(numbers, few["label"], strict=True)]
         more = f", the {len(few)} strongest" if len(few) < len(frame) else ""
         note = f"<p>{markup.escape(repr(self))}{more}; examples[feature] has the windows of one.</p>"
         return markup.fragment(note + markup.table(["maximum", "mean", "deviation", "feature"], rows))

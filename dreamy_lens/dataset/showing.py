@@ -97,10 +97,12 @@ def page(examples: FeatureExamples, top: int = 64) -> str:
 
 def _introduction(examples: FeatureExamples) -> str:
     counts, header = examples.counts, examples.header
+    places = markup.decimals([examples.mean, examples.deviation], 3)
+    mean, deviation = (markup.number(x, places) for x in (examples.mean, examples.deviation))
     said = (
         f"{examples.windows:,} windows of {header.get('settings', {}).get('length', '?')} tokens, from "
         f"{counts.get('documents', 0):,} documents of {header.get('corpus', {}).get('name', 'a corpus')}, on "
-        f"{header.get('model', 'a model')}. Mean {examples.mean:.4g}, standard deviation {examples.deviation:.4g}."
+        f"{header.get('model', 'a model')}. Mean {mean}, standard deviation {deviation}."
     )
     return f'<p class="dl-quiet">{markup.escape(said)}</p>'
 

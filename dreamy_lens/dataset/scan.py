@@ -1,0 +1,248 @@
+"""A scan of a corpus from its description to its results: gone on with, saved, stopped, remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamy_lens.errors import CorpusError, ExamplesError
+
+if TYPE_CHECKING:
+    from dreamy_lens.dataset.describing import Answers
+    from dreamy_lens.dataset.examples import Examples
+    from dreamy_lens.dataset.progress import Progress
+    from dreamy_lens.dataset.scanner import Scanner
+
+SAVE_SECONDS = 20.0
+"""How often an unfinished scan is saved: what a sudden death costs at most, and a block."""
+
+UNFINISHED = "scan.safetensors"
+"""The file of a scan that is not done."""
+
+
+class Scan:
+    """A scan that is fully described; :func:`dreamy_lens.max_activating` makes one and runs it.
+
+    Args:
+        features: as for :func:`dreamy_lens.max_activating`.
+        model: likewise.
+        corpus: likewise.
+        settings: a :class:`~dreamy_lens.dataset.scanner.ScanSettings`.
+        fluency_model: likewise.
+    """
+
+    def __init__(self, features: Any, model: Any, corpus: Any, settings: Any, fluency_model: Any = None) -> None:
+        from dreamy_lens.dataset import Corpus, open_corpus
+        from dreamy_lens.features.families import expressions
+        from dreamy_lens.models.load import as_hooked
+        from dreamy_lens.scoring.banks import banks
+
+        self.model = as_hooked(model)
+        self.fluency = None if fluency_model is None else as_hooked(fluency_model)
+        if self.fluency is not None:
+            self.model.check_same_tokenizer(self.fluency)
+        self.settings = settings
+        self.given = expressions(features, self.model)
+        self.corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
+        self.banks = banks(self.given, self.model, settings.prepend_bos)
+        self._identity: dict[str, Any] | None = None
+
+    def scanner(self) -> Scanner:
+        """What scans blocks for this scan."""
+        from dreamy_lens.dataset.scanner import Scanner
+
+        return Scanner(self.banks, self.model, self.corpus, self.settings, self.fluency)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the result, in plain values; scans of equal identity have equal results."""
+        if self._identity is None:
+            import dataclasses
+
+            from dreamy_lens.dataset.identity import features_digest, model_digest
+
+            settings = dataclasses.asdict(self.settings)
+            settings["stride"] = self.settings.windows.step
+            settings["prepend_bos"] = bool(self.model.bos(settings["prepend_bos"]))
+            settings.pop("batch_size")
+            self._identity = {
+                "model": self.model.name,
+                "weights": model_digest(self.model),
+                "tokenizer": self.model.vocabulary.digest,
+                "fluency_model": None if self.fluency is None else [self.fluency.name, model_digest(self.fluency)],
+                "corpus": self.corpus.name,
+                "corpus fingerprint": self.corpus.fingerprint,
+                "features": features_digest(self.given),
+                **settings,
+            }
+        return self._identity
+
+    @property
+    def is_reproducible(self) -> bool:
+        """Whether the identity says all: functions of the session, hooks and texts yet to come are not in it."""
+        from dreamy_lens.dataset.identity import is_plain
+
+        hooked = any(m.is_hooked for m in (self.model, self.fluency or self.model))
+        return all(map(is_plain, self.given)) and not hooked and not self.corpus.once
+
+    def folder(self) -> Path:
+        """Where the cache keeps it."""
+        from dreamy_lens.dataset.remembering import cache_folder
+
+        key = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:24]
+        return cache_folder("scans", key)
+
+    def run(
+        self, out: str | os.PathLike[str] | None = None, cache: bool = True, progress: bool | None = None
+    ) -> Examples:
+        """Scan, or go on, or open what is there; see :func:`dreamy_lens.max_activating`."""
+        place = Path(out).expanduser() if out is not None else None
+        if place is None and cache and self.is_reproducible:
+            place = self.folder()
+        finished = None if place is None else self.finished(place)
+        if finished is not None:
+            return finished
+        scanner = self.scanner()
+        state = scanner.empty()
+        if place is not None and (place / UNFINISHED).exists():
+            from dreamy_lens.dataset.progress import Progress
+
+            state = Progress.load(place / UNFINISHED, self.identity, self.model.device)
+        whole = self._scan(scanner, state, place, progress)
+        return self.examples(scanner, state, place, whole, progress)
+
+    # In parts, for several processes.
+
+    def parcels(self, characters: int = 1 << 22) -> list[tuple[int, int, int | None]]:
+        """Parts of the corpus that can be scanned each by itself: shard, first block, and the block to end before.
+
+        Args:
+            characters: of a part, at least; None for the end stands where the corpus is not read beforehand.
+        """
+        found: list[tuple[int, int, int | None]] = []
+        size = 0
+        for shard, block, count in self.corpus.table():
+            if not found or found[-1][0] != shard or size >= characters:
+                found.append((shard, block, block + 1))
+                size = 0
+            found[-1] = (shard, found[-1][1], block + 1)
+            size += count
+        return found
+
+    def parcel(self, shard: int, first: int, end: int | None, after: Any = None) -> Progress:
+        """What is found in one part. Merged, in whichever order, those of all parts are what one pass finds."""
+        scanner = self.scanner()
+        progress = scanner.empty()
+        progress.shard, progress.block = shard, first
+        scanner.run(progress, [shard], end, *([] if after is None else [after]))
+        return progress
+
+    def finished(self, place: Path) -> Examples | None:
+        """The finished scan in a folder, if there is one.
+
+        Raises:
+            ExamplesError: it is of another model, corpus, feature or setting; or the folder holds something else.
+        """
+        from dreamy_lens.cluster.parcels import FOLDER
+        from dreamy_lens.dataset.examples import Examples
+        from dreamy_lens.dataset.progress import check_same
+        from dreamy_lens.dataset.tables import HEADER
+
+        if place.exists() and not place.is_dir():
+            raise ExamplesError(f"{str(place)!r} is a file; results are a folder. Choose another name.")
+        if not (place / HEADER).exists():
+            others = {path.name for path in place.iterdir()} - {FOLDER} if place.is_dir() else set()
+            if others and UNFINISHED not in others:
+                raise ExamplesError(f"{str(place)!r} exists and holds no scan; choose another name.")
+            return None
+        found = Examples.load(place)
+        check_same(found.header.get("identity", {}), self.identity, str(place))
+        return found if found.header.get("complete") else None
+
+    def _scan(self, scanner: Scanner, state: Progress, place: Path | None, shown: bool | None) -> bool:
+        """Whether the corpus was scanned to its end; an interrupt leaves the rest for another time."""
+        from dreamy_lens.dataset.scan_bar import Interrupt, ScanBar
+
+        saved = time.monotonic()
+
+        def after(progress: Progress, block: Any) -> bool:
+            nonlocal saved
+            bar.update(progress, block)
+            if place is not None and time.monotonic() - saved >= SAVE_SECONDS:
+                progress.save(place / UNFINISHED, self.identity)
+                saved = time.monotonic()
+            return stop.asked
+
+        with ScanBar(scanner, shown) as bar, Interrupt() as stop:
+            try:
+                whole = scanner.run(state, after=after)
+            except Exception:
+                if place is not None and state.whole and state.counts["windows"]:
+                    state.save(place / UNFINISHED, self.identity)
+                raise
+        if not state.counts["windows"]:
+            raise CorpusError(_nothing(state, self.corpus, self.settings))
+        if not whole:
+            if place is not None:
+                state.save(place / UNFINISHED, self.identity)
+            again = "call again with the same arguments to go on" if place is not None else "nothing was saved"
+            print(f"Stopped after {state.counts['tokens']:,} tokens; {again}.", file=sys.stderr)
+        return whole
+
+    def examples(
+        self,
+        scanner: Scanner,
+        state: Progress,
+        place: Path | None,
+        whole: bool = True,
+        shown: bool | None = None,
+        answers: Answers | None = None,
+    ) -> Examples:
+        """The results of what was found, written to a folder if one is given; `answers` as for `describe`."""
+        from dreamy_lens.dataset import tables
+        from dreamy_lens.dataset.describing import Description
+        from dreamy_lens.dataset.examples import Examples
+        from dreamy_lens.dataset.parts import Tables
+        from dreamy_lens.dataset.scan_bar import DescribingBar
+
+        if state.failed:
+            named = "; ".join(f"{name} ({why})" for name, why in list(state.failed.items())[:5])
+            warnings.warn(
+                f"{len(state.failed)} of {len(self.corpus.shards)} parts of {self.corpus.name} could not be read to "
+                f"their end, and what follows there is not in the examples: {named}.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        with DescribingBar(shown) as bar:
+            description = Description(scanner, state, bar.update)
+            description.describe(answers)
+        header = description.header(self.identity if place is not None else {}, whole)
+        rows = tables.table("windows", description.windows())
+        token_bytes = tables.tokens_of(self.model.vocabulary, rows)
+        if place is None:
+            return Examples(Tables(header, description.features(), rows, description.kept_rows(), token_bytes))
+        tables.write(place, header, description.features(), rows, description.kept_rows(), token_bytes)
+        if whole:
+            (place / UNFINISHED).unlink(missing_ok=True)
+        return Examples.load(place)
+
+
+def _nothing(state: Progress, corpus: Any, settings: Any) -> str:
+    from dreamy_lens.dataset.problems import Problems
+
+    problems = Problems.total([corpus.opening_problems, state.problems])
+    passed = f"; passed over: {problems}" if problems else ""
+    if state.failed:
+        passed += "; " + "; ".join(f"{name}: {why}" for name, why in list(state.failed.items())[:3])
+    if state.counts["short"]:
+        return (
+            f"{corpus.name} has no window of {settings.length} tokens: all of its {state.counts['documents']:,} "
+            f"documents are shorter. Use a smaller length{passed}."
+        )
+    return f"{corpus.name} has no text{passed}. Give a corpus with documents."

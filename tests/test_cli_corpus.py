@@ -1,0 +1,111 @@
+"""`dreamy-lens scan`, `compare` and `card` from end to end, and what they say of mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import dreamy_lens as dl
+from dreamy_lens.cli import main
+from dreamy_lens.cli_corpus import tokens
+
+TEXT = (
+    "Return a copy of the array, with axes transposed and the dtype kept as it was. Raise an error if the file is only "
+    "readable by its owner, or if the values are not finite; only the first of them is named in the message."
+)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for i in range(3):
+        (folder / f"{i}.txt").write_text(f"{i}. {TEXT} {'And so on. ' * i}")
+    return folder
+
+
+def test_scan_compare_and_card(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out, run, page = tmp_path / "out", tmp_path / "run", tmp_path / "page.html"
+    scan = [
+        "scan",
+        "L2.N812",
+        "L2.N17",
+        "--corpus",
+        str(corpus),
+        "--length",
+        "6",
+        "--out",
+        str(out),
+        "-k",
+        "3",
+        "--quiet",
+    ]
+    assert main(scan) == 0
+    told = capsys.readouterr().out
+    assert "2 features of embedded" in told and "blocks.2.mlp.hook_post[-1, 812]" in told and f"In {out}" in told
+    assert main(scan) == 0  # opened, not scanned again
+    assert main(["show", str(tmp_path / "nothing")]) == 1
+    capsys.readouterr()
+
+    small = ["--iterations", "3", "--population", "2", "--children", "4", "--length", "6", "--quiet"]
+    assert main(["dream", "L2.N812", "--out", str(run), *small]) == 0
+    capsys.readouterr()
+    assert main(["compare", str(run), str(out), "--html", str(page)]) == 0
+    told = capsys.readouterr().out
+    assert "against" in told and "Written:" in told and "<html" in page.read_text()
+
+    card = [
+        "card",
+        "L2.N812",
+        "--run",
+        str(run),
+        "--examples",
+        str(out),
+        "--html",
+        str(tmp_path / "card.html"),
+        "--quiet",
+    ]
+    assert main(card) == 0
+    assert "Logit effect" in (tmp_path / "card.html").read_text()
+    assert len(dl.Examples.load(out)) == 2
+
+
+def test_a_page_of_one_feature(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    page = tmp_path / "page.html"
+    given = ["--corpus", str(corpus), "--length", "6", "--quiet", "--html", str(page)]
+    assert main(["scan", "L2.N17", *given]) == 0
+    assert "<html" in page.read_text()
+    page.unlink()
+    with pytest.raises(SystemExit):
+        main(["scan", "L2.N*", *given])
+    assert "896" in capsys.readouterr().err and not page.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["scan", "L2.N17", "--corpus", "/nowhere/at/all.txt"], "/nowhere/at/all.txt"),
+        (["scan", "L2.N17", "--tokens", "3"], "tokens=3"),
+        (["scan", "L2.N1717"], "no unit 1717"),
+        (["compare", "/nowhere/run", "/nowhere/examples"], "/nowhere/run"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(arguments, words, capsys):
+    assert main(arguments) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_options_of_ray_without_it_are_a_mistake(capsys):
+    with pytest.raises(SystemExit):
+        main(["scan", "L2.N17", "--workers", "2"])
+    assert "--ray" in capsys.readouterr().err
+
+
+def test_counts_as_people_write_them():
+    assert [tokens(t) for t in ("12", "1_000", "2,000", "500k", "1.5M", "2G", "3b")] == [
+        12, 1000, 2000, 500_000, 1_500_000, 2 * 10**9, 3 * 10**9,
+    ]  # fmt: skip
+    for text in ("many", "-5", "", "1.5.2x"):
+        with pytest.raises(Exception, match="is not a count"):
+            tokens(text)
