@@ -471,7 +471,7 @@ def test_an_interrupt_while_somebody_waits_stops_it_and_keeps_everything(gpt2, w
 def test_an_interrupt_while_an_answer_is_awaited_is_passed_on_and_the_run_goes_on(gpt2, whole):
     run, gate = held(gpt2.bridge)
     ask, asked = run._worker.ask, threading.Event()
-    run._worker.ask = lambda function: (ask(function), asked.set())[0]
+    run._worker.ask = lambda *given: (ask(*given), asked.set())[0]
     presser = threading.Thread(target=lambda: (asked.wait(PATIENCE), os.kill(os.getpid(), signal.SIGINT)))
     with pytest.raises(KeyboardInterrupt):
         presser.start()

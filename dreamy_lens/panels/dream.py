@@ -79,7 +79,7 @@ class DreamPanel(anywidget.AnyWidget):
             "past": lambda message: self.run.ask(self._fill_past),
             "start": lambda message: self.run.ask(lambda: self._start(message["ids"])),
         }
-        self._talk = Talk(self.looks, lambda function: self.run.ask(function), self.send, commands)
+        self._talk = Talk(self.looks, lambda function: self.run.ask(function, soon=True), self.send, commands)
         self.on_msg(self._talk.hear)
         self._leave = run.listen(lambda run: self.update())
 

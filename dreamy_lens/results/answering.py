@@ -35,6 +35,7 @@ class Answering:
     def __init__(self, subject: Any) -> None:
         self._subject = subject
         self._turn = threading.Condition(threading.RLock())
+        self._soon: deque[tuple[Future, Callable[[], Any]]] = deque()
         self._asked: deque[tuple[Future, Callable[[], Any]]] = deque()
         self._later: deque[tuple[Future, Callable[[], Any]]] = deque()
         self._listeners = Listeners()
@@ -52,7 +53,8 @@ class Answering:
             return
         with other._turn:
             other._next = other._next or self
-            for mine, theirs in ((self._asked, other._asked), (self._later, other._later)):
+            pairs = (self._soon, other._soon), (self._asked, other._asked), (self._later, other._later)
+            for mine, theirs in pairs:
                 mine += theirs
                 theirs.clear()
             self._listeners.join(other._listeners)
@@ -69,19 +71,24 @@ class Answering:
         """Whether the thread that asks is the one at work, or the one this waits for, which cannot wait for itself."""
         return self._at_work == threading.get_ident() or any(other.is_mine for other in self._before)
 
-    def ask(self, function: Callable[[], T]) -> Future[T]:
-        """Have a function run where the model is used, between two steps or after the last, and get its result."""
+    def ask(self, function: Callable[[], T], soon: bool = False) -> Future[T]:
+        """Have a function run where the model is used, between two steps or after the last, and get its result.
+
+        Args:
+            function: of no arguments.
+            soon: run it between two passes of one step too. It leaves the model as it was.
+        """
         future: Future[T] = Future()
         if self.is_mine:
             _answer(future, function)
         else:
-            self._queue(future, function)
+            self._queue(future, function, "soon" if soon else "next")
         return future
 
     def defer(self, function: Callable[[], T]) -> Future[T]:
         """The same for what can wait: after the last step, and when nobody else asks."""
         future: Future[T] = Future()
-        self._queue(future, function, later=True)
+        self._queue(future, function, "later")
         return future
 
     def listen(
@@ -113,7 +120,7 @@ class Answering:
         self._at_work = threading.get_ident()
         while True:
             with self._turn:
-                if not self._asked and not self._later:
+                if not (self._soon or self._asked or self._later):
                     self._at_work = None
                     self._turn.notify_all()
                     return
@@ -122,22 +129,31 @@ class Answering:
 
     def _answer_first(self) -> None:
         with self._turn:
-            queue = self._asked or self._later
+            queue = self._soon or self._asked or self._later
             if not queue:  # another one has taken over
                 return
             job = [queue.popleft()]
         _answer(*job.pop())  # no name here keeps it: frames of an error that it raises would
 
-    def _queue(self, future: Future, function: Callable[[], Any], later: bool = False) -> None:
+    def _answer_soon(self) -> None:
+        """Between two passes of a step: answer what cannot wait for its end."""
+        while self._soon:
+            with self._turn:
+                job = [self._soon.popleft()] if self._soon else []
+            if job:
+                _answer(*job.pop())
+
+    def _queue(self, future: Future, function: Callable[[], Any], when: str) -> None:
         with self._turn:
             after, late = self._next, not self.active and self._at_work is None
             if after is None:
-                (self._later if later else self._asked).append((future, function))
+                queues = {"soon": self._soon, "next": self._asked, "later": self._later}
+                queues[when].append((future, function))
                 self._turn.notify_all()
                 if late:
                     self._in_thread(self._answer_rest)
         if after is not None:
-            after._queue(future, function, later)
+            after._queue(future, function, when)
 
     def _in_thread(self, function: Callable[[], None]) -> None:
         """Have a thread of its own do something; until it says who it is, it is at work as nobody."""
@@ -164,7 +180,7 @@ class Answering:
     def _drop(self) -> None:
         """Answer nobody any more."""
         with self._turn:
-            for queue in (self._asked, self._later):
+            for queue in (self._soon, self._asked, self._later):
                 while queue:
                     queue.popleft()[0].cancel()
             self._turn.notify_all()
@@ -172,7 +188,8 @@ class Answering:
     def _lose(self) -> None:
         """In a forked process: the thread is not there, and may have held the locks."""
         self._turn = threading.Condition(threading.RLock())
-        self._asked, self._later, self._at_work, self._before = deque(), deque(), None, []
+        self._soon, self._asked, self._later = deque(), deque(), deque()
+        self._at_work, self._before = None, []
 
 
 def _answer(future: Future, function: Callable[[], Any]) -> None:

@@ -80,16 +80,18 @@ class Controls:
                 raise worker.error
         return self
 
-    def ask(self, function: Callable[[], T]) -> Future[T]:
+    def ask(self, function: Callable[[], T], soon: bool = False) -> Future[T]:
         """Have a function run between two steps, where it may use the run's model; also while the run is paused.
 
         Args:
             function: of no arguments. While it runs, `frontier` and `history` are what was found so far.
+            soon: do not wait for the end of a step: it is answered between two passes of one. The function must leave
+                the model as it was, or the step would be of two models.
 
         Returns:
             A future; its `result()` waits for what the function returned, or raises what it raised.
         """
-        return self._answering().ask(function)
+        return self._answering().ask(function, soon)
 
     def listen(self: S, function: Callable[[S], object], every: float = TELL_SECONDS) -> Callable[[], None]:
         """Have a function called with this run as it goes on, in the background, and at the end.

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -334,9 +334,14 @@ class Dream(Controls):
     def _is_own(self, path: str | os.PathLike[str]) -> bool:
         return self.folder is not None and Path(path).absolute() == self.folder
 
-    def steps(self, until: int) -> Iterator[Step]:
-        """The search's next steps, up to an iteration; each counts once it is given to :meth:`take`."""
-        return self._opened().steps(until, self._state, self.history)
+    def steps(self, until: int, between: Callable[[], object] | None = None) -> Iterator[Step]:
+        """The search's next steps, up to an iteration; each counts once it is given to :meth:`take`.
+
+        Args:
+            until: the last iteration.
+            between: called before every pass through the model.
+        """
+        return self._opened().steps(until, self._state, self.history, between)
 
     def search(self, until: int) -> Search:
         """The same as a coroutine, for runs that go side by side; see :meth:`Dreams.steps`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -147,7 +147,7 @@ class Dreams(Controls, Sequence["Dream"]):
             raise RunFolderError(f"{os.fspath(path)!r} is a file; name a folder for the {len(self)} runs.")
         return [Path(path) / f"run-{number:03d}" for number in range(len(self))]
 
-    def steps(self, until: int) -> Iterator[tuple[Dream, Step]]:
+    def steps(self, until: int, between: Callable[[], object] | None = None) -> Iterator[tuple[Dream, Step]]:
         """The runs' next steps up to an iteration, side by side, each with its run, to be given to `run.take`."""
         from dreamy_lens.models.access import standing
         from dreamy_lens.scoring.scorer import JointScorer
@@ -155,7 +155,7 @@ class Dreams(Controls, Sequence["Dream"]):
 
         scorer = JointScorer([run.session.scorer for run in self.runs])
         with standing({model for run in self.runs for model in run.session.scorer.models}):
-            for number, step in together([run.search(until) for run in self.runs], scorer):
+            for number, step in together([run.search(until) for run in self.runs], scorer, between):
                 yield self.runs[number], step
 
     def __repr__(self) -> str:

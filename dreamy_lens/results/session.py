@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,14 +126,16 @@ class Session:
         session._check_same(run, saved)
         return session
 
-    def steps(self, until: int, state: State | None, history: History) -> Iterator[Step]:
+    def steps(
+        self, until: int, state: State | None, history: History, between: Callable[[], object] | None = None
+    ) -> Iterator[Step]:
         """The run's next steps, up to iteration `until`.
 
         What is known is what the history says: scores that an interrupt kept from it are not, and are found again.
         """
         self.scorer.renew()
         config = dataclasses.replace(self.config, iterations=until)
-        steps = epo(self.scorer, config, self.rules, self.start, self._known(state, history), state)
+        steps = epo(self.scorer, config, self.rules, self.start, self._known(state, history), state, between)
         return self._standing(steps)
 
     def _standing(self, steps: Iterator[Step]) -> Iterator[Step]:

@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dreamy_lens.models.turns import shared
@@ -117,7 +117,7 @@ class Worker(Answering):
     def work(self) -> None:
         """Take the steps, here and now. What ends it is not raised: see `status`, `error` and `interrupted`."""
         self._at_work = threading.get_ident()
-        status, steps = STOPPED, _steps(self.run, self.until)
+        status, steps = STOPPED, _steps(self.run, self.until, self._answer_soon)
         try:
             try:
                 status = self._work(steps)
@@ -171,13 +171,13 @@ class Worker(Answering):
                 wish = self._wish
                 if wish == STOPPED:
                     return False
-                if not self._asked:
+                if not self._asked and not self._soon:
                     if wish == RUNNING:
                         break
                     if self.status == PAUSED:
                         self._turn.wait(SLICE_SECONDS)
                         continue
-                asked = bool(self._asked)
+                asked = bool(self._asked or self._soon)
             if asked:
                 self._answer_first()
             else:
@@ -248,10 +248,10 @@ def _models(run: Dream | Dreams) -> set[Any]:
     return {model for one in _parts(run) for model in one.session.scorer.models}
 
 
-def _steps(run: Dream | Dreams, until: int) -> Any:
-    """The steps to come, as a generator, each with the run that it is of."""
+def _steps(run: Dream | Dreams, until: int, between: Callable[[], object]) -> Any:
+    """The steps to come, as a generator, each with the run that it is of; `between` is called before every pass."""
     if isinstance(run, Sequence):
-        yield from run.steps(until)
+        yield from run.steps(until, between)
     else:
-        for step in run.steps(until):
+        for step in run.steps(until, between):
             yield run, step

@@ -6,7 +6,7 @@ for twice in each iteration; :mod:`~dreamy_lens.search.pipelined` does the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -33,6 +33,7 @@ def epo(
     start: np.ndarray | None = None,
     known: Known | None = None,
     state: State | None = None,
+    between: Callable[[], object] | None = None,
 ) -> Iterator[Step]:
     """Run EPO, one step at a time; whoever consumes the steps decides what to draw, save, or when to stop.
 
@@ -43,6 +44,7 @@ def epo(
         start: initial prompts `[P, n]`, any number; None draws random ones.
         known: scores of prompts evaluated before `state`, when a run is continued.
         state: where to continue; None starts anew.
+        between: called before every pass through the model, for whoever wants to use it meanwhile.
 
     Yields:
         A step for the initial population (iteration 0), and one for each iteration.
@@ -58,6 +60,8 @@ def epo(
         if isinstance(said, Step):
             yield said
         else:
+            if between is not None:
+                between()
             answer = said.answered(scorer)
 
 

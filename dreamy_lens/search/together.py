@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from dreamy_lens.models.transfer import to_host
@@ -10,7 +10,9 @@ from dreamy_lens.scoring.scorer import JointScorer
 from dreamy_lens.search.asking import Ask, Fetch, Search, Step
 
 
-def together(searches: Sequence[Search], scorer: JointScorer) -> Iterator[tuple[int, Step]]:
+def together(
+    searches: Sequence[Search], scorer: JointScorer, between: Callable[[], object] | None = None
+) -> Iterator[tuple[int, Step]]:
     """Drive searches side by side: each goes on until it asks for a model, and then all are answered at once.
 
     On an accelerator all are waited for together, once in an iteration. Where one has fallen behind, because its first
@@ -22,6 +24,7 @@ def together(searches: Sequence[Search], scorer: JointScorer) -> Iterator[tuple[
     Args:
         searches: from :func:`~dreamy_lens.search.epo.search`.
         scorer: for their features, in the same order.
+        between: called before the passes of every stage, for whoever wants to use the model meanwhile.
 
     Yields:
         The number of a search, and a step of it.
@@ -44,6 +47,8 @@ def together(searches: Sequence[Search], scorer: JointScorer) -> Iterator[tuple[
         waiting = all(isinstance(one, Fetch) for one in asked.values())
         now = {number: asked[number] for number in sorted(asked) if waiting or isinstance(asked[number], Ask)}
         asked = {number: one for number, one in asked.items() if number not in now}
+        if now and between is not None:
+            between()
         answers = _answers(now, scorer)
 
 
