@@ -183,7 +183,7 @@ def _join(ray: Any, address: str) -> None:
             ) from None
         why = str(error).splitlines()[0] if str(error) else repr(error)
         if os.environ.get("RAY_AUTH_MODE") != "token":
-            why += ". If it asks for a token, as those of Ray do by default, set RAY_AUTH_MODE=token before Python starts"
+            why += ". If it asks for a token (Ray's default), set RAY_AUTH_MODE=token before Python starts"
         raise ClusterError(_nobody(address, why)) from error
 
 
