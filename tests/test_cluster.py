@@ -198,6 +198,12 @@ def test_without_ray_it_says_how_to_get_it(monkeypatch):
             pass
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
+def test_an_address_at_which_nobody_is(address):
+    with pytest.raises(ClusterError, match=f"There is no Ray cluster to join at '{address}'.*`ray start --head`"):
+        ray_here._join(None, address)
+
+
 def test_a_cluster_that_is_there_is_used_and_left(cluster):
     with ray_here.cluster(tasks=1) as again:
         assert not again.started and again.workers == 1

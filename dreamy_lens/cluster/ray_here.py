@@ -7,6 +7,8 @@ import importlib
 import logging
 import math
 import os
+import re
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -171,17 +173,36 @@ def _start(ray: Any, workers: int | None, cpus: float) -> None:
 
 
 def _join(ray: Any, address: str) -> None:
+    _knock(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="dreamy_lens")
-    except ImportError as error:
-        raise ClusterError(
-            f"To join {address!r} from outside the cluster Ray needs its client: pip install 'ray[client]'. ({error})"
-        ) from error
     except Exception as error:
-        raise ClusterError(
-            f"There is no Ray cluster to join at {address!r}: {str(error).splitlines()[0] if str(error) else error!r}. "
-            "`ray start --head` starts one; ray=True needs none."
-        ) from error
+        if "ray[client]" in str(error):
+            raise ClusterError(
+                f"To join {address!r} from outside, Ray needs more: pip install 'ray[client]'."
+            ) from None
+        why = str(error).splitlines()[0] if str(error) else repr(error)
+        if os.environ.get("RAY_AUTH_MODE") != "token":
+            why += ". If it asks for a token (Ray's default), set RAY_AUTH_MODE=token before Python starts"
+        raise ClusterError(_nobody(address, why)) from error
+
+
+def _knock(address: str) -> None:
+    """Raise ClusterError if nobody answers at a host and port, which Ray would try for minutes."""
+    found = re.fullmatch(r"(?:ray://)?([^\s:/]+):(\d+)", address)
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(_nobody(address, str(error))) from None
+
+
+def _nobody(address: str, why: str) -> str:
+    return (
+        f"There is no Ray cluster to join at {address!r}: {why.rstrip('.')}. `ray start --head` on one of its machines "
+        "starts one and says its address; ray=True without an address needs none."
+    )
 
 
 def _is_at(ray: Any, address: str) -> bool:
