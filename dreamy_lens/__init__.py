@@ -34,6 +34,7 @@ _HOMES = {
     "load_run": "dreamy_lens.dreaming",
     "merge": "dreamy_lens.results.merge",
     "sweep": "dreamy_lens.cluster.sweeping",
+    "Sweep": "dreamy_lens.cluster.sweep",
     "max_activating": "dreamy_lens.scanning",
     "Examples": "dreamy_lens.dataset.examples",
     "compare": "dreamy_lens.comparing",
