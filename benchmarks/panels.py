@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import threading
@@ -46,10 +47,11 @@ def answers(feature: str) -> None:
             run.pause()
             while run.status != "paused":
                 time.sleep(0.01)
-        rows = []
-        for number, word in enumerate(WORDS):
+        rows, moments = [], random.Random(0)
+        for number, word in enumerate(WORDS * 3):
+            time.sleep(moments.uniform(0.0, 0.2))  # at any moment of a step
             ids, name, began = list(run.so_far.frontier[-1].ids), f"{what}{number}", time.perf_counter()
-            asked = {"type": "try", "id": name, "ids": ids, "position": number % len(ids), "text": word}
+            asked = {"type": "try", "id": name, "ids": ids, "position": number * 5 % len(ids), "text": word}
             panel._talk.hear(panel, asked)
             while len(found.get(name, [])) < len(PARTS):
                 time.sleep(0.001)
