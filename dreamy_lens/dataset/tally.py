@@ -28,6 +28,9 @@ PER_NAT = 4
 BINS = 128
 """Of a histogram, half of them on each side of zero."""
 
+AT_A_TIME = {"cpu": 1 << 21, "cuda": 1 << 27}
+"""Values that are counted at a time, by kind of device."""
+
 NOBODY = (1 << 63) - 1
 """The number, and the hash, of no window."""
 
@@ -100,7 +103,7 @@ class Tally:
 
     # Adding windows.
 
-    def add(self, values: Tensor, windows: Tensor, hashes: Tensor, cross_entropy: Tensor | None = None) -> None:
+    def add(self, values: Tensor, windows: Tensor, hashes: Tensor, cross_entropy: Tensor | None = None) -> Tensor:
         """Take in windows that come after all that were taken in before.
 
         Args:
@@ -108,7 +111,34 @@ class Tally:
             windows: their numbers, int64 `[B]`, rising.
             hashes: of their ids, int64 `[B]`, no two of which are equal; they may equal those of earlier windows.
             cross_entropy: float32 `[B]`.
+
+        Returns:
+            The numbers of those that are kept for something now, int64, rising.
         """
+        kept = torch.zeros(len(windows), dtype=torch.bool, device=values.device)
+        if not len(windows):
+            return windows
+        levels = None
+        if cross_entropy is not None and self.level_value.shape[1]:
+            order = level_of(cross_entropy).sort(stable=True)
+            found, sizes = order.values.unique_consecutive(return_counts=True)
+            levels = list(zip(found.tolist(), order.indices.split(sizes.tolist()), strict=True))
+        # What a feature keeps is no other's affair, and what is worked out on the way is several times the values.
+        step = max(1, AT_A_TIME.get(values.device.type, AT_A_TIME["cpu"]) // len(windows))
+        for start in range(0, len(self), step):
+            part = self if step >= len(self) else self._part(slice(start, start + step))
+            part._add(values[:, start : start + step], windows, hashes, levels, kept)
+        return windows[kept]
+
+    def _part(self, some: slice) -> Tally:
+        """Some of the features; what is added to them is added here."""
+        return Tally(
+            **{name: x[:, some] if name in ("moments", "ends") else x[some] for name, x in self.tensors().items()}
+        )
+
+    def _add(
+        self, values: Tensor, windows: Tensor, hashes: Tensor, levels: list[tuple[int, Tensor]] | None, kept: Tensor
+    ) -> None:
         finite = values.isfinite()
         if not bool(finite.all()):
             self.odd += (~finite).sum(0)
@@ -118,9 +148,9 @@ class Tally:
             counted = None
         self._add_moments(values, counted)
         self._add_to_histogram(values, counted)
-        self._add_to_top(values, windows, hashes)
-        if cross_entropy is not None and self.level_value.shape[1]:
-            self._add_to_levels(values, windows, cross_entropy)
+        self._add_to_top(values, windows, hashes, kept)
+        if levels is not None:
+            self._add_to_levels(values, windows, levels, kept)
 
     def _add_moments(self, values: Tensor, counted: Tensor | None) -> None:
         if counted is None:
@@ -143,7 +173,11 @@ class Tally:
         flat = bins.long() + torch.arange(len(self), device=values.device) * BINS
         if counted is not None:
             flat = flat[counted]
-        self.counts += torch.bincount(flat.flatten(), minlength=self.counts.numel()).view_as(self.counts)
+        flat = flat.flatten()
+        if len(flat) >= self.counts.numel():
+            self.counts += torch.bincount(flat, minlength=self.counts.numel()).view_as(self.counts)
+        else:  # no second histogram, most of which would be zero
+            self.counts.view(-1).scatter_add_(0, flat, torch.ones_like(flat))
 
     def _widen(self, exponent: Tensor) -> None:
         """Join bins in pairs, as often as it takes, where a larger exponent is needed."""
@@ -159,7 +193,7 @@ class Tally:
         self.counts[grows] = counts
         self.exponent[grows] = exponent[grows]
 
-    def _add_to_top(self, values: Tensor, windows: Tensor, hashes: Tensor) -> None:
+    def _add_to_top(self, values: Tensor, windows: Tensor, hashes: Tensor, kept: Tensor) -> None:
         # Only what beats the weakest kept can enter, for what comes later loses ties.
         better = values > self.value[:, -1]
         enters = better.any(0).nonzero().flatten()
@@ -174,20 +208,37 @@ class Tally:
             torch.cat([old[enters], new], dim=1)
             for old, new in ((self.value, best), (self.window, numbers), (self.hashes, texts))
         ]
-        for kept, new in zip(
-            (self.value, self.window, self.hashes), _strongest(joined[0], joined[1], joined[2], self.k), strict=True
-        ):
-            kept[enters] = new
+        again = torch.isin(self.hashes[enters], hashes).any(1)  # has a text that may come again
+        strongest = list(_best(joined[0], joined[1], joined[2], self.k))
+        if bool(again.any()):
+            some = again.nonzero().flatten()
+            for whole, new in zip(strongest, _strongest(*(x[some] for x in joined), self.k), strict=True):
+                whole[some] = new
+        for held, new in zip((self.value, self.window, self.hashes), strongest, strict=True):
+            held[enters] = new
+        own = strongest[1]
+        own = own[(own >= windows[0]) & (own != NOBODY)]
+        kept[torch.searchsorted(windows, own)] = True
 
-    def _add_to_levels(self, values: Tensor, windows: Tensor, cross_entropy: Tensor) -> None:
-        level = level_of(cross_entropy)
-        for i in level.unique().tolist():
-            rows = (level == i).nonzero().flatten()
-            best, at = values[rows].max(0)  # of equals, the first on the processor
-            first = (values[rows] == best).to(torch.uint8).argmax(0) if values.device.type != "cpu" else at
-            better = best > self.level_value[:, i]
-            self.level_value[:, i] = torch.where(better, best, self.level_value[:, i])
-            self.level_window[:, i] = torch.where(better, windows[rows][first], self.level_window[:, i])
+    def _add_to_levels(
+        self, values: Tensor, windows: Tensor, levels: list[tuple[int, Tensor]], kept: Tensor
+    ) -> None:
+        for i, rows in levels:
+            some = values[rows]
+            best, at = some.max(0)  # of equals, the first on the processor
+            if values.device.type != "cpu":
+                at = (some == best).to(torch.uint8).argmax(0)
+            first, better = rows[at], best > self.level_value[:, i]
+            if values.device.type == "cpu":  # few are
+                which = better.nonzero().flatten()
+                first = first[which]
+                self.level_value[which, i] = best[which]
+                self.level_window[which, i] = windows[first]
+                kept[first] = True
+            else:  # whose number nobody waits for
+                self.level_value[:, i] = torch.where(better, best, self.level_value[:, i])
+                self.level_window[:, i] = torch.where(better, windows[first], self.level_window[:, i])
+                kept |= torch.zeros_like(kept, dtype=torch.int32).index_add_(0, first, better.int()) > 0
 
     # Putting tallies together.
 
@@ -237,6 +288,12 @@ def _first(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     keys = (rising << 32) | (last - torch.arange(values.shape[1], device=values.device))
     at = last - (keys.topk(count, dim=1).values & last)
     return values.gather(1, at), at
+
+
+def _best(value: Tensor, window: Tensor, hashes: Tensor, k: int) -> Iterable[Tensor]:
+    """The k strongest of each row `[F, m]`, of equals the first, where no text is there twice."""
+    best, at = _first(value, min(k, value.shape[1]))
+    return best, window.gather(1, at), hashes.gather(1, at)
 
 
 def level_of(cross_entropy: Tensor) -> Tensor:
