@@ -13,11 +13,12 @@ of a corpus, merged, are the tally of the whole, number for number (sums aside, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from dreamy_lens.dataset.strongest import NOBODY, best_of, first, strongest_of
 
 LEVELS = 64
 """Levels of cross-entropy."""
@@ -30,9 +31,6 @@ BINS = 128
 
 AT_A_TIME = {"cpu": 1 << 21, "cuda": 1 << 27}
 """Values that are counted at a time, by kind of device."""
-
-NOBODY = (1 << 63) - 1
-"""The number, and the hash, of no window."""
 
 _LOWEST = -120  # of the exponent of a bin's width
 
@@ -200,7 +198,7 @@ class Tally:
         if not len(enters):
             return
         found = torch.where(better[:, enters], values[:, enters], -torch.inf).T
-        best, at = _first(found, min(self.k, found.shape[1]))
+        best, at = first(found, min(self.k, found.shape[1]))
         empty = best == -torch.inf
         numbers = windows[at].masked_fill(empty, NOBODY)
         texts = hashes[at].masked_fill(empty, NOBODY)
@@ -209,10 +207,10 @@ class Tally:
             for old, new in ((self.value, best), (self.window, numbers), (self.hashes, texts))
         ]
         again = torch.isin(self.hashes[enters], hashes).any(1)  # has a text that may come again
-        strongest = list(_best(joined[0], joined[1], joined[2], self.k))
+        strongest = list(best_of(joined[0], joined[1], joined[2], self.k))
         if bool(again.any()):
             some = again.nonzero().flatten()
-            for whole, new in zip(strongest, _strongest(*(x[some] for x in joined), self.k), strict=True):
+            for whole, new in zip(strongest, strongest_of(*(x[some] for x in joined), self.k), strict=True):
                 whole[some] = new
         for held, new in zip((self.value, self.window, self.hashes), strongest, strict=True):
             held[enters] = new
@@ -220,25 +218,23 @@ class Tally:
         own = own[(own >= windows[0]) & (own != NOBODY)]
         kept[torch.searchsorted(windows, own)] = True
 
-    def _add_to_levels(
-        self, values: Tensor, windows: Tensor, levels: list[tuple[int, Tensor]], kept: Tensor
-    ) -> None:
+    def _add_to_levels(self, values: Tensor, windows: Tensor, levels: list[tuple[int, Tensor]], kept: Tensor) -> None:
         for i, rows in levels:
             some = values[rows]
             best, at = some.max(0)  # of equals, the first on the processor
             if values.device.type != "cpu":
                 at = (some == best).to(torch.uint8).argmax(0)
-            first, better = rows[at], best > self.level_value[:, i]
+            winner, better = rows[at], best > self.level_value[:, i]
             if values.device.type == "cpu":  # few are
                 which = better.nonzero().flatten()
-                first = first[which]
+                winner = winner[which]
                 self.level_value[which, i] = best[which]
-                self.level_window[which, i] = windows[first]
-                kept[first] = True
+                self.level_window[which, i] = windows[winner]
+                kept[winner] = True
             else:  # whose number nobody waits for
                 self.level_value[:, i] = torch.where(better, best, self.level_value[:, i])
-                self.level_window[:, i] = torch.where(better, windows[first], self.level_window[:, i])
-                kept |= torch.zeros_like(kept, dtype=torch.int32).index_add_(0, first, better.int()) > 0
+                self.level_window[:, i] = torch.where(better, windows[winner], self.level_window[:, i])
+                kept |= torch.zeros_like(kept, dtype=torch.int32).index_add_(0, winner, better.int()) > 0
 
     # Putting tallies together.
 
@@ -248,7 +244,7 @@ class Tally:
         value, window, hashes = (torch.cat([a, b.to(a.device)], dim=1) for a, b in both)
         order = window.sort(dim=1, stable=True).indices
         value, window, hashes = (x.gather(1, order) for x in (value, window, hashes))
-        self.value, self.window, self.hashes = _strongest(value, window, hashes, self.k)
+        self.value, self.window, self.hashes = strongest_of(value, window, hashes, self.k)
         theirs = other.level_value.to(self.value.device), other.level_window.to(self.value.device)
         tie = (theirs[0] == self.level_value) & (theirs[1] < self.level_window)
         better = (theirs[0] > self.level_value) | tie
@@ -273,29 +269,6 @@ class Tally:
         return kept[(kept >= since) & (kept != NOBODY)].unique()
 
 
-def _first(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The largest of each row of float32 `[F, B]` and where they stand, of equal ones the first: `[F, count]` both.
-
-    As a stable sort of everything would give them, in less than half the time: value and place are one integer.
-    """
-    values = values + 0.0  # of the two zeros, the integers of which differ, leave one
-    if values.shape[1] <= count or values.dtype != torch.float32:
-        order = values.sort(dim=1, descending=True, stable=True)
-        return order.values[:, :count], order.indices[:, :count]
-    bits = values.contiguous().view(torch.int32)
-    rising = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).long()
-    last = (1 << 32) - 1
-    keys = (rising << 32) | (last - torch.arange(values.shape[1], device=values.device))
-    at = last - (keys.topk(count, dim=1).values & last)
-    return values.gather(1, at), at
-
-
-def _best(value: Tensor, window: Tensor, hashes: Tensor, k: int) -> Iterable[Tensor]:
-    """The k strongest of each row `[F, m]`, of equals the first, where no text is there twice."""
-    best, at = _first(value, min(k, value.shape[1]))
-    return best, window.gather(1, at), hashes.gather(1, at)
-
-
 def level_of(cross_entropy: Tensor) -> Tensor:
     """The level of cross-entropies in nats, int64 `[B]`; what is not finite counts as the last."""
     scaled = torch.nan_to_num(cross_entropy * PER_NAT, nan=LEVELS - 1, posinf=LEVELS - 1, neginf=0)
@@ -306,19 +279,3 @@ def exponents(largest: Tensor) -> Tensor:
     """The smallest e for which `BINS / 2` bins of width `2**e` hold values of this size, int64."""
     exponent = torch.frexp(largest.float()).exponent.long() - (BINS // 2).bit_length() + 1
     return torch.where(largest > 0, exponent, _LOWEST).clamp(min=_LOWEST)
-
-
-def _strongest(value: Tensor, window: Tensor, hashes: Tensor, k: int) -> Iterable[Tensor]:
-    """The k strongest of each row `[F, m]`, whose windows are in order of number among equal values; no text twice."""
-    order = value.sort(dim=1, descending=True, stable=True).indices
-    value, window, hashes = (x.gather(1, order) for x in (value, window, hashes))
-    by_text = hashes.sort(dim=1, stable=True)
-    again = torch.zeros_like(hashes, dtype=torch.bool)
-    again[:, 1:] = (by_text.values[:, 1:] == by_text.values[:, :-1]) & (by_text.values[:, 1:] != NOBODY)
-    if bool(again.any()):
-        repeated = torch.zeros_like(again).scatter(1, by_text.indices, again)
-        value = value.masked_fill(repeated, -torch.inf)
-        window, hashes = window.masked_fill(repeated, NOBODY), hashes.masked_fill(repeated, NOBODY)
-        order = value.sort(dim=1, descending=True, stable=True).indices
-        value, window, hashes = (x.gather(1, order) for x in (value, window, hashes))
-    return value[:, :k].contiguous(), window[:, :k].contiguous(), hashes[:, :k].contiguous()
