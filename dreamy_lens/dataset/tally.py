@@ -210,7 +210,8 @@ class Tally:
         strongest = list(best_of(joined[0], joined[1], joined[2], self.k))
         if bool(again.any()):
             some = again.nonzero().flatten()
-            for whole, new in zip(strongest, strongest_of(*(x[some] for x in joined), self.k), strict=True):
+            value, window, texts = (x[some] for x in joined)
+            for whole, new in zip(strongest, strongest_of(value, window, texts, self.k), strict=True):
                 whole[some] = new
         for held, new in zip((self.value, self.window, self.hashes), strongest, strict=True):
             held[enters] = new
