@@ -63,12 +63,13 @@ def test_a_part_without_any_window_is_told(neox, small_blocks):  # noqa: F811
 
 
 def test_windows_are_forgotten_without_saving(neox, small_blocks, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(scanner, "LEAST_STORED", 100)
-    one = Scan(dl.neuron(1, 3), neox.bridge, texts(300), ScanSettings(k=4, length=6, sample=16, batch_size=8))
+    monkeypatch.setattr(scanner, "LEAST_STORED", 10)
+    settings = ScanSettings(k=4, length=6, sample=0, cross_entropy=False, batch_size=8)
+    one = Scan(dl.neuron(1, 3), neox.bridge, texts(300), settings)
     sizes: list[int] = []
     state = one.scanner().empty()
     one.scanner().run(state, after=lambda progress, block: sizes.append(len(progress.store)))
-    assert state.counts["windows"] > 2000 and max(sizes) <= 2 * (4 + 64 + 16)
+    assert state.counts["windows"] > 2000 and max(sizes) <= 10
     found = one.run(cache=False, progress=False)
     monkeypatch.setattr(scanner, "LEAST_STORED", 10**9)
     assert one.run(cache=False, progress=False).tables.windows.equals(found.tables.windows)

@@ -23,7 +23,8 @@ class ScanSettings:
         length: tokens of a window.
         stride: tokens from one window to the next; None is `length`.
         context: tokens shown on each side of a kept window.
-        tokens: scan windows of so many tokens in all, a random sample of the corpus; None scans all of it.
+        tokens: scan windows of so many tokens in all, a random sample of the corpus; None scans all of it. Of each
+            block its share by characters; or, where that is few windows, some of blocks that are drawn by characters.
         seed: of the samples; with None, `tokens` are the first of the corpus.
         cross_entropy: whether that of every window is measured.
         sample: windows drawn at random, of which every feature's values are kept.
