@@ -53,7 +53,7 @@ def ray_of(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def model_of(options: argparse.Namespace, load: Any) -> dict[str, Any]:
-    """The model as keywords: by its name, as one in memory would be sent to workers; on a device that is named, loaded."""
+    """The model as keywords: by its name, as one in memory would be sent to workers; loaded, if a device is named."""
     if options.device is not None:
         return {"model": load(options).bridge}
     return {"model": options.model, "dtype": options.dtype}
