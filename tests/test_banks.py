@@ -186,6 +186,7 @@ def test_patterns_and_families_in_text(neox):
     third = [dl.neuron(0, 3), dl.neuron(1, 3)]
     assert expressions("L*.N3", model) == third == expressions("l*n3", model)
     assert expressions("2 * L*.N3", model) == [2 * f for f in third] == expressions("2*L*.N3", model)
+    assert expressions("L1.N*.clip(max=0.1)", model) == [neurons(1).clip(max=0.1)]
     assert expressions('logit("L2.N*")', model) == [dl.logit("L2.N*")]  # a text
     assert expressions("2 * L0.N3", model) == [2 * dl.neuron(0, 3)]  # a product, no pattern
     assert expressions(("2 * L0.N3", ["L0.N3", "L0.N3"]), model) == [2 * dl.neuron(0, 3), dl.neuron(0, 3)]

@@ -22,7 +22,7 @@ from dreamy_lens.features.grammar import parse
 from dreamy_lens.features.probing import Axes, Probe
 from dreamy_lens.models.access import HookedModel, nearest
 
-_NEURONS = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\w.])[lL](\d+|\*)\.?[nN](\d+|\*)(?![\w.])')
+_NEURONS = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\w.])[lL](\d+|\*)\.?[nN](\d+|\*)(?!\w)')
 _WILD_NAME = re.compile(r"(?<![\w.])[A-Za-z_][\w.]*\*[\w.*]*")
 
 
