@@ -1,4 +1,4 @@
-"""The commands about corpora: `dreamy-lens scan`, `compare`, `card`."""
+"""The commands about corpora: `dreamy-lens scan`, `compare`, `card`; and `sweep`, from its own file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from dreamy_lens.cli_sweep import add_ray, add_sweep, model_of, ray_of
 
 SHOWN = 5
 """Windows that are printed of a feature."""
@@ -26,8 +28,8 @@ def add_commands(command: Callable[..., argparse.ArgumentParser], model: Callabl
         load: loads the model that the options say.
     """
     what = "find the texts of a corpus that drive features highest"
-    sub = command("scan", lambda options: _scan(options, load(options)), what, features=True)
-    every = "what to look for; L2.N* is every neuron of a layer, L*.N* every neuron there is"
+    sub = command("scan", lambda options: _scan(options, load), what, features=True)
+    every = "what to look for; L2.N* is every neuron of a layer, L*.N3 that of every layer, L*.N* every neuron there is"
     sub.add_argument("feature", metavar="FEATURE", nargs="+", help=every)
     model(sub)
     _corpus(sub)
@@ -37,9 +39,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser], model: Callabl
     sub.add_argument("--batch-size", type=int, metavar="N", help="windows in one pass through the model")
     sub.add_argument("--html", metavar="FILE", help="write a self-contained page; for a single feature")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
-    sub.add_argument("--ray", metavar="ADDRESS", nargs="?", const=True, help="scan on Ray: here, or on this cluster")
-    sub.add_argument("--workers", type=int, metavar="N", help="with --ray, how many models are loaded")
-    sub.add_argument("--gpus-per-worker", type=float, metavar="X", help="with --ray; may be a part of one")
+    add_ray(sub)
 
     sub = command("compare", _compare, "hold saved runs against the texts of a corpus")
     sub.add_argument("runs", metavar="RUN", nargs="+", help="folders of saved runs of one feature")
@@ -61,6 +61,8 @@ def add_commands(command: Callable[..., argparse.ArgumentParser], model: Callabl
     sub.add_argument("--iterations", type=int, metavar="N", help="of the dream (default 300)")
     sub.add_argument("--html", metavar="FILE", required=True, help="the page to write")
     sub.add_argument("--quiet", action="store_true", help="no progress bars")
+
+    add_sweep(command, model, load)
 
 
 def _corpus(parser: argparse.ArgumentParser) -> None:
@@ -108,31 +110,43 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names} | {"progress": False if options.quiet else None}
 
 
-def _scan(options: argparse.Namespace, model: Any) -> None:
+def _scan(options: argparse.Namespace, load: Any) -> None:
     import dreamy_lens as dl
 
-    more: dict[str, Any] = {"k": options.k, "batch_size": options.batch_size, "out": options.out}
-    if options.ray is not None:
-        more |= {"ray": options.ray, "workers": options.workers, "gpus_per_worker": options.gpus_per_worker or 0}
-    elif options.workers is not None or options.gpus_per_worker is not None:
-        options.misused("--workers and --gpus-per-worker are for --ray")
+    more: dict[str, Any] = {"k": options.k, "batch_size": options.batch_size, "out": options.out, **ray_of(options)}
+    more |= model_of(options, load)
     if options.html:
+        model = load(options)
+        more |= {"model": model, "dtype": None} if options.ray is None else {}  # which need not be loaded twice
         count = _count(options.feature, model)
         if count != 1:
             options.misused(f"--html is the page of a single feature, and here are {count:,}")
-    examples = dl.max_activating(options.feature, model, _open(options), **_settings(options), **more)
+    examples = dl.max_activating(options.feature, corpus=_open(options), **_settings(options), **more)
     print(examples)
-    for label in list(examples)[:LISTED]:
-        print(f"\n{label}")
-        for window in examples.of(label).top[:SHOWN]:
-            print(f"{window.value:10.4g}  cross-entropy {window.cross_entropy:5.2f}  {window.text!r}")
-    if len(examples) > LISTED:
-        print(f"\nand {len(examples) - LISTED:,} more features")
+    _print_windows(examples)
     if examples.folder is not None:
         print(f"\nIn {examples.folder}")
     if options.html:
         examples.of(0).to_html(options.html)
         print(f"Written: {Path(options.html).resolve()}")
+
+
+def _print_windows(examples: Any) -> None:
+    """The strongest windows of each feature; of many features, of those whose strongest window stands out most."""
+    few: dict[int, str] = dict.fromkeys(range(len(examples)), "")
+    if len(few) > LISTED:
+        frame = examples.to_pandas()
+        above = (frame["maximum"] - frame["mean"]) / frame["deviation"].where(frame["deviation"] > 0)
+        few = {int(i): f"  ({x:.3g} deviations)" for i, x in above.nlargest(LISTED).items()}  # pyright: ignore
+        print(f"\nThe {len(few)} features whose strongest window is the most deviations above their mean:")
+    for i, note in few.items():
+        feature = examples.of(i)
+        print(f"\n{feature.label}{note}")
+        for window in feature.top[:SHOWN]:
+            cost = "" if window.cross_entropy is None else f"cross-entropy {window.cross_entropy:5.2f}  "
+            print(f"{window.value:10.4g}  {cost}{window.text!r}")
+    if len(few) < len(examples):
+        print(f"\nand {len(examples) - len(few):,} more features")
 
 
 def _count(features: Any, model: Any) -> int:

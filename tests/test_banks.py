@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import dreamy_lens as dl
-from dreamy_lens.errors import FeatureError, FeatureRangeError, UnknownHookError
+from dreamy_lens.errors import FeatureError, FeatureRangeError, SettingsError, UnknownHookError
 from dreamy_lens.features.families import expressions, neurons
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.scoring.banks import banks, order
@@ -39,6 +39,9 @@ def _features(d_model: int) -> list:
         dl.logit_difference(7),
         dl.hook("blocks.0.attn.hook_pattern")[:, -1, 1],
         dl.hook("blocks.0.attn.hook_pattern")[2, -1, 1],
+        *(dl.hook("blocks.0.attn.hook_pattern")[i].max() for i in (0, 2)),  # two axes of positions
+        *(dl.hook("blocks.1.attn.hook_pattern")[i, 1:, :].mean() for i in (1, 2)),
+        dl.hook("blocks.1.attn.hook_pattern")[...].max(),
         (-dl.neuron(1, 4)).clip(max=0.1),
         dl.mean_cross_entropy(),
         dl.neuron(0, 1) * dl.neuron(1, 1),
@@ -180,6 +183,11 @@ def test_patterns_and_families_in_text(neox):
     assert expressions("blocks.*.hook_resid_post[-1]", model) == [
         dl.hook(f"blocks.{i}.hook_resid_post")[-1] for i in range(2)
     ]
+    third = [dl.neuron(0, 3), dl.neuron(1, 3)]
+    assert expressions("L*.N3", model) == third == expressions("l*n3", model)
+    assert expressions("2 * L*.N3", model) == [2 * f for f in third] == expressions("2*L*.N3", model)
+    assert expressions("L1.N*.clip(max=0.1)", model) == [neurons(1).clip(max=0.1)]
+    assert expressions('logit("L2.N*")', model) == [dl.logit("L2.N*")]  # a text
     assert expressions("2 * L0.N3", model) == [2 * dl.neuron(0, 3)]  # a product, no pattern
     assert expressions(("2 * L0.N3", ["L0.N3", "L0.N3"]), model) == [2 * dl.neuron(0, 3), dl.neuron(0, 3)]
 
@@ -222,3 +230,8 @@ def test_what_does_not_fit_is_said(neox, given, error, words):
     model = as_hooked(neox.bridge)
     with pytest.raises(error, match=words):
         banks(expressions(given, model), model)
+
+
+def test_rows_longer_than_a_context_are_told(neox):
+    with pytest.raises(SettingsError, match=r"A window of \d+ tokens.* context is \d+; use a length of at most"):
+        _bulk(neox, dl.neuron(0, 1), n=as_hooked(neox.bridge).n_ctx + 1)

@@ -109,3 +109,59 @@ def test_counts_as_people_write_them():
     for text in ("many", "-5", "", "1.5.2x"):
         with pytest.raises(Exception, match="is not a count"):
             tokens(text)
+
+
+def test_of_many_features_those_that_stand_out_are_printed(corpus: Path, capsys: pytest.CaptureFixture[str]):
+    given = ["--corpus", str(corpus), "--length", "6", "-k", "2", "--quiet"]
+    assert main(["scan", "L2.N*", *given]) == 0
+    told = capsys.readouterr().out
+    examples = dl.max_activating("L2.N*", corpus=str(corpus), length=6, k=2, progress=False)
+    frame = examples.to_pandas()
+    above = (frame["maximum"] - frame["mean"]) / frame["deviation"]
+    printed = [line.split("  ")[0] for line in told.splitlines() if line.startswith("blocks.")]
+    assert printed == frame["label"][above.nlargest(12).index].tolist()
+    assert "most deviations above their mean" in told and "and 884 more features" in told
+
+
+def test_a_sweep_and_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "sweep"
+    small = ["--iterations", "2", "--population", "2", "--children", "4", "--length", "5", "--quiet"]
+    command = ["sweep", "L2.N812", "L3.N5", "--seeds", "2", "--out", str(out), *small]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "4 of 4 runs" in told and "hypervolume" in told and told.count(" done ") == 4
+    runs = dl.Sweep.load(out)
+    assert runs.seeds == [0, 1] and all(run.config.length == 5 and run.config.iterations == 2 for run in runs)
+    assert main(command) == 0  # all of it is there
+    assert main([*command[:-1], "--length", "6", "--quiet"]) == 1
+    assert "length" in capsys.readouterr().err
+
+
+def test_where_it_is_done_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    asked: list[dict] = []
+
+    class Asked(Exception):
+        pass
+
+    def ask(*features, **keywords):
+        asked.append(keywords)
+        raise Asked
+
+    monkeypatch.setattr(dl, "max_activating", ask)
+    monkeypatch.setattr(dl, "sweep", ask)
+    share = ["--workers", "3", "--cpus-per-worker", "2", "--gpus-per-worker", "0.5", "--dtype", "bfloat16"]
+    for command in (["scan", "L2.N17"], ["sweep", "L2.N17", "--out", str(tmp_path)]):
+        for ray, wanted in ((["--ray"], True), (["--ray", "auto"], "auto")):
+            with pytest.raises(Asked):
+                main([*command, *share, *ray])
+            found = {name: asked[-1][name] for name in ("ray", "workers", "cpus_per_worker", "gpus_per_worker")}
+            assert found == {"ray": wanted, "workers": 3, "cpus_per_worker": 2, "gpus_per_worker": 0.5}
+            assert asked[-1]["model"] is None and asked[-1]["dtype"] == "bfloat16"  # which every worker loads
+        with pytest.raises(Asked):
+            main(command)
+        assert asked[-1]["ray"] is None and "workers" not in asked[-1]
+        with pytest.raises(Asked):
+            main([*command, "--device", "cpu"])
+        assert asked[-1]["model"].cfg.device == "cpu" and "dtype" not in asked[-1]
+        with pytest.raises(SystemExit):
+            main([*command, *share])

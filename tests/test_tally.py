@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dreamy_lens.dataset import tally
 from dreamy_lens.dataset.keeping import Sample, chosen, first_number, priorities
 from dreamy_lens.dataset.tally import BINS, NOBODY, PER_NAT, Tally, exponents
 
@@ -34,12 +35,13 @@ def streams(draw: st.DrawFn):
 def tally_of(stream, first: int = 0, last: int | None = None) -> Tally:
     """Of some of a stream's blocks."""
     values, losses, hashes, cuts = stream
-    tally = Tally.empty(values.shape[1], K, True)
+    found = Tally.empty(values.shape[1], K, True)
     numbers = np.arange(len(values), dtype=np.int64) * 3 + 1
     cuts = cuts[first : None if last is None else last + 1]
     for a, b in itertools.pairwise(cuts):
-        tally.add(*(torch.from_numpy(x[a:b]) for x in (values, numbers, hashes, losses)))
-    return tally
+        new = found.add(*(torch.from_numpy(x[a:b]) for x in (values, numbers, hashes, losses)))
+        assert new.tolist() == found.numbers(int(numbers[a])).tolist()
+    return found
 
 
 @given(streams())
@@ -102,6 +104,18 @@ def test_tallies_of_parts_merge_into_the_tally_of_the_whole_in_any_order(stream,
         ours = merged.tensors()[name]
         # Sums come in another order; all else is equal to the last bit.
         assert torch.allclose(ours, tensor, rtol=1e-12) if name == "moments" else torch.equal(ours, tensor), name
+
+
+@given(streams())
+def test_features_counted_a_few_at_a_time_are_counted_as_all_at_once(stream):
+    whole, usual = tally_of(stream), tally.AT_A_TIME["cpu"]
+    tally.AT_A_TIME["cpu"] = 12
+    try:
+        parts = tally_of(stream)
+    finally:
+        tally.AT_A_TIME["cpu"] = usual
+    for name, tensor in whole.tensors().items():
+        assert torch.equal(parts.tensors()[name], tensor), name
 
 
 def test_bins_hold_what_they_are_said_to_hold():

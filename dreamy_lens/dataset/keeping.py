@@ -18,6 +18,10 @@ SHARD_BITS, BLOCK_BITS, INDEX_BITS = 19, 24, 20
 """Of a window's number: its shard, its block in the shard, its place in the block."""
 
 
+LEAST_SHARE = 16
+"""Windows of a block that are worth tokenizing it for."""
+
+
 def first_number(shard: int, block: int) -> int:
     """The number of a block's first window; numbers rise along the corpus."""
     return shard << (BLOCK_BITS + INDEX_BITS) | block << INDEX_BITS
@@ -37,6 +41,7 @@ class Store:
         character: where the window begins in its document, int64 `[M]`.
         cross_entropy: float32 `[M]`, NaN where it was not measured.
         documents: names, one for each window.
+        kept: how many there were after the last :meth:`keep`.
     """
 
     length: int
@@ -48,6 +53,7 @@ class Store:
     character: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     cross_entropy: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
     documents: np.ndarray = field(default_factory=lambda: np.empty(0, object))
+    kept: int = 0
     _new: list[dict[str, np.ndarray]] = field(default_factory=list, repr=False)
 
     COLUMNS = ("number", "ids", "before", "after", "character", "cross_entropy", "documents")
@@ -97,6 +103,7 @@ class Store:
         """Forget all windows but these."""
         self._settle()
         self._take(np.isin(self.number, numbers))
+        self.kept = len(self.number)
 
     def merge(self, other: Store) -> None:
         """Take in another one's windows."""
@@ -228,6 +235,32 @@ def priorities(numbers: np.ndarray, seed: int) -> np.ndarray:
             x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
         x ^= x >> np.uint64(31)
     return (x >> np.uint64(1)).astype(np.int64)
+
+
+def shares_of(characters: Sequence[int], windows: int, seed: int) -> np.ndarray:
+    """How many windows of each block are scanned, int64, so that every window is about as likely as any other.
+
+    Each block has a share in proportion to its characters, if that is some `LEAST_SHARE` windows for most. Where it is
+    less, tokenizing blocks would cost much more than scanning them: then points are laid over the corpus, evenly from a
+    random start, one for every `LEAST_SHARE` windows, and each point's windows come from the block it falls in. A
+    block is drawn as often as its characters say, so that on average over seeds its share is the same; what is uneven
+    in both cases is only how many windows so many characters have.
+
+    Args:
+        characters: of each block.
+        windows: wanted in all.
+        seed: of the start.
+    """
+    ends = np.cumsum([0, *characters], dtype=np.int64)
+    total = max(1, int(ends[-1]))
+    if windows >= LEAST_SHARE * len(characters):
+        return np.diff([int(end) * windows // total for end in ends])
+    points = max(1, windows // LEAST_SHARE)
+    start = np.random.default_rng([seed, points]).random()
+    places = (np.arange(points) + start) / points * total
+    block = (np.searchsorted(ends, places, side="right") - 1).clip(0, max(0, len(characters) - 1))
+    each = np.diff(np.arange(points + 1) * windows // points)
+    return np.bincount(block, each, minlength=len(characters)).astype(np.int64)[: len(characters)]
 
 
 def chosen(count: int, share: int | None, seed: Sequence[int]) -> np.ndarray:

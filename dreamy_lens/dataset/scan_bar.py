@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
@@ -17,6 +18,9 @@ _UNKNOWN = "{desc}: {elapsed}{postfix}"
 
 class ScanBar:
     """A progress bar: the part of the corpus that was scanned, tokens, tokens per second, time left.
+
+    When it is entered, the scan is prepared: a corpus of which a part is scanned is read through. Nothing is lost if
+    that is interrupted, so it is done before any :class:`Interrupt` listens.
 
     Args:
         scanner: whose progress it is.
@@ -62,6 +66,16 @@ class ScanBar:
         return (block.shard + (block.done or 0.0)) / shards
 
     def __enter__(self) -> ScanBar:
+        try:
+            if self._scanner.is_to_prepare:
+                self._bar.bar_format = _UNKNOWN
+                self._bar.set_description_str("reading the corpus")
+                self._scanner.prepare()
+                self._bar.bar_format = _FORMAT
+                self._bar.set_description_str("scanning")
+        except BaseException:
+            self._bar.close()
+            raise
         return self
 
     def __exit__(self, kind: Any, *rest: object) -> None:
@@ -114,6 +128,8 @@ class Interrupt:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+        with contextlib.suppress(RuntimeError):  # the program was just writing something itself
+            print("\nstopping ... (Ctrl-C again to stop without waiting)", file=sys.stderr, flush=True)
 
     def __exit__(self, *rest: object) -> None:
         if self._former is not None:

@@ -5,77 +5,38 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from dreamy_lens.dataset.corpora import Block, Corpus
-from dreamy_lens.dataset.keeping import Sample, Store, chosen, first_number
+from dreamy_lens.dataset.keeping import Sample, Store, chosen, first_number, shares_of
 from dreamy_lens.dataset.problems import Problems
 from dreamy_lens.dataset.progress import Progress
+from dreamy_lens.dataset.scan_settings import ScanSettings, check_state
 from dreamy_lens.dataset.tally import Tally
-from dreamy_lens.dataset.windows import Windows, WindowSettings, windows_of
-from dreamy_lens.errors import CorpusError, SettingsError
+from dreamy_lens.dataset.windows import Windows, windows_of
+from dreamy_lens.errors import CorpusError
 from dreamy_lens.models.access import HookedModel
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.scoring.banks import Bank
-from dreamy_lens.scoring.bulk import TRIED, Bulk, Bulked
+from dreamy_lens.scoring.bulk import TRIED, Bulk
 from dreamy_lens.scoring.prompts import Frame
 
-WAITING = {"cpu": 1 << 22, "cuda": 1 << 26}
-"""Values that are collected before they are counted, by kind of device: counting has a cost of its own."""
+WAITING = {"cpu": 1 << 26, "cuda": 1 << 26}
+"""Values that are collected before they are counted, at most, by kind of device: counting has a cost of its own."""
 
 PASSES = 8
-"""Passes between two moments at which a scan can be stopped or saved, at most."""
+"""Passes between two moments at which a scan can be stopped or saved, at most, unless that is few windows."""
+
+MANY, FEW = 1 << 15, 512
+"""With so many features, windows that are better counted together, however many passes they are."""
+
+LEAST_STORED = 1 << 14
+"""Windows that are kept before it is looked which of them nothing refers to any more."""
 
 SAMPLED = 1 << 28
 """Values on sampled windows that are kept at most."""
-
-
-@dataclass(frozen=True)
-class ScanSettings:
-    """Of a scan, besides model, corpus and features.
-
-    Attributes:
-        k: how many of each feature's strongest windows are kept.
-        length: tokens of a window.
-        stride: tokens from one window to the next; None is `length`.
-        context: tokens shown on each side of a kept window.
-        tokens: scan windows of so many tokens in all, a random sample of the corpus; None scans all of it.
-        seed: of the samples; with None, `tokens` are the first of the corpus.
-        cross_entropy: whether that of every window is measured.
-        sample: windows drawn at random, of which every feature's values are kept.
-        prepend_bos: whether a BOS stands before every window; None is the model's convention.
-        batch_size: windows in one pass; None chooses.
-    """
-
-    k: int = 64
-    length: int = 12
-    stride: int | None = None
-    context: int = 24
-    tokens: int | None = None
-    seed: int | None = 0
-    cross_entropy: bool = True
-    sample: int = 1024
-    prepend_bos: bool | None = None
-    batch_size: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, least in (("k", 1), ("tokens", 1), ("seed", 0), ("sample", 0), ("batch_size", 1)):
-            value = getattr(self, name)
-            if value is None and name in ("tokens", "seed", "batch_size"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-                raise SettingsError(f"{name} is a whole number of at least {least}; got {value!r}.")
-        if self.tokens is not None and self.tokens < self.length:
-            raise SettingsError(f"tokens={self.tokens} is less than one window of {self.length} tokens; ask for more.")
-        _ = self.windows
-
-    @property
-    def windows(self) -> WindowSettings:
-        """How windows are cut."""
-        return WindowSettings(self.length, self.stride, self.context)
 
 
 class Scanner:
@@ -87,6 +48,9 @@ class Scanner:
         corpus: of texts.
         settings: of the scan.
         fluency: whose cross-entropy is measured; None is the model.
+
+    Raises:
+        SettingsError: windows are longer than the context of a model, or what is to be kept does not fit in memory.
     """
 
     def __init__(
@@ -99,6 +63,7 @@ class Scanner:
     ) -> None:
         self.banks, self.model, self.corpus, self.settings = tuple(banks), model, corpus, settings
         self.features = sum(len(bank) for bank in banks)
+        check_state(self.features, settings.k)
         prepend = bool(model.bos(settings.prepend_bos))
         self.frame = Frame(fluency or model, prepend)
         self.bulk = Bulk(banks, model, self.frame, settings.length, settings.cross_entropy, settings.batch_size)
@@ -116,10 +81,16 @@ class Scanner:
             Store(s.length, s.context),
         )
 
+    @property
+    def is_to_prepare(self) -> bool:
+        """Whether the corpus is read through before it is scanned."""
+        s = self.settings
+        return s.tokens is not None and s.seed is not None and self.shares is None
+
     def prepare(self) -> None:
         """Decide how many windows of each block are scanned, where a random part of the corpus is."""
         s = self.settings
-        if s.tokens is None or s.seed is None or self.shares is not None:
+        if not self.is_to_prepare or s.tokens is None or s.seed is None:
             return
         if self.corpus.once:
             raise CorpusError(
@@ -127,11 +98,8 @@ class Scanner:
                 "tokens with seed=None; or give a list, or a function that returns a new iterator."
             )
         table = self.corpus.table()
-        wanted, total = s.tokens // s.length, max(1, sum(row[2] for row in table))
-        ends = np.cumsum([0, *(row[2] for row in table)]) * wanted // total
-        self.shares = {
-            (shard, block): int(count) for (shard, block, _), count in zip(table, np.diff(ends), strict=True)
-        }
+        counts = shares_of([row[2] for row in table], s.tokens // s.length, s.seed)
+        self.shares = {(shard, block): int(count) for (shard, block, _), count in zip(table, counts, strict=True)}
 
     def run(
         self,
@@ -153,7 +121,7 @@ class Scanner:
             Whether all was scanned.
 
         Raises:
-            CorpusError: not one shard could be read.
+            CorpusError: not one shard could be read; or there is nothing left of what can be read only once.
         """
         self.prepare()
         todo = range(progress.shard, len(self.corpus.shards)) if shards is None else shards
@@ -173,21 +141,48 @@ class Scanner:
         failed = [name for name in self.corpus.shards if name in progress.failed]
         if failed and len(failed) == len(self.corpus.shards) and not progress.counts["windows"]:
             raise CorpusError(f"Nothing of {self.corpus.name} could be read. {failed[0]}: {progress.failed[failed[0]]}")
+        if shards is None and not progress.counts["windows"]:
+            self._say_why(progress)
         return True
+
+    def _say_why(self, progress: Progress) -> None:
+        """Raise CorpusError if it is clear why nothing was scanned."""
+        counts, name = progress.counts, self.corpus.name
+        if self.corpus.once and not counts["documents"] and not progress.problems and not progress.failed:
+            raise CorpusError(
+                f"{name} gave no text. It can be read only once, and that may have been done: make a new one; or give "
+                "a list, or a function that returns a new iterator, which can be read again."
+            )
+        if self.shares is not None and counts["documents"]:
+            raise CorpusError(
+                f"None of the {self.settings.tokens:,} tokens that were drawn from {name} is in a window of "
+                f"{self.settings.length}: most of its documents are shorter. Ask for more tokens, or a smaller length."
+            )
 
     def _first_reached(self, progress: Progress) -> bool:
         s = self.settings
         return s.tokens is not None and s.seed is None and progress.counts["tokens"] + s.length > s.tokens
 
-    def _read(self, shard: int, start: int, progress: Progress) -> Iterator[tuple[Block, Windows]]:
-        """Blocks and their windows, the next of which are read and cut while the model is busy with these."""
+    def _share(self, block: Block) -> int | None:
+        """How many of a block's windows are scanned; None is all."""
+        return None if self.shares is None else self.shares.get((block.shard, block.number), 0)
+
+    def _read(self, shard: int, start: int, progress: Progress) -> Iterator[tuple[Block, Windows | None]]:
+        """Blocks and their windows, the next of which are read and cut while the model is busy with these.
+
+        None stands for windows of which none is scanned.
+        """
         blocks: Iterator[Block] | None = None
 
-        def following() -> tuple[Block, Windows] | None:
+        def following() -> tuple[Block, Windows | None] | None:
             nonlocal blocks
             blocks = iter(self.corpus.blocks(shard, start)) if blocks is None else blocks
             block = next(blocks, None)
-            return None if block is None else (block, windows_of(block, self.model.vocabulary, self.settings.windows))
+            if block is None:
+                return None
+            if self._share(block) == 0:
+                return block, None
+            return block, windows_of(block, self.model.vocabulary, self.settings.windows)
 
         with ThreadPoolExecutor(1, "dreamy-lens-reader") as reader:
             pending = reader.submit(following)
@@ -203,11 +198,14 @@ class Scanner:
                 pending = reader.submit(following)
                 yield found
 
-    def _take(self, block: Block, windows: Windows, progress: Progress) -> Iterator[None]:
+    def _take(self, block: Block, windows: Windows | None, progress: Progress) -> Iterator[None]:
         """Scan a block, a few passes at a time; between two of them `progress` is whole."""
         s, counts = self.settings, progress.counts
-        share = None if self.shares is None else self.shares.get((block.shard, block.number), 0)
-        rows = chosen(len(windows), share, [s.seed or 0, block.shard, block.number])
+        if windows is None:
+            self._end(block, windows, progress)
+            yield
+            return
+        rows = chosen(len(windows), self._share(block), [s.seed or 0, block.shard, block.number])
         if s.tokens is not None and s.seed is None:
             rows = rows[: progress.index + (s.tokens - counts["tokens"]) // s.length]
         ids = windows.ids
@@ -215,9 +213,9 @@ class Scanner:
             began = time.perf_counter()
             self.bulk.prepare(ids[rows[:TRIED]])
             part = rows[progress.index : progress.index + self._chunk]
-            found = list(self.bulk.passes(ids[part]))
+            values, losses = self._values(ids[part])
             progress.whole = False
-            self._count(progress, block, windows, part, [one for _, one in found])
+            self._count(progress, block, windows, part, values, losses)
             progress.index += len(part)
             counts["windows"] += len(part)
             counts["tokens"] += len(part) * s.length
@@ -231,12 +229,13 @@ class Scanner:
         self._end(block, windows, progress)
         yield
 
-    def _end(self, block: Block, windows: Windows, progress: Progress) -> None:
+    def _end(self, block: Block, windows: Windows | None, progress: Progress) -> None:
         counts = progress.counts
         counts["documents"] += block.documents
         counts["characters"] += block.characters
-        counts["duplicates"] += windows.duplicates
-        counts["short"] += windows.short
+        if windows is not None:
+            counts["duplicates"] += windows.duplicates
+            counts["short"] += windows.short
         counts["blocks"] += 1
         progress.problems = Problems.total([progress.problems, block.problems])
         progress.block, progress.index = block.number + 1, 0
@@ -246,30 +245,46 @@ class Scanner:
         """Windows that are taken in at a time: a few passes' worth, as counting has a cost of its own."""
         waiting = WAITING.get(self.model.device.type, WAITING["cpu"])
         passes = waiting // max(1, self.features * self.bulk.size)
-        return self.bulk.size * max(1, min(passes, PASSES))
+        most = max(PASSES, FEW // self.bulk.size) if self.features >= MANY else PASSES
+        return self.bulk.size * max(1, min(passes, most))
+
+    def _values(self, ids: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Of windows `[B, n]`: values `[B, F]`, of the banks side by side, and cross-entropies `[B]` if measured."""
+        values = torch.empty(len(ids), self.features, device=self.model.device)
+        losses = torch.empty(len(ids), device=self.model.device) if self.bulk.cross_entropy else None
+        for rows, found in self.bulk.passes(ids):
+            start = 0
+            for some in found.values:
+                values[rows, start : start + some.shape[1]] = some  # from whichever device
+                start += some.shape[1]
+            if losses is not None:
+                losses[rows] = found.cross_entropy  # pyright: ignore[reportArgumentType]
+        return values, losses
 
     def _count(
-        self, progress: Progress, block: Block, windows: Windows, rows: np.ndarray, found: Sequence[Bulked]
+        self,
+        progress: Progress,
+        block: Block,
+        windows: Windows,
+        rows: np.ndarray,
+        values: torch.Tensor,
+        losses: torch.Tensor | None,
     ) -> None:
+        """Take in some windows of a block: values `[B, F]`, cross-entropies `[B]`."""
         first = first_number(block.shard, block.number)
         device = self.model.device
-        # Of every pass, the banks side by side.
-        joined = [torch.cat([v.to(device) for v in one.values], dim=1) for one in found]
-        values = torch.cat(joined) if len(joined) > 1 else joined[0]
         numbers = first + rows
-        losses = None
-        if found[0].cross_entropy is not None:
-            losses = torch.cat([one.cross_entropy for one in found])  # pyright: ignore[reportArgumentType]
         hashes = to_device(windows.hashes[rows], device)
-        progress.tally.add(values, to_device(numbers, device), hashes, losses)
+        kept = to_host(progress.tally.add(values, to_device(numbers, device), hashes, losses))[0]
         progress.sample.add(values, numbers)
-        kept = to_host(progress.tally.numbers(int(numbers[0])))[0]
         new = np.union1d(kept, progress.sample.number[progress.sample.number >= numbers[0]]) - first
         of_all = None
         if losses is not None:
             of_all = np.full(len(windows), np.nan, np.float32)
             of_all[rows] = to_host(losses)[0]
         progress.store.add(block, windows, new, of_all)
+        if len(progress.store) > max(LEAST_STORED, 2 * progress.store.kept):
+            progress.prune()
 
 
 def versions() -> Mapping[str, str]:

@@ -13,11 +13,12 @@ of a corpus, merged, are the tally of the whole, number for number (sums aside, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from dreamy_lens.dataset.strongest import NOBODY, best_of, first, strongest_of
 
 LEVELS = 64
 """Levels of cross-entropy."""
@@ -28,8 +29,8 @@ PER_NAT = 4
 BINS = 128
 """Of a histogram, half of them on each side of zero."""
 
-NOBODY = (1 << 63) - 1
-"""The number, and the hash, of no window."""
+AT_A_TIME = {"cpu": 1 << 21, "cuda": 1 << 27}
+"""Values that are counted at a time, by kind of device."""
 
 _LOWEST = -120  # of the exponent of a bin's width
 
@@ -100,7 +101,7 @@ class Tally:
 
     # Adding windows.
 
-    def add(self, values: Tensor, windows: Tensor, hashes: Tensor, cross_entropy: Tensor | None = None) -> None:
+    def add(self, values: Tensor, windows: Tensor, hashes: Tensor, cross_entropy: Tensor | None = None) -> Tensor:
         """Take in windows that come after all that were taken in before.
 
         Args:
@@ -108,7 +109,34 @@ class Tally:
             windows: their numbers, int64 `[B]`, rising.
             hashes: of their ids, int64 `[B]`, no two of which are equal; they may equal those of earlier windows.
             cross_entropy: float32 `[B]`.
+
+        Returns:
+            The numbers of those that are kept for something now, int64, rising.
         """
+        kept = torch.zeros(len(windows), dtype=torch.bool, device=values.device)
+        if not len(windows):
+            return windows
+        levels = None
+        if cross_entropy is not None and self.level_value.shape[1]:
+            order = level_of(cross_entropy).sort(stable=True)
+            found, sizes = order.values.unique_consecutive(return_counts=True)
+            levels = list(zip(found.tolist(), order.indices.split(sizes.tolist()), strict=True))
+        # What a feature keeps is no other's affair, and what is worked out on the way is several times the values.
+        step = max(1, AT_A_TIME.get(values.device.type, AT_A_TIME["cpu"]) // len(windows))
+        for start in range(0, len(self), step):
+            part = self if step >= len(self) else self._part(slice(start, start + step))
+            part._add(values[:, start : start + step], windows, hashes, levels, kept)
+        return windows[kept]
+
+    def _part(self, some: slice) -> Tally:
+        """Some of the features; what is added to them is added here."""
+        return Tally(
+            **{name: x[:, some] if name in ("moments", "ends") else x[some] for name, x in self.tensors().items()}
+        )
+
+    def _add(
+        self, values: Tensor, windows: Tensor, hashes: Tensor, levels: list[tuple[int, Tensor]] | None, kept: Tensor
+    ) -> None:
         finite = values.isfinite()
         if not bool(finite.all()):
             self.odd += (~finite).sum(0)
@@ -118,9 +146,9 @@ class Tally:
             counted = None
         self._add_moments(values, counted)
         self._add_to_histogram(values, counted)
-        self._add_to_top(values, windows, hashes)
-        if cross_entropy is not None and self.level_value.shape[1]:
-            self._add_to_levels(values, windows, cross_entropy)
+        self._add_to_top(values, windows, hashes, kept)
+        if levels is not None:
+            self._add_to_levels(values, windows, levels, kept)
 
     def _add_moments(self, values: Tensor, counted: Tensor | None) -> None:
         if counted is None:
@@ -143,7 +171,11 @@ class Tally:
         flat = bins.long() + torch.arange(len(self), device=values.device) * BINS
         if counted is not None:
             flat = flat[counted]
-        self.counts += torch.bincount(flat.flatten(), minlength=self.counts.numel()).view_as(self.counts)
+        flat = flat.flatten()
+        if len(flat) >= self.counts.numel():
+            self.counts += torch.bincount(flat, minlength=self.counts.numel()).view_as(self.counts)
+        else:  # no second histogram, most of which would be zero
+            self.counts.view(-1).scatter_add_(0, flat, torch.ones_like(flat))
 
     def _widen(self, exponent: Tensor) -> None:
         """Join bins in pairs, as often as it takes, where a larger exponent is needed."""
@@ -159,14 +191,14 @@ class Tally:
         self.counts[grows] = counts
         self.exponent[grows] = exponent[grows]
 
-    def _add_to_top(self, values: Tensor, windows: Tensor, hashes: Tensor) -> None:
+    def _add_to_top(self, values: Tensor, windows: Tensor, hashes: Tensor, kept: Tensor) -> None:
         # Only what beats the weakest kept can enter, for what comes later loses ties.
         better = values > self.value[:, -1]
         enters = better.any(0).nonzero().flatten()
         if not len(enters):
             return
         found = torch.where(better[:, enters], values[:, enters], -torch.inf).T
-        best, at = _first(found, min(self.k, found.shape[1]))
+        best, at = first(found, min(self.k, found.shape[1]))
         empty = best == -torch.inf
         numbers = windows[at].masked_fill(empty, NOBODY)
         texts = hashes[at].masked_fill(empty, NOBODY)
@@ -174,20 +206,36 @@ class Tally:
             torch.cat([old[enters], new], dim=1)
             for old, new in ((self.value, best), (self.window, numbers), (self.hashes, texts))
         ]
-        for kept, new in zip(
-            (self.value, self.window, self.hashes), _strongest(joined[0], joined[1], joined[2], self.k), strict=True
-        ):
-            kept[enters] = new
+        again = torch.isin(self.hashes[enters], hashes).any(1)  # has a text that may come again
+        strongest = list(best_of(joined[0], joined[1], joined[2], self.k))
+        if bool(again.any()):
+            some = again.nonzero().flatten()
+            value, window, texts = (x[some] for x in joined)
+            for whole, new in zip(strongest, strongest_of(value, window, texts, self.k), strict=True):
+                whole[some] = new
+        for held, new in zip((self.value, self.window, self.hashes), strongest, strict=True):
+            held[enters] = new
+        own = strongest[1]
+        own = own[(own >= windows[0]) & (own != NOBODY)]
+        kept[torch.searchsorted(windows, own)] = True
 
-    def _add_to_levels(self, values: Tensor, windows: Tensor, cross_entropy: Tensor) -> None:
-        level = level_of(cross_entropy)
-        for i in level.unique().tolist():
-            rows = (level == i).nonzero().flatten()
-            best, at = values[rows].max(0)  # of equals, the first on the processor
-            first = (values[rows] == best).to(torch.uint8).argmax(0) if values.device.type != "cpu" else at
-            better = best > self.level_value[:, i]
-            self.level_value[:, i] = torch.where(better, best, self.level_value[:, i])
-            self.level_window[:, i] = torch.where(better, windows[rows][first], self.level_window[:, i])
+    def _add_to_levels(self, values: Tensor, windows: Tensor, levels: list[tuple[int, Tensor]], kept: Tensor) -> None:
+        for i, rows in levels:
+            some = values[rows]
+            best, at = some.max(0)  # of equals, the first on the processor
+            if values.device.type != "cpu":
+                at = (some == best).to(torch.uint8).argmax(0)
+            winner, better = rows[at], best > self.level_value[:, i]
+            if values.device.type == "cpu":  # few are
+                which = better.nonzero().flatten()
+                winner = winner[which]
+                self.level_value[which, i] = best[which]
+                self.level_window[which, i] = windows[winner]
+                kept[winner] = True
+            else:  # whose number nobody waits for
+                self.level_value[:, i] = torch.where(better, best, self.level_value[:, i])
+                self.level_window[:, i] = torch.where(better, windows[winner], self.level_window[:, i])
+                kept |= torch.zeros_like(kept, dtype=torch.int32).index_add_(0, winner, better.int()) > 0
 
     # Putting tallies together.
 
@@ -197,7 +245,7 @@ class Tally:
         value, window, hashes = (torch.cat([a, b.to(a.device)], dim=1) for a, b in both)
         order = window.sort(dim=1, stable=True).indices
         value, window, hashes = (x.gather(1, order) for x in (value, window, hashes))
-        self.value, self.window, self.hashes = _strongest(value, window, hashes, self.k)
+        self.value, self.window, self.hashes = strongest_of(value, window, hashes, self.k)
         theirs = other.level_value.to(self.value.device), other.level_window.to(self.value.device)
         tie = (theirs[0] == self.level_value) & (theirs[1] < self.level_window)
         better = (theirs[0] > self.level_value) | tie
@@ -222,23 +270,6 @@ class Tally:
         return kept[(kept >= since) & (kept != NOBODY)].unique()
 
 
-def _first(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The largest of each row of float32 `[F, B]` and where they stand, of equal ones the first: `[F, count]` both.
-
-    As a stable sort of everything would give them, in less than half the time: value and place are one integer.
-    """
-    values = values + 0.0  # of the two zeros, the integers of which differ, leave one
-    if values.shape[1] <= count or values.dtype != torch.float32:
-        order = values.sort(dim=1, descending=True, stable=True)
-        return order.values[:, :count], order.indices[:, :count]
-    bits = values.contiguous().view(torch.int32)
-    rising = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).long()
-    last = (1 << 32) - 1
-    keys = (rising << 32) | (last - torch.arange(values.shape[1], device=values.device))
-    at = last - (keys.topk(count, dim=1).values & last)
-    return values.gather(1, at), at
-
-
 def level_of(cross_entropy: Tensor) -> Tensor:
     """The level of cross-entropies in nats, int64 `[B]`; what is not finite counts as the last."""
     scaled = torch.nan_to_num(cross_entropy * PER_NAT, nan=LEVELS - 1, posinf=LEVELS - 1, neginf=0)
@@ -249,19 +280,3 @@ def exponents(largest: Tensor) -> Tensor:
     """The smallest e for which `BINS / 2` bins of width `2**e` hold values of this size, int64."""
     exponent = torch.frexp(largest.float()).exponent.long() - (BINS // 2).bit_length() + 1
     return torch.where(largest > 0, exponent, _LOWEST).clamp(min=_LOWEST)
-
-
-def _strongest(value: Tensor, window: Tensor, hashes: Tensor, k: int) -> Iterable[Tensor]:
-    """The k strongest of each row `[F, m]`, whose windows are in order of number among equal values; no text twice."""
-    order = value.sort(dim=1, descending=True, stable=True).indices
-    value, window, hashes = (x.gather(1, order) for x in (value, window, hashes))
-    by_text = hashes.sort(dim=1, stable=True)
-    again = torch.zeros_like(hashes, dtype=torch.bool)
-    again[:, 1:] = (by_text.values[:, 1:] == by_text.values[:, :-1]) & (by_text.values[:, 1:] != NOBODY)
-    if bool(again.any()):
-        repeated = torch.zeros_like(again).scatter(1, by_text.indices, again)
-        value = value.masked_fill(repeated, -torch.inf)
-        window, hashes = window.masked_fill(repeated, NOBODY), hashes.masked_fill(repeated, NOBODY)
-        order = value.sort(dim=1, descending=True, stable=True).indices
-        value, window, hashes = (x.gather(1, order) for x in (value, window, hashes))
-    return value[:, :k].contiguous(), window[:, :k].contiguous(), hashes[:, :k].contiguous()

@@ -22,8 +22,8 @@ from dreamy_lens.features.grammar import parse
 from dreamy_lens.features.probing import Axes, Probe
 from dreamy_lens.models.access import HookedModel, nearest
 
-_EVERY_NEURON = re.compile(r"[lL](\d+|\*)\.?[nN]\*")
-_WILD_NAME = re.compile(r"[\w.]*\*[\w.*]*")
+_NEURONS = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\w.])[lL](\d+|\*)\.?[nN](\d+|\*)(?!\w)')
+_WILD_NAME = re.compile(r"(?<![\w.])[A-Za-z_][\w.]*\*[\w.*]*")
 
 
 def neurons(layer: int | None = None, position: int = -1) -> ex.Feature:
@@ -103,7 +103,7 @@ def _flat(features: Any) -> Iterator[Any]:
 
 def _spread(given: str | ex.Feature, model: HookedModel) -> list[ex.Feature]:
     if isinstance(given, str):
-        text = _EVERY_NEURON.sub(lambda m: f"blocks.{m[1]}.mlp.hook_post[-1]", given)
+        text = _NEURONS.sub(_in_full, given)
         wild = None if '"' in text else _WILD_NAME.search(text.replace(" * ", " "))
         if wild is None or "." not in wild[0]:
             return [parse(text)]
@@ -114,6 +114,14 @@ def _spread(given: str | ex.Feature, model: HookedModel) -> list[ex.Feature]:
     if len(names) > 1:
         raise FeatureError(f"{given.label} has two patterns, {names[0]} and {names[1]}; write one with a * at a time.")
     return [_renamed(given, names[0], name) for name in _matching(names[0], model)]
+
+
+def _in_full(short: re.Match[str]) -> str:
+    """What "L2.N*", "L*.N3" and "L*.N*" stand for; one neuron, or text in quotes, stays as it is."""
+    layer, unit = short[1], short[2]
+    if layer is None or "*" not in (layer, unit):
+        return short[0]
+    return f"blocks.{layer}.mlp.hook_post[-1{'' if unit == '*' else f', {unit}'}]"
 
 
 def _matching(pattern: str, model: HookedModel) -> list[str]:

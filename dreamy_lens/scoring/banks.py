@@ -213,7 +213,13 @@ class _Grouping:
                 left, of = self._many(inner(fs), compiler)
                 if not left:
                     compiler.build(f)  # says what is wrong
-                return False, lambda r: of(r).amax(1) if f.how == "max" else of(r).mean(1)
+
+                def reduced(r: Readings) -> Tensor:
+                    x = of(r)
+                    over = tuple(range(1, x.dim() - 1))  # attention has two axes of positions
+                    return x.amax(over) if f.how == "max" else x.mean(over)
+
+                return False, reduced
             case ex.Hook():
                 template = self._template(f)
                 assert template is not None

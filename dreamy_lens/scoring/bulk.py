@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamy_lens.errors import SettingsError
 from dreamy_lens.features.readings import Pass, Reading
 from dreamy_lens.models.access import HookedModel, held
 from dreamy_lens.models.parts import Parts
@@ -53,6 +54,9 @@ class Bulk:
         cross_entropy: whether it is wanted.
         batch_size: rows in one pass; None chooses.
 
+    Raises:
+        SettingsError: rows are longer than a model's context.
+
     Attributes:
         size: rows in one pass. Which rows come together decides the last bits of their numbers, so it is fixed.
         plain: models that are run as TransformerLens runs them, and why.
@@ -69,6 +73,7 @@ class Bulk:
     ) -> None:
         self.banks, self.model, self.frame, self.cross_entropy = tuple(banks), model, frame, cross_entropy
         self.layout = frame.layout(length)
+        self._check_room(model, length)
         for bank in banks:
             bank.check_layout(self.layout)
         self.models: tuple[HookedModel, ...] = tuple(
@@ -85,6 +90,18 @@ class Bulk:
         self._widths: dict[HookedModel, int] = {}
         self._tried = False
         self.size = batch_size or 0
+
+    def _check_room(self, model: HookedModel, length: int) -> None:
+        """Raise SettingsError if a model cannot read rows of this length; that of the cross-entropy has to as well."""
+        layout = self.layout
+        models = dict.fromkeys([model, *(m for b in self.banks for m in b.hooks), self.frame.fluency])
+        for one in models:
+            if one.n_ctx is not None and layout.total > one.n_ctx:
+                more = f" makes {layout.total} with the BOS" if layout.bos else " is too long"
+                raise SettingsError(
+                    f"A window of {length} tokens{more}, and {one.name}'s context is {one.n_ctx}; use a length of at "
+                    f"most {one.n_ctx - layout.total + length}."
+                )
 
     def prepare(self, rows: np.ndarray) -> None:
         """Find out on a few rows `[B, n]` whether the faster passes give what the plain ones give, once."""
