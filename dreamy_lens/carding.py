@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 SCAN_SETTINGS = ("k", "length", "tokens", "stride", "context", "cross_entropy", "sample", "seed", "batch_size")
 """Settings of a scan that may be given as `scan=`, besides `out` and `cache`."""
 
-_FLUENCY = (
-    "{}: a card holds dreams against text by the cross-entropy of the feature's own model. Dream without another one."
-)
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Card:
@@ -121,7 +117,8 @@ def card(
         strips: how many dreams, spread from fluent to strong, have their tokens' attribution shown.
         k: substitutes tried at each of their positions.
         progress: whether to show progress; None shows it in terminals and notebooks.
-        **settings: as for :func:`dreamy_lens.dream`: ``iterations=100``, ``seeds=[0, 1]``, ``constraints=...``.
+        **settings: as for :func:`dreamy_lens.dream`: ``iterations=100``, ``seeds=[0, 1]``, ``constraints=...``. With
+            a `fluency_model` the corpus is scanned with it too.
 
     Returns:
         A Card: `.to_html(path)`, `.logit_effect`, `.comparison`, `.examples`, `.merged`.
@@ -130,7 +127,7 @@ def card(
         FeatureError: or one of its kinds, if the feature does not fit the model; nothing has been searched yet.
         CorpusError: there is no such corpus.
         SettingsError: the run is of another feature, or settings are given for what is not done.
-        ExamplesError: the examples are of another model, feature or BOS convention than the run.
+        ExamplesError: the examples are of another model, fluency model, feature or BOS convention than the run.
 
     >>> import dreamy_lens as dl
     >>> from dreamy_lens.carding import card
@@ -140,6 +137,7 @@ def card(
     ('blocks.2.mlp.hook_post[-1, 17]', 10, False)
     """
     from dreamy_lens.comparing import compare
+    from dreamy_lens.comparison.checks import check_same_fluency, opened
     from dreamy_lens.dataset import Corpus, open_corpus
     from dreamy_lens.dreaming import dream
     from dreamy_lens.effects import logit_effect
@@ -155,10 +153,15 @@ def card(
     if examples is not None and corpus is not None:
         raise SettingsError("Both a corpus and examples are given, and examples have their corpus; keep one.")
     expression = parse(feature)
-    if settings.get("fluency_model") is not None:
-        raise SettingsError(_FLUENCY.format("fluency_model is given"))
     merged = None if run is None else _merged(run, expression, model)
     hooked = _model(model, merged)
+    if settings.get("fluency_model") is not None:
+        settings["fluency_model"] = _fluency(settings["fluency_model"], hooked)
+    if examples is not None:
+        examples = opened(examples)
+        if merged is None:  # before anything that takes long
+            named = settings.get("fluency_model")
+            check_same_fluency(None if named is None else named.name, examples.header)
     bos = settings.get("prepend_bos") if merged is None else merged.runs[0].provenance.prepend_bos
     effect = logit_effect(expression, hooked, prepend_bos=bos)
     if examples is None and not isinstance(corpus, Corpus):
@@ -167,6 +170,7 @@ def card(
         merged = _merged(dream(expression, hooked, progress=progress, wait=True, **settings), expression, model)
     if examples is None:
         asked = {"length": _length(merged), "prepend_bos": merged.runs[0].provenance.prepend_bos, **asked}
+        asked["fluency_model"] = _fluency_of(merged)
         examples = max_activating(expression, hooked, corpus, progress=progress, **asked)
     comparison = compare(merged, examples)
     found, why = _attributions(merged, strips, k)
@@ -202,8 +206,6 @@ def _merged(run: Any, feature: Any, model: Any) -> Merged:
             there = ", ".join(dict.fromkeys(one.provenance.feature for one in run))
             raise SettingsError(f"The card is of {feature}, and the run is of {there}; give the run of this feature.")
         run = merge(ours)
-    if other := next((name for one in run.runs if (name := getattr(one, "_fluency_name", None))), None):
-        raise SettingsError(_FLUENCY.format(f"the run has the fluency model {other!r}"))
     return run
 
 
@@ -220,6 +222,20 @@ def _model(model: Any, merged: Merged | None) -> HookedModel:
         return as_hooked(model)
     dreams = _dreams(merged)
     return dreams[0].session.scorer.model if dreams else as_hooked(merged.runs[0].provenance.model)
+
+
+def _fluency(given: Any, model: HookedModel) -> HookedModel | None:
+    """The model whose cross-entropy counts; None is the feature's own, under whichever name it is given."""
+    from dreamy_lens.models.load import as_hooked
+
+    found = as_hooked(given)
+    return None if found is model else found
+
+
+def _fluency_of(merged: Merged) -> HookedModel | None:
+    """The fluency model of runs, if they have one: a scan that is made for them has the same."""
+    named = next((run for run in _dreams(merged) if run._fluency_name), None)
+    return None if named is None else named.session.scorer.fluency
 
 
 def _dreams(merged: Merged) -> list[Dream]:

@@ -66,7 +66,7 @@ def compare(
         A Comparison: `.sentence`, `.summary`, `.figure()`, `.to_html(path)`, `.to_pandas()`; a notebook shows it.
 
     Raises:
-        ExamplesError: the examples are of another model, tokenizer, feature or BOS convention.
+        ExamplesError: the examples are of another model, fluency model, tokenizer, feature or BOS convention.
         SettingsError: the runs are of several features, or a limit or quantile is outside its range.
 
     >>> import dreamy_lens as dl
@@ -100,7 +100,8 @@ def compare(
         settings=settings,
         versions=dict(header.get("versions", {})),
     )
-    cloud = [(w.cross_entropy, w.value) for w in found.sampled if w.cross_entropy is not None]
+    measured = [(w.cross_entropy, w.value) for w in found.sampled if w.cross_entropy is not None]
+    cloud = np.array(measured, dtype=np.float64).reshape(-1, 2)
     origin = merged.runs[0].provenance
     return Comparison(
         feature=origin.feature,
@@ -112,7 +113,7 @@ def compare(
         top=found.top,
         fluent=found.fluent,
         quantiles=tuple((float(q), found.quantile(q, EACH)) for q in quantiles),
-        cloud=np.array(cloud, dtype=np.float64).reshape(-1, 2),
+        cloud=cloud[np.isfinite(cloud).all(1)],
         histogram=found.histogram,
         scanned=scanned,
         overlaps=_overlaps(frontier, found, corpus, merged, progress),
@@ -120,6 +121,8 @@ def compare(
         series=known,
         warnings=checks.warnings_of(merged, found, corpus),
         settings=_settings_of(merged),
+        quantile_values=tuple(found.quantile_value(q) for q in quantiles),
+        fluent_levels=found.fluent_levels,
     )
 
 
@@ -132,6 +135,11 @@ def _merged(runs: Any) -> Merged:
         given = list(runs)
     except TypeError:
         raise SettingsError(f"compare() takes a run or several, and examples; got {runs!r} for the runs.") from None
+    if not all(isinstance(r, Merged) or (hasattr(r, "frontier") and hasattr(r, "provenance")) for r in given):
+        raise SettingsError(
+            f"compare() takes a run or several, and then examples; got {type(runs).__name__} for the runs. A saved run "
+            "is opened by load_run(folder)."
+        )
     features = list(dict.fromkeys(getattr(getattr(r, "provenance", None), "feature", "") for r in given))
     if len(features) > 1 and not any(isinstance(r, Merged) for r in given):
         raise SettingsError(
@@ -194,7 +202,8 @@ def _scorers(of: Scorer) -> tuple[Scorer, Scorer]:
     """Two that score prompts of any length at once: one as the run does, in its template, and one without it."""
     from dreamy_lens.scoring.scorer import Scorer
 
-    plain: dict[str, Any] = {"prepend_bos": of.prepend_bos, "share_prefixes": False}
+    other = None if of.fluency is of.model else of.fluency
+    plain: dict[str, Any] = {"prepend_bos": of.prepend_bos, "share_prefixes": False, "fluency_model": other}
     alone = Scorer(of.bound, of.model, **plain)
     if not (of.prefix or of.suffix):
         return alone, alone

@@ -35,6 +35,8 @@ def scanned(
     length: int = 4,
     pieces: tuple[str, ...] = (),
     known: bool = True,
+    sample: Sequence[int] | None = None,
+    finite: Sequence[bool] | None = None,
     **header: Any,
 ) -> Examples:
     """Examples of windows with these values and cross-entropies, the same for each feature.
@@ -48,24 +50,30 @@ def scanned(
         length: tokens of a window; the ids of window i are i, i + 1, ...
         pieces: texts of the first token ids.
         known: whether the cross-entropies of kept windows are known.
+        sample: windows of the random sample; None is every twentieth part of them.
+        finite: whether each window's value is a number; the others are in the sample alone.
         **header: other entries of the header.
     """
     v, c = np.asarray(value, dtype=np.float32), np.asarray(cross_entropy, dtype=np.float32)
     n = len(v)
-    order = sorted(range(n), key=lambda i: (-v[i], i))
+    good = np.full(n, True) if finite is None else np.asarray(finite)
+    whole = np.where(good, v, np.nan).astype(np.float32)
+    order = sorted(np.flatnonzero(good).tolist(), key=lambda i: (-v[i], i))
     kept = [("top", rank, i) for rank, i in enumerate(order[:k])]
     if measured:
         bins: dict[int, int] = {}
         for i in order:
-            bins.setdefault(math.floor(c[i] / 0.25), i)
+            bins.setdefault(min(63, math.floor(c[i] / 0.25)), i)
         kept += [("fluent", rank, bins[rank]) for rank in sorted(bins)]
-    sample = list(range(0, n, max(1, n // 20)))
-    width = (float(np.ptp(v)) / 10 if n else 0.0) or 1.0
-    start = math.floor(float(v.min()) / width) if n else 0
-    counts = np.bincount(np.floor(v / width).astype(int) - start).tolist() if n else []
+    sample = list(range(0, n, max(1, n // 20))) if sample is None else list(sample)
+    v = v[good]
+    width = 2.0 ** (math.frexp(float(np.abs(v).max()))[1] - 6) if len(v) and v.any() else 1.0
+    start = math.floor(float(v.min()) / width) if len(v) else 0
+    counts = np.bincount(np.floor(v / width).astype(int) - start).tolist() if len(v) else []
+    n = len(v)
     row = {
         "windows": n,
-        "non_finite": 0,
+        "non_finite": len(whole) - n,
         "mean": float(v.mean()) if n else math.nan,
         "deviation": float(v.std()) if n else math.nan,
         "minimum": float(v.min()) if n else math.nan,
@@ -73,7 +81,7 @@ def scanned(
         "histogram_width": width,
         "histogram_start": start,
         "histogram": counts,
-        "sample_values": v[sample].tolist(),
+        "sample_values": whole[sample].tolist(),
         "sample_windows": sample,
     }
     features = {name: [one] * len(labels) for name, one in row.items()}
@@ -89,7 +97,7 @@ def scanned(
         "cross_entropy": [float(c[i]) if known else None for i in needed],
     }
     found = [
-        (f, kind, rank, float(v[i]), i, [float(v[i]) * (j + 1) / length for j in range(length)])
+        (f, kind, rank, float(whole[i]), i, [float(whole[i]) * (j + 1) / length for j in range(length)])
         for f in range(len(labels))
         for kind, rank, i in kept
     ]

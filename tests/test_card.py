@@ -174,8 +174,26 @@ def test_what_does_not_belong_together_is_refused(run, examples, bridge, neox):
         card(FEATURE, run=run, examples=examples, scan={"k": 3})
     with pytest.raises(SettingsError, match="'kk'"):
         card(FEATURE, run=run, scan={"kk": 3})
-    with pytest.raises(SettingsError, match="own model"):
-        card(FEATURE, bridge, texts(), fluency_model=bridge)
+    with pytest.raises(ExamplesError, match="or the folder they are in; got 5"):
+        card(FEATURE, run=run, examples=5)
+
+
+def test_a_fluency_model_is_that_of_dreams_and_windows(run, examples, bridge, llama, monkeypatch):
+    found = card(FEATURE, bridge, texts(), scan=SCAN, strips=1, fluency_model=llama.bridge, **SMALL)
+    assert found.examples.header["fluency_model"] == llama.bridge.cfg.model_name
+    ids = np.array([w.ids for w in found.examples.top])
+    costs = dl.score(FEATURE, ids, bridge, fluency_model=llama.bridge).cross_entropy
+    np.testing.assert_allclose([w.cross_entropy for w in found.examples.top], costs, rtol=1e-3)
+    again = card(FEATURE, run=found.merged.runs[0], examples=found.examples, strips=1)
+    assert again.sentence == found.sentence and again.to_html()
+    whole = card(FEATURE, bridge, texts(), scan=SCAN, strips=1, fluency_model=bridge, **SMALL)  # the feature's own
+    assert whole.examples.header["fluency_model"] is None
+    monkeypatch.setattr("dreamy_lens.dreaming.dream", lambda *a, **k: pytest.fail("it dreamt"))
+    for theirs, more in ((examples, {"fluency_model": llama.bridge}), (found.examples, {})):
+        with pytest.raises(ExamplesError, match="so they do not compare"):
+            card(FEATURE, bridge, examples=theirs, **more, **SMALL)
+    with pytest.raises(ExamplesError, match="is of 'tiny-gpt2' itself, and the windows' is that of the fluency model"):
+        card(FEATURE, run=run, examples=found.examples)
 
 
 def test_mistakes_are_told_before_anything_takes_long(bridge, monkeypatch):

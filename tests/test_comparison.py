@@ -217,6 +217,85 @@ def test_cross_entropy_of_another_model_is_refused(gpt2: Any):
         compare(run, Examples(tables))
 
 
+def test_windows_and_dreams_of_one_fluency_model_compare(gpt2: Any, llama: Any, neox: Any):
+    one, other = llama.bridge, neox.bridge
+    named = [bridge.cfg.model_name for bridge in (one, other)]
+    settings: dict[str, Any] = {"k": 8, "length": 5, "cache": False, "progress": False}
+    plain, scans = (
+        dl.max_activating("L1.N3", gpt2.bridge, TEXTS, **settings),
+        dl.max_activating("L1.N3", gpt2.bridge, TEXTS, fluency_model=one, **settings),
+    )
+    own, run = dream(gpt2.bridge, iterations=1), dream(gpt2.bridge, iterations=1, fluency_model=one)
+    found = compare(run, scans)
+    assert not found.warnings and found.to_html() and found.series
+    with pytest.raises(ExamplesError, match=f"dreams' .* of {own.provenance.model!r} itself, .* model {named[0]!r}"):
+        compare(own, scans)
+    with pytest.raises(ExamplesError, match=f"fluency model {named[0]!r}, and the windows' is of .* itself"):
+        compare(run, plain)
+    from dreamy_lens.dataset.parts import Tables
+
+    def of(**header: Any) -> Examples:
+        return Examples(Tables({**scans.header, **header}, **scans.tables.parts), scans.reader)
+
+    with pytest.raises(ExamplesError, match=f"that of the fluency model {named[1]!r}.* with the same fluency_model"):
+        compare(run, of(fluency_model=named[1]))
+    # The name is not all: the strongest windows are scored again.
+    third = dream(gpt2.bridge, iterations=1, fluency_model=other)
+    with pytest.raises(ExamplesError, match=f"another fluency model of the same name, {named[1]!r}"):
+        compare(third, of(fluency_model=named[1]))
+    lost = SavedRun(run.provenance, run.frontier)
+    assert "it is not known whose it is" in compare(lost, scans).summary
+    assert not compare(lost, plain).warnings
+
+
+def test_values_that_are_no_numbers_are_not_drawn():
+    rng, n = np.random.default_rng(0), 60
+    value, cost = rng.normal(1, 1, n), rng.uniform(2, 6, n)
+    for finite in (rng.random(n) < 0.4, np.zeros(n, bool)):
+        found = compare(saved((5.2, 3.5)), scanned(value, cost, finite=finite, sample=range(n)))
+        assert np.isfinite(found.cloud).all() and len(found.cloud) == finite.sum()
+        page = found.to_html()
+        assert not re.search(r"[ MVH\"]nan", page) and found._repr_html_() and found.figure().data
+    cost[3] = np.inf
+    value[3] = 99.0
+    found = compare(saved((5.2, 3.5)), scanned(value, cost, k=5, measured=False))
+    assert found.figure().data and not re.search(r'="[^"]*(?<![a-z])(inf|nan)(?![a-z])[^"]*"', found.to_html())
+
+
+def test_what_is_no_run_and_what_are_no_examples_is_said():
+    examples = scanned(VALUE, COST)
+    for wrong in (5, None, [1, 2]):
+        with pytest.raises(ExamplesError, match=r"Examples are what max_activating\(\) returns, or the folder"):
+            compare(saved((5.2, 3.5)), wrong)
+    for wrong in (examples, "a folder", [examples]):
+        with pytest.raises(SettingsError, match=r"compare\(\) takes a run or several, and then examples; got"):
+            compare(wrong, examples)
+
+
+def test_a_scan_that_was_stopped_is_said():
+    found = compare(saved((5.2, 3.5)), scanned(VALUE, COST, complete=False))
+    text = "The scan was stopped after 16 tokens, so the windows are of a part of a library only."
+    assert text in found.warnings and text in found.summary and text in said(found.to_html())
+    assert not any("stopped" in w for w in compare(saved((5.2, 3.5)), scanned(VALUE, COST, complete=True)).warnings)
+
+
+def test_the_area_under_windows_is_a_bound_unless_all_are_kept():
+    run = saved((5.2, 3.5))
+    assert re.search(r"windows at least [\d.]+\.$", compare(run, scanned(VALUE, COST, k=1)).findings[1])
+    assert re.search(r"windows [\d.]+\.$", compare(run, scanned(VALUE, COST, k=4)).findings[1])
+    assert "(of the 1 kept window)" in compare(run, scanned(VALUE, COST, k=1, measured=False)).findings[1]
+
+
+def test_colours_are_explained_where_there_are_any(real: Comparison):
+    ramp, how = "value if the prompt ended at the token", "compare(..., values=True)"
+    page = said(real.to_html())
+    assert ramp in page and how not in page
+    windows = said(compare(saved((5.2, 3.5)), scanned(VALUE, COST)).to_html())
+    assert "Of windows, the" in windows and how in windows
+    bare = compare(saved((5.2, 3.5)), scanned([], []))
+    assert ramp not in said(bare.to_html()) and how in said(bare.to_html()) and 'dl-switch"' not in bare.to_html()
+
+
 def test_what_a_reader_must_know_is_said():
     run = saved((5.2, 3.5), prefix=(1,))
     shards = [{"name": f"part-{i}", "why": "gone"} for i in range(5)]

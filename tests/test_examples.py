@@ -90,16 +90,45 @@ def test_windows_near_a_quantile_come_from_the_sample_and_the_strongest():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_histogram_knows_quantiles_to_within_a_bin(seed: int):
+def test_a_histogram_says_what_it_knows(seed: int):
     values = np.random.default_rng(seed).normal(seed, 2, 1000)
-    width, low = 0.3, math.floor(values.min() / 0.3)
+    width, low = 0.25, math.floor(values.min() / 0.25)
     histogram = Histogram(width, low, np.bincount(np.floor(values / width).astype(int) - low))
-    for q in (0.0, 0.01, 0.5, 0.9, 0.999, 1.0):
-        assert abs(histogram.quantile(q) - np.quantile(values, q)) <= width + 1e-9
-    for value in (-20.0, 0.0, 1.7, 20.0):
-        within = np.abs(values - value) <= width
-        assert abs(histogram.above(value) - (values > value).sum()) <= within.sum()
-    assert histogram.total == 1000 and math.isnan(Histogram(1.0, 0, np.zeros(3, int)).quantile(0.5))
+    for value in (-20.0, -0.25, 0.0, 0.1, 1.7, 2.5, 20.0):
+        least, most = histogram.above(value)
+        assert least <= (values >= value).sum() <= most and (least == most or value % width)
+    for rank in (0, 1, 500, 998, 999):
+        begins, ends, below, count = histogram.bin_of(rank)
+        assert begins <= np.sort(values)[rank] < ends and below <= rank < below + count
+        assert count == ((values >= begins) & (values < ends)).sum()
+    assert histogram.total == 1000
+
+
+def test_the_last_fluent_step_has_no_end():
+    examples = one([5.0, 4.0, 1.0], [20.0, 16.0, 3.0], k=1)
+    assert examples.fluent_levels == (12, 63) and "15.75 nats and up" in examples.to_html()
+
+
+def test_values_that_are_no_numbers_are_in_no_quantile():
+    value, rng = np.arange(200.0), np.random.default_rng(0)
+    finite = rng.random(200) < 0.3
+    examples = one(value, np.full(200, 3.0), finite=finite, sample=range(0, 200, 2))
+    assert np.isnan(examples.sample[0]).any() and examples.non_finite == (~finite).sum()
+    for q in (0.0, 0.5, 0.9, 1.0):
+        assert all(math.isfinite(w.value) for w in examples.quantile(q)) and math.isfinite(examples.quantile_value(q))
+    assert examples.to_html()
+    none = one(value, np.full(200, 3.0), finite=np.zeros(200, bool))
+    assert none.quantile(0.5) == () and math.isnan(none.quantile_value(0.5)) and none.to_html()
+
+
+def test_a_scan_that_was_stopped_says_so():
+    examples = scanned([1.0, 2.0], [3.0, 3.0], complete=False)
+    assert "part of a library (stopped after 8 tokens)" in repr(examples)
+    assert "part of a library (stopped after 8 tokens)" in repr(examples[0])
+    said = "The scan was stopped after 8 tokens, so the windows are of a part of a library only."
+    assert said in examples[0].to_html() and said in examples[0]._repr_html_() and "stopped" in examples._repr_html_()
+    for whole in (scanned([1.0], [3.0]), scanned([1.0], [3.0], complete=True)):
+        assert "part of" not in repr(whole) + repr(whole[0]) + whole[0].to_html()
 
 
 def test_examples_are_saved_and_opened_without_the_model(

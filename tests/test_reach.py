@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -57,6 +58,30 @@ def test_strong_windows_say_all_where_one_of_them_is_fluent_enough():
     assert reach.beyond(4.1, 2.5) and not reach.beyond(4.0, 2.5)
     whole = Reach.of(one([5, 4], [4.0, 3.0], k=2, measured=False))
     assert whole.below(2).nothing and whole.beyond(-100, 2)
+
+
+def test_the_last_step_has_no_end():
+    # Of everything from 15.75 nats on the strongest alone is kept, and that may be less fluent than another.
+    reach = Reach.of(one([5.0, 4.0, 1.0], [20.0, 16.0, 3.0], k=1))
+    bounds = reach.below(18)
+    assert bounds.low <= 4.0 <= bounds.high and not bounds.exact and not reach.beyond(4.5, 18)
+    assert reach.below(15.75).exact
+    costs, highs = reach.ceiling()
+    assert highs[int(np.searchsorted(costs, 16.0, "right")) - 1] >= 4.0
+    by_hand = Reach(reach.top, reach.fluent, True, False)  # without being told the steps
+    assert by_hand.below(18) == bounds
+    text = state(18, frontier_of((3, 3.5)), reach, "500M tokens").text
+    assert "between 1.00 and 5.00; at multiples of 0.25 up to 15.75 it is known exactly." in text
+
+
+def test_a_cross_entropy_without_a_value_is_below_no_limit():
+    reach = Reach.of(one([5.0, 4.0, 1.0], [3.0, 2.0, 2.5]))
+    odd = [dataclasses.replace(reach.top[0], cross_entropy=c) for c in (None, math.nan, math.inf)]
+    for window in odd:
+        some = Reach([window, *reach.top[1:]], [*reach.fluent[:2], window], True, False, [8, 10, 63])
+        unknown = window.cross_entropy is None  # which may be as fluent as any, in the last step
+        assert some.below(15.75).high == 4.0 and some.below(17).high == (5.0 if unknown else 4.0)
+        assert len(some.known) == 2 and some.below(math.inf).high == 5.0
 
 
 def sentence(value, cost, limit, dreams, **options) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy as np
 from dreamy_lens.comparison.people import values
 from dreamy_lens.dataset.examples import Examples
 from dreamy_lens.dataset.feature_examples import FeatureExamples
+from dreamy_lens.dataset.showing import stopped
 from dreamy_lens.errors import ExamplesError
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ def examples_of(given: Any, merged: Merged) -> FeatureExamples:
     Raises:
         ExamplesError: they are of another feature or were made in another way; it says which, and what to do.
     """
-    examples = given if isinstance(given, (Examples, FeatureExamples)) else Examples.load(given)
+    examples = opened(given)
     origin, header = merged.runs[0].provenance, examples.header
     theirs = str(header.get("model", ""))
     if theirs != origin.model:
@@ -45,12 +48,9 @@ def examples_of(given: Any, merged: Merged) -> FeatureExamples:
                 f"The dreams and the examples are both of {theirs!r}, but with different tokenizers ({digest} and "
                 f"{header['tokenizer']}): the model has changed since. Scan again with the one the dreams are of."
             )
-        other = getattr(run, "_fluency_name", None)
-        if other:
-            raise ExamplesError(
-                f"The dreams' cross-entropy is that of the fluency model {other!r}, and the windows' is that of "
-                f"{theirs!r} itself, so they do not compare. Dream without fluency_model."
-            )
+        fluency = getattr(run, "_fluency_name", ...)
+        if fluency is not ...:  # what was read back from a file of merged runs does not know
+            check_same_fluency(fluency, header)
     bos = bool(header.get("prepend_bos"))
     if bos != origin.prepend_bos:
         mine, scanned = ("with" if with_bos else "without" for with_bos in (origin.prepend_bos, bos))
@@ -63,6 +63,49 @@ def examples_of(given: Any, merged: Merged) -> FeatureExamples:
         return examples.of(origin.feature)
     _same_feature(examples, origin.feature)
     return examples
+
+
+def opened(given: Any) -> Examples | FeatureExamples:
+    """Examples, of which the folder may be given.
+
+    Raises:
+        ExamplesError: that is no folder of examples.
+    """
+    if isinstance(given, (Examples, FeatureExamples)):
+        return given
+    if isinstance(given, (str, os.PathLike)):
+        return Examples.load(given)
+    raise ExamplesError(
+        f"Examples are what max_activating() returns, or the folder they are in; got {_short(repr(given))}."
+    )
+
+
+def check_same_fluency(dreams: str | None, header: Mapping[str, Any]) -> None:
+    """Make sure that cross-entropies compare.
+
+    Args:
+        dreams: name of the fluency model of the dreams; None is the model itself.
+        header: of the examples.
+
+    Raises:
+        ExamplesError: the windows' cross-entropy is of another model.
+    """
+    windows = header.get("fluency_model") or None
+    if dreams == windows:
+        return
+    model = header.get("model", "")
+    mine, theirs = (
+        f"of {model!r} itself" if one is None else f"that of the fluency model {one!r}" for one in (dreams, windows)
+    )
+    if windows is None:
+        do = "Dream without fluency_model, or scan with the same"
+    elif dreams is None:
+        do = "Scan without fluency_model, or dream with the same"
+    else:
+        do = "Dream and scan with the same fluency_model"
+    raise ExamplesError(
+        f"The dreams' cross-entropy is {mine}, and the windows' is {theirs}, so they do not compare. {do}."
+    )
 
 
 def warnings_of(merged: Merged, examples: FeatureExamples, corpus: Corpus | None = None) -> tuple[str, ...]:
@@ -85,6 +128,14 @@ def warnings_of(merged: Merged, examples: FeatureExamples, corpus: Corpus | None
     if origin.prefix or origin.suffix:
         found.append(
             "The dreams stand in a template and the windows stand alone, so a difference may be the template's."
+        )
+    if not header.get("complete", True):
+        found.append(stopped(header))
+    other = header.get("fluency_model")
+    if other and not all(hasattr(run, "_fluency_name") for run in merged.runs):
+        found.append(
+            f"The windows' cross-entropy is that of the fluency model {other!r}; of dreams that were read back from "
+            "merged runs it is not known whose it is."
         )
     failed = header.get("failed_shards") or []
     if failed:
@@ -121,6 +172,20 @@ def check_same_model(scorer: Scorer, examples: FeatureExamples) -> None:
             f"The examples belong to another model or another feature of the same name: a window whose value is "
             f"{there} in the examples has {here} on the dreams' model. Scan the corpus again with that model."
         )
+    costs = np.array([np.nan if w.cross_entropy is None else w.cross_entropy for w in few])
+    known = np.isfinite(costs)
+    if scorer.fluency is scorer.model or not known.any():
+        return
+    off = np.abs(scorer.score(np.array([w.ids for w in few], dtype=np.int64)).cross_entropy - costs)[known]
+    if np.median(np.nan_to_num(off, nan=np.inf)) > (0.3 if scorer.fluency.dtype.itemsize < 4 else 0.05):
+        raise ExamplesError(
+            f"The examples' cross-entropies are of another fluency model of the same name, {scorer.fluency.name!r}: "
+            "they come out otherwise on that of the dreams. Scan the corpus again with that one."
+        )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def _same_feature(examples: FeatureExamples, feature: str) -> None:

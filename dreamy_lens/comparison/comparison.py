@@ -77,6 +77,8 @@ class Comparison:
         series: by ids, the feature's value if the prompt ended at each token, where it was worked out.
         warnings: what a reader must know.
         settings: of the runs, for the foot of a page.
+        quantile_values: for each of :attr:`quantiles`, the value that such a share of all windows does not exceed.
+        fluent_levels: for each of :attr:`fluent`, which quarter of a nat it is the strongest of.
     """
 
     feature: str
@@ -96,6 +98,8 @@ class Comparison:
     series: Mapping[tuple[int, ...], np.ndarray] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    quantile_values: tuple[float, ...] = ()
+    fluent_levels: tuple[int, ...] | None = None
 
     # What it says.
 
@@ -103,7 +107,12 @@ class Comparison:
     def reach(self) -> Reach:
         """What the corpus is known to reach at each cross-entropy."""
         scanned = self.scanned
-        return Reach(self.top, self.fluent, scanned.measured, len(self.top) >= scanned.windows)
+        return Reach(self.top, self.fluent, scanned.measured, self._whole, self.fluent_levels)
+
+    @property
+    def _whole(self) -> bool:
+        """Whether every window there is was kept."""
+        return len(self.top) >= self.scanned.windows
 
     @cached_property
     def statements(self) -> tuple[Statement, ...]:
@@ -139,6 +148,9 @@ class Comparison:
     def hypervolume(self, reference: tuple[float, float] | None = None) -> tuple[float, float]:
         """Area under both frontiers, dreams first, from a common reference; larger is better.
 
+        That of the windows is at least so large: between those that are kept there may be others, within a quarter of
+        a nat of cross-entropy where the scan measured it.
+
         Args:
             reference: (value, cross-entropy); None is :attr:`reference`.
         """
@@ -164,6 +176,7 @@ class Comparison:
             (value, cost), areas = self.reference, self.hypervolume()
             mine, theirs, low = values(*areas, value)
             few = "" if self.scanned.measured else f" (of the {plural(len(self.top), 'kept window')})"
+            theirs = f"at least {theirs}" if self.scanned.measured and not self._whole else theirs
             found.append(
                 f"Hypervolume from value {low} and cross-entropy {cost:.2f}: dreams {mine}, windows {theirs}{few}."
             )

@@ -43,7 +43,7 @@ def plane_svg(comparison: Comparison, names: dict[object, str]) -> Html:
     drawn: set[int] = set()
     for windows, kind in ((comparison.top, "dl-w"), (comparison.fluent, "dl-w dl-f")):
         for window in reversed(windows):  # the strongest last, on top of the others
-            if window.number not in drawn and window.cross_entropy is not None:
+            if window.number not in drawn and math.isfinite(math.nan if (c := window.cross_entropy) is None else c):
                 drawn.add(window.number)
                 parts.append(_window(plane, window, kind, names.get(window)))
     places = decimals([p.value for p in comparison.frontier] or [1.0])

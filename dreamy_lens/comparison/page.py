@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from dreamy_lens.comparison.overlap import REMEMBERED
 from dreamy_lens.comparison.people import plural
 from dreamy_lens.comparison.reach import STEP
 from dreamy_lens.dataset.kept import Window
-from dreamy_lens.dataset.showing import percent, window_card
+from dreamy_lens.dataset.showing import at_or_below, percent, window_card
 from dreamy_lens.results import markup, report
 from dreamy_lens.results.cards import Card, cards, tabs
 from dreamy_lens.results.histogram import Mark, histogram_svg
@@ -51,7 +52,7 @@ class View:
         strong = {w.number for w in self.top}
         self.fluent = [w for w in of.fluent if w.number not in strong]
         self.quantiles = [(q, windows[:each]) for q, windows in of.quantiles]
-        shown = [*self.top, *self.fluent, *(w for _, some in self.quantiles for w in some)]
+        self.shown = shown = [*self.top, *self.fluent, *(w for _, some in self.quantiles for w in some)]
         numbers: list[float] = [of.frontier[i].value for i in self.dreams] + [w.value for w in shown]
         numbers += [float(v) for i in self.dreams for v in self._series(of.frontier[i])]
         numbers += [float(v) for w in shown for v in self._series(w)]
@@ -73,16 +74,13 @@ class View:
         said = "".join(
             f"<li>{escape(s)}</li>" for s in (*(str(s) for s in of.statements if s is not of.headline), *of.findings)
         )
-        how = "not known of dreams here; compare(..., values=True) loads the model"
-        unknown = "" if of.series else f' <span class="dl-legend">({how})</span>'
-        tools = f'<p class="dl-note">{legend(self.scale)}{unknown}</p>{numbers_switch(prefix + "n")}'
         return (
             f'<div class="dl-sides" id="{prefix}"><p class="dl-lead">{escape(of.sentence)}</p>'
             f'<p class="dl-quiet">{escape(self._introduction())}</p>{warnings}'
             f'<div class="dl-two dl-first"><div>{plane_svg(of, self.names)}{key(of)}'
             f'<ul class="dl-said">{said}</ul></div>'
             f"<div>{self._picked()}{self._histogram()}</div></div>"
-            f"{tools}{tabs(prefix + 'r', parts)}</div>"
+            f"{self._tools()}{tabs(prefix + 'r', parts)}</div>"
         )
 
     def inert(self) -> str:
@@ -109,6 +107,18 @@ class View:
 
     # Parts of it.
 
+    def _tools(self) -> str:
+        """What colours mean, where anything has them, and the box that has values written out."""
+        dreams = any(self._series(self.of.frontier[i]) for i in self.dreams)
+        windows = any(self._series(w) for w in self.shown)
+        told = [str(legend(self.scale))] if dreams or windows else []
+        switch = numbers_switch(self.prefix + "n") if told else ""
+        if self.dreams and not dreams:
+            how = "compare(..., values=True) loads the model and works them out"
+            told[:0] = ['<span class="dl-legend">Of windows, the</span>'] if told else []
+            told.append(f'<span class="dl-legend">Values at the tokens of dreams are not known here: {how}.</span>')
+        return f'<p class="dl-note">{" ".join(told)}</p>{switch}' if told else ""
+
     def _introduction(self) -> str:
         of, scanned = self.of, self.of.scanned
         seeds = [s for s in of.seeds if s is not None]
@@ -131,7 +141,8 @@ class View:
 
     def _histogram(self) -> str:
         of, number = self.of, self.scale.number
-        marks = [Mark(of.histogram.quantile(q), percent(q), "q") for q, _ in of.quantiles]
+        known = zip(of.quantiles, of.quantile_values, strict=True)
+        marks = [Mark(value, percent(q), "q") for (q, _), value in known]
         if of.top:
             marks.append(Mark(of.top[0].value, f"strongest window {number(of.top[0].value)}", "w"))
         if len(of.frontier):
@@ -150,7 +161,7 @@ class View:
         for i in self.dreams:
             rows.setdefault(int(self.of.frontier[i].cross_entropy // step), ([], []))[0].append(i)
         for w in (*self.fluent, *self.top):
-            if w.cross_entropy is not None:
+            if w.cross_entropy is not None and math.isfinite(w.cross_entropy):
                 rows.setdefault(int(w.cross_entropy // step), ([], []))[1].append(w)
         whose = "of all windows" if self.of.scanned.measured else f"of the {len(self.of.top)} kept windows"
         drawn = [(rank, self._pair(rank, step, *rows[rank])) for rank in sorted(rows)]
@@ -179,9 +190,8 @@ class View:
 
     def _quantiles(self) -> str:
         of, parts = self.of, []
-        for k, (q, windows) in enumerate(self.quantiles):
-            value = self.scale.number(of.histogram.quantile(q))
-            parts.append(f"<h4>{percent(q)} of the windows are below {value}</h4>")
+        for k, ((q, windows), value) in enumerate(zip(self.quantiles, of.quantile_values, strict=True)):
+            parts.append(f"<h4>{at_or_below(q, value, self.scale)}</h4>")
             parts.append(
                 cards([self._window(w, f"{self.prefix}q{k}-{i}", "window") for i, w in enumerate(windows)], self.scale)
             )

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 STEP = 0.25
 """Nats per token: the strongest window of each step is kept, where all cross-entropies were measured."""
 
+LAST = 63
+"""The number of the last step, which has no end."""
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -56,25 +59,32 @@ class Reach:
         fluent: the strongest of each step of cross-entropy, if `measured`.
         measured: whether the cross-entropy of all windows was measured.
         complete: whether `top` has every window there is.
+        levels: the steps that `fluent` are the strongest of; None is by their cross-entropies.
     """
 
     def __init__(
-        self, top: Sequence[Window], fluent: Sequence[Window] = (), measured: bool = False, complete: bool = False
+        self,
+        top: Sequence[Window],
+        fluent: Sequence[Window] = (),
+        measured: bool = False,
+        complete: bool = False,
+        levels: Sequence[int] | None = None,
     ) -> None:
         self.top, self.fluent, self.measured, self.complete = tuple(top), tuple(fluent), measured, complete
-        known = {w.number: w for w in (*top, *fluent) if w.cross_entropy is not None}
+        known = {w.number: w for w in (*top, *fluent) if w.cross_entropy is not None and math.isfinite(w.cross_entropy)}
         self.known = tuple(sorted(known.values(), key=lambda w: (w.cross_entropy, -w.value)))
         # A strong window of which no cross-entropy is known may be as fluent as any.
         unknown = [w.value for w in top if w.cross_entropy is None]
         weakest = min((w.value for w in top), default=math.inf)
         self._others = max([*unknown, -math.inf if complete else weakest])
-        self._bins = {math.floor(w.cross_entropy / STEP): w.value for w in fluent if w.cross_entropy is not None}
+        levels = [_level(w.cross_entropy) for w in fluent] if levels is None else levels
+        self._bins = {level: w.value for level, w in zip(levels, fluent, strict=True)}
 
     @classmethod
     def of(cls, examples: FeatureExamples) -> Reach:
         """What one feature's examples say."""
         complete = len(examples.top) >= examples.windows
-        return cls(examples.top, examples.fluent, examples.measured, complete)
+        return cls(examples.top, examples.fluent, examples.measured, complete, examples.fluent_levels)
 
     def below(self, limit: float, inclusive: bool = False) -> Bounds:
         """What windows with a cross-entropy below a limit reach.
@@ -118,3 +128,8 @@ class Reach:
     def _first(self) -> float:
         """What windows more fluent than every one that is known reach at most."""
         return -math.inf if self.measured else self._others
+
+
+def _level(cross_entropy: float | None) -> int:
+    known = cross_entropy is not None and math.isfinite(cross_entropy)
+    return min(math.floor(cross_entropy / STEP), LAST) if known else LAST  # type: ignore[operator]

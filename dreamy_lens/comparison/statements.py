@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dreamy_lens.comparison.people import limit as said
 from dreamy_lens.comparison.people import plural, values
-from dreamy_lens.comparison.reach import STEP, Bounds, Reach
+from dreamy_lens.comparison.reach import LAST, STEP, Bounds, Reach
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +82,8 @@ def _without_limit(dream: Prompt | None, bounds: Bounds, tokens: str) -> str:
         return f"The strongest dream reaches {values(dream.value)[0]}; no window of {tokens} was kept."
     mine, theirs, apart = values(dream.value, window.value, abs(dream.value - window.value))
     at = f"{mine} at cross-entropy {dream.cross_entropy:.2f} against {theirs}"
-    at += "" if window.cross_entropy is None else f" at {window.cross_entropy:.2f}"
+    cost = window.cross_entropy
+    at += "" if cost is None or not math.isfinite(cost) else f" at {cost:.2f}"
     return f"The strongest dream is {_apart(dream.value - window.value, apart)} the strongest of {tokens} ({at})."
 
 
@@ -128,8 +129,8 @@ def _below(limit: float, dream: Prompt, bounds: Bounds, reach: Reach, tokens: st
             f"({mine} against {theirs}); others of {tokens} may reach {most} there."
         )
     return (
-        f"{start} reaches {mine}, and the best of {tokens} between {theirs} and {most}; at multiples of {STEP:g} it is "
-        "known exactly."
+        f"{start} reaches {mine}, and the best of {tokens} between {theirs} and {most}; at multiples of {STEP:g}"
+        f"{f' up to {said(LAST * STEP)}' if limit > LAST * STEP else ''} it is known exactly."
     )
 
 
@@ -154,7 +155,7 @@ def usual_limits(frontier: Frontier, reach: Reach) -> tuple[float, ...]:
     """
     costs = [p.cross_entropy for p in frontier]
     strongest = reach.top[0].cross_entropy if reach.top else None
-    first = [] if strongest is None else [(math.floor(2 * strongest) + 1) / 2]
+    first = [] if strongest is None or not math.isfinite(strongest) else [(math.floor(2 * strongest) + 1) / 2]
     if not costs:
         return (*first, math.inf)
     whole = list(range(math.floor(costs[0]) + 1, math.floor(costs[-1]) + 1))

@@ -14,7 +14,7 @@ import numpy as np
 from dreamy_lens.dataset import tables as disk
 from dreamy_lens.dataset.decoding import Bytes, Reader
 from dreamy_lens.dataset.feature_examples import FeatureExamples
-from dreamy_lens.dataset.kept import Histogram, Window
+from dreamy_lens.dataset.kept import Histogram, Window, scanned_of
 from dreamy_lens.dataset.parts import Tables
 from dreamy_lens.errors import ExamplesError
 
@@ -225,7 +225,10 @@ class Examples:
 
     def __repr__(self) -> str:
         n, tokens = len(self), self.counts.get("tokens", 0)
-        return f"Examples({n:,} feature{'s' * (n != 1)} of {self.model} in {tokens:,} tokens of {self.corpus})"
+        features = f"{n:,} feature{'s' * (n != 1)} of {self.model}"
+        if not self.header.get("complete", True):
+            return f"Examples({features} in {scanned_of(self.header)})"
+        return f"Examples({features} in {tokens:,} tokens of {self.corpus})"
 
 
 def _short(label: str) -> str:

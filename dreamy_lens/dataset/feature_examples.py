@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dreamy_lens.dataset.decoding import Reader
-from dreamy_lens.dataset.kept import Histogram, Window, undominated
+from dreamy_lens.dataset.distribution import Distribution
+from dreamy_lens.dataset.kept import Histogram, Window, scanned_of, undominated
 from dreamy_lens.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -99,8 +100,16 @@ class FeatureExamples:
 
     @cached_property
     def fluent(self) -> tuple[Window, ...]:
-        """The strongest window of each quarter of a nat, fluent first, where all cross-entropies were measured."""
+        """The strongest window of each quarter of a nat, fluent first, where all cross-entropies were measured.
+
+        The last step has no end: it has everything from 15.75 nats on.
+        """
         return self._kept("fluent")
+
+    @cached_property
+    def fluent_levels(self) -> tuple[int, ...]:
+        """For each of :attr:`fluent`, which quarter of a nat it is the strongest of; the last has everything beyond."""
+        return tuple(row["rank"] for row in self._kept_rows("fluent"))
 
     @cached_property
     def frontier(self) -> tuple[Window, ...]:
@@ -116,10 +125,39 @@ class FeatureExamples:
         return self._sample
 
     @cached_property
+    def _finite_sample(self) -> tuple[np.ndarray, np.ndarray]:
+        values, numbers = self._sample
+        known = np.isfinite(values)
+        return values[known], numbers[known]
+
+    @cached_property
     def sampled(self) -> tuple[Window, ...]:
         """The windows of :attr:`sample`."""
         values, numbers = self._sample
         return self._windows(numbers.tolist(), values.tolist())
+
+    @cached_property
+    def distribution(self) -> Distribution:
+        """How the values of all windows are distributed."""
+        values, _ = self._finite_sample
+        top = np.array([row["value"] for row in self._kept_rows("top")], dtype=np.float64)
+        return Distribution(self.histogram, (self.minimum, self.maximum), top, values.astype(np.float64))
+
+    def quantile_value(self, q: float) -> float:
+        """The lowest value that at least a share `q` of the corpus' windows does not exceed.
+
+        It is exact where the strongest windows reach so far down, and as exact as the sample elsewhere.
+
+        Args:
+            q: from 0 to 1, for example 0.99.
+
+        Returns:
+            The value; NaN if no window had a finite one.
+
+        Raises:
+            SettingsError: `q` is outside its range.
+        """
+        return self.distribution.quantile(_share(q))
 
     def quantile(self, q: float, count: int = 8) -> tuple[Window, ...]:
         """Windows about as strong as a share `q` of the corpus is weaker than.
@@ -129,20 +167,19 @@ class FeatureExamples:
             count: how many windows.
 
         Returns:
-            Those of the random sample, and of the strongest, whose values are nearest to the quantile, strongest first.
+            Those of the random sample, and of the strongest, whose ranks are nearest to the quantile, strongest first.
 
         Raises:
             SettingsError: `q` is outside its range.
         """
-        if not 0 <= q <= 1:
-            raise SettingsError(f"A quantile is a share from 0 to 1, such as 0.99; got {q!r}.")
-        goal, (values, numbers) = self.histogram.quantile(q), self._sample
-        taken = {w.number for w in self.top}
-        pool = [
-            (abs(float(v) - goal), int(n), float(v)) for v, n in zip(values, numbers, strict=True) if n not in taken
-        ]
+        known, (values, numbers) = self.distribution, self._finite_sample
         tops = {w.number: w for w in self.top}
-        pool += [(abs(w.value - goal), w.number, w.value) for w in self.top]
+        far = known.distances(known.shares_of_sample(), _share(q))
+        pool = [
+            (d, n, v) for d, n, v in zip(far.tolist(), numbers.tolist(), values.tolist(), strict=True) if n not in tops
+        ]
+        far = known.distances(known.shares_of_top(), q)
+        pool += [(d, w.number, w.value) for d, w in zip(far.tolist(), self.top, strict=True)]
         near = sorted(pool)[:count]
         rest = [(n, v) for _, n, v in near if n not in tops]
         found = [tops[n] for _, n, _ in near if n in tops]
@@ -197,7 +234,7 @@ class FeatureExamples:
         return len(self.top)
 
     def __repr__(self) -> str:
-        corpus = self.header.get("corpus", {}).get("name", "a corpus")
+        corpus = scanned_of(self.header)
         best = f", value up to {self.top[0].value:.4g}" if self.top else ""
         of = f"the strongest {len(self.top)} of {self.windows:,} windows of {corpus}"
         return f"FeatureExamples({self.title}, {of}{best})"
@@ -209,8 +246,11 @@ class FeatureExamples:
         found = self._tables.parts["kept"].where("feature", [self.index])
         return sorted(found.to_pylist(), key=lambda row: (row["kind"], row["rank"]))
 
+    def _kept_rows(self, kind: str) -> list[dict[str, Any]]:
+        return [row for row in self._rows if row["kind"] == kind]
+
     def _kept(self, kind: str) -> tuple[Window, ...]:
-        rows = [row for row in self._rows if row["kind"] == kind]
+        rows = self._kept_rows(kind)
         numbers, values = [row["window"] for row in rows], [row["value"] for row in rows]
         return self._windows(numbers, values, [row["values"] for row in rows])
 
@@ -238,6 +278,12 @@ class FeatureExamples:
             after=read.text(row["after"] or []),
             values=None if series is None else np.array([np.nan if v is None else v for v in series], np.float32),
         )
+
+
+def _share(q: float) -> float:
+    if isinstance(q, bool) or not isinstance(q, (int, float, np.number)) or not 0 <= q <= 1:
+        raise SettingsError(f"A quantile is a share from 0 to 1, such as 0.99; got {q!r}.")
+    return float(q)
 
 
 def _number(x: float | None) -> float:

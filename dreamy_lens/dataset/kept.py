@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -72,8 +73,8 @@ class Histogram:
         counts: int64 `[bins]`.
 
     >>> h = Histogram(0.5, -1, np.array([1, 2, 1]))
-    >>> h.edges.tolist(), h.quantile(0.5), h.above(0.25)
-    ([-0.5, 0.0, 0.5, 1.0], 0.25, 2.0)
+    >>> h.edges.tolist(), h.bin_of(2), h.above(0.5), h.above(0.25)
+    ([-0.5, 0.0, 0.5, 1.0], (0.0, 0.5, 1, 2), (1, 1), (1, 3))
     """
 
     width: float
@@ -90,30 +91,45 @@ class Histogram:
         """Windows counted."""
         return int(self.counts.sum())
 
-    def quantile(self, q: float) -> float:
-        """The value below which a share `q` of the windows lies, known to within a bin; NaN if there are none."""
-        if not self.total:
-            return math.nan
-        below = np.concatenate([[0], np.cumsum(self.counts)])
-        goal = q * below[-1]
-        # The bin in which the share is reached; empty bins before it are passed over.
-        at = int(np.clip(np.searchsorted(below, goal, "left") - 1, 0, len(self.counts) - 1))
-        share = (goal - below[at]) / self.counts[at] if self.counts[at] else 0.0
-        return float((self.start + at + min(1.0, max(0.0, share))) * self.width)
+    def bin_of(self, rank: int) -> tuple[float, float, int, int]:
+        """The bin that has the window of a rank, which is exact.
 
-    def above(self, value: float) -> float:
-        """About how many windows have a higher value: exact at the edges of bins, in proportion within one."""
+        Args:
+            rank: from 0, the weakest, to `total - 1`, the strongest.
+
+        Returns:
+            Where the bin begins and ends, how many windows are in lower ones, and how many in it.
+        """
+        upto = np.cumsum(self.counts)
+        at = int(np.searchsorted(upto, rank, "right"))
+        low, high = (self.start + at) * self.width, (self.start + at + 1) * self.width
+        return low, high, int(upto[at] - self.counts[at]), int(self.counts[at])
+
+    def above(self, value: float) -> tuple[int, int]:
+        """How many windows have a value of at least this one: at least so many and at most so many.
+
+        Both are the same where a bin begins; elsewhere the windows of one bin may lie on either side.
+        """
         place = value / self.width - self.start
-        if place <= 0:
-            return float(self.total)
-        if place >= len(self.counts):
-            return 0.0
-        at = int(place)
-        return float(self.counts[at + 1 :].sum() + self.counts[at] * (1 - (place - at)))
+        most = int(self.counts[max(0, math.floor(place)) :].sum()) if place < len(self.counts) else 0
+        least = int(self.counts[max(0, math.ceil(place)) :].sum()) if place < len(self.counts) else 0
+        return least, most
 
     def __repr__(self) -> str:
         edges = self.edges
         return f"Histogram({self.total:,} windows in {len(self.counts)} bins from {edges[0]:.4g} to {edges[-1]:.4g})"
+
+
+def scanned_of(header: Mapping[str, Any]) -> str:
+    """What the windows are of, for people: a corpus, or part of one where the scan was stopped.
+
+    >>> scanned_of({"corpus": {"name": "2 texts"}, "complete": False, "counts": {"tokens": 6000}})
+    'part of 2 texts (stopped after 6,000 tokens)'
+    """
+    name = str(header.get("corpus", {}).get("name", "a corpus"))
+    if header.get("complete", True):
+        return name
+    return f"part of {name} (stopped after {header.get('counts', {}).get('tokens', 0):,} tokens)"
 
 
 def undominated(windows: Sequence[Window]) -> tuple[Window, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from dreamy_lens.results import markup
 from dreamy_lens.results.cards import Card, cards, tabs
@@ -54,6 +54,17 @@ def percent(q: float) -> str:
     return f"{100 * q:.6g} %"
 
 
+def at_or_below(q: float, value: float, scale: Scale) -> str:
+    """What a quantile says, with as many decimal places as tell its value from zero.
+
+    >>> at_or_below(0.9, -0.00017, Scale(2.0, 3, True))
+    '90 % of the windows are at or below −0.00017'
+    """
+    places = max(scale.places, markup.decimals([value], 2)) if value else scale.places
+    said = f"{value:.1e}".replace("-", "−") if 0 < abs(value) < 1e-5 else markup.number(value, places)
+    return f"{percent(q)} of the windows are at or below {said}"
+
+
 def body(examples: FeatureExamples, top: int = 64, each: int = 8) -> str:
     """The examples, without the page around them.
 
@@ -71,12 +82,12 @@ def body(examples: FeatureExamples, top: int = 64, each: int = 8) -> str:
     parts.append(("quantiles", _quantiles(examples, quantiles, prefix, scale)))
     if examples.fluent:
         fluent = [
-            window_card(w, f"{prefix}f{i}", f"{(w.cross_entropy or 0) // 0.25 * 0.25:.2f} nats and up")
-            for i, w in enumerate(examples.fluent)
+            window_card(w, f"{prefix}f{i}", f"{0.25 * level:.2f} nats and up")
+            for i, (level, w) in enumerate(zip(examples.fluent_levels, examples.fluent, strict=True))
         ]
         note = '<p class="dl-quiet">The strongest window of each quarter of a nat, of all windows of the corpus.</p>'
         parts.append(("by fluency", note + cards(fluent, scale)))
-    marks = [Mark(examples.histogram.quantile(q), percent(q), "q") for q in QUANTILES]
+    marks = [Mark(examples.quantile_value(q), percent(q), "q") for q in QUANTILES]
     if strongest:
         marks.append(Mark(strongest[0].value, f"strongest {scale.number(strongest[0].value)}", "w"))
     histogram = histogram_svg(examples.histogram.edges, examples.histogram.counts, marks, "value (windows, log scale)")
@@ -104,7 +115,14 @@ def _introduction(examples: FeatureExamples) -> str:
         f"{counts.get('documents', 0):,} documents of {header.get('corpus', {}).get('name', 'a corpus')}, on "
         f"{header.get('model', 'a model')}. Mean {mean}, standard deviation {deviation}."
     )
-    return f'<p class="dl-quiet">{markup.escape(said)}</p>'
+    part = "" if header.get("complete", True) else f'<p class="dl-warn">{markup.escape(stopped(header))}</p>'
+    return f'<p class="dl-quiet">{markup.escape(said)}</p>{part}'
+
+
+def stopped(header: Mapping[str, Any]) -> str:
+    """That a scan is not of all that it was to be of."""
+    tokens, name = header.get("counts", {}).get("tokens", 0), header.get("corpus", {}).get("name", "a corpus")
+    return f"The scan was stopped after {tokens:,} tokens, so the windows are of a part of {name} only."
 
 
 def _numbered(windows: Sequence[Window], prefix: str, word: str, scale: Scale) -> str:
@@ -118,7 +136,6 @@ def _quantiles(
 ) -> str:
     parts = []
     for k, (q, windows) in enumerate(quantiles):
-        value = scale.number(examples.histogram.quantile(q))
-        parts.append(f"<h4>{percent(q)} of the windows are below {value}</h4>")
+        parts.append(f"<h4>{at_or_below(q, examples.quantile_value(q), scale)}</h4>")
         parts.append(_numbered(windows, f"{prefix}q{k}", "", scale))
     return "".join(parts)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreamy_lens.comparison.drawing import key, plane_svg
 from dreamy_lens.comparison.people import plural
-from dreamy_lens.dataset.showing import QUANTILES, percent, scale_of, window_card
+from dreamy_lens.dataset.showing import QUANTILES, at_or_below, percent, scale_of, window_card
 from dreamy_lens.results import markup, report, strips
 from dreamy_lens.results.cards import cards, tabs
 from dreamy_lens.results.histogram import Mark, histogram_svg
@@ -90,7 +90,7 @@ class View:
 
     def _histogram(self) -> str:
         examples, number = self.card.examples, self.scale.number
-        marks = [Mark(examples.histogram.quantile(q), percent(q), "q") for q in QUANTILES]
+        marks = [Mark(examples.quantile_value(q), percent(q), "q") for q in QUANTILES]
         if self.top:
             marks.append(Mark(self.top[0].value, f"strongest window {number(self.top[0].value)}", "w"))
         if len(self.of.frontier):
@@ -98,7 +98,7 @@ class View:
             marks.append(Mark(best, f"strongest dream {number(best)}", "d"))
         shares = ", ".join(percent(q) for q in sorted(QUANTILES))
         said = (
-            f"How many windows have which value, with counts on a logarithmic scale. Below the dotted lines are "
+            f"How many windows have which value, with counts on a logarithmic scale. At or below the dotted lines are "
             f"{shares} of the windows. Mean {number(examples.mean)}, standard deviation {number(examples.deviation)}."
         )
         if examples.non_finite:
@@ -135,8 +135,7 @@ class View:
     def _by_quantile(self) -> str:
         parts = []
         for n, (q, windows) in enumerate(self.quantiles):
-            value = self.scale.number(self.card.examples.histogram.quantile(q))
-            parts.append(f"<h4>{percent(q)} of the windows are below {value}</h4>")
+            parts.append(f"<h4>{at_or_below(q, self.card.examples.quantile_value(q), self.scale)}</h4>")
             shown = [window_card(w, f"{self.prefix}q{n}-{i}", "window") for i, w in enumerate(windows)]
             parts.append(cards(shown, self.scale))
         return "".join(parts)

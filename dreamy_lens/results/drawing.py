@@ -24,11 +24,13 @@ CLOUD = 900  # dots that a drawing shows of a history at most; more would say no
 
 
 def ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """Round numbers within a range, about `count` of them.
+    """Round numbers within a range, about `count` of them; none in what is no range.
 
-    >>> ticks(0.2, 1.1)
-    [0.2, 0.4, 0.6, 0.8, 1.0]
+    >>> ticks(0.2, 1.1), ticks(math.nan, math.nan)
+    ([0.2, 0.4, 0.6, 0.8, 1.0], [])
     """
+    if not (math.isfinite(low) and math.isfinite(high) and high > low):
+        return []
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = power * min((1, 2, 5, 10), key=lambda m: abs(math.log(m * power / rough)))
@@ -175,7 +177,11 @@ def _cloud(plane: Plane, history: History) -> str:
 
 
 def padded(values: np.ndarray) -> tuple[float, float]:
-    """The range of some values with room on both sides."""
+    """The range of those values that are finite, with room on both sides; from 0 to 1 if there are none."""
+    values = np.asarray(values, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return 0.0, 1.0
     low, high = float(np.min(values)), float(np.max(values))
     room = 0.07 * (high - low) or 0.1 * abs(high) or 1.0
     return low - room, high + room

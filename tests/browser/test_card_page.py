@@ -48,7 +48,7 @@ def test_nothing_is_wider_than_the_screen(shown, width):
 def test_points_lead_to_prompts_and_windows_and_tabs_need_no_script(shown):
     page = shown(static=True)
     page.click("text=quantiles")
-    assert page.locator("h4 >> text=of the windows are below").first.is_visible()
+    assert page.locator("h4 >> text=of the windows are at or below").first.is_visible()
     assert not page.locator("article:has-text('window 1')").first.is_visible()
     page.locator("svg a[href*='t1']").first.dispatch_event("click")
     assert page.locator("article:target").is_visible()  # its tab comes to the front

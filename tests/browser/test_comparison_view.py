@@ -55,7 +55,7 @@ def test_tabs_show_one_part_at_a_time_by_mouse_and_by_keys(shown: Callable[..., 
         page.get_by_text(label, exact=True).first.click()
         assert [parts.nth(j).is_visible() for j in range(4)] == [i == j for j in range(4)]
     page.keyboard.press("ArrowLeft")
-    assert parts.nth(2).is_visible() and page.locator("text=of the windows are below").first.is_visible()
+    assert parts.nth(2).is_visible() and page.locator("text=of the windows are at or below").first.is_visible()
 
 
 def test_a_point_that_is_chosen_shows_its_prompt_beside_the_drawing(shown: Callable[..., Page]):
