@@ -1,4 +1,4 @@
-"""The command line: `dreamy-lens dream`, `attribute`, `scan`, `compare`, `card`, `hooks`, `show`, `doctor`."""
+"""The command line: `dreamy-lens dream`, `attribute`, `scan`, `compare`, `card`, `sweep`, `hooks`, `show`, `doctor`."""
 
 from __future__ import annotations
 

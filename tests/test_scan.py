@@ -355,6 +355,45 @@ def test_functions_of_the_session_and_hooked_models_are_not_cached(neox):
         assert scan(dl.neuron(1, 3), neox, texts()).folder is None
 
 
+def test_what_features_name_is_part_of_what_they_are(neox, tmp_path):
+    vector = np.random.default_rng(0).normal(size=32).astype(np.float32)
+    np.save(tmp_path / "v.npy", vector)
+    text = f'blocks.1.hook_resid_post[-1] @ "{tmp_path / "v.npy"}"'
+    first = scan(text, neox, texts())
+    np.save(tmp_path / "v.npy", -vector)
+    second = scan(text, neox, texts())
+    assert second.folder != first.folder and not np.isclose(second.of(0).top[0].value, first.of(0).top[0].value)
+
+
+def test_a_folder_is_not_opened_for_what_has_other_values(neox, tmp_path):
+    post = "blocks.0.mlp.hook_post"
+    scan(dl.custom("mine", [post], lambda a: a[post][:, -1, 3]), neox, texts(), out=tmp_path / "out")
+    with pytest.raises(ExamplesError, match="other values now"):
+        scan(dl.custom("mine", [post], lambda a: -a[post][:, -1, 3]), neox, texts(), out=tmp_path / "out")
+    again = scan(dl.custom("mine", [post], lambda a: a[post][:, -1, 3]), neox, texts(), out=tmp_path / "out")
+    assert again.header["complete"]
+
+
+def test_a_model_that_computes_otherwise_is_scanned_again(gemma2):
+    first = scan(dl.neurons(1), gemma2, texts())
+    module = gemma2.bridge.blocks[0].mlp.original_component
+    handle = module.register_forward_hook(lambda m, x, y: y * 3)
+    try:
+        second = scan(dl.neurons(1), gemma2, texts())
+        value = dl.score("L1.N3", np.array(second.of("L1.N3").top[0].ids), gemma2.bridge).value[0]
+        assert np.isclose(second.of("L1.N3").top[0].value, value, atol=1e-3)
+    finally:
+        handle.remove()
+    assert not np.isclose(first.of("L1.N3").top[0].value, second.of("L1.N3").top[0].value)
+
+
+def test_two_features_of_one_name_are_told_apart_or_refused(neox):
+    post = "blocks.0.mlp.hook_post"
+    pair = [dl.custom("same", [post], lambda a, i=i: a[post][:, -1, i]) for i in (1, 2)]
+    with pytest.raises(FeatureError, match="2 different features are called"):
+        scan(pair, neox, texts())
+
+
 def test_a_folder_of_another_scan_says_what_differs(neox, gpt2, tmp_path):
     scan(dl.neurons(1), neox, texts(), out=tmp_path / "out")
     with pytest.raises(ExamplesError, match="k was 4 and is now 7"):

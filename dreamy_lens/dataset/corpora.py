@@ -81,11 +81,13 @@ class Shard:
         name: for people.
         characters: how many there are in all, if that is known before reading.
         once: whether it can be read only once.
+        sampled: whether its beginning alone tells it from others, so that equal fingerprints do not say all.
     """
 
     name: str
     characters: int | None = None
     once = False
+    sampled = False
 
     def pieces(self, point: Any, note: Callable[[Problem], None]) -> Iterator[Piece]:
         """The documents from a point on, None for the beginning; `note` is told of what is passed over."""
@@ -140,6 +142,11 @@ class Corpus:
         if not isinstance(self._fingerprint, str):
             self._fingerprint = self._fingerprint()
         return self._fingerprint
+
+    @property
+    def sampled(self) -> bool:
+        """Whether corpora of one fingerprint can still differ, since it is of their beginning only."""
+        return any(shard.sampled for shard in self._shards)
 
     @property
     def once(self) -> bool:

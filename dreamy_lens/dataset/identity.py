@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +23,11 @@ def model_digest(model: HookedModel) -> str:
     digest = hashlib.sha256()
     bridge = model.bridge
     mode = model.state[1:]
-    digest.update(repr((type(bridge).__name__, str(mode))).encode())
+    config = getattr(getattr(bridge, "original_model", None), "config", None)
+    settings = (
+        config.to_dict() if hasattr(config, "to_dict") else {}
+    )  # soft caps, window sizes: no weights, but numbers
+    digest.update(repr((type(bridge).__name__, str(mode), sorted(map(str, settings.items())))).encode())
     with model.lock, torch.no_grad():
         seen: set[int] = set()
         for name, tensor in (*bridge.named_parameters(), *bridge.named_buffers()):
@@ -48,8 +54,28 @@ def _bits(tensor: torch.Tensor) -> str:
 
 
 def features_digest(features: Iterable[ex.Feature]) -> str:
-    """Of features in their order; 16 letters."""
-    return hashlib.sha256("\0".join(map(str, features)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    """Of features in their order, and of the files that they name; 16 letters."""
+    digest = hashlib.sha256()
+    for feature in features:
+        digest.update(str(feature).encode("utf-8", "surrogatepass") + b"\0")
+        for node in feature.walk():
+            if isinstance(node, (ex.Projected, ex.Cosine)) and node.direction.path is not None:
+                digest.update(node.direction.values.tobytes())
+            elif isinstance(node, ex.Latent) and isinstance(node.sae, str):
+                digest.update(_stamps(node.sae))
+    return digest.hexdigest()[:16]
+
+
+def _stamps(path: str) -> bytes:
+    """What changes when a file of a folder does, without reading it."""
+    place = Path(path).expanduser()
+    files = sorted(place.rglob("*")) if place.is_dir() else [place]
+    found = [str(place.absolute())]
+    for file in files:
+        with contextlib.suppress(OSError):
+            stat = file.stat()
+            found.append(f"{file.name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}")
+    return "\n".join(found).encode("utf-8", "surrogatepass")
 
 
 def is_plain(feature: ex.Feature) -> bool:

@@ -180,7 +180,9 @@ def local_file(path: str, name: str) -> File:
         status = os.stat(path)
     except OSError:  # a link to nothing; reading it will say so
         return File(name, os.path.abspath(path), 0, "")
-    return File(name, os.path.abspath(path), status.st_size, str(status.st_mtime_ns))
+    # Copies keep the time of the last change, but not that of the entry in the folder.
+    stamp = f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+    return File(name, os.path.abspath(path), status.st_size, stamp)
 
 
 def _remote(source: str, options: dict[str, Any], problems: Problems) -> tuple[bool, list[File]]:

@@ -8,10 +8,11 @@ import os
 import sys
 import time
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamy_lens.errors import CorpusError, ExamplesError
+from dreamy_lens.errors import CorpusError, ExamplesError, FeatureError
 
 if TYPE_CHECKING:
     from dreamy_lens.dataset.describing import Answers
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 SAVE_SECONDS = 20.0
 """How often an unfinished scan is saved: what a sudden death costs at most, and a block."""
+
+CHECKED = 8
+"""Features of a finished scan whose strongest windows are scored again before it is opened."""
 
 UNFINISHED = "scan.safetensors"
 """The file of a scan that is not done."""
@@ -49,6 +53,7 @@ class Scan:
             self.model.check_same_tokenizer(self.fluency)
         self.settings = settings
         self.given = expressions(features, self.model)
+        _check_names(self.given)
         self.corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
         self.banks = banks(self.given, self.model, settings.prepend_bos)
         self._identity: dict[str, Any] | None = None
@@ -66,6 +71,7 @@ class Scan:
             import dataclasses
 
             from dreamy_lens.dataset.identity import features_digest, model_digest
+            from dreamy_lens.dataset.scanner import versions
 
             settings = dataclasses.asdict(self.settings)
             settings["stride"] = self.settings.windows.step
@@ -79,9 +85,15 @@ class Scan:
                 "corpus": self.corpus.name,
                 "corpus fingerprint": self.corpus.fingerprint,
                 "features": features_digest(self.given),
+                "other models": [[m.name, model_digest(m)] for m in self._others()],
+                "versions": dict(versions()),
                 **settings,
             }
         return self._identity
+
+    def _others(self) -> list[Any]:
+        """Models besides its own that the features read."""
+        return sorted({m for b in self.banks for m in b.hooks if m is not self.model}, key=lambda m: m.name)
 
     @property
     def is_reproducible(self) -> bool:
@@ -89,7 +101,8 @@ class Scan:
         from dreamy_lens.dataset.identity import is_plain
 
         hooked = any(m.is_hooked for m in (self.model, self.fluency or self.model))
-        return all(map(is_plain, self.given)) and not hooked and not self.corpus.once
+        vague = self.corpus.once or self.corpus.sampled
+        return all(map(is_plain, self.given)) and not hooked and not vague
 
     def folder(self) -> Path:
         """Where the cache keeps it."""
@@ -106,8 +119,10 @@ class Scan:
         if place is None and cache and self.is_reproducible:
             place = self.folder()
         finished = None if place is None else self.finished(place)
-        if finished is not None:
-            return finished
+        if finished is not None and out is None and (finished.failed_shards or not self.holds(finished)):
+            finished = None  # what could not be read may be readable now; or the model is not what it was
+        elif finished is not None:
+            return self._opened(finished, str(place))
         scanner = self.scanner()
         state = scanner.empty()
         if place is not None and (place / UNFINISHED).exists():
@@ -116,6 +131,51 @@ class Scan:
             state = Progress.load(place / UNFINISHED, self.identity, self.model.device)
         whole = self._scan(scanner, state, place, progress)
         return self.examples(scanner, state, place, whole, progress)
+
+    def _opened(self, finished: Examples, where: str) -> Examples:
+        """A finished scan, unless it is of something else that goes by the same name."""
+        if not self.holds(finished):
+            raise ExamplesError(
+                f"{where!r} holds the scan of another model or other features of the same names: windows that it kept "
+                "have other values now. Was a function, an autoencoder or the model changed, or are there hooks on it? "
+                "Scan into another folder."
+            )
+        if finished.failed_shards:
+            named = "; ".join(f"{one['name']} ({one['why']})" for one in finished.failed_shards[:5])
+            warnings.warn(
+                f"This scan lacks parts of {self.corpus.name} that could not be read: {named}. Scan into another folder "
+                "to try again.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        return finished
+
+    def holds(self, finished: Examples) -> bool:
+        """Whether windows that a scan kept have the values that it says: no digest knows all that a model computes."""
+        import numpy as np
+
+        from dreamy_lens.models.transfer import to_host
+        from dreamy_lens.scoring.banks import order
+
+        places = order(self.banks)
+        if len(places) != len(finished):
+            return False
+        few = np.unique(np.linspace(0, len(places) - 1, CHECKED).astype(int))
+        kept = finished.tables.parts["kept"].where("feature", few.tolist()).to_pylist()
+        kept = [row for row in kept if row["kind"] == "top" and row["rank"] < 2]
+        if not kept:
+            return True
+        windows = finished.tables.parts["windows"].where("window", {row["window"] for row in kept}).to_pylist()
+        ids = {row["window"]: row["ids"] for row in windows}
+        rows = np.array([ids[row["window"]] for row in kept], dtype=np.int64)
+        bulk = self.scanner().bulk
+        found = np.concatenate([_side_by_side(to_host(*one.values)) for _, one in bulk.passes(rows)])
+        ours = found[np.arange(len(kept)), places[[row["feature"] for row in kept]]]
+        theirs = np.array([row["value"] for row in kept])
+        coarse = self.model.dtype.itemsize < 4
+        allowed = (0.05 if coarse else 1e-3) * np.maximum(np.abs(theirs), np.abs(theirs).mean()) + 1e-4
+        off = np.nan_to_num(np.abs(ours - theirs), nan=np.inf) > allowed
+        return not (off.mean() > 0.5 if coarse else off.any())
 
     # In parts, for several processes.
 
@@ -231,6 +291,23 @@ class Scan:
         if whole:
             (place / UNFINISHED).unlink(missing_ok=True)
         return Examples.load(place)
+
+
+def _check_names(features: list[Any]) -> None:
+    """Raise FeatureError if two features have one text, by which results are looked up."""
+    counts = Counter(map(str, features))
+    twice = [text for text, count in counts.items() if count > 1]
+    if twice:
+        raise FeatureError(
+            f"{counts[twice[0]]} different features are called {twice[0]:.80}, and results are looked up by that. Give "
+            "custom functions different names, and save autoencoders in folders of different names."
+        )
+
+
+def _side_by_side(values: Any) -> Any:
+    import numpy as np
+
+    return np.concatenate(list(values), axis=1)
 
 
 def _nothing(state: Progress, corpus: Any, settings: Any) -> str:

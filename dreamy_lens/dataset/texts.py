@@ -96,6 +96,8 @@ class DocstringShard(TextShard):
 class IterableShard(Shard):
     """What can be iterated over again, or a function that returns an iterator; points count what it yields."""
 
+    sampled = True
+
     def __init__(self, name: str, source: Iterable[Any] | Callable[[], Iterable[Any]]) -> None:
         self.name = name
         self.source = source
