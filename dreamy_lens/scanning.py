@@ -53,8 +53,8 @@ def max_activating(
             folder, a pattern of paths, a URL, a data set or the id of one, or strings.
         k: how many of each feature's strongest windows are kept, each text once.
         length: tokens of a window.
-        tokens: scan windows of about so many tokens in all, a random sample of the corpus: of every block its share, or of
-            blocks drawn by their characters where that is few windows. None scans all of it.
+        tokens: scan windows of about so many tokens in all, a random sample of the corpus: of every block its share, or
+            of blocks drawn by their characters where that is few windows. None scans all of it.
         stride: tokens from one window to the next; None is `length`.
         context: tokens that are shown on each side of a kept window; the model does not read them.
         cross_entropy: whether that of every window is measured. Without, it is for the kept ones only, and layers

@@ -97,7 +97,7 @@ class Scan:
 
     @property
     def is_reproducible(self) -> bool:
-        """Whether the identity says all: functions of the session, hooks and texts yet to come are not in it."""
+        """Whether the identity says all: nothing of this session, of hooks or of texts yet to come is in it."""
         from dreamy_lens.dataset.identity import is_plain
 
         hooked = any(m.is_hooked for m in (self.model, self.fluency or self.model))
@@ -143,8 +143,8 @@ class Scan:
         if finished.failed_shards:
             named = "; ".join(f"{one['name']} ({one['why']})" for one in finished.failed_shards[:5])
             warnings.warn(
-                f"This scan lacks parts of {self.corpus.name} that could not be read: {named}. Scan into another folder "
-                "to try again.",
+                f"This scan lacks parts of {self.corpus.name} that could not be read: {named}. Scan into another "
+                "folder to try again.",
                 RuntimeWarning,
                 stacklevel=4,
             )
