@@ -24,9 +24,8 @@ def model_digest(model: HookedModel) -> str:
     bridge = model.bridge
     mode = model.state[1:]
     config = getattr(getattr(bridge, "original_model", None), "config", None)
-    settings = (
-        config.to_dict() if hasattr(config, "to_dict") else {}
-    )  # soft caps, window sizes: no weights, but numbers
+    # Soft caps, window sizes: no weights, but numbers depend on them.
+    settings: Any = getattr(config, "to_dict", dict)()
     digest.update(repr((type(bridge).__name__, str(mode), sorted(map(str, settings.items())))).encode())
     with model.lock, torch.no_grad():
         seen: set[int] = set()
