@@ -62,6 +62,7 @@ class ClusterScan:
             raise CorpusError(
                 f"{once} can be read only once, and workers have to read their parts of it each: save it as files."
             )
+        scan.scanner()  # whether windows fit the model and results the memory is told before anything is started
         with contextlib.ExitStack() as stack:
             place = Place(out) if out is not None else None
             if place is None and cache and scan.is_reproducible:
@@ -70,7 +71,7 @@ class ClusterScan:
             if place is None:
                 place = Place(stack.enter_context(tempfile.TemporaryDirectory(prefix="dreamy_lens.")))
             folder = self._results(place)
-            if keeps and (finished := scan.finished(folder)) is not None:
+            if keeps and (finished := scan.opened(folder, cached=out is None)) is not None:
                 if place.is_url and HEADER not in place.names(""):
                     place.put(folder, "")
                 return finished

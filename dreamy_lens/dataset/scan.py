@@ -118,11 +118,9 @@ class Scan:
         place = Path(out).expanduser() if out is not None else None
         if place is None and cache and self.is_reproducible:
             place = self.folder()
-        finished = None if place is None else self.finished(place)
-        if finished is not None and out is None and (finished.failed_shards or not self.holds(finished)):
-            finished = None  # what could not be read may be readable now; or the model is not what it was
-        elif finished is not None:
-            return self._opened(finished, str(place))
+        finished = None if place is None else self.opened(place, cached=out is None)
+        if finished is not None:
+            return finished
         scanner = self.scanner()
         state = scanner.empty()
         if place is not None and (place / UNFINISHED).exists():
@@ -132,11 +130,24 @@ class Scan:
         whole = self._scan(scanner, state, place, progress)
         return self.examples(scanner, state, place, whole, progress)
 
-    def _opened(self, finished: Examples, where: str) -> Examples:
-        """A finished scan, unless it is of something else that goes by the same name."""
+    def opened(self, place: Path, cached: bool) -> Examples | None:
+        """The finished scan in a folder, if there is one that still says what a new one would.
+
+        Args:
+            place: the folder.
+            cached: it is of the cache, where another scan may take its place.
+
+        Raises:
+            ExamplesError: a folder that is not of the cache holds another scan.
+        """
+        finished = self.finished(place)
+        if finished is None:
+            return None
+        if cached and (finished.failed_shards or not self.holds(finished)):
+            return None  # what could not be read may be readable now; or the model is not what it was
         if not self.holds(finished):
             raise ExamplesError(
-                f"{where!r} holds the scan of another model or other features of the same names: windows that it kept "
+                f"{str(place)!r} holds the scan of another model or other features of the same names: windows that it kept "
                 "have other values now. Was a function, an autoencoder or the model changed, or are there hooks on it? "
                 "Scan into another folder."
             )
