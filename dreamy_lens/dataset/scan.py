@@ -147,7 +147,7 @@ class Scan:
             return None  # what could not be read may be readable now; or the model is not what it was
         if not self.holds(finished):
             raise ExamplesError(
-                f"{str(place)!r} holds the scan of another model or other features of the same names: windows that it "
+                f"{str(place)!r} holds a scan of another model or other features of the same names: windows that it "
                 "kept have other values now. Was a function, an autoencoder or the model changed, or are there hooks on "
                 "it? Scan into another folder."
             )
