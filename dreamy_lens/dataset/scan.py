@@ -147,9 +147,9 @@ class Scan:
             return None  # what could not be read may be readable now; or the model is not what it was
         if not self.holds(finished):
             raise ExamplesError(
-                f"{str(place)!r} holds a scan of another model or other features of the same names: windows that it "
-                "kept have other values now. Was a function, an autoencoder or the model changed, or are there hooks on "
-                "it? Scan into another folder."
+                f"{str(place)!r} holds a scan of another model, or of other features of the same names: windows that "
+                "it kept have other values now. Was a function, an autoencoder or the model changed, or are there "
+                "hooks on it? Scan into another folder."
             )
         if finished.failed_shards:
             named = "; ".join(f"{one['name']} ({one['why']})" for one in finished.failed_shards[:5])
