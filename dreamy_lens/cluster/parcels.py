@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreamy_lens.cluster.place import Place
+from dreamy_lens.dataset.scan import PARTS
 from dreamy_lens.errors import DreamyLensError, ExamplesError
 
-FOLDER = "parcels"
+FOLDER = PARTS
 MANIFEST = f"{FOLDER}/scan.json"
 FORMAT = "dreamy_lens scan in parcels"
 VERSION = 1

@@ -26,6 +26,9 @@ SAVE_SECONDS = 20.0
 CHECKED = 8
 """Features of a finished scan whose strongest windows are scored again before it is opened."""
 
+PARTS = "parcels"
+"""The folder of what several processes have found of a scan that is not done."""
+
 UNFINISHED = "scan.safetensors"
 """The file of a scan that is not done."""
 
@@ -220,7 +223,6 @@ class Scan:
         Raises:
             ExamplesError: it is of another model, corpus, feature or setting; or the folder holds something else.
         """
-        from dreamy_lens.cluster.parcels import FOLDER
         from dreamy_lens.dataset.examples import Examples
         from dreamy_lens.dataset.progress import check_same
         from dreamy_lens.dataset.tables import HEADER
@@ -228,7 +230,7 @@ class Scan:
         if place.exists() and not place.is_dir():
             raise ExamplesError(f"{str(place)!r} is a file; results are a folder. Choose another name.")
         if not (place / HEADER).exists():
-            others = {path.name for path in place.iterdir()} - {FOLDER} if place.is_dir() else set()
+            others = {path.name for path in place.iterdir()} - {PARTS} if place.is_dir() else set()
             if others and UNFINISHED not in others:
                 raise ExamplesError(f"{str(place)!r} exists and holds no scan; choose another name.")
             return None
