@@ -70,14 +70,15 @@ def now(tmp_path_factory) -> dict[str, Any]:
 def copied(name: str, place: Path, now: dict[str, Any]) -> Path:
     """A copy of a stored scan, which takes those of other versions for its own.
 
-    On purpose no scan goes on, or is opened by the call that made it, after an update of the package or of torch. What
-    is asked here is whether the files can be read, so versions are brought up to date.
+    On purpose no scan goes on, or is opened by the call that made it, after an update of the package or of torch, and
+    the digest of the weights takes in the folder that the embedded model was loaded from. What is asked here is whether
+    the files can be read, so both are brought up to date.
     """
     folder = shutil.copytree(DATA / name, place / Path(name).name)
 
     def renewed(head: dict[str, Any]) -> dict[str, Any]:
         identity = head["identity"]
-        return head if identity["versions"] == now["versions"] else {**head, "identity": {**identity, **now}}
+        return {**head, "identity": {**identity, **now}}
 
     for file in (path for path in folder.rglob("*") if path.is_file()):
         if file.name in ("examples.json", "scan.json"):
