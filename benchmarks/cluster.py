@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-# What a scan keeps of each feature, in bytes; see dreamy_lens/dataset/tally.py.
+# What a scan keeps of each feature, in bytes; see dreamy_lens/scan/feature_stats.py.
 TOP, LEVELS, BINS = 64, 64, 128
 PER_FEATURE = TOP * (4 + 8 + 8) + LEVELS * (4 + 8) + BINS * 8 + 8 + 3 * 8 + 2 * 4 + 8
 SAMPLED = 1 << 28  # values on sampled windows, at most

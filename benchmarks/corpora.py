@@ -25,7 +25,7 @@ import psutil
 from measures import table
 
 import dreamy_lens as dl
-from dreamy_lens.models.access import HookedModel
+from dreamy_lens.models.hooked_model import HookedModel
 
 FORMATS = ("a.txt", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet")
 

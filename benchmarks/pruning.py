@@ -63,7 +63,7 @@ class Study:
         """One row for each iteration that had new children: their number, the shares of them that could be given up
         (by selection alone, by frontier too), and the shares of the rest of the work that this would save.
         """
-        from dreamy_lens.results.dominance import Staircase
+        from dreamy_lens.results.pareto import Staircase
         from dreamy_lens.search import epo
 
         usual, last = epo.children, {}

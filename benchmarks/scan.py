@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 import dreamy_lens as dl
-from dreamy_lens.dataset import open_corpus
-from dreamy_lens.dataset.scan import Scan
-from dreamy_lens.dataset.scanner import Scanner, ScanSettings
+from dreamy_lens.corpus import open_corpus
+from dreamy_lens.scan.scan import Scan
+from dreamy_lens.scan.scanner import Scanner, ScanSettings
 
 
 def main() -> None:
@@ -140,7 +140,7 @@ def _plain(options: argparse.Namespace, bridge: Any) -> Any:
 
 def _windows(scanner: Scanner) -> torch.Tensor:
     """The rows that a scan runs, BOS included."""
-    from dreamy_lens.dataset.windows import windows_of
+    from dreamy_lens.corpus.windows import windows_of
 
     found: list[np.ndarray] = []
     wanted = (scanner.settings.tokens or 0) // scanner.settings.length

@@ -9,11 +9,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import models
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+
+from tests.helpers import models
 
 # The same examples on every run; a test that passes or fails by the draw is no help to anyone.
 settings.register_profile("repeatable", deadline=None, derandomize=True)

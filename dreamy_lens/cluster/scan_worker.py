@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from dreamy_lens import __version__
-from dreamy_lens.cluster.parcels import MANIFEST, Ledger, Parcel
-from dreamy_lens.cluster.place import Place
-from dreamy_lens.cluster.shipping import Shipped
+from dreamy_lens.cluster.model_ref import ModelRef
+from dreamy_lens.cluster.scan_tasks import MANIFEST, ScanTask, TaskLedger
+from dreamy_lens.cluster.shared_folder import SharedFolder
 from dreamy_lens.errors import ClusterError, CorpusError, DreamyLensError, ExamplesError
 
 DONE, GIVEN_UP, FAILED = "done", "given up", "failed"
@@ -28,7 +28,7 @@ TELL_SECONDS = 1.0
 
 
 @dataclass
-class Worker:
+class ScanWorker:
     """Everything that is needed to scan parcels, as it is sent to a worker.
 
     Args:
@@ -47,11 +47,11 @@ class Worker:
     """
 
     features: Any
-    model: Shipped
-    fluency_model: Shipped | None
+    model: ModelRef
+    fluency_model: ModelRef | None
     corpus: Any
     settings: Any
-    ledger: Ledger
+    ledger: TaskLedger
     device: str | None = None
     threads: int | None = None
     counter: str | None = None
@@ -68,7 +68,7 @@ class Worker:
         """
         import torch
 
-        from dreamy_lens.dataset.scan import Scan
+        from dreamy_lens.scan.scan import Scan
 
         if self.version != __version__:
             raise ClusterError(
@@ -87,7 +87,7 @@ class Worker:
         self.scan = Scan(self.features, self.model.loaded(self.device), self.corpus, self.settings, fluency)
         self.scanner = self.scan.scanner()
 
-    def run(self, parcel: Parcel) -> dict[str, Any]:
+    def run(self, parcel: ScanTask) -> dict[str, Any]:
         """Scan a parcel, or the rest of it, and write what was found.
 
         Returns:
@@ -116,12 +116,12 @@ class Worker:
                 os._exit(1)  # nothing works any more in a process whose device has failed; another one begins anew
             return self.run(parcel)
 
-    def _begin(self, parcel: Parcel, saves: int, number: int, phase: str) -> None:
+    def _begin(self, parcel: ScanTask, saves: int, number: int, phase: str) -> None:
         """Leave word that this worker goes on with a parcel from what was saved so many times."""
         self._attempt = f"{parcel.name}.attempts/{saves:06d}-{number}-{secrets.token_hex(4)}.json"
         self.ledger.place.write(self._attempt, {"phase": phase})
 
-    def _scanned(self, parcel: Parcel, saves: int, careful: bool = False) -> dict[str, Any]:
+    def _scanned(self, parcel: ScanTask, saves: int, careful: bool = False) -> dict[str, Any]:
         """Scan what is left of a parcel.
 
         Args:
@@ -171,7 +171,7 @@ class Worker:
         receipt = {"parcel": parcel.number, "status": DONE, "file": f"{parcel.name}.safetensors"}
         return self._closed(parcel, {**receipt, "counts": progress.counts, "seconds": progress.seconds})
 
-    def _stopped(self, parcel: Parcel, attempts: list[dict[str, Any]]) -> dict[str, Any]:
+    def _stopped(self, parcel: ScanTask, attempts: list[dict[str, Any]]) -> dict[str, Any]:
         """What becomes of a parcel that was begun too often: what was found in it until then is kept."""
         whys = [one["why"] for one in attempts if "why" in one]
         if not whys and attempts and all(one.get("phase") == LOADING for one in attempts):
@@ -196,7 +196,7 @@ class Worker:
             ended = f"the last of {self.attempts} attempts ended with {whys[-1]}"
         return self._closed(parcel, {**receipt, "at": [shard, block], "why": f"from block {block} on {ended}"})
 
-    def _closed(self, parcel: Parcel, receipt: dict[str, Any]) -> dict[str, Any]:
+    def _closed(self, parcel: ScanTask, receipt: dict[str, Any]) -> dict[str, Any]:
         """Write the receipt, unless somebody who was thought dead has."""
         place, name = self.ledger.place, f"{parcel.name}.json"
         found = place.read(name)
@@ -209,23 +209,23 @@ class Worker:
 
     # What was found so far.
 
-    def _found(self, parcel: Parcel) -> Any:
+    def _found(self, parcel: ScanTask) -> Any:
         """What was saved of a parcel on the way, or None."""
-        from dreamy_lens.dataset.progress import Progress
+        from dreamy_lens.scan.checkpoint import Checkpoint
 
         if self.ledger.place.read(f"{parcel.name}.part.json") is None:
             return None
         device = self.scan.model.device if hasattr(self, "scan") else "cpu"
         try:
             with fetched(self.ledger.place, f"{parcel.name}.part") as file:
-                return Progress.load(file, self.ledger.identity, device)
+                return Checkpoint.load(file, self.ledger.identity, device)
         except (ExamplesError, FileNotFoundError):  # of a save that was cut off
             return None
 
-    def _tell(self, parcel: Parcel, progress: Any) -> None:
+    def _tell(self, parcel: ScanTask, progress: Any) -> None:
         if self.counter is None:
             return
-        from dreamy_lens.cluster.ray_here import import_ray
+        from dreamy_lens.cluster.ray_cluster import import_ray
 
         with contextlib.suppress(Exception):  # the scan is worth more than the sight of it
             if self._counter is None:
@@ -233,12 +233,12 @@ class Worker:
             self._counter.tell.remote(parcel.number, progress.counts)
 
 
-def failed(parcel: Parcel, error: DreamyLensError) -> dict[str, Any]:
+def failed(parcel: ScanTask, error: DreamyLensError) -> dict[str, Any]:
     """A receipt that ends the whole scan; it is not kept."""
     return {"parcel": parcel.number, "status": FAILED, "error": pickle.dumps(error).hex()}
 
 
-def save(place: Place, progress: Any, name: str, identity: dict[str, Any]) -> None:
+def save(place: SharedFolder, progress: Any, name: str, identity: dict[str, Any]) -> None:
     """Write what was found under a name in a place."""
     if not place.is_url:
         progress.save(place.local(name), identity)
@@ -250,7 +250,7 @@ def save(place: Place, progress: Any, name: str, identity: dict[str, Any]) -> No
 class fetched:
     """A file of a place by a path on this machine, for a while."""
 
-    def __init__(self, place: Place, name: str) -> None:
+    def __init__(self, place: SharedFolder, name: str) -> None:
         self.place, self.name = place, name
 
     def __enter__(self) -> Path:
@@ -264,11 +264,11 @@ class fetched:
             self._folder.cleanup()
 
 
-class Scanning:
+class ScanActor:
     """The class that Ray Data makes actors of: rows with a parcel go in, rows with a receipt come out.
 
     Args:
-        data: of a :class:`Worker`, as a reference to bytes, in a list of one.
+        data: of a :class:`ScanWorker`, as a reference to bytes, in a list of one.
     """
 
     def __init__(self, data: list[Any]) -> None:
@@ -278,8 +278,8 @@ class Scanning:
         """Receipts, as JSON texts, of parcels likewise."""
         # Not when the actor is made: Ray would make it again and again if its process died there, and count nothing.
         if self._worker is None:
-            from dreamy_lens.cluster.ray_here import import_ray
+            from dreamy_lens.cluster.ray_cluster import import_ray
 
             self._worker = pickle.loads(import_ray().get(self._data[0]))
         rows = [json.loads(str(row)) for row in batch["parcel"]]
-        return {"receipt": [json.dumps(self._worker.run(Parcel(*row))) for row in rows]}
+        return {"receipt": [json.dumps(self._worker.run(ScanTask(*row))) for row in rows]}

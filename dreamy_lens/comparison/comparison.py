@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamy_lens.comparison.overlap import REMEMBERED, Overlap, Shared
-from dreamy_lens.comparison.people import count, plural, values
-from dreamy_lens.comparison.reach import Reach
+from dreamy_lens.comparison.corpus_frontier import CorpusFrontier
+from dreamy_lens.comparison.overlap import REMEMBERED, Overlap, SharedSpan
 from dreamy_lens.comparison.statements import Statement, state
-from dreamy_lens.dataset.kept import Histogram, Window, undominated
-from dreamy_lens.results.dominance import hypervolume
+from dreamy_lens.html.words import count, plural, values
 from dreamy_lens.results.frontier import Frontier
+from dreamy_lens.results.pareto import hypervolume
+from dreamy_lens.scan.window import Histogram, Window, undominated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Scanned:
+class ScanSource:
     """What the windows are from.
 
     Attributes:
@@ -92,7 +92,7 @@ class Comparison:
     quantiles: tuple[tuple[float, tuple[Window, ...]], ...]
     cloud: np.ndarray
     histogram: Histogram
-    scanned: Scanned
+    scanned: ScanSource
     overlaps: tuple[Overlap, ...]
     limits: tuple[float, ...]
     series: Mapping[tuple[int, ...], np.ndarray] = field(default_factory=dict)
@@ -104,10 +104,10 @@ class Comparison:
     # What it says.
 
     @cached_property
-    def reach(self) -> Reach:
+    def reach(self) -> CorpusFrontier:
         """What the corpus is known to reach at each cross-entropy."""
         scanned = self.scanned
-        return Reach(self.top, self.fluent, scanned.measured, self._whole, self.fluent_levels)
+        return CorpusFrontier(self.top, self.fluent, scanned.measured, self._whole, self.fluent_levels)
 
     @property
     def _whole(self) -> bool:
@@ -245,7 +245,7 @@ class Comparison:
 
     def figure(self, **settings: Any) -> go.Figure:
         """Value against cross-entropy, as in Figure 3 of the paper; settings as for `figures.comparison_figure`."""
-        from dreamy_lens.figures.comparison import comparison_figure
+        from dreamy_lens.comparison.figure import comparison_figure
 
         return comparison_figure(self, **settings)
 
@@ -281,7 +281,7 @@ class Comparison:
     def __str__(self) -> str:
         return f"{self.title} on {self.model}, dreams against {self.scanned.corpus}\n{self.summary}"
 
-    def most_shared(self) -> Shared | None:
+    def most_shared(self) -> SharedSpan | None:
         """The longest run of tokens that any dream shares with the corpus."""
         runs = [o.most for o in self.overlaps]
         return max(runs, key=lambda s: s.share) if runs else None

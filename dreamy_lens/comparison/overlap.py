@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from dreamy_lens.dataset.kept import Window
+    from dreamy_lens.scan.window import Window
 
 
 REMEMBERED = 0.5
@@ -20,7 +20,7 @@ REMEMBERED = 0.5
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedSpan:
     """The longest run of a dream's tokens that stands in some text.
 
     Attributes:
@@ -53,7 +53,7 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Near:
+class NearestWindow:
     """The window that is most like a dream.
 
     Attributes:
@@ -77,12 +77,12 @@ class Overlap:
         corpus: with the whole corpus; None if it was not read.
     """
 
-    kept: Shared
-    nearest: Near | None
-    corpus: Shared | None = None
+    kept: SharedSpan
+    nearest: NearestWindow | None
+    corpus: SharedSpan | None = None
 
     @property
-    def most(self) -> Shared:
+    def most(self) -> SharedSpan:
         """The longest run that is known."""
         return self.kept if self.corpus is None or self.kept.length > self.corpus.length else self.corpus
 
@@ -113,7 +113,7 @@ def edit_distances(ids: Sequence[int], rows: np.ndarray) -> np.ndarray:
     return row[:, -1]
 
 
-def nearest(ids: Sequence[int], windows: Sequence[Window]) -> Near | None:
+def nearest(ids: Sequence[int], windows: Sequence[Window]) -> NearestWindow | None:
     """The window with the fewest edits to a prompt; of several, the one that shares most tokens, then the first."""
     if not windows:
         return None
@@ -127,4 +127,4 @@ def nearest(ids: Sequence[int], windows: Sequence[Window]) -> Near | None:
             found = (int(distances[at]), -len(mine & theirs) / len(mine | theirs), group[at])
             best = found if best is None or found < best else best
     assert best is not None
-    return Near(windows[best[2]], best[0], -best[1])
+    return NearestWindow(windows[best[2]], best[0], -best[1])

@@ -11,18 +11,19 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreamy_lens.comparison.drawing import key, plane_svg
+from dreamy_lens.comparison.corpus_frontier import STEP
 from dreamy_lens.comparison.overlap import REMEMBERED
-from dreamy_lens.comparison.people import plural
-from dreamy_lens.comparison.reach import STEP
-from dreamy_lens.dataset.kept import Window
-from dreamy_lens.dataset.showing import at_or_below, percent, window_card
-from dreamy_lens.results import markup, report
-from dreamy_lens.results.cards import Card, cards, tabs
-from dreamy_lens.results.histogram import Mark, histogram_svg
-from dreamy_lens.results.markup import Html, escape
+from dreamy_lens.comparison.svg import key, plane_svg
+from dreamy_lens.html import page as markup
+from dreamy_lens.html.cards import TextCard, cards, tabs
+from dreamy_lens.html.histogram import Mark, histogram_svg
+from dreamy_lens.html.page import Html, escape
+from dreamy_lens.html.tokens import ValueScale, legend, numbers_switch
+from dreamy_lens.html.words import plural
 from dreamy_lens.results.prompt import Prompt
-from dreamy_lens.results.values import Scale, legend, numbers_switch
+from dreamy_lens.runs import report
+from dreamy_lens.scan.page import at_or_below, percent, window_card
+from dreamy_lens.scan.window import Window
 
 if TYPE_CHECKING:
     from dreamy_lens.comparison.comparison import Comparison
@@ -32,7 +33,7 @@ WEIGHT = 100_000
 """Characters that a notebook's cell has at most, if leaving things out can do it."""
 
 
-class View:
+class ComparisonView:
     """A comparison as HTML.
 
     Args:
@@ -56,7 +57,7 @@ class View:
         numbers: list[float] = [of.frontier[i].value for i in self.dreams] + [w.value for w in shown]
         numbers += [float(v) for i in self.dreams for v in self._series(of.frontier[i])]
         numbers += [float(v) for w in shown for v in self._series(w)]
-        self.scale = Scale.of(numbers)
+        self.scale = ValueScale.of(numbers)
         self.names: dict[object, str] = {i: f"{self.prefix}d{i + 1}" for i in self.dreams}
         self.names |= {w: f"{self.prefix}t{i + 1}" for i, w in enumerate(self.top)}
         self.names |= {w: f"{self.prefix}f{i + 1}" for i, w in enumerate(self.fluent)}
@@ -218,20 +219,20 @@ class View:
         heads = ["dream", "value", "in a row", "edits", "text, longest run, nearest window"]
         return f'<p class="dl-quiet">{escape(note)}</p>{markup.table(heads, rows)}'
 
-    def _two(self, left: str, first: Sequence[Card], right: str, second: Sequence[Card]) -> str:
+    def _two(self, left: str, first: Sequence[TextCard], right: str, second: Sequence[TextCard]) -> str:
         sides = []
         for title, some in ((left, first), (right, second)):
             body = cards(some, self.scale) or '<p class="dl-none">none</p>'
             sides.append(f'<div><h3>{title}</h3><div class="dl-scroll">{body}</div></div>')
         return f'<div class="dl-two">{"".join(sides)}</div>'
 
-    def _dream(self, i: int, name: str | None = None) -> Card:
+    def _dream(self, i: int, name: str | None = None) -> TextCard:
         prompt, of = self.of.frontier[i], self.of
         origin = prompt.provenance
         where = "" if origin.seed is None or len(of.seeds) < 2 else f"seed {origin.seed}"
         most = of.overlaps[i].most
         tag = ("beyond the corpus", "no window at least as fluent is as strong") if of.beyond[i] else None
-        return Card(
+        return TextCard(
             name=self.names.get(i, "") if name is None else name,
             side="dream",
             label=f"dream {i + 1}",
@@ -244,7 +245,7 @@ class View:
             tag=tag,
         )
 
-    def _window(self, window: Window, name: str, label: str) -> Card:
+    def _window(self, window: Window, name: str, label: str) -> TextCard:
         return window_card(window, name, label, self.of.series.get(window.ids))
 
     def _series(self, one: Prompt | Window) -> list[float]:
@@ -255,22 +256,25 @@ class View:
 
 def page(comparison: Comparison, top: int = 64, dreams: int = 64) -> str:
     """One self-contained page."""
-    view, title = View(comparison, top, dreams), f"{comparison.title}: dreams against {comparison.scanned.corpus}"
+    view, title = (
+        ComparisonView(comparison, top, dreams),
+        f"{comparison.title}: dreams against {comparison.scanned.corpus}",
+    )
     scanned = {f"scan: {name}": value for name, value in comparison.scanned.settings.items()}
     made = {f"scan: {name}": value for name, value in comparison.scanned.versions.items()}
     settings = report.settings_list({**comparison.settings, **scanned, **made})
     script = f"<script>{_script()}follow(document.getElementById('{view.prefix}'))</script>"
     body = f"<h1>{escape(title)}</h1>{view.body()}<h2>Settings</h2>{settings}{script}"
-    return markup.document(title, body, scripts=True, styles=["values.css"])
+    return markup.document(title, body, scripts=True, styles=["tokens.css"])
 
 
 def fragment(comparison: Comparison) -> str:
     """What a notebook's cell shows: a piece that anybody can read, in the place of which scripts put the whole view."""
     found = ""
     for top, dreams, each in ((24, 32, 6), (12, 16, 4), (6, 8, 3)):
-        view = View(comparison, top, dreams, each)
+        view = ComparisonView(comparison, top, dreams, each)
         title = escape(f"{comparison.title}: dreams against {comparison.scanned.corpus}")
-        whole = markup.fragment(f"<h3>{title}</h3>{view.body()}", "values.css")
+        whole = markup.fragment(f"<h3>{title}</h3>{view.body()}", "tokens.css")
         data = base64.b64encode(gzip.compress(whole.encode("utf-8", "replace"), 9, mtime=0)).decode("ascii")
         script = _script() + _SHOW % {"id": view.prefix, "data": data}
         still = view.inert().encode("ascii", "xmlcharrefreplace").decode("ascii")

@@ -6,16 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dreamy_lens.comparison.people import limit as said
-from dreamy_lens.comparison.people import plural, values
-from dreamy_lens.comparison.reach import LAST, STEP, Bounds, Reach
+from dreamy_lens.comparison.corpus_frontier import LAST, STEP, Bounds, CorpusFrontier
+from dreamy_lens.html.words import limit as said
+from dreamy_lens.html.words import plural, values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dreamy_lens.dataset.kept import Window
     from dreamy_lens.results.frontier import Frontier
     from dreamy_lens.results.prompt import Prompt
+    from dreamy_lens.scan.window import Window
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Statement:
         return self.text
 
 
-def state(limit: float, frontier: Frontier, reach: Reach, tokens: str) -> Statement:
+def state(limit: float, frontier: Frontier, reach: CorpusFrontier, tokens: str) -> Statement:
     """What is known below one cross-entropy.
 
     Args:
@@ -100,7 +100,7 @@ def _no_dream(limit: float, frontier: Frontier, bounds: Bounds, tokens: str) -> 
     return f"{start}; of {tokens} it is only known that none there exceeds {values(bounds.high)[0]}."
 
 
-def _below(limit: float, dream: Prompt, bounds: Bounds, reach: Reach, tokens: str) -> str:
+def _below(limit: float, dream: Prompt, bounds: Bounds, reach: CorpusFrontier, tokens: str) -> str:
     start = f"At cross-entropy below {said(limit)} the best dream"
     value, low, high = dream.value, bounds.low, bounds.high
     if bounds.nothing:
@@ -134,7 +134,7 @@ def _below(limit: float, dream: Prompt, bounds: Bounds, reach: Reach, tokens: st
     )
 
 
-def _kept(reach: Reach, limit: float) -> str:
+def _kept(reach: CorpusFrontier, limit: float) -> str:
     """That the strongest windows are not fluent enough to say more."""
     if any(w.cross_entropy is None for w in reach.top):
         return f"the cross-entropy of the {plural(len(reach.top), 'kept window')} was not measured"
@@ -147,7 +147,7 @@ def _apart(difference: float, text: str) -> str:
     return f"{text} {'above' if difference > 0 else 'below'}"
 
 
-def usual_limits(frontier: Frontier, reach: Reach) -> tuple[float, ...]:
+def usual_limits(frontier: Frontier, reach: CorpusFrontier) -> tuple[float, ...]:
     """Cross-entropies at which a comparison says something, if nobody chose others.
 
     The first is as fluent as the strongest window of the corpus, rounded up to half a nat: there the corpus is at its

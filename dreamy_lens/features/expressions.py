@@ -2,8 +2,8 @@
 
 An expression is a small immutable tree. Leaves read something of a model (a hook point, a logit, an SAE's latents, the
 cross-entropy of a model); the inner nodes reduce and combine. Nothing here knows a model, imports torch or computes
-anything: :mod:`dreamy_lens.features.bind` checks an expression against a model and evaluates it, and
-:mod:`dreamy_lens.features.grammar` is the text form of exactly these nodes.
+anything: :mod:`dreamy_lens.features.binding` checks an expression against a model and evaluates it, and
+:mod:`dreamy_lens.features.parser` is the text form of exactly these nodes.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Feature:
 
     def bind(self, model: Any) -> Any:
         """Check this feature against a model; see :func:`dreamy_lens.bind`."""
-        from dreamy_lens.features.bind import bind
+        from dreamy_lens.features.binding import bind
 
         return bind(self, model)
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from dreamy_lens.errors import FeatureError, FeatureRangeError, UnknownHookError
 from dreamy_lens.features import expressions as ex
-from dreamy_lens.features.build import hook
-from dreamy_lens.features.grammar import parse
-from dreamy_lens.features.probing import Axes, Probe
-from dreamy_lens.models.access import HookedModel, nearest
+from dreamy_lens.features.constructors import hook
+from dreamy_lens.features.parser import parse
+from dreamy_lens.features.shapes import Axes, ShapeProbe
+from dreamy_lens.models.hooked_model import HookedModel, nearest
 
 _NEURONS = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\w.])[lL](\d+|\*)\.?[nN](\d+|\*)(?!\w)')
 _WILD_NAME = re.compile(r"(?<![\w.])[A-Za-z_][\w.]*\*[\w.*]*")
@@ -186,7 +186,7 @@ def _filled(f: ex.Hook, count: int) -> list[ex.Element]:
     return [*index[:cut], *fill, *index[cut + bool(Ellipsis in index) :]]
 
 
-def family(expression: ex.Feature, axes: Axes, probe: Probe) -> Family:
+def family(expression: ex.Feature, axes: Axes, probe: ShapeProbe) -> Family:
     """The family that an expression is, given what it leaves of its activations.
 
     Raises:

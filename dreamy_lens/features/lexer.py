@@ -30,7 +30,7 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
     "mean_cross_entropy": ("model",),
     "custom": ("name",),
 }
-"""Functions of :mod:`dreamy_lens.features.build`, with the names of their arguments."""
+"""Functions of :mod:`dreamy_lens.features.constructors`, with the names of their arguments."""
 
 SHORT_NEURON = re.compile(r"L([0-9]+)\.N([0-9]+)")
 

@@ -1,4 +1,4 @@
-"""Write a feature as text: the inverse of :func:`dreamy_lens.features.grammar.parse`. The text is always one line."""
+"""Write a feature as text: the inverse of :func:`dreamy_lens.features.parser.parse`. The text is always one line."""
 
 from __future__ import annotations
 

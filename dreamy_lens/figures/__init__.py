@@ -14,8 +14,8 @@ _HOMES = {
     "evolution_figure": "dreamy_lens.figures.evolution",
     "frontiers_figure": "dreamy_lens.figures.evolution",
     "attribution_figure": "dreamy_lens.figures.attribution",
-    "comparison_figure": "dreamy_lens.figures.comparison",
-    "save": "dreamy_lens.figures.files",
+    "comparison_figure": "dreamy_lens.comparison.figure",
+    "save": "dreamy_lens.figures.export",
 }
 
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dreamy_lens.figures import style
-from dreamy_lens.results.markup import visible
+from dreamy_lens.html.page import visible
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

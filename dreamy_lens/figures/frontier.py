@@ -14,7 +14,7 @@ from dreamy_lens.results.history import History
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from dreamy_lens.results.merge import Merged
+    from dreamy_lens.results.merged import Merged
 
 CLOUD = 4000  # points of a history shown at most; a figure of all of them is megabytes and shows the same
 FEW = len(style.LIGHT) - 1  # lines that can be told apart beside the main one

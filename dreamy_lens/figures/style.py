@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dreamy_lens.results.markup import visible
+from dreamy_lens.html.page import visible
 
 if TYPE_CHECKING:
     from dreamy_lens.results.prompt import Prompt

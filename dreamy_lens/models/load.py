@@ -68,7 +68,7 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
 
 
 def as_hooked(model: Any = None, *, device: Any = None, dtype: Any = None) -> Any:
-    """A :class:`~dreamy_lens.models.access.HookedModel` for whatever users pass as `model`.
+    """A :class:`~dreamy_lens.models.hooked_model.HookedModel` for whatever users pass as `model`.
 
     The embedded model is loaded once, and one bridge gives one HookedModel however often it is asked for.
 
@@ -80,7 +80,7 @@ def as_hooked(model: Any = None, *, device: Any = None, dtype: Any = None) -> An
     Raises:
         ModelError: it cannot be loaded, or is nothing that can be hooked.
     """
-    from dreamy_lens.models.access import HookedModel
+    from dreamy_lens.models.hooked_model import HookedModel
 
     if isinstance(model, HookedModel):
         return model
@@ -110,7 +110,7 @@ def located(name: str) -> str:
 
 @lru_cache(maxsize=1)
 def _embedded() -> Any:
-    from dreamy_lens.models.access import HookedModel
+    from dreamy_lens.models.hooked_model import HookedModel
 
     return HookedModel(load_model(), EMBEDDED_NAME)
 
@@ -121,7 +121,7 @@ def _embedded_folder() -> str:
     if not (FOLDER / "model.safetensors").is_file():
         raise ModelError(
             f"The embedded model's weights are missing from {FOLDER}: the installation is incomplete. Install the "
-            "package again, or train the model: python -m dreamy_lens.models.embedded.train --out FOLDER."
+            "package again, or train the model: python -m training.train --out FOLDER."
         )
     return str(FOLDER)
 

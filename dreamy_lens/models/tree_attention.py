@@ -1,7 +1,7 @@
 """Causal attention over a packed row, in which every token sees its own row's tokens up to itself.
 
 This is an attention function of transformers' `AttentionInterface`: a Hugging Face attention module makes queries, keys
-and values for the nodes of a :class:`~dreamy_lens.models.packing.Packing` in its own way (projections, norms, rotation)
+and values for the nodes of a :class:`~dreamy_lens.models.prefix_tree.PrefixTree` in its own way (projections, norms, rotation)
 and hands them over here together with what else its architecture asks for: scale, soft cap, sliding window, sinks.
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dreamy_lens.models.packing import Packing
+from dreamy_lens.models.prefix_tree import PrefixTree
 from dreamy_lens.models.transfer import to_device
 
 NAME = "dreamy_lens_tree"
@@ -44,16 +44,16 @@ class Current:
         kept: where the layer's own keys and values are to be left, if they are wanted.
     """
 
-    packing: Packing
+    packing: PrefixTree
     before: tuple[Tensor, Tensor] | None = None
     kept: list[tuple[Tensor, Tensor]] | None = field(default=None)
 
 
-class _Thread(threading.local):
+class _ThreadState(threading.local):
     current: Current | None = None
 
 
-RUNNING = _Thread()
+RUNNING = _ThreadState()
 """The pass that this thread is in."""
 
 
@@ -111,7 +111,7 @@ def tree_attention(
 
 
 def _by_groups(
-    q: Tensor, k: Tensor, v: Tensor, packing: Packing, scale: float, softcap: float | None, window: int | None
+    q: Tensor, k: Tensor, v: Tensor, packing: PrefixTree, scale: float, softcap: float | None, window: int | None
 ) -> Tensor:
     """For a processor: only the queries that are needed, in blocks of equal shape. Returns `[T, heads, d_head]`."""
     heads, nodes, width = q.shape
@@ -196,14 +196,14 @@ class _Plan:
         return self._masks[window]
 
 
-def _plan(packing: Packing, heads: int, key_heads: int) -> _Plan:
+def _plan(packing: PrefixTree, heads: int, key_heads: int) -> _Plan:
     plans = packing.__dict__.setdefault("_plans", {})  # not a field: it says nothing that the packing does not
     if (heads, key_heads) not in plans:
         plans[heads, key_heads] = _planned(packing, heads, key_heads)
     return plans[heads, key_heads]
 
 
-def _planned(packing: Packing, heads: int, key_heads: int) -> _Plan:
+def _planned(packing: PrefixTree, heads: int, key_heads: int) -> _Plan:
     nodes, known, length = packing.nodes, packing.known, packing.length
     head, key_head = np.arange(heads)[:, None], (np.arange(heads) * key_heads // heads)[:, None]
     queries, keys, positions, own = [], [], [], []
@@ -232,7 +232,7 @@ def _planned(packing: Packing, heads: int, key_heads: int) -> _Plan:
 
 
 def _by_rows(
-    q: Tensor, k: Tensor, v: Tensor, packing: Packing, scale: float, softcap: float | None, window: int | None
+    q: Tensor, k: Tensor, v: Tensor, packing: PrefixTree, scale: float, softcap: float | None, window: int | None
 ) -> Tensor:
     """For an accelerator: whole rows in one call, since a launch costs more than the queries that nobody needs."""
     shared, length = q.shape[0] // k.shape[0], packing.length

@@ -11,9 +11,9 @@ import anywidget
 import numpy as np
 import traitlets
 
-from dreamy_lens.panels import assets, state
+from dreamy_lens.panels import bundle, state
 from dreamy_lens.panels.frozen import frozen
-from dreamy_lens.panels.talk import Looks, Talk
+from dreamy_lens.panels.messages import MessageHandler, PromptInspector
 
 if TYPE_CHECKING:
     from dreamy_lens.results.attribution import Attribution
@@ -35,8 +35,8 @@ class AttributionPanel(anywidget.AnyWidget):
     ' only'
     """
 
-    _esm = assets.module("attribution")
-    _css = assets.stylesheet()
+    _esm = bundle.module("attribution")
+    _css = bundle.stylesheet()
     live = traitlets.Bool(True).tag(sync=True)
     live_id = traitlets.Unicode("").tag(sync=True)
     title = traitlets.Unicode("").tag(sync=True)
@@ -47,23 +47,23 @@ class AttributionPanel(anywidget.AnyWidget):
     attributions = traitlets.Dict().tag(sync=True)
 
     def __init__(self, feature: Any, prompt: Any, model: Any = None, **options: Any) -> None:
-        from dreamy_lens.attributing import attributions
+        from dreamy_lens.analysis.attribution import attributions
         from dreamy_lens.scoring.prompts import as_ids
         from dreamy_lens.scoring.scorer import Scorer
 
         scorer = Scorer(feature, model, **options)
         self._thread = _OneThread()
-        self._looks = Looks(lambda: scorer, lambda ids, ks: attributions(scorer, ids, ks, renew=False))
+        self._looks = PromptInspector(lambda: scorer, lambda ids, ks: attributions(scorer, ids, ks, renew=False))
         ids = as_ids(prompt, scorer.vocabulary)[0]
         self.started: list[Any] = []
         super().__init__(live_id=uuid.uuid4().hex, **_describe(scorer))
         self._ids = scorer.prompts(ids)[0]
         self._first = self._thread.ask(self._look)
         commands = {"start": lambda message: self._thread.ask(lambda: self._start(scorer, message["ids"]))}
-        self.on_msg(Talk(self._looks, self._thread.ask, self.send, commands).hear)
+        self.on_msg(MessageHandler(self._looks, self._thread.ask, self.send, commands).hear)
 
     def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> Any:
-        from dreamy_lens.results.running import in_kernel
+        from dreamy_lens.runs.progress import in_kernel
 
         if not in_kernel():
             return super()._repr_mimebundle_(*args, **kwargs)

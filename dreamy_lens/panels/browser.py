@@ -13,10 +13,10 @@ from dreamy_lens.features import expressions as ex
 from dreamy_lens.panels.dream import DreamPanel
 from dreamy_lens.panels.form import FeatureForm
 from dreamy_lens.panels.runs import RunsPanel
-from dreamy_lens.results.dream import Dream
+from dreamy_lens.runs.dream import Dream
 
 if TYPE_CHECKING:
-    from dreamy_lens.models.access import HookedModel
+    from dreamy_lens.models.hooked_model import HookedModel
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class FeatureBrowser(VBox):
 
     def _start(self, feature: ex.Feature, hooked: HookedModel, known: dict[str, Any]) -> None:
         """Start runs and show them; called where the model may be used."""
-        from dreamy_lens.dreaming import dream
+        from dreamy_lens.api.dream import dream
 
         found: Any = dream(feature, hooked, wait=False, progress=False, **known)
         for run in [found] if isinstance(found, Dream) else list(found):

@@ -9,12 +9,12 @@ from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any
 
 from dreamy_lens.panels.dream import DreamPanel
-from dreamy_lens.results.controls import ENDED
-from dreamy_lens.results.running import in_kernel
+from dreamy_lens.runs.controls import ENDED
+from dreamy_lens.runs.progress import in_kernel
 
 if TYPE_CHECKING:
-    from dreamy_lens.results.dream import Dream
-    from dreamy_lens.results.dreams import Dreams
+    from dreamy_lens.runs.dream import Dream
+    from dreamy_lens.runs.dreams import Dreams
 
 PATIENCE = 20.0
 """Seconds that showing a run that has ended waits for attributions that are not known yet."""
@@ -23,7 +23,7 @@ _CELLS: weakref.WeakKeyDictionary[Any, Cell] = weakref.WeakKeyDictionary()
 """Where each panel stands."""
 
 
-class Piece:
+class CellContent:
     """What a cell shows: HTML, and a text where no HTML is shown.
 
     Args:
@@ -55,7 +55,7 @@ class Cell:
 
         self.panels = [panel]
         self.box = VBox([panel])
-        self.handle = display(self.box if html is None else Piece(html, repr(panel)), display_id=True)
+        self.handle = display(self.box if html is None else CellContent(html, repr(panel)), display_id=True)
         self._lock = threading.Lock()
         _CELLS[panel] = self
 
@@ -74,7 +74,7 @@ class Cell:
             if self.handle is None or any(panel.status not in ENDED for panel in self.panels):
                 return
             html, text = ("".join(make(panel) for panel in self.panels) for make in (lambda p: p.to_html(), repr))
-            self.handle.update(Piece(html, text))
+            self.handle.update(CellContent(html, text))
 
 
 def show(run: Dream | Dreams) -> None:

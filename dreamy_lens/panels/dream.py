@@ -12,13 +12,13 @@ import anywidget
 import traitlets
 
 from dreamy_lens.errors import DreamyLensError, SettingsError
-from dreamy_lens.panels import assets, state
+from dreamy_lens.panels import bundle, state
 from dreamy_lens.panels.frozen import frozen
-from dreamy_lens.panels.talk import Looks, Talk
-from dreamy_lens.results.controls import ENDED
+from dreamy_lens.panels.messages import MessageHandler, PromptInspector
+from dreamy_lens.runs.controls import ENDED
 
 if TYPE_CHECKING:
-    from dreamy_lens.results.dream import Dream
+    from dreamy_lens.runs.dream import Dream
 
 KEPT = 20
 """Prompts of a frontier whose attribution a frozen view keeps, spread from fluent to strong."""
@@ -26,7 +26,7 @@ KEPT = 20
 WEIGHT = 100_000
 """Characters that a frozen view has at most, if leaving things out can do it."""
 
-_LOOKS: weakref.WeakKeyDictionary[Dream, Looks] = weakref.WeakKeyDictionary()
+_LOOKS: weakref.WeakKeyDictionary[Dream, PromptInspector] = weakref.WeakKeyDictionary()
 
 
 class DreamPanel(anywidget.AnyWidget):
@@ -39,8 +39,8 @@ class DreamPanel(anywidget.AnyWidget):
         run: that goes on, has ended, or was loaded.
     """
 
-    _esm = assets.module("dream")
-    _css = assets.stylesheet()
+    _esm = bundle.module("dream")
+    _css = bundle.stylesheet()
     live = traitlets.Bool(True).tag(sync=True)
     live_id = traitlets.Unicode("").tag(sync=True)
     title = traitlets.Unicode("").tag(sync=True)
@@ -67,7 +67,7 @@ class DreamPanel(anywidget.AnyWidget):
         # Weakly, because ipywidgets keeps every widget: a run, and the model it uses, go when their user lets them go.
         self._run = weakref.ref(run)
         self.looks = looks_of(run)
-        self._follower = state.Follower(run)
+        self._follower = state.RunFollower(run)
         super().__init__(
             live_id=uuid.uuid4().hex, **describe(run), attributions=dict(self.looks.known), **self._follower.state()
         )
@@ -79,7 +79,7 @@ class DreamPanel(anywidget.AnyWidget):
             "past": lambda message: self.run.ask(self._fill_past),
             "start": lambda message: self.run.ask(lambda: self._start(message["ids"])),
         }
-        self._talk = Talk(self.looks, lambda function: self.run.ask(function, soon=True), self.send, commands)
+        self._talk = MessageHandler(self.looks, lambda function: self.run.ask(function, soon=True), self.send, commands)
         self.on_msg(self._talk.hear)
         self._leave = run.listen(lambda run: self.update())
 
@@ -139,7 +139,7 @@ class DreamPanel(anywidget.AnyWidget):
 
     def _start(self, ids: list[int]) -> None:
         from dreamy_lens.panels.cells import beside
-        from dreamy_lens.results.starting import again
+        from dreamy_lens.runs.start import again
 
         try:
             run = again(self.run, ids)
@@ -151,11 +151,13 @@ class DreamPanel(anywidget.AnyWidget):
         run.resume(wait=False, progress=False)
 
 
-def looks_of(run: Dream) -> Looks:
+def looks_of(run: Dream) -> PromptInspector:
     """At the prompts of a run; one for all of its views, so that nothing is worked out twice."""
     if run not in _LOOKS:
         weak = weakref.ref(run)
-        _LOOKS[run] = Looks(lambda: alive(weak).session.scorer, lambda ids, ks: alive(weak)._attributions(ids, ks))
+        _LOOKS[run] = PromptInspector(
+            lambda: alive(weak).session.scorer, lambda ids, ks: alive(weak)._attributions(ids, ks)
+        )
     return _LOOKS[run]
 
 
@@ -202,7 +204,7 @@ def kept(run: Dream, picked: str = "", most: int = KEPT) -> dict[str, dict[str, 
 
 def frozen_run(run: Dream, panel: DreamPanel | None = None, weight: int = WEIGHT, strips: int = KEPT) -> str:
     """A run as a view that needs no kernel: HTML of at most `weight` characters, if leaving things out can do it."""
-    follower = state.Follower(run) if panel is None else panel._follower
+    follower = state.RunFollower(run) if panel is None else panel._follower
     picked = panel.picked if panel is not None else ""
     keys = [state.key(p.ids) for p in run.so_far.frontier]
     found = kept(run, picked, strips)

@@ -12,15 +12,15 @@ import traitlets
 
 from dreamy_lens.errors import DreamyLensError, FeatureSyntaxError
 from dreamy_lens.features import expressions as ex
-from dreamy_lens.features.bind import bind
-from dreamy_lens.features.grammar import parse
-from dreamy_lens.models.hooks import hook_points
+from dreamy_lens.features.binding import bind
+from dreamy_lens.features.parser import parse
+from dreamy_lens.models.hook_points import hook_points
 from dreamy_lens.models.load import EMBEDDED_NAME, as_hooked
-from dreamy_lens.panels import assets, settings
+from dreamy_lens.panels import bundle, settings
 from dreamy_lens.panels.attribution import _OneThread
 
 if TYPE_CHECKING:
-    from dreamy_lens.models.access import HookedModel
+    from dreamy_lens.models.hooked_model import HookedModel
 
 LOG = logging.getLogger("dreamy_lens")
 
@@ -35,8 +35,8 @@ class FeatureForm(anywidget.AnyWidget):
         start: starts runs of (feature, model, settings); called in the form's thread.
     """
 
-    _esm = assets.module("browser")
-    _css = assets.stylesheet("browser")
+    _esm = bundle.module("browser")
+    _css = bundle.stylesheet("browser")
     live = traitlets.Bool(True).tag(sync=True)
     models = traitlets.List().tag(sync=True)
     model = traitlets.Unicode("").tag(sync=True)

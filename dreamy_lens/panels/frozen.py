@@ -14,8 +14,8 @@ import json
 import re
 from typing import Any
 
-from dreamy_lens.panels import assets
-from dreamy_lens.results.markup import decimals, escape, number
+from dreamy_lens.html.page import decimals, escape, number
+from dreamy_lens.panels import bundle
 
 ROWS = 12
 """Of the table that a page without scripts shows."""
@@ -71,7 +71,7 @@ def frozen(view: str, state: dict[str, Any], live_id: str | None = None) -> str:
     Returns:
         ASCII, whatever is in the state; the same for the same arguments.
     """
-    given = {"module": assets.module(view), "style": assets.stylesheet(), "state": _lighter(state)}
+    given = {"module": bundle.module(view), "style": bundle.stylesheet(), "state": _lighter(state)}
     packed = gzip.compress(json.dumps(given, separators=(",", ":")).encode("ascii"), compresslevel=9, mtime=0)
     name, live = f"dl-{hashlib.sha256(packed).hexdigest()[:12]}", re.sub(r"[^0-9a-f]", "", live_id or "")
     script = _SCRIPT % {"id": name, "live": live, "data": base64.b64encode(packed).decode("ascii")}

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 import traitlets
 
-from dreamy_lens.panels import assets, state
+from dreamy_lens.panels import bundle, state
 from dreamy_lens.panels.dream import WEIGHT, attribute_frontier, describe, kept, looks_of
 from dreamy_lens.panels.frozen import frozen
-from dreamy_lens.panels.talk import Looks, Talk
-from dreamy_lens.results.controls import PAUSED, RUNNING
-from dreamy_lens.results.dreams import Dreams
+from dreamy_lens.panels.messages import MessageHandler, PromptInspector
 from dreamy_lens.results.frontier import Frontier
+from dreamy_lens.runs.controls import PAUSED, RUNNING
+from dreamy_lens.runs.dreams import Dreams
 
 if TYPE_CHECKING:
-    from dreamy_lens.results.dream import Dream
+    from dreamy_lens.runs.dream import Dream
 
 
 class RunsPanel(anywidget.AnyWidget):
@@ -29,8 +29,8 @@ class RunsPanel(anywidget.AnyWidget):
         runs: `Dreams`, or any runs; they may go on by themselves.
     """
 
-    _esm = assets.module("runs")
-    _css = assets.stylesheet()
+    _esm = bundle.module("runs")
+    _css = bundle.stylesheet()
     live = traitlets.Bool(True).tag(sync=True)
     live_id = traitlets.Unicode("").tag(sync=True)
     title = traitlets.Unicode("").tag(sync=True)
@@ -45,14 +45,14 @@ class RunsPanel(anywidget.AnyWidget):
 
     def __init__(self, runs: Sequence[Dream]) -> None:
         self.run: Any = runs if isinstance(runs, Dreams) else Dreams(list(runs))
-        self._followers = [state.Follower(run) for run in self.run]
+        self._followers = [state.RunFollower(run) for run in self.run]
         super().__init__(live_id=uuid.uuid4().hex, **self._state())
         commands = {
             "pause": lambda message: self._each("pause"),
             "resume": lambda message: [run.resume() for run in self.run if run.active],
             "stop": lambda message: self._each("stop"),
         }
-        self._talks: dict[int, Talk] = {}
+        self._talks: dict[int, MessageHandler] = {}
         self._commands = commands
         self.on_msg(self._hear)
         self._leave = [run.listen(lambda run: self.update()) for run in self.run]
@@ -128,7 +128,7 @@ class RunsPanel(anywidget.AnyWidget):
         number = message.get("run", 0) if isinstance(message, dict) else 0
         if number not in self._talks and isinstance(number, int) and 0 <= number < len(self.run):
             run = self.run[number]
-            looks: Looks = looks_of(run)
-            self._talks[number] = Talk(looks, run.ask, self.send, self._commands)
+            looks: PromptInspector = looks_of(run)
+            self._talks[number] = MessageHandler(looks, run.ask, self.send, self._commands)
         if number in self._talks:
             self._talks[number].hear(widget, message, buffers)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamy_lens.results.dominance import Staircase
+from dreamy_lens.results.pareto import Staircase
 
 if TYPE_CHECKING:
     from dreamy_lens.results.attribution import Attribution
-    from dreamy_lens.results.dream import Dream
-    from dreamy_lens.results.found import Found
     from dreamy_lens.results.history import History
     from dreamy_lens.results.prompt import Prompt
+    from dreamy_lens.results.snapshot import Snapshot
+    from dreamy_lens.runs.dream import Dream
 
 MOMENTS = 300
 """Iterations that the chart of a run shows at most."""
@@ -81,7 +81,7 @@ def trimmed(one: dict[str, Any], best: int = 6, worst: int = 2) -> dict[str, Any
     return {**one, "subs": kept}
 
 
-class Follower:
+class RunFollower:
     """What the view of one run shows, moment after moment. Nothing is worked out or decoded twice.
 
     Args:
@@ -155,18 +155,18 @@ class Follower:
             crowds[str(t)] = [[rounded(x, 4), rounded(y, 4)] for x, y in pairs]
         return {"points": points, "texts": texts, "population": crowds}
 
-    def _entry(self, so_far: Found, row: int) -> dict[str, Any]:
+    def _entry(self, so_far: Snapshot, row: int) -> dict[str, Any]:
         if row not in self._entries:
             self._entries[row] = entry(so_far.prompt(row))
         return self._entries[row]
 
-    def _text(self, so_far: Found, row: int) -> str:
+    def _text(self, so_far: Snapshot, row: int) -> str:
         if row not in self._texts:
             ids = so_far.history.ids[row].tolist()
             self._texts[row] = self._entries[row]["text"] if row in self._entries else so_far.text(ids)
         return self._texts[row]
 
-    def _population(self, so_far: Found) -> list[list[Any]]:
+    def _population(self, so_far: Snapshot) -> list[list[Any]]:
         history = so_far.history
         rows = history.population[-1].tolist() if len(history.population) else []
         return [
@@ -200,7 +200,7 @@ class Follower:
             self._previous = restarts, {"iteration": int(iteration), "points": points}
         return self._previous[1]
 
-    def _grown(self, so_far: Found, best: float) -> dict[str, list[Any]]:
+    def _grown(self, so_far: Snapshot, best: float) -> dict[str, list[Any]]:
         if not self.run.active and so_far.history.iterations > 0:
             self._growth = _growth_of(so_far)
         elif math.isfinite(best) and (not self._growth or self._growth[-1][0] < so_far.iteration):
@@ -213,7 +213,7 @@ class Follower:
         return {name: [rounded(x, 5) for x in column] for name, column in zip(names, columns, strict=True)}
 
 
-def _growth_of(so_far: Found) -> list[tuple[int, float, float]]:
+def _growth_of(so_far: Snapshot) -> list[tuple[int, float, float]]:
     frame = so_far.evolution()
     columns = (frame[name].tolist() for name in ("iteration", "best_value", "hypervolume"))
     return [(i, best, area) for i, best, area in zip(*columns, strict=True) if math.isfinite(best)]

@@ -125,7 +125,8 @@ class Attribution:
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
         """A self-contained HTML page with the token strip, also written to a file if a path is given."""
-        from dreamy_lens.results import markup, strips
+        from dreamy_lens.html import page as markup
+        from dreamy_lens.results import strips
 
         title = f"Attribution of {self.feature}" if self.feature else "Attribution"
         page = markup.document(title, f"<h1>{markup.escape(title)}</h1>{strips.attribution(self)}")
@@ -141,7 +142,7 @@ class Attribution:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it as one JSON file."""
-        from dreamy_lens.results.folder import write_json
+        from dreamy_lens.results.storage import write_json
 
         arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
         names = ("feature", "tokens", "value", "cross_entropy", "candidate_tokens")
@@ -155,7 +156,7 @@ class Attribution:
         Raises:
             RunFolderError: the file is missing, damaged, or something else.
         """
-        from dreamy_lens.results.folder import read_json
+        from dreamy_lens.results.storage import read_json
 
         data = read_json(path, FORMAT)
         try:
@@ -180,7 +181,7 @@ class Attribution:
         return f"Attribution({''.join(self.tokens)!r}, value {self.value:.4g}, {k} substitutes at {n} positions)"
 
     def __str__(self) -> str:
-        from dreamy_lens.results import markup
+        from dreamy_lens.html import page as markup
 
         places = markup.decimals([self.value, *self.drop_to_worst])
         best, worst = self.drop_to_best, self.drop_to_worst
@@ -192,20 +193,21 @@ class Attribution:
         return markup.text_table(columns, rows)
 
     def _ipython_display_(self) -> None:
-        from dreamy_lens.results.running import in_kernel
+        from dreamy_lens.runs.progress import in_kernel
 
         if in_kernel():
             from IPython.display import display
 
             from dreamy_lens.panels.attribution import frozen_attribution
-            from dreamy_lens.panels.cells import Piece
+            from dreamy_lens.panels.cells import CellContent
 
-            display(Piece(frozen_attribution(self), repr(self)))
+            display(CellContent(frozen_attribution(self), repr(self)))
         else:
             print(repr(self))
 
     def _repr_html_(self) -> str:
-        from dreamy_lens.results import markup, strips
+        from dreamy_lens.html import page as markup
+        from dreamy_lens.results import strips
 
         return markup.fragment(strips.attribution(self))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from dreamy_lens.errors import RunFolderError, SettingsError
-from dreamy_lens.results.dominance import hull_rows, hypervolume, non_dominated
+from dreamy_lens.results.pareto import hull_rows, hypervolume, non_dominated
 from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Frontier(Sequence[Prompt]):
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the prompts as one JSON file, replacing an older one in a single step."""
-        from dreamy_lens.results.folder import write_json
+        from dreamy_lens.results.storage import write_json
 
         return write_json(path, {"format": FORMAT, "version": 1, "prompts": [p.to_dict() for p in self.prompts]})
 
@@ -166,7 +166,7 @@ class Frontier(Sequence[Prompt]):
         Raises:
             RunFolderError: the file is missing, damaged, or something else.
         """
-        from dreamy_lens.results.folder import read_json
+        from dreamy_lens.results.storage import read_json
 
         try:
             return cls(Prompt.from_dict(p) for p in read_json(path, FORMAT)["prompts"])
@@ -194,12 +194,12 @@ class Frontier(Sequence[Prompt]):
         return f"Frontier({n} prompt{'s' * (n != 1)}, value {low.value:.4g} to {high.value:.4g}, {span})"
 
     def __str__(self) -> str:
-        from dreamy_lens.results import markup
+        from dreamy_lens.html import page as markup
 
         return markup.text_table(markup.PROMPT_COLUMNS, markup.prompt_rows(self.prompts))
 
     def _repr_html_(self) -> str:
-        from dreamy_lens.results import markup
+        from dreamy_lens.html import page as markup
 
         return markup.fragment(markup.prompt_table(self.prompts))
 

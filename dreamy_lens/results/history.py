@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dreamy_lens.errors import RunFolderError
-from dreamy_lens.results.dominance import Staircase, non_dominated
+from dreamy_lens.results.pareto import Staircase, non_dominated
 from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class History:
         return f"History({', '.join(parts)}, {self.seconds[-1]:.1f} s)"
 
     def _repr_html_(self) -> str:
-        from dreamy_lens.results import markup
+        from dreamy_lens.html import page as markup
 
         return markup.fragment(f"<p>{markup.escape(repr(self))}</p>")
 

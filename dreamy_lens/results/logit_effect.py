@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dreamy_lens.results import markup
+from dreamy_lens.html import page as markup
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,7 @@ class TokenEffect:
 
 @dataclass(frozen=True, repr=False)
 class LogitEffect:
-    """The direct path from a feature to the logits; made by :func:`dreamy_lens.effects.logit_effect`.
+    """The direct path from a feature to the logits; made by :func:`dreamy_lens.analysis.logit_effects.logit_effect`.
 
     It is true or false as there is one or not.
 
@@ -108,4 +108,4 @@ class LogitEffect:
         return f'<li>{token}<i style="--w:{share}%"></i><span>{self._number(effect)}</span></li>'
 
     def _repr_html_(self) -> str:
-        return markup.fragment(f'<div class="dl-sides">{self.html()}</div>', "values.css", "card.css")
+        return markup.fragment(f'<div class="dl-sides">{self.html()}</div>', "tokens.css", "cards.css")

@@ -175,6 +175,6 @@ class Prompt:
         return f"Prompt({self.text!r}, value {self.value:.4g}, cross-entropy {self.cross_entropy:.2f})"
 
     def _repr_html_(self) -> str:
-        from dreamy_lens.results import markup
+        from dreamy_lens.html import page as markup
 
         return markup.fragment(markup.prompt_table([self]))

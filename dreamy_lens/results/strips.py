@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dreamy_lens.results.markup import Html, decimals, escape, number, token_strip
+from dreamy_lens.html.page import Html, decimals, escape, number, token_strip
 
 if TYPE_CHECKING:
     from dreamy_lens.results.attribution import Attribution, Substitute

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from dreamy_lens.errors import PromptError
-from dreamy_lens.features.readings import Layout
-from dreamy_lens.models.access import HookedModel
+from dreamy_lens.features.forward_pass import RowLayout
+from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.transfer import to_device, to_host
 
 
 @dataclass(frozen=True)
-class Frame:
+class PromptFrame:
     """What stands around every prompt that is scored, and whose cross-entropy counts.
 
     Attributes:
@@ -31,9 +31,9 @@ class Frame:
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
 
-    def layout(self, n: int) -> Layout:
+    def layout(self, n: int) -> RowLayout:
         """How rows of prompts of n tokens are made up."""
-        return Layout(int(self.prepend_bos), len(self.prefix), n, len(self.suffix))
+        return RowLayout(int(self.prepend_bos), len(self.prefix), n, len(self.suffix))
 
     def rows(self, prompts: np.ndarray, model: HookedModel) -> np.ndarray:
         """BOS, prefix, prompt and suffix as a model reads them, int64 `[B, total]`, of prompts `[B, n]`."""

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from dreamy_lens.errors import FeatureError, PromptError
-from dreamy_lens.features.bind import BoundFeature, bind
-from dreamy_lens.features.readings import Layout, Pass, Reading
-from dreamy_lens.models.access import HookedModel, held
+from dreamy_lens.features.binding import BoundFeature, bind
+from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass, RowLayout
+from dreamy_lens.models.hooked_model import HookedModel, held
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.models.transfer import to_device, to_host
-from dreamy_lens.scoring.differentiation import Differentiation
-from dreamy_lens.scoring.gradient import Gradient
-from dreamy_lens.scoring.passes import Found, Passes
-from dreamy_lens.scoring.prompts import Frame, as_ids
+from dreamy_lens.scoring.backward import BackwardScorer
+from dreamy_lens.scoring.forward import ForwardResult, ForwardScorer
+from dreamy_lens.scoring.prompts import PromptFrame, as_ids
+from dreamy_lens.scoring.token_gradient import Gradient
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,12 @@ class Scorer:
             self.model.check_same_tokenizer(self.fluency)
         self.vocabulary = self.model.vocabulary
         self.prefix, self.suffix = tuple(map(int, prefix)), tuple(map(int, suffix))
-        self.frame = Frame(self.fluency, self.prepend_bos, self.prefix, self.suffix)
-        self.passes = Passes([self.bound], self.frame, batch_size, share_prefixes)
+        self.frame = PromptFrame(self.fluency, self.prepend_bos, self.prefix, self.suffix)
+        self.passes = ForwardScorer([self.bound], self.frame, batch_size, share_prefixes)
         self.models = self.passes.models
         for other in self.models:
             other.bos(self.prepend_bos)
-        self.differentiation = Differentiation([self.bound], self.frame, self.models, batch_size, share_prefixes)
+        self.differentiation = BackwardScorer([self.bound], self.frame, self.models, batch_size, share_prefixes)
         self._checked: set[int] = set()
 
     @property
@@ -170,21 +170,21 @@ class Scorer:
         with held(self.models), torch.no_grad():
             embeddings = self.model.embedded(full).clone()
             embeddings[:, layout.before : layout.before + layout.length] += shift.to(embeddings)
-            readings: dict[HookedModel, Pass] = {}
+            readings: dict[HookedModel, ActivationSource] = {}
             for model in self.bound.models:
                 ids = self._full(rows, model)
                 hooks, logits = self.bound.hooks[model], model in self.bound.logits
-                readings[model] = Reading(*model.run(ids, hooks, logits=logits), ids, layout)
+                readings[model] = ForwardPass(*model.run(ids, hooks, logits=logits), ids, layout)
             hooks, logits = self.bound.hooks[self.model], self.model in self.bound.logits
             found, output = self.model.run(full, hooks, logits=logits, embeddings=embeddings)
-            readings[self.model] = Reading(found, output, full, layout)
+            readings[self.model] = ForwardPass(found, output, full, layout)
             return self.bound(readings)
 
-    def layout(self, n: int) -> Layout:
+    def layout(self, n: int) -> RowLayout:
         """How rows of prompts of n tokens are made up."""
         return self.frame.layout(n)
 
-    def check_length(self, n: int) -> Layout:
+    def check_length(self, n: int) -> RowLayout:
         """Raise PromptError or FeatureRangeError if prompts of n tokens cannot be scored."""
         layout = self.layout(n)
         for model in self.models:
@@ -233,13 +233,13 @@ class JointScorer:
         # Features that read logits need places behind the prompt's last prediction run to the end; others do not.
         kinds = ([i for i, s in enumerate(scorers) if bool(s.bound.logits) is reads] for reads in (False, True))
         self._passes = [
-            (numbers, Passes([scorers[i].bound for i in numbers], first.frame, size, share))
+            (numbers, ForwardScorer([scorers[i].bound for i in numbers], first.frame, size, share))
             for numbers in kinds
             if numbers
         ]
         models = tuple(dict.fromkeys(model for _, passes in self._passes for model in passes.models))
         bound = [s.bound for s in scorers]
-        self._differentiation = Differentiation(bound, first.frame, models, size, share)
+        self._differentiation = BackwardScorer(bound, first.frame, models, size, share)
 
     def scores(self, ids: Mapping[int, np.ndarray]) -> dict[int, Scores]:
         """Scores of prompts `[B_i, n]`, by the number of the scorer they are for; all have one length."""
@@ -271,7 +271,7 @@ class JointScorer:
         return [s.prompts(ids[i]) if i in ids else nothing for i, s in enumerate(self.scorers)]
 
 
-def _stacked(found: Found) -> Tensor:
+def _stacked(found: ForwardResult) -> Tensor:
     assert found.cross_entropy is not None
     return torch.stack([found.value, found.cross_entropy])
 

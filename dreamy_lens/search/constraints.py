@@ -1,7 +1,7 @@
 """Constraints on prompts, as values: which tokens may stand where, and which prompts may exist at all.
 
 They apply where candidates are drawn: a token that is forbidden is never proposed, and a mutation that breaks a rule is
-drawn again instead of being scored; see :class:`~dreamy_lens.search.rules.Rules`.
+drawn again instead of being scored; see :class:`~dreamy_lens.search.constraint_set.ConstraintSet`.
 """
 
 from __future__ import annotations

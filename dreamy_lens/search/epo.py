@@ -13,11 +13,11 @@ import numpy as np
 from dreamy_lens.errors import FeatureError
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.scoring.scorer import Scorer
-from dreamy_lens.search.asking import Ask, Clock, Fetch, Known, Search, State, Step
 from dreamy_lens.search.config import EPOConfig
+from dreamy_lens.search.constraint_set import ConstraintSet
 from dreamy_lens.search.pipelined import pipelined
 from dreamy_lens.search.proposals import children, first_population, proposed, warn_if_flat
-from dreamy_lens.search.rules import Rules
+from dreamy_lens.search.protocol import Clock, HostTransfer, ModelRequest, ScoreCache, Search, State, Step
 
 PIPELINED = ("cuda",)
 """Kinds of devices for which the order that waits once is taken."""
@@ -29,9 +29,9 @@ FRESH_STARTS = 16
 def epo(
     scorer: Scorer,
     config: EPOConfig,
-    rules: Rules,
+    rules: ConstraintSet,
     start: np.ndarray | None = None,
-    known: Known | None = None,
+    known: ScoreCache | None = None,
     state: State | None = None,
     between: Callable[[], object] | None = None,
 ) -> Iterator[Step]:
@@ -68,20 +68,20 @@ def epo(
 def search(
     scorer: Scorer,
     config: EPOConfig,
-    rules: Rules,
+    rules: ConstraintSet,
     start: np.ndarray | None = None,
-    known: Known | None = None,
+    known: ScoreCache | None = None,
     state: State | None = None,
 ) -> Search:
     """EPO as in Section 2; arguments as for :func:`epo`.
 
     Yields:
-        Steps, and an :class:`Ask` wherever prompts must be scored or differentiated, or a :class:`Fetch`, whose answer
+        Steps, and an :class:`ModelRequest` wherever prompts must be scored or differentiated, or a :class:`HostTransfer`, whose answer
         is to be sent. So several searches can go side by side and have their prompts scored together.
     """
     clock = Clock(0.0 if state is None else state.seconds)
     rng = np.random.default_rng(config.seed)
-    known = Known() if known is None else known
+    known = ScoreCache() if known is None else known
     lambdas = config.lambdas
 
     if state is None:
@@ -118,7 +118,7 @@ def search(
         # Propose: the k best tokens at each position, by the gradient of each slot's own objective L_λ (Eq. 1). Members
         # that are the same prompt share one backward pass.
         members, where = np.unique(population, axis=0, return_inverse=True)
-        gradient = yield Ask(True, members)
+        gradient = yield ModelRequest(True, members)
         if iteration == 1:
             warn_if_flat(gradient, scorer.bound.feature.label)
         rows, ids = to_device(where.reshape(-1), device), to_device(population, device)
@@ -139,7 +139,7 @@ def search(
         yield Step(iteration, *new.arrays, population, restart, rejected, new.non_finite, state.seconds, state)
 
 
-def _select(pool: np.ndarray, known: Known, lambdas: np.ndarray, population: np.ndarray) -> np.ndarray:
+def _select(pool: np.ndarray, known: ScoreCache, lambdas: np.ndarray, population: np.ndarray) -> np.ndarray:
     """The best prompt of the pool for each λ; the old population if nothing in the pool has finite scores."""
     value, cross_entropy = known.scores(pool)
     finite = known.finite(pool)
@@ -149,7 +149,7 @@ def _select(pool: np.ndarray, known: Known, lambdas: np.ndarray, population: np.
     return pool[np.argmax(value[None] - lambdas[:, None] * cross_entropy[None], axis=1)]
 
 
-def _only_finite(population: np.ndarray, known: Known, scorer: Scorer) -> np.ndarray:
+def _only_finite(population: np.ndarray, known: ScoreCache, scorer: Scorer) -> np.ndarray:
     good = np.flatnonzero(known.finite(population))
     if not len(good):
         raise FeatureError(
@@ -160,4 +160,4 @@ def _only_finite(population: np.ndarray, known: Known, scorer: Scorer) -> np.nda
     return population[np.where(np.isin(np.arange(len(population)), good), np.arange(len(population)), good[0])]
 
 
-__all__ = ["Ask", "Fetch", "Known", "Search", "State", "Step", "epo", "search"]
+__all__ = ["HostTransfer", "ModelRequest", "ScoreCache", "Search", "State", "Step", "epo", "search"]

@@ -21,22 +21,22 @@ from torch import Tensor
 
 from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.scorer import Scorer
-from dreamy_lens.search.asking import Ask, Clock, Fetch, Known, State, Step
 from dreamy_lens.search.config import EPOConfig
+from dreamy_lens.search.constraint_set import ConstraintSet
 from dreamy_lens.search.proposals import children, proposed, warn_if_flat
-from dreamy_lens.search.rules import Rules
+from dreamy_lens.search.protocol import Clock, HostTransfer, ModelRequest, ScoreCache, State, Step
 
 
 def pipelined(
     scorer: Scorer,
     config: EPOConfig,
-    rules: Rules,
-    known: Known,
+    rules: ConstraintSet,
+    known: ScoreCache,
     rng: np.random.Generator,
     clock: Clock,
     first: int,
     population: np.ndarray,
-) -> Generator[Step | Ask | Fetch, Any, None]:
+) -> Generator[Step | ModelRequest | HostTransfer, Any, None]:
     """The iterations of a search from the `first` one on, as :func:`~dreamy_lens.search.epo.search` yields them.
 
     Args:
@@ -60,10 +60,10 @@ def pipelined(
         value, cross_entropy = known.scores(population)
         population = np.repeat(population[[int(np.argmax(value - restart * cross_entropy))]], size, axis=0)
     ids = to_device(population, device)
-    gradient = yield Ask(True, ids)
+    gradient = yield ModelRequest(True, ids)
     if first == 1:
         warn_if_flat(gradient, scorer.bound.feature.label)
-    (proposals,) = yield Fetch((proposed(gradient, slots, lambdas, ids, allowed, config.top_k, rules),))
+    (proposals,) = yield HostTransfer((proposed(gradient, slots, lambdas, ids, allowed, config.top_k, rules),))
 
     for iteration in range(first, config.iterations + 1):
         pool, rejected = children(population, proposals, config.children, rules, rng)
@@ -76,7 +76,7 @@ def pipelined(
         scores, places = (to_device(x, device) for x in known.offered(offered, fresh))
         wanted: list[Tensor] = []
         if fresh:
-            found = yield Ask(False, np.stack(list(fresh.values())), stays=True)
+            found = yield ModelRequest(False, np.stack(list(fresh.values())), stays=True)
             scores = torch.where(places < 0, scores, found[:, places.clamp_min(0)])
             wanted.append(found)
         chosen = survivors = _selected(*scores, lambdas, len(pool))
@@ -86,11 +86,11 @@ def pipelined(
             if restart is not None:
                 survivors = _survivors(*scores[:, chosen], chosen, restart)
             ids = to_device(offered, device)[survivors]
-            gradient = yield Ask(True, ids)
+            gradient = yield ModelRequest(True, ids)
             coming = [proposed(gradient, slots, lambdas, ids, allowed, config.top_k, rules)]
         wanted += [chosen, survivors, *coming]
 
-        arrays = list((yield Fetch(tuple(wanted))))
+        arrays = list((yield HostTransfer(tuple(wanted))))
         value, cross_entropy = arrays.pop(0) if fresh else np.empty((2, 0), dtype=np.float32)
         rows = np.stack(list(fresh.values())) if fresh else np.empty((0, pool.shape[1]), dtype=np.int64)
         new = known.noted(rows, value, cross_entropy)

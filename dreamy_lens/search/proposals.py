@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from dreamy_lens.errors import PromptError
-from dreamy_lens.search.rules import Rules
+from dreamy_lens.search.constraint_set import ConstraintSet
 
 REDRAWS = 16
 """How often a child that breaks a rule is drawn again before its place is left empty."""
 
 
-def first_population(start: Any, size: int, rules: Rules, rng: np.random.Generator) -> np.ndarray:
+def first_population(start: Any, size: int, rules: ConstraintSet, rng: np.random.Generator) -> np.ndarray:
     """The initial prompts, int64 `[size, n]`.
 
     Args:
@@ -67,7 +67,7 @@ def candidates(gradient: Tensor, members: Tensor, allowed: Tensor, top_k: int, c
 
 
 def proposed(
-    gradient: Any, rows: Tensor, lambdas: Tensor, members: Tensor, allowed: Tensor, top_k: int, rules: Rules
+    gradient: Any, rows: Tensor, lambdas: Tensor, members: Tensor, allowed: Tensor, top_k: int, rules: ConstraintSet
 ) -> Tensor:
     """The candidates of each member by the gradient of its own objective, `[M, n, k]`, left on the device.
 
@@ -85,7 +85,7 @@ def proposed(
 
 
 def children(
-    members: np.ndarray, proposals: np.ndarray, count: int, rules: Rules, rng: np.random.Generator
+    members: np.ndarray, proposals: np.ndarray, count: int, rules: ConstraintSet, rng: np.random.Generator
 ) -> tuple[np.ndarray, int]:
     """Mutate each member r times: one position drawn uniformly, to a candidate drawn uniformly (Section 2).
 

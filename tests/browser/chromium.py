@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from browser.find_chromium import find_chromium, why_not
+from tests.browser.find_chromium import find_chromium, why_not
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page, Route

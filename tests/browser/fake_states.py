@@ -6,7 +6,7 @@ import math
 import random
 from typing import Any
 
-from fakes import HOSTILE
+from tests.helpers.fakes import HOSTILE
 
 WORDS = (
     " the| a| of| and| to| in| is| that| for| it| with| as| was| on| be| by| this| are| from| or| an| which| if| not|"

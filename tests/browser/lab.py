@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from browser.chromium import HERE, Watched, watch
-from browser.find_chromium import find_chromium, why_not
+from tests.browser.chromium import HERE, Watched, watch
+from tests.browser.find_chromium import find_chromium, why_not
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from browser.chromium import HERE, Watched, watch
-from browser.lab import PATIENCE, until
+from tests.browser.chromium import HERE, Watched, watch
+from tests.browser.lab import PATIENCE, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from browser.chromium import watch
-from dreamy_lens.panels import assets
+from dreamy_lens.panels import bundle
+from tests.browser.chromium import watch
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -65,7 +65,7 @@ class Mounted:
         self.page = page
         page.route("http://localhost/", lambda route: route.fulfill(body=PAGE, content_type="text/html"))
         page.goto("http://localhost/")  # where a page may use the clipboard, if it is let
-        given = {"esm": assets.module(view), "css": assets.stylesheet(), "json": dumps(state)}
+        given = {"esm": bundle.module(view), "css": bundle.stylesheet(), "json": dumps(state)}
         page.evaluate(HOST, given)
         self.frames()
 

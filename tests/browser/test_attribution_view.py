@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from browser.fake_states import VOCABULARY, bare, entry, found, prompt, quick, run_state
-from browser.fake_states import attribution_state as any_state
-from browser.mounted import Mounted
+from tests.browser.fake_states import VOCABULARY, bare, entry, found, prompt, quick, run_state
+from tests.browser.fake_states import attribution_state as any_state
+from tests.browser.mounted import Mounted
 
 Mount = Callable[..., Mounted]
 MINUS = "−"

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from browser.lab import Lab
-    from browser.marimo_rig import Running
+    from tests.browser.lab import Lab
+    from tests.browser.marimo_rig import Running
 
 
 def test_a_hook_point_is_found_and_dreamt_of(lab: Lab):

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import models
 import pytest
-from test_card import FEATURE, SCAN, SMALL, texts
 
-from dreamy_lens.carding import Card, card
+from dreamy_lens.api.card import Card, card
+from tests.comparison.test_card import FEATURE, SCAN, SMALL, texts
+from tests.helpers import models
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

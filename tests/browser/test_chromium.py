@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import browser.chromium as rig
-from browser import find_chromium
+import tests.browser.chromium as rig
+from tests.browser import find_chromium
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

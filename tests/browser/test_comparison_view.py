@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from scans import scanned
-from test_comparison import COST, VALUE, hostile, saved
 
-from dreamy_lens.comparing import compare
+from dreamy_lens.api.compare import compare
 from dreamy_lens.comparison.comparison import Comparison
+from tests.comparison.test_comparison import COST, VALUE, hostile, saved
+from tests.helpers.scans import scanned
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-    from browser.lab import Lab
+    from tests.browser.lab import Lab
 
 Open = Callable[..., "Page"]
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -148,13 +148,13 @@ def test_two_cells_of_one_comparison_do_not_disturb_each_other(shown: Callable[.
 MAKE = """
 import sys
 sys.path.insert(0, {folder!r})
-from browser.test_comparison_view import some
+from tests.browser.test_comparison_view import some
 some()
 """
 
 
 def test_a_notebook_shows_it_and_a_stranger_reads_it(lab: Lab):
-    folder = str(Path(__file__).parents[1])
+    folder = str(Path(__file__).parents[2])
     notebook = lab.open("against.ipynb", [MAKE.format(folder=folder)])
     notebook.run_cell(0)
     output = notebook.output(0)

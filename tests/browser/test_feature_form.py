@@ -8,9 +8,9 @@ import contextlib
 import numpy as np
 import pytest
 
-from browser.chromium import watch
-from browser.formpage import SHAPES, FormPage
-from dreamy_lens.features.grammar import parse
+from dreamy_lens.features.parser import parse
+from tests.browser.chromium import watch
+from tests.browser.formpage import SHAPES, FormPage
 
 HOSTILE = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"
 

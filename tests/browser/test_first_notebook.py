@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from browser.chromium import TOLD_BY_NBCONVERT, to_html
+from tests.browser.chromium import TOLD_BY_NBCONVERT, to_html
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
-    from browser.lab import Lab
-    from browser.marimo_rig import Running
+    from tests.browser.lab import Lab
+    from tests.browser.marimo_rig import Running
 
 FIRST = Path(__file__).parents[2] / "notebooks" / "01_first_dream.ipynb"
 LONG = 'run = dl.dream("L2.N812", model, iterations=5000, seed=0)'

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from browser.lab import Lab
+    from tests.browser.lab import Lab
 
 COUNTER = """
 import anywidget, traitlets

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from browser.fake_states import attribution_state, found, run_state, runs_state
-from browser.mounted import Mounted
-from browser.test_views_for_everyone import CONTRAST, SCENES, scene
+from tests.browser.fake_states import attribution_state, found, run_state, runs_state
+from tests.browser.mounted import Mounted
+from tests.browser.test_views_for_everyone import CONTRAST, SCENES, scene
 
 Mount = Callable[..., Mounted]
 

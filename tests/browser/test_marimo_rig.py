@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from browser.marimo_rig import Running
+    from tests.browser.marimo_rig import Running
 
 WIDGET = """
 import anywidget, threading, traitlets, dreamy_lens
@@ -74,7 +74,7 @@ def test_a_thread_writes_live_and_a_message_from_the_view_stops_it(marimo_app: C
 
 
 def test_an_app_of_cells_is_what_marimo_reads(tmp_path: Any):
-    from browser import marimo_rig
+    from tests.browser import marimo_rig
 
     source = marimo_rig.app(["import os\n_hidden = 1", "x = os.sep\nx", "y = [x for _ in range(2)]\ny"])
     assert "def _(os):\n    x = os.sep\n    x\n    return (x,)" in source

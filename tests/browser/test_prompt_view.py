@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from browser.fake_states import VOCABULARY, attribution_state, bare, entry, found, key, run_state
-from browser.mounted import Mounted
+from tests.browser.fake_states import VOCABULARY, attribution_state, bare, entry, found, key, run_state
+from tests.browser.mounted import Mounted
 
 Mount = Callable[..., Mounted]
 MINUS = "−"

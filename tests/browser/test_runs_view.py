@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from browser.fake_states import found, runs_state
-from browser.mounted import Mounted
-from browser.test_dream_view import column, keys, number
+from tests.browser.fake_states import found, runs_state
+from tests.browser.mounted import Mounted
+from tests.browser.test_dream_view import column, keys, number
 
 Mount = Callable[..., Mounted]
 TWO = ("L2.N812", "L3.N5")

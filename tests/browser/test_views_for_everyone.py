@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from browser.fake_states import attribution_state, empty_state, hostile_state, run_state, runs_state
-from browser.mounted import Mounted
+from tests.browser.fake_states import attribution_state, empty_state, hostile_state, run_state, runs_state
+from tests.browser.mounted import Mounted
 
 Mount = Callable[..., Mounted]
 

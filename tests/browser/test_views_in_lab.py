@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from browser.lab import Lab
+    from tests.browser.lab import Lab
 
 RUN = 'run = dl.dream("L2.N812", dl.load_model(), iterations=6, population=4, children=8, length=6)'
 RESTART = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"

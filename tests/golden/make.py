@@ -42,12 +42,12 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the helpers of the tests, also for a script
 
-import models
 import numpy as np
-from golden import cases
-from golden.cases import EXAMPLES, LOGIT_EFFECT, MERGE, SWEEP, sentences
 
 import dreamy_lens as dl
+from tests.golden import cases
+from tests.golden.cases import EXAMPLES, LOGIT_EFFECT, MERGE, SWEEP, sentences
+from tests.helpers import models
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE / "data"
@@ -233,12 +233,12 @@ def make_unfinished(place: Path) -> None:
 
 def make_parcels(place: Path) -> None:
     """The folder of a scan on workers of which one was killed in its parcel, and another finished its own."""
-    from dreamy_lens.cluster.parcels import Ledger, Parcel
-    from dreamy_lens.cluster.place import Place
-    from dreamy_lens.cluster.scan_worker import Worker
-    from dreamy_lens.cluster.shipping import Shipped
-    from dreamy_lens.dataset.scan import Scan
-    from dreamy_lens.dataset.scanner import Scanner, ScanSettings
+    from dreamy_lens.cluster.model_ref import ModelRef
+    from dreamy_lens.cluster.scan_tasks import ScanTask, TaskLedger
+    from dreamy_lens.cluster.scan_worker import ScanWorker
+    from dreamy_lens.cluster.shared_folder import SharedFolder
+    from dreamy_lens.scan.scan import Scan
+    from dreamy_lens.scan.scanner import Scanner, ScanSettings
 
     class Killed(BaseException):
         """The death of a worker, without that of this process."""
@@ -247,9 +247,9 @@ def make_parcels(place: Path) -> None:
     scan = Scan(LONG_FEATURES, None, long_corpus(), settings)
     blocks = len(scan.corpus.table())
     assert blocks >= 4
-    at = Place(place / "parcels_of_a_scan")
-    ledger = Ledger.new(at, scan.identity, [Parcel(0, 0, 0, 0, 3), Parcel(1, 0, 3, 0, None)])
-    worker = Worker(scan.given, Shipped.of(None), None, scan.corpus, settings, ledger, save_seconds=0.0)
+    at = SharedFolder(place / "parcels_of_a_scan")
+    ledger = TaskLedger.new(at, scan.identity, [ScanTask(0, 0, 0, 0, 3), ScanTask(1, 0, 3, 0, None)])
+    worker = ScanWorker(scan.given, ModelRef.of(None), None, scan.corpus, settings, ledger, save_seconds=0.0)
     worker.run(ledger.parcels[1])
     end, ended = Scanner._end, []
 
@@ -500,7 +500,7 @@ def cli() -> dict[str, dict[str, Any]]:
 
 def command(words: list[str]) -> tuple[int, str, str]:
     """Run a command in this process: exit status, stdout, stderr."""
-    main = importlib.import_module("dreamy_lens.cli").main
+    main = importlib.import_module("dreamy_lens.cli.main").main
     out, err = io.StringIO(), io.StringIO()
     out.fileno = lambda: 1  # type: ignore[method-assign]
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():

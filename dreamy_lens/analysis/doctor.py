@@ -1,0 +1,186 @@
+"""Check a model and a feature step by step, and say what is wrong in words."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dreamy_lens.errors import DreamyLensError
+
+AGREEMENT = 0.02
+"""Relative difference between gradient and finite difference that passes: float32 has about 0.001 of noise here."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: whether it passed (None: could not be judged), what was checked, and what was seen."""
+
+    passed: bool | None
+    check: str
+    seen: str
+
+    def __str__(self) -> str:
+        mark = {True: "ok  ", False: "FAIL", None: "note"}[self.passed]
+        return f"{mark}  {self.check}: {self.seen}"
+
+
+def examine(
+    feature: Any = None, model: Any = None, *, prepend_bos: bool | None = None, length: int = 12
+) -> Iterator[Finding]:
+    """Check that a model can be dreamed about and that a feature of it is computed and differentiated correctly.
+
+    Args:
+        feature: an expression or its text; None checks the model only.
+        model: a bridge, a Hugging Face id or folder; None is the embedded model.
+        prepend_bos: whether prompts follow a BOS; None is the model's convention.
+        length: tokens of the random prompts it is tried on.
+
+    Yields:
+        Findings, the first failed one of a chain last.
+
+    >>> all(finding.passed for finding in examine("L2.N17"))
+    True
+    """
+    from dreamy_lens.models.load import as_hooked
+
+    found, hooked = _attempt("the model loads", lambda: as_hooked(model))
+    if hooked is None:
+        yield found
+        return
+    cfg = hooked.bridge.cfg
+    dtype = str(hooked.dtype).removeprefix("torch.")
+    yield Finding(
+        True,
+        "the model loads",
+        f"{hooked.name}: {hooked.n_layers} layers, d_model {cfg.d_model}, context {hooked.n_ctx}, {dtype} on "
+        f"{hooked.device}",
+    )
+    yield from _tokenizer(hooked, prepend_bos)
+    if feature is None:
+        return
+    yield from _feature(feature, hooked, prepend_bos, length)
+
+
+def _tokenizer(hooked: Any, prepend_bos: bool | None) -> Iterator[Finding]:
+    vocabulary = hooked.vocabulary
+    count = f"{int(vocabulary.allowed.sum()):,} of {vocabulary.size:,}"
+    others = "the others are special, empty or unused"
+    yield Finding(True, "the vocabulary", f"{count} tokens can be proposed; {others}")
+    found, bos = _attempt("the BOS", lambda: hooked.bos(prepend_bos))
+    if bos is None:
+        yield found
+    else:
+        piece = repr(hooked.tokenizer.convert_ids_to_tokens(bos[0])) if bos else "none; the first token is not charged"
+        yield Finding(True, "the BOS", piece)
+    sample = "The value of x, if it is not None; else a copy."
+    trips = vocabulary.text(vocabulary.encode(sample)).strip() == sample
+    yield Finding(
+        trips or None, "text survives the tokenizer", "yes" if trips else "a plain sentence comes back changed"
+    )
+
+
+def _feature(feature: Any, hooked: Any, prepend_bos: bool | None, length: int) -> Iterator[Finding]:
+    from dreamy_lens.features.parser import parse
+    from dreamy_lens.scoring.scorer import Scorer
+
+    found, expression = _attempt("the feature can be read", lambda: parse(feature))
+    if expression is None:
+        yield found
+        return
+    yield Finding(True, "the feature can be read", expression.label)
+    found, scorer = _attempt("it fits the model", lambda: _scorer(Scorer, expression, hooked, prepend_bos, length))
+    if scorer is None:
+        yield found
+        return
+    hooks = [name for names in scorer.bound.hooks.values() for name in names]
+    outputs = ["the model's output"] if scorer.bound.logits else []
+    yield Finding(True, "it fits the model", f"it reads {', '.join(hooks + outputs)}, and a forward pass gets there")
+
+    rng = np.random.default_rng(0)
+    ids = rng.choice(np.flatnonzero(scorer.allowed), size=(16, length))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of prompts that cannot share prefixes: that is a finding of its own below
+        found, scores = _attempt("its value on random prompts", lambda: scorer.score(ids))
+    if scores is None:
+        yield found
+        return
+    finite = np.isfinite(scores.value) & np.isfinite(scores.cross_entropy)
+    if not finite.all():
+        coarse = scorer.model.dtype not in (torch.float32, torch.float64)
+        advice = "try float32" if coarse else "a search skips such prompts, so check the feature's arithmetic"
+        seen = f"NaN or infinite on {int((~finite).sum())} of {len(ids)}; {advice}"
+        yield Finding(False, "its value on random prompts", seen)
+        return
+    low, high = float(scores.value.min()), float(scores.value.max())
+    level = f"cross-entropy about {float(np.median(scores.cross_entropy)):.1f}"
+    varies = high > low
+    seen = f"{low:.4g} to {high:.4g}, {level}" if varies else f"always {low:.4g}, {level}"
+    yield Finding(varies or None, "its value on random prompts", seen)
+
+    whole = scorer.passes.whole
+    why = "; ".join(f"no, on {model.name}: {text}" for model, text in whole.items())
+    yield Finding(None if whole else True, "prompts share prefixes", why or "yes, with the same numbers as without")
+
+    found, gradient = _attempt("it has a gradient", lambda: scorer.gradient(ids[:4]))
+    if gradient is None:
+        yield found
+        return
+    slope = next(part.value for model, part in zip(scorer.models, gradient.parts, strict=True) if model is scorer.model)
+    if not slope.any():
+        # Where the value varies, a search finds its way without a gradient, if slowly.
+        yield Finding(
+            None if varies else False,
+            "it has a gradient",
+            f"exactly zero on four random prompts{'' if varies else ', and no prompt is better than another'}: a "
+            "latent or "
+            "neuron that is off, or a clip(). A search starts blind; pre_activation=True or hook_pre would guide it",
+        )
+        return
+    yield Finding(True, "it has a gradient", f"of length {float(slope.norm(dim=(1, 2)).mean()):.3g} at the embeddings")
+    yield _finite_difference(scorer, ids[:4], slope)
+
+
+def _scorer(make: Callable[..., Any], expression: Any, hooked: Any, prepend_bos: bool | None, length: int) -> Any:
+    scorer = make(expression, hooked, prepend_bos=prepend_bos)
+    scorer.check_length(length)
+    return scorer
+
+
+def _finite_difference(scorer: Any, ids: np.ndarray, slope: torch.Tensor) -> Finding:
+    """Along the gradient, where the slope is the gradient's length and so best seen above the noise."""
+    check = "the gradient agrees with a finite difference"
+    length = slope.norm(dim=(1, 2), keepdim=True)
+    direction = slope / length.clamp_min(1e-30)
+    expected = length.flatten()
+    row = float(scorer.model.embedding_table[torch.from_numpy(ids).to(slope.device)].norm(dim=-1).mean())
+    best, at = float("inf"), 0.0
+    for share in (1e-1, 3e-2, 1e-2, 3e-3, 1e-3):
+        step = share * row
+        ahead, behind = (scorer.values_at(ids, sign * step * direction) for sign in (1, -1))
+        measured = (ahead - behind) / (2 * step)
+        # The middle of four prompts: one of them may sit at a kink, where no finite difference is right.
+        error = float(((measured - expected).abs() / expected.clamp_min(1e-30)).median())
+        if error < best:
+            best, at = error, share
+    seen = f"within {best:.1e} of it (steps of {at:g} of an embedding's length)"
+    if best > AGREEMENT:
+        coarse = scorer.model.dtype not in (torch.float32, torch.float64)
+        why = (
+            f"in {scorer.model.dtype} this is rounding; judge in float32"
+            if coarse
+            else "something on the way is not differentiated"
+        )
+        return Finding(None if coarse else False, check, f"off by {best:.1%} at best; {why}")
+    return Finding(True, check, seen)
+
+
+def _attempt(check: str, function: Callable[[], Any]) -> tuple[Finding, Any]:
+    try:
+        return Finding(True, check, ""), function()
+    except DreamyLensError as error:
+        return Finding(False, check, str(error)), None

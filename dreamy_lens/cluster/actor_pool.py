@@ -1,0 +1,189 @@
+"""Workers on a Ray cluster that share out jobs, and are replaced when they die.
+
+Ray's own retries of an actor's tasks count tasks and not what they are about: one that kills every worker it is given
+to would be tried for ever, or would take others' attempts with it. So the jobs are handed out here, one at a time to
+each worker, and the attempts of each are counted.
+"""
+
+from __future__ import annotations
+
+import collections
+import pickle
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dreamy_lens.cluster.ray_cluster import Cluster
+from dreamy_lens.errors import ClusterError, DreamyLensError
+from dreamy_lens.runs.signals import SLICE_SECONDS
+
+ATTEMPTS = 3
+"""How often a job is tried whose worker dies, and how often a worker is started that dies while it gets ready."""
+
+PATIENCE_SECONDS = 30.0
+"""How long no worker may get ready before a word is said about it."""
+
+
+@dataclass(frozen=True)
+class LostJob:
+    """A job that was given up.
+
+    Attributes:
+        reason: a sentence on what happened the last time.
+        attempts: how often it was tried.
+    """
+
+    reason: str
+    attempts: int
+
+
+@dataclass(eq=False)
+class _Worker:
+    actor: Any
+    waits_for: Any
+    job: Any = None  # None while it gets ready
+    is_ready: bool = False
+
+
+@dataclass
+class ActorPool:
+    """Workers of one kind.
+
+    Args:
+        cluster: where.
+        made_of: bytes of an object with `ready()` and `run(job, attempt)`, which each worker has its own copy of.
+        say: called with sentences for whoever waits.
+        sent: makes what is sent of a job, when its turn comes.
+    """
+
+    cluster: Cluster
+    made_of: bytes
+    say: Callable[[str], None] = lambda text: None
+    sent: Callable[[Any], Any] = lambda job: job
+    _workers: list[_Worker] = field(default_factory=list)
+    _false_starts: int = 0
+    _began: float | None = None
+
+    def work(self, jobs: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        """Have all jobs done, in the order given as far as workers are free; whatever ends this ends the workers.
+
+        Yields:
+            A job, and what `run` returned for it, or Lost.
+
+        Raises:
+            DreamyLensError: of a worker that gets ready: none will get further than that one.
+            ClusterError: workers die before they get ready.
+        """
+        waiting = collections.deque(jobs)
+        attempts: collections.Counter[int] = collections.Counter()
+        numbers = {id(job): number for number, job in enumerate(jobs)}
+        self._began = time.monotonic()
+        self._data = self.cluster.ray.put(self.made_of)
+        try:
+            for _ in range(min(self.cluster.workers, len(jobs))):
+                self._start()
+            while waiting or any(worker.job is not None for worker in self._workers):
+                for worker in self._workers:
+                    if worker.is_ready and worker.job is None and waiting:
+                        self._give(worker, waiting.popleft(), attempts, numbers)
+                busy = {worker.waits_for: worker for worker in self._workers if worker.waits_for is not None}
+                ended, _ = self.cluster.ray.wait(list(busy), num_returns=1, timeout=SLICE_SECONDS)
+                for reference in ended:
+                    worker = busy[reference]
+                    job, again, result = self._taken(worker)
+                    if job is None:
+                        continue
+                    number = numbers[id(job)]
+                    if again is None:
+                        yield job, result
+                    elif attempts[number] < ATTEMPTS:
+                        self.say(f"{again} It is tried again.")
+                        waiting.append(job)
+                    else:
+                        yield job, LostJob(again, attempts[number])
+                self._tell_if_nobody_comes()
+        finally:
+            for worker in self._workers:
+                self._end(worker)
+            self._workers = []
+
+    def _start(self) -> None:
+        ray, of = self.cluster.ray, self.cluster
+        kind = ray.remote(num_cpus=of.cpus, num_gpus=of.gpus, max_restarts=0)(_PoolActor)
+        actor = kind.remote(self._data)
+        self._workers.append(_Worker(actor, actor.ready.remote()))
+
+    def _tell_if_nobody_comes(self) -> None:
+        if self._began is None or time.monotonic() - self._began <= PATIENCE_SECONDS:
+            return
+        self._began = None
+        self.say(
+            f"No worker has got ready in {PATIENCE_SECONDS:.0f} s. Each needs {self.cluster.need}, and the cluster has "
+            f"{self.cluster.room}, which others may be using."
+        )
+
+    def _give(self, worker: _Worker, job: Any, attempts: Any, numbers: dict[int, int]) -> None:
+        attempts[numbers[id(job)]] += 1
+        worker.job = job
+        worker.waits_for = worker.actor.run.remote(self.sent(job), attempts[numbers[id(job)]])
+
+    def _taken(self, worker: _Worker) -> tuple[Any, str | None, Any]:
+        """What a worker had to do, why that has to be done again if so, and what came of it."""
+        errors = self.cluster.ray.exceptions
+        job, worker.job, worker.waits_for, reference = worker.job, None, None, worker.waits_for
+        try:
+            result = self.cluster.ray.get(reference)
+        except errors.RayTaskError as error:
+            if job is None and isinstance(error.cause, DreamyLensError):
+                raise error.cause from None
+            reason = f"A worker failed with {_first(error.cause)}."
+        except errors.RayError as error:
+            reason = f"A worker died ({_first(error)})."
+        else:
+            worker.is_ready, self._false_starts, self._began = True, 0, None
+            return job, None, result
+        # After what nobody expected the worker may be in any state, so it goes too.
+        self._workers.remove(worker)
+        self._end(worker)
+        if job is None:
+            self._false_starts += 1
+            if self._false_starts < ATTEMPTS:
+                self._start()
+            elif not self._workers:
+                raise ClusterError(
+                    f"{reason} So did others while they got ready. Workers that die while they load a model have "
+                    "often run out of memory: ask for fewer of them with workers=, or for a smaller dtype=. And every "
+                    "machine needs dreamy_lens. Ray's logs are in /tmp/ray/session_latest/logs on the worker's."
+                )
+        else:
+            self._start()
+        return job, reason, None
+
+    def _end(self, worker: _Worker) -> None:
+        try:
+            self.cluster.ray.kill(worker.actor)
+        except Exception:  # a cluster that is gone has no workers left
+            return
+
+
+class _PoolActor:
+    """The actor: an object that arrives as bytes, so that nothing but this class has to be known to Ray."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def ready(self) -> None:
+        self._object = pickle.loads(self._data)
+        del self._data
+        self._object.ready()
+
+    def run(self, job: Any, attempt: int) -> Any:
+        return self._object.run(job, attempt)
+
+
+def _first(error: Any) -> str:
+    """The first lines of an error, in one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kind = "" if isinstance(error, str) else f"{type(error).__name__}: "
+    return f"{kind}{' '.join(lines[:1])[:300]}".rstrip(".: ")

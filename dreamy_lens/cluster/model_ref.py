@@ -1,0 +1,157 @@
+"""What workers are sent: models by their name, or whole where they are objects in memory, and features."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import importlib
+import io
+import pickle
+import sys
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreamy_lens.errors import ModelError, SettingsError
+from dreamy_lens.models.load import EMBEDDED_NAME, as_hooked, located
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model as workers get it.
+
+    Attributes:
+        name: a Hugging Face id, a folder's absolute path, or "embedded"; of an object in memory its own name.
+        dtype: of one that is loaded by name; None is float32.
+        digest: of an object in memory; None of one that is loaded by name.
+        model: the object, in this process.
+        data: the object as bytes, for other processes.
+    """
+
+    name: str
+    dtype: str | None = None
+    digest: str | None = None
+    model: Any = None
+    data: bytes | None = None
+
+    @classmethod
+    def of(cls, model: Any, dtype: Any = None) -> ModelRef:
+        """Of whatever users pass as a model: None, a Hugging Face id, a folder, a bridge.
+
+        Raises:
+            ModelError: it is nothing that can be hooked.
+            SettingsError: a dtype is asked of a model that has one already.
+        """
+        if model is None or isinstance(model, (str, Path)):
+            name = EMBEDDED_NAME if model is None else located(str(model))
+            return cls(name, None if dtype is None else str(dtype).removeprefix("torch."))
+        if dtype is not None:
+            raise SettingsError(f"dtype is {dtype!r}, and the model is in memory already; give one of them.")
+        from dreamy_lens.scan.fingerprint import model_digest
+
+        hooked = as_hooked(model)
+        return cls(hooked.name, None, model_digest(hooked), hooked.bridge)
+
+    def packed(self) -> ModelRef:
+        """The same for another process: an object in memory as bytes.
+
+        Raises:
+            ModelError: the object cannot be sent.
+        """
+        if self.model is None:
+            return self
+        try:
+            data = dumps(self.model)
+        except Exception as error:
+            raise ModelError(
+                f"The model {self.name!r} is an object in memory that cannot be sent to workers ({error}). Give its "
+                "Hugging Face id or folder instead, which every worker loads by itself; save_pretrained(folder) of the "
+                "Hugging Face model and of its tokenizer makes such a folder."
+            ) from error
+        return ModelRef(self.name, None, self.digest, None, data)
+
+    def loaded(self, device: str | None = None) -> Any:
+        """The model here, as a HookedModel.
+
+        Args:
+            device: of a model that is loaded by name; None is the first GPU if there is one.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        if self.model is not None:
+            return as_hooked(self.model)
+        if self.data is not None:
+            return as_hooked(_loads(self.data, self.name))
+        if self.name == EMBEDDED_NAME and self.dtype is None:
+            usual = as_hooked(None)
+            if device in (None, usual.device.type):
+                return usual
+        return as_hooked(self.name, device=device, dtype=self.dtype)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells it from other models, as JSON values."""
+        return {"name": self.name, "dtype": self.dtype, "digest": self.digest}
+
+
+def _loads(data: bytes, name: str) -> Any:
+    try:
+        return pickle.loads(data)
+    except Exception as error:
+        raise ModelError(
+            f"The model {name!r}, an object in memory, cannot be unpacked at a worker ({error}). Give "
+            "its Hugging Face id or folder; or move it to the CPU first, if workers have no GPU (gpus_per_worker=)."
+        ) from error
+
+
+def dumps(thing: Any) -> bytes:
+    """As bytes, functions included, from which `pickle.loads` makes it again where dreamy_lens is installed.
+
+    Two things that models hold once they have been used are taught to the pickler: weak references, which hooks have to
+    the modules they belong to, and transformers' context variable, which stays one of its module.
+    """
+    file = io.BytesIO()
+    _pickler()(file, protocol=5).dump(thing)
+    return file.getvalue()
+
+
+@functools.cache
+def _pickler() -> type:
+    from dreamy_lens.cluster.ray_cluster import import_ray
+
+    import_ray()
+    from ray import cloudpickle  # pyright: ignore
+
+    class Pickler(cloudpickle.CloudPickler):  # pyright: ignore
+        def reducer_override(self, obj: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+            if type(obj) in (weakref.ProxyType, weakref.CallableProxyType):
+                return weakref.proxy, (obj.__str__.__self__,)
+            if _is_context(obj):
+                return _named(obj)
+            return super().reducer_override(obj)
+
+    return Pickler
+
+
+def _is_context(obj: Any) -> bool:
+    if isinstance(obj, (type, type(sys))):
+        return False
+    inside = getattr(obj, "__dict__", None)
+    values = inside.values() if isinstance(inside, dict) else ()
+    return isinstance(obj, contextvars.ContextVar) or any(isinstance(v, contextvars.ContextVar) for v in values)
+
+
+def _named(obj: Any) -> Any:
+    """A reference to the module and the name that something has."""
+    for module, holder in list(sys.modules.items()):
+        for name, value in list(getattr(holder, "__dict__", {}).items()):
+            if value is obj:
+                return global_of, (module, name)
+    raise pickle.PicklingError(f"{obj!r} has no name in any module")
+
+
+def global_of(module: str, name: str) -> Any:
+    """What a module has under a name."""
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,101 @@
+"""Dreams against the windows of a corpus, as in Figure 3 of the paper."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dreamy_lens.comparison.svg import shown_range
+from dreamy_lens.figures import style
+from dreamy_lens.figures.frontier import AXES, steps
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from dreamy_lens.comparison.comparison import Comparison
+    from dreamy_lens.scan.window import Window
+
+
+def comparison_figure(comparison: Comparison, dark: bool = False, cloud: bool = True) -> go.Figure:
+    """Value against cross-entropy: the dreams' frontier, windows of the corpus, and where no window is.
+
+    Args:
+        comparison: what `dreamy_lens.compare` returns.
+        dark: for a dark page.
+        cloud: also show the windows that were drawn at random.
+    """
+    import plotly.graph_objects as go
+
+    (left, right), (bottom, top) = shown_range(comparison)
+    figure, orange = go.Figure(), style.looks(dark, 1).colour
+    if comparison.top:
+        _region(figure, comparison, orange, (left, right, bottom, top))
+    if cloud and len(comparison.cloud):
+        marker: dict[str, Any] = {"size": 4, "color": style.palette(dark)[1], "opacity": 0.3}
+        x, y = comparison.cloud.T
+        name = f"{len(x):,} windows at random"
+        figure.add_trace(go.Scatter(x=x, y=y, mode="markers", marker=marker, name=name, hoverinfo="skip"))
+    strong = {w.number for w in comparison.top}
+    fluent = [w for w in comparison.fluent if w.number not in strong]
+    if fluent:
+        hollow = {"symbol": "square-open", "size": 9, "color": orange, "line": {"width": 2}}
+        figure.add_trace(_windows(fluent, "strongest of each ¼ nat", hollow))
+    if comparison.top:
+        full = {"symbol": "square", "size": 9, "color": orange, "line": {"width": 1, "color": _ground(dark)}}
+        figure.add_trace(_windows(comparison.top, f"{len(comparison.top)} strongest windows", full))
+    figure.add_trace(steps(comparison.frontier, "dreams", style.looks(dark, 0)))
+    figure.update_layout(**style.layout(dark, hovermode="closest", **AXES))
+    figure.update_layout(xaxis={"range": [left, right]}, yaxis={"range": [bottom, top]})
+    return figure
+
+
+def _region(figure: go.Figure, comparison: Comparison, colour: str, frame: tuple[float, float, float, float]) -> None:
+    """The part of the plane that no window reaches, hatched, with its edge and its name."""
+    import plotly.graph_objects as go
+
+    left, right, bottom, top = frame
+    costs, highs = comparison.reach.ceiling()
+    x, y = [left], [top]
+    for cost, high in zip(costs.tolist(), highs.tolist(), strict=True):
+        at = left if cost == -math.inf else cost
+        x += [at, at]
+        y += [y[-1] if len(y) > 1 else top, max(bottom, high)]
+    x += [right, right]
+    y += [y[-1], top]
+    pattern = {"shape": "/", "fgcolor": colour, "fgopacity": 0.35, "size": 9, "solidity": 0.12}
+    area = {"fill": "toself", "fillcolor": "rgba(0,0,0,0)", "fillpattern": pattern, "line": {"width": 0}}
+    said = f"no window of {comparison.scanned.extent}"
+    figure.add_trace(go.Scatter(x=x, y=y, mode="lines", name=said, showlegend=False, hoverinfo="skip", **area))
+    edge = {"color": colour, "dash": "dash", "width": 2}
+    first = 2 * int(np.searchsorted(highs, bottom, "right"))  # where windows begin
+    edge_x, edge_y = x[1 + first : -1], y[1 + first : -1]
+    figure.add_trace(go.Scatter(x=edge_x, y=edge_y, mode="lines", line=edge, showlegend=False, hoverinfo="skip"))
+    place: dict[str, Any] = {"x": left, "y": top, "xanchor": "left", "yanchor": "top", "xshift": 10, "yshift": -8}
+    figure.add_annotation(text=f"<b>{style.escape(said)} is here</b>", showarrow=False, font={"color": colour}, **place)
+
+
+def _windows(windows: Sequence[Window], name: str, marker: dict[str, Any]) -> go.Scatter:
+    import plotly.graph_objects as go
+
+    known = [w for w in windows if w.cross_entropy is not None]
+    return go.Scatter(
+        x=[w.cross_entropy for w in known],
+        y=[w.value for w in known],
+        mode="markers",
+        marker=marker,
+        name=name,
+        text=[_hover(w) for w in known],
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def _hover(window: Window) -> str:
+    scores = f"value {window.value:.4g}, cross-entropy {window.cross_entropy:.2f}"
+    return "<br>".join([style.lines(window.text), scores, style.lines(window.document)])
+
+
+def _ground(dark: bool) -> str:
+    return "#15181c" if dark else "#ffffff"

@@ -1,0 +1,25 @@
+"""Text to hold dreams against: files, data sets, lists, and the documentation that ships with Python packages."""
+
+from dreamy_lens.corpus.corpus import Block, Corpus, Section
+from dreamy_lens.corpus.documentation import PACKAGES, Document, docstrings, is_held_out
+from dreamy_lens.corpus.problems import Problem, Problems
+from dreamy_lens.corpus.sources import open_corpus
+from dreamy_lens.corpus.sources import open_corpus as open
+from dreamy_lens.corpus.windows import Windows, WindowSettings, windows_of
+
+__all__ = [
+    "PACKAGES",
+    "Block",
+    "Corpus",
+    "Document",
+    "Problem",
+    "Problems",
+    "Section",
+    "WindowSettings",
+    "Windows",
+    "docstrings",
+    "is_held_out",
+    "open",
+    "open_corpus",
+    "windows_of",
+]

@@ -1,0 +1,225 @@
+"""Shards of files: text, lines of JSON, Parquet."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from dreamy_lens.corpus.corpus import Piece, Shard
+from dreamy_lens.corpus.paths import File
+from dreamy_lens.corpus.problems import Problem
+from dreamy_lens.corpus.records import Note, is_array, json_array, json_field, json_pieces, json_rows, text_pieces
+from dreamy_lens.corpus.streams import UNREADABLE, reading, reason
+from dreamy_lens.corpus.text_field import choose, missing
+from dreamy_lens.errors import CorpusError
+
+SMALL = 8 << 20
+"""Neighbouring files that have fewer bytes together make one shard."""
+
+BATCH = 1 << 20
+"""Bytes of a Parquet file's rows that are decoded at once."""
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How files are read: the options of the same names of `dreamy_lens.corpus.open`."""
+
+    text_field: str | None = None
+    separator: str | None = None
+    encoding: str = "utf-8"
+
+
+class FileShard(Shard):
+    """One file, or several small ones; points are (index of the file, place in it, bytes of it that were read)."""
+
+    def __init__(self, files: Sequence[File], settings: ReadOptions) -> None:
+        self.files, self.settings = tuple(files), settings
+        more = f" … {files[-1].name} ({len(files)} files)" if len(files) > 1 else ""
+        self.name = files[0].name + more
+        self._before = [0, *accumulate(file.size for file in files)]
+        self._fields: dict[int, tuple[str | None, str]] = {}
+
+    def pieces(self, point: Any, note: Note) -> Iterator[Piece]:
+        """The documents of the files, one after the other."""
+        first, place, _ = point or (0, None, 0)
+        for i in range(first, len(self.files)):
+            file = self.files[i]
+            read = None
+            try:
+                for piece, read in self._pieces_of(i, place if i == first else None, note):
+                    yield piece._replace(at=(i, piece.at, read), after=(i, piece.after, read))
+            except UNREADABLE as error:
+                if file.remote and _may_pass(error):
+                    raise CorpusError(f"{file.path} could not be read: {reason(error)}. Try again later.") from error
+                part = "it breaks off, and the rest is missing: " if read or (place and i == first) else ""
+                note(Problem(file.name, part + reason(error), "unreadable file"))
+
+    def done(self, point: Any) -> float | None:
+        """The part of the bytes of all files."""
+        if point is None or not self._before[-1]:
+            return 1.0
+        i, _, read = point
+        return min(1.0, (self._before[i] + read) / self._before[-1])
+
+    def field(self, i: int) -> tuple[str | None, str]:
+        """(the field or column of texts of a file, or None; why there is none).
+
+        Raises:
+            OSError, ValueError, EOFError: the file cannot be read.
+        """
+        if i not in self._fields:
+            file, wanted = self.files[i], self.settings.text_field
+            if file.format == "parquet":
+                with file.open() as raw:
+                    self._fields[i] = choose(_columns(_parquet(raw).schema_arrow), wanted)
+            else:
+                with reading(file) as stream:
+                    self._fields[i] = json_field(stream, file.name, wanted)
+        return self._fields[i]
+
+    def _pieces_of(self, i: int, place: Any, note: Note) -> Iterator[tuple[Piece, int]]:
+        """The documents of a file from a place on, each with the bytes that were read until then."""
+        file, settings = self.files[i], self.settings
+        if file.format == "text":
+            place = place or (0, 1, 0)
+            with reading(file, place[0]) as stream:
+                for piece in text_pieces(stream, file.name, place, note, settings.separator, settings.encoding):
+                    yield piece, stream.stored
+                if stream.error:
+                    raise stream.error
+            return
+        field, why = self.field(i)
+        if field is None:
+            note(Problem(file.name, why, "unreadable file"))
+        elif file.format == "parquet":
+            yield from _parquet_pieces(file, place or (0, 0), field, note)
+        else:
+            yield from _json_pieces(file, place, field, note)
+
+
+def _json_pieces(file: File, place: Any, field: str, note: Note) -> Iterator[tuple[Piece, int]]:
+    with reading(file, place[0] if isinstance(place, tuple) else 0) as stream:
+        if isinstance(place, int) or (place is None and is_array(stream, file.name)):
+            rows: Iterator[Any] = json_array(stream, file.name, place or 0, note)
+        else:
+            rows = json_rows(stream, file.name, place or (0, 1, 0), note)
+        for piece in json_pieces(rows, file.name, field, note):
+            yield piece, stream.stored
+        if stream.error:
+            raise stream.error
+
+
+def _parquet_pieces(file: File, place: tuple[int, int], field: str, note: Note) -> Iterator[tuple[Piece, int]]:
+    """The texts of a table from (row group, row in it) on; a row group that cannot be read is passed over."""
+    with file.open() as raw:
+        table = _parquet(raw)
+        sizes = [table.metadata.row_group(g).num_rows for g in range(table.num_row_groups)]
+        before = [0, *accumulate(sizes)]
+        for group in range(place[0], len(sizes)):
+            first, row = place[1] if group == place[0] else 0, 0
+            size = table.metadata.row_group(group).total_byte_size // max(1, sizes[group])
+            rows = max(1, min(1024, BATCH // max(1, size)))
+            try:
+                for batch in table.iter_batches(rows, row_groups=[group], columns=[field], use_threads=False):
+                    if row + len(batch) <= first:
+                        row += len(batch)
+                        continue
+                    for text in _strings(batch.column(0)):
+                        if row >= first:
+                            label = f"{file.name}:{before[group] + row}"
+                            read = file.size * (before[group] + row + 1) // max(1, before[-1])
+                            if isinstance(text, bytes):
+                                note(Problem(label, "bytes that are not UTF-8 were replaced", "replaced characters"))
+                                text = text.decode("utf-8", "replace")
+                            if not isinstance(text, str):
+                                note(Problem(label, missing({field: text}, field), "no text"))
+                            elif text:
+                                yield Piece(label, 0, text, (group, row), (group, row + 1)), read
+                        row += 1
+            except UNREADABLE as error:
+                if file.remote and _may_pass(error):
+                    raise
+                label = f"{file.name}, row group {group}"
+                note(Problem(label, f"from row {row} of {sizes[group]} on: {reason(error)}", "unreadable file"))
+
+
+def _parquet(raw: Any) -> Any:
+    from pyarrow import parquet
+
+    return parquet.ParquetFile(raw, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
+
+
+def _columns(schema: Any) -> dict[str, bool]:
+    """The columns of a table, and whether they hold strings."""
+    from pyarrow import types
+
+    def is_text(kind: Any) -> bool:
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+    return {field.name: is_text(field.type) for field in schema}
+
+
+def _strings(column: Any) -> list[Any]:
+    """The values of a column; bytes where a string is not UTF-8."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        import pyarrow
+
+        if pyarrow.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        values = column.cast(pyarrow.large_binary()).to_pylist()
+        return [value if value is None else _text(value) for value in values]
+
+
+def _text(value: bytes) -> str | bytes:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether an error of a store may be gone at the next try, and says nothing about the file."""
+    about_file = (FileNotFoundError, PermissionError, IsADirectoryError, gzip.BadGzipFile)
+    if not isinstance(error, OSError) or isinstance(error, about_file):
+        return False
+    return type(error) is not OSError or error.errno is not None  # pyarrow's for damaged data has no number
+
+
+def file_shards(files: Sequence[File], settings: ReadOptions) -> list[Shard]:
+    """Shards of files, neighbours that are small together; the first file is looked into for its field of texts.
+
+    Raises:
+        CorpusError: the first file with fields has none of texts, or not the one that was asked for.
+    """
+    groups: list[list[File]] = []
+    room = 0
+    for file in files:
+        if not groups or file.size > room:
+            groups.append([])
+            room = SMALL
+        groups[-1].append(file)
+        room -= file.size
+    shards = [FileShard(group, settings) for group in groups]
+    for shard in shards:
+        for i, file in enumerate(shard.files):
+            if file.format != "text":
+                _check(shard, i)
+                return list(shards)
+    return list(shards)
+
+
+def _check(shard: FileShard, i: int) -> None:
+    file = shard.files[i]
+    try:
+        field, why = shard.field(i)
+    except UNREADABLE:
+        return  # it is passed over, and counted, when its turn comes
+    if field is None:
+        raise CorpusError(f"Where is the text in {file.name}? {why[0].upper()}{why[1:]}.")

@@ -1,0 +1,275 @@
+"""From whatever there is to a corpus."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dreamy_lens.corpus import hub
+from dreamy_lens.corpus.corpus import Corpus, Shard
+from dreamy_lens.corpus.documentation import PACKAGES, SPLITS
+from dreamy_lens.corpus.files import ReadOptions, file_shards
+from dreamy_lens.corpus.memory import DocstringShard, IterableShard, OnceShard, TextShard, first_of, text_of
+from dreamy_lens.corpus.paths import COMPRESSIONS, FORMATS, File, is_glob, is_url, locate
+from dreamy_lens.corpus.problems import Problem, Problems
+from dreamy_lens.corpus.sections import BLOCK, SECTION
+from dreamy_lens.errors import CorpusError, SettingsError
+
+VERSION = 1
+"""Of the way from a source to sections and blocks; a part of every fingerprint."""
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.\[\]%+-]+)?|[\w.-]+:[\w.\[\]%+-]+")
+_FILE_OPTIONS = ("text_field", "separator", "encoding", "storage_options")
+
+
+def open_corpus(
+    source: Any = None,
+    *,
+    split: str | None = None,
+    config: str | None = None,
+    text_field: str | None = None,
+    separator: str | None = None,
+    encoding: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    packages: Iterable[str] | None = None,
+) -> Corpus:
+    r"""A corpus, from nearly anything that holds text. Nothing is tokenized, and little is read before it is needed.
+
+    Args:
+        source: one of
+
+            - None or "docstrings": the documentation that ships with installed packages; what the embedded model was
+              trained on, and then what was held out. The first use in a process takes half a minute.
+            - a path, or several as `pathlib.Path`: .txt and .md (a file is a document, unless there is a `separator`),
+              .jsonl, .ndjson and .json (a row is a document), each perhaps with .gz or .zst behind it, .parquet.
+            - a folder (everything below it, by name; what is hidden is passed over), or a pattern as "data/*.jsonl.gz".
+            - a URL of whatever fsspec knows: "s3://bucket/folder", "gs://bucket/part-*.parquet".
+            - a `datasets` data set, or its name on the Hub, streamed: "owner/name" or "owner/name:train".
+            - a list of texts, or of objects with `.text` and `.source`.
+            - a function that returns an iterator of texts, or an iterable. A generator can be read once.
+            - a corpus, which is returned as it is.
+        split: of the documentation ("train" or "held_out"), or of a data set.
+        config: configuration of a data set on the Hub.
+        text_field: field or column with the texts; None takes "text", else "content", else the only one of strings.
+        separator: what stands between the documents of a text file, as "<|endoftext|>" or ``"\n\n\n"``.
+        encoding: of text files, "utf-8" unless it is said; one that keeps ASCII.
+        storage_options: what fsspec needs to open a URL.
+        packages: of the documentation, instead of `dreamy_lens.corpus.PACKAGES`.
+
+    Returns:
+        A corpus, with what was passed over in `.problems`.
+
+    Raises:
+        CorpusError: there is no such source, or it has no text.
+        SettingsError: an option does not go with the source, or has no such value.
+
+    >>> from dreamy_lens import corpus
+    >>> corpus.open(["A text.", "Another one."])
+    <corpus '2 texts': 1 shard>
+    """
+    options = {
+        "split": split,
+        "config": config,
+        "text_field": text_field,
+        "separator": separator,
+        "encoding": encoding,
+        "storage_options": storage_options,
+        "packages": packages,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    if isinstance(source, Corpus):
+        _check_options(given, (), "a corpus that is open")
+        return source
+    if source is None or (isinstance(source, str) and source == "docstrings"):
+        _check_options(given, ("split", "packages"), "the documentation")
+        return _documentation(**given)
+    if isinstance(source, os.PathLike):
+        _check_options(given, _FILE_OPTIONS, "files")
+        return _files(os.fspath(source), **given)
+    if isinstance(source, str):
+        return _named(source, given)
+    if hub.is_dataset(source):
+        _check_options(given, ("split", "text_field"), "a data set")
+        return _dataset(source, "data set", **given)
+    if isinstance(source, (list, tuple)) and source and all(isinstance(item, os.PathLike) for item in source):
+        _check_options(given, _FILE_OPTIONS, "files")
+        return _several_files(source, **given)
+    _check_options(given, (), "texts")
+    return _texts(source)
+
+
+def _check_options(given: Mapping[str, Any], known: Sequence[str], what: str) -> None:
+    for name in given:
+        if name not in known:
+            has = f"; what can be said about it: {', '.join(known)}" if known else ""
+            raise SettingsError(f"{name}= does not go with {what}{has}.")
+
+
+def _named(source: str, given: dict[str, Any]) -> Corpus:
+    """The corpus of a string: files where there are some, else a data set on the Hub."""
+    local = os.path.expanduser(source)
+    try:
+        there = bool(source) and os.path.exists(local)
+    except ValueError:  # a NUL
+        there = False
+    if not there and ("\n" in source or " " in source.strip() or not source or len(source) > 1000):
+        raise CorpusError(
+            f"There is no file {source[:60]!r}. If it is a text, give a list of texts: [{source[:20]!r}]."
+        )
+    if there or is_url(source) or (is_glob(source) and not _HUB_NAME.fullmatch(source)):
+        _check_options(given, _FILE_OPTIONS, "files")
+        return _files(source, **given)
+    means_hub = "split" in given or "config" in given
+    is_file = source.lower().endswith((*FORMATS, *COMPRESSIONS)) or source.startswith((".", "/", "~"))
+    is_file |= "/" in source and os.path.isdir(source.partition("/")[0])
+    if (_HUB_NAME.fullmatch(source) or means_hub) and not is_file:
+        _check_options(given, ("split", "config", "text_field"), "a data set on the Hub")
+        name, found = hub.load(source, given.get("split"), given.get("config"))
+        return _dataset(found, name, text_field=given.get("text_field"))
+    if means_hub:
+        _check_options(given, _FILE_OPTIONS, "files")
+    return _files(source, **given)  # which says what there is instead
+
+
+def _corpus(name: str, shards: list[Shard], fingerprint: Any, problems: Problems | None = None) -> Corpus:
+    def whole() -> str:
+        found = fingerprint() if callable(fingerprint) else fingerprint
+        return hashlib.sha256(json.dumps([VERSION, SECTION, BLOCK, found]).encode()).hexdigest()[:16]
+
+    return Corpus(name, shards, whole, problems or Problems())
+
+
+def _documentation(split: str | None = None, packages: Iterable[str] = PACKAGES) -> Corpus:
+    if split is not None and split not in SPLITS:
+        raise SettingsError(f"There is no split {split!r}; use 'train', 'held_out', or None for both.")
+    packages = tuple(packages)
+    splits = [s for s in SPLITS if split in (None, s)]
+    shards: list[Shard] = [DocstringShard(s, packages) for s in splits]
+    name = f"docstrings:{split}" if split else "docstrings"
+    return _corpus(name, shards, lambda: ["docstrings", splits, [_version(package) for package in packages]])
+
+
+def _version(package: str) -> list[str]:
+    """What changes when the documentation of a package does: its version, or its newest file."""
+    if package in ("stdlib", "pydoc_data.topics"):
+        return [package, sys.version]
+    try:
+        return [package, importlib.metadata.version(package)]
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    roots = (spec.submodule_search_locations or []) if spec else []
+    stats = [path.stat() for root in roots for path in sorted(Path(root).rglob("*.py"))]
+    return [package, *(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats)]
+
+
+def _reading(options: Mapping[str, Any]) -> tuple[ReadOptions, dict[str, Any]]:
+    """How files are read, and what fsspec needs."""
+    options = dict(options)
+    storage = dict(options.pop("storage_options", {}))
+    settings = ReadOptions(**options)
+    if settings.separator == "":
+        raise SettingsError("separator= is an empty text; leave it away if a file is one document.")
+    try:
+        keeps = "a \n".encode(settings.encoding) == b"a \n"
+        (settings.separator or "").encode(settings.encoding)
+    except LookupError:
+        raise SettingsError(f"There is no encoding {settings.encoding!r}.") from None
+    except UnicodeEncodeError:
+        raise SettingsError(f"The separator {settings.separator!r} cannot be written in {settings.encoding}.") from None
+    if not keeps:
+        raise SettingsError(f"Files in {settings.encoding} must be converted, best to UTF-8: it does not keep ASCII.")
+    return settings, storage
+
+
+def _files(source: str, **options: Any) -> Corpus:
+    settings, storage = _reading(options)
+    name, files, problems = locate(source, storage)
+    return _corpus_of_files(name, files, settings, problems)
+
+
+def _several_files(paths: Iterable[os.PathLike[str]], **options: Any) -> Corpus:
+    settings, _ = _reading(options)
+    files, problems = [], Problems()
+    for path in paths:
+        _, found, passed = locate(os.fspath(path), {})
+        files += found
+        problems = Problems.total([problems, passed])
+    return _corpus_of_files(f"{len(files)} files", files, settings, problems)
+
+
+def _corpus_of_files(name: str, files: list[File], settings: ReadOptions, problems: Problems) -> Corpus:
+    if not any(file.size for file in files):
+        raise CorpusError(f"There is no text in {name}: {'the file is' if len(files) == 1 else 'all files are'} empty.")
+    known = [[file.name, file.size, file.stamp] for file in files]
+    shards = file_shards(files, settings)
+    return _corpus(name, shards, [known, settings.text_field, settings.separator, settings.encoding], problems)
+
+
+def _dataset(source: Any, name: str, split: str | None = None, text_field: str | None = None) -> Corpus:
+    name, shards, fingerprint = hub.dataset_shards(source, name, split, text_field)
+    return _corpus(name, shards, fingerprint)
+
+
+def _texts(source: Any) -> Corpus:
+    """The corpus of a list, an iterable, an iterator, or a function."""
+    kind = type(source).__name__
+    if isinstance(source, (bytes, bytearray, set, frozenset, Mapping)) or kind == "DataFrame":
+        advice = {
+            "DataFrame": "give one of its columns",
+            "set": "a set has no order; give sorted(...)",
+            "frozenset": "a set has no order; give sorted(...)",
+            "bytes": "decode them, and give a list of texts",
+            "bytearray": "decode them, and give a list of texts",
+        }.get(kind, "give list(....values())")
+        raise CorpusError(f"Texts were expected, and got {kind}: {advice}.")
+    if isinstance(source, (list, tuple)):
+        return _list(source)
+    if isinstance(source, Iterator):
+        name = f"{kind} {getattr(source, '__qualname__', '')}".strip()
+        return _corpus(name, [OnceShard(name, source)], f"once-{uuid.uuid4()}")
+    if isinstance(source, Iterable):
+        first = first_of(source)
+        _check_texts(first, kind)
+        shard = IterableShard(kind, source)
+    elif isinstance(source, Callable):
+        shard = IterableShard(getattr(source, "__qualname__", kind), source)
+    else:
+        raise CorpusError(
+            f"There is no corpus in {source!r:.60} ({kind}). Give a path, a folder, a pattern, a URL, a list of texts, "
+            "an iterable of texts, or a data set."
+        )
+    return _corpus(shard.name, [shard], shard.fingerprint)
+
+
+def _list(texts: Sequence[Any]) -> Corpus:
+    _check_texts(texts, "the list")
+    first = texts[0]
+    if isinstance(first, str) and first.lower().endswith((*FORMATS, *COMPRESSIONS)) and os.path.isfile(first):
+        raise CorpusError(
+            f"{first!r} is a file. A list of str is a list of texts; give pathlib.Path objects for files."
+        )
+    shard = TextShard("texts", texts)
+    if not shard.characters:
+        raise CorpusError("All texts of the list are empty.")
+    return _corpus(f"{len(texts)} text{'s' * (len(texts) != 1)}", [shard], shard.fingerprint)
+
+
+def _check_texts(items: Sequence[Any], what: str) -> None:
+    """Raise if there is no text among items."""
+    if not items:
+        raise CorpusError(f"There is no text in {what}: it is empty.")
+    if all(isinstance(text_of(item, ""), Problem) for item in items):
+        raise CorpusError(f"Texts were expected, and the items of {what} are {type(items[0]).__name__}.")

@@ -1,0 +1,158 @@
+"""Check a feature against a model before anything is searched, and make it computable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamy_lens.errors import DreamyLensError, FeatureError, FeatureRangeError
+from dreamy_lens.features import expressions as ex
+from dreamy_lens.features.compile import Compiler, Compute, left_over
+from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass, Readings, RowLayout, check_position
+from dreamy_lens.features.parser import parse
+from dreamy_lens.features.shapes import Axes, ShapeProbe
+from dreamy_lens.models.hooked_model import HookedModel
+
+MASKED = -1e30
+"""Values below this are the minus infinity of an attention mask, in whichever way an architecture writes it."""
+
+
+@dataclass(frozen=True)
+class BoundFeature:
+    """A feature that fits a model. Made by :func:`bind`.
+
+    Attributes:
+        feature: the expression.
+        model: what it is bound to.
+        hooks: the hook points it reads, for every model it reads: its own, and others whose cross-entropy it uses.
+        logits: the models whose output it reads; the others' passes end at the last hook point.
+    """
+
+    feature: ex.Feature
+    model: HookedModel
+    hooks: dict[HookedModel, tuple[str, ...]]
+    logits: frozenset[HookedModel]
+    _compute: Compute = field(repr=False)
+    _positions: tuple[tuple[ex.Element, str], ...] = field(default=(), repr=False)
+
+    @property
+    def models(self) -> tuple[HookedModel, ...]:
+        """Every model it reads."""
+        return tuple(self.hooks)
+
+    def check_layout(self, layout: RowLayout) -> None:
+        """Raise FeatureRangeError if the feature names a position that prompts of this layout do not have."""
+        for element, what in self._positions:
+            check_position(element, layout, what)
+
+    def __call__(self, readings: Readings) -> Tensor:
+        """The value of each prompt, float32 `[batch]`, from the passes over a batch."""
+        return self._compute(readings).float()
+
+
+def bind(
+    feature: Any, model: Any = None, *, prepend_bos: bool | None = None, length: int | None = None
+) -> BoundFeature:
+    """Check a feature against a model.
+
+    Args:
+        feature: an expression or its text.
+        model: a bridge, a Hugging Face id or folder, or None for the embedded model.
+        prepend_bos: whether prompts follow a BOS; None is the model's convention.
+        length: how many tokens prompts have, BOS not counted, to check positions too.
+
+    Returns:
+        What :class:`~dreamy_lens.scoring.scorer.Scorer` evaluates.
+
+    Raises:
+        UnknownHookError: the model has no such hook point; the nearest names are in the message.
+        FeatureRangeError: an index, a direction's width or what is left of an activation does not fit.
+        TokenError: a target is not one token.
+        HookNotFiredError: the hook point exists but is never passed.
+
+    >>> import dreamy_lens as dl
+    >>> dl.bind("L2.N17").hooks.popitem()[1]
+    ('blocks.2.mlp.hook_post',)
+    >>> dl.bind("L2.N1017")
+    Traceback (most recent call last):
+    dreamy_lens.errors.FeatureRangeError: blocks.2.mlp.hook_post[-1, 1017]: there is no unit 1017;
+    embedded has 896 units there, 0 to 895.
+    """
+    from dreamy_lens.models.load import as_hooked
+
+    hooked = as_hooked(model)
+    expression = parse(feature)
+    if not any(
+        isinstance(f, (ex.Hook, ex.Logit, ex.Latent, ex.MeanCrossEntropy, ex.Custom)) for f in expression.walk()
+    ):
+        raise FeatureError(
+            f"{expression.label} is a constant: it reads nothing of the model. Name a hook point or a logit."
+        )
+    probe = ShapeProbe(hooked, expression, prepend_bos)
+    compiler = Compiler(probe)
+    axes, compute = compiler.build(expression)
+    if axes:
+        raise FeatureRangeError(_leaves_axes(expression, axes, probe))
+    bound = BoundFeature(
+        expression,
+        hooked,
+        {m: tuple(names) for m, names in compiler.hooks.items()},
+        frozenset(compiler.logits),
+        compute,
+        tuple(compiler.positions),
+    )
+    if length is not None:
+        bound.check_layout(RowLayout(len(probe.bos), 0, length, 0))
+    _try_out(bound, compiler)
+    return bound
+
+
+@torch.no_grad()
+def _try_out(bound: BoundFeature, compiler: Compiler) -> None:
+    """One evaluation, so that users' functions and what they return are checked before a search starts."""
+    readings: dict[HookedModel, ActivationSource] = {}
+    layout = compiler.probe.layout
+    for model, names in bound.hooks.items():
+        ids = compiler.probe.row(layout, model)
+        found, logits = model.run(ids, names, logits=model in bound.logits)
+        readings[model] = ForwardPass(found, logits, ids, layout)
+    # Each function by itself first: then it is clear whose failure it is.
+    for node in bound.feature.walk():
+        if isinstance(node, ex.Custom):
+            try:
+                compiler.build(node)[1](readings)
+            except DreamyLensError:
+                raise
+            except Exception as error:
+                advice = ""
+                if "require grad" in str(error):
+                    advice = ". It is called without gradients, on plain forward passes, so it cannot differentiate"
+                raise FeatureError(
+                    f"The function of {node.label} failed on two prompts of {layout.total} tokens: "
+                    f"{type(error).__name__}: {error}{advice}"
+                ) from error
+    value = bound(readings)
+    if all(not isinstance(node, ex.Custom) for node in bound.feature.walk()) and bool((value < MASKED).all()):
+        raise FeatureRangeError(
+            f"{bound.feature.label} is {float(value[0]):.3g} for every prompt: it takes in attention scores that are "
+            "masked, because a token attends only to itself and to what is before it. Name a key that is not after the "
+            "query, as in hook_attn_scores[0, -1, 2], or use hook_pattern, where masked entries are 0."
+        )
+
+
+def _leaves_axes(feature: ex.Feature, axes: Axes, probe: ShapeProbe) -> str:
+    advice = []
+    for name in dict.fromkeys(axis.name for axis in axes):
+        if name == "position":
+            advice.append("take one position, as in [-1, ...], or reduce them with .max() or .mean()")
+        else:
+            advice.append(f"pick one {name}{', or project on a direction with @' if name == 'unit' else ''}")
+    example = ""
+    if isinstance(feature, ex.Hook) and feature.index is None:
+        picks = ["-1" if axis.name == "position" else "0" for axis in probe.axes[feature.name]]
+        example = f", for example {feature.label}[{', '.join(picks)}]"
+    left = f"{feature.label} leaves {left_over(axes)}"
+    return f"A feature is one number for each prompt, and {left}: {'; '.join(advice)}{example}."

@@ -1,0 +1,217 @@
+"""What one forward pass gave: activations, logits and cross-entropy, with the places of the prompt's tokens in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dreamy_lens.errors import FeatureRangeError, PromptError
+from dreamy_lens.features import expressions as ex
+from dreamy_lens.models.transfer import to_device
+
+if TYPE_CHECKING:
+    from dreamy_lens.models.hooked_model import HookedModel
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """How a row of ids is made up: BOS, then a template's prefix, the prompt, and the template's suffix.
+
+    Attributes:
+        bos: 1 if a BOS stands first, else 0.
+        prefix: tokens of the template before the prompt.
+        length: tokens of the prompt.
+        suffix: tokens of the template after the prompt.
+    """
+
+    bos: int
+    prefix: int
+    length: int
+    suffix: int
+
+    @property
+    def before(self) -> int:
+        """Tokens before the prompt."""
+        return self.bos + self.prefix
+
+    @property
+    def total(self) -> int:
+        """Tokens of the whole row."""
+        return self.before + self.length + self.suffix
+
+    @property
+    def positions(self) -> int:
+        """Positions that a feature can name: all but the BOS."""
+        return self.total - self.bos
+
+    @property
+    def terms(self) -> int:
+        """Predicted tokens of the prompt: all of them if anything stands before it, else all but the first (Eq. 1)."""
+        return self.length if self.before else self.length - 1
+
+    @property
+    def predicting(self) -> slice:
+        """The places whose logits predict the prompt's tokens."""
+        return slice(max(self.before - 1, 0), self.before + self.length - 1)
+
+    @property
+    def predicted(self) -> slice:
+        """The places of the prompt's predicted tokens."""
+        return slice(max(self.before, 1), self.before + self.length)
+
+    def check(self) -> None:
+        """Raise PromptError if there is nothing to take a cross-entropy of."""
+        if self.terms < 1:
+            raise PromptError(
+                "A prompt of one token with nothing before it has no predicted token, so it has no cross-entropy. "
+                "Use prepend_bos=True, or a longer prompt."
+            )
+
+
+class ActivationSource(Protocol):
+    """One model's pass over a batch of prompts, as features read it; :class:`ForwardPass` is the plain one."""
+
+    @property
+    def layout(self) -> RowLayout:
+        """Of every row."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many prompts."""
+        ...
+
+    @property
+    def activations(self) -> Mapping[str, Tensor]:
+        """By hook point, `[batch, ...]`."""
+        ...
+
+    @property
+    def cross_entropy(self) -> Tensor:
+        """Mean cross-entropy of each prompt, float32 `[batch]`, nats per token (Eq. 1)."""
+        ...
+
+    def picked(self, name: str, element: ex.Element, what: str) -> Tensor:
+        """The activation at a hook point whose first axis is of positions, `[batch, ...]`, indexed by :func:`pick`."""
+        ...
+
+    def over_vocabulary(self, function: Callable[[Tensor], Tensor], element: ex.Element, what: str) -> Tensor:
+        """A function of float32 logits `[..., d_vocab] -> [...]` at a position or a span: `[batch]` or `[batch, m]`."""
+        ...
+
+
+@dataclass
+class ForwardPass:
+    """One model's plain pass over a batch.
+
+    Attributes:
+        activations: by hook point, `[batch, ...]`.
+        logits: `[batch, total, d_vocab]`, or None if nothing needed them.
+        ids: `[batch, total]`.
+        layout: of every row.
+        charge: zeros `[batch]`, added to the cross-entropy. Its gradient says how much a value depends on the prompt's
+            cross-entropy, and so on the tokens as *targets*, which the gradient at the embeddings does not show.
+    """
+
+    activations: dict[str, Tensor]
+    logits: Tensor | None
+    ids: Tensor
+    layout: RowLayout
+    charge: Tensor | None = field(default=None)
+
+    @property
+    def size(self) -> int:
+        """How many prompts."""
+        return len(self.ids)
+
+    def part(self, rows: np.ndarray) -> ForwardPass:
+        """Some of the prompts, by their row."""
+        at = to_device(rows, self.ids.device)
+
+        def of(x: Tensor) -> Tensor:
+            return x[at.to(x.device)]  # layers may be on several devices
+
+        logits, charge = (None if x is None else of(x) for x in (self.logits, self.charge))
+        return ForwardPass({k: of(x) for k, x in self.activations.items()}, logits, self.ids[at], self.layout, charge)
+
+    def picked(self, name: str, element: ex.Element, what: str) -> Tensor:
+        """The activation at a hook point whose first axis is of positions, `[batch, ...]`, indexed by :func:`pick`."""
+        return pick(self.activations[name], 1, element, self.layout, what)
+
+    def over_vocabulary(self, function: Callable[[Tensor], Tensor], element: ex.Element, what: str) -> Tensor:
+        """A function of float32 logits `[..., d_vocab] -> [...]` at a position or a span: `[batch]` or `[batch, m]`."""
+        assert self.logits is not None
+        return function(pick(self.logits, 1, element, self.layout, what).float())
+
+    @property
+    def cross_entropy(self) -> Tensor:
+        """Mean cross-entropy of each prompt, float32 `[batch]`, nats per token (Eq. 1)."""
+        return self._cross_entropy
+
+    @cached_property
+    def _cross_entropy(self) -> Tensor:
+        assert self.logits is not None
+        self.layout.check()
+        logits = self.logits[:, self.layout.predicting].float()
+        targets = self.ids[:, self.layout.predicted]
+        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        mean = losses.view(targets.shape).mean(-1)
+        return mean if self.charge is None else mean + self.charge
+
+    @torch.no_grad()
+    def surprisal(self) -> Tensor:
+        """-log p of every token at each of the prompt's positions, float32 `[batch, length, d_vocab]`.
+
+        The first position's is zero if nothing stands before it, for then it is not predicted.
+        """
+        assert self.logits is not None
+        found = -self.logits[:, self.layout.predicting].detach().float().log_softmax(-1)
+        missing = self.layout.length - found.shape[1]
+        return F.pad(found, (0, 0, missing, 0)) if missing else found
+
+
+Readings = Mapping["HookedModel", ActivationSource]
+
+
+def pick(tensor: Tensor, axis: int, element: ex.Element, layout: RowLayout, what: str) -> Tensor:
+    """Index a positional axis: positions count the tokens after the BOS, which only ``"bos"`` names.
+
+    Returns:
+        The tensor without the axis for an integer or ``"bos"``, with a shorter one for a span.
+    """
+    check_position(element, layout, what)
+    size = tensor.shape[axis]
+    if element == ex.BOS:
+        return tensor.select(axis, 0)
+    if isinstance(element, int):
+        return tensor.select(axis, element + layout.bos if element >= 0 else size + element)
+    tensor = tensor.narrow(axis, layout.bos, size - layout.bos)
+    return tensor if element == ex.Span() else tensor[(slice(None),) * axis + (element.slice(),)]
+
+
+def check_position(element: ex.Element, layout: RowLayout, what: str) -> None:
+    """Raise FeatureRangeError if a position is not there, or a span has none."""
+    count = layout.positions
+    if element == ex.BOS:
+        if not layout.bos:
+            raise FeatureRangeError(
+                f'{what}: "bos" is the beginning-of-sequence token, and prompts are scored without one here; '
+                "use prepend_bos=True, or a position 0, 1, ..."
+            )
+    elif isinstance(element, ex.Span):
+        if not range(count)[element.slice()]:
+            start, stop = ("" if x is None else x for x in (element.start, element.stop))
+            raise FeatureRangeError(f"{what}: the slice {start}:{stop} is empty; there are positions 0 to {count - 1}.")
+    elif isinstance(element, int) and not -count <= element < count:
+        bos = ' (the BOS is the position "bos")' if layout.bos else ""
+        raise FeatureRangeError(
+            f"{what}: there is no position {element}; the {count} tokens that the model reads have positions 0 to "
+            f"{count - 1}, or -1 to {-count} from the end{bos}."
+        )

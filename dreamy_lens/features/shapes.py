@@ -1,0 +1,158 @@
+"""Look at a model's hook points before anything is computed: do they fire, and what does an activation there look like?
+
+Two short passes of different lengths tell: an axis that grows with the prompt is a position, any other is a unit or a
+head, whatever the architecture calls it. So ranks and ranges are checked against what the model really computes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dreamy_lens.errors import FeatureError, FeatureRangeError
+from dreamy_lens.features import expressions as ex
+from dreamy_lens.features.forward_pass import RowLayout
+from dreamy_lens.models.hooked_model import HookedModel
+
+PROBE_LENGTH = 6
+"""Tokens of the prompts that a model is looked at with."""
+
+
+class Axis(NamedTuple):
+    """An axis of an activation, besides the batch.
+
+    Attributes:
+        name: "position", "unit", "head", or "axis 2" where nobody knows better.
+        size: how many there are; None for positions, which come with the prompt.
+    """
+
+    name: str
+    size: int | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Axes = tuple[Axis, ...]
+
+
+class ShapeProbe:
+    """What a model has where a feature reads it.
+
+    Args:
+        model: to look at.
+        feature: an expression.
+        prepend_bos: whether prompts follow a BOS; None is the model's convention.
+
+    Attributes:
+        bos: ids before every prompt.
+        hooks: the hook points that the feature names, each once.
+        axes: of the activations there.
+        layout: of rows long enough for every position that the feature names.
+
+    Raises:
+        UnknownHookError: the model has no such hook point.
+        HookNotFiredError: a forward pass does not go through it.
+        FeatureRangeError: it does not depend on the prompts, or has fewer axes than the index.
+    """
+
+    def __init__(self, model: HookedModel, feature: ex.Feature, prepend_bos: bool | None) -> None:
+        self.model = model
+        self.bos = model.bos(prepend_bos)
+        self._saes: dict[ex.Latent, Any] = {}
+        self.hooks = list(dict.fromkeys(name for node in feature.walk() for name in self._named_by(node)))
+        for name in self.hooks:
+            model.check_hook(name)
+        before = len(self.bos)
+        long, short = (self._shapes(RowLayout(before, 0, PROBE_LENGTH - less, 0)) for less in (0, 1))
+        self.axes = {name: self._describe(name, long[name], short[name]) for name in self.hooks}
+
+        needed = max((_reach(e) for node in feature.walk() for e in self._positions(node)), default=0)
+        if model.n_ctx is not None and needed + before > model.n_ctx:
+            raise FeatureRangeError(
+                f"{feature.label} reads a position that only prompts of {needed} tokens have, and {model.name}'s "
+                "context is "
+                f"{model.n_ctx}{' with the BOS' if before else ''}; use a position nearer to the start or the end."
+            )
+        self.layout = RowLayout(before, 0, max(needed, PROBE_LENGTH), 0)
+
+    def row(self, layout: RowLayout, model: HookedModel) -> Tensor:
+        """Two equal prompts of some tokens or other, as `model` reads them, `[2, total]`."""
+        allowed = model.vocabulary.allowed.nonzero()[0]
+        tokens = [*model.bos(bool(self.bos)), *(int(allowed[i % len(allowed)]) for i in range(layout.length))]
+        return torch.tensor([tokens, tokens], device=model.device)
+
+    def sae(self, node: ex.Latent) -> Any:
+        """The autoencoder of a latent."""
+        from dreamy_lens.features.sae import load_sae
+
+        if node not in self._saes:
+            self._saes[node] = load_sae(node.sae, node.hook)
+        return self._saes[node]
+
+    def spread(self, f: ex.Hook) -> list[ex.Element]:
+        """One element for each axis, with `...` and what is missing written out as whole axes."""
+        index, axes = f.index or (), self.axes[f.name]
+        if index.count(Ellipsis) > 1:
+            raise FeatureError(f"{f.label}: '...' can stand only once in an index of {listed(axes)}.")
+        given = [e for e in index if e is not Ellipsis]
+        if len(given) > len(axes):
+            raise FeatureRangeError(
+                f"{f.label} has {len(given)} indices, and an activation there has {len(axes)}: {listed(axes)}, "
+                "without the batch."
+            )
+        fill: list[ex.Element] = [ex.Span()] * (len(axes) - len(given))
+        cut = index.index(Ellipsis) if Ellipsis in index else len(index)
+        return [*index[:cut], *fill, *index[cut + 1 :]]
+
+    def _named_by(self, node: ex.Feature) -> tuple[str, ...]:
+        if isinstance(node, ex.Hook):
+            return (node.name,)
+        if isinstance(node, ex.Custom):
+            return node.hooks
+        return (self.sae(node).hook_name,) if isinstance(node, ex.Latent) else ()
+
+    def _positions(self, node: ex.Feature) -> list[ex.Element]:
+        if isinstance(node, (ex.Logit, ex.Latent)):
+            return [node.position]
+        if isinstance(node, ex.Hook):
+            pairs = zip(self.axes[node.name], self.spread(node), strict=True)
+            return [element for axis, element in pairs if axis.name == "position"]
+        return []
+
+    @torch.no_grad()
+    def _shapes(self, layout: RowLayout) -> dict[str, list[int]]:
+        found, _ = self.model.run(self.row(layout, self.model), self.hooks, logits=False)
+        return {name: list(found[name].shape) for name in self.hooks}
+
+    def _describe(self, name: str, long: list[int], short: list[int]) -> Axes:
+        if len(long) < 2 or long[0] != 2:
+            raise FeatureRangeError(
+                f"{self.model.name} computes {name!r} with shape {long} for two prompts: it has no axis for the "
+                "prompts, so it does not depend on them. Choose a hook point that does; `dreamy-lens hooks` lists them."
+            )
+        moving = [a != b for a, b in zip(long[1:], short[1:], strict=True)]
+        units = [i for i, moves in enumerate(moving) if not moves]
+        names = {units[-1]: "unit"} if units else {}
+        if len(units) == 2 or (len(units) == 1 and moving[1:] and all(moving[1:])):
+            names[units[0]] = "head"  # [position, head, unit], or [head, query, key]
+        return tuple(
+            Axis("position") if moves else Axis(names.get(i, f"axis {i}"), long[i + 1])
+            for i, moves in enumerate(moving)
+        )
+
+
+def listed(axes: Axes) -> str:
+    """Axes as messages show them: `[position, unit]`."""
+    return f"[{', '.join(map(str, axes))}]"
+
+
+def _reach(element: ex.Element) -> int:
+    """How many positions there must be for this one to exist, or for a span not to be empty."""
+    if isinstance(element, ex.Span):
+        return max(element.start or 0, 0) + max(-(element.stop or 0), 0) + 1
+    if not isinstance(element, int):
+        return 0
+    return element + 1 if element >= 0 else -element

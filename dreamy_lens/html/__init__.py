@@ -1,0 +1,1 @@
+"""Static building blocks of pages: markup, escaping, numbers, token strips, drawings."""

@@ -1,0 +1,211 @@
+"""The page of a feature's card. It is static HTML; where scripts may run, the run's own panel is on it as well."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dreamy_lens.comparison.svg import key, plane_svg
+from dreamy_lens.html import page as markup
+from dreamy_lens.html.cards import cards, tabs
+from dreamy_lens.html.histogram import Mark, histogram_svg
+from dreamy_lens.html.page import escape
+from dreamy_lens.html.tokens import ValueScale, legend, numbers_switch
+from dreamy_lens.html.words import plural
+from dreamy_lens.results import strips
+from dreamy_lens.runs import report
+from dreamy_lens.scan.page import QUANTILES, at_or_below, percent, scale_of, window_card
+
+if TYPE_CHECKING:
+    from dreamy_lens.api.card import Card
+    from dreamy_lens.scan.window import Window
+
+STYLES = ("tokens.css", "cards.css")
+PANEL = 80_000
+"""Characters that the run's panel takes on a page at most, if leaving things out can do it."""
+
+
+class CardView:
+    """A card as HTML.
+
+    Args:
+        card: what is shown.
+        top: how many of the strongest windows.
+        each: how many windows of each quantile.
+    """
+
+    def __init__(self, card: Card, top: int = 16, each: int = 6) -> None:
+        self.card, self.of, examples = card, card.comparison, card.examples
+        said = f"{self.of.feature}{self.of.model}{self.of.summary}{top}"
+        self.prefix = "k" + hashlib.sha256(said.encode("utf-8", "replace")).hexdigest()[:7]
+        self.top = examples.top[:top]
+        strong = {w.number for w in self.top}
+        self.fluent = [w for w in examples.fluent if w.number not in strong]
+        self.quantiles = [(q, examples.quantile(q, each)) for q in QUANTILES]
+        self.scale: ValueScale = scale_of([*self.top, *self.fluent, *(w for _, some in self.quantiles for w in some)])
+        self.dreams = {i: f"{self.prefix}d{i + 1}" for i in card.attributions}
+        self.windows: dict[Any, str] = {w: f"{self.prefix}t{i + 1}" for i, w in enumerate(self.top)}
+        self.windows |= {w: f"{self.prefix}f{i + 1}" for i, w in enumerate(self.fluent)}
+
+    def body(self, panel: str = "", heading: str = "h2") -> str:
+        """Everything under the title.
+
+        Args:
+            panel: the run's panel, as HTML.
+            heading: the element of headings.
+        """
+        of = self.of
+        parts = [
+            ("Dreams against the corpus", self._plane()),
+            ("Dreams, token by token", self._strips() + panel),
+            (f"In {of.scanned.corpus}", self._windows()),
+            ("Logit effect", self.card.logit_effect.html()),
+            ("Settings", self._settings()),
+        ]
+        sections = "".join(f"<section><{heading}>{escape(name)}</{heading}>{text}</section>" for name, text in parts)
+        warnings = "".join(f'<p class="dl-warn">{escape(w)}</p>' for w in of.warnings)
+        lead = f'<p class="dl-lead">{escape(of.sentence)}</p><p class="dl-quiet">{escape(self._introduction())}</p>'
+        return f'<div class="dl-sides dl-card" id="{self.prefix}">{lead}{warnings}{sections}</div>'
+
+    def _introduction(self) -> str:
+        of, scanned = self.of, self.of.scanned
+        tried = "" if of.evaluated is None else f" that evaluated {of.evaluated:,} prompts"
+        return (
+            f"{of.model}: {plural(len(of.frontier), 'dream')}, found by {plural(len(of.seeds), 'run')}{tried}; "
+            f"{scanned.windows:,} windows of {scanned.length} tokens from {plural(scanned.documents, 'document')} of "
+            f"{scanned.corpus}."
+        )
+
+    def _plane(self) -> str:
+        names: dict[object, str] = {**self.dreams, **self.windows}
+        note = (
+            "Dreams are prompts that were searched for, windows are text of the corpus. Further up drives the feature "
+            "more, further left reads more like language. Choose a point to go to its prompt."
+        )
+        left = f"{plane_svg(self.of, names)}{key(self.of)}"
+        said = "".join(f"<li>{escape(s)}</li>" for s in (*(str(s) for s in self.of.statements[1:]), *self.of.findings))
+        return (
+            f'<p class="dl-note">{note}</p><div class="dl-two dl-first"><div>{left}</div><div>{self._histogram()}</div>'
+            f'</div><ul class="dl-said">{said}</ul>'
+        )
+
+    def _histogram(self) -> str:
+        examples, number = self.card.examples, self.scale.number
+        marks = [Mark(examples.quantile_value(q), percent(q), "q") for q in QUANTILES]
+        if self.top:
+            marks.append(Mark(self.top[0].value, f"strongest window {number(self.top[0].value)}", "w"))
+        if len(self.of.frontier):
+            best = self.of.frontier[-1].value
+            marks.append(Mark(best, f"strongest dream {number(best)}", "d"))
+        shares = ", ".join(percent(q) for q in sorted(QUANTILES))
+        said = (
+            f"How many windows have which value, with counts on a logarithmic scale. At or below the dotted lines are "
+            f"{shares} of the windows. Mean {number(examples.mean)}, standard deviation {number(examples.deviation)}."
+        )
+        if examples.non_finite:
+            said += f" {examples.non_finite:,} windows had no finite value, and count nowhere."
+        drawn = histogram_svg(examples.histogram.edges, examples.histogram.counts, marks, "value")
+        return f'{drawn}<p class="dl-note">{escape(said)}</p>'
+
+    def _strips(self) -> str:
+        frontier, found = self.of.frontier, self.card.attributions
+        if not len(frontier):
+            return "<p>No prompt had finite scores, so there is no frontier.</p>"
+        if not found:
+            return f"<p>{escape(self.card.unattributed)}</p>{markup.prompt_table(frontier.prompts)}"
+        names = [self.dreams.get(i, "") for i in range(len(frontier))]
+        few = f"{len(found)} of {len(frontier)}, from fluent to strong. " if len(found) < len(frontier) else ""
+        tried = "Each token was exchanged for others, those that the gradient favours."
+        note = f'<p class="dl-note">{few}{tried} {strips.LEGEND}</p>'
+        return note + "".join(report.strip_section(i, frontier[i], names[i], found[i]) for i in sorted(found))
+
+    def _windows(self) -> str:
+        parts = [("strongest", self._cards(self.top)), ("quantiles", self._by_quantile())]
+        if self.fluent:
+            note = '<p class="dl-quiet">The strongest window of each quarter of a nat, of all windows.</p>'
+            parts.append(("by fluency", note + self._cards(self.fluent)))
+        tools = f'<p class="dl-note">{legend(self.scale)}</p>{numbers_switch(self.prefix + "n")}'
+        return f"{tools}{tabs(self.prefix + 'r', parts)}"
+
+    def _cards(self, windows: Sequence[Window]) -> str:
+        if not windows:
+            return '<p class="dl-none">No window had a finite value.</p>'
+        named = ((w, self.windows[w]) for w in windows)
+        return cards([window_card(w, name, f"window {i + 1}") for i, (w, name) in enumerate(named)], self.scale)
+
+    def _by_quantile(self) -> str:
+        parts = []
+        for n, (q, windows) in enumerate(self.quantiles):
+            parts.append(f"<h4>{at_or_below(q, self.card.examples.quantile_value(q), self.scale)}</h4>")
+            shown = [window_card(w, f"{self.prefix}q{n}-{i}", "window") for i, w in enumerate(windows)]
+            parts.append(cards(shown, self.scale))
+        return "".join(parts)
+
+    def _settings(self) -> str:
+        of, header = self.of, self.card.examples.header
+        corpus = {"corpus": of.scanned.corpus, "fingerprint": header.get("corpus", {}).get("fingerprint", "")}
+        counts = {name: f"{n:,}" for name, n in self.card.examples.counts.items()}
+        renamed = {"tokens": "sampled tokens"}  # those that were scanned are among the counts
+        asked = {renamed.get(name, name): value for name, value in of.scanned.settings.items()}
+        problems = {"passed over": header["problem_count"]} if header.get("problem_count") else {}
+        made = {"seconds": f"{header['seconds']:.1f}"} if header.get("seconds") else {}
+        groups = {
+            "Dreams": of.settings,
+            "Corpus": {**corpus, **counts, **problems, **asked, **made},
+            "The scan's versions": of.scanned.versions,
+        }
+        shown = (f"<div><h3>{n}</h3>{report.settings_list(known)}</div>" for n, known in groups.items() if known)
+        return f'<div class="dl-groups">{"".join(shown)}</div>'
+
+
+def page(card: Card, top: int = 16, static: bool = False) -> str:
+    """One self-contained page.
+
+    Args:
+        card: what is shown.
+        top: how many of the strongest windows.
+        static: leave the run's panel and its script out.
+    """
+    panel = "" if static else _panel(card)
+    body = f"<h1>{escape(card.title)}</h1>{CardView(card, top).body(panel)}"
+    return markup.document(card.title, body, scripts=bool(panel), styles=STYLES)
+
+
+def fragment(card: Card) -> str:
+    """What a notebook's cell shows, without scripts."""
+    found = f"<h2>{escape(card.title)}</h2>{CardView(card, 8, 3).body('', 'h3')}"
+    return markup.fragment(found, *STYLES)
+
+
+def _panel(card: Card) -> str:
+    """The panel of the run, to be opened where scripts run; nothing for several runs, or one that is not at hand."""
+    from dreamy_lens.panels.dream import frozen_run
+    from dreamy_lens.runs.dream import Dream
+
+    runs = card.merged.runs
+    if len(runs) != 1 or not isinstance(runs[0], Dream) or runs[0]._session is None:
+        return ""
+    _look(runs[0], card)
+    view = frozen_run(runs[0], weight=PANEL, strips=len(card.attributions))
+    summary = "Explore the run: click prompts, substitutes and iterations"
+    return f'<details class="dl-explore"><summary>{summary}</summary>{view}</details>'
+
+
+def _look(run: Any, card: Card) -> None:
+    """Have the panel know what the strips show, so that the model is asked once."""
+    import contextlib
+
+    import numpy as np
+
+    from dreamy_lens.errors import DreamyLensError
+    from dreamy_lens.panels.dream import looks_of
+
+    looks = looks_of(run)
+
+    def look() -> None:
+        for i in card.attributions:
+            looks.with_series(np.asarray(card.comparison.frontier[i].ids, dtype=np.int64))
+
+    with contextlib.suppress(DreamyLensError):
+        run.ask(look).result()

@@ -1,0 +1,41 @@
+"""A dream as one page with its view, which needs no kernel and no network: what `run.to_html()` writes."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dreamy_lens.errors import DreamyLensError
+from dreamy_lens.html import page as markup
+from dreamy_lens.panels.dream import frozen_run, looks_of
+from dreamy_lens.runs import report
+
+if TYPE_CHECKING:
+    from dreamy_lens.runs.dream import Dream
+
+
+def page_of_run(run: Dream, k: int = 32, strips: int = 20) -> str:
+    """The page of a run.
+
+    Args:
+        run: a dream; the page waits for its end.
+        k: substitutes tried at each position.
+        strips: prompts of the frontier that are attributed at most, spread from fluent to strong.
+    """
+    looks, frontier = looks_of(run), run.frontier
+
+    def look() -> None:
+        for prompt in frontier.spread(strips):
+            looks.with_series(np.asarray(prompt.ids, dtype=np.int64), k)
+
+    with contextlib.suppress(DreamyLensError):  # a feature without a gradient has a frontier all the same
+        run.ask(look).result()
+    title = f"A dream of {run.feature_label}"
+    view = frozen_run(run, strips=strips)
+    body = (
+        f"<h1>{markup.escape(title)}</h1><p>{markup.escape(report.introduction(run))}</p>{view}"
+        f"<h2>Settings</h2>{report.settings_list(report.settings_of(run))}"
+    )
+    return markup.document(title, body, scripts=True)

@@ -1,0 +1,1 @@
+"""Runs of the search: how they start, go on, stop, and are saved."""

@@ -1,0 +1,230 @@
+"""Answer questions about a model in the one thread that uses it, whichever that is at the time."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import torch
+
+from dreamy_lens.runs.listeners import TELL_SECONDS, Listeners
+
+LEAVE_SECONDS = 10.0
+"""How long the interpreter waits for what is in progress before it goes away."""
+
+_THREADED: weakref.WeakSet[ModelThread] = weakref.WeakSet()
+_THREADED_LOCK = threading.Lock()
+T = TypeVar("T")
+
+
+class ModelThread:
+    """Whoever is at work on something answers between two steps; when the work has ended, a thread comes when asked.
+
+    Args:
+        subject: what those who listen are told about, unless they say otherwise.
+    """
+
+    def __init__(self, subject: Any) -> None:
+        self._subject = subject
+        self._turn = threading.Condition(threading.RLock())
+        self._soon: deque[tuple[Future, Callable[[], Any]]] = deque()
+        self._asked: deque[tuple[Future, Callable[[], Any]]] = deque()
+        self._later: deque[tuple[Future, Callable[[], Any]]] = deque()
+        self._listeners = Listeners()
+        self._ended = threading.Event()
+        self._at_work: int | None = None
+        self._before: list[ModelThread] = []
+        self._next: ModelThread | None = None
+        # The thread that starts a run decides where tensors are made; a new thread would not know.
+        self._device = torch.get_default_device()
+        self._cuda = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+
+    def follow(self, other: ModelThread | None) -> None:
+        """Take over from another one that has ended: those who listen to it, and what it was asked, now and later."""
+        if other is None:
+            return
+        with other._turn:
+            other._next = other._next or self
+            pairs = (self._soon, other._soon), (self._asked, other._asked), (self._later, other._later)
+            for mine, theirs in pairs:
+                mine += theirs
+                theirs.clear()
+            self._listeners.join(other._listeners)
+            if other._at_work is not None and other not in self._before:
+                self._before.append(other)  # it is answering still, and one thread at a time uses the model
+
+    @property
+    def active(self) -> bool:
+        """Whether there are steps to come."""
+        return not self._ended.is_set()
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether the thread that asks is the one at work, or the one this waits for, which cannot wait for itself."""
+        return self._at_work == threading.get_ident() or any(other.is_mine for other in self._before)
+
+    def ask(self, function: Callable[[], T], soon: bool = False) -> Future[T]:
+        """Have a function run where the model is used, between two steps or after the last, and get its result.
+
+        Args:
+            function: of no arguments.
+            soon: run it between two passes of one step too. It leaves the model as it was.
+        """
+        future: Future[T] = Future()
+        if self.is_mine:
+            _answer(future, function)
+        else:
+            self._queue(future, function, "soon" if soon else "next")
+        return future
+
+    def defer(self, function: Callable[[], T]) -> Future[T]:
+        """The same for what can wait: after the last step, and when nobody else asks."""
+        future: Future[T] = Future()
+        self._queue(future, function, "later")
+        return future
+
+    def listen(
+        self, function: Callable[[Any], object], subject: Any = None, every: float = TELL_SECONDS
+    ) -> Callable[[], None]:
+        """Have a function called by the thread at work as the run goes on.
+
+        Args:
+            function: called with the subject now and then, whenever the status changes, and at the end. If it raises,
+                that is logged, and it is not called again: what watches a run never ends it.
+            subject: one of the runs; None is what goes on as a whole.
+            every: fewest seconds between two calls.
+
+        Returns:
+            A function that ends it.
+        """
+        with self._turn:
+            if self._next is None:
+                return self._listeners.add(function, self._subject if subject is None else subject, every)
+        return self._next.listen(function, subject, every)
+
+    def left(self, timeout: float | None = None) -> bool:
+        """Wait until no thread is at work any more, other than the one that asks."""
+        with self._turn:
+            return self._turn.wait_for(lambda: self._at_work is None or self.is_mine, timeout)
+
+    def _answer_rest(self) -> None:
+        """After the last step: answer until nobody asks. Whoever asks after that finds a new thread."""
+        self._at_work = threading.get_ident()
+        while True:
+            with self._turn:
+                if not (self._soon or self._asked or self._later):
+                    self._at_work = None
+                    self._turn.notify_all()
+                    return
+            with contextlib.suppress(KeyboardInterrupt):  # nothing is left to be ended by it
+                self._answer_first()
+
+    def _answer_first(self) -> None:
+        with self._turn:
+            queue = self._soon or self._asked or self._later
+            if not queue:  # another one has taken over
+                return
+            job = [queue.popleft()]
+        _answer(*job.pop())  # no name here keeps it: frames of an error that it raises would
+
+    def _answer_soon(self) -> None:
+        """Between two passes of a step: answer what cannot wait for its end."""
+        while self._soon:
+            with self._turn:
+                job = [self._soon.popleft()] if self._soon else []
+            if job:
+                _answer(*job.pop())
+
+    def _queue(self, future: Future, function: Callable[[], Any], when: str) -> None:
+        with self._turn:
+            after, late = self._next, not self.active and self._at_work is None
+            if after is None:
+                queues = {"soon": self._soon, "next": self._asked, "later": self._later}
+                queues[when].append((future, function))
+                self._turn.notify_all()
+                if late:
+                    self._in_thread(self._answer_rest)
+        if after is not None:
+            after._queue(future, function, when)
+
+    def _in_thread(self, function: Callable[[], None]) -> None:
+        """Have a thread of its own do something; until it says who it is, it is at work as nobody."""
+
+        def run() -> None:
+            # Grad mode and default device are each thread's own. A device is only set where it is not the usual one,
+            # because torch then looks into every call.
+            torch.set_grad_enabled(True)
+            if self._cuda is not None:
+                torch.cuda.set_device(self._cuda)
+            if self._device.type != "cpu":
+                torch.set_default_device(self._device)
+            function()
+
+        with _THREADED_LOCK:
+            _THREADED.add(self)
+        self._at_work = -1
+        try:
+            threading.Thread(target=run, name="dreamy_lens", daemon=True).start()
+        except RuntimeError:  # the system has none left, or the interpreter goes away
+            self._at_work = None
+            raise
+
+    def _drop(self) -> None:
+        """Answer nobody any more."""
+        with self._turn:
+            for queue in (self._soon, self._asked, self._later):
+                while queue:
+                    queue.popleft()[0].cancel()
+            self._turn.notify_all()
+
+    def _lose(self) -> None:
+        """In a forked process: the thread is not there, and may have held the locks."""
+        self._turn = threading.Condition(threading.RLock())
+        self._soon, self._asked, self._later = deque(), deque(), deque()
+        self._at_work, self._before = None, []
+
+
+def _answer(future: Future, function: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = function()
+    except BaseException as error:  # whoever asked must not wait for ever
+        future.set_exception(error)
+        if isinstance(error, KeyboardInterrupt):  # of the thread at work
+            raise
+    else:
+        future.set_result(result)
+    finally:
+        del future, function  # the same
+
+
+@atexit.register
+def _leave_all() -> None:
+    """A thread that is inside torch while the interpreter goes away can crash it."""
+    with _THREADED_LOCK:
+        workers = list(_THREADED)
+    end = time.monotonic() + LEAVE_SECONDS
+    for worker in workers:
+        worker._drop()
+    for worker in workers:
+        worker.left(max(0.0, end - time.monotonic()))
+
+
+def _in_child() -> None:
+    global _THREADED_LOCK
+    _THREADED_LOCK = threading.Lock()
+    for worker in list(_THREADED):
+        worker._lose()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -1,0 +1,257 @@
+"""Take the steps of a run, in this thread or in one of its own, with all that may happen between two of them.
+
+One thread owns the model while a run goes on: whoever else wants something of it asks, and is answered between two
+steps. Nothing here draws; whoever shows a run listens to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dreamy_lens.models.locking import shared
+from dreamy_lens.runs.model_thread import ModelThread
+from dreamy_lens.runs.signals import SLICE_SECONDS, uninterrupted
+
+if TYPE_CHECKING:
+    from dreamy_lens.runs.dream import Dream
+    from dreamy_lens.runs.dreams import Dreams
+    from dreamy_lens.search.epo import Step
+
+READY, RUNNING, PAUSED, STOPPED, DONE, FAILED = "ready", "running", "paused", "stopped", "done", "failed"
+ENDED = (STOPPED, DONE, FAILED)
+
+SAVE_SECONDS = 30.0
+"""How often a run with a folder is saved while it goes on."""
+
+
+class RunWorker(ModelThread):
+    """Takes a run, or several side by side, up to an iteration.
+
+    Args:
+        run: what is to go on.
+        until: the last iteration, counted from the very beginning of the run.
+        save_to: a folder in which it is saved now and then, and at the end.
+
+    Attributes:
+        status: ready, running, paused, stopped, done or failed.
+        error: what ended it, if it failed.
+        interrupted: whether a Ctrl-C did.
+        told: whether somebody who waits was told of the error.
+    """
+
+    def __init__(self, run: Dream | Dreams, until: int, save_to: str | os.PathLike[str] | None = None) -> None:
+        super().__init__(run)
+        self.run, self.until, self.save_to = run, until, save_to
+        self.status = READY
+        self.error: BaseException | None = None
+        self.interrupted = self.told = False
+        self._wish = RUNNING
+        self._saved: float | None = None
+        self._alone = False
+
+    @classmethod
+    def idle(cls, run: Dream | Dreams, status: str) -> RunWorker:
+        """One that has nothing left to do but to answer."""
+        worker = cls(run, 0)
+        worker.status = status
+        worker._ended.set()
+        return worker
+
+    # What other threads call.
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it is bound to end, or has ended."""
+        return self._wish == STOPPED or self.status in ENDED
+
+    def start(self) -> None:
+        """Work in a thread of its own."""
+        self._alone = True
+        try:
+            self._in_thread(self.work)
+        except RuntimeError as error:
+            self.status = self._failed(error)
+            self._ended.set()
+            raise
+
+    def pause(self) -> None:
+        """Stand still after the present step."""
+        self._want(PAUSED)
+
+    def go_on(self) -> None:
+        """After a pause."""
+        self._want(RUNNING)
+
+    def stop(self) -> None:
+        """End after the present step."""
+        self._want(STOPPED)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether it has ended, after that many seconds at most. An interrupt ends it, and is not passed on."""
+        if self.is_mine:
+            return not self.active
+        try:
+            return self._awaited(timeout)
+        except KeyboardInterrupt:
+            self.interrupted = True
+            self.stop()
+            return self._awaited(None)
+
+    def _awaited(self, timeout: float | None) -> bool:
+        # An event and not Thread.join, which takes a thread for dead once it was interrupted (bpo-45274).
+        end = float("inf") if timeout is None else time.monotonic() + timeout
+        while not self._ended.wait(min(SLICE_SECONDS, max(0.0, end - time.monotonic()))):
+            if time.monotonic() >= end:
+                return False
+        return True
+
+    # What the thread at work does.
+
+    def work(self) -> None:
+        """Take the steps, here and now. What ends it is not raised: see `status`, `error` and `interrupted`."""
+        self._at_work = threading.get_ident()
+        status, steps = STOPPED, _steps(self.run, self.until, self._answer_soon)
+        try:
+            try:
+                status = self._work(steps)
+            except KeyboardInterrupt:
+                self.interrupted = True
+            except BaseException as error:  # sys.exit() in a signal's handler too
+                status = self._failed(error)
+                if self._saved is not None:
+                    self._save_anyway()
+            with uninterrupted(forget=True):
+                with contextlib.suppress(Exception):
+                    steps.close()
+                if self.save_to is not None and status != FAILED:
+                    try:
+                        self._save_whole()
+                    except Exception as error:
+                        status = self._failed(error)
+        finally:  # whatever happens, those who wait do not wait for ever
+            with uninterrupted(forget=True):
+                try:
+                    self._say(status)
+                finally:
+                    self._ended.set()
+                    self._answer_rest()
+
+    def _work(self, steps: Iterator[tuple[Dream, Step]]) -> str:
+        for other in self._before:
+            other.left()
+        self._before = []
+        with shared(_models(self.run)):
+            self._say(RUNNING)
+            while self._may_go_on():
+                found = next(steps, None)
+                if found is None:
+                    return DONE
+                run, step = found
+                with uninterrupted():
+                    run.take(step)
+                self._listeners.tell()
+                # The first step is saved at once: a folder that cannot be written is better known before the search.
+                if self.save_to is not None and (self._saved is None or time.monotonic() - self._saved > SAVE_SECONDS):
+                    with uninterrupted():
+                        self.run.save(self.save_to)
+                    self._saved = time.monotonic()
+        return STOPPED
+
+    def _may_go_on(self) -> bool:
+        """Answer, stand still while that is wished, and say whether another step is to be taken."""
+        while True:
+            with self._turn:
+                wish = self._wish
+                if wish == STOPPED:
+                    return False
+                if not self._asked and not self._soon:
+                    if wish == RUNNING:
+                        break
+                    if self.status == PAUSED:
+                        self._turn.wait(SLICE_SECONDS)
+                        continue
+                asked = bool(self._asked or self._soon)
+            if asked:
+                self._answer_first()
+            else:
+                self._say(PAUSED)
+        if self.status != RUNNING:
+            self._say(RUNNING)
+        return True
+
+    def _drop(self) -> None:
+        self._want(STOPPED)
+        super()._drop()
+
+    def _lose(self) -> None:
+        super()._lose()
+        if self.active:
+            self.status, self._ended = STOPPED, threading.Event()
+            self._ended.set()
+        for run in _parts(self.run):
+            run.unlock()
+
+    def _want(self, wish: str) -> None:
+        with self._turn:
+            if self._wish != STOPPED:  # which nothing takes back
+                self._wish = wish
+            self._turn.notify_all()
+
+    def _say(self, status: str) -> None:
+        self.status = status
+        self._listeners.tell(now=True)
+
+    def _failed(self, error: BaseException) -> str:
+        error.run = self.run  # type: ignore[attr-defined]
+        self.error = error
+        if self._alone:  # nobody looks at its frames, and they would keep the tensors of the pass that failed
+            traceback.clear_frames(error.__traceback__)
+        return FAILED
+
+    def _save_whole(self) -> None:
+        """The last save. The search is over, so a Ctrl-C now has nothing left to end: it must not cost the run."""
+        assert self.save_to is not None
+        for again in (True, True, False):
+            try:
+                self.run.save(self.save_to)
+                return
+            except KeyboardInterrupt:  # while no signal can be held back
+                if not again:
+                    warnings.warn(
+                        f"The run was interrupted while it was saved; run.save({str(self.save_to)!r}) saves it.",
+                        RuntimeWarning,
+                        stacklevel=6,
+                    )
+
+    def _save_anyway(self) -> None:
+        """Save on the way out of an error, which must not be hidden by another one."""
+        assert self.save_to is not None
+        try:
+            with uninterrupted(forget=True):
+                self.run.save(self.save_to)
+        except Exception as error:
+            warnings.warn(f"The run could not be saved: {error}", RuntimeWarning, stacklevel=6)
+
+
+def _parts(run: Dream | Dreams) -> Sequence[Dream]:
+    return run if isinstance(run, Sequence) else [run]
+
+
+def _models(run: Dream | Dreams) -> set[Any]:
+    return {model for one in _parts(run) for model in one.session.scorer.models}
+
+
+def _steps(run: Dream | Dreams, until: int, between: Callable[[], object]) -> Any:
+    """The steps to come, as a generator, each with the run that it is of; `between` is called before every pass."""
+    if isinstance(run, Sequence):
+        yield from run.steps(until, between)
+    else:
+        for step in run.steps(until, between):
+            yield run, step

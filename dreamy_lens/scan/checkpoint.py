@@ -1,0 +1,185 @@
+"""How far a scan has come and what it has found, as one file that is whole at every moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dreamy_lens.corpus.problems import Problem, Problems
+from dreamy_lens.errors import ExamplesError
+from dreamy_lens.scan.feature_stats import FeatureStats
+from dreamy_lens.scan.window_store import WindowSample, WindowStore
+
+FORMAT = "dreamy_lens scan"
+VERSION = 1
+
+COUNTS = ("documents", "characters", "windows", "tokens", "duplicates", "short", "blocks")
+
+
+@dataclass
+class Checkpoint:
+    """What a scan of a part of a corpus has found so far.
+
+    Attributes:
+        tally: of all features' values.
+        sample: of the windows.
+        store: the windows that are kept.
+        counts: of what was scanned, by the names in `COUNTS`.
+        problems: what was passed over.
+        failed: shards that could not be read to their end, by name, with the reason.
+        shard: the shard that comes next.
+        block: the block of it that comes next.
+        index: how many windows of that block have been taken in already.
+        seconds: spent so far.
+        whole: false while something is being taken in: what is found then may be counted half.
+    """
+
+    tally: FeatureStats
+    sample: WindowSample
+    store: WindowStore
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
+    problems: Problems = field(default_factory=Problems)
+    failed: dict[str, str] = field(default_factory=dict)
+    shard: int = 0
+    block: int = 0
+    index: int = 0
+    seconds: float = 0.0
+    whole: bool = True
+
+    def merge(self, other: Checkpoint) -> None:
+        """Take in what was found in another part of the corpus; parts may come in any order."""
+        self.tally.merge(other.tally)
+        self.sample.merge(other.sample)
+        self.store.merge(other.store)
+        self.prune()
+        for name, count in other.counts.items():
+            self.counts[name] = self.counts.get(name, 0) + count
+        self.problems = Problems.total([self.problems, other.problems])
+        self.failed |= other.failed
+        self.seconds += other.seconds
+
+    def prune(self) -> None:
+        """Forget windows that nothing refers to any more."""
+        kept = self.tally.numbers().cpu().numpy()
+        self.store.keep(np.union1d(kept, self.sample.number))
+
+    def save(self, path: str | os.PathLike[str], identity: Mapping[str, Any]) -> Path:
+        """Write all of it in one step, for the scan of this identity.
+
+        Raises:
+            ExamplesError: there is no room, or no permission; the file is as it was before.
+        """
+        from safetensors.torch import save
+
+        self.prune()
+        arrays: dict[str, torch.Tensor] = {}
+        for name, tensor in self.tally.tensors().items():
+            arrays[f"tally.{name}"] = tensor.cpu().contiguous()
+        for name, array in self.store.arrays().items():
+            arrays[f"store.{name}"] = torch.from_numpy(np.array(array))  # a copy: some are read-only
+        arrays["sample.values"] = self.sample.values[: len(self.sample.number)].cpu().contiguous()
+        arrays["sample.number"] = torch.from_numpy(self.sample.number)
+        arrays["sample.priority"] = torch.from_numpy(self.sample.priority)
+        head = {
+            "format": FORMAT,
+            "version": VERSION,
+            "identity": dict(identity),
+            "sample": [self.sample.size, self.sample.seed],
+            "store": [self.store.length, self.store.context],
+            "counts": self.counts,
+            "problems": [self.problems.counts, [[p.name, p.why, p.kind] for p in self.problems.first]],
+            "failed": self.failed,
+            "cursor": [self.shard, self.block, self.index],
+            "seconds": self.seconds,
+        }
+        return write_whole(path, save(arrays, metadata={"scan": json.dumps(head)}))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], identity: Mapping[str, Any], device: Any = "cpu") -> Checkpoint:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ExamplesError: it is damaged, or of another scan; the message says what differs.
+        """
+        from safetensors import safe_open
+
+        where = str(path)
+        try:
+            with safe_open(where, framework="pt") as file:
+                head = json.loads((file.metadata() or {})["scan"])
+                arrays = {name: file.get_tensor(name) for name in file.keys()}
+            if head["format"] != FORMAT or head["version"] > VERSION:
+                raise ValueError(f"it is of format {head['format']!r}, version {head['version']}")
+        except Exception as error:
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise
+            raise ExamplesError(
+                f"The unfinished scan in {where!r} cannot be read: {error}. Remove the file to scan from the beginning."
+            ) from error
+        check_same(head["identity"], identity, where)
+        part = {
+            name: {k.split(".", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{name}.")}
+            for name in ("tally", "store", "sample")
+        }
+        tally = FeatureStats(**part["tally"]).to(device)
+        sample = WindowSample.empty(head["sample"][0], len(tally), head["sample"][1], device)
+        sample.number, sample.priority = (part["sample"][name].numpy().copy() for name in ("number", "priority"))
+        sample.values[: len(sample.number)] = part["sample"]["values"].to(device)
+        length, context = head["store"]
+        store = WindowStore.from_arrays(length, context, {k: v.numpy().copy() for k, v in part["store"].items()})
+        problems = Problems(head["problems"][0], [Problem(*p) for p in head["problems"][1]])
+        shard, block, index = head["cursor"]
+        counts, failed, seconds = head["counts"], head["failed"], head["seconds"]
+        return cls(tally, sample, store, counts, problems, failed, shard, block, index, seconds)
+
+
+def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
+    """Raise ExamplesError if a folder's scan is another than the one that is wanted; it says in what."""
+    differing = [name for name in wanted if found.get(name) != wanted[name]]
+    if not differing:
+        return
+
+    def shown(value: Any) -> str:
+        text = json.dumps(value)
+        return text if len(text) <= 80 else f"{text[:77]}..."
+
+    told = "; ".join(f"{name} was {shown(found.get(name))} and is now {shown(wanted[name])}" for name in differing)
+    raise ExamplesError(
+        f"{where!r} holds another scan: {told}. Give the same model, corpus, features and settings, or another folder."
+    )
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write a file in one step: under another name first, which then takes its place.
+
+    Raises:
+        ExamplesError: there is no room, or no permission; what was there before is as it was.
+    """
+    place = Path(path)
+    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, place)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise ExamplesError(
+                f"The scan cannot be saved to {str(place)!r}: {error.strerror or error}. What was saved before is "
+                "as it was; make room, or name another folder, and call again to go on from there."
+            ) from error
+        raise
+    return place

@@ -1,0 +1,88 @@
+"""What tells one scan from another: digests of a model's weights and of features."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreamy_lens.features import expressions as ex
+from dreamy_lens.models.hooked_model import HookedModel
+
+
+def model_digest(model: HookedModel) -> str:
+    """Of everything that decides what a model computes, as far as it is in its weights and settings; 16 letters.
+
+    The bits of every parameter are summed up as integers, at two places of a permutation, so it takes one reading of
+    the weights on the device where they are, and does not depend on the order of the sums.
+    """
+    digest = hashlib.sha256()
+    bridge = model.bridge
+    mode = model.state[1:]
+    config = getattr(getattr(bridge, "original_model", None), "config", None)
+    # Soft caps, window sizes: no weights, but numbers depend on them.
+    settings: Any = getattr(config, "to_dict", dict)()
+    digest.update(repr((type(bridge).__name__, str(mode), sorted(map(str, settings.items())))).encode())
+    with model.lock, torch.no_grad():
+        seen: set[int] = set()
+        for name, tensor in (*bridge.named_parameters(), *bridge.named_buffers()):
+            if id(tensor) in seen:
+                continue
+            seen.add(id(tensor))
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(_bits(tensor).encode())
+    return digest.hexdigest()[:16]
+
+
+def _bits(tensor: torch.Tensor) -> str:
+    flat = tensor.detach().reshape(-1)
+    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    if not flat.numel() or flat.element_size() not in kinds:
+        return ""
+    total = weighted = 0
+    for part in flat.contiguous().view(kinds[flat.element_size()]).split(1 << 24):
+        whole = part.long()
+        total += int(whole.sum())
+        # Which entry it is counts too: two rows that change places are another model.
+        weighted += int((whole * (torch.arange(len(whole), device=whole.device) % 65_521 + 1)).sum())
+    return f"{total} {weighted}"
+
+
+def features_digest(features: Iterable[ex.Feature]) -> str:
+    """Of features in their order, and of the files that they name; 16 letters."""
+    digest = hashlib.sha256()
+    for feature in features:
+        digest.update(str(feature).encode("utf-8", "surrogatepass") + b"\0")
+        for node in feature.walk():
+            if isinstance(node, (ex.Projected, ex.Cosine)) and node.direction.path is not None:
+                digest.update(node.direction.values.tobytes())
+            elif isinstance(node, ex.Latent) and isinstance(node.sae, str):
+                digest.update(_stamps(node.sae))
+    return digest.hexdigest()[:16]
+
+
+def _stamps(path: str) -> bytes:
+    """What changes when a file of a folder does, without reading it."""
+    place = Path(path).expanduser()
+    files = sorted(place.rglob("*")) if place.is_dir() else [place]
+    found = [str(place.absolute())]
+    for file in files:
+        with contextlib.suppress(OSError):
+            stat = file.stat()
+            found.append(f"{file.name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}")
+    return "\n".join(found).encode("utf-8", "surrogatepass")
+
+
+def is_plain(feature: ex.Feature) -> bool:
+    """Whether the text of a feature says all that it is: not so for functions and for objects of this session."""
+    for node in feature.walk():
+        if isinstance(node, ex.Custom):
+            return False
+        of: Any = node.sae if isinstance(node, ex.Latent) else getattr(node, "model", None)
+        if of is not None and not isinstance(of, str):
+            return False
+    return True

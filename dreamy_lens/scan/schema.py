@@ -1,0 +1,136 @@
+"""The columns of what a scan of a corpus leaves, as Arrow schemas. Making one imports pyarrow; nothing before does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dreamy_lens.errors import ExamplesError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+NAMES = ("features", "windows", "kept", "tokens")
+
+KEYS = {"features": "feature", "windows": "window", "kept": "feature", "tokens": "id"}
+"""The column by which a table's rows are looked up, and along which they rise."""
+
+Rows = Any  # a pyarrow Table, a mapping of columns, or an iterable of record batches
+
+
+@cache
+def schema(name: str) -> pa.Schema:
+    """The columns of one of :data:`NAMES`.
+
+    `features` has one row per feature, `feature` is its number from 0 on. Bin i of its histogram holds the values from
+    `(histogram_start + i) * histogram_width` up to, and without, the next bin's. `sample_values` are the feature's
+    values on a uniform random sample of the windows, `sample_windows` which these are: the same for every feature.
+
+    `windows` has one row for each window that any feature keeps, and for those of the sample. `character` is where in
+    its document it begins; `before` and `after` are the tokens around it; `cross_entropy` is in nats per token.
+
+    `kept` says which windows each feature keeps. Of kind "top" are the strongest, best first; of kind "fluent" is the
+    strongest among those whose cross-entropy is in `[rank / 4, (rank + 1) / 4)`, where that of all windows was
+    measured. `values` is what the feature's value would be if the prompt ended at each token.
+
+    `tokens` has the bytes of each token that occurs in `windows`.
+
+    >>> schema("kept").names
+    ['feature', 'kind', 'rank', 'value', 'window', 'values']
+    """
+    import pyarrow as pa
+
+    i32, i64, f32, f64, text = pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.string()
+    columns: dict[str, dict[str, Any]] = {
+        "features": {
+            "feature": i32,
+            "label": text,
+            "windows": i64,
+            "non_finite": i64,
+            "mean": f64,
+            "deviation": f64,
+            "minimum": f64,
+            "maximum": f64,
+            "histogram_width": f64,
+            "histogram_start": i32,
+            "histogram": pa.list_(i64),
+            "sample_values": pa.list_(f32),
+            "sample_windows": pa.list_(i64),
+        },
+        "windows": {
+            "window": i64,
+            "document": text,
+            "character": i64,
+            "ids": pa.list_(i32),
+            "before": pa.list_(i32),
+            "after": pa.list_(i32),
+            "cross_entropy": f32,
+        },
+        "kept": {"feature": i32, "kind": text, "rank": i32, "value": f32, "window": i64, "values": pa.list_(f32)},
+        "tokens": {"id": i32, "bytes": pa.binary()},
+    }
+    return pa.schema(list(columns[name].items()))
+
+
+def table(name: str, rows: Rows) -> pa.Table:
+    """Rows as an Arrow table with the columns of :func:`schema`, in its order and types, sorted by its key.
+
+    Args:
+        name: one of :data:`NAMES`.
+        rows: a pyarrow Table; or columns by name, sequences or arrays, `[rows, n]` for lists; or record batches.
+
+    Raises:
+        ExamplesError: a column is missing or of another type.
+    """
+    import pyarrow as pa
+
+    form = schema(name)
+    try:
+        if isinstance(rows, Mapping):
+            found = pa.table({f.name: _column(rows[f.name], f.type) for f in form}, schema=form)
+        elif isinstance(rows, pa.Table):
+            found = rows.select(form.names).cast(form)
+        else:
+            found = pa.Table.from_batches(list(rows), schema=form)
+    except (KeyError, TypeError, ValueError) as error:  # pyarrow's errors are among these
+        raise ExamplesError(
+            f"These are not rows for the table {name!r}, whose columns are {form.names}: {error}."
+        ) from error
+    key = found[KEYS[name]].to_numpy()
+    if (np.diff(key) < 0).any():
+        found = found.take(np.argsort(key, kind="stable"))
+    return found
+
+
+def tokens_of(vocabulary: Any, windows: pa.Table) -> pa.Table:
+    """The table `tokens`: the bytes of every token of the windows and their surroundings.
+
+    Args:
+        vocabulary: a :class:`dreamy_lens.models.vocabulary.Vocabulary`.
+        windows: the table `windows`.
+    """
+    from dreamy_lens.scan.detokenize import token_bytes
+
+    names = ("ids", "before", "after")
+    parts = [chunk.flatten().to_numpy(zero_copy_only=False) for n in names for chunk in windows[n].chunks]
+    ids = np.unique(np.concatenate([*parts, np.empty(0, dtype=np.int32)])).astype(np.int32)
+    return table("tokens", {"id": ids, "bytes": [token_bytes(vocabulary, int(i)) for i in ids]})
+
+
+def _column(values: Any, kind: Any) -> Any:
+    """A column of one of our types; arrays `[rows, n]` become lists, NaN of a plain float column becomes null."""
+    import pyarrow as pa
+
+    if isinstance(values, (pa.Array, pa.ChunkedArray)):
+        return values.cast(kind)
+    if isinstance(values, np.ndarray) and values.ndim == 2:
+        rows, width = values.shape
+        offsets = pa.array(np.arange(rows + 1) * width, type=pa.int32())
+        return pa.ListArray.from_arrays(offsets, pa.array(values.reshape(-1)).cast(kind.value_type))
+    if pa.types.is_string(kind):
+        # Names of documents can hold half characters, which have no UTF-8.
+        values = [v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v for v in values]
+    return pa.array(values, type=kind, from_pandas=not pa.types.is_list(kind))

@@ -1,0 +1,230 @@
+"""Backward passes: token gradients of value and cross-entropy."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamy_lens.errors import NoGradientError
+from dreamy_lens.features.binding import BoundFeature
+from dreamy_lens.features.forward_pass import ForwardPass, RowLayout
+from dreamy_lens.models.bypass import Bypass
+from dreamy_lens.models.hooked_model import EMBEDDING, HookedModel, held
+from dreamy_lens.models.transfer import to_device
+from dreamy_lens.scoring.batching import BatchRunner, is_out_of_memory, room_of
+from dreamy_lens.scoring.forward import LOGITS_BUDGET
+from dreamy_lens.scoring.kv_prefix import KVPrefix, empty_cache
+from dreamy_lens.scoring.prefix_sharing import close, sample
+from dreamy_lens.scoring.prompts import PromptFrame
+from dreamy_lens.scoring.token_gradient import Gradient, ModelGradient
+
+
+@dataclass
+class _PassOptions:
+    """How a model is run: without some of its parts, and from behind a prefix if that is known.
+
+    Attributes:
+        parts: of its bridge.
+        prefix: what is known.
+        unasked: whether it is given an empty cache, so that Hugging Face does not look, on an accelerator, for packed
+            sequences in rows that are none.
+    """
+
+    parts: Bypass
+    prefix: KVPrefix | None = None
+    unasked: bool = False
+
+    def past(self, rows: int) -> Any:
+        """A cache of what stands before the rows, or None."""
+        return empty_cache() if self.unasked else None if self.prefix is None else self.prefix.cache(rows)
+
+
+class BackwardScorer:
+    """Token gradients of features of one model, and of the cross-entropy.
+
+    Args:
+        features: bound to one model.
+        frame: what stands around every prompt, and whose cross-entropy counts.
+        models: all that are run.
+        batch_size: most prompts in one pass; None chooses.
+        bare: whether parts of bridges may be left out; None leaves them out where that gives the same gradients.
+    """
+
+    def __init__(
+        self,
+        features: Sequence[BoundFeature],
+        frame: PromptFrame,
+        models: tuple[HookedModel, ...],
+        batch_size: int | None = None,
+        bare: bool | None = None,
+    ) -> None:
+        self.features, self.frame, self.models, self.bare = tuple(features), frame, models, bare
+        self.batches = BatchRunner(batch_size)
+        self._ways: dict[tuple, dict[HookedModel, _PassOptions]] = {}
+        self._trusted: set[HookedModel] = set()  # whose embedding table was compared with what they embed
+
+    def gradient(self, rows: Sequence[np.ndarray] | Sequence[Tensor]) -> list[Gradient]:
+        """Of the prompts `[B_i, n]` of each feature, all arrays, or all on the device already."""
+        sizes = [len(r) for r in rows]
+        prompts: Any = torch.cat(rows) if isinstance(rows[0], Tensor) else np.concatenate(rows)  # pyright: ignore
+        owner = np.repeat(np.arange(len(rows)), sizes)
+        layout = self.frame.layout(prompts.shape[1])
+        widest = max(model.vocabulary.size for model in self.models)
+        fits = max(1, LOGITS_BUDGET // (layout.total * widest))
+        # Held from the first: another thread's hooks on the model would look like somebody's own. A caller's inference
+        # mode is left for the while, since no gradients come from it.
+        with held(self.models), torch.inference_mode(False):
+            ways = self._faster(layout)
+            done = self.batches.map(
+                lambda part: self._gradient(prompts[part], owner[part], layout, ways),
+                len(prompts),
+                fits,
+                room_of(self.models[0], "gradients"),
+                layout.total,
+            )
+        whole = Gradient.joined(done)
+        if len(rows) == 1:
+            return [whole]
+        ends = np.cumsum([0, *sizes])
+        return [whole.part(slice(int(a), int(b))) for a, b in itertools.pairwise(ends)]
+
+    def renew(self) -> None:
+        """Find out anew which parts may be left out, and compute prefixes anew: the model may have been changed."""
+        self._ways.clear()
+        self._trusted.clear()
+
+    def _faster(self, layout: RowLayout) -> dict[HookedModel, _PassOptions]:
+        """How each model may be run faster: without which parts, and whether from behind a template's prefix."""
+        if self.bare is False or any(model.is_hooked for model in self.models):
+            return {}
+        key = layout.length, *((model.state, model.other_hooks) for model in self.models)
+        if key not in self._ways:
+            try:
+                with held(self.models):  # other threads' passes must not meet a model without some of its parts
+                    self._ways[key] = self._found(layout)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._ways[key] = {}  # the batches to come will find out what fits
+        return self._ways[key]
+
+    def _found(self, layout: RowLayout) -> dict[HookedModel, _PassOptions]:
+        """The first way of each model that gives the gradients of the model as it is; none for a model without one."""
+        rows = sample(self.features[0].model, layout, self.frame)[: min(2, self.batches.size or 2)]
+        owners = [np.full(len(rows), i) for i in {f.feature: i for i, f in enumerate(self.features)}.values()]
+        plain = [self._gradient(rows, owner, layout, {}) for owner in owners]
+        found: dict[HookedModel, _PassOptions] = {}
+        for model in self.models:
+            attentions = [getattr(block, "attn", None) for block in getattr(model.bridge, "blocks", ())]
+            tries = [([], True, False), *itertools.product(([], attentions), (False,), (True, False))]
+            for besides, known, unasked in tries:
+                if (known and not layout.prefix) or (unasked and model.device.type != "cuda"):
+                    continue
+                with contextlib.suppress(Exception):  # of whatever an architecture does not like
+                    way = _PassOptions(Bypass(model.bridge, besides), unasked=unasked)
+                    if known:
+                        way.prefix = self._prefix(rows, model, layout, way.parts)
+                    pairs = zip(owners, plain, strict=True)
+                    if all(_same(self._gradient(rows, o, layout, {model: way}), p, model.dtype) for o, p in pairs):
+                        found[model] = way
+                        break
+        return found
+
+    def _prefix(self, rows: np.ndarray, model: HookedModel, layout: RowLayout, parts: Bypass) -> KVPrefix:
+        names, logits = self._reads(model)
+        ids = to_device(self.frame.rows(rows[:1], model)[:, : layout.before], model.device)
+        with model.kernels.used(), parts.bare([*names, EMBEDDING]):
+            return KVPrefix(model, ids, names, logits)
+
+    def _reads(self, model: HookedModel) -> tuple[tuple[str, ...], bool]:
+        """Hook points of a model that are read, and whether its logits are."""
+        names = tuple(dict.fromkeys(name for f in self.features for name in f.hooks.get(model, ())))
+        return names, any(model in f.logits for f in self.features) or model is self.frame.fluency
+
+    def _gradient(
+        self, rows: np.ndarray | Tensor, owner: np.ndarray, layout: RowLayout, ways: dict[HookedModel, _PassOptions]
+    ) -> Gradient:
+        leaves: dict[HookedModel, Tensor] = {}
+        readings: dict[HookedModel, ForwardPass] = {}
+        starts: dict[HookedModel, int] = {}
+        fluency = self.frame.fluency
+        with held(self.models), torch.enable_grad(), contextlib.ExitStack() as frozen:
+            for model in self.models:
+                frozen.enter_context(model.frozen())
+            for model in self.models:
+                full = self.frame.on_device(rows, model)
+                way, (names, logits) = ways.get(model), self._reads(model)
+                prefix = None if way is None else way.prefix
+                starts[model] = start = 0 if prefix is None else prefix.length
+                # The bridge's own, and not rows of the table, which an edit of the weights can leave behind.
+                trust = model.device.type == "cuda" and model in self._trusted
+                leaf = model.embedded(full[:, start:], trust).requires_grad_(True)
+                self._trusted.add(model)
+                past = None if way is None else way.past(len(rows))
+                with contextlib.ExitStack() as faster:
+                    if self.bare is not False:
+                        faster.enter_context(model.kernels.used())
+                    if way is not None:
+                        faster.enter_context(way.parts.bare([*names, EMBEDDING]))
+                    found, output = model.run(full[:, start:], names, logits=logits, embeddings=leaf, past=past)
+                if prefix is not None:
+                    found, output = prefix.before(found, output, full.shape[1] - start)
+                charge = torch.zeros(len(rows), device=model.device, requires_grad=True)
+                leaves[model] = leaf
+                readings[model] = ForwardPass(found, output, full, layout, charge)
+            value = self._values(readings, owner)
+            cross_entropy = readings[fluency].cross_entropy
+            wanted = [*leaves.values(), *(readings[m].charge for m in self.models)]
+            of_value = torch.autograd.grad(value.sum(), wanted, retain_graph=True, allow_unused=True)
+            of_cross_entropy = torch.autograd.grad(cross_entropy.sum(), wanted, allow_unused=True)
+            tables = [model.embedding_table for model in self.models]
+        count = len(self.models)
+        parts = []
+        for i, model in enumerate(self.models):
+            embedded = [
+                g[i] if g[i] is not None else torch.zeros_like(leaves[model]) for g in (of_value, of_cross_entropy)
+            ]
+            charged = [g[count + i] for g in (of_value, of_cross_entropy)]
+            needed = any(g is not None for g in charged)
+            charged = [g if g is not None else torch.zeros(len(rows), device=model.device) for g in charged]
+            surprisal = readings[model].surprisal() / layout.terms if needed else None
+            first = layout.before - starts[model]
+            v, c = (g[:, first : first + layout.length].float() for g in embedded)
+            parts.append(ModelGradient(v, c, charged[0], charged[1], surprisal, tables[i]))
+        return Gradient(tuple(parts), value.detach(), to_device(cross_entropy.detach(), value.device))
+
+    def _values(self, readings: dict[HookedModel, ForwardPass], owner: np.ndarray) -> Tensor:
+        """The value of each prompt, of the feature that it is for, `[B]`."""
+        values, places = [], []
+        for i, feature in enumerate(self.features):
+            rows = np.flatnonzero(owner == i)
+            if not len(rows):
+                continue
+            mine = readings if len(rows) == len(owner) else {m: r.part(rows) for m, r in readings.items()}
+            values.append(feature(mine).to(feature.model.device))
+            places.append(rows)
+            if not values[-1].requires_grad:
+                raise NoGradientError(
+                    f"{feature.feature.label} does not depend on the prompt's tokens differentiably on "
+                    f"{feature.model.name}, so there is nothing to rank substitutions by. Choose another hook point; a "
+                    "custom function must not detach()."
+                )
+        if len(values) == 1:
+            return values[0]
+        back = to_device(np.argsort(np.concatenate(places), kind="stable"), values[0].device)
+        return torch.cat(values)[back]
+
+
+def _same(ours: Gradient, plain: Gradient, dtype: torch.dtype) -> bool:
+    """Whether two gradients are the same but for rounding."""
+    pairs = [(ours.value, plain.value), (ours.cross_entropy, plain.cross_entropy)]
+    for a, b in zip(ours.parts, plain.parts, strict=True):
+        pairs += [(a.value, b.value), (a.cross_entropy, b.cross_entropy)]
+    return all(close(a, b, dtype) for a, b in pairs)

@@ -1,0 +1,305 @@
+"""Many features computed together: what they read in common is read once, and their values come as one matrix.
+
+Thousands of features differ in little: the unit of a hook point, a direction, a latent, a token. A `Bank` holds
+features that differ in one such thing. It is computed with one product or one choice of columns for all of them, where
+features by themselves would each take a handful of small operations. Whatever fits no pattern is a bank of one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamy_lens.errors import FeatureError
+from dreamy_lens.features import expressions as ex
+from dreamy_lens.features.binding import bind
+from dreamy_lens.features.compile import Compiler
+from dreamy_lens.features.families import Family, _filled, family
+from dreamy_lens.features.forward_pass import Readings, RowLayout, check_position
+from dreamy_lens.features.shapes import Axes, ShapeProbe
+from dreamy_lens.models.hooked_model import HookedModel
+from dreamy_lens.scoring.per_position import DeviceCache, Many, everywhere, inner, running, units_last
+
+
+@dataclass(frozen=True)
+class FeatureBank:
+    """Features of one model that are computed together.
+
+    Attributes:
+        members: the features, as a sequence; that of a family makes them when they are asked for.
+        hooks: the hook points that they read, by model.
+        logits: the models whose output they read.
+        compute: their values, `[batch, F]`.
+        series: their values if the prompt ended at each of its positions, `[batch, n, F]`, where a pass over the whole
+            prompt tells; None where it does not.
+        positions: every position that is named, and the label of the part that names it.
+        given: the place of each member among the expressions that were given; of a family, its one.
+    """
+
+    members: Sequence[ex.Feature]
+    hooks: dict[HookedModel, tuple[str, ...]]
+    logits: frozenset[HookedModel]
+    compute: Many = dataclasses.field(repr=False)
+    series: Many | None = dataclasses.field(repr=False, default=None)
+    positions: tuple[tuple[ex.Element, str], ...] = dataclasses.field(repr=False, default=())
+    given: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __call__(self, readings: Readings) -> Tensor:
+        """Values, float32 `[batch, F]`, from the passes over a batch."""
+        return self.compute(readings).float()
+
+    def check_layout(self, layout: RowLayout) -> None:
+        """Raise FeatureRangeError if a feature names a position that prompts of this layout do not have."""
+        for element, what in self.positions:
+            check_position(element, layout, what)
+
+
+def banks(features: Iterable[ex.Feature], model: HookedModel, prepend_bos: bool | None = None) -> list[FeatureBank]:
+    """Features of a model, put together as far as they have things in common.
+
+    Args:
+        features: expressions, of which those that leave axes of units are families.
+        model: whose activations they read.
+        prepend_bos: whether prompts follow a BOS; None is the model's convention.
+
+    Raises:
+        FeatureError: or one of its kinds, if a feature does not fit the model.
+
+    >>> import dreamy_lens as dl
+    >>> from dreamy_lens.models.load import as_hooked
+    >>> found = banks([dl.neurons(2), *(dl.neuron(1, i) for i in range(5)), dl.logit(" the")], as_hooked(None))
+    >>> [len(bank) for bank in found]
+    [896, 5, 1]
+    """
+    grouping = _Grouping(model, prepend_bos)
+    groups: dict[Hashable, list[tuple[int, ex.Feature]]] = {}
+    for i, feature in enumerate(features):
+        groups.setdefault(grouping.key(feature), []).append((i, feature))
+    return [
+        dataclasses.replace(grouping.bank(key, [f for _, f in members]), given=tuple(i for i, _ in members))
+        for key, members in groups.items()
+    ]
+
+
+def order(found: Sequence[FeatureBank]) -> np.ndarray:
+    """Of the members of all banks, put one bank after the other, the order in which they were given; int64."""
+    places = [np.broadcast_to(bank.given, (len(bank),)) if len(bank.given) == 1 else bank.given for bank in found]
+    return np.argsort(np.concatenate([np.asarray(p, np.int64) for p in places]), kind="stable")
+
+
+class _Members(list[ex.Feature]):
+    """A list of features; lists of them are long, and their representation need not be."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} features>"
+
+
+class _FamilyMembers(Sequence[ex.Feature]):
+    def __init__(self, of: Family) -> None:
+        self._family = of
+
+    def __len__(self) -> int:
+        return len(self._family)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self._family.member(j) for j in range(len(self))[i]]
+        return self._family.member(range(len(self))[i])
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} features of {self._family.expression.label}>"
+
+
+class _Grouping:
+    def __init__(self, model: HookedModel, prepend_bos: bool | None) -> None:
+        self.model, self.bos = model, prepend_bos
+        self._axes: dict[str, Axes] = {}
+
+    def axes(self, name: str) -> Axes:
+        """Of the activation at a hook point; looked at once."""
+        if name not in self._axes:
+            self._axes[name] = ShapeProbe(self.model, ex.Hook(name), self.bos).axes[name]
+        return self._axes[name]
+
+    def key(self, f: ex.Feature) -> Hashable:
+        """Equal for features that differ only in a unit, a direction, a latent or a token; else their own."""
+        found = self._key(f)
+        return ("alone", f) if found is None else found
+
+    def _key(self, f: ex.Feature) -> Hashable | None:
+        match f:
+            case ex.Hook():
+                template = self._template(f)
+                return None if template is None else ("hook", template)
+            case ex.Projected() | ex.Cosine():
+                return (type(f).__name__, f.of)
+            case ex.Latent():
+                return ("latent", ex.Latent(f.sae, 0, f.position, f.pre_activation, f.hook))
+            case ex.Logit(kind="logit" | "log_prob"):
+                return (f.kind, f.position)
+            case ex.Scaled() | ex.Clipped() | ex.Reduced():
+                inner = self._key(f.of)
+                rest = tuple(getattr(f, x.name) for x in dataclasses.fields(f) if x.name != "of")
+                return None if inner is None else (type(f).__name__, rest, inner)
+        return None
+
+    def _template(self, f: ex.Hook) -> ex.Hook | None:
+        """The hook point with every unit and head in the place of those picked; None if they are not all picked."""
+        axes = self.axes(f.name)
+        if f.index is None or len([e for e in f.index if e is not Ellipsis]) > len(axes):
+            return None
+        elements = _filled(f, len(axes))
+        units = [i for i, axis in enumerate(axes) if axis.name != "position"]
+        if not units or any(isinstance(elements[i], (ex.Span, str)) for i in units):
+            return None
+        return ex.Hook(f.name, tuple(ex.Span() if i in units else e for i, e in enumerate(elements)))
+
+    def bank(self, key: Any, members: list[ex.Feature]) -> FeatureBank:
+        if key[0] == "alone":
+            return self._alone(members[0])
+        compiler = Compiler(ShapeProbe(self.model, members[0], self.bos))
+        positional, compute = self._many(members, compiler)
+        if positional:  # the same complaint as for one
+            bind(members[0], self.model, prepend_bos=self.bos)
+        at_all = [everywhere(f) for f in members]
+        series = None
+        if None not in at_all:
+            series = self._series(at_all)  # pyright: ignore[reportArgumentType]
+        return self._made(_Members(members), compiler, compute, series)
+
+    def _alone(self, f: ex.Feature) -> FeatureBank:
+        probe = ShapeProbe(self.model, f, self.bos)
+        compiler = Compiler(probe)
+        axes, of = compiler.build(f)
+        if not axes:
+            bound = bind(f, self.model, prepend_bos=self.bos)
+            hooks = dict(bound.hooks)
+            return FeatureBank(
+                _Members([f]), hooks, bound.logits, lambda r: bound(r)[:, None], None, tuple(compiler.positions)
+            )
+        found = family(f, axes, probe)
+        at_all = everywhere(f)
+        series = None
+        if at_all is not None:
+            series = self._cumulative(at_all, Compiler(ShapeProbe(self.model, at_all, self.bos)))
+        return self._made(_FamilyMembers(found), compiler, lambda r: of(r).flatten(1), series)
+
+    def _made(
+        self, members: Sequence[ex.Feature], compiler: Compiler, compute: Many, series: Many | None
+    ) -> FeatureBank:
+        hooks = {m: tuple(names) for m, names in compiler.hooks.items()}
+        return FeatureBank(members, hooks, frozenset(compiler.logits), compute, series, tuple(compiler.positions))
+
+    # Computing many at once.
+
+    def _many(self, fs: list[ex.Feature], compiler: Compiler) -> tuple[bool, Many]:
+        """Whether positions are left, and the values of features of one key."""
+        f, model = fs[0], self.model
+        match f:
+            case ex.Scaled():
+                left, of = self._many(inner(fs), compiler)
+                return left, lambda r: of(r) * f.factor
+            case ex.Clipped():
+                left, of = self._many(inner(fs), compiler)
+                return left, lambda r: of(r).clamp(f.low, f.high)
+            case ex.Reduced():
+                left, of = self._many(inner(fs), compiler)
+                if not left:
+                    compiler.build(f)  # says what is wrong
+
+                def reduced(r: Readings) -> Tensor:
+                    x = of(r)
+                    over = tuple(range(1, x.dim() - 1))  # attention has two axes of positions
+                    return x.amax(over) if f.how == "max" else x.mean(over)
+
+                return False, reduced
+            case ex.Hook():
+                template = self._template(f)
+                assert template is not None
+                axes, of = compiler.build(template)
+                for one in fs:
+                    compiler.build(one)  # checks its units
+                left, flat = units_last(axes)
+                columns = DeviceCache(torch.tensor([self._column(one) for one in fs]))  # pyright: ignore[reportArgumentType]
+
+                def picked(r: Readings) -> Tensor:
+                    x = flat(of(r))
+                    return x.index_select(-1, columns.on(x.device))
+
+                return left, picked
+            case ex.Projected() | ex.Cosine():
+                for one in fs:
+                    compiler.build(one)
+                axes, of, dim = compiler._units(f, "@")
+                matrix = DeviceCache(torch.from_numpy(np.stack([one.direction.values for one in fs])))  # pyright: ignore
+                lengths = DeviceCache(torch.from_numpy(np.stack([one.direction.values for one in fs])).norm(dim=1))  # pyright: ignore
+
+                def projected(r: Readings) -> Tensor:
+                    x = of(r).float().movedim(dim, -1)
+                    inner = x @ matrix.on(x.device).T
+                    if isinstance(f, ex.Projected):
+                        return inner
+                    return inner / (lengths.on(x.device) * x.norm(dim=-1, keepdim=True)).clamp_min(1e-12)
+
+                return len(axes) > 1, projected
+            case ex.Latent():
+                for one in fs:
+                    axes, _ = compiler.build(one)
+                sae = compiler.probe.sae(f)
+                latents = [one.latent for one in fs]  # pyright: ignore[reportAttributeAccessIssue]
+                columns = DeviceCache(torch.tensor(latents))
+
+                def encoded(r: Readings) -> Tensor:
+                    x = r[model].picked(sae.hook_name, f.position, f.label)
+                    if len(fs) == 1:
+                        return sae.latent(x, latents[0], f.pre_activation)[..., None]
+                    found = sae.encode(x, f.pre_activation)
+                    return found.index_select(-1, columns.on(found.device))
+
+                return isinstance(f.position, ex.Span), encoded
+            case ex.Logit():
+                for one in fs:
+                    compiler.build(one)
+                tokens = [model.vocabulary.one(one.token) for one in fs]  # pyright: ignore[reportAttributeAccessIssue]
+                columns = DeviceCache(torch.tensor(tokens))
+
+                def logits(r: Readings) -> Tensor:
+                    def of(x: Tensor) -> Tensor:
+                        found = x.index_select(-1, columns.on(x.device))
+                        return found if f.kind == "logit" else found - x.logsumexp(-1, keepdim=True)
+
+                    return r[model].over_vocabulary(of, f.position, f.label)
+
+                return isinstance(f.position, ex.Span), logits
+        raise FeatureError(f"{type(f).__name__} is not computed in banks.")
+
+    def _column(self, f: ex.Hook) -> int:
+        axes, column = self.axes(f.name), 0
+        for axis, element in zip(axes, _filled(f, len(axes)), strict=True):
+            if axis.name != "position":
+                size = axis.size or 1
+                column = column * size + range(size)[element]
+        return column
+
+    # Values at every position.
+
+    def _series(self, fs: list[ex.Feature]) -> Many:
+        compiler = Compiler(ShapeProbe(self.model, fs[0], self.bos))
+        return running(fs[0], lambda of: self._many(of, compiler)[1], fs)
+
+    def _cumulative(self, f: ex.Feature, compiler: Compiler) -> Many:
+        def build(members: list[ex.Feature]) -> Many:
+            axes, of = compiler.build(members[0])
+            _, flat = units_last(axes)
+            return lambda r: flat(of(r))
+
+        return running(f, build, [f])

@@ -1,0 +1,154 @@
+"""Forward passes over the prompts of one or several features at once, by shared prefixes where a model allows it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamy_lens.features.binding import BoundFeature
+from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass, RowLayout
+from dreamy_lens.models.hooked_model import HookedModel, held
+from dreamy_lens.models.transfer import to_device
+from dreamy_lens.scoring.batching import BatchRunner, room_of
+from dreamy_lens.scoring.packed_reading import PackedPass
+from dreamy_lens.scoring.prefix_sharing import PrefixSharing, warn_plain
+from dreamy_lens.scoring.prompts import PromptFrame
+
+LOGITS_BUDGET = 1 << 28
+"""Entries of `[batch, total, d_vocab]` in one plain pass, unless told otherwise: 1 GiB of float32."""
+
+
+class ForwardResult(NamedTuple):
+    """Of some prompts: values `[B]`, and cross-entropies `[B]` if asked for, float32 on the model's device."""
+
+    value: Tensor
+    cross_entropy: Tensor | None
+
+
+class ForwardScorer:
+    """Scores prompts for features of one model, all in the same frame.
+
+    Args:
+        features: bound to one model.
+        frame: what stands around every prompt, and whose cross-entropy counts.
+        batch_size: most prompts in one pass; None chooses.
+        share: whether prefixes that prompts share may be computed once; None does so where it gives the same numbers.
+    """
+
+    def __init__(
+        self,
+        features: Sequence[BoundFeature],
+        frame: PromptFrame,
+        batch_size: int | None = None,
+        share: bool | None = None,
+    ) -> None:
+        self.features, self.frame, self.share = tuple(features), frame, share
+        self.model = features[0].model
+        self.models: tuple[HookedModel, ...] = tuple(
+            dict.fromkeys([*(m for f in features for m in f.models), frame.fluency])
+        )
+        self.batches = BatchRunner(batch_size)
+        self._sharings: dict[tuple, PrefixSharing | None] = {}
+        self._whole: dict[HookedModel, str] = {}
+
+    def renew(self) -> None:
+        """Find out anew how prefixes may be shared, and compute them anew: the model may have been changed since."""
+        self._sharings.clear()
+
+    @property
+    def whole(self) -> dict[HookedModel, str]:
+        """Models on which prompts had to be scored whole so far, and why."""
+        return dict(self._whole)
+
+    @torch.no_grad()
+    def score(self, rows: Sequence[np.ndarray], cross_entropy: bool = True) -> list[ForwardResult]:
+        """Value, and cross-entropy if it is wanted, of the prompts `[B_i, n]` of each feature."""
+        sizes = [len(r) for r in rows]
+        prompts, layout = np.concatenate(rows), self.frame.layout(rows[0].shape[1])
+        owner = np.repeat(np.arange(len(rows)), sizes)
+        with held(self.models):
+            sharings = {m: s for m in self.models if (s := self._sharing(m, layout)) is not None}
+            most, room = None, room_of(self.model, "scoring")
+            if len(sharings) < len(self.models):
+                most = max(1, LOGITS_BUDGET // (layout.total * max(model.vocabulary.size for model in self.models)))
+            # Rows that share a prefix come into one batch.
+            limit = self.batches.limit(most, room, layout.total) or len(prompts)
+            order = np.lexsort(prompts.T[::-1]) if len(prompts) > limit else np.arange(len(prompts))
+            parts = self.batches.map(
+                lambda part: self._part(prompts[order[part]], owner[order[part]], layout, sharings, cross_entropy),
+                len(prompts),
+                most,
+                room,
+                layout.total,
+            )
+        found = torch.cat(parts, dim=1)
+        back = to_device(np.argsort(order), found.device) if len(parts) > 1 else slice(None)
+        found = found[:, back]
+        ends = np.cumsum([0, *sizes])
+        pieces = [found[:, a:b] for a, b in itertools.pairwise(ends)]
+        return [ForwardResult(piece[0], piece[1] if cross_entropy else None) for piece in pieces]
+
+    def _part(
+        self,
+        prompts: np.ndarray,
+        owner: np.ndarray,
+        layout: RowLayout,
+        sharings: dict[HookedModel, PrefixSharing],
+        cross_entropy: bool,
+    ) -> Tensor:
+        """Of a batch: values and, if wanted, cross-entropies, `[1 or 2, B]`."""
+        runs: dict[HookedModel, PackedPass] = {}
+        for model, sharing in sharings.items():
+            final = self._final(model, cross_entropy)
+            if final or any(f.hooks.get(model) for f in self.features):
+                runs[model] = sharing.run(self.frame.rows(prompts, model), final)
+        out = torch.empty(1 + cross_entropy, len(prompts), device=self.model.device)
+        for i, feature in enumerate(self.features):
+            rows = np.flatnonzero(owner == i)
+            if not len(rows):
+                continue
+            readings: dict[HookedModel, ActivationSource] = {model: run.reading(rows) for model, run in runs.items()}
+            for model in self.models:
+                logits = model in feature.logits or (cross_entropy and model is self.frame.fluency)
+                if model not in sharings and (logits or model in feature.hooks):
+                    ids = to_device(self.frame.rows(prompts[rows], model), model.device)
+                    with contextlib.nullcontext() if self.share is False else model.kernels.used():
+                        found, output = model.run(ids, feature.hooks.get(model, ()), logits=logits)
+                    readings[model] = ForwardPass(found, output, ids, layout)
+            columns = [to_device(feature(readings), out.device)]
+            if cross_entropy:
+                columns.append(to_device(readings[self.frame.fluency].cross_entropy, out.device))
+            at = slice(None) if len(rows) == len(prompts) else to_device(rows, out.device)
+            out[:, at] = torch.stack(columns)
+        return out
+
+    def _final(self, model: HookedModel, cross_entropy: bool) -> bool:
+        return any(model in f.logits for f in self.features) or (cross_entropy and model is self.frame.fluency)
+
+    def _sharing(self, model: HookedModel, layout: RowLayout) -> PrefixSharing | None:
+        """How a model's prompts share prefixes, or None if they do not."""
+        if self.share is False or model.is_hooked:
+            return None
+        key = model, layout.length, model.state
+        if key not in self._sharings:
+            capture = tuple(dict.fromkeys(name for f in self.features for name in f.hooks.get(model, ())))
+            everywhere = any(model in f.logits for f in self.features)
+            sharing = PrefixSharing(
+                model, layout, self.frame, capture, self._final(model, True), everywhere, self.batches.size
+            )
+            self._sharings[key] = sharing if sharing.packed is not None else None
+            if sharing.packed is None:
+                self._warn(model, sharing.why)
+        sharing = self._sharings[key]
+        return sharing if sharing is not None and sharing.holds else None
+
+    def _warn(self, model: HookedModel, why: str) -> None:
+        if model not in self._whole:
+            self._whole[model] = why
+            warn_plain(model, why)

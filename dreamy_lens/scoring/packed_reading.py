@@ -1,0 +1,187 @@
+"""One packed pass over many prompts, as features read it.
+
+The counterpart of :class:`~dreamy_lens.features.forward_pass.ForwardPass` for rows that share prefixes: activations come by
+node and are spread to prompts only where a feature looks, and logits exist for a chunk of nodes at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamy_lens.features import expressions as ex
+from dreamy_lens.features.forward_pass import RowLayout, pick
+from dreamy_lens.models.packed_forward import FINAL, PackedModel, PassCache
+from dreamy_lens.models.prefix_tree import ROUND, PrefixTree
+from dreamy_lens.models.transfer import to_device
+
+CHUNK = {"cpu": 1 << 21, "cuda": 1 << 27}
+"""Logits that exist at one time, by kind of device: on a processor, so few that they are still near when summed."""
+
+LEAST_ROWS = 128
+"""Rows that are multiplied with the unembedding at the least, since it has to be read for them as a whole."""
+
+
+class PackedPass:
+    """One model's packed pass.
+
+    Args:
+        packed: the model.
+        layout: of every row.
+        ids: the rows, int64 `[B, total]`.
+        packing: of the rows.
+        cut: the packing of the places whose logits are needed.
+        found: activations by hook point, from :meth:`PackedModel.run`.
+        before: what was known of the prefix.
+        by_rows: hook points whose activations came by rows.
+    """
+
+    def __init__(
+        self,
+        packed: PackedModel,
+        layout: RowLayout,
+        ids: np.ndarray,
+        packing: PrefixTree,
+        cut: PrefixTree,
+        found: dict[str, Tensor],
+        before: PassCache | None,
+        by_rows: frozenset[str] = frozenset(),
+    ) -> None:
+        self.packed, self.layout, self.ids = packed, layout, ids
+        self.packing, self.cut, self.found, self.before = packing, cut, found, before
+        self._by_rows = by_rows
+
+    def at_nodes(self, name: str) -> Tensor | None:
+        """The activation at each node, known ones first, `[P + T, ...]`; None if it comes by whole rows."""
+        tensor = self.found[name]
+        if name in self._by_rows:
+            return None
+        if self.before is None:
+            return tensor[0]
+        return torch.cat([self.before.activations[name][0], tensor[0]])
+
+    def by_rows(self, name: str) -> Tensor:
+        """An activation inside an attention, `[B, ...]`."""
+        return self.found[name]
+
+    @cached_property
+    def final(self) -> Tensor:
+        """What the unembedding reads, `[P + T, d_model]`."""
+        found = self.at_nodes(FINAL)
+        assert found is not None
+        return found
+
+    def logits(self, nodes: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
+        """Float32 logits of these nodes, a chunk at a time: `[m, d_vocab]` with the part of `nodes` that it is of."""
+        size = CHUNK.get(self.final.device.type, CHUNK["cpu"]) // max(1, self.packed.model.vocabulary.size)
+        size = max(LEAST_ROWS, size // ROUND * ROUND)
+        for start in range(0, len(nodes), size):
+            part = slice(start, min(start + size, len(nodes)))
+            wanted = nodes[part]
+            spare = -len(wanted) % ROUND  # round shapes, as those of packings
+            at = to_device(np.append(wanted, np.repeat(wanted[-1:], spare)), self.final.device)
+            yield part, self.packed.logits(self.final[at])[: len(wanted)].float()
+
+    @cached_property
+    def losses(self) -> Tensor:
+        """-log p of each row's predicted tokens, float32 `[B, terms]`."""
+        self.layout.check()
+        index = self.cut.host_index[:, self.layout.predicting]
+        targets = self.ids[:, self.layout.predicted]
+        nodes, which = np.unique(index.reshape(-1), return_inverse=True)
+        # Pairs of node and target in the order of their nodes, so that each chunk of nodes has a run of them.
+        order = np.argsort(which, kind="stable")
+        ends = np.searchsorted(which[order], np.arange(len(nodes) + 1))
+        device = self.final.device
+        wanted, places = to_device(targets.reshape(-1)[order], device), to_device(which[order], device)
+        sums, chosen = [], []
+        for part, logits in self.logits(nodes):
+            if logits.device != places.device:  # of a model on several devices, the unembedding may be on another
+                wanted, places = wanted.to(logits.device), places.to(logits.device)
+            pairs = slice(int(ends[part.start]), int(ends[part.stop]))
+            chosen.append(logits[places[pairs] - part.start, wanted[pairs]])
+            sums.append(_logsumexp_(logits))
+        losses = torch.cat(sums)[places] - torch.cat(chosen)
+        return torch.empty_like(losses).index_copy_(0, to_device(order, losses.device), losses).view(targets.shape)
+
+    def reading(self, rows: np.ndarray) -> PackedReading:
+        """Some of the prompts, by their row."""
+        return PackedReading(self, rows)
+
+
+class PackedReading:
+    """Some prompts of a packed pass, as a feature reads them; see :class:`~dreamy_lens.features.forward_pass.ActivationSource`."""
+
+    def __init__(self, run: PackedPass, rows: np.ndarray) -> None:
+        self.run, self.rows = run, rows
+
+    @property
+    def layout(self) -> RowLayout:
+        """Of every row."""
+        return self.run.layout
+
+    @property
+    def size(self) -> int:
+        """How many prompts."""
+        return len(self.rows)
+
+    @property
+    def activations(self) -> Mapping[str, Tensor]:
+        """By hook point, `[batch, ...]`, made when asked for."""
+        return _Spread(self)
+
+    def picked(self, name: str, element: ex.Element, what: str) -> Tensor:
+        """The activation at a hook point whose first axis is of positions, `[batch, ...]`, indexed as by `pick`."""
+        tensor = self.run.at_nodes(name)
+        if tensor is None:
+            return pick(self.activations[name], 1, element, self.layout, what)
+        return tensor[to_device(self._nodes(element, what), tensor.device)]
+
+    def over_vocabulary(self, function: Callable[[Tensor], Tensor], element: ex.Element, what: str) -> Tensor:
+        """A function of float32 logits `[..., d_vocab] -> [...]` at a position or a span: `[batch]` or `[batch, m]`."""
+        at = self._nodes(element, what)
+        nodes, which = np.unique(at.reshape(-1), return_inverse=True)
+        found = torch.cat([function(logits) for _, logits in self.run.logits(nodes)])
+        return found[to_device(which.reshape(at.shape), found.device)]
+
+    @property
+    def cross_entropy(self) -> Tensor:
+        """Mean cross-entropy of each prompt, float32 `[batch]`, nats per token (Eq. 1)."""
+        losses = self.run.losses
+        return losses[to_device(self.rows, losses.device)].mean(-1)
+
+    def _nodes(self, element: ex.Element, what: str) -> np.ndarray:
+        index = torch.from_numpy(self.run.packing.host_index[self.rows])
+        return pick(index, 1, element, self.layout, what).numpy()
+
+
+class _Spread(Mapping[str, Tensor]):
+    """Activations of whole rows, each made when it is asked for."""
+
+    def __init__(self, reading: PackedReading) -> None:
+        self._reading = reading
+
+    def __getitem__(self, name: str) -> Tensor:
+        run, rows = self._reading.run, self._reading.rows
+        tensor = run.at_nodes(name)
+        if tensor is None:
+            found = run.by_rows(name)
+            return found[to_device(rows, found.device)]
+        return tensor[to_device(run.packing.host_index[rows], tensor.device)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._reading.run.found)
+
+    def __len__(self) -> int:
+        return len(self._reading.run.found)
+
+
+def _logsumexp_(logits: Tensor) -> Tensor:
+    """Over the last axis. The logits are not needed again, and are overwritten: `torch.logsumexp` would copy them."""
+    most = logits.amax(-1, keepdim=True)
+    most = most.masked_fill(most.isinf(), 0)
+    return logits.sub_(most).exp_().sum(-1).log_() + most[..., 0]

@@ -1,0 +1,203 @@
+"""A set of constraints made ready for one vocabulary and one length of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from dreamy_lens.errors import ConstraintError, TokenError
+from dreamy_lens.models.vocabulary import REPLACEMENT, Vocabulary
+from dreamy_lens.search.constraints import Constraint, Fix, ForbidText, ForbidTokens, Printable, RoundTrip, Template
+from dreamy_lens.search.constraints import __all__ as FUNCTIONS
+
+
+class ConstraintSet:
+    """A set of constraints, made ready for one vocabulary and one length of prompts.
+
+    Args:
+        constraints: see :mod:`dreamy_lens.search.constraints`.
+        vocabulary: the model's.
+        length: n, tokens of a prompt.
+        allowed: bool `[d_vocab]`, tokens that may be proposed before any constraint; None is the vocabulary's own.
+
+    Attributes:
+        allowed: bool `[d_vocab]`, tokens that may be proposed.
+        fixed: tokens by position, which never change.
+        open: the positions that may change, int64 `[<= n]`.
+        prefix, suffix: the template's ids.
+
+    Raises:
+        ConstraintError: they contradict each other, or leave no token or no position to change.
+    """
+
+    def __init__(
+        self, constraints: Sequence[Constraint], vocabulary: Vocabulary, length: int, allowed: np.ndarray | None = None
+    ) -> None:
+        if isinstance(constraints, Constraint):
+            constraints = [constraints]
+        for c in constraints:
+            if not isinstance(c, Constraint):
+                raise ConstraintError(
+                    f"{c!r} is not a constraint; use those of dreamy_lens.constraints: {', '.join(FUNCTIONS)}."
+                )
+        self.constraints = tuple(constraints)
+        self.vocabulary = vocabulary
+        self.length = length
+        self.allowed = (vocabulary.allowed if allowed is None else allowed).copy()
+        self.fixed: dict[int, int] = {}
+        self._predicates: list[tuple[Constraint, Callable[[np.ndarray, str], bool]]] = []
+        templates = [c for c in self.constraints if isinstance(c, Template)]
+        if len(templates) > 1:
+            raise ConstraintError(f"There can be one template; got {len(templates)}.")
+        before, after = templates[0].text.split("{dream}") if templates else ("", "")
+        self._around = before.casefold(), after.casefold()
+        self.prefix = vocabulary.encode(before) if before else []
+        self.suffix = _continuation(vocabulary, after)
+        for c in self.constraints:
+            self._add(c)
+        self._check_fixed()
+        self.open = np.array([i for i in range(length) if i not in self.fixed], dtype=np.int64)
+        left = int(self.allowed.sum())
+        if left < 2:
+            raise ConstraintError(
+                f"Of the vocabulary's {vocabulary.size} tokens {'only 1' if left else 'none'} is left to propose, so "
+                f"there is nothing to search (constraints: {self.describe()}). Loosen one."
+            )
+        if not len(self.open):
+            raise ConstraintError(
+                f"All {length} positions are fixed, so there is nothing to search; free one, or lengthen the prompt."
+            )
+
+    def describe(self) -> str:
+        """All constraints, in words."""
+        return "; ".join(c.describe() for c in self.constraints) or "none"
+
+    def check(self, rows: np.ndarray) -> np.ndarray:
+        """Which prompts, `[B, n]` of allowed tokens, obey the rules that concern whole prompts: bool `[B]`."""
+        if not self._predicates:
+            return np.ones(len(rows), dtype=bool)
+        texts = [self.vocabulary.text(row) for row in rows]
+        return np.array(
+            [all(test(row, text) for _, test in self._predicates) for row, text in zip(rows, texts, strict=True)],
+            dtype=bool,
+        )
+
+    def demand(self, rows: np.ndarray) -> None:
+        """Raise ConstraintError if a given prompt `[B, n]` breaks a rule; the message says which."""
+        for row in rows:
+            text = self.vocabulary.text(row)
+            for position, token in self.fixed.items():
+                if row[position] != token:
+                    raise ConstraintError(
+                        f"The start {text!r} has {self.vocabulary.piece(row[position])!r} at position {position}, "
+                        f"where {self.vocabulary.piece(token)!r} is fixed."
+                    )
+            banned = [i for i in self.open if not self.allowed[row[i]]]
+            if banned:
+                token = int(row[banned[0]])
+                why = f"which may not be used here (constraints: {self.describe()})"
+                if not self.vocabulary.allowed[token]:
+                    why = "which is special or unused, and has no place in a prompt"
+                raise ConstraintError(
+                    f"The start {text!r} has the token {self.vocabulary.text([token])!r} (id {token}) at position "
+                    f"{banned[0]}, {why}."
+                )
+            for constraint, test in self._predicates:
+                if not test(row, text):
+                    raise ConstraintError(f"The start {text!r} breaks a constraint: {constraint.describe()}.")
+
+    def random(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Random prompts that obey the rules, int64 `[count, n]`.
+
+        Raises:
+            ConstraintError: hardly any random prompt obeys them.
+        """
+        candidates = np.flatnonzero(self.allowed)
+        found: list[np.ndarray] = []
+        for _ in range(400):
+            rows = rng.choice(candidates, size=(max(count, 32), self.length))
+            for position, token in self.fixed.items():
+                rows[:, position] = token
+            found += list(rows[self.check(rows)])
+            if len(found) >= count:
+                return np.stack(found[:count])
+        raise ConstraintError(
+            f"Of {400 * max(count, 32)} random prompts of {self.length} tokens only {len(found)} obey the constraints "
+            f"({self.describe()}), and {count} are needed. Give a start that obeys them, shorten the prompt, or "
+            "loosen one."
+        )
+
+    def _add(self, c: Constraint) -> None:
+        vocabulary = self.vocabulary
+        pieces = vocabulary.tokens(range(vocabulary.size)) if isinstance(c, (ForbidText, Printable)) else []
+        if isinstance(c, ForbidTokens):
+            for token in c.tokens:
+                self.allowed[vocabulary.one(token)] = False
+        elif isinstance(c, ForbidText):
+            needle = c.text.casefold()
+            self.allowed &= np.array([needle not in piece.casefold() for piece in pieces])
+            # Beside the prompt, as much of the template as an occurrence can begin or end with.
+            margin = len(needle) - 1
+            before, after = self._around[0][max(0, len(self._around[0]) - margin) :], self._around[1][:margin]
+            self._predicates.append((c, lambda row, text: needle not in before + text.casefold() + after))
+        elif isinstance(c, Printable):
+            self.allowed &= np.array([_prints(piece) for piece in pieces])
+        elif isinstance(c, RoundTrip):
+            self._predicates.append((c, self._round_trips))
+        elif isinstance(c, Fix):
+            for position, token in c.at:
+                self._fix(position, token)
+
+    def _check_fixed(self) -> None:
+        """Raise ConstraintError if a fixed token has forbidden text, for then no prompt can exist.
+
+        A forbidden *token* may be fixed: it is not proposed anywhere else then.
+        """
+        for position, token in self.fixed.items():
+            piece = self.vocabulary.piece(token)
+            for c in self.constraints:
+                if isinstance(c, ForbidText) and c.text.casefold() in piece.casefold():
+                    raise ConstraintError(
+                        f"Position {position} is fixed to {piece!r}, and prompts are to be {c.describe()}; drop one of "
+                        "the two."
+                    )
+
+    def _fix(self, position: int, token: str | int) -> None:
+        if not -self.length <= position < self.length:
+            raise ConstraintError(
+                f"fix() names position {position}, and prompts of {self.length} tokens have positions 0 to "
+                f"{self.length - 1}."
+            )
+        try:
+            one = self.vocabulary.one(token)
+        except TokenError as error:
+            raise ConstraintError(f"fix() at position {position}: {error}") from error
+        position %= self.length
+        if self.fixed.get(position, one) != one:
+            raise ConstraintError(f"Position {position} is fixed to two different tokens; keep one.")
+        self.fixed[position] = one
+
+    def _round_trips(self, row: np.ndarray, text: str) -> bool:
+        if not (self.prefix or self.suffix):
+            return self.vocabulary.encode(text) == row.tolist()
+        ids = [*self.prefix, *row.tolist(), *self.suffix]
+        return self.vocabulary.encode(self.vocabulary.text(ids)) == ids
+
+
+def _continuation(vocabulary: Vocabulary, text: str) -> list[int]:
+    """Ids of a text that stands behind other text, where some tokenizers would put a space before it."""
+    if not text:
+        return []
+    for anchor in ("", ".", "a", ")", "\n"):
+        head = vocabulary.encode(anchor) if anchor else []
+        ids = vocabulary.encode(anchor + text)
+        tail = ids[len(head) :]
+        some = head or vocabulary.encode("a")
+        if ids[: len(head)] == head and vocabulary.text(some + tail) == vocabulary.text(some) + text:
+            return tail
+    return vocabulary.encode(text)
+
+
+def _prints(piece: str) -> bool:
+    return bool(piece) and REPLACEMENT not in piece and all(c.isprintable() or c in "\n\t" for c in piece)

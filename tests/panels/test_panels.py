@@ -1,0 +1,340 @@
+"""Panels without a browser: what they show as a run goes on, what they answer, and what a frozen one keeps."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+import dreamy_lens as dl
+from dreamy_lens.panels import state
+from dreamy_lens.panels.attribution import AttributionPanel, frozen_attribution
+from dreamy_lens.panels.dream import DreamPanel, frozen_run, looks_of
+from dreamy_lens.panels.messages import QUICK, SUBSTITUTES
+from dreamy_lens.panels.runs import RunsPanel
+from dreamy_lens.results import non_dominated
+from tests.helpers.dreams import dream, same
+
+FEATURE = "L1.N3"
+
+
+@pytest.fixture
+def run(gpt2):
+    return dream(gpt2.bridge)
+
+
+class Heard:
+    """What a panel sends to its view."""
+
+    def __init__(self, panel, monkeypatch):
+        self.said = []
+        monkeypatch.setattr(panel, "send", lambda content, buffers=None: self.said.append(content))
+        panel._talk._send = panel.send
+
+    def answers(self, number):
+        return [one for one in self.said if one.get("id") == number]
+
+
+def plain(value) -> bool:
+    """Whether a browser's JSON has it, NaN and infinities included in what it has not."""
+    return json.loads(json.dumps(value, allow_nan=False)) == value
+
+
+# What is shown.
+
+
+def test_a_panel_shows_the_run_as_it_is(run):
+    panel = DreamPanel(run)
+    assert (panel.status, panel.step, panel.steps) == ("done", 8, 8)
+    assert panel.evaluated == len(run.history) and panel.hypervolume == pytest.approx(run.hypervolume, rel=1e-4)
+    assert [entry["key"] for entry in panel.frontier] == [".".join(map(str, p.ids)) for p in run.frontier]
+    np.testing.assert_allclose([e["y"] for e in panel.frontier], run.frontier.values, rtol=1e-5)
+    np.testing.assert_allclose([e["x"] for e in panel.frontier], run.frontier.cross_entropies, rtol=1e-5)
+    assert [p[3] for p in panel.population] == [p.text for p in run.population]
+    assert panel.restarts == [[i, pytest.approx(w, rel=1e-3)] for i, w in run.history.restarts]
+    growth = run.evolution()
+    assert panel.growth["iteration"] == growth["iteration"].tolist()
+    np.testing.assert_allclose(panel.growth["best"], growth["best_value"], rtol=1e-4)
+    assert all(plain(value) for name, value in panel.get_state().items() if not name.startswith("_"))
+
+
+def test_a_panel_follows_a_run_step_by_step(gpt2):
+    """Every state it shows is one that the run was in."""
+    seen = []
+    run = dream(gpt2.bridge, wait=False)
+    run.pause()
+    panel = DreamPanel(run)
+    panel.observe(lambda change: seen.append((change["new"], run._worker.is_mine)), "step")
+    run.resume()
+    run.wait()
+    run.ask(lambda: None).result()
+    assert panel.status == "done" and panel.step == 8 and all(mine for _, mine in seen)
+    assert [step for step, _ in seen] == sorted(step for step, _ in seen)
+    assert [e["key"] for e in panel.frontier] == [state.key(p.ids) for p in run.frontier]
+
+
+def test_the_frontier_of_any_moment_can_be_worked_out_from_the_past(run):
+    past, history = state.RunFollower(run).past(), run.history
+    points = past["points"]
+    for t in range(history.iterations + 1):
+        then = [p for p in points if p[2] <= t]
+        rows = non_dominated([p[1] for p in then], [p[0] for p in then])
+        at = history.frontier_rows(t)
+        np.testing.assert_allclose([then[i][1] for i in rows], history.value[at], rtol=1e-3)
+        assert [past["texts"][then[i][3]] for i in rows] == [run._decoder.text(ids) for ids in history.ids[at].tolist()]
+    assert set(past["population"]) == {str(t) for t in range(9)} and plain(past)
+
+
+def test_the_earlier_frontier_is_the_one_before_the_last_restart(run):
+    panel, (iteration, _) = DreamPanel(run), run.history.restarts[-1]
+    rows = run.history.frontier_rows(iteration - 1)
+    assert panel.previous["iteration"] == iteration - 1 == 6
+    np.testing.assert_allclose([y for _, y in panel.previous["points"]], run.history.value[rows], rtol=1e-4)
+
+
+# What is asked.
+
+
+def test_a_look_is_answered_with_scores_then_few_substitutes_then_all_then_values_at_every_position(run, monkeypatch):
+    panel = DreamPanel(run)
+    heard = Heard(panel, monkeypatch)
+    prompt = run.frontier[0]
+    panel._talk.hear(panel, {"type": "look", "id": 1, "ids": list(prompt.ids)})
+    run.ask(lambda: None).result()
+    first, quick, second, third = (one["found"] for one in heard.answers(1))
+    assert first["value"] == pytest.approx(prompt.value, rel=1e-3) and first["subs"] is None
+    assert [one["tried"] for one in (first, quick, second, third)] == [None, QUICK, SUBSTITUTES, SUBSTITUTES]
+    assert [one["partial"] for one in (first, quick, second, third)] == [False, True, False, False]
+    assert looks_of(run).known == {first["key"]: third}
+    attribution = prompt.attribution()
+    np.testing.assert_allclose(second["drop"], attribution.drop_to_worst, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(second["floor"], attribution.drop_to_best, rtol=1e-3, atol=1e-4)
+    best = attribution.top(2)[0]
+    assert second["subs"][2][0][:2] == [best.token, best.token_id] and second["series"] is None
+    scorer = run.session.scorer
+    values = [float(scorer.values(np.array(prompt.ids[:end]))[0]) for end in range(1, 6)]
+    np.testing.assert_allclose(third["series"], values, rtol=1e-3, atol=1e-5)
+    assert all(plain(one) for one in heard.said)
+
+
+def test_the_quick_strip_is_of_substitutes_that_the_whole_one_has_too(run, monkeypatch):
+    panel = DreamPanel(run)
+    heard = Heard(panel, monkeypatch)
+    ids = list(run.frontier[0].ids)
+    panel._talk.hear(panel, {"type": "look", "id": 1, "ids": ids})
+    run.ask(lambda: None).result()
+    _, quick, whole, _ = (one["found"] for one in heard.answers(1))
+    for few, every in zip(quick["subs"], whole["subs"], strict=True):
+        assert 0 < len(few) <= QUICK < len(every) and all(one in every for one in few)
+        assert few[0][2] <= every[0][2] and few[-1][2] >= every[-1][2]
+    assert (quick["value"], quick["ce"]) == (whole["value"], whole["ce"])
+    assert all(a <= b for a, b in zip(quick["drop"], whole["drop"], strict=True))
+    assert all(a >= b for a, b in zip(quick["floor"], whole["floor"], strict=True))
+    same_all_at_once = run.attribution(ids, k=SUBSTITUTES)
+    np.testing.assert_allclose(whole["drop"], same_all_at_once.drop_to_worst, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("asked_after", [1, 2, 3])
+def test_what_is_asked_between_two_answers_ends_the_first_question(run, monkeypatch, asked_after):
+    panel = DreamPanel(run)
+    heard, ids = Heard(panel, monkeypatch), list(run.frontier[0].ids)
+    say = panel.send
+
+    def then_ask(message):
+        say(message)
+        if len(heard.answers(1)) == asked_after and message["id"] == 1:
+            panel._talk.hear(panel, {"type": "look", "id": 2, "ids": ids[::-1]})
+
+    panel._talk._send = then_ask
+    panel._talk.hear(panel, {"type": "look", "id": 1, "ids": ids})
+    run.ask(lambda: None).result()
+    assert len(heard.answers(1)) == asked_after and len(heard.answers(2)) == 4
+    # What was known when it ended is kept only if it was of all substitutes.
+    assert [one["tried"] for one in looks_of(run).known.values()] == [SUBSTITUTES] * (2 if asked_after == 3 else 1)
+    panel._talk.hear(panel, {"type": "look", "id": 3, "ids": ids})
+    run.ask(lambda: None).result()
+    assert [one["found"]["tried"] for one in heard.answers(3)][-1] == SUBSTITUTES
+    assert len(heard.answers(3)) == (2 if asked_after == 3 else 4)
+
+
+def test_a_frozen_run_has_no_quick_strip(run):
+    panel = DreamPanel(run)
+    seen = []
+    panel._talk._send = lambda message: seen.append((panel.to_html(), dict(panel.attributions)))
+    panel._talk.hear(panel, {"type": "look", "id": 1, "ids": list(run.frontier[0].ids)})
+    run.ask(lambda: None).result()
+    assert [len(known) for _, known in seen] == [0, 0, 1, 1]
+
+
+def test_a_token_or_a_whole_prompt_can_be_typed(gpt2, run, monkeypatch):
+    panel = DreamPanel(run)
+    heard = Heard(panel, monkeypatch)
+    vocabulary, ids = run.session.scorer.vocabulary, list(run.frontier[0].ids)
+    panel._talk.hear(panel, {"type": "try", "id": 1, "ids": ids, "position": 1, "text": vocabulary.text([40, 41])})
+    panel._talk.hear(panel, {"type": "edit", "id": 2, "text": vocabulary.text([50, 51, 52])})
+    run.ask(lambda: None).result()
+    put = vocabulary.encode(vocabulary.text([40, 41]))
+    (tried, *_), typed = heard.answers(1), heard.answers(2)[-1]
+    assert tried["found"]["ids"] == [ids[0], *put, *ids[2:]]
+    one = dl.score(FEATURE, [np.array(tried["found"]["ids"])], gpt2.bridge)
+    assert tried["found"]["value"] == pytest.approx(float(one.value[0]), rel=1e-4)
+    assert tried["found"]["ce"] == pytest.approx(float(one.cross_entropy[0]), rel=1e-4)
+    assert typed["found"]["ids"] == vocabulary.encode(vocabulary.text([50, 51, 52])) and typed["found"]["drop"]
+    # The second question came before the first was answered whole, so the rest of that answer was not worked out.
+    assert len(heard.answers(1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"type": "edit", "text": ""}, "at least one token"),
+        ({"type": "edit", "text": "a " * 500}, "context is"),
+        ({"type": "look", "ids": [10**7]}, "10000000"),
+        ({"type": "look", "ids": []}, "at least one token"),
+    ],
+)
+def test_bad_questions_are_answered_with_a_sentence(run, monkeypatch, message, said):
+    panel = DreamPanel(run)
+    heard = Heard(panel, monkeypatch)
+    panel._talk.hear(panel, {**message, "id": 5})
+    run.ask(lambda: None).result()
+    (answer,) = heard.answers(5)
+    assert said in answer["error"]
+
+
+def test_nonsense_is_not_answered_and_breaks_nothing(run, monkeypatch):
+    panel = DreamPanel(run)
+    heard = Heard(panel, monkeypatch)
+    for message in (None, "stop", {}, {"type": "quit"}, {"type": ["look"]} | {"type": "lo"}):
+        panel._talk.hear(panel, message)
+    assert not heard.said
+
+
+def test_pause_resume_and_stop_from_a_panel(gpt2):
+    run = dream(gpt2.bridge, iterations=10_000, wait=False)
+    panel = DreamPanel(run)
+    reached = {name: threading.Event() for name in ("paused", "running", "stopped")}
+    run.listen(lambda run: reached[run.status].set() if run.status in reached else None, every=0.0)
+    panel._talk.hear(panel, {"type": "pause"})
+    assert reached["paused"].wait(20)
+    reached["running"].clear()
+    panel._talk.hear(panel, {"type": "resume"})
+    assert reached["running"].wait(20)
+    panel._talk.hear(panel, {"type": "stop"})
+    assert run.wait(20).status == "stopped"
+    run.ask(lambda: None).result()
+    assert panel.status == "stopped" and len(run.frontier)
+
+
+def test_going_on_from_a_panel_is_the_run_that_never_stopped(gpt2):
+    run = dream(gpt2.bridge)
+    panel = DreamPanel(run)
+    panel._talk.hear(panel, {"type": "more", "iterations": 4})
+    run.ask(lambda: None).result()
+    assert run.wait().iteration == 12
+    run.ask(lambda: None).result()
+    assert panel.step == panel.steps == 12 and panel.status == "done"
+    same(run.history, dream(gpt2.bridge, iterations=12).history)
+
+
+def test_a_new_dream_can_start_from_a_prompt_of_a_panel(gpt2, run):
+    panel = DreamPanel(run)
+    ids = list(run.frontier[-1].ids)[:4]
+    panel._talk.hear(panel, {"type": "start", "ids": ids})
+    run.ask(lambda: None).result()
+    (started,) = panel.started
+    started.wait()
+    assert started.history.ids[0].tolist() == ids and started.config.length == 4
+    same(started.history, dream(gpt2.bridge, start=[ids], length=4).history)
+
+
+def test_a_view_that_fails_ends_nothing(gpt2, monkeypatch, caplog):
+    whole = dream(gpt2.bridge)
+    run = dream(gpt2.bridge, wait=False)
+    run.pause()
+    panel = DreamPanel(run)
+    monkeypatch.setattr(panel, "update", lambda: 1 / 0)
+    run.resume()
+    same(run.history, whole.history)
+    assert "not told about it any more" in caplog.text
+
+
+def test_a_panel_does_not_keep_a_run_or_its_model(gpt2, monkeypatch):
+    """ipywidgets keeps every widget; what is large goes all the same."""
+    run = dream(gpt2.bridge)
+    panel = DreamPanel(run)
+    for future in panel.prepare():
+        future.result()
+    heard, there = Heard(panel, monkeypatch), weakref.ref(run)
+    run.ask(lambda: None).result()
+    del run
+    gc.collect()
+    assert there() is None
+    panel._talk.hear(panel, {"type": "look", "id": 1, "ids": [1, 2]})
+    assert "gone" in heard.said[0]["text"]
+
+
+# Frozen.
+
+
+def test_a_frozen_run_has_its_prompts_and_says_so_without_a_script(run):
+    html = frozen_run(run)
+    assert html.index("<table") < html.index('<script type="module">') and len(html) < 100_000
+
+
+def test_the_attributions_of_a_frozen_run_are_spread_over_its_frontier(run):
+    panel = DreamPanel(run)
+    for future in panel.prepare():
+        future.result()
+    known = looks_of(run).known
+    assert {state.key(p.ids) for p in run.frontier.spread(20)} <= set(known)
+    assert all(one["series"] for one in known.values())
+    assert not panel.prepare()  # nothing is worked out twice
+    page = run.to_html()
+    assert page.startswith("<!DOCTYPE html>") and "script-src" in page
+    assert "<script" not in run.to_html(static=True)
+
+
+def test_substitutes_that_are_kept_are_the_best_and_the_worst(run):
+    one = looks_of(run).attribution(np.array(run.frontier[0].ids))
+    few = state.trimmed(one, 3, 2)
+    for kept, row in zip(few["subs"], one["subs"], strict=True):
+        assert kept == [*row[:3], *row[-2:]] and [s[2] for s in row] == sorted((s[2] for s in row), reverse=True)
+
+
+# Several runs, and one prompt.
+
+
+def test_several_runs_are_shown_side_by_side_by_feature(gpt2):
+    runs = dream(gpt2.bridge, [FEATURE, "L0.N1"], seeds=[0, 1], iterations=2)
+    panel = RunsPanel(runs)
+    assert panel.groups == [run.feature_label for run in runs[::2]]
+    assert [run["group"] for run in panel.runs] == [0, 0, 1, 1] and panel.status == "done"
+    assert [run["name"] for run in panel.runs] == ["seed 0", "seed 1"] * 2
+    for shown, run in zip(panel.runs, runs, strict=True):
+        assert [e["key"] for e in shown["frontier"]] == [state.key(p.ids) for p in run.frontier]
+    assert plain(panel.runs) and len(panel.to_html()) < 100_000
+
+
+def test_a_prompt_to_play_with(gpt2, monkeypatch):
+    panel = AttributionPanel(FEATURE, [30, 31, 32], gpt2.bridge).wait()
+    expected = dl.attribution(FEATURE, [30, 31, 32], gpt2.bridge)
+    np.testing.assert_allclose(panel.found["drop"], expected.drop_to_worst, rtol=1e-3, atol=1e-5)
+    assert len(panel.found["series"]) == 3 and plain(panel.found)
+    assert panel.to_html() and frozen_attribution(expected)
+
+
+def test_a_feature_without_a_gradient_is_shown_with_its_scores(gpt2):
+    hook = "blocks.0.hook_resid_post"
+    feature = dl.custom("steps", [hook], lambda a: a[hook][:, -1, 0].round())
+    panel = AttributionPanel(feature, [30, 31, 32], gpt2.bridge).wait()
+    assert panel.found["value"] is not None and (panel.error or panel.found["drop"])
+
+
+def test_numbers_that_json_has_not_are_left_out():
+    assert state.rounded(math.nan) is None and state.rounded(-math.inf) is None and state.rounded(1 / 3, 3) == 0.333

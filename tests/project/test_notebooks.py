@@ -1,0 +1,171 @@
+"""The notebooks: each runs from the top in a new kernel, and what is committed is what one wants to read on the web."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+SECONDS = 120  # that a cell may take on a busy machine
+LARGEST = 1_000_000  # bytes
+
+pytest.importorskip("nbmake")
+pytest.importorskip("ipykernel")
+nbformat = pytest.importorskip("nbformat")
+v4: Any = nbformat.v4
+
+every_notebook = pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem) for path in NOTEBOOKS]
+    or [pytest.param(None, marks=pytest.mark.skip(reason=f"there is no notebook in {FOLDER.name}/"))],
+)
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    """notebooks/execute.py"""
+    path = FOLDER / "execute.py"
+    if not path.is_file():
+        pytest.skip("needs the whole source tree")
+    spec = importlib.util.spec_from_file_location("execute_notebooks", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def kernel(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a kernel of the running Python."""
+    import dreamy_lens
+
+    for name, value in script.write_kernelspec(tmp_path / "jupyter", Path(dreamy_lens.__file__).parents[1]).items():
+        monkeypatch.setenv(name, value)
+    return "python3"
+
+
+def run(path: Path, kernel: str, folder: Path, seconds: int = SECONDS) -> Any:
+    """Execute a copy of a notebook with nbmake; what it found."""
+    from nbmake.nb_run import NotebookRun
+
+    copy = folder / path.name
+    copy.write_bytes(path.read_bytes())
+    return NotebookRun(copy, seconds, kernel=kernel).execute()
+
+
+# The notebooks of the project.
+
+
+@every_notebook
+def test_it_runs_from_the_top(path: Path, kernel: str, tmp_path: Path):
+    result = run(path, kernel, tmp_path)
+    assert result.error is None, f"cell {result.error.failing_cell_index}: {result.error.summary}\n{result.error.trace}"
+
+
+@every_notebook
+def test_it_is_committed_as_it_came_out_of_a_run_from_the_top(path: Path):
+    text = path.read_text(encoding="utf-8")
+    notebook = nbformat.reads(text, as_version=4)
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert outputs, "no cell has an output: python notebooks/execute.py"
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert not [o.ename for o in outputs if o.output_type == "error"]
+    assert "widgets" not in notebook.metadata, "widget state"
+    assert len(text.encode()) < LARGEST
+
+
+@every_notebook
+def test_it_is_committed_without_what_differs_between_machines(path: Path, script: ModuleType, tmp_path: Path):
+    copy = tmp_path / path.name
+    script.write(script.clean(nbformat.read(path, as_version=4)), copy)
+    assert copy.read_text(encoding="utf-8") == path.read_text(encoding="utf-8"), "python notebooks/execute.py"
+
+
+# How they are executed.
+
+
+def notebook_of(*cells: str) -> Any:
+    """A notebook of code cells whose names do not differ from run to run."""
+    return v4.new_notebook(cells=[v4.new_code_cell(source, id=f"cell-{i}") for i, source in enumerate(cells)])
+
+
+def test_the_kernel_is_the_running_python_with_this_package(kernel: str, tmp_path: Path):
+    import dreamy_lens
+
+    source = "import os, sys, dreamy_lens, torch\n"
+    source += (
+        "found = os.path.normpath(sys.executable), os.path.dirname(dreamy_lens.__file__), torch.get_num_threads()\n"
+    )
+    source += "print(*found, sep='|', end='')"
+    path = tmp_path / "in" / "where.ipynb"
+    path.parent.mkdir()
+    nbformat.write(notebook_of(source), path)
+    (output,) = run(path, kernel, tmp_path).nb.cells[0].outputs
+    assert output.text.split("|") == [os.path.normpath(sys.executable), str(Path(dreamy_lens.__file__).parent), "1"]
+
+
+def test_a_cell_that_fails_or_takes_too_long_is_told(kernel: str, tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    nbformat.write(notebook_of("1", "1 / 0"), tmp_path / "in" / "fails.ipynb")
+    error = run(tmp_path / "in" / "fails.ipynb", kernel, tmp_path).error
+    assert error.failing_cell_index == 1 and "ZeroDivisionError" in error.summary
+    nbformat.write(notebook_of("import threading\nthreading.Event().wait()"), tmp_path / "in" / "slow.ipynb")
+    error = run(tmp_path / "in" / "slow.ipynb", kernel, tmp_path, seconds=2).error
+    assert "timed out" in error.summary
+
+
+PARTS = [
+    "import os, sys, uuid, warnings\nwarnings.warn('careful')",
+    "print(os.getcwd(), os.path.dirname(sys.executable))\nprint('a', end='')\nsys.stdout.flush()\nprint('b', object())",
+    "print('10 %\\r 50 %\\r100 %')",
+    "from IPython.display import HTML, display\nn = str(uuid.uuid4())\nHTML(f\"<p id='{n}'></p><a href='#{n}'>\")",
+    "import ipywidgets\nipywidgets.IntSlider()",
+    "handle = display(HTML('<p>begun</p>'), display_id=True)",
+    "handle.update(HTML('<p>ended</p>'))",
+]
+
+
+def test_what_is_written_has_outputs_and_is_the_same_every_time(script: ModuleType, tmp_path: Path):
+    first, second = tmp_path / "first.ipynb", tmp_path / "second.ipynb"
+    for path in (first, second):
+        nbformat.write(notebook_of(*PARTS), path)
+        assert script.main([str(path), "--timeout", "60"]) == 0
+    assert first.read_bytes() == second.read_bytes()
+    text = first.read_text(encoding="utf-8")
+    assert str(tmp_path) not in text and sys.prefix not in text and "widget" not in text.replace("ipywidgets", "")
+    notebook = json.loads(text)
+    assert notebook["metadata"] == script.METADATA
+    cells = [cell["outputs"] for cell in notebook["cells"]]
+    assert [cell["execution_count"] for cell in notebook["cells"]] == list(range(1, 8))
+    assert "UserWarning: careful" in "".join(cells[0][0]["text"]) and "cell.py" in "".join(cells[0][0]["text"])
+    assert "".join(cells[1][0]["text"]) == ". …/bin\nab <object object at 0x…>\n"
+    assert "".join(cells[2][0]["text"]) == "100 %\n"
+    same = "00000000-0000-4000-8000-000000000001"
+    assert "".join(cells[3][0]["data"]["text/html"]) == f"<p id='{same}'></p><a href='#{same}'>"
+    assert cells[4] == []
+    assert "".join(cells[5][0]["data"]["text/html"]) == "<p>ended</p>"
+
+    written = first.read_bytes()
+    assert script.main([str(first), "--clean-only"]) == 0
+    assert first.read_bytes() == written
+
+
+def test_a_notebook_that_fails_is_left_as_it_was(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "fails.ipynb"
+    nbformat.write(notebook_of("print(1)", "1 / 0"), path)
+    before = path.read_bytes()
+    assert script.main([str(path)]) == 1
+    assert path.read_bytes() == before
+    assert "ZeroDivisionError" in capsys.readouterr().err

@@ -1,0 +1,313 @@
+"""Sweeps: every run is the dream of its seed, wherever it was made, and none is made twice."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dreamy_lens as dl
+from dreamy_lens.api.sweep import sweep
+from dreamy_lens.cluster.shared_folder import SharedFolder
+from dreamy_lens.errors import (
+    ClusterError,
+    FeatureSyntaxError,
+    ModelError,
+    RunFolderError,
+    SettingsError,
+    UnknownHookError,
+)
+from dreamy_lens.results.pareto import hypervolume
+from dreamy_lens.sweeps import runner
+from dreamy_lens.sweeps.sweep import Sweep
+from tests.helpers import models
+from tests.helpers.dreams import SMALL, dream, same
+
+FEATURES = ["L1.N3", "L0.N5"]
+SETTINGS = [{}, {"length": 4}]
+QUICK = SMALL | {"iterations": 3}
+
+
+def made(out: Any, model: Any = None, features: Any = FEATURES, **settings: Any) -> Sweep:
+    model = models.family("gpt2").bridge if model is None else model
+    return sweep(features, model, out=out, **(QUICK | {"seeds": [0, 1]} | settings))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    return made(tmp_path_factory.mktemp("sweep") / "whole", settings=SETTINGS)
+
+
+class counted:
+    """How many runs are made inside the block, and Ctrl-C once so many are saved."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, interrupt_after: int | None = None) -> None:
+        self.saved: list[str] = []
+        keep = runner.Runner.keep
+
+        def kept(self_: Any, result: dict[str, Any]) -> dict[str, Any]:
+            self.saved.append(result["name"])
+            found = keep(self_, result)
+            if len(self.saved) == interrupt_after:
+                raise KeyboardInterrupt
+            return found
+
+        patch.setattr(runner.Runner, "keep", kept)
+
+
+# What a sweep is.
+
+
+def test_every_run_is_the_dream_of_its_seed(whole, gpt2):
+    assert len(whole) == 8 and whole.seeds == [0, 1] and whole.settings == ["", "length=4"]
+    expected = [(f, s, seed) for f in FEATURES for s in SETTINGS for seed in (0, 1)]
+    for run, (feature, setting, seed) in zip(whole, expected, strict=True):
+        assert (run.feature, run.config.seed) == (dl.parse(feature), seed)
+        same(run.history, dream(gpt2.bridge, feature, iterations=3, seed=seed, **setting).history)
+    assert [run.config.seed for run in whole[1:3]] == [1, 0] and whole[-1] is whole[7]
+
+
+def test_runs_of_a_feature_and_of_settings(whole):
+    some = whole.of("L0.N5", length=4)
+    assert len(some) == 2 and some[0] is whole[6] and repr(some).startswith("Sweep(2 of 2 runs: 1 feature x 1 setting")
+    assert [run.config.seed for run in whole.of(seed=1)] == [1] * 4
+    merged = whole.merged(dl.neuron(0, 5), length=4)
+    assert merged.frontier == dl.merge(some).frontier and len(merged) == 2
+    with pytest.raises(SettingsError, match=r"differ in feature"):
+        whole.merged()
+    with pytest.raises(
+        SettingsError, match=r"No run here is of .*N?7\].*; there are: blocks.1.mlp.hook_post\[-1, 3\], "
+    ):
+        whole.of("L1.N7")
+    with pytest.raises(SettingsError, match="No run here has length=9; there are: 5, 4"):
+        whole.of(length=9)
+    with pytest.raises(SettingsError, match="There is no setting 'lenght'; there are: seed, iterations"):
+        whole.of(lenght=4)
+
+
+def test_the_table_has_a_row_for_each_run(whole):
+    table = whole.to_pandas()
+    assert list(table["seed"]) == [0, 1] * 4 and set(table["status"]) == {"done"} and not any(table["error"])
+    assert list(table["length"]) == [5, 5, 4, 4] * 2
+    for (_, row), run in zip(table.iterrows(), whole, strict=True):
+        best = run.frontier.best()
+        assert row["feature"] == run.feature_label and row["prompts"] == len(run.history)
+        np.testing.assert_allclose([row["value"], row["cross_entropy"]], [best.value, best.cross_entropy], rtol=1e-6)
+        assert row["seconds"] == run.history.seconds[-1] and row["frontier"] == len(run.frontier)
+        runs = [one for one in whole if one.feature == run.feature]
+        low, high = (min(r.history.value.min() for r in runs), max(r.history.cross_entropy.max() for r in runs))
+        f = run.frontier
+        np.testing.assert_allclose(row["hypervolume"], hypervolume(f.values, f.cross_entropies, (low, high)), rtol=1e-5)
+    assert len(whole.failed) == 0
+    html = whole._repr_html_()
+    assert "length=4" in html and html.count("<tr") == 9 and "Sweep(8 of 8 runs" in html
+
+
+def test_a_sweep_is_opened_again(whole, gpt2):
+    again = Sweep.load(whole.where, gpt2.bridge)
+    assert (
+        repr(again)
+        == repr(whole)
+        == f"Sweep(8 of 8 runs: 2 features x 2 settings x 2 seeds on tiny-gpt2, in {whole.where!r})"
+    )
+    assert again.to_pandas().equals(whole.to_pandas())
+    same(again[3].history, whole[3].history)
+    assert again[0].resume(1, progress=False).iteration == 4
+    with pytest.raises(RunFolderError, match=r"There is no sweep in .*: it has no whole sweep.json"):
+        Sweep.load(Path(whole.where) / "runs")
+
+
+def test_one_feature_and_what_dreams_take(gpt2, tmp_path):
+    rules, start = dl.constraints.forbid_text("dog"), np.arange(40, 50).reshape(2, 5)
+    runs = made(tmp_path / "a", features="L1.N3", seeds=None, seed=5, start=start, constraints=rules)
+    same(runs[0].history, dream(gpt2.bridge, iterations=3, seed=5, start=start, constraints=rules).history)
+    variants = [{"constraints": [rules]}, {"start": start}]
+    runs = made(tmp_path / "b", features="L1.N3", seeds=[0], settings=variants, config=dl.EPOConfig(lambda_max=7))
+    assert runs.settings == ["constraints=without the text 'dog' in any case", "start=ids"]
+    assert [run.constraints for run in runs] == [(rules,), ()] and runs[0].config.lambda_max == 7
+
+
+def test_several_side_by_side_are_the_same(whole, tmp_path):
+    runs = made(tmp_path / "a", settings=SETTINGS, together=3)
+    for run, other in zip(runs, whole, strict=True):
+        np.testing.assert_array_equal(run.history.ids, other.history.ids)
+        np.testing.assert_allclose(run.history.value, other.history.value, rtol=1e-5, atol=1e-6)
+
+
+def test_results_go_to_urls(whole, tmp_path):
+    where = f"memory://{tmp_path.name}/sweep/"
+    runs = made(where, settings=SETTINGS)
+    for run, other in zip(runs, whole, strict=True):
+        same(run.history, other.history)
+    assert len(Sweep.load(where)) == 8
+    # A run of which only a part was uploaded has no result, and is made again.
+    place = SharedFolder(where)
+    names = place.names("results")
+    place.remove(f"results/{names[0]}")
+    place._files().rm_file(place._at(f"runs/{names[0].removesuffix('.json')}/arrays.safetensors"))
+    assert len(Sweep.load(where)) == 7
+    same(made(where, settings=SETTINGS)[0].history, whole[0].history)
+
+
+# Again.
+
+
+def test_what_is_done_is_not_done_again(whole, monkeypatch, capsys):
+    count = counted(monkeypatch)
+    assert repr(made(whole.where, settings=[{"length": 5}, {"length": 4}], progress=True)) == repr(whole)
+    assert count.saved == [] and "8/8" in capsys.readouterr().err
+
+
+def test_seeds_may_be_added(tmp_path, monkeypatch):
+    first = made(tmp_path / "a", seeds=[3])
+    count = counted(monkeypatch)
+    more = made(tmp_path / "a", seeds=range(3, 5))
+    assert len(count.saved) == 2 and all("seed-4" in name for name in count.saved)
+    assert len(first) == 2 and len(more) == 4 and more.seeds == [3, 4]
+    assert made(tmp_path / "a", seeds=[4]).seeds == [3, 4] and len(count.saved) == 2
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"features": ["L1.N3"]}, "it has 2 features, and 1 were asked for"),
+        ({"features": ["L1.N3", "L0.N6"]}, r"its features\[1\] is '.*5\]', and '.*6\]' was asked for"),
+        ({"population": 2}, r"its settings\[0\]: config: population is 3, and 2 was asked for"),
+        ({"settings": [{}, {"start": "a"}]}, r"its settings\[1\]: config: length is 4, and 5 was asked for"),
+        ({"model": "neox"}, "its model: name is 'tiny-gpt2', and 'tiny-neox' was asked for"),
+        ({"fluency_model": "llama"}, "its fluency_model is None, and {'name': 'tiny-llama'"),
+    ],
+)
+def test_another_sweep_is_not_mixed_into_it(whole, other, said):
+    there = {name: models.family(other.pop(name)).bridge for name in ("model", "fluency_model") if name in other}
+    with pytest.raises(RunFolderError, match=f"is another one: {said}.*; choose another folder"):
+        made(whole.where, **({"settings": SETTINGS} | there | other))
+
+
+def test_a_model_of_the_same_name_with_other_weights_is_another_one(whole):
+    bridge = models.new_bridge("gpt2", models.raw_model("gpt2"))
+    assert len(made(whole.where, bridge, settings=SETTINGS)) == 8
+    next(iter(bridge.parameters())).data[0] += 1
+    with pytest.raises(RunFolderError, match="its model: digest is"):
+        made(whole.where, bridge, settings=SETTINGS)
+
+
+def test_a_folder_in_which_nothing_was_done_is_free(tmp_path):
+    with pytest.raises(UnknownHookError):
+        made(tmp_path / "a", features=["L1.N3", "L7.N3"])
+    assert len(made(tmp_path / "a", features=["L1.N3"])) == 2
+
+
+def test_folders_that_hold_something_else(tmp_path, whole):
+    whole[0].save(tmp_path / "run")
+    with pytest.raises(RunFolderError, match="holds a single run; choose another folder"):
+        made(tmp_path / "run")
+    made(tmp_path / "a", seeds=[0])
+    (tmp_path / "a" / "sweep.json").write_text("{")
+    with pytest.raises(RunFolderError, match="is damaged"):
+        made(tmp_path / "a", seeds=[0])
+    for change, said in (({"version": 99}, "format version 99"), ({"format": 1}, "not one of a sweep")):
+        manifest = json.loads((Path(whole.where) / "sweep.json").read_text())
+        (tmp_path / "a" / "sweep.json").write_text(json.dumps(manifest | change))
+        with pytest.raises(RunFolderError, match=said):
+            Sweep.load(tmp_path / "a")
+
+
+def test_results_that_were_altered_are_made_again(tmp_path, whole, monkeypatch):
+    made(tmp_path / "a")
+    results = sorted((tmp_path / "a" / "results").iterdir())
+    results[0].write_text(results[0].read_text()[:-20])
+    results[1].write_text(json.dumps({"name": results[1].stem, "status": "done"}))
+    runs = sorted((tmp_path / "a" / "runs").iterdir())
+    os.rename(runs[2], tmp_path / "away")
+    count = counted(monkeypatch)
+    assert len(Sweep.load(tmp_path / "a")) == 1
+    assert len(made(tmp_path / "a")) == 4 and len(count.saved) == 3
+
+
+# What goes wrong.
+
+
+def test_an_interrupt_keeps_what_is_finished(tmp_path, monkeypatch, whole, capsys):
+    with pytest.MonkeyPatch.context() as patch:
+        counted(patch, interrupt_after=3)
+        runs = made(tmp_path / "a", settings=SETTINGS)
+    assert len(runs) == 3 and list(runs.to_pandas()["status"]) == ["done"] * 3 + ["missing"] * 5
+    assert "Interrupted after 2 of 8 runs; they are kept" in capsys.readouterr().err
+    count = counted(monkeypatch)
+    for run, other in zip(made(tmp_path / "a", settings=SETTINGS), whole, strict=True):
+        same(run.history, other.history)
+    assert len(count.saved) == 5
+
+
+def test_an_interrupt_in_the_middle_of_a_run(tmp_path, monkeypatch):
+    from tests.helpers.dreams import interrupt_after
+
+    with interrupt_after(2):
+        runs = made(tmp_path / "a")
+    assert len(runs) == 0 and not (tmp_path / "a" / "runs").exists()
+    assert len(made(tmp_path / "a")) == 4
+
+
+def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path, whole):
+    settings = [{}, {"start": "the " * 80}, {"length": 4}]
+    with pytest.warns(RuntimeWarning, match="4 of 12 runs failed; the Sweep's .failed says why"):
+        runs = made(tmp_path / "a", settings=settings, together=2)
+    assert len(runs) == 8 and "8 of 12 runs, 4 failed" in repr(runs)
+    assert list(runs.failed["seed"]) == [0, 1] * 2 and all("length=5 was" in error for error in runs.failed["error"])
+    assert all(text.startswith("start=the the") for text in runs.failed["settings"])
+    np.testing.assert_array_equal(runs[2].history.ids, whole[2].history.ids)
+
+
+def test_what_nobody_expected_is_not_hidden(tmp_path, monkeypatch):
+    def broken(self: Any, *rest: Any, **more: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(dl.runs.dream.Dream, "save", broken)
+    with pytest.raises(OSError, match="No space left"):
+        made(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ({"features": []}, SettingsError, "There is no feature"),
+        ({"features": ["L1.N3", dl.neuron(1, 3)]}, SettingsError, "is there twice"),
+        ({"features": ["L1.N3 +"]}, FeatureSyntaxError, "L1.N3"),
+        ({"seeds": 3}, SettingsError, r"seeds is 3; it is several, such as range\(3\)"),
+        ({"seeds": []}, SettingsError, "seeds is empty"),
+        ({"settings": {"population": 4}}, SettingsError, "settings is a list of dictionaries"),
+        ({"settings": []}, SettingsError, "settings is empty"),
+        ({"settings": [{"seed": 4}]}, SettingsError, r"settings has a seed; give seeds=\[...\]"),
+        ({"settings": [{}, {"length": 5}]}, SettingsError, r"settings\[1\] makes the same runs as settings\[0\]"),
+        ({"settings": [{"populatoin": 5}]}, SettingsError, "did you mean population"),
+        ({"together": 0}, SettingsError, "together is 0"),
+        ({"workers": 2}, SettingsError, "workers=2 are started on a Ray cluster; add ray=True"),
+        ({"cpus_per_worker": 0}, SettingsError, "cpus_per_worker is 0"),
+        ({"model": "no/such/folder"}, ModelError, "There is no folder"),
+        ({"dtype": "float16"}, SettingsError, "in memory already"),
+    ],
+)
+def test_bad_input_is_said_before_anything_is_searched(tmp_path, given, error, said):
+    with pytest.raises(error, match=said):
+        made(tmp_path / "a", **given)
+    assert not (tmp_path / "a" / "results").exists()
+
+
+def test_a_worker_checks_where_it_is(tmp_path, monkeypatch):
+    runs = made(tmp_path / "a", features="L1.N3", seeds=[0])
+    place = SharedFolder(tmp_path / "a")
+    mark = json.loads((tmp_path / "a" / "sweep.json").read_text())["mark"]
+    plan: Any = None
+    for wrong, said in (
+        ({"mark": "x"}, "does not see the sweep's folder"),
+        ({"place": SharedFolder(tmp_path / "b")}, "name a folder that all machines share"),
+        ({"version": "0.0"}, "install the same version on all machines"),
+    ):
+        with pytest.raises(ClusterError, match=said):
+            runner.Runner(**({"plan": plan, "place": place, "mark": mark} | wrong)).ready()
+    assert len(runs) == 1
