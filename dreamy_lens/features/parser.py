@@ -10,7 +10,8 @@
     element  := "..." | "bos" | integer | integer? ":" integer? (":" integer?)?
 
 Methods are those of :class:`~dreamy_lens.features.expressions.Feature`; functions those of
-:mod:`dreamy_lens.features.constructors`. `parse(str(feature)) == feature` for every feature whose parts have a text form.
+:mod:`dreamy_lens.features.constructors`. `parse(str(feature)) == feature` for every feature whose parts have a text
+form.
 """
 
 from __future__ import annotations

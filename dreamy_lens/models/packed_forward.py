@@ -9,7 +9,8 @@ the pass, in the first of these ways that gives what plain rows give:
 * `ROWS`: the bridge's own attention on whole rows, its projections too; works for any attention. Layers with a hook
   point inside their attention always go this way, so that scores and patterns are `[head, query, key]` as ever.
 
-Which of them a model allows is found out by :class:`~dreamy_lens.scoring.prefix_sharing.PrefixSharing`; nothing here is trusted.
+Which of them a model allows is found out by :class:`~dreamy_lens.scoring.prefix_sharing.PrefixSharing`; nothing here
+is trusted.
 """
 
 from __future__ import annotations

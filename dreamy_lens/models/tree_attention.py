@@ -1,8 +1,9 @@
 """Causal attention over a packed row, in which every token sees its own row's tokens up to itself.
 
 This is an attention function of transformers' `AttentionInterface`: a Hugging Face attention module makes queries, keys
-and values for the nodes of a :class:`~dreamy_lens.models.prefix_tree.PrefixTree` in its own way (projections, norms, rotation)
-and hands them over here together with what else its architecture asks for: scale, soft cap, sliding window, sinks.
+and values for the nodes of a :class:`~dreamy_lens.models.prefix_tree.PrefixTree` in its own way (projections, norms,
+rotation) and hands them over here together with what else its architecture asks for: scale, soft cap, sliding window,
+sinks.
 """
 
 from __future__ import annotations

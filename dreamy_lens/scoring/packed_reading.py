@@ -1,7 +1,7 @@
 """One packed pass over many prompts, as features read it.
 
-The counterpart of :class:`~dreamy_lens.features.forward_pass.ForwardPass` for rows that share prefixes: activations come by
-node and are spread to prompts only where a feature looks, and logits exist for a chunk of nodes at a time.
+The counterpart of :class:`~dreamy_lens.features.forward_pass.ForwardPass` for rows that share prefixes: activations
+come by node and are spread to prompts only where a feature looks, and logits exist for a chunk of nodes at a time.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class PackedPass:
 
 
 class PackedReading:
-    """Some prompts of a packed pass, as a feature reads them; see :class:`~dreamy_lens.features.forward_pass.ActivationSource`."""
+    """Prompts of a packed pass as an :class:`~dreamy_lens.features.forward_pass.ActivationSource` of a feature."""
 
     def __init__(self, run: PackedPass, rows: np.ndarray) -> None:
         self.run, self.rows = run, rows

@@ -76,8 +76,9 @@ def search(
     """EPO as in Section 2; arguments as for :func:`epo`.
 
     Yields:
-        Steps, and an :class:`ModelRequest` wherever prompts must be scored or differentiated, or a :class:`HostTransfer`, whose answer
-        is to be sent. So several searches can go side by side and have their prompts scored together.
+        Steps, and an :class:`ModelRequest` wherever prompts must be scored or differentiated, or a
+        :class:`HostTransfer`, whose answer is to be sent. So several searches can go side by side and have
+        their prompts scored together.
     """
     clock = Clock(0.0 if state is None else state.seconds)
     rng = np.random.default_rng(config.seed)

@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the helpers of the tests, also for a script
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that the tests' helpers are found by a script too
 
 import numpy as np
 

@@ -1,0 +1,23 @@
+"""The one seam through which lower layers reach upper ones.
+
+Results and runs offer conveniences that belong to layers above them: `prompt.attribution()` shows a panel, `run` shows
+itself, `run.to_html()` writes a page. Those calls go through this module and nowhere else. Each function imports one
+upper function by name when it is called, so that no import arrow points upwards: `make lint` checks the arrows, and a
+convenience that is missing here is a convenience that the layers do not allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+
+def _late(module: str, name: str) -> Callable[..., Any]:
+    """Return a function of an upper layer, imported now."""
+    return getattr(import_module(f"dreamy_lens.{module}"), name)
+
+
+def show(run: Any) -> None:
+    """Display the live panel of a run, or of several, in the current notebook cell."""
+    _late("panels.cells", "show")(run)
