@@ -11,10 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from dreamy_lens._files import StrPath, replacing
 from dreamy_lens.errors import RunFolderError
 from dreamy_lens.results.storage import RUN, write_json
-
-StrPath = str | os.PathLike[str]
 
 
 class SharedFolder:
@@ -37,7 +36,7 @@ class SharedFolder:
         self.text = text.rstrip("/") if self.is_url else os.path.abspath(os.path.expanduser(text))
         self._cache: str | None = None
         if self.is_url:
-            self._files()
+            self._file_system()
 
     def __repr__(self) -> str:
         return repr(self.text)
@@ -45,7 +44,7 @@ class SharedFolder:
     def __reduce__(self) -> Any:
         return SharedFolder, (self.text,)
 
-    def _files(self) -> Any:
+    def _file_system(self) -> Any:
         """Fsspec's file system of the URL."""
         import fsspec
 
@@ -65,8 +64,8 @@ class SharedFolder:
         """
         try:
             if self.is_url:
-                files = self._files()
-                files.makedirs(files._parent(self._at(name)), exist_ok=True)
+                files = self._file_system()
+                files.makedirs(self._at(name).rpartition("/")[0], exist_ok=True)
                 files.pipe_file(self._at(name), json.dumps(content).encode("ascii"))
             else:
                 write_json(self._at(name), content)
@@ -82,7 +81,7 @@ class SharedFolder:
         names = list(names)
         if self.is_url:
             paths = {self._at(name): name for name in names}
-            files = self._files()
+            files = self._file_system()
             stripped = {files._strip_protocol(path): name for path, name in paths.items()}
             got = files.cat(list(paths), on_error="omit") if len(paths) > 1 else _one(files, list(paths))
             raw = {stripped[files._strip_protocol(path)]: data for path, data in got.items()}
@@ -102,7 +101,7 @@ class SharedFolder:
         """The names of the files and folders in a folder, sorted; none if it is not there."""
         try:
             if self.is_url:
-                files = self._files()
+                files = self._file_system()
                 files.invalidate_cache()
                 found = [path.rstrip("/").rpartition("/")[2] for path in files.ls(self._at(folder), detail=False)]
             else:
@@ -114,7 +113,7 @@ class SharedFolder:
     def remove(self, name: str) -> None:
         """A file, if it is there."""
         try:
-            self._files().rm_file(self._at(name)) if self.is_url else os.unlink(self._at(name))
+            self._file_system().rm_file(self._at(name)) if self.is_url else os.unlink(self._at(name))
         except FileNotFoundError:
             return
 
@@ -123,13 +122,13 @@ class SharedFolder:
         if not self.is_url:
             shutil.rmtree(self._at(name), ignore_errors=True)
         elif self.names(name):
-            self._files().rm(self._at(name), recursive=True)
+            self._file_system().rm(self._at(name), recursive=True)
 
     def put(self, local: StrPath, name: str) -> None:
         """The files of a local folder, as a folder here; of what is there under this name, equal names are replaced."""
         if not self.is_url:
             raise ValueError("a folder is written where it belongs; see `local`")
-        files = self._files()
+        files = self._file_system()
         files.makedirs(self._at(name), exist_ok=True)
         for file in sorted(Path(local).iterdir()):
             target = self._at(f"{name}/{file.name}" if name else file.name)
@@ -137,13 +136,13 @@ class SharedFolder:
 
     def put_file(self, local: StrPath, name: str) -> None:
         """A file, in the place of an older one."""
-        files = self._files()
-        files.makedirs(files._parent(self._at(name)), exist_ok=True)
+        files = self._file_system()
+        files.makedirs(self._at(name).rpartition("/")[0], exist_ok=True)
         files.put_file(str(local), self._at(name))
 
     def get_file(self, name: str, local: Path) -> Path:
         """A file of a URL, copied to this machine; FileNotFoundError if it is not there."""
-        self._files().get_file(self._at(name), str(local))
+        self._file_system().get_file(self._at(name), str(local))
         return local
 
     def local(self, name: str) -> Path:
@@ -153,13 +152,13 @@ class SharedFolder:
         if self._cache is None:
             self._cache = tempfile.mkdtemp(prefix="dreamy_lens.")
             weakref.finalize(self, shutil.rmtree, self._cache, True)
-        copy, files = Path(self._cache) / name, self._files()
+        copy, files = Path(self._cache) / name, self._file_system()
         if not copy.is_dir():
-            half = Path(tempfile.mkdtemp(dir=self._cache))
-            for path in files.ls(self._at(name), detail=False):
-                files.get_file(path, str(half / path.rpartition("/")[2]))
             copy.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(half, copy)
+            with replacing(copy) as partial:
+                partial.mkdir()
+                for path in files.ls(self._at(name), detail=False):
+                    files.get_file(path, str(partial / path.rpartition("/")[2]))
         return copy
 
     def check_free_or(self, manifest: str) -> None:

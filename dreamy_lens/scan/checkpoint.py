@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dreamy_lens._files import write_whole
 from dreamy_lens.corpus.problems import Problem, Problems
 from dreamy_lens.errors import ExamplesError
 from dreamy_lens.scan.feature_stats import FeatureStats
@@ -101,7 +100,14 @@ class Checkpoint:
             "cursor": [self.shard, self.block, self.index],
             "seconds": self.seconds,
         }
-        return write_whole(path, save(arrays, metadata={"scan": json.dumps(head)}))
+        data = save(arrays, metadata={"scan": json.dumps(head)})
+        try:
+            return write_whole(path, data)
+        except OSError as error:
+            raise ExamplesError(
+                f"The scan cannot be saved to {str(path)!r}: {error.strerror or error}. What was saved before is as it "
+                "was; make room, or name another folder, and call again to go on from there."
+            ) from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], identity: Mapping[str, Any], device: Any = "cpu") -> Checkpoint:
@@ -156,30 +162,3 @@ def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) 
     raise ExamplesError(
         f"{where!r} holds another scan: {told}. Give the same model, corpus, features and settings, or another folder."
     )
-
-
-def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write a file in one step: under another name first, which then takes its place.
-
-    Raises:
-        ExamplesError: there is no room, or no permission; what was there before is as it was.
-    """
-    place = Path(path)
-    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, place)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            raise ExamplesError(
-                f"The scan cannot be saved to {str(place)!r}: {error.strerror or error}. What was saved before is "
-                "as it was; make room, or name another folder, and call again to go on from there."
-            ) from error
-        raise
-    return place

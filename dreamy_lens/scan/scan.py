@@ -1,4 +1,4 @@
-"""A scan of a corpus from its description to its results: gone on with, saved, stopped, remembered."""
+"""A scan of a corpus from its description to its results: gone on with, saved, stopped, cached."""
 
 from __future__ import annotations
 

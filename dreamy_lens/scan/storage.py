@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamy_lens._files import write_whole
 from dreamy_lens.errors import ExamplesError
 from dreamy_lens.scan.schema import NAMES, Rows, schema, table, tokens_of
 from dreamy_lens.scan.tables import Table, Tables
@@ -73,7 +74,7 @@ def write(
         files = {name: _write_part(_pending(place, name, generation), name, rows) for name, rows in given.items()}
         head = {"format": FORMAT, "version": VERSION, **header, "generation": generation, "rows": files}
         text = json.dumps(head, indent=1, default=_plain).encode("ascii")
-        _replace(place / HEADER, text)  # from here on the folder is the new examples
+        write_whole(place / HEADER, text)  # from here on the folder is the new examples
     except BaseException as error:
         for name in NAMES:
             with suppress(OSError):
@@ -205,20 +206,6 @@ def _sweep(place: Path, generation: str) -> None:
             with suppress(OSError):
                 if not left.stem.endswith(generation) and time.time() - left.stat().st_mtime > _ABANDONED:
                     left.unlink()
-
-
-def _replace(file: Path, data: bytes) -> None:
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def _plain(value: Any) -> Any:

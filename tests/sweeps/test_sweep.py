@@ -148,7 +148,7 @@ def test_results_go_to_urls(whole, tmp_path):
     place = SharedFolder(where)
     names = place.names("results")
     place.remove(f"results/{names[0]}")
-    place._files().rm_file(place._at(f"runs/{names[0].removesuffix('.json')}/arrays.safetensors"))
+    place._file_system().rm_file(place._at(f"runs/{names[0].removesuffix('.json')}/arrays.safetensors"))
     assert len(Sweep.load(where)) == 7
     same(made(where, settings=SETTINGS)[0].history, whole[0].history)
 
