@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dreamy_lens.errors import ExamplesError
+from dreamy_lens.scan.detokenize import token_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -105,15 +106,13 @@ def table(name: str, rows: Rows) -> pa.Table:
     return found
 
 
-def tokens_of(vocabulary: Any, windows: pa.Table) -> pa.Table:
-    """The table `tokens`: the bytes of every token of the windows and their surroundings.
+def token_table(vocabulary: Any, windows: pa.Table) -> pa.Table:
+    """Return the table `tokens`: the bytes of every token of the windows and their surroundings.
 
     Args:
-        vocabulary: a :class:`dreamy_lens.models.vocabulary.Vocabulary`.
-        windows: the table `windows`.
+        vocabulary: Vocabulary of the model, a :class:`dreamy_lens.models.vocabulary.Vocabulary`.
+        windows: Table `windows`.
     """
-    from dreamy_lens.scan.detokenize import token_bytes
-
     names = ("ids", "before", "after")
     parts = [chunk.flatten().to_numpy(zero_copy_only=False) for n in names for chunk in windows[n].chunks]
     ids = np.unique(np.concatenate([*parts, np.empty(0, dtype=np.int32)])).astype(np.int32)
