@@ -3,7 +3,7 @@
     python benchmarks/scan.py                                       # the embedded model
     python benchmarks/scan.py --model EleutherAI/pythia-160m --device cuda
 
-Everything is run in turns, several rounds; the table has medians. A scan is timed from text to tallies: reading,
+Everything is run in turns, several rounds; the table has medians. A scan is timed from text to statistics: reading,
 tokenizing, passes, counting and keeping windows. The plain pass gets its windows as finished batches, computes the
 logits of every position and throws them away.
 """

@@ -207,7 +207,7 @@ class Corpus:
             if not whole:
                 if self._shards[shard].single_pass:
                     raise CorpusError(
-                        f"{self._shards[shard].name} can be read once, and to know its blocks would be that once."
+                        f"{self._shards[shard].name} can be read only once, and counting its blocks would read it."
                     )
                 for _ in self._read(shard, len(self._characters[shard])):
                     pass

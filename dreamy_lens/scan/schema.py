@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from einops import rearrange
 
 from dreamy_lens.errors import ExamplesError
 from dreamy_lens.scan.detokenize import token_bytes
@@ -128,7 +129,8 @@ def _column(values: Any, kind: Any) -> Any:
     if isinstance(values, np.ndarray) and values.ndim == 2:
         rows, width = values.shape
         offsets = pa.array(np.arange(rows + 1) * width, type=pa.int32())
-        return pa.ListArray.from_arrays(offsets, pa.array(values.reshape(-1)).cast(kind.value_type))
+        flat = pa.array(rearrange(values, "rows width -> (rows width)"))
+        return pa.ListArray.from_arrays(offsets, flat.cast(kind.value_type))
     if pa.types.is_string(kind):
         # Names of documents can hold half characters, which have no UTF-8.
         values = [v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v for v in values]

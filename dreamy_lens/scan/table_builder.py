@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from einops import rearrange
 from jaxtyping import Int
 
 from dreamy_lens.corpus.problems import Problems
@@ -116,7 +117,7 @@ class TableBuilder:
 
         stats, sample = self.stats, self.checkpoint.sample
         numbers, values = sample.ordered()
-        columns = to_host(values)[0].T
+        columns = rearrange(to_host(values)[0], "sampled features -> features sampled")
         count, total, squares = stats.moments.numpy()
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = total / count

@@ -33,7 +33,7 @@ def streams(draw: st.DrawFn):
     return table[hashes], costs[hashes], hashes, np.cumsum([0, *map(len, drawn)]).tolist()
 
 
-def tally_of(stream, first: int = 0, last: int | None = None) -> FeatureStats:
+def stats_of(stream, first: int = 0, last: int | None = None) -> FeatureStats:
     """Of some of a stream's blocks."""
     values, losses, hashes, cuts = stream
     found = FeatureStats.empty(values.shape[1], K, True)
@@ -48,7 +48,7 @@ def tally_of(stream, first: int = 0, last: int | None = None) -> FeatureStats:
 @given(streams())
 def test_the_strongest_windows_are_those_of_sorting_everything(stream):
     values, _, hashes, _ = stream
-    feature_stats = tally_of(stream)
+    feature_stats = stats_of(stream)
     for f in range(values.shape[1]):
         firsts: dict[int, tuple[float, int]] = {}
         for i, text in enumerate(hashes.tolist()):
@@ -66,7 +66,7 @@ def test_the_strongest_windows_are_those_of_sorting_everything(stream):
 @given(streams())
 def test_the_strongest_at_every_fluency(stream):
     values, losses, _, _ = stream
-    feature_stats = tally_of(stream)
+    feature_stats = stats_of(stream)
     levels = np.clip(np.floor(losses * PER_NAT), 0, 63).astype(int)
     for f in range(values.shape[1]):
         for level in range(64):
@@ -78,7 +78,7 @@ def test_the_strongest_at_every_fluency(stream):
 @given(streams())
 def test_histogram_and_moments_are_of_all_finite_values(stream):
     values = stream[0]
-    feature_stats = tally_of(stream)
+    feature_stats = stats_of(stream)
     for f in range(values.shape[1]):
         finite = values[np.isfinite(values[:, f]), f].astype(np.float64)
         largest = np.abs(finite).max(initial=0)
@@ -97,10 +97,10 @@ def test_histogram_and_moments_are_of_all_finite_values(stream):
 
 
 @given(streams(), st.randoms(use_true_random=False))
-def test_tallies_of_parts_merge_into_the_tally_of_the_whole_in_any_order(stream, random):
-    whole, blocks = tally_of(stream), len(stream[3]) - 1
+def test_tallies_of_parts_merge_into_the_stats_of_the_whole_in_any_order(stream, random):
+    whole, blocks = stats_of(stream), len(stream[3]) - 1
     cuts = sorted({0, blocks, *(random.randint(0, blocks) for _ in range(2))})
-    parts = [tally_of(stream, a, b) for a, b in itertools.pairwise(cuts)]
+    parts = [stats_of(stream, a, b) for a, b in itertools.pairwise(cuts)]
     random.shuffle(parts)
     merged = FeatureStats.empty(len(whole), K, True)
     for part in parts:
@@ -113,10 +113,10 @@ def test_tallies_of_parts_merge_into_the_tally_of_the_whole_in_any_order(stream,
 
 @given(streams())
 def test_features_counted_a_few_at_a_time_are_counted_as_all_at_once(stream):
-    whole, usual = tally_of(stream), feature_stats.VALUES_AT_ONCE["cpu"]
+    whole, usual = stats_of(stream), feature_stats.VALUES_AT_ONCE["cpu"]
     feature_stats.VALUES_AT_ONCE["cpu"] = 12
     try:
-        parts = tally_of(stream)
+        parts = stats_of(stream)
     finally:
         feature_stats.VALUES_AT_ONCE["cpu"] = usual
     for name, tensor in whole.tensors().items():
