@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, overload
-
-import numpy as np
 
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.features.parser import parse
@@ -17,7 +14,7 @@ from dreamy_lens.runs import start as starting
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.dreams import Dreams
 from dreamy_lens.runs.session import Session
-from dreamy_lens.search.config import EPOConfig
+from dreamy_lens.search.config import EPOConfig, configs_of_seeds
 from dreamy_lens.search.constraints import Constraint
 
 
@@ -91,7 +88,7 @@ def dream(
     several = isinstance(feature, (list, tuple))
     if several or seeds is not None:
         features = list(feature) if several else [feature]
-        configs = _seeded(config, seeds, settings)
+        configs = configs_of_seeds(config, seeds, settings)
         given = set(settings) | ({"seed"} if seeds is not None else set())
         more: dict[str, Any] = {"start": start, "constraints": constraints, "fluency_model": fluency_model}
         return _side_by_side(features, model, configs, given, more, progress, save_to, wait)
@@ -109,24 +106,6 @@ def dream(
     run = starting.new(session)
     run._advance(session.config.iterations, progress, save_to, wait)
     return run
-
-
-def _seeded(config: EPOConfig, seeds: Iterable[int] | None, settings: dict[str, Any]) -> list[EPOConfig]:
-    """The configuration once for each seed."""
-    if seeds is None:
-        return [config]
-    if "seed" in settings:
-        raise SettingsError("Both seed= and seeds= are given; keep one.")
-    if isinstance(seeds, (int, np.integer)):
-        raise SettingsError(
-            f"seeds is {seeds}; it is several, such as range({max(int(seeds), 2)}). For one, use seed=."
-        )
-    found = [dataclasses.replace(config, seed=seed) for seed in seeds]
-    if not found:
-        raise SettingsError("seeds is empty; give at least one.")
-    if len({c.seed for c in found}) < len(found):
-        raise SettingsError(f"seeds has one twice: {[c.seed for c in found]}; equal seeds make equal runs.")
-    return found
 
 
 def _side_by_side(

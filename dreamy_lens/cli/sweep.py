@@ -43,13 +43,17 @@ def add_ray(parser: argparse.ArgumentParser) -> None:
 
 
 def ray_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The options of :func:`add_ray` as keywords."""
+    """Return the options of :func:`add_ray` as the keyword `ray`."""
+    from dreamy_lens.cluster.ray_cluster import RayConfig
+
     names = ("workers", "cpus_per_worker", "gpus_per_worker")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.ray is None and given:
         told = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         options.misused(f"{told} {'is' if len(given) == 1 else 'are'} for workers on Ray: add --ray")
-    return given | {"ray": options.ray}
+    if options.ray is None:
+        return {"ray": None}
+    return {"ray": RayConfig(address=options.ray if isinstance(options.ray, str) else None, **given)}
 
 
 def model_of(options: argparse.Namespace, load: Any) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -147,3 +148,31 @@ class EPOConfig:
         if config is not None and not isinstance(config, cls):
             raise SettingsError(f"config is an EPOConfig; got {type(config).__name__!r}.")
         return cls(**({} if config is None else asdict(config)) | settings)
+
+
+def configs_of_seeds(config: EPOConfig, seeds: Iterable[int] | None, settings: Mapping[str, Any]) -> list[EPOConfig]:
+    """Return a configuration for each seed; for `seeds=None` the configuration itself.
+
+    Args:
+        config: Configuration that all runs share.
+        seeds: Seeds, each of which is there once.
+        settings: Settings that the user gave by name, among which there must be no `seed` then.
+
+    Raises:
+        SettingsError: The seeds are empty, a single number, or not distinct; or there is a `seed` too.
+    """
+    if seeds is None:
+        return [config]
+    if "seed" in settings:
+        raise SettingsError("Both seed= and seeds= are given; keep one.")
+    if isinstance(seeds, (int, np.integer)):
+        raise SettingsError(
+            f"seeds is {seeds}; it is several, such as range({max(int(seeds), 2)}). For one, use seed=."
+        )
+    configs = [replace(config, seed=seed) for seed in seeds]
+    if not configs:
+        raise SettingsError("seeds is empty; give at least one.")
+    given = [config.seed for config in configs]
+    if len(set(given)) < len(given):
+        raise SettingsError(f"seeds has one twice: {given}; equal seeds make equal runs.")
+    return configs

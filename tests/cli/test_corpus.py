@@ -9,6 +9,7 @@ import pytest
 import dreamy_lens as dl
 from dreamy_lens.cli.corpus import tokens
 from dreamy_lens.cli.main import main
+from dreamy_lens.cluster import RayConfig
 
 TEXT = (
     "Return a copy of the array, with axes transposed and the dtype kept as it was. Raise an error if the file is only "
@@ -151,11 +152,10 @@ def test_where_it_is_done_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(dl, "sweep", ask)
     share = ["--workers", "3", "--cpus-per-worker", "2", "--gpus-per-worker", "0.5", "--dtype", "bfloat16"]
     for command in (["scan", "L2.N17"], ["sweep", "L2.N17", "--out", str(tmp_path)]):
-        for ray, wanted in ((["--ray"], True), (["--ray", "auto"], "auto")):
+        for ray, address in ((["--ray"], None), (["--ray", "auto"], "auto")):
             with pytest.raises(Asked):
                 main([*command, *share, *ray])
-            found = {name: asked[-1][name] for name in ("ray", "workers", "cpus_per_worker", "gpus_per_worker")}
-            assert found == {"ray": wanted, "workers": 3, "cpus_per_worker": 2, "gpus_per_worker": 0.5}
+            assert asked[-1]["ray"] == RayConfig(address, workers=3, cpus_per_worker=2, gpus_per_worker=0.5)
             assert asked[-1]["model"] is None and asked[-1]["dtype"] == "bfloat16"  # which every worker loads
         with pytest.raises(Asked):
             main(command)
