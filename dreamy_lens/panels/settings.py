@@ -75,7 +75,7 @@ def arguments(typed: dict[str, Any]) -> dict[str, Any]:
             value = _number(str(typed.get(field.name, "")).strip())
             if value is not None and value != getattr(EPOConfig(), field.name):
                 known[field.name] = value
-    EPOConfig.of(None, known)
+    EPOConfig.from_settings(None, known)
     seeds = seeds_of(str(typed.get("seeds", "")))
     if len(seeds) > 1:
         known["seeds"] = seeds
