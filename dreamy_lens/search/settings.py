@@ -70,8 +70,8 @@ class SettingField:
         numbers = (int, np.integer) if self.type is int else (int, float, np.integer, np.floating)
         what = "whole" if self.type is int else "finite"
         demand = f"it must be a {what} number, at least {self.minimum}{or_none}"
-        number = isinstance(value, numbers) and not isinstance(value, bool)
-        if not number or (self.type is float and not _is_finite(value)):
+        is_number = isinstance(value, numbers) and not isinstance(value, bool)
+        if not is_number or (self.type is float and not _is_finite(value)):
             raise SettingsError(f"{self.name} is {value!r}; {demand}.")
         if value < self.minimum:
             reason = self.too_low or (demand if self.when_none else f"it must be at least {self.minimum}")
