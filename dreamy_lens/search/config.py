@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dreamy_lens.errors import SettingsError
-from dreamy_lens.search.settings import check_names, check_values, documented, setting
+from dreamy_lens.errors import SettingsError, unknown_setting
+from dreamy_lens.search.settings import check_values, documented, setting
 
 _NEGATIVE = "a negative λ would reward prompts for being unlikely"
 
@@ -151,7 +151,7 @@ class EPOConfig:
         """Replace settings of a configuration.
 
         Args:
-            config: configuration to start from; None is the default one.
+            config: configuration to start from, whose class is kept; None is the default one.
             settings: new values, by the settings' names.
 
         Raises:
@@ -160,7 +160,11 @@ class EPOConfig:
         >>> EPOConfig.from_settings(None, {"length": 6}).length
         6
         """
-        check_names(settings, [field.name for field in fields(cls)])
         if config is not None and not isinstance(config, cls):
             raise SettingsError(f"config is an EPOConfig; got {type(config).__name__!r}.")
-        return cls(**({} if config is None else asdict(config)) | settings)
+        kind = cls if config is None else type(config)
+        known = [field.name for field in fields(kind)]
+        for name in settings:
+            if name not in known:
+                raise unknown_setting(name, known)
+        return kind(**({} if config is None else asdict(config)) | settings)

@@ -8,10 +8,8 @@ and the notebook form makes an input.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import textwrap
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -111,23 +109,6 @@ def check_values(config: Any) -> None:
     """
     for field in settings_of(type(config)):
         object.__setattr__(config, field.name, field.checked(getattr(config, field.name)))
-
-
-def check_names(names: Iterable[str], known: list[str]) -> None:
-    """Check that settings given by name exist.
-
-    Args:
-        names: names that were given.
-        known: names that there are.
-
-    Raises:
-        SettingsError: a name is unknown; the sentence names the nearest.
-    """
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(known)}."
-            raise SettingsError(f"There is no setting {name!r}{hint}")
 
 
 def documented(cls: T) -> T:

@@ -221,7 +221,9 @@ def _settings(base: EPOConfig, beside: dict[str, Any], settings: Any, common: se
         rules = more["constraints"]
         rules = (rules,) if isinstance(rules, Constraint) else tuple(rules)
         given = own | {name: _word(name, one[name]) for name in _BESIDE if name in one}
-        found.append(Setting(EPOConfig.from_settings(base, own), given, more["start"], rules, frozenset(common | own.keys())))
+        found.append(
+            Setting(EPOConfig.from_settings(base, own), given, more["start"], rules, frozenset(common | own.keys()))
+        )
     if not found:
         raise SettingsError("settings is empty; leave it out, or give at least one.")
     whole = [{**setting.to_dict(), "given": None} for setting in found]
