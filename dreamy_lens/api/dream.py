@@ -84,7 +84,7 @@ def dream(
     >>> [(run.feature_label, run.config.seed) for run in runs][1:3]
     [('blocks.2.mlp.hook_post[-1, 17]', 1), ('logit(" the")', 0)]
     """
-    config = EPOConfig.of(config, settings)
+    config = EPOConfig.from_settings(config, settings)
     several = isinstance(feature, (list, tuple))
     if several or seeds is not None:
         features = list(feature) if several else [feature]

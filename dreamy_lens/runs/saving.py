@@ -113,7 +113,7 @@ def unpack(
     history = History.from_arrays(arrays)
     try:
         provenance = Provenance.from_dict(meta["provenance"])
-        config = EPOConfig.of(None, meta["config"])
+        config = EPOConfig.from_settings(None, meta["config"])
         rules = [constraints.from_dict(c) for c in meta["constraints"]]
         texts = {
             str(ids): {"text": str(t["text"]), "tokens": list(t["tokens"]), "round_trips": bool(t["round_trips"])}

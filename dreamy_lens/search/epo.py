@@ -110,7 +110,7 @@ def search(
     for iteration in range(state.iteration + 1, config.iterations + 1):
         # Restart: only the member best under λ_r survives, in every slot. Decided where the next iteration begins, so
         # that a run's last population is whole, and a run continued later is the run that never stopped.
-        restart = config.drawn_restart(iteration, rng)
+        restart = config.draw_restart(iteration, rng)
         if restart is not None:
             value, cross_entropy = known.scores(population)
             survivor = int(np.argmax(value - restart * cross_entropy))

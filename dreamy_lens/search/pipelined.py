@@ -55,7 +55,7 @@ def pipelined(
     lambdas, allowed = to_device(config.lambdas, device), to_device(rules.allowed, device)
     slots = torch.arange(size, device=device)
 
-    restart = config.drawn_restart(first, rng)
+    restart = config.draw_restart(first, rng)
     if restart is not None:
         value, cross_entropy = known.scores(population)
         population = np.repeat(population[[int(np.argmax(value - restart * cross_entropy))]], size, axis=0)
@@ -82,7 +82,7 @@ def pipelined(
         chosen = survivors = _selected(*scores, lambdas, len(pool))
         begun, restart, coming = restart, None, []
         if iteration < config.iterations:
-            restart = config.drawn_restart(iteration + 1, rng)
+            restart = config.draw_restart(iteration + 1, rng)
             if restart is not None:
                 survivors = _survivors(*scores[:, chosen], chosen, restart)
             ids = to_device(offered, device)[survivors]

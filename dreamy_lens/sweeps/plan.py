@@ -122,7 +122,7 @@ class Plan:
         twice = next((text for text in texts if texts.count(text) > 1), None)
         if twice is not None:
             raise SettingsError(f"The feature {twice} is there twice; equal ones make equal runs.")
-        base = EPOConfig.of(config, common)
+        base = EPOConfig.from_settings(config, common)
         beside = {"start": start, "constraints": constraints}
         return cls(
             tuple(expressions),
@@ -221,7 +221,9 @@ def _settings(base: EPOConfig, beside: dict[str, Any], settings: Any, common: se
         rules = more["constraints"]
         rules = (rules,) if isinstance(rules, Constraint) else tuple(rules)
         given = own | {name: _summary(name, one[name]) for name in _NOT_IN_CONFIG if name in one}
-        found.append(Setting(EPOConfig.of(base, own), given, more["start"], rules, frozenset(common | own.keys())))
+        found.append(
+            Setting(EPOConfig.from_settings(base, own), given, more["start"], rules, frozenset(common | own.keys()))
+        )
     if not found:
         raise SettingsError("settings is empty; leave it out, or give at least one.")
     whole = [{**setting.to_dict(), "given": None} for setting in found]

@@ -58,7 +58,7 @@ def test_without_a_command_it_explains_itself(cli):
 
 
 def test_every_example_of_the_help_is_a_feature():
-    from dreamy_lens.cli.main import FEATURES
+    from dreamy_lens.cli.options import FEATURES
 
     for line in FEATURES.splitlines()[1:]:
         text = line.strip().split("   ")[0].strip("'")
