@@ -151,9 +151,9 @@ def _print_windows(examples: Any) -> None:
 
 def _count(features: Any, model: Any) -> int:
     from dreamy_lens.features.families import expressions
-    from dreamy_lens.scoring.feature_bank import banks
+    from dreamy_lens.scoring.feature_bank import make_banks
 
-    return sum(map(len, banks(expressions(features, model), model)))
+    return sum(map(len, make_banks(expressions(features, model), model)))
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -15,8 +15,7 @@ from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.scan.checkpoint import Checkpoint
 from dreamy_lens.scan.feature_stats import BINS, NOBODY
 from dreamy_lens.scan.scanner import Scanner, versions
-from dreamy_lens.scoring.feature_bank import FeatureBank
-from dreamy_lens.scoring.feature_bank import order as order_of
+from dreamy_lens.scoring.feature_bank import FeatureBank, given_order
 from dreamy_lens.scoring.window_scorer import WindowScorer
 
 CHUNK = 4096
@@ -131,7 +130,7 @@ class TableBuilder:
         fluent = _kept_rows(tally.level_value.numpy(), tally.level_window.numpy(), "fluent")
         both = [np.concatenate(pair) for pair in zip(self.kept, fluent, strict=True)]
         order = np.lexsort((both[2], both[1] == "fluent", both[0]))
-        self.order = order_of(scanner.banks)
+        self.order = given_order(scanner.banks)
         self.ordered = bool((self.order == np.arange(len(self.order))).all())
         self.feature, self.kind, self.rank, self.value, self.window = (x[order] for x in both)
         self.values = np.full((len(self.feature), scanner.settings.length), np.nan, np.float32)
@@ -288,7 +287,7 @@ def _by_window(rows: np.ndarray, windows: np.ndarray, most: int = 1 << 18) -> It
 
 
 def _agree(ours: np.ndarray, theirs: np.ndarray, dtype: torch.dtype) -> bool:
-    from dreamy_lens.scoring.prefix_sharing import close
+    from dreamy_lens.scoring.prefix_sharing import is_close
 
     known = ~np.isnan(theirs)
-    return close(torch.from_numpy(ours[known]), torch.from_numpy(theirs[known]), dtype)
+    return is_close(torch.from_numpy(ours[known]), torch.from_numpy(theirs[known]), dtype)

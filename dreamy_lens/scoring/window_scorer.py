@@ -18,11 +18,11 @@ from torch import Tensor
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass
 from dreamy_lens.models.bypass import Bypass
-from dreamy_lens.models.hooked_model import HookedModel, held
+from dreamy_lens.models.hooked_model import HookedModel, held, standing
 from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.batching import TOKENS, BatchRunner
 from dreamy_lens.scoring.feature_bank import FeatureBank
-from dreamy_lens.scoring.prefix_sharing import close
+from dreamy_lens.scoring.prefix_sharing import is_close
 from dreamy_lens.scoring.prompts import PromptFrame
 
 NUMBERS = {"cpu": 3 << 21, "cuda": 1 << 29}
@@ -95,12 +95,12 @@ class WindowScorer:
         """Raise SettingsError if a model cannot read rows of this length; that of the cross-entropy has to as well."""
         layout = self.layout
         models = dict.fromkeys([model, *(m for b in self.banks for m in b.hooks), self.frame.fluency])
-        for one in models:
-            if one.n_ctx is not None and layout.total > one.n_ctx:
+        for reader in models:
+            if reader.n_ctx is not None and layout.total > reader.n_ctx:
                 more = f" makes {layout.total} with the BOS" if layout.bos else " is too long"
                 raise SettingsError(
-                    f"A window of {length} tokens{more}, and {one.name}'s context is {one.n_ctx}; use a length of at "
-                    f"most {one.n_ctx - layout.total + length}."
+                    f"A window of {length} tokens{more}, and {reader.name}'s context is {reader.n_ctx}; use a length "
+                    f"of at most {reader.n_ctx - layout.total + length}."
                 )
 
     def prepare(self, rows: np.ndarray) -> None:
@@ -137,11 +137,11 @@ class WindowScorer:
         except Exception as error:  # whatever an architecture does not like is a reason to run it as it is
             return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         for name in self.captures[model]:
-            if not close(found.activations[name], plain.activations[name], model.dtype):
+            if not is_close(found.activations[name], plain.activations[name], model.dtype):
                 return f"its activation at {name} comes out differently"
         if model in self.logits:
             assert found.logits is not None and plain.logits is not None
-            if not close(found.logits, plain.logits, model.dtype):
+            if not is_close(found.logits, plain.logits, model.dtype):
                 return "its logits come out differently"
         return ""
 
@@ -189,7 +189,5 @@ class WindowScorer:
     @contextlib.contextmanager
     def standing(self) -> Iterator[None]:
         """Inside, what passes read with stays attached between them."""
-        from dreamy_lens.models.hooked_model import standing
-
         with standing(self.models):
             yield

@@ -138,7 +138,8 @@ class EPOConfig:
         """A configuration with some fields replaced; an unknown one is an error that names the nearest."""
         import difflib
 
-        known = [f.name for f in fields(cls)]
+        kind = type(config) if isinstance(config, cls) else cls
+        known = [f.name for f in fields(kind)]
         for name in settings:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
@@ -146,4 +147,4 @@ class EPOConfig:
                 raise SettingsError(f"There is no setting {name!r}{hint}")
         if config is not None and not isinstance(config, cls):
             raise SettingsError(f"config is an EPOConfig; got {type(config).__name__!r}.")
-        return cls(**({} if config is None else asdict(config)) | settings)
+        return kind(**({} if config is None else asdict(config)) | settings)

@@ -204,7 +204,7 @@ def test_mistakes_are_told_before_anything_takes_long(bridge, monkeypatch):
         card(FEATURE, bridge, "no/such/file.txt")
 
 
-def test_without_a_gradient_there_is_a_table(run, examples, monkeypatch):
+def test_without_a_gradient_on_device_is_a_table(run, examples, monkeypatch):
     def refuse(self, k=32):
         raise NoGradientError("The value has no gradient here.")
 
