@@ -58,7 +58,7 @@ class DirectPath:
         out = vector.float()
         out = reduce(out, "head model -> model", "sum") if self.by_head and out.dim() > 1 else out.flatten()
         for name, component in self.through:
-            out = _norm(component, out, name) if _is_norm(name) else _linear(component, out, name)
+            out = apply_norm(component, out, name) if _is_norm(name) else apply_linear(component, out, name)
         return out
 
 
@@ -122,10 +122,10 @@ def logits_of(model: HookedModel, vector: Float[Tensor, " d_model"]) -> Float[Te
     """
     bridge, out = model.bridge, vector
     if isinstance(getattr(bridge, "ln_final", None), torch.nn.Module):
-        out = _norm(bridge.ln_final, out, "ln_final")
+        out = apply_norm(bridge.ln_final, out, "ln_final")
     if not isinstance(getattr(bridge, "unembed", None), torch.nn.Module):
         raise NoPathError(f"{model.name} has no unembedding, so there are no logits to promote.")
-    return _linear(bridge.unembed, out, "unembed").cpu()
+    return apply_linear(bridge.unembed, out, "unembed").cpu()
 
 
 def _parallel(model: HookedModel) -> bool:
@@ -141,7 +141,7 @@ def _is_norm(name: str) -> bool:
     return name.rpartition(".")[2].startswith("ln")
 
 
-def _linear(component: Any, x: Float[Tensor, " d_in"], name: str) -> Float[Tensor, " d_out"]:
+def apply_linear(component: Any, x: Float[Tensor, " d_in"], name: str) -> Float[Tensor, " d_out"]:
     """Map `x` through a linear component, its bias left out; float32."""
     inner = getattr(component, "original_component", None) or component
     like = next((p for p in inner.parameters() if p.is_floating_point()), x)
@@ -153,7 +153,7 @@ def _linear(component: Any, x: Float[Tensor, " d_in"], name: str) -> Float[Tenso
     return mapped - bias
 
 
-def _norm(component: Any, x: Float[Tensor, " d_model"], name: str) -> Float[Tensor, " d_model"]:
+def apply_norm(component: Any, x: Float[Tensor, " d_model"], name: str) -> Float[Tensor, " d_model"]:
     """Map `x` through a norm whose scale is taken as 1 and whose bias is left out; float32.
 
     A norm is asked about a vector of plus and minus ones without a mean, from which its weights can be read, and about

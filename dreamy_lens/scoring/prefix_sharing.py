@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from dreamy_lens.features.forward_pass import ForwardPass, RowLayout
@@ -82,8 +83,8 @@ class PrefixSharing:
         """Whether no hooks were attached to the model since."""
         return not self.model.is_hooked and self.model.other_hooks == self._hooks
 
-    def run(self, rows: np.ndarray, final: bool, packed: PackedModel | None = None) -> PackedPass:
-        """One pass over rows `[B, total]`.
+    def run(self, rows: Int64[np.ndarray, "B total"], final: bool, packed: PackedModel | None = None) -> PackedPass:
+        """Run one packed pass.
 
         Args:
             rows: the rows, BOS and template included.
@@ -148,8 +149,8 @@ class PrefixSharing:
         return ""
 
 
-def trial_prompts(model: HookedModel, layout: RowLayout, frame: PromptFrame) -> np.ndarray:
-    """Draw prompts of the kind that a search scores, `[B, n]`: two, and children of them that differ in one token."""
+def trial_prompts(model: HookedModel, layout: RowLayout, frame: PromptFrame) -> Int64[np.ndarray, "B n"]:
+    """Draw prompts of the kind that a search scores: two, and children of them that differ in one token."""
     random = np.random.default_rng(0)
     allowed = model.vocabulary.allowed.nonzero()[0]
     allowed = allowed[allowed < frame.fluency.vocabulary.size]

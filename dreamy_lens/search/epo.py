@@ -17,7 +17,7 @@ from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.config import EPOConfig
 from dreamy_lens.search.constraint_set import ConstraintSet
 from dreamy_lens.search.operators import Operator, make_children, replace_one
-from dreamy_lens.search.pipelined import pipelined
+from dreamy_lens.search.pipelined import run_pipelined
 from dreamy_lens.search.population import evaluate_first, first_population, warn_if_flat
 from dreamy_lens.search.protocol import Clock, ModelRequest, Search
 from dreamy_lens.search.score_cache import ScoreCache
@@ -64,7 +64,7 @@ class EPO:
 
         if device.type in PIPELINED:
             begin = state.iteration + 1
-            yield from pipelined(self.operator, scorer, config, constraints, cache, rng, clock, begin, population)
+            yield from run_pipelined(self.operator, scorer, config, constraints, cache, rng, clock, begin, population)
             return
 
         allowed = AllowedTokens(constraints.allowed, device)

@@ -30,7 +30,7 @@ from dreamy_lens.search.selection import choose_survivor, choose_survivor_on_dev
 from dreamy_lens.search.steps import State
 
 
-def pipelined(
+def run_pipelined(
     operator: Operator,
     scorer: Scorer,
     config: EPOConfig,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import dreamy_lens as dl
-from dreamy_lens.analysis.attribution import attribute, attributions
+from dreamy_lens.analysis import attribute, attributions
 from dreamy_lens.errors import NoGradientError, PromptError, SettingsError
 from dreamy_lens.models.load import as_hooked
 from tests.helpers.scorers import make_scorer

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import dreamy_lens as dl
-from dreamy_lens.analysis.logit_effects import logit_effect
+from dreamy_lens.analysis import logit_effect
 from dreamy_lens.api import card as carding
 from dreamy_lens.api.card import card
 from dreamy_lens.errors import CorpusError, ExamplesError, NoGradientError, SettingsError, UnknownHookError

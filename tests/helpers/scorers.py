@@ -7,7 +7,7 @@ from typing import Any
 from dreamy_lens.features.binding import BoundFeature
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
-from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.scoring import Scorer
 
 
 def make_scorer(feature: Any, model: Any = None, *, fluency_model: Any = None, **options: Any) -> Scorer:

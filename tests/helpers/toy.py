@@ -11,14 +11,8 @@ import pytest
 import torch
 
 from dreamy_lens.models.vocabulary import Vocabulary
-from dreamy_lens.scoring.scorer import Scores
-from dreamy_lens.search import epo
-from dreamy_lens.search.config import EPOConfig
-from dreamy_lens.search.constraint_set import ConstraintSet
-from dreamy_lens.search.operators import make_children
-from dreamy_lens.search.optimizers import Optimizer
-from dreamy_lens.search.protocol import drive
-from dreamy_lens.search.steps import Step
+from dreamy_lens.scoring import Scores
+from dreamy_lens.search import ConstraintSet, EPOConfig, Optimizer, Step, drive, epo, make_children
 from tests.helpers import models
 
 LENGTH = 5

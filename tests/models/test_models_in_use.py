@@ -22,7 +22,7 @@ from dreamy_lens.errors import HookNotFiredError, ModelError, PromptError, Token
 from dreamy_lens.models.hooked_model import HookedModel, held
 from dreamy_lens.models.load import as_hooked, load_model, located
 from dreamy_lens.models.vocabulary import Vocabulary
-from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.scoring import Scorer
 from tests.helpers import models
 from tests.helpers.dreams import SMALL
 from tests.helpers.scorers import make_scorer

@@ -25,7 +25,7 @@ from dreamy_lens.errors import SettingsError
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.runs import progress as running
 from dreamy_lens.runs.dream import Dream
-from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.scoring import Scorer
 from tests.helpers import models
 from tests.helpers.background import PATIENCE, Gate, Press, begun, held, paused, until_status
 from tests.helpers.dreams import dream, same

@@ -14,7 +14,7 @@ from dreamy_lens import constraints as rules_of
 from dreamy_lens.errors import RunFolderError, SettingsError
 from dreamy_lens.results.history import HistoryBuilder
 from dreamy_lens.runs.dream import Dream
-from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.scoring import Scorer
 from dreamy_lens.search import epo as search
 from tests.helpers import models
 from tests.helpers.dreams import dream, interrupt_after, same

@@ -15,10 +15,7 @@ from dreamy_lens.errors import OutOfMemoryError
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.models.packed_forward import PackedModel
-from dreamy_lens.scoring import batching
-from dreamy_lens.scoring.backward import BackwardScorer
-from dreamy_lens.scoring.batching import BatchRunner, MemoryBudget, memory_budget
-from dreamy_lens.scoring.scorer import Scorer, Scores
+from dreamy_lens.scoring import BackwardScorer, BatchRunner, MemoryBudget, Scorer, Scores, batching, memory_budget
 from tests.helpers import dreams
 from tests.helpers.scorers import make_scorer
 

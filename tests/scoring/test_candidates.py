@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamy_lens.scoring.candidates import top_candidates
+from dreamy_lens.scoring import top_candidates
 
 
 def test_candidates_are_the_largest_entries_other_than_the_present_token():

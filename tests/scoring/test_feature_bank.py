@@ -10,9 +10,7 @@ import dreamy_lens as dl
 from dreamy_lens.errors import FeatureError, FeatureRangeError, SettingsError, UnknownHookError
 from dreamy_lens.features.families import expressions, neurons
 from dreamy_lens.models.load import as_hooked
-from dreamy_lens.scoring.feature_bank import given_order, make_banks
-from dreamy_lens.scoring.prompts import PromptFrame
-from dreamy_lens.scoring.window_scorer import WindowScorer
+from dreamy_lens.scoring import PromptFrame, WindowScorer, given_order, make_banks
 from tests.helpers.scorers import make_scorer
 
 N = 6

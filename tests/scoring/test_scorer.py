@@ -14,8 +14,7 @@ import dreamy_lens as dl
 from dreamy_lens.errors import FeatureError, OutOfMemoryError, PromptError, SettingsError
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
-from dreamy_lens.scoring import batching
-from dreamy_lens.scoring.batching import BatchRunner, is_out_of_memory
+from dreamy_lens.scoring import BatchRunner, batching, is_out_of_memory
 from tests.helpers import models
 from tests.helpers.models import BOS
 from tests.helpers.scorers import make_scorer

@@ -13,12 +13,8 @@ import dreamy_lens as dl
 from dreamy_lens import constraints as rules_of
 from dreamy_lens.errors import ConstraintError
 from dreamy_lens.results.pareto import hypervolume, non_dominated
-from dreamy_lens.scoring.candidates import top_candidates
-from dreamy_lens.search.config import EPOConfig
-from dreamy_lens.search.constraint_set import ConstraintSet
-from dreamy_lens.search.epo import EPO
-from dreamy_lens.search.population import first_population
-from dreamy_lens.search.protocol import drive
+from dreamy_lens.scoring import top_candidates
+from dreamy_lens.search import EPO, ConstraintSet, EPOConfig, drive, first_population
 from tests.helpers.scorers import make_scorer
 from tests.helpers.toy import LENGTH, VOCABULARY, Toy, objective, search
 

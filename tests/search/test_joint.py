@@ -16,13 +16,8 @@ from dreamy_lens.results.history import History
 from dreamy_lens.results.merged import Merged
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.dreams import Dreams
-from dreamy_lens.scoring.backward import BackwardScorer
-from dreamy_lens.scoring.forward import ForwardScorer
-from dreamy_lens.scoring.joint import JointScorer
-from dreamy_lens.search.config import EPOConfig
-from dreamy_lens.search.constraint_set import ConstraintSet
-from dreamy_lens.search.epo import EPO
-from dreamy_lens.search.joint import drive_together
+from dreamy_lens.scoring import BackwardScorer, ForwardScorer, JointScorer
+from dreamy_lens.search import EPO, ConstraintSet, EPOConfig, drive_together
 from tests.helpers import models
 from tests.helpers.dreams import SMALL, dream, interrupt_after, same
 from tests.helpers.scorers import make_scorer

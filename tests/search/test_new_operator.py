@@ -11,14 +11,20 @@ import pytest
 
 import dreamy_lens as dl
 from dreamy_lens.errors import RunFolderError, SettingsError
-from dreamy_lens.search import epo
-from dreamy_lens.search.config import EPOConfig
-from dreamy_lens.search.epo import EPO
-from dreamy_lens.search.operators import Operator, replace_one
-from dreamy_lens.search.optimizers import OPTIMIZERS, config_from_dict, config_to_dict, find_optimizer
-from dreamy_lens.search.protocol import Search
-from dreamy_lens.search.score_cache import ScoreCache
-from dreamy_lens.search.steps import State
+from dreamy_lens.search import (
+    EPO,
+    OPTIMIZERS,
+    EPOConfig,
+    Operator,
+    ScoreCache,
+    Search,
+    State,
+    config_from_dict,
+    config_to_dict,
+    epo,
+    find_optimizer,
+    replace_one,
+)
 from tests.helpers.dreams import FEATURE, SMALL, dream, same
 from tests.helpers.toy import Toy, objective, search
 

@@ -11,9 +11,7 @@ import torch
 
 from dreamy_lens import constraints as rules_of
 from dreamy_lens.errors import FeatureError
-from dreamy_lens.search.constraint_set import ConstraintSet
-from dreamy_lens.search.operators import make_children, replace_one
-from dreamy_lens.search.score_cache import ScoreCache
+from dreamy_lens.search import ConstraintSet, ScoreCache, make_children, replace_one
 from tests.helpers import models
 from tests.helpers.toy import LENGTH, VOCABULARY, Log, Toy, search
 

@@ -13,13 +13,18 @@ import torch
 import dreamy_lens as dl
 from dreamy_lens import constraints as rules_of
 from dreamy_lens.models.transfer import to_device, to_host
-from dreamy_lens.search import epo
-from dreamy_lens.search.config import EPOConfig
-from dreamy_lens.search.constraint_set import ConstraintSet
-from dreamy_lens.search.protocol import drive
-from dreamy_lens.search.score_cache import ScoreCache
-from dreamy_lens.search.selection import choose_survivor, choose_survivor_on_device, select, select_on_device
-from dreamy_lens.search.steps import Step
+from dreamy_lens.search import (
+    ConstraintSet,
+    EPOConfig,
+    ScoreCache,
+    Step,
+    choose_survivor,
+    choose_survivor_on_device,
+    drive,
+    epo,
+    select,
+    select_on_device,
+)
 from tests.helpers import models, waiting
 from tests.helpers.dreams import FEATURE, SMALL, dream, same
 from tests.helpers.toy import LENGTH, VOCABULARY, Toy
