@@ -36,7 +36,7 @@ def same(found: Scores, expected: Scores) -> None:
 @pytest.fixture(autouse=True)
 def _own_rooms(monkeypatch):
     """No other test is short of memory for what happens here."""
-    monkeypatch.setattr(batching, "_ROOMS", weakref.WeakKeyDictionary())
+    monkeypatch.setattr(batching, "_BUDGETS", weakref.WeakKeyDictionary())
 
 
 @pytest.fixture
@@ -324,7 +324,7 @@ def test_trials_keep_to_the_batch_size_and_to_one_of_equal_features(gpt2, monkey
 
 
 def test_a_device_for_a_single_prompt_is_enough(gpt2, monkeypatch):
-    monkeypatch.setattr(batching, "_ROOMS", weakref.WeakKeyDictionary())
+    monkeypatch.setattr(batching, "_BUDGETS", weakref.WeakKeyDictionary())
     expected = make_scorer("L1.N3", gpt2.bridge).score(np.arange(1, 8)[None])
     run = PackedModel.run
 

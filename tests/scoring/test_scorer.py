@@ -254,7 +254,7 @@ def test_losses_are_float32_whatever_the_model_s_precision(gpt2):
 
 def little_memory(monkeypatch, room: int) -> list[int]:
     """A device that holds `room` whole prompts at once; the sizes that were tried."""
-    monkeypatch.setattr(batching, "_ROOMS", weakref.WeakKeyDictionary())  # so that no other test is short of memory
+    monkeypatch.setattr(batching, "_BUDGETS", weakref.WeakKeyDictionary())  # so that no other test is short of memory
     tried: list[int] = []
     run = HookedModel.run
 
