@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamy_lens.analysis.prefix_values import Ids, series
 from dreamy_lens.comparison import compatibility
 from dreamy_lens.comparison.comparison import Comparison, ScanSource
 from dreamy_lens.comparison.corpus_frontier import CorpusFrontier
@@ -22,11 +21,11 @@ from dreamy_lens.models.load import EMBEDDED_NAME
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.merged import Merged, merge
 from dreamy_lens.runs.dream import Dream
+from dreamy_lens.scoring.prefix_values import Ids, values_at_tokens
 
 if TYPE_CHECKING:
     from dreamy_lens.corpus.corpus import Corpus
     from dreamy_lens.scan.feature_examples import FeatureExamples
-    from dreamy_lens.scoring.scorer import Scorer
 
 QUANTILES = (0.999, 0.99, 0.9, 0.5)
 SHOWN = 64
@@ -183,10 +182,11 @@ def _with_model(
         return {}  # whatever it is that keeps the run from going on, it need not be compared less
 
     def work() -> dict[Ids, np.ndarray]:
-        within, alone = _scorers(asked.session.scorer)
+        scorer = asked.session.scorer
+        within, alone = scorer.unshared(), scorer.unshared(template=False)
         compatibility.check_same_model(alone, examples)
-        mine = series(within, [p.ids for p in dreams])
-        theirs = series(alone, [w.ids for w in windows if w.values is None])
+        mine = values_at_tokens(within, [p.ids for p in dreams])
+        theirs = values_at_tokens(alone, [w.ids for w in windows if w.values is None])
         return theirs | mine
 
     return run._where_used(work)
@@ -196,18 +196,6 @@ def _at_hand(run: Dream) -> bool:
     """Whether the run's model need not be loaded from a folder or the network."""
     given = run._model is not None and not isinstance(run._model, (str, Path))
     return run._session is not None or given or run.provenance.model == EMBEDDED_NAME
-
-
-def _scorers(of: Scorer) -> tuple[Scorer, Scorer]:
-    """Two that score prompts of any length at once: one as the run does, in its template, and one without it."""
-    from dreamy_lens.scoring.scorer import Scorer
-
-    other = None if of.fluency is of.model else of.fluency
-    plain: dict[str, Any] = {"prepend_bos": of.prepend_bos, "share_prefixes": False, "fluency_model": other}
-    alone = Scorer(of.bound, of.model, **plain)
-    if not (of.prefix or of.suffix):
-        return alone, alone
-    return Scorer(of.bound, of.model, prefix=of.prefix, suffix=of.suffix, **plain), alone
 
 
 def _overlaps(

@@ -87,7 +87,6 @@ def _print_windows(examples: Any) -> None:
 
 def _count_features(expressions: list[str], model: Any) -> int:
     from dreamy_lens.features import families
-    from dreamy_lens.scoring.feature_bank import banks
 
     return sum(map(len, banks(families.expressions(expressions, model), model)))
 

@@ -48,16 +48,20 @@ class AttributionPanel(anywidget.AnyWidget):
 
     def __init__(self, feature: Any, prompt: Any, model: Any = None, **options: Any) -> None:
         from dreamy_lens.analysis.attribution import attributions
+        from dreamy_lens.features.parser import parse
+        from dreamy_lens.models.load import as_hooked
         from dreamy_lens.scoring.prompts import as_ids
         from dreamy_lens.scoring.scorer import Scorer
 
-        scorer = Scorer(feature, model, **options)
+        hooked, fluency = as_hooked(model), options.pop("fluency_model", None)
+        fluency = None if fluency is None else as_hooked(fluency)
+        scorer = Scorer(parse(feature), hooked, fluency_model=fluency, **options)
         self._thread = _OneThread()
         self._looks = PromptInspector(lambda: scorer, lambda ids, ks: attributions(scorer, ids, ks, renew=False))
         ids = as_ids(prompt, scorer.vocabulary)[0]
         self.started: list[Any] = []
         super().__init__(live_id=uuid.uuid4().hex, **_describe(scorer))
-        self._ids = scorer.prompts(ids)[0]
+        self._ids = scorer.check_prompts(ids)[0]
         self._first = self._thread.ask(self._look)
         commands = {"start": lambda message: self._thread.ask(lambda: self._start(scorer, message["ids"]))}
         self.on_msg(MessageHandler(self._looks, self._thread.ask, self.send, commands).hear)

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from dreamy_lens.results.attribution import Attribution
     from dreamy_lens.runs.session import Session
     from dreamy_lens.search.constraints import Constraint
-    from dreamy_lens.search.epo import Search, State, Step
+    from dreamy_lens.search.protocol import Search
+    from dreamy_lens.search.steps import State, Step
 
 
 class Dream(RunControls):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from dreamy_lens.results.merged import Merged
     from dreamy_lens.runs.dream import Dream
-    from dreamy_lens.search.epo import Step
+    from dreamy_lens.search.steps import Step
 
 
 class Dreams(RunControls, Sequence["Dream"]):
@@ -150,12 +150,12 @@ class Dreams(RunControls, Sequence["Dream"]):
     def steps(self, until: int, between: Callable[[], object] | None = None) -> Iterator[tuple[Dream, Step]]:
         """The runs' next steps up to an iteration, side by side, each with its run, to be given to `run.take`."""
         from dreamy_lens.models.hooked_model import standing
-        from dreamy_lens.scoring.scorer import JointScorer
-        from dreamy_lens.search.joint import together
+        from dreamy_lens.scoring.joint import JointScorer
+        from dreamy_lens.search.joint import drive_together
 
         scorer = JointScorer([run.session.scorer for run in self.runs])
         with standing({model for run in self.runs for model in run.session.scorer.models}):
-            for number, step in together([run.search(until) for run in self.runs], scorer, between):
+            for number, step in drive_together([run.search(until) for run in self.runs], scorer, between):
                 yield self.runs[number], step
 
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ import platform
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from dreamy_lens.results.storage import RUN, read_folder, write_folder
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.search import constraints
 from dreamy_lens.search.config import EPOConfig
-from dreamy_lens.search.epo import State
+from dreamy_lens.search.optimizers import config_from_dict, config_to_dict
+from dreamy_lens.search.steps import State
 
 _PACKAGES = ("dreamy-lens", "torch", "transformers", "transformer-lens", "numpy")
 
@@ -50,7 +51,7 @@ def pack(run: Dream) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     meta = {
         "kind": "dream",
         "provenance": run.provenance.to_dict(),
-        "config": asdict(run.config),
+        "config": config_to_dict(run.config),
         "constraints": [constraints.to_dict(c) for c in run.constraints],
         "fluency_model": run._fluency_name,
         "identity": run._identity,
@@ -113,7 +114,7 @@ def unpack(
     history = History.from_arrays(arrays)
     try:
         provenance = Provenance.from_dict(meta["provenance"])
-        config = EPOConfig.from_settings(None, meta["config"])
+        config = config_from_dict(meta["config"])
         rules = [constraints.from_dict(c) for c in meta["constraints"]]
         texts = {
             str(ids): {"text": str(t["text"]), "tokens": list(t["tokens"]), "round_trips": bool(t["round_trips"])}

@@ -22,8 +22,11 @@ from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.config import EPOConfig
 from dreamy_lens.search.constraint_set import ConstraintSet
 from dreamy_lens.search.constraints import Constraint, Template
-from dreamy_lens.search.epo import ScoreCache, Search, State, Step, epo, search
-from dreamy_lens.search.proposals import same_length
+from dreamy_lens.search.optimizers import find_optimizer
+from dreamy_lens.search.population import stack_prompts
+from dreamy_lens.search.protocol import Search, drive
+from dreamy_lens.search.score_cache import ScoreCache
+from dreamy_lens.search.steps import State, Step
 
 if TYPE_CHECKING:
     from dreamy_lens.models.hooked_model import HookedModel
@@ -83,7 +86,7 @@ class Session:
         hooked = as_hooked(model)
         rows = None
         if start is not None:
-            rows = same_length(as_ids(start, hooked.vocabulary))
+            rows = stack_prompts(as_ids(start, hooked.vocabulary))
             if "length" in (given or ()) and rows.shape[1] != config.length:
                 raise PromptError(
                     f"The start has {rows.shape[1]} tokens and length={config.length} was asked for; leave out length, "
@@ -96,7 +99,7 @@ class Session:
         scorer = Scorer(
             feature,
             hooked,
-            fluency_model=fluency_model,
+            fluency_model=None if fluency_model is None else as_hooked(fluency_model),
             prefix=outside.prefix,
             suffix=outside.suffix,
             prepend_bos=config.prepend_bos,
@@ -106,7 +109,7 @@ class Session:
         scorer.check_length(config.length)
         rules = ConstraintSet(constraints, hooked.vocabulary, config.length, scorer.allowed)
         if rows is not None:
-            rules.demand(rows)
+            rules.require(rows)
         name = None if scorer.fluency is scorer.model else scorer.fluency.name
         return cls(config, scorer, rules, rows, name)
 
@@ -134,9 +137,7 @@ class Session:
         What is known is what the history says: scores that an interrupt kept from it are not, and are found again.
         """
         self.scorer.renew()
-        config = dataclasses.replace(self.config, iterations=until)
-        steps = epo(self.scorer, config, self.rules, self.start, self._known(state, history), state, between)
-        return self._standing(steps)
+        return self._standing(drive(self.search(until, state, history), self.scorer, between))
 
     def _standing(self, steps: Iterator[Step]) -> Iterator[Step]:
         """Steps between which hooks stay where they are."""
@@ -146,7 +147,8 @@ class Session:
     def search(self, until: int, state: State | None, history: History) -> Search:
         """The same as a coroutine, whose questions somebody else answers."""
         config = dataclasses.replace(self.config, iterations=until)
-        return search(self.scorer, config, self.rules, self.start, self._known(state, history), state)
+        optimizer = find_optimizer(config)
+        return optimizer.search(self.scorer, config, self.rules, self.start, self._known(state, history), state)
 
     def _known(self, state: State | None, history: History) -> ScoreCache:
         known = ScoreCache()

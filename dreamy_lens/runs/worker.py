@@ -22,7 +22,7 @@ from dreamy_lens.runs.signals import SLICE_SECONDS, uninterrupted
 if TYPE_CHECKING:
     from dreamy_lens.runs.dream import Dream
     from dreamy_lens.runs.dreams import Dreams
-    from dreamy_lens.search.epo import Step
+    from dreamy_lens.search.steps import Step
 
 READY, RUNNING, PAUSED, STOPPED, DONE, FAILED = "ready", "running", "paused", "stopped", "done", "failed"
 ENDED = (STOPPED, DONE, FAILED)

@@ -52,7 +52,7 @@ class Scan:
         from dreamy_lens.corpus import Corpus, open_corpus
         from dreamy_lens.features.families import expressions
         from dreamy_lens.models.load import as_hooked
-        from dreamy_lens.scoring.feature_bank import banks
+        from dreamy_lens.scoring.feature_bank import make_banks
 
         self.model = as_hooked(model)
         self.fluency = None if fluency_model is None else as_hooked(fluency_model)
@@ -62,7 +62,7 @@ class Scan:
         self.features = expressions(features, self.model)
         _check_names(self.features)
         self.corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
-        self.banks = banks(self.features, self.model, config.prepend_bos)
+        self.banks = make_banks(self.features, self.model, config.prepend_bos)
         self._identity: dict[str, Any] | None = None
 
     def scanner(self) -> Scanner:
@@ -171,9 +171,9 @@ class Scan:
         import numpy as np
 
         from dreamy_lens.models.transfer import to_host
-        from dreamy_lens.scoring.feature_bank import order
+        from dreamy_lens.scoring.feature_bank import given_order
 
-        places = order(self.banks)
+        places = given_order(self.banks)
         if len(places) != len(finished):
             return False
         few = np.unique(np.linspace(0, len(places) - 1, CHECKED).astype(int))

@@ -17,7 +17,7 @@ from dreamy_lens.scan.fingerprint import library_versions
 from dreamy_lens.scan.scanner import Scanner
 from dreamy_lens.scan.schema import table
 from dreamy_lens.scan.token_values import JobArguments, JobRunner, TokenValueJob, TokenValues
-from dreamy_lens.scoring.feature_bank import order as order_of
+from dreamy_lens.scoring.feature_bank import given_order
 
 CHUNK = 4096
 """Number of features whose rows are made at a time."""
@@ -44,7 +44,7 @@ class TableBuilder:
         fluent = _kept_rows(stats.level_value.numpy(), stats.level_window.numpy(), "fluent")
         both = [np.concatenate(pair) for pair in zip(top, fluent, strict=True)]
         order = np.lexsort((both[2], both[1] == "fluent", both[0]))
-        self.order = order_of(scanner.banks)
+        self.order = given_order(scanner.banks)
         self.ordered = bool((self.order == np.arange(len(self.order))).all())
         self.feature, self.kind, self.rank, self.value, self.window = (x[order] for x in both)
         self.values = np.full((len(self.feature), scanner.config.length), np.nan, np.float32)

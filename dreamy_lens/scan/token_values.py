@@ -13,7 +13,7 @@ from dreamy_lens.models.hooked_model import held
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.scan.scanner import Scanner
 from dreamy_lens.scoring.feature_bank import FeatureBank
-from dreamy_lens.scoring.prefix_sharing import close
+from dreamy_lens.scoring.prefix_sharing import is_close
 from dreamy_lens.scoring.window_scorer import WindowScorer
 
 CHECKED = 4
@@ -115,4 +115,4 @@ class TokenValues:
 
 def _agree(ours: np.ndarray, theirs: np.ndarray, dtype: torch.dtype) -> bool:
     known = ~np.isnan(theirs)
-    return close(torch.from_numpy(ours[known]), torch.from_numpy(theirs[known]), dtype)
+    return is_close(torch.from_numpy(ours[known]), torch.from_numpy(theirs[known]), dtype)

@@ -13,7 +13,7 @@ import pytest
 import dreamy_lens as dl
 from dreamy_lens.cli.main import main
 from dreamy_lens.runs.dream import Dream
-from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.scoring import Scorer
 from tests.helpers import models
 
 SMALL = "--iterations 2 --population 2 --children 4 --top-k 16 --length 4 --quiet".split()

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import dreamy_lens as dl
+from dreamy_lens.analysis import logit_effect
 from dreamy_lens.cluster import RayConfig
 
 MERGE, BIND = dl.merge, dl.bind
-CROSS_ENTROPY_OF, LOGIT_EFFECT = dl.mean_cross_entropy, dl.logit_effect
+CROSS_ENTROPY_OF, LOGIT_EFFECT = dl.mean_cross_entropy, logit_effect
 SWEEP, EXAMPLES = dl.Sweep, dl.Examples
 RAY_CONFIG = RayConfig
 

@@ -12,7 +12,7 @@ import dreamy_lens as dl
 from dreamy_lens.errors import ConstraintError, SettingsError
 from dreamy_lens.panels import settings
 from dreamy_lens.panels.browser import FeatureBrowser
-from dreamy_lens.search.config import EPOConfig
+from dreamy_lens.search import EPOConfig
 
 SMALL = {"iterations": "3", "population": "2", "children": "4", "top_k": "8", "length": "4"}
 
