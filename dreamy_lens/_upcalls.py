@@ -18,6 +18,26 @@ def _late(module: str, name: str) -> Callable[..., Any]:
     return getattr(import_module(f"dreamy_lens.{module}"), name)
 
 
+def attribution(feature: str, prompt: Any, model: str, **settings: Any) -> Any:
+    """Compute the attribution of a prompt, as `dreamy_lens.attribution` does."""
+    return import_module("dreamy_lens").attribution(feature, prompt, model, **settings)
+
+
+def show_attribution(result: Any) -> None:
+    """Display the view of a known attribution in the current notebook cell."""
+    _late("panels.cells", "show_attribution")(result)
+
+
+def card_page(card: Any, top: int, static: bool) -> str:
+    """Return the page of a card."""
+    return _late("panels.card_page", "card_page")(card, top=top, static=static)
+
+
+def card_fragment(card: Any) -> str:
+    """Return what a notebook's cell shows of a card."""
+    return _late("panels.card_page", "card_fragment")(card)
+
+
 def show(run: Any) -> None:
     """Display the live panel of a run, or of several, in the current notebook cell."""
     _late("panels.cells", "show")(run)

@@ -65,17 +65,17 @@ class Card:
         Returns:
             The page.
         """
-        from dreamy_lens.panels.card_page import page
+        from dreamy_lens.panels.card_page import card_page
 
-        text = page(self, top=top, static=static)
+        text = card_page(self, top=top, static=static)
         if path is not None:
             Path(path).write_text(text, encoding="utf-8", errors="replace")
         return text
 
     def _repr_html_(self) -> str:
-        from dreamy_lens.panels.card_page import fragment
+        from dreamy_lens.panels.card_page import card_fragment
 
-        return fragment(self)
+        return card_fragment(self)
 
     def __repr__(self) -> str:
         of = self.comparison

@@ -11,10 +11,11 @@ import numpy as np
 
 from dreamy_lens.analysis.prefix_values import Ids, series
 from dreamy_lens.comparison import compatibility
-from dreamy_lens.comparison.comparison import Comparison, ScanSource
+from dreamy_lens.comparison.comparison import Comparison
 from dreamy_lens.comparison.corpus_frontier import CorpusFrontier
 from dreamy_lens.comparison.ngrams import NgramIndex
 from dreamy_lens.comparison.overlap import Overlap, nearest
+from dreamy_lens.comparison.scan_source import ScanSource
 from dreamy_lens.comparison.statements import usual_limits
 from dreamy_lens.corpus import open_corpus
 from dreamy_lens.errors import DreamyLensError, SettingsError

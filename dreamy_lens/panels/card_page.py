@@ -6,15 +6,16 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dreamy_lens.comparison.svg import key, plane_svg
-from dreamy_lens.html import page as markup
-from dreamy_lens.html.cards import cards, tabs
-from dreamy_lens.html.histogram import Mark, histogram_svg
-from dreamy_lens.html.page import escape
+from dreamy_lens.comparison.svg import comparison_key, comparison_svg
+from dreamy_lens.html.cards import card_list, tabs
+from dreamy_lens.html.escaping import escape
+from dreamy_lens.html.page import document, fragment
+from dreamy_lens.html.svg import Mark, histogram_svg
 from dreamy_lens.html.tokens import ValueScale, legend, numbers_switch
 from dreamy_lens.html.words import plural
-from dreamy_lens.results import strips
-from dreamy_lens.runs import report
+from dreamy_lens.results.prompt_table import prompt_table
+from dreamy_lens.results.strips import LEGEND
+from dreamy_lens.runs.report import settings_list, strip_section
 from dreamy_lens.scan.page import QUANTILES, at_or_below, percent, scale_of, window_card
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class CardView:
             "Dreams are prompts that were searched for, windows are text of the corpus. Further up drives the feature "
             "more, further left reads more like language. Choose a point to go to its prompt."
         )
-        left = f"{plane_svg(self.of, names)}{key(self.of)}"
+        left = f"{comparison_svg(self.of, names)}{comparison_key(self.of)}"
         said = "".join(f"<li>{escape(s)}</li>" for s in (*(str(s) for s in self.of.statements[1:]), *self.of.findings))
         return (
             f'<p class="dl-note">{note}</p><div class="dl-two dl-first"><div>{left}</div><div>{self._histogram()}</div>'
@@ -113,12 +114,12 @@ class CardView:
         if not len(frontier):
             return "<p>No prompt had finite scores, so there is no frontier.</p>"
         if not found:
-            return f"<p>{escape(self.card.unattributed)}</p>{markup.prompt_table(frontier.prompts)}"
+            return f"<p>{escape(self.card.unattributed)}</p>{prompt_table(frontier.prompts)}"
         names = [self.dreams.get(i, "") for i in range(len(frontier))]
         few = f"{len(found)} of {len(frontier)}, from fluent to strong. " if len(found) < len(frontier) else ""
         tried = "Each token was exchanged for others, those that the gradient favours."
-        note = f'<p class="dl-note">{few}{tried} {strips.LEGEND}</p>'
-        return note + "".join(report.strip_section(i, frontier[i], names[i], found[i]) for i in sorted(found))
+        note = f'<p class="dl-note">{few}{tried} {LEGEND}</p>'
+        return note + "".join(strip_section(i, frontier[i], names[i], found[i]) for i in sorted(found))
 
     def _windows(self) -> str:
         parts = [("strongest", self._cards(self.top)), ("quantiles", self._by_quantile())]
@@ -132,14 +133,14 @@ class CardView:
         if not windows:
             return '<p class="dl-none">No window had a finite value.</p>'
         named = ((w, self.windows[w]) for w in windows)
-        return cards([window_card(w, name, f"window {i + 1}") for i, (w, name) in enumerate(named)], self.scale)
+        return card_list([window_card(w, name, f"window {i + 1}") for i, (w, name) in enumerate(named)], self.scale)
 
     def _by_quantile(self) -> str:
         parts = []
         for n, (q, windows) in enumerate(self.quantiles):
             parts.append(f"<h4>{at_or_below(q, self.card.examples.quantile_value(q), self.scale)}</h4>")
             shown = [window_card(w, f"{self.prefix}q{n}-{i}", "window") for i, w in enumerate(windows)]
-            parts.append(cards(shown, self.scale))
+            parts.append(card_list(shown, self.scale))
         return "".join(parts)
 
     def _settings(self) -> str:
@@ -155,11 +156,11 @@ class CardView:
             "Corpus": {**corpus, **counts, **problems, **asked, **made},
             "The scan's versions": of.scanned.versions,
         }
-        shown = (f"<div><h3>{n}</h3>{report.settings_list(known)}</div>" for n, known in groups.items() if known)
+        shown = (f"<div><h3>{n}</h3>{settings_list(known)}</div>" for n, known in groups.items() if known)
         return f'<div class="dl-groups">{"".join(shown)}</div>'
 
 
-def page(card: Card, top: int = 16, static: bool = False) -> str:
+def card_page(card: Card, top: int = 16, static: bool = False) -> str:
     """One self-contained page.
 
     Args:
@@ -169,13 +170,13 @@ def page(card: Card, top: int = 16, static: bool = False) -> str:
     """
     panel = "" if static else _panel(card)
     body = f"<h1>{escape(card.title)}</h1>{CardView(card, top).body(panel)}"
-    return markup.document(card.title, body, scripts=bool(panel), styles=STYLES)
+    return document(card.title, body, scripts=bool(panel), styles=STYLES)
 
 
-def fragment(card: Card) -> str:
+def card_fragment(card: Card) -> str:
     """What a notebook's cell shows, without scripts."""
     found = f"<h2>{escape(card.title)}</h2>{CardView(card, 8, 3).body('', 'h3')}"
-    return markup.fragment(found, *STYLES)
+    return fragment(found, *STYLES)
 
 
 def _panel(card: Card) -> str:

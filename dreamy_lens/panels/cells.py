@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any
 
+from dreamy_lens.panels.attribution import frozen_attribution
 from dreamy_lens.panels.dream import DreamPanel
 from dreamy_lens.runs.controls import ENDED
 from dreamy_lens.runs.progress import in_kernel
 
 if TYPE_CHECKING:
+    from dreamy_lens.results.attribution import Attribution
     from dreamy_lens.runs.dream import Dream
     from dreamy_lens.runs.dreams import Dreams
 
@@ -92,6 +94,13 @@ def show(run: Dream | Dreams) -> None:
         wait(panel.prepare(), timeout=PATIENCE)
         html = panel.to_html()
     freeze_at_the_end(panel, Cell(panel, html))
+
+
+def show_attribution(attribution: Attribution) -> None:
+    """Show an attribution in the present cell, as a view that needs no kernel."""
+    from IPython.display import display
+
+    display(CellContent(frozen_attribution(attribution), repr(attribution)))
 
 
 def freeze_at_the_end(panel: Any, cell: Cell) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dreamy_lens.errors import DreamyLensError
-from dreamy_lens.html import page as markup
+from dreamy_lens.html.escaping import escape
+from dreamy_lens.html.page import document
 from dreamy_lens.panels.dream import frozen_run, looks_of
 from dreamy_lens.runs import report
 
@@ -35,7 +36,7 @@ def page_of_run(run: Dream, k: int = 32, strips: int = 20) -> str:
     title = f"A dream of {run.feature_label}"
     view = frozen_run(run, strips=strips)
     body = (
-        f"<h1>{markup.escape(title)}</h1><p>{markup.escape(report.introduction(run))}</p>{view}"
+        f"<h1>{escape(title)}</h1><p>{escape(report.introduction(run))}</p>{view}"
         f"<h2>Settings</h2>{report.settings_list(report.settings_of(run))}"
     )
-    return markup.document(title, body, scripts=True)
+    return document(title, body, scripts=True)

@@ -181,7 +181,7 @@ class Dream(RunControls):
             The page.
         """
         if static:
-            from dreamy_lens.runs.report import page_of_run
+            from dreamy_lens.runs.report import static_page_of_run as page_of_run
         else:
             from dreamy_lens.panels.pages import page_of_run
 
@@ -403,9 +403,11 @@ class Dream(RunControls):
         return f"{self.feature_label} on {self.provenance.model}{state}\n{self.so_far.frontier}"
 
     def _repr_html_(self) -> str:
-        from dreamy_lens.html import page as markup
+        from dreamy_lens.html.escaping import escape
+        from dreamy_lens.html.page import fragment
+        from dreamy_lens.results.prompt_table import prompt_table
 
         title = (
             f"{self.feature_label} on {self.provenance.model}, {self.iteration} of {self.config.iterations} iterations"
         )
-        return markup.fragment(f"<p>{markup.escape(title)}</p>" + markup.prompt_table(self.so_far.frontier.prompts))
+        return fragment(f"<p>{escape(title)}</p>" + prompt_table(self.so_far.frontier.prompts))

@@ -163,7 +163,8 @@ class Dreams(RunControls, Sequence["Dream"]):
         return f"Dreams({len(self)} runs){inside}"
 
     def _repr_html_(self) -> str:
-        from dreamy_lens.html import page as markup
+        from dreamy_lens.html.escaping import escape
+        from dreamy_lens.html.page import fragment
 
-        rows = "".join(f"<li>{markup.escape(repr(run))}</li>" for run in self.runs)
-        return markup.fragment(f"<p>{len(self)} runs</p><ol start='0'>{rows}</ol>")
+        rows = "".join(f"<li>{escape(repr(run))}</li>" for run in self.runs)
+        return fragment(f"<p>{len(self)} runs</p><ol start='0'>{rows}</ol>")

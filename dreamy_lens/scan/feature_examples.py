@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamy_lens.errors import SettingsError
-from dreamy_lens.scan.detokenize import Reader
+from dreamy_lens.errors import FeatureError, SettingsError
+from dreamy_lens.features.parser import parse
+from dreamy_lens.figures.protocols import TextDecoder
 from dreamy_lens.scan.distribution import Distribution
+from dreamy_lens.scan.page import examples_fragment, examples_page
 from dreamy_lens.scan.window import Histogram, Window, scanned_of, undominated
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ class FeatureExamples:
         maximum: the highest.
     """
 
-    def __init__(self, tables: Tables, index: int, reader: Callable[[], Reader]) -> None:
+    def __init__(self, tables: Tables, index: int, reader: Callable[[], TextDecoder]) -> None:
         self._tables, self._reader, self.index = tables, reader, index
         row = tables.parts["features"].where("feature", [index]).to_pylist()[0]
         self.label: str = row["label"]
@@ -57,7 +59,7 @@ class FeatureExamples:
         self._sample = np.asarray(row["sample_values"], dtype=np.float32), np.asarray(row["sample_windows"], np.int64)
 
     @cached_property
-    def reader(self) -> Reader:
+    def reader(self) -> TextDecoder:
         """What turns ids into text."""
         return self._reader()
 
@@ -79,15 +81,11 @@ class FeatureExamples:
     @cached_property
     def feature(self) -> Feature:
         """The feature, as an expression."""
-        from dreamy_lens.features.parser import parse
-
         return parse(self.label)
 
     @property
     def title(self) -> str:
         """The feature in short."""
-        from dreamy_lens.errors import FeatureError
-
         try:
             return self.feature.label
         except FeatureError:  # a custom function has a name, and nothing to parse it to
@@ -218,17 +216,13 @@ class FeatureExamples:
         Returns:
             The page.
         """
-        from dreamy_lens.scan.page import page
-
-        text = page(self, top)
+        text = examples_page(self, top)
         if path is not None:
             Path(path).write_text(text, encoding="utf-8", errors="replace")
         return text
 
     def _repr_html_(self) -> str:
-        from dreamy_lens.scan.page import fragment
-
-        return fragment(self)
+        return examples_fragment(self)
 
     def __len__(self) -> int:
         return len(self.top)

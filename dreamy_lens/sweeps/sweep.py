@@ -229,10 +229,11 @@ class Sweep(Sequence["Dream"]):
         return f"Sweep({whole} on {self._manifest['model']['name']}, in {self.where!r})"
 
     def _repr_html_(self) -> str:
-        from dreamy_lens.html import page as markup
+        from dreamy_lens.html.escaping import escape
+        from dreamy_lens.html.page import fragment
 
         table = self.to_pandas().drop(columns=["worker", "attempts"]).to_html(index=False, float_format="{:.4g}".format)
-        return markup.fragment(f"<p>{markup.escape(repr(self))}</p>{table}")
+        return fragment(f"<p>{escape(repr(self))}</p>{table}")
 
 
 def results_of(place: SharedFolder) -> dict[str, dict[str, Any]]:
