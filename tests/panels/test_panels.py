@@ -6,18 +6,22 @@ import gc
 import json
 import math
 import threading
+import time
 import weakref
 
 import numpy as np
 import pytest
 
 import dreamy_lens as dl
+from dreamy_lens.models.load import as_hooked
 from dreamy_lens.panels import state
 from dreamy_lens.panels.attribution import AttributionPanel, frozen_attribution
 from dreamy_lens.panels.dream import DreamPanel, frozen_run, looks_of
 from dreamy_lens.panels.messages import QUICK, SUBSTITUTES
 from dreamy_lens.panels.runs import RunsPanel
 from dreamy_lens.results import non_dominated
+from dreamy_lens.runs.dream import Dream
+from dreamy_lens.scoring.scorer import Scorer
 from tests.helpers.dreams import dream, same
 
 FEATURE = "L1.N3"
@@ -327,6 +331,62 @@ def test_a_prompt_to_play_with(gpt2, monkeypatch):
     np.testing.assert_allclose(panel.found["drop"], expected.drop_to_worst, rtol=1e-3, atol=1e-5)
     assert len(panel.found["series"]) == 3 and plain(panel.found)
     assert panel.to_html() and frozen_attribution(expected)
+
+
+def start_from(panel, ids) -> Dream:
+    """Press "dream from here" in a panel of one prompt, and return the run that it starts, stopped."""
+    panel._handle_custom_msg({"type": "start", "ids": list(ids)}, [])
+    until(lambda: panel.started)
+    (run,) = panel.started
+    return run.stop().wait()
+
+
+def until(happened, seconds=60.0) -> None:
+    """Wait for what another thread does."""
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "it has not happened"
+        time.sleep(0.01)
+
+
+def test_a_dream_from_an_explored_prompt_keeps_the_template(gpt2):
+    vocabulary = as_hooked(gpt2.bridge).vocabulary
+    prefix, suffix = vocabulary.encode("In short:"), vocabulary.encode(" and so on.")
+    panel = AttributionPanel(FEATURE, [30, 31, 32], gpt2.bridge, prefix=prefix, suffix=suffix, prepend_bos=True).wait()
+    run = start_from(panel, [30, 31, 33])
+    assert (list(run.provenance.prefix), list(run.provenance.suffix)) == (prefix, suffix)
+    assert run.history.ids[0].tolist() == [30, 31, 33] and run.provenance.prepend_bos is True
+    assert run.constraints == (dl.constraints.template("In short:{dream} and so on."),)
+    scorer = Scorer(dl.parse(FEATURE), as_hooked(gpt2.bridge), prefix=prefix, suffix=suffix, prepend_bos=True)
+    assert run.history.value[0] == pytest.approx(float(scorer.values([30, 31, 33])[0]), rel=1e-4)
+
+
+def test_a_template_that_no_text_stands_for_starts_no_dream(gpt2, monkeypatch):
+    """Tokens that encode otherwise when they are read as text would be another template."""
+    vocabulary = as_hooked(gpt2.bridge).vocabulary
+    split = [i for letter in "short" for i in vocabulary.encode(letter)]
+    assert vocabulary.encode(vocabulary.text(split)) != split
+    panel, said = AttributionPanel(FEATURE, [30, 31, 32], gpt2.bridge, prefix=split).wait(), []
+    monkeypatch.setattr(panel, "send", lambda content, buffers=None: said.append(content))
+    panel._handle_custom_msg({"type": "start", "ids": [30, 31, 32]}, [])
+    until(lambda: said or panel.started)
+    assert not panel.started and "template" in said[-1]["text"] and said[-1]["type"] == "notice"
+
+
+def test_a_dream_from_a_prompt_that_a_run_explores_is_like_the_run(gpt2):
+    """It has the run's constraints, template and settings, as one that is started in the run's own panel."""
+    rules = [dl.constraints.template("In short:{dream} and so on."), dl.constraints.fix({0: 40})]
+    run = dream(gpt2.bridge, constraints=rules, iterations=2)
+    ids = list(run.frontier[0].ids)
+    panel = run.explore(run.frontier[0])
+    started = start_from(panel, ids)
+    own = DreamPanel(run)
+    own._handle_custom_msg({"type": "start", "ids": ids}, [])
+    run.ask(lambda: None).result(60)
+    (other,) = own.started
+    assert started.config == other.config == run.config and started.constraints == other.constraints == run.constraints
+    assert started.provenance == other.provenance
+    same(started.resume(wait=True).history, other.wait().history)
 
 
 def test_a_feature_without_a_gradient_is_shown_with_its_scores(gpt2):
