@@ -7,11 +7,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dreamy_lens._files import write_text
 from dreamy_lens.comparison.corpus_frontier import CorpusFrontier
 from dreamy_lens.comparison.overlap import REMEMBERED, Overlap, SharedSpan
 from dreamy_lens.comparison.statements import Statement, state
@@ -264,7 +264,7 @@ class Comparison:
 
         text = page(self, top=top, dreams=dreams)
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8", errors="replace")
+            write_text(path, text)
         return text
 
     def _repr_html_(self) -> str:

@@ -193,7 +193,7 @@ class Attribution:
         return markup.text_table(columns, rows)
 
     def _ipython_display_(self) -> None:
-        from dreamy_lens.runs.progress import in_kernel
+        from dreamy_lens._host import in_kernel
 
         if in_kernel():
             from IPython.display import display

@@ -9,7 +9,7 @@ import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dreamy_lens.errors import DreamyLensError
 from dreamy_lens.html import page as markup
@@ -22,10 +22,35 @@ from dreamy_lens.results.history import History
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dreamy_lens.results.prompt import Prompt
-    from dreamy_lens.runs.dream import Dream
+    from dreamy_lens.results.prompt import Prompt, Provenance
+    from dreamy_lens.search.config import EPOConfig
 
 Attributions = Mapping[int, Attribution] | Sequence[Attribution | None]
+
+
+class ReportedRun(Protocol):
+    """What a page about a run needs of it; a :class:`~dreamy_lens.runs.dream.Dream` has it."""
+
+    @property
+    def config(self) -> EPOConfig:
+        """The settings."""
+        ...
+
+    @property
+    def history(self) -> History:
+        """Every evaluated prompt."""
+        ...
+
+    @property
+    def frontier(self) -> Frontier:
+        """The prompts that no evaluated prompt beats in both value and cross-entropy."""
+        ...
+
+    provenance: Provenance
+
+    def evolution(self) -> pd.DataFrame:
+        """Best value, hypervolume and size of the frontier after each iteration."""
+        ...
 
 
 def page(
@@ -67,7 +92,7 @@ def page(
     return markup.document(title, "".join(body))
 
 
-def page_of_run(run: Dream, k: int = 32, strips: int = 16) -> str:
+def page_of_run(run: ReportedRun, k: int = 32, strips: int = 16) -> str:
     """The page of a run, with the attribution of prompts from all along its frontier.
 
     Args:
@@ -89,7 +114,7 @@ def page_of_run(run: Dream, k: int = 32, strips: int = 16) -> str:
     return page(title, frontier, attributions, run.evolution(), settings, intro, history)
 
 
-def introduction(run: Dream) -> str:
+def introduction(run: ReportedRun) -> str:
     """What a page about a run shows, in a sentence."""
     return (
         f"Prompts that drive the feature while they still read as language: of {len(run.history):,} evaluated, the "
@@ -98,7 +123,7 @@ def introduction(run: Dream) -> str:
     )
 
 
-def settings_of(run: Dream) -> dict[str, Any]:
+def settings_of(run: ReportedRun) -> dict[str, Any]:
     """What a run was made of and with, for the foot of a page."""
     origin, history = run.provenance, run.history
     template = {"prefix": origin.prefix, "suffix": origin.suffix} if origin.prefix or origin.suffix else {}

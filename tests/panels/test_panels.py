@@ -16,8 +16,9 @@ import dreamy_lens as dl
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.panels import state
 from dreamy_lens.panels.attribution import AttributionPanel, frozen_attribution
-from dreamy_lens.panels.dream import DreamPanel, frozen_run, looks_of
+from dreamy_lens.panels.dream import DreamPanel
 from dreamy_lens.panels.messages import QUICK, SUBSTITUTES
+from dreamy_lens.panels.run_view import frozen_run, inspector_of
 from dreamy_lens.panels.runs import RunsPanel
 from dreamy_lens.results import non_dominated
 from dreamy_lens.runs.dream import Dream
@@ -38,7 +39,7 @@ class Heard:
     def __init__(self, panel, monkeypatch):
         self.said = []
         monkeypatch.setattr(panel, "send", lambda content, buffers=None: self.said.append(content))
-        panel._talk._send = panel.send
+        panel._handler._send = panel.send
 
     def answers(self, number):
         return [one for one in self.said if one.get("id") == number]
@@ -73,7 +74,7 @@ def test_a_panel_follows_a_run_step_by_step(gpt2):
     run = dream(gpt2.bridge, wait=False)
     run.pause()
     panel = DreamPanel(run)
-    panel.observe(lambda change: seen.append((change["new"], run._worker.is_mine)), "step")
+    panel.observe(lambda change: seen.append((change["new"], run.worker.is_mine)), "step")
     run.resume()
     run.wait()
     run.ask(lambda: None).result()
@@ -108,13 +109,13 @@ def test_a_look_is_answered_with_scores_then_few_substitutes_then_all_then_value
     panel = DreamPanel(run)
     heard = Heard(panel, monkeypatch)
     prompt = run.frontier[0]
-    panel._talk.hear(panel, {"type": "look", "id": 1, "ids": list(prompt.ids)})
+    panel._handler.hear(panel, {"type": "look", "id": 1, "ids": list(prompt.ids)})
     run.ask(lambda: None).result()
     first, quick, second, third = (one["found"] for one in heard.answers(1))
     assert first["value"] == pytest.approx(prompt.value, rel=1e-3) and first["subs"] is None
     assert [one["tried"] for one in (first, quick, second, third)] == [None, QUICK, SUBSTITUTES, SUBSTITUTES]
     assert [one["partial"] for one in (first, quick, second, third)] == [False, True, False, False]
-    assert looks_of(run).known == {first["key"]: third}
+    assert inspector_of(run).known == {first["key"]: third}
     attribution = prompt.attribution()
     np.testing.assert_allclose(second["drop"], attribution.drop_to_worst, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(second["floor"], attribution.drop_to_best, rtol=1e-3, atol=1e-4)
@@ -130,7 +131,7 @@ def test_the_quick_strip_is_of_substitutes_that_the_whole_one_has_too(run, monke
     panel = DreamPanel(run)
     heard = Heard(panel, monkeypatch)
     ids = list(run.frontier[0].ids)
-    panel._talk.hear(panel, {"type": "look", "id": 1, "ids": ids})
+    panel._handler.hear(panel, {"type": "look", "id": 1, "ids": ids})
     run.ask(lambda: None).result()
     _, quick, whole, _ = (one["found"] for one in heard.answers(1))
     for few, every in zip(quick["subs"], whole["subs"], strict=True):
@@ -152,15 +153,15 @@ def test_what_is_asked_between_two_answers_ends_the_first_question(run, monkeypa
     def then_ask(message):
         say(message)
         if len(heard.answers(1)) == asked_after and message["id"] == 1:
-            panel._talk.hear(panel, {"type": "look", "id": 2, "ids": ids[::-1]})
+            panel._handler.hear(panel, {"type": "look", "id": 2, "ids": ids[::-1]})
 
-    panel._talk._send = then_ask
-    panel._talk.hear(panel, {"type": "look", "id": 1, "ids": ids})
+    panel._handler._send = then_ask
+    panel._handler.hear(panel, {"type": "look", "id": 1, "ids": ids})
     run.ask(lambda: None).result()
     assert len(heard.answers(1)) == asked_after and len(heard.answers(2)) == 4
     # What was known when it ended is kept only if it was of all substitutes.
-    assert [one["tried"] for one in looks_of(run).known.values()] == [SUBSTITUTES] * (2 if asked_after == 3 else 1)
-    panel._talk.hear(panel, {"type": "look", "id": 3, "ids": ids})
+    assert [one["tried"] for one in inspector_of(run).known.values()] == [SUBSTITUTES] * (2 if asked_after == 3 else 1)
+    panel._handler.hear(panel, {"type": "look", "id": 3, "ids": ids})
     run.ask(lambda: None).result()
     assert [one["found"]["tried"] for one in heard.answers(3)][-1] == SUBSTITUTES
     assert len(heard.answers(3)) == (2 if asked_after == 3 else 4)
@@ -169,8 +170,8 @@ def test_what_is_asked_between_two_answers_ends_the_first_question(run, monkeypa
 def test_a_frozen_run_has_no_quick_strip(run):
     panel = DreamPanel(run)
     seen = []
-    panel._talk._send = lambda message: seen.append((panel.to_html(), dict(panel.attributions)))
-    panel._talk.hear(panel, {"type": "look", "id": 1, "ids": list(run.frontier[0].ids)})
+    panel._handler._send = lambda message: seen.append((panel.to_html(), dict(panel.attributions)))
+    panel._handler.hear(panel, {"type": "look", "id": 1, "ids": list(run.frontier[0].ids)})
     run.ask(lambda: None).result()
     assert [len(known) for _, known in seen] == [0, 0, 1, 1]
 
@@ -179,8 +180,8 @@ def test_a_token_or_a_whole_prompt_can_be_typed(gpt2, run, monkeypatch):
     panel = DreamPanel(run)
     heard = Heard(panel, monkeypatch)
     vocabulary, ids = run.session.scorer.vocabulary, list(run.frontier[0].ids)
-    panel._talk.hear(panel, {"type": "try", "id": 1, "ids": ids, "position": 1, "text": vocabulary.text([40, 41])})
-    panel._talk.hear(panel, {"type": "edit", "id": 2, "text": vocabulary.text([50, 51, 52])})
+    panel._handler.hear(panel, {"type": "try", "id": 1, "ids": ids, "position": 1, "text": vocabulary.text([40, 41])})
+    panel._handler.hear(panel, {"type": "edit", "id": 2, "text": vocabulary.text([50, 51, 52])})
     run.ask(lambda: None).result()
     put = vocabulary.encode(vocabulary.text([40, 41]))
     (tried, *_), typed = heard.answers(1), heard.answers(2)[-1]
@@ -205,7 +206,7 @@ def test_a_token_or_a_whole_prompt_can_be_typed(gpt2, run, monkeypatch):
 def test_bad_questions_are_answered_with_a_sentence(run, monkeypatch, message, said):
     panel = DreamPanel(run)
     heard = Heard(panel, monkeypatch)
-    panel._talk.hear(panel, {**message, "id": 5})
+    panel._handler.hear(panel, {**message, "id": 5})
     run.ask(lambda: None).result()
     (answer,) = heard.answers(5)
     assert said in answer["error"]
@@ -215,7 +216,7 @@ def test_nonsense_is_not_answered_and_breaks_nothing(run, monkeypatch):
     panel = DreamPanel(run)
     heard = Heard(panel, monkeypatch)
     for message in (None, "stop", {}, {"type": "quit"}, {"type": ["look"]} | {"type": "lo"}):
-        panel._talk.hear(panel, message)
+        panel._handler.hear(panel, message)
     assert not heard.said
 
 
@@ -224,12 +225,12 @@ def test_pause_resume_and_stop_from_a_panel(gpt2):
     panel = DreamPanel(run)
     reached = {name: threading.Event() for name in ("paused", "running", "stopped")}
     run.listen(lambda run: reached[run.status].set() if run.status in reached else None, every=0.0)
-    panel._talk.hear(panel, {"type": "pause"})
+    panel._handler.hear(panel, {"type": "pause"})
     assert reached["paused"].wait(20)
     reached["running"].clear()
-    panel._talk.hear(panel, {"type": "resume"})
+    panel._handler.hear(panel, {"type": "resume"})
     assert reached["running"].wait(20)
-    panel._talk.hear(panel, {"type": "stop"})
+    panel._handler.hear(panel, {"type": "stop"})
     assert run.wait(20).status == "stopped"
     run.ask(lambda: None).result()
     assert panel.status == "stopped" and len(run.frontier)
@@ -238,7 +239,7 @@ def test_pause_resume_and_stop_from_a_panel(gpt2):
 def test_going_on_from_a_panel_is_the_run_that_never_stopped(gpt2):
     run = dream(gpt2.bridge)
     panel = DreamPanel(run)
-    panel._talk.hear(panel, {"type": "more", "iterations": 4})
+    panel._handler.hear(panel, {"type": "more", "iterations": 4})
     run.ask(lambda: None).result()
     assert run.wait().iteration == 12
     run.ask(lambda: None).result()
@@ -249,7 +250,7 @@ def test_going_on_from_a_panel_is_the_run_that_never_stopped(gpt2):
 def test_a_new_dream_can_start_from_a_prompt_of_a_panel(gpt2, run):
     panel = DreamPanel(run)
     ids = list(run.frontier[-1].ids)[:4]
-    panel._talk.hear(panel, {"type": "start", "ids": ids})
+    panel._handler.hear(panel, {"type": "start", "ids": ids})
     run.ask(lambda: None).result()
     (started,) = panel.started
     started.wait()
@@ -279,7 +280,7 @@ def test_a_panel_does_not_keep_a_run_or_its_model(gpt2, monkeypatch):
     del run
     gc.collect()
     assert there() is None
-    panel._talk.hear(panel, {"type": "look", "id": 1, "ids": [1, 2]})
+    panel._handler.hear(panel, {"type": "look", "id": 1, "ids": [1, 2]})
     assert "gone" in heard.said[0]["text"]
 
 
@@ -295,7 +296,7 @@ def test_the_attributions_of_a_frozen_run_are_spread_over_its_frontier(run):
     panel = DreamPanel(run)
     for future in panel.prepare():
         future.result()
-    known = looks_of(run).known
+    known = inspector_of(run).known
     assert {state.key(p.ids) for p in run.frontier.spread(20)} <= set(known)
     assert all(one["series"] for one in known.values())
     assert not panel.prepare()  # nothing is worked out twice
@@ -305,7 +306,7 @@ def test_the_attributions_of_a_frozen_run_are_spread_over_its_frontier(run):
 
 
 def test_substitutes_that_are_kept_are_the_best_and_the_worst(run):
-    one = looks_of(run).attribution(np.array(run.frontier[0].ids))
+    one = inspector_of(run).attribution(np.array(run.frontier[0].ids))
     few = state.trimmed(one, 3, 2)
     for kept, row in zip(few["subs"], one["subs"], strict=True):
         assert kept == [*row[:3], *row[-2:]] and [s[2] for s in row] == sorted((s[2] for s in row), reverse=True)
