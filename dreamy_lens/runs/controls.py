@@ -162,6 +162,10 @@ class RunControls:
                 worker.follow(part._worker)
                 part._worker = worker
 
+    def drop_worker(self) -> None:
+        """Have no worker: for a copy, which does not go on with the run that it was copied from."""
+        self._worker = None
+
     # How it is shown.
 
     def _ipython_display_(self) -> None:
