@@ -13,7 +13,7 @@ from pathlib import Path
 import dreamy_lens as dl
 from dreamy_lens import demo
 from dreamy_lens.html.page import document
-from dreamy_lens.panels.dream import frozen_run
+from dreamy_lens.panels.run_view import frozen_run
 
 PAGE = Path(__file__).parent / "first_dream.html"
 TARGET = Path(__file__).parent / "images" / "first_dream.png"

@@ -40,3 +40,8 @@ def remembered(name: str, key: Any, make: Callable[[], Any]) -> Any:
     with contextlib.suppress(OSError):
         temporary.unlink()
     return found
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text as UTF-8. Tokens may hold halves of characters, which no encoding has: they become "?"."""
+    Path(path).write_text(text, encoding="utf-8", errors="replace")

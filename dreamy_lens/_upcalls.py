@@ -41,3 +41,18 @@ def card_fragment(card: Any) -> str:
 def show(run: Any) -> None:
     """Display the live panel of a run, or of several, in the current notebook cell."""
     _late("panels.cells", "show")(run)
+
+
+def panel_of(run: Any) -> Any:
+    """Return a live panel of a run, or of several."""
+    return _late("panels.cells", "panel_of")(run)
+
+
+def explore_run(run: Any, prompt: Any) -> Any:
+    """Return a panel to play with a prompt under a run's feature; a dream that starts there is like the run."""
+    return _late("panels.attribution", "explore_run")(run, prompt)
+
+
+def page_of_run(run: Any, k: int, strips: int) -> str:
+    """Return a run as one page of HTML with its panel, which answers clicks without a kernel."""
+    return _late("panels.pages", "page_of_run")(run, k=k, strips=strips)

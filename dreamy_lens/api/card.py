@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamy_lens._files import write_text
 from dreamy_lens.errors import DreamyLensError, SettingsError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Card:
 
         text = card_page(self, top=top, static=static)
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8", errors="replace")
+            write_text(path, text)
         return text
 
     def _repr_html_(self) -> str:
@@ -234,7 +234,7 @@ def _fluency(given: Any, model: HookedModel) -> HookedModel | None:
 
 def _fluency_of(merged: Merged) -> HookedModel | None:
     """The fluency model of runs, if they have one: a scan that is made for them has the same."""
-    named = next((run for run in _dreams(merged) if run._fluency_name), None)
+    named = next((run for run in _dreams(merged) if run.fluency_name), None)
     return None if named is None else named.session.scorer.fluency
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from dreamy_lens.comparison.scan_source import ScanSource
 from dreamy_lens.comparison.statements import usual_limits
 from dreamy_lens.corpus import open_corpus
 from dreamy_lens.errors import DreamyLensError, SettingsError
-from dreamy_lens.models.load import EMBEDDED_NAME
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.merged import Merged, merge
 from dreamy_lens.runs.dream import Dream
@@ -168,7 +166,7 @@ def _with_model(
     """What only the model knows: that the examples are of the same one, and values at every token."""
     if wanted is False:
         return {}
-    run = next((r for r in merged.runs if isinstance(r, Dream) and (wanted or _at_hand(r))), None)
+    run = next((r for r in merged.runs if isinstance(r, Dream) and (wanted or r.has_model)), None)
     if run is None:
         if wanted:
             raise SettingsError(
@@ -177,7 +175,7 @@ def _with_model(
         return {}
     asked = run
     try:
-        asked._where_used(lambda: asked.session)
+        asked.use_model(lambda: asked.session)
     except DreamyLensError:
         if wanted:
             raise
@@ -190,13 +188,7 @@ def _with_model(
         theirs = series(alone, [w.ids for w in windows if w.values is None])
         return theirs | mine
 
-    return run._where_used(work)
-
-
-def _at_hand(run: Dream) -> bool:
-    """Whether the run's model need not be loaded from a folder or the network."""
-    given = run._model is not None and not isinstance(run._model, (str, Path))
-    return run._session is not None or given or run.provenance.model == EMBEDDED_NAME
+    return run.use_model(work)
 
 
 def _scorers(of: Scorer) -> tuple[Scorer, Scorer]:

@@ -225,9 +225,9 @@ class _Bar:
     def __init__(self, plan: Plan, finished: int, shown: bool | None) -> None:
         from tqdm.auto import tqdm
 
-        from dreamy_lens.runs.progress import _is_watched
+        from dreamy_lens._host import is_watched
 
-        shown = _is_watched() if shown is None else shown
+        shown = is_watched() if shown is None else shown
         self._labels = {task.name: plan.features[task.feature].label for task in plan.tasks}
         self._total, self._failed = len(plan.tasks), 0
         self._best: dict[str, float] = {}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamy_lens._files import write_text
 from dreamy_lens.comparison.content import ComparisonContent
 from dreamy_lens.comparison.figure import comparison_figure
 from dreamy_lens.comparison.page import comparison_fragment, comparison_page
@@ -73,7 +73,7 @@ class Comparison(ComparisonContent):
         """
         text = comparison_page(self, top=top, dreams=dreams)
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8", errors="replace")
+            write_text(path, text)
         return text
 
     def _repr_html_(self) -> str:

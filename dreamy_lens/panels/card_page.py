@@ -181,11 +181,11 @@ def card_fragment(card: Card) -> str:
 
 def _panel(card: Card) -> str:
     """The panel of the run, to be opened where scripts run; nothing for several runs, or one that is not at hand."""
-    from dreamy_lens.panels.dream import frozen_run
+    from dreamy_lens.panels.run_view import frozen_run
     from dreamy_lens.runs.dream import Dream
 
     runs = card.merged.runs
-    if len(runs) != 1 or not isinstance(runs[0], Dream) or runs[0]._session is None:
+    if len(runs) != 1 or not isinstance(runs[0], Dream) or not runs[0].has_session:
         return ""
     _look(runs[0], card)
     view = frozen_run(runs[0], weight=PANEL, strips=len(card.attributions))
@@ -200,13 +200,13 @@ def _look(run: Any, card: Card) -> None:
     import numpy as np
 
     from dreamy_lens.errors import DreamyLensError
-    from dreamy_lens.panels.dream import looks_of
+    from dreamy_lens.panels.run_view import inspector_of
 
-    looks = looks_of(run)
+    inspector = inspector_of(run)
 
     def look() -> None:
         for i in card.attributions:
-            looks.with_series(np.asarray(card.comparison.frontier[i].ids, dtype=np.int64))
+            inspector.with_series(np.asarray(card.comparison.frontier[i].ids, dtype=np.int64))
 
     with contextlib.suppress(DreamyLensError):
         run.ask(look).result()

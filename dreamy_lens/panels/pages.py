@@ -10,7 +10,7 @@ import numpy as np
 from dreamy_lens.errors import DreamyLensError
 from dreamy_lens.html.escaping import escape
 from dreamy_lens.html.page import document
-from dreamy_lens.panels.dream import frozen_run, looks_of
+from dreamy_lens.panels.run_view import frozen_run, inspector_of
 from dreamy_lens.runs import report
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ def page_of_run(run: Dream, k: int = 32, strips: int = 20) -> str:
         k: substitutes tried at each position.
         strips: prompts of the frontier that are attributed at most, spread from fluent to strong.
     """
-    looks, frontier = looks_of(run), run.frontier
+    inspector, frontier = inspector_of(run), run.frontier
 
     def look() -> None:
         for prompt in frontier.spread(strips):
-            looks.with_series(np.asarray(prompt.ids, dtype=np.int64), k)
+            inspector.with_series(np.asarray(prompt.ids, dtype=np.int64), k)
 
     with contextlib.suppress(DreamyLensError):  # a feature without a gradient has a frontier all the same
         run.ask(look).result()

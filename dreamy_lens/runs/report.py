@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dreamy_lens._host import versions
 from dreamy_lens.errors import DreamyLensError
@@ -23,13 +23,38 @@ from dreamy_lens.results.strips import LEGEND, attribution_strip, score_line
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dreamy_lens.results.prompt import Prompt
-    from dreamy_lens.runs.dream import Dream
+    from dreamy_lens.results.prompt import Prompt, Provenance
+    from dreamy_lens.search.config import EPOConfig
 
 VERSIONED = ("dreamy-lens", "torch", "transformer-lens", "transformers", "numpy")
 """Distributions that a run's numbers depend on."""
 
 Attributions = Mapping[int, Attribution] | Sequence[Attribution | None]
+
+
+class ReportedRun(Protocol):
+    """What a page about a run needs of it; a dream has it."""
+
+    @property
+    def config(self) -> EPOConfig:
+        """The settings."""
+        ...
+
+    @property
+    def history(self) -> History:
+        """Every evaluated prompt."""
+        ...
+
+    @property
+    def frontier(self) -> Frontier:
+        """The prompts that no evaluated prompt beats in both value and cross-entropy."""
+        ...
+
+    provenance: Provenance
+
+    def evolution(self) -> pd.DataFrame:
+        """Best value, hypervolume and size of the frontier after each iteration."""
+        ...
 
 
 def report_page(
@@ -73,7 +98,7 @@ def report_page(
     return document(title, "".join(body))
 
 
-def static_page_of_run(run: Dream, k: int = 32, strips: int = 16) -> str:
+def static_page_of_run(run: ReportedRun, k: int = 32, strips: int = 16) -> str:
     """Return the page of a run without a script, with the attribution of prompts from all along its frontier.
 
     Args:
@@ -95,7 +120,7 @@ def static_page_of_run(run: Dream, k: int = 32, strips: int = 16) -> str:
     return report_page(title, frontier, attributions, run.evolution(), settings, intro, history)
 
 
-def introduction(run: Dream) -> str:
+def introduction(run: ReportedRun) -> str:
     """Return a sentence that says what a page about a run shows."""
     return (
         f"Prompts that drive the feature while they still read as language: of {len(run.history):,} evaluated, the "
@@ -104,7 +129,7 @@ def introduction(run: Dream) -> str:
     )
 
 
-def settings_of(run: Dream) -> dict[str, Any]:
+def settings_of(run: ReportedRun) -> dict[str, Any]:
     """Return what a run was made of and with, for the foot of a page."""
     origin, history = run.provenance, run.history
     template = {"prefix": origin.prefix, "suffix": origin.suffix} if origin.prefix or origin.suffix else {}

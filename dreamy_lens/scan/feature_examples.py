@@ -6,11 +6,11 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dreamy_lens._files import write_text
 from dreamy_lens.errors import FeatureError, SettingsError
 from dreamy_lens.features.parser import parse
 from dreamy_lens.figures.protocols import TextDecoder
@@ -218,7 +218,7 @@ class FeatureExamples:
         """
         text = examples_page(self, top)
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8", errors="replace")
+            write_text(path, text)
         return text
 
     def _repr_html_(self) -> str:

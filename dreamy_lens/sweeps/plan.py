@@ -242,9 +242,9 @@ def _word(name: str, value: Any) -> Any:
 
 
 def _seeds(base: EPOConfig, seeds: Iterable[int] | None, common: dict[str, Any]) -> tuple[int, ...]:
-    from dreamy_lens.api.dream import _seeded
+    from dreamy_lens.runs.start import seeded_configs
 
-    return tuple(config.seed for config in _seeded(base, seeds, common))
+    return tuple(config.seed for config in seeded_configs(base, seeds, common))
 
 
 def _plain(value: Any) -> Any:

@@ -202,12 +202,12 @@ class Sweep(Sequence["Dream"]):
     # A sequence of the finished ones.
 
     def _open(self, task: SweepTask) -> Dream:
-        from dreamy_lens.runs import saving
+        from dreamy_lens.runs.dream import Dream
 
         if task not in self._opened:
             # Its text alone may not make the feature again, and this session may have it.
             feature = None if self._features is None else self._features[task.feature]
-            self._opened[task] = saving.load(self._place.local(f"{RUNS}/{task.name}"), *self._models, feature)
+            self._opened[task] = Dream.load(self._place.local(f"{RUNS}/{task.name}"), *self._models, feature)
         return self._opened[task]
 
     @overload
