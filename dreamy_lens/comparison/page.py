@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 
 from dreamy_lens.comparison.content import ComparisonContent
-from dreamy_lens.comparison.corpus_frontier import STEP
 from dreamy_lens.comparison.overlap import REMEMBERED, Overlap
 from dreamy_lens.comparison.svg import comparison_key, comparison_svg
 from dreamy_lens.html.cards import TextCard, card_list, tabs
@@ -23,6 +22,7 @@ from dreamy_lens.html.words import plural
 from dreamy_lens.results.prompt import Prompt
 from dreamy_lens.results.prompt_table import prompt_text
 from dreamy_lens.runs.report import settings_list
+from dreamy_lens.scan.feature_windows import FLUENT_STEP
 from dreamy_lens.scan.page import at_or_below, percent, window_card
 from dreamy_lens.scan.window import Window
 
@@ -153,7 +153,7 @@ class ComparisonView:
     def _by_fluency(self) -> str:
         """Return dreams and windows of the same fluency beside each other."""
         measured = self.comparison.scanned.measured
-        step = STEP if measured else 2 * STEP
+        step = FLUENT_STEP if measured else 2 * FLUENT_STEP
         rows: dict[int, tuple[list[int], list[Window]]] = {}
         for i in self.dreams:
             rows.setdefault(int(self.comparison.frontier[i].cross_entropy // step), ([], []))[0].append(i)

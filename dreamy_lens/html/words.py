@@ -42,10 +42,10 @@ def values(*numbers: float) -> list[str]:
     return [number(x, places) for x in numbers]
 
 
-def limit(x: float) -> str:
+def format_limit(x: float) -> str:
     """Format a cross-entropy that is a limit.
 
-    >>> limit(4.0), limit(3.25)
+    >>> format_limit(4.0), format_limit(3.25)
     ('4', '3.25')
     """
     return f"{x:.4g}"

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from dreamy_lens.comparison.card import Card
 from dreamy_lens.comparison.svg import comparison_key, comparison_svg
+from dreamy_lens.errors import DreamyLensError
 from dreamy_lens.html.cards import card_list, tabs
 from dreamy_lens.html.escaping import escape
 from dreamy_lens.html.page import document, fragment
 from dreamy_lens.html.svg import Mark, histogram_svg
 from dreamy_lens.html.tokens import ValueScale, legend, numbers_switch
 from dreamy_lens.html.words import plural
+from dreamy_lens.panels.run_view import frozen_run, inspector_of
 from dreamy_lens.results.prompt_table import prompt_table
 from dreamy_lens.results.strips import LEGEND
+from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.report import settings_list, strip_section
 from dreamy_lens.scan.page import QUANTILES, at_or_below, percent, scale_of, window_card
-
-if TYPE_CHECKING:
-    from dreamy_lens.api.card import Card
-    from dreamy_lens.scan.window import Window
+from dreamy_lens.scan.window import Window
 
 STYLES = ("tokens.css", "cards.css")
 PANEL = 80_000
@@ -181,9 +185,6 @@ def card_fragment(card: Card) -> str:
 
 def _panel(card: Card) -> str:
     """The panel of the run, to be opened where scripts run; nothing for several runs, or one that is not at hand."""
-    from dreamy_lens.panels.run_view import frozen_run
-    from dreamy_lens.runs.dream import Dream
-
     runs = card.merged.runs
     if len(runs) != 1 or not isinstance(runs[0], Dream) or not runs[0].has_session:
         return ""
@@ -195,13 +196,6 @@ def _panel(card: Card) -> str:
 
 def _look(run: Any, card: Card) -> None:
     """Have the panel know what the strips show, so that the model is asked once."""
-    import contextlib
-
-    import numpy as np
-
-    from dreamy_lens.errors import DreamyLensError
-    from dreamy_lens.panels.run_view import inspector_of
-
     inspector = inspector_of(run)
 
     def look() -> None:

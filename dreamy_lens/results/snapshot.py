@@ -84,7 +84,8 @@ class Snapshot:
 
     def plot(self, **settings: Any) -> go.Figure:
         """The frontier over all evaluated prompts, as a plotly figure."""
-        return self.frontier.plot(**{"history": self.history} | settings)
+        drawn: dict[str, Any] = {"history": self.history, **settings}
+        return self.frontier.plot(**drawn)
 
     def __repr__(self) -> str:
         return f"Snapshot(after {self.iteration} iterations, {self.history!r}, {self.frontier!r})"

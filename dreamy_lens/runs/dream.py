@@ -95,7 +95,8 @@ class Dream(RecordedRun):
 
     def plot(self, **settings: Any) -> go.Figure:
         """The frontier over all evaluated prompts, as a plotly figure."""
-        return self.frontier.plot(**{"history": self.history} | settings)
+        drawn: dict[str, Any] = {"history": self.history, **settings}
+        return self.frontier.plot(**drawn)
 
     def to_html(
         self, path: str | os.PathLike[str] | None = None, *, k: int = 32, strips: int = 20, static: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -14,61 +14,14 @@ from dreamy_lens.html.numbers import decimals, number
 from dreamy_lens.html.page import document, fragment
 from dreamy_lens.html.svg import Mark, histogram_svg
 from dreamy_lens.html.tokens import ValueScale, legend, numbers_switch
-from dreamy_lens.scan.window import Histogram, Window
+from dreamy_lens.scan.feature_windows import FLUENT_STEP, FeatureWindows
+from dreamy_lens.scan.window import Window
 
 QUANTILES = (0.999, 0.99, 0.9, 0.5)
 """Shares of the corpus of whose strength windows are shown."""
 
 EACH = 8
 """Windows shown for each quantile."""
-
-
-class ExamplesContent(Protocol):
-    """What a page needs of one feature's examples; `FeatureExamples` has it."""
-
-    label: str
-    windows: int
-    mean: float
-    deviation: float
-    histogram: Histogram
-
-    @property
-    def title(self) -> str:
-        """The feature in short."""
-        ...
-
-    @property
-    def header(self) -> dict[str, Any]:
-        """What was scanned and how."""
-        ...
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Documents, characters, windows and tokens of the corpus."""
-        ...
-
-    @property
-    def top(self) -> tuple[Window, ...]:
-        """The strongest windows, best first."""
-        ...
-
-    @property
-    def fluent(self) -> tuple[Window, ...]:
-        """The strongest window of each quarter of a nat, fluent first."""
-        ...
-
-    @property
-    def fluent_levels(self) -> tuple[int, ...]:
-        """For each fluent window, which quarter of a nat it is the strongest of."""
-        ...
-
-    def quantile(self, q: float, count: int = EACH) -> tuple[Window, ...]:
-        """Return windows about as strong as a share `q` of the corpus is weaker than."""
-        ...
-
-    def quantile_value(self, q: float) -> float:
-        """Return the lowest value that a share `q` of the corpus' windows does not exceed."""
-        ...
 
 
 def window_card(window: Window, name: str, label: str, series: np.ndarray | None = None) -> TextCard:
@@ -124,7 +77,7 @@ def at_or_below(q: float, value: float, scale: ValueScale) -> str:
     return f"{percent(q)} of the windows are at or below {text}"
 
 
-def examples_body(examples: ExamplesContent, top: int = 64, each: int = EACH) -> str:
+def examples_body(examples: FeatureWindows, top: int = 64, each: int = EACH) -> str:
     """Return the examples as HTML, without the page around them.
 
     Args:
@@ -141,7 +94,7 @@ def examples_body(examples: ExamplesContent, top: int = 64, each: int = EACH) ->
     parts.append(("quantiles", _quantiles(examples, quantiles, prefix, scale)))
     if examples.fluent:
         fluent = [
-            window_card(w, f"{prefix}f{i}", f"{0.25 * level:.2f} nats and up")
+            window_card(w, f"{prefix}f{i}", f"{FLUENT_STEP * level:.2f} nats and up")
             for i, (level, w) in enumerate(zip(examples.fluent_levels, examples.fluent, strict=True))
         ]
         note = '<p class="dl-quiet">The strongest window of each quarter of a nat, of all windows of the corpus.</p>'
@@ -154,18 +107,18 @@ def examples_body(examples: ExamplesContent, top: int = 64, each: int = EACH) ->
     return f'<div class="dl-sides">{_introduction(examples)}{histogram}{tools}{tabs(prefix, parts)}</div>'
 
 
-def examples_fragment(examples: ExamplesContent) -> str:
+def examples_fragment(examples: FeatureWindows) -> str:
     """Return the examples for a notebook's cell."""
     return fragment(f"<h3>{escape(examples.title)}</h3>{examples_body(examples, 16, 4)}", "tokens.css")
 
 
-def examples_page(examples: ExamplesContent, top: int = 64) -> str:
+def examples_page(examples: FeatureWindows, top: int = 64) -> str:
     """Return the examples as a page of their own, which fetches nothing and has no script."""
     title = f"{examples.title} in {examples.header.get('corpus', {}).get('name', 'a corpus')}"
     return document(title, f"<h1>{escape(title)}</h1>{examples_body(examples, top)}", styles=["tokens.css"])
 
 
-def _introduction(examples: ExamplesContent) -> str:
+def _introduction(examples: FeatureWindows) -> str:
     counts, header = examples.counts, examples.header
     places = decimals([examples.mean, examples.deviation], 3)
     mean, deviation = (number(x, places) for x in (examples.mean, examples.deviation))
@@ -191,7 +144,7 @@ def _numbered(windows: Sequence[Window], prefix: str, word: str, scale: ValueSca
 
 
 def _quantiles(
-    examples: ExamplesContent, quantiles: Sequence[tuple[float, Sequence[Window]]], prefix: str, scale: ValueScale
+    examples: FeatureWindows, quantiles: Sequence[tuple[float, Sequence[Window]]], prefix: str, scale: ValueScale
 ) -> str:
     parts = []
     for k, (q, windows) in enumerate(quantiles):
