@@ -22,7 +22,7 @@ import json, torch, dreamy_lens as dl
 run = dl.dream({feature!r}, iterations={iterations}, seed={seed}, progress={progress}, wait=False)
 run.wait()
 seconds = float(run.history.seconds[-1])
-run._worker.defer(lambda: None).result()  # what the frozen view needs is worked out first
+run.defer(lambda: None).result()  # what the frozen view needs is worked out first
 print("@" + json.dumps(seconds))
 """
 
@@ -35,11 +35,12 @@ WORDS = (" only", " never", " same", " file", " list", " value", " name", " type
 def answers(feature: str) -> None:
     """Seconds from a view's message to the answers, while a run goes on and while it is paused; and a frozen run."""
     import dreamy_lens as dl
-    from dreamy_lens.panels.dream import DreamPanel, frozen_run
+    from dreamy_lens.panels.dream import DreamPanel
+    from dreamy_lens.panels.run_view import frozen_run
 
     run = dl.dream(feature, iterations=5000, wait=False, progress=False)
     panel, found = DreamPanel(run), {}
-    panel._talk._send = lambda message: found.setdefault(message["id"], []).append(time.perf_counter())
+    panel._handler._send = lambda message: found.setdefault(message["id"], []).append(time.perf_counter())
     while run.iteration < 10:
         time.sleep(0.05)
     for what in ("running", "paused"):
@@ -52,7 +53,7 @@ def answers(feature: str) -> None:
             time.sleep(moments.uniform(0.0, 0.2))  # at any moment of a step
             ids, name, began = list(run.so_far.frontier[-1].ids), f"{what}{number}", time.perf_counter()
             asked = {"type": "try", "id": name, "ids": ids, "position": number * 5 % len(ids), "text": word}
-            panel._talk.hear(panel, asked)
+            panel._handler.hear(panel, asked)
             while len(found.get(name, [])) < len(PARTS):
                 time.sleep(0.001)
             rows.append([at - began for at in found[name]])

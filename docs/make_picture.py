@@ -12,8 +12,8 @@ from pathlib import Path
 
 import dreamy_lens as dl
 from dreamy_lens import demo
-from dreamy_lens.html import page as markup
-from dreamy_lens.panels.dream import frozen_run
+from dreamy_lens.html.page import document
+from dreamy_lens.panels.run_view import frozen_run
 
 PAGE = Path(__file__).parent / "first_dream.html"
 TARGET = Path(__file__).parent / "images" / "first_dream.png"
@@ -30,7 +30,7 @@ def main() -> None:
     else:
         run = dl.dream(demo.FEATURE, iterations=demo.ITERATIONS, constraints=rules, progress=True)
     run.to_html(PAGE)
-    html = markup.document(run.feature_label, frozen_run(run), scripts=True)
+    html = document(run.feature_label, frozen_run(run), scripts=True)
     looked = subprocess.run([sys.executable, FIND_CHROMIUM], capture_output=True, text=True)
     if looked.returncode:
         sys.exit(looked.stderr)

@@ -99,3 +99,8 @@ def cached_json(name: str, key: Any, compute: Callable[[], Any]) -> Any:
         with replacing(file) as temporary:
             temporary.write_bytes(gzip.compress(json.dumps(value).encode(), compresslevel=1))
     return value
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text as UTF-8. Tokens may hold halves of characters, which no encoding has: they become "?"."""
+    Path(path).write_text(text, encoding="utf-8", errors="replace")

@@ -10,10 +10,11 @@ from dreamy_lens.errors import SettingsError
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.runs import saving
-from dreamy_lens.runs import start as starting
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.dreams import Dreams
-from dreamy_lens.runs.session import Session
+from dreamy_lens.runs.progress import advance
+from dreamy_lens.runs.spec import RunSpec
+from dreamy_lens.runs.start import new_run, side_by_side
 from dreamy_lens.search.config import EPOConfig, configs_of_seeds
 from dreamy_lens.search.constraints import Constraint
 
@@ -85,56 +86,30 @@ def dream(
     [('blocks.2.mlp.hook_post[-1, 17]', 1), ('logit(" the")', 0)]
     """
     config = EPOConfig.from_settings(config, settings)
-    several = isinstance(feature, (list, tuple))
-    if several or seeds is not None:
-        features = list(feature) if several else [feature]
-        configs = configs_of_seeds(config, seeds, settings)
-        given = set(settings) | ({"seed"} if seeds is not None else set())
-        more: dict[str, Any] = {"start": start, "constraints": constraints, "fluency_model": fluency_model}
-        return _side_by_side(features, model, configs, given, more, progress, save_to, wait)
-    if save_to is not None:
-        saving.check_free(save_to)
-    session = Session.open(
-        parse(feature),
-        model,
-        config,
-        start=start,
-        constraints=constraints,
-        fluency_model=fluency_model,
-        given=set(settings),
-    )
-    run = starting.new(session)
-    run._advance(session.config.iterations, progress, save_to, wait)
-    return run
-
-
-def _side_by_side(
-    features: list[Any],
-    model: Any,
-    configs: list[EPOConfig],
-    given: set[str],
-    more: dict[str, Any],
-    progress: bool | None,
-    save_to: str | os.PathLike[str] | None,
-    wait: bool | None,
-) -> Dreams:
-    """A run for each feature and configuration, all over one model."""
-    if not features:
+    listed = isinstance(feature, (list, tuple))
+    configs = configs_of_seeds(config, seeds, settings)
+    several = listed or seeds is not None
+    if listed and not feature:
         raise SettingsError("There is no feature: the list is empty.")
+    if save_to is not None and not several:
+        saving.check_free(save_to)
+    features = [parse(one) for one in (feature if listed else [feature])]
     hooked = as_hooked(model)
-    more["fluency_model"] = None if more["fluency_model"] is None else as_hooked(more["fluency_model"])
-    runs = Dreams(
-        [
-            starting.new(Session.open(parse(feature), hooked, c, given=given, **more))
-            for feature in features
-            for c in configs
-        ]
-    )
-    if save_to is not None:
-        for place in runs.places(save_to):
-            saving.check_free(place)
-    runs._advance(runs[0].config.iterations, progress, save_to, wait)
-    return runs
+    options: dict[str, Any] = {
+        "start": start,
+        "constraints": constraints,
+        "fluency_model": None if fluency_model is None else as_hooked(fluency_model),
+        "named": set(settings),
+    }
+    if several:
+        run = side_by_side(features, hooked, configs, **options)
+        for folder in [] if save_to is None else run.places(save_to):
+            saving.check_free(folder)
+        advance(run, run[0].config.iterations, progress, save_to, wait)
+        return run
+    run = new_run(RunSpec.of(features[0], hooked, config, **options))
+    advance(run, run.config.iterations, progress, save_to, wait)
+    return run
 
 
 def load_run(
@@ -146,7 +121,7 @@ def load_run(
         path: the folder.
         model: to go on with; None is the one whose name the run was saved with, loaded when it is needed. A name is
             loaded in the precision that the run was made in, and on the same kind of device if there is one.
-        fluency_model: likewise, if the run had another model for that.
+        fluency_model: fluency model to go on with, if the run had one; None is the one of its name.
         feature: the run's feature, where its text alone does not make it again: because it holds an object (a sparse
             autoencoder, a model, a function of your own), or because a file of it was moved.
 
@@ -160,4 +135,4 @@ def load_run(
     >>> again.iteration
     2
     """
-    return saving.load(path, model, fluency_model, feature)
+    return Dream.load(path, model, fluency_model, None if feature is None else parse(feature))

@@ -88,7 +88,7 @@ def _print_windows(examples: Any) -> None:
 def _count_features(expressions: list[str], model: Any) -> int:
     from dreamy_lens.features import families
 
-    return sum(map(len, banks(families.expressions(expressions, model), model)))
+    return sum(map(len, make_banks(families.expressions(expressions, model), model)))
 
 
 def add_compare(commands: Commands) -> None:

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dreamy_lens.comparison.merged_runs import dreams_of
 from dreamy_lens.errors import ExamplesError
+from dreamy_lens.features.parser import parse
+from dreamy_lens.features.paths import absolute
 from dreamy_lens.html.words import values
 from dreamy_lens.scan.examples import Examples
 from dreamy_lens.scan.feature_examples import FeatureExamples
@@ -41,16 +44,14 @@ def examples_of(given: Any, merged: Merged) -> FeatureExamples:
             f"The dreams are of {origin.model!r} and the examples of {theirs!r}, so their values do not compare. Scan "
             f"{origin.model!r}, or dream on {theirs!r}; load both under one name if they are one model."
         )
-    for run in merged.runs:
-        digest = (getattr(run, "_identity", None) or {}).get("tokenizer")
+    for run in dreams_of(merged):  # what was read back from a file of merged runs does not know
+        digest = (run.identity or {}).get("tokenizer")
         if digest and header.get("tokenizer") and digest != header["tokenizer"]:
             raise ExamplesError(
                 f"The dreams and the examples are both of {theirs!r}, but with different tokenizers ({digest} and "
                 f"{header['tokenizer']}): the model has changed since. Scan again with the one the dreams are of."
             )
-        fluency = getattr(run, "_fluency_name", ...)
-        if fluency is not ...:  # what was read back from a file of merged runs does not know
-            check_same_fluency(fluency, header)
+        check_same_fluency(run.fluency_name, header)
     bos = bool(header.get("prepend_bos"))
     if bos != origin.prepend_bos:
         mine, scanned = ("with" if with_bos else "without" for with_bos in (origin.prepend_bos, bos))
@@ -132,7 +133,7 @@ def warnings_of(merged: Merged, examples: FeatureExamples, corpus: Corpus | None
     if not header.get("complete", True):
         found.append(stopped(header))
     other = header.get("fluency_model")
-    if other and not all(hasattr(run, "_fluency_name") for run in merged.runs):
+    if other and len(dreams_of(merged)) < len(merged.runs):
         found.append(
             f"The windows' cross-entropy is that of the fluency model {other!r}; of dreams that were read back from "
             "merged runs it is not known whose it is."
@@ -189,9 +190,6 @@ def _short(text: str) -> str:
 
 
 def _same_feature(examples: FeatureExamples, feature: str) -> None:
-    from dreamy_lens.features.parser import parse
-    from dreamy_lens.features.paths import absolute
-
     if examples.label == feature:
         return
     try:

@@ -11,16 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from dreamy_lens.scan.feature_examples import FeatureExamples
-    from dreamy_lens.scan.window import Window
-
-STEP = 0.25
-"""Nats per token: the strongest window of each step is kept, where all cross-entropies were measured."""
+from dreamy_lens.scan.feature_windows import FLUENT_STEP, FeatureWindows
+from dreamy_lens.scan.window import Window
 
 LAST = 63
 """The number of the last step, which has no end."""
@@ -81,7 +76,7 @@ class CorpusFrontier:
         self._bins = {level: w.value for level, w in zip(levels, fluent, strict=True)}
 
     @classmethod
-    def of(cls, examples: FeatureExamples) -> CorpusFrontier:
+    def of(cls, examples: FeatureWindows) -> CorpusFrontier:
         """What one feature's examples say."""
         complete = len(examples.top) >= examples.windows
         return cls(examples.top, examples.fluent, examples.measured, complete, examples.fluent_levels)
@@ -104,7 +99,11 @@ class CorpusFrontier:
         high = max(low, self._others)
         if self.measured:
             # The strongest of a step may stand at its end, so a step that has begun counts whole.
-            begun = [v for rank, v in self._bins.items() if rank * STEP < limit or (inclusive and rank * STEP == limit)]
+            begun = [
+                v
+                for rank, v in self._bins.items()
+                if rank * FLUENT_STEP < limit or (inclusive and rank * FLUENT_STEP == limit)
+            ]
             high = min(high, max([*begun, low]))
         return Bounds(low, high, best)
 
@@ -115,7 +114,7 @@ class CorpusFrontier:
             Cross-entropies `[S]` at which it rises, the first of them -inf, and what windows at most reach from there
             on, `[S]`; -inf where there are none.
         """
-        edges = {w.cross_entropy for w in self.known} | {rank * STEP for rank in self._bins}
+        edges = {w.cross_entropy for w in self.known} | {rank * FLUENT_STEP for rank in self._bins}
         costs = [-math.inf, *sorted(float(e) for e in edges if e is not None)]
         highs = [self.below(c, inclusive=True).high if c > -math.inf else self._first() for c in costs]
         keep = [i for i in range(len(costs)) if i == 0 or highs[i] > highs[i - 1]]
@@ -132,4 +131,4 @@ class CorpusFrontier:
 
 def _level(cross_entropy: float | None) -> int:
     known = cross_entropy is not None and math.isfinite(cross_entropy)
-    return min(math.floor(cross_entropy / STEP), LAST) if known else LAST  # type: ignore[operator]
+    return min(math.floor(cross_entropy / FLUENT_STEP), LAST) if known else LAST  # type: ignore[operator]

@@ -8,24 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dreamy_lens.comparison.content import ComparisonContent
 from dreamy_lens.comparison.svg import shown_range
 from dreamy_lens.figures import style
 from dreamy_lens.figures.frontier import AXES, steps
+from dreamy_lens.scan.window import Window
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from dreamy_lens.comparison.comparison import Comparison
-    from dreamy_lens.scan.window import Window
 
-
-def comparison_figure(comparison: Comparison, dark: bool = False, cloud: bool = True) -> go.Figure:
-    """Value against cross-entropy: the dreams' frontier, windows of the corpus, and where no window is.
+def comparison_figure(comparison: ComparisonContent, dark: bool = False, cloud: bool = True) -> go.Figure:
+    """Draw value against cross-entropy: the dreams' frontier, windows of the corpus, and where no window is.
 
     Args:
-        comparison: what `dreamy_lens.compare` returns.
-        dark: for a dark page.
-        cloud: also show the windows that were drawn at random.
+        comparison: a comparison, as `dreamy_lens.compare` returns it.
+        dark: whether the figure is for a dark page.
+        cloud: whether to show the windows that were drawn at random.
     """
     import plotly.graph_objects as go
 
@@ -52,7 +51,9 @@ def comparison_figure(comparison: Comparison, dark: bool = False, cloud: bool = 
     return figure
 
 
-def _region(figure: go.Figure, comparison: Comparison, colour: str, frame: tuple[float, float, float, float]) -> None:
+def _region(
+    figure: go.Figure, comparison: ComparisonContent, colour: str, frame: tuple[float, float, float, float]
+) -> None:
     """The part of the plane that no window reaches, hatched, with its edge and its name."""
     import plotly.graph_objects as go
 
@@ -67,14 +68,16 @@ def _region(figure: go.Figure, comparison: Comparison, colour: str, frame: tuple
     y += [y[-1], top]
     pattern = {"shape": "/", "fgcolor": colour, "fgopacity": 0.35, "size": 9, "solidity": 0.12}
     area = {"fill": "toself", "fillcolor": "rgba(0,0,0,0)", "fillpattern": pattern, "line": {"width": 0}}
-    said = f"no window of {comparison.scanned.extent}"
-    figure.add_trace(go.Scatter(x=x, y=y, mode="lines", name=said, showlegend=False, hoverinfo="skip", **area))
+    region = f"no window of {comparison.scanned.extent}"
+    figure.add_trace(go.Scatter(x=x, y=y, mode="lines", name=region, showlegend=False, hoverinfo="skip", **area))
     edge = {"color": colour, "dash": "dash", "width": 2}
     first = 2 * int(np.searchsorted(highs, bottom, "right"))  # where windows begin
     edge_x, edge_y = x[1 + first : -1], y[1 + first : -1]
     figure.add_trace(go.Scatter(x=edge_x, y=edge_y, mode="lines", line=edge, showlegend=False, hoverinfo="skip"))
     place: dict[str, Any] = {"x": left, "y": top, "xanchor": "left", "yanchor": "top", "xshift": 10, "yshift": -8}
-    figure.add_annotation(text=f"<b>{style.escape(said)} is here</b>", showarrow=False, font={"color": colour}, **place)
+    figure.add_annotation(
+        text=f"<b>{style.label(region)} is here</b>", showarrow=False, font={"color": colour}, **place
+    )
 
 
 def _windows(windows: Sequence[Window], name: str, marker: dict[str, Any]) -> go.Scatter:

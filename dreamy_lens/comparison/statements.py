@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dreamy_lens.comparison.corpus_frontier import LAST, STEP, Bounds, CorpusFrontier
-from dreamy_lens.html.words import limit as said
-from dreamy_lens.html.words import plural, values
+from dreamy_lens.comparison.corpus_frontier import LAST, Bounds, CorpusFrontier
+from dreamy_lens.html.words import format_limit, plural, values
+from dreamy_lens.scan.feature_windows import FLUENT_STEP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,7 +89,7 @@ def _without_limit(dream: Prompt | None, bounds: Bounds, tokens: str) -> str:
 
 def _no_dream(limit: float, frontier: Frontier, bounds: Bounds, tokens: str) -> str:
     lowest = f" (the most fluent: {frontier[0].cross_entropy:.2f})" if len(frontier) else ""
-    start = f"No dream has a cross-entropy below {said(limit)}{lowest}"
+    start = f"No dream has a cross-entropy below {format_limit(limit)}{lowest}"
     if bounds.nothing:
         return f"{start}, and neither has any window of {tokens}."
     if bounds.exact:
@@ -101,7 +101,7 @@ def _no_dream(limit: float, frontier: Frontier, bounds: Bounds, tokens: str) -> 
 
 
 def _below(limit: float, dream: Prompt, bounds: Bounds, reach: CorpusFrontier, tokens: str) -> str:
-    start = f"At cross-entropy below {said(limit)} the best dream"
+    start = f"At cross-entropy below {format_limit(limit)} the best dream"
     value, low, high = dream.value, bounds.low, bounds.high
     if bounds.nothing:
         return f"{start} reaches {values(value)[0]}; no window of {tokens} is that fluent."
@@ -129,8 +129,8 @@ def _below(limit: float, dream: Prompt, bounds: Bounds, reach: CorpusFrontier, t
             f"({mine} against {theirs}); others of {tokens} may reach {most} there."
         )
     return (
-        f"{start} reaches {mine}, and the best of {tokens} between {theirs} and {most}; at multiples of {STEP:g}"
-        f"{f' up to {said(LAST * STEP)}' if limit > LAST * STEP else ''} it is known exactly."
+        f"{start} reaches {mine}, and the best of {tokens} between {theirs} and {most}; at multiples of {FLUENT_STEP:g}"
+        f"{f' up to {format_limit(LAST * FLUENT_STEP)}' if limit > LAST * FLUENT_STEP else ''} it is known exactly."
     )
 
 
@@ -138,7 +138,7 @@ def _kept(reach: CorpusFrontier, limit: float) -> str:
     """That the strongest windows are not fluent enough to say more."""
     if any(w.cross_entropy is None for w in reach.top):
         return f"the cross-entropy of the {plural(len(reach.top), 'kept window')} was not measured"
-    return f"none of the {plural(len(reach.top), 'kept window')} has a cross-entropy below {said(limit)}"
+    return f"none of the {plural(len(reach.top), 'kept window')} has a cross-entropy below {format_limit(limit)}"
 
 
 def _apart(difference: float, text: str) -> str:

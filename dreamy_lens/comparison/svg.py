@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dreamy_lens.html.page import Html, decimals, escape, number
+from dreamy_lens.comparison.content import ComparisonContent
+from dreamy_lens.html.escaping import Html, escape
+from dreamy_lens.html.numbers import decimals, number
 from dreamy_lens.html.svg import Plane, padded
-
-if TYPE_CHECKING:
-    from dreamy_lens.comparison.comparison import Comparison
-    from dreamy_lens.scan.window import Window
+from dreamy_lens.scan.window import Window
 
 DOTS = 700  # of the cloud at most
 
 
-def shown_range(comparison: Comparison) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The part of the plane that has the dreams and the windows to be compared: cross-entropies, values."""
+def shown_range(comparison: ComparisonContent) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return the ranges of cross-entropy and value that hold the dreams and the windows to be compared."""
     known = comparison.reach.known
     x = [p.cross_entropy for p in comparison.frontier] + [float(w.cross_entropy or 0) for w in known]
     y = [p.value for p in comparison.frontier] + [w.value for w in known]
@@ -29,11 +27,11 @@ def shown_range(comparison: Comparison) -> tuple[tuple[float, float], tuple[floa
     return padded(np.array(x or [0.0, 1.0])), padded(np.array(y or [0.0, 1.0]))
 
 
-def plane_svg(comparison: Comparison, names: dict[object, str]) -> Html:
-    """Value against cross-entropy.
+def comparison_svg(comparison: ComparisonContent, names: dict[object, str]) -> Html:
+    """Draw value against cross-entropy: dreams, windows, and where no window lies.
 
     Args:
-        comparison: what is drawn.
+        comparison: the comparison.
         names: the id of the element that a dream (by its index) or a window (by itself) is linked to.
     """
     across, up = shown_range(comparison)
@@ -56,8 +54,8 @@ def plane_svg(comparison: Comparison, names: dict[object, str]) -> Html:
     return plane.svg("".join(parts), _described(comparison))
 
 
-def key(comparison: Comparison) -> Html:
-    """What the marks of the drawing mean."""
+def comparison_key(comparison: ComparisonContent) -> Html:
+    """Say what the marks of the drawing mean."""
     line = '<path class="dl-line" d="M0 6H26"/><circle class="dl-p" cx="13" cy="6" r="5"/>'
     entries = [(line, f"{len(comparison.frontier)} dreams, the frontier")]
     entries.append((_square(13, 6, "dl-w"), f"the {len(comparison.top)} strongest windows"))
@@ -75,7 +73,7 @@ def key(comparison: Comparison) -> Html:
     return Html(f'<p class="dl-key">{"".join(items)}</p>')
 
 
-def _described(comparison: Comparison) -> str:
+def _described(comparison: ComparisonContent) -> str:
     n, windows = len(comparison.frontier), len(comparison.top)
     return f"{n} dreams and {windows} windows by cross-entropy and value. {comparison.sentence}"
 
@@ -85,7 +83,7 @@ def _pattern() -> str:
     return f'<defs><pattern id="dl-hatched" width="9" height="9" patternUnits="userSpaceOnUse">{lines}</pattern></defs>'
 
 
-def _corners(plane: Plane, comparison: Comparison) -> list[tuple[float, float, bool]]:
+def _corners(plane: Plane, comparison: ComparisonContent) -> list[tuple[float, float, bool]]:
     """The line above which no window lies, in the drawing: where it begins, how high it is, whether any is below."""
     costs, highs = comparison.reach.ceiling()
     found = []
@@ -96,7 +94,7 @@ def _corners(plane: Plane, comparison: Comparison) -> list[tuple[float, float, b
     return found
 
 
-def _region(plane: Plane, comparison: Comparison) -> str:
+def _region(plane: Plane, comparison: ComparisonContent) -> str:
     if not comparison.top:
         return ""
     corners = _corners(plane, comparison)
@@ -105,14 +103,14 @@ def _region(plane: Plane, comparison: Comparison) -> str:
     return f'<path class="dl-area" d="{shape}"/><path d="{shape}" fill="url(#dl-hatched)" stroke="none"/>'
 
 
-def _label(plane: Plane, comparison: Comparison) -> str:
+def _label(plane: Plane, comparison: ComparisonContent) -> str:
     if not comparison.top:
         return ""
     text = f"no window of {comparison.scanned.extent} is here"
     return f'<text class="dl-over dl-note-w" x="{plane.left + 14}" y="{plane.top + 26}">{escape(text)}</text>'
 
 
-def _edge(plane: Plane, comparison: Comparison) -> str:
+def _edge(plane: Plane, comparison: ComparisonContent) -> str:
     if not comparison.top:
         return ""
     path, below = "", False
@@ -130,7 +128,7 @@ def _edge(plane: Plane, comparison: Comparison) -> str:
     return f'<path class="dl-edge" d="{path}H{plane.right}"/>' if below else ""
 
 
-def _steps(plane: Plane, comparison: Comparison) -> str:
+def _steps(plane: Plane, comparison: ComparisonContent) -> str:
     frontier = comparison.frontier
     if not len(frontier):
         return ""
@@ -148,7 +146,7 @@ def _cloud(plane: Plane, points: np.ndarray) -> str:
     return f'<path class="dl-cloud" d="{dots}"/>' if dots else ""
 
 
-def _limit(plane: Plane, comparison: Comparison) -> str:
+def _limit(plane: Plane, comparison: ComparisonContent) -> str:
     """The cross-entropy that the sentence is about, and between what it says."""
     first = comparison.headline
     if not plane.x_range[0] < first.limit < plane.x_range[1]:

@@ -14,7 +14,6 @@ _HOMES = {
     "evolution_figure": "dreamy_lens.figures.evolution",
     "frontiers_figure": "dreamy_lens.figures.evolution",
     "attribution_figure": "dreamy_lens.figures.attribution",
-    "comparison_figure": "dreamy_lens.comparison.figure",
     "save": "dreamy_lens.figures.export",
 }
 

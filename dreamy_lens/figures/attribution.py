@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dreamy_lens.figures import style
-from dreamy_lens.html.page import visible
+from dreamy_lens.figures.protocols import TokenAttribution
+from dreamy_lens.html.escaping import visible
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-    from dreamy_lens.results.attribution import Attribution
 
 # From the panels' orange (the feature weakens) through a quiet ground to their blue; no colour vision confuses the two.
 LIGHT = [[0.0, style.HEAT[0]], [0.5, "#f4f5f7"], [1.0, style.LIGHT[0]]]
@@ -22,12 +21,12 @@ ROOM = 66
 """Letters that fit above a heat map as wide as a text."""
 
 
-def attribution_figure(attribution: Attribution, dark: bool = False) -> go.Figure:
-    """A heat map: one column per token of the prompt, its substitutes from the best at the top to the worst.
+def attribution_figure(attribution: TokenAttribution, dark: bool = False) -> go.Figure:
+    """Draw a heat map: one column per token of the prompt, its substitutes from the best at the top to the worst.
 
     Args:
-        attribution: at least one token.
-        dark: for a dark page.
+        attribution: attribution of a prompt of at least one token.
+        dark: whether the figure is for a dark page.
     """
     import plotly.graph_objects as go
 
@@ -36,7 +35,7 @@ def attribution_figure(attribution: Attribution, dark: bool = False) -> go.Figur
     for i in range(n):
         for rank, substitute in enumerate(attribution.top(i, k)):
             change[rank, i] = substitute.change
-            own, other = (style.escape(t, token=True) for t in (attribution.tokens[i], substitute.token))
+            own, other = (style.label(t, token=True) for t in (attribution.tokens[i], substitute.token))
             scores = f"value {substitute.value:.4g} ({substitute.change:+.4g})"
             costs = f"cross-entropy {substitute.cross_entropy:.2f}"
             text[rank, i] = f"{i + 1}: <b>{own}</b> becomes <b>{other}</b><br>{scores}, {costs}"
@@ -55,7 +54,7 @@ def attribution_figure(attribution: Attribution, dark: bool = False) -> go.Figur
             colorbar={"title": {"text": "change of value"}},
         )
     )
-    labels = [style.escape(token, token=True) for token in attribution.tokens]
+    labels = [style.label(token, token=True) for token in attribution.tokens]
     figure.update_layout(**style.layout(dark, xaxis_title="token of the prompt", yaxis_title="substitute, best first"))
     # All level while they have room beside each other, all aslant otherwise: plotly would choose as the page is wide.
     level = n * max(4, *(len(visible(token, True)) for token in attribution.tokens)) <= ROOM

@@ -10,34 +10,32 @@ import numpy as np
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.figures import style
 from dreamy_lens.figures.frontier import AXES
-from dreamy_lens.results.history import History
+from dreamy_lens.figures.protocols import PromptHistory, TextDecoder
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-    from dreamy_lens.results.prompt import Decoder
 
 ROWS = {"best_value": "best value", "hypervolume": "hypervolume"}
 
 
 def evolution_figure(
-    history: History | Mapping[str, History] | Iterable[History | tuple[str, History]],
+    history: PromptHistory | Mapping[str, PromptHistory] | Iterable[PromptHistory | tuple[str, PromptHistory]],
     reference: tuple[float, float] | None = None,
     dark: bool = False,
 ) -> go.Figure:
-    """Best value so far and hypervolume of the frontier after each iteration; restarts are dotted lines.
+    """Draw best value so far and hypervolume of the frontier after each iteration; restarts are dotted lines.
 
     Args:
-        history: of one run; or of several, by name, as (name, history), or plain.
+        history: history of one run; or histories of several, by name, as (name, history), or plain.
         reference: (value, cross-entropy) that hypervolumes are measured from; by default the lowest value and the
             highest cross-entropy among all histories, so that theirs compare.
-        dark: for a dark page.
+        dark: whether the figure is for a dark page.
     """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    single = isinstance(history, History)
-    runs = [("run", history)] if isinstance(history, History) else list(style.named(history, "run"))
+    single = isinstance(history, PromptHistory)
+    runs = [("run", history)] if isinstance(history, PromptHistory) else list(style.named(history, "run"))
     if reference is None:
         corners = [run.reference() for _, run in runs if len(run)] or [(0.0, 0.0)]
         reference = min(value for value, _ in corners), max(cost for _, cost in corners)
@@ -55,7 +53,7 @@ def evolution_figure(
                 customdata=said,
                 mode="lines",
                 line=line,
-                name=style.escape(name),
+                name=style.label(name),
                 legendgroup=name,
                 showlegend=row == 1 and not single,
                 hovertemplate=template + ", %{customdata[2]} on the frontier<extra></extra>",
@@ -81,18 +79,21 @@ def evolution_figure(
 
 
 def frontiers_figure(
-    history: History, iterations: Iterable[int] | None = None, dark: bool = False, decoder: Decoder | None = None
+    history: PromptHistory,
+    iterations: Iterable[int] | None = None,
+    dark: bool = False,
+    decoder: TextDecoder | None = None,
 ) -> go.Figure:
-    """The frontier as it stood after some iterations, the last one strongest (Figure 2b of the paper).
+    """Draw the frontier as it stood after some iterations, the last one strongest (Figure 2b of the paper).
 
     Each line is named where it ends and in the legend, and has a dash and a symbol of its own.
 
     Args:
-        history: of one run.
-        iterations: after which; default: the start, an eighth, a quarter and half of the run, and its end. More than
-            six begin to look alike.
-        dark: for a dark page.
-        decoder: shows the prompts' texts where the mouse is; None shows their numbers only.
+        history: history of one run.
+        iterations: numbers of the iterations; None is the start, an eighth, a quarter and half of the run, and its
+            end. More than six begin to look alike.
+        dark: whether the figure is for a dark page.
+        decoder: decoder of the prompts, whose texts points then show; None shows only scores.
 
     Raises:
         SettingsError: the run has no such iteration.

@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dreamy_lens.figures import style
-from dreamy_lens.results.frontier import Frontier
-from dreamy_lens.results.history import History
+from dreamy_lens.figures.protocols import MergedRuns, PromptFrontier, PromptHistory
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-    from dreamy_lens.results.merged import Merged
 
 CLOUD = 4000  # points of a history shown at most; a figure of all of them is megabytes and shows the same
 FEW = len(style.LIGHT) - 1  # lines that can be told apart beside the main one
@@ -22,20 +19,20 @@ AXES = {"xaxis_title": "cross-entropy (nats per token)", "yaxis_title": "value"}
 
 
 def frontier_figure(
-    frontier: Frontier,
-    others: Mapping[str, Frontier] | Iterable[Frontier | tuple[str, Frontier]] = (),
-    hull: bool = False,
+    frontier: PromptFrontier,
+    others: Mapping[str, PromptFrontier] | Iterable[PromptFrontier | tuple[str, PromptFrontier]] = (),
+    hull: PromptFrontier | None = None,
     dark: bool = False,
-    history: History | None = None,
+    history: PromptHistory | None = None,
 ) -> go.Figure:
-    """Value against cross-entropy, each prompt a point that shows its text; fluent to the left, strong at the top.
+    """Draw value against cross-entropy, each prompt a point that shows its text; fluent is left, strong is up.
 
     Args:
-        frontier: drawn first, as steps: to the right of a prompt and below it nothing evaluated is better.
+        frontier: the frontier, drawn as steps: to the right of a prompt and below it nothing evaluated is better.
         others: frontiers to compare with, by name, as (name, frontier), or plain.
-        hull: also join the corners of the frontier's convex hull, as the paper's figures do.
-        dark: for a dark page.
-        history: of the run; its evaluated prompts become a cloud behind the frontier.
+        hull: corners of the frontier's convex hull, to be joined as in the paper's figures: `frontier.hull()`.
+        dark: whether the figure is for a dark page.
+        history: history of the run, whose evaluated prompts become a cloud behind the frontier.
     """
     import plotly.graph_objects as go
 
@@ -45,22 +42,21 @@ def frontier_figure(
     for i, (name, other) in enumerate(style.named(others, "other")):
         figure.add_trace(steps(other, name, _another(dark, i)))
     figure.add_trace(steps(frontier, "frontier", style.looks(dark, 0)))
-    if hull:
-        corners = frontier.hull()
+    if hull is not None:
         line = {"color": style.palette(dark)[1], "dash": "dash", "width": 1.5}
-        x, y = corners.cross_entropies, corners.values
+        x, y = hull.cross_entropies, hull.values
         figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, name="convex hull", hoverinfo="skip"))
     figure.update_layout(**style.layout(dark, hovermode="closest", **AXES))
     _frame(figure, [frontier, *(other for _, other in style.named(others, "other"))], history)
     return figure
 
 
-def runs_figure(merged: Merged, dark: bool = False) -> go.Figure:
-    """The frontier of each run, thin, and the joint frontier of all of them (Figure 2a of the paper).
+def runs_figure(merged: MergedRuns, dark: bool = False) -> go.Figure:
+    """Draw the frontier of each run, thin, and the joint frontier of all of them (Figure 2a of the paper).
 
     Args:
-        merged: what `dreamy_lens.merge` returns. Up to five runs are told apart; more are all drawn alike.
-        dark: for a dark page.
+        merged: merged runs of one feature. Up to five runs are told apart; more are all drawn alike.
+        dark: whether the figure is for a dark page.
     """
     import plotly.graph_objects as go
 
@@ -77,8 +73,8 @@ def runs_figure(merged: Merged, dark: bool = False) -> go.Figure:
     return figure
 
 
-def steps(frontier: Frontier, name: str, look: style.Look, width: float = 2) -> go.Scatter:
-    """A frontier as a line of steps with a point for each prompt, which shows its text."""
+def steps(frontier: PromptFrontier, name: str, look: style.Look, width: float = 2) -> go.Scatter:
+    """Return a frontier as a line of steps with a point for each prompt, which shows its text."""
     import plotly.graph_objects as go
 
     return go.Scatter(
@@ -87,18 +83,18 @@ def steps(frontier: Frontier, name: str, look: style.Look, width: float = 2) -> 
         mode="lines+markers",
         line={"shape": "hv", "color": look.colour, "width": width, "dash": look.dash},
         marker={"size": 4 + 2 * width, "color": look.colour, "symbol": look.symbol},
-        name=style.escape(name),
+        name=style.label(name),
         text=[style.hover(prompt) for prompt in frontier],
         hovertemplate="%{text}<extra></extra>",
     )
 
 
 def _another(dark: bool, i: int) -> style.Look:
-    """The look of what stands beside the main one, whose colour it never has."""
+    """Return the look of a line beside the main one, whose colour it never has."""
     return style.looks(dark, 1 + i % FEW)
 
 
-def _cloud(history: History, colour: str) -> go.Scatter:
+def _cloud(history: PromptHistory, colour: str) -> go.Scatter:
     import plotly.graph_objects as go
 
     rows = np.linspace(0, len(history) - 1, min(len(history), CLOUD)).astype(int)
@@ -108,7 +104,7 @@ def _cloud(history: History, colour: str) -> go.Scatter:
     return go.Scatter(x=x, y=y, mode="markers", marker=marker, name=name, hoverinfo="skip")
 
 
-def _frame(figure: go.Figure, frontiers: list[Frontier], history: History | None) -> None:
+def _frame(figure: go.Figure, frontiers: list[PromptFrontier], history: PromptHistory | None) -> None:
     """With a cloud, show what surrounds the frontiers: random prompts far from them would take most of the axes."""
     full = [f for f in frontiers if len(f)]
     if history is None or not full:

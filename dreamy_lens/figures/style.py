@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from dreamy_lens.html.page import visible
-
-if TYPE_CHECKING:
-    from dreamy_lens.results.prompt import Prompt
+from dreamy_lens.figures.protocols import ScoredPrompt
+from dreamy_lens.html.escaping import visible
 
 # The pages' and panels' blue first. Each stands out from the ground, and from the others for every colour vision.
 LIGHT = ("#0a6ab0", "#d55e00", "#00875f", "#a8478c", "#2e9bd6", "#5f4b00")
@@ -66,13 +64,13 @@ def layout(dark: bool = False, **settings: Any) -> dict[str, Any]:
     }
 
 
-def escape(text: str, token: bool = False) -> str:
-    """Foreign text for plotly, which reads a few tags in labels, and formulas between dollar signs."""
+def label(text: str, token: bool = False) -> str:
+    """Return foreign text for plotly, which reads a few tags in labels, and formulas between dollar signs."""
     return html.escape(visible(text, token), quote=False).replace("$", "&#36;")
 
 
-def hover(prompt: Prompt, width: int = 60) -> str:
-    """What a prompt's point says: its text in lines of `width` characters, its scores, and where it came from."""
+def hover(prompt: ScoredPrompt, width: int = 60) -> str:
+    """Return the text of a prompt's point: the prompt in lines of `width` characters, its scores, and its origin."""
     scores = f"value {prompt.value:.4g}, cross-entropy {prompt.cross_entropy:.2f}, perplexity {prompt.perplexity:,.4g}"
     origin = prompt.provenance
     known = {"seed": origin.seed, "iteration": origin.iteration}
@@ -81,16 +79,16 @@ def hover(prompt: Prompt, width: int = 60) -> str:
 
 
 def lines(text: str, width: int = 60) -> str:
-    """Foreign text in lines of `width` characters."""
+    """Return foreign text in lines of `width` characters."""
     shown = visible(text)
-    return "<br>".join(escape(shown[i : i + width]) for i in range(0, len(shown), width))
+    return "<br>".join(label(shown[i : i + width]) for i in range(0, len(shown), width))
 
 
-def named(items: Any, label: str) -> Iterator[tuple[str, Any]]:
-    """Names and things of a mapping, of pairs, or of a plain sequence (then numbered)."""
+def named(items: Any, noun: str) -> Iterator[tuple[str, Any]]:
+    """Yield names and things of a mapping, of pairs, or of a plain sequence, whose things are numbered."""
     pairs = items.items() if isinstance(items, Mapping) else items
     for i, item in enumerate(pairs):
         if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
             yield item
         else:
-            yield f"{label} {i + 1}", item
+            yield f"{noun} {i + 1}", item

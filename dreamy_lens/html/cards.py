@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dreamy_lens.html.page import Html, escape, number, perplexity
-from dreamy_lens.html.tokens import ValueScale, inert_strip, strip
+from dreamy_lens.html.escaping import Html, escape
+from dreamy_lens.html.numbers import number, perplexity
+from dreamy_lens.html.tokens import ValueScale, token_strip
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,18 +17,18 @@ class TextCard:
     """One prompt or window to be shown.
 
     Attributes:
-        name: the id of its element.
+        name: the id of the card's element.
         side: "dream" or "window".
-        label: what it is, such as "dream 3".
-        tokens: each decoded by itself, length n.
-        series: the feature's value if the prompt ended at each token, `[n]`; None if that is not known.
-        value: of the feature.
+        label: what the text is, such as "dream 3".
+        tokens: the tokens, each decoded by itself, length n.
+        series: the feature's value if the prompt ended at each token, `[n]`; None if unknown.
+        value: the feature's value on the whole text.
         cross_entropy: nats per token; None if it was not measured.
-        where: it is from.
-        before: text that leads up to it.
-        after: text that follows.
-        note: something to be said about it.
-        tag: a word or two that mark it, and what they mean.
+        where: where the text is from.
+        before: text that leads up to the tokens.
+        after: text that follows the tokens.
+        note: a remark below the tokens.
+        tag: a mark of a word or two, and what it means.
     """
 
     name: str
@@ -44,24 +45,26 @@ class TextCard:
     tag: tuple[str, str] | None = None
 
     def html(self, scale: ValueScale) -> Html:
-        """The card, with its tokens on a scale that it shares with others."""
+        """Return the card, with its tokens on a scale that it shares with other cards."""
         where = f"<span>{escape(self.where)}</span>" if self.where else ""
         note = f'<p class="dl-quiet">{escape(self.note)}</p>' if self.note else ""
         head = f'<span class="dl-mark-{self.side[0]}">{escape(self.label)}</span><b>{scale.number(self.value)}</b>'
         tag = f'<em title="{escape(self.tag[1])}">{escape(self.tag[0])}</em>' if self.tag else ""
-        line = f"{around(self.before.lstrip())}{strip(self.tokens, self.series, scale)}{around(self.after.rstrip())}"
+        strip = token_strip(scale.tokens(self.tokens, self.series))
+        line = f"{_context(self.before.lstrip())}{strip}{_context(self.after.rstrip())}"
         return Html(
             f'<article class="dl-e" id="{escape(self.name)}"><p class="dl-head">{head}{self._costs()}{where}{tag}</p>'
             f'<p class="dl-line">{line}</p>{note}</article>'
         )
 
     def inert(self, scale: ValueScale) -> Html:
-        """The same for readers that let no style sheet through."""
+        """Return the card for readers that let no style sheet through."""
         head = [escape(self.label), f"<b>{scale.number(self.value)}</b>", escape(self._fluency()), escape(self.where)]
         head += [escape(self.tag[0])] if self.tag else []
-        said = " · ".join(part for part in head if part)
+        head_line = " · ".join(part for part in head if part)
         note = f'<div style="opacity:.75">{escape(self.note)}</div>' if self.note else ""
-        return Html(f"<div>{said}</div>{inert_strip(self.tokens, self.series, scale)}{note}")
+        strip = token_strip(scale.tokens(self.tokens, self.series), inline=True)
+        return Html(f"<div>{head_line}</div>{strip}{note}")
 
     def _fluency(self) -> str:
         if self.cross_entropy is None:
@@ -75,22 +78,22 @@ class TextCard:
         return f'<span title="perplexity {perplexity(high)}">{self._fluency()}</span>'
 
 
-def around(text: str) -> str:
-    """The text around a window, set back."""
+def _context(text: str) -> str:
+    """Return the text around a window, set back."""
     return f'<span class="dl-around">{escape(text)}</span>' if text else ""
 
 
-def cards(found: Sequence[TextCard], scale: ValueScale) -> Html:
-    """Several, one after the other."""
-    return Html("".join(one.html(scale) for one in found))
+def card_list(cards: Sequence[TextCard], scale: ValueScale) -> Html:
+    """Return several cards, one after the other, on one scale."""
+    return Html("".join(card.html(scale) for card in cards))
 
 
 def tabs(name: str, parts: Sequence[tuple[str, str]]) -> Html:
-    """Parts of which one is shown at a time, at most four. Radio buttons do it, so that no script is needed.
+    """Return tabs: parts of which one is shown at a time, at most four, with radio buttons and no script.
 
     Args:
-        name: begins the ids of the buttons; of its own for each place.
-        parts: labels, and what is shown under each, as HTML.
+        name: start of the buttons' ids; different for each set of tabs on a page.
+        parts: label and HTML of each part.
     """
     heads = "".join(
         f'<input type="radio" name="{name}" id="{name}{i}"{" checked" if not i else ""}/>'

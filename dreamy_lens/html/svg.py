@@ -1,4 +1,4 @@
-"""Small crisp SVG drawings: a frontier, and a quantity over iterations. They fetch nothing and need no script.
+"""Small crisp SVG drawings of arrays: a frontier, a quantity over iterations, a histogram. They need no script.
 
 Colours and type come from page.css, so one drawing serves light, dark, print and phones.
 """
@@ -8,23 +8,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 
-from dreamy_lens.html.page import Html, decimals, escape, number
-from dreamy_lens.results.pareto import hull_rows
-
-if TYPE_CHECKING:
-    from dreamy_lens.results.frontier import Frontier
-    from dreamy_lens.results.history import History
+from dreamy_lens.html.escaping import Html, escape
+from dreamy_lens.html.numbers import decimals, number
 
 WIDTH = 760
+BARS = 60  # bars of a histogram at most; finer bins are put together
 CLOUD = 900  # dots that a drawing shows of a history at most; more would say no more and weigh ten bytes each
 
 
 def ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """Round numbers within a range, about `count` of them; none in what is no range.
+    """Return about `count` round numbers within a range; none if the range is empty or not finite.
 
     >>> ticks(0.2, 1.1), ticks(math.nan, math.nan)
     ([0.2, 0.4, 0.6, 0.8, 1.0], [])
@@ -39,48 +36,55 @@ def ticks(low: float, high: float, count: int = 6) -> list[float]:
 
 
 def frontier_svg(
-    frontier: Frontier, links: Sequence[str] | None = None, hull: bool = False, history: History | None = None
+    cross_entropies: np.ndarray,
+    values: np.ndarray,
+    texts: Sequence[str],
+    links: Sequence[str] | None = None,
+    hull: Sequence[int] | np.ndarray = (),
+    cloud: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Html:
-    """A frontier as steps: to the right of each prompt and below it, nothing evaluated is better.
+    """Draw a frontier as steps: to the right of each prompt and below it, nothing evaluated is better.
 
     Args:
-        frontier: at least one prompt.
-        links: for each prompt, the id of the element it is linked to.
-        hull: also join the corners of the convex hull.
-        history: draw the prompts it holds as a cloud behind the frontier.
+        cross_entropies: cross-entropy of each prompt, rising, `[F]`, at least one.
+        values: value of each prompt, rising, `[F]`.
+        texts: text of each prompt.
+        links: for each prompt, the id of the element that its point leads to.
+        hull: prompts that are corners of the convex hull, which a line joins.
+        cloud: cross-entropies and values of other prompts, drawn behind the frontier.
     """
-    x, y = frontier.cross_entropies, frontier.values
+    x, y = cross_entropies, values
     plane = Plane(padded(x), padded(y), 380, "cross-entropy, nats per token (fluent on the left)", "value")
     across, up = plane.x(x), plane.y(y)
     parts = [plane.axes()]
-    if history is not None:
-        parts.append(_cloud(plane, history))
+    if cloud is not None:
+        parts.append(_cloud(plane, *cloud))
     steps = "".join(f"H{cx:.1f}V{cy:.1f}" for cx, cy in zip(across[1:], up[1:], strict=True))
     parts.append(f'<path class="dl-line" d="M{across[0]:.1f} {up[0]:.1f}{steps}"/>')
-    if hull and len(frontier) > 1:
-        corners = " ".join(f"{across[i]:.1f},{up[i]:.1f}" for i in hull_rows(y, x))
+    if len(hull) > 1:
+        corners = " ".join(f"{across[i]:.1f},{up[i]:.1f}" for i in hull)
         parts.append(f'<polyline class="dl-hull" points="{corners}"/>')
     places, labelled = decimals(y), (-math.inf, math.inf)
-    for i, prompt in enumerate(frontier):
-        scores = f"{i + 1}: value {number(prompt.value, places)}, cross-entropy {number(prompt.cross_entropy, 2)}"
+    for i, text in enumerate(texts):
+        scores = f"{i + 1}: value {number(y[i], places)}, cross-entropy {number(x[i], 2)}"
         # A prompt number further than its own size from the last one shown does not run into it.
         apart = max(abs(across[i] - labelled[0]) / 34, abs(up[i] - labelled[1]) / 22) >= 1
         name = f'<text x="{across[i] - 9:.1f}" y="{up[i] - 9:.1f}" text-anchor="end">{i + 1}</text>' if apart else ""
         labelled = (across[i], up[i]) if apart else labelled
-        hover = f"<title>{scores}\n{escape(prompt.text)}</title>"
+        hover = f"<title>{scores}\n{escape(text)}</title>"
         dot = f'<circle cx="{across[i]:.1f}" cy="{up[i]:.1f}" r="6">{hover}</circle>'
         parts.append(f'<a href="#{escape(links[i])}">{name}{dot}</a>' if links else name + dot)
-    return plane.svg("".join(parts), f"{len(frontier)} prompts by cross-entropy and value")
+    return plane.svg("".join(parts), f"{len(texts)} prompts by cross-entropy and value")
 
 
 def evolution_svg(iterations: np.ndarray, values: np.ndarray, restarts: Sequence[int], title: str) -> Html:
-    """A quantity over iterations as steps, restarts as dashed lines.
+    """Draw a quantity over iterations as steps, with restarts as dashed lines.
 
     Args:
-        iterations: `[T]`.
-        values: `[T]`; NaN where there is none yet.
-        restarts: iterations with one.
-        title: of the vertical axis.
+        iterations: numbers of the iterations, `[T]`.
+        values: the quantity after each iteration, `[T]`; NaN where there is none yet.
+        restarts: iterations that end with a restart.
+        title: title of the vertical axis.
     """
     known = np.isfinite(values)
     iterations, values = np.asarray(iterations)[known], np.asarray(values, dtype=np.float64)[known]
@@ -95,17 +99,58 @@ def evolution_svg(iterations: np.ndarray, values: np.ndarray, restarts: Sequence
     return plane.svg(plane.axes() + marks + line, f"{title} over iterations")
 
 
-class Plane:
-    """Axes with round numbers, and the way from data to the drawing.
+class Mark(NamedTuple):
+    """A value that is marked in a histogram.
+
+    Attributes:
+        value: the value.
+        text: a few words about it.
+        kind: "d" for a dream, "w" for a window, "q" for a quantile.
+    """
+
+    value: float
+    text: str
+    kind: str
+
+
+def histogram_svg(edges: np.ndarray, counts: np.ndarray, marks: Sequence[Mark] = (), title: str = "value") -> Html:
+    """Draw how many windows have which value, on a logarithmic scale that shows the few strongest beside the many.
 
     Args:
-        x: range across.
-        y: range upwards.
-        height: of the drawing.
-        x_title: of the axis across.
-        y_title: of the other.
-        counted: whether the axis upwards is of logarithms of counts, with its marks at powers of ten.
-        width: of the drawing.
+        edges: where bins begin and end, `[bins + 1]`.
+        counts: windows in each bin, `[bins]`.
+        marks: values that a line marks; the axis reaches all of them.
+        title: title of the horizontal axis.
+    """
+    if not len(counts) or not counts.sum():
+        return Html('<p class="dl-quiet">No window had a finite value.</p>')
+    edges, counts = _merge_bins(np.asarray(edges, dtype=np.float64), np.asarray(counts, dtype=np.int64))
+    high = math.log10(float(counts.max())) + 0.15
+    ends = np.array([edges[0], edges[-1], *(m.value for m in marks if math.isfinite(m.value))])
+    plane = Plane(padded(ends), (0.0, max(0.5, high)), 230, title, "", counted=True, width=460)
+    bars = []
+    for i, n in enumerate(counts.tolist()):
+        if n:
+            left, right, top = plane.x(edges[i]), plane.x(edges[i + 1]), plane.y(math.log10(n) if n > 1 else 0.08)
+            hover = f"<title>{n:,} windows from {edges[i]:.4g} to {edges[i + 1]:.4g}</title>"
+            wide, tall = max(1.0, float(right - left) - 1), float(plane.bottom - top)
+            place = f'x="{left:.1f}" y="{top:.1f}" width="{wide:.1f}" height="{tall:.1f}"'
+            bars.append(f'<rect class="dl-bar" {place}>{hover}</rect>')
+    content = plane.axes() + "".join(bars) + _marks(plane, marks)
+    return plane.svg(content, f"{int(counts.sum()):,} windows by value, on a logarithmic scale", slim=True)
+
+
+class Plane:
+    """Axes with round numbers, and the map from data to the drawing.
+
+    Args:
+        x: range of the horizontal axis.
+        y: range of the vertical axis.
+        height: height of the drawing.
+        x_title: title of the horizontal axis.
+        y_title: title of the vertical axis.
+        counted: whether the vertical axis shows logarithms of counts, with its marks at powers of ten.
+        width: width of the drawing.
     """
 
     top = 26
@@ -131,17 +176,17 @@ class Plane:
         self.left, self.right, self.bottom = 18 + (9 if counted else 11) * widest, width - 12, height - 58
 
     def x(self, data: np.ndarray | float) -> np.ndarray:
-        """Where data lies across."""
+        """Return the horizontal place of data in the drawing."""
         share = (np.asarray(data, dtype=np.float64) - self.x_range[0]) / (self.x_range[1] - self.x_range[0])
         return self.left + share * (self.right - self.left)
 
     def y(self, data: np.ndarray | float) -> np.ndarray:
-        """Where data lies from the top."""
+        """Return the vertical place of data in the drawing, from the top."""
         share = (np.asarray(data, dtype=np.float64) - self.y_range[0]) / (self.y_range[1] - self.y_range[0])
         return self.bottom - share * (self.bottom - self.top)
 
     def axes(self) -> str:
-        """Grid, round numbers and titles."""
+        """Return grid, round numbers and titles."""
         parts = []
         for i, tick in enumerate(self.x_ticks):
             at, minor = f"{self.x(tick):.1f}", ' class="dl-minor"' if i % 2 else ""
@@ -160,15 +205,14 @@ class Plane:
         return "".join(parts)
 
     def svg(self, content: str, label: str, slim: bool = False) -> Html:
-        """The whole drawing; a slim one is about as wide as its text is made for, on phones too."""
+        """Return the whole drawing; a slim one keeps its width on phones."""
         box = f'viewBox="0 0 {self.width} {self.height}"'
         kind = "dl-plot dl-slim" if slim else "dl-plot"
         return Html(f'<svg class="{kind}" {box} role="group" aria-label="{escape(label)}">{content}</svg>')
 
 
-def _cloud(plane: Plane, history: History) -> str:
-    """Evaluated prompts within the axes, as one path of dots; evenly thinned out if there are many."""
-    x, y = history.cross_entropy, history.value
+def _cloud(plane: Plane, x: np.ndarray, y: np.ndarray) -> str:
+    """Return points within the axes as one path of dots; evenly thinned out if there are many."""
     (x0, x1), (y0, y1) = plane.x_range, plane.y_range
     rows = np.flatnonzero((x > x0) & (x < x1) & (y > y0) & (y < y1))
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), CLOUD)).astype(int)] if len(rows) else rows
@@ -176,8 +220,42 @@ def _cloud(plane: Plane, history: History) -> str:
     return f'<path class="dl-cloud" d="{dots}"/>' if dots else ""
 
 
+def _marks(plane: Plane, marks: Sequence[Mark]) -> str:
+    parts, lines = [], 0
+    for mark in sorted(marks, key=lambda m: m.value):
+        if not math.isfinite(mark.value):
+            continue
+        at = float(plane.x(mark.value))
+        kind = {"d": "dl-at", "w": "dl-at dl-w"}.get(mark.kind, "dl-at dl-q")
+        parts.append(
+            f'<path class="{kind}" d="M{at:.1f} {plane.top}V{plane.bottom}"><title>{escape(mark.text)}</title></path>'
+        )
+        if mark.kind in "dw":
+            right = at < (plane.left + plane.right) / 2
+            place = f'x="{at + (6 if right else -6):.1f}" y="{plane.top + 14 + 18 * lines}"'
+            anchor = "start" if right else "end"
+            parts.append(
+                f'<text class="dl-over dl-note-{mark.kind}" {place} text-anchor="{anchor}">{escape(mark.text)}</text>'
+            )
+            lines += 1
+    return "".join(parts)
+
+
+def _merge_bins(edges: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Merge neighbouring bins until there are few enough, without empty ones at the ends."""
+    full = np.flatnonzero(counts)
+    counts, edges = counts[full[0] : full[-1] + 1], edges[full[0] : full[-1] + 2]
+    step = -(-len(counts) // BARS)
+    if step == 1:
+        return edges, counts
+    more = -len(counts) % step
+    width = edges[1] - edges[0]
+    counts = np.concatenate([counts, np.zeros(more, dtype=np.int64)]).reshape(-1, step).sum(1)
+    return edges[0] + np.arange(len(counts) + 1) * width * step, counts
+
+
 def padded(values: np.ndarray) -> tuple[float, float]:
-    """The range of those values that are finite, with room on both sides; from 0 to 1 if there are none."""
+    """Return the range of the finite values, with room on both sides; from 0 to 1 if there are none."""
     values = np.asarray(values, dtype=np.float64)
     values = values[np.isfinite(values)]
     if not len(values):
@@ -188,6 +266,6 @@ def padded(values: np.ndarray) -> tuple[float, float]:
 
 
 def _places(marks: Sequence[float]) -> int:
-    """Decimal places with which neighbouring marks differ."""
+    """Return the decimal places with which neighbouring marks differ."""
     step = min((b - a for a, b in pairwise(marks)), default=1.0)
     return max(0, -math.floor(math.log10(step) + 1e-9))

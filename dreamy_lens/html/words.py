@@ -1,16 +1,14 @@
-"""Numbers and names as people say them."""
+"""Counts, values and limits as they stand in sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from dreamy_lens.html.page import decimals, number
+from dreamy_lens.html.numbers import decimals, number
 
 _STEPS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
 def count(n: float) -> str:
-    """How many, in two or three digits that matter.
+    """Format a count with two or three significant digits.
 
     >>> [count(n) for n in (812, 9_999, 12_345, 999_950, 1_234_567, 500_000_000)]
     ['812', '9,999', '12k', '1M', '1.2M', '500M']
@@ -25,17 +23,17 @@ def count(n: float) -> str:
     return f"{n:,.0f}"
 
 
-def plural(n: int, one: str, more: str | None = None) -> str:
-    """A count with its noun.
+def plural(n: int, noun: str, nouns: str | None = None) -> str:
+    """Format a count with its noun.
 
     >>> plural(1, "dream"), plural(12_000, "window")
     ('1 dream', '12k windows')
     """
-    return f"{count(n)} {one if n == 1 else more or one + 's'}"
+    return f"{count(n)} {noun if n == 1 else nouns or noun + 's'}"
 
 
 def values(*numbers: float) -> list[str]:
-    """Values of a feature that are read together, with decimal places that tell them apart.
+    """Format values of a feature that are read together, with decimal places that tell them apart.
 
     >>> values(5.21, 3.94, 1.27)
     ['5.21', '3.94', '1.27']
@@ -44,20 +42,10 @@ def values(*numbers: float) -> list[str]:
     return [number(x, places) for x in numbers]
 
 
-def limit(x: float) -> str:
-    """A cross-entropy that somebody chose.
+def format_limit(x: float) -> str:
+    """Format a cross-entropy that is a limit.
 
-    >>> limit(4.0), limit(3.25)
+    >>> format_limit(4.0), format_limit(3.25)
     ('4', '3.25')
     """
     return f"{x:.4g}"
-
-
-def listed(items: Iterable[str]) -> str:
-    """Things one after the other.
-
-    >>> listed(["a", "b", "c"])
-    'a, b and c'
-    """
-    *first, last = list(items)
-    return f"{', '.join(first)} and {last}" if first else last

@@ -14,6 +14,11 @@ from dreamy_lens.panels.dream import DreamPanel
 from dreamy_lens.panels.form import FeatureForm
 from dreamy_lens.panels.runs import RunsPanel
 from dreamy_lens.runs.dream import Dream
+from dreamy_lens.runs.dreams import Dreams
+from dreamy_lens.runs.progress import advance
+from dreamy_lens.runs.spec import RunSpec
+from dreamy_lens.runs.start import new_run, side_by_side
+from dreamy_lens.search.config import EPOConfig, configs_of_seeds
 
 if TYPE_CHECKING:
     from dreamy_lens.models.hooked_model import HookedModel
@@ -64,7 +69,7 @@ class FeatureBrowser(VBox):
             box = self._boxes.pop(run)
             self._arrange()
         # Runs that were started with it share its passes, and cannot go on without it; the last one to go stops all.
-        if not any(other._worker is run._worker for other in self._runs):
+        if not any(other.worker is run.worker for other in self._runs):
             run.stop()
         for widget in (*box.children, box):
             widget.close()
@@ -94,10 +99,17 @@ class FeatureBrowser(VBox):
 
     def _start(self, feature: ex.Feature, hooked: HookedModel, known: dict[str, Any]) -> None:
         """Start runs and show them; called where the model may be used."""
-        from dreamy_lens.api.dream import dream
-
-        found: Any = dream(feature, hooked, wait=False, progress=False, **known)
-        for run in [found] if isinstance(found, Dream) else list(found):
+        settings = dict(known)
+        seeds = settings.pop("seeds", None)
+        options = {name: settings.pop(name) for name in ("start", "constraints") if name in settings}
+        config = EPOConfig.from_settings(None, settings)
+        if seeds is None:
+            started: Dream | Dreams = new_run(RunSpec.of(feature, hooked, config, named=set(settings), **options))
+        else:
+            configs = configs_of_seeds(config, seeds)
+            started = side_by_side([feature], hooked, configs, named=set(settings), **options)
+        advance(started, config.iterations, progress=False, wait=False)
+        for run in [started] if isinstance(started, Dream) else started:
             panel = DreamPanel(run)
             label = f"Remove seed {run.config.seed}"
             button = Button(description=label, tooltip=f"{label} of {run.feature_label}; it stops", icon="times")

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dreamy_lens.comparison.svg import key, plane_svg
-from dreamy_lens.html import page as markup
-from dreamy_lens.html.cards import cards, tabs
-from dreamy_lens.html.histogram import Mark, histogram_svg
-from dreamy_lens.html.page import escape
+import numpy as np
+
+from dreamy_lens.comparison.card import Card
+from dreamy_lens.comparison.svg import comparison_key, comparison_svg
+from dreamy_lens.errors import DreamyLensError
+from dreamy_lens.html.cards import card_list, tabs
+from dreamy_lens.html.escaping import escape
+from dreamy_lens.html.page import document, fragment
+from dreamy_lens.html.svg import Mark, histogram_svg
 from dreamy_lens.html.tokens import ValueScale, legend, numbers_switch
 from dreamy_lens.html.words import plural
-from dreamy_lens.results import strips
-from dreamy_lens.runs import report
+from dreamy_lens.panels.run_view import frozen_run, inspector_of
+from dreamy_lens.results.prompt_table import prompt_table
+from dreamy_lens.results.strips import LEGEND
+from dreamy_lens.runs.dream import Dream
+from dreamy_lens.runs.report import settings_list, strip_section
 from dreamy_lens.scan.page import QUANTILES, at_or_below, percent, scale_of, window_card
-
-if TYPE_CHECKING:
-    from dreamy_lens.api.card import Card
-    from dreamy_lens.scan.window import Window
+from dreamy_lens.scan.window import Window
 
 STYLES = ("tokens.css", "cards.css")
 PANEL = 80_000
@@ -83,7 +88,7 @@ class CardView:
             "Dreams are prompts that were searched for, windows are text of the corpus. Further up drives the feature "
             "more, further left reads more like language. Choose a point to go to its prompt."
         )
-        left = f"{plane_svg(self.of, names)}{key(self.of)}"
+        left = f"{comparison_svg(self.of, names)}{comparison_key(self.of)}"
         said = "".join(f"<li>{escape(s)}</li>" for s in (*(str(s) for s in self.of.statements[1:]), *self.of.findings))
         return (
             f'<p class="dl-note">{note}</p><div class="dl-two dl-first"><div>{left}</div><div>{self._histogram()}</div>'
@@ -113,12 +118,12 @@ class CardView:
         if not len(frontier):
             return "<p>No prompt had finite scores, so there is no frontier.</p>"
         if not found:
-            return f"<p>{escape(self.card.unattributed)}</p>{markup.prompt_table(frontier.prompts)}"
+            return f"<p>{escape(self.card.unattributed)}</p>{prompt_table(frontier.prompts)}"
         names = [self.dreams.get(i, "") for i in range(len(frontier))]
         few = f"{len(found)} of {len(frontier)}, from fluent to strong. " if len(found) < len(frontier) else ""
         tried = "Each token was exchanged for others, those that the gradient favours."
-        note = f'<p class="dl-note">{few}{tried} {strips.LEGEND}</p>'
-        return note + "".join(report.strip_section(i, frontier[i], names[i], found[i]) for i in sorted(found))
+        note = f'<p class="dl-note">{few}{tried} {LEGEND}</p>'
+        return note + "".join(strip_section(i, frontier[i], names[i], found[i]) for i in sorted(found))
 
     def _windows(self) -> str:
         parts = [("strongest", self._cards(self.top)), ("quantiles", self._by_quantile())]
@@ -132,14 +137,14 @@ class CardView:
         if not windows:
             return '<p class="dl-none">No window had a finite value.</p>'
         named = ((w, self.windows[w]) for w in windows)
-        return cards([window_card(w, name, f"window {i + 1}") for i, (w, name) in enumerate(named)], self.scale)
+        return card_list([window_card(w, name, f"window {i + 1}") for i, (w, name) in enumerate(named)], self.scale)
 
     def _by_quantile(self) -> str:
         parts = []
         for n, (q, windows) in enumerate(self.quantiles):
             parts.append(f"<h4>{at_or_below(q, self.card.examples.quantile_value(q), self.scale)}</h4>")
             shown = [window_card(w, f"{self.prefix}q{n}-{i}", "window") for i, w in enumerate(windows)]
-            parts.append(cards(shown, self.scale))
+            parts.append(card_list(shown, self.scale))
         return "".join(parts)
 
     def _settings(self) -> str:
@@ -155,11 +160,11 @@ class CardView:
             "Corpus": {**corpus, **counts, **problems, **asked, **made},
             "The scan's versions": of.scanned.versions,
         }
-        shown = (f"<div><h3>{n}</h3>{report.settings_list(known)}</div>" for n, known in groups.items() if known)
+        shown = (f"<div><h3>{n}</h3>{settings_list(known)}</div>" for n, known in groups.items() if known)
         return f'<div class="dl-groups">{"".join(shown)}</div>'
 
 
-def page(card: Card, top: int = 16, static: bool = False) -> str:
+def card_page(card: Card, top: int = 16, static: bool = False) -> str:
     """One self-contained page.
 
     Args:
@@ -169,22 +174,19 @@ def page(card: Card, top: int = 16, static: bool = False) -> str:
     """
     panel = "" if static else _panel(card)
     body = f"<h1>{escape(card.title)}</h1>{CardView(card, top).body(panel)}"
-    return markup.document(card.title, body, scripts=bool(panel), styles=STYLES)
+    return document(card.title, body, scripts=bool(panel), styles=STYLES)
 
 
-def fragment(card: Card) -> str:
+def card_fragment(card: Card) -> str:
     """What a notebook's cell shows, without scripts."""
     found = f"<h2>{escape(card.title)}</h2>{CardView(card, 8, 3).body('', 'h3')}"
-    return markup.fragment(found, *STYLES)
+    return fragment(found, *STYLES)
 
 
 def _panel(card: Card) -> str:
     """The panel of the run, to be opened where scripts run; nothing for several runs, or one that is not at hand."""
-    from dreamy_lens.panels.dream import frozen_run
-    from dreamy_lens.runs.dream import Dream
-
     runs = card.merged.runs
-    if len(runs) != 1 or not isinstance(runs[0], Dream) or runs[0]._session is None:
+    if len(runs) != 1 or not isinstance(runs[0], Dream) or not runs[0].has_session:
         return ""
     _look(runs[0], card)
     view = frozen_run(runs[0], weight=PANEL, strips=len(card.attributions))
@@ -194,18 +196,11 @@ def _panel(card: Card) -> str:
 
 def _look(run: Any, card: Card) -> None:
     """Have the panel know what the strips show, so that the model is asked once."""
-    import contextlib
-
-    import numpy as np
-
-    from dreamy_lens.errors import DreamyLensError
-    from dreamy_lens.panels.dream import looks_of
-
-    looks = looks_of(run)
+    inspector = inspector_of(run)
 
     def look() -> None:
         for i in card.attributions:
-            looks.with_series(np.asarray(card.comparison.frontier[i].ids, dtype=np.int64))
+            inspector.with_series(np.asarray(card.comparison.frontier[i].ids, dtype=np.int64))
 
     with contextlib.suppress(DreamyLensError):
         run.ask(look).result()

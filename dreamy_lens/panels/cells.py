@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Sequence
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any
 
+from dreamy_lens._host import in_kernel
+from dreamy_lens.panels.attribution import frozen_attribution
 from dreamy_lens.panels.dream import DreamPanel
-from dreamy_lens.runs.controls import ENDED
-from dreamy_lens.runs.progress import in_kernel
+from dreamy_lens.panels.runs import RunsPanel
+from dreamy_lens.runs.worker import ENDED
 
 if TYPE_CHECKING:
+    from dreamy_lens.results.attribution import Attribution
     from dreamy_lens.runs.dream import Dream
     from dreamy_lens.runs.dreams import Dreams
 
 PATIENCE = 20.0
 """Seconds that showing a run that has ended waits for attributions that are not known yet."""
-
-_CELLS: weakref.WeakKeyDictionary[Any, Cell] = weakref.WeakKeyDictionary()
-"""Where each panel stands."""
 
 
 class CellContent:
@@ -42,31 +41,42 @@ class CellContent:
 
 
 class Cell:
-    """The place of a panel in a notebook, and of those that were started from it.
+    """The place of a panel in a notebook, and below it those of the runs that are started from it.
 
     Args:
-        panel: to be shown.
+        panel: panel to be shown.
         html: what to show at first; None is the live panel.
     """
 
-    def __init__(self, panel: Any, html: str | None = None) -> None:
+    def __init__(self, panel: DreamPanel | RunsPanel, html: str | None = None) -> None:
         from IPython.display import display
         from ipywidgets import VBox
 
-        self.panels = [panel]
-        self.box = VBox([panel])
-        self.handle = display(self.box if html is None else CellContent(html, repr(panel)), display_id=True)
         self._lock = threading.Lock()
-        _CELLS[panel] = self
+        self.panels, self.box = [panel], VBox([panel])
+        self.handle = display(self.box if html is None else CellContent(html, repr(panel)), display_id=True)
+        self._follow(panel)
 
-    def add(self, panel: Any) -> None:
-        """Put another one below."""
+    def add(self, run: Dream) -> None:
+        """Put the panel of another run below."""
+        panel = DreamPanel(run)
         with self._lock:
             self.panels.append(panel)
             self.box.children = (*self.box.children, panel)
             if self.handle is not None:
                 self.handle.update(self.box)
-        _CELLS[panel] = self
+        self._follow(panel)
+
+    def _follow(self, panel: DreamPanel | RunsPanel) -> None:
+        """Show what is started from a panel, and see to it that the cell holds no widget when its runs have ended."""
+
+        def freeze(run: Any) -> None:
+            if run.status in ENDED:
+                panel.prepare()
+                run.defer(self.freeze)
+
+        panel.on_started(self.add)
+        panel.run.listen(freeze)
 
     def freeze(self) -> None:
         """When nothing here goes on any more, leave what needs no kernel; where there is one, it stays alive."""
@@ -77,37 +87,24 @@ class Cell:
             self.handle.update(CellContent(html, text))
 
 
+def panel_of(run: Dream | Dreams) -> DreamPanel | RunsPanel:
+    """A live panel of a run, or of several."""
+    return RunsPanel(run) if isinstance(run, Sequence) else DreamPanel(run)
+
+
 def show(run: Dream | Dreams) -> None:
     """Show a run in the present cell: its panel while it goes on, and what needs no kernel when it has ended."""
     if not in_kernel():  # marimo shows what a cell ends with
         return
-    if isinstance(run, Sequence):
-        from dreamy_lens.panels.runs import RunsPanel
-
-        panel: Any = RunsPanel(run)
-    else:
-        panel = DreamPanel(run)
-    html = None
+    panel, html = panel_of(run), None
     if run.status in ENDED:
         wait(panel.prepare(), timeout=PATIENCE)
         html = panel.to_html()
-    freeze_at_the_end(panel, Cell(panel, html))
+    Cell(panel, html)
 
 
-def freeze_at_the_end(panel: Any, cell: Cell) -> None:
-    """See to it that a cell holds no widget when its run has ended."""
+def show_attribution(attribution: Attribution) -> None:
+    """Show an attribution in the present cell, as a view that needs no kernel."""
+    from IPython.display import display
 
-    def freeze(run: Any) -> None:
-        if run.status in ENDED:
-            panel.prepare()
-            run._worker.defer(cell.freeze)
-
-    panel.run.listen(freeze)
-
-
-def beside(panel: Any, other: DreamPanel) -> None:
-    """Show a panel in the cell of another."""
-    cell = _CELLS.get(panel)
-    if cell is not None:
-        cell.add(other)
-        freeze_at_the_end(other, cell)
+    display(CellContent(frozen_attribution(attribution), repr(attribution)))

@@ -17,7 +17,7 @@ from dreamy_lens.features.parser import parse
 from dreamy_lens.models.hook_points import hook_points
 from dreamy_lens.models.load import EMBEDDED_NAME, as_hooked
 from dreamy_lens.panels import bundle, settings
-from dreamy_lens.panels.attribution import _OneThread
+from dreamy_lens.runs.model_thread import ModelThread
 
 if TYPE_CHECKING:
     from dreamy_lens.models.hooked_model import HookedModel
@@ -57,7 +57,7 @@ class FeatureForm(anywidget.AnyWidget):
         start: Callable[[ex.Feature, Any, dict[str, Any]], None],
     ) -> None:
         self._where, self._start = where, start
-        self._thread, self._lock = _OneThread(), threading.Lock()
+        self._thread, self._lock = ModelThread(self), threading.Lock()
         self._models: dict[str, HookedModel] = {}
         self._shapes: dict[str, dict[str, Any]] = {}
         self._own: set[str] = set()

@@ -14,7 +14,9 @@ import json
 import re
 from typing import Any
 
-from dreamy_lens.html.page import decimals, escape, number
+from dreamy_lens.html.escaping import escape
+from dreamy_lens.html.numbers import decimals, number
+from dreamy_lens.html.tokens import StripToken, token_strip
 from dreamy_lens.panels import bundle
 
 ROWS = 12
@@ -124,15 +126,16 @@ def _inert(state: dict[str, Any]) -> str:
 def _tokens(found: dict[str, Any]) -> str:
     drops = found.get("drop") or [None] * len(found["tokens"])
     full = max([d for d in drops if d is not None] + [0.0]) or 1.0
-    pieces = []
-    for token, drop in zip(found["tokens"], drops, strict=True):
-        share = 0.0 if drop is None else min(1.0, max(0.0, drop / full))
-        said = "" if drop is None else f"loses {number(drop, 3)} with the worst substitute"
-        style = "border:1px solid #8a929c;border-radius:3px;padding:1px 4px;margin-right:2px;font-family:monospace;"
-        style += f"white-space:pre-wrap;background:rgba(245,146,48,{share:.2f})"
-        pieces.append(f'<span style="{style}" title="{escape(said)}">{escape(token, token=True)}</span>')
+    strip = [
+        StripToken(token) if drop is None else StripToken(token, max(0.0, drop / full), _note(drop))
+        for token, drop in zip(found["tokens"], drops, strict=True)
+    ]
     scores = f"value {_said(found['value'], 3)}, cross-entropy {_said(found['ce'], 2)} nats per token"
-    return f'<div style="margin:4px 0;line-height:1.9">{"".join(pieces)}</div><div>{scores}</div>'
+    return f"{token_strip(strip, inline=True)}<div>{scores}</div>"
+
+
+def _note(drop: float) -> str:
+    return f"loses {number(drop, 3)} with the worst substitute"
 
 
 def _table(entries: list[dict[str, Any]]) -> str:

@@ -133,8 +133,8 @@ class MessageHandler:
     """Answers the messages of one view.
 
     Args:
-        looks: at prompts.
-        ask: has a function run where the model may be used.
+        inspector: inspector of the prompts that are asked about.
+        ask: runs a function where the model may be used.
         send: sends a message to the view.
         commands: what else a message can be, by its type.
     """
@@ -143,12 +143,12 @@ class MessageHandler:
 
     def __init__(
         self,
-        looks: PromptInspector,
+        inspector: PromptInspector,
         ask: Callable[[Callable[[], Any]], Any],
         send: Callable[[dict[str, Any]], None],
         commands: Mapping[str, Callable[[dict[str, Any]], object]],
     ) -> None:
-        self._looks, self._ask, self._send, self._commands = looks, ask, send, commands
+        self._inspector, self._ask, self._send, self._commands = inspector, ask, send, commands
         self._newest: Any = None
         self._lock = threading.Lock()
 
@@ -169,8 +169,8 @@ class MessageHandler:
         """Whatever can be said soonest first, until something newer is asked."""
         number = message.get("id")
         try:
-            ids = self._looks.ids(message)
-            for one in self._looks.stages(ids):
+            ids = self._inspector.ids(message)
+            for one in self._inspector.stages(ids):
                 self._send({"type": "answer", "id": number, "found": one})
                 if self._newest != number:
                     return

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dreamy_lens.errors import DreamyLensError
-from dreamy_lens.html import page as markup
-from dreamy_lens.panels.dream import frozen_run, looks_of
+from dreamy_lens.html.escaping import escape
+from dreamy_lens.html.page import document
+from dreamy_lens.panels.run_view import frozen_run, inspector_of
 from dreamy_lens.runs import report
 
 if TYPE_CHECKING:
@@ -24,18 +25,18 @@ def page_of_run(run: Dream, k: int = 32, strips: int = 20) -> str:
         k: substitutes tried at each position.
         strips: prompts of the frontier that are attributed at most, spread from fluent to strong.
     """
-    looks, frontier = looks_of(run), run.frontier
+    inspector, frontier = inspector_of(run), run.frontier
 
     def look() -> None:
         for prompt in frontier.spread(strips):
-            looks.with_series(np.asarray(prompt.ids, dtype=np.int64), k)
+            inspector.with_series(np.asarray(prompt.ids, dtype=np.int64), k)
 
     with contextlib.suppress(DreamyLensError):  # a feature without a gradient has a frontier all the same
         run.ask(look).result()
     title = f"A dream of {run.feature_label}"
     view = frozen_run(run, strips=strips)
     body = (
-        f"<h1>{markup.escape(title)}</h1><p>{markup.escape(report.introduction(run))}</p>{view}"
+        f"<h1>{escape(title)}</h1><p>{escape(report.introduction(run))}</p>{view}"
         f"<h2>Settings</h2>{report.settings_list(report.settings_of(run))}"
     )
-    return markup.document(title, body, scripts=True)
+    return document(title, body, scripts=True)

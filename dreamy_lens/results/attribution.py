@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dreamy_lens import _host, _upcalls
 from dreamy_lens.errors import RunFolderError
+from dreamy_lens.html.escaping import escape
+from dreamy_lens.html.numbers import decimals, number
+from dreamy_lens.html.page import document, fragment
+from dreamy_lens.results.prompt_table import text_table
+from dreamy_lens.results.storage import read_json, write_json
+from dreamy_lens.results.strips import attribution_with_scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,17 +64,17 @@ class Attribution:
         candidate_tokens: `candidates` decoded, each by itself, n tuples of k.
         feature: its text form, where known.
 
-    >>> found = Attribution(
+    >>> attribution = Attribution(
     ...     ids=np.array([5, 9]), tokens=(" the", " file"), value=3.0, cross_entropy=2.0,
     ...     candidates=np.array([[6, 7], [8, 1]]), values=np.array([[2.5, 1.0], [3.5, 2.0]], dtype=np.float32),
     ...     cross_entropies=np.array([[2.0, 4.0], [3.0, 5.0]], dtype=np.float32),
     ...     candidate_tokens=((" a", " an"), (" name", "!")),
     ... )
-    >>> found.drop_to_worst
+    >>> attribution.drop_to_worst
     array([2., 1.])
-    >>> found.drop_to_best  # at the second position a substitute is better than the prompt's own token
+    >>> attribution.drop_to_best  # at the second position a substitute is better than the prompt's own token
     array([ 0.5, -0.5])
-    >>> found.top(1)[0].token
+    >>> attribution.top(1)[0].token
     ' name'
     """
 
@@ -125,11 +132,8 @@ class Attribution:
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
         """A self-contained HTML page with the token strip, also written to a file if a path is given."""
-        from dreamy_lens.html import page as markup
-        from dreamy_lens.results import strips
-
         title = f"Attribution of {self.feature}" if self.feature else "Attribution"
-        page = markup.document(title, f"<h1>{markup.escape(title)}</h1>{strips.attribution(self)}")
+        page = document(title, f"<h1>{escape(title)}</h1>{attribution_with_scores(self)}")
         if path is not None:
             Path(path).write_text(page, encoding="utf-8")
         return page
@@ -142,8 +146,6 @@ class Attribution:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it as one JSON file."""
-        from dreamy_lens.results.storage import write_json
-
         arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
         names = ("feature", "tokens", "value", "cross_entropy", "candidate_tokens")
         plain = {name: getattr(self, name) for name in names}
@@ -156,8 +158,6 @@ class Attribution:
         Raises:
             RunFolderError: the file is missing, damaged, or something else.
         """
-        from dreamy_lens.results.storage import read_json
-
         data = read_json(path, FORMAT)
         try:
             arrays = {name: np.array(data[name], dtype=dtype) for name, dtype in _ARRAYS.items()}
@@ -181,35 +181,23 @@ class Attribution:
         return f"Attribution({''.join(self.tokens)!r}, value {self.value:.4g}, {k} substitutes at {n} positions)"
 
     def __str__(self) -> str:
-        from dreamy_lens.html import page as markup
-
-        places = markup.decimals([self.value, *self.drop_to_worst])
+        places = decimals([self.value, *self.drop_to_worst])
         best, worst = self.drop_to_best, self.drop_to_worst
         rows = []
         for i, token in enumerate(self.tokens):
-            ends = [next((repr(s.token) for s in found), "-") for found in (self.top(i, 1), self.worst(i, 1))]
-            rows.append([str(i), repr(token), markup.number(worst[i], places), markup.number(best[i], places), *ends])
+            ends = [next((repr(s.token) for s in few), "-") for few in (self.top(i, 1), self.worst(i, 1))]
+            rows.append([str(i), repr(token), number(worst[i], places), number(best[i], places), *ends])
         columns = ("position", "token", "drop to worst", "drop to best", "best substitute", "worst substitute")
-        return markup.text_table(columns, rows)
+        return text_table(columns, rows)
 
     def _ipython_display_(self) -> None:
-        from dreamy_lens.runs.progress import in_kernel
-
-        if in_kernel():
-            from IPython.display import display
-
-            from dreamy_lens.panels.attribution import frozen_attribution
-            from dreamy_lens.panels.cells import CellContent
-
-            display(CellContent(frozen_attribution(self), repr(self)))
+        if _host.in_kernel():
+            _upcalls.show_attribution(self)
         else:
             print(repr(self))
 
     def _repr_html_(self) -> str:
-        from dreamy_lens.html import page as markup
-        from dreamy_lens.results import strips
-
-        return markup.fragment(strips.attribution(self))
+        return fragment(attribution_with_scores(self))
 
     def _counted(self) -> np.ndarray:
         """Values `[n, k]` with NaN for candidates that count for nothing."""

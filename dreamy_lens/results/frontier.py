@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from dreamy_lens.errors import RunFolderError, SettingsError
+from dreamy_lens.figures.frontier import frontier_figure
+from dreamy_lens.html.page import fragment
 from dreamy_lens.results.pareto import hull_rows, hypervolume, non_dominated
 from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
+from dreamy_lens.results.prompt_table import PROMPT_COLUMNS, prompt_rows, prompt_table, text_table
+from dreamy_lens.results.storage import read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,8 +24,6 @@ if TYPE_CHECKING:
 
     from dreamy_lens.results.attribution import Attribution
     from dreamy_lens.results.history import History
-
-__all__ = ["Frontier", "hull_rows", "hypervolume", "non_dominated"]
 
 FORMAT = "dreamy_lens frontier"
 
@@ -147,16 +149,17 @@ class Frontier(Sequence[Prompt]):
         columns |= {name: [getattr(p, name) for p in self.prompts] for name in ("ids", "tokens")}
         return pd.DataFrame(columns)
 
-    def plot(self, **settings: Any) -> go.Figure:
-        """A plotly figure; settings as for :func:`dreamy_lens.figures.frontier.frontier_figure`."""
-        from dreamy_lens.figures.frontier import frontier_figure
+    def plot(self, *, hull: bool = False, **settings: Any) -> go.Figure:
+        """Draw the frontier as a plotly figure.
 
-        return frontier_figure(self, **settings)
+        Args:
+            hull: whether to join the corners of the convex hull, as the paper's figures do.
+            **settings: settings of `figures.frontier_figure`: `others`, `dark`, `history`.
+        """
+        return frontier_figure(self, hull=self.hull() if hull else None, **settings)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the prompts as one JSON file, replacing an older one in a single step."""
-        from dreamy_lens.results.storage import write_json
-
         return write_json(path, {"format": FORMAT, "version": 1, "prompts": [p.to_dict() for p in self.prompts]})
 
     @classmethod
@@ -166,8 +169,6 @@ class Frontier(Sequence[Prompt]):
         Raises:
             RunFolderError: the file is missing, damaged, or something else.
         """
-        from dreamy_lens.results.storage import read_json
-
         try:
             return cls(Prompt.from_dict(p) for p in read_json(path, FORMAT)["prompts"])
         except (KeyError, TypeError) as error:
@@ -194,14 +195,10 @@ class Frontier(Sequence[Prompt]):
         return f"Frontier({n} prompt{'s' * (n != 1)}, value {low.value:.4g} to {high.value:.4g}, {span})"
 
     def __str__(self) -> str:
-        from dreamy_lens.html import page as markup
-
-        return markup.text_table(markup.PROMPT_COLUMNS, markup.prompt_rows(self.prompts))
+        return text_table(PROMPT_COLUMNS, prompt_rows(self.prompts))
 
     def _repr_html_(self) -> str:
-        from dreamy_lens.html import page as markup
-
-        return markup.fragment(markup.prompt_table(self.prompts))
+        return fragment(prompt_table(self.prompts))
 
 
 def _limit(name: str, given: Any, unit: str) -> float:

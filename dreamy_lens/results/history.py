@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dreamy_lens.errors import RunFolderError
+from dreamy_lens.figures.evolution import frontiers_figure
+from dreamy_lens.html.escaping import escape
+from dreamy_lens.html.page import fragment
 from dreamy_lens.results.pareto import Staircase, non_dominated
 from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
 
@@ -105,8 +108,6 @@ class History:
 
     def plot(self, **settings: Any) -> go.Figure:
         """The frontier after several iterations, as in Figure 2b; settings as for `figures.frontiers_figure`."""
-        from dreamy_lens.figures.evolution import frontiers_figure
-
         return frontiers_figure(self, **settings)
 
     def prompt(
@@ -171,9 +172,7 @@ class History:
         return f"History({', '.join(parts)}, {self.seconds[-1]:.1f} s)"
 
     def _repr_html_(self) -> str:
-        from dreamy_lens.html import page as markup
-
-        return markup.fragment(f"<p>{markup.escape(repr(self))}</p>")
+        return fragment(f"<p>{escape(repr(self))}</p>")
 
 
 def _check(found: dict[str, np.ndarray], restarts: np.ndarray, counts: np.ndarray) -> None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dreamy_lens.html import page as markup
+from dreamy_lens.html.escaping import Html, escape, visible
+from dreamy_lens.html.numbers import decimals, number
+from dreamy_lens.html.page import fragment
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,36 +78,34 @@ class LogitEffect:
             return self.path
         lines = []
         for kind, found in (("promoted", self.promoted), ("suppressed", self.suppressed)):
-            shown = (
-                f"{markup.visible(e.token, token=True)!r} {markup.number(e.change, self.places, True)}" for e in found
-            )
+            shown = (f"{visible(e.token, token=True)!r} {number(e.change, self.places, True)}" for e in found)
             lines.append(f"{kind}: {', '.join(shown)}")
         return "\n".join([*lines, self.path])
 
     @property
     def places(self) -> int:
         """Decimal places to show changes with."""
-        return markup.decimals([e.change for e in (*self.promoted, *self.suppressed)], 3)
+        return decimals([e.change for e in (*self.promoted, *self.suppressed)], 3)
 
-    def html(self) -> markup.Html:
+    def html(self) -> Html:
         """The tokens in two columns, each with a bar, and what they are in words."""
         if not self:
-            return markup.Html(f"<p>{markup.escape(self.path)}</p>")
+            return Html(f"<p>{escape(self.path)}</p>")
         full = max(abs(e.change) for e in (*self.promoted, *self.suppressed)) or 1.0
         columns = "".join(
             f'<div><h3>{kind}</h3><ol class="dl-effects{down}">{"".join(self._row(e, full) for e in found)}</ol></div>'
             for kind, down, found in (("promoted", "", self.promoted), ("suppressed", " dl-down", self.suppressed))
         )
-        note = f'<p class="dl-note">{markup.escape(self.path)}</p>'
-        return markup.Html(f'<div class="dl-effect">{columns}</div>{note}')
+        note = f'<p class="dl-note">{escape(self.path)}</p>'
+        return Html(f'<div class="dl-effect">{columns}</div>{note}')
 
     def _number(self, effect: TokenEffect) -> str:
-        return markup.number(effect.change, self.places, True)
+        return number(effect.change, self.places, True)
 
     def _row(self, effect: TokenEffect, full: float) -> str:
         share = f"{100 * abs(effect.change) / full:.0f}"
-        token = f'<q title="id {effect.id}">{markup.escape(effect.token, token=True)}</q>'
+        token = f'<q title="id {effect.id}">{escape(effect.token, token=True)}</q>'
         return f'<li>{token}<i style="--w:{share}%"></i><span>{self._number(effect)}</span></li>'
 
     def _repr_html_(self) -> str:
-        return markup.fragment(f'<div class="dl-sides">{self.html()}</div>', "tokens.css", "cards.css")
+        return fragment(f'<div class="dl-sides">{self.html()}</div>', "tokens.css", "cards.css")

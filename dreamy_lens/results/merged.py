@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dreamy_lens.errors import RunFolderError, SettingsError
+from dreamy_lens.figures.frontier import runs_figure
+from dreamy_lens.html.escaping import escape
+from dreamy_lens.html.page import fragment
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
 from dreamy_lens.results.prompt import Prompt, Provenance
+from dreamy_lens.results.prompt_table import prompt_table
+from dreamy_lens.results.storage import read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,14 +81,10 @@ class Merged:
 
     def plot(self, **settings: Any) -> go.Figure:
         """Every run's frontier and the joint one, as in Figure 2a; settings as for `figures.frontier.runs_figure`."""
-        from dreamy_lens.figures.frontier import runs_figure
-
         return runs_figure(self, **settings)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write all frontiers as one JSON file; histories stay with the runs' own folders."""
-        from dreamy_lens.results.storage import write_json
-
         runs = [{"provenance": r.provenance.to_dict(), "prompts": [p.to_dict() for p in r.frontier]} for r in self.runs]
         return write_json(path, {"format": FORMAT, "version": 1, "runs": runs})
 
@@ -94,8 +95,6 @@ class Merged:
         Raises:
             RunFolderError: the file is missing, damaged, or something else.
         """
-        from dreamy_lens.results.storage import read_json
-
         try:
             runs = [
                 SavedRun(Provenance.from_dict(r["provenance"]), Frontier(Prompt.from_dict(p) for p in r["prompts"]))
@@ -116,9 +115,7 @@ class Merged:
         return str(self.frontier)
 
     def _repr_html_(self) -> str:
-        from dreamy_lens.html import page as markup
-
-        return markup.fragment(f"<p>{markup.escape(repr(self))}</p>{markup.prompt_table(self.frontier.prompts)}")
+        return fragment(f"<p>{escape(repr(self))}</p>{prompt_table(self.frontier.prompts)}")
 
 
 def merge(runs: Iterable[MergeableRun | Merged]) -> Merged:

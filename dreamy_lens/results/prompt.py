@@ -10,23 +10,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from dreamy_lens import _upcalls
+from dreamy_lens.figures.protocols import TextDecoder
+from dreamy_lens.html.page import fragment
+from dreamy_lens.results.prompt_table import prompt_table
+
 if TYPE_CHECKING:
     from dreamy_lens.results.attribution import Attribution
 
 
-class Decoder(Protocol):
-    """Whatever turns token ids into text; :class:`dreamy_lens.models.vocabulary.Vocabulary` is one."""
-
-    def text(self, ids: Iterable[int]) -> str:
-        """The text that ids stand for."""
-        ...
-
-    def tokens(self, ids: Iterable[int]) -> list[str]:
-        """Each token by itself."""
-        ...
+class Decoder(TextDecoder, Protocol):
+    """A decoder that also encodes; :class:`dreamy_lens.models.vocabulary.Vocabulary` is one."""
 
     def round_trips(self, ids: Iterable[int]) -> bool:
-        """Whether the text of a prompt encodes to the very same ids."""
+        """Return whether the text of a prompt encodes to exactly the same ids."""
         ...
 
 
@@ -133,14 +130,12 @@ class Prompt:
         """
         if self._attribute is not None:
             return self._attribute(self, k=k, **settings)
-        import dreamy_lens
-
         origin = self.provenance
         settings.setdefault("prepend_bos", origin.prepend_bos)
         for name in ("prefix", "suffix"):
             if getattr(origin, name):
                 settings.setdefault(name, getattr(origin, name))
-        return dreamy_lens.attribution(origin.feature, np.array(self.ids), origin.model, k=k, **settings)
+        return _upcalls.attribution(origin.feature, np.array(self.ids), origin.model, k=k, **settings)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -175,6 +170,4 @@ class Prompt:
         return f"Prompt({self.text!r}, value {self.value:.4g}, cross-entropy {self.cross_entropy:.2f})"
 
     def _repr_html_(self) -> str:
-        from dreamy_lens.html import page as markup
-
-        return markup.fragment(markup.prompt_table([self]))
+        return fragment(prompt_table([self]))

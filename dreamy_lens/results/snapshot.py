@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dreamy_lens.html.escaping import escape
+from dreamy_lens.html.page import fragment
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
 from dreamy_lens.results.pareto import hypervolume
 from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
+from dreamy_lens.results.prompt_table import prompt_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,13 +84,12 @@ class Snapshot:
 
     def plot(self, **settings: Any) -> go.Figure:
         """The frontier over all evaluated prompts, as a plotly figure."""
-        return self.frontier.plot(**{"history": self.history} | settings)
+        drawn: dict[str, Any] = {"history": self.history, **settings}
+        return self.frontier.plot(**drawn)
 
     def __repr__(self) -> str:
         return f"Snapshot(after {self.iteration} iterations, {self.history!r}, {self.frontier!r})"
 
     def _repr_html_(self) -> str:
-        from dreamy_lens.html import page as markup
-
         title = f"After {self.iteration} iterations: {self.history!r}"
-        return markup.fragment(f"<p>{markup.escape(title)}</p>{markup.prompt_table(self.frontier.prompts)}")
+        return fragment(f"<p>{escape(title)}</p>{prompt_table(self.frontier.prompts)}")

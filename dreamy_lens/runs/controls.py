@@ -12,16 +12,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from dreamy_lens import _upcalls
+from dreamy_lens._host import in_kernel
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.runs.listeners import TELL_SECONDS
 from dreamy_lens.runs.signals import SLICE_SECONDS
-from dreamy_lens.runs.worker import DONE, ENDED, FAILED, PAUSED, READY, RUNNING, STOPPED, RunWorker
+from dreamy_lens.runs.worker import RunWorker
 
 T = TypeVar("T")
 S = TypeVar("S", bound="RunControls")
 
 _TAKING = threading.RLock()
-"""Held by whoever gives a run another worker: it has one at a time."""
+"""Held while a run is given another worker: it has one at a time."""
 
 
 class RunControls:
@@ -36,17 +38,22 @@ class RunControls:
 
     @property
     def status(self) -> str:
-        """What it is doing: ready, running, paused, stopped, done or failed."""
+        """What the run is doing: ready, running, paused, stopped, done or failed."""
         return self._idle_status() if self._worker is None else self._worker.status
 
     @property
+    def worker(self) -> RunWorker | None:
+        """What takes the run's steps, or took them last; None before that. Runs side by side have one together."""
+        return self._worker
+
+    @property
     def active(self) -> bool:
-        """Whether it goes on in the background, or stands still there."""
+        """Whether the run goes on in the background, or stands still there."""
         return any(worker.active for worker in self._workers())
 
     @property
     def error(self) -> BaseException | None:
-        """What ended it, if it failed."""
+        """What ended the run, if it failed."""
         return next((worker.error for worker in self._workers() if worker.error is not None), None)
 
     def pause(self: S) -> S:
@@ -81,7 +88,7 @@ class RunControls:
         return self
 
     def ask(self, function: Callable[[], T], soon: bool = False) -> Future[T]:
-        """Have a function run between two steps, where it may use the run's model; also while the run is paused.
+        """Run a function between two steps, where it may use the run's model; also while the run is paused.
 
         Args:
             function: of no arguments. While it runs, `frontier` and `history` are what was found so far.
@@ -93,35 +100,82 @@ class RunControls:
         """
         return self._answering().ask(function, soon)
 
-    def listen(self: S, function: Callable[[S], object], every: float = TELL_SECONDS) -> Callable[[], None]:
-        """Have a function called with this run as it goes on, in the background, and at the end.
+    def defer(self, function: Callable[[], T]) -> Future[T]:
+        """Run a function that can wait: after the last step, and when nothing else is asked.
 
         Args:
-            function: what it raises is logged, and ends only that it is called.
-            every: fewest seconds between two calls; changes of status are told at once.
+            function: function of no arguments, which may use the run's model.
 
         Returns:
-            A function that ends it.
+            A future of what the function returns.
+        """
+        return self._answering().defer(function)
+
+    def use_model(self, function: Callable[[], T]) -> T:
+        """Run a function that uses the run's model, and return its result.
+
+        While the run goes on in the background, its thread runs the function, between two steps; otherwise this thread
+        does.
+
+        Args:
+            function: function of no arguments.
+
+        Raises:
+            Exception: whatever the function raises.
+        """
+        worker = self._worker
+        if worker is None or worker.is_mine or not worker.active:
+            return function()
+        future = worker.ask(function)
+        try:
+            while not futures.wait([future], SLICE_SECONDS).done:
+                pass
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()  # nothing waits for it any more
+            raise
+        finally:
+            del future  # an error's frames would keep it, and it the error
+
+    def listen(self: S, function: Callable[[S], object], every: float = TELL_SECONDS) -> Callable[[], None]:
+        """Call a function with this run as it goes on, in the background, and at the end.
+
+        Args:
+            function: function of one argument, this run; if it raises, that is logged, and it is not called again.
+            every: fewest seconds between two calls; a change of status is told at once.
+
+        Returns:
+            A function that ends the calls.
         """
         return self._answering().listen(function, self, every)
+
+    def work_with(self, worker: RunWorker) -> None:
+        """Have a worker take the steps and answer from now on, in the place of the run's last one.
+
+        Raises:
+            SettingsError: the run goes on still.
+        """
+        with _TAKING:
+            if self.active:
+                raise SettingsError(f"The run is {self.status} already.")
+            for part in self._parts():
+                worker.follow(part._worker)
+                part._worker = worker
+
+    def drop_worker(self) -> None:
+        """Have no worker: for a copy, which does not go on with the run that it was copied from."""
+        self._worker = None
 
     # How it is shown.
 
     def _ipython_display_(self) -> None:
-        from dreamy_lens.runs.progress import in_kernel
-
         if in_kernel():
-            from dreamy_lens.panels import show
-
-            show(self)
+            _upcalls.show(self)
         else:
             print(repr(self))
 
     def _display_(self) -> Any:  # what marimo asks for
-        return self._panel()
-
-    def _panel(self) -> Any:
-        raise NotImplementedError
+        return _upcalls.panel_of(self)
 
     # How.
 
@@ -129,11 +183,11 @@ class RunControls:
         raise NotImplementedError
 
     def _parts(self) -> Sequence[RunControls]:
-        """Whatever goes on where this does."""
+        """This, and the runs that go on with it."""
         return [self]
 
     def _workers(self) -> list[RunWorker]:
-        """Those that take its steps, or took them last."""
+        """Workers that take the steps, or took them last."""
         return [] if self._worker is None else [self._worker]
 
     def _answering(self) -> RunWorker:
@@ -141,15 +195,6 @@ class RunControls:
             if self._worker is None:
                 self._worker = RunWorker.idle(self, self._idle_status())  # pyright: ignore[reportArgumentType]
             return self._worker
-
-    def _work_with(self, worker: RunWorker) -> None:
-        """From now on it is this one that takes the steps and answers."""
-        with _TAKING:
-            if self.active:
-                raise SettingsError(f"The run is {self.status} already.")
-            for part in self._parts():
-                worker.follow(part._worker)
-                part._worker = worker
 
     def _went_on(self, iterations: int | None, save_to: str | os.PathLike[str] | None, wait: bool | None) -> bool:
         """Whether there was only a pause to be ended. A run that was told to stop is waited for, and has ended then."""
@@ -190,29 +235,3 @@ class RunControls:
         if worker.interrupted and not was:
             self.stop()  # the others too, where there are several
             print("Interrupted; everything found is kept, and .resume() goes on.", file=sys.stderr)
-
-    def _where_used(self, function: Callable[[], T]) -> T:
-        """The result of a function that uses the model: of the thread at work while there is one, else here."""
-        worker = self._worker
-        if worker is None or worker.is_mine or not worker.active:
-            return function()
-        future = worker.ask(function)
-        try:
-            while not futures.wait([future], SLICE_SECONDS).done:
-                pass
-            return future.result()
-        except KeyboardInterrupt:
-            future.cancel()  # nobody waits for it any more
-            raise
-        finally:
-            del future  # an error's frames would keep it, and it the error
-
-    def _advance(
-        self, until: int, progress: bool | None, save_to: str | os.PathLike[str] | None, wait: bool | None
-    ) -> Any:
-        from dreamy_lens.runs.progress import advance
-
-        return advance(self, until, progress, save_to, wait)  # pyright: ignore[reportArgumentType]
-
-
-__all__ = ["DONE", "ENDED", "FAILED", "PAUSED", "READY", "RUNNING", "STOPPED", "RunControls", "RunWorker"]

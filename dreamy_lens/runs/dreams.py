@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from dreamy_lens.errors import RunFolderError, SettingsError
-from dreamy_lens.runs.controls import FAILED, PAUSED, RUNNING, STOPPED, RunControls, RunWorker
+from dreamy_lens.features.parser import parse
+from dreamy_lens.models.hooked_model import standing
+from dreamy_lens.results.merged import Merged, merge
+from dreamy_lens.runs.controls import RunControls
+from dreamy_lens.runs.dream import Dream
+from dreamy_lens.runs.progress import advance
+from dreamy_lens.runs.worker import FAILED, PAUSED, RUNNING, STOPPED, RunWorker
+from dreamy_lens.scoring.joint import JointScorer
+from dreamy_lens.search.joint import drive_together
+from dreamy_lens.search.steps import Step
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from dreamy_lens.results.merged import Merged
-    from dreamy_lens.runs.dream import Dream
-    from dreamy_lens.search.steps import Step
 
 
 class Dreams(RunControls, Sequence["Dream"]):
@@ -30,7 +35,7 @@ class Dreams(RunControls, Sequence["Dream"]):
     def __init__(self, runs: Sequence[Dream]) -> None:
         self.runs = tuple(runs)
         # Part of those that go on together goes on with them.
-        workers = {id(run._worker): run._worker for run in self.runs}
+        workers = {id(run.worker): run.worker for run in self.runs}
         self._worker = next(iter(workers.values())) if len(workers) == 1 else None
 
     @property
@@ -59,7 +64,7 @@ class Dreams(RunControls, Sequence["Dream"]):
             raise SettingsError(f"The runs are at iterations {there}; resume() with no number completes all of them.")
         for run in self.runs:
             run.go_until(max(until))
-        self._advance(max(until), progress, save_to, wait)
+        advance(self, max(until), progress, save_to, wait)
         return self
 
     @property
@@ -69,19 +74,14 @@ class Dreams(RunControls, Sequence["Dream"]):
         return own.status if own is not None and own.active else self._idle_status()
 
     def _idle_status(self) -> str:
-        found = {run.status for run in self.runs}
-        return found.pop() if len(found) == 1 else next((s for s in (RUNNING, PAUSED, FAILED) if s in found), STOPPED)
-
-    def _panel(self) -> Any:
-        from dreamy_lens.panels import RunsPanel
-
-        return RunsPanel(self)
+        each = {run.status for run in self.runs}
+        return each.pop() if len(each) == 1 else next((s for s in (RUNNING, PAUSED, FAILED) if s in each), STOPPED)
 
     def _parts(self) -> list[RunControls]:
         return [self, *self.runs]
 
     def _workers(self) -> list[RunWorker]:
-        return list(dict.fromkeys(run._worker for run in self.runs if run._worker is not None))
+        return list(dict.fromkeys(run.worker for run in self.runs if run.worker is not None))
 
     @overload
     def __getitem__(self, index: int) -> Dream: ...
@@ -102,14 +102,12 @@ class Dreams(RunControls, Sequence["Dream"]):
         Raises:
             SettingsError: no run here is of this feature.
         """
-        from dreamy_lens.features.parser import parse
-        from dreamy_lens.results.merged import merge
-
-        found = [run for run in self.runs if run.feature == parse(feature)]
-        if not found:
+        expression = parse(feature)
+        seeds = [run for run in self.runs if run.feature == expression]
+        if not seeds:
             there = ", ".join(dict.fromkeys(run.feature_label for run in self.runs))
-            raise SettingsError(f"No run here is of {parse(feature).label}; there are: {there}.")
-        return merge(found)
+            raise SettingsError(f"No run here is of {expression.label}; there are: {there}.")
+        return merge(seeds)
 
     def merged(self) -> list[Merged]:
         """One for each feature, in order; see :meth:`of`."""
@@ -147,23 +145,53 @@ class Dreams(RunControls, Sequence["Dream"]):
             raise RunFolderError(f"{os.fspath(path)!r} is a file; name a folder for the {len(self)} runs.")
         return [Path(path) / f"run-{number:03d}" for number in range(len(self))]
 
-    def steps(self, until: int, between: Callable[[], object] | None = None) -> Iterator[tuple[Dream, Step]]:
-        """The runs' next steps up to an iteration, side by side, each with its run, to be given to `run.take`."""
-        from dreamy_lens.models.hooked_model import standing
-        from dreamy_lens.scoring.joint import JointScorer
-        from dreamy_lens.search.joint import drive_together
+    @property
+    def models(self) -> set[Any]:
+        """All models that the runs use, loaded if need be."""
+        return {model for run in self.runs for model in run.models}
 
+    def steps(self, until: int, between: Callable[[], object] | None = None) -> Iterator[tuple[Dream, Step]]:
+        """Give the runs' next steps, up to an iteration, side by side; each counts once it is given to :meth:`take`.
+
+        Args:
+            until: the last iteration.
+            between: called before every pass through the model.
+        """
         scorer = JointScorer([run.session.scorer for run in self.runs])
-        with standing({model for run in self.runs for model in run.session.scorer.models}):
+        with standing(self.models):
             for number, step in drive_together([run.search(until) for run in self.runs], scorer, between):
                 yield self.runs[number], step
+
+    def take(self, step: tuple[Dream, Step]) -> None:
+        """Note a step of one of the runs."""
+        run, own_step = step
+        run.take(own_step)
+
+    def unlock(self) -> None:
+        """Forget which threads may be reading the runs."""
+        for run in self.runs:
+            run.unlock()
+
+    @property
+    def summary(self) -> str:
+        """Where the searches stand, in a line: best values and hypervolumes."""
+        scored = [run for run in self.runs if len(run.frontier_rows)]
+        if not scored:
+            return f"{len(self)} runs"
+        best = [run.history.value[run.frontier_rows[-1]] for run in scored]
+        area = [run.hypervolume for run in scored]
+        return (
+            f"{len(self)} runs, best values {min(best):.3g} to {max(best):.3g}, "
+            f"hypervolumes {min(area):.4g} to {max(area):.4g}"
+        )
 
     def __repr__(self) -> str:
         inside = "".join(f"\n  {run!r}" for run in self.runs)
         return f"Dreams({len(self)} runs){inside}"
 
     def _repr_html_(self) -> str:
-        from dreamy_lens.html import page as markup
+        from dreamy_lens.html.escaping import escape
+        from dreamy_lens.html.page import fragment
 
-        rows = "".join(f"<li>{markup.escape(repr(run))}</li>" for run in self.runs)
-        return markup.fragment(f"<p>{len(self)} runs</p><ol start='0'>{rows}</ol>")
+        rows = "".join(f"<li>{escape(repr(run))}</li>" for run in self.runs)
+        return fragment(f"<p>{len(self)} runs</p><ol start='0'>{rows}</ol>")

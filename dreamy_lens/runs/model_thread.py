@@ -1,4 +1,13 @@
-"""Answer questions about a model in the one thread that uses it, whichever that is at the time."""
+"""Run functions that need a model in the one thread that uses it, whichever thread that is at the time.
+
+- One thread at a time uses the model. While there is work with steps (a run), its thread answers between two of them;
+  otherwise a thread starts when something is asked, and ends when nothing is left.
+- Functions run in the order in which they were asked for, with gradients enabled, and on the default device of the
+  thread that made the ModelThread.
+- An error of a function, of whatever kind, is raised to the one that waits for its future.
+- In a forked process nothing is left to be answered; when the interpreter exits, what is asked is cancelled, and what
+  is in progress has :data:`LEAVE_SECONDS` to end.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +35,13 @@ T = TypeVar("T")
 
 
 class ModelThread:
-    """Whoever is at work on something answers between two steps; when the work has ended, a thread comes when asked.
+    """Answers in a thread that starts when something is asked. A subclass that has steps to take answers between them.
 
     Args:
-        subject: what those who listen are told about, unless they say otherwise.
+        subject: what listeners are called with, unless they name another subject.
     """
 
-    def __init__(self, subject: Any) -> None:
+    def __init__(self, subject: Any = None) -> None:
         self._subject = subject
         self._turn = threading.Condition(threading.RLock())
         self._soon: deque[tuple[Future, Callable[[], Any]]] = deque()
@@ -40,6 +49,7 @@ class ModelThread:
         self._later: deque[tuple[Future, Callable[[], Any]]] = deque()
         self._listeners = Listeners()
         self._ended = threading.Event()
+        self._ended.set()  # a subclass with steps to take clears it
         self._at_work: int | None = None
         self._before: list[ModelThread] = []
         self._next: ModelThread | None = None

@@ -6,29 +6,58 @@ The page is a single file that fetches nothing and has no script; it reads in li
 from __future__ import annotations
 
 import dataclasses
-import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from dreamy_lens._host import versions
 from dreamy_lens.errors import DreamyLensError
-from dreamy_lens.html import page as markup
 from dreamy_lens.html import svg
-from dreamy_lens.results import strips
+from dreamy_lens.html.escaping import Html, escape
+from dreamy_lens.html.page import document, table
 from dreamy_lens.results.attribution import Attribution
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
+from dreamy_lens.results.prompt_table import PROMPT_COLUMNS, prompt_rows, prompt_text
+from dreamy_lens.results.strips import LEGEND, attribution_strip, score_line
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dreamy_lens.results.prompt import Prompt
-    from dreamy_lens.runs.dream import Dream
+    from dreamy_lens.results.prompt import Prompt, Provenance
+    from dreamy_lens.search.config import EPOConfig
+
+VERSIONED = ("dreamy-lens", "torch", "transformer-lens", "transformers", "numpy")
+"""Distributions that a run's numbers depend on."""
 
 Attributions = Mapping[int, Attribution] | Sequence[Attribution | None]
 
 
-def page(
+class ReportedRun(Protocol):
+    """What a page about a run needs of it; a dream has it."""
+
+    @property
+    def config(self) -> EPOConfig:
+        """The settings."""
+        ...
+
+    @property
+    def history(self) -> History:
+        """Every evaluated prompt."""
+        ...
+
+    @property
+    def frontier(self) -> Frontier:
+        """The prompts that no evaluated prompt beats in both value and cross-entropy."""
+        ...
+
+    provenance: Provenance
+
+    def evolution(self) -> pd.DataFrame:
+        """Best value, hypervolume and size of the frontier after each iteration."""
+        ...
+
+
+def report_page(
     title: str,
     frontier: Frontier,
     attributions: Attributions = (),
@@ -37,41 +66,43 @@ def page(
     intro: str = "",
     history: History | None = None,
 ) -> str:
-    """One self-contained HTML page.
+    """Return a report as one self-contained HTML page.
 
     Args:
         title: heading of the page.
-        frontier: its prompts, shown from fluent to strong.
-        attributions: by index into the frontier, or in its order; prompts without one go without a strip.
-        evolution: what :meth:`History.evolution` returns.
-        settings: names and values for the foot of the page; a group of them may be a mapping itself.
+        frontier: the prompts, shown from fluent to strong.
+        attributions: attributions by index into the frontier, or in its order; a prompt without one has no strip.
+        evolution: the table that :meth:`History.evolution` returns.
+        settings: names and values for the foot of the page; a value that is a mapping is a group of settings.
         intro: a sentence under the heading.
-        history: if given, its prompts are drawn as a cloud behind the frontier.
+        history: history whose prompts are drawn as a cloud behind the frontier.
 
     Returns:
         The page, which can be written as UTF-8 whatever the tokens are.
     """
-    found = _by_index(attributions, len(frontier))
-    body = [f"<h1>{markup.escape(title)}</h1>", f"<p>{markup.escape(intro)}</p>" if intro else ""]
+    known = _by_index(attributions, len(frontier))
+    body = [f"<h1>{escape(title)}</h1>", f"<p>{escape(intro)}</p>" if intro else ""]
     if len(frontier):
         names = [f"p{i + 1}" for i in range(len(frontier))]
-        body.append(svg.frontier_svg(frontier, names, history=history))
-        body.append(_table(frontier, names, found))
-        body.append(_strips(frontier, names, found))
+        cloud = None if history is None else (history.cross_entropy, history.value)
+        texts = [prompt.text for prompt in frontier]
+        body.append(svg.frontier_svg(frontier.cross_entropies, frontier.values, texts, names, cloud=cloud))
+        body.append(_table(frontier, names, known))
+        body.append(_strips(frontier, names, known))
     else:
         body.append("<p>No prompt had finite scores, so there is no frontier.</p>")
     if evolution is not None and len(evolution) > 1:
         body.append(_evolution(evolution))
     if settings:
         body.append(f"<h2>Settings</h2>{settings_list(settings)}")
-    return markup.document(title, "".join(body))
+    return document(title, "".join(body))
 
 
-def page_of_run(run: Dream, k: int = 32, strips: int = 16) -> str:
-    """The page of a run, with the attribution of prompts from all along its frontier.
+def static_page_of_run(run: ReportedRun, k: int = 32, strips: int = 16) -> str:
+    """Return the page of a run without a script, with the attribution of prompts from all along its frontier.
 
     Args:
-        run: a dream; the page waits for its end.
+        run: the dream; the page waits for its end.
         k: substitutes tried at each position.
         strips: prompts that are attributed at most, which takes most of the time; the table has all.
     """
@@ -86,11 +117,11 @@ def page_of_run(run: Dream, k: int = 32, strips: int = 16) -> str:
         except DreamyLensError:  # a feature without a gradient has a frontier all the same
             break
     title, intro, settings = f"A dream of {run.provenance.feature}", introduction(run), settings_of(run)
-    return page(title, frontier, attributions, run.evolution(), settings, intro, history)
+    return report_page(title, frontier, attributions, run.evolution(), settings, intro, history)
 
 
-def introduction(run: Dream) -> str:
-    """What a page about a run shows, in a sentence."""
+def introduction(run: ReportedRun) -> str:
+    """Return a sentence that says what a page about a run shows."""
     return (
         f"Prompts that drive the feature while they still read as language: of {len(run.history):,} evaluated, the "
         f"{len(run.frontier)} that no other beats in both value and cross-entropy, from the most fluent to the "
@@ -98,59 +129,55 @@ def introduction(run: Dream) -> str:
     )
 
 
-def settings_of(run: Dream) -> dict[str, Any]:
-    """What a run was made of and with, for the foot of a page."""
+def settings_of(run: ReportedRun) -> dict[str, Any]:
+    """Return what a run was made of and with, for the foot of a page."""
     origin, history = run.provenance, run.history
     template = {"prefix": origin.prefix, "suffix": origin.suffix} if origin.prefix or origin.suffix else {}
     what = {"feature": origin.feature, "model": origin.model, "prepend_bos": origin.prepend_bos, **template}
     seconds = {"seconds": f"{history.seconds[-1]:.1f}"} if len(history.seconds) else {}
     config = dataclasses.asdict(run.config) if dataclasses.is_dataclass(run.config) else {}
-    return {**what, **{k: v for k, v in config.items() if k not in what}, **seconds, **versions()}
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a run's numbers depend on."""
-    found = {"python": platform.python_version()}
-    for name in ("dreamy-lens", "torch", "transformer-lens", "transformers", "numpy"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # a saved run can be shown where torch is not installed
-            continue
-    return found
+    return {**what, **{k: v for k, v in config.items() if k not in what}, **seconds, **versions(*VERSIONED)}
 
 
 def _by_index(attributions: Attributions, count: int) -> dict[int, Attribution]:
     pairs = attributions.items() if isinstance(attributions, Mapping) else enumerate(attributions)
-    found = {int(i): a for i, a in pairs if a is not None}
-    if wrong := sorted(i for i in found if not 0 <= i < count):
+    known = {int(i): a for i, a in pairs if a is not None}
+    if wrong := sorted(i for i in known if not 0 <= i < count):
         raise ValueError(f"attributions for prompts {wrong}, and the frontier has {count}")
-    return found
+    return known
 
 
-def _table(frontier: Frontier, names: Sequence[str], found: Mapping[int, Attribution]) -> str:
+def _table(frontier: Frontier, names: Sequence[str], attributions: Mapping[int, Attribution]) -> str:
     rows = []
-    for i, (cells, prompt) in enumerate(zip(markup.prompt_rows(frontier.prompts), frontier, strict=True)):
-        number = markup.Html(f'<a href="#{names[i]}">{i + 1}</a>') if i in found else str(i + 1)
-        rows.append([number, *cells[:-1], markup.text(prompt.text)])
+    for i, (cells, prompt) in enumerate(zip(prompt_rows(frontier.prompts), frontier, strict=True)):
+        number = Html(f'<a href="#{names[i]}">{i + 1}</a>') if i in attributions else str(i + 1)
+        rows.append([number, *cells[:-1], prompt_text(prompt.text)])
     # A prompt's own section is the place to go to; where there is none, its row is.
-    anchors = [f"row{i + 1}" if i in found else name for i, name in enumerate(names)]
-    return markup.table(["", *markup.PROMPT_COLUMNS], rows, anchors)
+    anchors = [f"row{i + 1}" if i in attributions else name for i, name in enumerate(names)]
+    return table(["", *PROMPT_COLUMNS], rows, anchors)
 
 
-def _strips(frontier: Frontier, names: Sequence[str], found: Mapping[int, Attribution]) -> str:
-    if not found:
+def _strips(frontier: Frontier, names: Sequence[str], attributions: Mapping[int, Attribution]) -> str:
+    if not attributions:
         return ""
-    sections = [strip_section(i, frontier[i], names[i], found[i]) for i in sorted(found)]
-    few = f"{len(found)} of {len(frontier)} prompts. " if len(found) < len(frontier) else ""
-    heading = f'<h2>Which tokens carry the feature</h2><p class="dl-note">{few}{strips.LEGEND}</p>'
+    sections = [strip_section(i, frontier[i], names[i], attributions[i]) for i in sorted(attributions)]
+    few = f"{len(sections)} of {len(frontier)} prompts. " if len(sections) < len(frontier) else ""
+    heading = f'<h2>Which tokens carry the feature</h2><p class="dl-note">{few}{LEGEND}</p>'
     return heading + "".join(sections)
 
 
-def strip_section(index: int, prompt: Prompt, name: str, found: Attribution) -> str:
-    """One prompt of a frontier with its strip, under its number; `name` is the id of the element."""
+def strip_section(index: int, prompt: Prompt, name: str, attribution: Attribution) -> str:
+    """Return one prompt of a frontier with its strip.
+
+    Args:
+        index: place of the prompt in the frontier, from 0.
+        prompt: the prompt.
+        name: the id of the element.
+        attribution: attribution of the prompt.
+    """
     trips = "" if prompt.round_trips else " (as text it encodes to other tokens)"
-    note = f'<p class="dl-note"><strong>{index + 1}</strong> {strips.scores(found)}{trips}</p>'
-    return f'<section class="dl-dream" id="{name}">{note}{strips.attribution_strip(found)}</section>'
+    note = f'<p class="dl-note"><strong>{index + 1}</strong> {score_line(attribution)}{trips}</p>'
+    return f'<section class="dl-dream" id="{name}">{note}{attribution_strip(attribution)}</section>'
 
 
 def _evolution(frame: pd.DataFrame) -> str:
@@ -167,9 +194,9 @@ def _evolution(frame: pd.DataFrame) -> str:
 
 
 def settings_list(settings: Mapping[str, Any]) -> str:
-    """Names and values; a group of them may be a mapping itself."""
+    """Return names and values as a list; a value that is a mapping is a group of settings."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         flat.update(value if isinstance(value, Mapping) else {name: value})
-    rows = (f"<dt>{markup.escape(name)}</dt><dd>{markup.escape(value)}</dd>" for name, value in flat.items())
+    rows = (f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in flat.items())
     return f"<dl>{''.join(rows)}</dl>"

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import os
-import platform
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dreamy_lens._host import versions
 from dreamy_lens.errors import DreamyLensError, FeatureError, RunFolderError
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import parse
 from dreamy_lens.features.paths import absolute
-from dreamy_lens.results.history import History, HistoryBuilder
-from dreamy_lens.results.prompt import Provenance
+from dreamy_lens.results.history import History
+from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
 from dreamy_lens.results.storage import RUN, read_folder, write_folder
-from dreamy_lens.runs.dream import Dream
+from dreamy_lens.runs.spec import RunRecord, RunSpec
 from dreamy_lens.search import constraints
 from dreamy_lens.search.config import EPOConfig
 from dreamy_lens.search.optimizers import config_from_dict, config_to_dict
@@ -30,36 +29,40 @@ from dreamy_lens.search.steps import State
 _PACKAGES = ("dreamy-lens", "torch", "transformers", "transformer-lens", "numpy")
 
 
-def save(run: Dream, path: Path, overwrite: bool) -> None:
+def save(record: RunRecord, path: Path, overwrite: bool) -> None:
     """Write a run to a folder; see :meth:`Dream.save`."""
-    write_folder(path, *pack(run), overwrite)
+    write_folder(path, *pack(record), overwrite)
 
 
-def pack(run: Dream) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A run as JSON values and arrays, which :func:`unpack` makes a run of again."""
-    found, state = run.moment()
-    arrays = found.history.arrays()
+def pack(record: RunRecord) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A run as JSON values and arrays, of which :func:`unpack` makes the record again."""
+    spec, state = record.spec, record.state
+    arrays = record.history.arrays()
     if state is not None:
         arrays["state_population"] = state.population
         arrays["state_non_finite"] = state.non_finite
-    if run._start is not None:
-        arrays["start"] = run._start
-    texts = {
-        ",".join(map(str, p.ids)): {"text": p.text, "tokens": list(p.tokens), "round_trips": p.round_trips}
-        for p in [*found.frontier, *found.population]
-    }
+    if spec.start is not None:
+        arrays["start"] = spec.start
     meta = {
         "kind": "dream",
-        "provenance": run.provenance.to_dict(),
-        "config": config_to_dict(run.config),
-        "constraints": [constraints.to_dict(c) for c in run.constraints],
-        "fluency_model": run._fluency_name,
-        "identity": run._identity,
+        "provenance": record.provenance.to_dict(),
+        "config": config_to_dict(spec.config),
+        "constraints": [constraints.to_dict(c) for c in spec.constraints],
+        "fluency_model": record.fluency_name,
+        "identity": record.identity,
         "state": None if state is None else {"iteration": state.iteration, "rng": state.rng, "seconds": state.seconds},
-        "texts": texts,
-        "versions": _versions(),
+        "texts": dict(record.texts),
+        "versions": versions(*_PACKAGES),
     }
     return meta, arrays
+
+
+def texts_of(prompts: Iterable[Prompt]) -> dict[str, dict[str, Any]]:
+    """What a tokenizer says about prompts, by their ids, so that reading them needs no model."""
+    return {
+        ",".join(map(str, p.ids)): {"text": p.text, "tokens": list(p.tokens), "round_trips": p.round_trips}
+        for p in prompts
+    }
 
 
 def check_free(path: str | os.PathLike[str]) -> None:
@@ -81,10 +84,12 @@ def check_free(path: str | os.PathLike[str]) -> None:
         ) from error
 
 
-def load(path: str | os.PathLike[str], model: Any = None, fluency_model: Any = None, feature: Any = None) -> Dream:
-    """Read a run from a folder; see :func:`dreamy_lens.load_run`."""
-    given = None if feature is None else parse(feature)
-    return unpack(*read_folder(path), Path(path).absolute(), model, fluency_model, given)
+def read(
+    path: str | os.PathLike[str], model: Any = None, fluency_model: Any = None, feature: Feature | None = None
+) -> tuple[RunRecord, Path]:
+    """Read a run's record and the whole path of its folder; see :func:`dreamy_lens.load_run`."""
+    folder = Path(path).absolute()
+    return unpack(*read_folder(path), folder, model, fluency_model, feature), folder
 
 
 def unpack(
@@ -94,16 +99,16 @@ def unpack(
     model: Any = None,
     fluency_model: Any = None,
     feature: Feature | None = None,
-) -> Dream:
-    """The run that :func:`pack` took apart.
+) -> RunRecord:
+    """The record that :func:`pack` took apart.
 
     Args:
-        meta: its JSON values.
-        arrays: its arrays.
-        folder: where it was saved, or None.
-        model: to go on with.
-        fluency_model: likewise.
-        feature: likewise.
+        meta: JSON values of the run.
+        arrays: arrays of the run.
+        folder: folder that the run was saved in, or None.
+        model: model to go on with; None is the one of the run's name.
+        fluency_model: fluency model to go on with; None is the one of its name.
+        feature: feature to go on with; None is the one of the run's text.
 
     Raises:
         RunFolderError: they are not what :func:`pack` gives, do not fit together, or are of another feature.
@@ -136,22 +141,8 @@ def unpack(
         raise RunFolderError(f"{where} is not whole: {wrong}. Copy the folder again from a whole one.")
     if feature is not None:
         provenance = replace(provenance, feature=_same_feature(feature, provenance.feature, where))
-    run = Dream(
-        config,
-        provenance,
-        HistoryBuilder.from_history(history),
-        state=state,
-        constraints=rules,
-        fluency_name=meta["fluency_model"],
-        model=model,
-        fluency_model=fluency_model,
-        identity=meta["identity"],
-        start=arrays.get("start"),
-        feature=feature,
-    )
-    run._decoder = SavedTexts(run, texts)
-    run.folder = folder
-    return run
+    spec = RunSpec(feature, model, config, tuple(rules), fluency_model, arrays.get("start"))
+    return RunRecord(spec, provenance, history, state, meta["identity"], meta["fluency_model"], texts)
 
 
 def _misfit(config: EPOConfig, history: History, state: State | None, start: np.ndarray | None) -> str | None:
@@ -200,41 +191,33 @@ def _same_feature(given: Feature, saved: str, where: str) -> str:
 
 
 class SavedTexts:
-    """The texts that were saved with a run; anything else is read with the model's tokenizer, loaded when needed."""
+    """The texts that were saved with a run; other prompts are read with the tokenizer of the run's model.
 
-    def __init__(self, run: Dream, texts: dict[str, dict[str, Any]]) -> None:
-        self._run = run
-        self._texts = texts
+    Args:
+        texts: text, tokens and round trip of prompts, by their ids.
+        vocabulary: gives the model's tokenizer, which is loaded when a prompt is not among the texts.
+    """
 
-    def of(self, run: Dream) -> SavedTexts:
-        """The same for a copy of the run."""
-        return SavedTexts(run, self._texts)
+    def __init__(self, texts: Mapping[str, Mapping[str, Any]], vocabulary: Callable[[], Decoder]) -> None:
+        self._texts, self._vocabulary = texts, vocabulary
 
-    def _of(self, ids: Iterable[int], what: str) -> Any:
+    def with_vocabulary(self, vocabulary: Callable[[], Decoder]) -> SavedTexts:
+        """The same texts for a copy of the run, which has a model of its own."""
+        return SavedTexts(self._texts, vocabulary)
+
+    def _lookup(self, ids: Iterable[int], what: str) -> Any:
         ids = [int(i) for i in ids]
-        found = self._texts.get(",".join(map(str, ids)))
-        if found is not None:
-            return found[what]
-        return getattr(self._run._opened().scorer.vocabulary, what)(ids)
+        texts = self._texts.get(",".join(map(str, ids)))
+        return texts[what] if texts is not None else getattr(self._vocabulary(), what)(ids)
 
     def text(self, ids: Iterable[int]) -> str:
         """The text that ids stand for."""
-        return self._of(ids, "text")
+        return self._lookup(ids, "text")
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """Each token by itself."""
-        return self._of(ids, "tokens")
+        return self._lookup(ids, "tokens")
 
     def round_trips(self, ids: Iterable[int]) -> bool:
         """Whether the text of a prompt encodes to the very same ids."""
-        return self._of(ids, "round_trips")
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+        return self._lookup(ids, "round_trips")

@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from dreamy_lens.errors import FeatureError, ModelError, PromptError, RunFolderError
+from dreamy_lens.errors import FeatureError, ModelError, RunFolderError
 from dreamy_lens.features.expressions import Feature
+from dreamy_lens.features.parser import parse
 from dreamy_lens.features.paths import absolute
 from dreamy_lens.models import load as loading
-from dreamy_lens.models.hooked_model import standing
-from dreamy_lens.models.load import as_hooked
+from dreamy_lens.models.hooked_model import HookedModel, standing
+from dreamy_lens.models.load import EMBEDDED_NAME, as_hooked
+from dreamy_lens.results.history import History, HistoryBuilder
 from dreamy_lens.results.prompt import Provenance
-from dreamy_lens.scoring.prompts import as_ids
+from dreamy_lens.runs.spec import RunRecord, RunSpec
 from dreamy_lens.scoring.scorer import Scorer
-from dreamy_lens.search.config import EPOConfig
 from dreamy_lens.search.constraint_set import ConstraintSet
-from dreamy_lens.search.constraints import Constraint, Template
+from dreamy_lens.search.constraints import Template
 from dreamy_lens.search.optimizers import find_optimizer
-from dreamy_lens.search.population import stack_prompts
 from dreamy_lens.search.protocol import Search, drive
 from dreamy_lens.search.score_cache import ScoreCache
 from dreamy_lens.search.steps import State, Step
-
-if TYPE_CHECKING:
-    from dreamy_lens.models.hooked_model import HookedModel
-    from dreamy_lens.results.history import History
-    from dreamy_lens.runs.dream import Dream
-
 
 SAMPLE = 12
 """How many of a saved run's prompts are scored again before it goes on."""
@@ -43,63 +37,39 @@ class Session:
     """Made by :meth:`open` for a new run, and by :meth:`reopen` for a saved one.
 
     Attributes:
-        config: the settings.
-        scorer: for the feature.
-        rules: which prompts may exist.
-        start: initial prompts, or None.
-        fluency_name: the fluency model's name, if it is another model.
+        spec: what the run was asked for, with the models at hand.
+        scorer: scorer for the feature, inside the run's template.
+        rules: the run's constraints, which say what prompts may exist.
         change: a sentence on how precision or device differ from the saved run's, if they do.
         mixed: whether the history has scores of more than one precision or device.
     """
 
-    config: EPOConfig
+    spec: RunSpec
     scorer: Scorer
     rules: ConstraintSet
-    start: np.ndarray | None
-    fluency_name: str | None
     change: str | None = None
     mixed: bool = False
 
     @classmethod
-    def open(
-        cls,
-        feature: Feature,
-        model: Any,
-        config: EPOConfig,
-        *,
-        start: Any = None,
-        constraints: Sequence[Constraint] | Constraint = (),
-        fluency_model: Any = None,
-        given: set[str] | None = None,
-    ) -> Session:
+    def open(cls, spec: RunSpec) -> Session:
         """Check everything before anything is searched.
 
         Args:
-            feature: an expression.
-            model: anything that stands for a model.
-            config: settings; a start decides their length.
-            start: prompts in any form, or None.
-            constraints: on prompts.
-            fluency_model: anything that stands for a model, or None.
-            given: names of the settings that the user wrote out.
+            spec: what a run is asked for; its feature is an expression, and its models are HookedModels.
+
+        Raises:
+            FeatureError: the feature does not fit the model.
+            PromptError: a start, or the length, is more than the model can read.
+            ConstraintError: constraints leave nothing to search, or a start breaks one.
         """
-        hooked = as_hooked(model)
-        rows = None
-        if start is not None:
-            rows = stack_prompts(as_ids(start, hooked.vocabulary))
-            if "length" in (given or ()) and rows.shape[1] != config.length:
-                raise PromptError(
-                    f"The start has {rows.shape[1]} tokens and length={config.length} was asked for; leave out length, "
-                    f"or give a start of {config.length} tokens."
-                )
-            config = dataclasses.replace(config, length=rows.shape[1])
-        constraints = (constraints,) if isinstance(constraints, Constraint) else tuple(constraints)
+        model, config = spec.model, spec.config
         # The template's ids make the scorer, and the scorer's models say which tokens the rules may allow.
-        outside = ConstraintSet([c for c in constraints if isinstance(c, Template)], hooked.vocabulary, config.length)
+        templates = [c for c in spec.constraints if isinstance(c, Template)]
+        outside = ConstraintSet(templates, model.vocabulary, config.length)
         scorer = Scorer(
-            feature,
-            hooked,
-            fluency_model=None if fluency_model is None else as_hooked(fluency_model),
+            spec.feature,
+            model,
+            fluency_model=spec.fluency_model,
             prefix=outside.prefix,
             suffix=outside.suffix,
             prepend_bos=config.prepend_bos,
@@ -107,27 +77,40 @@ class Session:
             share_prefixes=config.share_prefixes,
         )
         scorer.check_length(config.length)
-        rules = ConstraintSet(constraints, hooked.vocabulary, config.length, scorer.allowed)
-        if rows is not None:
-            rules.require(rows)
-        name = None if scorer.fluency is scorer.model else scorer.fluency.name
-        return cls(config, scorer, rules, rows, name)
+        rules = ConstraintSet(spec.constraints, model.vocabulary, config.length, scorer.allowed)
+        if spec.start is not None:
+            rules.require(spec.start)
+        return cls(spec, scorer, rules)
 
     @classmethod
-    def reopen(cls, run: Dream) -> Session:
-        """Load what a saved run was made with, and make sure that it gives the same numbers."""
-        saved = run._identity or {}
-        session = cls.open(
-            _feature(run),
-            _loaded(run._model, run.provenance.model, "model", saved),
-            dataclasses.replace(run.config, prepend_bos=run.provenance.prepend_bos),
-            constraints=run.constraints,
-            fluency_model=_loaded(run._fluency_model, run._fluency_name, "fluency_model", saved.get("fluency") or {}),
+    def reopen(cls, record: RunRecord) -> Session:
+        """Load what a saved run was made with, and make sure that it gives the same numbers.
+
+        Args:
+            record: what was kept of the run; its texts are not read.
+
+        Raises:
+            RunFolderError: a model cannot be loaded, gives other numbers, or the feature cannot be made from its text.
+        """
+        saved, spec, origin = record.identity or {}, record.spec, record.provenance
+        live = dataclasses.replace(
+            spec,
+            feature=_feature(record),
+            model=_loaded(spec.model, origin.model, "model", saved),
+            fluency_model=_loaded(spec.fluency_model, record.fluency_name, "fluency_model", saved.get("fluency") or {}),
         )
-        session.start, session.mixed = run._start, bool(saved.get("mixed"))
+        # What was a start then need not be checked, and the convention for BOS may have been another.
+        config = dataclasses.replace(spec.config, prepend_bos=origin.prepend_bos)
+        session = cls.open(dataclasses.replace(live, config=config, start=None))
+        session.spec, session.mixed = live, bool(saved.get("mixed"))
         session.change = session._change(saved)
-        session._check_same(run, saved)
+        session._check_same(record, saved)
         return session
+
+    def record(self) -> RunRecord:
+        """The record of a new run, which has found nothing yet."""
+        history = HistoryBuilder(self.spec.config.lambdas).build()
+        return RunRecord(self.spec, self.provenance, history, identity=self.identity, fluency_name=self.fluency_name)
 
     def steps(
         self, until: int, state: State | None, history: History, between: Callable[[], object] | None = None
@@ -145,10 +128,10 @@ class Session:
             yield from steps
 
     def search(self, until: int, state: State | None, history: History) -> Search:
-        """The same as a coroutine, whose questions somebody else answers."""
-        config = dataclasses.replace(self.config, iterations=until)
-        optimizer = find_optimizer(config)
-        return optimizer.search(self.scorer, config, self.rules, self.start, self._known(state, history), state)
+        """The run's next steps as a coroutine, whose requests for scores and gradients the caller answers."""
+        config = dataclasses.replace(self.spec.config, iterations=until)
+        cache = self._known(state, history)
+        return find_optimizer(config).search(self.scorer, config, self.rules, self.spec.start, cache, state)
 
     def _known(self, state: State | None, history: History) -> ScoreCache:
         known = ScoreCache()
@@ -160,11 +143,16 @@ class Session:
 
     @property
     def provenance(self) -> Provenance:
-        """Of the run: what its numbers are of."""
+        """Feature, model, seed, BOS and template that the run's numbers are of."""
         # Paths are written in full, so that the text means the same from another working folder.
         feature = str(absolute(self.scorer.bound.feature))
-        of, seed = self.scorer, self.config.seed
-        return Provenance(feature, of.model.name, seed, None, of.prepend_bos, of.prefix, of.suffix)
+        scorer, seed = self.scorer, self.spec.config.seed
+        return Provenance(feature, scorer.model.name, seed, None, scorer.prepend_bos, scorer.prefix, scorer.suffix)
+
+    @property
+    def fluency_name(self) -> str | None:
+        """Name of the fluency model, if it is another model than the feature's."""
+        return None if self.scorer.fluency is self.scorer.model else self.scorer.fluency.name
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -206,11 +194,11 @@ class Session:
         same = "dtype" in saved and self.change is None and not self.mixed and not others
         return 1e-3 if same and wide else 0.05
 
-    def _check_same(self, run: Dream, saved: dict[str, Any]) -> None:
-        name, here, mine = run.provenance.model, self.scorer.model.name, self.identity
+    def _check_same(self, record: RunRecord, saved: dict[str, Any]) -> None:
+        name, here, mine = record.provenance.model, self.scorer.model.name, self.identity
         pairs = [("", here, name, saved, mine)]
         if saved.get("fluency") and mine["fluency"]:
-            former = str(run._fluency_name)
+            former = str(record.fluency_name)
             pairs.append(("fluency ", self.scorer.fluency.name, former, saved["fluency"], mine["fluency"]))
         for kind, present, former, theirs, ours in pairs:
             for what in ("tokenizer", "n_layers", "d_vocab"):
@@ -220,7 +208,7 @@ class Session:
                         f"{ours[what]}: it is another {kind}model. Give the one it was made on: "
                         f"load_run(path, {'fluency_model=' if kind else ''}model)."
                     )
-        history = run.history
+        history = record.history
         rows = np.unique(np.linspace(0, len(history) - 1, SAMPLE).astype(int)) if len(history) else []
         if not len(rows):
             return
@@ -259,30 +247,28 @@ def _identity(model: HookedModel) -> dict[str, Any]:
     return {**names, "dtype": str(model.dtype).removeprefix("torch."), "device": model.device.type}
 
 
-def _feature(run: Dream) -> Feature:
+def _feature(record: RunRecord) -> Feature:
     try:
-        return run.feature
+        return parse(record.provenance.feature) if record.spec.feature is None else record.spec.feature
     except FeatureError as error:
         raise RunFolderError(
-            f"The run's feature, {run.provenance.feature}, cannot be made from its text here, so the run cannot go on; "
-            f"give the feature: load_run(path, feature=...). {error}"
+            f"The run's feature, {record.provenance.feature}, cannot be made from its text here, so the run cannot go "
+            f"on; give the feature: load_run(path, feature=...). {error}"
         ) from error
 
 
-def _loaded(given: Any, name: str | None, what: str, saved: dict[str, Any]) -> Any:
-    """A run's model: the one that was given to go on with, or else the one of its name, as it was when saved."""
+def _loaded(given: Any, name: str | None, what: str, saved: dict[str, Any]) -> HookedModel | None:
+    """Load a run's model: the one that was given to go on with, or the one of its name, as it was when saved."""
     if given is None and name is None:
         return None
     given = name if given is None else given
     if not isinstance(given, (str, Path)):
-        return given
+        return as_hooked(given)
     device, dtype = available(saved.get("device")), saved.get("dtype")
     try:
-        usual = as_hooked(given) if str(given) == loading.EMBEDDED_NAME else None
+        usual = as_hooked(given) if str(given) == EMBEDDED_NAME else None
         if usual is not None and usual.device.type == (device or usual.device.type) and dtype in (None, "float32"):
             return usual
-        from dreamy_lens.models.hooked_model import HookedModel
-
         return HookedModel(loading.load_model(given, device=device, dtype=dtype), str(given))
     except ModelError as error:
         raise RunFolderError(

@@ -1,7 +1,7 @@
 """Take the steps of a run, in this thread or in one of its own, with all that may happen between two of them.
 
-One thread owns the model while a run goes on: whoever else wants something of it asks, and is answered between two
-steps. Nothing here draws; whoever shows a run listens to it.
+One thread owns the model while a run goes on: other threads ask, and are answered between two steps. Nothing here
+draws; what shows a run listens to it.
 """
 
 from __future__ import annotations
@@ -12,23 +12,49 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any, Protocol
 
 from dreamy_lens.models.locking import shared
 from dreamy_lens.runs.model_thread import ModelThread
 from dreamy_lens.runs.signals import SLICE_SECONDS, uninterrupted
-
-if TYPE_CHECKING:
-    from dreamy_lens.runs.dream import Dream
-    from dreamy_lens.runs.dreams import Dreams
-    from dreamy_lens.search.steps import Step
 
 READY, RUNNING, PAUSED, STOPPED, DONE, FAILED = "ready", "running", "paused", "stopped", "done", "failed"
 ENDED = (STOPPED, DONE, FAILED)
 
 SAVE_SECONDS = 30.0
 """How often a run with a folder is saved while it goes on."""
+
+
+class Steppable(Protocol):
+    """What a worker takes the steps of: one run, or several side by side."""
+
+    @property
+    def iteration(self) -> int:
+        """Completed iterations; of several runs, those that all have completed."""
+        ...
+
+    @property
+    def models(self) -> set[Any]:
+        """The models that the steps use, loaded if need be."""
+        ...
+
+    def steps(self, until: int, between: Callable[[], object] | None = None) -> Iterator[Any]:
+        """Give the next steps, up to an iteration; each counts once it is given to :meth:`take`."""
+        ...
+
+    def take(self, step: Any, /) -> None:
+        """Note a step."""
+        ...
+
+    def save(self, path: str | os.PathLike[str], /) -> Path:
+        """Write everything to a folder, which is whole at every moment."""
+        ...
+
+    def unlock(self) -> None:
+        """Forget which threads may be reading: in a forked process they are not there."""
+        ...
 
 
 class RunWorker(ModelThread):
@@ -43,11 +69,12 @@ class RunWorker(ModelThread):
         status: ready, running, paused, stopped, done or failed.
         error: what ended it, if it failed.
         interrupted: whether a Ctrl-C did.
-        told: whether somebody who waits was told of the error.
+        told: whether the error was raised, or warned of, to the user.
     """
 
-    def __init__(self, run: Dream | Dreams, until: int, save_to: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, run: Steppable, until: int, save_to: str | os.PathLike[str] | None = None) -> None:
         super().__init__(run)
+        self._ended.clear()
         self.run, self.until, self.save_to = run, until, save_to
         self.status = READY
         self.error: BaseException | None = None
@@ -57,8 +84,8 @@ class RunWorker(ModelThread):
         self._alone = False
 
     @classmethod
-    def idle(cls, run: Dream | Dreams, status: str) -> RunWorker:
-        """One that has nothing left to do but to answer."""
+    def idle(cls, run: Steppable, status: str) -> RunWorker:
+        """Make a worker that has no steps to take, and only answers."""
         worker = cls(run, 0)
         worker.status = status
         worker._ended.set()
@@ -117,7 +144,7 @@ class RunWorker(ModelThread):
     def work(self) -> None:
         """Take the steps, here and now. What ends it is not raised: see `status`, `error` and `interrupted`."""
         self._at_work = threading.get_ident()
-        status, steps = STOPPED, _steps(self.run, self.until, self._answer_soon)
+        status, steps = STOPPED, self._steps()
         try:
             try:
                 status = self._work(steps)
@@ -143,19 +170,22 @@ class RunWorker(ModelThread):
                     self._ended.set()
                     self._answer_rest()
 
-    def _work(self, steps: Iterator[tuple[Dream, Step]]) -> str:
+    def _steps(self) -> Generator[Any, None, None]:
+        """The steps to come; a generator, so that what fails before the first step fails as a step does."""
+        yield from self.run.steps(self.until, self._answer_soon)
+
+    def _work(self, steps: Iterator[Any]) -> str:
         for other in self._before:
             other.left()
         self._before = []
-        with shared(_models(self.run)):
+        with shared(self.run.models):
             self._say(RUNNING)
             while self._may_go_on():
-                found = next(steps, None)
-                if found is None:
+                step = next(steps, None)
+                if step is None:
                     return DONE
-                run, step = found
                 with uninterrupted():
-                    run.take(step)
+                    self.run.take(step)
                 self._listeners.tell()
                 # The first step is saved at once: a folder that cannot be written is better known before the search.
                 if self.save_to is not None and (self._saved is None or time.monotonic() - self._saved > SAVE_SECONDS):
@@ -195,8 +225,7 @@ class RunWorker(ModelThread):
         if self.active:
             self.status, self._ended = STOPPED, threading.Event()
             self._ended.set()
-        for run in _parts(self.run):
-            run.unlock()
+        self.run.unlock()
 
     def _want(self, wish: str) -> None:
         with self._turn:
@@ -238,20 +267,3 @@ class RunWorker(ModelThread):
                 self.run.save(self.save_to)
         except Exception as error:
             warnings.warn(f"The run could not be saved: {error}", RuntimeWarning, stacklevel=6)
-
-
-def _parts(run: Dream | Dreams) -> Sequence[Dream]:
-    return run if isinstance(run, Sequence) else [run]
-
-
-def _models(run: Dream | Dreams) -> set[Any]:
-    return {model for one in _parts(run) for model in one.session.scorer.models}
-
-
-def _steps(run: Dream | Dreams, until: int, between: Callable[[], object]) -> Any:
-    """The steps to come, as a generator, each with the run that it is of; `between` is called before every pass."""
-    if isinstance(run, Sequence):
-        yield from run.steps(until, between)
-    else:
-        for step in run.steps(until, between):
-            yield run, step

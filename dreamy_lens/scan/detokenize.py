@@ -5,22 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 REPLACEMENT = "\ufffd"
 _BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
-
-
-class Reader(Protocol):
-    """Whatever turns token ids into text; :class:`dreamy_lens.models.vocabulary.Vocabulary` is one."""
-
-    def text(self, ids: Iterable[int]) -> str:
-        """The text that ids stand for."""
-        ...
-
-    def tokens(self, ids: Iterable[int]) -> list[str]:
-        """Each token by itself."""
-        ...
 
 
 class ByteDecoder:

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dreamy_lens.errors import ExamplesError
+from dreamy_lens.figures.protocols import TextDecoder
+from dreamy_lens.html.escaping import escape
+from dreamy_lens.html.page import fragment, table
 from dreamy_lens.scan import storage
-from dreamy_lens.scan.detokenize import ByteDecoder, Reader
+from dreamy_lens.scan.detokenize import ByteDecoder
 from dreamy_lens.scan.feature_examples import FeatureExamples
 from dreamy_lens.scan.schema import token_table
 from dreamy_lens.scan.tables import Tables
@@ -37,7 +40,7 @@ class Examples:
         model: loaded for its tokenizer where nothing else is at hand; None is the one the examples are of.
     """
 
-    def __init__(self, tables: Tables, reader: Reader | None = None, model: Any = None) -> None:
+    def __init__(self, tables: Tables, reader: TextDecoder | None = None, model: Any = None) -> None:
         self.tables = tables
         self.folder: Path | None = None
         self._given, self._model = reader, model
@@ -170,7 +173,7 @@ class Examples:
         return self.tables.parts["features"].all(names).to_pandas()
 
     @cached_property
-    def reader(self) -> Reader:
+    def reader(self) -> TextDecoder:
         """What turns the windows' ids into text."""
         if self._given is not None:
             return self._given
@@ -214,15 +217,13 @@ class Examples:
         return f" The nearest: {', '.join(map(_short, near))}." if near else ""
 
     def _repr_html_(self) -> str:
-        from dreamy_lens.html import page as markup
-
         frame = self.to_pandas()
         few = frame.nlargest(_ROWS, "maximum")
         numbers = few[["maximum", "mean", "deviation"]].to_numpy()
         rows = [[*(f"{x:.4g}" for x in row), _short(label)] for row, label in zip(numbers, few["label"], strict=True)]
         more = f", the {len(few)} strongest" if len(few) < len(frame) else ""
-        note = f"<p>{markup.escape(repr(self))}{more}; examples[feature] has the windows of one.</p>"
-        return markup.fragment(note + markup.table(["maximum", "mean", "deviation", "feature"], rows))
+        note = f"<p>{escape(repr(self))}{more}; examples[feature] has the windows of one.</p>"
+        return fragment(note + table(["maximum", "mean", "deviation", "feature"], rows))
 
     def __repr__(self) -> str:
         n, tokens = len(self), self.counts.get("tokens", 0)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from dreamy_lens.results.pareto import non_dominated
+
 
 @dataclass(frozen=True)
 class Window:
@@ -134,8 +136,6 @@ def scanned_of(header: Mapping[str, Any]) -> str:
 
 def undominated(windows: Sequence[Window]) -> tuple[Window, ...]:
     """Those of some windows that no other beats in both value and cross-entropy, from fluent to strong."""
-    from dreamy_lens.results.pareto import non_dominated
-
     # One window may be kept for its value and for its fluency.
     known = list({w.number: w for w in windows if w.cross_entropy is not None}.values())
     rows = non_dominated([w.value for w in known], [w.cross_entropy for w in known])  # type: ignore[arg-type]

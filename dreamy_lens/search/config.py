@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -171,20 +171,20 @@ class EPOConfig:
         return kind(**({} if config is None else asdict(config)) | settings)
 
 
-def configs_of_seeds(config: EPOConfig, seeds: Iterable[int] | None, settings: Mapping[str, Any]) -> list[EPOConfig]:
+def configs_of_seeds(config: EPOConfig, seeds: Iterable[int] | None, named: Collection[str] = ()) -> list[EPOConfig]:
     """Return a configuration for each seed; for `seeds=None` the configuration itself.
 
     Args:
         config: Configuration that all runs share.
         seeds: Seeds, each of which is there once.
-        settings: Settings that the user gave by name, among which there must be no `seed` then.
+        named: Names of the settings that the user wrote out; `seed` must not be among them if there are seeds.
 
     Raises:
         SettingsError: The seeds are empty, a single number, or not distinct; or there is a `seed` too.
     """
     if seeds is None:
         return [config]
-    if "seed" in settings:
+    if "seed" in named:
         raise SettingsError("Both seed= and seeds= are given; keep one.")
     if isinstance(seeds, (int, np.integer)):
         raise SettingsError(

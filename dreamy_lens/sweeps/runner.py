@@ -99,17 +99,17 @@ class Runner:
         return result
 
     def _start(self, tasks: Sequence[SweepTask]) -> list[Any]:
-        from dreamy_lens.runs import start as starting
-        from dreamy_lens.runs.session import Session
+        from dreamy_lens.runs.spec import RunSpec
+        from dreamy_lens.runs.start import new_run
 
         plan, runs = self.plan, []
         for task in tasks:
             setting = plan.settings[task.setting]
             more = {"start": setting.start, "constraints": setting.constraints, "fluency_model": self._fluency}
-            opened = Session.open(
-                plan.features[task.feature], self._model, plan.config(task), given=set(setting.named), **more
+            spec = RunSpec.of(
+                plan.features[task.feature], self._model, plan.config(task), named=set(setting.named), **more
             )
-            runs.append(starting.new(opened))
+            runs.append(new_run(spec))
         return runs
 
     def _finish(self, runs: list[Any]) -> bool:
@@ -146,7 +146,7 @@ def summary(run: Any) -> dict[str, Any]:
         "iterations": run.iteration,
         "prompts": len(history),
         "seconds": float(history.seconds[-1]) if len(history.seconds) else 0.0,
-        "identity": run._identity,
+        "identity": run.identity,
         "frontier": {
             "value": [float(v) for v in history.value[rows]],
             "cross_entropy": [float(c) for c in history.cross_entropy[rows]],

@@ -203,12 +203,12 @@ class Sweep(Sequence["Dream"]):
     # A sequence of the finished ones.
 
     def _open(self, task: SweepTask) -> Dream:
-        from dreamy_lens.runs import saving
+        from dreamy_lens.runs.dream import Dream
 
         if task not in self._opened:
             # Its text alone may not make the feature again, and this session may have it.
             feature = None if self._features is None else self._features[task.feature]
-            self._opened[task] = saving.load(self._place.local(f"{RUNS}/{task.name}"), *self._models, feature)
+            self._opened[task] = Dream.load(self._place.local(f"{RUNS}/{task.name}"), *self._models, feature)
         return self._opened[task]
 
     @overload
@@ -230,10 +230,11 @@ class Sweep(Sequence["Dream"]):
         return f"Sweep({whole} on {self._manifest['model']['name']}, in {self.where!r})"
 
     def _repr_html_(self) -> str:
-        from dreamy_lens.html import page as markup
+        from dreamy_lens.html.escaping import escape
+        from dreamy_lens.html.page import fragment
 
         table = self.to_pandas().drop(columns=["worker", "attempts"]).to_html(index=False, float_format="{:.4g}".format)
-        return markup.fragment(f"<p>{markup.escape(repr(self))}</p>{table}")
+        return fragment(f"<p>{escape(repr(self))}</p>{table}")
 
 
 def results_of(place: SharedFolder) -> dict[str, dict[str, Any]]:

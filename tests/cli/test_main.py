@@ -102,7 +102,7 @@ def test_dream_with_constraints_starts_and_a_template(cli, tmp_path):
     status, _, err = cli("dream", "L2.N17", "--start", "Return a copy", *small, "--out", str(tmp_path / "b"))
     assert status == 0, err
     run = dl.load_run(tmp_path / "b", dl.load_model())
-    np.testing.assert_array_equal(run.history.ids[0], run._opened().scorer.vocabulary.encode("Return a copy"))
+    np.testing.assert_array_equal(run.history.ids[0], run.session.scorer.vocabulary.encode("Return a copy"))
 
 
 def test_dream_writes_a_page(cli, tmp_path):

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 import dreamy_lens as dl
-from dreamy_lens.api import card as carding
-from dreamy_lens.api.card import card
+from dreamy_lens.api.card import SCAN_SETTINGS, card
 from dreamy_lens.errors import CorpusError, ExamplesError, NoGradientError, SettingsError, UnknownHookError
 from dreamy_lens.results.prompt import Prompt
 from tests.helpers import models
@@ -187,7 +186,7 @@ def test_a_fluency_model_is_that_of_dreams_and_windows(run, examples, bridge, ll
     assert again.sentence == found.sentence and again.to_html()
     whole = card(FEATURE, bridge, texts(), scan=SCAN, strips=1, fluency_model=bridge, **SMALL)  # the feature's own
     assert whole.examples.header["fluency_model"] is None
-    monkeypatch.setattr("dreamy_lens.api.dream.dream", lambda *a, **k: pytest.fail("it dreamt"))
+    monkeypatch.setattr("dreamy_lens.api.card.dream", lambda *a, **k: pytest.fail("it dreamt"))
     for theirs, more in ((examples, {"fluency_model": llama.bridge}), (found.examples, {})):
         with pytest.raises(ExamplesError, match="so they do not compare"):
             card(FEATURE, bridge, examples=theirs, **more, **SMALL)
@@ -196,7 +195,7 @@ def test_a_fluency_model_is_that_of_dreams_and_windows(run, examples, bridge, ll
 
 
 def test_mistakes_are_told_before_anything_takes_long(bridge, monkeypatch):
-    monkeypatch.setattr("dreamy_lens.api.dream.dream", lambda *a, **k: pytest.fail("it dreamt"))
+    monkeypatch.setattr("dreamy_lens.api.card.dream", lambda *a, **k: pytest.fail("it dreamt"))
     with pytest.raises(UnknownHookError):
         card("L9.N7", bridge, texts())
     with pytest.raises(CorpusError):
@@ -218,7 +217,7 @@ def test_settings_of_a_scan_are_those_that_there_are():
     import inspect
 
     taken = inspect.signature(dl.max_activating).parameters
-    assert set(carding.SCAN_SETTINGS) <= set(taken)
+    assert set(SCAN_SETTINGS) <= set(taken)
 
 
 def test_the_examples_of_the_documentation_run(tmp_path, monkeypatch):

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 import dreamy_lens as dl
 from dreamy_lens.api.compare import compare
 from dreamy_lens.comparison.comparison import Comparison
+from dreamy_lens.comparison.figure import comparison_figure
 from dreamy_lens.comparison.ngram_reader import in_corpus
 from dreamy_lens.comparison.ngrams import NgramIndex
 from dreamy_lens.comparison.overlap import edit_distances
 from dreamy_lens.comparison.page import WEIGHT
 from dreamy_lens.errors import ExamplesError, SettingsError
-from dreamy_lens.figures import comparison_figure
-from dreamy_lens.html.page import visible
+from dreamy_lens.html.escaping import visible
 from dreamy_lens.results import Frontier, Prompt
 from dreamy_lens.results.merged import SavedRun, merge
 from dreamy_lens.scan.examples import Examples

@@ -29,7 +29,7 @@ def named(figure) -> dict[str, object]:
 
 def test_a_frontier_is_drawn_as_steps_over_its_history_with_others_and_hull():
     frontier, history = frontier_of((1, 2), (1.5, 3), (9, 4)), build(steps(8))
-    traces = named(frontier_figure(frontier, {"dataset": frontier_of((0, 1))}, hull=True, history=history))
+    traces = named(frontier_figure(frontier, {"dataset": frontier_of((0, 1))}, hull=frontier.hull(), history=history))
     assert list(traces) == ["evaluated", "dataset", "frontier", "convex hull"]
     assert list(traces["frontier"].x) == [2, 3, 4] and list(traces["frontier"].y) == [1, 1.5, 9]
     assert traces["frontier"].line.shape == "hv" and list(traces["convex hull"].y) == [1, 9]
@@ -175,7 +175,7 @@ def every_figure(dark: bool) -> dict:
     merged = merge([SavedRun(ORIGIN, frontier), SavedRun(ORIGIN, frontier_of((2, 3)))])
     pieces = (" the", "<b>", "$x$", "\n", " longest")
     return {
-        "frontier": frontier_figure(frontier, {"other": frontier}, hull=True, history=history, dark=dark),
+        "frontier": frontier_figure(frontier, {"other": frontier}, hull=frontier.hull(), history=history, dark=dark),
         "runs": merged.plot(dark=dark),
         "evolution": evolution_figure(history, dark=dark),
         "frontiers": history.plot(dark=dark),

@@ -73,12 +73,12 @@ class Press:
 
         class Watched(threading.Event):
             def wait(self, timeout: float | None = None) -> bool:
-                if run._worker.interrupted:  # and stopped
+                if run.worker.interrupted:  # and stopped
                     then()
                 waits.set()
                 return super().wait(timeout)
 
-        run._worker._ended = Watched()
+        run.worker._ended = Watched()
 
         def press() -> None:
             assert waits.wait(PATIENCE)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from importlib.resources import files
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamy_lens.html import page as markup
-from dreamy_lens.results import strips
+from dreamy_lens.html.escaping import Html, escape, visible
+from dreamy_lens.html.numbers import decimals, number, perplexity
+from dreamy_lens.html.page import document, table
+from dreamy_lens.html.tokens import StripToken, ValueScale, token_strip
 from dreamy_lens.results.frontier import Frontier
+from dreamy_lens.results.strips import strip_scales
 from tests.helpers.fakes import HOSTILE, Reader, attribution_of, prompt
 
 anything = st.text(alphabet=st.characters(codec=None), max_size=12) | st.sampled_from(HOSTILE)
@@ -20,21 +24,21 @@ anything = st.text(alphabet=st.characters(codec=None), max_size=12) | st.sampled
 @given(anything)
 def test_escaped_text_is_never_markup_and_always_utf8(text):
     for token in (False, True):
-        escaped = markup.escape(text, token)
+        escaped = escape(text, token)
         assert not set(escaped) & set("<>\"'")
         escaped.encode("utf-8")
         page = Reader(f'<b title="{escaped}">{escaped}</b>')
         assert page.tags == ["b"] and page.attributes == {"title"}
-        assert "".join(page.said) == markup.visible(text, token)
+        assert "".join(page.said) == visible(text, token)
 
 
 @given(anything)
 def test_visible_text_has_nothing_that_hides_or_moves_the_rest_of_its_line(text):
-    shown = markup.visible(text)
+    shown = visible(text)
     hidden = {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}
     assert not [c for c in shown if unicodedata.category(c) in hidden]
     assert not [c for c in shown if unicodedata.category(c) == "Cf" and c not in "\u200c\u200d"]
-    assert markup.visible(text, token=True).strip()
+    assert visible(text, token=True).strip()
 
 
 @pytest.mark.parametrize(
@@ -64,12 +68,12 @@ def test_visible_text_has_nothing_that_hides_or_moves_the_rest_of_its_line(text)
     ],
 )
 def test_every_token_can_be_seen(token, shown):
-    assert markup.visible(token, token=True) == shown
+    assert visible(token, token=True) == shown
 
 
 def test_a_strip_of_hostile_tokens_has_only_its_own_elements():
     n = len(HOSTILE)
-    strip = markup.token_strip(HOSTILE, [0.5] * n, [0.5] * n, HOSTILE, HOSTILE)
+    strip = token_strip(StripToken(text, 0.5, text, 0.5, text) for text in HOSTILE)
     page = Reader(strip)
     assert sorted(set(page.tags)) == ["b", "div", "i", "span"] and page.tags.count("b") == n
     assert page.attributes == {"class", "tabindex", "style", "title", "hidden"}
@@ -82,14 +86,24 @@ def test_a_strip_of_hostile_tokens_has_only_its_own_elements():
         source.encode("utf-8")
 
 
+def test_a_strip_is_safe_in_every_form():
+    for values in (None, [0.5] * len(HOSTILE), [float("nan"), float("inf"), -9.0] + [0.0] * (len(HOSTILE) - 3)):
+        tokens = ValueScale(2.0, 2, True).tokens(HOSTILE, values)
+        for inline in (False, True):
+            page = Reader(token_strip(tokens, inline=inline))
+            assert page.tags.count("span") == len(HOSTILE) and set(page.tags) <= {"b", "div", "span"} and not page.open
+            assert page.attributes <= {"class", "style", "title", "data-v"}
+
+
 def test_shares_outside_their_range_are_brought_into_it():
-    strip = markup.token_strip(list("abcd"), [-1, 0.504, 7, float("nan")], [0.25, -3, float("inf"), 0], [""] * 4)
+    colours, bars = [-1, 0.504, 7, float("nan")], [0.25, -3, float("inf"), 0]
+    strip = token_strip(StripToken(*token) for token in zip("abcd", colours, [""] * 4, bars, strict=True))
     assert re.findall(r"--d:([^;]*);--h:([^\"]*)\"", strip) == [("0", ".25"), (".5", "0"), ("1", "1"), ("0", "0")]
     assert strip.count("dl-up") == 1
 
 
 def test_a_table_escapes_its_cells_unless_they_are_markup():
-    source = markup.table(["<b>"], [["<i>"], [markup.Html("<u>x</u>")]], ['"x', "y"])
+    source = table(["<b>"], [["<i>"], [Html("<u>x</u>")]], ['"x', "y"])
     page = Reader(source)
     assert page.tags.count("u") == 1 and "i" not in page.tags and "b" not in page.tags
     assert "<b>" in page.said and "<i>" in page.said and not page.open
@@ -103,7 +117,7 @@ def test_tables_of_prompts_are_safe_and_aligned():
 
 
 def test_a_page_fetches_nothing_and_its_policy_forbids_scripts():
-    source = markup.document("a <b>", "<p>x</p>")
+    source = document("a <b>", "<p>x</p>")
     assert "default-src 'none'" in source and "script-src" not in source
     page = Reader(source)
     assert not {"script", "link", "img", "iframe"} & set(page.tags) and not {"src"} & page.attributes
@@ -111,7 +125,8 @@ def test_a_page_fetches_nothing_and_its_policy_forbids_scripts():
 
 
 def themes() -> dict[str, dict[str, str]]:
-    blocks = re.findall(r"\.dl \{([^{}]*--bg[^{}]*)\}", (markup.Path(markup.__file__).parent / "style.css").read_text())
+    rules = (files("dreamy_lens") / "html" / "style.css").read_text(encoding="utf-8")
+    blocks = re.findall(r"\.dl \{([^{}]*--bg[^{}]*)\}", rules)
     parsed = [dict(re.findall(r"--(\w+): ([^;]+);", block)) for block in blocks]
     return dict(zip(("light", "dark", "print"), parsed, strict=True))
 
@@ -154,13 +169,13 @@ def test_all_text_has_enough_contrast_on_every_ground_it_can_stand_on(theme):
 
 
 def test_numbers_are_written_for_people():
-    assert markup.number(-0.0001, 2) == "0.00" and markup.number(float("inf"), 1) == "∞"
-    assert markup.number(1234.5, 2) == "1,234.50" and markup.number(-2, 1, sign=True) == "−2.0"
-    assert [markup.perplexity(x) for x in (7.39, 99.96, 12345.6, float("inf"))] == ["7.4", "100", "12,346", "∞"]
-    assert markup.decimals([]) == markup.decimals([0.0]) == 3 and markup.decimals([float("nan"), 20]) == 2
+    assert number(-0.0001, 2) == "0.00" and number(float("inf"), 1) == "∞"
+    assert number(1234.5, 2) == "1,234.50" and number(-2, 1, sign=True) == "−2.0"
+    assert [perplexity(x) for x in (7.39, 99.96, 12345.6, float("inf"))] == ["7.4", "100", "12,346", "∞"]
+    assert decimals([]) == decimals([0.0]) == 3 and decimals([float("nan"), 20]) == 2
 
 
 def test_the_scales_of_a_strip_are_those_of_its_drops():
     found = attribution_of((" a", " b", " c"))
-    colour, bar = strips.scales(found)
+    colour, bar = strip_scales(found)
     assert colour == found.drop_to_worst.max() and bar == max(found.drop_to_best.max(), 0.1 * colour)

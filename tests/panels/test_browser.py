@@ -194,7 +194,7 @@ def test_a_run_is_started_with_its_panel(played):
 
 def test_several_runs_of_a_feature_are_shown_together(played):
     runs = played.start(seeds="0-1")
-    assert [run.config.seed for run in runs] == [0, 1] and runs[0]._worker is runs[1]._worker
+    assert [run.config.seed for run in runs] == [0, 1] and runs[0].worker is runs[1].worker
     together = played.browser.children[1]
     assert list(together.run) == runs
     played.start("L0.N5")

@@ -6,18 +6,23 @@ import gc
 import json
 import math
 import threading
+import time
 import weakref
 
 import numpy as np
 import pytest
 
 import dreamy_lens as dl
+from dreamy_lens.models.load import as_hooked
 from dreamy_lens.panels import state
 from dreamy_lens.panels.attribution import AttributionPanel, frozen_attribution
-from dreamy_lens.panels.dream import DreamPanel, frozen_run, looks_of
+from dreamy_lens.panels.dream import DreamPanel
 from dreamy_lens.panels.messages import QUICK, SUBSTITUTES
+from dreamy_lens.panels.run_view import frozen_run, inspector_of
 from dreamy_lens.panels.runs import RunsPanel
 from dreamy_lens.results import non_dominated
+from dreamy_lens.runs.dream import Dream
+from dreamy_lens.scoring.scorer import Scorer
 from tests.helpers.dreams import dream, same
 
 FEATURE = "L1.N3"
@@ -34,7 +39,7 @@ class Heard:
     def __init__(self, panel, monkeypatch):
         self.said = []
         monkeypatch.setattr(panel, "send", lambda content, buffers=None: self.said.append(content))
-        panel._talk._send = panel.send
+        panel._handler._send = panel.send
 
     def answers(self, number):
         return [one for one in self.said if one.get("id") == number]
@@ -69,7 +74,7 @@ def test_a_panel_follows_a_run_step_by_step(gpt2):
     run = dream(gpt2.bridge, wait=False)
     run.pause()
     panel = DreamPanel(run)
-    panel.observe(lambda change: seen.append((change["new"], run._worker.is_mine)), "step")
+    panel.observe(lambda change: seen.append((change["new"], run.worker.is_mine)), "step")
     run.resume()
     run.wait()
     run.ask(lambda: None).result()
@@ -104,13 +109,13 @@ def test_a_look_is_answered_with_scores_then_few_substitutes_then_all_then_value
     panel = DreamPanel(run)
     heard = Heard(panel, monkeypatch)
     prompt = run.frontier[0]
-    panel._talk.hear(panel, {"type": "look", "id": 1, "ids": list(prompt.ids)})
+    panel._handler.hear(panel, {"type": "look", "id": 1, "ids": list(prompt.ids)})
     run.ask(lambda: None).result()
     first, quick, second, third = (one["found"] for one in heard.answers(1))
     assert first["value"] == pytest.approx(prompt.value, rel=1e-3) and first["subs"] is None
     assert [one["tried"] for one in (first, quick, second, third)] == [None, QUICK, SUBSTITUTES, SUBSTITUTES]
     assert [one["partial"] for one in (first, quick, second, third)] == [False, True, False, False]
-    assert looks_of(run).known == {first["key"]: third}
+    assert inspector_of(run).known == {first["key"]: third}
     attribution = prompt.attribution()
     np.testing.assert_allclose(second["drop"], attribution.drop_to_worst, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(second["floor"], attribution.drop_to_best, rtol=1e-3, atol=1e-4)
@@ -126,7 +131,7 @@ def test_the_quick_strip_is_of_substitutes_that_the_whole_one_has_too(run, monke
     panel = DreamPanel(run)
     heard = Heard(panel, monkeypatch)
     ids = list(run.frontier[0].ids)
-    panel._talk.hear(panel, {"type": "look", "id": 1, "ids": ids})
+    panel._handler.hear(panel, {"type": "look", "id": 1, "ids": ids})
     run.ask(lambda: None).result()
     _, quick, whole, _ = (one["found"] for one in heard.answers(1))
     for few, every in zip(quick["subs"], whole["subs"], strict=True):
@@ -148,15 +153,15 @@ def test_what_is_asked_between_two_answers_ends_the_first_question(run, monkeypa
     def then_ask(message):
         say(message)
         if len(heard.answers(1)) == asked_after and message["id"] == 1:
-            panel._talk.hear(panel, {"type": "look", "id": 2, "ids": ids[::-1]})
+            panel._handler.hear(panel, {"type": "look", "id": 2, "ids": ids[::-1]})
 
-    panel._talk._send = then_ask
-    panel._talk.hear(panel, {"type": "look", "id": 1, "ids": ids})
+    panel._handler._send = then_ask
+    panel._handler.hear(panel, {"type": "look", "id": 1, "ids": ids})
     run.ask(lambda: None).result()
     assert len(heard.answers(1)) == asked_after and len(heard.answers(2)) == 4
     # What was known when it ended is kept only if it was of all substitutes.
-    assert [one["tried"] for one in looks_of(run).known.values()] == [SUBSTITUTES] * (2 if asked_after == 3 else 1)
-    panel._talk.hear(panel, {"type": "look", "id": 3, "ids": ids})
+    assert [one["tried"] for one in inspector_of(run).known.values()] == [SUBSTITUTES] * (2 if asked_after == 3 else 1)
+    panel._handler.hear(panel, {"type": "look", "id": 3, "ids": ids})
     run.ask(lambda: None).result()
     assert [one["found"]["tried"] for one in heard.answers(3)][-1] == SUBSTITUTES
     assert len(heard.answers(3)) == (2 if asked_after == 3 else 4)
@@ -165,8 +170,8 @@ def test_what_is_asked_between_two_answers_ends_the_first_question(run, monkeypa
 def test_a_frozen_run_has_no_quick_strip(run):
     panel = DreamPanel(run)
     seen = []
-    panel._talk._send = lambda message: seen.append((panel.to_html(), dict(panel.attributions)))
-    panel._talk.hear(panel, {"type": "look", "id": 1, "ids": list(run.frontier[0].ids)})
+    panel._handler._send = lambda message: seen.append((panel.to_html(), dict(panel.attributions)))
+    panel._handler.hear(panel, {"type": "look", "id": 1, "ids": list(run.frontier[0].ids)})
     run.ask(lambda: None).result()
     assert [len(known) for _, known in seen] == [0, 0, 1, 1]
 
@@ -175,8 +180,8 @@ def test_a_token_or_a_whole_prompt_can_be_typed(gpt2, run, monkeypatch):
     panel = DreamPanel(run)
     heard = Heard(panel, monkeypatch)
     vocabulary, ids = run.session.scorer.vocabulary, list(run.frontier[0].ids)
-    panel._talk.hear(panel, {"type": "try", "id": 1, "ids": ids, "position": 1, "text": vocabulary.text([40, 41])})
-    panel._talk.hear(panel, {"type": "edit", "id": 2, "text": vocabulary.text([50, 51, 52])})
+    panel._handler.hear(panel, {"type": "try", "id": 1, "ids": ids, "position": 1, "text": vocabulary.text([40, 41])})
+    panel._handler.hear(panel, {"type": "edit", "id": 2, "text": vocabulary.text([50, 51, 52])})
     run.ask(lambda: None).result()
     put = vocabulary.encode(vocabulary.text([40, 41]))
     (tried, *_), typed = heard.answers(1), heard.answers(2)[-1]
@@ -201,7 +206,7 @@ def test_a_token_or_a_whole_prompt_can_be_typed(gpt2, run, monkeypatch):
 def test_bad_questions_are_answered_with_a_sentence(run, monkeypatch, message, said):
     panel = DreamPanel(run)
     heard = Heard(panel, monkeypatch)
-    panel._talk.hear(panel, {**message, "id": 5})
+    panel._handler.hear(panel, {**message, "id": 5})
     run.ask(lambda: None).result()
     (answer,) = heard.answers(5)
     assert said in answer["error"]
@@ -211,7 +216,7 @@ def test_nonsense_is_not_answered_and_breaks_nothing(run, monkeypatch):
     panel = DreamPanel(run)
     heard = Heard(panel, monkeypatch)
     for message in (None, "stop", {}, {"type": "quit"}, {"type": ["look"]} | {"type": "lo"}):
-        panel._talk.hear(panel, message)
+        panel._handler.hear(panel, message)
     assert not heard.said
 
 
@@ -220,12 +225,12 @@ def test_pause_resume_and_stop_from_a_panel(gpt2):
     panel = DreamPanel(run)
     reached = {name: threading.Event() for name in ("paused", "running", "stopped")}
     run.listen(lambda run: reached[run.status].set() if run.status in reached else None, every=0.0)
-    panel._talk.hear(panel, {"type": "pause"})
+    panel._handler.hear(panel, {"type": "pause"})
     assert reached["paused"].wait(20)
     reached["running"].clear()
-    panel._talk.hear(panel, {"type": "resume"})
+    panel._handler.hear(panel, {"type": "resume"})
     assert reached["running"].wait(20)
-    panel._talk.hear(panel, {"type": "stop"})
+    panel._handler.hear(panel, {"type": "stop"})
     assert run.wait(20).status == "stopped"
     run.ask(lambda: None).result()
     assert panel.status == "stopped" and len(run.frontier)
@@ -234,7 +239,7 @@ def test_pause_resume_and_stop_from_a_panel(gpt2):
 def test_going_on_from_a_panel_is_the_run_that_never_stopped(gpt2):
     run = dream(gpt2.bridge)
     panel = DreamPanel(run)
-    panel._talk.hear(panel, {"type": "more", "iterations": 4})
+    panel._handler.hear(panel, {"type": "more", "iterations": 4})
     run.ask(lambda: None).result()
     assert run.wait().iteration == 12
     run.ask(lambda: None).result()
@@ -245,7 +250,7 @@ def test_going_on_from_a_panel_is_the_run_that_never_stopped(gpt2):
 def test_a_new_dream_can_start_from_a_prompt_of_a_panel(gpt2, run):
     panel = DreamPanel(run)
     ids = list(run.frontier[-1].ids)[:4]
-    panel._talk.hear(panel, {"type": "start", "ids": ids})
+    panel._handler.hear(panel, {"type": "start", "ids": ids})
     run.ask(lambda: None).result()
     (started,) = panel.started
     started.wait()
@@ -275,7 +280,7 @@ def test_a_panel_does_not_keep_a_run_or_its_model(gpt2, monkeypatch):
     del run
     gc.collect()
     assert there() is None
-    panel._talk.hear(panel, {"type": "look", "id": 1, "ids": [1, 2]})
+    panel._handler.hear(panel, {"type": "look", "id": 1, "ids": [1, 2]})
     assert "gone" in heard.said[0]["text"]
 
 
@@ -291,7 +296,7 @@ def test_the_attributions_of_a_frozen_run_are_spread_over_its_frontier(run):
     panel = DreamPanel(run)
     for future in panel.prepare():
         future.result()
-    known = looks_of(run).known
+    known = inspector_of(run).known
     assert {state.key(p.ids) for p in run.frontier.spread(20)} <= set(known)
     assert all(one["series"] for one in known.values())
     assert not panel.prepare()  # nothing is worked out twice
@@ -301,7 +306,7 @@ def test_the_attributions_of_a_frozen_run_are_spread_over_its_frontier(run):
 
 
 def test_substitutes_that_are_kept_are_the_best_and_the_worst(run):
-    one = looks_of(run).attribution(np.array(run.frontier[0].ids))
+    one = inspector_of(run).attribution(np.array(run.frontier[0].ids))
     few = state.trimmed(one, 3, 2)
     for kept, row in zip(few["subs"], one["subs"], strict=True):
         assert kept == [*row[:3], *row[-2:]] and [s[2] for s in row] == sorted((s[2] for s in row), reverse=True)
@@ -327,6 +332,62 @@ def test_a_prompt_to_play_with(gpt2, monkeypatch):
     np.testing.assert_allclose(panel.found["drop"], expected.drop_to_worst, rtol=1e-3, atol=1e-5)
     assert len(panel.found["series"]) == 3 and plain(panel.found)
     assert panel.to_html() and frozen_attribution(expected)
+
+
+def start_from(panel, ids) -> Dream:
+    """Press "dream from here" in a panel of one prompt, and return the run that it starts, stopped."""
+    panel._handle_custom_msg({"type": "start", "ids": list(ids)}, [])
+    until(lambda: panel.started)
+    (run,) = panel.started
+    return run.stop().wait()
+
+
+def until(happened, seconds=60.0) -> None:
+    """Wait for what another thread does."""
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "it has not happened"
+        time.sleep(0.01)
+
+
+def test_a_dream_from_an_explored_prompt_keeps_the_template(gpt2):
+    vocabulary = as_hooked(gpt2.bridge).vocabulary
+    prefix, suffix = vocabulary.encode("In short:"), vocabulary.encode(" and so on.")
+    panel = AttributionPanel(FEATURE, [30, 31, 32], gpt2.bridge, prefix=prefix, suffix=suffix, prepend_bos=True).wait()
+    run = start_from(panel, [30, 31, 33])
+    assert (list(run.provenance.prefix), list(run.provenance.suffix)) == (prefix, suffix)
+    assert run.history.ids[0].tolist() == [30, 31, 33] and run.provenance.prepend_bos is True
+    assert run.constraints == (dl.constraints.template("In short:{dream} and so on."),)
+    scorer = Scorer(dl.parse(FEATURE), as_hooked(gpt2.bridge), prefix=prefix, suffix=suffix, prepend_bos=True)
+    assert run.history.value[0] == pytest.approx(float(scorer.values([30, 31, 33])[0]), rel=1e-4)
+
+
+def test_a_template_that_no_text_stands_for_starts_no_dream(gpt2, monkeypatch):
+    """Tokens that encode otherwise when they are read as text would be another template."""
+    vocabulary = as_hooked(gpt2.bridge).vocabulary
+    split = [i for letter in "short" for i in vocabulary.encode(letter)]
+    assert vocabulary.encode(vocabulary.text(split)) != split
+    panel, said = AttributionPanel(FEATURE, [30, 31, 32], gpt2.bridge, prefix=split).wait(), []
+    monkeypatch.setattr(panel, "send", lambda content, buffers=None: said.append(content))
+    panel._handle_custom_msg({"type": "start", "ids": [30, 31, 32]}, [])
+    until(lambda: said or panel.started)
+    assert not panel.started and "template" in said[-1]["text"] and said[-1]["type"] == "notice"
+
+
+def test_a_dream_from_a_prompt_that_a_run_explores_is_like_the_run(gpt2):
+    """It has the run's constraints, template and settings, as one that is started in the run's own panel."""
+    rules = [dl.constraints.template("In short:{dream} and so on."), dl.constraints.fix({0: 40})]
+    run = dream(gpt2.bridge, constraints=rules, iterations=2)
+    ids = list(run.frontier[0].ids)
+    panel = run.explore(run.frontier[0])
+    started = start_from(panel, ids)
+    own = DreamPanel(run)
+    own._handle_custom_msg({"type": "start", "ids": ids}, [])
+    run.ask(lambda: None).result(60)
+    (other,) = own.started
+    assert started.config == other.config == run.config and started.constraints == other.constraints == run.constraints
+    assert started.provenance == other.provenance
+    same(started.resume(wait=True).history, other.wait().history)
 
 
 def test_a_feature_without_a_gradient_is_shown_with_its_scores(gpt2):

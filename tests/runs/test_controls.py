@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import logging
 import os
@@ -21,9 +22,9 @@ import pytest
 import torch
 
 import dreamy_lens as dl
+from dreamy_lens import _host
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.models.hooked_model import HookedModel
-from dreamy_lens.runs import progress as running
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.scoring import Scorer
 from tests.helpers import models
@@ -201,8 +202,8 @@ def test_what_it_found_waits_for_the_end(gpt2, whole, name):
     got: list[Any] = []
     reader = threading.Thread(target=lambda: got.append((getattr(run, name), run.status)))
     with_wait = threading.Event()
-    ended = run._worker._ended
-    wait, run._worker._ended.wait = ended.wait, lambda timeout=None: (with_wait.set(), wait(timeout))[1]
+    ended = run.worker._ended
+    wait, run.worker._ended.wait = ended.wait, lambda timeout=None: (with_wait.set(), wait(timeout))[1]
     reader.start()
     assert with_wait.wait(PATIENCE) and not got
     gate.open()
@@ -221,8 +222,9 @@ def test_a_copy_is_of_the_moment(gpt2, whole, how, when):
         run = paused(gpt2.bridge) if when == "paused" else dream(gpt2.bridge, iterations=3)
     again = made(run)
     assert (again.iteration, again.active, again.status) == (3, False, "stopped" if when != "ended" else "done")
-    if how == "pickle":
-        again._model = gpt2.bridge
+    if how == "pickle":  # which leaves the model behind
+        record = again.record()
+        again = Dream.from_record(dataclasses.replace(record, spec=dataclasses.replace(record.spec, model=gpt2.bridge)))
     same(again.resume(5, progress=False).history, whole.history)
     if gate is not None:
         gate.open()
@@ -462,7 +464,7 @@ def test_an_interrupt_while_somebody_waits_stops_it_and_keeps_everything(gpt2, w
     with Press(run, gate.open):
         found = getattr(run, read)
         found() if read == "wait" else None
-    assert (run.status, run.iteration, run._worker.interrupted) == ("stopped", 3, True)
+    assert (run.status, run.iteration, run.worker.interrupted) == ("stopped", 3, True)
     assert capsys.readouterr().err == "Interrupted; everything found is kept, and .resume() goes on.\n"
     assert len(run.frontier) and run.history.iterations == 3
     same(run.resume(progress=False).history, whole.history)
@@ -471,8 +473,8 @@ def test_an_interrupt_while_somebody_waits_stops_it_and_keeps_everything(gpt2, w
 @posix
 def test_an_interrupt_while_an_answer_is_awaited_is_passed_on_and_the_run_goes_on(gpt2, whole):
     run, gate = held(gpt2.bridge)
-    ask, asked = run._worker.ask, threading.Event()
-    run._worker.ask = lambda *given: (ask(*given), asked.set())[0]
+    ask, asked = run.worker.ask, threading.Event()
+    run.worker.ask = lambda *given: (ask(*given), asked.set())[0]
     presser = threading.Thread(target=lambda: (asked.wait(PATIENCE), os.kill(os.getpid(), signal.SIGINT)))
     with pytest.raises(KeyboardInterrupt):
         presser.start()
@@ -540,7 +542,7 @@ def test_a_panel_that_cannot_be_shown_does_not_cost_the_run(gpt2, whole, monkeyp
     def show(run: Any) -> None:
         raise ImportError("no widgets here")
 
-    monkeypatch.setitem(sys.modules, "dreamy_lens.panels", types.SimpleNamespace(show=show))  # type: ignore[arg-type]
+    monkeypatch.setattr("dreamy_lens.panels.cells.show", show)
     run = dream(gpt2.bridge, wait=False, progress=True)
     same(run.history, whole.history)
     assert "cannot be shown" in caplog.text and "no widgets here" in caplog.text
@@ -594,7 +596,7 @@ def test_a_run_in_the_background_leaves_nothing_behind(gpt2):
     run = begun(bridge, lambda run: None).wait()
     with pytest.raises(ZeroDivisionError):
         run.ask(lambda: 1 / 0).result(PATIENCE)
-    assert run._worker.left(PATIENCE) and not [n for n in ("forward", "run_with_cache") if n in bridge.__dict__]
+    assert run.worker.left(PATIENCE) and not [n for n in ("forward", "run_with_cache") if n in bridge.__dict__]
     there = weakref.ref(bridge)
     del run, bridge
     gc.collect()
@@ -754,19 +756,19 @@ def _python(monkeypatch: pytest.MonkeyPatch, shell: Any, marimo: bool | None = N
 )
 def test_a_notebook_is_known_by_its_kernel(monkeypatch, shell, marimo, notebook, kernel):
     _python(monkeypatch, shell, marimo)
-    assert (running.is_notebook(), running.in_kernel()) == (notebook, kernel)
+    assert (_host.is_notebook(), _host.in_kernel()) == (notebook, kernel)
 
 
 def test_no_notebook_where_nothing_of_it_is_loaded(monkeypatch):
     for name in ("IPython", "marimo"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    assert not running.is_notebook()
+    assert not _host.is_notebook()
 
 
 def test_in_a_notebook_it_returns_at_once(gpt2, whole, monkeypatch):
     _python(monkeypatch, types.SimpleNamespace(kernel=object()))
     run = dream(gpt2.bridge)
-    assert run._worker._alone
+    assert run.worker._alone
     same(run.history, whole.history)
     gate = Gate(9)
     run.listen(gate, every=0.0)

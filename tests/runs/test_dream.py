@@ -185,7 +185,7 @@ def test_prompts_of_a_run_know_how_to_be_attributed(gpt2, monkeypatch):
     found = prompt.attribution(k=4)
     assert found.value == pytest.approx(prompt.value, abs=1e-5)
     assert found.cross_entropy == pytest.approx(prompt.cross_entropy, abs=1e-5)
-    rules = run._opened().rules
+    rules = run.session.rules
     assert found.candidates.shape == (5, 4) and rules.allowed[found.candidates].all()
     again = run.attribution(" dog dog", k=3)
     assert again.candidates.shape == (2, 3)

@@ -67,7 +67,7 @@ def test_a_pause_of_one_is_a_pause_of_all(gpt2, whole):
 def test_where_they_are_at_different_iterations_they_are_completed(gpt2, whole, first):
     runs = dream(gpt2.bridge, FEATURES, iterations=3)
     for run in runs:
-        run.config = whole[0].config
+        run.go_until(whole[0].config.iterations)
     runs[first].resume(1, progress=False)
     with pytest.raises(SettingsError, match=r"at iterations \[3, 4\]; resume\(\) with no number completes all"):
         runs.resume(2, progress=False)
@@ -88,7 +88,7 @@ def test_one_that_goes_on_by_itself_is_left_to_it(gpt2, whole):
     assert (runs[0].status, runs[1].status, runs.status, runs.active) == ("running", "done", "running", True)
     told: list[str] = []
     runs.listen(lambda runs: told.append(runs.status))
-    assert runs.ask(lambda: 1) and runs[0]._worker.active  # nobody takes the run away from its worker
+    assert runs.ask(lambda: 1) and runs[0].worker.active  # nobody takes the run away from its worker
     with pytest.raises(SettingsError, match="still"):
         runs.resume(5)
     gate.open()
@@ -106,7 +106,7 @@ def test_runs_that_were_put_together_are_waited_for_and_stopped_together(gpt2, w
         run.resume(8, wait=False, progress=False)
         gate.wait()
     runs = Dreams(alone)
-    assert runs.ask(lambda: 2).result(PATIENCE) == 2 and all(run._worker.active for run in runs)
+    assert runs.ask(lambda: 2).result(PATIENCE) == 2 and all(run.worker.active for run in runs)
     runs.stop()
     for gate in gates:
         gate.open()

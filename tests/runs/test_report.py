@@ -10,7 +10,7 @@ import pytest
 
 from dreamy_lens.errors import NoGradientError
 from dreamy_lens.html import svg
-from dreamy_lens.results import Frontier, Prompt
+from dreamy_lens.results import Frontier, Prompt, hull_rows
 from dreamy_lens.runs import report
 from tests.helpers.fakes import HOSTILE, ORIGIN, Pieces, Reader, attribution_of, build, frontier_of, steps
 
@@ -26,7 +26,7 @@ def full_page(pieces: tuple[str, ...] = (), points=RISING, n: int = 12) -> str:
     frontier = Frontier(prompts)
     found = {i: attribution_of(p.tokens, 32, pieces=pieces) for i, p in enumerate(frontier)}
     history = build(steps(12))
-    return report.page(
+    return report.report_page(
         "A dream", frontier, found, history.evolution(), {"model": "docstrings", "λ": 0.1}, "Why.", history
     )
 
@@ -40,7 +40,7 @@ def test_a_page_of_twenty_prompts_is_small_and_whole():
 
 
 def test_every_link_leads_to_a_place_that_is_there_once():
-    for source in (full_page(), report.page("t", frontier_of((1, 2), (3, 4)), {1: attribution_of((" a",))})):
+    for source in (full_page(), report.report_page("t", frontier_of((1, 2), (3, 4)), {1: attribution_of((" a",))})):
         targets = re.findall(r' id="([^"]+)"', source)
         assert len(targets) == len(set(targets))
         assert set(re.findall(r'href="#([^"]+)"', source)) <= set(targets)
@@ -51,7 +51,7 @@ def test_hostile_tokens_do_not_become_markup_anywhere():
     plain, hostile = Reader(full_page()), Reader(full_page(HOSTILE))
     assert set(plain.tags) == set(hostile.tags) and plain.attributes == hostile.attributes
     assert plain.tags.count("section") == hostile.tags.count("section") and not hostile.open
-    source = report.page(HOSTILE[0], frontier_of((1, 2)), settings={HOSTILE[0]: HOSTILE[1]}, intro=HOSTILE[0])
+    source = report.report_page(HOSTILE[0], frontier_of((1, 2)), settings={HOSTILE[0]: HOSTILE[1]}, intro=HOSTILE[0])
     assert "script" not in Reader(source).tags and "img" not in Reader(source).tags
 
 
@@ -59,7 +59,10 @@ def test_hostile_tokens_do_not_become_markup_anywhere():
     "points", [[(2.0, 3.0)], [(1e-7, 3.0), (2e-7, 3.0001)], [(-5e6, 0.0), (4e6, 900.0)], [(0.0, 0.0)]]
 )
 def test_any_range_of_scores_can_be_drawn(points):
-    source = svg.frontier_svg(frontier_of(*points), hull=True, history=build(steps(2)))
+    frontier, history = frontier_of(*points), build(steps(2))
+    texts, hull = [prompt.text for prompt in frontier], hull_rows(frontier.values, frontier.cross_entropies)
+    cloud = history.cross_entropy, history.value
+    source = svg.frontier_svg(frontier.cross_entropies, frontier.values, texts, hull=hull, cloud=cloud)
     assert "nan" not in source and "inf" not in source
     at = [tuple(map(float, xy)) for xy in re.findall(r'<circle cx="([-\d.]+)" cy="([-\d.]+)"', source)]
     assert len(at) == len(points)
@@ -75,15 +78,15 @@ def test_ticks_are_round_and_inside():
 
 
 def test_a_page_without_prompts_says_so():
-    assert "there is no frontier" in report.page("t", Frontier([]))
+    assert "there is no frontier" in report.report_page("t", Frontier([]))
 
 
 def test_attributions_may_be_a_list_and_must_be_of_the_frontier():
     frontier = frontier_of((1, 2), (3, 4))
-    source = report.page("t", frontier, [None, attribution_of((" a",))])
+    source = report.report_page("t", frontier, [None, attribution_of((" a",))])
     assert source.count("<section") == 1 and 'section class="dl-dream" id="p2"' in source
     with pytest.raises(ValueError, match="frontier has 2"):
-        report.page("t", frontier, {2: attribution_of((" a",))})
+        report.report_page("t", frontier, {2: attribution_of((" a",))})
 
 
 def test_a_run_becomes_a_page_even_if_its_feature_has_no_gradient():
@@ -100,8 +103,8 @@ def test_a_run_becomes_a_page_even_if_its_feature_has_no_gradient():
         provenance=ORIGIN, frontier=frontier, history=history, config=None, evolution=lambda: history.evolution()
     )
     for refuse in (False, True):
-        source = report.page_of_run(run, k=7)
+        source = report.static_page_of_run(run, k=7)
         assert source.count("<section") == (0 if refuse else len(frontier))
         assert f"of {len(history):,} evaluated" in source and "A dream of L2.N17" in source
-        assert report.page_of_run(run, k=7, strips=3).count("<section") == (0 if refuse else 3)
+        assert report.static_page_of_run(run, k=7, strips=3).count("<section") == (0 if refuse else 3)
         assert "<dt>numpy</dt>" in source and "<dt>prepend_bos</dt><dd>True</dd>" in source

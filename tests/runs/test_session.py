@@ -75,17 +75,17 @@ def test_a_model_loaded_by_its_name_comes_in_the_run_s_own_precision(tiny, tmp_p
     dream(loaded(tiny, dtype), fluency_model=loaded(tiny, dtype), iterations=4).save(tmp_path / "run")
     for again in (dl.load_run(tmp_path / "run"), dl.load_run(tmp_path / "run", tiny, fluency_model=Path(tiny))):
         same(again.resume(4, progress=False).history, full.history)
-        scorer = again._opened().scorer
+        scorer = again.session.scorer
         assert scorer.model.dtype == scorer.fluency.dtype == getattr(torch, dtype)
         assert scorer.model is not scorer.fluency
 
 
 def test_the_embedded_model_too(tmp_path, strict):
     dream(loaded("embedded", "bfloat16"), iterations=1).save(tmp_path / "run")
-    assert dl.load_run(tmp_path / "run").resume(1, progress=False)._opened().scorer.model.dtype == torch.bfloat16
+    assert dl.load_run(tmp_path / "run").resume(1, progress=False).session.scorer.model.dtype == torch.bfloat16
     dream(None, iterations=1).save(tmp_path / "usual")
     again = dl.load_run(tmp_path / "usual").resume(1, progress=False)
-    assert again._opened().scorer.model is loading.as_hooked(None)  # not a second copy of it
+    assert again.session.scorer.model is loading.as_hooked(None)  # not a second copy of it
 
 
 def test_another_precision_is_told_and_from_then_on_known(tiny, tmp_path):
@@ -103,7 +103,7 @@ def test_another_precision_is_told_and_from_then_on_known(tiny, tmp_path):
         warnings.simplefilter("error", RuntimeWarning)
         run.resume(1, progress=False)
         again = dl.load_run(path).resume(1, progress=False)  # in bfloat16, which it went on in
-        assert again._opened().scorer.model.dtype == torch.bfloat16
+        assert again.session.scorer.model.dtype == torch.bfloat16
     with pytest.warns(RuntimeWarning, match="bfloat16 on cpu when the run was made, and is in float32 on cpu now"):
         dl.load_run(path, loaded(tiny, "float32")).resume(1, progress=False)
 
@@ -113,7 +113,7 @@ def test_looking_at_a_run_in_another_precision_is_not_going_on_with_it(tiny, tmp
     run = dl.load_run(tmp_path / "run", loaded(tiny, "float32"))
     assert run.frontier[0].attribution(k=2).values.shape == (5, 2)
     run.save()
-    assert dl.load_run(tmp_path / "run").resume(1, progress=False)._opened().scorer.model.dtype == torch.bfloat16
+    assert dl.load_run(tmp_path / "run").resume(1, progress=False).session.scorer.model.dtype == torch.bfloat16
 
 
 def test_weights_that_are_a_little_other_are_another_model(gpt2, whole, tmp_path):
@@ -360,10 +360,10 @@ def test_a_pickled_prompt_asks_the_model_of_its_name(tmp_path):
 def test_a_pickled_run_leaves_its_model_behind_and_opens_it_when_needed(tiny, tmp_path, strict):
     full = dream(loaded(tiny, "bfloat16"))
     run = dream(loaded(tiny, "bfloat16"), iterations=4)
-    run._opened().scorer.model.bridge._weighty = Weighty()
+    run.session.scorer.model.bridge._weighty = Weighty()
     for protocol in (2, pickle.HIGHEST_PROTOCOL):
         again = pickle.loads(pickle.dumps(run, protocol))
-        assert again._session is None and again.config == run.config and again.folder is None
+        assert not again.has_session and again.config == run.config and again.folder is None
         same(again.history, run.history)
         assert again.frontier.prompts == run.frontier.prompts and again.population == run.population
         assert str(again) == str(run) and repr(again) == repr(run)
@@ -390,11 +390,16 @@ def test_a_copied_run_shares_the_model_and_goes_its_own_way(gpt2, whole, how):
     same(run.resume(4, progress=False).history, whole.history)
 
 
-def test_a_copy_of_a_loaded_run_reads_its_own_texts(whole, tmp_path, monkeypatch):
+def test_a_copy_of_a_loaded_run_reads_its_own_texts(gpt2, whole, tmp_path, monkeypatch):
     whole.save(tmp_path / "run")
-    monkeypatch.setattr(loading, "load_model", lambda *a, **k: pytest.fail("a model was loaded"))
-    again = copy.deepcopy(dl.load_run(tmp_path / "run"))
-    assert again.frontier == whole.frontier and again._decoder._run is again  # type: ignore[attr-defined]
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "load_model", lambda *a, **k: pytest.fail("a model was loaded"))
+        run = dl.load_run(tmp_path / "run", gpt2.bridge)
+        again = copy.deepcopy(run)
+        assert again.frontier == whole.frontier
+    other = next(ids for ids in again.history.ids if tuple(ids) not in {p.ids for p in again.frontier})
+    again.so_far.text(other)  # a text that was not saved needs the tokenizer: the copy's own
+    assert again.has_session and not run.has_session
 
 
 # Altered folders.

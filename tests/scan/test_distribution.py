@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dreamy_lens.api.compare import compare
-from dreamy_lens.html.page import number
+from dreamy_lens.html.numbers import number
 from dreamy_lens.scan.feature_examples import FeatureExamples
 from tests.comparison.test_comparison import saved
 from tests.helpers.scans import one, scanned

@@ -10,7 +10,7 @@ import pytest
 import dreamy_lens as dl
 from dreamy_lens import constraints as rules_of
 from dreamy_lens.errors import FeatureError, RunFolderError, SettingsError
-from dreamy_lens.html import page as markup
+from dreamy_lens.html.escaping import escape
 from dreamy_lens.models.packed_forward import PackedModel
 from dreamy_lens.results.history import History
 from dreamy_lens.results.merged import Merged
@@ -286,7 +286,7 @@ def test_their_texts_show_every_run(runs):
     assert all(f"\n  {run!r}" in text for run in runs)
     page = runs._repr_html_()
     assert "<p>4 runs</p>" in page and page.count("<li>") == 4
-    assert all(markup.escape(repr(run)) in page for run in runs)
+    assert all(escape(repr(run)) in page for run in runs)
 
 
 # Folders.

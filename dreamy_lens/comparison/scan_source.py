@@ -1,0 +1,57 @@
+"""What the windows of a comparison are from: a corpus, and the scan that read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dreamy_lens.html.words import count
+from dreamy_lens.scan.feature_examples import FeatureExamples
+
+
+@dataclass(frozen=True)
+class ScanSource:
+    """What the windows are from.
+
+    Attributes:
+        corpus: name of the corpus.
+        windows: how many windows were scored.
+        tokens: how many tokens were read.
+        documents: how many documents the windows stand in.
+        length: tokens of a window.
+        measured: whether the cross-entropy of all windows was measured.
+        settings: settings of the scan.
+        versions: versions of the packages that the scan was done with.
+    """
+
+    corpus: str
+    windows: int
+    tokens: int
+    documents: int
+    length: int
+    measured: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, examples: FeatureExamples) -> ScanSource:
+        """Return the source of one feature's examples."""
+        header, counts = examples.header, examples.counts
+        settings = dict(header.get("settings", {}))
+        length = int(settings.get("length") or (len(examples.top[0]) if examples.top else 0))
+        return cls(
+            corpus=str(header.get("corpus", {}).get("name", "a corpus")),
+            windows=examples.windows,
+            tokens=int(counts.get("tokens", examples.windows * length)),
+            documents=int(counts.get("documents", 0)),
+            length=length,
+            measured=examples.measured,
+            settings=settings,
+            versions=dict(header.get("versions", {})),
+        )
+
+    @property
+    def extent(self) -> str:
+        """How much text was read, as "500M tokens"."""
+        return f"{count(self.tokens)} tokens"

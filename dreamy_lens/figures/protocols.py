@@ -1,0 +1,216 @@
+"""What figures need of results: any object with these attributes can be drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@runtime_checkable
+class TextDecoder(Protocol):
+    """Turns token ids into text; :class:`dreamy_lens.models.vocabulary.Vocabulary` is one."""
+
+    def text(self, ids: Iterable[int]) -> str:
+        """Return the text that ids stand for."""
+        ...
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """Return each token decoded by itself."""
+        ...
+
+
+@runtime_checkable
+class ScoredPrompt(Protocol):
+    """A prompt with its scores."""
+
+    @property
+    def text(self) -> str:
+        """Text of the prompt."""
+        ...
+
+    @property
+    def value(self) -> float:
+        """Value of the feature."""
+        ...
+
+    @property
+    def cross_entropy(self) -> float:
+        """Cross-entropy in nats per token."""
+        ...
+
+    @property
+    def perplexity(self) -> float:
+        """Exponential of the cross-entropy."""
+        ...
+
+    @property
+    def provenance(self) -> Any:
+        """Origin of the prompt, with `seed` and `iteration`."""
+        ...
+
+
+@runtime_checkable
+class PromptFrontier(Protocol):
+    """Prompts from fluent to strong, none beaten in both value and cross-entropy."""
+
+    @property
+    def values(self) -> np.ndarray:
+        """Value of each prompt, rising, `[F]`."""
+        ...
+
+    @property
+    def cross_entropies(self) -> np.ndarray:
+        """Cross-entropy of each prompt, rising, `[F]`."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[ScoredPrompt]: ...
+
+
+@runtime_checkable
+class PromptHistory(Protocol):
+    """Every prompt that a run evaluated."""
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Token ids, `[N, n]`."""
+        ...
+
+    @property
+    def value(self) -> np.ndarray:
+        """Value of each prompt, `[N]`."""
+        ...
+
+    @property
+    def cross_entropy(self) -> np.ndarray:
+        """Cross-entropy of each prompt, `[N]`."""
+        ...
+
+    @property
+    def iterations(self) -> int:
+        """Completed iterations after the initial population."""
+        ...
+
+    @property
+    def restarts(self) -> tuple[tuple[int, float], ...]:
+        """Iteration and λ of each restart."""
+        ...
+
+    def reference(self) -> tuple[float, float]:
+        """Return the reference (value, cross-entropy) of hypervolumes."""
+        ...
+
+    def evolution(self, reference: tuple[float, float] | None = None) -> pd.DataFrame:
+        """Return one row per iteration: how the frontier grew."""
+        ...
+
+    def frontier_rows(self, iteration: int | None = None) -> np.ndarray:
+        """Return the rows of the frontier after an iteration, or at the end."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+@runtime_checkable
+class RunWithFrontier(Protocol):
+    """A run with its origin and its frontier."""
+
+    @property
+    def provenance(self) -> Any:
+        """Origin of the run, with `seed`."""
+        ...
+
+    @property
+    def frontier(self) -> PromptFrontier:
+        """Frontier of the run."""
+        ...
+
+
+@runtime_checkable
+class MergedRuns(Protocol):
+    """Several runs of one feature."""
+
+    @property
+    def runs(self) -> Sequence[RunWithFrontier]:
+        """The runs."""
+        ...
+
+    @property
+    def frontier(self) -> PromptFrontier:
+        """Frontier over all runs."""
+        ...
+
+
+class TokenSubstitute(Protocol):
+    """Another token in one position of a prompt."""
+
+    @property
+    def token(self) -> str:
+        """The substitute, decoded by itself."""
+        ...
+
+    @property
+    def value(self) -> float:
+        """Value of the feature on the changed prompt."""
+        ...
+
+    @property
+    def change(self) -> float:
+        """The value less the value of the prompt as it is."""
+        ...
+
+    @property
+    def cross_entropy(self) -> float:
+        """Cross-entropy of the changed prompt."""
+        ...
+
+
+@runtime_checkable
+class TokenAttribution(Protocol):
+    """What substitutions at each position of a prompt do to a feature."""
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Tokens of the prompt, length n."""
+        ...
+
+    @property
+    def value(self) -> float:
+        """Value of the feature on the prompt."""
+        ...
+
+    @property
+    def cross_entropy(self) -> float:
+        """Cross-entropy of the prompt."""
+        ...
+
+    @property
+    def candidates(self) -> np.ndarray:
+        """Substitutes tried at each position, `[n, k]`."""
+        ...
+
+    @property
+    def drop_to_worst(self) -> np.ndarray:
+        """Value lost with the worst substitute, `[n]`."""
+        ...
+
+    @property
+    def drop_to_best(self) -> np.ndarray:
+        """Value lost even with the best substitute, `[n]`."""
+        ...
+
+    def top(self, position: int, count: int = 3) -> Sequence[TokenSubstitute]:
+        """Return the best substitutes at a position, best first."""
+        ...
+
+    def worst(self, position: int, count: int = 3) -> Sequence[TokenSubstitute]:
+        """Return the worst substitutes at a position, worst first."""
+        ...
+
+    def __len__(self) -> int: ...
