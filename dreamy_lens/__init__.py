@@ -1,5 +1,9 @@
 """Fluent dreaming for language models: find prompts that drive an internal feature while they still read as language.
 
+`load_model` loads a model, and `dream` searches for prompts that drive a feature of it. `neuron`, `hook`, `logit` and
+`sae_latent` name features, and `parse` reads a feature from text. `attribution` shows which tokens carry a feature,
+`max_activating` finds the text of a corpus that drives it most, and `compare` compares dreams with that text.
+
 >>> import dreamy_lens as dl
 >>> feature = dl.neuron(2, 17)
 >>> feature == dl.parse("L2.N17") == dl.hook("blocks.2.mlp.hook_post")[-1, 17]
