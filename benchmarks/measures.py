@@ -81,9 +81,7 @@ def bootstrap(ours: np.ndarray, theirs: np.ndarray, draws: int = 10_000, seed: i
     b = theirs[chosen, random.integers(seeds, size=(draws, features, seeds))]
     with np.errstate(divide="ignore", invalid="ignore"):
         means = log_ratio(a, b).mean(axis=-1)
-    low, high = np.exp(
-        np.quantile(means[~np.isnan(means)], [0.025, 0.975])
-    )  # draws of only empty areas have none
+    low, high = np.exp(np.quantile(means[~np.isnan(means)], [0.025, 0.975]))  # draws of only empty areas have none
     return float(low), float(high)
 
 
