@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dreamy_lens._host import is_watched
 from dreamy_lens.comparison.ngrams import NgramIndex
 from dreamy_lens.corpus.corpus import Block, Corpus
 from dreamy_lens.corpus.tokenizing import encode_sections
@@ -25,9 +26,7 @@ def in_corpus(
     """
     from tqdm.auto import tqdm
 
-    from dreamy_lens.scan.progress_bar import _is_watched
-
-    shown = _is_watched() if progress is None else progress
+    shown = is_watched() if progress is None else progress
     grams, shards = NgramIndex(prompts), len(corpus.shards)
     longest = max(map(len, prompts), default=1)
     with tqdm(total=1.0, desc="reading", disable=not shown, bar_format="{desc}: {percentage:3.0f}%|{bar}|") as bar:
