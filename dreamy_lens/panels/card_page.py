@@ -79,8 +79,8 @@ class CardView:
         tried = "" if comparison.evaluated is None else f" that evaluated {comparison.evaluated:,} prompts"
         return (
             f"{comparison.model}: {plural(len(comparison.frontier), 'dream')}, found by "
-            f"{plural(len(comparison.seeds), 'run')}{tried}; {scanned.windows:,} windows of {scanned.length} tokens from "
-            f"{plural(scanned.documents, 'document')} of {scanned.corpus}."
+            f"{plural(len(comparison.seeds), 'run')}{tried}; {scanned.windows:,} windows of {scanned.length} tokens "
+            f"from {plural(scanned.documents, 'document')} of {scanned.corpus}."
         )
 
     def _plane(self) -> str:
