@@ -3,6 +3,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+
+# Processes that the tests are shared out to. Tests of browsers, of Ray and of notebooks stay in one of them.
+TEST_PROCESSES ?= 2
 NOTEBOOKS ?=
 
 # Where to look first for torch. The build for CPUs is a tenth the size of the one that PyPI has for Linux, which brings
@@ -15,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 SETUP := pyproject.toml constraints.txt
 
-.PHONY: help demo test notebooks lint format clean
+.PHONY: help demo test notebooks lint wheel format clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1@/p' Makefile | awk -F@ '{ printf "%-14s%s\n", $$1, $$2 }'
@@ -24,15 +27,20 @@ demo: $(VENV)/.package  ## dream on the embedded model, print the frontier, writ
 	@$(BIN)/python -m dreamy_lens.demo
 
 test: $(VENV)/.test  ## run the tests and the examples in docstrings
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup $(PYTEST_ARGS)
 
 notebooks: $(VENV)/.test  ## execute notebooks and write them with their outputs
 	OMP_NUM_THREADS=1 $(BIN)/python notebooks/execute.py $(NOTEBOOKS)
 
-lint: $(VENV)/.dev  ## ruff, its formatter and pyright
+lint: $(VENV)/.dev  ## ruff, its formatter, pyright, the layers of the package, private names
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/check_private.py dreamy_lens training
+
+wheel: $(VENV)/.test  ## build the wheel, install it instead of the checkout, and run the demo from it in an empty folder
+	@tools/try_wheel $(BIN)/python
 
 format: $(VENV)/.dev  ## let ruff mend and format the code
 	$(BIN)/ruff check --fix .

@@ -18,7 +18,7 @@ PER_FEATURE = TOP * (4 + 8 + 8) + LEVELS * (4 + 8) + BINS * 8 + 8 + 3 * 8 + 2 * 
 SAMPLED = 1 << 28  # values on sampled windows, at most
 PER_WINDOW = 12 * 4 + 24 * 4 * 2 + 8 + 8 + 4 + 8  # ids, context, number, place, cross-entropy, document
 USED_LEVELS = 25  # of cross-entropy, that a corpus has windows at
-PARCELS_EACH = 4
+TASKS_EACH = 4
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ def scan(s: Setup) -> list[tuple[str, str, str]]:
     hours = s.tokens / rate / 3600
     sample = min(1024, SAMPLED // s.features)
     state = s.features * PER_FEATURE + sample * s.features * 4
-    parcels = PARCELS_EACH * s.gpus
-    stored = min(windows / parcels, s.features * (TOP + USED_LEVELS)) * PER_WINDOW
+    tasks = TASKS_EACH * s.gpus
+    stored = min(windows / tasks, s.features * (TOP + USED_LEVELS)) * PER_WINDOW
     file = state + stored
     pairs = s.features * (TOP + USED_LEVELS)
     again = pairs * s.row * (s.per_token - 2 * s.width * s.vocabulary) / 2 / s.speed / 3600
@@ -116,7 +116,7 @@ def scan(s: Setup) -> list[tuple[str, str, str]]:
         ("price", f"GPU hours × ${s.price:.2f}", f"${(hours + again) * s.price:,.0f}"),
         ("weights on each GPU", f"{s.bytes} bytes each", f"{s.weights / 1e9:,.1f} GB"),
         (
-            "tally on each GPU",
+            "statistics on each GPU",
             f"{s.features:,} neurons × {PER_FEATURE:,} bytes",
             f"{s.features * PER_FEATURE / 1e9:,.2f} GB",
         ),
@@ -128,16 +128,16 @@ def scan(s: Setup) -> list[tuple[str, str, str]]:
         ),
         ("weights read from storage", f"× {s.gpus} workers", f"{s.weights * s.gpus / 1e9:,.0f} GB"),
         ("text read from storage", "4 bytes a token", f"{s.tokens * 4 / 1e9:,.0f} GB"),
-        ("one parcel's file", "tally + sample + windows that are kept", f"{file / 1e9:,.1f} GB"),
-        ("files of all parcels", f"× {parcels}", f"{file * parcels / 1e9:,.0f} GB"),
+        ("one task's file", "statistics + sample + windows that are kept", f"{file / 1e9:,.1f} GB"),
+        ("files of all tasks", f"× {tasks}", f"{file * tasks / 1e9:,.0f} GB"),
         (
             "minutes to merge them",
             f"reading at {s.storage / 1e9:.0f} GB/s, and as long again for merging",
-            f"{2 * file * parcels / s.storage / 60:,.0f}",
+            f"{2 * file * tasks / s.storage / 60:,.0f}",
         ),
         (
             "memory of the driver",
-            "weights + twice (tally + sample + all windows kept)",
+            "weights + twice (statistics + sample + all windows kept)",
             f"{(s.weights + 2 * (state + kept * PER_WINDOW)) / 1e9:,.0f} GB",
         ),
         (

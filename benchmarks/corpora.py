@@ -99,7 +99,7 @@ def windows(limit: int) -> list[list[str]]:
     rows = []
     for stride in (None, 1):
         settings = dl.corpus.WindowSettings(12, stride)
-        spent, found = seconds(lambda s=settings: sum(len(dl.corpus.windows_of(b, vocabulary, s)) for b in blocks))
+        spent, found = seconds(lambda s=settings: sum(len(dl.corpus.cut_windows(b, vocabulary, s)) for b in blocks))
         rows.append([f"windows, stride {settings.step}", f"{count / spent:,.0f}", f"{found:,}"])
     spent, _ = seconds(lambda: [vocabulary.encode_many([s.text for s in block.sections]) for block in blocks])
     rows.append(["the tokenizer, as Hugging Face calls it", f"{count / spent:,.0f}", ""])

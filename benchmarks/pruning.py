@@ -66,16 +66,16 @@ class Study:
         from dreamy_lens.results.pareto import Staircase
         from dreamy_lens.search import epo
 
-        usual, last = epo.children, {}
+        usual, last = epo.make_children, {}
 
-        def noted(members: np.ndarray, *args: Any) -> Any:
-            pool, rejected = usual(members, *args)
+        def noted(operator: Any, members: np.ndarray, *args: Any) -> Any:
+            pool, rejected = usual(operator, members, *args)
             last.update(members=members.copy(), pool=pool.copy())
             return pool, rejected
 
         stairs, rows, first = Staircase(), [], self.run.history
         self._note(stairs, first.ids, first.value, first.cross_entropy)
-        epo.children = noted
+        epo.make_children = noted
         try:
             for step in self.run.steps(iterations):
                 self.run.take(step)
@@ -83,7 +83,7 @@ class Study:
                 if len(step.ids):
                     rows.append(self._row(step, stairs, **last))
         finally:
-            epo.children = usual
+            epo.make_children = usual
         return np.array(rows)
 
     def _note(self, stairs: Any, ids: np.ndarray, value: np.ndarray, cross_entropy: np.ndarray) -> None:

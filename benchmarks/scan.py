@@ -3,7 +3,7 @@
     python benchmarks/scan.py                                       # the embedded model
     python benchmarks/scan.py --model EleutherAI/pythia-160m --device cuda
 
-Everything is run in turns, several rounds; the table has medians. A scan is timed from text to tallies: reading,
+Everything is run in turns, several rounds; the table has medians. A scan is timed from text to statistics: reading,
 tokenizing, passes, counting and keeping windows. The plain pass gets its windows as finished batches, computes the
 logits of every position and throws them away.
 """
@@ -22,8 +22,9 @@ import torch
 
 import dreamy_lens as dl
 from dreamy_lens.corpus import open_corpus
+from dreamy_lens.scan.config import ScanConfig
 from dreamy_lens.scan.scan import Scan
-from dreamy_lens.scan.scanner import Scanner, ScanSettings
+from dreamy_lens.scan.scanner import Scanner
 
 
 def main() -> None:
@@ -52,9 +53,7 @@ def main() -> None:
         "all layers, no cross-entropy": (dl.neurons(), False),
     }
     settings = {"tokens": options.tokens, "seed": None}
-    scans = {
-        name: Scan(f, bridge, corpus, ScanSettings(cross_entropy=ce, **settings)) for name, (f, ce) in kinds.items()
-    }
+    scans = {name: Scan(f, bridge, corpus, ScanConfig(cross_entropy=ce, **settings)) for name, (f, ce) in kinds.items()}
     scanners = {name: scan.scanner() for name, scan in scans.items()}
     rows = _windows(scanners["one neuron"])
     turns: dict[str, Any] = {}
@@ -73,7 +72,7 @@ def main() -> None:
         for name, turn in passes.items():
             inside[name].append(_timed(turn))
     best = min((name for name in turns if name.startswith("plain")), key=lambda name: statistics.median(spent[name]))
-    tokens = len(rows) * scanners["one neuron"].settings.length
+    tokens = len(rows) * scanners["one neuron"].config.length
     where = f"{torch.get_num_threads()} threads, {next(bridge.parameters()).device}"
     what = f"model {bridge.cfg.model_name}, {len(rows):,} windows of {tokens // len(rows)} tokens"
     print(f"torch {torch.__version__}, {where}, {what}")
@@ -101,9 +100,9 @@ def _memory(bridge: Any, corpus: Any, settings: dict[str, Any]) -> None:
     ]
     times = 20
     repeated = open_corpus([f"{text} ({i})" for i in range(times) for text in texts])
-    scanner = Scan(dl.neurons(0), bridge, repeated, ScanSettings(cross_entropy=False)).scanner()
+    scanner = Scan(dl.neurons(0), bridge, repeated, ScanConfig(cross_entropy=False)).scanner()
     most: list[float] = []
-    total = sum(row[2] for row in repeated.table())
+    total = sum(row[2] for row in repeated.block_sizes())
 
     def after(progress: Any, block: Any) -> bool:
         part = min(9, 10 * progress.counts["characters"] // total)
@@ -140,13 +139,13 @@ def _plain(options: argparse.Namespace, bridge: Any) -> Any:
 
 def _windows(scanner: Scanner) -> torch.Tensor:
     """The rows that a scan runs, BOS included."""
-    from dreamy_lens.corpus.windows import windows_of
+    from dreamy_lens.corpus.windows import cut_windows
 
     found: list[np.ndarray] = []
-    wanted = (scanner.settings.tokens or 0) // scanner.settings.length
+    wanted = (scanner.config.tokens or 0) // scanner.config.length
     for shard in range(len(scanner.corpus.shards)):
         for block in scanner.corpus.blocks(shard):
-            found.append(windows_of(block, scanner.model.vocabulary, scanner.settings.windows).ids)
+            found.append(cut_windows(block, scanner.model.vocabulary, scanner.config.windows).ids)
             if sum(map(len, found)) >= wanted:
                 break
     rows = np.concatenate(found)[:wanted]
@@ -161,7 +160,7 @@ def _pass(raw: Any, rows: torch.Tensor, size: int) -> None:
 
 
 def _only_passes(scanner: Scanner, rows: torch.Tensor) -> None:
-    ids = rows[:, -scanner.settings.length :].cpu().numpy()
+    ids = rows[:, -scanner.config.length :].cpu().numpy()
     with scanner.bulk.standing():
         for _ in scanner.bulk.passes(ids):
             pass

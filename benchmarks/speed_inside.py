@@ -19,12 +19,12 @@ AXES: dict[str, tuple[int, ...]] = {"length": (6, 12, 24, 48), "children": (8, 3
 SYMBOLS = {"length": "n", "children": "r", "population": "M", "layer": "layer"}
 
 PARTS = (
-    ("forward passes", "dreamy_lens.scoring.forward", "Passes", "score"),
-    ("gradient passes", "dreamy_lens.scoring.backward", "Differentiation", "gradient"),
+    ("forward passes", "dreamy_lens.scoring.forward", "ForwardScorer", "score"),
+    ("gradient passes", "dreamy_lens.scoring.backward", "BackwardScorer", "gradient"),
     ("proposals", "dreamy_lens.scoring.token_gradient", "Gradient", "objective"),
-    ("proposals", "dreamy_lens.search.epo", None, "candidates"),
-    ("proposals", "dreamy_lens.search.epo", None, "children"),
-    ("selection", "dreamy_lens.search.epo", None, "_select"),
+    ("proposals", "dreamy_lens.search.epo", None, "rank_candidates"),
+    ("proposals", "dreamy_lens.search.epo", None, "make_children"),
+    ("selection", "dreamy_lens.search.epo", None, "select"),
     ("history", "dreamy_lens.runs.dream", "Dream", "take"),
 )
 """Where timers go: a name for the part, and a function as its module, class and name. What a timer holds inside another

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 
 def in_kernel() -> bool:
@@ -43,3 +44,15 @@ def versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def progress_bar(shown: bool | None, **options: Any) -> Any:
+    """Return a progress bar of tqdm, as a widget in notebooks.
+
+    Args:
+        shown: Whether to show the bar; None shows it where it would be seen.
+        **options: Arguments of `tqdm`.
+    """
+    from tqdm.auto import tqdm
+
+    return tqdm(disable=not (is_watched() if shown is None else shown), dynamic_ncols=True, **options)

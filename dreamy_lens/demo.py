@@ -11,15 +11,24 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import dreamy_lens as dl
+
 FEATURE = "L2.N812"
 """A neuron that fires on "only" where it limits what was said: "if given, applied only to"."""
 
 ITERATIONS = 60
+"""Iterations of the search; the paper has 300."""
+
 SHOWN = 10
+"""Prompts of the frontier that are printed, and attributed on the page."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo; returns 0."""
+    """Run the demo, and return the exit status 0.
+
+    Args:
+        arguments: words of the command line; None is those of the process.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m dreamy_lens.demo", description="A first dream on the embedded model."
     )
@@ -32,12 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     print("Loading the embedded model ...", flush=True)
-    import dreamy_lens as dl
-
     model = dl.load_model()
     feature = dl.parse(options.feature)
     print(f"Dreaming of {feature} for {options.iterations} iterations", flush=True)
-    began = time.perf_counter()
+    start = time.perf_counter()
     run = dl.dream(
         feature,
         model,
@@ -46,11 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seed=options.seed,
         progress=True,
     )
-    took = time.perf_counter() - began
+    seconds = time.perf_counter() - start
 
     shown = run.frontier.spread(SHOWN)
     count = len(run.frontier)
-    print(f"\n{len(run.history):,} prompts in {took:.0f} s. Of the {count} on the frontier, from fluent to strong:\n")
+    print(
+        f"\n{len(run.history):,} prompts in {seconds:.0f} s. Of the {count} on the frontier, from fluent to strong:\n"
+    )
     print(shown)
     best = run.frontier.best(max_perplexity=max(500.0, run.frontier[0].perplexity))
     print(f"\nWhich tokens carry {best.text!r}:\n")
@@ -59,9 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     page = Path(options.html).resolve()
     run.to_html(page, strips=SHOWN)
     print(f"\nThe same as a page, with attribution: {page.as_uri()}")
-    rules = "[dl.constraints.round_trip(), dl.constraints.printable()]"
-    settings = f"iterations={options.iterations}, seed={options.seed}, constraints={rules}"
-    print(f"In Python: import dreamy_lens as dl; run = dl.dream({options.feature!r}, {settings})")
+    constraints = "[dl.constraints.round_trip(), dl.constraints.printable()]"
+    keywords = f"iterations={options.iterations}, seed={options.seed}, constraints={constraints}"
+    print(f"In Python: import dreamy_lens as dl; run = dl.dream({options.feature!r}, {keywords})")
     return 0
 
 

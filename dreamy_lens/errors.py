@@ -25,6 +25,9 @@ Every message says what was wrong, what there is instead, and what to do.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 class DreamyLensError(Exception):
     """Base class of every error that dreamy_lens raises on purpose."""
@@ -118,3 +121,18 @@ class ExamplesError(DreamyLensError):
 
 class OutOfMemoryError(DreamyLensError):
     """A single prompt does not fit into the device's memory."""
+
+
+def unknown_setting(name: str, known: Sequence[str]) -> SettingsError:
+    """Return the error for a setting that does not exist, which names the nearest one.
+
+    Args:
+        name: The setting that was given.
+        known: The settings that there are.
+
+    >>> print(unknown_setting("lenght", ["length", "stride"]))
+    There is no setting 'lenght'; did you mean length?
+    """
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(known)}."
+    return SettingsError(f"There is no setting {name!r}{hint}")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from dreamy_lens._files import replacing
 from dreamy_lens.corpus import Document, docstrings
 from dreamy_lens.errors import SettingsError
 from training.evaluate import bits_per_byte
@@ -81,9 +81,8 @@ def train(
     training, held_out = corpus or (docstrings("train"), docstrings("held_out"))
     tokenizer_file = out / "tokenizer.json"
     if not tokenizer_file.exists():
-        temporary = tokenizer_file.with_suffix(".tmp")
-        train_tokenizer((d.text for d in training), recipe.vocabulary).save(str(temporary))
-        os.replace(temporary, tokenizer_file)
+        with replacing(tokenizer_file) as temporary:
+            train_tokenizer((d.text for d in training), recipe.vocabulary).save(str(temporary))
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     batches = Batches(encode_documents(tokenizer, [d.text for d in training]), recipe)
 
@@ -168,9 +167,8 @@ def _save(
         "step": step,
         "seconds": seconds,
     }
-    temporary = file.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, file)
+    with replacing(file) as temporary:
+        torch.save(state, temporary)
 
 
 def _log(out: Path, entry: dict[str, Any]) -> None:

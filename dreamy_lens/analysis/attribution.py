@@ -7,67 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, Int64
 
 from dreamy_lens.errors import PromptError, SettingsError
 from dreamy_lens.models.hooked_model import standing
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.results.attribution import Attribution
+from dreamy_lens.scoring.candidates import AllowedTokens, rank_candidates
 from dreamy_lens.scoring.prompts import as_ids
-from dreamy_lens.scoring.scorer import Scorer
-from dreamy_lens.search.proposals import candidates
-
-
-def attribution(
-    feature: Any,
-    prompt: Any,
-    model: Any = None,
-    k: int = 32,
-    *,
-    weight: float = 0.0,
-    prepend_bos: bool | None = None,
-    prefix: Sequence[int] = (),
-    suffix: Sequence[int] = (),
-    fluency_model: Any = None,
-    batch_size: int | None = None,
-) -> Attribution:
-    """What the k most promising substitutes do at each position, one position at a time.
-
-    Args:
-        feature: an expression or its text.
-        prompt: one text, ids `[n]`, or a Prompt.
-        model: a bridge, a Hugging Face id or folder; None is the embedded model.
-        k: substitutes tried at each position: those the gradient ranks highest, as EPO's proposals are ranked.
-        weight: λ in the objective whose gradient ranks them; at 0, only the value counts.
-        prepend_bos: whether the prompt follows a BOS; None is the model's convention.
-        prefix: ids of a template before the prompt; they are not substituted.
-        suffix: ids after it.
-        fluency_model: whose cross-entropy is reported; None is the model itself.
-        batch_size: most prompts in one pass; None chooses.
-
-    Returns:
-        An Attribution: candidates, their values and cross-entropies `[n, k]`, and for each position the drop to the
-        worst and to the best of them (differences of values, in the feature's units).
-
-    Raises:
-        NoGradientError: the value does not depend on the tokens differentiably.
-
-    >>> import dreamy_lens as dl
-    >>> result = dl.attribution('log_prob(" the")', "Return a copy of", k=4)
-    >>> result.values.shape
-    (4, 4)
-    >>> bool((result.drop_to_worst >= result.drop_to_best).all())
-    True
-    """
-    scorer = Scorer(
-        feature,
-        model,
-        fluency_model=fluency_model,
-        prefix=prefix,
-        suffix=suffix,
-        prepend_bos=prepend_bos,
-        batch_size=batch_size,
-    )
-    return attribute(scorer, prompt, k, weight=weight)
+from dreamy_lens.scoring.scorer import Scorer, Scores
 
 
 def attribute(
@@ -76,18 +25,23 @@ def attribute(
     k: int = 32,
     *,
     weight: float = 0.0,
-    allowed: np.ndarray | None = None,
+    allowed: Bool[np.ndarray, " d_vocab"] | None = None,
     renew: bool = True,
 ) -> Attribution:
-    """The same with a scorer that exists already.
+    """Attribute one prompt: try the k most promising substitutes at each position, one position at a time.
 
     Args:
         scorer: for the feature.
         prompt: one text, ids `[n]`, or a Prompt.
         k: substitutes tried at each position.
         weight: λ in the objective whose gradient ranks them.
-        allowed: bool `[d_vocab]`, the tokens to choose from; None is all that may stand in a prompt.
+        allowed: the tokens to choose from; None is all that may stand in a prompt.
         renew: whether to find out anew how prefixes are shared, because the model may have been changed since.
+
+    Raises:
+        NoGradientError: the value does not depend on the tokens differentiably.
+        PromptError: there is not exactly one prompt, or it cannot be scored.
+        SettingsError: k is not a whole number, at least 1.
     """
     return next(attributions(scorer, prompt, [k], weight=weight, allowed=allowed, renew=renew))
 
@@ -98,20 +52,25 @@ def attributions(
     ks: Sequence[int],
     *,
     weight: float = 0.0,
-    allowed: np.ndarray | None = None,
+    allowed: Bool[np.ndarray, " d_vocab"] | None = None,
     renew: bool = True,
 ) -> Iterator[Attribution]:
-    """The same with more and more substitutes, each time when it is asked for: the first few are known much sooner.
+    """Attribute one prompt with more and more substitutes: the first few are known much sooner than all of them.
 
-    They are ranked once, and none is scored twice, so the last takes little longer than it would alone.
+    Substitutes are ranked once, and none is scored twice, so the last attribution takes little longer than it would
+    alone.
 
     Args:
         scorer: for the feature.
         prompt: one text, ids `[n]`, or a Prompt.
         ks: how many substitutes each of the attributions has at each position, ascending.
-        weight: as above, like what follows.
-        allowed: bool `[d_vocab]`.
-        renew: before the first.
+        weight: λ in the objective whose gradient ranks them.
+        allowed: the tokens to choose from; None is all that may stand in a prompt.
+        renew: whether to find out anew, before the first attribution, how prefixes are shared, because the model may
+            have been changed since.
+
+    Yields:
+        An attribution for each of `ks`, computed when it is asked for.
     """
     for k in ks:
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
@@ -123,41 +82,54 @@ def attributions(
     allowed = scorer.allowed if allowed is None else allowed
     if renew:
         scorer.renew()
-    vocabulary, n, scores, done = scorer.vocabulary, len(ids), [], 0
+    vocabulary = scorer.vocabulary
     with standing(scorer.models):
-        chosen = _chosen(scorer, ids, int(max(ks)), weight, allowed)
+        substitutes = _rank_substitutes(scorer, ids, int(max(ks)), weight, allowed)  # [n, k]
+    scores: list[Scores] = []
+    scored = 0
     for k in ks:
         with standing(scorer.models):
-            scores.append(scorer.score(np.concatenate([ids[None], _changed(ids, chosen[:, done:k])])))
-        done = k
+            scores.append(scorer.score(np.concatenate([ids[None], _substitute(ids, substitutes[:, scored:k])])))
+        scored = k
         yield Attribution(
             ids=ids,
             tokens=tuple(vocabulary.tokens(ids)),
             value=float(scores[0].value[0]),
             cross_entropy=float(scores[0].cross_entropy[0]),
-            candidates=chosen[:, :k],
-            candidate_tokens=tuple(tuple(vocabulary.tokens(row)) for row in chosen[:, :k]),
-            values=np.concatenate([some.value[1:].reshape(n, -1) for some in scores], axis=1),
-            cross_entropies=np.concatenate([some.cross_entropy[1:].reshape(n, -1) for some in scores], axis=1),
+            candidates=substitutes[:, :k],
+            candidate_tokens=tuple(tuple(vocabulary.tokens(row)) for row in substitutes[:, :k]),
+            values=_grid([part.value for part in scores], len(ids)),
+            cross_entropies=_grid([part.cross_entropy for part in scores], len(ids)),
             feature=scorer.bound.feature.label,
         )
 
 
-def _chosen(scorer: Scorer, ids: np.ndarray, k: int, weight: float, allowed: np.ndarray) -> np.ndarray:
-    """The substitutes at each position, most promising first, `[n, k]`."""
-    gradient = scorer.gradient(ids[None])
+def _rank_substitutes(
+    scorer: Scorer, ids: Int64[np.ndarray, " n"], k: int, weight: float, allowed: Bool[np.ndarray, " d_vocab"]
+) -> Int64[np.ndarray, "n k"]:
+    """Substitutes for each position, most promising first."""
     device = scorer.model.device
-    objective = gradient.objective(
-        torch.zeros(1, dtype=torch.long, device=device), torch.full((1,), float(weight), device=device)
+    (substitutes,) = to_host(
+        rank_candidates(
+            scorer.gradient(ids[None]),
+            torch.zeros(1, dtype=torch.long, device=device),
+            torch.full((1,), float(weight), device=device),
+            to_device(ids[None], device),
+            AllowedTokens(allowed, device),
+            k,
+        )
     )
-    members = to_device(ids[None], device)
-    count = int(allowed[: objective.shape[-1]].sum())
-    return to_host(candidates(objective, members, to_device(allowed, device), k, count)[0])[0]
+    return substitutes[0]
 
 
-def _changed(ids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The prompt with each of the substitutes `[n, k]` in its place, `[n k, n]`."""
-    n, width = chosen.shape
-    rows = np.broadcast_to(ids, (n, width, n)).copy()
-    rows[np.arange(n)[:, None], np.arange(width)[None], np.arange(n)[:, None]] = chosen
-    return rows.reshape(-1, n)
+def _substitute(ids: Int64[np.ndarray, " n"], substitutes: Int64[np.ndarray, "n k"]) -> Int64[np.ndarray, "n*k n"]:
+    """The prompt with each of the substitutes in its place."""
+    rows = repeat(ids, "n -> at k n", at=len(ids), k=substitutes.shape[1]).copy()
+    positions = np.arange(len(ids))
+    rows[positions, :, positions] = substitutes
+    return rearrange(rows, "at k n -> (at k) n")
+
+
+def _grid(parts: Sequence[np.ndarray], n: int) -> np.ndarray:
+    """Scores of substitutes `[n, k]`, from parts that each begin with the prompt's own score."""
+    return np.concatenate([rearrange(part[1:], "(n k) -> n k", n=n) for part in parts], axis=1)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import reduce
+from jaxtyping import Float
 from torch import Tensor
 
 from dreamy_lens.models.hooked_model import HookedModel
@@ -25,10 +27,10 @@ class NoPathError(Exception):
 
 @dataclass(frozen=True)
 class DirectPath:
-    """The way from a hook point to the residual stream.
+    """The direct path from a hook point to the residual stream.
 
     Attributes:
-        through: components on it, in order, with their names; none if the hook point is in the stream.
+        through: components on the path, in order, with their names; none if the hook point is in the stream.
         later: whether anything reads the stream after that, the last norm aside.
         kind: "stream" for the residual stream, "output" for what a component adds to it, "inside" for what is mapped
             linearly to such an output.
@@ -42,30 +44,34 @@ class DirectPath:
 
     @property
     def norms(self) -> bool:
-        """Whether a norm is on the way to the stream."""
+        """Whether a norm is on the path to the stream."""
         return any(_is_norm(name) for name, _ in self.through)
 
+    @property
+    def first(self) -> str:
+        """Name of the first component on the path; "" if there is none."""
+        return self.through[0][0] if self.through else ""
+
     @torch.no_grad()
-    def follow(self, vector: Tensor) -> Tensor:
-        """What a vector at the hook point is in the residual stream, `[d_model]`, up to the scales of norms."""
+    def follow(self, vector: Float[Tensor, ...]) -> Float[Tensor, " d_model"]:
+        """Map a vector at the hook point to the residual stream, up to the scales of norms."""
         out = vector.float()
-        out = out.sum(0) if self.by_head and out.dim() > 1 else out.flatten()
+        out = reduce(out, "head model -> model", "sum") if self.by_head and out.dim() > 1 else out.flatten()
         for name, component in self.through:
-            out = _norm(component, out, name) if _is_norm(name) else _linear(component, out, name)
+            out = apply_norm(component, out, name) if _is_norm(name) else apply_linear(component, out, name)
         return out
 
 
-def path(model: HookedModel, name: str) -> DirectPath:
-    """The way from a hook point to the residual stream.
+def find_direct_path(model: HookedModel, name: str) -> DirectPath:
+    """Find the direct path from a hook point to the residual stream.
 
     Raises:
         NoPathError: it is not in the stream, and nothing linear leads there.
     """
     points = model.bridge.hook_dict
-    at = points[name]
 
     def is_one_of(*names: str) -> bool:
-        return any(points.get(other) is at for other in names)
+        return any(points.get(other) is points[name] for other in names)
 
     if is_one_of("ln_final.hook_in"):
         return DirectPath((), False, "stream")
@@ -82,17 +88,20 @@ def path(model: HookedModel, name: str) -> DirectPath:
             ("mlp", "out", "hook_mlp_out", "ln2_post", not last),
             ("attn", "o", "hook_attn_out", "ln1_post", not last or not _parallel(model)),
         ):
-            of = at_block + part
+            component = at_block + part
             after = _child(at_block, block, norm)
-            if is_one_of(*(n + ".hook_out" for n, _ in after)):
+            if is_one_of(*(norm_name + ".hook_out" for norm_name, _ in after)):
                 return DirectPath((), later, "output")
             # Where a norm follows, TransformerLens' own name is for what comes out of it.
-            if is_one_of(f"{of}.hook_out", f"{of}.{projection}.hook_out", at_block + output):
+            if is_one_of(f"{component}.hook_out", f"{component}.{projection}.hook_out", at_block + output):
                 return DirectPath(after, later, "output")
-            if is_one_of(f"{of}.hook_result"):
+            if is_one_of(f"{component}.hook_result"):
                 return DirectPath(after, later, "output", by_head=True)
-            if is_one_of(f"{of}.{projection}.hook_in", f"{of}.hook_post" if part == "mlp" else f"{of}.hook_z"):
-                inner = _child(of + ".", getattr(block, part), projection)
+            if is_one_of(
+                f"{component}.{projection}.hook_in",
+                f"{component}.hook_post" if part == "mlp" else f"{component}.hook_z",
+            ):
+                inner = _child(component + ".", getattr(block, part), projection)
                 if inner:
                     return DirectPath((*inner, *after), later, "inside")
     raise NoPathError(
@@ -102,21 +111,21 @@ def path(model: HookedModel, name: str) -> DirectPath:
 
 
 @torch.no_grad()
-def logits_of(model: HookedModel, vector: Tensor) -> Tensor:
-    """What a vector `[d_model]` in the residual stream adds to the logits, with the last norm's scale taken as 1.
+def logits_of(model: HookedModel, vector: Float[Tensor, " d_model"]) -> Float[Tensor, " d_vocab"]:
+    """Compute what a vector in the residual stream adds to the logits, with the last norm's scale taken as 1.
 
     Returns:
-        float32 `[d_vocab]` on the CPU, before any soft cap.
+        float32 on the CPU, before any soft cap.
 
     Raises:
         NoPathError: the model has no unembedding that can be asked, or its last norm is of an unknown kind.
     """
     bridge, out = model.bridge, vector
     if isinstance(getattr(bridge, "ln_final", None), torch.nn.Module):
-        out = _norm(bridge.ln_final, out, "ln_final")
+        out = apply_norm(bridge.ln_final, out, "ln_final")
     if not isinstance(getattr(bridge, "unembed", None), torch.nn.Module):
         raise NoPathError(f"{model.name} has no unembedding, so there are no logits to promote.")
-    return _linear(bridge.unembed, out, "unembed").cpu()
+    return apply_linear(bridge.unembed, out, "unembed").cpu()
 
 
 def _parallel(model: HookedModel) -> bool:
@@ -132,20 +141,20 @@ def _is_norm(name: str) -> bool:
     return name.rpartition(".")[2].startswith("ln")
 
 
-def _linear(component: Any, x: Tensor, name: str) -> Tensor:
-    """`x` through a linear map, its bias left out, float32."""
+def apply_linear(component: Any, x: Float[Tensor, " d_in"], name: str) -> Float[Tensor, " d_out"]:
+    """Map `x` through a linear component, its bias left out; float32."""
     inner = getattr(component, "original_component", None) or component
     like = next((p for p in inner.parameters() if p.is_floating_point()), x)
     given = x.to(like.device, like.dtype)
     try:
-        mapped, nothing = inner(torch.stack([given, torch.zeros_like(given)])[None])[0].float()
+        mapped, bias = inner(torch.stack([given, torch.zeros_like(given)])[None])[0].float()
     except (RuntimeError, TypeError, ValueError) as error:
         raise NoPathError(f"{name} does not take what comes before it by itself ({error}).") from error
-    return mapped - nothing
+    return mapped - bias
 
 
-def _norm(component: Any, x: Tensor, name: str) -> Tensor:
-    """`x` through a norm whose scale is 1 and whose bias is left out, float32.
+def apply_norm(component: Any, x: Float[Tensor, " d_model"], name: str) -> Float[Tensor, " d_model"]:
+    """Map `x` through a norm whose scale is taken as 1 and whose bias is left out; float32.
 
     A norm is asked about a vector of plus and minus ones without a mean, from which its weights can be read, and about
     the same vector moved away from zero, which tells whether it takes means off. A third answer checks both.
@@ -164,15 +173,15 @@ def _norm(component: Any, x: Tensor, name: str) -> Tensor:
     plus = plus.float()
     gain = torch.where(plus[0] != 0, answers[0] / _scaled(plus[0]), answers[1] / _scaled(plus[1]))
     for centres in (False, True):
-        told = [_centred(p) if centres else p for p in plus[2:]]
-        if all(_close(a, gain * _scaled(t)) for a, t in zip(answers[2:], told, strict=True)):
+        expected = [_centred(p) if centres else p for p in plus[2:]]
+        if all(_close(a, gain * _scaled(t)) for a, t in zip(answers[2:], expected, strict=True)):
             x = x.to(gain.device)
             return gain * (_centred(x) if centres else x)
     raise NoPathError(f"{name} is a {type(component).__name__} that is neither a LayerNorm nor an RMSNorm.")
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    """To the precision of half-precision weights, relative to the whole."""
+    """Tell whether two vectors agree to the precision of half-precision weights, relative to the whole."""
     return bool((a - b).norm() <= 0.02 * b.norm())
 
 
@@ -190,7 +199,7 @@ def _scaled(x: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _unhooked(component: Any) -> Iterator[None]:
-    """No hooks on the hook points of a component: those of users change activations, and this is about weights."""
+    """Take hooks off the hook points of a component: those of users change activations, and this is about weights."""
     tables = [m._forward_hooks for m in component.modules() if hasattr(m, "fwd_hooks")]
     before = [dict(table) for table in tables]
     try:

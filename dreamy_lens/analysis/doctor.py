@@ -11,6 +11,11 @@ import numpy as np
 import torch
 
 from dreamy_lens.errors import DreamyLensError
+from dreamy_lens.features.expressions import Feature
+from dreamy_lens.features.parser import parse
+from dreamy_lens.models.hooked_model import HookedModel
+from dreamy_lens.models.load import as_hooked
+from dreamy_lens.scoring.scorer import Scorer
 
 AGREEMENT = 0.02
 """Relative difference between gradient and finite difference that passes: float32 has about 0.001 of noise here."""
@@ -46,11 +51,9 @@ def examine(
     >>> all(finding.passed for finding in examine("L2.N17"))
     True
     """
-    from dreamy_lens.models.load import as_hooked
-
-    found, hooked = _attempt("the model loads", lambda: as_hooked(model))
+    failure, hooked = _attempt("the model loads", lambda: as_hooked(model))
     if hooked is None:
-        yield found
+        yield failure
         return
     cfg = hooked.bridge.cfg
     dtype = str(hooked.dtype).removeprefix("torch.")
@@ -66,14 +69,14 @@ def examine(
     yield from _feature(feature, hooked, prepend_bos, length)
 
 
-def _tokenizer(hooked: Any, prepend_bos: bool | None) -> Iterator[Finding]:
+def _tokenizer(hooked: HookedModel, prepend_bos: bool | None) -> Iterator[Finding]:
     vocabulary = hooked.vocabulary
     count = f"{int(vocabulary.allowed.sum()):,} of {vocabulary.size:,}"
     others = "the others are special, empty or unused"
     yield Finding(True, "the vocabulary", f"{count} tokens can be proposed; {others}")
-    found, bos = _attempt("the BOS", lambda: hooked.bos(prepend_bos))
+    failure, bos = _attempt("the BOS", lambda: hooked.bos(prepend_bos))
     if bos is None:
-        yield found
+        yield failure
     else:
         piece = repr(hooked.tokenizer.convert_ids_to_tokens(bos[0])) if bos else "none; the first token is not charged"
         yield Finding(True, "the BOS", piece)
@@ -84,18 +87,15 @@ def _tokenizer(hooked: Any, prepend_bos: bool | None) -> Iterator[Finding]:
     )
 
 
-def _feature(feature: Any, hooked: Any, prepend_bos: bool | None, length: int) -> Iterator[Finding]:
-    from dreamy_lens.features.parser import parse
-    from dreamy_lens.scoring.scorer import Scorer
-
-    found, expression = _attempt("the feature can be read", lambda: parse(feature))
+def _feature(feature: Any, hooked: HookedModel, prepend_bos: bool | None, length: int) -> Iterator[Finding]:
+    failure, expression = _attempt("the feature can be read", lambda: parse(feature))
     if expression is None:
-        yield found
+        yield failure
         return
     yield Finding(True, "the feature can be read", expression.label)
-    found, scorer = _attempt("it fits the model", lambda: _scorer(Scorer, expression, hooked, prepend_bos, length))
+    failure, scorer = _attempt("it fits the model", lambda: _make_scorer(expression, hooked, prepend_bos, length))
     if scorer is None:
-        yield found
+        yield failure
         return
     hooks = [name for names in scorer.bound.hooks.values() for name in names]
     outputs = ["the model's output"] if scorer.bound.logits else []
@@ -105,9 +105,9 @@ def _feature(feature: Any, hooked: Any, prepend_bos: bool | None, length: int) -
     ids = rng.choice(np.flatnonzero(scorer.allowed), size=(16, length))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of prompts that cannot share prefixes: that is a finding of its own below
-        found, scores = _attempt("its value on random prompts", lambda: scorer.score(ids))
+        failure, scores = _attempt("its value on random prompts", lambda: scorer.score(ids))
     if scores is None:
-        yield found
+        yield failure
         return
     finite = np.isfinite(scores.value) & np.isfinite(scores.cross_entropy)
     if not finite.all():
@@ -122,13 +122,13 @@ def _feature(feature: Any, hooked: Any, prepend_bos: bool | None, length: int) -
     seen = f"{low:.4g} to {high:.4g}, {level}" if varies else f"always {low:.4g}, {level}"
     yield Finding(varies or None, "its value on random prompts", seen)
 
-    whole = scorer.passes.whole
-    why = "; ".join(f"no, on {model.name}: {text}" for model, text in whole.items())
-    yield Finding(None if whole else True, "prompts share prefixes", why or "yes, with the same numbers as without")
+    unshared = scorer.forward.unshared
+    why = "; ".join(f"no, on {model.name}: {text}" for model, text in unshared.items())
+    yield Finding(None if unshared else True, "prompts share prefixes", why or "yes, with the same numbers as without")
 
-    found, gradient = _attempt("it has a gradient", lambda: scorer.gradient(ids[:4]))
+    failure, gradient = _attempt("it has a gradient", lambda: scorer.gradient(ids[:4]))
     if gradient is None:
-        yield found
+        yield failure
         return
     slope = next(part.value for model, part in zip(scorer.models, gradient.parts, strict=True) if model is scorer.model)
     if not slope.any():
@@ -145,14 +145,17 @@ def _feature(feature: Any, hooked: Any, prepend_bos: bool | None, length: int) -
     yield _finite_difference(scorer, ids[:4], slope)
 
 
-def _scorer(make: Callable[..., Any], expression: Any, hooked: Any, prepend_bos: bool | None, length: int) -> Any:
-    scorer = make(expression, hooked, prepend_bos=prepend_bos)
+def _make_scorer(expression: Feature, hooked: HookedModel, prepend_bos: bool | None, length: int) -> Scorer:
+    scorer = Scorer(expression, hooked, prepend_bos=prepend_bos)
     scorer.check_length(length)
     return scorer
 
 
-def _finite_difference(scorer: Any, ids: np.ndarray, slope: torch.Tensor) -> Finding:
-    """Along the gradient, where the slope is the gradient's length and so best seen above the noise."""
+def _finite_difference(scorer: Scorer, ids: np.ndarray, slope: torch.Tensor) -> Finding:
+    """Compare the gradient with a finite difference along it.
+
+    Along the gradient, the slope is the gradient's length and so best seen above the noise.
+    """
     check = "the gradient agrees with a finite difference"
     length = slope.norm(dim=(1, 2), keepdim=True)
     direction = slope / length.clamp_min(1e-30)

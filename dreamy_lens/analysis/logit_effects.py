@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float32
 from torch import Tensor
 
-from dreamy_lens.analysis.direct_path import DirectPath, NoPathError, logits_of, path
-from dreamy_lens.errors import SettingsError
+from dreamy_lens.analysis.direct_path import DirectPath, NoPathError, find_direct_path, logits_of
+from dreamy_lens.errors import SAEError, SettingsError
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.binding import bind
 from dreamy_lens.features.parser import parse
@@ -54,37 +55,37 @@ def logit_effect(feature: Any, model: Any = None, count: int = 10, *, prepend_bo
     label = expression.label
     with hooked.lock:
         try:
-            vector, way, words = _placed(expression, hooked, prepend_bos)
-            effects = logits_of(hooked, way.follow(vector)).numpy().astype(np.float32)
-        except NoPathError as none:
-            return LogitEffect(label, (), (), None, str(none))
-    values = _centred(effects, hooked)
+            vector, path, words = _locate(expression, hooked, prepend_bos)
+            effects = logits_of(hooked, path.follow(vector)).numpy().astype(np.float32)
+        except NoPathError as error:
+            return LogitEffect(label, (), (), None, str(error))
+    values = _centre(effects, hooked)
     if not np.nan_to_num(values).any():
         return LogitEffect(label, (), (), None, f"{label} has no effect: what it writes adds the same to every logit.")
     order = np.argsort(-values, kind="stable")
     order = order[~np.isnan(values[order])]
 
-    def of(ids: np.ndarray) -> tuple[TokenEffect, ...]:
+    def token_effects(ids: np.ndarray) -> tuple[TokenEffect, ...]:
         return tuple(TokenEffect(int(i), hooked.vocabulary.piece(int(i)), float(values[i])) for i in ids)
 
-    promoted, suppressed = of(order[:count]), of(order[::-1][:count])
-    return LogitEffect(label, promoted, suppressed, values, _sentence(words, way, values))
+    promoted, suppressed = token_effects(order[:count]), token_effects(order[::-1][:count])
+    return LogitEffect(label, promoted, suppressed, values, _describe(words, path, values))
 
 
-def _centred(effects: np.ndarray, model: HookedModel) -> np.ndarray:
-    """Relative to the mean over tokens; rows of the unembedding that no token has are NaN."""
+def _centre(effects: Float32[np.ndarray, " d_vocab"], model: HookedModel) -> Float32[np.ndarray, " d_vocab"]:
+    """Effects relative to the mean over tokens; rows of the unembedding that no token has are NaN."""
     vocabulary = model.vocabulary
     real = np.zeros(len(effects), dtype=bool)
-    real[: vocabulary.size] = np.array(vocabulary._known)[: len(effects)]
+    real[: vocabulary.size] = vocabulary.known[: len(effects)]
     values = np.where(real, effects - effects[real].mean(dtype=np.float64), np.nan).astype(np.float32)
     deviation = float(np.nanstd(values))
     # What is left of a vector that a norm takes off altogether is rounding.
     return values if deviation > 1e-6 * float(np.abs(effects[real]).max(initial=0.0)) else np.where(real, 0.0, np.nan)
 
 
-def _sentence(words: str, way: DirectPath, values: np.ndarray) -> str:
-    later = " What later layers make of it is left out." if way.later else ""
-    post = " The norm after that component is taken in the same way." if way.norms else ""
+def _describe(words: str, path: DirectPath, values: np.ndarray) -> str:
+    later = " What later layers make of it is left out." if path.later else ""
+    post = " The norm after that component is taken in the same way." if path.norms else ""
     spread = np.nanstd(values)
     return (
         f"The direct path: {words}, through the last norm's weights and the unembedding.{later} The norm divides by a "
@@ -93,24 +94,28 @@ def _sentence(words: str, way: DirectPath, values: np.ndarray) -> str:
     )
 
 
-def _placed(f: ex.Feature, model: HookedModel, bos: bool | None) -> tuple[Tensor, DirectPath, str]:
-    """The vector at a hook point that a feature stands for, the way from there, and both in words."""
+Location = tuple[Float[Tensor, "..."], DirectPath, str]
+"""A vector at a hook point, the direct path from there, and both in words."""
+
+
+def _locate(f: ex.Feature, model: HookedModel, bos: bool | None) -> Location:
+    """Find the vector at a hook point that a feature stands for."""
     match f:
         case ex.Scaled():
-            vector, way, words = _placed(f.of, model, bos)
-            return (vector, way, words) if f.factor > 0 else (-vector, way, f"minus {words}")
+            vector, path, words = _locate(f.of, model, bos)
+            return (vector, path, words) if f.factor > 0 else (-vector, path, f"minus {words}")
         case ex.Clipped() | ex.Reduced():
-            return _placed(f.of, model, bos)
+            return _locate(f.of, model, bos)
         case ex.Sum(terms=(term, ex.Constant())):
-            return _placed(term, model, bos)
+            return _locate(term, model, bos)
         case ex.Latent():
-            return _latent(f, model, bos)
+            return _locate_latent(f, model, bos)
         case ex.Hook():
-            return _hook(f, f, None, model, bos)
+            return _locate_hook(f, None, model, bos)
         case ex.Projected() | ex.Cosine():
-            of = f.of.of if isinstance(f.of, ex.Standardised) else f.of
-            if isinstance(of, ex.Hook):
-                return _hook(f, of, torch.tensor(f.direction.values), model, bos)
+            operand = f.of.of if isinstance(f.of, ex.Standardised) else f.of
+            if isinstance(operand, ex.Hook):
+                return _locate_hook(operand, torch.tensor(f.direction.values), model, bos)
         case ex.Logit(kind="logit"):
             raise NoPathError("The feature is a logit itself: raising it is all that it does to the logits.")
         case ex.Logit() | ex.MeanCrossEntropy():
@@ -119,59 +124,41 @@ def _placed(f: ex.Feature, model: HookedModel, bos: bool | None) -> tuple[Tensor
             raise NoPathError("The feature is a function of your own, and which vector stands for it is not known.")
         case ex.Norm():
             raise NoPathError("The feature is the length of a vector, whose direction depends on the prompt.")
-    if all(isinstance(one, (ex.Logit, ex.Scaled, ex.Constant, ex.Sum, ex.Product)) for one in f.walk()):
+    if all(isinstance(node, (ex.Logit, ex.Scaled, ex.Constant, ex.Sum, ex.Product)) for node in f.walk()):
         raise NoPathError("The feature is made of logits, so it has no effect on them.")
     raise NoPathError("The feature is made of several, and no one vector stands for it: ask for one at a time.")
 
 
-def _hook(
-    f: ex.Feature, at: ex.Hook, direction: Tensor | None, model: HookedModel, bos: bool | None
-) -> tuple[Tensor, DirectPath, str]:
-    probe = ShapeProbe(model, at, bos)
-    axes = probe.axes[at.name]
-    way = path(model, at.name)
-    pairs = [(a, e) for a, e in zip(axes, probe.spread(at), strict=True) if a.name != "position"]
-    vector = torch.zeros([a.size or 0 for a, _ in pairs])
-    place = tuple(e.slice() if isinstance(e, ex.Span) else e for _, e in pairs)
+def _locate_hook(hook: ex.Hook, direction: Tensor | None, model: HookedModel, bos: bool | None) -> Location:
+    """Find the vector of one unit of a hook point, or of a direction there."""
+    probe = ShapeProbe(model, hook, bos)
+    axes = probe.axes[hook.name]
+    path = find_direct_path(model, hook.name)
+    pairs = [(axis, element) for axis, element in zip(axes, probe.spread(hook), strict=True) if axis.name != "position"]
+    vector = torch.zeros([axis.size or 0 for axis, _ in pairs])
+    place = tuple(element.slice() if isinstance(element, ex.Span) else element for _, element in pairs)
     if direction is None:
         vector[place] = 1.0
-    else:
-        vector[place] = direction.view(vector[place].shape)
-    if direction is not None:
-        what = {"stream": "the direction itself", "output": "the direction, as it is added to the residual stream"}
-        words = what.get(way.kind, f"the direction, through the output weights {_named(way)}")
-    else:
-        unit = f"unit {place[-1]} of {at.name}"
-        words = f"what {unit} writes, its row of {_named(way)}" if way.kind == "inside" else unit
-    return vector, way, words
+        unit = f"unit {place[-1]} of {hook.name}"
+        return vector, path, f"what {unit} writes, its row of {path.first}" if path.kind == "inside" else unit
+    vector[place] = direction.view(vector[place].shape)
+    kinds = {"stream": "the direction itself", "output": "the direction, as it is added to the residual stream"}
+    return vector, path, kinds.get(path.kind, f"the direction, through the output weights {path.first}")
 
 
-def _latent(f: ex.Latent, model: HookedModel, bos: bool | None) -> tuple[Tensor, DirectPath, str]:
+def _locate_latent(f: ex.Latent, model: HookedModel, bos: bool | None) -> Location:
+    """Find the vector of a latent: its row of the decoder."""
     probe = ShapeProbe(model, f, bos)
     sae: SAE = probe.sae(f)
-    row, name = _decoder_row(sae, f.latent)
-    way = path(model, name)
+    try:
+        vector = sae.decoder_row(f.latent)
+    except SAEError as error:
+        raise NoPathError(str(error)) from error
+    path = find_direct_path(model, sae.output_hook)
     head = sae.encoder.head if sae.encoder else None
     if head is not None:
-        sizes = [a.size or 0 for a in probe.axes[sae.hook_name] if a.name != "position"]
-        whole = torch.zeros(sizes)
-        whole[head] = row
-        row = whole
-    words = f"the latent's row of the decoder at {name}"
-    return row, way, words if way.kind != "inside" else f"{words}, through {_named(way)}"
-
-
-def _decoder_row(sae: SAE, latent: int) -> tuple[Tensor, str]:
-    """A latent's row of the decoder, `[d_in]`, and the hook point that it stands at."""
-    sae.check_latent(latent)
-    own = getattr(sae._object, "cfg", None)
-    given = getattr(own, "hook_name_out", None) or getattr(getattr(own, "metadata", None), "hook_name_out", None)
-    try:
-        row = sae._read("W_dec", latent) if sae._read is not None else sae._object.W_dec[latent]
-    except Exception as error:
-        raise NoPathError(f"{sae} shows no decoder (W_dec), so what its latents write is not known.") from error
-    return row.detach().float().cpu().flatten(), given or sae.hook_name
-
-
-def _named(way: DirectPath) -> str:
-    return way.through[0][0] if way.through else ""
+        by_head = torch.zeros([axis.size or 0 for axis in probe.axes[sae.hook_name] if axis.name != "position"])
+        by_head[head] = vector
+        vector = by_head
+    words = f"the latent's row of the decoder at {sae.output_hook}"
+    return vector, path, words if path.kind != "inside" else f"{words}, through {path.first}"

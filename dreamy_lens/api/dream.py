@@ -14,8 +14,8 @@ from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.dreams import Dreams
 from dreamy_lens.runs.progress import advance
 from dreamy_lens.runs.spec import RunSpec
-from dreamy_lens.runs.start import new_run, seeded_configs, side_by_side
-from dreamy_lens.search.config import EPOConfig
+from dreamy_lens.runs.start import new_run, side_by_side
+from dreamy_lens.search.config import EPOConfig, configs_of_seeds
 from dreamy_lens.search.constraints import Constraint
 
 
@@ -85,9 +85,9 @@ def dream(
     >>> [(run.feature_label, run.config.seed) for run in runs][1:3]
     [('blocks.2.mlp.hook_post[-1, 17]', 1), ('logit(" the")', 0)]
     """
-    config = EPOConfig.of(config, settings)
+    config = EPOConfig.from_settings(config, settings)
     listed = isinstance(feature, (list, tuple))
-    configs = seeded_configs(config, seeds, settings)
+    configs = configs_of_seeds(config, seeds, settings)
     several = listed or seeds is not None
     if listed and not feature:
         raise SettingsError("There is no feature: the list is empty.")

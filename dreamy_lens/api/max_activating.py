@@ -1,13 +1,15 @@
-"""`dl.max_activating`: what of a corpus drives features highest."""
+"""`dl.max_activating`: the texts of a corpus that drive features highest."""
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from dreamy_lens.errors import SettingsError
 
 if TYPE_CHECKING:
+    from dreamy_lens._files import StrPath
+    from dreamy_lens.cluster.ray_cluster import RayConfig
+    from dreamy_lens.scan.config import ScanConfig
     from dreamy_lens.scan.examples import Examples
 
 
@@ -15,29 +17,17 @@ def max_activating(
     features: Any,
     model: Any = None,
     corpus: Any = None,
-    k: int = 64,
-    length: int = 12,
-    tokens: int | None = None,
     *,
-    stride: int | None = None,
-    context: int = 24,
-    cross_entropy: bool = True,
-    sample: int = 1024,
-    seed: int | None = 0,
-    prepend_bos: bool | None = None,
+    config: ScanConfig | None = None,
     fluency_model: Any = None,
-    batch_size: int | None = None,
-    out: str | os.PathLike[str] | None = None,
-    cache: bool = True,
-    progress: bool | None = None,
     dtype: Any = None,
-    ray: bool | str | None = None,
-    address: str | None = None,
-    workers: int | None = None,
-    cpus_per_worker: float = 1,
-    gpus_per_worker: float = 0,
+    out: StrPath | None = None,
+    cache: bool = True,
+    ray: bool | str | RayConfig | None = None,
+    progress: bool | None = None,
+    **settings: Any,
 ) -> Examples:
-    """The windows of a corpus that drive features highest, found in one pass for all of them.
+    """Find the windows of a corpus that drive features highest, in one pass for all features.
 
     A window is scored as a prompt of a dream is: by itself, after the model's BOS, so that its value and cross-entropy
     are those that :func:`dreamy_lens.score` gives. Besides the strongest windows, a histogram of all values and a
@@ -45,46 +35,38 @@ def max_activating(
     of a nat, so that the frontier of the whole corpus is known.
 
     Args:
-        features: expressions, their texts, or lists of these. One that leaves an axis of units stands for a feature for
-            each unit, and a `*` for all hook points that match: `dl.neurons(2)`, "L2.N*", `dl.neurons()`,
+        features: Expressions, their texts, or lists of these. An expression that leaves an axis of units stands for a
+            feature for each unit, and a `*` for all hook points that match: `dl.neurons(2)`, "L2.N*", `dl.neurons()`,
             "blocks.*.hook_resid_post[-1]".
-        model: a bridge, a Hugging Face id or folder; None is the embedded model.
-        corpus: texts, as for `dl.corpus.open`: None is the documentation of the installed Python packages; a file, a
+        model: A TransformerBridge, a Hugging Face id or folder; None is the embedded model.
+        corpus: Texts, as for `dl.corpus.open`: None is the documentation of the installed Python packages; a file, a
             folder, a pattern of paths, a URL, a data set or the id of one, or strings.
-        k: how many of each feature's strongest windows are kept, each text once.
-        length: tokens of a window.
-        tokens: scan windows of about so many tokens in all, a random sample of the corpus: of every block its share, or
-            of blocks drawn by their characters where that is few windows. None scans all of it.
-        stride: tokens from one window to the next; None is `length`.
-        context: tokens that are shown on each side of a kept window; the model does not read them.
-        cross_entropy: whether that of every window is measured. Without, it is for the kept ones only, and layers
-            deeper than the features' are not run.
-        sample: windows drawn at random, for quantiles.
-        seed: of what is drawn; with None, `tokens` are the first of the corpus.
-        prepend_bos: whether a BOS stands before every window; None is the model's convention.
-        fluency_model: whose cross-entropy is measured; None is the model.
-        batch_size: windows in one pass; None chooses.
-        out: a folder for the results. A scan that was stopped goes on from there, a finished one is opened.
-        cache: without `out`, whether a finished scan of the same model, corpus, features and settings is opened again,
-            and an unfinished one gone on with. They are in ``~/.cache/dreamy_lens/scans``, or where `DREAMY_LENS_CACHE`
-            says.
-        progress: whether to show a progress bar; None shows one in terminals and notebooks.
-        dtype: of a model that is given by name, such as "bfloat16"; None is float32.
+        config: Settings of the scan; None is the default ones.
+        fluency_model: Model whose cross-entropy is measured; None is `model`.
+        dtype: Precision of a model that is given by name, such as "bfloat16"; None is float32.
+        out: Folder for the results. An unfinished scan in it goes on, a finished one is opened.
+        cache: Whether, without `out`, a finished scan of the same model, corpus, features and settings is opened again,
+            and an unfinished one goes on. Scans are kept in ``~/.cache/dreamy_lens/scans``, or below the variable
+            `DREAMY_LENS_CACHE`.
         ray: True to share the scan out to a Ray cluster: the one this process is connected to or `RAY_ADDRESS` names,
-            or else one that starts on this machine and ends with the scan. A text is an address. What is found is the
-            same. `out` can be a URL then, such as `s3://bucket/scan`; a folder has to be one that all workers see.
-        address: of a cluster to join: "auto", "host:port" or "ray://host:port".
-        workers: how many; None is as many as the cluster has room for.
-        cpus_per_worker: cores of each, and torch's threads.
-        gpus_per_worker: GPUs of each; 0.25 has four share one. Without, workers use their cores only.
+            or else one that starts on this machine and ends with the scan. A text is the address of a cluster to join;
+            a :class:`~dreamy_lens.cluster.RayConfig` says how many workers there are, and what each gets. The results
+            are the same. `out` can be a URL then, such as `s3://bucket/scan`; a folder has to be one that all workers
+            see.
+        progress: Whether to show a progress bar; None shows one in terminals and notebooks.
+        **settings: Fields of :class:`~dreamy_lens.scan.ScanConfig`, such as `k=8`, `length=6`, `tokens=10**6` or
+            `cross_entropy=False`.
 
     Returns:
-        The examples, feature by feature. An interrupt (Ctrl-C) gives those found so far; calling again goes on.
+        The examples, feature by feature. An interrupt (Ctrl-C) ends the scan early and returns the examples so far; the
+        same call goes on.
 
     Raises:
-        FeatureError: or one of its kinds, if a feature does not fit the model.
-        CorpusError: there is no such corpus, or nothing of it could be read.
+        FeatureError: A feature does not fit the model.
+        CorpusError: There is no such corpus, or nothing of it could be read.
         ExamplesError: `out` holds another scan, or cannot be written.
+        SettingsError: A setting is unknown or outside its range.
+        ClusterError: Ray is not installed or cannot be reached, or workers do not get ready.
 
     >>> import dreamy_lens as dl
     >>> texts = ["Return a copy of the array, with axes transposed and the dtype kept.", "Raise an error if not found."]
@@ -92,26 +74,23 @@ def max_activating(
     >>> [len(window.ids) for window in examples.of("L2.N17").top]
     [6, 6]
     """
-    from dreamy_lens.cluster import ray_cluster
     from dreamy_lens.cluster.model_ref import ModelRef
+    from dreamy_lens.cluster.ray_cluster import RayConfig
+    from dreamy_lens.scan.config import ScanConfig
     from dreamy_lens.scan.scan import Scan
-    from dreamy_lens.scan.scanner import ScanSettings
 
-    settings = ScanSettings(k, length, stride, context, tokens, seed, cross_entropy, sample, prepend_bos, batch_size)
-    use_ray, address = ray_cluster.wanted(ray, address)
-    ray_cluster.checked_share(workers, cpus_per_worker, gpus_per_worker)
-    if not use_ray:
-        if workers is not None:
-            raise SettingsError(f"workers={workers!r} are started on a Ray cluster; add ray=True, or leave it out.")
+    RayConfig.check_not_settings(settings)
+    config = ScanConfig.from_settings(config, settings)
+    ray_config = RayConfig.from_argument(ray)
+    if ray_config is None:
         if out is not None and "://" in str(out):
             raise SettingsError(f"out={str(out)!r} is a URL, to which a scan on a Ray cluster writes: add ray=True.")
         given = model if dtype is None else ModelRef.of(model, dtype).loaded()
-        return Scan(features, given, corpus, settings, fluency_model).run(out=out, cache=cache, progress=progress)
+        return Scan(features, given, corpus, config, fluency_model).run(out=out, cache=cache, progress=progress)
     from dreamy_lens.cluster.cluster_scan import ClusterScan
 
-    sent = ModelRef.of(model, dtype), None if fluency_model is None else ModelRef.of(fluency_model)
+    models = ModelRef.of(model, dtype), None if fluency_model is None else ModelRef.of(fluency_model)
     # Here the model is only asked what it has, and workers may need the GPUs.
-    here = [None if one is None else one.loaded("cpu") for one in sent]
-    scan = Scan(features, here[0], corpus, settings, here[1])
-    whole = ClusterScan(scan, *sent, address, workers, cpus_per_worker, gpus_per_worker)
-    return whole.run(out=out, cache=cache, progress=progress)
+    local = [None if reference is None else reference.loaded("cpu") for reference in models]
+    scan = Scan(features, local[0], corpus, config, local[1])
+    return ClusterScan(scan, *models, ray_config).run(out=out, cache=cache, progress=progress)

@@ -1,71 +1,151 @@
-"""The commands about corpora: `dreamy-lens scan`, `compare`, `card`; and `sweep`, from its own file."""
+"""The commands about corpora: `dreamy-lens scan`, `compare` and `card`."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from dreamy_lens.cli.sweep import add_ray, add_sweep, model_of, ray_of
+import dreamy_lens as dl
+from dreamy_lens.cli.options import (
+    Commands,
+    add_model,
+    add_page,
+    add_quiet,
+    add_ray,
+    load_model,
+    model_keywords,
+    progress_of,
+    ray_keywords,
+    write_page,
+)
 
 SHOWN = 5
-"""Windows that are printed of a feature."""
+"""Windows printed for each feature."""
 
 LISTED = 12
 """Features whose windows are printed."""
 
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+_WINDOWS = ("length", "stride", "tokens", "seed", "cross_entropy", "prepend_bos")
 
 
-def add_commands(command: Callable[..., argparse.ArgumentParser], model: Callable[..., None], load: Any) -> None:
-    """Add the commands to a parser.
-
-    Args:
-        command: adds one, given its name, function and description.
-        model: adds the options that say which model.
-        load: loads the model that the options say.
-    """
-    what = "find the texts of a corpus that drive features highest"
-    sub = command("scan", lambda options: _scan(options, load), what, features=True)
+def add_scan(commands: Commands) -> None:
+    """Add the command `scan`."""
+    help = "find the texts of a corpus that drive features highest"
+    parser = commands.add("scan", _scan, help, features=True)
     every = "what to look for; L2.N* is every neuron of a layer, L*.N3 that of every layer, L*.N* every neuron there is"
-    sub.add_argument("feature", metavar="FEATURE", nargs="+", help=every)
-    model(sub)
-    _corpus(sub)
-    sub.add_argument("--out", metavar="DIR", help="write the results there; a scan that was stopped goes on from there")
-    sub.add_argument("-k", type=int, default=64, metavar="N", help="strongest windows kept of each (default 64)")
-    _windows(sub)
-    sub.add_argument("--batch-size", type=int, metavar="N", help="windows in one pass through the model")
-    sub.add_argument("--html", metavar="FILE", help="write a self-contained page; for a single feature")
-    sub.add_argument("--quiet", action="store_true", help="no progress bar")
-    add_ray(sub)
+    parser.add_argument("feature", metavar="FEATURE", nargs="+", help=every)
+    add_model(parser)
+    _add_corpus(parser)
+    folder = "write the results there; a scan that was stopped goes on from there"
+    parser.add_argument("--out", metavar="DIR", help=folder)
+    parser.add_argument("-k", type=int, default=64, metavar="N", help="strongest windows kept of each (default 64)")
+    _add_windows(parser)
+    parser.add_argument("--batch-size", type=int, metavar="N", help="windows in one pass through the model")
+    add_page(parser, "write a self-contained page; for a single feature")
+    add_quiet(parser)
+    add_ray(parser)
 
-    sub = command("compare", _compare, "hold saved runs against the texts of a corpus")
-    sub.add_argument("runs", metavar="RUN", nargs="+", help="folders of saved runs of one feature")
-    sub.add_argument("examples", metavar="EXAMPLES", help="the folder that `dreamy-lens scan --out` wrote")
+
+def _scan(options: argparse.Namespace) -> None:
+    more: dict[str, Any] = {"k": options.k, "batch_size": options.batch_size, "out": options.out}
+    more |= ray_keywords(options) | model_keywords(options)
+    if options.html:
+        model = load_model(options)
+        more |= {"model": model, "dtype": None} if options.ray is None else {}  # so that it is loaded only once
+        count = _count_features(options.feature, model)
+        if count != 1:
+            options.misused(f"--html is the page of a single feature, and here are {count:,}")
+    corpus, progress = _open_corpus(options), progress_of(options)
+    examples = dl.max_activating(options.feature, corpus=corpus, progress=progress, **_windows(options), **more)
+    print(examples)
+    _print_windows(examples)
+    if examples.folder is not None:
+        print(f"\nIn {examples.folder}")
+    if options.html:
+        write_page(examples.of(0), options)
+
+
+def _print_windows(examples: Any) -> None:
+    """Print each feature's strongest windows; of many features, those whose strongest window stands out most."""
+    notes: dict[int, str] = dict.fromkeys(range(len(examples)), "")
+    if len(notes) > LISTED:
+        frame = examples.to_pandas()
+        above = (frame["maximum"] - frame["mean"]) / frame["deviation"].where(frame["deviation"] > 0)
+        notes = {int(i): f"  ({x:.3g} deviations)" for i, x in above.nlargest(LISTED).items()}  # pyright: ignore
+        print(f"\nThe {len(notes)} features whose strongest window is the most deviations above their mean:")
+    for i, note in notes.items():
+        feature = examples.of(i)
+        print(f"\n{feature.label}{note}")
+        for window in feature.top[:SHOWN]:
+            cost = "" if window.cross_entropy is None else f"cross-entropy {window.cross_entropy:5.2f}  "
+            print(f"{window.value:10.4g}  {cost}{window.text!r}")
+    if len(notes) < len(examples):
+        print(f"\nand {len(examples) - len(notes):,} more features")
+
+
+def _count_features(expressions: list[str], model: Any) -> int:
+    from dreamy_lens.features import families
+
+    return sum(map(len, make_banks(families.expressions(expressions, model), model)))
+
+
+def add_compare(commands: Commands) -> None:
+    """Add the command `compare`."""
+    parser = commands.add("compare", _compare, "hold saved runs against the texts of a corpus")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of saved runs of one feature")
+    parser.add_argument("examples", metavar="EXAMPLES", help="the folder that `dreamy-lens scan --out` wrote")
     limit = "compare what is at most this many nats per token; may be repeated"
-    sub.add_argument("--limit", type=float, action="append", metavar="X", help=limit)
+    parser.add_argument("--limit", type=float, action="append", metavar="X", help=limit)
     whole = "search all of this corpus for the dreams' text, not only the windows that were kept"
-    sub.add_argument("--corpus", metavar="SOURCE", help=whole)
-    sub.add_argument("--html", metavar="FILE", help="write a self-contained page")
-
-    what = "write everything there is to see about a feature on one page"
-    sub = command("card", lambda options: _card(options, load(options)), what, features=True)
-    sub.add_argument("feature", metavar="FEATURE", help="see below")
-    model(sub)
-    _corpus(sub)
-    _windows(sub)
-    sub.add_argument("--run", metavar="DIR", dest="run_folder", help="a saved run to show; default: dream now")
-    sub.add_argument("--examples", metavar="DIR", help="examples to show; default: scan the corpus now")
-    sub.add_argument("--iterations", type=int, metavar="N", help="of the dream (default 300)")
-    sub.add_argument("--html", metavar="FILE", required=True, help="the page to write")
-    sub.add_argument("--quiet", action="store_true", help="no progress bars")
-
-    add_sweep(command, model, load)
+    parser.add_argument("--corpus", metavar="SOURCE", help=whole)
+    add_page(parser)
 
 
-def _corpus(parser: argparse.ArgumentParser) -> None:
+def _compare(options: argparse.Namespace) -> None:
+    from dreamy_lens.scan.examples import Examples
+
+    runs = [dl.load_run(path) for path in options.runs]
+    examples = Examples.load(options.examples)
+    run = runs[0] if len(runs) == 1 else runs
+    comparison = dl.compare(run, examples, limits=options.limit, corpus=options.corpus)
+    print(comparison)
+    if options.html:
+        comparison.to_html(options.html)
+        print(f"Written: {options.html}")
+
+
+def add_card(commands: Commands) -> None:
+    """Add the command `card`."""
+    help = "write everything there is to see about a feature on one page"
+    parser = commands.add("card", _card, help, features=True)
+    parser.add_argument("feature", metavar="FEATURE", help="see below")
+    add_model(parser)
+    _add_corpus(parser)
+    _add_windows(parser)
+    parser.add_argument("--run", metavar="DIR", dest="run_folder", help="a saved run to show; default: dream now")
+    parser.add_argument("--examples", metavar="DIR", help="examples to show; default: scan the corpus now")
+    parser.add_argument("--iterations", type=int, metavar="N", help="of the dream (default 300)")
+    add_page(parser, "the page to write", required=True)
+    add_quiet(parser, "no progress bars")
+
+
+def _card(options: argparse.Namespace) -> None:
+    model, windows = load_model(options), _windows(options)
+    dream: dict[str, Any] = {name: windows.pop(name) for name in ("length", "prepend_bos")} | {"seed": options.seed}
+    dream |= {} if options.iterations is None else {"iterations": options.iterations}
+    more: dict[str, Any] = {"run": options.run_folder, "examples": options.examples}
+    more |= dream if options.run_folder is None else {}
+    more |= {"scan": windows} if options.examples is None else {}
+    corpus = _open_corpus(options) if options.examples is None else None
+    write_page(dl.card(options.feature, model, corpus, progress=progress_of(options), **more), options)
+
+
+# Options.
+
+
+def _add_corpus(parser: argparse.ArgumentParser) -> None:
     what = "a file, a folder, a pattern, a URL, or a data set's id; default: the documentation of installed packages"
     parser.add_argument("--corpus", metavar="SOURCE", help=what)
     parser.add_argument("--text-field", metavar="NAME", help="the field or column that holds the text")
@@ -73,115 +153,36 @@ def _corpus(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", metavar="NAME", help="of a data set, or of the documentation")
 
 
-def _windows(parser: argparse.ArgumentParser) -> None:
+def _open_corpus(options: argparse.Namespace) -> Any:
+    names = {"text_field": options.text_field, "separator": options.separator, "split": options.split}
+    given = {name: value for name, value in names.items() if value is not None}
+    if "separator" in given:
+        given["separator"] = given["separator"].encode("latin-1", "backslashreplace").decode("unicode_escape")
+    return dl.corpus.open(options.corpus, **given)
+
+
+def _add_windows(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--length", type=int, default=12, metavar="N", help="tokens of a window (default 12)")
     parser.add_argument("--stride", type=int, metavar="N", help="tokens from one to the next (default: their length)")
     random = "scan a random part of the corpus: windows of so many tokens in all, as in 500k or 100M"
-    parser.add_argument("--tokens", type=tokens, metavar="N", help=random)
+    parser.add_argument("--tokens", type=parse_count, metavar="N", help=random)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default 0)")
     skip = "do not measure it for every window, which saves the layers behind the features'"
     parser.add_argument("--no-cross-entropy", dest="cross_entropy", action="store_false", help=skip)
 
 
-def tokens(text: str) -> int:
-    """A count as people write it.
+def _windows(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of :func:`_add_windows`, and whether a BOS stands before a window, as keywords."""
+    return {name: getattr(options, name) for name in _WINDOWS}
 
-    >>> tokens("500k"), tokens("1.5M"), tokens("2000")
+
+def parse_count(text: str) -> int:
+    """Return a count as people write it.
+
+    >>> parse_count("500k"), parse_count("1.5M"), parse_count("2000")
     (500000, 1500000, 2000)
     """
-    found = re.fullmatch(r"(\d+(?:[.,_]\d+)*)\s*([kKmMgGbB]?)", text.strip())
-    if found is None:
+    match = re.fullmatch(r"(\d+(?:[.,_]\d+)*)\s*([kKmMgGbB]?)", text.strip())
+    if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a count; write 500000, 500k or 1.5M")
-    return int(float(found[1].replace("_", "").replace(",", "")) * _SIZES[found[2].lower()])
-
-
-def _open(options: argparse.Namespace) -> Any:
-    from dreamy_lens.corpus import open_corpus
-
-    names = {"text_field": options.text_field, "separator": options.separator, "split": options.split}
-    given = {name: value for name, value in names.items() if value is not None}
-    if "separator" in given:
-        given["separator"] = given["separator"].encode("latin-1", "backslashreplace").decode("unicode_escape")
-    return open_corpus(options.corpus, **given)
-
-
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("length", "stride", "tokens", "seed", "cross_entropy", "prepend_bos")
-    return {name: getattr(options, name) for name in names} | {"progress": False if options.quiet else None}
-
-
-def _scan(options: argparse.Namespace, load: Any) -> None:
-    import dreamy_lens as dl
-
-    more: dict[str, Any] = {"k": options.k, "batch_size": options.batch_size, "out": options.out, **ray_of(options)}
-    more |= model_of(options, load)
-    if options.html:
-        model = load(options)
-        more |= {"model": model, "dtype": None} if options.ray is None else {}  # which need not be loaded twice
-        count = _count(options.feature, model)
-        if count != 1:
-            options.misused(f"--html is the page of a single feature, and here are {count:,}")
-    examples = dl.max_activating(options.feature, corpus=_open(options), **_settings(options), **more)
-    print(examples)
-    _print_windows(examples)
-    if examples.folder is not None:
-        print(f"\nIn {examples.folder}")
-    if options.html:
-        examples.of(0).to_html(options.html)
-        print(f"Written: {Path(options.html).resolve()}")
-
-
-def _print_windows(examples: Any) -> None:
-    """The strongest windows of each feature; of many features, of those whose strongest window stands out most."""
-    few: dict[int, str] = dict.fromkeys(range(len(examples)), "")
-    if len(few) > LISTED:
-        frame = examples.to_pandas()
-        above = (frame["maximum"] - frame["mean"]) / frame["deviation"].where(frame["deviation"] > 0)
-        few = {int(i): f"  ({x:.3g} deviations)" for i, x in above.nlargest(LISTED).items()}  # pyright: ignore
-        print(f"\nThe {len(few)} features whose strongest window is the most deviations above their mean:")
-    for i, note in few.items():
-        feature = examples.of(i)
-        print(f"\n{feature.label}{note}")
-        for window in feature.top[:SHOWN]:
-            cost = "" if window.cross_entropy is None else f"cross-entropy {window.cross_entropy:5.2f}  "
-            print(f"{window.value:10.4g}  {cost}{window.text!r}")
-    if len(few) < len(examples):
-        print(f"\nand {len(examples) - len(few):,} more features")
-
-
-def _count(features: Any, model: Any) -> int:
-    from dreamy_lens.features.families import expressions
-    from dreamy_lens.scoring.feature_bank import banks
-
-    return sum(map(len, banks(expressions(features, model), model)))
-
-
-def _compare(options: argparse.Namespace) -> None:
-    import dreamy_lens as dl
-    from dreamy_lens.scan.examples import Examples
-
-    runs = [dl.load_run(path) for path in options.runs]
-    examples, corpus = Examples.load(options.examples), options.corpus
-    found = dl.compare(runs[0] if len(runs) == 1 else runs, examples, limits=options.limit, corpus=corpus)
-    print(found)
-    if options.html:
-        found.to_html(options.html)
-        print(f"Written: {Path(options.html).resolve()}")
-
-
-def _card(options: argparse.Namespace, model: Any) -> None:
-    import dreamy_lens as dl
-
-    settings = _settings(options)
-    progress, bos = settings.pop("progress"), settings.pop("prepend_bos")
-    dream: dict[str, Any] = {} if options.iterations is None else {"iterations": options.iterations}
-    dream |= {"length": settings.pop("length"), "seed": settings.pop("seed"), "prepend_bos": bos}
-    given: dict[str, Any] = {"run": options.run_folder, "examples": options.examples}
-    if options.run_folder is not None:
-        dream = {}
-    if options.examples is None:
-        given["scan"] = settings | {"seed": options.seed}
-    corpus = _open(options) if options.examples is None else None
-    card = dl.card(options.feature, model, corpus, progress=progress, **given, **dream)
-    card.to_html(options.html)
-    print(f"Written: {Path(options.html).resolve()}")
+    return int(float(match[1].replace("_", "").replace(",", "")) * _SIZES[match[2].lower()])

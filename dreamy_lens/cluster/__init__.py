@@ -1,1 +1,5 @@
-"""Many runs, and scans larger than one machine: in this process, or on the workers of a Ray cluster."""
+"""Scans and sweeps on the workers of a Ray cluster, of this machine or of many."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,8 +1,8 @@
-"""Workers on a Ray cluster that share out jobs, and are replaced when they die.
+"""Workers on a Ray cluster that share jobs, and are replaced when they die.
 
-Ray's own retries of an actor's tasks count tasks and not what they are about: one that kills every worker it is given
-to would be tried for ever, or would take others' attempts with it. So the jobs are handed out here, one at a time to
-each worker, and the attempts of each are counted.
+Ray's own retries count an actor's calls and not the jobs: a job that kills every worker would be tried for ever, or
+would use up the attempts of other jobs. So the jobs are handed out here, one at a time to each worker, and the attempts
+of each job are counted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ATTEMPTS = 3
 """How often a job is tried whose worker dies, and how often a worker is started that dies while it gets ready."""
 
 PATIENCE_SECONDS = 30.0
-"""How long no worker may get ready before a word is said about it."""
+"""Seconds without a ready worker after which a message says so."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class LostJob:
     """A job that was given up.
 
     Attributes:
-        reason: a sentence on what happened the last time.
-        attempts: how often it was tried.
+        reason: Sentence on what happened the last time.
+        attempts: How often the job was tried.
     """
 
     reason: str
@@ -51,35 +51,35 @@ class ActorPool:
     """Workers of one kind.
 
     Args:
-        cluster: where.
-        made_of: bytes of an object with `ready()` and `run(job, attempt)`, which each worker has its own copy of.
-        say: called with sentences for whoever waits.
-        sent: makes what is sent of a job, when its turn comes.
+        cluster: Ray cluster that runs the workers.
+        data: Bytes of an object with `ready()` and `run(job, attempt)`, of which each worker has its own copy.
+        report: Function that is called with sentences for the user.
+        prepare: Function that returns what a worker is sent of a job, called when the job's turn comes.
     """
 
     cluster: Cluster
-    made_of: bytes
-    say: Callable[[str], None] = lambda text: None
-    sent: Callable[[Any], Any] = lambda job: job
+    data: bytes
+    report: Callable[[str], None] = lambda text: None
+    prepare: Callable[[Any], Any] = lambda job: job
     _workers: list[_Worker] = field(default_factory=list)
     _false_starts: int = 0
     _began: float | None = None
 
     def work(self, jobs: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        """Have all jobs done, in the order given as far as workers are free; whatever ends this ends the workers.
+        """Run all jobs, in the order given as far as workers are free; the workers end when this does.
 
         Yields:
-            A job, and what `run` returned for it, or Lost.
+            A job, and what `run` returned for it, or a :class:`LostJob`.
 
         Raises:
-            DreamyLensError: of a worker that gets ready: none will get further than that one.
-            ClusterError: workers die before they get ready.
+            DreamyLensError: A worker raised it while it got ready, as all others would.
+            ClusterError: Workers die before they get ready.
         """
         waiting = collections.deque(jobs)
         attempts: collections.Counter[int] = collections.Counter()
         numbers = {id(job): number for number, job in enumerate(jobs)}
         self._began = time.monotonic()
-        self._data = self.cluster.ray.put(self.made_of)
+        self._reference = self.cluster.ray.put(self.data)
         try:
             for _ in range(min(self.cluster.workers, len(jobs))):
                 self._start()
@@ -91,34 +91,34 @@ class ActorPool:
                 ended, _ = self.cluster.ray.wait(list(busy), num_returns=1, timeout=SLICE_SECONDS)
                 for reference in ended:
                     worker = busy[reference]
-                    job, again, result = self._taken(worker)
+                    job, failure, result = self._collect(worker)
                     if job is None:
                         continue
                     number = numbers[id(job)]
-                    if again is None:
+                    if failure is None:
                         yield job, result
                     elif attempts[number] < ATTEMPTS:
-                        self.say(f"{again} It is tried again.")
+                        self.report(f"{failure} It is tried again.")
                         waiting.append(job)
                     else:
-                        yield job, LostJob(again, attempts[number])
-                self._tell_if_nobody_comes()
+                        yield job, LostJob(failure, attempts[number])
+                self._report_if_none_is_ready()
         finally:
             for worker in self._workers:
                 self._end(worker)
             self._workers = []
 
     def _start(self) -> None:
-        ray, of = self.cluster.ray, self.cluster
-        kind = ray.remote(num_cpus=of.cpus, num_gpus=of.gpus, max_restarts=0)(_PoolActor)
-        actor = kind.remote(self._data)
+        cluster = self.cluster
+        kind = cluster.ray.remote(num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_restarts=0)(_PoolActor)
+        actor = kind.remote(self._reference)
         self._workers.append(_Worker(actor, actor.ready.remote()))
 
-    def _tell_if_nobody_comes(self) -> None:
+    def _report_if_none_is_ready(self) -> None:
         if self._began is None or time.monotonic() - self._began <= PATIENCE_SECONDS:
             return
         self._began = None
-        self.say(
+        self.report(
             f"No worker has got ready in {PATIENCE_SECONDS:.0f} s. Each needs {self.cluster.need}, and the cluster has "
             f"{self.cluster.room}, which others may be using."
         )
@@ -126,10 +126,10 @@ class ActorPool:
     def _give(self, worker: _Worker, job: Any, attempts: Any, numbers: dict[int, int]) -> None:
         attempts[numbers[id(job)]] += 1
         worker.job = job
-        worker.waits_for = worker.actor.run.remote(self.sent(job), attempts[numbers[id(job)]])
+        worker.waits_for = worker.actor.run.remote(self.prepare(job), attempts[numbers[id(job)]])
 
-    def _taken(self, worker: _Worker) -> tuple[Any, str | None, Any]:
-        """What a worker had to do, why that has to be done again if so, and what came of it."""
+    def _collect(self, worker: _Worker) -> tuple[Any, str | None, Any]:
+        """Return the job that a worker had, a sentence if the job failed, and the result."""
         errors = self.cluster.ray.exceptions
         job, worker.job, worker.waits_for, reference = worker.job, None, None, worker.waits_for
         try:
@@ -137,13 +137,13 @@ class ActorPool:
         except errors.RayTaskError as error:
             if job is None and isinstance(error.cause, DreamyLensError):
                 raise error.cause from None
-            reason = f"A worker failed with {_first(error.cause)}."
+            reason = f"A worker failed with {_first_line(error.cause)}."
         except errors.RayError as error:
-            reason = f"A worker died ({_first(error)})."
+            reason = f"A worker died ({_first_line(error)})."
         else:
             worker.is_ready, self._false_starts, self._began = True, 0, None
             return job, None, result
-        # After what nobody expected the worker may be in any state, so it goes too.
+        # After an unexpected error the worker may be in any state, so it is replaced too.
         self._workers.remove(worker)
         self._end(worker)
         if job is None:
@@ -168,7 +168,7 @@ class ActorPool:
 
 
 class _PoolActor:
-    """The actor: an object that arrives as bytes, so that nothing but this class has to be known to Ray."""
+    """Actor around an object that arrives as bytes, so that Ray has to know nothing but this class."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -182,8 +182,8 @@ class _PoolActor:
         return self._object.run(job, attempt)
 
 
-def _first(error: Any) -> str:
-    """The first lines of an error, in one."""
+def _first_line(error: Any) -> str:
+    """Return the kind and the first line of an error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     kind = "" if isinstance(error, str) else f"{type(error).__name__}: "
     return f"{kind}{' '.join(lines[:1])[:300]}".rstrip(".: ")

@@ -1,4 +1,4 @@
-"""What workers are sent: models by their name, or whole where they are objects in memory, and features."""
+"""References to models that can be sent to workers, and the pickler that sends objects."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from dreamy_lens.models.load import EMBEDDED_NAME, as_hooked, located
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model as workers get it.
+    """A model by its name, or an object in memory.
 
     Attributes:
-        name: a Hugging Face id, a folder's absolute path, or "embedded"; of an object in memory its own name.
-        dtype: of one that is loaded by name; None is float32.
-        digest: of an object in memory; None of one that is loaded by name.
-        model: the object, in this process.
-        data: the object as bytes, for other processes.
+        name: Hugging Face id, absolute path of a folder, or "embedded"; the own name of an object in memory.
+        dtype: Precision of a model that is loaded by name; None is float32.
+        digest: Digest of the weights of an object in memory; None for a model that is loaded by name.
+        model: Object in memory, in this process.
+        data: Object as bytes, for other processes.
     """
 
     name: str
@@ -37,11 +37,11 @@ class ModelRef:
 
     @classmethod
     def of(cls, model: Any, dtype: Any = None) -> ModelRef:
-        """Of whatever users pass as a model: None, a Hugging Face id, a folder, a bridge.
+        """Refer to what users pass as a model: None, a Hugging Face id, a folder, a bridge.
 
         Raises:
-            ModelError: it is nothing that can be hooked.
-            SettingsError: a dtype is asked of a model that has one already.
+            ModelError: The object is not a model that can be hooked.
+            SettingsError: A dtype is given for a model that is in memory already.
         """
         if model is None or isinstance(model, (str, Path)):
             name = EMBEDDED_NAME if model is None else located(str(model))
@@ -54,10 +54,10 @@ class ModelRef:
         return cls(hooked.name, None, model_digest(hooked), hooked.bridge)
 
     def packed(self) -> ModelRef:
-        """The same for another process: an object in memory as bytes.
+        """Return a reference for another process, which has an object in memory as bytes.
 
         Raises:
-            ModelError: the object cannot be sent.
+            ModelError: The object cannot be sent.
         """
         if self.model is None:
             return self
@@ -72,13 +72,13 @@ class ModelRef:
         return ModelRef(self.name, None, self.digest, None, data)
 
     def loaded(self, device: str | None = None) -> Any:
-        """The model here, as a HookedModel.
+        """Return the model in this process, as a HookedModel.
 
         Args:
-            device: of a model that is loaded by name; None is the first GPU if there is one.
+            device: Device of a model that is loaded by name; None is the first GPU if there is one.
 
         Raises:
-            ModelError: it cannot be loaded.
+            ModelError: The model cannot be loaded.
         """
         if self.model is not None:
             return as_hooked(self.model)
@@ -92,7 +92,7 @@ class ModelRef:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells it from other models, as JSON values."""
+        """All that tells the model from others, as JSON values."""
         return {"name": self.name, "dtype": self.dtype, "digest": self.digest}
 
 
@@ -106,14 +106,14 @@ def _loads(data: bytes, name: str) -> Any:
         ) from error
 
 
-def dumps(thing: Any) -> bytes:
-    """As bytes, functions included, from which `pickle.loads` makes it again where dreamy_lens is installed.
+def dumps(value: Any) -> bytes:
+    """Return an object as bytes, functions included, that `pickle.loads` reads where dreamy_lens is installed.
 
-    Two things that models hold once they have been used are taught to the pickler: weak references, which hooks have to
-    the modules they belong to, and transformers' context variable, which stays one of its module.
+    The pickler handles two things that models hold once they have been used: weak references from hooks to the modules
+    they belong to, and transformers' context variable, which is sent by its name.
     """
     file = io.BytesIO()
-    _pickler()(file, protocol=5).dump(thing)
+    _pickler()(file, protocol=5).dump(value)
     return file.getvalue()
 
 
@@ -144,7 +144,7 @@ def _is_context(obj: Any) -> bool:
 
 
 def _named(obj: Any) -> Any:
-    """A reference to the module and the name that something has."""
+    """Return how to pickle an object by its module and name."""
     for module, holder in list(sys.modules.items()):
         for name, value in list(getattr(holder, "__dict__", {}).items()):
             if value is obj:
@@ -153,5 +153,5 @@ def _named(obj: Any) -> Any:
 
 
 def global_of(module: str, name: str) -> Any:
-    """What a module has under a name."""
+    """Return the attribute of a module."""
     return getattr(importlib.import_module(module), name)

@@ -1,4 +1,4 @@
-"""Ray: found, started or joined in one place. Nothing else here imports it by itself."""
+"""The one place where Ray is imported, and a cluster started or joined."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import math
 import os
 import re
 import socket
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from dreamy_lens.errors import ClusterError, SettingsError
@@ -22,14 +22,14 @@ _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster this process is connected to.
+    """A Ray cluster that this process is connected to.
 
     Attributes:
-        ray: the module.
-        workers: how many to start.
-        cpus: cores of each, as Ray counts them.
-        gpus: GPUs of each; a fraction shares one.
-        started: whether it was started here, so that it ends here.
+        ray: Module `ray`.
+        workers: Number of workers to start.
+        cpus: Cores of each worker, as Ray counts them.
+        gpus: GPUs of each worker; a fraction shares one.
+        started: Whether the cluster was started here, so that it ends here.
     """
 
     ray: Any
@@ -40,18 +40,87 @@ class Cluster:
 
     @property
     def room(self) -> str:
-        """What the cluster has in all, for messages."""
+        """CPUs and GPUs of the whole cluster, for messages."""
         has = self.ray.cluster_resources()
         return f"{has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs"
 
     @property
     def need(self) -> str:
-        """What one worker asks for, for messages."""
+        """CPUs and GPUs that one worker asks for, for messages."""
         return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
 
 
+@dataclass(frozen=True)
+class RayConfig:
+    """The Ray cluster that runs a sweep or a scan, and what each of its workers gets.
+
+    Attributes:
+        address: Cluster to join: "auto", "host:port" or "ray://host:port". None is the cluster that this process is
+            connected to, or the one that the variable `RAY_ADDRESS` names; with neither, a cluster starts on this
+            machine, and ends with the call.
+        workers: Number of workers, each of which loads the model; None is as many as the cluster has room for.
+        cpus_per_worker: Cores of each worker, and threads of torch.
+        gpus_per_worker: GPUs of each worker; with 0.25 four workers share one. With 0 workers use their cores only.
+
+    Raises:
+        SettingsError: A field is outside its range.
+
+    >>> RayConfig(workers=2)
+    RayConfig(address=None, workers=2, cpus_per_worker=1, gpus_per_worker=0)
+    """
+
+    address: str | None = field(default=None, metadata={"help": "join this cluster", "type": str})
+    workers: int | None = field(default=None, metadata={"help": "how many models are loaded", "type": int})
+    cpus_per_worker: float = field(default=1, metadata={"help": "cores of each", "type": float})
+    gpus_per_worker: float = field(default=0, metadata={"help": "GPUs of each; may be a part of one", "type": float})
+
+    def __post_init__(self) -> None:
+        if self.address is not None and (not isinstance(self.address, str) or not self.address):
+            raise SettingsError(f"address is {self.address!r}; use 'auto', 'host:port' or 'ray://host:10001'.")
+        workers = self.workers
+        if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+            raise SettingsError(
+                f"workers is {workers!r}; it must be a whole number, at least 1, or None to fill the room."
+            )
+        for name, least in (("cpus_per_worker", "more than 0"), ("gpus_per_worker", "at least 0")):
+            value = getattr(self, name)
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if not is_number or value < 0 or (value == 0 and name == "cpus_per_worker"):
+                raise SettingsError(f"{name} is {value!r}; it must be a number, {least}.")
+            if value > 1 and value != int(value):
+                raise SettingsError(f"{name} is {value!r}; above 1 it must be whole: Ray shares out parts of one only.")
+
+    @classmethod
+    def from_argument(cls, ray: bool | str | RayConfig | None) -> RayConfig | None:
+        """Return the configuration that the argument `ray=` of a call asks for; None if it asks for no cluster.
+
+        >>> RayConfig.from_argument(None), RayConfig.from_argument("auto").address
+        (None, 'auto')
+        """
+        if isinstance(ray, RayConfig):
+            return ray
+        if ray is None or isinstance(ray, bool):
+            return cls() if ray else None
+        if isinstance(ray, str) and ray:
+            return cls(address=ray)
+        raise SettingsError(
+            f"ray is {ray!r}; use ray=True for a cluster that starts by itself, an address to join one ('auto', "
+            "'host:port' or 'ray://host:10001'), or ray=RayConfig(workers=2) for more."
+        )
+
+    @classmethod
+    def check_not_settings(cls, settings: Iterable[str]) -> None:
+        """Raise SettingsError if a name among a call's settings is a field of this class."""
+        for name in settings:
+            if name in {field.name for field in fields(cls)}:
+                raise SettingsError(
+                    f"{name}= is about the workers of a Ray cluster: give ray=RayConfig({name}=...), with RayConfig "
+                    "from dreamy_lens.cluster."
+                )
+
+
 def import_ray() -> Any:
-    """The module `ray`, or a ClusterError that says how to install it."""
+    """Return the module `ray`; raise a ClusterError that says how to install it."""
     try:
         return importlib.import_module("ray")
     except ImportError as error:
@@ -61,68 +130,20 @@ def import_ray() -> Any:
         ) from None
 
 
-def wanted(ray: bool | str | None, address: str | None) -> tuple[bool, str | None]:
-    """Whether a call's `ray=` and `address=` ask for Ray, and for which cluster.
-
-    >>> wanted(None, None), wanted(True, None), wanted("auto", None), wanted(None, "ray://head:10001")
-    ((False, None), (True, None), (True, 'auto'), (True, 'ray://head:10001'))
-    """
-    if isinstance(ray, str) and address is not None and ray != address:
-        raise SettingsError(f"ray={ray!r} and address={address!r} are two clusters; keep one of them.")
-    for name, value, kinds in (("ray", ray, (bool, str)), ("address", address, (str,))):
-        if value is not None and (not isinstance(value, kinds) or value == ""):
-            raise SettingsError(
-                f"{name} is {value!r}; use ray=True for a cluster that starts by itself, or address='auto', "
-                "'host:port' or 'ray://host:10001' to join one."
-            )
-    if ray is False and address is not None:
-        raise SettingsError(f"ray=False and address={address!r} contradict each other; keep one of them.")
-    if isinstance(ray, str):
-        return True, ray
-    return bool(ray) or address is not None, address
-
-
-def checked_share(workers: Any, cpus: Any, gpus: Any) -> None:
-    """Raise SettingsError if they are not a number of workers, and the cores and GPUs of each."""
-    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
-        raise SettingsError(f"workers is {workers!r}; it must be a whole number, at least 1, or None to fill the room.")
-    for name, value, least in (("cpus_per_worker", cpus, "more than 0"), ("gpus_per_worker", gpus, "at least 0")):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or value < 0 or (value == 0 and name.startswith("cpus")):
-            raise SettingsError(f"{name} is {value!r}; it must be a number, {least}.")
-        if value > 1 and value != int(value):
-            raise SettingsError(f"{name} is {value!r}; above 1 it must be whole: Ray shares out parts of one only.")
-
-
 @contextlib.contextmanager
-def cluster(
-    address: str | None = None,
-    *,
-    workers: int | None = None,
-    cpus_per_worker: float = 1,
-    gpus_per_worker: float = 0,
-    tasks: int | None = None,
-) -> Iterator[Cluster]:
-    """Be connected to a Ray cluster.
-
-    One that this process is connected to already is used. Otherwise `address` is joined, or the one that the variable
-    `RAY_ADDRESS` names (as it does in jobs submitted to a cluster); with neither one starts on this machine, and ends
-    with the block.
+def connected(config: RayConfig, tasks: int | None = None) -> Iterator[Cluster]:
+    """Connect to a Ray cluster, or start one on this machine that ends with the block.
 
     Args:
-        address: "auto", "host:port" or "ray://host:port"; None as above.
-        workers: how many are wanted; None is as many as there is room for.
-        cpus_per_worker: cores of each.
-        gpus_per_worker: GPUs of each; a fraction such as 0.25 shares one.
-        tasks: how much there is to do: no more workers than that.
+        config: Cluster to connect to, and what workers get.
+        tasks: Number of tasks, which is the most workers there are; None is any number.
 
     Raises:
         ClusterError: Ray is not installed, the cluster cannot be reached, or has no room for one worker.
-        SettingsError: a number is outside its range.
     """
-    checked_share(workers, cpus_per_worker, gpus_per_worker)
+    workers, cpus, gpus = config.workers, config.cpus_per_worker, config.gpus_per_worker
     ray = import_ray()
-    address = address or os.environ.get("RAY_ADDRESS") or None
+    address = config.address or os.environ.get("RAY_ADDRESS") or None
     started = joined = False
     if ray.is_initialized():
         if address not in (None, "auto", "local") and not _is_at(ray, address):
@@ -130,31 +151,31 @@ def cluster(
                 f"This process is connected to another Ray cluster than {address!r}; call ray.shutdown() first."
             )
     elif address is None or address == "local":
-        _start(ray, workers, cpus_per_worker)
+        _start(ray, workers, cpus)
         started = True
     else:
         _join(ray, address)
         joined = True
     try:
         has = ray.cluster_resources()
-        room = [has.get("CPU", 0.0) / cpus_per_worker]
-        if gpus_per_worker:
-            room.append(has.get("GPU", 0.0) / gpus_per_worker)
+        room = [has.get("CPU", 0.0) / cpus]
+        if gpus:
+            room.append(has.get("GPU", 0.0) / gpus)
         if workers is None and min(room) < 1:
             raise ClusterError(
-                f"A worker needs {cpus_per_worker:g} CPUs and {gpus_per_worker:g} GPUs, and the Ray cluster has "
+                f"A worker needs {cpus:g} CPUs and {gpus:g} GPUs, and the Ray cluster has "
                 f"{has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs. Ask for less with cpus_per_worker= and "
                 "gpus_per_worker=; where the cluster grows by itself, say how many workers= it should grow to."
             )
         number = max(1, min(int(min(room)) if workers is None else workers, tasks or 1_000_000))
-        yield Cluster(ray, number, cpus_per_worker, gpus_per_worker, started)
+        yield Cluster(ray, number, cpus, gpus, started)
     finally:
         if started or joined:
             ray.shutdown()
 
 
 def _start(ray: Any, workers: int | None, cpus: float) -> None:
-    """A cluster on this machine, which says nothing and tells nobody."""
+    """Start a cluster on this machine that writes nothing to the terminal and reports no usage."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     # Workers beyond the cores take turns on them, which is slow and otherwise fine.
@@ -173,7 +194,7 @@ def _start(ray: Any, workers: int | None, cpus: float) -> None:
 
 
 def _join(ray: Any, address: str) -> None:
-    _knock(address)
+    _check_reachable(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="dreamy_lens")
     except Exception as error:
@@ -184,21 +205,21 @@ def _join(ray: Any, address: str) -> None:
         why = str(error).splitlines()[0] if str(error) else repr(error)
         if os.environ.get("RAY_AUTH_MODE") != "token":
             why += ". If it asks for a token (Ray's default), set RAY_AUTH_MODE=token before Python starts"
-        raise ClusterError(_nobody(address, why)) from error
+        raise ClusterError(_unreachable(address, why)) from error
 
 
-def _knock(address: str) -> None:
-    """Raise ClusterError if nobody answers at a host and port, which Ray would try for minutes."""
+def _check_reachable(address: str) -> None:
+    """Raise ClusterError if no process answers at a host and port, which Ray would try for minutes."""
     found = re.fullmatch(r"(?:ray://)?([^\s:/]+):(\d+)", address)
     if found is None:
         return
     try:
         socket.create_connection((found[1], int(found[2])), timeout=10).close()
     except (OSError, OverflowError) as error:
-        raise ClusterError(_nobody(address, str(error))) from None
+        raise ClusterError(_unreachable(address, str(error))) from None
 
 
-def _nobody(address: str, why: str) -> str:
+def _unreachable(address: str, why: str) -> str:
     return (
         f"There is no Ray cluster to join at {address!r}: {why.rstrip('.')}. `ray start --head` on one of its machines "
         "starts one and says its address; ray=True without an address needs none."
@@ -206,7 +227,7 @@ def _nobody(address: str, why: str) -> str:
 
 
 def _is_at(ray: Any, address: str) -> bool:
-    """Whether the cluster this process is connected to is the one of an address, as far as that can be told."""
+    """Return whether this process is connected to the cluster of an address, as far as Ray tells."""
     if address.startswith("ray://"):
         return True  # a client knows no address but its own
     return ray.get_runtime_context().gcs_address == address

@@ -1,14 +1,14 @@
-"""A scan in parts that workers take: which there are, and what is in the folder they share.
+"""The tasks of a scan that workers share, and the folder that says which of them are done.
 
-Under `parcels/` in the place of a scan:
+Under `parcels/` in the folder of a scan:
 
-* `scan.json`: the manifest: the scan's identity, and every parcel.
-* `0007.part`: what was found in parcel 7 so far, replaced now and then, so that a worker that dies costs a minute;
+* `scan.json`: the manifest: the scan's identity, and every task.
+* `0007.part`: results of task 7 so far, replaced now and then, so that a worker that dies costs a minute;
   `0007.part.json` says how often.
-* `0007.safetensors`: all that was found in it; `0007.until`: what was found until it was given up.
-* `0007.json`: the receipt, written last: the parcel is done, or given up.
-* `0007.attempts/<saves>-<name>`: one for each time it was begun after so many saves. Three at one place, and none
-  that got further: it is given up.
+* `0007.safetensors`: all results of task 7; `0007.until`: its results until it was given up.
+* `0007.json`: the receipt, written last: the task is done, or given up.
+* `0007.attempts/<saves>-<name>`: one file for each time the task was begun after so many saves. After three at one
+  place, none of which got further, the task is given up.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ FORMAT = "dreamy_lens scan in parcels"
 VERSION = 1
 
 LEAST = 1 << 22
-"""Characters of a parcel, at least: some 80,000 windows."""
+"""Fewest characters of a task: some 80,000 windows."""
 
 EACH = 4
-"""Parcels for each worker: what the last one to finish has the others wait for is a quarter of its share."""
+"""Tasks for each worker: the others wait for the last one for a quarter of its share at most."""
 
 
 @dataclass(frozen=True)
 class ScanTask:
-    """Blocks that follow each other.
+    """Consecutive blocks of a corpus to scan.
 
     Attributes:
-        number: of the parcel; results are merged in this order.
-        shard: of the first block.
-        block: the first block.
-        last: the shard of the last block.
-        end: the block of that shard to end before; None is its end.
-        rest_of: the parcel that was given up in an earlier shard, if this is what it left.
+        number: Number of the task.
+        shard: Shard of the first block.
+        block: First block.
+        last: Shard of the last block.
+        end: Block of the last shard to stop before; None is the end of the shard.
+        rest_of: Number of the task that was given up in an earlier shard, if this task is what it left.
     """
 
     number: int
@@ -57,28 +57,28 @@ class ScanTask:
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """Path of the task's files in the folder of the scan, without a suffix."""
         return f"{FOLDER}/{self.number:04d}"
 
     def to_list(self) -> list[int | None]:
-        """As JSON values."""
+        """Return the fields as JSON values."""
         return [self.number, self.shard, self.block, self.last, self.end, self.rest_of]
 
     def rest(self, shard: int, number: int) -> ScanTask | None:
-        """What follows a shard, as a parcel of its own."""
+        """Return a task for what follows a shard, or None if it is the last one."""
         return ScanTask(number, shard + 1, 0, self.last, self.end, self.number) if shard < self.last else None
 
 
-def parcels_of(corpus: Any, workers: int, sampled: bool) -> list[ScanTask]:
-    """Share a corpus out.
+def plan_tasks(corpus: Any, workers: int, sampled: bool) -> list[ScanTask]:
+    """Divide a corpus into tasks.
 
     Where there are many shards, whole shards are taken together; otherwise the corpus is read once for its blocks, with
     no tokenizer, which takes a hundredth of the time that a scan takes.
 
     Args:
-        corpus: of texts.
-        workers: how many will share them.
-        sampled: whether a random part of each block is scanned, for which the blocks have to be known anyway.
+        corpus: Corpus to scan.
+        workers: Number of workers that share the tasks.
+        sampled: Whether a random part of each block is scanned, for which the blocks have to be known anyway.
 
     Raises:
         CorpusError: the corpus can be read only once.
@@ -102,9 +102,9 @@ def parcels_of(corpus: Any, workers: int, sampled: bool) -> list[ScanTask]:
 
 
 def _table(corpus: Any) -> list[tuple[int, int, int | None, int]]:
-    """(shard, block, end, characters) of every block; where a shard cannot be read on, the rest is as one."""
+    """Return (shard, block, end, characters) of every block; the rest of a shard that cannot be read is one block."""
     try:
-        return [(shard, block, block + 1, count) for shard, block, count in corpus.table()]
+        return [(shard, block, block + 1, count) for shard, block, count in corpus.block_sizes()]
     except DreamyLensError:
         raise
     except Exception:  # workers note what is wrong with a shard, and go on with the next one
@@ -122,65 +122,66 @@ def _table(corpus: Any) -> list[tuple[int, int, int | None, int]]:
 
 @dataclass
 class TaskLedger:
-    """The parcels of one scan, in the folder that it shares.
+    """The tasks of one scan, in the folder that its workers share.
 
     Attributes:
-        place: of the scan.
-        mark: of the manifest, by which workers know that they see the same folder.
-        identity: of the scan.
-        parcels: all of them; those that were left by one that was given up come last.
+        place: Folder of the scan.
+        mark: Random text in the manifest, by which workers know that they see the same folder.
+        identity: Identity of the scan.
+        tasks: All tasks; those that were left by a task that was given up come last.
     """
 
     place: SharedFolder
     mark: str
     identity: dict[str, Any]
-    parcels: list[ScanTask]
+    tasks: list[ScanTask]
 
     @classmethod
     def open(cls, place: SharedFolder, identity: dict[str, Any]) -> TaskLedger | None:
-        """What an earlier call has begun; None if there is nothing.
+        """Open the ledger that an earlier call has written; None if there is none.
 
         Raises:
-            ExamplesError: it is of another scan.
+            ExamplesError: The ledger is of another scan.
         """
         from dreamy_lens.scan.checkpoint import check_same
 
-        found = place.read(MANIFEST)
-        if found is None:
+        manifest = place.read(MANIFEST)
+        if manifest is None:
             return None
-        if found.get("format") != FORMAT or not isinstance(found.get("version"), int) or found["version"] > VERSION:
+        version = manifest.get("version")
+        if manifest.get("format") != FORMAT or not isinstance(version, int) or version > VERSION:
             raise ExamplesError(f"The {MANIFEST} in {place} is not one that this dreamy_lens reads; remove the folder.")
-        check_same(found["identity"], identity, place.text)
-        return cls(place, found["mark"], identity, [ScanTask(*row) for row in found["parcels"]])
+        check_same(manifest["identity"], identity, place.text)
+        return cls(place, manifest["mark"], identity, [ScanTask(*row) for row in manifest["parcels"]])
 
     @classmethod
-    def new(cls, place: SharedFolder, identity: dict[str, Any], parcels: Sequence[ScanTask]) -> TaskLedger:
-        """One for a scan that has not begun."""
-        made = cls(place, secrets.token_hex(8), identity, list(parcels))
-        made.write()
-        return made
+    def new(cls, place: SharedFolder, identity: dict[str, Any], tasks: Sequence[ScanTask]) -> TaskLedger:
+        """Write the ledger of a scan that has not begun."""
+        ledger = cls(place, secrets.token_hex(8), identity, list(tasks))
+        ledger.write()
+        return ledger
 
     def write(self) -> None:
-        """Keep which parcels there are."""
-        rows = [parcel.to_list() for parcel in self.parcels]
+        """Write the manifest, with all tasks."""
+        rows = [task.to_list() for task in self.tasks]
         head = {"format": FORMAT, "version": VERSION, "mark": self.mark, "identity": self.identity, "parcels": rows}
         self.place.write(MANIFEST, head)
 
     def receipts(self) -> dict[int, dict[str, Any]]:
-        """Of the parcels that are done or given up, by their numbers."""
+        """Return the receipts of tasks that are done or given up, by the tasks' numbers."""
         there = set(self.place.names(FOLDER))
-        names = [p.name for p in self.parcels if f"{p.number:04d}.json" in there]
+        names = [task.name for task in self.tasks if f"{task.number:04d}.json" in there]
         found = self.place.read_all(f"{name}.json" for name in names)
         return {receipt["parcel"]: receipt for receipt in found.values() if "parcel" in receipt}
 
     def split(self, receipts: dict[int, dict[str, Any]]) -> None:
-        """Make parcels of what those that were given up have left in later shards."""
-        known = {parcel.rest_of for parcel in self.parcels}
-        before = len(self.parcels)
-        for parcel in list(self.parcels):
-            receipt = receipts.get(parcel.number)
-            if receipt and receipt["status"] == "given up" and parcel.number not in known:
-                rest = parcel.rest(receipt["at"][0], len(self.parcels))
-                self.parcels += [] if rest is None else [rest]
-        if len(self.parcels) > before:
+        """Make tasks of what tasks that were given up have left in later shards."""
+        known = {task.rest_of for task in self.tasks}
+        before = len(self.tasks)
+        for task in list(self.tasks):
+            receipt = receipts.get(task.number)
+            if receipt and receipt["status"] == "given up" and task.number not in known:
+                rest = task.rest(receipt["at"][0], len(self.tasks))
+                self.tasks += [] if rest is None else [rest]
+        if len(self.tasks) > before:
             self.write()

@@ -1,4 +1,4 @@
-"""Parcels handed to workers by Ray Data, and what is seen of it."""
+"""Tasks of a scan, handed to workers by Ray Data, and a progress bar of them."""
 
 from __future__ import annotations
 
@@ -13,35 +13,36 @@ from typing import TYPE_CHECKING, Any
 from dreamy_lens.cluster.ray_cluster import Cluster
 from dreamy_lens.cluster.scan_tasks import ScanTask, TaskLedger
 from dreamy_lens.cluster.scan_worker import ScanActor
+from dreamy_lens.scan.progress_bar import TokenBar
 
 if TYPE_CHECKING:
     from dreamy_lens.scan.scan import Scan
 
 POLL_SECONDS = 0.5
-"""How often the bar is moved."""
+"""Seconds between two movements of the bar."""
 
 
 @contextlib.contextmanager
-def handed_out(cluster: Cluster, data: bytes, parcels: list[ScanTask]) -> Iterator[Iterator[dict[str, Any]]]:
-    """The receipts of parcels, as they come: Ray Data hands them to actors, and replaces those that die.
+def run_tasks(cluster: Cluster, data: bytes, tasks: list[ScanTask]) -> Iterator[Iterator[dict[str, Any]]]:
+    """Have tasks scanned by actors, and give the receipts as they come.
 
-    It has no bound on how often it does: what a dead actor was at is given to the next one for ever. So attempts are
-    counted by the workers, in the folder that they share; see :mod:`~dreamy_lens.cluster.scan_tasks`.
+    Ray Data replaces actors that die, without a bound: the task of a dead actor is given to the next one for ever. So
+    workers count attempts, in the folder that they share; see :mod:`~dreamy_lens.cluster.scan_tasks`.
 
     Args:
-        cluster: where.
-        data: of the workers.
-        parcels: at least one.
+        cluster: Ray cluster that runs the actors.
+        data: Bytes of the :class:`~dreamy_lens.cluster.scan_worker.ScanWorker`.
+        tasks: Tasks to scan, at least one.
     """
-    of = importlib.import_module("ray.data")
-    context, log = of.DataContext.get_current(), logging.getLogger("ray.data")
+    ray_data = importlib.import_module("ray.data")
+    context, log = ray_data.DataContext.get_current(), logging.getLogger("ray.data")
     before = context.enable_progress_bars, log.level
     context.enable_progress_bars = False
     log.setLevel(logging.ERROR)
     # One at a time to each: a second one would wait at a busy worker while another has nothing to do.
-    pool = of.ActorPoolStrategy(size=min(cluster.workers, len(parcels)), max_tasks_in_flight_per_actor=1)
-    given = of.from_items([{"parcel": json.dumps(one.to_list())} for one in parcels], override_num_blocks=len(parcels))
-    made = given.map_batches(
+    pool = ray_data.ActorPoolStrategy(size=min(cluster.workers, len(tasks)), max_tasks_in_flight_per_actor=1)
+    rows = [{"task": json.dumps(task.to_list())} for task in tasks]
+    receipts = ray_data.from_items(rows, override_num_blocks=len(tasks)).map_batches(
         ScanActor,
         batch_size=1,
         compute=pool,
@@ -50,7 +51,7 @@ def handed_out(cluster: Cluster, data: bytes, parcels: list[ScanTask]) -> Iterat
         num_cpus=cluster.cpus,
         num_gpus=cluster.gpus or None,
     )
-    rows = iter(made.iter_rows())
+    rows = iter(receipts.iter_rows())
     try:
         yield (json.loads(row["receipt"]) for row in rows)
     finally:
@@ -62,54 +63,52 @@ def handed_out(cluster: Cluster, data: bytes, parcels: list[ScanTask]) -> Iterat
 
 
 class ProgressCounter:
-    """An actor that workers tell how far each parcel is."""
+    """Actor that collects the workers' reports on how far each task is."""
 
     def __init__(self) -> None:
         self._counts: dict[int, dict[str, int]] = {}
 
-    def tell(self, parcel: int, counts: dict[str, int]) -> None:
-        """Counts of a parcel, so far."""
-        self._counts[parcel] = counts
+    def report(self, task: int, counts: dict[str, int]) -> None:
+        """Take the counts of a task so far."""
+        self._counts[task] = counts
 
-    def told(self) -> dict[int, dict[str, int]]:
-        """Of all parcels."""
+    def counts(self) -> dict[int, dict[str, int]]:
+        """Return the counts of all tasks so far."""
         return self._counts
 
 
-class ClusterBar:
-    """Progress: the part of the corpus, tokens, tokens per second, parcels, time left.
+class ClusterBar(TokenBar):
+    """Progress bar of a scan on a cluster: as that of one process, with the number of tasks that are done.
 
     Args:
-        scan: that is shared out.
-        ledger: of its parcels.
-        receipts: of those that are done.
-        shown: None shows it in terminals and notebooks.
+        scan: Scan that is shared out.
+        ledger: Ledger of the scan's tasks.
+        receipts: Receipts of tasks that are done already.
+        shown: Whether to show the bar; None shows it in terminals and notebooks.
     """
 
     def __init__(self, scan: Scan, ledger: TaskLedger, receipts: dict[int, Any], shown: bool | None) -> None:
-        from tqdm.auto import tqdm
-
-        from dreamy_lens.scan.progress_bar import _FORMAT, _is_watched
-
-        shown = _is_watched() if shown is None else shown
-        self._counts = {n: r["counts"] for n, r in receipts.items() if "counts" in r}
+        self._counts = {number: receipt["counts"] for number, receipt in receipts.items() if "counts" in receipt}
         self._done, self._ledger = set(receipts), ledger
-        self._known, self._features = _total(scan), sum(map(len, scan.banks))
-        self._before, self._start = self._sum("tokens"), None
-        self._bar = tqdm(
-            total=1.0, initial=self._part(), desc="scanning", disable=not shown, bar_format=_FORMAT, dynamic_ncols=True
-        )
+        self._known = _total(scan)
+        self._tokens_before = self._sum("tokens")
+        super().__init__(shown, sum(map(len, scan.banks)), self._part())
 
     def _sum(self, name: str) -> int:
         return sum(counts[name] for counts in self._counts.values())
 
     def _part(self) -> float:
         if self._known is None:
-            return len(self._done) / len(self._ledger.parcels)
+            return len(self._done) / len(self._ledger.tasks)
         return min(1.0, self._sum(self._known[0]) / max(1, self._known[1]))
 
+    def _speed(self, tokens: int) -> str:
+        if self._start is None and tokens <= self._tokens_before:
+            return "workers get ready"
+        return super()._speed(tokens)
+
     def take(self, receipt: dict[str, Any]) -> None:
-        """One more parcel."""
+        """Count one more task as done."""
         self._done.add(receipt["parcel"])
         if "counts" in receipt:
             self._counts[receipt["parcel"]] = receipt["counts"]
@@ -117,26 +116,14 @@ class ClusterBar:
 
     def update(self) -> None:
         """Show where the scan stands."""
-        from dreamy_lens.scan.progress_bar import count
-
-        if self._bar.disable:
-            return
-        self._bar.n = self._part()
-        seconds, tokens = self._bar.format_dict["elapsed"], self._sum("tokens")
-        if self._start is None:
-            self._start = seconds if tokens > self._before else None
-            self._before = tokens if tokens > self._before else self._before
-            speed = "workers get ready" if self._start is None else ""
-        else:
-            speed = f"{count((tokens - self._before) / max(seconds - self._start, 1e-9))} tokens/s"
-        parts = f"{len(self._done)} of {len(self._ledger.parcels)} parts"
-        shown = [f"{count(tokens)} tokens", speed, f"{self._features:,} features", parts]
-        self._bar.set_postfix_str(", ".join(filter(None, shown)))
+        if self.is_shown:
+            parts = f"{len(self._done)} of {len(self._ledger.tasks)} parts"
+            self.show(self._sum("tokens"), self._part(), parts)
 
     @contextlib.contextmanager
     def watching(self, cluster: Cluster, name: str) -> Iterator[None]:
-        """Inside, the bar follows what workers tell an actor of this name."""
-        if self._bar.disable:
+        """Follow the reports that workers send to an actor of this name, until the block ends."""
+        if not self.is_shown:
             yield
             return
         ray = cluster.ray
@@ -146,8 +133,8 @@ class ClusterBar:
         def follow() -> None:
             while not ended.wait(POLL_SECONDS):
                 with contextlib.suppress(Exception):  # the scan is worth more than the sight of it
-                    told = ray.get(counter.told.remote(), timeout=10)
-                    self._counts |= {n: counts for n, counts in told.items() if n not in self._done}
+                    reports = ray.get(counter.counts.remote(), timeout=10)
+                    self._counts |= {task: counts for task, counts in reports.items() if task not in self._done}
                     self.update()
 
         watcher = threading.Thread(target=follow, name="dreamy-lens-scan-bar", daemon=True)
@@ -162,14 +149,11 @@ class ClusterBar:
     def __enter__(self) -> ClusterBar:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-
 
 def _total(scan: Scan) -> tuple[str, int] | None:
-    """What is counted, and how much of it there is, as far as that is known."""
-    if scan.settings.tokens is not None:
-        return "tokens", scan.settings.tokens
-    found = [scan.corpus.characters(shard) for shard in range(len(scan.corpus.shards))]
-    known = [count for count in found if count is not None]
-    return ("characters", sum(known)) if len(known) == len(found) else None
+    """Return what is counted, and how much of it the corpus has; None if that is not known."""
+    if scan.config.tokens is not None:
+        return "tokens", scan.config.tokens
+    sizes = [scan.corpus.characters(shard) for shard in range(len(scan.corpus.shards))]
+    known = [size for size in sizes if size is not None]
+    return ("characters", sum(known)) if len(known) == len(sizes) else None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dreamy_lens._host import is_watched
+from dreamy_lens._host import progress_bar
 from dreamy_lens.comparison.ngrams import NgramIndex
 from dreamy_lens.corpus.corpus import Block, Corpus
 from dreamy_lens.corpus.tokenizing import encode_sections
@@ -24,12 +24,9 @@ def in_corpus(
         vocabulary: turns text into ids.
         progress: whether to show a bar; None shows one in terminals and notebooks.
     """
-    from tqdm.auto import tqdm
-
-    shown = is_watched() if progress is None else progress
     grams, shards = NgramIndex(prompts), len(corpus.shards)
     longest = max(map(len, prompts), default=1)
-    with tqdm(total=1.0, desc="reading", disable=not shown, bar_format="{desc}: {percentage:3.0f}%|{bar}|") as bar:
+    with progress_bar(progress, total=1.0, desc="reading", bar_format="{desc}: {percentage:3.0f}%|{bar}|") as bar:
         for shard in range(shards):
             before: _Tail | None = None
             for block in corpus.blocks(shard):

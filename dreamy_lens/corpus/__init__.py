@@ -5,7 +5,7 @@ from dreamy_lens.corpus.documentation import PACKAGES, Document, docstrings, is_
 from dreamy_lens.corpus.problems import Problem, Problems
 from dreamy_lens.corpus.sources import open_corpus
 from dreamy_lens.corpus.sources import open_corpus as open
-from dreamy_lens.corpus.windows import Windows, WindowSettings, windows_of
+from dreamy_lens.corpus.windows import Windows, WindowSettings, cut_windows
 
 __all__ = [
     "PACKAGES",
@@ -17,9 +17,9 @@ __all__ = [
     "Section",
     "WindowSettings",
     "Windows",
+    "cut_windows",
     "docstrings",
     "is_held_out",
     "open",
     "open_corpus",
-    "windows_of",
 ]

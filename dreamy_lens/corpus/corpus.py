@@ -78,16 +78,17 @@ class Shard:
     """A part of a corpus that is read in one go; what the kinds of sources implement.
 
     Attributes:
-        name: for people.
-        characters: how many there are in all, if that is known before reading.
-        once: whether it can be read only once.
-        sampled: whether its beginning alone tells it from others, so that equal fingerprints do not say all.
+        name: Name of the shard, for messages.
+        characters: Number of characters, if that is known before reading.
+        single_pass: Whether the shard can be read only once.
+        partial_fingerprint: Whether the fingerprint is of the beginning only, so that shards of equal fingerprints may
+            differ.
     """
 
     name: str
     characters: int | None = None
-    once = False
-    sampled = False
+    single_pass = False
+    partial_fingerprint = False
 
     def pieces(self, point: Any, note: Callable[[Problem], None]) -> Iterator[Piece]:
         """The documents from a point on, None for the beginning; `note` is told of what is passed over."""
@@ -144,14 +145,19 @@ class Corpus:
         return self._fingerprint
 
     @property
-    def sampled(self) -> bool:
-        """Whether corpora of one fingerprint can still differ, since it is of their beginning only."""
-        return any(shard.sampled for shard in self._shards)
+    def partial_fingerprint(self) -> bool:
+        """Whether corpora of equal fingerprints may differ, since the fingerprint is of their beginning only."""
+        return any(shard.partial_fingerprint for shard in self._shards)
 
     @property
-    def once(self) -> bool:
-        """Whether it can be read only once."""
-        return any(shard.once for shard in self._shards)
+    def single_pass(self) -> bool:
+        """Whether the corpus can be read only once."""
+        return bool(self.single_pass_shards)
+
+    @property
+    def single_pass_shards(self) -> tuple[str, ...]:
+        """The names of the shards that can be read only once."""
+        return tuple(shard.name for shard in self._shards if shard.single_pass)
 
     @property
     def shards(self) -> tuple[str, ...]:
@@ -185,8 +191,8 @@ class Corpus:
         self._shard(shard)
         return self._read(shard, int(start))
 
-    def table(self) -> list[tuple[int, int, int]]:
-        """(shard, block, characters) of every block, found by reading the corpus once without tokenizing it.
+    def block_sizes(self) -> list[tuple[int, int, int]]:
+        """Return (shard, block, characters) of every block, by reading the corpus once without tokenizing it.
 
         The answer is kept, and goes along when the corpus is pickled, together with the places where blocks begin.
 
@@ -194,13 +200,15 @@ class Corpus:
             CorpusError: the source can be read only once.
 
         >>> from dreamy_lens import corpus
-        >>> corpus.open(["word " * 100_000, "A second one."]).table()
+        >>> corpus.open(["word " * 100_000, "A second one."]).block_sizes()
         [(0, 0, 327674), (0, 1, 172339)]
         """
         for shard, whole in enumerate(self._whole):
             if not whole:
-                if self._shards[shard].once:
-                    raise CorpusError(f"{self._shards[shard].name} can be read once, and a table would be that once.")
+                if self._shards[shard].single_pass:
+                    raise CorpusError(
+                        f"{self._shards[shard].name} can be read only once, and counting its blocks would read it."
+                    )
                 for _ in self._read(shard, len(self._characters[shard])):
                     pass
         return [(s, b, count) for s, counts in enumerate(self._characters) for b, count in enumerate(counts)]

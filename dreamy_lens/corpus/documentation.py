@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamy_lens._files import remembered
+from dreamy_lens._files import cached_json
 from dreamy_lens.errors import SettingsError
 
 PACKAGES: tuple[str, ...] = (
@@ -169,7 +169,7 @@ def without_near_duplicates(documents: Iterable[Document]) -> tuple[list[Documen
 
 @lru_cache(maxsize=2)
 def _splits(packages: tuple[str, ...]) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
-    found = remembered("documentation", [VERSION, *packages, _files(packages)], lambda: _read_splits(packages))
+    found = cached_json("documentation", [VERSION, *packages, _files_digest(packages)], lambda: _read_splits(packages))
     train, held_out = (tuple(Document(text, source) for text, source in split) for split in found)
     return train, held_out
 
@@ -178,8 +178,8 @@ def _read_splits(packages: tuple[str, ...]) -> list[list[tuple[str, str]]]:
     return [[(d.text, d.source) for d in split] for split in without_near_duplicates(read_documents(packages))]
 
 
-def _files(packages: tuple[str, ...]) -> str:
-    """What changes when a source file of the packages does: a digest of names, sizes and times of all of them."""
+def _files_digest(packages: tuple[str, ...]) -> str:
+    """Digest of names, sizes and times of all source files of the packages."""
     digest = hashlib.sha256(sys.version.encode())
     for package in packages:
         for root, label in _source_roots(package.split(".")[0]):

@@ -12,8 +12,8 @@ from dreamy_lens.corpus.corpus import Piece, Shard
 from dreamy_lens.corpus.paths import File
 from dreamy_lens.corpus.problems import Problem
 from dreamy_lens.corpus.records import Note, is_array, json_array, json_field, json_pieces, json_rows, text_pieces
-from dreamy_lens.corpus.streams import UNREADABLE, reading, reason
-from dreamy_lens.corpus.text_field import choose, missing
+from dreamy_lens.corpus.streams import UNREADABLE, error_line, open_stream
+from dreamy_lens.corpus.text_field import choose_text_field, explain_no_text
 from dreamy_lens.errors import CorpusError
 
 SMALL = 8 << 20
@@ -53,9 +53,11 @@ class FileShard(Shard):
                     yield piece._replace(at=(i, piece.at, read), after=(i, piece.after, read))
             except UNREADABLE as error:
                 if file.remote and _may_pass(error):
-                    raise CorpusError(f"{file.path} could not be read: {reason(error)}. Try again later.") from error
+                    raise CorpusError(
+                        f"{file.path} could not be read: {error_line(error)}. Try again later."
+                    ) from error
                 part = "it breaks off, and the rest is missing: " if read or (place and i == first) else ""
-                note(Problem(file.name, part + reason(error), "unreadable file"))
+                note(Problem(file.name, part + error_line(error), "unreadable file"))
 
     def done(self, point: Any) -> float | None:
         """The part of the bytes of all files."""
@@ -74,9 +76,9 @@ class FileShard(Shard):
             file, wanted = self.files[i], self.settings.text_field
             if file.format == "parquet":
                 with file.open() as raw:
-                    self._fields[i] = choose(_columns(_parquet(raw).schema_arrow), wanted)
+                    self._fields[i] = choose_text_field(_columns(_parquet(raw).schema_arrow), wanted)
             else:
-                with reading(file) as stream:
+                with open_stream(file) as stream:
                     self._fields[i] = json_field(stream, file.name, wanted)
         return self._fields[i]
 
@@ -85,7 +87,7 @@ class FileShard(Shard):
         file, settings = self.files[i], self.settings
         if file.format == "text":
             place = place or (0, 1, 0)
-            with reading(file, place[0]) as stream:
+            with open_stream(file, place[0]) as stream:
                 for piece in text_pieces(stream, file.name, place, note, settings.separator, settings.encoding):
                     yield piece, stream.stored
                 if stream.error:
@@ -101,7 +103,7 @@ class FileShard(Shard):
 
 
 def _json_pieces(file: File, place: Any, field: str, note: Note) -> Iterator[tuple[Piece, int]]:
-    with reading(file, place[0] if isinstance(place, tuple) else 0) as stream:
+    with open_stream(file, place[0] if isinstance(place, tuple) else 0) as stream:
         if isinstance(place, int) or (place is None and is_array(stream, file.name)):
             rows: Iterator[Any] = json_array(stream, file.name, place or 0, note)
         else:
@@ -135,7 +137,7 @@ def _parquet_pieces(file: File, place: tuple[int, int], field: str, note: Note) 
                                 note(Problem(label, "bytes that are not UTF-8 were replaced", "replaced characters"))
                                 text = text.decode("utf-8", "replace")
                             if not isinstance(text, str):
-                                note(Problem(label, missing({field: text}, field), "no text"))
+                                note(Problem(label, explain_no_text({field: text}, field), "no text"))
                             elif text:
                                 yield Piece(label, 0, text, (group, row), (group, row + 1)), read
                         row += 1
@@ -143,7 +145,7 @@ def _parquet_pieces(file: File, place: tuple[int, int], field: str, note: Note) 
                 if file.remote and _may_pass(error):
                     raise
                 label = f"{file.name}, row group {group}"
-                note(Problem(label, f"from row {row} of {sizes[group]} on: {reason(error)}", "unreadable file"))
+                note(Problem(label, f"from row {row} of {sizes[group]} on: {error_line(error)}", "unreadable file"))
 
 
 def _parquet(raw: Any) -> Any:

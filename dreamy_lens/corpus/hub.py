@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from dreamy_lens.corpus.corpus import Piece, Shard
-from dreamy_lens.corpus.memory import SAMPLE, hash_of
+from dreamy_lens.corpus.memory import SAMPLE, texts_digest
 from dreamy_lens.corpus.problems import Problem
 from dreamy_lens.corpus.records import Note
-from dreamy_lens.corpus.text_field import choose, missing
+from dreamy_lens.corpus.text_field import choose_text_field, explain_no_text
 from dreamy_lens.errors import CorpusError
 
 BATCH = 1 << 20
@@ -86,7 +86,7 @@ class StreamShard(Shard):
 def _piece(shard: TableShard | StreamShard, text: Any, row: int, note: Note) -> Iterator[Piece]:
     label = f"{shard.name}:{row}"
     if not isinstance(text, str):
-        note(Problem(label, missing({shard.field: text}, shard.field), "no text"))
+        note(Problem(label, explain_no_text({shard.field: text}, shard.field), "no text"))
     elif text:
         yield Piece(label, 0, text, row, row + 1)
 
@@ -96,7 +96,7 @@ def is_dataset(source: Any) -> bool:
     return any(kind.__module__.partition(".")[0] == "datasets" for kind in type(source).__mro__)
 
 
-def load(name: str, split: str | None, config: str | None) -> tuple[str, Any]:
+def load_dataset(name: str, split: str | None, config: str | None) -> tuple[str, Any]:
     """(name for people, data set) of a name on the Hub, streamed.
 
     Raises:
@@ -164,7 +164,7 @@ def _field(source: Any, name: str, wanted: str | None) -> str:
         columns: dict[str, bool] = {}
         for row in rows:
             columns |= {key: columns.get(key, False) or isinstance(value, str) for key, value in row.items()}
-    field, why = choose(columns, wanted)
+    field, why = choose_text_field(columns, wanted)
     if field is None:
         raise CorpusError(f"Where is the text in {name}? {why[0].upper()}{why[1:]}.")
     return field
@@ -176,5 +176,5 @@ def _stream_fingerprint(source: Any, name: str, parts: int, field: str) -> str:
     known = [name, parts, field, info.dataset_name, info.config_name, str(info.version), info.dataset_size]
     known += sorted(map(str, info.download_checksums or {}))
     texts = (row[field] for row in itertools.islice(iter(source), 200))
-    digest = hashlib.sha256(json.dumps([*known, hash_of(texts, SAMPLE)]).encode())
+    digest = hashlib.sha256(json.dumps([*known, texts_digest(texts, SAMPLE)]).encode())
     return digest.hexdigest()[:16]

@@ -15,8 +15,8 @@ from dreamy_lens.errors import CorpusError
 SAMPLE = 1 << 18  # characters at the beginning of an iterable that tell it from others
 
 
-def text_of(item: Any, name: str) -> tuple[str, str] | Problem:
-    """(name, text) of a str, or of something with `.text` and perhaps `.source`; a problem if it is neither."""
+def named_text(item: Any, name: str) -> tuple[str, str] | Problem:
+    """Return (name, text) of a str, or of an object with `.text` and perhaps `.source`; a problem if it is neither."""
     if isinstance(item, str):
         return name, str(item)
     text = getattr(item, "text", None)
@@ -26,11 +26,11 @@ def text_of(item: Any, name: str) -> tuple[str, str] | Problem:
     return Problem(name, f"a text was expected, and it is {type(item).__name__}", "no text")
 
 
-def hash_of(items: Iterable[Any], limit: int | None = None) -> str:
-    """A hash of texts and their names; of the first `limit` characters, or of all."""
+def texts_digest(items: Iterable[Any], limit: int | None = None) -> str:
+    """Return a digest of texts and their names; of the first `limit` characters, or of all."""
     digest, count = hashlib.sha256(), 0
     for i, item in enumerate(items):
-        found = text_of(item, f"text {i}")
+        found = named_text(item, f"text {i}")
         for part in (found.name, found.why) if isinstance(found, Problem) else found:
             data = part.encode("utf-8", "surrogatepass")
             digest.update(len(data).to_bytes(8, "little") + data)
@@ -50,7 +50,7 @@ class TextShard(Shard):
     @property
     def characters(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Of all texts."""
-        return sum(len(t[1]) for t in (text_of(item, "") for item in self.texts) if not isinstance(t, Problem))
+        return sum(len(t[1]) for t in (named_text(item, "") for item in self.texts) if not isinstance(t, Problem))
 
     def pieces(self, point: Any, note: Callable[[Problem], None]) -> Iterator[Piece]:
         """The texts from an index on."""
@@ -63,7 +63,7 @@ class TextShard(Shard):
 
     def fingerprint(self) -> str:
         """The hash of all texts and of their names."""
-        return hash_of(self.texts)
+        return texts_digest(self.texts)
 
 
 class DocstringShard(TextShard):
@@ -96,7 +96,7 @@ class DocstringShard(TextShard):
 class IterableShard(Shard):
     """What can be iterated over again, or a function that returns an iterator; points count what it yields."""
 
-    sampled = True
+    partial_fingerprint = True
 
     def __init__(self, name: str, source: Iterable[Any] | Callable[[], Iterable[Any]]) -> None:
         self.name = name
@@ -110,7 +110,7 @@ class IterableShard(Shard):
 
     def fingerprint(self) -> str:
         """The hash of the first texts, since all of them may be too many."""
-        return f"{self.name}-{hash_of(self._items(), SAMPLE)}"
+        return f"{self.name}-{texts_digest(self._items(), SAMPLE)}"
 
     def _items(self) -> Iterator[Any]:
         made: Any = self.source() if callable(self.source) else self.source
@@ -120,10 +120,10 @@ class IterableShard(Shard):
             raise CorpusError(f"{self.name} returned {type(made).__name__}, which is no iterator of texts.") from None
 
 
-class OnceShard(Shard):
+class SinglePassShard(Shard):
     """An iterator, which can be read once, and read on from where it stands."""
 
-    once = True
+    single_pass = True
 
     def __init__(self, name: str, source: Iterator[Any]) -> None:
         self.name = name
@@ -156,7 +156,7 @@ class OnceShard(Shard):
 
 
 def _piece(item: Any, i: int, note: Callable[[Problem], None]) -> Iterator[Piece]:
-    found = text_of(item, f"text {i}")
+    found = named_text(item, f"text {i}")
     if isinstance(found, Problem):
         note(found)
     elif found[1]:

@@ -91,17 +91,17 @@ def is_glob(source: str) -> bool:
     return any(c in source for c in ("*" if is_url(source) else "*?["))
 
 
-def locate(source: str, options: dict[str, Any]) -> tuple[str, list[File], Problems]:
-    """The files that a path, a folder, a pattern or a URL stands for, sorted by name.
+def find_files(source: str, options: dict[str, Any]) -> tuple[str, list[File], Problems]:
+    """Find the files that a path, a folder, a pattern or a URL stands for, sorted by name.
 
     Hidden files and folders are passed over. Files of unknown formats are, too, and counted.
 
     Args:
-        source: where to look.
-        options: for fsspec, where it is a URL.
+        source: Path, folder, pattern or URL to look at.
+        options: Options of fsspec for a URL.
 
     Returns:
-        A name for people, the files, and what was passed over.
+        A name for messages, the files, and what was passed over.
 
     Raises:
         CorpusError: there is nothing there, or nothing that can be read.

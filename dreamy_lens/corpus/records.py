@@ -14,7 +14,7 @@ from dreamy_lens.corpus.corpus import Piece
 from dreamy_lens.corpus.problems import Problem
 from dreamy_lens.corpus.sections import SECTION, end_of_section
 from dreamy_lens.corpus.streams import Stream
-from dreamy_lens.corpus.text_field import choose, missing
+from dreamy_lens.corpus.text_field import choose_text_field, explain_no_text
 
 LONGEST_LINE = 1 << 28
 """Bytes of the longest line of JSON that is read; longer ones are passed over."""
@@ -179,7 +179,7 @@ def json_pieces(rows: Iterator[tuple[int, Any, Any, Any]], name: str, field: str
             if text:
                 yield Piece(label, 0, text, before, after)
         else:
-            note(Problem(label, missing(row, field), "no text"))
+            note(Problem(label, explain_no_text(row, field), "no text"))
 
 
 def json_array(stream: Stream, name: str, first: int, note: Note) -> Iterator[tuple[int, Any, int, int]]:
@@ -223,4 +223,4 @@ def json_field(stream: Stream, name: str, wanted: str | None) -> tuple[str | Non
             return wanted or "text", ""  # a line that is nothing but a text
         for key, value in row.items() if isinstance(row, dict) else ():
             columns[key] = columns.get(key, False) or isinstance(value, str)
-    return choose(columns, wanted) if columns else (wanted or "text", "")
+    return choose_text_field(columns, wanted) if columns else (wanted or "text", "")

@@ -18,8 +18,8 @@ from dreamy_lens.corpus import hub
 from dreamy_lens.corpus.corpus import Corpus, Shard
 from dreamy_lens.corpus.documentation import PACKAGES, SPLITS
 from dreamy_lens.corpus.files import ReadOptions, file_shards
-from dreamy_lens.corpus.memory import DocstringShard, IterableShard, OnceShard, TextShard, first_of, text_of
-from dreamy_lens.corpus.paths import COMPRESSIONS, FORMATS, File, is_glob, is_url, locate
+from dreamy_lens.corpus.memory import DocstringShard, IterableShard, SinglePassShard, TextShard, first_of, named_text
+from dreamy_lens.corpus.paths import COMPRESSIONS, FORMATS, File, find_files, is_glob, is_url
 from dreamy_lens.corpus.problems import Problem, Problems
 from dreamy_lens.corpus.sections import BLOCK, SECTION
 from dreamy_lens.errors import CorpusError, SettingsError
@@ -133,7 +133,7 @@ def _named(source: str, given: dict[str, Any]) -> Corpus:
     is_file |= "/" in source and os.path.isdir(source.partition("/")[0])
     if (_HUB_NAME.fullmatch(source) or means_hub) and not is_file:
         _check_options(given, ("split", "config", "text_field"), "a data set on the Hub")
-        name, found = hub.load(source, given.get("split"), given.get("config"))
+        name, found = hub.load_dataset(source, given.get("split"), given.get("config"))
         return _dataset(found, name, text_field=given.get("text_field"))
     if means_hub:
         _check_options(given, _FILE_OPTIONS, "files")
@@ -175,7 +175,7 @@ def _version(package: str) -> list[str]:
     return [package, *(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats)]
 
 
-def _reading(options: Mapping[str, Any]) -> tuple[ReadOptions, dict[str, Any]]:
+def _read_options(options: Mapping[str, Any]) -> tuple[ReadOptions, dict[str, Any]]:
     """How files are read, and what fsspec needs."""
     options = dict(options)
     storage = dict(options.pop("storage_options", {}))
@@ -195,16 +195,16 @@ def _reading(options: Mapping[str, Any]) -> tuple[ReadOptions, dict[str, Any]]:
 
 
 def _files(source: str, **options: Any) -> Corpus:
-    settings, storage = _reading(options)
-    name, files, problems = locate(source, storage)
+    settings, storage = _read_options(options)
+    name, files, problems = find_files(source, storage)
     return _corpus_of_files(name, files, settings, problems)
 
 
 def _several_files(paths: Iterable[os.PathLike[str]], **options: Any) -> Corpus:
-    settings, _ = _reading(options)
+    settings, _ = _read_options(options)
     files, problems = [], Problems()
     for path in paths:
-        _, found, passed = locate(os.fspath(path), {})
+        _, found, passed = find_files(os.fspath(path), {})
         files += found
         problems = Problems.total([problems, passed])
     return _corpus_of_files(f"{len(files)} files", files, settings, problems)
@@ -239,7 +239,7 @@ def _texts(source: Any) -> Corpus:
         return _list(source)
     if isinstance(source, Iterator):
         name = f"{kind} {getattr(source, '__qualname__', '')}".strip()
-        return _corpus(name, [OnceShard(name, source)], f"once-{uuid.uuid4()}")
+        return _corpus(name, [SinglePassShard(name, source)], f"once-{uuid.uuid4()}")
     if isinstance(source, Iterable):
         first = first_of(source)
         _check_texts(first, kind)
@@ -271,5 +271,5 @@ def _check_texts(items: Sequence[Any], what: str) -> None:
     """Raise if there is no text among items."""
     if not items:
         raise CorpusError(f"There is no text in {what}: it is empty.")
-    if all(isinstance(text_of(item, ""), Problem) for item in items):
+    if all(isinstance(named_text(item, ""), Problem) for item in items):
         raise CorpusError(f"Texts were expected, and the items of {what} are {type(items[0]).__name__}.")

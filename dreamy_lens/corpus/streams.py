@@ -61,7 +61,7 @@ class Stream:
 
 
 @contextmanager
-def reading(file: File, offset: int = 0) -> Iterator[Stream]:
+def open_stream(file: File, offset: int = 0) -> Iterator[Stream]:
     """A stream over a file from an offset on; in a compressed file, what is before it is decompressed and dropped.
 
     Raises:
@@ -86,7 +86,7 @@ def reading(file: File, offset: int = 0) -> Iterator[Stream]:
         yield stream
 
 
-def reason(error: BaseException) -> str:
-    """What an error says, in one line."""
+def error_line(error: BaseException) -> str:
+    """Return the message of an error, in one line."""
     text = str(getattr(error, "strerror", None) or error or type(error).__name__)
     return " ".join(text.split()).rstrip(".")[:200]

@@ -8,16 +8,16 @@ from typing import Any
 USUAL = ("text", "content")
 
 
-def choose(columns: Mapping[str, bool], wanted: str | None) -> tuple[str | None, str]:
-    """(the column with the texts, "") or (None, why there is none).
+def choose_text_field(columns: Mapping[str, bool], wanted: str | None) -> tuple[str | None, str]:
+    """Return (the column with the texts, "") or (None, why there is none).
 
     Args:
-        columns: every column there is, and whether it holds strings.
-        wanted: the one that was asked for; None takes "text", else "content", else the only column of strings.
+        columns: Every column, and whether it holds strings.
+        wanted: Column that the user named; None takes "text", else "content", else the only column of strings.
 
-    >>> choose({"id": False, "story": True}, None)
+    >>> choose_text_field({"id": False, "story": True}, None)
     ('story', '')
-    >>> choose({"title": True, "body": True}, None)
+    >>> choose_text_field({"title": True, "body": True}, None)
     (None, "it has several columns of strings: 'title', 'body'; name one with text_field=")
     """
     strings = [name for name, is_text in columns.items() if is_text]
@@ -36,8 +36,8 @@ def choose(columns: Mapping[str, bool], wanted: str | None) -> tuple[str | None,
     return None, f"it has several columns of strings: {_listed(strings)}; name one with text_field="
 
 
-def missing(row: Any, field: str) -> str:
-    """Why a row has no text."""
+def explain_no_text(row: Any, field: str) -> str:
+    """Return why a row has no text."""
     if not isinstance(row, dict):
         return f"an object was expected, and it is {_kind(row)}"
     if field not in row:

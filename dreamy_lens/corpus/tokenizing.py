@@ -8,14 +8,17 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from jaxtyping import Int
 
 from dreamy_lens.models.vocabulary import REPLACEMENT, Vocabulary
 
 _fast: WeakKeyDictionary[Vocabulary, bool] = WeakKeyDictionary()  # whether the short way gives the same ids
 
 
-def encode_sections(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """(ids of all texts one after the other, int32 `[T]`; where each begins, and the end, int64 `[texts + 1]`).
+def encode_sections(
+    texts: Sequence[str], vocabulary: Vocabulary
+) -> tuple[Int[np.ndarray, " tokens"], Int[np.ndarray, " texts_and_end"]]:
+    """Return the ids of all texts, one after the other, and where each text begins, followed by the end.
 
     The ids are those of `Vocabulary.encode_many`. A tokenizer written in Rust is asked directly, without the offsets
     that Hugging Face asks for and throws away, if that gave the same for the first texts of the vocabulary.
@@ -43,17 +46,17 @@ def _backend(vocabulary: Vocabulary) -> Any:
     return None if backend.padding is not None or backend.truncation is not None else backend
 
 
-def characters_of(text: str, places: Sequence[tuple[int, Any]], vocabulary: Vocabulary) -> list[int]:
-    """Offsets in a text, in characters, at which runs of its tokens begin.
+def character_offsets(text: str, places: Sequence[tuple[int, Any]], vocabulary: Vocabulary) -> list[int]:
+    """Return the offsets in a text, in characters, at which runs of its tokens begin.
 
     Args:
-        text: the whole section, since tokens depend on what is around them.
-        places: of each run, the index of its first token and its ids.
-        vocabulary: of the model.
+        text: Text of the whole section, since tokens depend on what is around them.
+        places: Index of the first token and ids of each run.
+        vocabulary: Vocabulary of the model.
 
     Returns:
-        Of each run the offset at which its text stands, if it begins with a whole character; else that of the character
-        it begins inside of.
+        For each run the offset at which its text stands, if it begins with a whole character; else the offset of the
+        character that it begins inside of.
     """
     tokenizer = vocabulary.tokenizer
     if getattr(tokenizer, "is_fast", False):
@@ -63,10 +66,10 @@ def characters_of(text: str, places: Sequence[tuple[int, Any]], vocabulary: Voca
     else:  # all that a tokenizer written in Python tells is what the tokens before read as
         ids = vocabulary.encode(text)
         guesses = [len(vocabulary.text(ids[:first]).rstrip(REPLACEMENT)) for first, _ in places]
-    return [_settled(text, guess, run, vocabulary) for guess, (_, run) in zip(guesses, places, strict=True)]
+    return [_adjusted_offset(text, guess, run, vocabulary) for guess, (_, run) in zip(guesses, places, strict=True)]
 
 
-def _settled(text: str, guess: int, ids: Sequence[int], vocabulary: Vocabulary) -> int:
+def _adjusted_offset(text: str, guess: int, ids: Sequence[int], vocabulary: Vocabulary) -> int:
     """The offset next to a guess at which the ids' text stands: some tokenizers leave the space of a word out."""
     reads = vocabulary.text(ids).rstrip(REPLACEMENT)
     for offset in (guess, guess - 1, guess + 1, guess - 2, guess + 2):

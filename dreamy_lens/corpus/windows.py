@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Int
 from numpy.lib.stride_tricks import sliding_window_view
 
 from dreamy_lens.corpus.corpus import Block
-from dreamy_lens.corpus.tokenizing import characters_of, encode_sections
+from dreamy_lens.corpus.tokenizing import character_offsets, encode_sections
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.models.vocabulary import Vocabulary
 
@@ -54,25 +55,25 @@ class Windows:
     """The windows of one block.
 
     Attributes:
-        tokens: int32 `[T]`, the ids of the block's sections one after the other, without BOS.
-        starts: int64 `[W]`; window w is ``tokens[starts[w] : starts[w] + length]``. In the order of the corpus. Of
-            windows that are equal, only the first of the block is there.
-        section: int32 `[W]`, index into ``block.sections``.
-        bounds: int64 `[S + 1]`; the tokens of section s are ``tokens[bounds[s] : bounds[s + 1]]``.
-        hashes: int64 `[W]`, of the ids; equal windows have equal hashes, others do not but for a chance of 2**-64. None
-            is :data:`NO_HASH`.
-        duplicates: windows that were dropped because they are repeats.
-        short: sections without any window, since their runs of ordinary tokens are shorter than one.
-        length: tokens of a window.
-        block: whose windows they are.
-        vocabulary: whose tokens they are.
+        tokens: Ids of the block's sections, one section after the other, without BOS, int32.
+        starts: First token of each window, int64: window w is ``tokens[starts[w] : starts[w] + length]``. Windows are
+            in the order of the corpus; of equal windows only the first of the block is there.
+        section: Section of each window, int32, an index into ``block.sections``.
+        bounds: First token of each section, and the end, int64.
+        hashes: Hash of each window's ids, int64. Equal windows have equal hashes; others differ but for a chance of
+            2**-64. None is :data:`NO_HASH`.
+        duplicates: Number of windows that were dropped because they are repeats.
+        short: Number of sections without any window, since their runs of ordinary tokens are shorter than one.
+        length: Tokens of a window.
+        block: Block that has the windows.
+        vocabulary: Vocabulary of the tokens.
     """
 
-    tokens: np.ndarray
-    starts: np.ndarray
-    section: np.ndarray
-    bounds: np.ndarray
-    hashes: np.ndarray
+    tokens: Int[np.ndarray, " tokens"]
+    starts: Int[np.ndarray, " windows"]
+    section: Int[np.ndarray, " windows"]
+    bounds: Int[np.ndarray, " sections_and_end"]
+    hashes: Int[np.ndarray, " windows"]
     duplicates: int
     short: int
     length: int
@@ -83,8 +84,8 @@ class Windows:
         return len(self.starts)
 
     @property
-    def ids(self) -> np.ndarray:
-        """Token ids, int64 `[W, length]`."""
+    def ids(self) -> Int[np.ndarray, "windows length"]:
+        """Token ids of every window, int64."""
         if not len(self.starts):
             return np.zeros((0, self.length), dtype=np.int64)
         return sliding_window_view(self.tokens, self.length)[self.starts].astype(np.int64)
@@ -106,26 +107,26 @@ class Windows:
             starts = self.starts[which[mine]]
             runs = [(int(start - self.bounds[s]), self.tokens[start : start + self.length]) for start in starts]
             section = self.block.sections[s]
-            found[mine] = section.start + np.array(characters_of(section.text, runs, self.vocabulary))
+            found[mine] = section.start + np.array(character_offsets(section.text, runs, self.vocabulary))
         return found
 
 
-def windows_of(block: Block, vocabulary: Vocabulary, settings: WindowSettings) -> Windows:
-    """The windows of a block: every `step` tokens from the start of a section, or from behind a special token.
+def cut_windows(block: Block, vocabulary: Vocabulary, settings: WindowSettings) -> Windows:
+    """Cut a block into windows: every `step` tokens from the start of a section, or from behind a special token.
 
     No window reaches over the end of a section or contains a special token; where one stands in the text (as
     "<|endoftext|>"), a document ends and another begins.
 
     Args:
-        block: of a corpus.
-        vocabulary: of the model.
-        settings: how long windows are and how far apart.
+        block: Block of a corpus.
+        vocabulary: Vocabulary of the model.
+        settings: Length of the windows, and the distance between them.
 
     >>> import dreamy_lens as dl
     >>> from dreamy_lens.models.hooked_model import HookedModel
     >>> vocabulary = HookedModel(dl.load_model()).vocabulary
     >>> (block,) = dl.corpus.open(["Return the sum of the elements along an axis, or all of them."]).blocks(0)
-    >>> windows = windows_of(block, vocabulary, WindowSettings(length=5))
+    >>> windows = cut_windows(block, vocabulary, WindowSettings(length=5))
     >>> [(windows.character(w), vocabulary.text(ids)) for w, ids in enumerate(windows.ids)]
     [(0, 'Return the sum of the'), (21, ' elements along an axis,'), (45, ' or all of them.')]
     """
@@ -170,16 +171,16 @@ def _starts(bounds: np.ndarray, breaks: np.ndarray, settings: WindowSettings) ->
 
 def _hashes(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
     """Hashes, int64 `[W]`, of the windows that start there."""
-    codes = _mixed(tokens.astype(np.uint64) + np.uint64(1))
+    codes = _mix(tokens.astype(np.uint64) + np.uint64(1))
     hashes = np.full(len(starts), length, dtype=np.uint64)
     for i in range(length):
-        hashes = _mixed(hashes * np.uint64(0x9E3779B97F4A7C15) + codes[starts + i])
+        hashes = _mix(hashes * np.uint64(0x9E3779B97F4A7C15) + codes[starts + i])
     found = hashes.view(np.int64)
     found[found == NO_HASH] -= 1
     return found
 
 
-def _mixed(x: np.ndarray) -> np.ndarray:
+def _mix(x: np.ndarray) -> np.ndarray:
     """The finaliser of splitmix64: a bijection of 64 bits in which each bit depends on all."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

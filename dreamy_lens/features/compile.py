@@ -55,10 +55,10 @@ class Compiler:
             case ex.Custom():
                 return (), self._custom(f)
             case ex.Standardised():
-                axes, of, dim = self._units(f, "standardised()")
+                axes, of, dim = self.units(f, "standardised()")
                 return axes, lambda r: _standardised(of(r), dim)
             case ex.Norm():
-                axes, of, dim = self._units(f, "norm()")
+                axes, of, dim = self.units(f, "norm()")
                 return _without(axes, "unit"), lambda r: of(r).float().norm(dim=dim)
             case ex.Projected() | ex.Cosine():
                 return self._projected(f)
@@ -195,7 +195,8 @@ class Compiler:
 
     # Inner nodes.
 
-    def _units(self, f: Any, what: str) -> tuple[Axes, Compute, int]:
+    def units(self, f: Any, what: str) -> tuple[Axes, Compute, int]:
+        """Axes and values of a feature's operand, and the dimension of its one axis of units."""
         axes, of = self.build(f.of)
         names = [axis.name for axis in axes]
         if names.count("unit") != 1 or set(names) - {"unit", "position"}:
@@ -208,7 +209,7 @@ class Compiler:
 
     def _projected(self, f: ex.Projected | ex.Cosine) -> tuple[Axes, Compute]:
         is_cosine = isinstance(f, ex.Cosine)
-        axes, of, dim = self._units(f, "cosine()" if is_cosine else "@")
+        axes, of, dim = self.units(f, "cosine()" if is_cosine else "@")
         direction = torch.from_numpy(f.direction.values.copy())
         width = axes[dim - 1].size
         if len(direction) != width:

@@ -163,7 +163,7 @@ def _picked(feature: ex.Feature, places: Sequence[int], hooks: dict[str, Axes]) 
     def pick(f: ex.Feature) -> ex.Feature | None:
         if not isinstance(f, ex.Hook):
             return None
-        elements = list(_filled(f, len(hooks[f.name])))
+        elements = list(full_index(f, len(hooks[f.name])))
         left = iter(places)
         for i, (axis, element) in enumerate(zip(hooks[f.name], elements, strict=True)):
             if axis.name != "position" and isinstance(element, ex.Span):
@@ -179,7 +179,8 @@ def _picked(feature: ex.Feature, places: Sequence[int], hooks: dict[str, Axes]) 
     return rebuilt(feature, walk)
 
 
-def _filled(f: ex.Hook, count: int) -> list[ex.Element]:
+def full_index(f: ex.Hook, count: int) -> list[ex.Element]:
+    """The index of a hook point with an element for each of `count` axes."""
     index = f.index or ()
     fill: list[ex.Element] = [ex.Span()] * (count - len([e for e in index if e is not Ellipsis]))
     cut = index.index(Ellipsis) if Ellipsis in index else len(index)

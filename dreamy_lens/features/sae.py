@@ -148,6 +148,28 @@ class SAE:
         self._check_pre_activations()
         return self._activate(self._prepare(x), i, pre_activation)
 
+    def decoder_row(self, i: int) -> torch.Tensor:
+        """What one latent writes, `[d_in]`: its row of the decoder, float32 on the CPU.
+
+        Raises:
+            FeatureRangeError: there is no such latent.
+            SAEError: a wrapped object shows no decoder.
+        """
+        self.check_latent(i)
+        try:
+            row = self._read("W_dec", i) if self._read is not None else self._object.W_dec[i]
+        except Exception as error:
+            raise SAEError(f"{self} shows no decoder (W_dec), so what its latents write is not known.") from error
+        return row.detach().float().cpu().flatten()
+
+    @property
+    def output_hook(self) -> str:
+        """The hook point that the decoder writes to: another one than it reads for a transcoder."""
+        config = getattr(self._object, "cfg", None)
+        metadata = getattr(config, "metadata", None)
+        named = getattr(config, "hook_name_out", None) or getattr(metadata, "hook_name_out", None)
+        return named or self.hook_name
+
     def _check_pre_activations(self) -> None:
         if self._read is None:
             raise SAEError(

@@ -25,6 +25,7 @@ class Vocabulary:
 
     Attributes:
         size: rows of the embedding.
+        known: bool `[size]`, the ids that the tokenizer has a token for.
         allowed: bool `[size]`, the tokens that may be proposed: known to the tokenizer, not special, not empty, and not
             a name for nothing, as the padded rows of an embedding are.
         digest: identifies the mapping from ids to text; equal for equal tokenizers.
@@ -40,12 +41,12 @@ class Vocabulary:
         # Ids can have gaps, so counting tokens does not tell which of them stand for something.
         known = sorted({i for i in tokenizer.get_vocab().values() if 0 <= i < self.size})
         names = dict(zip(known, tokenizer.convert_ids_to_tokens(known), strict=True))
-        self._known = [names.get(i) is not None for i in range(self.size)]
+        self.known = np.array([names.get(i) is not None for i in range(self.size)], dtype=bool)
         special = set(tokenizer.all_special_ids)
         added = getattr(tokenizer, "added_tokens_decoder", {})
         special |= {i for i, token in added.items() if getattr(token, "special", False)}
         self.special = frozenset(special)
-        self.allowed = np.array([k and i not in special for i, k in enumerate(self._known)])
+        self.allowed = np.array([bool(k) and i not in special for i, k in enumerate(self.known)])
         self.allowed &= np.array([bool(self.piece(i)) for i in range(self.size)])
         if not self.allowed.any():
             raise TokenizerError(
@@ -65,7 +66,7 @@ class Vocabulary:
     def piece(self, token: int) -> str:
         """One token decoded as it reads inside a text."""
         token = int(token)
-        if not (0 <= token < self.size and self._known[token]):
+        if not (0 <= token < self.size and self.known[token]):
             return ""
         found = self._pieces[token]
         if found is None:

@@ -60,7 +60,7 @@ class AttributionPanel(LivePanel):
         self._thread = ModelThread(self)
         self._inspector = PromptInspector(lambda: scorer, lambda ids, ks: attributions(scorer, ids, ks, renew=False))
         super().__init__(**_describe(scorer))
-        self._ids = scorer.prompts(ids)[0]
+        self._ids = scorer.check_prompts(ids)[0]
         self._first = self._thread.ask(self._look)
 
         def start(message: dict[str, Any]) -> None:

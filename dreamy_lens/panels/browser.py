@@ -17,8 +17,8 @@ from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.dreams import Dreams
 from dreamy_lens.runs.progress import advance
 from dreamy_lens.runs.spec import RunSpec
-from dreamy_lens.runs.start import new_run, seeded_configs, side_by_side
-from dreamy_lens.search.config import EPOConfig
+from dreamy_lens.runs.start import new_run, side_by_side
+from dreamy_lens.search.config import EPOConfig, configs_of_seeds
 
 if TYPE_CHECKING:
     from dreamy_lens.models.hooked_model import HookedModel
@@ -102,11 +102,11 @@ class FeatureBrowser(VBox):
         settings = dict(known)
         seeds = settings.pop("seeds", None)
         options = {name: settings.pop(name) for name in ("start", "constraints") if name in settings}
-        config = EPOConfig.of(None, settings)
+        config = EPOConfig.from_settings(None, settings)
         if seeds is None:
             started: Dream | Dreams = new_run(RunSpec.of(feature, hooked, config, named=set(settings), **options))
         else:
-            configs = seeded_configs(config, seeds)
+            configs = configs_of_seeds(config, seeds)
             started = side_by_side([feature], hooked, configs, named=set(settings), **options)
         advance(started, config.iterations, progress=False, wait=False)
         for run in [started] if isinstance(started, Dream) else started:

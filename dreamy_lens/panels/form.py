@@ -63,7 +63,7 @@ class FeatureForm(anywidget.AnyWidget):
         self._own: set[str] = set()
         self._newest: Any = None
         self.hooked: HookedModel | None = None
-        super().__init__(models=[EMBEDDED_NAME], fields=[field.to_dict() for field in settings.FIELDS])
+        super().__init__(models=[EMBEDDED_NAME], fields=[field.to_dict() for field in settings.form_fields()])
         self.on_msg(self._hear)
 
     def use(self, model: Any) -> None:
@@ -149,7 +149,7 @@ class FeatureForm(anywidget.AnyWidget):
             known = settings.arguments(typed)
             answer["settings_error"] = ""
             if answer["ok"]:
-                answer["python"] = settings.python_of(text.strip(), self._python_model(), typed)
+                answer["python"] = settings.python_call(text.strip(), self._python_model(), typed)
                 answer["count"] = len(known.get("seeds", [0]))
         except DreamyLensError as error:
             answer["settings_error"] = str(error)

@@ -14,6 +14,7 @@ import numpy as np
 
 from dreamy_lens.errors import DreamyLensError, PromptError
 from dreamy_lens.panels import state
+from dreamy_lens.scoring.prefix_values import values_at_tokens
 
 if TYPE_CHECKING:
     from dreamy_lens.results.attribution import Attribution
@@ -65,7 +66,7 @@ class PromptInspector:
                 ids[at : at + 1] = vocabulary.encode(str(message["text"]))
         if not len(ids):
             raise PromptError("A prompt needs at least one token; type something.")
-        return self._scorer().prompts(np.asarray(ids, dtype=np.int64))[0]
+        return self._scorer().check_prompts(np.asarray(ids, dtype=np.int64))[0]
 
     def scores(self, ids: np.ndarray) -> dict[str, Any]:
         """Value and cross-entropy only: known soonest."""
@@ -112,22 +113,12 @@ class PromptInspector:
     def plain(self) -> Scorer:
         """Scores prompts of any length at once: finding out how they share prefixes would take longer."""
         if self._plain is None:
-            from dreamy_lens.scoring.scorer import Scorer
-
-            of = self._scorer()
-            around = {"prefix": of.prefix, "suffix": of.suffix, "prepend_bos": of.prepend_bos}
-            fluency = None if of.fluency is of.model else of.fluency
-            self._plain = Scorer(of.bound, of.model, fluency_model=fluency, share_prefixes=False, **around)
+            self._plain = self._scorer().unshared()
         return self._plain
 
     def _series(self, ids: np.ndarray) -> list[float | None]:
-        found: list[float | None] = []
-        for end in range(1, len(ids) + 1):
-            try:
-                found.append(state.rounded(float(self.plain.values(ids[:end])[0])))
-            except DreamyLensError:  # a feature that reads position 5 has no value before it
-                found.append(None)
-        return found
+        prompt = tuple(map(int, ids))
+        return [state.rounded(float(value)) for value in values_at_tokens(self.plain, [prompt])[prompt]]
 
     def _described(self, ids: np.ndarray, value: float, cross_entropy: float) -> dict[str, Any]:
         tokens = self._scorer().vocabulary.tokens(ids)

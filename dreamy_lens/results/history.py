@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from dreamy_lens.results.attribution import Attribution
-    from dreamy_lens.search.protocol import Step
+    from dreamy_lens.search.steps import Step
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -32,7 +32,7 @@ class TokenEffect:
 
 @dataclass(frozen=True, repr=False)
 class LogitEffect:
-    """The direct path from a feature to the logits; made by :func:`dreamy_lens.analysis.logit_effects.logit_effect`.
+    """The direct path from a feature to the logits; made by :func:`dreamy_lens.analysis.logit_effect`.
 
     It is true or false as there is one or not.
 

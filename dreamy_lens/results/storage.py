@@ -11,21 +11,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dreamy_lens import _files
+from dreamy_lens._files import StrPath
 from dreamy_lens.errors import RunFolderError
 
 FORMAT = "dreamy_lens run"
 VERSION = 1
 RUN, ARRAYS = "run.json", "arrays.safetensors"
-
-StrPath = str | os.PathLike[str]
 
 
 def write_folder(path: StrPath, meta: dict[str, Any], arrays: dict[str, np.ndarray], overwrite: bool = False) -> Path:
@@ -89,10 +87,8 @@ def read_folder(path: StrPath) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def write_json(path: StrPath, content: dict[str, Any]) -> Path:
     """Write one JSON file, replacing an older one in a single step."""
-    file = Path(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    _put(file, json.dumps(content).encode("ascii"))  # ASCII: half characters in tokens have no UTF-8 form
-    return file
+    # ASCII: half characters in tokens have no UTF-8 form.
+    return _files.write_whole(path, json.dumps(content).encode("ascii"))
 
 
 def read_json(path: StrPath, form: str) -> dict[str, Any]:
@@ -126,30 +122,23 @@ def read_json(path: StrPath, form: str) -> dict[str, Any]:
 def _create(folder: Path, text: bytes, data: bytes) -> None:
     folder = Path(os.path.realpath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    try:
+    with _files.replacing(folder) as temporary:
         temporary.mkdir()
-        _write(temporary / ARRAYS, data)
-        _write(temporary / RUN, text)
-        _sync(temporary)
-        if folder.is_dir():
-            folder.rmdir()  # an empty folder was made for the run; fails, harmlessly, if it has filled up meanwhile
-        os.rename(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    _sync(folder.parent)
+        _files.write_synced(temporary / ARRAYS, data)
+        _files.write_synced(temporary / RUN, text)
+        _files.sync_folder(temporary)
+    _files.sync_folder(folder.parent)
 
 
 def _replace(folder: Path, text: bytes, data: bytes, digest: str) -> None:
-    _write(folder / _pending(digest), data)
-    _sync(folder)
-    _put(folder / RUN, text)  # from here on the folder is the new run
+    _files.write_synced(folder / _pending(digest), data)
+    _files.sync_folder(folder)
+    _files.write_whole(folder / RUN, text)  # from here on the folder is the new run
     os.replace(folder / _pending(digest), folder / ARRAYS)
     for left in folder.glob(f"arrays-{'?' * 16}.safetensors"):  # of saves that were cut off
         with suppress(OSError):
             left.unlink()
-    _sync(folder)
+    _files.sync_folder(folder)
 
 
 def _pending(digest: str) -> str:
@@ -207,36 +196,6 @@ def _kind(folder: Path) -> str:
     except ValueError:
         return "run"  # a damaged run is still one, and saving over it mends it
     return "run" if isinstance(found, dict) and found.get("format") == FORMAT else "other"
-
-
-def _put(file: Path, data: bytes) -> None:
-    """Write a file so that its name stands for the old content or the new, never for something between."""
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        _write(temporary, data)
-        os.replace(temporary, file)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    _sync(file.parent)
-
-
-def _write(file: Path, data: bytes) -> None:
-    with open(file, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Make renames in a folder last; where folders cannot be opened (Windows), the file system sees to it."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _quoted(path: Path) -> str:

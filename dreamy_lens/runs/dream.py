@@ -22,7 +22,8 @@ from dreamy_lens.runs.progress import advance
 from dreamy_lens.runs.recorded_run import RecordedRun
 from dreamy_lens.runs.session import Session
 from dreamy_lens.runs.spec import RunRecord
-from dreamy_lens.search.epo import Search, Step
+from dreamy_lens.search.protocol import Search
+from dreamy_lens.search.steps import Step
 
 if TYPE_CHECKING:
     import pandas as pd

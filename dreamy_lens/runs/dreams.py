@@ -15,9 +15,9 @@ from dreamy_lens.runs.controls import RunControls
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.progress import advance
 from dreamy_lens.runs.worker import FAILED, PAUSED, RUNNING, STOPPED, RunWorker
-from dreamy_lens.scoring.scorer import JointScorer
-from dreamy_lens.search.epo import Step
-from dreamy_lens.search.joint import together
+from dreamy_lens.scoring.joint import JointScorer
+from dreamy_lens.search.joint import drive_together
+from dreamy_lens.search.steps import Step
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,7 +159,7 @@ class Dreams(RunControls, Sequence["Dream"]):
         """
         scorer = JointScorer([run.session.scorer for run in self.runs])
         with standing(self.models):
-            for number, step in together([run.search(until) for run in self.runs], scorer, between):
+            for number, step in drive_together([run.search(until) for run in self.runs], scorer, between):
                 yield self.runs[number], step
 
     def take(self, step: tuple[Dream, Step]) -> None:

@@ -27,7 +27,7 @@ from dreamy_lens.runs.spec import RunRecord, RunSpec
 from dreamy_lens.runs.worker import DONE, READY, STOPPED
 from dreamy_lens.search.config import EPOConfig
 from dreamy_lens.search.constraints import Constraint
-from dreamy_lens.search.epo import Step
+from dreamy_lens.search.steps import Step
 
 R = TypeVar("R", bound="RecordedRun")
 

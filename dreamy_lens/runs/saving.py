@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from dreamy_lens.results.storage import RUN, read_folder, write_folder
 from dreamy_lens.runs.spec import RunRecord, RunSpec
 from dreamy_lens.search import constraints
 from dreamy_lens.search.config import EPOConfig
-from dreamy_lens.search.epo import State
+from dreamy_lens.search.optimizers import config_from_dict, config_to_dict
+from dreamy_lens.search.steps import State
 
 _PACKAGES = ("dreamy-lens", "torch", "transformers", "transformer-lens", "numpy")
 
@@ -45,7 +46,7 @@ def pack(record: RunRecord) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     meta = {
         "kind": "dream",
         "provenance": record.provenance.to_dict(),
-        "config": asdict(spec.config),
+        "config": config_to_dict(spec.config),
         "constraints": [constraints.to_dict(c) for c in spec.constraints],
         "fluency_model": record.fluency_name,
         "identity": record.identity,
@@ -118,7 +119,7 @@ def unpack(
     history = History.from_arrays(arrays)
     try:
         provenance = Provenance.from_dict(meta["provenance"])
-        config = EPOConfig.of(None, meta["config"])
+        config = config_from_dict(meta["config"])
         rules = [constraints.from_dict(c) for c in meta["constraints"]]
         texts = {
             str(ids): {"text": str(t["text"]), "tokens": list(t["tokens"]), "round_trips": bool(t["round_trips"])}

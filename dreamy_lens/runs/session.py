@@ -23,7 +23,10 @@ from dreamy_lens.runs.spec import RunRecord, RunSpec
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.constraint_set import ConstraintSet
 from dreamy_lens.search.constraints import Template
-from dreamy_lens.search.epo import ScoreCache, Search, State, Step, epo, search
+from dreamy_lens.search.optimizers import find_optimizer
+from dreamy_lens.search.protocol import Search, drive
+from dreamy_lens.search.score_cache import ScoreCache
+from dreamy_lens.search.steps import State, Step
 
 SAMPLE = 12
 """How many of a saved run's prompts are scored again before it goes on."""
@@ -76,7 +79,7 @@ class Session:
         scorer.check_length(config.length)
         rules = ConstraintSet(spec.constraints, model.vocabulary, config.length, scorer.allowed)
         if spec.start is not None:
-            rules.demand(spec.start)
+            rules.require(spec.start)
         return cls(spec, scorer, rules)
 
     @classmethod
@@ -117,9 +120,7 @@ class Session:
         What is known is what the history says: scores that an interrupt kept from it are not, and are found again.
         """
         self.scorer.renew()
-        config = dataclasses.replace(self.spec.config, iterations=until)
-        steps = epo(self.scorer, config, self.rules, self.spec.start, self._known(state, history), state, between)
-        return self._standing(steps)
+        return self._standing(drive(self.search(until, state, history), self.scorer, between))
 
     def _standing(self, steps: Iterator[Step]) -> Iterator[Step]:
         """Steps between which hooks stay where they are."""
@@ -129,7 +130,8 @@ class Session:
     def search(self, until: int, state: State | None, history: History) -> Search:
         """The run's next steps as a coroutine, whose requests for scores and gradients the caller answers."""
         config = dataclasses.replace(self.spec.config, iterations=until)
-        return search(self.scorer, config, self.rules, self.spec.start, self._known(state, history), state)
+        cache = self._known(state, history)
+        return find_optimizer(config).search(self.scorer, config, self.rules, self.spec.start, cache, state)
 
     def _known(self, state: State | None, history: History) -> ScoreCache:
         known = ScoreCache()

@@ -17,8 +17,8 @@ from dreamy_lens.results.prompt import Provenance
 from dreamy_lens.scoring.prompts import as_ids
 from dreamy_lens.search.config import EPOConfig
 from dreamy_lens.search.constraints import Constraint
-from dreamy_lens.search.epo import State
-from dreamy_lens.search.proposals import same_length
+from dreamy_lens.search.population import stack_prompts
+from dreamy_lens.search.steps import State
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class RunSpec:
         """
         rows = None
         if start is not None:
-            rows = same_length(as_ids(start, model.vocabulary))
+            rows = stack_prompts(as_ids(start, model.vocabulary))
             if "length" in named and rows.shape[1] != config.length:
                 raise PromptError(
                     f"The start has {rows.shape[1]} tokens and length={config.length} was asked for; leave out length, "

@@ -6,12 +6,12 @@ Everything is checked before anything is searched. :func:`dreamy_lens.runs.progr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from dreamy_lens.errors import ConstraintError, SettingsError
+from dreamy_lens.errors import ConstraintError
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.runs.dream import Dream
@@ -55,33 +55,6 @@ def side_by_side(
     """
     specs = [RunSpec.of(feature, model, config, **settings) for feature in features for config in configs]
     return Dreams([new_run(spec) for spec in specs])
-
-
-def seeded_configs(config: EPOConfig, seeds: Iterable[int] | None, named: Collection[str] = ()) -> list[EPOConfig]:
-    """Give the configuration once for each seed.
-
-    Args:
-        config: settings of the search.
-        seeds: seeds; None is the one of the configuration.
-        named: names of the settings that the user wrote out.
-
-    Raises:
-        SettingsError: there is no seed, one comes twice, or `seed` was written out too.
-    """
-    if seeds is None:
-        return [config]
-    if "seed" in named:
-        raise SettingsError("Both seed= and seeds= are given; keep one.")
-    if isinstance(seeds, (int, np.integer)):
-        raise SettingsError(
-            f"seeds is {seeds}; it is several, such as range({max(int(seeds), 2)}). For one, use seed=."
-        )
-    configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
-    if not configs:
-        raise SettingsError("seeds is empty; give at least one.")
-    if len({c.seed for c in configs}) < len(configs):
-        raise SettingsError(f"seeds has one twice: {[c.seed for c in configs]}; equal seeds make equal runs.")
-    return configs
 
 
 def from_prompt(spec: RunSpec, ids: Sequence[int]) -> Dream:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from dreamy_lens._files import write_whole
 from dreamy_lens.corpus.problems import Problem, Problems
 from dreamy_lens.errors import ExamplesError
 from dreamy_lens.scan.feature_stats import FeatureStats
-from dreamy_lens.scan.window_store import WindowSample, WindowStore
+from dreamy_lens.scan.sampling import WindowSample
+from dreamy_lens.scan.window_store import WindowStore
 
 FORMAT = "dreamy_lens scan"
 VERSION = 1
@@ -27,23 +27,23 @@ COUNTS = ("documents", "characters", "windows", "tokens", "duplicates", "short",
 
 @dataclass
 class Checkpoint:
-    """What a scan of a part of a corpus has found so far.
+    """Results of a scan of a part of a corpus so far, and where it goes on.
 
     Attributes:
-        tally: of all features' values.
-        sample: of the windows.
-        store: the windows that are kept.
-        counts: of what was scanned, by the names in `COUNTS`.
-        problems: what was passed over.
-        failed: shards that could not be read to their end, by name, with the reason.
-        shard: the shard that comes next.
-        block: the block of it that comes next.
-        index: how many windows of that block have been taken in already.
-        seconds: spent so far.
-        whole: false while something is being taken in: what is found then may be counted half.
+        stats: Statistics of all features' values.
+        sample: Uniform sample of the windows.
+        store: Windows that are kept.
+        counts: Numbers of what was scanned, by the names in `COUNTS`.
+        problems: What was passed over.
+        failed: Shards that could not be read to their end, by name, with the reason.
+        shard: Shard that comes next.
+        block: Block of the shard that comes next.
+        index: Number of windows of that block that have been counted already.
+        seconds: Seconds spent so far.
+        whole: False while windows are being counted, when some of them may be half counted.
     """
 
-    tally: FeatureStats
+    stats: FeatureStats
     sample: WindowSample
     store: WindowStore
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
@@ -56,8 +56,8 @@ class Checkpoint:
     whole: bool = True
 
     def merge(self, other: Checkpoint) -> None:
-        """Take in what was found in another part of the corpus; parts may come in any order."""
-        self.tally.merge(other.tally)
+        """Add the results of another part of the corpus; parts may come in any order."""
+        self.stats.merge(other.stats)
         self.sample.merge(other.sample)
         self.store.merge(other.store)
         self.prune()
@@ -69,11 +69,11 @@ class Checkpoint:
 
     def prune(self) -> None:
         """Forget windows that nothing refers to any more."""
-        kept = self.tally.numbers().cpu().numpy()
+        kept = self.stats.kept_windows().cpu().numpy()
         self.store.keep(np.union1d(kept, self.sample.number))
 
     def save(self, path: str | os.PathLike[str], identity: Mapping[str, Any]) -> Path:
-        """Write all of it in one step, for the scan of this identity.
+        """Write the checkpoint in one step, for the scan of an identity.
 
         Raises:
             ExamplesError: there is no room, or no permission; the file is as it was before.
@@ -82,7 +82,7 @@ class Checkpoint:
 
         self.prune()
         arrays: dict[str, torch.Tensor] = {}
-        for name, tensor in self.tally.tensors().items():
+        for name, tensor in self.stats.tensors().items():
             arrays[f"tally.{name}"] = tensor.cpu().contiguous()
         for name, array in self.store.arrays().items():
             arrays[f"store.{name}"] = torch.from_numpy(np.array(array))  # a copy: some are read-only
@@ -101,7 +101,14 @@ class Checkpoint:
             "cursor": [self.shard, self.block, self.index],
             "seconds": self.seconds,
         }
-        return write_whole(path, save(arrays, metadata={"scan": json.dumps(head)}))
+        data = save(arrays, metadata={"scan": json.dumps(head)})
+        try:
+            return write_whole(path, data)
+        except OSError as error:
+            raise ExamplesError(
+                f"The scan cannot be saved to {str(path)!r}: {error.strerror or error}. What was saved before is as it "
+                "was; make room, or name another folder, and call again to go on from there."
+            ) from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], identity: Mapping[str, Any], device: Any = "cpu") -> Checkpoint:
@@ -130,8 +137,8 @@ class Checkpoint:
             name: {k.split(".", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{name}.")}
             for name in ("tally", "store", "sample")
         }
-        tally = FeatureStats(**part["tally"]).to(device)
-        sample = WindowSample.empty(head["sample"][0], len(tally), head["sample"][1], device)
+        stats = FeatureStats(**part["tally"]).to(device)
+        sample = WindowSample.empty(head["sample"][0], len(stats), head["sample"][1], device)
         sample.number, sample.priority = (part["sample"][name].numpy().copy() for name in ("number", "priority"))
         sample.values[: len(sample.number)] = part["sample"]["values"].to(device)
         length, context = head["store"]
@@ -139,11 +146,11 @@ class Checkpoint:
         problems = Problems(head["problems"][0], [Problem(*p) for p in head["problems"][1]])
         shard, block, index = head["cursor"]
         counts, failed, seconds = head["counts"], head["failed"], head["seconds"]
-        return cls(tally, sample, store, counts, problems, failed, shard, block, index, seconds)
+        return cls(stats, sample, store, counts, problems, failed, shard, block, index, seconds)
 
 
 def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
-    """Raise ExamplesError if a folder's scan is another than the one that is wanted; it says in what."""
+    """Raise ExamplesError, which says what differs, if the scan in a folder is not the one that is wanted."""
     differing = [name for name in wanted if found.get(name) != wanted[name]]
     if not differing:
         return
@@ -152,34 +159,8 @@ def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) 
         text = json.dumps(value)
         return text if len(text) <= 80 else f"{text[:77]}..."
 
-    told = "; ".join(f"{name} was {shown(found.get(name))} and is now {shown(wanted[name])}" for name in differing)
+    changes = "; ".join(f"{name} was {shown(found.get(name))} and is now {shown(wanted[name])}" for name in differing)
     raise ExamplesError(
-        f"{where!r} holds another scan: {told}. Give the same model, corpus, features and settings, or another folder."
+        f"{where!r} holds another scan: {changes}. Give the same model, corpus, features and settings, or another "
+        "folder."
     )
-
-
-def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write a file in one step: under another name first, which then takes its place.
-
-    Raises:
-        ExamplesError: there is no room, or no permission; what was there before is as it was.
-    """
-    place = Path(path)
-    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, place)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            raise ExamplesError(
-                f"The scan cannot be saved to {str(place)!r}: {error.strerror or error}. What was saved before is "
-                "as it was; make room, or name another folder, and call again to go on from there."
-            ) from error
-        raise
-    return place

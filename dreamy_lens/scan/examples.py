@@ -15,9 +15,10 @@ from dreamy_lens.errors import ExamplesError
 from dreamy_lens.figures.protocols import TextDecoder
 from dreamy_lens.html.escaping import escape
 from dreamy_lens.html.page import fragment, table
-from dreamy_lens.scan import storage as disk
+from dreamy_lens.scan import storage
 from dreamy_lens.scan.detokenize import ByteDecoder
 from dreamy_lens.scan.feature_examples import FeatureExamples
+from dreamy_lens.scan.schema import token_table
 from dreamy_lens.scan.tables import Tables
 from dreamy_lens.scan.window import Histogram, Window, scanned_of
 
@@ -34,7 +35,7 @@ class Examples:
     """The examples of many features in one corpus. Iterating gives the features' labels; `[...]` one's examples.
 
     Args:
-        tables: of the scan, in memory or on disk.
+        tables: of the scan, in memory or on storage.
         reader: turns ids into text; None reads the tokens' bytes that the tables keep, or else loads the model.
         model: loaded for its tokenizer where nothing else is at hand; None is the one the examples are of.
     """
@@ -55,7 +56,7 @@ class Examples:
         Raises:
             ExamplesError: the folder is missing, has no examples, is damaged, or of a newer version.
         """
-        found = cls(disk.read(folder), model=model)
+        found = cls(storage.read(folder), model=model)
         found.folder = Path(folder).expanduser().absolute()
         return found
 
@@ -74,15 +75,15 @@ class Examples:
             return place
         if place.exists() and not place.is_dir():
             raise ExamplesError(f"{str(place)!r} is a file; examples are a folder. Choose another name.")
-        if (place / disk.HEADER).exists() and not overwrite:
+        if (place / storage.HEADER).exists() and not overwrite:
             raise ExamplesError(f"{str(place)!r} holds examples already; choose another name, or pass overwrite=True.")
-        if place.is_dir() and any(place.iterdir()) and not (place / disk.HEADER).exists():
+        if place.is_dir() and any(place.iterdir()) and not (place / storage.HEADER).exists():
             raise ExamplesError(f"{str(place)!r} exists and has no examples in it; choose another name.")
         parts = dict(self.tables.parts)
         tokens = parts.pop("tokens", None)
         if tokens is None and hasattr(self._given, "piece"):
-            tokens = disk.tokens_of(self._given, self.tables.windows)
-        disk.write(place, self.tables.header, **parts, tokens=tokens)
+            tokens = token_table(self._given, self.tables.windows)
+        storage.write(place, self.tables.header, **parts, tokens=tokens)
         return place
 
     # What was scanned.

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from dreamy_lens._host import versions
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.models.hooked_model import HookedModel
 
@@ -86,3 +87,10 @@ def is_plain(feature: ex.Feature) -> bool:
         if of is not None and not isinstance(of, str):
             return False
     return True
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that compute a scan's numbers; "unknown" for one that is not installed."""
+    libraries = ("dreamy-lens", "torch", "transformer-lens", "transformers", "tokenizers")
+    installed = versions(*libraries)
+    return {name: installed.get(name, "unknown") for name in libraries}

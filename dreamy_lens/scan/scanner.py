@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,14 +11,15 @@ import torch
 
 from dreamy_lens.corpus.corpus import Block, Corpus
 from dreamy_lens.corpus.problems import Problems
-from dreamy_lens.corpus.windows import Windows, windows_of
+from dreamy_lens.corpus.windows import Windows, cut_windows
 from dreamy_lens.errors import CorpusError
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.scan.checkpoint import Checkpoint
+from dreamy_lens.scan.config import ScanConfig, check_state
 from dreamy_lens.scan.feature_stats import FeatureStats
-from dreamy_lens.scan.settings import ScanSettings, check_state
-from dreamy_lens.scan.window_store import WindowSample, WindowStore, chosen, first_number, shares_of
+from dreamy_lens.scan.sampling import WindowSample, draw_windows, windows_per_block
+from dreamy_lens.scan.window_store import WindowStore, first_number
 from dreamy_lens.scoring.feature_bank import FeatureBank
 from dreamy_lens.scoring.prompts import PromptFrame
 from dreamy_lens.scoring.window_scorer import TRIED, WindowScorer
@@ -43,11 +44,11 @@ class Scanner:
     """Scans blocks of a corpus.
 
     Args:
-        banks: the features.
-        model: whose activations they read.
-        corpus: of texts.
-        settings: of the scan.
-        fluency: whose cross-entropy is measured; None is the model.
+        banks: Features to scan for.
+        model: Model whose activations the features read.
+        corpus: Corpus to scan.
+        config: Settings of the scan.
+        fluency: Model whose cross-entropy is measured; None is `model`.
 
     Raises:
         SettingsError: windows are longer than the context of a model, or what is to be kept does not fit in memory.
@@ -58,116 +59,122 @@ class Scanner:
         banks: Sequence[FeatureBank],
         model: HookedModel,
         corpus: Corpus,
-        settings: ScanSettings,
+        config: ScanConfig,
         fluency: HookedModel | None = None,
     ) -> None:
-        self.banks, self.model, self.corpus, self.settings = tuple(banks), model, corpus, settings
+        self.banks, self.model, self.corpus, self.config = tuple(banks), model, corpus, config
         self.features = sum(len(bank) for bank in banks)
-        check_state(self.features, settings.k)
-        prepend = bool(model.bos(settings.prepend_bos))
+        check_state(self.features, config.k)
+        prepend = bool(model.bos(config.prepend_bos))
         self.frame = PromptFrame(fluency or model, prepend)
-        self.bulk = WindowScorer(banks, model, self.frame, settings.length, settings.cross_entropy, settings.batch_size)
-        if settings.cross_entropy:
+        self.bulk = WindowScorer(banks, model, self.frame, config.length, config.cross_entropy, config.batch_size)
+        if config.cross_entropy:
             self.bulk.layout.check()
         self.shares: dict[tuple[int, int], int] | None = None
 
     def empty(self) -> Checkpoint:
-        """Of a scan that has not begun."""
-        s, device = self.settings, self.model.device
-        size = max(0, min(s.sample, SAMPLED // max(self.features, 1)))
+        """Return the checkpoint of a scan that has not begun."""
+        config, device = self.config, self.model.device
+        size = max(0, min(config.sample, SAMPLED // max(self.features, 1)))
         return Checkpoint(
-            FeatureStats.empty(self.features, s.k, s.cross_entropy, device),
-            WindowSample.empty(size, self.features, s.seed or 0, device),
-            WindowStore(s.length, s.context),
+            FeatureStats.empty(self.features, config.k, config.cross_entropy, device),
+            WindowSample.empty(size, self.features, config.seed or 0, device),
+            WindowStore(config.length, config.context),
         )
 
     @property
     def is_to_prepare(self) -> bool:
         """Whether the corpus is read through before it is scanned."""
-        s = self.settings
-        return s.tokens is not None and s.seed is not None and self.shares is None
+        config = self.config
+        return config.tokens is not None and config.seed is not None and self.shares is None
 
     def prepare(self) -> None:
         """Decide how many windows of each block are scanned, where a random part of the corpus is."""
-        s = self.settings
-        if not self.is_to_prepare or s.tokens is None or s.seed is None:
+        config = self.config
+        if not self.is_to_prepare or config.tokens is None or config.seed is None:
             return
-        if self.corpus.once:
+        if self.corpus.single_pass:
             raise CorpusError(
                 f"{self.corpus.name} can be read only once, and a random part of it cannot be drawn so. Take its first "
                 "tokens with seed=None; or give a list, or a function that returns a new iterator."
             )
-        table = self.corpus.table()
-        counts = shares_of([row[2] for row in table], s.tokens // s.length, s.seed)
+        table = self.corpus.block_sizes()
+        counts = windows_per_block([row[2] for row in table], config.tokens // config.length, config.seed)
         self.shares = {(shard, block): int(count) for (shard, block, _), count in zip(table, counts, strict=True)}
 
     def run(
         self,
-        progress: Checkpoint,
+        checkpoint: Checkpoint,
         shards: Sequence[int] | None = None,
         until: int | None = None,
-        after: Callable[[Checkpoint, Block], bool | None] = lambda progress, block: None,
+        after: Callable[[Checkpoint, Block], bool | None] = lambda checkpoint, block: None,
     ) -> bool:
-        """Scan on from where `progress` stands.
+        """Go on with a scan from a checkpoint.
 
         Args:
-            progress: what was found so far; it grows in place.
-            shards: which to scan; None is all from the next one on.
-            until: scan no further than before this block of a shard.
-            after: called whenever some windows of a block have been taken in, a few passes' worth; `progress` can be
-                saved then. The scan ends if it returns True.
+            checkpoint: Results so far, which grow in place.
+            shards: Shards to scan; None is all from the next one on.
+            until: Number of the block of a shard to stop before.
+            after: Function that is called whenever some windows of a block have been counted, a few passes' worth,
+                when `checkpoint` can be saved. The scan ends if it returns True.
 
         Returns:
-            Whether all was scanned.
+            Whether the scan came to its end.
 
         Raises:
             CorpusError: not one shard could be read; or there is nothing left of what can be read only once.
         """
         self.prepare()
-        todo = range(progress.shard, len(self.corpus.shards)) if shards is None else shards
+        todo = range(checkpoint.shard, len(self.corpus.shards)) if shards is None else shards
         with self.bulk.standing():
             for shard in todo:
-                if shard != progress.shard:
-                    progress.shard, progress.block, progress.index = shard, 0, 0
-                for block, windows in self._read(shard, progress.block, progress):
+                if shard != checkpoint.shard:
+                    checkpoint.shard, checkpoint.block, checkpoint.index = shard, 0, 0
+                for block, windows in self._read(shard, checkpoint.block, checkpoint):
                     if until is not None and block.number >= until:
                         break
-                    if self._first_reached(progress):
+                    if self._first_reached(checkpoint):
                         return True
-                    for _ in self._take(block, windows, progress):
-                        if after(progress, block):
+                    for _ in self._take(block, windows, checkpoint):
+                        if after(checkpoint, block):
                             return False
-                progress.shard, progress.block, progress.index = shard + 1, 0, 0
-        failed = [name for name in self.corpus.shards if name in progress.failed]
-        if failed and len(failed) == len(self.corpus.shards) and not progress.counts["windows"]:
-            raise CorpusError(f"Nothing of {self.corpus.name} could be read. {failed[0]}: {progress.failed[failed[0]]}")
-        if shards is None and not progress.counts["windows"]:
-            self._say_why(progress)
+                checkpoint.shard, checkpoint.block, checkpoint.index = shard + 1, 0, 0
+        failed = [name for name in self.corpus.shards if name in checkpoint.failed]
+        if failed and len(failed) == len(self.corpus.shards) and not checkpoint.counts["windows"]:
+            raise CorpusError(
+                f"Nothing of {self.corpus.name} could be read. {failed[0]}: {checkpoint.failed[failed[0]]}"
+            )
+        if shards is None and not checkpoint.counts["windows"]:
+            self._say_why(checkpoint)
         return True
 
-    def _say_why(self, progress: Checkpoint) -> None:
+    def _say_why(self, checkpoint: Checkpoint) -> None:
         """Raise CorpusError if it is clear why nothing was scanned."""
-        counts, name = progress.counts, self.corpus.name
-        if self.corpus.once and not counts["documents"] and not progress.problems and not progress.failed:
+        counts, name = checkpoint.counts, self.corpus.name
+        if self.corpus.single_pass and not counts["documents"] and not checkpoint.problems and not checkpoint.failed:
             raise CorpusError(
                 f"{name} gave no text. It can be read only once, and that may have been done: make a new one; or give "
                 "a list, or a function that returns a new iterator, which can be read again."
             )
         if self.shares is not None and counts["documents"]:
             raise CorpusError(
-                f"None of the {self.settings.tokens:,} tokens that were drawn from {name} is in a window of "
-                f"{self.settings.length}: most of its documents are shorter. Ask for more tokens, or a smaller length."
+                f"None of the {self.config.tokens:,} tokens that were drawn from {name} is in a window of "
+                f"{self.config.length}: most of its documents are shorter. Ask for more tokens, or a smaller length."
             )
 
-    def _first_reached(self, progress: Checkpoint) -> bool:
-        s = self.settings
-        return s.tokens is not None and s.seed is None and progress.counts["tokens"] + s.length > s.tokens
+    def _first_reached(self, checkpoint: Checkpoint) -> bool:
+        config = self.config
+        return (
+            config.tokens is not None
+            and config.seed is None
+            and checkpoint.counts["tokens"] + config.length > config.tokens
+        )
 
     def _share(self, block: Block) -> int | None:
         """How many of a block's windows are scanned; None is all."""
         return None if self.shares is None else self.shares.get((block.shard, block.number), 0)
 
-    def _read(self, shard: int, start: int, progress: Checkpoint) -> Iterator[tuple[Block, Windows | None]]:
+    def _read(self, shard: int, start: int, checkpoint: Checkpoint) -> Iterator[tuple[Block, Windows | None]]:
         """Blocks and their windows, the next of which are read and cut while the model is busy with these.
 
         None stands for windows of which none is scanned.
@@ -182,7 +189,7 @@ class Scanner:
                 return None
             if self._share(block) == 0:
                 return block, None
-            return block, windows_of(block, self.model.vocabulary, self.settings.windows)
+            return block, cut_windows(block, self.model.vocabulary, self.config.windows)
 
         with ThreadPoolExecutor(1, "dreamy-lens-reader") as reader:
             pending = reader.submit(following)
@@ -191,54 +198,54 @@ class Scanner:
                     found = pending.result()
                 except Exception as error:  # whatever it is, other shards may be better
                     name = self.corpus.shards[shard]
-                    progress.failed[name] = f"{type(error).__name__}: {error}"
+                    checkpoint.failed[name] = f"{type(error).__name__}: {error}"
                     return
                 if found is None:
                     return
                 pending = reader.submit(following)
                 yield found
 
-    def _take(self, block: Block, windows: Windows | None, progress: Checkpoint) -> Iterator[None]:
-        """Scan a block, a few passes at a time; between two of them `progress` is whole."""
-        s, counts = self.settings, progress.counts
+    def _take(self, block: Block, windows: Windows | None, checkpoint: Checkpoint) -> Iterator[None]:
+        """Scan a block, a few passes at a time; between two of them `checkpoint` is whole."""
+        config, counts = self.config, checkpoint.counts
         if windows is None:
-            self._end(block, windows, progress)
+            self._end(block, windows, checkpoint)
             yield
             return
-        rows = chosen(len(windows), self._share(block), [s.seed or 0, block.shard, block.number])
-        if s.tokens is not None and s.seed is None:
-            rows = rows[: progress.index + (s.tokens - counts["tokens"]) // s.length]
+        rows = draw_windows(len(windows), self._share(block), [config.seed or 0, block.shard, block.number])
+        if config.tokens is not None and config.seed is None:
+            rows = rows[: checkpoint.index + (config.tokens - counts["tokens"]) // config.length]
         ids = windows.ids
-        while progress.index < len(rows):
+        while checkpoint.index < len(rows):
             began = time.perf_counter()
             self.bulk.prepare(ids[rows[:TRIED]])
-            part = rows[progress.index : progress.index + self._chunk]
+            part = rows[checkpoint.index : checkpoint.index + self._chunk]
             values, losses = self._values(ids[part])
-            progress.whole = False
-            self._count(progress, block, windows, part, values, losses)
-            progress.index += len(part)
+            checkpoint.whole = False
+            self._count(checkpoint, block, windows, part, values, losses)
+            checkpoint.index += len(part)
             counts["windows"] += len(part)
-            counts["tokens"] += len(part) * s.length
-            if progress.index == len(rows):
-                self._end(block, windows, progress)
-            progress.whole = True
-            progress.seconds += time.perf_counter() - began
+            counts["tokens"] += len(part) * config.length
+            if checkpoint.index == len(rows):
+                self._end(block, windows, checkpoint)
+            checkpoint.whole = True
+            checkpoint.seconds += time.perf_counter() - began
             yield
-            if (progress.shard, progress.block) != (block.shard, block.number):
+            if (checkpoint.shard, checkpoint.block) != (block.shard, block.number):
                 return
-        self._end(block, windows, progress)
+        self._end(block, windows, checkpoint)
         yield
 
-    def _end(self, block: Block, windows: Windows | None, progress: Checkpoint) -> None:
-        counts = progress.counts
+    def _end(self, block: Block, windows: Windows | None, checkpoint: Checkpoint) -> None:
+        counts = checkpoint.counts
         counts["documents"] += block.documents
         counts["characters"] += block.characters
         if windows is not None:
             counts["duplicates"] += windows.duplicates
             counts["short"] += windows.short
         counts["blocks"] += 1
-        progress.problems = Problems.total([progress.problems, block.problems])
-        progress.block, progress.index = block.number + 1, 0
+        checkpoint.problems = Problems.total([checkpoint.problems, block.problems])
+        checkpoint.block, checkpoint.index = block.number + 1, 0
 
     @property
     def _chunk(self) -> int:
@@ -263,7 +270,7 @@ class Scanner:
 
     def _count(
         self,
-        progress: Checkpoint,
+        checkpoint: Checkpoint,
         block: Block,
         windows: Windows,
         rows: np.ndarray,
@@ -275,26 +282,13 @@ class Scanner:
         device = self.model.device
         numbers = first + rows
         hashes = to_device(windows.hashes[rows], device)
-        kept = to_host(progress.tally.add(values, to_device(numbers, device), hashes, losses))[0]
-        progress.sample.add(values, numbers)
-        new = np.union1d(kept, progress.sample.number[progress.sample.number >= numbers[0]]) - first
+        kept = to_host(checkpoint.stats.add(values, to_device(numbers, device), hashes, losses))[0]
+        checkpoint.sample.add(values, numbers)
+        new = np.union1d(kept, checkpoint.sample.number[checkpoint.sample.number >= numbers[0]]) - first
         of_all = None
         if losses is not None:
             of_all = np.full(len(windows), np.nan, np.float32)
             of_all[rows] = to_host(losses)[0]
-        progress.store.add(block, windows, new, of_all)
-        if len(progress.store) > max(LEAST_STORED, 2 * progress.store.kept):
-            progress.prune()
-
-
-def versions() -> Mapping[str, str]:
-    """Of what computes the numbers."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in ("dreamy-lens", "torch", "transformer-lens", "transformers", "tokenizers"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+        checkpoint.store.add(block, windows, new, of_all)
+        if len(checkpoint.store) > max(LEAST_STORED, 2 * checkpoint.store.kept):
+            checkpoint.prune()

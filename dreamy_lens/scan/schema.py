@@ -7,8 +7,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from einops import rearrange
 
 from dreamy_lens.errors import ExamplesError
+from dreamy_lens.scan.detokenize import token_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -105,15 +107,13 @@ def table(name: str, rows: Rows) -> pa.Table:
     return found
 
 
-def tokens_of(vocabulary: Any, windows: pa.Table) -> pa.Table:
-    """The table `tokens`: the bytes of every token of the windows and their surroundings.
+def token_table(vocabulary: Any, windows: pa.Table) -> pa.Table:
+    """Return the table `tokens`: the bytes of every token of the windows and their surroundings.
 
     Args:
-        vocabulary: a :class:`dreamy_lens.models.vocabulary.Vocabulary`.
-        windows: the table `windows`.
+        vocabulary: Vocabulary of the model, a :class:`dreamy_lens.models.vocabulary.Vocabulary`.
+        windows: Table `windows`.
     """
-    from dreamy_lens.scan.detokenize import token_bytes
-
     names = ("ids", "before", "after")
     parts = [chunk.flatten().to_numpy(zero_copy_only=False) for n in names for chunk in windows[n].chunks]
     ids = np.unique(np.concatenate([*parts, np.empty(0, dtype=np.int32)])).astype(np.int32)
@@ -129,7 +129,8 @@ def _column(values: Any, kind: Any) -> Any:
     if isinstance(values, np.ndarray) and values.ndim == 2:
         rows, width = values.shape
         offsets = pa.array(np.arange(rows + 1) * width, type=pa.int32())
-        return pa.ListArray.from_arrays(offsets, pa.array(values.reshape(-1)).cast(kind.value_type))
+        flat = pa.array(rearrange(values, "rows width -> (rows width)"))
+        return pa.ListArray.from_arrays(offsets, flat.cast(kind.value_type))
     if pa.types.is_string(kind):
         # Names of documents can hold half characters, which have no UTF-8.
         values = [v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v for v in values]

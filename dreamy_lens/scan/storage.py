@@ -3,7 +3,8 @@
 What this module promises:
 
 * *Plain files.* `examples.json` says what was scanned and how; `features.parquet`, `windows.parquet`, `kept.parquet`
-  and `tokens.parquet` have the schemas of :func:`schema`, and any program that reads Parquet can use them.
+  and `tokens.parquet` have the schemas of :func:`~dreamy_lens.scan.schema.schema`, and any program that reads Parquet
+  can use them.
 * *Old or new, never between.* Tables are written under names of their own first; replacing `examples.json`, a single
   step of the file system, makes them valid; then they take over the usual names. Cut off anywhere, by a full disk for
   instance, the folder reads as it did before or as it will, and whatever else lies in it stays.
@@ -24,11 +25,10 @@ from typing import Any
 
 import numpy as np
 
+from dreamy_lens._files import write_whole
 from dreamy_lens.errors import ExamplesError
-from dreamy_lens.scan.schema import NAMES, Rows, schema, table, tokens_of
+from dreamy_lens.scan.schema import NAMES, Rows, schema, table
 from dreamy_lens.scan.tables import Table, Tables
-
-__all__ = ["Table", "Tables", "read", "schema", "table", "tokens_of", "write"]
 
 FORMAT = "dreamy_lens examples"
 VERSION = 1
@@ -51,13 +51,14 @@ def write(
     """Write examples into a folder, in the place of those that are there.
 
     Args:
-        folder: made if it is not there; other files in it stay.
+        folder: Folder to write to, made if it is not there; other files in it stay.
         header: JSON values for `examples.json`; its format and version are added.
-        features: rows as for :func:`table`. Record batches are written as they come, without all of them in memory;
-            their rows should rise by the table's key.
-        windows: likewise.
-        kept: likewise.
-        tokens: likewise; see :func:`tokens_of`. Without them, texts are read with the model's own tokenizer.
+        features: Rows of the table `features`, as for :func:`~dreamy_lens.scan.schema.table`. Record batches are
+            written as they come, without all of them in memory; their rows should rise by the table's key.
+        windows: Rows of the table `windows`.
+        kept: Rows of the table `kept`.
+        tokens: Rows of the table `tokens`, as from :func:`~dreamy_lens.scan.schema.token_table`. Without them, texts
+            are read with the model's own tokenizer.
 
     Returns:
         The folder.
@@ -73,7 +74,7 @@ def write(
         files = {name: _write_part(_pending(place, name, generation), name, rows) for name, rows in given.items()}
         head = {"format": FORMAT, "version": VERSION, **header, "generation": generation, "rows": files}
         text = json.dumps(head, indent=1, default=_plain).encode("ascii")
-        _replace(place / HEADER, text)  # from here on the folder is the new examples
+        write_whole(place / HEADER, text)  # from here on the folder is the new examples
     except BaseException as error:
         for name in NAMES:
             with suppress(OSError):
@@ -90,7 +91,7 @@ def write(
                 os.replace(_pending(place, name, generation), _usual(place, name))
             else:
                 _usual(place, name).unlink(missing_ok=True)
-    _sweep(place, generation)
+    _remove_abandoned(place, generation)
     return place
 
 
@@ -198,27 +199,13 @@ def _pending(place: Path, name: str, generation: str) -> Path:
     return place / f"{name}-{generation}.parquet"
 
 
-def _sweep(place: Path, generation: str) -> None:
-    """Remove what writes that were cut off have left."""
+def _remove_abandoned(place: Path, generation: str) -> None:
+    """Remove the tables of writes that were cut off."""
     for name in NAMES:
         for left in place.glob(f"{name}-{'[0-9a-f]' * 16}.parquet"):
             with suppress(OSError):
                 if not left.stem.endswith(generation) and time.time() - left.stat().st_mtime > _ABANDONED:
                     left.unlink()
-
-
-def _replace(file: Path, data: bytes) -> None:
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def _plain(value: Any) -> Any:

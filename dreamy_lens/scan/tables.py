@@ -88,11 +88,11 @@ class Tables:
     """What a scan found: a header of JSON values, and three or four tables.
 
     Args:
-        header: as in `examples.json`.
-        features: rows as for :func:`table`, or a :class:`Table`.
-        windows: likewise.
-        kept: likewise.
-        tokens: likewise, or None.
+        header: Content of `examples.json`.
+        features: Table `features`: a :class:`Table`, or rows as for :func:`~dreamy_lens.scan.schema.table`.
+        windows: Table `windows`, in the same forms.
+        kept: Table `kept`, in the same forms.
+        tokens: Table `tokens`, in the same forms, or None.
     """
 
     def __init__(self, header: Mapping[str, Any], features: Any, windows: Any, kept: Any, tokens: Any = None) -> None:

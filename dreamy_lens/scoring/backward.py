@@ -18,10 +18,10 @@ from dreamy_lens.features.forward_pass import ForwardPass, RowLayout
 from dreamy_lens.models.bypass import Bypass
 from dreamy_lens.models.hooked_model import EMBEDDING, HookedModel, held
 from dreamy_lens.models.transfer import to_device
-from dreamy_lens.scoring.batching import BatchRunner, is_out_of_memory, room_of
+from dreamy_lens.scoring.batching import BatchRunner, is_out_of_memory, memory_budget
 from dreamy_lens.scoring.forward import LOGITS_BUDGET
 from dreamy_lens.scoring.kv_prefix import KVPrefix, empty_cache
-from dreamy_lens.scoring.prefix_sharing import close, sample
+from dreamy_lens.scoring.prefix_sharing import is_close, trial_prompts
 from dreamy_lens.scoring.prompts import PromptFrame
 from dreamy_lens.scoring.token_gradient import Gradient, ModelGradient
 
@@ -31,19 +31,19 @@ class _PassOptions:
     """How a model is run: without some of its parts, and from behind a prefix if that is known.
 
     Attributes:
-        parts: of its bridge.
-        prefix: what is known.
-        unasked: whether it is given an empty cache, so that Hugging Face does not look, on an accelerator, for packed
-            sequences in rows that are none.
+        parts: those of its bridge that are left out.
+        prefix: the template's prefix, computed once; None computes it in every pass.
+        give_empty_cache: whether the model is given an empty cache, so that Hugging Face does not look, on an
+            accelerator, for packed sequences in rows that are none.
     """
 
     parts: Bypass
     prefix: KVPrefix | None = None
-    unasked: bool = False
+    give_empty_cache: bool = False
 
     def past(self, rows: int) -> Any:
         """A cache of what stands before the rows, or None."""
-        return empty_cache() if self.unasked else None if self.prefix is None else self.prefix.cache(rows)
+        return empty_cache() if self.give_empty_cache else None if self.prefix is None else self.prefix.cache(rows)
 
 
 class BackwardScorer:
@@ -67,75 +67,75 @@ class BackwardScorer:
     ) -> None:
         self.features, self.frame, self.models, self.bare = tuple(features), frame, models, bare
         self.batches = BatchRunner(batch_size)
-        self._ways: dict[tuple, dict[HookedModel, _PassOptions]] = {}
-        self._trusted: set[HookedModel] = set()  # whose embedding table was compared with what they embed
+        self._options: dict[tuple, dict[HookedModel, _PassOptions]] = {}
+        self._trusted: set[HookedModel] = set()  # models whose embedding table was compared with what they embed
 
     def gradient(self, rows: Sequence[np.ndarray] | Sequence[Tensor]) -> list[Gradient]:
-        """Of the prompts `[B_i, n]` of each feature, all arrays, or all on the device already."""
+        """Compute gradients of each feature for its prompts `[B_i, n]`, which are arrays or on the device already."""
         sizes = [len(r) for r in rows]
         prompts: Any = torch.cat(rows) if isinstance(rows[0], Tensor) else np.concatenate(rows)  # pyright: ignore
         owner = np.repeat(np.arange(len(rows)), sizes)
         layout = self.frame.layout(prompts.shape[1])
         widest = max(model.vocabulary.size for model in self.models)
         fits = max(1, LOGITS_BUDGET // (layout.total * widest))
-        # Held from the first: another thread's hooks on the model would look like somebody's own. A caller's inference
+        # Held from the first: another thread's hooks on the model would look like the user's own. A caller's inference
         # mode is left for the while, since no gradients come from it.
         with held(self.models), torch.inference_mode(False):
-            ways = self._faster(layout)
-            done = self.batches.map(
-                lambda part: self._gradient(prompts[part], owner[part], layout, ways),
+            options = self._pass_options(layout)
+            parts = self.batches.map(
+                lambda part: self._gradient(prompts[part], owner[part], layout, options),
                 len(prompts),
                 fits,
-                room_of(self.models[0], "gradients"),
+                memory_budget(self.models[0], "gradients"),
                 layout.total,
             )
-        whole = Gradient.joined(done)
+        whole = Gradient.concatenate(parts)
         if len(rows) == 1:
             return [whole]
         ends = np.cumsum([0, *sizes])
         return [whole.part(slice(int(a), int(b))) for a, b in itertools.pairwise(ends)]
 
     def renew(self) -> None:
-        """Find out anew which parts may be left out, and compute prefixes anew: the model may have been changed."""
-        self._ways.clear()
+        """Forget which parts may be left out, and prefixes that were computed: the model may have been changed."""
+        self._options.clear()
         self._trusted.clear()
 
-    def _faster(self, layout: RowLayout) -> dict[HookedModel, _PassOptions]:
+    def _pass_options(self, layout: RowLayout) -> dict[HookedModel, _PassOptions]:
         """How each model may be run faster: without which parts, and whether from behind a template's prefix."""
         if self.bare is False or any(model.is_hooked for model in self.models):
             return {}
         key = layout.length, *((model.state, model.other_hooks) for model in self.models)
-        if key not in self._ways:
+        if key not in self._options:
             try:
                 with held(self.models):  # other threads' passes must not meet a model without some of its parts
-                    self._ways[key] = self._found(layout)
+                    self._options[key] = self._choose_options(layout)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                self._ways[key] = {}  # the batches to come will find out what fits
-        return self._ways[key]
+                self._options[key] = {}  # the batches to come will find out what fits
+        return self._options[key]
 
-    def _found(self, layout: RowLayout) -> dict[HookedModel, _PassOptions]:
+    def _choose_options(self, layout: RowLayout) -> dict[HookedModel, _PassOptions]:
         """The first way of each model that gives the gradients of the model as it is; none for a model without one."""
-        rows = sample(self.features[0].model, layout, self.frame)[: min(2, self.batches.size or 2)]
+        rows = trial_prompts(self.features[0].model, layout, self.frame)[: min(2, self.batches.size or 2)]
         owners = [np.full(len(rows), i) for i in {f.feature: i for i, f in enumerate(self.features)}.values()]
         plain = [self._gradient(rows, owner, layout, {}) for owner in owners]
-        found: dict[HookedModel, _PassOptions] = {}
+        chosen: dict[HookedModel, _PassOptions] = {}
         for model in self.models:
             attentions = [getattr(block, "attn", None) for block in getattr(model.bridge, "blocks", ())]
             tries = [([], True, False), *itertools.product(([], attentions), (False,), (True, False))]
-            for besides, known, unasked in tries:
-                if (known and not layout.prefix) or (unasked and model.device.type != "cuda"):
+            for besides, known, empty in tries:
+                if (known and not layout.prefix) or (empty and model.device.type != "cuda"):
                     continue
                 with contextlib.suppress(Exception):  # of whatever an architecture does not like
-                    way = _PassOptions(Bypass(model.bridge, besides), unasked=unasked)
+                    option = _PassOptions(Bypass(model.bridge, besides), give_empty_cache=empty)
                     if known:
-                        way.prefix = self._prefix(rows, model, layout, way.parts)
+                        option.prefix = self._prefix(rows, model, layout, option.parts)
                     pairs = zip(owners, plain, strict=True)
-                    if all(_same(self._gradient(rows, o, layout, {model: way}), p, model.dtype) for o, p in pairs):
-                        found[model] = way
+                    if all(_same(self._gradient(rows, o, layout, {model: option}), p, model.dtype) for o, p in pairs):
+                        chosen[model] = option
                         break
-        return found
+        return chosen
 
     def _prefix(self, rows: np.ndarray, model: HookedModel, layout: RowLayout, parts: Bypass) -> KVPrefix:
         names, logits = self._reads(model)
@@ -149,7 +149,7 @@ class BackwardScorer:
         return names, any(model in f.logits for f in self.features) or model is self.frame.fluency
 
     def _gradient(
-        self, rows: np.ndarray | Tensor, owner: np.ndarray, layout: RowLayout, ways: dict[HookedModel, _PassOptions]
+        self, rows: np.ndarray | Tensor, owner: np.ndarray, layout: RowLayout, options: dict[HookedModel, _PassOptions]
     ) -> Gradient:
         leaves: dict[HookedModel, Tensor] = {}
         readings: dict[HookedModel, ForwardPass] = {}
@@ -160,25 +160,25 @@ class BackwardScorer:
                 frozen.enter_context(model.frozen())
             for model in self.models:
                 full = self.frame.on_device(rows, model)
-                way, (names, logits) = ways.get(model), self._reads(model)
-                prefix = None if way is None else way.prefix
+                option, (names, logits) = options.get(model), self._reads(model)
+                prefix = None if option is None else option.prefix
                 starts[model] = start = 0 if prefix is None else prefix.length
                 # The bridge's own, and not rows of the table, which an edit of the weights can leave behind.
                 trust = model.device.type == "cuda" and model in self._trusted
                 leaf = model.embedded(full[:, start:], trust).requires_grad_(True)
                 self._trusted.add(model)
-                past = None if way is None else way.past(len(rows))
+                past = None if option is None else option.past(len(rows))
                 with contextlib.ExitStack() as faster:
                     if self.bare is not False:
                         faster.enter_context(model.kernels.used())
-                    if way is not None:
-                        faster.enter_context(way.parts.bare([*names, EMBEDDING]))
-                    found, output = model.run(full[:, start:], names, logits=logits, embeddings=leaf, past=past)
+                    if option is not None:
+                        faster.enter_context(option.parts.bare([*names, EMBEDDING]))
+                    activations, output = model.run(full[:, start:], names, logits=logits, embeddings=leaf, past=past)
                 if prefix is not None:
-                    found, output = prefix.before(found, output, full.shape[1] - start)
+                    activations, output = prefix.before(activations, output, full.shape[1] - start)
                 charge = torch.zeros(len(rows), device=model.device, requires_grad=True)
                 leaves[model] = leaf
-                readings[model] = ForwardPass(found, output, full, layout, charge)
+                readings[model] = ForwardPass(activations, output, full, layout, charge)
             value = self._values(readings, owner)
             cross_entropy = readings[fluency].cross_entropy
             wanted = [*leaves.values(), *(readings[m].charge for m in self.models)]
@@ -227,4 +227,4 @@ def _same(ours: Gradient, plain: Gradient, dtype: torch.dtype) -> bool:
     pairs = [(ours.value, plain.value), (ours.cross_entropy, plain.cross_entropy)]
     for a, b in zip(ours.parts, plain.parts, strict=True):
         pairs += [(a.value, b.value), (a.cross_entropy, b.cross_entropy)]
-    return all(close(a, b, dtype) for a, b in pairs)
+    return all(is_close(a, b, dtype) for a, b in pairs)

@@ -21,37 +21,37 @@ TOKENS = {"cpu": 1 << 13, "cuda": 1 << 16}
 
 @dataclass
 class MemoryBudget:
-    """How much one pass of a model takes on its device, as far as is known.
+    """How much one pass of a model can take on its device, as far as is known.
 
     Attributes:
-        tokens: of the rows of one pass, prefixes that rows share counted in each.
+        tokens: tokens in all rows of one pass; prefixes that rows share count in each row.
         grows: whether more is tried where this much fitted.
     """
 
     tokens: int
     grows: bool
 
-    def rows(self, total: int) -> int:
-        """How many rows of `total` tokens to try at once."""
-        return max(1, self.tokens // total)
+    def rows(self, row_tokens: int) -> int:
+        """How many rows of this many tokens to try at once."""
+        return max(1, self.tokens // row_tokens)
 
 
-_ROOMS: weakref.WeakKeyDictionary[Any, dict[tuple[str, ...], MemoryBudget]] = weakref.WeakKeyDictionary()
+_BUDGETS: weakref.WeakKeyDictionary[Any, dict[tuple[str, ...], MemoryBudget]] = weakref.WeakKeyDictionary()
 
 
-def room_of(model: HookedModel, what: str) -> MemoryBudget:
-    """The room that a model has on the device where it is now, the same for all who score on it.
+def memory_budget(model: HookedModel, kind: str) -> MemoryBudget:
+    """Return the budget of a model on the device where it is now; all scorers of the model share it.
 
     Args:
-        model: whose passes they are.
-        what: the kind of pass; each takes another amount of memory for a token.
+        model: the model that is run.
+        kind: "scoring" or "gradients"; each kind of pass takes another amount of memory for a token.
     """
-    rooms = _ROOMS.setdefault(model.bridge, {})
+    budgets = _BUDGETS.setdefault(model.bridge, {})
     device = model.device
-    key = (str(device), str(model.dtype), what)
-    if key not in rooms:
-        rooms[key] = MemoryBudget(TOKENS.get(device.type, TOKENS["cpu"]), device.type == "cuda")
-    return rooms[key]
+    key = (str(device), str(model.dtype), kind)
+    if key not in budgets:
+        budgets[key] = MemoryBudget(TOKENS.get(device.type, TOKENS["cpu"]), device.type == "cuda")
+    return budgets[key]
 
 
 class BatchRunner:
@@ -59,36 +59,36 @@ class BatchRunner:
 
     Args:
         size: most rows at once; None sets no limit before memory does.
-        what: what a row is called in messages.
+        noun: what rows are called in messages.
     """
 
-    def __init__(self, size: int | None, what: str = "prompts") -> None:
+    def __init__(self, size: int | None, noun: str = "prompts") -> None:
         if size is not None and size < 1:
             raise SettingsError(f"batch_size is {size}; it must be at least 1, or None to choose it automatically.")
         self.size = size
-        self.what = what
+        self.noun = noun
 
     def map(
         self,
         function: Callable[[slice], T],
         rows: int,
-        at_most: int | None = None,
-        room: MemoryBudget | None = None,
-        total: int = 1,
+        default_size: int | None = None,
+        budget: MemoryBudget | None = None,
+        row_tokens: int = 1,
     ) -> list[T]:
         """`function(slice)` for consecutive slices of `range(rows)`; an out-of-memory slice is tried again in halves.
 
         Args:
-            function: of a slice.
-            rows: how many there are.
-            at_most: rows at once where no size was given.
-            room: of the model on its device, which is kept up to date; it also bounds what was given.
-            total: tokens of a row.
+            function: called with each slice.
+            rows: how many rows there are.
+            default_size: most rows at once where no size was given.
+            budget: memory budget of the model, which is kept up to date; it also bounds a size that was given.
+            row_tokens: tokens of a row.
         """
         out: list[T] = []
         start = 0
         while start < rows:
-            size = min(self.limit(at_most, room, total) or rows, rows - start)
+            size = min(self.limit(default_size, budget, row_tokens) or rows, rows - start)
             try:
                 out.append(function(slice(start, start + size)))
             except Exception as error:
@@ -101,29 +101,34 @@ class BatchRunner:
                     ) from error
             else:
                 start += size
-                if room is not None and room.grows and size >= room.rows(total) and start < rows:
-                    room.tokens *= 2
+                if budget is not None and budget.grows and size >= budget.rows(row_tokens) and start < rows:
+                    budget.tokens *= 2
                 continue
             # Here, the exception is gone, and with it the frames that kept the failed pass's tensors alive.
-            self._halve(size, room, total)
+            self._halve(size, budget, row_tokens)
         return out
 
-    def limit(self, at_most: int | None = None, room: MemoryBudget | None = None, total: int = 1) -> int | None:
-        """Most rows at once, as things stand; None is no limit."""
-        limits = [self.size if self.size is not None else at_most, None if room is None else room.rows(total)]
+    def limit(
+        self, default_size: int | None = None, budget: MemoryBudget | None = None, row_tokens: int = 1
+    ) -> int | None:
+        """Most rows at once at present; None is no limit."""
+        limits = [
+            self.size if self.size is not None else default_size,
+            None if budget is None else budget.rows(row_tokens),
+        ]
         return min((limit for limit in limits if limit is not None), default=None)
 
-    def _halve(self, size: int, room: MemoryBudget | None, total: int) -> None:
-        grown = room is not None and room.grows and room.tokens > TOKENS["cuda"]
-        if room is not None:
-            room.tokens, room.grows = size // 2 * total, False
+    def _halve(self, size: int, budget: MemoryBudget | None, row_tokens: int) -> None:
+        grown = budget is not None and budget.grows and budget.tokens > TOKENS["cuda"]
+        if budget is not None:
+            budget.tokens, budget.grows = size // 2 * row_tokens, False
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if grown:  # that was only to find out how much there is
             return
         self.size = size // 2
         warnings.warn(
-            f"Out of memory with {size} {self.what} at once; going on with batches of {self.size}. "
+            f"Out of memory with {size} {self.noun} at once; going on with batches of {self.size}. "
             f"batch_size={self.size} avoids trying.",
             RuntimeWarning,
             stacklevel=4,
@@ -131,7 +136,7 @@ class BatchRunner:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception is torch's way of saying so, on any device."""
+    """Tell whether an exception says that memory ran out, on any device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)

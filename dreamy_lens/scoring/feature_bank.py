@@ -20,11 +20,11 @@ from dreamy_lens.errors import FeatureError
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.binding import bind
 from dreamy_lens.features.compile import Compiler
-from dreamy_lens.features.families import Family, _filled, family
+from dreamy_lens.features.families import Family, family, full_index
 from dreamy_lens.features.forward_pass import Readings, RowLayout, check_position
 from dreamy_lens.features.shapes import Axes, ShapeProbe
 from dreamy_lens.models.hooked_model import HookedModel
-from dreamy_lens.scoring.per_position import DeviceCache, Many, everywhere, inner, running, units_last
+from dreamy_lens.scoring.per_position import DeviceCache, Many, at_every_position, inner, running_values, units_last
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ class FeatureBank:
             check_position(element, layout, what)
 
 
-def banks(features: Iterable[ex.Feature], model: HookedModel, prepend_bos: bool | None = None) -> list[FeatureBank]:
+def make_banks(
+    features: Iterable[ex.Feature], model: HookedModel, prepend_bos: bool | None = None
+) -> list[FeatureBank]:
     """Features of a model, put together as far as they have things in common.
 
     Args:
@@ -76,7 +78,7 @@ def banks(features: Iterable[ex.Feature], model: HookedModel, prepend_bos: bool 
 
     >>> import dreamy_lens as dl
     >>> from dreamy_lens.models.load import as_hooked
-    >>> found = banks([dl.neurons(2), *(dl.neuron(1, i) for i in range(5)), dl.logit(" the")], as_hooked(None))
+    >>> found = make_banks([dl.neurons(2), *(dl.neuron(1, i) for i in range(5)), dl.logit(" the")], as_hooked(None))
     >>> [len(bank) for bank in found]
     [896, 5, 1]
     """
@@ -90,8 +92,8 @@ def banks(features: Iterable[ex.Feature], model: HookedModel, prepend_bos: bool 
     ]
 
 
-def order(found: Sequence[FeatureBank]) -> np.ndarray:
-    """Of the members of all banks, put one bank after the other, the order in which they were given; int64."""
+def given_order(found: Sequence[FeatureBank]) -> np.ndarray:
+    """Order in which the members of all banks, one bank after the other, were given; int64."""
     places = [np.broadcast_to(bank.given, (len(bank),)) if len(bank.given) == 1 else bank.given for bank in found]
     return np.argsort(np.concatenate([np.asarray(p, np.int64) for p in places]), kind="stable")
 
@@ -125,7 +127,7 @@ class _Grouping:
         self._axes: dict[str, Axes] = {}
 
     def axes(self, name: str) -> Axes:
-        """Of the activation at a hook point; looked at once."""
+        """Axes of the activation at a hook point; looked up once."""
         if name not in self._axes:
             self._axes[name] = ShapeProbe(self.model, ex.Hook(name), self.bos).axes[name]
         return self._axes[name]
@@ -157,7 +159,7 @@ class _Grouping:
         axes = self.axes(f.name)
         if f.index is None or len([e for e in f.index if e is not Ellipsis]) > len(axes):
             return None
-        elements = _filled(f, len(axes))
+        elements = full_index(f, len(axes))
         units = [i for i, axis in enumerate(axes) if axis.name != "position"]
         if not units or any(isinstance(elements[i], (ex.Span, str)) for i in units):
             return None
@@ -170,7 +172,7 @@ class _Grouping:
         positional, compute = self._many(members, compiler)
         if positional:  # the same complaint as for one
             bind(members[0], self.model, prepend_bos=self.bos)
-        at_all = [everywhere(f) for f in members]
+        at_all = [at_every_position(f) for f in members]
         series = None
         if None not in at_all:
             series = self._series(at_all)  # pyright: ignore[reportArgumentType]
@@ -187,7 +189,7 @@ class _Grouping:
                 _Members([f]), hooks, bound.logits, lambda r: bound(r)[:, None], None, tuple(compiler.positions)
             )
         found = family(f, axes, probe)
-        at_all = everywhere(f)
+        at_all = at_every_position(f)
         series = None
         if at_all is not None:
             series = self._cumulative(at_all, Compiler(ShapeProbe(self.model, at_all, self.bos)))
@@ -239,7 +241,7 @@ class _Grouping:
             case ex.Projected() | ex.Cosine():
                 for one in fs:
                     compiler.build(one)
-                axes, of, dim = compiler._units(f, "@")
+                axes, of, dim = compiler.units(f, "@")
                 matrix = DeviceCache(torch.from_numpy(np.stack([one.direction.values for one in fs])))  # pyright: ignore
                 lengths = DeviceCache(torch.from_numpy(np.stack([one.direction.values for one in fs])).norm(dim=1))  # pyright: ignore
 
@@ -284,7 +286,7 @@ class _Grouping:
 
     def _column(self, f: ex.Hook) -> int:
         axes, column = self.axes(f.name), 0
-        for axis, element in zip(axes, _filled(f, len(axes)), strict=True):
+        for axis, element in zip(axes, full_index(f, len(axes)), strict=True):
             if axis.name != "position":
                 size = axis.size or 1
                 column = column * size + range(size)[element]
@@ -294,7 +296,7 @@ class _Grouping:
 
     def _series(self, fs: list[ex.Feature]) -> Many:
         compiler = Compiler(ShapeProbe(self.model, fs[0], self.bos))
-        return running(fs[0], lambda of: self._many(of, compiler)[1], fs)
+        return running_values(fs[0], lambda of: self._many(of, compiler)[1], fs)
 
     def _cumulative(self, f: ex.Feature, compiler: Compiler) -> Many:
         def build(members: list[ex.Feature]) -> Many:
@@ -302,4 +304,4 @@ class _Grouping:
             _, flat = units_last(axes)
             return lambda r: flat(of(r))
 
-        return running(f, build, [f])
+        return running_values(f, build, [f])

@@ -9,15 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dreamy_lens.features.binding import BoundFeature
 from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass, RowLayout
 from dreamy_lens.models.hooked_model import HookedModel, held
 from dreamy_lens.models.transfer import to_device
-from dreamy_lens.scoring.batching import BatchRunner, room_of
+from dreamy_lens.scoring.batching import BatchRunner, memory_budget
 from dreamy_lens.scoring.packed_reading import PackedPass
-from dreamy_lens.scoring.prefix_sharing import PrefixSharing, warn_plain
+from dreamy_lens.scoring.prefix_sharing import PrefixSharing, warn_unshared
 from dreamy_lens.scoring.prompts import PromptFrame
 
 LOGITS_BUDGET = 1 << 28
@@ -25,10 +26,15 @@ LOGITS_BUDGET = 1 << 28
 
 
 class ForwardResult(NamedTuple):
-    """Of some prompts: values `[B]`, and cross-entropies `[B]` if asked for, float32 on the model's device."""
+    """Values of prompts, and cross-entropies if they were asked for, float32 on the model's device."""
 
-    value: Tensor
-    cross_entropy: Tensor | None
+    value: Float[Tensor, " B"]
+    cross_entropy: Float[Tensor, " B"] | None
+
+    def stack(self) -> Float[Tensor, "2 B"]:
+        """Values above cross-entropies."""
+        assert self.cross_entropy is not None
+        return torch.stack([self.value, self.cross_entropy])
 
 
 class ForwardScorer:
@@ -55,43 +61,43 @@ class ForwardScorer:
         )
         self.batches = BatchRunner(batch_size)
         self._sharings: dict[tuple, PrefixSharing | None] = {}
-        self._whole: dict[HookedModel, str] = {}
+        self._unshared: dict[HookedModel, str] = {}
 
     def renew(self) -> None:
         """Find out anew how prefixes may be shared, and compute them anew: the model may have been changed since."""
         self._sharings.clear()
 
     @property
-    def whole(self) -> dict[HookedModel, str]:
-        """Models on which prompts had to be scored whole so far, and why."""
-        return dict(self._whole)
+    def unshared(self) -> dict[HookedModel, str]:
+        """Models on which prompts had to be scored whole so far, with the reason."""
+        return dict(self._unshared)
 
     @torch.no_grad()
     def score(self, rows: Sequence[np.ndarray], cross_entropy: bool = True) -> list[ForwardResult]:
-        """Value, and cross-entropy if it is wanted, of the prompts `[B_i, n]` of each feature."""
+        """Score the prompts `[B_i, n]` of each feature: value, and cross-entropy if it is wanted."""
         sizes = [len(r) for r in rows]
         prompts, layout = np.concatenate(rows), self.frame.layout(rows[0].shape[1])
         owner = np.repeat(np.arange(len(rows)), sizes)
         with held(self.models):
             sharings = {m: s for m in self.models if (s := self._sharing(m, layout)) is not None}
-            most, room = None, room_of(self.model, "scoring")
+            most, budget = None, memory_budget(self.model, "scoring")
             if len(sharings) < len(self.models):
                 most = max(1, LOGITS_BUDGET // (layout.total * max(model.vocabulary.size for model in self.models)))
             # Rows that share a prefix come into one batch.
-            limit = self.batches.limit(most, room, layout.total) or len(prompts)
+            limit = self.batches.limit(most, budget, layout.total) or len(prompts)
             order = np.lexsort(prompts.T[::-1]) if len(prompts) > limit else np.arange(len(prompts))
             parts = self.batches.map(
                 lambda part: self._part(prompts[order[part]], owner[order[part]], layout, sharings, cross_entropy),
                 len(prompts),
                 most,
-                room,
+                budget,
                 layout.total,
             )
-        found = torch.cat(parts, dim=1)
-        back = to_device(np.argsort(order), found.device) if len(parts) > 1 else slice(None)
-        found = found[:, back]
+        scores = torch.cat(parts, dim=1)
+        back = to_device(np.argsort(order), scores.device) if len(parts) > 1 else slice(None)
+        scores = scores[:, back]
         ends = np.cumsum([0, *sizes])
-        pieces = [found[:, a:b] for a, b in itertools.pairwise(ends)]
+        pieces = [scores[:, a:b] for a, b in itertools.pairwise(ends)]
         return [ForwardResult(piece[0], piece[1] if cross_entropy else None) for piece in pieces]
 
     def _part(
@@ -102,7 +108,7 @@ class ForwardScorer:
         sharings: dict[HookedModel, PrefixSharing],
         cross_entropy: bool,
     ) -> Tensor:
-        """Of a batch: values and, if wanted, cross-entropies, `[1 or 2, B]`."""
+        """Score one batch: values and, if wanted, cross-entropies, `[1 or 2, B]`."""
         runs: dict[HookedModel, PackedPass] = {}
         for model, sharing in sharings.items():
             final = self._final(model, cross_entropy)
@@ -119,8 +125,8 @@ class ForwardScorer:
                 if model not in sharings and (logits or model in feature.hooks):
                     ids = to_device(self.frame.rows(prompts[rows], model), model.device)
                     with contextlib.nullcontext() if self.share is False else model.kernels.used():
-                        found, output = model.run(ids, feature.hooks.get(model, ()), logits=logits)
-                    readings[model] = ForwardPass(found, output, ids, layout)
+                        activations, output = model.run(ids, feature.hooks.get(model, ()), logits=logits)
+                    readings[model] = ForwardPass(activations, output, ids, layout)
             columns = [to_device(feature(readings), out.device)]
             if cross_entropy:
                 columns.append(to_device(readings[self.frame.fluency].cross_entropy, out.device))
@@ -149,6 +155,6 @@ class ForwardScorer:
         return sharing if sharing is not None and sharing.holds else None
 
     def _warn(self, model: HookedModel, why: str) -> None:
-        if model not in self._whole:
-            self._whole[model] = why
-            warn_plain(model, why)
+        if model not in self._unshared:
+            self._unshared[model] = why
+            warn_unshared(model, why)

@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from dreamy_lens.features import expressions as ex
@@ -55,8 +56,8 @@ class PackedPass:
         self.packing, self.cut, self.found, self.before = packing, cut, found, before
         self._by_rows = by_rows
 
-    def at_nodes(self, name: str) -> Tensor | None:
-        """The activation at each node, known ones first, `[P + T, ...]`; None if it comes by whole rows."""
+    def at_nodes(self, name: str) -> Float[Tensor, "nodes ..."] | None:
+        """The activation at each node, known ones first; None if it comes by whole rows."""
         tensor = self.found[name]
         if name in self._by_rows:
             return None
@@ -64,19 +65,19 @@ class PackedPass:
             return tensor[0]
         return torch.cat([self.before.activations[name][0], tensor[0]])
 
-    def by_rows(self, name: str) -> Tensor:
-        """An activation inside an attention, `[B, ...]`."""
+    def by_rows(self, name: str) -> Float[Tensor, "B ..."]:
+        """An activation inside an attention."""
         return self.found[name]
 
     @cached_property
-    def final(self) -> Tensor:
-        """What the unembedding reads, `[P + T, d_model]`."""
-        found = self.at_nodes(FINAL)
-        assert found is not None
-        return found
+    def final(self) -> Float[Tensor, "nodes d_model"]:
+        """What the unembedding reads."""
+        final = self.at_nodes(FINAL)
+        assert final is not None
+        return final
 
-    def logits(self, nodes: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
-        """Float32 logits of these nodes, a chunk at a time: `[m, d_vocab]` with the part of `nodes` that it is of."""
+    def logits(self, nodes: Int64[np.ndarray, " m"]) -> Iterator[tuple[slice, Float32[Tensor, "chunk d_vocab"]]]:
+        """Logits of these nodes, a chunk at a time, each with the part of `nodes` that it is of."""
         size = CHUNK.get(self.final.device.type, CHUNK["cpu"]) // max(1, self.packed.model.vocabulary.size)
         size = max(LEAST_ROWS, size // ROUND * ROUND)
         for start in range(0, len(nodes), size):
@@ -87,8 +88,8 @@ class PackedPass:
             yield part, self.packed.logits(self.final[at])[: len(wanted)].float()
 
     @cached_property
-    def losses(self) -> Tensor:
-        """-log p of each row's predicted tokens, float32 `[B, terms]`."""
+    def losses(self) -> Float32[Tensor, "B terms"]:
+        """-log p of each row's predicted tokens."""
         self.layout.check()
         index = self.cut.host_index[:, self.layout.predicting]
         targets = self.ids[:, self.layout.predicted]
@@ -109,7 +110,7 @@ class PackedPass:
         return torch.empty_like(losses).index_copy_(0, to_device(order, losses.device), losses).view(targets.shape)
 
     def reading(self, rows: np.ndarray) -> PackedReading:
-        """Some of the prompts, by their row."""
+        """Select some of the prompts, by their row."""
         return PackedReading(self, rows)
 
 
@@ -121,17 +122,17 @@ class PackedReading:
 
     @property
     def layout(self) -> RowLayout:
-        """Of every row."""
+        """Layout of every row."""
         return self.run.layout
 
     @property
     def size(self) -> int:
-        """How many prompts."""
+        """Number of prompts."""
         return len(self.rows)
 
     @property
     def activations(self) -> Mapping[str, Tensor]:
-        """By hook point, `[batch, ...]`, made when asked for."""
+        """Activations by hook point, `[batch, ...]`, made when asked for."""
         return _Spread(self)
 
     def picked(self, name: str, element: ex.Element, what: str) -> Tensor:
@@ -145,12 +146,12 @@ class PackedReading:
         """A function of float32 logits `[..., d_vocab] -> [...]` at a position or a span: `[batch]` or `[batch, m]`."""
         at = self._nodes(element, what)
         nodes, which = np.unique(at.reshape(-1), return_inverse=True)
-        found = torch.cat([function(logits) for _, logits in self.run.logits(nodes)])
-        return found[to_device(which.reshape(at.shape), found.device)]
+        values = torch.cat([function(logits) for _, logits in self.run.logits(nodes)])
+        return values[to_device(which.reshape(at.shape), values.device)]
 
     @property
-    def cross_entropy(self) -> Tensor:
-        """Mean cross-entropy of each prompt, float32 `[batch]`, nats per token (Eq. 1)."""
+    def cross_entropy(self) -> Float32[Tensor, " batch"]:
+        """Mean cross-entropy of each prompt, nats per token (Eq. 1)."""
         losses = self.run.losses
         return losses[to_device(self.rows, losses.device)].mean(-1)
 
@@ -169,8 +170,8 @@ class _Spread(Mapping[str, Tensor]):
         run, rows = self._reading.run, self._reading.rows
         tensor = run.at_nodes(name)
         if tensor is None:
-            found = run.by_rows(name)
-            return found[to_device(rows, found.device)]
+            by_rows = run.by_rows(name)
+            return by_rows[to_device(rows, by_rows.device)]
         return tensor[to_device(run.packing.host_index[rows], tensor.device)]
 
     def __iter__(self) -> Iterator[str]:
@@ -180,8 +181,8 @@ class _Spread(Mapping[str, Tensor]):
         return len(self._reading.run.found)
 
 
-def _logsumexp_(logits: Tensor) -> Tensor:
-    """Over the last axis. The logits are not needed again, and are overwritten: `torch.logsumexp` would copy them."""
+def _logsumexp_(logits: Float32[Tensor, "chunk d_vocab"]) -> Float32[Tensor, " chunk"]:
+    """Reduce the last axis in place. The logits are not needed again, and `torch.logsumexp` would copy them."""
     most = logits.amax(-1, keepdim=True)
     most = most.masked_fill(most.isinf(), 0)
     return logits.sub_(most).exp_().sum(-1).log_() + most[..., 0]

@@ -20,20 +20,20 @@ Many = Callable[[Readings], Tensor]
 
 
 class DeviceCache:
-    """A tensor wherever it is wanted: models may be moved, and have layers on several devices."""
+    """A tensor on any device: models may be moved, and have layers on several devices."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._there = {torch.device("cpu"): tensor}
 
     def on(self, device: torch.device) -> Tensor:
-        """It, on a device."""
+        """The tensor on one device."""
         if device not in self._there:
             self._there[device] = to_device(self._there[torch.device("cpu")], device)
         return self._there[device]
 
 
 def inner(fs: list[ex.Feature]) -> list[ex.Feature]:
-    """What some features, all of one kind, are made of."""
+    """Operands of features that are all of one kind."""
     return [f.of for f in fs]  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -51,7 +51,7 @@ def units_last(axes: Axes) -> tuple[bool, Callable[[Tensor], Tensor]]:
     return bool(at), flat
 
 
-def everywhere(f: ex.Feature) -> ex.Feature | None:
+def at_every_position(f: ex.Feature) -> ex.Feature | None:
     """The same feature read at every position, if at position p it is what the prompt's first p tokens would give.
 
     So it is in a causal model where one position, the last, is read; or all of them, for a running maximum or mean.
@@ -83,14 +83,14 @@ def everywhere(f: ex.Feature) -> ex.Feature | None:
     return found if fits and (reduced is None or f is reduced or reduced is list(f.walk())[len(chain)]) else None
 
 
-def running(f: ex.Feature, build: Callable[[list[ex.Feature]], Many], fs: list[ex.Feature]) -> Many:
+def running_values(f: ex.Feature, build: Callable[[list[ex.Feature]], Many], fs: list[ex.Feature]) -> Many:
     """Values at every position from features read at all of them; reductions run from the prompt's first token."""
     match f:
         case ex.Scaled():
-            of = running(f.of, build, inner(fs))
+            of = running_values(f.of, build, inner(fs))
             return lambda r: of(r) * f.factor
         case ex.Clipped():
-            of = running(f.of, build, inner(fs))
+            of = running_values(f.of, build, inner(fs))
             return lambda r: of(r).clamp(f.low, f.high)
         case ex.Reduced():
             of = build(inner(fs))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from dreamy_lens.features.forward_pass import ForwardPass, RowLayout
@@ -79,11 +80,11 @@ class PrefixSharing:
 
     @property
     def holds(self) -> bool:
-        """Whether nobody has attached hooks to the model since."""
+        """Whether no hooks were attached to the model since."""
         return not self.model.is_hooked and self.model.other_hooks == self._hooks
 
-    def run(self, rows: np.ndarray, final: bool, packed: PackedModel | None = None) -> PackedPass:
-        """One pass over rows `[B, total]`.
+    def run(self, rows: Int64[np.ndarray, "B total"], final: bool, packed: PackedModel | None = None) -> PackedPass:
+        """Run one packed pass.
 
         Args:
             rows: the rows, BOS and template included.
@@ -119,7 +120,7 @@ class PrefixSharing:
 
     def _tried(self, packed: PackedModel, at_most: int | None) -> str:
         """Why a way cannot be used, or nothing; found out on fewer rows where memory does not do for a few."""
-        rows = self.frame.rows(sample(self.model, self.layout, self.frame), self.model)[:at_most]
+        rows = self.frame.rows(trial_prompts(self.model, self.layout, self.frame), self.model)[:at_most]
         while True:
             try:
                 return self._differs(packed, rows)
@@ -141,15 +142,15 @@ class PrefixSharing:
         plain = ForwardPass(found, logits, ids, layout)
         reading = run.reading(np.arange(len(rows)))
         for name in self.capture:
-            if not close(reading.activations[name], plain.activations[name], model.dtype):
+            if not is_close(reading.activations[name], plain.activations[name], model.dtype):
                 return f"its activation at {name} comes out differently"
-        if self.final and layout.terms > 0 and not close(reading.cross_entropy, plain.cross_entropy, model.dtype):
+        if self.final and layout.terms > 0 and not is_close(reading.cross_entropy, plain.cross_entropy, model.dtype):
             return "its cross-entropy comes out differently"
         return ""
 
 
-def sample(model: HookedModel, layout: RowLayout, frame: PromptFrame) -> np.ndarray:
-    """A few prompts of the kind that a search scores, `[B, n]`: two, and children of them that differ in one token."""
+def trial_prompts(model: HookedModel, layout: RowLayout, frame: PromptFrame) -> Int64[np.ndarray, "B n"]:
+    """Draw prompts of the kind that a search scores: two, and children of them that differ in one token."""
     random = np.random.default_rng(0)
     allowed = model.vocabulary.allowed.nonzero()[0]
     allowed = allowed[allowed < frame.fluency.vocabulary.size]
@@ -164,8 +165,8 @@ def sample(model: HookedModel, layout: RowLayout, frame: PromptFrame) -> np.ndar
     return np.concatenate(rows).astype(np.int64)
 
 
-def close(ours: Tensor, plain: Tensor, dtype: torch.dtype) -> bool:
-    """Whether two tensors of numbers that a model of this type computed differ by rounding at most."""
+def is_close(ours: Tensor, plain: Tensor, dtype: torch.dtype) -> bool:
+    """Tell whether two tensors that a model of this type computed differ by rounding at most."""
     if ours.shape != plain.shape:
         return False
     tolerance = TOLERANCE.get(dtype, COARSE)
@@ -177,8 +178,8 @@ def close(ours: Tensor, plain: Tensor, dtype: torch.dtype) -> bool:
     return a.numel() == 0 or bool((a - b).abs().max() <= tolerance * b.abs().max().clamp_min(1e-6))
 
 
-def warn_plain(model: HookedModel, why: str) -> None:
-    """Say that a model's prompts are scored whole."""
+def warn_unshared(model: HookedModel, why: str) -> None:
+    """Warn that a model's prompts are scored whole."""
     warnings.warn(
         f"Prompts are scored whole on {model.name}, which is slower than by shared prefixes and gives the same "
         f"numbers: {why}. share_prefixes=False says that this is meant.",

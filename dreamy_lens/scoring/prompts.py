@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from dreamy_lens.errors import PromptError
 from dreamy_lens.features.forward_pass import RowLayout
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.transfer import to_device, to_host
+from dreamy_lens.models.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,17 @@ class PromptFrame:
         """How rows of prompts of n tokens are made up."""
         return RowLayout(int(self.prepend_bos), len(self.prefix), n, len(self.suffix))
 
-    def rows(self, prompts: np.ndarray, model: HookedModel) -> np.ndarray:
-        """BOS, prefix, prompt and suffix as a model reads them, int64 `[B, total]`, of prompts `[B, n]`."""
+    def rows(self, prompts: Int64[np.ndarray, "B n"], model: HookedModel) -> Int64[np.ndarray, "B total"]:
+        """BOS, prefix, prompt and suffix of each prompt, as a model reads them."""
         size = len(prompts)
         before = np.array([*model.bos(self.prepend_bos), *self.prefix], dtype=np.int64)
         after = np.array(self.suffix, dtype=np.int64)
         return np.concatenate([np.tile(before, (size, 1)), prompts, np.tile(after, (size, 1))], axis=1)
 
-    def on_device(self, prompts: np.ndarray | Tensor, model: HookedModel) -> Tensor:
-        """The same rows on the model's device, of prompts that may be there already."""
+    def on_device(
+        self, prompts: Int64[np.ndarray, "B n"] | Int64[Tensor, "B n"], model: HookedModel
+    ) -> Int64[Tensor, "B total"]:
+        """BOS, prefix, prompt and suffix on the model's device, of prompts that may be there already."""
         if isinstance(prompts, np.ndarray):
             return to_device(self.rows(prompts, model), model.device)
         around = self.rows(np.zeros((1, 0), dtype=np.int64), model)
@@ -52,12 +56,12 @@ class PromptFrame:
         return torch.cat([ends[:, :before], to_device(prompts, model.device), ends[:, before:]], dim=1)
 
 
-def as_ids(prompts: Any, vocabulary: Any) -> list[np.ndarray]:
-    """Prompts in any form that users give them, as a list of id arrays `[n]`.
+def as_ids(prompts: Any, vocabulary: Vocabulary) -> list[Int64[np.ndarray, " n"]]:
+    """Read prompts in any form in which users give them.
 
     Args:
         prompts: a text, ids `[n]` or `[B, n]`, a Prompt (anything with `.ids`), or a list of these.
-        vocabulary: the model's.
+        vocabulary: the model's vocabulary.
     """
     if isinstance(prompts, Tensor):
         (prompts,) = to_host(prompts)
@@ -77,7 +81,7 @@ def as_ids(prompts: Any, vocabulary: Any) -> list[np.ndarray]:
     return [_row(prompt, vocabulary) for prompt in prompts]
 
 
-def _row(prompt: Any, vocabulary: Any) -> np.ndarray:
+def _row(prompt: Any, vocabulary: Vocabulary) -> Int64[np.ndarray, " n"]:
     if isinstance(prompt, str):
         ids = vocabulary.encode(prompt)
         if not ids:

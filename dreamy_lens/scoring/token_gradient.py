@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dreamy_lens.models.kernels import matmul_t
@@ -14,11 +15,11 @@ from dreamy_lens.models.transfer import to_device
 
 @dataclass(frozen=True)
 class ModelGradient:
-    """What one model contributes.
+    """Contribution of one model to a gradient.
 
     Attributes:
         value: gradient of the value at the prompt's embeddings, float32 `[B, n, d_model]`.
-        cross_entropy: the same of the cross-entropy.
+        cross_entropy: gradient of the cross-entropy at the prompt's embeddings.
         value_charge: how much the value depends on this model's cross-entropy, `[B]`.
         cross_entropy_charge: 1 for the fluency model, else 0, `[B]`.
         surprisal: -log p of each token divided by the number of predicted tokens, `[B, n, d_vocab]`, or None if not
@@ -26,12 +27,12 @@ class ModelGradient:
         table: `[d_vocab, d_model]`, what each token embeds to.
     """
 
-    value: Tensor
-    cross_entropy: Tensor
-    value_charge: Tensor
-    cross_entropy_charge: Tensor
-    surprisal: Tensor | None
-    table: Tensor
+    value: Float[Tensor, "B n d_model"]
+    cross_entropy: Float[Tensor, "B n d_model"]
+    value_charge: Float[Tensor, " B"]
+    cross_entropy_charge: Float[Tensor, " B"]
+    surprisal: Float[Tensor, "B n d_vocab"] | None
+    table: Float[Tensor, "d_vocab d_model"]
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,10 @@ class Gradient:
     """
 
     parts: tuple[ModelGradient, ...]
-    value: Tensor
-    cross_entropy: Tensor
+    value: Float[Tensor, " B"]
+    cross_entropy: Float[Tensor, " B"]
 
-    def objective(self, rows: Tensor, lambdas: Tensor) -> Tensor:
+    def objective(self, rows: Int64[Tensor, " M"], lambdas: Float[Tensor, " M"]) -> Float[Tensor, "M n d_vocab"]:
         """Gradient of the full objective `L = value - λ cross_entropy` (Eq. 1) for members of a population.
 
         Args:
@@ -61,21 +62,24 @@ class Gradient:
         """
         return self._mixture(rows, torch.ones_like(lambdas), -lambdas)
 
-    def of_value(self) -> Tensor:
-        """Gradient of the value alone, `[B, n, d_vocab]`."""
+    def of_value(self) -> Float[Tensor, "B n d_vocab"]:
+        """Gradient of the value alone."""
         rows = torch.arange(len(self.value), device=self.value.device)
         return self._mixture(
             rows, torch.ones(len(rows), device=rows.device), torch.zeros(len(rows), device=rows.device)
         )
 
-    def of_cross_entropy(self) -> Tensor:
-        """Gradient of the cross-entropy alone, `[B, n, d_vocab]`."""
+    def of_cross_entropy(self) -> Float[Tensor, "B n d_vocab"]:
+        """Gradient of the cross-entropy alone."""
         rows = torch.arange(len(self.value), device=self.value.device)
         return self._mixture(
             rows, torch.zeros(len(rows), device=rows.device), torch.ones(len(rows), device=rows.device)
         )
 
-    def _mixture(self, rows: Tensor, of_value: Tensor, of_cross_entropy: Tensor) -> Tensor:
+    def _mixture(
+        self, rows: Int64[Tensor, " M"], of_value: Float[Tensor, " M"], of_cross_entropy: Float[Tensor, " M"]
+    ) -> Float[Tensor, "M n d_vocab"]:
+        """Sum of both gradients with weights for each member, over all models."""
         width = min(len(part.table) for part in self.parts)
         total: Tensor | None = None
         for part in self.parts:
@@ -92,7 +96,7 @@ class Gradient:
         return total
 
     def part(self, rows: slice) -> Gradient:
-        """Those of some of the prompts."""
+        """Select some of the prompts."""
         parts = (
             ModelGradient(
                 p.value[rows],
@@ -107,8 +111,8 @@ class Gradient:
         return Gradient(tuple(parts), self.value[rows], self.cross_entropy[rows])
 
     @staticmethod
-    def joined(gradients: Sequence[Gradient]) -> Gradient:
-        """The gradients of consecutive batches as one."""
+    def concatenate(gradients: Sequence[Gradient]) -> Gradient:
+        """Put the gradients of consecutive batches together."""
         if len(gradients) == 1:
             return gradients[0]
         parts = []

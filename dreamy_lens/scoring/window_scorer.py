@@ -13,16 +13,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass
 from dreamy_lens.models.bypass import Bypass
-from dreamy_lens.models.hooked_model import HookedModel, held
+from dreamy_lens.models.hooked_model import HookedModel, held, standing
 from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.batching import TOKENS, BatchRunner
 from dreamy_lens.scoring.feature_bank import FeatureBank
-from dreamy_lens.scoring.prefix_sharing import close
+from dreamy_lens.scoring.prefix_sharing import is_close
 from dreamy_lens.scoring.prompts import PromptFrame
 
 NUMBERS = {"cpu": 3 << 21, "cuda": 1 << 29}
@@ -36,15 +37,15 @@ TRIED = 8
 
 
 class WindowScores(NamedTuple):
-    """Of B rows: values `[B, F]` of each bank, cross-entropies `[B]` if asked for, on the model's device."""
+    """Values of B rows for each bank, and cross-entropies if they were asked for, on the model's device."""
 
     rows: int
-    values: list[Tensor]
-    cross_entropy: Tensor | None
+    values: list[Float[Tensor, "B F"]]
+    cross_entropy: Float[Tensor, " B"] | None
 
 
 class WindowScorer:
-    """Passes over rows of one length.
+    """Scores rows of one length.
 
     Args:
         banks: of one model.
@@ -95,16 +96,16 @@ class WindowScorer:
         """Raise SettingsError if a model cannot read rows of this length; that of the cross-entropy has to as well."""
         layout = self.layout
         models = dict.fromkeys([model, *(m for b in self.banks for m in b.hooks), self.frame.fluency])
-        for one in models:
-            if one.n_ctx is not None and layout.total > one.n_ctx:
+        for reader in models:
+            if reader.n_ctx is not None and layout.total > reader.n_ctx:
                 more = f" makes {layout.total} with the BOS" if layout.bos else " is too long"
                 raise SettingsError(
-                    f"A window of {length} tokens{more}, and {one.name}'s context is {one.n_ctx}; use a length of at "
-                    f"most {one.n_ctx - layout.total + length}."
+                    f"A window of {length} tokens{more}, and {reader.name}'s context is {reader.n_ctx}; use a length "
+                    f"of at most {reader.n_ctx - layout.total + length}."
                 )
 
-    def prepare(self, rows: np.ndarray) -> None:
-        """Find out on a few rows `[B, n]` whether the faster passes give what the plain ones give, once."""
+    def prepare(self, rows: Int64[np.ndarray, "B n"]) -> None:
+        """Find out on a few rows whether the faster passes give what the plain ones give, once."""
         if self._tried or not len(rows):
             return
         with held(self.models), torch.no_grad():
@@ -133,28 +134,28 @@ class WindowScorer:
         if model.is_hooked:
             return "somebody has hooks on it"
         try:
-            found = self._bare(model, ids)
+            bare = self._bare(model, ids)
         except Exception as error:  # whatever an architecture does not like is a reason to run it as it is
             return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         for name in self.captures[model]:
-            if not close(found.activations[name], plain.activations[name], model.dtype):
+            if not is_close(bare.activations[name], plain.activations[name], model.dtype):
                 return f"its activation at {name} comes out differently"
         if model in self.logits:
-            assert found.logits is not None and plain.logits is not None
-            if not close(found.logits, plain.logits, model.dtype):
+            assert bare.logits is not None and plain.logits is not None
+            if not is_close(bare.logits, plain.logits, model.dtype):
                 return "its logits come out differently"
         return ""
 
     def _plain(self, model: HookedModel, ids: Tensor) -> ForwardPass:
-        found, logits = model.run(ids, self.captures[model], logits=model in self.logits)
-        return ForwardPass(found, logits, ids, self.layout)
+        activations, logits = model.run(ids, self.captures[model], logits=model in self.logits)
+        return ForwardPass(activations, logits, ids, self.layout)
 
     def _bare(self, model: HookedModel, ids: Tensor) -> ForwardPass:
         with model.kernels.used(), self._parts[model].bare(self.captures[model]):
             return self._plain(model, ids)
 
-    def read(self, rows: np.ndarray) -> dict[HookedModel, ActivationSource]:
-        """One pass of every model over rows `[B, n]`."""
+    def read(self, rows: Int64[np.ndarray, "B n"]) -> dict[HookedModel, ActivationSource]:
+        """Run every model once over the rows."""
         readings: dict[HookedModel, ActivationSource] = {}
         for model in self.models:
             ids = to_device(self.frame.rows(rows, model), model.device)
@@ -162,22 +163,22 @@ class WindowScorer:
             readings[model] = self._plain(model, ids) if plain else self._bare(model, ids)
         return readings
 
-    def passes(self, rows: np.ndarray) -> Iterator[tuple[slice, WindowScores]]:
-        """Values and cross-entropies of rows `[B, n]`, batch by batch.
+    def passes(self, rows: Int64[np.ndarray, "B n"]) -> Iterator[tuple[slice, WindowScores]]:
+        """Compute values and cross-entropies of the rows, batch by batch.
 
         Yields:
-            Which rows, and what was found; nothing of it is kept here.
+            A slice of the rows with their scores, which are not kept here.
         """
         self.prepare(rows)
         batches = BatchRunner(self.size, "windows")
         for start in range(0, len(rows), self.size):
             part = rows[start : start + self.size]
             done = start
-            for found in batches.map(lambda at, part=part: self._found(part[at]), len(part)):
-                yield slice(done, done + found.rows), found
-                done += found.rows
+            for scores in batches.map(lambda at, part=part: self._score(part[at]), len(part)):
+                yield slice(done, done + scores.rows), scores
+                done += scores.rows
 
-    def _found(self, rows: np.ndarray) -> WindowScores:
+    def _score(self, rows: Int64[np.ndarray, "B n"]) -> WindowScores:
         with held(self.models), torch.no_grad():
             readings = self.read(rows)
             values = [bank(readings) for bank in self.banks]
@@ -188,8 +189,6 @@ class WindowScorer:
 
     @contextlib.contextmanager
     def standing(self) -> Iterator[None]:
-        """Inside, what passes read with stays attached between them."""
-        from dreamy_lens.models.hooked_model import standing
-
+        """Keep the hooks that passes read with attached between passes."""
         with standing(self.models):
             yield

@@ -1,1 +1,5 @@
 """Evolutionary Prompt Optimization: proposals, constraints, selection, restarts, the loop."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

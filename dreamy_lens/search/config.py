@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
-from dreamy_lens.errors import SettingsError
+from dreamy_lens.errors import SettingsError, unknown_setting
+from dreamy_lens.search.settings import check_values, documented, setting
+
+_NEGATIVE = "a negative λ would reward prompts for being unlikely"
 
 
+@documented
 @dataclass(frozen=True)
 class EPOConfig:
     """Settings of EPO; the defaults are the paper's Table 1. All are also keywords of :func:`dreamy_lens.dream`.
 
+    A setting is declared once, below: the command line and the notebook form offer whatever is declared here.
+
     Attributes:
-        iterations: T, how many times the population is replaced.
-        population: M, members, each in a slot with its own λ.
-        children: r, mutations of each member in one iteration; M r prompts are scored.
-        top_k: k, candidates at each position, by the gradient of the full objective.
-        length: n, tokens of a prompt; a given start decides it instead.
-        lambda_min: the least λ. With `lambda_max` 0 too, fluency does not count.
-        lambda_max: the largest λ. λs are log-uniform between the two, one for each slot, ascending.
-        restart_every: iterations between restarts; 0 is never.
-        restart_lambda_min: least λ_r, under which the only member to survive a restart is chosen.
-        restart_lambda_max: largest λ_r; it is drawn uniformly between the two.
-        keep_parents: whether parents compete with their children. The paper selects from the children; the history
-            keeps every prompt either way.
-        prepend_bos: whether prompts follow a BOS; None is the model's convention.
-        seed: of everything that is drawn.
-        batch_size: most prompts in one pass through the model; None chooses. It changes speed, and rounding only.
-        share_prefixes: whether what children have in common is computed once; it changes speed, and rounding only. None
-            does so where a few prompts, scored both ways, agree; False scores every prompt whole.
+        {settings}
 
     Raises:
         SettingsError: a setting is outside its range.
@@ -43,47 +33,88 @@ class EPOConfig:
     [0.0]
     """
 
-    iterations: int = 300
-    population: int = 8
-    children: int = 32
-    top_k: int = 512
-    length: int = 12
-    lambda_min: float = 0.1
-    lambda_max: float = 10.0
-    restart_every: int = 30
-    restart_lambda_min: float = 0.667
-    restart_lambda_max: float = 6.0
-    keep_parents: bool = False
-    prepend_bos: bool | None = None
-    seed: int = 0
-    batch_size: int | None = None
-    share_prefixes: bool | None = None
+    iterations: int = setting(
+        300, "iterations", "how many times (T) the population is replaced by its best children", minimum=0
+    )
+    population: int = setting(
+        8, "population", "members (M) of the population, each with its own weight λ of fluency", minimum=1
+    )
+    children: int = setting(32, "children", "mutations (r) of each member that are scored in one iteration", minimum=1)
+    top_k: int = setting(
+        512,
+        "top k",
+        "candidate tokens (k) at each position, the best by the gradient of the full objective; fewer is greedier",
+        minimum=1,
+    )
+    length: int = setting(12, "length", "tokens (n) of a prompt; a start text decides it instead", minimum=1)
+    lambda_min: float = setting(
+        0.1,
+        "least λ",
+        "smallest weight λ of fluency; if the largest is 0 too, fluency does not count",
+        too_low=_NEGATIVE,
+        advanced=True,
+    )
+    lambda_max: float = setting(
+        10.0,
+        "largest λ",
+        "largest weight λ of fluency; the members' weights are log-uniform between the two",
+        too_low=_NEGATIVE,
+        advanced=True,
+    )
+    restart_every: int = setting(
+        30,
+        "restart every",
+        "iterations between restarts, which only one member survives; 0 for no restarts",
+        minimum=0,
+        advanced=True,
+    )
+    restart_lambda_min: float = setting(
+        0.667,
+        "least restart λ",
+        "smallest weight λ_r by which a restart chooses the member that survives",
+        too_low=_NEGATIVE,
+        advanced=True,
+    )
+    restart_lambda_max: float = setting(
+        6.0,
+        "largest restart λ",
+        "largest weight λ_r of a restart, which draws it uniformly between the two",
+        too_low=_NEGATIVE,
+        advanced=True,
+    )
+    keep_parents: bool = setting(
+        False,
+        "keep parents",
+        "let parents compete with their children; the paper selects from the children only, and the history keeps "
+        "every prompt either way",
+        advanced=True,
+    )
+    prepend_bos: bool | None = setting(
+        None,
+        "prepend BOS",
+        "put a BOS token before every prompt",
+        when_none="for the model's convention",
+        advanced=True,
+    )
+    seed: int = setting(0, "seed", "seed of everything that is drawn at random", minimum=0)
+    batch_size: int | None = setting(
+        None,
+        "batch size",
+        "most prompts in one pass through the model; it changes speed, and rounding only",
+        minimum=1,
+        when_none="to choose it automatically",
+        advanced=True,
+    )
+    share_prefixes: bool | None = setting(
+        None,
+        "share prefixes",
+        "compute what children have in common once; it changes speed, and rounding only",
+        when_none="to share them where that gives the same numbers",
+        advanced=True,
+    )
 
     def __post_init__(self) -> None:
-        least = {
-            "iterations": 0,
-            "population": 1,
-            "children": 1,
-            "top_k": 1,
-            "length": 1,
-            "restart_every": 0,
-            "seed": 0,
-        }
-        for name, low in least.items():
-            value = getattr(self, name)
-            if isinstance(value, np.integer):
-                object.__setattr__(self, name, int(value))
-            elif isinstance(value, bool) or not isinstance(value, int):
-                raise SettingsError(f"{name} is {value!r}; it must be a whole number, at least {low}.")
-            if value < low:
-                raise SettingsError(f"{name} is {value}; it must be at least {low}.")
-        for name in ("lambda_min", "lambda_max", "restart_lambda_min", "restart_lambda_max"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
-                raise SettingsError(f"{name} is {value!r}; it must be a finite number, at least 0.")
-            if value < 0:
-                raise SettingsError(f"{name} is {value}; a negative λ would reward prompts for being unlikely.")
-            object.__setattr__(self, name, float(value))
+        check_values(self)
         if self.lambda_min > self.lambda_max or self.restart_lambda_min > self.restart_lambda_max:
             which = "lambda" if self.lambda_min > self.lambda_max else "restart_lambda"
             low, high = getattr(self, f"{which}_min"), getattr(self, f"{which}_max")
@@ -93,26 +124,9 @@ class EPOConfig:
                 "lambda_min is 0, and λs are spaced evenly in their logarithm; use a small number such as 0.001, or "
                 "lambda_max=0 too for no fluency at all."
             )
-        for name, otherwise in (
-            ("keep_parents", ""),
-            ("prepend_bos", ", or None for the model's convention"),
-            ("share_prefixes", ", or None to share them where that gives the same numbers"),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, np.bool_):
-                object.__setattr__(self, name, bool(value))
-            elif not isinstance(value, bool) and not (value is None and otherwise):
-                raise SettingsError(f"{name} is {value!r}; use True or False{otherwise}.")
-        size = self.batch_size
-        if isinstance(size, np.integer):
-            object.__setattr__(self, "batch_size", size := int(size))
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise SettingsError(
-                f"batch_size is {size!r}; it must be a whole number, at least 1, or None to choose it automatically."
-            )
 
-    def drawn_restart(self, iteration: int, rng: np.random.Generator) -> float | None:
-        """λ_r if the iteration begins with a restart, which draws it."""
+    def draw_restart(self, iteration: int, rng: np.random.Generator) -> float | None:
+        """Draw λ_r if the iteration begins with a restart, and return None otherwise."""
         if not self.restart_every or iteration == 1 or (iteration - 1) % self.restart_every:
             return None
         return float(rng.uniform(self.restart_lambda_min, self.restart_lambda_max))
@@ -134,16 +148,52 @@ class EPOConfig:
         )
 
     @classmethod
-    def of(cls, config: EPOConfig | None, settings: dict[str, Any]) -> EPOConfig:
-        """A configuration with some fields replaced; an unknown one is an error that names the nearest."""
-        import difflib
+    def from_settings(cls, config: EPOConfig | None, settings: dict[str, Any]) -> EPOConfig:
+        """Replace settings of a configuration.
 
-        known = [f.name for f in fields(cls)]
-        for name in settings:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(known)}."
-                raise SettingsError(f"There is no setting {name!r}{hint}")
+        Args:
+            config: configuration to start from, whose class is kept; None is the default one.
+            settings: new values, by the settings' names.
+
+        Raises:
+            SettingsError: a setting is unknown, and the sentence names the nearest; or it is outside its range.
+
+        >>> EPOConfig.from_settings(None, {"length": 6}).length
+        6
+        """
         if config is not None and not isinstance(config, cls):
             raise SettingsError(f"config is an EPOConfig; got {type(config).__name__!r}.")
-        return cls(**({} if config is None else asdict(config)) | settings)
+        kind = cls if config is None else type(config)
+        known = [field.name for field in fields(kind)]
+        for name in settings:
+            if name not in known:
+                raise unknown_setting(name, known)
+        return kind(**({} if config is None else asdict(config)) | settings)
+
+
+def configs_of_seeds(config: EPOConfig, seeds: Iterable[int] | None, named: Collection[str] = ()) -> list[EPOConfig]:
+    """Return a configuration for each seed; for `seeds=None` the configuration itself.
+
+    Args:
+        config: Configuration that all runs share.
+        seeds: Seeds, each of which is there once.
+        named: Names of the settings that the user wrote out; `seed` must not be among them if there are seeds.
+
+    Raises:
+        SettingsError: The seeds are empty, a single number, or not distinct; or there is a `seed` too.
+    """
+    if seeds is None:
+        return [config]
+    if "seed" in named:
+        raise SettingsError("Both seed= and seeds= are given; keep one.")
+    if isinstance(seeds, (int, np.integer)):
+        raise SettingsError(
+            f"seeds is {seeds}; it is several, such as range({max(int(seeds), 2)}). For one, use seed=."
+        )
+    configs = [replace(config, seed=seed) for seed in seeds]
+    if not configs:
+        raise SettingsError("seeds is empty; give at least one.")
+    given = [config.seed for config in configs]
+    if len(set(given)) < len(given):
+        raise SettingsError(f"seeds has one twice: {given}; equal seeds make equal runs.")
+    return configs

@@ -24,7 +24,7 @@ class ConstraintSet:
     Attributes:
         allowed: bool `[d_vocab]`, tokens that may be proposed.
         fixed: tokens by position, which never change.
-        open: the positions that may change, int64 `[<= n]`.
+        free_positions: the positions that may change, int64 `[<= n]`.
         prefix, suffix: the template's ids.
 
     Raises:
@@ -57,14 +57,14 @@ class ConstraintSet:
         for c in self.constraints:
             self._add(c)
         self._check_fixed()
-        self.open = np.array([i for i in range(length) if i not in self.fixed], dtype=np.int64)
+        self.free_positions = np.array([i for i in range(length) if i not in self.fixed], dtype=np.int64)
         left = int(self.allowed.sum())
         if left < 2:
             raise ConstraintError(
                 f"Of the vocabulary's {vocabulary.size} tokens {'only 1' if left else 'none'} is left to propose, so "
                 f"there is nothing to search (constraints: {self.describe()}). Loosen one."
             )
-        if not len(self.open):
+        if not len(self.free_positions):
             raise ConstraintError(
                 f"All {length} positions are fixed, so there is nothing to search; free one, or lengthen the prompt."
             )
@@ -83,7 +83,7 @@ class ConstraintSet:
             dtype=bool,
         )
 
-    def demand(self, rows: np.ndarray) -> None:
+    def require(self, rows: np.ndarray) -> None:
         """Raise ConstraintError if a given prompt `[B, n]` breaks a rule; the message says which."""
         for row in rows:
             text = self.vocabulary.text(row)
@@ -93,7 +93,7 @@ class ConstraintSet:
                         f"The start {text!r} has {self.vocabulary.piece(row[position])!r} at position {position}, "
                         f"where {self.vocabulary.piece(token)!r} is fixed."
                     )
-            banned = [i for i in self.open if not self.allowed[row[i]]]
+            banned = [i for i in self.free_positions if not self.allowed[row[i]]]
             if banned:
                 token = int(row[banned[0]])
                 why = f"which may not be used here (constraints: {self.describe()})"
@@ -114,18 +114,18 @@ class ConstraintSet:
             ConstraintError: hardly any random prompt obeys them.
         """
         candidates = np.flatnonzero(self.allowed)
-        found: list[np.ndarray] = []
+        prompts: list[np.ndarray] = []
         for _ in range(400):
             rows = rng.choice(candidates, size=(max(count, 32), self.length))
             for position, token in self.fixed.items():
                 rows[:, position] = token
-            found += list(rows[self.check(rows)])
-            if len(found) >= count:
-                return np.stack(found[:count])
+            prompts += list(rows[self.check(rows)])
+            if len(prompts) >= count:
+                return np.stack(prompts[:count])
         raise ConstraintError(
-            f"Of {400 * max(count, 32)} random prompts of {self.length} tokens only {len(found)} obey the constraints "
-            f"({self.describe()}), and {count} are needed. Give a start that obeys them, shorten the prompt, or "
-            "loosen one."
+            f"Of {400 * max(count, 32)} random prompts of {self.length} tokens only {len(prompts)} obey the "
+            f"constraints ({self.describe()}), and {count} are needed. Give a start that obeys them, shorten the "
+            "prompt, or loosen one."
         )
 
     def _add(self, c: Constraint) -> None:
@@ -170,13 +170,13 @@ class ConstraintSet:
                 f"{self.length - 1}."
             )
         try:
-            one = self.vocabulary.one(token)
+            chosen = self.vocabulary.one(token)
         except TokenError as error:
             raise ConstraintError(f"fix() at position {position}: {error}") from error
         position %= self.length
-        if self.fixed.get(position, one) != one:
+        if self.fixed.get(position, chosen) != chosen:
             raise ConstraintError(f"Position {position} is fixed to two different tokens; keep one.")
-        self.fixed[position] = one
+        self.fixed[position] = chosen
 
     def _round_trips(self, row: np.ndarray, text: str) -> bool:
         if not (self.prefix or self.suffix):
@@ -193,8 +193,8 @@ def _continuation(vocabulary: Vocabulary, text: str) -> list[int]:
         head = vocabulary.encode(anchor) if anchor else []
         ids = vocabulary.encode(anchor + text)
         tail = ids[len(head) :]
-        some = head or vocabulary.encode("a")
-        if ids[: len(head)] == head and vocabulary.text(some + tail) == vocabulary.text(some) + text:
+        before = head or vocabulary.encode("a")
+        if ids[: len(head)] == head and vocabulary.text(before + tail) == vocabulary.text(before) + text:
             return tail
     return vocabulary.encode(text)
 

@@ -1,10 +1,10 @@
 """The same search in the order for an accelerator, which is waited for once in an iteration.
 
-A device works through what it is asked for while the processor goes on asking, unless the processor needs to see a
-result. It needs two: the candidates, to draw children from, and the children's scores. Between the scores and the next
-candidates lie selection, perhaps a restart, and a backward pass, none of which need the processor if the device does
-the choosing. So an iteration begins with candidates that are known here, asks for scores, selection and the next
-candidates, and only then waits for all of them together.
+A device works through what it is asked for while the host goes on asking, unless the host needs to see a result. It
+needs two: the candidates, to draw children from, and the children's scores. Between the scores and the next candidates
+lie selection, perhaps a restart, and a backward pass, none of which need the host if the device does the choosing. So
+an iteration begins with candidates that are known here, asks for scores, selection and the next candidates, and only
+then waits for all of them together.
 
 What is drawn, and when, is as in :mod:`~dreamy_lens.search.epo`. Members that are the same prompt do not share a
 backward pass, since only the device knows them when it begins; so gradients may differ in their last digits.
@@ -12,114 +12,96 @@ backward pass, since only the device knows them when it begins; so gradients may
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any
-
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from dreamy_lens.models.transfer import to_device
+from dreamy_lens.scoring.candidates import AllowedTokens, rank_candidates
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.config import EPOConfig
 from dreamy_lens.search.constraint_set import ConstraintSet
-from dreamy_lens.search.proposals import children, proposed, warn_if_flat
-from dreamy_lens.search.protocol import Clock, HostTransfer, ModelRequest, ScoreCache, State, Step
+from dreamy_lens.search.operators import Operator, make_children
+from dreamy_lens.search.population import warn_if_flat
+from dreamy_lens.search.protocol import Clock, HostTransfer, ModelRequest, Search
+from dreamy_lens.search.score_cache import ScoreCache
+from dreamy_lens.search.selection import choose_survivor, choose_survivor_on_device, select_on_device
+from dreamy_lens.search.steps import State
 
 
-def pipelined(
+def run_pipelined(
+    operator: Operator,
     scorer: Scorer,
     config: EPOConfig,
-    rules: ConstraintSet,
-    known: ScoreCache,
+    constraints: ConstraintSet,
+    cache: ScoreCache,
     rng: np.random.Generator,
     clock: Clock,
     first: int,
-    population: np.ndarray,
-) -> Generator[Step | ModelRequest | HostTransfer, Any, None]:
-    """The iterations of a search from the `first` one on, as :func:`~dreamy_lens.search.epo.search` yields them.
+    population: Int64[np.ndarray, "M n"],
+) -> Search:
+    """Run the iterations of a search from the `first` one on, as :meth:`EPO.search` yields them.
 
     Args:
+        operator: how children are made of members.
         scorer: gives values, cross-entropies and gradients.
         config: settings.
-        rules: which prompts may exist.
-        known: scores of the prompts evaluated so far.
+        constraints: which prompts may exist.
+        cache: scores of the prompts evaluated so far.
         rng: as it was left by the iteration before.
         clock: of the run.
         first: the iteration to begin with.
-        population: ids `[M, n]` after the iteration before, in the order of the slots.
+        population: the prompts after the iteration before, in the order of the slots.
     """
     if first > config.iterations:
         return
     device, size = scorer.model.device, config.population
-    lambdas, allowed = to_device(config.lambdas, device), to_device(rules.allowed, device)
+    allowed, lambdas = AllowedTokens(constraints.allowed, device), to_device(config.lambdas, device)
     slots = torch.arange(size, device=device)
 
-    restart = config.drawn_restart(first, rng)
+    restart = config.draw_restart(first, rng)
     if restart is not None:
-        value, cross_entropy = known.scores(population)
-        population = np.repeat(population[[int(np.argmax(value - restart * cross_entropy))]], size, axis=0)
+        survivor = choose_survivor(*cache.scores(population), restart)
+        population = np.repeat(population[[survivor]], size, axis=0)  # [M, n]
     ids = to_device(population, device)
     gradient = yield ModelRequest(True, ids)
     if first == 1:
         warn_if_flat(gradient, scorer.bound.feature.label)
-    (proposals,) = yield HostTransfer((proposed(gradient, slots, lambdas, ids, allowed, config.top_k, rules),))
+    ranked = rank_candidates(gradient, slots, lambdas, ids, allowed, config.top_k)
+    (candidates,) = yield HostTransfer((ranked,))  # [M, n, k]
 
     for iteration in range(first, config.iterations + 1):
-        pool, rejected = children(population, proposals, config.children, rules, rng)
-        fresh = known.fresh(pool)
-        drawn = dict(rng.bit_generator.state)  # before the next iteration's restart
+        pool, rejected = make_children(operator, population, candidates, config.children, constraints, rng)
+        unseen = cache.unseen(pool)
+        rng_state = dict(rng.bit_generator.state)  # before the next iteration's restart
         if config.keep_parents:
             pool = np.concatenate([population, pool])
         # Members stay where nothing in the pool is finite, so they come last.
-        offered = np.concatenate([pool, population])
-        scores, places = (to_device(x, device) for x in known.offered(offered, fresh))
+        offered = np.concatenate([pool, population])  # [pool + M, n]
+        scores, places = (to_device(x, device) for x in cache.partial_scores(offered, unseen))
         wanted: list[Tensor] = []
-        if fresh:
-            found = yield ModelRequest(False, np.stack(list(fresh.values())), stays=True)
-            scores = torch.where(places < 0, scores, found[:, places.clamp_min(0)])
-            wanted.append(found)
-        chosen = survivors = _selected(*scores, lambdas, len(pool))
-        begun, restart, coming = restart, None, []
+        if unseen:
+            computed = yield ModelRequest(False, np.stack(list(unseen.values())), on_device=True)  # [2, unseen]
+            scores = torch.where(places < 0, scores, computed[:, places.clamp_min(0)])  # [2, pool + M]
+            wanted.append(computed)
+        selected = members = select_on_device(*scores, lambdas, len(pool))  # [M]
+        begun, restart = restart, None
+        upcoming: list[Tensor] = []
         if iteration < config.iterations:
-            restart = config.drawn_restart(iteration + 1, rng)
+            restart = config.draw_restart(iteration + 1, rng)
             if restart is not None:
-                survivors = _survivors(*scores[:, chosen], chosen, restart)
-            ids = to_device(offered, device)[survivors]
+                survivor = choose_survivor_on_device(*scores[:, selected], restart)
+                members = selected[survivor].expand(size)
+            ids = to_device(offered, device)[members]
             gradient = yield ModelRequest(True, ids)
-            coming = [proposed(gradient, slots, lambdas, ids, allowed, config.top_k, rules)]
-        wanted += [chosen, survivors, *coming]
+            upcoming = [rank_candidates(gradient, slots, lambdas, ids, allowed, config.top_k)]
+        wanted += [selected, members, *upcoming]
 
         arrays = list((yield HostTransfer(tuple(wanted))))
-        value, cross_entropy = arrays.pop(0) if fresh else np.empty((2, 0), dtype=np.float32)
-        rows = np.stack(list(fresh.values())) if fresh else np.empty((0, pool.shape[1]), dtype=np.int64)
-        new = known.noted(rows, value, cross_entropy)
-        selected, population = offered[arrays[0]], offered[arrays[1]]
-        state = State(iteration, selected, drawn, clock(), known.non_finite())
-        yield Step(iteration, *new.arrays, selected, begun, rejected, new.non_finite, state.seconds, state)
-        proposals = arrays[-1]
-
-
-def _selected(value: Tensor, cross_entropy: Tensor, lambdas: Tensor, pool: int) -> Tensor:
-    """The place of the best prompt of a pool for each λ, `[M]`, with numpy's arithmetic and its way with ties.
-
-    Args:
-        value: of the pool, and of the members behind it, `[pool + M]`.
-        cross_entropy: likewise.
-        lambdas: `[M]`.
-        pool: how many prompts are in it.
-    """
-    own = torch.arange(pool, pool + len(lambdas), device=value.device)
-    if not pool:
-        return own
-    value, cross_entropy = value[:pool], cross_entropy[:pool]
-    finite = value.isfinite() & cross_entropy.isfinite()
-    gain = value - lambdas[:, None] * cross_entropy
-    gain = gain.clamp_min(torch.finfo(gain.dtype).min)  # so that whatever is finite is above what is not
-    return torch.where(finite.any(), gain.masked_fill(~finite, -torch.inf).argmax(1), own)
-
-
-def _survivors(value: Tensor, cross_entropy: Tensor, chosen: Tensor, restart: float) -> Tensor:
-    """The place of the member that is best under λ_r, for every slot, `[M]`."""
-    best = (value - float(np.float32(restart)) * cross_entropy).argmax(0, keepdim=True)
-    return chosen[best].expand(len(chosen))
+        value, cross_entropy = arrays.pop(0) if unseen else np.empty((2, 0), dtype=np.float32)
+        rows = np.stack(list(unseen.values())) if unseen else np.empty((0, pool.shape[1]), dtype=np.int64)
+        new = cache.add_new(rows, value, cross_entropy)
+        state = State(iteration, offered[arrays[0]], rng_state, clock(), cache.non_finite())
+        yield new.step(state, begun, rejected)
+        population, candidates = offered[arrays[1]], arrays[-1]

@@ -1,1 +1,5 @@
-"""Many runs, planned and carried out in this process or on the workers of a Ray cluster."""
+"""Sweeps: many runs, planned and carried out in this process or on the workers of a Ray cluster."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

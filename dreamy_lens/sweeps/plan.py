@@ -1,4 +1,4 @@
-"""What a sweep consists of: features, settings and seeds, as runs with names, and as a manifest in its folder."""
+"""The plan of a sweep: features, settings and seeds, as tasks with names, and as a manifest in its folder."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from dreamy_lens.errors import RunFolderError, SettingsError
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import parse
 from dreamy_lens.features.paths import absolute
-from dreamy_lens.search.config import EPOConfig
+from dreamy_lens.search.config import EPOConfig, configs_of_seeds
 from dreamy_lens.search.constraints import Constraint, to_dict
 
 FORMAT = "dreamy_lens sweep"
 VERSION = 1
 MANIFEST = "sweep.json"
 
-_BESIDE = ("start", "constraints")
-"""What a dictionary of settings may have besides EPO's."""
+_NOT_IN_CONFIG = ("start", "constraints")
+"""Entries of a dictionary of settings that are not fields of EPOConfig."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One of a sweep's settings.
+    """One variant of the settings of a sweep.
 
     Attributes:
-        config: EPO's; its seed is each run's own.
-        given: what is particular to it, for tables: `{"population": 4}`.
-        start: initial prompts in any form, or None.
-        constraints: on prompts.
-        named: the settings that the user wrote out.
+        config: Settings of EPO; each run has its own seed.
+        given: Settings that are particular to this variant, for tables: `{"population": 4}`.
+        start: Initial prompts in any form, or None.
+        constraints: Constraints on prompts.
+        named: Names of the settings that the user gave.
     """
 
     config: EPOConfig
@@ -44,11 +44,11 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """In words: `population=4, length=6`; empty if nothing is particular to it."""
+        """The settings that are particular to this variant, as text: `population=4, length=6`."""
         return label_of(self.given)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the variant as JSON values."""
         config = {name: value for name, value in dataclasses.asdict(self.config).items() if name != "seed"}
         rules = [_plain(to_dict(rule)) for rule in self.constraints]
         return {"config": config, "given": _plain(self.given), "start": _plain(self.start), "constraints": rules}
@@ -59,10 +59,10 @@ class SweepTask:
     """One run of a sweep.
 
     Attributes:
-        name: of its folder.
-        feature: its number among the sweep's features.
-        setting: its number among the settings.
-        seed: its seed.
+        name: Name of the run's folder.
+        feature: Number of the feature among the sweep's features.
+        setting: Number of the variant among the sweep's settings.
+        seed: Seed of the run.
     """
 
     feature: int
@@ -71,20 +71,20 @@ class SweepTask:
 
     @property
     def name(self) -> str:
-        """Of its folder, and of its result."""
+        """Name of the run's folder and of its result."""
         return f"feature-{self.feature:03d}-setting-{self.setting:02d}-seed-{self.seed}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is to be done, checked as far as that can be without a model.
+    """The runs of a sweep, checked as far as that can be without a model.
 
     Attributes:
-        features: expressions, with absolute paths.
-        settings: at least one.
-        seeds: of each.
-        model: as it is sent to workers.
-        fluency_model: likewise, if it is another one.
+        features: Expressions, with absolute paths.
+        settings: Variants of the settings, at least one.
+        seeds: Seeds of each feature and variant.
+        model: Model to dream of.
+        fluency_model: Model whose cross-entropy counts as fluency; None is `model`.
     """
 
     features: tuple[Feature, ...]
@@ -94,7 +94,7 @@ class Plan:
     fluency_model: ModelRef | None
 
     @classmethod
-    def of(
+    def from_arguments(
         cls,
         features: Any,
         model: Any,
@@ -108,26 +108,26 @@ class Plan:
         dtype: Any,
         common: dict[str, Any],
     ) -> Plan:
-        """From the arguments of `sweep()`.
+        """Make the plan of the arguments of `sweep()`.
 
         Raises:
-            FeatureError: a feature does not parse.
-            SettingsError: a setting is unknown or outside its range; something is empty, or is there twice.
+            FeatureError: A feature does not parse.
+            SettingsError: A setting is unknown or outside its range; something is empty, or is there twice.
         """
-        listed = list(features) if isinstance(features, (list, tuple)) else [features]
-        found = [absolute(parse(feature)) for feature in listed]
-        if not found:
+        given = list(features) if isinstance(features, (list, tuple)) else [features]
+        expressions = [absolute(parse(feature)) for feature in given]
+        if not expressions:
             raise SettingsError("There is no feature: the list is empty.")
-        texts = [str(feature) for feature in found]
+        texts = [str(feature) for feature in expressions]
         twice = next((text for text in texts if texts.count(text) > 1), None)
         if twice is not None:
             raise SettingsError(f"The feature {twice} is there twice; equal ones make equal runs.")
-        base = EPOConfig.of(config, common)
+        base = EPOConfig.from_settings(config, common)
         beside = {"start": start, "constraints": constraints}
         return cls(
-            tuple(found),
+            tuple(expressions),
             _settings(base, beside, settings, set(common)),
-            _seeds(base, seeds, common),
+            tuple(config.seed for config in configs_of_seeds(base, seeds, common)),
             ModelRef.of(model, dtype),
             None if fluency_model is None else ModelRef.of(fluency_model),
         )
@@ -138,11 +138,11 @@ class Plan:
         return tasks_of(len(self.features), len(self.settings), self.seeds)
 
     def config(self, task: SweepTask) -> EPOConfig:
-        """Of one run."""
+        """Return the configuration of one run."""
         return dataclasses.replace(self.settings[task.setting].config, seed=task.seed)
 
     def to_dict(self) -> dict[str, Any]:
-        """The manifest, as JSON values, just as they come back from a file."""
+        """Return the manifest, as the JSON values that come back from a file."""
         fluency = self.fluency_model
         content = {
             "format": FORMAT,
@@ -158,29 +158,29 @@ class Plan:
 
 
 def tasks_of(features: int, settings: int, seeds: Iterable[int]) -> list[SweepTask]:
-    """Every run of so many features and settings."""
+    """Return the tasks of so many features and settings."""
     seeds = list(seeds)
     return [SweepTask(f, s, seed) for f in range(features) for s in range(settings) for seed in seeds]
 
 
 def label_of(given: Mapping[str, Any]) -> str:
-    """What is particular to a setting, in words."""
+    """Return settings as text."""
     return ", ".join(f"{name}={value}" for name, value in given.items())
 
 
-def joined(there: dict[str, Any], asked: dict[str, Any], where: str) -> dict[str, Any]:
-    """The manifest of a folder's sweep that goes on: the same, with the seeds that are new.
+def add_seeds(existing: dict[str, Any], asked: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the manifest of a folder's sweep, with the seeds that are new.
 
     Args:
-        there: what the folder has.
-        asked: what is to be done.
-        where: the folder, for messages.
+        existing: Manifest in the folder.
+        asked: Manifest of the sweep that is asked for.
+        where: Folder, for messages.
 
     Raises:
-        RunFolderError: they differ in something else; it says in what.
+        RunFolderError: The manifests differ in something else; the message says in what.
     """
     for what in ("model", "fluency_model", "features", "settings"):
-        mine, own = asked[what], there.get(what)
+        mine, own = asked[what], existing.get(what)
         if what == "settings" and isinstance(own, list):  # how they were written down makes no difference
             mine, own = ([{**one, "given": None} for one in both] for both in (mine, own))
         if mine == own:
@@ -189,7 +189,7 @@ def joined(there: dict[str, Any], asked: dict[str, Any], where: str) -> dict[str
             f"The sweep in {where} is another one: {_difference(what, own, mine)}. Seeds may be added to a sweep, and "
             "nothing else changes; choose another folder for another sweep."
         )
-    return {**there, "seeds": list(dict.fromkeys([*there["seeds"], *asked["seeds"]]))}
+    return {**existing, "seeds": list(dict.fromkeys([*existing["seeds"], *asked["seeds"]]))}
 
 
 def _difference(what: str, own: Any, mine: Any) -> str:
@@ -216,12 +216,14 @@ def _settings(base: EPOConfig, beside: dict[str, Any], settings: Any, common: se
     for one in settings:
         if "seed" in one:
             raise SettingsError("settings has a seed; give seeds=[...] for all of them.")
-        own = {name: value for name, value in one.items() if name not in _BESIDE}
-        more = beside | {name: value for name, value in one.items() if name in _BESIDE}
+        own = {name: value for name, value in one.items() if name not in _NOT_IN_CONFIG}
+        more = beside | {name: value for name, value in one.items() if name in _NOT_IN_CONFIG}
         rules = more["constraints"]
         rules = (rules,) if isinstance(rules, Constraint) else tuple(rules)
-        given = own | {name: _word(name, one[name]) for name in _BESIDE if name in one}
-        found.append(Setting(EPOConfig.of(base, own), given, more["start"], rules, frozenset(common | own.keys())))
+        given = own | {name: _summary(name, one[name]) for name in _NOT_IN_CONFIG if name in one}
+        found.append(
+            Setting(EPOConfig.from_settings(base, own), given, more["start"], rules, frozenset(common | own.keys()))
+        )
     if not found:
         raise SettingsError("settings is empty; leave it out, or give at least one.")
     whole = [{**setting.to_dict(), "given": None} for setting in found]
@@ -233,22 +235,16 @@ def _settings(base: EPOConfig, beside: dict[str, Any], settings: Any, common: se
     return tuple(found)
 
 
-def _word(name: str, value: Any) -> Any:
-    """A start or constraints, for tables."""
+def _summary(name: str, value: Any) -> Any:
+    """Return a start or constraints as text, for tables."""
     if name == "constraints":
         rules = (value,) if isinstance(value, Constraint) else tuple(value)
         return "; ".join(rule.describe() for rule in rules)
     return value if isinstance(value, str) or value is None else "ids"
 
 
-def _seeds(base: EPOConfig, seeds: Iterable[int] | None, common: dict[str, Any]) -> tuple[int, ...]:
-    from dreamy_lens.runs.start import seeded_configs
-
-    return tuple(config.seed for config in seeded_configs(base, seeds, common))
-
-
 def _plain(value: Any) -> Any:
-    """JSON values of numbers, texts, arrays, and lists and dictionaries of them."""
+    """Return numbers, texts, arrays, and lists and dictionaries of them as JSON values."""
     if isinstance(value, Mapping):
         return {str(name): _plain(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Does the runs of a sweep, one model at hand: in this process, or as an actor of Ray."""
+"""The worker that makes the runs of a sweep: in this process, or as an actor of Ray."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ DONE, FAILED = "done", "failed"
 
 @dataclass
 class Runner:
-    """Made where it works.
+    """Makes runs of a sweep, and saves each with its result.
 
     Args:
-        plan: of the sweep.
-        place: where its runs are saved.
-        mark: of the sweep's manifest, to see that the place is the same one here.
-        device: of models that are loaded by name; None is the first GPU if there is one.
-        threads: of torch; None leaves them.
-        version: of dreamy_lens in the process that asks.
+        plan: Plan of the sweep.
+        place: Folder that the runs are saved in.
+        mark: Random text in the sweep's manifest, by which a worker knows that it sees the same folder.
+        device: Device of models that are loaded by name; None is the first GPU if there is one.
+        threads: Threads of torch; None leaves them as they are.
+        version: Version of dreamy_lens in the process that shares out the runs.
     """
 
     plan: Plan
@@ -44,9 +44,9 @@ class Runner:
         """Load the model, and check every feature against it.
 
         Raises:
-            ModelError: it cannot be loaded.
-            FeatureError: a feature does not fit it.
-            ClusterError: what this process writes would not be seen by others.
+            ModelError: The model cannot be loaded.
+            FeatureError: A feature does not fit the model.
+            ClusterError: Other processes would not see what this one writes.
         """
         import torch
 
@@ -59,8 +59,8 @@ class Runner:
             )
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        found = self.place.read(MANIFEST)
-        if found is None or found.get("mark") != self.mark:
+        manifest = self.place.read(MANIFEST)
+        if manifest is None or manifest.get("mark") != self.mark:
             raise ClusterError(
                 f"The worker on {platform.node()!r} does not see the sweep's folder, {self.place}, as others do: "
                 "name a folder that all machines share, or a URL such as s3://bucket/sweep."
@@ -72,48 +72,48 @@ class Runner:
             bind(feature, self._model)
 
     def run(self, tasks: Sequence[SweepTask], attempt: int = 1) -> list[dict[str, Any]]:
-        """Do runs, several side by side, and save each with its result.
+        """Make runs, several side by side, and save each with its result.
 
-        What the package raises on purpose is a result too; where it concerns several runs each is tried by itself.
+        An error of the package is a result too; if it concerns several runs, each is tried by itself.
 
         Args:
-            tasks: with the same settings.
-            attempt: which one this is.
+            tasks: Runs to make, which have the same settings.
+            attempt: Number of this attempt.
 
         Returns:
-            The result of each, as JSON values; of those that were interrupted there is none.
+            The result of each run, as JSON values; none if the runs were interrupted.
         """
         try:
-            runs = self._opened(tasks)
-            if not self._work(runs):
+            runs = self._start(tasks)
+            if not self._finish(runs):
                 return []
         except DreamyLensError as error:
             if len(tasks) > 1:
                 return [result for task in tasks for result in self.run([task], attempt)]
             return [self.keep(failure(tasks[0], error, attempt))]
-        return [self._saved(task, run, attempt) for task, run in zip(tasks, runs, strict=True)]
+        return [self._save(task, run, attempt) for task, run in zip(tasks, runs, strict=True)]
 
     def keep(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Write a result; a run of which there is one is whole."""
+        """Write a result, which says that its run is whole."""
         self.place.write(f"{RESULTS}/{result['name']}.json", result)
         return result
 
-    def _opened(self, tasks: Sequence[SweepTask]) -> list[Any]:
+    def _start(self, tasks: Sequence[SweepTask]) -> list[Any]:
         from dreamy_lens.runs.spec import RunSpec
         from dreamy_lens.runs.start import new_run
 
-        plan, found = self.plan, []
+        plan, runs = self.plan, []
         for task in tasks:
             setting = plan.settings[task.setting]
             more = {"start": setting.start, "constraints": setting.constraints, "fluency_model": self._fluency}
             spec = RunSpec.of(
                 plan.features[task.feature], self._model, plan.config(task), named=set(setting.named), **more
             )
-            found.append(new_run(spec))
-        return found
+            runs.append(new_run(spec))
+        return runs
 
-    def _work(self, runs: list[Any]) -> bool:
-        """Whether they came to their end, and were not interrupted."""
+    def _finish(self, runs: list[Any]) -> bool:
+        """Take all steps of runs, and return whether they came to their end without an interrupt."""
         from dreamy_lens.runs.dreams import Dreams
         from dreamy_lens.runs.worker import RunWorker
 
@@ -124,7 +124,7 @@ class Runner:
             raise worker.error
         return not worker.interrupted
 
-    def _saved(self, task: SweepTask, run: Any, attempt: int) -> dict[str, Any]:
+    def _save(self, task: SweepTask, run: Any, attempt: int) -> dict[str, Any]:
         name = f"{RUNS}/{task.name}"
         if self.place.is_url:
             local = Path(tempfile.mkdtemp(prefix="dreamy_lens."))
@@ -139,7 +139,7 @@ class Runner:
 
 
 def summary(run: Any) -> dict[str, Any]:
-    """What a table of runs says about a whole one, as JSON values."""
+    """Return what a table of runs says about a finished run, as JSON values."""
     history, rows = run.history, run.frontier_rows
     reference = history.reference() if len(history) else (0.0, 0.0)
     return {
@@ -156,7 +156,7 @@ def summary(run: Any) -> dict[str, Any]:
 
 
 def failure(task: SweepTask, error: BaseException | str, attempt: int) -> dict[str, Any]:
-    """The result of a run that failed."""
+    """Return the result of a run that failed."""
     kind = "ClusterError" if isinstance(error, str) else type(error).__name__
     return {**_result(task, FAILED, attempt), "error": str(error), "kind": kind}
 

@@ -1,14 +1,15 @@
-"""A sweep's runs, read from where they were saved as they are asked for."""
+"""The runs of a sweep, read from its folder when they are asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from dreamy_lens.cluster.shared_folder import SharedFolder, StrPath
+from dreamy_lens._files import StrPath
+from dreamy_lens.cluster.shared_folder import SharedFolder
 from dreamy_lens.errors import RunFolderError, SettingsError
 from dreamy_lens.sweeps.plan import FORMAT, MANIFEST, VERSION, SweepTask, label_of, tasks_of
-from dreamy_lens.sweeps.runner import DONE, RESULTS, RUNS
+from dreamy_lens.sweeps.runner import DONE, FAILED, RESULTS, RUNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +114,7 @@ class Sweep(Sequence["Dream"]):
     def failed(self) -> pd.DataFrame:
         """The runs that failed: the rows of :meth:`to_pandas` with feature, settings, seed, attempts and error."""
         frame = self.to_pandas()
-        return frame.loc[frame["status"] == "failed", ["feature", "settings", "seed", "attempts", "error"]]
+        return frame.loc[frame["status"] == FAILED, ["feature", "settings", "seed", "attempts", "error"]]
 
     def of(self, feature: Any = None, **settings: Any) -> Sweep:
         """The runs of one feature, or with some settings, or both.
@@ -223,7 +224,7 @@ class Sweep(Sequence["Dream"]):
     def __repr__(self) -> str:
         counts = ((len(self.features), "feature"), (len(self.settings), "setting"), (len(self.seeds), "seed"))
         shape = " x ".join(f"{n} {what}{'s' * (n != 1)}" for n, what in counts)
-        failed = sum(self.status(task) == "failed" for task in self._tasks)
+        failed = sum(self.status(task) == FAILED for task in self._tasks)
         told = f", {failed} failed" if failed else ""
         whole = f"{len(self)} of {len(self._tasks)} runs{told}: {shape}"
         return f"Sweep({whole} on {self._manifest['model']['name']}, in {self.where!r})"

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import dreamy_lens as dl
-from dreamy_lens.analysis.attribution import attribute, attributions
+from dreamy_lens.analysis import attribute, attributions
 from dreamy_lens.errors import NoGradientError, PromptError, SettingsError
 from dreamy_lens.models.load import as_hooked
-from dreamy_lens.scoring.scorer import Scorer
+from tests.helpers.scorers import make_scorer
 
 FEATURE = "blocks.1.mlp.hook_post[-1, 3]"
 PROMPT = np.array([70, 81, 92, 103, 114])
@@ -35,7 +35,7 @@ def test_values_are_those_of_the_changed_prompts(family, bos):
 @pytest.mark.parametrize("weight", [0.0, 2.0])
 def test_candidates_are_those_that_the_gradient_ranks_highest(family, weight):
     found = dl.attribution(FEATURE, PROMPT, family.bridge, K, weight=weight)
-    scorer = Scorer(FEATURE, family.bridge)
+    scorer = make_scorer(FEATURE, family.bridge)
     gradient = scorer.gradient(PROMPT[None])
     slope = (gradient.of_value() - weight * gradient.of_cross_entropy())[0].numpy()
     slope[:, ~scorer.allowed] = -np.inf
@@ -74,7 +74,7 @@ def test_the_result_shares_no_memory_with_the_input(gpt2):
 
 def test_more_substitutes_than_tokens_are_all_tokens(gpt2):
     found = dl.attribution(FEATURE, PROMPT, gpt2.bridge, 10_000)
-    allowed = np.flatnonzero(Scorer(FEATURE, gpt2.bridge).allowed)
+    allowed = np.flatnonzero(make_scorer(FEATURE, gpt2.bridge).allowed)
     assert found.candidates.shape == (5, len(allowed) - 1)
     for token, row in zip(PROMPT, found.candidates, strict=True):
         assert sorted(row) == [i for i in allowed if i != token]
@@ -113,7 +113,7 @@ def test_a_text_and_its_tokens_are_attributed_alike(gpt2):
 
 
 def test_more_and_more_substitutes_are_found_as_all_at_once(gpt2, monkeypatch):
-    scorer = Scorer("L1.N3", gpt2.bridge)
+    scorer = make_scorer("L1.N3", gpt2.bridge)
     ids, scored, score = np.array([5, 9, 13]), [], scorer.score
     monkeypatch.setattr(scorer, "score", lambda rows: scored.append(len(rows)) or score(rows))
     several = list(attributions(scorer, ids, [2, 5, 10_000, 20_000]))
@@ -131,7 +131,7 @@ def test_more_and_more_substitutes_are_found_as_all_at_once(gpt2, monkeypatch):
 
 
 def test_only_what_is_allowed_is_tried(gpt2):
-    scorer = Scorer(FEATURE, gpt2.bridge)
+    scorer = make_scorer(FEATURE, gpt2.bridge)
     allowed = np.zeros(scorer.vocabulary.size, dtype=bool)
     allowed[[50, 51, 52]] = True
     assert set(np.unique(attribute(scorer, PROMPT, 32, allowed=allowed).candidates)) <= {50, 51, 52}
@@ -153,7 +153,7 @@ def test_attribution_is_of_one_prompt(gpt2):
         dl.attribution(FEATURE, ["a dog", "a cat"], gpt2.bridge)
 
 
-def test_without_a_gradient_there_is_nothing_to_rank_by(gpt2):
+def test_without_a_gradient_on_device_is_nothing_to_rank_by(gpt2):
     point = "blocks.0.mlp.hook_post"
     detached = dl.custom("detached", [point], lambda a: a[point][:, -1, 0].detach())
     with pytest.raises(NoGradientError):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dreamy_lens as dl
-from dreamy_lens.analysis.doctor import Finding, examine
+from dreamy_lens.analysis import Finding, examine
 from tests.helpers import models
 
 POINT = "blocks.1.mlp.hook_post"

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 import dreamy_lens as dl
-from dreamy_lens.analysis.direct_path import NoPathError, _norm
-from dreamy_lens.analysis.logit_effects import logit_effect
+from dreamy_lens.analysis import NoPathError, apply_norm, logit_effect
 from dreamy_lens.errors import FeatureRangeError, SettingsError, UnknownHookError
 from tests.features.test_sae import modern, save
 from tests.helpers import models
@@ -134,10 +133,10 @@ def test_what_a_norm_does_is_found_out_by_asking_it(size):
         torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(layer.bias)
     with torch.no_grad():
-        torch.testing.assert_close(_norm(layer, x, "ln"), layer.weight * (x - x.mean()), rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(_norm(rms, x, "ln"), rms.weight * x, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(apply_norm(layer, x, "ln"), layer.weight * (x - x.mean()), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(apply_norm(rms, x, "ln"), rms.weight * x, rtol=1e-3, atol=1e-4)
     with pytest.raises(NoPathError, match="neither a LayerNorm nor"), torch.no_grad():
-        _norm(torch.nn.Tanh(), x, "ln")
+        apply_norm(torch.nn.Tanh(), x, "ln")
 
 
 def test_a_head_writes_through_its_output_weights(family):

@@ -54,7 +54,7 @@ def state(**changes: Any) -> dict[str, Any]:
         "model_error": "",
         "hooks": [[name, name] for name in SHAPES],
         "shapes": SHAPES,
-        "fields": [field.to_dict() for field in settings.FIELDS],
+        "fields": [field.to_dict() for field in settings.form_fields()],
         "expression": "",
         "typed": {},
         **changes,

@@ -209,6 +209,18 @@ def test_a_bad_setting_is_marked_wherever_it_stands(form):
     assert it.page.get_by_label("iterations").get_attribute("aria-invalid") == "false"
 
 
+def test_a_setting_that_may_be_automatic_is_chosen_from_a_list(form):
+    it = form(expression="L1.N7", typed={"share_prefixes": "no"})
+    it.page.get_by_text("More settings").click()
+    choice = it.page.get_by_label("prepend BOS")
+    assert choice.input_value() == "" and it.page.get_by_label("share prefixes").input_value() == "no"
+    assert choice.locator("option").all_inner_texts() == ["automatic", "yes", "no"]
+    choice.select_option("yes")
+    typed = it.of("check")["typed"]
+    assert typed["prepend_bos"] == "yes" and typed["share_prefixes"] == "no" and typed["keep_parents"] is False
+    assert it.page.evaluate("form.state.typed").get("prepend_bos") == "yes"
+
+
 def test_start_and_load_send_what_is_typed(form):
     it = form(expression="L1.N7", typed={"iterations": "60", "round_trip": True})
     start = it.page.get_by_role("button", name="Start dreaming")

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 import dreamy_lens as dl
-from dreamy_lens.cli.corpus import tokens
+from dreamy_lens.cli.corpus import parse_count
 from dreamy_lens.cli.main import main
+from dreamy_lens.cluster import RayConfig
 
 TEXT = (
     "Return a copy of the array, with axes transposed and the dtype kept as it was. Raise an error if the file is only "
@@ -103,12 +104,12 @@ def test_options_of_ray_without_it_are_a_mistake(capsys):
 
 
 def test_counts_as_people_write_them():
-    assert [tokens(t) for t in ("12", "1_000", "2,000", "500k", "1.5M", "2G", "3b")] == [
+    assert [parse_count(t) for t in ("12", "1_000", "2,000", "500k", "1.5M", "2G", "3b")] == [
         12, 1000, 2000, 500_000, 1_500_000, 2 * 10**9, 3 * 10**9,
     ]  # fmt: skip
     for text in ("many", "-5", "", "1.5.2x"):
         with pytest.raises(Exception, match="is not a count"):
-            tokens(text)
+            parse_count(text)
 
 
 def test_of_many_features_those_that_stand_out_are_printed(corpus: Path, capsys: pytest.CaptureFixture[str]):
@@ -151,11 +152,10 @@ def test_where_it_is_done_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(dl, "sweep", ask)
     share = ["--workers", "3", "--cpus-per-worker", "2", "--gpus-per-worker", "0.5", "--dtype", "bfloat16"]
     for command in (["scan", "L2.N17"], ["sweep", "L2.N17", "--out", str(tmp_path)]):
-        for ray, wanted in ((["--ray"], True), (["--ray", "auto"], "auto")):
+        for ray, address in ((["--ray"], None), (["--ray", "auto"], "auto")):
             with pytest.raises(Asked):
                 main([*command, *share, *ray])
-            found = {name: asked[-1][name] for name in ("ray", "workers", "cpus_per_worker", "gpus_per_worker")}
-            assert found == {"ray": wanted, "workers": 3, "cpus_per_worker": 2, "gpus_per_worker": 0.5}
+            assert asked[-1]["ray"] == RayConfig(address, workers=3, cpus_per_worker=2, gpus_per_worker=0.5)
             assert asked[-1]["model"] is None and asked[-1]["dtype"] == "bfloat16"  # which every worker loads
         with pytest.raises(Asked):
             main(command)

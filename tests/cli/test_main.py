@@ -13,7 +13,7 @@ import pytest
 import dreamy_lens as dl
 from dreamy_lens.cli.main import main
 from dreamy_lens.runs.dream import Dream
-from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.scoring import Scorer
 from tests.helpers import models
 
 SMALL = "--iterations 2 --population 2 --children 4 --top-k 16 --length 4 --quiet".split()
@@ -58,7 +58,7 @@ def test_without_a_command_it_explains_itself(cli):
 
 
 def test_every_example_of_the_help_is_a_feature():
-    from dreamy_lens.cli.main import FEATURES
+    from dreamy_lens.cli.options import FEATURES
 
     for line in FEATURES.splitlines()[1:]:
         text = line.strip().split("   ")[0].strip("'")

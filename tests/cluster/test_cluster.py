@@ -20,6 +20,7 @@ import dreamy_lens as dl
 from dreamy_lens.cluster import actor_pool, ray_cluster, scan_tasks
 from dreamy_lens.cluster.actor_pool import ActorPool, LostJob
 from dreamy_lens.cluster.model_ref import ModelRef, dumps
+from dreamy_lens.cluster.ray_cluster import RayConfig, connected
 from dreamy_lens.cluster.shared_folder import SharedFolder
 from dreamy_lens.corpus.corpus import Corpus, Piece, Shard
 from dreamy_lens.corpus.problems import Problems
@@ -163,16 +164,22 @@ def cluster() -> Iterator[Any]:
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this module
-    with ray_cluster.cluster(workers=2) as started:
+    with connected(RayConfig(workers=2)) as started:
         yield started
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 def test_what_a_call_asks_for():
-    assert ray_cluster.wanted(False, None) == (False, None)
-    for ray, address in ((7, None), ("", None), (None, True), ("auto", "ray://x:1"), (False, "auto")):
-        with pytest.raises(SettingsError):
-            ray_cluster.wanted(ray, address)  # type: ignore[arg-type]
+    mine = RayConfig("ray://head:10001", workers=3)
+    assert RayConfig.from_argument(False) is RayConfig.from_argument(None) is None
+    assert RayConfig.from_argument(True) == RayConfig() and RayConfig.from_argument("auto") == RayConfig("auto")
+    assert RayConfig.from_argument(mine) is mine
+    for wrong in (7, ""):
+        with pytest.raises(SettingsError, match="use ray=True for a cluster that starts by itself"):
+            RayConfig.from_argument(wrong)  # type: ignore[arg-type]
+    for address in ("", True):
+        with pytest.raises(SettingsError, match=r"address is .*; use 'auto'"):
+            RayConfig(address)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -188,13 +195,13 @@ def test_what_a_call_asks_for():
 )
 def test_shares_that_no_worker_can_have(share, said):
     with pytest.raises(SettingsError, match=said):
-        ray_cluster.checked_share(*share)
+        RayConfig(None, *share)
 
 
 def test_without_ray_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ClusterError, match=r'pip install "dreamy-lens\[ray\]"'):
-        with ray_cluster.cluster():
+        with connected(RayConfig()):
             pass
 
 
@@ -205,18 +212,18 @@ def test_an_address_at_which_nobody_is(address):
 
 
 def test_a_cluster_that_is_there_is_used_and_left(cluster):
-    with ray_cluster.cluster(tasks=1) as again:
+    with connected(RayConfig(), tasks=1) as again:
         assert not again.started and again.workers == 1
-    with ray_cluster.cluster("auto", workers=5) as again:
+    with connected(RayConfig("auto", workers=5)) as again:
         assert again.workers == 5
-    with ray_cluster.cluster(cluster.ray.get_runtime_context().gcs_address) as again:
+    with connected(RayConfig(cluster.ray.get_runtime_context().gcs_address)) as again:
         assert again.workers == int(cluster.ray.cluster_resources()["CPU"])
     assert cluster.ray.is_initialized()
     with pytest.raises(ClusterError, match=r"connected to another Ray cluster than '10\.1\.2\.3:4'"):
-        with ray_cluster.cluster("10.1.2.3:4"):
+        with connected(RayConfig("10.1.2.3:4")):
             pass
     with pytest.raises(ClusterError, match="A worker needs 1 CPUs and 8 GPUs, and the Ray cluster has"):
-        with ray_cluster.cluster(gpus_per_worker=8):
+        with connected(RayConfig(gpus_per_worker=8)):
             pass
 
 
@@ -310,7 +317,7 @@ def test_workers_for_which_there_is_no_room_are_told_of(cluster, tmp_path, monke
         def stop(text: str) -> None:
             raise InterruptedError(text)
 
-        going.say = stop
+        going.report = stop
         list(going.work(["a"]))
 
 
@@ -353,7 +360,7 @@ def test_on_workers_it_is_the_same_and_the_dead_are_replaced(cluster, whole, tmp
     features = [FEATURES[0], once, refused, FEATURES[1]]
     where = f"file://{tmp_path}/sweep"
     with pytest.warns(RuntimeWarning, match="1 of 4 runs failed"):
-        runs = made(where, features=features, seeds=[0], ray=True, workers=2, progress=True)
+        runs = made(where, features=features, seeds=[0], ray=RayConfig(workers=2), progress=True)
     # Two workers' dreams are this process's, bit for bit, also the one whose worker was killed.
     for run, here in zip(runs, (whole[0], dream(gpt2.bridge, once, iterations=3), whole[1]), strict=True):
         same(run.history, here.history)
@@ -385,7 +392,7 @@ def test_a_run_that_kills_its_workers_is_given_up(cluster, monkeypatch, tmp_path
         Deaths.runner.ready()
         return Deaths()
 
-    monkeypatch.setattr("dreamy_lens.api.sweep.ActorPool", started)
+    monkeypatch.setattr("dreamy_lens.sweeps.execution.ActorPool", started)
     with pytest.warns(RuntimeWarning, match="1 of 3 runs failed"):
         runs = made(tmp_path / "a", features="L1.N3", seeds=range(3), together=2, ray=True)
     assert list(runs.to_pandas()["status"]) == ["done", "failed", "done"]
@@ -404,7 +411,7 @@ def test_an_interrupt_ends_the_workers_and_keeps_the_finished(cluster, whole, tm
 
     pressing = abroad("pressing", tmp_path, press)
     features = ["L1.N3", pressing, "L0.N5"]
-    runs = made(tmp_path / "a", features=features, seeds=[0], ray=True, workers=1)
+    runs = made(tmp_path / "a", features=features, seeds=[0], ray=RayConfig(workers=1))
     assert list(runs.to_pandas()["status"]) == ["done", "missing", "missing"]
     assert "Interrupted after 1 of 3 runs" in capsys.readouterr().err and cluster.ray.is_initialized()
     (pid,) = (int(file.name.removeprefix("pid-")) for file in tmp_path.glob("pid-*"))
@@ -418,7 +425,7 @@ def test_an_interrupt_ends_the_workers_and_keeps_the_finished(cluster, whole, tm
 
 def test_workers_say_what_is_wrong_before_anything_is_searched(cluster, tmp_path, monkeypatch):
     with pytest.raises(UnknownHookError, match=r"blocks\.7"):
-        made(tmp_path / "a", "embedded", features=["L1.N3", "L7.N3"], ray=True, workers=1)
+        made(tmp_path / "a", "embedded", features=["L1.N3", "L7.N3"], ray=RayConfig(workers=1))
     assert not (tmp_path / "a" / "results").exists()
     with pytest.raises(SettingsError, match="cannot be sent to workers, because of an object in one of them"):
         held = (one for one in ())
@@ -481,7 +488,7 @@ def test_on_workers_a_scan_finds_the_same_though_one_is_killed(cluster, tmp_path
     features, corpus = [dl.neurons(1), abroad("once", tmp_path, die)], corpus_of(3)
     where = f"file://{tmp_path}/scan"
     here = scanned(features, corpus, cache=False)
-    there = scanned(features, corpus, out=where, ray=True, workers=2, progress=True)
+    there = scanned(features, corpus, out=where, ray=RayConfig(workers=2), progress=True)
     equal(there, here)
     assert len(list(tmp_path.glob("died-*"))) == 1 and there.failed_shards == []
     bar = capsys.readouterr().err
@@ -499,7 +506,7 @@ def test_a_shard_that_kills_whoever_reads_it_is_reported_and_the_rest_completes(
     with pytest.warns(RuntimeWarning, match=r"1 of 3 parts of lines could not be read.*shard 1 \(ValueError: torn\)"):
         here = scanned(dl.neurons(1), corpus, cache=False)
     with pytest.warns(RuntimeWarning, match=r"1 of 3 parts of lines .*shard 1 \(from block 0 on 1 workers died\)"):
-        there = scanned(dl.neurons(1), corpus, out=tmp_path / "scan", ray=True, workers=2)
+        there = scanned(dl.neurons(1), corpus, out=tmp_path / "scan", ray=RayConfig(workers=2))
     equal(there, here)
     assert [failed["name"] for failed in there.failed_shards] == ["shard 1"]
 
@@ -515,11 +522,11 @@ def test_an_interrupted_scan_goes_on(cluster, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(scan_tasks, "LEAST", 300_000)
     features, corpus = ["L1.N3", abroad("press", tmp_path, press)], corpus_of(2)
     here = scanned(features, corpus, cache=False)
-    some = scanned(features, corpus, out=tmp_path / "scan", ray=True, workers=1)
+    some = scanned(features, corpus, out=tmp_path / "scan", ray=RayConfig(workers=1))
     assert "call again with the same arguments to go on" in capsys.readouterr().err
     assert not some.header["complete"] and 0 < some.counts["blocks"] < here.counts["blocks"]
     (pid,) = (int(file.name.removeprefix("pid-")) for file in tmp_path.glob("pid-*"))
     psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=30)
     assert not psutil.pid_exists(pid)
-    equal(scanned(features, corpus, out=tmp_path / "scan", ray=True, workers=1), here)
+    equal(scanned(features, corpus, out=tmp_path / "scan", ray=RayConfig(workers=1)), here)
     assert not (tmp_path / "scan" / "parcels").exists()

@@ -25,7 +25,7 @@ def test_the_page_has_what_the_script_prints():
         assert line in page, line
 
 
-def test_the_bytes_of_a_feature_are_those_of_a_tally():
+def test_the_bytes_of_a_feature_are_those_of_its_statistics():
     from dreamy_lens.scan.feature_stats import FeatureStats
 
     tensors = FeatureStats.empty(3, 64, True).tensors().values()

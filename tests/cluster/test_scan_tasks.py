@@ -14,19 +14,20 @@ import dreamy_lens as dl
 from dreamy_lens.cluster import scan_tasks
 from dreamy_lens.cluster.actor_pool import LostJob
 from dreamy_lens.cluster.model_ref import ModelRef
-from dreamy_lens.cluster.scan_tasks import ScanTask, TaskLedger, parcels_of
-from dreamy_lens.cluster.scan_worker import ScanWorker, fetched
+from dreamy_lens.cluster.scan_tasks import ScanTask, TaskLedger, plan_tasks
+from dreamy_lens.cluster.scan_worker import ScanWorker, local_copy
 from dreamy_lens.cluster.shared_folder import SharedFolder
 from dreamy_lens.corpus import corpus as corpora
 from dreamy_lens.corpus import open_corpus
 from dreamy_lens.errors import ClusterError, CorpusError, ExamplesError, OutOfMemoryError, SettingsError
 from dreamy_lens.scan.checkpoint import Checkpoint
+from dreamy_lens.scan.config import ScanConfig
 from dreamy_lens.scan.scan import Scan
-from dreamy_lens.scan.scanner import Scanner, ScanSettings
+from dreamy_lens.scan.scanner import Scanner
 from tests.helpers import models
 
 WORDS = "the dog runs over hill and a cat sleeps in house friends bark she said that big red sun".split()
-SETTINGS = ScanSettings(k=4, length=6, sample=20, batch_size=4)
+SETTINGS = ScanConfig(k=4, length=6, sample=20, batch_size=4)
 
 
 def texts(count: int, length: int = 60, seed: int = 0) -> list[str]:
@@ -44,7 +45,7 @@ def folder_of(tmp_path: Path, files: int) -> Any:
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    """Blocks of a few hundred characters, parcels of a few thousand, and a shard for each file."""
+    """Blocks of a few hundred characters, tasks of a few thousand, and a shard for each file."""
     from dreamy_lens.corpus import files
 
     monkeypatch.setattr(corpora, "BLOCK", 800)
@@ -57,8 +58,8 @@ def worker_of(place: SharedFolder | Path | str, corpus: Any, workers: int = 1, *
     bridge = models.family("neox").bridge
     scan = Scan(dl.neurons(1), bridge, corpus, SETTINGS)
     place = place if isinstance(place, SharedFolder) else SharedFolder(place)
-    ledger = TaskLedger.new(place, scan.identity, parcels_of(scan.corpus, workers, False))
-    return ScanWorker(scan.given, ModelRef.of(bridge), None, scan.corpus, SETTINGS, ledger, **settings)
+    ledger = TaskLedger.new(place, scan.identity, plan_tasks(scan.corpus, workers, False))
+    return ScanWorker(scan.features, ModelRef.of(bridge), None, scan.corpus, SETTINGS, ledger, **settings)
 
 
 def once(worker: ScanWorker) -> Checkpoint:
@@ -74,7 +75,7 @@ def merged(worker: ScanWorker) -> Checkpoint:
     receipts = worker.ledger.receipts()
     found = None
     for number in sorted(receipts, reverse=True):
-        with fetched(worker.ledger.place, receipts[number]["file"]) as file:
+        with local_copy(worker.ledger.place, receipts[number]["file"]) as file:
             part = Checkpoint.load(file, worker.ledger.identity)
         found, _ = (part, None) if found is None else (found, found.merge(part))
     assert found is not None
@@ -82,8 +83,8 @@ def merged(worker: ScanWorker) -> Checkpoint:
 
 
 def same(ours: Checkpoint, theirs: Checkpoint) -> None:
-    for name, tensor in theirs.tally.tensors().items():
-        np.testing.assert_allclose(ours.tally.tensors()[name].numpy(), tensor.numpy(), rtol=1e-12, err_msg=name)
+    for name, tensor in theirs.stats.tensors().items():
+        np.testing.assert_allclose(ours.stats.tensors()[name].numpy(), tensor.numpy(), rtol=1e-12, err_msg=name)
     ours.prune()
     theirs.prune()
     assert ours.counts == theirs.counts and np.array_equal(ours.store.number, theirs.store.number)
@@ -98,31 +99,31 @@ def same(ours: Checkpoint, theirs: Checkpoint) -> None:
 @pytest.mark.parametrize(("workers", "files", "whole"), [(1, 3, False), (1, 12, True), (2, 12, False), (2, 17, True)])
 def test_parcels_are_all_blocks_each_once(tmp_path, workers, files, whole):
     corpus = folder_of(tmp_path, files)
-    found = parcels_of(corpus, workers, False)
-    assert [parcel.number for parcel in found] == list(range(len(found)))
+    found = plan_tasks(corpus, workers, False)
+    assert [task.number for task in found] == list(range(len(found)))
     blocks = []
-    for parcel in found:
-        for shard in range(parcel.shard, parcel.last + 1):
-            first = parcel.block if shard == parcel.shard else 0
+    for task in found:
+        for shard in range(task.shard, task.last + 1):
+            first = task.block if shard == task.shard else 0
             for block in corpus.blocks(shard, first):
-                if shard < parcel.last or parcel.end is None or block.number < parcel.end:
+                if shard < task.last or task.end is None or block.number < task.end:
                     blocks.append((shard, block.number))
-    assert blocks == [(shard, block) for shard, block, _ in corpus.table()]
+    assert blocks == [(shard, block) for shard, block, _ in corpus.block_sizes()]
     assert len(found) == scan_tasks.EACH * workers if whole else all(p.end is not None for p in found)
     assert len(found) > 1
 
 
 def test_a_sample_needs_to_know_the_blocks(tmp_path):
     corpus = folder_of(tmp_path, 12)
-    assert all(parcel.end is None for parcel in parcels_of(corpus, 1, False))
-    assert all(parcel.end is not None for parcel in parcels_of(corpus, 1, True))
+    assert all(task.end is None for task in plan_tasks(corpus, 1, False))
+    assert all(task.end is not None for task in plan_tasks(corpus, 1, True))
 
 
 def test_a_ledger_is_read_again(tmp_path):
     worker = worker_of(tmp_path, texts(40))
     ledger = worker.ledger
     again = TaskLedger.open(SharedFolder(tmp_path), ledger.identity)
-    assert again is not None and (again.mark, again.parcels) == (ledger.mark, ledger.parcels)
+    assert again is not None and (again.mark, again.tasks) == (ledger.mark, ledger.tasks)
     assert TaskLedger.open(SharedFolder(tmp_path / "other"), ledger.identity) is None
     with pytest.raises(ExamplesError, match="holds another scan: k was 4 and is now 5"):
         TaskLedger.open(SharedFolder(tmp_path), {**ledger.identity, "k": 5})
@@ -137,10 +138,10 @@ def test_a_ledger_is_read_again(tmp_path):
 @pytest.mark.parametrize("where", ["{}/a", "file://{}/a", "memory://{}/a"])
 def test_parcels_by_one_worker_make_the_whole(tmp_path, where):
     worker = worker_of(where.format(tmp_path if "memory" not in where else tmp_path.name), texts(40))
-    assert len(worker.ledger.parcels) > 3
-    for parcel in reversed(worker.ledger.parcels):
-        receipt = worker.run(parcel)
-        assert receipt["status"] == "done" and worker.run(parcel)["file"] == receipt["file"]
+    assert len(worker.ledger.tasks) > 3
+    for task in reversed(worker.ledger.tasks):
+        receipt = worker.run(task)
+        assert receipt["status"] == "done" and worker.run(task)["file"] == receipt["file"]
     same(merged(worker), once(worker))
     left = worker.ledger.place.names("parcels")
     assert not [name for name in left if ".part" in name]
@@ -148,9 +149,9 @@ def test_parcels_by_one_worker_make_the_whole(tmp_path, where):
 
 def test_a_parcel_of_several_shards(tmp_path):
     worker = worker_of(tmp_path / "a", folder_of(tmp_path, 12))
-    assert all(parcel.last > parcel.shard for parcel in worker.ledger.parcels)
-    for parcel in worker.ledger.parcels:
-        worker.run(parcel)
+    assert all(task.last > task.shard for task in worker.ledger.tasks)
+    for task in worker.ledger.tasks:
+        worker.run(task)
     same(merged(worker), once(worker))
 
 
@@ -174,15 +175,13 @@ def killed_after(blocks: int, patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("where", ["{}/a", "file://{}/a"])
 def test_what_a_dead_worker_saved_is_not_done_again(tmp_path, monkeypatch, where):
     worker = worker_of(where.format(tmp_path), folder_of(tmp_path, 8), save_seconds=0.0)
-    parcel = worker.ledger.parcels[1]
-    assert parcel.last > parcel.shard
+    task = worker.ledger.tasks[1]
+    assert task.last > task.shard
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         killed_after(4, patch)
-        worker.run(parcel)
+        worker.run(task)
     names = worker.ledger.place.names("parcels")
-    assert {f"{parcel.number:04d}.part", f"{parcel.number:04d}.part.json", f"{parcel.number:04d}.attempts"} <= set(
-        names
-    )
+    assert {f"{task.number:04d}.part", f"{task.number:04d}.part.json", f"{task.number:04d}.attempts"} <= set(names)
     other = dataclasses.replace(worker)
     counts: list[int] = []
     take = Scanner._take
@@ -192,41 +191,41 @@ def test_what_a_dead_worker_saved_is_not_done_again(tmp_path, monkeypatch, where
         return take(self, block, *rest)
 
     monkeypatch.setattr(Scanner, "_take", counted)
-    other.run(parcel)
-    assert len(counts) < len([1 for shard, *_ in worker.corpus.table() if parcel.shard <= shard <= parcel.last])
-    for rest in worker.ledger.parcels:
+    other.run(task)
+    assert len(counts) < len([1 for shard, *_ in worker.corpus.block_sizes() if task.shard <= shard <= task.last])
+    for rest in worker.ledger.tasks:
         other.run(rest)
     same(merged(worker), once(worker))
 
 
 def test_a_parcel_whose_workers_die_is_given_up_and_what_follows_is_not(tmp_path, monkeypatch):
     worker = worker_of(tmp_path / "a", folder_of(tmp_path, 8), save_seconds=0.0)
-    parcel = worker.ledger.parcels[0]
+    task = worker.ledger.tasks[0]
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         killed_after(2, patch)  # one block has been saved then
-        worker.run(parcel)
+        worker.run(task)
     deaths, receipt = 1, None
     while receipt is None:
         with monkeypatch.context() as patch:
             killed_after(1, patch)
             try:
-                receipt = dataclasses.replace(worker).run(parcel)
+                receipt = dataclasses.replace(worker).run(task)
             except Stopped:
                 deaths += 1
     assert 3 <= deaths <= 5  # three at the place that had been reached, and some of the block may be saved on the way
     assert receipt["status"] == "given up" and receipt["why"] == "from block 1 on 3 workers died"
     assert receipt["at"] == [0, 1] and receipt["file"].endswith(".until")
-    for rest in worker.ledger.parcels[1:]:
+    for rest in worker.ledger.tasks[1:]:
         worker.run(rest)
     ledger = worker.ledger
-    before = len(ledger.parcels)
+    before = len(ledger.tasks)
     ledger.split(ledger.receipts())
-    assert ledger.parcels[before:] == [ScanTask(before, 1, 0, parcel.last, None, 0)]
+    assert ledger.tasks[before:] == [ScanTask(before, 1, 0, task.last, None, 0)]
     ledger.split(ledger.receipts())
-    assert len(ledger.parcels) == before + 1 == len(TaskLedger.open(ledger.place, ledger.identity).parcels)  # type: ignore[union-attr]
-    worker.run(ledger.parcels[-1])
+    assert len(ledger.tasks) == before + 1 == len(TaskLedger.open(ledger.place, ledger.identity).tasks)  # type: ignore[union-attr]
+    worker.run(ledger.tasks[-1])
     # All but what follows the first block of the first shard.
-    assert merged(worker).counts["blocks"] == len(worker.corpus.table()) - len(list(worker.corpus.blocks(0))) + 1
+    assert merged(worker).counts["blocks"] == len(worker.corpus.block_sizes()) - len(list(worker.corpus.blocks(0))) + 1
 
 
 def test_an_error_that_stays_is_told_and_one_that_goes_is_not(tmp_path, monkeypatch):
@@ -240,33 +239,33 @@ def test_an_error_that_stays_is_told_and_one_that_goes_is_not(tmp_path, monkeypa
         return run(self, progress, *rest)
 
     monkeypatch.setattr(Scanner, "run", failing)
-    first, second = (worker.run(parcel) for parcel in worker.ledger.parcels[:2])
+    first, second = (worker.run(task) for task in worker.ledger.tasks[:2])
     assert first["status"] == "given up" and first["file"] is None and times[:3] == [0, 0, 0]
     assert first["why"] == "from block 0 on the last of 3 attempts ended with OSError: no disk 3"
-    third = worker.run(worker.ledger.parcels[2])
+    third = worker.run(worker.ledger.tasks[2])
     assert (second["status"], third["status"]) == ("done", "done") and len(times) == 6
 
 
 def test_what_concerns_all_ends_the_scan(tmp_path, monkeypatch):
     worker = worker_of(tmp_path / "a", texts(40))
-    parcel = worker.ledger.parcels[0]
+    task = worker.ledger.tasks[0]
     for wrong, error, said in (
         ({"version": "0.0"}, ClusterError, "install the same version"),
         ({"ledger": dataclasses.replace(worker.ledger, mark="x")}, ClusterError, "does not see the scan's folder"),
         ({"features": ["L7.N3"]}, dl.errors.UnknownHookError, "L7|blocks.7"),
     ):
-        receipt = dataclasses.replace(worker, **wrong).run(parcel)
+        receipt = dataclasses.replace(worker, **wrong).run(task)
         assert receipt["status"] == "failed"
         with pytest.raises(error, match=said):
             raise pickle.loads(bytes.fromhex(receipt["error"]))
     monkeypatch.setattr(Checkpoint, "save", lambda *rest: (_ for _ in ()).throw(ExamplesError("no room")))
-    assert worker.run(parcel)["status"] == "failed"
-    assert worker.ledger.receipts() == {} and worker.ledger.place.names(f"{parcel.name}.attempts") == []
+    assert worker.run(task)["status"] == "failed"
+    assert worker.ledger.receipts() == {} and worker.ledger.place.names(f"{task.name}.attempts") == []
 
 
 def test_workers_that_die_while_they_load_are_not_the_parcels_fault(tmp_path, monkeypatch):
     worker = worker_of(tmp_path / "a", texts(40))
-    parcel = worker.ledger.parcels[0]
+    task = worker.ledger.tasks[0]
 
     def die(self: ScanWorker) -> None:
         raise Stopped
@@ -275,8 +274,8 @@ def test_workers_that_die_while_they_load_are_not_the_parcels_fault(tmp_path, mo
         patch.setattr(ScanWorker, "ready", die)
         for _ in range(3):
             with pytest.raises(Stopped):
-                worker.run(parcel)
-        receipt = worker.run(parcel)
+                worker.run(task)
+        receipt = worker.run(task)
     with pytest.raises(ClusterError, match="3 workers died while they loaded the model"):
         raise pickle.loads(bytes.fromhex(receipt["error"]))
     assert worker.ledger.receipts() == {}
@@ -284,12 +283,12 @@ def test_workers_that_die_while_they_load_are_not_the_parcels_fault(tmp_path, mo
 
 def test_a_belated_worker_changes_nothing(tmp_path):
     worker = worker_of(tmp_path / "a", texts(40))
-    parcel = worker.ledger.parcels[0]
+    task = worker.ledger.tasks[0]
     late = dataclasses.replace(worker)
     late.ready()
-    late._begin(parcel, 0, 0, "scanning")
-    worker.ledger.place.write(f"{parcel.name}.json", {"parcel": 0, "status": "given up", "file": None, "why": "x"})
-    assert late._scanned(parcel, 0)["status"] == "given up"
+    late._begin(task, 0, 0, "scanning")
+    worker.ledger.place.write(f"{task.name}.json", {"parcel": 0, "status": "given up", "file": None, "why": "x"})
+    assert late._scan(task, 0)["status"] == "given up"
     assert worker.ledger.receipts()[0]["status"] == "given up"
 
 
@@ -303,7 +302,7 @@ def test_a_shard_without_anything_readable_is_noted(tmp_path, monkeypatch):
         return blocks(shard, start)
 
     monkeypatch.setattr(worker.corpus, "blocks", broken)
-    assert {worker.run(parcel)["status"] for parcel in worker.ledger.parcels} == {"done"}
+    assert {worker.run(task)["status"] for task in worker.ledger.tasks} == {"done"}
     assert list(merged(worker).failed.values()) == ["ValueError: torn"]
 
 
@@ -325,20 +324,20 @@ class Here:
 @pytest.mark.parametrize("always", [True, False])
 def test_values_at_tokens_are_shared_out(tmp_path, monkeypatch, always):
     pytest.importorskip("ray", reason="Ray is not installed")
-    from dreamy_lens.cluster import token_values
+    from dreamy_lens.cluster import value_jobs
     from dreamy_lens.cluster.model_ref import dumps
 
     worker = worker_of(tmp_path / "a", texts(40))
     worker.features = ["L1.N3", "L0.N5", dl.neurons(1)]
     scan = Scan(worker.features, worker.model.model, worker.corpus, SETTINGS)
     scanner, states = scan.scanner(), [once(worker), once(worker)]
-    here = scan.examples(scanner, states[0], None)
-    monkeypatch.setattr(token_values, "ActorPool", Here)
-    monkeypatch.setattr(token_values, "MANY", 1 << 20 if always else 0)
+    here = scan.build_examples(scanner, states[0], None)
+    monkeypatch.setattr(value_jobs, "ActorPool", Here)
+    monkeypatch.setattr(value_jobs, "MANY", 1 << 20 if always else 0)
     data = dumps(dataclasses.replace(worker, model=worker.model.packed()))
-    answers = token_values.spread(None, data, scanner, always)  # type: ignore[arg-type]
+    run_jobs = value_jobs.value_job_runner(None, data, scanner, always)  # type: ignore[arg-type]
     with pytest.warns(RuntimeWarning, match=r"Values at the tokens of \d+ windows are missing .* A worker died"):
-        there = scan.examples(scanner, states[1], None, answers=answers)
+        there = scan.build_examples(scanner, states[1], None, run_jobs=run_jobs)
     ours, theirs = (one.tables.kept.to_pandas() for one in (there, here))
     whole = [row is not None and not np.isnan(row).all() for row in ours["values"]]
     assert 0 < sum(whole) < len(ours)
@@ -356,9 +355,15 @@ def test_values_at_tokens_are_shared_out(tmp_path, monkeypatch, always):
     [
         ({"tokens": 100, "seed": None, "ray": True}, SettingsError, "by one process; leave out ray="),
         ({"corpus": iter(["a text"]), "ray": True}, CorpusError, "workers have to read their parts of it each"),
-        ({"workers": 3}, SettingsError, "workers=3 are started on a Ray cluster; add ray=True"),
+        (
+            {"workers": 3},
+            SettingsError,
+            r"about the workers of a Ray cluster: give ray=RayConfig\(workers=",
+        ),
+        ({"ray": 7}, SettingsError, "ray is 7; use ray=True for a cluster that starts by itself"),
         ({"out": "s3://bucket/scan"}, SettingsError, "is a URL, to which a scan on a Ray cluster writes: add ray=True"),
-        ({"ray": True, "gpus_per_worker": -1}, SettingsError, "gpus_per_worker is -1"),
+        ({"lenght": 3}, SettingsError, "There is no setting 'lenght'; did you mean length?"),
+        ({"config": 3}, SettingsError, "config is a ScanConfig; got 'int'"),
         ({"dtype": "float16"}, SettingsError, "the model is in memory already"),
         ({"corpus": [], "ray": True}, CorpusError, ""),
     ],

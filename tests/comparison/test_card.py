@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import dreamy_lens as dl
-from dreamy_lens.analysis.logit_effects import logit_effect
 from dreamy_lens.api.card import SCAN_SETTINGS, card
 from dreamy_lens.errors import CorpusError, ExamplesError, NoGradientError, SettingsError, UnknownHookError
 from dreamy_lens.results.prompt import Prompt
@@ -203,7 +202,7 @@ def test_mistakes_are_told_before_anything_takes_long(bridge, monkeypatch):
         card(FEATURE, bridge, "no/such/file.txt")
 
 
-def test_without_a_gradient_there_is_a_table(run, examples, monkeypatch):
+def test_without_a_gradient_on_device_is_a_table(run, examples, monkeypatch):
     def refuse(self, k=32):
         raise NoGradientError("The value has no gradient here.")
 
@@ -226,8 +225,7 @@ def test_the_examples_of_the_documentation_run(tmp_path, monkeypatch):
     if not page.is_file():
         pytest.skip("the documentation is not part of this copy")
     monkeypatch.chdir(tmp_path)
-    for name, public in (("card", card), ("logit_effect", logit_effect)):
-        monkeypatch.setattr(dl, name, public, raising=False)
+    monkeypatch.setattr(dl, "card", card, raising=False)
     monkeypatch.setenv("DREAMY_LENS_CACHE", str(tmp_path / "cache"))
     small = "population=2, children=4, length=6, progress=False, iterations=2"
     names: dict = {"texts": texts()}

@@ -230,7 +230,7 @@ def test_an_array_that_is_not_quite_utf8_is_counted_once(tmp_path: Path):
     with small():
         corpus = open_corpus(tmp_path)
         assert [text[-2:] for text in texts_of(corpus).values()] == ["xa", "\ufffdb", "xc"]
-        last = max(block for _, block, _ in corpus.table())
+        last = max(block for _, block, _ in corpus.block_sizes())
         assert [len(block.problems) for block in corpus.blocks(0)] == [1] + [0] * (last - 1) + [1]
         for start in range(1, last):
             assert sum(len(block.problems) for block in corpus.blocks(0, start)) == 1

@@ -182,12 +182,12 @@ def test_a_table_of_blocks_is_made_once_and_makes_skipping_quick(tmp_path: Path)
         corpus = open_corpus(tmp_path / "a.jsonl")
         blocks = list(open_corpus(tmp_path / "a.jsonl").blocks(0))
         next(corpus.blocks(0))
-        assert corpus.table() == [(0, block.number, block.characters) for block in blocks]
+        assert corpus.block_sizes() == [(0, block.number, block.characters) for block in blocks]
         sent = pickle.loads(pickle.dumps(corpus))
         with mock.patch.object(records.json, "loads", wraps=json.loads) as loads:
             assert next(sent.blocks(0, len(blocks) - 1)) == blocks[-1]
             assert loads.call_count <= len(blocks[-1].sections)
-            assert sent.table() == corpus.table()
+            assert sent.block_sizes() == corpus.block_sizes()
 
 
 def test_a_table_is_right_after_a_reading_that_was_left_before_its_end():
@@ -198,7 +198,7 @@ def test_a_table_is_right_after_a_reading_that_was_left_before_its_end():
         for _ in expected:
             next(blocks)
         blocks.close()
-        assert corpus.table() == expected
+        assert corpus.block_sizes() == expected
 
 
 def test_small_files_share_a_shard_and_large_ones_have_their_own(tmp_path: Path):

@@ -23,8 +23,8 @@ def test_a_generator_is_read_once_and_read_on_from_where_it_stands():
         assert list(corpus.blocks(0, 3)) == expected[3:]
         with pytest.raises(CorpusError, match="can be read once, and 40 of its texts have been"):
             list(corpus.blocks(0))
-        with pytest.raises(CorpusError, match="can be read once, and a table would be that once"):
-            open_corpus(iter(TEXTS)).table()
+        with pytest.raises(CorpusError, match="can be read only once, and counting its blocks would read it"):
+            open_corpus(iter(TEXTS)).block_sizes()
         with pytest.raises(CorpusError, match="cannot be sent to another process"):
             pickle.dumps(open_corpus(text for text in TEXTS))
         assert list(open_corpus(iter(TEXTS)).blocks(0, 4)) == expected[4:]

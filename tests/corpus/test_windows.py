@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dreamy_lens as dl
-from dreamy_lens.corpus import Block, Section, WindowSettings, windows_of
+from dreamy_lens.corpus import Block, Section, WindowSettings, cut_windows
 from dreamy_lens.corpus.windows import NO_HASH
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.models.vocabulary import REPLACEMENT, Vocabulary
@@ -63,7 +63,7 @@ def naive(texts: list[str], vocabulary: Vocabulary, length: int, stride: int) ->
 
 
 def found(texts: list[str], vocabulary: Vocabulary, length: int, stride: int | None) -> dict[str, Any]:
-    windows = windows_of(block(*texts), vocabulary, WindowSettings(length, stride))
+    windows = cut_windows(block(*texts), vocabulary, WindowSettings(length, stride))
     assert windows.tokens.dtype == windows.section.dtype == np.int32
     assert windows.ids.shape == (len(windows), length)
     assert {a.dtype for a in (windows.starts, windows.bounds, windows.hashes, windows.ids)} == {np.dtype(np.int64)}
@@ -109,41 +109,41 @@ def test_a_tokenizer_written_in_python_will_do():
 
 def test_special_tokens_and_ids_without_an_embedding_are_in_no_window(vocabulary: Vocabulary):
     text = f"The dog runs.{models.BOS}The cat sleeps.{models.BOS}{models.BOS}The sun"
-    windows = windows_of(block(text), vocabulary, WindowSettings(3, 1))
+    windows = cut_windows(block(text), vocabulary, WindowSettings(3, 1))
     assert windows.tokens.tolist().count(0) == 3 and not (windows.ids == 0).any()
     assert 0 in windows.starts and (windows.starts == windows.tokens.tolist().index(0) + 1).any()
     small = Vocabulary(models.tokenizer(), 60)
     assert found([text], small, 2, 1) == naive([text], small, 2, 1)
-    assert (windows_of(block(text), small, WindowSettings(2, 1)).ids < 60).all()
+    assert (cut_windows(block(text), small, WindowSettings(2, 1)).ids < 60).all()
 
 
 def test_equal_windows_have_equal_hashes_in_all_blocks(vocabulary: Vocabulary):
     one, two = (
-        windows_of(block(t), vocabulary, WindowSettings(4, 1))
+        cut_windows(block(t), vocabulary, WindowSettings(4, 1))
         for t in ("The dog and the cat sleeps", "A dog and the cat sleeps")
     )
     hashes = {tuple(i): h for w in (one, two) for i, h in zip(w.ids.tolist(), w.hashes.tolist(), strict=True)}
     assert len(set(hashes.values())) == len(hashes) < len(one) + len(two)
     assert NO_HASH not in hashes.values()
-    other = windows_of(block("The dog and the cat"), vocabulary, WindowSettings(5, 1))
+    other = cut_windows(block("The dog and the cat"), vocabulary, WindowSettings(5, 1))
     assert not set(other.hashes.tolist()) & set(hashes.values())
 
 
 def test_no_window_hashes_to_the_number_that_stands_for_none(vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("dreamy_lens.corpus.windows._mixed", lambda x: np.full_like(x, NO_HASH))
-    assert windows_of(block("The dog"), vocabulary, WindowSettings(1)).hashes.tolist() == [NO_HASH - 1]
+    monkeypatch.setattr("dreamy_lens.corpus.windows._mix", lambda x: np.full_like(x, NO_HASH))
+    assert cut_windows(block("The dog"), vocabulary, WindowSettings(1)).hashes.tolist() == [NO_HASH - 1]
 
 
 def test_a_block_without_windows_has_empty_arrays(vocabulary: Vocabulary):
     for texts in ([], ["a"], [models.BOS, "a"]):
-        windows = windows_of(block(*texts), vocabulary, WindowSettings(12))
+        windows = cut_windows(block(*texts), vocabulary, WindowSettings(12))
         assert (len(windows), windows.ids.shape, windows.short) == (0, (0, 12), len(texts))
         assert windows.bounds.shape == (len(texts) + 1,) and windows.characters([]).shape == (0,)
 
 
 def check_characters(texts: list[str], vocabulary: Vocabulary, length: int, starts: int = 0) -> None:
     """Every window stands in its text where `character` says, if it begins with a whole character."""
-    windows = windows_of(block(*texts, start=starts), vocabulary, WindowSettings(length, 1))
+    windows = cut_windows(block(*texts, start=starts), vocabulary, WindowSettings(length, 1))
     whole = 0
     for w, ids in enumerate(windows.ids):
         text = vocabulary.text(ids)
@@ -195,7 +195,7 @@ def test_the_longest_block_has_room_for_its_windows_in_a_window_number(vocabular
     texts = ["".join(random.choices("🙂🧑🚀日", k=60_000)) for _ in range(3)]
     blocks = list(dl.corpus.open(texts).blocks(0))
     for one in blocks:
-        windows = windows_of(one, vocabulary, WindowSettings(12, 1))
+        windows = cut_windows(one, vocabulary, WindowSettings(12, 1))
         assert 0 < len(windows) + windows.duplicates < 2**20
 
 
@@ -204,7 +204,7 @@ def test_long_texts_bring_no_warning_about_their_length():
     tokenizer.model_max_length = 64
     text = "The dog runs over the hill. " * 500
     with mock.patch("transformers.tokenization_utils_base.logger.warning") as warning:
-        windows = windows_of(block(text), Vocabulary(tokenizer, len(tokenizer)), WindowSettings(12))
+        windows = cut_windows(block(text), Vocabulary(tokenizer, len(tokenizer)), WindowSettings(12))
         windows.character(len(windows) - 1)
         assert not warning.called
         tokenizer(text)
@@ -229,7 +229,7 @@ def test_the_short_way_is_not_taken_where_it_gives_other_ids(monkeypatch: pytest
     whole = vocabulary.encode_many
     monkeypatch.setattr(vocabulary, "encode_many", lambda texts: [ids[1:] for ids in whole(texts)])
     for _ in range(2):
-        windows = windows_of(block("The dog runs"), vocabulary, WindowSettings(1, 1))
+        windows = cut_windows(block("The dog runs"), vocabulary, WindowSettings(1, 1))
         assert windows.tokens.tolist() == whole(["The dog runs"])[0][1:]
 
 

@@ -22,8 +22,8 @@ from dreamy_lens.errors import (
 )
 from dreamy_lens.features.binding import bind
 from dreamy_lens.models.load import as_hooked
-from dreamy_lens.scoring.scorer import Scorer
 from tests.helpers import models
+from tests.helpers.scorers import make_scorer
 
 POST = "blocks.0.mlp.hook_post"
 
@@ -254,7 +254,7 @@ def test_cross_entropy_under_a_model_with_another_tokenizer(gpt2):
     said = sentence(FeatureError, dl.mean_cross_entropy(dl.load_model()), gpt2.bridge)
     assert said.startswith("tiny-gpt2 and embedded have different tokenizers, so one prompt's ids mean different text")
     with pytest.raises(FeatureError, match="have different tokenizers"):
-        Scorer("L0.N1", gpt2.bridge, fluency_model=dl.load_model())
+        make_scorer("L0.N1", gpt2.bridge, fluency_model=dl.load_model())
 
 
 class Encoder:
@@ -323,9 +323,9 @@ def test_a_bound_feature_knows_what_it_reads_and_is_scored_as_it_is(gpt2, llama)
     assert bound.hooks == {first: (POST,), second: ()} and bound.logits == {first, second}
     assert bound.models == (first, second)
     prompt = np.array([[4, 5, 6]])
-    assert Scorer(bound).score(prompt).value == dl.score(feature, prompt, gpt2.bridge).value
+    assert make_scorer(bound).score(prompt).value == dl.score(feature, prompt, gpt2.bridge).value
     with pytest.raises(FeatureError, match="is bound to tiny-gpt2, and prompts are to be scored on tiny-llama"):
-        Scorer(bound, llama.bridge)
+        make_scorer(bound, llama.bridge)
 
 
 def test_a_hook_point_named_twice_is_read_once(gpt2):
@@ -344,7 +344,7 @@ def test_binding_leaves_the_model_as_it_was(gpt2):
 
 
 def test_positions_are_checked_again_for_the_prompts_that_are_scored(gpt2):
-    scorer = Scorer(dl.neuron(0, 1, 5), gpt2.bridge)
+    scorer = make_scorer(dl.neuron(0, 1, 5), gpt2.bridge)
     with pytest.raises(FeatureRangeError, match="there is no position 5; the 4 tokens"):
         scorer.score([[1, 2, 3, 4]])
     assert len(scorer.score([[1, 2, 3, 4, 5, 6]])) == 1

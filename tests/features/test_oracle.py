@@ -352,11 +352,11 @@ def test_texts_ids_and_batches_score_alike(any_family):
 
 
 def test_values_alone_are_the_same_values(any_family):
-    from dreamy_lens.scoring.scorer import Scorer
+    from tests.helpers.scorers import make_scorer
 
     setting = Setting(any_family, bos=True)
     for feature in ("L0.N4", "blocks.1.hook_resid_pre[..., 3].max()", "log_prob(7)"):
-        scorer = Scorer(feature, any_family.bridge, prepend_bos=True)
+        scorer = make_scorer(feature, any_family.bridge, prepend_bos=True)
         np.testing.assert_allclose(scorer.values(setting.ids), scorer.score(setting.ids).value, atol=1e-5)
 
 

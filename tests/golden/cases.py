@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import dreamy_lens as dl
+from dreamy_lens.analysis import logit_effect
+from dreamy_lens.cluster import RayConfig
 
 MERGE, BIND = dl.merge, dl.bind
-CROSS_ENTROPY_OF, LOGIT_EFFECT = dl.mean_cross_entropy, dl.logit_effect
+CROSS_ENTROPY_OF, LOGIT_EFFECT = dl.mean_cross_entropy, logit_effect
 SWEEP, EXAMPLES = dl.Sweep, dl.Examples
+RAY_CONFIG = RayConfig
 
 DIRECTION = [((37 * i) % 11 - 5) / 4 for i in range(224)]
 """A direction of the embedded model's residual stream, with few digits."""

@@ -237,20 +237,21 @@ def make_parcels(place: Path) -> None:
     from dreamy_lens.cluster.scan_tasks import ScanTask, TaskLedger
     from dreamy_lens.cluster.scan_worker import ScanWorker
     from dreamy_lens.cluster.shared_folder import SharedFolder
+    from dreamy_lens.scan.config import ScanConfig
     from dreamy_lens.scan.scan import Scan
-    from dreamy_lens.scan.scanner import Scanner, ScanSettings
+    from dreamy_lens.scan.scanner import Scanner
 
     class Killed(BaseException):
         """The death of a worker, without that of this process."""
 
-    settings = ScanSettings(**{name: value for name, value in LONG_SCAN.items() if name != "progress"})
+    settings = ScanConfig(**{name: value for name, value in LONG_SCAN.items() if name != "progress"})
     scan = Scan(LONG_FEATURES, None, long_corpus(), settings)
-    blocks = len(scan.corpus.table())
+    blocks = len(scan.corpus.block_sizes())
     assert blocks >= 4
     at = SharedFolder(place / "parcels_of_a_scan")
     ledger = TaskLedger.new(at, scan.identity, [ScanTask(0, 0, 0, 0, 3), ScanTask(1, 0, 3, 0, None)])
-    worker = ScanWorker(scan.given, ModelRef.of(None), None, scan.corpus, settings, ledger, save_seconds=0.0)
-    worker.run(ledger.parcels[1])
+    worker = ScanWorker(scan.features, ModelRef.of(None), None, scan.corpus, settings, ledger, save_seconds=0.0)
+    worker.run(ledger.tasks[1])
     end, ended = Scanner._end, []
 
     def dying(self: Scanner, *rest: Any) -> None:
@@ -260,7 +261,7 @@ def make_parcels(place: Path) -> None:
             raise Killed
 
     with mock.patch.object(Scanner, "_end", dying), contextlib.suppress(Killed):
-        worker.run(ledger.parcels[0])
+        worker.run(ledger.tasks[0])
 
 
 # Sweeps.

@@ -181,7 +181,7 @@ def test_a_scan_on_workers_goes_on_with_the_parcels_that_were_left(tmp_path, now
     place = copied("parcels_of_a_scan", tmp_path, now)
     marked(place / "parcels" / "0000.part")
     marked(place / "parcels" / "0001.safetensors")
-    found = make.scanned_long(out=place, ray=True, workers=1)
+    found = make.scanned_long(out=place, ray=cases.RAY_CONFIG(workers=1))
     same(make.examples_of(found), with_marks(2))
     assert found.header["complete"] and not (place / "parcels").exists()
 

@@ -22,7 +22,7 @@ SAMPLE = 64
 FLUENT_STEP = 0.25
 
 
-def windows_of(
+def cut_windows(
     model: Any,
     texts: Sequence[str],
     length: int = 12,
@@ -106,7 +106,7 @@ def brute_scan(
         prepend_bos: whether windows follow a BOS; None is the model's convention.
     """
     hooked = as_hooked(model)
-    windows = windows_of(model, texts, length, stride, context, names, blocks)
+    windows = cut_windows(model, texts, length, stride, context, names, blocks)
     ids = np.array([w["ids"] for w in windows], dtype=np.int64).reshape(len(windows), length)
     numbers = [w["window"] for w in windows]
     if sampled is None:

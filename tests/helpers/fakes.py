@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 
 from dreamy_lens.results import Attribution, Frontier, History, HistoryBuilder, Prompt, Provenance
-from dreamy_lens.search.epo import Step
+from dreamy_lens.search import Step
 
 ORIGIN = Provenance("L2.N17", "docstrings", seed=3, iteration=None, prepend_bos=True)
 HOSTILE = (

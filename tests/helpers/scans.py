@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from dreamy_lens.scan.checkpoint import Checkpoint
 from dreamy_lens.scan.examples import Examples, FeatureExamples
+from dreamy_lens.scan.scan import Scan
 from dreamy_lens.scan.tables import Tables
 from tests.helpers.fakes import Pieces
 
@@ -119,3 +121,23 @@ def scanned(
 def one(*given: Any, **options: Any) -> FeatureExamples:
     """The examples of one feature."""
     return scanned(*given, **options)[0]
+
+
+def scanned_in_parts(scan: Scan, characters: int) -> list[Checkpoint]:
+    """Scan parts of a corpus, of at least so many characters, each by itself."""
+    parts: list[tuple[int, int, int]] = []  # shard, first block, block to end before
+    size = 0
+    for shard, block, count in scan.corpus.block_sizes():
+        if not parts or parts[-1][0] != shard or size >= characters:
+            parts.append((shard, block, block))
+            size = 0
+        parts[-1] = (shard, parts[-1][1], block + 1)
+        size += count
+    found = []
+    for shard, first, end in parts:
+        scanner = scan.scanner()
+        state = scanner.empty()
+        state.shard, state.block = shard, first
+        scanner.run(state, [shard], end)
+        found.append(state)
+    return found

@@ -11,12 +11,8 @@ import pytest
 import torch
 
 from dreamy_lens.models.vocabulary import Vocabulary
-from dreamy_lens.scoring.scorer import Scores
-from dreamy_lens.search import epo
-from dreamy_lens.search.config import EPOConfig
-from dreamy_lens.search.constraint_set import ConstraintSet
-from dreamy_lens.search.epo import Step
-from dreamy_lens.search.proposals import children
+from dreamy_lens.scoring import Scores
+from dreamy_lens.search import ConstraintSet, EPOConfig, Optimizer, Step, drive, epo, make_children
 from tests.helpers import models
 
 LENGTH = 5
@@ -83,14 +79,20 @@ class Log:
         return np.concatenate([step.ids for step in self.steps])
 
 
-def search(scorer: Any = None, rules: ConstraintSet | None = None, start: Any = None, **settings: Any) -> Log:
-    """A whole search, on a toy and without rules unless told otherwise."""
+def search(
+    scorer: Any = None,
+    rules: ConstraintSet | None = None,
+    start: Any = None,
+    optimizer: Optimizer | None = None,
+    **settings: Any,
+) -> Log:
+    """A whole search, on a toy, without rules and by EPO unless told otherwise."""
     log = Log()
 
-    def noted(members, proposals, *rest):
-        pool, rejected = children(members, proposals, *rest)
+    def noted(operator, members, candidates, *rest):
+        pool, rejected = make_children(operator, members, candidates, *rest)
         log.members.append(members.copy())
-        log.proposals.append(proposals)
+        log.proposals.append(candidates)
         log.pools.append(pool.copy())
         return pool, rejected
 
@@ -98,8 +100,9 @@ def search(scorer: Any = None, rules: ConstraintSet | None = None, start: Any = 
     config = EPOConfig(**{**own, "length": LENGTH, **settings})
     scorer = Toy() if scorer is None else scorer
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(epo, "children", noted)
-        log.steps = list(epo.epo(scorer, config, rules or ConstraintSet([], VOCABULARY, LENGTH), start))
+        patch.setattr(epo, "make_children", noted)
+        running = (optimizer or epo.EPO()).search(scorer, config, rules or ConstraintSet([], VOCABULARY, LENGTH), start)
+        log.steps = list(drive(running, scorer))
     return log
 
 

@@ -22,9 +22,10 @@ from dreamy_lens.errors import HookNotFiredError, ModelError, PromptError, Token
 from dreamy_lens.models.hooked_model import HookedModel, held
 from dreamy_lens.models.load import as_hooked, load_model, located
 from dreamy_lens.models.vocabulary import Vocabulary
-from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.scoring import Scorer
 from tests.helpers import models
 from tests.helpers.dreams import SMALL
+from tests.helpers.scorers import make_scorer
 
 FEATURE = "blocks.0.mlp.hook_post[-1, 3]"
 IDS = np.random.default_rng(0).integers(1, 320, size=(6, 7))
@@ -76,8 +77,8 @@ def test_two_dreams_at_once_on_one_bridge_are_those_of_one_after_the_other(gpt2)
 
 def test_values_gradients_and_scores_at_once_are_those_alone_also_for_two_wrappers_of_a_bridge(llama):
     bridge = llama.bridge
-    shallow = Scorer("blocks.0.mlp.hook_post[-1, 3]", HookedModel(bridge, "one"))
-    deep = Scorer("blocks.1.hook_resid_post[-1, 5]", HookedModel(bridge, "other"))
+    shallow = make_scorer("blocks.0.mlp.hook_post[-1, 3]", HookedModel(bridge, "one"))
+    deep = make_scorer("blocks.1.hook_resid_post[-1, 5]", HookedModel(bridge, "other"))
 
     def job(scorer: Scorer) -> Callable[[], Any]:
         def work() -> list[np.ndarray]:
@@ -96,8 +97,8 @@ def test_values_gradients_and_scores_at_once_are_those_alone_also_for_two_wrappe
 
 
 def test_threads_that_need_two_models_in_different_orders_do_not_wait_for_each_other(gpt2, llama):
-    one = Scorer(FEATURE, gpt2.bridge, fluency_model=llama.bridge)
-    other = Scorer(FEATURE, llama.bridge, fluency_model=gpt2.bridge)
+    one = make_scorer(FEATURE, gpt2.bridge, fluency_model=llama.bridge)
+    other = make_scorer(FEATURE, llama.bridge, fluency_model=gpt2.bridge)
     together(*([lambda s=s: [s.gradient(IDS) for _ in range(15)] for s in (one, other)]))
 
 
@@ -128,7 +129,7 @@ def test_a_model_put_back_into_training_is_scored_without_dropout(what):
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.5
     bridge = models.new_bridge("gpt2", raw)
-    scorer = Scorer(FEATURE, bridge)
+    scorer = make_scorer(FEATURE, bridge)
     expected, slope = scorer.score(IDS), scorer.gradient(IDS).of_value()
     for call in range(3):
         (bridge if what == "bridge" else bridge.original_model).train()
@@ -146,7 +147,7 @@ def test_a_model_put_back_into_training_is_scored_without_dropout(what):
 
 def test_a_change_of_precision_after_first_use_is_followed():
     bridge = own()
-    scorer, model = Scorer(FEATURE, bridge), as_hooked(bridge)
+    scorer, model = make_scorer(FEATURE, bridge), as_hooked(bridge)
     before, slope = scorer.score(IDS), scorer.gradient(IDS).of_value()
     bridge.to(torch.float64, print_details=False)
     assert model.dtype == torch.float64 and model.embedding_table.dtype == torch.float64
@@ -157,7 +158,7 @@ def test_a_change_of_precision_after_first_use_is_followed():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_move_to_another_device_after_first_use_is_followed():
     bridge = own()
-    scorer = Scorer(FEATURE, bridge)
+    scorer = make_scorer(FEATURE, bridge)
     before, slope = scorer.score(IDS), scorer.gradient(IDS).of_value()
     bridge.to("cuda", print_details=False)
     assert as_hooked(bridge).device.type == "cuda"
@@ -181,12 +182,12 @@ def test_the_table_has_what_the_bridge_embeds_tokens_to(name, mode):
 @pytest.mark.parametrize("name", models.FAMILIES)
 def test_gradients_are_those_of_weights_edited_behind_torch_s_back(name):
     bridge = own(name)
-    scorer = Scorer("blocks.1.hook_resid_post[-1, 5]", bridge)
+    scorer = make_scorer("blocks.1.hook_resid_post[-1, 5]", bridge)
     scorer.gradient(IDS)
     bridge.embed.weight.data.mul_(2)
     found = scorer.gradient(IDS)
     np.testing.assert_allclose(found.value.numpy(), scorer.score(IDS).value, rtol=1e-5, atol=1e-6)
-    fresh = Scorer("blocks.1.hook_resid_post[-1, 5]", HookedModel(bridge)).gradient(IDS)
+    fresh = make_scorer("blocks.1.hook_resid_post[-1, 5]", HookedModel(bridge)).gradient(IDS)
     torch.testing.assert_close(found.of_value(), fresh.of_value(), rtol=0, atol=0)
     still = scorer.values_at(IDS, torch.zeros(*IDS.shape, 32))
     np.testing.assert_allclose(still.numpy(), found.value.numpy(), rtol=1e-5, atol=1e-6)
@@ -398,7 +399,7 @@ def test_a_neuron_in_small_letters_is_answered_with_its_spelling(gpt2):
 
 
 def test_a_silent_hook_point_is_told_while_other_threads_score(neox):
-    scorer = Scorer(FEATURE, neox.bridge)
+    scorer = make_scorer(FEATURE, neox.bridge)
     model = as_hooked(neox.bridge)
 
     def silent() -> None:

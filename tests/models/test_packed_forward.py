@@ -14,8 +14,8 @@ from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.packed_forward import FINAL, HEADS, INTERFACE, ROWS, NotPackable, PackedModel, PassCache
 from dreamy_lens.models.prefix_tree import pack
 from dreamy_lens.models.tree_attention import RUNNING, Current, UnsupportedAttention
-from dreamy_lens.scoring.scorer import Scorer
 from tests.helpers import models
+from tests.helpers.scorers import make_scorer
 
 LENGTH = 9
 OUTSIDE = ["blocks.0.mlp.hook_post", "blocks.0.hook_resid_post", "blocks.0.hook_attn_out", "blocks.1.hook_resid_pre"]
@@ -84,12 +84,12 @@ def test_whole_rows_and_blocks_of_queries_are_the_same_attention(family, monkeyp
     settings = {"prefix": [5, 6, 7, 8], "suffix": [9], "prepend_bos": True}
     features = ("blocks.1.mlp.hook_post[-1, 3]", "log_prob(9)", "blocks.0.hook_resid_post[:, 3].max()")
     for feature in features:
-        blocks = Scorer(feature, family.bridge, **settings)
+        blocks = make_scorer(feature, family.bridge, **settings)
         with monkeypatch.context() as patch:
             patch.setattr(tree_attention, "_by_groups", tree_attention._by_rows)
-            whole = Scorer(feature, family.bridge, **settings)
+            whole = make_scorer(feature, family.bridge, **settings)
             found = whole.score(rows)
-        assert [s.packed.way for s in whole.passes._sharings.values()] == [INTERFACE]
+        assert [s.packed.way for s in whole.forward._sharings.values()] == [INTERFACE]
         expected = blocks.score(rows)
         np.testing.assert_allclose(found.value, expected.value, atol=1e-5, rtol=1e-4)
         np.testing.assert_allclose(found.cross_entropy, expected.cross_entropy, atol=1e-5, rtol=1e-4)
@@ -162,19 +162,20 @@ def test_one_row_as_long_as_its_packing_reads_what_is_inside_attention(gpt2):
     ids = np.random.default_rng(0).integers(1, 320, size=(1, 59))
     settings: dict[str, Any] = {"prefix": [5, 6, 7, 8], "prepend_bos": True}
     feature = "blocks.1.attn.hook_q[-1, 1, 2]"
-    fast, plain = (Scorer(feature, gpt2.bridge, share_prefixes=s, **settings).values(ids) for s in (None, False))
+    fast, plain = (make_scorer(feature, gpt2.bridge, share_prefixes=s, **settings).values(ids) for s in (None, False))
     np.testing.assert_allclose(fast, plain, atol=1e-5)
 
 
 def test_one_token_behind_a_template_is_packed_too(family):
     ids = np.arange(1, 9)[:, None]
     fast, plain = (
-        Scorer("L0.N3", family.bridge, share_prefixes=s, prefix=[5, 6, 7], prepend_bos=False) for s in (None, False)
+        make_scorer("L0.N3", family.bridge, share_prefixes=s, prefix=[5, 6, 7], prepend_bos=False)
+        for s in (None, False)
     )
     found, expected = fast.score(ids), plain.score(ids)
     np.testing.assert_allclose(found.value, expected.value, atol=1e-5)
     np.testing.assert_allclose(found.cross_entropy, expected.cross_entropy, atol=1e-5)
-    assert [s.packed.way for s in fast.passes._sharings.values()] == [INTERFACE]
+    assert [s.packed.way for s in fast.forward._sharings.values()] == [INTERFACE]
 
 
 def test_a_hook_in_the_place_of_another_is_noticed(family):
@@ -182,13 +183,13 @@ def test_a_hook_in_the_place_of_another_is_noticed(family):
     mlp = bridge.blocks[0].mlp.original_component
     rows = children()
     harmless = mlp.register_forward_hook(lambda module, inputs, out: out * 1.5)
-    scorer = Scorer("L1.N3", bridge)
+    scorer = make_scorer("L1.N3", bridge)
     scorer.score(rows)
     slope = scorer.gradient(rows[:2]).of_value()
     harmless.remove()
     mlp.register_forward_hook(lambda module, inputs, out: out + torch.roll(out, 1, 1))  # mixes neighbours
     found, moved = scorer.score(rows), scorer.gradient(rows[:2]).of_value()
-    plain = Scorer("L1.N3", bridge, share_prefixes=False)
+    plain = make_scorer("L1.N3", bridge, share_prefixes=False)
     np.testing.assert_allclose(found.value, plain.score(rows).value, atol=1e-5)
     np.testing.assert_allclose(found.cross_entropy, plain.score(rows).cross_entropy, atol=1e-5)
     torch.testing.assert_close(moved, plain.gradient(rows[:2]).of_value(), atol=1e-4, rtol=1e-4)
@@ -198,10 +199,10 @@ def test_a_hook_in_the_place_of_another_is_noticed(family):
 def test_a_hook_on_the_way_back_is_respected(family):
     """It changes gradients only, and a pass that leaves its hook point out would not go through it."""
     bridge = models.new_bridge(family.name, family.raw)
-    rows, scorer = children()[:2], Scorer("L1.N3", bridge)
+    rows, scorer = children()[:2], make_scorer("L1.N3", bridge)
     before = scorer.gradient(rows).of_value()
     bridge.hook_dict["blocks.0.mlp.hook_post"].add_hook(lambda gradient, hook: (gradient * 0,), dir="bwd")
     found = scorer.gradient(rows).of_value()
-    expected = Scorer("L1.N3", bridge, share_prefixes=False).gradient(rows).of_value()
+    expected = make_scorer("L1.N3", bridge, share_prefixes=False).gradient(rows).of_value()
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(found, before, atol=1e-3)

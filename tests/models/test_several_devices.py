@@ -11,10 +11,10 @@ import pytest
 import dreamy_lens as dl
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.models.transfer import to_host
-from dreamy_lens.scoring.scorer import Scorer
 from tests.helpers import devices, models
 from tests.helpers.devices import Placed, Waits
 from tests.helpers.dreams import SMALL
+from tests.helpers.scorers import make_scorer
 
 
 @pytest.fixture
@@ -67,19 +67,19 @@ def test_a_model_on_two_devices_gives_the_numbers_of_one(waits, name, template):
     features = ("L1.N3", "blocks.1.attn.hook_pattern[1, -1, 0]", "L0.N1 + logit(9)")
     features += ("blocks.0.hook_resid_post[:, 3].max() - 0.1 * mean_cross_entropy()",)
     for feature in features:
-        there, here = (Scorer(feature, b, prepend_bos=True, **template) for b in (bridge, own))
+        there, here = (make_scorer(feature, b, prepend_bos=True, **template) for b in (bridge, own))
         found, expected = there.score(ids), here.score(ids)
         np.testing.assert_allclose(found.value, expected.value, atol=1e-5, rtol=1e-5)
         np.testing.assert_allclose(found.cross_entropy, expected.cross_entropy, atol=1e-5, rtol=1e-5)
         np.testing.assert_allclose(there.values(ids), expected.value, atol=1e-5, rtol=1e-5)
-        ways, usual = (next(iter(s.passes._sharings.values())) for s in (there, here))
+        ways, usual = (next(iter(s.forward._sharings.values())) for s in (there, here))
         assert ways is not None and usual is not None and ways.packed is not None and usual.packed is not None
         assert ways.packed.way == usual.packed.way
         slopes, usual = there.gradient(ids), here.gradient(ids)
         for part in ("of_value", "of_cross_entropy"):
             (slope,) = to_host(getattr(slopes, part)())
             np.testing.assert_allclose(slope, getattr(usual, part)(), atol=1e-4, rtol=1e-4)
-        whole = Scorer(feature, bridge, prepend_bos=True, share_prefixes=False, **template).values(ids)
+        whole = make_scorer(feature, bridge, prepend_bos=True, share_prefixes=False, **template).values(ids)
         np.testing.assert_allclose(whole, expected.value, atol=1e-5, rtol=1e-5)
 
 

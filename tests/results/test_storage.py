@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dreamy_lens import _files
 from dreamy_lens.errors import RunFolderError
-from dreamy_lens.results import History, storage
+from dreamy_lens.results import History
 from dreamy_lens.results.storage import read_folder, write_folder
 from tests.helpers.fakes import build, steps
 
@@ -111,7 +113,7 @@ def cut(monkeypatch: pytest.MonkeyPatch, after: int) -> list[str]:
     def guarded(name, real):
         def change(*args, **kwargs):
             if len(done) >= after:
-                if name == "_write":
+                if name == "write_synced":
                     Path(args[0]).write_bytes(args[1][: len(args[1]) // 2])
                 raise PowerCut
             done.append(name)
@@ -119,11 +121,11 @@ def cut(monkeypatch: pytest.MonkeyPatch, after: int) -> list[str]:
 
         return change
 
-    monkeypatch.setattr(storage, "_write", guarded("_write", storage._write))
+    monkeypatch.setattr(_files, "write_synced", guarded("write_synced", _files.write_synced))
     monkeypatch.setattr(os, "replace", guarded("replace", os.replace))
     monkeypatch.setattr(os, "rename", guarded("rename", os.rename))
     monkeypatch.setattr(Path, "unlink", guarded("unlink", Path.unlink))
-    monkeypatch.setattr(storage.shutil, "rmtree", guarded("rmtree", storage.shutil.rmtree))
+    monkeypatch.setattr(shutil, "rmtree", guarded("rmtree", shutil.rmtree))
     return done
 
 
@@ -176,7 +178,7 @@ def test_an_error_while_writing_leaves_no_litter(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "_write", full)
+        patch.setattr(_files, "write_synced", full)
         with pytest.raises(OSError, match="No space"):
             write_folder(tmp_path / "run", META, arrays())
     assert names(tmp_path) == []

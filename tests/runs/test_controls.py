@@ -26,10 +26,11 @@ from dreamy_lens import _host
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.runs.dream import Dream
-from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.scoring import Scorer
 from tests.helpers import models
 from tests.helpers.background import PATIENCE, Gate, Press, begun, held, paused, until_status
 from tests.helpers.dreams import dream, same
+from tests.helpers.scorers import make_scorer
 
 POINT = "blocks.1.mlp.hook_post"
 posix = pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there")
@@ -644,7 +645,7 @@ def test_two_runs_on_one_model_are_what_they_are_alone(gpt2, whole):
 
 def test_the_hooks_of_another_thread_s_pass_are_nobody_s_own(gpt2, monkeypatch):
     """Where somebody hooked a model, gradients are computed another way, with other last digits."""
-    scorer = Scorer("L1.N3", gpt2.bridge)
+    scorer = make_scorer("L1.N3", gpt2.bridge)
     ids, point = np.array([[5, 6, 7, 8]]), gpt2.bridge.hook_dict[POINT]
     inside, comes, saw = threading.Event(), threading.Event(), []
     lock, is_hooked = HookedModel.lock, HookedModel.is_hooked

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dreamy_lens as dl
-from dreamy_lens.scoring.scorer import JointScorer, Scorer
+from dreamy_lens.scoring import JointScorer, Scorer
 
 SETTINGS = {"iterations": 3, "population": 2, "children": 4, "length": 5, "top_k": 16, "progress": False}
 

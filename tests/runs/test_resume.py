@@ -14,7 +14,7 @@ from dreamy_lens import constraints as rules_of
 from dreamy_lens.errors import RunFolderError, SettingsError
 from dreamy_lens.results.history import HistoryBuilder
 from dreamy_lens.runs.dream import Dream
-from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.scoring import Scorer
 from dreamy_lens.search import epo as search
 from tests.helpers import models
 from tests.helpers.dreams import dream, interrupt_after, same
@@ -127,7 +127,7 @@ def test_an_interrupted_run_keeps_everything_and_goes_on(gpt2, whole, capsys, at
     same(run.resume(progress=False).history, whole.history)
 
 
-@pytest.mark.parametrize("where", ["_select", "proposed", "children"])
+@pytest.mark.parametrize("where", ["select", "rank_candidates", "make_children"])
 def test_an_interrupt_in_the_middle_of_an_iteration_loses_that_iteration_only(gpt2, whole, monkeypatch, where):
     original, calls = getattr(search, where), []
 

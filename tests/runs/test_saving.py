@@ -10,7 +10,7 @@ from dreamy_lens.errors import ConstraintError, DreamyLensError, ModelError, Run
 from dreamy_lens.models import load as loading
 from dreamy_lens.runs import worker as running
 from dreamy_lens.runs.dream import Dream
-from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.scoring import Scorer
 from tests.helpers import models
 from tests.helpers.dreams import dream, same
 

@@ -23,7 +23,7 @@ from dreamy_lens.features import constructors
 from dreamy_lens.models import load as loading
 from dreamy_lens.results import storage as folders
 from dreamy_lens.runs.dream import Dream
-from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.scoring import Scorer
 from tests.helpers import models
 from tests.helpers.dreams import FEATURE, dream, same
 

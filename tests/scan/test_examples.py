@@ -13,7 +13,7 @@ import dreamy_lens as dl
 from dreamy_lens.errors import ExamplesError, FeatureError, SettingsError
 from dreamy_lens.scan.examples import Examples
 from dreamy_lens.scan.window import Histogram
-from tests.helpers.brute_scan import brute_scan, windows_of
+from tests.helpers.brute_scan import brute_scan, cut_windows
 from tests.helpers.fakes import HOSTILE, Reader
 from tests.helpers.scans import one, scanned
 
@@ -65,7 +65,7 @@ def test_the_strongest_windows_have_their_scores_text_and_surroundings(found: Ex
 
 
 def test_fluent_windows_are_the_frontier_to_a_quarter_of_a_nat(found: Examples, gpt2: Any):
-    ids = np.array([w["ids"] for w in windows_of(gpt2.bridge, TEXTS, 6, 2)])
+    ids = np.array([w["ids"] for w in cut_windows(gpt2.bridge, TEXTS, 6, 2)])
     scores = dl.score("L1.N3", ids, gpt2.bridge)
     bins = np.floor(scores.cross_entropy / 0.25).astype(int)
     best = {b: scores.value[bins == b].max() for b in np.unique(bins)}

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamy_lens.scan import feature_stats
-from dreamy_lens.scan.feature_stats import BINS, NOBODY, PER_NAT, FeatureStats, exponents
-from dreamy_lens.scan.window_store import WindowSample, chosen, first_number, priorities
+from dreamy_lens.scan.feature_stats import BINS, NO_WINDOW, PER_NAT, FeatureStats, exponents
+from dreamy_lens.scan.sampling import WindowSample, draw_windows, priorities
+from dreamy_lens.scan.window_store import first_number
 
 K = 5
 
@@ -32,7 +33,7 @@ def streams(draw: st.DrawFn):
     return table[hashes], costs[hashes], hashes, np.cumsum([0, *map(len, drawn)]).tolist()
 
 
-def tally_of(stream, first: int = 0, last: int | None = None) -> FeatureStats:
+def stats_of(stream, first: int = 0, last: int | None = None) -> FeatureStats:
     """Of some of a stream's blocks."""
     values, losses, hashes, cuts = stream
     found = FeatureStats.empty(values.shape[1], K, True)
@@ -40,21 +41,21 @@ def tally_of(stream, first: int = 0, last: int | None = None) -> FeatureStats:
     cuts = cuts[first : None if last is None else last + 1]
     for a, b in itertools.pairwise(cuts):
         new = found.add(*(torch.from_numpy(x[a:b]) for x in (values, numbers, hashes, losses)))
-        assert new.tolist() == found.numbers(int(numbers[a])).tolist()
+        assert new.tolist() == found.kept_windows(int(numbers[a])).tolist()
     return found
 
 
 @given(streams())
 def test_the_strongest_windows_are_those_of_sorting_everything(stream):
     values, _, hashes, _ = stream
-    feature_stats = tally_of(stream)
+    feature_stats = stats_of(stream)
     for f in range(values.shape[1]):
         firsts: dict[int, tuple[float, int]] = {}
         for i, text in enumerate(hashes.tolist()):
             if np.isfinite(values[i, f]) and text not in firsts:
                 firsts[text] = (float(values[i, f]), 3 * i + 1)
         wanted = sorted(firsts.values(), key=lambda one: (-one[0], one[1]))[:K]
-        kept = feature_stats.window[f] != NOBODY
+        kept = feature_stats.window[f] != NO_WINDOW
         assert (
             list(zip(feature_stats.value[f][kept].tolist(), feature_stats.window[f][kept].tolist(), strict=True))
             == wanted
@@ -65,19 +66,19 @@ def test_the_strongest_windows_are_those_of_sorting_everything(stream):
 @given(streams())
 def test_the_strongest_at_every_fluency(stream):
     values, losses, _, _ = stream
-    feature_stats = tally_of(stream)
+    feature_stats = stats_of(stream)
     levels = np.clip(np.floor(losses * PER_NAT), 0, 63).astype(int)
     for f in range(values.shape[1]):
         for level in range(64):
             rows = [i for i in np.flatnonzero(levels == level) if np.isfinite(values[i, f])]
             best = max(rows, key=lambda i: (values[i, f], -i), default=None)
-            assert feature_stats.level_window[f, level] == (NOBODY if best is None else 3 * best + 1)
+            assert feature_stats.level_window[f, level] == (NO_WINDOW if best is None else 3 * best + 1)
 
 
 @given(streams())
 def test_histogram_and_moments_are_of_all_finite_values(stream):
     values = stream[0]
-    feature_stats = tally_of(stream)
+    feature_stats = stats_of(stream)
     for f in range(values.shape[1]):
         finite = values[np.isfinite(values[:, f]), f].astype(np.float64)
         largest = np.abs(finite).max(initial=0)
@@ -96,10 +97,10 @@ def test_histogram_and_moments_are_of_all_finite_values(stream):
 
 
 @given(streams(), st.randoms(use_true_random=False))
-def test_tallies_of_parts_merge_into_the_tally_of_the_whole_in_any_order(stream, random):
-    whole, blocks = tally_of(stream), len(stream[3]) - 1
+def test_tallies_of_parts_merge_into_the_stats_of_the_whole_in_any_order(stream, random):
+    whole, blocks = stats_of(stream), len(stream[3]) - 1
     cuts = sorted({0, blocks, *(random.randint(0, blocks) for _ in range(2))})
-    parts = [tally_of(stream, a, b) for a, b in itertools.pairwise(cuts)]
+    parts = [stats_of(stream, a, b) for a, b in itertools.pairwise(cuts)]
     random.shuffle(parts)
     merged = FeatureStats.empty(len(whole), K, True)
     for part in parts:
@@ -112,12 +113,12 @@ def test_tallies_of_parts_merge_into_the_tally_of_the_whole_in_any_order(stream,
 
 @given(streams())
 def test_features_counted_a_few_at_a_time_are_counted_as_all_at_once(stream):
-    whole, usual = tally_of(stream), feature_stats.AT_A_TIME["cpu"]
-    feature_stats.AT_A_TIME["cpu"] = 12
+    whole, usual = stats_of(stream), feature_stats.VALUES_AT_ONCE["cpu"]
+    feature_stats.VALUES_AT_ONCE["cpu"] = 12
     try:
-        parts = tally_of(stream)
+        parts = stats_of(stream)
     finally:
-        feature_stats.AT_A_TIME["cpu"] = usual
+        feature_stats.VALUES_AT_ONCE["cpu"] = usual
     for name, tensor in whole.tensors().items():
         assert torch.equal(parts.tensors()[name], tensor), name
 
@@ -133,8 +134,8 @@ def test_what_is_kept_from_a_number_on():
     feature_stats = FeatureStats.empty(1, 2, False)
     values = torch.tensor([[3.0], [1.0], [2.0]])
     feature_stats.add(values, torch.tensor([10, 11, 12]), torch.tensor([1, 2, 3]))
-    assert feature_stats.numbers().tolist() == [10, 12]
-    assert feature_stats.numbers(11).tolist() == [12]
+    assert feature_stats.kept_windows().tolist() == [10, 12]
+    assert feature_stats.kept_windows(11).tolist() == [12]
 
 
 # The sample.
@@ -175,7 +176,7 @@ def test_a_sample_is_uniform():
 
 
 def test_a_share_of_a_block_is_drawn_without_replacement():
-    rows = chosen(100, 30, [0, 1, 2])
+    rows = draw_windows(100, 30, [0, 1, 2])
     assert len(set(rows.tolist())) == 30 and rows.tolist() == sorted(rows.tolist())
-    assert rows.tolist() == chosen(100, 30, [0, 1, 2]).tolist() != chosen(100, 30, [0, 1, 3]).tolist()
-    assert chosen(10, 30, [0]).tolist() == list(range(10)) == chosen(10, None, [0]).tolist()
+    assert rows.tolist() == draw_windows(100, 30, [0, 1, 2]).tolist() != draw_windows(100, 30, [0, 1, 3]).tolist()
+    assert draw_windows(10, 30, [0]).tolist() == list(range(10)) == draw_windows(10, None, [0]).tolist()

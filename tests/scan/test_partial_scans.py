@@ -11,9 +11,10 @@ import dreamy_lens as dl
 from dreamy_lens.corpus import open_corpus
 from dreamy_lens.errors import CorpusError, SettingsError
 from dreamy_lens.scan import scanner
+from dreamy_lens.scan.config import ScanConfig, check_state
+from dreamy_lens.scan.sampling import LEAST_SHARE, windows_per_block
 from dreamy_lens.scan.scan import Scan
-from dreamy_lens.scan.scanner import ScanSettings, check_state
-from dreamy_lens.scan.window_store import LEAST_SHARE, shares_of
+from tests.helpers.scans import scanned_in_parts
 from tests.scan.test_scan import _cache, scan, small_blocks, texts  # noqa: F401  (fixtures)
 
 # A small part.
@@ -21,20 +22,20 @@ from tests.scan.test_scan import _cache, scan, small_blocks, texts  # noqa: F401
 
 def test_shares_are_in_proportion_or_drawn_in_proportion():
     characters = [3000, 1000, 0, 2000, 4000]
-    assert shares_of(characters, 100, 0).tolist() == [30, 10, 0, 20, 40]
-    drawn = np.array([shares_of(characters, 35, seed) for seed in range(2000)])
+    assert windows_per_block(characters, 100, 0).tolist() == [30, 10, 0, 20, 40]
+    drawn = np.array([windows_per_block(characters, 35, seed) for seed in range(2000)])
     assert (drawn.sum(1) == 35).all() and set(np.unique(drawn)) <= {0, 17, 18, 35}  # two points, 17 and 18 windows
     assert np.allclose(drawn.mean(0), [10.5, 3.5, 0, 7, 14], atol=0.9)  # three standard deviations
-    assert shares_of(characters, 35, 7).tolist() == shares_of(characters, 35, 7).tolist()
+    assert windows_per_block(characters, 35, 7).tolist() == windows_per_block(characters, 35, 7).tolist()
     assert len(np.unique(drawn, axis=0)) > 2
-    assert shares_of(characters, 1, 0).sum() == 1 and shares_of([], 5, 0).tolist() == []
+    assert windows_per_block(characters, 1, 0).sum() == 1 and windows_per_block([], 5, 0).tolist() == []
 
 
 def test_of_a_small_part_only_blocks_that_are_drawn_are_tokenized(neox, small_blocks, monkeypatch):  # noqa: F811
-    cut, usual = [], scanner.windows_of
-    monkeypatch.setattr(scanner, "windows_of", lambda block, *rest: (cut.append(block.number), usual(block, *rest))[1])
+    cut, usual = [], scanner.cut_windows
+    monkeypatch.setattr(scanner, "cut_windows", lambda block, *rest: (cut.append(block.number), usual(block, *rest))[1])
     corpus = open_corpus(texts(200))
-    blocks = len(corpus.table())
+    blocks = len(corpus.block_sizes())
     found = scan(dl.neuron(1, 3), neox, corpus, tokens=6 * 3 * LEAST_SHARE)
     assert blocks > 40 and len(set(cut)) == 3
     assert found.counts["windows"] == 3 * LEAST_SHARE and found.counts["documents"] == 200
@@ -45,14 +46,14 @@ def test_of_a_small_part_only_blocks_that_are_drawn_are_tokenized(neox, small_bl
 
 
 def test_a_small_part_is_the_same_in_parcels(neox, small_blocks):  # noqa: F811
-    one = Scan(dl.neurons(1), neox.bridge, texts(100), ScanSettings(k=4, length=6, tokens=600, sample=20))
+    one = Scan(dl.neurons(1), neox.bridge, texts(100), ScanConfig(k=4, length=6, tokens=600, sample=20))
     once, merged = one.scanner().empty(), one.scanner().empty()
     one.scanner().run(once)
-    for parcel in one.parcels(2000):
-        merged.merge(one.parcel(*parcel))
+    for part in scanned_in_parts(one, 2000):
+        merged.merge(part)
     assert once.counts == merged.counts and once.counts["windows"] == 100
-    assert np.array_equal(once.tally.window, merged.tally.window)
-    assert np.array_equal(once.tally.counts, merged.tally.counts)
+    assert np.array_equal(once.stats.window, merged.stats.window)
+    assert np.array_equal(once.stats.counts, merged.stats.counts)
 
 
 def test_a_part_without_any_window_is_told(neox, small_blocks):  # noqa: F811
@@ -65,7 +66,7 @@ def test_a_part_without_any_window_is_told(neox, small_blocks):  # noqa: F811
 
 def test_windows_are_forgotten_without_saving(neox, small_blocks, monkeypatch):  # noqa: F811
     monkeypatch.setattr(scanner, "LEAST_STORED", 10)
-    settings = ScanSettings(k=4, length=6, sample=0, cross_entropy=False, batch_size=8)
+    settings = ScanConfig(k=4, length=6, sample=0, cross_entropy=False, batch_size=8)
     one = Scan(dl.neuron(1, 3), neox.bridge, texts(300), settings)
     sizes: list[int] = []
     state = one.scanner().empty()

@@ -18,10 +18,11 @@ import dreamy_lens as dl
 from dreamy_lens.corpus import open_corpus
 from dreamy_lens.errors import CorpusError, ExamplesError, FeatureError, SettingsError
 from dreamy_lens.scan.checkpoint import Checkpoint
+from dreamy_lens.scan.config import ScanConfig
 from dreamy_lens.scan.examples import Examples
 from dreamy_lens.scan.scan import UNFINISHED, Scan
-from dreamy_lens.scan.scanner import ScanSettings
 from tests.helpers.brute_scan import brute_scan
+from tests.helpers.scans import scanned_in_parts
 
 WORDS = "the dog runs over hill and a cat sleeps in house friends bark she said that big red sun".split()
 
@@ -189,16 +190,16 @@ def test_the_first_tokens_of_a_corpus_that_can_be_read_once(neox, small_blocks):
 
 
 def test_parts_scanned_apart_merge_into_the_whole(neox, small_blocks):
-    whole = Scan(dl.neurons(1), neox.bridge, texts(30), ScanSettings(k=4, length=6, sample=50))
+    whole = Scan(dl.neurons(1), neox.bridge, texts(30), ScanConfig(k=4, length=6, sample=50))
     once = whole.scanner().empty()
     whole.scanner().run(once)
-    parcels = whole.parcels(2000)
-    assert len(parcels) > 3
+    parts = scanned_in_parts(whole, 2000)
+    assert len(parts) > 3
     merged = whole.scanner().empty()
-    for parcel in reversed(parcels):
-        merged.merge(whole.parcel(*parcel))
-    for name, tensor in once.tally.tensors().items():
-        ours = merged.tally.tensors()[name].numpy()
+    for part in reversed(parts):
+        merged.merge(part)
+    for name, tensor in once.stats.tensors().items():
+        ours = merged.stats.tensors()[name].numpy()
         rounding = 1e-12 if name == "moments" else 0.0  # sums come in another order
         assert np.allclose(ours, tensor.numpy(), rtol=rounding, atol=0.0), name
     once.prune(), merged.prune()
@@ -212,7 +213,7 @@ def test_parts_scanned_apart_merge_into_the_whole(neox, small_blocks):
 
 @pytest.mark.parametrize("at", [1, 3, 7])
 def test_stopping_anywhere_and_going_on_is_never_having_stopped(neox, small_blocks, tmp_path, at):
-    one = Scan(_features(), neox.bridge, texts(20), ScanSettings(k=4, length=6, sample=30, batch_size=4))
+    one = Scan(_features(), neox.bridge, texts(20), ScanConfig(k=4, length=6, sample=30, batch_size=4))
     straight = one.run(out=tmp_path / "straight", progress=False)
     scanner, calls = one.scanner(), 0
     state = scanner.empty()
@@ -229,7 +230,7 @@ def test_stopping_anywhere_and_going_on_is_never_having_stopped(neox, small_bloc
         state.save(tmp_path / "state", one.identity)
         scanner, state = one.scanner(), Checkpoint.load(tmp_path / "state", one.identity)
     assert rounds > 1
-    pieces = one.examples(scanner, state, None)
+    pieces = one.build_examples(scanner, state, None)
     for name in ("kept", "windows", "features"):
         assert identical(getattr(pieces.tables, name), getattr(straight.tables, name)), name
 
@@ -515,7 +516,7 @@ def test_a_full_disk_leaves_what_was_saved(neox, small_blocks, tmp_path, monkeyp
 def test_what_is_held_does_not_grow_with_the_corpus(neox, small_blocks):
     sizes = []
     for count in (30, 120):
-        one = Scan(dl.neuron(1, 3), neox.bridge, texts(count), ScanSettings(k=4, length=6, sample=16))
+        one = Scan(dl.neuron(1, 3), neox.bridge, texts(count), ScanConfig(k=4, length=6, sample=16))
         state = one.scanner().empty()
         most = 0
 

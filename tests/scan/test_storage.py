@@ -18,6 +18,8 @@ import pytest
 from dreamy_lens.errors import ExamplesError
 from dreamy_lens.scan import storage
 from dreamy_lens.scan.detokenize import ByteDecoder
+from dreamy_lens.scan.schema import schema, table, token_table
+from dreamy_lens.scan.tables import Tables
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -64,7 +66,7 @@ def test_what_is_written_is_read_with_the_schemas_that_are_documented(tmp_path: 
     head = json.loads((tmp_path / "x" / "examples.json").read_text())
     assert head["format"] == "dreamy_lens examples" and head["version"] == 1 and head["settings"] == {"k": 2}
     for name in ("features", "windows", "kept"):
-        assert pq.read_table(tmp_path / "x" / f"{name}.parquet").schema.equals(storage.schema(name))
+        assert pq.read_table(tmp_path / "x" / f"{name}.parquet").schema.equals(schema(name))
     found = storage.read(tmp_path / "x")
     assert found.windows["document"][1].as_py() == "half \\ud800 and nul \0"
     assert found.windows["cross_entropy"][2].as_py() is None
@@ -90,13 +92,13 @@ def test_rows_are_looked_up_without_reading_the_others(tmp_path: Path, monkeypat
     assert part._file.metadata.num_row_groups > 10 and len(read[0]) == 2
     kept = found.parts["kept"].where("feature", [4321]).to_pylist()
     assert [row["rank"] for row in kept] == [0, 1] and part.where("window", []).num_rows == 0
-    memory = storage.Tables({}, **given).parts["kept"].where("feature", [4321])
+    memory = Tables({}, **given).parts["kept"].where("feature", [4321])
     assert memory.to_pylist() == kept
 
 
 def test_rows_may_come_in_batches_and_in_any_order(tmp_path: Path):
     given = some()
-    whole = {name: storage.table(name, rows) for name, rows in given.items()}
+    whole = {name: table(name, rows) for name, rows in given.items()}
     storage.write(tmp_path / "a", {"seed": 0}, **whole)
     parts = {name: iter(table.to_batches(max_chunksize=7)) for name, table in whole.items()}
     storage.write(tmp_path / "b", {"seed": 0}, **parts)
@@ -190,7 +192,7 @@ def test_cut_off_anywhere_the_folder_is_the_old_one_or_the_new(tmp_path: Path, m
         now = content(folder)
         seen.add(now["seed"])
         assert now == old or (
-            now["seed"] == 1 and now["windows"] == storage.table("windows", some(seed=1)["windows"]).to_pylist()
+            now["seed"] == 1 and now["windows"] == table("windows", some(seed=1)["windows"]).to_pylist()
         )
         storage.write(folder, {"seed": 2}, **some(seed=2))
         assert content(folder)["seed"] == 2
@@ -265,7 +267,7 @@ def test_texts_are_read_from_the_bytes_of_tokens(gpt2: Any, tmp_path: Path):
     texts = ["The dog runs over the hill.", "naïve café → 日本 🙂", "a\tb\n\0"]
     rows = some(windows=3)
     rows["windows"] |= {"ids": [vocabulary.encode(text) for text in texts]}
-    storage.write(tmp_path, {}, **rows, tokens=storage.tokens_of(vocabulary, storage.table("windows", rows["windows"])))
+    storage.write(tmp_path, {}, **rows, tokens=token_table(vocabulary, table("windows", rows["windows"])))
     found = storage.read(tmp_path).tokens
     reader = ByteDecoder(dict(zip(found["id"].to_pylist(), found["bytes"].to_pylist(), strict=True)))
     for text, ids in zip(texts, rows["windows"]["ids"], strict=True):

@@ -21,10 +21,10 @@ from torch import Tensor
 import dreamy_lens as dl
 from dreamy_lens.errors import NoGradientError
 from dreamy_lens.models.bypass import Bypass
-from dreamy_lens.scoring.scorer import Scorer
 from tests.features.test_oracle import save_sae
 from tests.helpers import models
 from tests.helpers.by_hand import Pass
+from tests.helpers.scorers import make_scorer
 
 LENGTH, PROMPTS = 7, 2
 
@@ -184,7 +184,7 @@ FEATURES: dict[str, tuple[Callable[[int], Any], Callable[[Pass, int], Tensor]]] 
 def test_value_gradients(relaxed, kind):
     make, by_hand = FEATURES[kind]
     feature = make(relaxed.raw.config.hidden_size)
-    scorer = Scorer(feature, relaxed.family.bridge, prepend_bos=bool(relaxed.bos))
+    scorer = make_scorer(feature, relaxed.family.bridge, prepend_bos=bool(relaxed.bos))
     gradient = scorer.gradient(relaxed.ids)
     np.testing.assert_allclose(gradient.value, scorer.score(relaxed.ids).value, atol=1e-5, rtol=1e-5)
     relaxed.agree(gradient.of_value(), lambda weights: by_hand(relaxed.run(weights), relaxed.bos))
@@ -192,7 +192,7 @@ def test_value_gradients(relaxed, kind):
 
 def test_cross_entropy_gradients_see_tokens_as_targets_too(relaxed):
     """Changing a token changes what is predicted from it, and how well it is predicted itself."""
-    scorer = Scorer("L0.N0", relaxed.family.bridge, prepend_bos=bool(relaxed.bos))
+    scorer = make_scorer("L0.N0", relaxed.family.bridge, prepend_bos=bool(relaxed.bos))
     gradient = scorer.gradient(relaxed.ids)
     np.testing.assert_allclose(gradient.cross_entropy, scorer.score(relaxed.ids).cross_entropy, atol=1e-5)
     relaxed.agree(gradient.of_cross_entropy(), lambda weights: relaxed.cross_entropy(relaxed.run(weights), weights))
@@ -206,7 +206,7 @@ def test_cross_entropy_as_a_feature_has_the_same_gradient(relaxed):
             lambda run, ce: 3 * ce - ce * run.mlp_pre(0)[:, -1, 2],
         ),
     ):
-        scorer = Scorer(feature, relaxed.family.bridge, prepend_bos=bool(relaxed.bos))
+        scorer = make_scorer(feature, relaxed.family.bridge, prepend_bos=bool(relaxed.bos))
 
         def function(weights: Tensor, by_hand: Any = by_hand) -> Tensor:
             run = relaxed.run(weights)
@@ -223,7 +223,7 @@ def test_sae_latents_have_a_gradient_where_they_are_on_and_their_pre_activations
     w = save_sae(tmp_path / "sae", architecture, relaxed.raw.config.hidden_size, "blocks.1.hook_resid_pre")
     pre = lambda run, i: (run.resid_pre(1)[:, -1] - w["b_dec"]) @ w["W_enc"][:, i].double() + w["b_enc"][i]  # noqa: E731
     folder, bridge = tmp_path / "sae", family.bridge
-    scorers = [Scorer(dl.sae_latent(folder, i), bridge, prepend_bos=True) for i in range(13)]
+    scorers = [make_scorer(dl.sae_latent(folder, i), bridge, prepend_bos=True) for i in range(13)]
     on = np.stack([scorer.values(relaxed.ids) > 0 for scorer in scorers])  # [latent, prompt]
     assert on.any() and not on.all()
     for i in (int(on.all(1).argmax()), int(on.any(1).argmin())):
@@ -232,7 +232,7 @@ def test_sae_latents_have_a_gradient_where_they_are_on_and_their_pre_activations
         expected_here = expected * torch.from_numpy(on[i])[:, None, None]
         scale = expected.abs().max().item()
         torch.testing.assert_close(measured.double(), expected_here, atol=3e-5 * scale, rtol=0)
-        open_ = Scorer(dl.sae_latent(folder, i, pre_activation=True), bridge, prepend_bos=True)
+        open_ = make_scorer(dl.sae_latent(folder, i, pre_activation=True), bridge, prepend_bos=True)
         relaxed.agree(open_.gradient(relaxed.ids).of_value(), lambda weights, i=i: pre(relaxed.run(weights), i))
 
 
@@ -241,7 +241,7 @@ def test_only_the_prompt_of_a_template_is_differentiated(family, bos):
     relaxed = Relaxed(family, bos)
     prefix, suffix = [5, 90], [61, 200, 3]
     feature = dl.hook("blocks.1.mlp.hook_pre")[-1, 6]
-    scorer = Scorer(feature, family.bridge, prepend_bos=bos, prefix=prefix, suffix=suffix)
+    scorer = make_scorer(feature, family.bridge, prepend_bos=bos, prefix=prefix, suffix=suffix)
     gradient = scorer.gradient(relaxed.ids)
     relaxed.agree(gradient.of_value(), lambda t: relaxed.run(t, prefix, suffix).mlp_pre(1)[:, -1, 6])
     relaxed.agree(gradient.of_cross_entropy(), lambda t: relaxed.run(t, prefix).cross_entropy(t))
@@ -251,17 +251,17 @@ def test_only_the_prompt_of_a_template_is_differentiated(family, bos):
 def test_another_model_s_cross_entropy_adds_its_own_part(gpt2, llama, bos):
     relaxed, other = Relaxed(gpt2, bos), Relaxed(llama, bos)
     foreign = lambda t: other.cross_entropy(other.run(t), t)  # noqa: E731
-    scorer = Scorer(dl.neuron(1, 5), gpt2.bridge, fluency_model=llama.bridge, prepend_bos=bos)
+    scorer = make_scorer(dl.neuron(1, 5), gpt2.bridge, fluency_model=llama.bridge, prepend_bos=bos)
     gradient = scorer.gradient(relaxed.ids)
     relaxed.agree(gradient.of_value(), lambda t: relaxed.run(t).mlp_post(1)[:, -1, 5])
     relaxed.agree(gradient.of_cross_entropy(), foreign)
-    both = Scorer(dl.logit(4) + 2 * dl.mean_cross_entropy(llama.bridge), gpt2.bridge, prepend_bos=bos)
+    both = make_scorer(dl.logit(4) + 2 * dl.mean_cross_entropy(llama.bridge), gpt2.bridge, prepend_bos=bos)
     relaxed.agree(both.gradient(relaxed.ids).of_value(), lambda t: relaxed.run(t).logits[:, -1, 4] + 2 * foreign(t))
 
 
 def test_the_objective_mixes_value_and_cross_entropy_for_each_member(family):
     """Members may share a prompt and differ in λ, in any order."""
-    scorer = Scorer(dl.logit(8) - dl.mean_cross_entropy() / 2, family.bridge, prepend_bos=True)
+    scorer = make_scorer(dl.logit(8) - dl.mean_cross_entropy() / 2, family.bridge, prepend_bos=True)
     relaxed = Relaxed(family, bos=True)
     gradient = scorer.gradient(relaxed.ids)
     rows, lambdas = torch.tensor([1, 0, 0, 1]), torch.tensor([0.1, 2.0, 0.0, 10.0])
@@ -274,7 +274,7 @@ def test_gradients_do_not_depend_on_the_batch(any_family):
     relaxed = Relaxed(any_family, bos=True)
     feature = dl.hook("blocks.1.mlp.hook_post")[..., 2].max() - dl.mean_cross_entropy()
     together, apart = (
-        Scorer(feature, any_family.bridge, prepend_bos=True, batch_size=size).gradient(relaxed.ids)
+        make_scorer(feature, any_family.bridge, prepend_bos=True, batch_size=size).gradient(relaxed.ids)
         for size in (None, 1)
     )
     torch.testing.assert_close(apart.of_value(), together.of_value(), atol=1e-5, rtol=1e-5)
@@ -284,7 +284,7 @@ def test_gradients_do_not_depend_on_the_batch(any_family):
 def test_a_model_is_left_as_it_was(family):
     bridge, ids = family.bridge, Relaxed(family, bos=True).ids
     before = {name: (p.detach().clone(), p.requires_grad) for name, p in bridge.named_parameters()}
-    Scorer("blocks.1.attn.hook_result[-1, 0, 0] + L0.N1", bridge, prepend_bos=True).gradient(ids)
+    make_scorer("blocks.1.attn.hook_result[-1, 0, 0] + L0.N1", bridge, prepend_bos=True).gradient(ids)
     for name, p in bridge.named_parameters():
         assert torch.equal(p, before[name][0]) and p.requires_grad == before[name][1] and p.grad is None
     assert not any(point.fwd_hooks or point.bwd_hooks for point in bridge.hook_dict.values())
@@ -293,19 +293,19 @@ def test_a_model_is_left_as_it_was(family):
 
 def test_beyond_a_clip_the_gradient_is_zero(gpt2):
     ids = Relaxed(gpt2, bos=True).ids
-    assert not Scorer("log_prob(3).clip(max=-50)", gpt2.bridge).gradient(ids).of_value().any()
+    assert not make_scorer("log_prob(3).clip(max=-50)", gpt2.bridge).gradient(ids).of_value().any()
 
 
 def test_a_value_without_a_gradient_is_an_error_that_says_so(gpt2):
     ids, point = Relaxed(gpt2, bos=True).ids, "blocks.0.mlp.hook_post"
     detached = dl.custom("detached", [point], lambda a: a[point][:, -1, 0].detach())
     with pytest.raises(NoGradientError, match=r"detached.*does not depend on the prompt's tokens differentiably"):
-        Scorer(detached, gpt2.bridge).gradient(ids)
+        make_scorer(detached, gpt2.bridge).gradient(ids)
 
 
 def test_compatibility_mode_has_the_same_gradients(family):
     relaxed = Relaxed(family, bos=True)
-    scorer = Scorer("L1.N5 - log_prob(9)", models.compatible(family.name).bridge, prepend_bos=True)
+    scorer = make_scorer("L1.N5 - log_prob(9)", models.compatible(family.name).bridge, prepend_bos=True)
     gradient = scorer.gradient(relaxed.ids)
 
     def by_hand(weights: Tensor) -> Tensor:
@@ -326,17 +326,17 @@ def test_compatibility_mode_has_the_same_gradients(family):
 def test_weights_changed_between_two_gradients_are_noticed(gpt2):
     bridge = models.new_bridge("gpt2", gpt2.raw)
     ids = Relaxed(gpt2, bos=True).ids
-    Scorer("L1.N5", bridge).gradient(ids)
+    make_scorer("L1.N5", bridge).gradient(ids)
     with torch.no_grad():
         for p in bridge.parameters():
             p.mul_(1.5)
-    scorer = Scorer("L1.N5", bridge)
+    scorer = make_scorer("L1.N5", bridge)
     np.testing.assert_allclose(scorer.gradient(ids).value, scorer.score(ids).value, atol=1e-5)
 
 
 def test_a_model_is_without_its_parts_only_while_no_other_thread_may_use_it(gpt2, monkeypatch):
     """Also while the fastest way to a gradient is found out, behind a template's prefix among others."""
-    scorer = Scorer("L1.N5", gpt2.bridge, prefix=[40, 41])
+    scorer = make_scorer("L1.N5", gpt2.bridge, prefix=[40, 41])
     lock, bare, held = scorer.model.lock, Bypass.bare, []
 
     def watched(parts, names):

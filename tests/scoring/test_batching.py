@@ -15,11 +15,9 @@ from dreamy_lens.errors import OutOfMemoryError
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.models.packed_forward import PackedModel
-from dreamy_lens.scoring import batching
-from dreamy_lens.scoring.backward import BackwardScorer
-from dreamy_lens.scoring.batching import BatchRunner, MemoryBudget, room_of
-from dreamy_lens.scoring.scorer import Scorer, Scores
+from dreamy_lens.scoring import BackwardScorer, BatchRunner, MemoryBudget, Scorer, Scores, batching, memory_budget
 from tests.helpers import dreams
+from tests.helpers.scorers import make_scorer
 
 FEATURE = "blocks.0.mlp.hook_post[-1, 3]"
 IDS = np.random.default_rng(0).integers(1, 320, size=(40, 7))
@@ -38,7 +36,7 @@ def same(found: Scores, expected: Scores) -> None:
 @pytest.fixture(autouse=True)
 def _own_rooms(monkeypatch):
     """No other test is short of memory for what happens here."""
-    monkeypatch.setattr(batching, "_ROOMS", weakref.WeakKeyDictionary())
+    monkeypatch.setattr(batching, "_BUDGETS", weakref.WeakKeyDictionary())
 
 
 @pytest.fixture
@@ -50,7 +48,7 @@ def quiet():
 
 def scorer_of(bridge: Any, **settings: Any) -> Scorer:
     """That has made its trial pass."""
-    scorer = Scorer(FEATURE, bridge, prepend_bos=True, **settings)
+    scorer = make_scorer(FEATURE, bridge, prepend_bos=True, **settings)
     scorer.score(IDS[:1])
     return scorer
 
@@ -72,7 +70,7 @@ def device(monkeypatch, holds: int = 10**6) -> list[int]:
 
 def scoring(bridge: Any, tokens: int | None = None, grows: bool = False) -> MemoryBudget:
     """A bridge's room for scoring, made like this if tokens are given."""
-    room = room_of(as_hooked(bridge), "scoring")
+    room = memory_budget(as_hooked(bridge), "scoring")
     if tokens is not None:
         room.tokens, room.grows = tokens, grows
     return room
@@ -105,13 +103,13 @@ def test_the_next_scorer_of_the_same_bridge_does_not_try_more(gpt2, monkeypatch,
     assert room == MemoryBudget(10 * TOTAL, grows=False)
     tried.clear()
     same(scorer.score(IDS), expected)
-    same(Scorer(FEATURE, gpt2.bridge, prepend_bos=True).score(IDS), expected)
+    same(make_scorer(FEATURE, gpt2.bridge, prepend_bos=True).score(IDS), expected)
     assert tried == [10] * 4 + [TRIAL] + [10] * 4
     tried.clear()
-    Scorer(FEATURE, HookedModel(gpt2.bridge), prepend_bos=True).score(IDS)  # the bridge counts, not what holds it
+    make_scorer(FEATURE, HookedModel(gpt2.bridge), prepend_bos=True).score(IDS)  # the bridge counts, not what holds it
     assert tried == [TRIAL] + [10] * 4
     tried.clear()
-    Scorer(FEATURE, gpt2.bridge, prepend_bos=True).score(np.repeat(IDS, 2, 1))  # longer prompts take more
+    make_scorer(FEATURE, gpt2.bridge, prepend_bos=True).score(np.repeat(IDS, 2, 1))  # longer prompts take more
     assert max(tried[1:]) == 10 * TOTAL // 15
 
 
@@ -163,7 +161,7 @@ def test_an_error_of_another_kind_changes_nothing(gpt2, monkeypatch):
     monkeypatch.setattr(PackedModel, "run", lambda *arguments, **settings: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         scorer.score(IDS)
-    assert scoring(gpt2.bridge).tokens == before and scorer.passes.batches.size is None
+    assert scoring(gpt2.bridge).tokens == before and scorer.forward.batches.size is None
 
 
 # More, while it fits.
@@ -199,7 +197,7 @@ def test_what_was_tried_beyond_the_usual_is_taken_back_without_a_warning(gpt2, m
     same(scorer.score(IDS), expected)
     same(scorer.score(IDS), expected)
     assert tried == [8, 16, 16, 32, 16, 16, 8]
-    assert room == MemoryBudget(16 * TOTAL, grows=False) and scorer.passes.batches.size is None
+    assert room == MemoryBudget(16 * TOTAL, grows=False) and scorer.forward.batches.size is None
     tried.clear()
     scorer.score(IDS)
     assert tried == [16, 16, 8]
@@ -224,15 +222,15 @@ def test_each_kind_of_pass_has_its_own_room(gpt2, llama, monkeypatch):
     with pytest.warns(RuntimeWarning):
         scorer.score(IDS)
     model = as_hooked(gpt2.bridge)
-    assert room_of(model, "scoring").tokens == 10 * TOTAL and room_of(model, "gradients").tokens == usual
-    assert room_of(model, "scoring") is room_of(model, "scoring") is not room_of(model, "gradients")
+    assert memory_budget(model, "scoring").tokens == 10 * TOTAL and memory_budget(model, "gradients").tokens == usual
+    assert memory_budget(model, "scoring") is memory_budget(model, "scoring") is not memory_budget(model, "gradients")
     assert scoring(llama.bridge).tokens == usual
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         torch.testing.assert_close(scorer.gradient(IDS).of_value(), slope)
-    room_of(model, "gradients").tokens = 4 * TOTAL
+    memory_budget(model, "gradients").tokens = 4 * TOTAL
     torch.testing.assert_close(scorer.gradient(IDS).of_value(), slope, atol=1e-5, rtol=1e-5)
-    assert room_of(model, "scoring").tokens == 10 * TOTAL
+    assert memory_budget(model, "scoring").tokens == 10 * TOTAL
 
 
 @pytest.mark.parametrize(("rows_in_room", "largest"), [(1000, 6), (6, 6), (4, 4)])
@@ -272,10 +270,10 @@ def test_batches_grow_and_shrink_by_what_fits():
 
     room = MemoryBudget(4, grows=True)
     with pytest.warns(RuntimeWarning, match="Out of memory with 8 things at once"):
-        found = BatchRunner(None, "things").map(pass_of, 20, room=room, total=2)
+        found = BatchRunner(None, "things").map(pass_of, 20, budget=room, row_tokens=2)
     assert sizes == [2, 4, 8, 4, 4, 4, 2] and room == MemoryBudget(8, grows=False)
     assert [i for part in found for i in part] == list(range(20))
-    assert BatchRunner(2).map(lambda part: part.stop, 0, room=room) == []
+    assert BatchRunner(2).map(lambda part: part.stop, 0, budget=room) == []
 
 
 # Searches.
@@ -326,8 +324,8 @@ def test_trials_keep_to_the_batch_size_and_to_one_of_equal_features(gpt2, monkey
 
 
 def test_a_device_for_a_single_prompt_is_enough(gpt2, monkeypatch):
-    monkeypatch.setattr(batching, "_ROOMS", weakref.WeakKeyDictionary())
-    expected = Scorer("L1.N3", gpt2.bridge).score(np.arange(1, 8)[None])
+    monkeypatch.setattr(batching, "_BUDGETS", weakref.WeakKeyDictionary())
+    expected = make_scorer("L1.N3", gpt2.bridge).score(np.arange(1, 8)[None])
     run = PackedModel.run
 
     def little(self, packing, *rest, **named):
@@ -336,5 +334,5 @@ def test_a_device_for_a_single_prompt_is_enough(gpt2, monkeypatch):
         return run(self, packing, *rest, **named)
 
     monkeypatch.setattr(PackedModel, "run", little)
-    found = Scorer("L1.N3", gpt2.bridge).score(np.arange(1, 8)[None])
+    found = make_scorer("L1.N3", gpt2.bridge).score(np.arange(1, 8)[None])
     np.testing.assert_allclose(found.value, expected.value, atol=1e-5)

@@ -10,10 +10,8 @@ import dreamy_lens as dl
 from dreamy_lens.errors import FeatureError, FeatureRangeError, SettingsError, UnknownHookError
 from dreamy_lens.features.families import expressions, neurons
 from dreamy_lens.models.load import as_hooked
-from dreamy_lens.scoring.feature_bank import banks, order
-from dreamy_lens.scoring.prompts import PromptFrame
-from dreamy_lens.scoring.scorer import Scorer
-from dreamy_lens.scoring.window_scorer import WindowScorer
+from dreamy_lens.scoring import PromptFrame, WindowScorer, given_order, make_banks
+from tests.helpers.scorers import make_scorer
 
 N = 6
 POST = "blocks.0.mlp.hook_post"
@@ -58,7 +56,7 @@ def _rows(family, count: int = 5, n: int = N) -> np.ndarray:
 def _bulk(family, features, cross_entropy: bool = True, n: int = N) -> WindowScorer:
     model = as_hooked(family.bridge)
     frame = PromptFrame(model, model.prepends_bos)
-    return WindowScorer(banks(expressions(features, model), model), model, frame, n, cross_entropy)
+    return WindowScorer(make_banks(expressions(features, model), model), model, frame, n, cross_entropy)
 
 
 def test_values_are_those_of_each_feature_by_itself(family):
@@ -69,9 +67,9 @@ def test_values_are_those_of_each_feature_by_itself(family):
     for bank, values in zip(bulk.banks, found.values, strict=True):
         assert values.shape == (len(rows), len(bank))
         for i in range(len(bank)):
-            alone = Scorer(bank.members[i], family.bridge, share_prefixes=False).values(rows)
+            alone = make_scorer(bank.members[i], family.bridge, share_prefixes=False).values(rows)
             assert np.allclose(values[:, i], alone, atol=1e-4), bank.members[i].label
-    costs = Scorer(features[1], family.bridge, share_prefixes=False).score(rows).cross_entropy
+    costs = make_scorer(features[1], family.bridge, share_prefixes=False).score(rows).cross_entropy
     assert np.allclose(found.cross_entropy, costs, atol=1e-4)
 
 
@@ -87,7 +85,7 @@ def test_values_at_every_position_are_those_of_prompts_that_end_there(family):
         series = bank.series(readings)
         assert series.shape == (len(rows), N, len(bank))
         for i in {0, len(bank) - 1}:
-            scorer = Scorer(bank.members[i], family.bridge, share_prefixes=False)
+            scorer = make_scorer(bank.members[i], family.bridge, share_prefixes=False)
             for end in range(1 if bulk.layout.bos else 2, N + 1):  # one token alone has no cross-entropy
                 assert np.allclose(series[:, end - 1, i], scorer.values(rows[:, :end]), atol=1e-4), (bank, end)
         told += len(bank)
@@ -117,13 +115,13 @@ def test_numbers_are_those_of_the_plain_model(family):
 def test_what_is_alike_is_one_bank(neox):
     model = as_hooked(neox.bridge)
     features = [dl.neuron(0, 1), dl.logit(3), dl.neuron(0, 2), -dl.neuron(0, 3), dl.logit(4), -dl.neuron(0, 5)]
-    found = banks(features, model)
+    found = make_banks(features, model)
     assert [[str(f) for f in bank.members] for bank in found] == [
         ["blocks.0.mlp.hook_post[-1, 1]", "blocks.0.mlp.hook_post[-1, 2]"],
         ["logit(3)", "logit(4)"],
         ["-blocks.0.mlp.hook_post[-1, 3]", "-blocks.0.mlp.hook_post[-1, 5]"],
     ]
-    assert order(found).tolist() == [0, 2, 1, 4, 3, 5]  # positions in the banks, in the order that was given
+    assert given_order(found).tolist() == [0, 2, 1, 4, 3, 5]  # positions in the banks, in the order that was given
 
 
 def test_latents_of_an_autoencoder_are_encoded_once(neox):
@@ -142,7 +140,7 @@ def test_latents_of_an_autoencoder_are_encoded_once(neox):
     (_, found), *_ = bulk.passes(rows)
     assert Halves.calls == 1
     for i in (0, 33):
-        assert np.allclose(found.values[0][:, i], Scorer(features[i], neox.bridge).values(rows), atol=1e-4)
+        assert np.allclose(found.values[0][:, i], make_scorer(features[i], neox.bridge).values(rows), atol=1e-4)
 
 
 def test_no_layer_below_the_deepest_feature_runs_without_cross_entropy(neox):
@@ -166,7 +164,7 @@ def test_edits_by_hooks_of_the_user_are_seen(neox):
     (_, before), *_ = bulk.passes(rows)
     with neox.bridge.hooks(fwd_hooks=[("blocks.0.hook_resid_post", lambda x, hook: x * 0)]):
         (_, during), *_ = bulk.passes(rows)
-        alone = Scorer(dl.neuron(1, 3), neox.bridge).values(rows)
+        alone = make_scorer(dl.neuron(1, 3), neox.bridge).values(rows)
     (_, after), *_ = bulk.passes(rows)
     assert torch.equal(before.values[0], after.values[0])
     assert not torch.allclose(before.values[0], during.values[0], atol=1e-2)
@@ -194,7 +192,7 @@ def test_patterns_and_families_in_text(neox):
 
 def test_members_of_a_family_are_named_and_parse(family):
     model = as_hooked(family.bridge)
-    (heads,) = banks([0.5 * dl.hook("blocks.0.attn.hook_z")[-1]], model)
+    (heads,) = make_banks([0.5 * dl.hook("blocks.0.attn.hook_z")[-1]], model)
     last = heads.members[len(heads) - 1]
     sizes = tuple(family.bridge.cfg.d_head for _ in range(1))
     assert str(last) == f"0.5 * blocks.0.attn.hook_z[-1, 3, {sizes[0] - 1}]"
@@ -229,7 +227,7 @@ def test_members_of_a_family_are_named_and_parse(family):
 def test_what_does_not_fit_is_said(neox, given, error, words):
     model = as_hooked(neox.bridge)
     with pytest.raises(error, match=words):
-        banks(expressions(given, model), model)
+        make_banks(expressions(given, model), model)
 
 
 def test_rows_longer_than_a_context_are_told(neox):

@@ -16,9 +16,10 @@ import dreamy_lens as dl
 from dreamy_lens import constraints as rules_of
 from dreamy_lens.models.packed_forward import PackedModel
 from dreamy_lens.models.prefix_tree import PrefixTree
+from dreamy_lens.scoring import Scorer, Scores
 from dreamy_lens.scoring import packed_reading as shared_passes
-from dreamy_lens.scoring.scorer import Scorer, Scores
 from tests.helpers import by_hand, dreams, models
+from tests.helpers.scorers import make_scorer
 
 LENGTH = 8
 TOLERANCE = 1e-4
@@ -108,12 +109,12 @@ def agree(found: Scores, expected: Scores, tolerance: float = TOLERANCE) -> None
 
 def both(feature: Any, bridge: Any, **options: Any) -> tuple[Scorer, Scorer]:
     """A scorer that shares prefixes, and one that does not."""
-    return Scorer(feature, bridge, **options), Scorer(feature, bridge, share_prefixes=False, **options)
+    return make_scorer(feature, bridge, **options), make_scorer(feature, bridge, share_prefixes=False, **options)
 
 
 def shares(scorer: Scorer) -> bool:
     """Whether it shares them on all its models."""
-    found = scorer.passes._sharings.values()
+    found = scorer.forward._sharings.values()
     return len(found) > 0 and all(s is not None and s.packed is not None for s in found)
 
 
@@ -228,7 +229,7 @@ def test_a_sliding_window_shorter_than_the_row_slides_along_each_row(gemma2, kno
     assert "sliding_attention" in plain.cfg.layer_types and plain.cfg.sliding_window == 4
     for place in (-1, 9):
         feature = f"blocks.1.mlp.hook_post[{place}, 3]"
-        scorer = Scorer(feature, gemma2.bridge, prepend_bos=True, prefix=rows[0, :known].tolist())
+        scorer = make_scorer(feature, gemma2.bridge, prepend_bos=True, prefix=rows[0, :known].tolist())
         found = scorer.score(rows[:, known:])
         at = place if place < 0 else 1 + place  # the template's tokens count
         close(found.value, plain.mlp_post(1)[:, at, 3])
@@ -261,12 +262,12 @@ def test_weights_that_are_changed_in_place_count_once_renewed(family):
 
     bridge, other = (models.new_bridge(family.name, family.raw) for _ in range(2))
     options: dict[str, Any] = {"prefix": [5, 6, 7], "prepend_bos": True}
-    scorer = Scorer("L1.N3", bridge, **options)
+    scorer = make_scorer("L1.N3", bridge, **options)
     before, slope = scorer.score(ROWS), scorer.gradient(ROWS[:2]).of_value()
     change(bridge)
     scorer.renew()
     change(other)
-    plain = Scorer("L1.N3", other, share_prefixes=False, **options)
+    plain = make_scorer("L1.N3", other, share_prefixes=False, **options)
     agree(scorer.score(ROWS), plain.score(ROWS))
     moved = scorer.gradient(ROWS[:2]).of_value()
     close(moved, plain.gradient(ROWS[:2]).of_value())
@@ -277,7 +278,7 @@ def test_weights_that_are_changed_in_place_count_once_renewed(family):
 def test_compatibility_mode_between_two_scores_is_noticed(family, runs):
     bridge = models.new_bridge(family.name, family.raw)
     features = ("L1.N3", "blocks.1.hook_resid_post[-1, 3]", "log_prob(7)")
-    scorers = [Scorer(feature, bridge, prefix=[5, 6], prepend_bos=True) for feature in features]
+    scorers = [make_scorer(feature, bridge, prefix=[5, 6], prepend_bos=True) for feature in features]
     for scorer in scorers:
         scorer.score(ROWS)
         scorer.gradient(ROWS[:2])
@@ -285,7 +286,7 @@ def test_compatibility_mode_between_two_scores_is_noticed(family, runs):
         warnings.simplefilter("ignore")
         bridge.enable_compatibility_mode()
     for feature, scorer in zip(features, scorers, strict=True):
-        plain = Scorer(feature, bridge, share_prefixes=False, prefix=[5, 6], prepend_bos=True)
+        plain = make_scorer(feature, bridge, share_prefixes=False, prefix=[5, 6], prepend_bos=True)
         agree(scorer.score(ROWS), plain.score(ROWS))
         close(scorer.gradient(ROWS[:2]).of_value(), plain.gradient(ROWS[:2]).of_value())
         runs.clear()
@@ -299,9 +300,9 @@ def test_compatibility_mode_between_two_scores_is_noticed(family, runs):
 def test_duplicates_single_rows_and_batches_change_nothing(family):
     rows = np.concatenate([ROWS, ROWS[::4], ROWS[:1]])
     for feature in ("L1.N3", "log_prob(7)"):
-        expected = Scorer(feature, family.bridge, share_prefixes=False, prefix=[5]).score(rows)
+        expected = make_scorer(feature, family.bridge, share_prefixes=False, prefix=[5]).score(rows)
         for size in (None, 1, 3, 100):
-            scorer = Scorer(feature, family.bridge, prefix=[5], batch_size=size)
+            scorer = make_scorer(feature, family.bridge, prefix=[5], batch_size=size)
             agree(scorer.score(rows), expected)
             one = scorer.score(rows[4])
             close(one.value, expected.value[4:5])
@@ -312,11 +313,11 @@ def test_duplicates_single_rows_and_batches_change_nothing(family):
 @pytest.mark.parametrize(("chunk", "least"), [(1, 1), (335 * 64, 1), (335 * 64, 7)])
 def test_the_size_of_chunks_of_logits_changes_nothing(family, monkeypatch, chunk, least):
     features = ("L0.N3", "logit(7, :).max()", "logit.runner_up(7)", "mean_cross_entropy()")
-    expected = [Scorer(feature, family.bridge, share_prefixes=False).score(ROWS) for feature in features]
+    expected = [make_scorer(feature, family.bridge, share_prefixes=False).score(ROWS) for feature in features]
     monkeypatch.setitem(shared_passes.CHUNK, "cpu", chunk)
     monkeypatch.setattr(shared_passes, "LEAST_ROWS", least)
     for feature, numbers in zip(features, expected, strict=True):
-        scorer = Scorer(feature, family.bridge)
+        scorer = make_scorer(feature, family.bridge)
         agree(scorer.score(ROWS), numbers)
         assert shares(scorer)
 
@@ -341,7 +342,7 @@ def test_a_hook_that_looks_at_positions_is_left_to_whole_rows(family, prefix, ru
     runs.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
-        for scorer in (fast, Scorer("log_prob(7)", bridge, prefix=prefix, prepend_bos=True)):
+        for scorer in (fast, make_scorer("log_prob(7)", bridge, prefix=prefix, prepend_bos=True)):
             found, moved = scorer.score(ROWS), scorer.gradient(ROWS[:3])
             agree(found, plain.score(ROWS))
             close(moved.of_value(), plain.gradient(ROWS[:3]).of_value())
@@ -357,7 +358,7 @@ def test_a_hook_that_looks_at_positions_is_left_to_whole_rows(family, prefix, ru
 
 def test_a_model_whose_tokens_mix_outside_attention_is_scored_whole(family):
     bridge = models.new_bridge(family.name, family.raw)
-    early = Scorer("L1.N3", bridge, prepend_bos=True)
+    early = make_scorer("L1.N3", bridge, prepend_bos=True)
     before = early.score(ROWS)
     mlp = bridge.blocks[0].mlp.original_component
     mlp.register_forward_hook(lambda module, inputs, out: out + torch.roll(out, 1, 1))
@@ -366,12 +367,12 @@ def test_a_model_whose_tokens_mix_outside_attention_is_scored_whole(family):
         with pytest.warns(RuntimeWarning, match="scored whole"):
             found = fast.score(ROWS)
         agree(found, plain.score(ROWS), 1e-6)
-        assert set(fast.passes._sharings.values()) == {None}
+        assert set(fast.forward._sharings.values()) == {None}
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
             agree(fast.score(ROWS), found, 1e-6)
     late = early.score(ROWS)
-    agree(late, Scorer("L1.N3", bridge, share_prefixes=False, prepend_bos=True).score(ROWS))
+    agree(late, make_scorer("L1.N3", bridge, share_prefixes=False, prepend_bos=True).score(ROWS))
     assert not np.allclose(late.value, before.value, atol=1e-3)
 
 

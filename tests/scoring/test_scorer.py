@@ -14,11 +14,10 @@ import dreamy_lens as dl
 from dreamy_lens.errors import FeatureError, OutOfMemoryError, PromptError, SettingsError
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
-from dreamy_lens.scoring import batching
-from dreamy_lens.scoring.batching import BatchRunner, is_out_of_memory
-from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.scoring import BatchRunner, batching, is_out_of_memory
 from tests.helpers import models
 from tests.helpers.models import BOS
+from tests.helpers.scorers import make_scorer
 
 FEATURE = "blocks.0.mlp.hook_post[-1, 3]"
 IDS = np.random.default_rng(0).integers(1, 320, size=(6, 7))
@@ -50,14 +49,14 @@ class Watch:
 
 @pytest.mark.parametrize("bos", [True, False])
 def test_the_fluency_model_gives_the_cross_entropy_and_the_other_one_the_value(gpt2, llama, bos):
-    mixed = Scorer(FEATURE, gpt2.bridge, fluency_model=llama.bridge, prepend_bos=bos).score(IDS)
-    same(mixed.value, Scorer(FEATURE, gpt2.bridge, prepend_bos=bos).score(IDS).value)
-    same(mixed.cross_entropy, Scorer(FEATURE, llama.bridge, prepend_bos=bos).score(IDS).cross_entropy)
-    same(mixed.cross_entropy, Scorer(dl.mean_cross_entropy(), llama.bridge, prepend_bos=bos).values(IDS))
+    mixed = make_scorer(FEATURE, gpt2.bridge, fluency_model=llama.bridge, prepend_bos=bos).score(IDS)
+    same(mixed.value, make_scorer(FEATURE, gpt2.bridge, prepend_bos=bos).score(IDS).value)
+    same(mixed.cross_entropy, make_scorer(FEATURE, llama.bridge, prepend_bos=bos).score(IDS).cross_entropy)
+    same(mixed.cross_entropy, make_scorer(dl.mean_cross_entropy(), llama.bridge, prepend_bos=bos).values(IDS))
 
 
 def test_only_tokens_that_every_model_knows_are_allowed(gpt2, llama):
-    scorer = Scorer(FEATURE, gpt2.bridge, fluency_model=llama.bridge)
+    scorer = make_scorer(FEATURE, gpt2.bridge, fluency_model=llama.bridge)
     known = len(gpt2.tokenizer)
     assert not scorer.allowed[0] and scorer.allowed[1:known].all() and not scorer.allowed[known:].any()
 
@@ -65,10 +64,10 @@ def test_only_tokens_that_every_model_knows_are_allowed(gpt2, llama):
 @pytest.mark.parametrize("bos", [True, False])
 def test_a_template_is_as_if_it_were_typed_around_the_prompt(family, bos):
     prefix, suffix = [5, 6, 7], [8, 9]
-    inside = Scorer(FEATURE, family.bridge, prefix=prefix, suffix=suffix, prepend_bos=bos)
+    inside = make_scorer(FEATURE, family.bridge, prefix=prefix, suffix=suffix, prepend_bos=bos)
     row = np.ones((len(IDS), 1), dtype=int)
     typed = np.concatenate([row * prefix, IDS, row * suffix], axis=1)
-    plain = Scorer(FEATURE, family.bridge, prepend_bos=bos)
+    plain = make_scorer(FEATURE, family.bridge, prepend_bos=bos)
     same(inside.score(IDS).value, plain.score(typed).value)
     # The prompt's seven terms are what the whole has more than the prefix alone.
     short, longer = typed[:, :3], typed[:, :10]
@@ -77,7 +76,7 @@ def test_a_template_is_as_if_it_were_typed_around_the_prompt(family, bos):
 
 
 def test_without_anything_before_it_the_first_token_is_free(family):
-    with_bos, without = (Scorer(FEATURE, family.bridge, prepend_bos=bos).score(IDS) for bos in (True, False))
+    with_bos, without = (make_scorer(FEATURE, family.bridge, prepend_bos=bos).score(IDS) for bos in (True, False))
     assert not np.allclose(with_bos.cross_entropy, without.cross_entropy, atol=1e-3)
     logits = family.bridge(torch.from_numpy(IDS), use_cache=False).detach().log_softmax(-1)
     charged = -logits[:, :-1].gather(-1, torch.from_numpy(IDS[:, 1:, None])).squeeze(-1).mean(-1)
@@ -86,9 +85,11 @@ def test_without_anything_before_it_the_first_token_is_free(family):
 
 def test_one_token_with_nothing_before_it_has_no_cross_entropy(gpt2):
     with pytest.raises(PromptError, match=r"no predicted token, so it has no cross-entropy. Use prepend_bos=True"):
-        Scorer(FEATURE, gpt2.bridge, prepend_bos=False).score([[5]])
-    assert np.isfinite(Scorer(FEATURE, gpt2.bridge, prepend_bos=True).score([[5]]).cross_entropy).all()
-    assert np.isfinite(Scorer(FEATURE, gpt2.bridge, prepend_bos=False, prefix=[4]).score([[5]]).cross_entropy).all()
+        make_scorer(FEATURE, gpt2.bridge, prepend_bos=False).score([[5]])
+    assert np.isfinite(make_scorer(FEATURE, gpt2.bridge, prepend_bos=True).score([[5]]).cross_entropy).all()
+    assert np.isfinite(
+        make_scorer(FEATURE, gpt2.bridge, prepend_bos=False, prefix=[4]).score([[5]]).cross_entropy
+    ).all()
 
 
 # Only what is needed runs.
@@ -97,7 +98,7 @@ DEEPER = ("blocks.0.hook_resid_post", "blocks.1.mlp.hook_pre", "unembed.hook_out
 
 
 def test_values_run_no_deeper_than_the_deepest_hook_point(family):
-    scorer = Scorer(FEATURE, family.bridge)
+    scorer = make_scorer(FEATURE, family.bridge)
     with Watch(family.bridge, "blocks.0.mlp.hook_pre", *DEEPER) as passed:
         values = scorer.values(IDS)
         assert passed == {"blocks.0.mlp.hook_pre": 1} | dict.fromkeys(DEEPER, 0)
@@ -105,7 +106,7 @@ def test_values_run_no_deeper_than_the_deepest_hook_point(family):
 
 
 def test_nor_does_the_feature_s_model_when_another_one_judges_fluency(gpt2, llama):
-    scorer = Scorer(FEATURE, gpt2.bridge, fluency_model=llama.bridge)
+    scorer = make_scorer(FEATURE, gpt2.bridge, fluency_model=llama.bridge)
     with Watch(gpt2.bridge, *DEEPER) as passed, Watch(llama.bridge, "unembed.hook_out") as judged:
         scorer.score(IDS)
         scorer.gradient(IDS)
@@ -114,13 +115,13 @@ def test_nor_does_the_feature_s_model_when_another_one_judges_fluency(gpt2, llam
 
 def test_two_hook_points_run_to_the_deeper_one(gpt2):
     with Watch(gpt2.bridge, "blocks.1.mlp.hook_pre", "unembed.hook_out") as passed:
-        Scorer(f"blocks.1.mlp.hook_pre[-1, 0] + {FEATURE}", gpt2.bridge).values(IDS)
+        make_scorer(f"blocks.1.mlp.hook_pre[-1, 0] + {FEATURE}", gpt2.bridge).values(IDS)
         # Once for each of the two passes that look at shapes, for the trial, and for the values.
         assert passed["unembed.hook_out"] == 0 and passed["blocks.1.mlp.hook_pre"] == 4
 
 
 def test_a_score_is_one_pass(family):
-    scorer = Scorer(FEATURE, family.bridge)
+    scorer = make_scorer(FEATURE, family.bridge)
     with Watch(family.bridge, "unembed.hook_out") as passed:
         scorer.score(IDS)
         assert passed == {"unembed.hook_out": 1}
@@ -186,19 +187,19 @@ def test_what_is_no_prompt_is_told(gpt2, prompts, said):
 
 def test_prompts_beyond_the_context(gpt2):
     long = np.ones((1, 64), dtype=int)
-    assert len(Scorer(FEATURE, gpt2.bridge, prepend_bos=False).score(long)) == 1
+    assert len(make_scorer(FEATURE, gpt2.bridge, prepend_bos=False).score(long)) == 1
     with pytest.raises(
         PromptError,
         match=r"A prompt of 64 tokens makes 65 with the BOS, and tiny-gpt2's context is 64; use at most 63\.",
     ):
-        Scorer(FEATURE, gpt2.bridge, prepend_bos=True).score(long)
+        make_scorer(FEATURE, gpt2.bridge, prepend_bos=True).score(long)
     with pytest.raises(PromptError, match=r"A prompt of 65 tokens is too long, and .* use at most 64\."):
-        Scorer(FEATURE, gpt2.bridge, prepend_bos=False).score(np.ones((1, 65), dtype=int))
-    around = Scorer(FEATURE, gpt2.bridge, prefix=[1] * 4, suffix=[2], prepend_bos=True)
+        make_scorer(FEATURE, gpt2.bridge, prepend_bos=False).score(np.ones((1, 65), dtype=int))
+    around = make_scorer(FEATURE, gpt2.bridge, prefix=[1] * 4, suffix=[2], prepend_bos=True)
     with pytest.raises(PromptError, match=r"makes 70 with the BOS and the template's 5, and .* use at most 58"):
         around.score(long)
     with pytest.raises(PromptError, match="shorten the template"):
-        Scorer(FEATURE, gpt2.bridge, prefix=[1] * 70).score([[1, 2]])
+        make_scorer(FEATURE, gpt2.bridge, prefix=[1] * 70).score([[1, 2]])
 
 
 def test_a_special_token_may_be_scored_though_it_is_never_proposed(gpt2):
@@ -208,18 +209,18 @@ def test_a_special_token_may_be_scored_though_it_is_never_proposed(gpt2):
 def test_the_input_is_not_changed(gpt2):
     ids = IDS.copy()
     ids.setflags(write=False)
-    scorer = Scorer(FEATURE, gpt2.bridge)
+    scorer = make_scorer(FEATURE, gpt2.bridge)
     scorer.score(ids)
     scorer.gradient(ids)
     np.testing.assert_array_equal(ids, IDS)
 
 
 def test_duplicates_and_batches_change_nothing(family):
-    scorer = Scorer(FEATURE, family.bridge)
+    scorer = make_scorer(FEATURE, family.bridge)
     whole = scorer.score(np.concatenate([IDS, IDS[:2]]))
     np.testing.assert_allclose(whole.value[-2:], whole.value[:2], atol=1e-6)
     for size in (1, 4, 100):
-        part = Scorer(FEATURE, family.bridge, batch_size=size).score(IDS)
+        part = make_scorer(FEATURE, family.bridge, batch_size=size).score(IDS)
         same(part.value, whole.value[:6])
         same(part.cross_entropy, whole.cross_entropy[:6])
 
@@ -236,7 +237,7 @@ def test_losses_are_float32_whatever_the_model_s_precision(gpt2):
         bridge = TransformerBridge.boot_transformers(
             "tiny-bf16", hf_model=raw, tokenizer=gpt2.tokenizer, device="cpu", dtype=torch.bfloat16
         )
-    scorer = Scorer(FEATURE, bridge, prepend_bos=False, share_prefixes=False)
+    scorer = make_scorer(FEATURE, bridge, prepend_bos=False, share_prefixes=False)
     found = scorer.score(IDS)
     assert found.value.dtype == found.cross_entropy.dtype == np.float32
     with torch.no_grad():
@@ -253,7 +254,7 @@ def test_losses_are_float32_whatever_the_model_s_precision(gpt2):
 
 def little_memory(monkeypatch, room: int) -> list[int]:
     """A device that holds `room` whole prompts at once; the sizes that were tried."""
-    monkeypatch.setattr(batching, "_ROOMS", weakref.WeakKeyDictionary())  # so that no other test is short of memory
+    monkeypatch.setattr(batching, "_BUDGETS", weakref.WeakKeyDictionary())  # so that no other test is short of memory
     tried: list[int] = []
     run = HookedModel.run
 
@@ -268,7 +269,7 @@ def little_memory(monkeypatch, room: int) -> list[int]:
 
 
 def test_out_of_memory_halves_the_batch_says_so_and_remembers(gpt2, monkeypatch):
-    scorer = Scorer(FEATURE, gpt2.bridge, share_prefixes=False)
+    scorer = make_scorer(FEATURE, gpt2.bridge, share_prefixes=False)
     expected, slope = scorer.score(IDS), scorer.gradient(IDS).of_value()
     tried = little_memory(monkeypatch, room=2)
     with pytest.warns(RuntimeWarning) as told:
@@ -290,7 +291,7 @@ def test_out_of_memory_halves_the_batch_says_so_and_remembers(gpt2, monkeypatch)
 
 
 def test_a_small_batch_first_does_not_make_later_ones_small(gpt2, monkeypatch):
-    scorer = Scorer(FEATURE, gpt2.bridge, share_prefixes=False)
+    scorer = make_scorer(FEATURE, gpt2.bridge, share_prefixes=False)
     tried = little_memory(monkeypatch, room=100)
     scorer.gradient(IDS[:1])
     scorer.score(IDS[:1])
@@ -303,7 +304,7 @@ def test_a_small_batch_first_does_not_make_later_ones_small(gpt2, monkeypatch):
 def test_long_vocabularies_are_scored_in_pieces(gpt2, monkeypatch):
     from dreamy_lens.scoring import forward as module
 
-    scorer = Scorer(FEATURE, gpt2.bridge, share_prefixes=False)
+    scorer = make_scorer(FEATURE, gpt2.bridge, share_prefixes=False)
     monkeypatch.setattr(module, "LOGITS_BUDGET", 4 * 335 * 8)  # four prompts of eight tokens
     tried = little_memory(monkeypatch, room=100)
     scorer.score(IDS)
@@ -311,7 +312,7 @@ def test_long_vocabularies_are_scored_in_pieces(gpt2, monkeypatch):
 
 
 def test_one_prompt_that_does_not_fit_is_an_error(gpt2, monkeypatch):
-    scorer = Scorer(FEATURE, gpt2.bridge, share_prefixes=False)
+    scorer = make_scorer(FEATURE, gpt2.bridge, share_prefixes=False)
     little_memory(monkeypatch, room=0)
     with pytest.warns(RuntimeWarning), pytest.raises(OutOfMemoryError, match="A single prompt does not fit") as caught:
         scorer.score(IDS)
@@ -340,7 +341,7 @@ def test_other_errors_pass_through_batches():
     with pytest.raises(ZeroDivisionError):
         BatchRunner(None).map(lambda part: 1 // 0, 3)
     assert BatchRunner(2).map(lambda part: (part.start, part.stop), 5) == [(0, 2), (2, 4), (4, 5)]
-    assert BatchRunner(None).map(lambda part: part.stop, 5, at_most=3) == [3, 5]
+    assert BatchRunner(None).map(lambda part: part.stop, 5, default_size=3) == [3, 5]
     with pytest.raises(SettingsError, match="batch_size is 0; it must be at least 1, or None"):
         BatchRunner(0)
 
@@ -360,7 +361,7 @@ def test_a_model_is_left_as_it_was_even_after_an_error(gpt2):
         return a[point][:, -1, 0]
 
     feature = dl.custom("sometimes", [point], sometimes) + dl.parse("blocks.0.attn.hook_result[-1, 0, 0]")
-    scorer = Scorer(feature, bridge)
+    scorer = make_scorer(feature, bridge)
     switch["fails"] = True
     for work in (scorer.score, scorer.values, scorer.gradient):
         with pytest.raises(ArithmeticError):
@@ -369,7 +370,7 @@ def test_a_model_is_left_as_it_was_even_after_an_error(gpt2):
     for work in (scorer.score, scorer.values, scorer.gradient):
         work(IDS)
     with pytest.raises(FeatureError):
-        Scorer(dl.custom("broken", [point], lambda a: None), bridge)
+        make_scorer(dl.custom("broken", [point], lambda a: None), bridge)
     for name, p in bridge.named_parameters():
         assert torch.equal(p, before[name]) and p.requires_grad and p.grad is None
     assert not any(p.fwd_hooks or p.bwd_hooks for p in bridge.hook_dict.values())
@@ -377,7 +378,7 @@ def test_a_model_is_left_as_it_was_even_after_an_error(gpt2):
 
 
 def test_moving_the_embeddings_by_nothing_changes_nothing(family):
-    scorer = Scorer("blocks.0.mlp.hook_post[-2, 3]", family.bridge, prefix=[4], suffix=[5])
+    scorer = make_scorer("blocks.0.mlp.hook_post[-2, 3]", family.bridge, prefix=[4], suffix=[5])
     shift = torch.zeros(6, 7, 32)
     same(scorer.values_at(IDS, shift).numpy(), scorer.values(IDS))
     shift[2, -1, 0] = 0.5
@@ -391,7 +392,7 @@ def test_the_models_of_a_scorer_are_each_run_once(gpt2, llama, monkeypatch):
     run = HookedModel.run
     monkeypatch.setattr(HookedModel, "run", lambda self, *a, **k: (ran.append(self.name), run(self, *a, **k))[1])
     feature = dl.parse(FEATURE) + dl.mean_cross_entropy(llama.bridge)
-    scorer = Scorer(feature, gpt2.bridge, fluency_model=llama.bridge)
+    scorer = make_scorer(feature, gpt2.bridge, fluency_model=llama.bridge)
     assert scorer.models == (as_hooked(gpt2.bridge), as_hooked(llama.bridge))
     ran.clear()
     scorer.score(IDS)

@@ -11,8 +11,7 @@ import dreamy_lens as dl
 from dreamy_lens import constraints as rules_of
 from dreamy_lens.errors import ConstraintError, FeatureError, SettingsError
 from dreamy_lens.models.vocabulary import Vocabulary
-from dreamy_lens.search.config import EPOConfig
-from dreamy_lens.search.constraint_set import ConstraintSet
+from dreamy_lens.search import ConstraintSet, EPOConfig
 from dreamy_lens.search.constraints import to_dict
 from tests.helpers import models
 

@@ -10,7 +10,7 @@ import pytest
 from dreamy_lens import constraints as rules_of
 from dreamy_lens.errors import ConstraintError, TokenError
 from dreamy_lens.models.vocabulary import REPLACEMENT, Vocabulary
-from dreamy_lens.search.constraint_set import ConstraintSet
+from dreamy_lens.search import ConstraintSet
 from dreamy_lens.search.constraints import from_dict, to_dict
 from tests.helpers import models
 from tests.helpers.models import BOS
@@ -53,7 +53,7 @@ def test_forbidden_tokens_by_text_and_by_id(vocabulary, rng):
     with pytest.raises(
         ConstraintError, match=r"has the token ' the' .* position 1, which may not be used here .*without the token"
     ):
-        rules.demand(ids(vocabulary, "A", " the", " dog", " dog", " dog", " dog"))
+        rules.require(ids(vocabulary, "A", " the", " dog", " dog", " dog", " dog"))
     with pytest.raises(TokenError, match="is 2 tokens here"):
         ConstraintSet([rules_of.forbid_tokens(" dog house")], vocabulary, LENGTH)
 
@@ -93,8 +93,8 @@ def test_forbidden_text_across_tokens(vocabulary):
     with pytest.raises(
         ConstraintError, match=r"The start 'adogs!' breaks a constraint: without the text 'dog' in any case\."
     ):
-        rules.demand(rows[:1])
-    rules.demand(rows[2:])
+        rules.require(rows[:1])
+    rules.require(rows[2:])
 
 
 def test_forbidden_text_is_some_text():
@@ -130,19 +130,19 @@ def test_round_trips_inside_a_template(vocabulary):
 def test_fixed_tokens_stand_where_they_should(vocabulary, rng):
     rules = ConstraintSet([rules_of.fix({0: " the", -1: 17})], vocabulary, LENGTH)
     assert rules.fixed == {0: vocabulary.one(" the"), LENGTH - 1: 17}
-    assert rules.open.tolist() == [1, 2, 3, 4]
+    assert rules.free_positions.tolist() == [1, 2, 3, 4]
     drawn = rules.random(30, rng)
     assert (drawn[:, 0] == vocabulary.one(" the")).all() and (drawn[:, -1] == 17).all()
     drawn[4, 0] = 18
     with pytest.raises(ConstraintError, match="at position 0, where ' the' is fixed"):
-        rules.demand(drawn)
+        rules.require(drawn)
 
 
 def test_a_fixed_token_need_not_be_one_that_may_be_proposed(vocabulary, rng):
     rules = ConstraintSet([rules_of.fix({0: " dog"}), rules_of.forbid_tokens(" dog")], vocabulary, LENGTH)
     drawn = rules.random(30, rng)
     assert (drawn[:, 0] == vocabulary.one(" dog")).all() and not (drawn[:, 1:] == vocabulary.one(" dog")).any()
-    rules.demand(drawn)
+    rules.require(drawn)
     assert ConstraintSet([rules_of.fix({0: BOS})], vocabulary, LENGTH).fixed == {0: 0}
 
 
@@ -225,7 +225,7 @@ def test_a_start_with_a_special_token(vocabulary):
     with pytest.raises(
         ConstraintError, match=r"token '<\|endoftext\|>' \(id 0\) at position 0, which is special or unused"
     ):
-        ConstraintSet([], vocabulary, 2).demand(row)
+        ConstraintSet([], vocabulary, 2).require(row)
 
 
 # As values.

@@ -13,11 +13,9 @@ import dreamy_lens as dl
 from dreamy_lens import constraints as rules_of
 from dreamy_lens.errors import ConstraintError
 from dreamy_lens.results.pareto import hypervolume, non_dominated
-from dreamy_lens.scoring.scorer import Scorer
-from dreamy_lens.search.config import EPOConfig
-from dreamy_lens.search.constraint_set import ConstraintSet
-from dreamy_lens.search.epo import epo
-from dreamy_lens.search.proposals import candidates, first_population
+from dreamy_lens.scoring import top_candidates
+from dreamy_lens.search import EPO, ConstraintSet, EPOConfig, drive, first_population
+from tests.helpers.scorers import make_scorer
 from tests.helpers.toy import LENGTH, VOCABULARY, Toy, objective, search
 
 # The loop.
@@ -66,7 +64,7 @@ def test_proposals_rank_by_the_gradient_of_each_slot_s_own_objective():
 
 @pytest.mark.parametrize("bos", [True, False])
 def test_on_a_real_model_they_equal_those_of_the_member_alone(gpt2, bos):
-    scorer = Scorer("L1.N3", gpt2.bridge, prepend_bos=bos)
+    scorer = make_scorer("L1.N3", gpt2.bridge, prepend_bos=bos)
     rules = ConstraintSet([], scorer.vocabulary, LENGTH, scorer.allowed)
     log = search(scorer, rules, restart_every=3, iterations=5)
     allowed = torch.from_numpy(rules.allowed)
@@ -77,7 +75,7 @@ def test_on_a_real_model_they_equal_those_of_the_member_alone(gpt2, bos):
             alone = scorer.gradient(members[slot : slot + 1]).objective(
                 torch.tensor([0]), torch.tensor([float(weight)])
             )
-            ranked = candidates(alone.clone(), torch.from_numpy(members[slot : slot + 1]), allowed, 12)
+            ranked = top_candidates(alone.clone(), torch.from_numpy(members[slot : slot + 1]), allowed, 12)
             mine, own = (alone[0].gather(-1, torch.as_tensor(x)) for x in (proposals[slot], ranked[0]))
             torch.testing.assert_close(mine, own, atol=1e-4, rtol=1e-4)
     assert shared, "no two slots had the same member, so sharing a backward pass was not tested"
@@ -229,7 +227,8 @@ def test_gcg_is_one_member_without_fluency_or_restarts():
         gain[np.arange(LENGTH), members[0]] = -np.inf
         np.testing.assert_array_equal(proposals[0], np.argsort(-gain, axis=1)[:, :9])
     np.testing.assert_array_equal(search(other, **settings).ids, log.ids)  # whatever the cross-entropy
-    steps = list(epo(Toy(), config, ConstraintSet([], VOCABULARY, LENGTH)))  # type: ignore[arg-type]
+    toy: Any = Toy()
+    steps = list(drive(EPO().search(toy, config, ConstraintSet([], VOCABULARY, LENGTH)), toy))
     np.testing.assert_array_equal(np.concatenate([step.ids for step in steps]), log.ids)
 
 

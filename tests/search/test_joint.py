@@ -16,15 +16,11 @@ from dreamy_lens.results.history import History
 from dreamy_lens.results.merged import Merged
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.dreams import Dreams
-from dreamy_lens.scoring.backward import BackwardScorer
-from dreamy_lens.scoring.forward import ForwardScorer
-from dreamy_lens.scoring.scorer import JointScorer, Scorer
-from dreamy_lens.search.config import EPOConfig
-from dreamy_lens.search.constraint_set import ConstraintSet
-from dreamy_lens.search.epo import search
-from dreamy_lens.search.joint import together
+from dreamy_lens.scoring import BackwardScorer, ForwardScorer, JointScorer
+from dreamy_lens.search import EPO, ConstraintSet, EPOConfig, drive_together
 from tests.helpers import models
 from tests.helpers.dreams import SMALL, dream, interrupt_after, same
+from tests.helpers.scorers import make_scorer
 from tests.helpers.toy import LENGTH, VOCABULARY, Toy
 from tests.helpers.toy import search as toy_search
 
@@ -152,7 +148,7 @@ def test_prompts_of_all_runs_are_scored_in_the_same_passes(gpt2, monkeypatch):
 
 
 def test_a_joint_scorer_answers_some_scorers_only(gpt2):
-    scorers = [Scorer(feature, gpt2.bridge) for feature in [*PLAIN, *LOGITS]]
+    scorers = [make_scorer(feature, gpt2.bridge) for feature in [*PLAIN, *LOGITS]]
     ids = np.random.default_rng(0).integers(1, 320, size=(9, 6))
     joint = JointScorer(scorers)
     for asked in ({1: ids[:4]}, {3: ids[:2], 0: ids[2:3]}, {2: ids, 1: ids[:1], 0: ids[5:], 3: ids[::2]}):
@@ -166,8 +162,8 @@ def test_a_joint_scorer_answers_some_scorers_only(gpt2):
 
 
 def test_scorers_of_two_models_or_templates_do_not_work_together(gpt2, neox):
-    first = Scorer(PLAIN[0], gpt2.bridge)
-    for other in (Scorer(PLAIN[0], neox.bridge), Scorer(PLAIN[0], gpt2.bridge, prefix=[5])):
+    first = make_scorer(PLAIN[0], gpt2.bridge)
+    for other in (make_scorer(PLAIN[0], neox.bridge), make_scorer(PLAIN[0], gpt2.bridge, prefix=[5])):
         with pytest.raises(FeatureError, match="have one model, one fluency model, and one template"):
             JointScorer([first, other])
 
@@ -198,11 +194,11 @@ def test_searches_of_different_lengths_end_when_they_are_done():
     joint = Joint([Toy(w) for w in worth])
     rules = ConstraintSet([], VOCABULARY, LENGTH)
     searches = [
-        search(toy, EPOConfig(iterations=n, length=LENGTH, seed=i, **settings), rules)  # pyright: ignore
+        EPO().search(toy, EPOConfig(iterations=n, length=LENGTH, seed=i, **settings), rules)  # pyright: ignore
         for i, (toy, n) in enumerate(zip(joint.toys, lengths, strict=True))
     ]
     steps: list[list[Any]] = [[], [], [], []]
-    for number, step in together(searches, joint):  # pyright: ignore[reportArgumentType]
+    for number, step in drive_together(searches, joint):  # pyright: ignore[reportArgumentType]
         steps[number].append(step)
     assert [len(found) - 1 for found in steps] == lengths
     for i, (w, n) in enumerate(zip(worth, lengths, strict=True)):
@@ -222,7 +218,7 @@ def test_a_search_that_asks_more_often_does_not_hold_up_the_others():
     config = EPOConfig(iterations=3, population=4, children=8, top_k=12, length=LENGTH)
     rules = ConstraintSet([], VOCABULARY, LENGTH)
     order = []
-    for number, step in together([search(toy, config, rules) for toy in joint.toys], joint):  # pyright: ignore
+    for number, step in drive_together([EPO().search(toy, config, rules) for toy in joint.toys], joint):  # pyright: ignore
         order.append((number, step.iteration))
     assert sorted(order) == [(i, n) for i in (0, 1) for n in range(4)] and [0] not in joint.scored
     assert order.index((0, 1)) < order.index((1, 0))
@@ -237,7 +233,7 @@ def finite(toy: Toy, bad: np.ndarray) -> np.ndarray:
 
 
 def test_no_searches_take_no_steps():
-    assert list(together([], Joint([]))) == []  # pyright: ignore[reportArgumentType]
+    assert list(drive_together([], Joint([]))) == []  # pyright: ignore[reportArgumentType]
 
 
 # What comes back.

@@ -13,11 +13,18 @@ import torch
 import dreamy_lens as dl
 from dreamy_lens import constraints as rules_of
 from dreamy_lens.models.transfer import to_device, to_host
-from dreamy_lens.search import epo
-from dreamy_lens.search.config import EPOConfig
-from dreamy_lens.search.constraint_set import ConstraintSet
-from dreamy_lens.search.pipelined import _selected, _survivors
-from dreamy_lens.search.protocol import ScoreCache, Step
+from dreamy_lens.search import (
+    ConstraintSet,
+    EPOConfig,
+    ScoreCache,
+    Step,
+    choose_survivor,
+    choose_survivor_on_device,
+    drive,
+    epo,
+    select,
+    select_on_device,
+)
 from tests.helpers import models, waiting
 from tests.helpers.dreams import FEATURE, SMALL, dream, same
 from tests.helpers.toy import LENGTH, VOCABULARY, Toy
@@ -174,11 +181,11 @@ def test_both_orders_give_one_history(gpt2, monkeypatch, settings):
 class There(Toy):
     """A toy that answers as an accelerator does."""
 
-    def score_there(self, ids: np.ndarray) -> torch.Tensor:
+    def score_on_device(self, ids: np.ndarray) -> torch.Tensor:
         found = self.score(ids)
         return torch.from_numpy(np.stack([found.value, found.cross_entropy]))
 
-    def gradient_there(self, ids: torch.Tensor) -> Any:
+    def gradient_on_device(self, ids: torch.Tensor) -> Any:
         return self.gradient(ids.numpy())
 
 
@@ -186,7 +193,7 @@ def steps(toy: Any = None, rules: Any = (), known: ScoreCache | None = None, sta
     own = {"iterations": 9, "population": 4, "children": 8, "top_k": 12, "restart_every": 3, "length": LENGTH}
     config = EPOConfig(**{**own, **settings})
     toy = There() if toy is None else toy
-    return epo.epo(toy, config, ConstraintSet(rules, VOCABULARY, LENGTH), known=known, state=state)
+    return drive(epo.EPO().search(toy, config, ConstraintSet(rules, VOCABULARY, LENGTH), cache=known, state=state), toy)
 
 
 def equal(ours: Step, own: Step) -> None:
@@ -299,9 +306,11 @@ def test_the_choice_on_the_device_is_numpy_s():
         gain = value[:8][finite] - lambdas[:, None] * cross_entropy[:8][finite]
         best = np.flatnonzero(finite)[gain.argmax(1)] if finite.any() else np.arange(8, 12)
         tensors = torch.from_numpy(value), torch.from_numpy(cross_entropy)
-        chosen = _selected(*tensors, torch.from_numpy(lambdas), 8)
-        assert chosen.tolist() == best.tolist()
+        chosen = select_on_device(*tensors, torch.from_numpy(lambdas), 8)
+        assert chosen.tolist() == best.tolist() == select(value, cross_entropy, lambdas, 8).tolist()
         if np.isfinite(value[best]).all():
-            survivor = best[np.argmax(value[best] - weight * cross_entropy[best])]
-            assert _survivors(*(t[chosen] for t in tensors), chosen, weight).tolist() == [survivor] * 4
-    assert _selected(torch.zeros(4), torch.zeros(4), torch.from_numpy(lambdas), 0).tolist() == [0, 1, 2, 3]
+            survivor = int(np.argmax(value[best] - weight * cross_entropy[best]))
+            assert choose_survivor(value[best], cross_entropy[best], weight) == survivor
+            assert choose_survivor_on_device(*(t[chosen] for t in tensors), weight).tolist() == [survivor]
+    assert select_on_device(torch.zeros(4), torch.zeros(4), torch.from_numpy(lambdas), 0).tolist() == [0, 1, 2, 3]
+    assert select(np.zeros(4, np.float32), np.zeros(4, np.float32), lambdas, 0).tolist() == [0, 1, 2, 3]

@@ -148,7 +148,7 @@ def test_results_go_to_urls(whole, tmp_path):
     place = SharedFolder(where)
     names = place.names("results")
     place.remove(f"results/{names[0]}")
-    place._files().rm_file(place._at(f"runs/{names[0].removesuffix('.json')}/arrays.safetensors"))
+    place._file_system().rm_file(place._at(f"runs/{names[0].removesuffix('.json')}/arrays.safetensors"))
     assert len(Sweep.load(where)) == 7
     same(made(where, settings=SETTINGS)[0].history, whole[0].history)
 
@@ -286,8 +286,12 @@ def test_what_nobody_expected_is_not_hidden(tmp_path, monkeypatch):
         ({"settings": [{}, {"length": 5}]}, SettingsError, r"settings\[1\] makes the same runs as settings\[0\]"),
         ({"settings": [{"populatoin": 5}]}, SettingsError, "did you mean population"),
         ({"together": 0}, SettingsError, "together is 0"),
-        ({"workers": 2}, SettingsError, "workers=2 are started on a Ray cluster; add ray=True"),
-        ({"cpus_per_worker": 0}, SettingsError, "cpus_per_worker is 0"),
+        (
+            {"workers": 2},
+            SettingsError,
+            r"about the workers of a Ray cluster: give ray=RayConfig\(workers=",
+        ),
+        ({"ray": 7}, SettingsError, "ray is 7; use ray=True for a cluster that starts by itself"),
         ({"model": "no/such/folder"}, ModelError, "There is no folder"),
         ({"dtype": "float16"}, SettingsError, "in memory already"),
     ],

@@ -28,10 +28,13 @@ export function settingsOf(fields, typed, id, changed) {
   const trouble = h("p", { class: "dlb-error", role: "status", hidden: true });
   function setting(one) {
     const check = one.kind === "check";
-    const input = h("input", { type: check ? "checkbox" : "text", inputmode: one.kind === "number" && "decimal" });
+    const input =
+      one.kind === "choice"
+        ? h("select", {}, ...one.options.map(([value, label]) => h("option", { value }, label)))
+        : h("input", { type: check ? "checkbox" : "text", inputmode: one.kind === "number" && "decimal" });
     if (check) input.checked = Boolean(typed[one.name] ?? one.default);
-    else {
-      input.value = typed[one.name] ?? one.default;
+    else input.value = typed[one.name] ?? one.default;
+    if (input.type === "text") {
       input.placeholder = one.default || "none";
       input.spellcheck = false;
     }

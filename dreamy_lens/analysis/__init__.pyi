@@ -1,0 +1,10 @@
+from .attribution import attribute as attribute
+from .attribution import attributions as attributions
+from .direct_path import DirectPath as DirectPath
+from .direct_path import NoPathError as NoPathError
+from .direct_path import apply_norm as apply_norm
+from .direct_path import find_direct_path as find_direct_path
+from .direct_path import logits_of as logits_of
+from .doctor import Finding as Finding
+from .doctor import examine as examine
+from .logit_effects import logit_effect as logit_effect

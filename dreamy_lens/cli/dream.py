@@ -1,0 +1,117 @@
+"""The commands about runs: `dreamy-lens dream` and `show`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import dreamy_lens as dl
+from dreamy_lens.cli.options import (
+    Commands,
+    add_model,
+    add_page,
+    add_quiet,
+    add_settings,
+    add_start,
+    flag_of,
+    given_settings,
+    load_model,
+    progress_of,
+    write_page,
+)
+
+
+def add_dream(commands: Commands) -> None:
+    """Add the command `dream`."""
+    help = "search for prompts that drive a feature, and print the frontier"
+    parser = commands.add("dream", _dream, help, features=True)
+    parser.add_argument("feature", metavar="FEATURE", nargs="?", help="what to drive; see below")
+    add_model(parser)
+    parser.add_argument("--out", metavar="DIR", help="save the run in this folder, every half minute and at the end")
+    more = "go on with a saved run; --iterations is then how many more"
+    parser.add_argument("--resume", metavar="DIR", help=more)
+    add_page(parser)
+    add_settings(parser)
+    add_start(parser)
+    parser.add_argument("--forbid", metavar="TEXT", action="append", help="text that may not occur, in any case")
+    parser.add_argument("--round-trip", action="store_true", help="only prompts whose text encodes to the same tokens")
+    parser.add_argument("--printable", action="store_true", help="only tokens that print")
+    template = "fixed text around the prompt, as in 'User: {dream} Assistant:'"
+    parser.add_argument("--template", metavar="TEXT", help=template)
+    add_quiet(parser)
+
+
+def _dream(options: argparse.Namespace) -> None:
+    if options.resume is not None:
+        run = _saved_run(options)
+        save_to = options.out or options.resume
+        run.resume(options.iterations, progress=progress_of(options), save_to=save_to)
+    else:
+        if options.feature is None:
+            options.misused("name a feature, as in `dreamy-lens dream L2.N17`")
+        run = dl.dream(
+            options.feature,
+            load_model(options),
+            start=options.start,
+            constraints=_constraints(options),
+            fluency_model=options.fluency_model,
+            save_to=options.out,
+            progress=progress_of(options),
+            **given_settings(options),
+        )
+    print(run)
+    write_page(run, options)
+
+
+def _constraints(options: argparse.Namespace) -> list[Any]:
+    constraints: list[Any] = [dl.constraints.forbid_text(text) for text in options.forbid or ()]
+    constraints += [dl.constraints.round_trip()] * options.round_trip
+    constraints += [dl.constraints.printable()] * options.printable
+    constraints += [dl.constraints.template(options.template)] if options.template is not None else []
+    return constraints
+
+
+def _saved_run(options: argparse.Namespace) -> Any:
+    """Open the run to go on with; options that would change it are wrong usage."""
+    changes = given_settings(options)
+    changes.pop("iterations", None)
+    bos = changes.pop("prepend_bos", None)
+    others = ("start", "forbid", "round_trip", "printable", "template", "fluency_model")
+    extra = ["the feature"] * (options.feature is not None)
+    extra += [flag_of(name) for name in changes]
+    extra += [flag_of(name) for name in others if getattr(options, name) not in (None, False)]
+    extra += ["--bos" if bos else "--no-bos"] * (bos is not None)
+    if extra:
+        options.misused(f"--resume goes on with the run's own settings; leave out {', '.join(extra)}")
+    run = dl.load_run(options.resume)
+    if options.model or options.device or options.dtype:
+        # Model, device and dtype that no option names are those that the run was made with.
+        device, dtype = run.made_in
+        options.model = options.model or run.provenance.model
+        options.device, options.dtype = options.device or device, options.dtype or dtype
+        run = dl.load_run(options.resume, load_model(options))
+    return run
+
+
+def add_show(commands: Commands) -> None:
+    """Add the command `show`."""
+    parser = commands.add("show", _show, "print a saved run")
+    parser.add_argument("path", metavar="RUN", help="the run's folder")
+    best = "only the best prompt under this limit"
+    parser.add_argument("--max-cross-entropy", type=float, metavar="X", help=best)
+    add_page(parser, "write a self-contained page; this loads the model")
+    parser.add_argument("--csv", metavar="FILE", help="write the frontier as a table")
+
+
+def _show(options: argparse.Namespace) -> None:
+    run = dl.load_run(options.path)
+    if options.max_cross_entropy is None:
+        print(run)
+        print(f"\n{run.history!r}, {run.iteration} of {run.config.iterations} iterations, seed {run.config.seed}")
+    else:
+        best = run.frontier.best(max_cross_entropy=options.max_cross_entropy)
+        print(f"{best.text!r}\nvalue {best.value:.4g}, cross-entropy {best.cross_entropy:.2f}, ids {list(best.ids)}")
+    if options.csv:
+        run.frontier.to_pandas().to_csv(options.csv, index=False)
+        print(f"Written: {options.csv}")
+    write_page(run, options)

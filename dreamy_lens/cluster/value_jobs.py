@@ -1,0 +1,84 @@
+"""Values at the tokens of the windows that a scan kept, computed by workers of a cluster."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dreamy_lens.cluster.actor_pool import ActorPool, LostJob
+from dreamy_lens.cluster.model_ref import dumps
+from dreamy_lens.cluster.ray_cluster import Cluster
+
+if TYPE_CHECKING:
+    from dreamy_lens.scan.scanner import Scanner
+    from dreamy_lens.scan.token_values import JobArguments, JobRunner, TokenValueJob
+
+    Arguments = Callable[[TokenValueJob], JobArguments]
+
+MANY = 1 << 20
+"""Number of pairs of feature and window above which workers are started once more for the values."""
+
+
+@dataclass
+class ValueWorker:
+    """Worker that computes values at tokens.
+
+    Args:
+        data: Bytes of a :class:`~dreamy_lens.cluster.scan_worker.ScanWorker`, which has the model and the features.
+    """
+
+    data: bytes
+
+    def ready(self) -> None:
+        """Load the model and bind the features."""
+        from dreamy_lens.scan.token_values import TokenValues
+
+        worker = pickle.loads(self.data)
+        worker.ready()
+        self._values = TokenValues(worker.scanner)
+
+    def run(self, arguments: JobArguments, attempt: int) -> np.ndarray:
+        """Return values at every token, for pairs of feature and window."""
+        return self._values.values(*arguments)
+
+
+def value_job_runner(cluster: Cluster, data: bytes, scanner: Scanner, always: bool) -> JobRunner:
+    """Return a function that computes values at tokens: in this process if they are few, else on a cluster.
+
+    Args:
+        cluster: Ray cluster that runs the workers.
+        data: Bytes of the :class:`~dreamy_lens.cluster.scan_worker.ScanWorker`.
+        scanner: Scanner of the scan in this process.
+        always: Whether workers compute the values however few they are, because the workers have GPUs.
+    """
+
+    def on_cluster(jobs: Sequence[TokenValueJob], arguments: Arguments) -> Iterator[tuple[TokenValueJob, np.ndarray]]:
+        pool = ActorPool(cluster, dumps(ValueWorker(data)), lambda text: print(text, file=sys.stderr), arguments)
+        for job, values in pool.work(jobs):
+            if isinstance(values, LostJob):
+                warnings.warn(
+                    f"Values at the tokens of {len(job[2]):,} windows are missing from the examples. {values.reason}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                continue
+            yield job, values
+
+    def run_jobs(jobs: Sequence[TokenValueJob], arguments: Arguments) -> Iterator[tuple[TokenValueJob, np.ndarray]]:
+        pairs = sum(len(rows) for *_, rows in jobs)
+        if pairs > MANY or (always and pairs):
+            yield from on_cluster(jobs, arguments)
+            return
+        from dreamy_lens.scan.token_values import TokenValues
+
+        here = TokenValues(scanner)
+        for job in jobs:
+            yield job, here.values(*arguments(job))
+
+    return run_jobs

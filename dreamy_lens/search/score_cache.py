@@ -1,0 +1,138 @@
+"""Scores of every prompt of a run, so that no prompt is evaluated twice."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64
+
+from dreamy_lens.scoring.scorer import Scores
+from dreamy_lens.search.protocol import ModelRequest
+from dreamy_lens.search.steps import State, Step
+
+
+@dataclass(frozen=True)
+class NewScores:
+    """Prompts scored for the first time.
+
+    Attributes:
+        ids: those with finite scores, int64 `[K, n]`.
+        value: their values, float32 `[K]`.
+        cross_entropy: their cross-entropies, float32 `[K]`.
+        non_finite: how many others there were.
+    """
+
+    ids: Int64[np.ndarray, "K n"]
+    value: Float32[np.ndarray, " K"]
+    cross_entropy: Float32[np.ndarray, " K"]
+    non_finite: int
+
+    def __add__(self, other: NewScores) -> NewScores:
+        return NewScores(
+            np.concatenate([self.ids, other.ids]),
+            np.concatenate([self.value, other.value]),
+            np.concatenate([self.cross_entropy, other.cross_entropy]),
+            self.non_finite + other.non_finite,
+        )
+
+    def step(self, state: State, restart: float | None, rejected: int) -> Step:
+        """Make the step of the iteration in which these prompts were scored.
+
+        Args:
+            state: the search after the iteration.
+            restart: λ_r, if the iteration began with a restart.
+            rejected: number of draws that the constraints turned down.
+        """
+        return Step(
+            iteration=state.iteration,
+            ids=self.ids,
+            value=self.value,
+            cross_entropy=self.cross_entropy,
+            population=state.population,
+            restart=restart,
+            rejected=rejected,
+            non_finite=self.non_finite,
+            seconds=state.seconds,
+            state=state,
+        )
+
+
+class ScoreCache:
+    """Scores of every prompt seen in a run, so that no prompt is evaluated twice."""
+
+    def __init__(self) -> None:
+        self._scores: dict[bytes, tuple[float, float]] = {}
+        self._non_finite: list[np.ndarray] = []
+
+    def add(self, ids: np.ndarray, value: np.ndarray, cross_entropy: np.ndarray) -> None:
+        """Remember scores: ids `[K, n]`, value `[K]`, cross_entropy `[K]`; NaN where they were not finite."""
+        for row, v, c in zip(
+            np.ascontiguousarray(ids, dtype=np.int64), value.tolist(), cross_entropy.tolist(), strict=True
+        ):
+            self._scores[row.tobytes()] = (v, c)
+            if not (np.isfinite(v) and np.isfinite(c)):
+                self._non_finite.append(row[None])
+
+    def add_new(self, ids: np.ndarray, value: np.ndarray, cross_entropy: np.ndarray) -> NewScores:
+        """Remember scores that have just been computed, and return them as what is new."""
+        self.add(ids, value, cross_entropy)
+        finite = np.isfinite(value) & np.isfinite(cross_entropy)
+        return NewScores(ids[finite], value[finite], cross_entropy[finite], int((~finite).sum()))
+
+    def unseen(self, rows: Int64[np.ndarray, "B n"]) -> dict[bytes, np.ndarray]:
+        """Select the prompts that were not evaluated yet, once each, in the order in which they came."""
+        unseen: dict[bytes, np.ndarray] = {}
+        for row in np.ascontiguousarray(rows, dtype=np.int64):
+            key = row.tobytes()
+            if key not in self._scores:
+                unseen.setdefault(key, row)
+        return unseen
+
+    def evaluate(self, rows: Int64[np.ndarray, "B n"]) -> Generator[ModelRequest, Scores, NewScores]:
+        """Request scores of the prompts that are new."""
+        unseen = list(self.unseen(rows).values())
+        if not unseen:
+            nothing = np.empty(0, np.float32)
+            return self.add_new(np.empty((0, rows.shape[1]), dtype=np.int64), nothing, nothing)
+        ids = np.stack(unseen)
+        scores = yield ModelRequest(False, ids)
+        return self.add_new(ids, scores.value, scores.cross_entropy)
+
+    def scores(self, rows: Int64[np.ndarray, "B n"]) -> tuple[Float32[np.ndarray, " B"], Float32[np.ndarray, " B"]]:
+        """Value and cross-entropy of prompts that were evaluated."""
+        if not len(rows):
+            return np.empty(0, np.float32), np.empty(0, np.float32)
+        pairs = [self._scores[row.tobytes()] for row in np.ascontiguousarray(rows, dtype=np.int64)]
+        value, cross_entropy = np.array(pairs, dtype=np.float32).T
+        return value, cross_entropy
+
+    def partial_scores(
+        self, rows: Int64[np.ndarray, "B n"], unseen: dict[bytes, np.ndarray]
+    ) -> tuple[Float32[np.ndarray, "2 B"], Int64[np.ndarray, " B"]]:
+        """Scores of prompts of which some are still on the device.
+
+        Args:
+            rows: the prompts.
+            unseen: those whose scores are on the device, in their order there.
+
+        Returns:
+            The scores that are known here, and the places of the others on the device, -1 for those known here.
+        """
+        place_of = {key: place for place, key in enumerate(unseen)}
+        keys = [row.tobytes() for row in np.ascontiguousarray(rows, dtype=np.int64)]
+        pairs = [self._scores.get(key, (np.nan, np.nan)) for key in keys]
+        places = np.array([place_of.get(key, -1) for key in keys], dtype=np.int64)
+        return np.array(pairs, dtype=np.float32).reshape(-1, 2).T, places
+
+    def finite(self, rows: Int64[np.ndarray, "B n"]) -> Bool[np.ndarray, " B"]:
+        """Tell which prompts, all of them evaluated, have finite scores."""
+        value, cross_entropy = self.scores(rows)
+        return np.isfinite(value) & np.isfinite(cross_entropy)
+
+    def non_finite(self) -> Int64[np.ndarray, "K n"]:
+        """Ids of the prompts whose scores are not finite."""
+        if len(self._non_finite) > 1:  # as one array, so that the next call copies no row by itself
+            self._non_finite = [np.concatenate(self._non_finite)]
+        return self._non_finite[0] if self._non_finite else np.empty((0, 0), dtype=np.int64)

@@ -1,0 +1,130 @@
+"""Settings that describe themselves: the fields of a dataclass carry label, help and bounds.
+
+A setting is declared once, with :func:`setting`. From this declaration the dataclass checks values
+(:func:`check_values`) and lists the setting in its docstring (:func:`documented`), the command line makes an option,
+and the notebook form makes an input.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import textwrap
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import numpy as np
+
+from dreamy_lens.errors import SettingsError
+
+T = TypeVar("T", bound=type)
+
+_KEY = "setting"
+
+
+@dataclass(frozen=True)
+class SettingField:
+    """Description of a setting.
+
+    Attributes:
+        name: name in Python, also a keyword of `dream()`.
+        type: int, float or bool.
+        default: value where none is given.
+        label: short name for people.
+        help: what the setting does, as a phrase without capital and full stop.
+        minimum: smallest number allowed.
+        too_low: rest of the error's sentence about a number below the minimum; empty names the minimum.
+        when_none: what None is good for, as in "to choose it automatically"; empty where None is not allowed.
+        advanced: whether most users leave it alone, so that a form folds it away.
+    """
+
+    name: str
+    type: type
+    default: Any
+    label: str
+    help: str
+    minimum: float = 0
+    too_low: str = ""
+    when_none: str = ""
+    advanced: bool = False
+
+    def checked(self, value: Any) -> Any:
+        """Return the value as a plain Python number or boolean.
+
+        Raises:
+            SettingsError: the setting cannot have this value; the sentence begins with its name.
+        """
+        if value is None and self.when_none:
+            return None
+        or_none = f", or None {self.when_none}" if self.when_none else ""
+        if self.type is bool:
+            if not isinstance(value, (bool, np.bool_)):
+                raise SettingsError(f"{self.name} is {value!r}; use True or False{or_none}.")
+            return bool(value)
+        return self._checked_number(value, or_none)
+
+    def _checked_number(self, value: Any, or_none: str) -> Any:
+        numbers = (int, np.integer) if self.type is int else (int, float, np.integer, np.floating)
+        what = "whole" if self.type is int else "finite"
+        demand = f"it must be a {what} number, at least {self.minimum}{or_none}"
+        is_number = isinstance(value, numbers) and not isinstance(value, bool)
+        if not is_number or (self.type is float and not _is_finite(value)):
+            raise SettingsError(f"{self.name} is {value!r}; {demand}.")
+        if value < self.minimum:
+            reason = self.too_low or (demand if self.when_none else f"it must be at least {self.minimum}")
+            raise SettingsError(f"{self.name} is {value}; {reason}.")
+        return self.type(value)
+
+
+def setting(default: Any, label: str, help: str, **description: Any) -> Any:
+    """Declare a dataclass field that is a setting.
+
+    Args:
+        default: value where none is given.
+        label: short name for people.
+        help: what the setting does, as a phrase without capital and full stop.
+        **description: more attributes of :class:`SettingField`.
+    """
+    return dataclasses.field(default=default, metadata={_KEY: {"label": label, "help": help, **description}})
+
+
+@lru_cache
+def settings_of(cls: type) -> tuple[SettingField, ...]:
+    """Return the settings that a dataclass declares, in order; their types are those of the annotations."""
+    hints = get_type_hints(cls)
+    found = []
+    for field in dataclasses.fields(cls):
+        if _KEY in field.metadata:
+            (kind,) = set(get_args(hints[field.name]) or [hints[field.name]]) - {type(None)}
+            found.append(SettingField(field.name, kind, field.default, **field.metadata[_KEY]))
+    return tuple(found)
+
+
+def check_values(config: Any) -> None:
+    """Check every setting of a frozen dataclass's instance, and replace numpy's numbers by Python's.
+
+    Raises:
+        SettingsError: a setting is outside its range.
+    """
+    for field in settings_of(type(config)):
+        object.__setattr__(config, field.name, field.checked(getattr(config, field.name)))
+
+
+def documented(cls: T) -> T:
+    """List a dataclass's settings in its docstring, where it says `{settings}`."""
+    wrap = textwrap.TextWrapper(width=112, subsequent_indent=" " * 12)
+    entries = []
+    for field in settings_of(cls):
+        none = f"; None {field.when_none}" if field.when_none else ""
+        entries.append(wrap.fill(f"{field.name}: {field.help}{none}."))
+    if cls.__doc__:  # `python -OO` removes it
+        cls.__doc__ = cls.__doc__.replace("{settings}", f"\n{' ' * 8}".join(entries))
+    return cls
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the largest float
+        return False

@@ -1,0 +1,135 @@
+"""Options that commands share: the settings of a search come from `EPOConfig`, whatever it declares."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pytest
+
+import dreamy_lens as dl
+from dreamy_lens.cli.main import main, make_parser
+from dreamy_lens.panels import settings as form
+from dreamy_lens.search.settings import setting, settings_of
+
+
+@dataclass(frozen=True)
+class MoreSettings(dl.EPOConfig):
+    """A configuration with a setting of each kind that `EPOConfig` does not have."""
+
+    temperature: float = setting(1.5, "temperature", "how much the choice of a candidate is left to chance")
+    patience: int | None = setting(None, "patience", "iterations without progress", minimum=1, when_none="to go on")
+    shuffled: bool = setting(True, "shuffled", "shuffle members before each iteration")
+
+
+NEW = ["temperature", "patience", "shuffled"]
+
+
+@pytest.fixture
+def more_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dl, "EPOConfig", MoreSettings)
+    monkeypatch.setattr(form, "EPOConfig", MoreSettings)
+
+
+def settings_given(monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, Any]:
+    """The keywords that a command passes on to `dream()` or `sweep()`, without those of the command itself."""
+
+    class Called(Exception):
+        pass
+
+    def called(*features: Any, **keywords: Any) -> None:
+        raise Called(keywords)
+
+    monkeypatch.setattr(dl, words[0], called)
+    with pytest.raises(Called) as caught:
+        main(words)
+    names = {field.name for field in settings_of(dl.EPOConfig)}
+    return {name: value for name, value in caught.value.args[0].items() if name in names}
+
+
+# A setting is declared once.
+
+
+def test_every_field_of_the_configuration_is_a_setting_with_a_label_and_a_help():
+    assert [field.name for field in settings_of(dl.EPOConfig)] == [field.name for field in fields(dl.EPOConfig)]
+    for field in settings_of(dl.EPOConfig):
+        assert field.label and field.help and field.help[0].islower() and not field.help.endswith(".")
+        assert f"        {field.name}: {field.help.split()[0]}" in (dl.EPOConfig.__doc__ or "")
+
+
+def test_the_command_line_has_an_option_for_every_setting(monkeypatch: pytest.MonkeyPatch):
+    words = ["--keep-parents", "--no-share-prefixes", "--no-bos"]
+    wanted: dict[str, Any] = {"keep_parents": True, "share_prefixes": False, "prepend_bos": False}
+    for field in settings_of(dl.EPOConfig):
+        if field.type is not bool:
+            wanted[field.name] = field.type(7)
+            words += [f"--{field.name.replace('_', '-')}", "7"]
+    assert set(wanted) == {field.name for field in fields(dl.EPOConfig)}
+    assert settings_given(monkeypatch, "dream", "L2.N17", *words) == wanted
+    assert settings_given(monkeypatch, "dream", "L2.N17") == {}
+    at = words.index("--seed")
+    sweep = words[:at] + words[at + 2 :]
+    del wanted["seed"]
+    assert settings_given(monkeypatch, "sweep", "L2.N17", "--out", "nowhere", *sweep) == wanted
+
+
+def test_a_new_setting_is_an_option_of_dream_and_sweep(more_settings, monkeypatch, capsys):
+    words = ["--temperature", "0.5", "--patience", "3", "--no-shuffled"]
+    wanted = {"temperature": 0.5, "patience": 3, "shuffled": False}
+    assert settings_given(monkeypatch, "dream", "L2.N17", *words) == wanted
+    assert settings_given(monkeypatch, "sweep", "L2.N17", "--out", "nowhere", *words) == wanted
+    monkeypatch.setenv("COLUMNS", "200")
+    for command in ("dream", "sweep"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        told = capsys.readouterr().out
+        assert "--temperature X" in told and "is left to chance (default: 1.5)" in told
+        assert "--patience N" in told and "iterations without progress (leave it out to go on)" in told
+        assert "--shuffled" in told and "--no-shuffled" in told
+    with pytest.raises(SystemExit):
+        main(["dream", "--resume", "nowhere", *words])
+    assert "leave out --temperature, --patience, --shuffled" in capsys.readouterr().err
+
+
+def test_a_new_setting_is_an_input_of_the_form(more_settings):
+    shown = {field.name: field.to_dict() for field in form.form_fields()}
+    assert [(shown[name]["kind"], shown[name]["default"]) for name in NEW] == [
+        ("number", "1.5"), ("number", ""), ("check", True),
+    ]  # fmt: skip
+    assert shown["patience"]["help"] == "Iterations without progress; leave it empty to go on."
+    typed = {"temperature": "0.5", "patience": "3", "shuffled": False}
+    assert form.arguments(typed) == {"temperature": 0.5, "patience": 3, "shuffled": False, "seed": 0}
+    assert form.arguments({name: field["default"] for name, field in shown.items()}) == {"seed": 0}
+    with pytest.raises(dl.errors.SettingsError, match="patience is 0; it must be a whole number, at least 1, or None"):
+        form.arguments({"patience": "0"})
+
+
+def test_a_setting_that_may_be_none_is_a_choice_of_the_form():
+    shown = {field.name: field.to_dict() for field in form.form_fields()}
+    assert shown["prepend_bos"]["kind"] == "choice" and shown["prepend_bos"]["default"] == ""
+    assert shown["prepend_bos"]["options"] == [["", "automatic"], ["yes", "yes"], ["no", "no"]]
+    assert form.arguments({"prepend_bos": "no", "share_prefixes": "yes"}) == {
+        "prepend_bos": False, "share_prefixes": True, "seed": 0,
+    }  # fmt: skip
+    with pytest.raises(dl.errors.SettingsError, match="prepend_bos is 'perhaps'; use True or False, or None"):
+        form.arguments({"prepend_bos": "perhaps"})
+
+
+# The command line as a program.
+
+
+def test_help_is_ascii_so_that_every_terminal_can_print_it():
+    parser = make_parser()
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    for name, command in commands.choices.items():
+        assert command.format_help().isascii(), name
+
+
+def test_python_m_dreamy_lens_is_the_command():
+    ran = subprocess.run([sys.executable, "-m", "dreamy_lens", "--version"], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, f"dreamy-lens {dl.__version__}\n"), ran.stderr
+    ran = subprocess.run([sys.executable, "-m", "dreamy_lens", "show", "./nowhere"], capture_output=True, text=True)
+    assert ran.returncode == 1 and ran.stderr.startswith("dreamy-lens: There is no folder")
