@@ -87,6 +87,7 @@ def _print_windows(examples: Any) -> None:
 
 def _count_features(expressions: list[str], model: Any) -> int:
     from dreamy_lens.features import families
+    from dreamy_lens.scoring.feature_bank import make_banks
 
     return sum(map(len, make_banks(families.expressions(expressions, model), model)))
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from dreamy_lens.analysis.prefix_values import Ids, series
 from dreamy_lens.comparison.comparison import Comparison
 from dreamy_lens.comparison.compatibility import check_same_model, examples_of, warnings_of
 from dreamy_lens.comparison.corpus_frontier import CorpusFrontier
@@ -25,7 +23,7 @@ from dreamy_lens.scan.examples import Examples
 from dreamy_lens.scan.feature_examples import FeatureExamples
 from dreamy_lens.scan.page import EACH
 from dreamy_lens.scan.window import Window
-from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.scoring.prefix_values import Ids, values_at_tokens
 
 SHOWN = 64
 """Dreams whose value at every token is worked out at most, spread from fluent to strong."""
@@ -107,10 +105,11 @@ def token_values(
         return {}  # what keeps the run from going on does not keep it from being compared
 
     def work() -> dict[Ids, np.ndarray]:
-        within, alone = _plain_scorers(run.session.scorer)
+        scorer = run.session.scorer
+        within, alone = scorer.unshared(), scorer.unshared(template=False)
         check_same_model(alone, examples)
-        of_dreams = series(within, [p.ids for p in dreams])
-        of_windows = series(alone, [w.ids for w in windows if w.values is None])
+        of_dreams = values_at_tokens(within, [p.ids for p in dreams])
+        of_windows = values_at_tokens(alone, [w.ids for w in windows if w.values is None])
         return of_windows | of_dreams
 
     return run.use_model(work)
@@ -135,17 +134,3 @@ def find_overlaps(
         )
         for i, ids in enumerate(prompts)
     )
-
-
-def _plain_scorers(scorer: Scorer) -> tuple[Scorer, Scorer]:
-    """Return two scorers for prompts of any length at once: one in the run's template, and one without it."""
-    fluency = None if scorer.fluency is scorer.model else scorer.fluency
-    plain: dict[str, Any] = {
-        "prepend_bos": scorer.prepend_bos,
-        "share_prefixes": False,
-        "fluency_model": fluency,
-    }
-    alone = Scorer(scorer.bound, scorer.model, **plain)
-    if not (scorer.prefix or scorer.suffix):
-        return alone, alone
-    return Scorer(scorer.bound, scorer.model, prefix=scorer.prefix, suffix=scorer.suffix, **plain), alone

@@ -28,7 +28,7 @@ LOG = logging.getLogger("dreamy_lens")
 class FeatureForm(anywidget.AnyWidget):
     """Choose a model, a hook point and a feature, and have it checked as it is typed.
 
-    Whatever needs a model happens in one thread of its own, or in that of a run that has the model.
+    Whatever needs a model happens in the form's own ModelThread, or in the thread of a run that has the model.
 
     Args:
         where: has a function run where a model may be used, and returns its result.

@@ -31,14 +31,14 @@ has just begun takes half of the time that there is, and a slow core takes twice
 
 
 class PromptInspector:
-    """Prompts that somebody looked at: their scores, attribution, and the feature's value at every position.
+    """Scores and attributions of the prompts that a view looks at, and the feature's value at every position.
 
     Args:
-        scorer: gives the scorer; called where the model may be used.
-        attribute: gives attributions of ids with more and more substitutes, each when it is asked for.
+        scorer: function that gives the scorer; called where the model may be used.
+        attribute: function that gives attributions of ids with more and more substitutes, each when it is asked for.
 
     Attributes:
-        known: what was found of prompts, by key; never less than all of the substitutes.
+        known: results by the prompts' keys, each with all of the substitutes.
     """
 
     def __init__(
@@ -130,13 +130,13 @@ class PromptInspector:
 
 
 class MessageHandler:
-    """Answers the messages of one view.
+    """Answer the messages of one view.
 
     Args:
         inspector: inspector of the prompts that are asked about.
-        ask: runs a function where the model may be used.
-        send: sends a message to the view.
-        commands: what else a message can be, by its type.
+        ask: function that runs another one where the model may be used.
+        send: function that sends a message to the view.
+        commands: functions for the other messages, by their type.
     """
 
     LOOKS = ("look", "try", "edit")
@@ -153,7 +153,7 @@ class MessageHandler:
         self._lock = threading.Lock()
 
     def hear(self, widget: Any, message: Any, buffers: Any = None) -> None:
-        """A message came; whatever it needs the model for is asked for, and nothing waits here."""
+        """Answer a message: what needs the model is asked for, and nothing waits here."""
         kind = str(message.get("type")) if isinstance(message, dict) else ""
         try:
             if kind in self.LOOKS:

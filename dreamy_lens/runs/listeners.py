@@ -1,4 +1,4 @@
-"""Those who are told how a run goes on."""
+"""Functions that are called as a run goes on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 TELL_SECONDS = 0.2
-"""How often those who listen to a run are told about it, unless they say otherwise."""
+"""Fewest seconds between two calls of a listener, unless it names others."""
 
 LOG = logging.getLogger("dreamy_lens")
 
@@ -20,7 +20,7 @@ class _Listener:
     function: Callable[[Any], object]
     subject: Any
     every: float
-    told: float = float("-inf")
+    called: float = float("-inf")
     gone: threading.Event = field(default_factory=threading.Event)
 
 
@@ -31,22 +31,22 @@ class Listeners:
         self._all: list[_Listener] = []
 
     def add(self, function: Callable[[Any], object], subject: Any, every: float) -> Callable[[], None]:
-        """One more, called with its subject; what is returned ends that."""
+        """Add a function, to be called with its subject every so many seconds; the result ends the calls."""
         listener = _Listener(function, subject, every)
         self._all.append(listener)
         return listener.gone.set  # which does not keep the subject
 
     def join(self, others: Listeners) -> None:
-        """Those too who listened to something else."""
+        """Add another run's listeners."""
         self._all += [one for one in others._all if not one.gone.is_set() and one not in self._all]
 
     def tell(self, now: bool = False) -> None:
-        """Call those whose time it is, or all of them. Whoever fails is logged, and is not called again."""
+        """Call the listeners whose time it is, or all of them. One that fails is logged, and is not called again."""
         moment = time.monotonic()
         for listener in list(self._all):
-            if listener.gone.is_set() or not (now or moment - listener.told >= listener.every):
+            if listener.gone.is_set() or not (now or moment - listener.called >= listener.every):
                 continue
-            listener.told = moment
+            listener.called = moment
             try:
                 listener.function(listener.subject)
             except KeyboardInterrupt:  # of the thread at work, which is the user's own

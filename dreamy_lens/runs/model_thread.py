@@ -27,7 +27,7 @@ import torch
 from dreamy_lens.runs.listeners import TELL_SECONDS, Listeners
 
 LEAVE_SECONDS = 10.0
-"""How long the interpreter waits for what is in progress before it goes away."""
+"""Seconds that the interpreter waits for what is in progress before it exits."""
 
 _THREADED: weakref.WeakSet[ModelThread] = weakref.WeakSet()
 _THREADED_LOCK = threading.Lock()
@@ -58,7 +58,7 @@ class ModelThread:
         self._cuda = torch.cuda.current_device() if torch.cuda.is_initialized() else None
 
     def follow(self, other: ModelThread | None) -> None:
-        """Take over from another one that has ended: those who listen to it, and what it was asked, now and later."""
+        """Take over from another one that has ended: its listeners, and what it was asked, now and later."""
         if other is None:
             return
         with other._turn:
@@ -78,15 +78,18 @@ class ModelThread:
 
     @property
     def is_mine(self) -> bool:
-        """Whether the thread that asks is the one at work, or the one this waits for, which cannot wait for itself."""
+        """Whether the calling thread is the one at work, or the one this waits for: it cannot wait for itself."""
         return self._at_work == threading.get_ident() or any(other.is_mine for other in self._before)
 
     def ask(self, function: Callable[[], T], soon: bool = False) -> Future[T]:
-        """Have a function run where the model is used, between two steps or after the last, and get its result.
+        """Run a function where the model is used, between two steps or after the last.
 
         Args:
-            function: of no arguments.
+            function: function of no arguments.
             soon: run it between two passes of one step too. It leaves the model as it was.
+
+        Returns:
+            A future of what the function returns.
         """
         future: Future[T] = Future()
         if self.is_mine:
@@ -96,7 +99,7 @@ class ModelThread:
         return future
 
     def defer(self, function: Callable[[], T]) -> Future[T]:
-        """The same for what can wait: after the last step, and when nobody else asks."""
+        """Run a function that can wait: after the last step, and when nothing else is asked."""
         future: Future[T] = Future()
         self._queue(future, function, "later")
         return future
@@ -104,7 +107,7 @@ class ModelThread:
     def listen(
         self, function: Callable[[Any], object], subject: Any = None, every: float = TELL_SECONDS
     ) -> Callable[[], None]:
-        """Have a function called by the thread at work as the run goes on.
+        """Have the thread at work call a function as the run goes on.
 
         Args:
             function: called with the subject now and then, whenever the status changes, and at the end. If it raises,
@@ -113,7 +116,7 @@ class ModelThread:
             every: fewest seconds between two calls.
 
         Returns:
-            A function that ends it.
+            A function that ends the calls.
         """
         with self._turn:
             if self._next is None:
@@ -121,12 +124,12 @@ class ModelThread:
         return self._next.listen(function, subject, every)
 
     def left(self, timeout: float | None = None) -> bool:
-        """Wait until no thread is at work any more, other than the one that asks."""
+        """Wait until no thread is at work any more, other than the calling one; whether there is none."""
         with self._turn:
             return self._turn.wait_for(lambda: self._at_work is None or self.is_mine, timeout)
 
     def _answer_rest(self) -> None:
-        """After the last step: answer until nobody asks. Whoever asks after that finds a new thread."""
+        """After the last step: answer until nothing is asked. What is asked after that starts a new thread."""
         self._at_work = threading.get_ident()
         while True:
             with self._turn:
@@ -166,7 +169,7 @@ class ModelThread:
             after._queue(future, function, when)
 
     def _in_thread(self, function: Callable[[], None]) -> None:
-        """Have a thread of its own do something; until it says who it is, it is at work as nobody."""
+        """Run a function in a thread of its own; until the thread has its number, it is at work under none."""
 
         def run() -> None:
             # Grad mode and default device are each thread's own. A device is only set where it is not the usual one,
@@ -188,7 +191,7 @@ class ModelThread:
             raise
 
     def _drop(self) -> None:
-        """Answer nobody any more."""
+        """Cancel everything that is asked and not answered yet."""
         with self._turn:
             for queue in (self._soon, self._asked, self._later):
                 while queue:
@@ -207,7 +210,7 @@ def _answer(future: Future, function: Callable[[], Any]) -> None:
         return
     try:
         result = function()
-    except BaseException as error:  # whoever asked must not wait for ever
+    except BaseException as error:  # the one that asked must not wait for ever
         future.set_exception(error)
         if isinstance(error, KeyboardInterrupt):  # of the thread at work
             raise

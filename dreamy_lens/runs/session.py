@@ -62,12 +62,13 @@ class Session:
             PromptError: a start, or the length, is more than the model can read.
             ConstraintError: constraints leave nothing to search, or a start breaks one.
         """
-        model, config = spec.model, spec.config
+        feature, model, config = spec.feature, spec.model, spec.config
+        assert feature is not None, "only a saved run may leave its feature to its text; see reopen()"
         # The template's ids make the scorer, and the scorer's models say which tokens the rules may allow.
         templates = [c for c in spec.constraints if isinstance(c, Template)]
         outside = ConstraintSet(templates, model.vocabulary, config.length)
         scorer = Scorer(
-            spec.feature,
+            feature,
             model,
             fluency_model=spec.fluency_model,
             prefix=outside.prefix,

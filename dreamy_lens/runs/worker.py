@@ -95,7 +95,7 @@ class RunWorker(ModelThread):
 
     @property
     def is_ending(self) -> bool:
-        """Whether it is bound to end, or has ended."""
+        """Whether the run is bound to end, or has ended."""
         return self._wish == STOPPED or self.status in ENDED
 
     def start(self) -> None:
@@ -113,7 +113,7 @@ class RunWorker(ModelThread):
         self._want(PAUSED)
 
     def go_on(self) -> None:
-        """After a pause."""
+        """Go on after a pause."""
         self._want(RUNNING)
 
     def stop(self) -> None:
@@ -121,7 +121,7 @@ class RunWorker(ModelThread):
         self._want(STOPPED)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Whether it has ended, after that many seconds at most. An interrupt ends it, and is not passed on."""
+        """Wait, so many seconds at most; whether the run has ended. An interrupt ends it, and is not passed on."""
         if self.is_mine:
             return not self.active
         try:
@@ -162,7 +162,7 @@ class RunWorker(ModelThread):
                         self._save_whole()
                     except Exception as error:
                         status = self._failed(error)
-        finally:  # whatever happens, those who wait do not wait for ever
+        finally:  # whatever happens, no thread waits for ever
             with uninterrupted(forget=True):
                 try:
                     self._say(status)
@@ -240,7 +240,7 @@ class RunWorker(ModelThread):
     def _failed(self, error: BaseException) -> str:
         error.run = self.run  # type: ignore[attr-defined]
         self.error = error
-        if self._alone:  # nobody looks at its frames, and they would keep the tensors of the pass that failed
+        if self._alone:  # nothing looks at its frames, and they would keep the tensors of the pass that failed
             traceback.clear_frames(error.__traceback__)
         return FAILED
 

@@ -93,7 +93,7 @@ def config_from_dict(values: Mapping[str, Any]) -> EPOConfig:
             f"No optimiser is registered for settings of the class {name}; import the module that "
             f"registers one. There are optimisers for {_names()}."
         )
-    return kind.of(None, {key: value for key, value in values.items() if key != "class"})
+    return kind.from_settings(None, {key: value for key, value in values.items() if key != "class"})
 
 
 def _names() -> str:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+import warnings
 
 import numpy as np
 import pytest
+import torch
 
 import dreamy_lens as dl
+from dreamy_lens.runs.model_thread import ModelThread
 from dreamy_lens.scoring import JointScorer, Scorer
 
 SETTINGS = {"iterations": 3, "population": 2, "children": 4, "length": 5, "top_k": 16, "progress": False}
@@ -73,3 +79,68 @@ def test_paused_and_ended_runs_answer_such_questions_too(neox):
     assert run.ask(lambda: 8, soon=True).result(30) == 8
     with pytest.raises(ZeroDivisionError):
         run.ask(lambda: 1 / 0, soon=True).result(30)
+
+
+# A thread without a run.
+
+
+def test_what_is_asked_runs_in_order_in_one_thread_that_ends_when_nothing_is_left():
+    thread, hold, seen = ModelThread(), threading.Event(), []
+    thread.ask(lambda: hold.wait(30))
+    futures = [thread.ask(lambda i=i: seen.append((i, threading.get_ident()))) for i in range(5)]
+    last = thread.defer(lambda: len(seen))
+    assert thread.ask(lambda: thread.ask(lambda: "asked from within").result(30)) is not None
+    hold.set()
+    assert [f.result(30) for f in futures] == [None] * 5 and last.result(30) == 5
+    assert [i for i, _ in seen] == list(range(5)) and len({who for _, who in seen}) == 1
+    assert seen[0][1] != threading.get_ident() and thread.left(30)
+    assert thread.ask(lambda: 7).result(30) == 7  # a new thread
+
+
+def test_errors_are_raised_to_the_one_that_asked_and_end_nothing():
+    thread = ModelThread()
+    for error in (ValueError("no"), SystemExit(3), KeyboardInterrupt()):
+
+        def fail(error=error):
+            raise error
+
+        with pytest.raises(type(error)):
+            thread.ask(fail).result(30)
+    assert thread.ask(lambda: 1).result(30) == 1
+
+
+def test_gradients_are_enabled_and_the_default_device_is_that_of_the_maker():
+    with torch.device("meta"):
+        there = ModelThread()
+    with torch.no_grad():
+        here = ModelThread()
+        assert here.ask(torch.is_grad_enabled).result(30)
+    assert there.ask(lambda: torch.zeros(1).device.type).result(30) == "meta"
+    assert here.ask(lambda: torch.zeros(1).device.type).result(30) == "cpu"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_after_a_fork_it_answers_in_the_child_too():
+    """The parent's thread is not in the child, and what was asked of it is not answered there."""
+    thread, hold = ModelThread(), threading.Event()
+    thread.ask(lambda: hold.wait(30))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some versions of Python warn of every fork beside a thread
+        child = os.fork()
+    if child == 0:
+        os._exit(0 if thread.ask(lambda: 5).result(30) == 5 else 1)
+    hold.set()
+    assert os.waitpid(child, 0)[1] == 0 and thread.ask(lambda: 6).result(30) == 6
+
+
+def test_the_interpreter_exits_while_something_is_asked():
+    source = """
+import threading, time
+from dreamy_lens.runs.model_thread import ModelThread
+thread, begun = ModelThread(), threading.Event()
+thread.ask(lambda: (begun.set(), time.sleep(0.5), print("whole", flush=True)))
+thread.ask(lambda: print("never", flush=True))
+begun.wait()
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout.split()) == (0, ["whole"]), done.stderr

@@ -1,6 +1,6 @@
 // One prompt by itself: the view of `dl.explore` and of an attribution.
 
-import { h, heading, hear, listen, notices, register, stage, unique, visible } from "./common.js";
+import { errorLine, heading, hear, listen, notices, register, stage, unique, visible } from "./common.js";
 import { attributionView } from "./strip.js";
 
 export const view = {
@@ -12,13 +12,12 @@ export const view = {
     const known = new Map(Object.entries(get("attributions") ?? {}));
     const send = (message) => model.send(message), nothing = "Scoring the prompt…";
     const one = attributionView({ live, known, say, send, nothing, name: unique(), python: () => get("python") });
-    const error = h("p", { class: "dlp-wrong", role: "alert" });
-    root.append(heading(get("title"), visible(get("subtitle")), notice), error, one.el);
+    const error = errorLine(model);
+    root.append(heading(get("title"), visible(get("subtitle")), notice), error.el, one.el);
 
     function draw() {
       const found = get("found");
-      error.textContent = visible(get("error"));
-      error.hidden = !get("error");
+      error.draw();
       if (!found) return one.draw();
       if (found.subs) known.set(found.key, found);
       one.show({ ...found, x: found.ce, y: found.value });

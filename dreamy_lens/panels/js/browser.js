@@ -1,6 +1,6 @@
 // The feature browser's form. Names and messages are hostile: they become text, never markup.
 
-import { copy as toClipboard, h, listen, stage, visible } from "./common.js";
+import { copy as toClipboard, h, listen, put, stage, visible } from "./common.js";
 import { debounced, field, settingsOf } from "./fields.js";
 import { expressionOf, fieldsOf, QUICK } from "./spelling.js";
 import { hookTree } from "./tree.js";
@@ -10,10 +10,7 @@ let serial = 0; // ids must differ between two forms in one page
 function render({ model, el }) {
   const id = `dlb${++serial}-`;
   const [root, leave] = stage(el, "browser");
-  const write = (name, value) => {
-    model.set(name, value);
-    model.save_changes();
-  };
+  const write = (name, value) => put(model, name, value);
   let typed = { ...model.get("typed") };
   const keep = (name, value) => {
     typed = { ...typed, [name]: value };

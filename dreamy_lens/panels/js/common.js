@@ -150,6 +150,22 @@ export function heading(title, subtitle, notice) {
   return h("header", {}, h("h3", {}, visible(title)), h("span", { class: "dlp-quiet" }, subtitle), notice);
 }
 
+/** The line in which a view says what its model calls an error; `draw` shows the present one. */
+export function errorLine(model) {
+  const el = h("p", { class: "dlp-wrong", role: "alert" });
+  const draw = () => {
+    el.textContent = visible(model.get("error"));
+    el.hidden = !model.get("error");
+  };
+  return { el, draw };
+}
+
+/** Set a value of a model, for Python and for other views of it too. */
+export function put(model, name, value) {
+  model.set(name, value);
+  model.save_changes();
+}
+
 /** A line that is read out when it changes, and forgotten after a while. */
 export function notices() {
   // It stands beside the title, so that nothing moves when it speaks.

@@ -1,8 +1,8 @@
 // A run: watch the frontier grow, click a prompt, pull a token.
 
 import { WORDS, isGoing, runBar } from "./bar.js";
-import { count, duration, frontierOf, h, heading, hear, listen, notices, num, painter } from "./common.js";
-import { places, register, stage, unique, visible } from "./common.js";
+import { count, duration, errorLine, frontierOf, h, heading, hear, listen, notices, num, painter } from "./common.js";
+import { places, put, register, stage, unique, visible } from "./common.js";
 import { frontierPlot, growthChart } from "./plot.js";
 import { attributionView } from "./strip.js";
 import { frontierTable } from "./table.js";
@@ -15,7 +15,7 @@ export const view = {
     const get = (name) => model.get(name), live = () => Boolean(get("live"));
     const [root, leave] = stage(el, "dream");
     const [notice, say] = notices();
-    const error = h("p", { class: "dlp-wrong", role: "alert" });
+    const error = errorLine(model);
     const limits = h("div", { class: "dlp-row" }), times = h("div", { class: "dlp-times" });
     const known = new Map(Object.entries(get("attributions") ?? {}));
     const bar = runBar({ model, live, more: 100 });
@@ -28,7 +28,7 @@ export const view = {
     const left = h("div", {}, plot.el, limits, times);
     root.append(
       heading(get("title"), visible(get("subtitle")), notice),
-      bar.el, error, bar.told, h("div", { class: "dlp-two" }, left, table.el), one.el,
+      bar.el, error.el, bar.told, h("div", { class: "dlp-two" }, left, table.el), one.el,
     );
 
     // What is shown: the present frontier, or the one that stood after an iteration.
@@ -65,8 +65,7 @@ export const view = {
     function pick(key) {
       if (!key) return;
       picked = key;
-      model.set("picked", key);
-      model.save_changes();
+      put(model, "picked", key);
       paint("plot", "table", "one");
     }
 
@@ -87,8 +86,7 @@ export const view = {
 
     function drawBar() {
       bar.draw(summary());
-      error.textContent = visible(get("error"));
-      error.hidden = !get("error");
+      error.draw();
     }
 
     function nothing(yet) {

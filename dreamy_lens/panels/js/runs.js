@@ -1,7 +1,8 @@
 // Several runs: each frontier, and what they reach together.
 
 import { WORDS, runBar } from "./bar.js";
-import { count, frontierOf, h, heading, hear, listen, notices, painter, register, stage, unique, visible } from "./common.js";
+import { count, errorLine, frontierOf, h, heading, hear, listen, notices, painter } from "./common.js";
+import { put, register, stage, unique, visible } from "./common.js";
 import { frontierPlot } from "./plot.js";
 import { attributionView } from "./strip.js";
 import { frontierTable } from "./table.js";
@@ -15,7 +16,7 @@ export const view = {
     const get = (name) => model.get(name), live = () => Boolean(get("live"));
     const [root, leave] = stage(el, "runs");
     const [notice, say] = notices();
-    const error = h("p", { class: "dlp-wrong", role: "alert" });
+    const error = errorLine(model);
     const choice = h("div", { class: "dlp-row dlp-choice" });
     const bar = runBar({ model, live, suffix: " all" });
     const plot = frontierPlot({ pick, caption: "frontiers of several runs: value against cross-entropy" });
@@ -29,7 +30,7 @@ export const view = {
     const one = attributionView({ live, known, say, send, name: unique(), python: () => get("runs")[owner]?.python ?? "" });
     root.append(
       heading(get("title"), count(get("runs").length, "run"), notice),
-      bar.el, error, bar.told, choice, h("div", { class: "dlp-two" }, plot.el, table.el), one.el,
+      bar.el, error.el, bar.told, choice, h("div", { class: "dlp-two" }, plot.el, table.el), one.el,
     );
 
     const mine = () => get("runs").map((run, number) => ({ ...run, number })).filter((run) => run.group === group);
@@ -38,8 +39,7 @@ export const view = {
 
     function pick(key) {
       picked = key;
-      model.set("picked", key);
-      model.save_changes();
+      put(model, "picked", key);
       paint("plot", "table", "one");
     }
 
@@ -55,8 +55,7 @@ export const view = {
       const status = get("status"), prompts = get("runs").reduce((n, run) => n + run.evaluated, 0);
       const done = `iteration ${get("step")} of ${get("steps")}`;
       bar.draw([WORDS[status] ?? status, done, count(prompts, "prompt")].join(" · "));
-      error.textContent = visible(get("error"));
-      error.hidden = !get("error");
+      error.draw();
     }
 
     function features() {
