@@ -1,8 +1,8 @@
-"""How fast is a corpus read and cut into windows, and how much memory does it take?
+"""Measure how fast a corpus is read and cut into windows, and how much memory this takes.
 
     python benchmarks/corpora.py [--megabytes 200] [--tokens 2000000]
 
-What is measured is in README.md beside this file.
+README.md beside this file describes the measurements.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ FORMATS = ("a.txt", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet")
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     """Processor seconds of a piece of work, and what it returns."""
     start = time.process_time()
-    found = work()
-    return time.process_time() - start, found
+    result = work()
+    return time.process_time() - start, result
 
 
 def write(path: Path, texts: list[str], megabytes: int) -> None:
-    """A file with the texts over and over."""
+    """Write a file that repeats the texts up to a size."""
     import pyarrow
     from pyarrow import parquet
 
@@ -66,18 +66,18 @@ def resident() -> float:
 
 
 def read(path: Path) -> list[str]:
-    """A row of the table of formats."""
+    """Measure one row of the table of formats."""
     corpus = dl.corpus.open(path)
     next(corpus.blocks(0))
     before, most, characters, last = resident(), 0.0, 0, 0
 
-    def whole() -> None:
+    def read_all() -> None:
         nonlocal most, characters, last
         for block in corpus.blocks(0):
             characters, last = characters + block.characters, block.number
             most = max(most, resident() - before)
 
-    spent, _ = seconds(whole)
+    spent, _ = seconds(read_all)
     skipping, _ = seconds(lambda: next(dl.corpus.open(path).blocks(0, last)))
     remembered, _ = seconds(lambda: next(corpus.blocks(0, last)))
     size = path.stat().st_size / 2**20
@@ -88,7 +88,7 @@ def read(path: Path) -> list[str]:
 
 
 def windows(limit: int) -> list[list[str]]:
-    """Rows of the table of windows."""
+    """Measure the rows of the table of windows."""
     vocabulary = HookedModel(dl.load_model()).vocabulary
     blocks, count = [], 0
     for block in dl.corpus.open("docstrings").blocks(0):
@@ -109,8 +109,8 @@ def windows(limit: int) -> list[list[str]]:
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--megabytes", type=int, default=200, help="of text in each file")
-    parser.add_argument("--tokens", type=int, default=2_000_000, help="of the documentation, cut into windows")
+    parser.add_argument("--megabytes", type=int, default=200, help="megabytes of text in each file")
+    parser.add_argument("--tokens", type=int, default=2_000_000, help="tokens of the documentation to cut into windows")
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.read:
@@ -121,9 +121,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in FORMATS:
             write(Path(folder, name), texts, arguments.megabytes)
-            # In a process of its own, since writing leaves memory behind that reading would be given.
-            one = [sys.executable, __file__, "--read", str(Path(folder, name))]
-            rows.append(json.loads(subprocess.run(one, check=True, capture_output=True, text=True).stdout))
+            # Read in a separate process: writing leaves memory behind, which reading would use again.
+            command = [sys.executable, __file__, "--read", str(Path(folder, name))]
+            rows.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
             Path(folder, name).unlink()
     heads = ["", "MB stored", "M characters/s", "MB more memory", "s to the last block", "s, remembered"]
     print(table(heads, rows), "\n")

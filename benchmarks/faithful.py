@@ -1,10 +1,10 @@
-"""Is dreamy_lens as good as the paper's own code? Frontier hypervolume of both, on the same features and settings.
+"""Compare dreamy_lens with the paper's own code: the frontier hypervolume of both, on equal features and settings.
 
     python benchmarks/faithful.py CHECKOUT MODEL [--features L0.N8 L1.N25 ...] [--seeds 4] [--out faithful.json]
 
-CHECKOUT is a clone of https://github.com/Confirm-Solutions/dreamy, run as it is: only its `epo` is imported. MODEL is a
-folder of a Hugging Face model. What is compared, and how, is in README.md beside this file. Finished runs are kept in
-the --out file; the same command continues where it was stopped, and a finished one only prints its tables.
+CHECKOUT is a clone of https://github.com/Confirm-Solutions/dreamy. It is not changed, and only its `epo` is imported.
+MODEL is a folder of a Hugging Face model. README.md beside this file describes the comparison. Finished runs are kept
+in the --out file. The same command continues a comparison that was stopped, and prints the tables of a finished one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TABLE_1 = {"iterations": 300, "population": 8, "children": 32, "top_k": 512, "le
 
 @dataclass(frozen=True)
 class Task:
-    """One search to run."""
+    """Search to run: side, feature, seed and settings."""
 
     side: str
     feature: str
@@ -60,7 +60,7 @@ def bridge(folder: str) -> Any:
 
 
 def run_reference(task: Task, checkout: str, folder: str) -> tuple[np.ndarray, ...]:
-    """The reference's own search; ids, value and cross-entropy of everything it evaluated, in order."""
+    """Run the reference's own search. Return ids, values and cross-entropies of all evaluated prompts, in order."""
     if checkout not in sys.path:
         sys.path.insert(0, checkout)
     import torch
@@ -89,27 +89,27 @@ def run_reference(task: Task, checkout: str, folder: str) -> tuple[np.ndarray, .
             initial_ids=start,
             callback=lambda *_, **__: None,
         )
-    # Its history repeats the parents in front of every generation; only the first of these were new.
+    # Its history repeats the parents in front of every generation; only the parents of the first generation are new.
     arrays = (history.ids, history.target, history.xentropy)
     return tuple(np.concatenate([array[0], *array[1:, s["population"] :]]) for array in arrays)
 
 
 def without(special: np.ndarray, run: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """A runner that rejects prompts with special tokens in the reference's own way: the lowest value there is."""
+    """Wrap a runner so that it rejects prompts with special tokens as the reference does: by the lowest value."""
     import torch
 
     def checked(input_ids: Any = None, inputs_embeds: Any = None) -> dict[str, Any]:
-        found = run(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        output = run(input_ids=input_ids, inputs_embeds=inputs_embeds)
         if input_ids is not None:
             bad = torch.isin(input_ids, torch.from_numpy(special)).any(dim=-1)
-            found["target"] = found["target"].masked_fill(bad, -torch.finfo(found["target"].dtype).max)
-        return found
+            output["target"] = output["target"].masked_fill(bad, -torch.finfo(output["target"].dtype).max)
+        return output
 
     return checked
 
 
 def run_dreamy_lens(task: Task, checkout: str, folder: str) -> tuple[np.ndarray, ...]:
-    """dreamy_lens with the reference's conventions: no BOS, and parents compete with their children."""
+    """Run dreamy_lens with the reference's conventions: no BOS, and parents compete with their children."""
     import dreamy_lens as dl
 
     run = dl.dream(task.feature, bridge(folder), seed=task.seed, prepend_bos=False, keep_parents=True, **task.settings)
@@ -118,11 +118,11 @@ def run_dreamy_lens(task: Task, checkout: str, folder: str) -> tuple[np.ndarray,
 
 
 def finish(task: Task, checkout: str, folder: str) -> dict[str, Any]:
-    """One search, scored again by the plain model: everything that the report needs of it."""
+    """Run one search and score its prompts again with the plain model. Return what the report needs."""
     search = run_dreamy_lens if task.side == OURS else run_reference
     plain = plain_model(folder)
     if task.side == OURS:
-        bridge(folder)  # so that loading is not timed
+        bridge(folder)  # loaded now, so that loading is not timed
     began = time.perf_counter()
     all_ids, own_value, own_ce = search(task, checkout, folder)
     seconds = time.perf_counter() - began
@@ -152,7 +152,7 @@ def finish(task: Task, checkout: str, folder: str) -> dict[str, Any]:
 
 
 def chosen_frontier(ids: np.ndarray, value: np.ndarray, ce: np.ndarray, mask: np.ndarray) -> list[int]:
-    """Rows of the frontier of prompts of ordinary tokens."""
+    """Find the rows of the frontier of prompts with ordinary tokens only."""
     points = {(float(v), float(c)) for v, c in frontier(np.stack([value, ce], axis=1)[mask])}
     rows: dict[tuple[float, float], int] = {}
     for row in np.flatnonzero(mask):
@@ -162,7 +162,7 @@ def chosen_frontier(ids: np.ndarray, value: np.ndarray, ce: np.ndarray, mask: np
     return sorted(rows.values(), key=lambda row: ce[row])
 
 
-# The file of finished runs.
+# File of finished runs.
 
 
 def save(path: Path, data: dict[str, Any]) -> None:
@@ -172,13 +172,13 @@ def save(path: Path, data: dict[str, Any]) -> None:
 
 
 def open_file(path: Path, header: dict[str, Any]) -> dict[str, Any]:
-    """The file's content; a file of other settings is refused, since its runs are not comparable."""
+    """Read the file of finished runs. A file with other settings is refused, since its runs are not comparable."""
     if not path.exists():
         return {**header, "floors": {}, "runs": {}}
     data = json.loads(path.read_text())
-    other = [key for key in header if data.get(key) != header[key]]
-    if other:
-        raise SystemExit(f"{path} was made with other {', '.join(other)}; name another --out file.")
+    different = [key for key in header if data.get(key) != header[key]]
+    if different:
+        raise SystemExit(f"{path} was made with other {', '.join(different)}. Name another --out file.")
     return data
 
 
@@ -186,11 +186,11 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("checkout", type=Path, help="clone of the paper's reference code")
     p.add_argument("model", type=Path, help="folder of a Hugging Face model")
-    p.add_argument("--features", nargs="+", help="MLP neurons such as L2.N17; default: spread by a fixed rule")
-    p.add_argument("--count", type=int, default=10, help="how many features the rule chooses (10)")
+    p.add_argument("--features", nargs="+", help="MLP neurons such as L2.N17; default: chosen by a fixed rule")
+    p.add_argument("--count", type=int, default=10, help="number of features that the rule chooses (10)")
     p.add_argument("--seeds", type=int, default=4, help="seeds 0 to SEEDS - 1 (4)")
     p.add_argument("--out", type=Path, default=Path("faithful.json"), help="file of finished runs (faithful.json)")
-    p.add_argument("--sides", nargs="+", choices=SIDES, default=("reference", OURS), help="what to run; see README.md")
+    p.add_argument("--sides", nargs="+", choices=SIDES, default=("reference", OURS), help="sides to run; see README.md")
     p.add_argument("--threads", type=int, default=1, help="torch threads per process (1)")
     p.add_argument("--jobs", type=int, default=2, help="processes (2)")
     for name, value in TABLE_1.items():
@@ -225,7 +225,7 @@ def main(argv: list[str] | None = None) -> None:
     for f in features:
         if f not in data["floors"]:
             data["floors"][f] = plain.floor(f, settings["length"])
-    # Sides alternate, so that a machine that slows down or a run that is stopped treats both alike.
+    # Sides alternate, so that a slow machine or a stopped comparison affects both sides equally.
     sides = [side for side in SIDES if side in args.sides]
     tasks = [Task(side, f, seed, settings) for seed in range(args.seeds) for f in features for side in sides]
     tasks = [task for task in tasks if task.key not in data["runs"]]

@@ -1,6 +1,6 @@
-"""Frontiers, areas and paired statistics for benchmarks, independent of the code that is measured.
+"""Frontiers, areas and paired statistics for benchmarks, independent of the measured code.
 
-Points are (value, cross-entropy): more of the first and less of the second is better.
+A point is (value, cross-entropy). A higher value and a lower cross-entropy are better.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 
 
 def arrivals(value: np.ndarray, cross_entropy: np.ndarray) -> np.ndarray:
-    """Rows that no earlier row matches or beats in both numbers, in order.
+    """Find the rows that no earlier row matches or beats in both numbers, in order.
 
-    The frontier of the first N rows is the frontier of the arrivals among them, whatever N: this is all that has to be
-    kept of a history to follow its frontier.
+    For every N, the frontier of the first N rows is the frontier of the arrivals among them. So the arrivals of a
+    history are enough to follow its frontier.
     """
     ces: list[float] = []
     values: list[float] = []
@@ -33,7 +33,7 @@ def arrivals(value: np.ndarray, cross_entropy: np.ndarray) -> np.ndarray:
 
 
 def frontier(points: np.ndarray) -> np.ndarray:
-    """The non-dominated ones of `[N, 2]` points, from low to high cross-entropy."""
+    """Find the non-dominated points among `[N, 2]` points, from low to high cross-entropy."""
     kept: list[np.ndarray] = []
     for point in points[np.lexsort((-points[:, 0], points[:, 1]))]:
         if not kept or point[0] > kept[-1][0]:
@@ -42,7 +42,7 @@ def frontier(points: np.ndarray) -> np.ndarray:
 
 
 def hull(points: np.ndarray) -> np.ndarray:
-    """The frontier's points that are best under some weight of cross-entropy: its upper convex hull."""
+    """Find the points of the frontier that are best under some weight of cross-entropy: its upper convex hull."""
     kept: list[np.ndarray] = []
     for point in frontier(points):
         while len(kept) > 1:
@@ -69,9 +69,10 @@ def log_ratio(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 
 def bootstrap(ours: np.ndarray, theirs: np.ndarray, draws: int = 10_000, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the geometric-mean ratio; features are drawn anew, and seeds anew within each side of each.
+    """95 % bootstrap interval of the geometric-mean ratio.
 
-    The seeds of the two sides are not paired: the same number starts different random prompts.
+    Each draw resamples the features, and for each feature the seeds of either side. The seeds of the two sides are not
+    paired, because equal seeds start different random prompts.
     """
     random = np.random.default_rng(seed)
     features, seeds = ours.shape
@@ -80,12 +81,12 @@ def bootstrap(ours: np.ndarray, theirs: np.ndarray, draws: int = 10_000, seed: i
     b = theirs[chosen, random.integers(seeds, size=(draws, features, seeds))]
     with np.errstate(divide="ignore", invalid="ignore"):
         means = log_ratio(a, b).mean(axis=-1)
-    low, high = np.exp(np.quantile(means[~np.isnan(means)], [0.025, 0.975]))  # a draw of empty areas alone has no ratio
+    low, high = np.exp(np.quantile(means[~np.isnan(means)], [0.025, 0.975]))  # draws of only empty areas have none
     return float(low), float(high)
 
 
 def sign_test(differences: np.ndarray) -> tuple[int, int, float]:
-    """How many are above zero, out of how many that are not zero, and the exact two-sided p."""
+    """Count the positive differences and the differences that are not zero, and compute the exact two-sided p."""
     ahead, total = int((differences > 0).sum()), int((differences != 0).sum())
     tail = sum(math.comb(total, k) for k in range(min(ahead, total - ahead) + 1)) / 2**total
     return ahead, total, min(1.0, 2 * tail)
@@ -106,7 +107,7 @@ def wilcoxon(differences: np.ndarray) -> float:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text under a header, first column left, the others right."""
+    """Write rows of text under a header, with the first column aligned left and the others right."""
     width = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
 
     def line(row: Sequence[str]) -> str:

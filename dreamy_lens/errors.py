@@ -1,26 +1,26 @@
-"""The exceptions of dreamy_lens: one tree, so that one `except` catches them all.
+"""Exceptions of dreamy_lens, in one tree, so that one `except` catches all of them.
 
     DreamyLensError
-    ├── ModelError              a model cannot be loaded, or cannot do what is asked
-    │   └── TokenizerError      its tokenizer is missing or unusable
-    ├── FeatureError            a feature does not make sense (also a ValueError)
-    │   ├── FeatureSyntaxError  its text does not parse
+    ├── ModelError              a model cannot be loaded, or cannot do the requested computation
+    │   └── TokenizerError      a model's tokenizer is missing or unusable
+    ├── FeatureError            a feature has no meaning (also a ValueError)
+    │   ├── FeatureSyntaxError  the text of a feature does not parse
     │   ├── UnknownHookError    the model has no such hook point
-    │   ├── FeatureRangeError   an index, rank or size is outside what the hook point has
+    │   ├── FeatureRangeError   an index, rank or size is outside the range of the hook point
     │   ├── TokenError          a target is not exactly one token of the model
-    │   ├── HookNotFiredError   the hook point exists, but the model never passes through it
-    │   ├── NoGradientError     the value does not depend on the prompt differentiably
+    │   ├── HookNotFiredError   the hook point exists, but no forward pass reaches it
+    │   ├── NoGradientError     the value is not a differentiable function of the prompt
     │   └── SAEError            a sparse autoencoder cannot be read or does not fit
     ├── PromptError             a prompt is empty, too long, or not made of the model's tokens (also a ValueError)
-    ├── ConstraintError         constraints contradict each other or leave nothing (also a ValueError)
-    ├── CorpusError             there is no such corpus, it has no text, or it is read a second time (also a ValueError)
+    ├── ConstraintError         constraints contradict each other or exclude all prompts (also a ValueError)
+    ├── CorpusError             a corpus does not exist, has no text, or cannot be read again (also a ValueError)
     ├── SettingsError           a setting is outside its range (also a ValueError)
     ├── RunFolderError          a saved run is incomplete, damaged, or belongs to another model
-    ├── ClusterError            Ray is not installed or cannot be reached, or workers cannot do what is asked
+    ├── ClusterError            Ray is not installed or not reachable, or the workers cannot do the requested work
     ├── ExamplesError           examples from a corpus are damaged, lack a feature, or belong to another model
-    └── OutOfMemoryError        one prompt alone does not fit into memory
+    └── OutOfMemoryError        a single prompt does not fit into memory
 
-Every message says what was wrong, what there is instead, and what to do.
+Every message says what was wrong, what exists instead, and what to do.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from collections.abc import Sequence
 
 
 class DreamyLensError(Exception):
-    """Base class of every error that dreamy_lens raises on purpose."""
+    """Base class of every error that dreamy_lens raises deliberately."""
 
 
 class ModelError(DreamyLensError):
-    """A model cannot be loaded, or cannot do what is asked of it."""
+    """A model cannot be loaded, or cannot do the requested computation."""
 
 
 class TokenizerError(ModelError):
@@ -42,37 +42,37 @@ class TokenizerError(ModelError):
 
 
 class FeatureError(DreamyLensError, ValueError):
-    """A feature does not make sense, by itself or for the model at hand."""
+    """A feature has no meaning, by itself or for the given model."""
 
 
 class FeatureSyntaxError(FeatureError):
     """The text of a feature does not parse.
 
     Attributes:
-        message: what is wrong.
-        text: what was parsed.
-        position: index of the character at which it went wrong.
+        message: Description of the mistake.
+        text: Text that was parsed.
+        position: Index of the character at which the mistake is.
     """
 
     def __init__(self, message: str, text: str, position: int) -> None:
         self.message, self.text, self.position = message, text, position
-        # One line of bounded length, character for character, so that the caret stands where it should.
+        # One line of bounded length with one character for each of the text, so that the caret is at the right place.
         start, stop = max(0, position - 60), position + 40
         shown = "".join(c if c.isprintable() else " " for c in text[start:stop])
         before, after = "…" * (start > 0), "…" * (stop < len(text))
         super().__init__(f"{message}\n    {before}{shown}{after}\n    {' ' * (position - start + len(before))}^")
 
     def __reduce__(self) -> tuple[type, tuple[str, str, int]]:
-        # Exceptions are pickled by their one printed argument; this one has three.
+        # Python pickles an exception by its printed argument, but this class has three arguments.
         return type(self), (self.message, self.text, self.position)
 
 
 class UnknownHookError(FeatureError):
-    """The model has no hook point of this name."""
+    """The model has no hook point with this name."""
 
 
 class FeatureRangeError(FeatureError):
-    """An index, a rank or a size is outside what the hook point has."""
+    """An index, a rank or a size is outside the range of the hook point."""
 
 
 class TokenError(FeatureError):
@@ -80,11 +80,11 @@ class TokenError(FeatureError):
 
 
 class HookNotFiredError(FeatureError):
-    """The hook point exists, but a forward pass does not go through it."""
+    """The hook point exists, but no forward pass reaches it."""
 
 
 class NoGradientError(FeatureError):
-    """The value does not depend on the prompt differentiably, so proposals cannot be ranked."""
+    """The value is not a differentiable function of the prompt, so candidates cannot be ranked."""
 
 
 class SAEError(FeatureError):
@@ -96,11 +96,11 @@ class PromptError(DreamyLensError, ValueError):
 
 
 class ConstraintError(DreamyLensError, ValueError):
-    """Constraints contradict each other, or leave no token or no prompt to try."""
+    """Constraints contradict each other, or exclude every token or every prompt."""
 
 
 class CorpusError(DreamyLensError, ValueError):
-    """There is no such corpus, it has no text, or it cannot be read a second time."""
+    """A corpus does not exist, has no text, or cannot be read a second time."""
 
 
 class SettingsError(DreamyLensError, ValueError):
@@ -112,11 +112,11 @@ class RunFolderError(DreamyLensError):
 
 
 class ClusterError(DreamyLensError):
-    """Ray is not installed or cannot be reached, or its workers cannot do what is asked of them."""
+    """Ray is not installed or not reachable, or the workers cannot do the requested work."""
 
 
 class ExamplesError(DreamyLensError):
-    """Examples from a corpus cannot be written or read, lack what is asked of them, or belong to another model."""
+    """Examples from a corpus cannot be written or read, lack a feature, or belong to another model."""
 
 
 class OutOfMemoryError(DreamyLensError):

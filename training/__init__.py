@@ -1,1 +1,1 @@
-"""Training of the embedded model: data, recipe, optimizer, evaluation, export. Not part of the wheel."""
+"""Training of the embedded model: data, recipe, optimizer, evaluation, export, card. Not part of the wheel."""

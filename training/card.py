@@ -1,8 +1,8 @@
-"""The model card of a trained model, measured on its weights as saved.
+"""Write the model card of a trained model, with measurements on the saved weights.
 
     python -m training.card FOLDER
 
-writes the card of a folder again, from its weights, its `training.json` and the installed documentation.
+This command writes the card of a folder again, from its weights, its `training.json` and the installed documentation.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ TEMPERATURE = 0.7
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of ``python -m training.card``."""
+    """Run ``python -m training.card``."""
     import torch
 
     parser = argparse.ArgumentParser(
         description="Measure a model on the held-out documentation and write its card again."
     )
-    parser.add_argument("folder", type=Path, help="a folder that the training wrote")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads; default: torch's own choice")
+    parser.add_argument("folder", type=Path, help="folder of a trained model")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads; default: chosen by torch")
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -48,8 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
     if len(held_out) != record.held_out_documents:
         wanted = ", ".join(f"{name} {number}" for name, number in record.packages.items())
         parser.error(
-            f"This installation has {len(held_out):,} held-out docstrings and the model was trained beside "
-            f"{record.held_out_documents:,} others. Use Python {record.python} with {wanted}."
+            f"This installation has {len(held_out):,} held-out docstrings, but the training kept "
+            f"{record.held_out_documents:,} apart. Use Python {record.python} with {wanted}."
         )
     write_card(options.folder, held_out)
 
@@ -58,8 +58,8 @@ def write_card(folder: Path, held_out: Sequence[Document]) -> None:
     """Measure the model of a folder and write its README.md.
 
     Args:
-        folder: with weights, tokenizer and `training.json`.
-        held_out: the documents to measure it on; at least one.
+        folder: Folder with weights, tokenizer and `training.json`.
+        held_out: Documents to measure the model on; at least one.
     """
     import torch
     from tokenizers import Tokenizer
@@ -88,7 +88,7 @@ def _card(model: Any, tokenizer: Any, record: Record, held_out: Sequence[Documen
         "---": "---",
         "held-out bits per byte": f"**{sum(measured) / sum(sizes):.3f}** over all {len(texts):,} held-out docstrings "
         f"({sum(sizes) / 1e6:.3f} MB)",
-        "for scale": f"`xz -9e` on the held-out text alone: {xz:.2f}",
+        "for comparison": f"`xz -9e` on the held-out text alone: {xz:.2f}",
         "training text": f"{record.training_documents:,} docstrings, {record.training_bytes / 1e6:.1f} MB, "
         f"{record.training_tokens:,} tokens",
         "training": f"{record.step:,} steps of {recipe.rows} x {recipe.context} tokens ({passes}) "
@@ -100,28 +100,31 @@ def _card(model: Any, tokenizer: Any, record: Record, held_out: Sequence[Documen
         f"""A GPT-NeoX language model of {model.num_parameters():,} parameters ({recipe.layers} layers, d_model
         {recipe.width}, {recipe.heads} heads, d_mlp {4 * recipe.width}, {recipe.vocabulary:,} tokens, context
         {recipe.context}), trained from random weights on the English prose of Python's own documentation. It is
-        the model that `dreamy_lens.load_model()` returns: small enough to ship inside the package, trained well
-        enough for dreams about it to read like documentation.""",
+        the model that `dreamy_lens.load_model()` returns. It is small enough to ship inside the package, and trained
+        well enough that dreams about it read like documentation.""",
         "\n".join(f"| {name} | {text} |" for name, text in rows.items()),
-        f"""**Data.** Docstrings, read with `ast` from the source files of the standard library of Python
-        {record.python}, its `pydoc_data.topics`, and {versions}. Near-duplicates were removed: texts half of
-        whose word 6-grams occur in earlier ones. A docstring is *held out* if the MD5 of its UTF-8 text, as an
-        integer, is divisible by 50; neither these nor their near-duplicates were trained on.""",
-        f"""**Measure.** On the float16 weights as shipped: each text after an end-of-text token, in windows of
-        {recipe.context} tokens that overlap by half, its bits over its UTF-8 bytes. Documentation is formulaic,
-        and some of it more than other: {_by_package(held_out, measured, sizes)}.""",
-        f"""**Tokenizer.** Byte-level BPE trained on the same training text: every string round-trips. `{END_OF_TEXT}`
-        stands before every document and so also ends it; it is both BOS and EOS, and prompts should start with
-        it.""",
-        f"""**Training.** Muon for the matrices, AdamW for the rest, learning rate {recipe.learning_rate:g} with
-        {recipe.warmup} steps of warm-up and a linear cool-down over the last {recipe.cooldown:.0%} of
-        {recipe.steps:,} steps. {_stopped(record)} The command, on the packages named above:""",
+        f"""**Data.** The training text is docstrings, read with `ast` from the source files of the standard library of
+        Python {record.python}, its `pydoc_data.topics`, and {versions}. Near-duplicates were removed: a text is a
+        near-duplicate if half of its word 6-grams occur in earlier texts. A docstring is *held out* if the MD5 of its
+        UTF-8 text, as an integer, is divisible by 50. The model was trained neither on held-out docstrings nor on
+        their near-duplicates.""",
+        f"""**Measure.** Bits per byte are measured on the float16 weights of this folder. Each text is read after an
+        end-of-text token, in windows of {recipe.context} tokens that overlap by half, and its bits are divided by its
+        UTF-8 bytes. Documentation is formulaic, and more so in some packages than in others:
+        {_by_package(held_out, measured, sizes)}.""",
+        f"""**Tokenizer.** Byte-level BPE, trained on the training text. Every string round-trips. `{END_OF_TEXT}`
+        stands before every document, and so also after every document. It is both BOS and EOS, and prompts should
+        start with it.""",
+        f"""**Training.** Muon for the matrices, AdamW for the other parameters, learning rate {recipe.learning_rate:g}
+        with {recipe.warmup} steps of warm-up and a linear cool-down over the last {recipe.cooldown:.0%} of
+        {recipe.steps:,} steps. {_stopped(record)} The command, with the packages named above:""",
         f"```sh\n{command}\n```",
-        """**Limits.** It knows the style and vocabulary of documentation, not its truth. It is an object of study,
-        not an assistant.""",
+        """**Limits.** The model knows the style and the vocabulary of documentation, but not whether a text is true. It
+        is an object of study, not an assistant.""",
         "## Continuations",
-        f"""Greedy, and the first sample at temperature {TEMPERATURE} (seed 0), of at most {TOKENS} tokens; `...`
-        stands for a line that was not finished by then. Greedy decoding of so small a model soon repeats itself.""",
+        f"""Each prompt is continued twice: greedily, and with the first sample at temperature {TEMPERATURE} (seed 0). A
+        continuation has at most {TOKENS} tokens; `...` replaces a line that is unfinished at that length. Greedy
+        decoding of such a small model soon repeats itself.""",
     )
     title = f"# docstrings-neox-{model.num_parameters() / 1e6:.0f}m"
     header = f"---\nlicense: mit\nlanguage: en\nlibrary_name: transformers\n---\n\n{title}"
@@ -137,26 +140,26 @@ def _wrapped(paragraph: str) -> str:
 def _stopped(record: Record) -> str:
     recipe = record.recipe
     if record.step >= recipe.steps:
-        return "It ran to its end."
+        return "The training ran to its end."
     rate = recipe.learning_rate_at(record.step) / recipe.learning_rate
     start = round(recipe.steps * (1 - recipe.cooldown))
     where = f"at {rate:.0%} of its peak"
     if record.step > start:
         where += f", {(record.step - start) / (recipe.steps - start):.0%} of the way down the cool-down"
     return (
-        f"It was stopped at step {record.step:,} of {recipe.steps:,}: the schedule was not finished, and the learning "
-        f"rate was still {where}."
+        f"The training was stopped at step {record.step:,} of {recipe.steps:,}, before the end of the schedule. The "
+        f"learning rate was still {where}."
     )
 
 
 def _by_package(held_out: Sequence[Document], measured: list[float], sizes: list[int]) -> str:
-    """Bits per byte of each package's documents, in their order."""
+    """List the bits per byte of each package's documents, in the order of the packages."""
     sums: dict[str, tuple[float, int]] = {}
-    for document, b, size in zip(held_out, measured, sizes, strict=True):
+    for document, text_bits, size in zip(held_out, measured, sizes, strict=True):
         package = document.source.partition("/")[0]
         so_far = sums.get(package, (0.0, 0))
-        sums[package] = (so_far[0] + b, so_far[1] + size)
-    return ", ".join(f"{package} {b / size:.2f}" for package, (b, size) in sums.items())
+        sums[package] = (so_far[0] + text_bits, so_far[1] + size)
+    return ", ".join(f"{package} {total / size:.2f}" for package, (total, size) in sums.items())
 
 
 def _continuations(model: Any, tokenizer: Any) -> list[str]:

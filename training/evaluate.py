@@ -1,4 +1,4 @@
-"""Held-out bits per byte, and continuations, of the embedded model."""
+"""Evaluation of a trained model: bits per byte of texts, and continuations of prompts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def bits_per_byte(model: Any, tokenizer: Tokenizer, texts: Sequence[str], batch: int = 16) -> float:
-    """Negative log2 probability of all the texts together over the UTF-8 bytes of all of them.
+    """Negative log2 probability of all texts together, divided by the UTF-8 bytes of all texts.
 
     Args:
-        model: a Hugging Face causal language model.
-        tokenizer: of the `tokenizers` library.
-        texts: at least one, none empty.
-        batch: windows per forward pass.
+        model: Hugging Face causal language model.
+        tokenizer: Tokenizer of the `tokenizers` library.
+        texts: Texts to predict; at least one, none empty.
+        batch: Windows per forward pass.
     """
     return sum(bits(model, tokenizer, texts, batch)) / sum(len(text.encode()) for text in texts)
 
@@ -31,17 +31,17 @@ def bits_per_byte(model: Any, tokenizer: Tokenizer, texts: Sequence[str], batch:
 def bits(model: Any, tokenizer: Tokenizer, texts: Sequence[str], batch: int = 16) -> list[float]:
     """Negative log2 probability of each text.
 
-    Each text is predicted after an end-of-text token. One longer than the context is read in windows that overlap by
+    Each text is predicted after an end-of-text token. A text longer than the context is read in windows that overlap by
     half, and every token is charged once, in the first window that holds it.
 
     Args:
-        model: a Hugging Face causal language model.
-        tokenizer: of the `tokenizers` library.
-        texts: the texts to predict.
-        batch: windows per forward pass.
+        model: Hugging Face causal language model.
+        tokenizer: Tokenizer of the `tokenizers` library.
+        texts: Texts to predict.
+        batch: Windows per forward pass.
     """
     context = model.config.max_position_embeddings
-    windows: list[tuple[list[int], int, int]] = []  # ids, how many of the last are charged, and to which text
+    windows: list[tuple[list[int], int, int]] = []  # ids, how many of the last ids are charged, index of the text
     for which, text in enumerate(texts):
         ids = [END_OF_TEXT_ID, *tokenizer.encode(text, add_special_tokens=False).ids]
         windows.append((ids[:context], min(len(ids), context) - 1, which))
@@ -76,18 +76,18 @@ def bits(model: Any, tokenizer: Tokenizer, texts: Sequence[str], batch: int = 16
 def continuation(
     model: Any, tokenizer: Tokenizer, prompt: str, tokens: int, temperature: float, seed: int = 0
 ) -> tuple[str, bool]:
-    """What the model writes after a prompt: greedy at temperature 0, sampled otherwise.
+    """Continue a prompt with the model: greedily at temperature 0, by sampling at any other temperature.
 
     Args:
-        model: a Hugging Face causal language model.
-        tokenizer: of the `tokenizers` library.
-        prompt: stands after an end-of-text token.
-        tokens: the most to write.
-        temperature: divides the logits.
-        seed: of the samples.
+        model: Hugging Face causal language model.
+        tokenizer: Tokenizer of the `tokenizers` library.
+        prompt: Text to continue; it stands after an end-of-text token.
+        tokens: Largest number of tokens to write.
+        temperature: Number that divides the logits.
+        seed: Seed of the samples.
 
     Returns:
-        The text that follows the prompt, and whether the model ended it by itself.
+        The text after the prompt, and whether the model ended the text by itself.
     """
     generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device

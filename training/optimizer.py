@@ -1,7 +1,7 @@
-"""Muon for the matrices, AdamW for the rest, in float32 on any device.
+"""Optimizers of the training: Muon for matrices, AdamW for the other parameters, in float32 on any device.
 
-`torch.optim.Muon` exists, but it orthogonalises in bfloat16 one matrix at a time, which on a CPU without bfloat16 units
-costs 40 % of a training step of this model (measured: 0.44 s against 0.1 s here). Equal shapes are stacked instead.
+`torch.optim.Muon` orthogonalises one matrix at a time in bfloat16. On a CPU without bfloat16 units this costs 40 % of a
+training step of this model (measured: 0.44 s against 0.1 s here). This module stacks matrices of equal shape instead.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ class Muon(torch.optim.Optimizer):
     """Momentum orthogonalised by Newton-Schulz iterations (Jordan et al., 2024), updates scaled to AdamW's size.
 
     Args:
-        params: matrices `[out, in]` only.
-        lr: step size; an update has root mean square 0.2 lr, as AdamW's typically has (Liu et al., 2025).
-        momentum: of the Nesterov average.
-        weight_decay: decoupled.
+        params: Parameters to optimise, only matrices `[out, in]`.
+        lr: Step size. An update has root mean square 0.2 lr, as is typical of AdamW (Liu et al., 2025).
+        momentum: Momentum of the Nesterov average.
+        weight_decay: Decoupled weight decay.
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
@@ -28,7 +28,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Take one step from the gradients at hand."""
+        """Take one step along the current gradients."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
             for p in group["params"]:
@@ -43,7 +43,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """The nearly orthogonal factor of each matrix `[batch, out, in]`, by a quintic Newton-Schulz iteration."""
+    """Compute the nearly orthogonal factor of each matrix `[batch, out, in]` by a quintic Newton-Schulz iteration."""
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
@@ -55,7 +55,7 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
 
 
 def optimizers(model: torch.nn.Module, learning_rate: float, weight_decay: float) -> list[torch.optim.Optimizer]:
-    """Muon on the matrices of the blocks; AdamW, without decay, on embeddings, norms and biases."""
+    """Create Muon for the matrices of the blocks, and AdamW without decay for embeddings, norms and biases."""
     matrices, rest = [], []
     for name, p in model.named_parameters():
         (matrices if p.ndim == 2 and "embed" not in name else rest).append(p)

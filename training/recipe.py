@@ -1,4 +1,4 @@
-"""The recipe of the embedded model: its shape, its tokenizer, its data and its batches."""
+"""Recipe of the embedded model: shape, tokenizer, data and batches."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from transformers import GPTNeoXConfig
 
 END_OF_TEXT = "<|endoftext|>"
-"""Stands before every document, and so also after every document: it is the model's BOS and its EOS."""
+"""Token before every document, and so also after every document: it is the model's BOS and its EOS."""
 
 END_OF_TEXT_ID = 0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights, up to the order of floating-point sums."""
+    """All settings that determine the weights, up to the order of floating-point sums."""
 
     vocabulary: int = 4096
     layers: int = 6
@@ -36,14 +36,14 @@ class Recipe:
     seed: int = 0
 
     def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up, constant, then linear to zero over the last `cooldown` share of the steps."""
+        """Learning rate of a step: linear warm-up, then constant, then linear to zero over the `cooldown` share."""
         up = min(1.0, (step + 1) / max(1, self.warmup))
         down = min(1.0, (self.steps - step) / max(1.0, self.cooldown * self.steps))
         return self.learning_rate * min(up, down)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """A byte-level BPE tokenizer: every string encodes, and every encoding decodes to the very same string."""
+    """Train a byte-level BPE tokenizer: every string encodes, and every encoding decodes to exactly this string."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -60,7 +60,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 
 
 def model_config(recipe: Recipe) -> GPTNeoXConfig:
-    """The GPT-NeoX configuration: parallel residual, rotary positions on a quarter of each head, untied embeddings."""
+    """Create the GPT-NeoX configuration: parallel residual, rotary positions on 1/4 of each head, untied embeddings."""
     from transformers import GPTNeoXConfig
 
     return GPTNeoXConfig(
@@ -81,14 +81,15 @@ def model_config(recipe: Recipe) -> GPTNeoXConfig:
 
 
 def encode_documents(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
-    """Token ids of each text, without end-of-text tokens."""
+    """Encode each text as token ids, without end-of-text tokens."""
     return [np.asarray(e.ids, dtype=np.int32) for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
 class Batches:
-    """Rows of `context` + 1 tokens, each starting with end-of-text, drawn from shuffled passes over the documents.
+    """Batches of rows of `context` + 1 tokens, drawn from shuffled passes over the documents.
 
-    Batch `step` is a function of the seed and the step alone, which is all that resuming needs.
+    Each row starts with end-of-text. Batch `step` depends only on the seed and the step, so a resumed training gets the
+    batches that it would have got without the interruption.
     """
 
     def __init__(self, documents: list[np.ndarray], recipe: Recipe) -> None:
@@ -98,12 +99,12 @@ class Batches:
         self.per_epoch = self.tokens // (recipe.context * recipe.rows)
         if self.per_epoch == 0:
             raise ValueError(
-                f"{self.tokens:,} tokens of text are fewer than one batch of {recipe.context * recipe.rows:,}."
+                f"{self.tokens:,} tokens of text are fewer than one batch of {recipe.context * recipe.rows:,} tokens."
             )
         self._epoch, self._rows = -1, np.empty((0, 0), dtype=np.int32)
 
     def __getitem__(self, step: int) -> np.ndarray:
-        """Ids `[rows, context + 1]` of one training step."""
+        """Token ids `[rows, context + 1]` of one training step."""
         epoch, index = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             self._epoch, self._rows = epoch, self._pack(epoch)

@@ -1,11 +1,12 @@
-"""Train the embedded model from the documentation installed on this machine.
+"""Train the embedded model on the documentation of the installed packages.
 
     python -m training.train --out runs/embedded
 
-Resumable: run the same command again after an interruption and it goes on from the last checkpoint, with the batches it
-would have seen. On the same machine and thread count the result does not depend on where it was interrupted. The folder
-holds `checkpoint.pt` and `log.jsonl` while training and `model/`, a Hugging Face folder with a model card, at the end.
-`--stop-at STEP` ends a schedule early and exports what there is; without it, the same command goes on from there.
+To continue after an interruption, run the same command again: it starts from the last checkpoint, with the batches that
+it would have seen. On the same machine with the same number of threads, the result does not depend on where the
+training was interrupted. The folder holds `checkpoint.pt` and `log.jsonl` during the training, and at the end also
+`model/`, a Hugging Face folder with a model card. `--stop-at STEP` ends the schedule early and exports the model at
+this step; the same command without `--stop-at` then continues from this step.
 """
 
 from __future__ import annotations
@@ -31,16 +32,22 @@ from training.recipe import Batches, Recipe, encode_documents, model_config, tra
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of ``python -m training.train``."""
-    parser = argparse.ArgumentParser(description="Train dreamy_lens' embedded model on installed documentation.")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, log and the finished model")
+    """Run ``python -m training.train``."""
+    parser = argparse.ArgumentParser(
+        description="Train the embedded model on the documentation of the installed packages."
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, log and finished model")
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="training steps of 4,096 tokens")
     parser.add_argument(
-        "--stop-at", type=int, default=None, metavar="STEP", help="export after this step of the schedule"
+        "--stop-at",
+        type=int,
+        default=None,
+        metavar="STEP",
+        help="stop after this step, and export the model",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads; default: torch's own choice")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads; default: chosen by torch")
     parser.add_argument("--checkpoint-every", type=int, default=250, help="steps between checkpoints")
     options = parser.parse_args(arguments)
     if options.threads:
@@ -60,18 +67,21 @@ def train(
     stop_at: int | None = None,
     corpus: tuple[Sequence[Document], Sequence[Document]] | None = None,
 ) -> Path:
-    """Train, evaluate and export; returns the finished model's folder.
+    """Train, evaluate and export a model.
 
     Args:
-        recipe: shapes, steps and seed.
-        out: working folder; a checkpoint found in it is continued.
-        device: any torch device.
-        checkpoint_every: steps between checkpoints; each also measures a sample of the held-out text.
-        stop_at: the step to stop at, if the schedule is not to be finished.
-        corpus: the training documents and the held-out ones; default: the documentation installed on this machine.
+        recipe: Shapes, steps and seed.
+        out: Working folder. If it holds a checkpoint, the training continues from it.
+        device: Any torch device.
+        checkpoint_every: Steps between checkpoints. At each checkpoint a sample of the held-out text is measured too.
+        stop_at: Step to stop at before the end of the schedule; by default the schedule runs to its end.
+        corpus: Training documents and held-out documents; default: the documentation of the installed packages.
+
+    Returns:
+        Folder of the finished model.
 
     Raises:
-        SettingsError: the checkpoint in `out` is of another recipe.
+        SettingsError: The checkpoint in `out` is of another recipe.
     """
     from tokenizers import Tokenizer
     from tqdm.auto import tqdm
@@ -133,7 +143,7 @@ def train(
 
 
 def _initialised(model: Any, recipe: Recipe) -> Any:
-    """Blocks start as the identity: their output projections are zero."""
+    """Set the output projections to zero, so that every block starts as the identity."""
     with torch.no_grad():
         for layer in model.gpt_neox.layers:
             layer.attention.dense.weight.zero_()
@@ -149,7 +159,7 @@ def _resume(file: Path, recipe: Recipe, model: Any, optims: list[torch.optim.Opt
         differing = [f"{k} {v}, not {asdict(recipe)[k]}" for k, v in state["recipe"].items() if v != asdict(recipe)[k]]
         raise SettingsError(
             f"The checkpoint in {file.parent} is of another training ({'; '.join(differing)}). "
-            "Go on with its settings, or choose another folder."
+            "Continue with the settings of that training, or choose another folder."
         )
     model.load_state_dict(state["model"])
     for optim, saved in zip(optims, state["optimizers"], strict=True):

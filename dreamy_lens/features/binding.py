@@ -74,9 +74,9 @@ def bind(
         HookNotFiredError: the hook point exists but is never passed.
 
     >>> import dreamy_lens as dl
-    >>> dl.bind("L2.N17").hooks.popitem()[1]
+    >>> dl.features.bind("L2.N17").hooks.popitem()[1]
     ('blocks.2.mlp.hook_post',)
-    >>> dl.bind("L2.N1017")
+    >>> dl.features.bind("L2.N1017")
     Traceback (most recent call last):
     dreamy_lens.errors.FeatureRangeError: blocks.2.mlp.hook_post[-1, 1017]: there is no unit 1017;
     embedded has 896 units there, 0 to 895.

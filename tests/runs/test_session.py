@@ -21,6 +21,7 @@ from dreamy_lens.cli.main import main
 from dreamy_lens.errors import RunFolderError, SettingsError
 from dreamy_lens.features import constructors
 from dreamy_lens.models import load as loading
+from dreamy_lens.results import merge
 from dreamy_lens.results import storage as folders
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.scoring import Scorer
@@ -196,7 +197,7 @@ def features(gpt2: Any) -> dict[str, Any]:
     made = Encoder(width_of(gpt2.bridge))
     return {
         "an SAE": dl.sae_latent(made, 2, hook=Encoder.hook_name),
-        "a model": dl.neuron(1, 3) - 0.5 * dl.mean_cross_entropy(models.family("llama").bridge),
+        "a model": dl.neuron(1, 3) - 0.5 * dl.features.mean_cross_entropy(models.family("llama").bridge),
         "a function": dl.custom("own", [POINT], lambda a: a[POINT][:, -1, 0]),
     }
 
@@ -368,8 +369,8 @@ def test_a_pickled_run_leaves_its_model_behind_and_opens_it_when_needed(tiny, tm
         assert again.frontier.prompts == run.frontier.prompts and again.population == run.population
         assert str(again) == str(run) and repr(again) == repr(run)
         same(again.resume(4, progress=False).history, full.history)
-    merged = pickle.loads(pickle.dumps(dl.merge([run, full])))
-    assert merged.frontier == dl.merge([run, full]).frontier
+    merged = pickle.loads(pickle.dumps(merge([run, full])))
+    assert merged.frontier == merge([run, full]).frontier
 
 
 def test_a_run_that_was_loaded_is_pickled_too(gpt2, whole, tmp_path):

@@ -211,7 +211,10 @@ def test_whatever_the_layout_and_wherever_children_differ(name, data):
 
 
 def test_another_model_s_cross_entropy_and_another_judge_of_fluency(gpt2, llama, gemma2):
-    for feature in (dl.mean_cross_entropy(llama.bridge), dl.parse("L1.N3") - dl.mean_cross_entropy(llama.bridge)):
+    for feature in (
+        dl.features.mean_cross_entropy(llama.bridge),
+        dl.parse("L1.N3") - dl.features.mean_cross_entropy(llama.bridge),
+    ):
         for options in ({}, {"prefix": [5, 6], "suffix": [7]}):
             fast, plain = both(feature, gpt2.bridge, fluency_model=gemma2.bridge, prepend_bos=True, **options)
             agree(fast.score(ROWS), plain.score(ROWS))
