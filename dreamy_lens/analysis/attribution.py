@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dreamy_lens.errors import PromptError, SettingsError
-from dreamy_lens.models.hooked_model import standing
+from dreamy_lens.models.hooked_model import keep_hooks
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.results.attribution import Attribution
 from dreamy_lens.scoring.prompts import as_ids
@@ -122,12 +122,12 @@ def attributions(
     ids = given[0]
     allowed = scorer.allowed if allowed is None else allowed
     if renew:
-        scorer.renew()
+        scorer.invalidate_cache()
     vocabulary, n, scores, done = scorer.vocabulary, len(ids), [], 0
-    with standing(scorer.models):
+    with keep_hooks(scorer.models):
         chosen = _chosen(scorer, ids, int(max(ks)), weight, allowed)
     for k in ks:
-        with standing(scorer.models):
+        with keep_hooks(scorer.models):
             scores.append(scorer.score(np.concatenate([ids[None], _changed(ids, chosen[:, done:k])])))
         done = k
         yield Attribution(

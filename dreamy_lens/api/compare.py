@@ -18,7 +18,7 @@ from dreamy_lens.comparison.overlap import Overlap, nearest
 from dreamy_lens.comparison.statements import usual_limits
 from dreamy_lens.corpus import open_corpus
 from dreamy_lens.errors import DreamyLensError, SettingsError
-from dreamy_lens.models.load import EMBEDDED_NAME
+from dreamy_lens.models.names import EMBEDDED_NAME
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.merged import Merged, merge
 from dreamy_lens.runs.dream import Dream

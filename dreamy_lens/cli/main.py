@@ -218,7 +218,7 @@ def _attribute(options: argparse.Namespace) -> None:
 
 def _hooks(options: argparse.Namespace) -> int:
     from dreamy_lens.models.hook_points import hook_points
-    from dreamy_lens.models.hooked_model import nearest
+    from dreamy_lens.models.names import nearest
 
     model = _load(options)
     pattern = " ".join(options.pattern)

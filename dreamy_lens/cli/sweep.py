@@ -55,7 +55,7 @@ def ray_of(options: argparse.Namespace) -> dict[str, Any]:
 def model_of(options: argparse.Namespace, load: Any) -> dict[str, Any]:
     """The model as keywords: by its name, as one in memory would be sent to workers; loaded, if a device is named."""
     if options.device is not None:
-        return {"model": load(options).bridge}
+        return {"model": load(options).source}
     return {"model": options.model, "dtype": options.dtype}
 
 

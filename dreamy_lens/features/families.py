@@ -20,7 +20,8 @@ from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.constructors import hook
 from dreamy_lens.features.parser import parse
 from dreamy_lens.features.shapes import Axes, ShapeProbe
-from dreamy_lens.models.hooked_model import HookedModel, nearest
+from dreamy_lens.models.hooked_model import HookedModel
+from dreamy_lens.models.names import nearest
 
 _NEURONS = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\w.])[lL](\d+|\*)\.?[nN](\d+|\*)(?!\w)')
 _WILD_NAME = re.compile(r"(?<![\w.])[A-Za-z_][\w.]*\*[\w.*]*")

@@ -139,7 +139,7 @@ class Dream(RunControls):
     @property
     def model(self) -> Any:
         """The model with its hook points; loaded now if the run was opened from a folder."""
-        return self._opened().scorer.model.bridge
+        return self._opened().scorer.model.source
 
     def evolution(self, reference: tuple[float, float] | None = None) -> pd.DataFrame:
         """Best value, hypervolume and size of the frontier after each iteration; see :meth:`History.evolution`."""

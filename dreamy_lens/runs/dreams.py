@@ -149,12 +149,12 @@ class Dreams(RunControls, Sequence["Dream"]):
 
     def steps(self, until: int, between: Callable[[], object] | None = None) -> Iterator[tuple[Dream, Step]]:
         """The runs' next steps up to an iteration, side by side, each with its run, to be given to `run.take`."""
-        from dreamy_lens.models.hooked_model import standing
+        from dreamy_lens.models.hooked_model import keep_hooks
         from dreamy_lens.scoring.scorer import JointScorer
         from dreamy_lens.search.joint import together
 
         scorer = JointScorer([run.session.scorer for run in self.runs])
-        with standing({model for run in self.runs for model in run.session.scorer.models}):
+        with keep_hooks({model for run in self.runs for model in run.session.scorer.models}):
             for number, step in together([run.search(until) for run in self.runs], scorer, between):
                 yield self.runs[number], step
 

@@ -13,9 +13,9 @@ import numpy as np
 from dreamy_lens.errors import FeatureError, ModelError, PromptError, RunFolderError
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.paths import absolute
-from dreamy_lens.models import load as loading
-from dreamy_lens.models.hooked_model import standing
+from dreamy_lens.models.hooked_model import keep_hooks
 from dreamy_lens.models.load import as_hooked
+from dreamy_lens.models.names import EMBEDDED_NAME
 from dreamy_lens.results.prompt import Provenance
 from dreamy_lens.scoring.prompts import as_ids
 from dreamy_lens.scoring.scorer import Scorer
@@ -133,14 +133,14 @@ class Session:
 
         What is known is what the history says: scores that an interrupt kept from it are not, and are found again.
         """
-        self.scorer.renew()
+        self.scorer.invalidate_cache()
         config = dataclasses.replace(self.config, iterations=until)
         steps = epo(self.scorer, config, self.rules, self.start, self._known(state, history), state, between)
         return self._standing(steps)
 
     def _standing(self, steps: Iterator[Step]) -> Iterator[Step]:
         """Steps between which hooks stay where they are."""
-        with standing(self.scorer.models):
+        with keep_hooks(self.scorer.models):
             yield from steps
 
     def search(self, until: int, state: State | None, history: History) -> Search:
@@ -276,12 +276,10 @@ def _loaded(given: Any, name: str | None, what: str, saved: dict[str, Any]) -> A
         return given
     device, dtype = available(saved.get("device")), saved.get("dtype")
     try:
-        usual = as_hooked(given) if str(given) == loading.EMBEDDED_NAME else None
+        usual = as_hooked(given) if str(given) == EMBEDDED_NAME else None
         if usual is not None and usual.device.type == (device or usual.device.type) and dtype in (None, "float32"):
             return usual
-        from dreamy_lens.models.hooked_model import HookedModel
-
-        return HookedModel(loading.load_model(given, device=device, dtype=dtype), str(given))
+        return as_hooked(given, device=device, dtype=dtype)
     except ModelError as error:
         raise RunFolderError(
             f"The run's {what} cannot be loaded by its name, {str(given)!r}. If it was one in memory, give it: "

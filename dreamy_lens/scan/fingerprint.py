@@ -21,15 +21,13 @@ def model_digest(model: HookedModel) -> str:
     the weights on the device where they are, and does not depend on the order of the sums.
     """
     digest = hashlib.sha256()
-    bridge = model.bridge
-    mode = model.state[1:]
-    config = getattr(getattr(bridge, "original_model", None), "config", None)
+    module, mode = model.backend.module, model.state[1:]
     # Soft caps, window sizes: no weights, but numbers depend on them.
-    settings: Any = getattr(config, "to_dict", dict)()
-    digest.update(repr((type(bridge).__name__, str(mode), sorted(map(str, settings.items())))).encode())
+    settings = sorted(map(str, model.backend.settings().items()))
+    digest.update(repr((type(model.source).__name__, str(mode), settings)).encode())
     with model.lock, torch.no_grad():
         seen: set[int] = set()
-        for name, tensor in (*bridge.named_parameters(), *bridge.named_buffers()):
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
             if id(tensor) in seen:
                 continue
             seen.add(id(tensor))

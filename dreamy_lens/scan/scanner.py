@@ -125,7 +125,7 @@ class Scanner:
         """
         self.prepare()
         todo = range(progress.shard, len(self.corpus.shards)) if shards is None else shards
-        with self.bulk.standing():
+        with self.bulk.keep_hooks():
             for shard in todo:
                 if shard != progress.shard:
                     progress.shard, progress.block, progress.index = shard, 0, 0

@@ -10,7 +10,7 @@ import torch
 
 from dreamy_lens.corpus.problems import Problems
 from dreamy_lens.errors import DreamyLensError
-from dreamy_lens.models.hooked_model import held
+from dreamy_lens.models.hooked_model import locked
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.scan.checkpoint import Checkpoint
 from dreamy_lens.scan.feature_stats import BINS, NOBODY
@@ -85,7 +85,7 @@ class TokenValues:
         for start in range(0, len(ids), size):
             low, high = np.searchsorted(which[order], [start, start + size])
             pairs = order[low:high]
-            with held(bulk.models), torch.no_grad():
+            with locked(bulk.models), torch.no_grad():
                 series = bank.series(bulk.read(ids[start : start + size]))
                 series = series[:, -s.length :]  # without what stands before the prompt
                 device = series.device

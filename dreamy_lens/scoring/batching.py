@@ -46,7 +46,7 @@ def room_of(model: HookedModel, what: str) -> MemoryBudget:
         model: whose passes they are.
         what: the kind of pass; each takes another amount of memory for a token.
     """
-    rooms = _ROOMS.setdefault(model.bridge, {})
+    rooms = _ROOMS.setdefault(model.source, {})
     device = model.device
     key = (str(device), str(model.dtype), what)
     if key not in rooms:

@@ -13,7 +13,7 @@ from torch import Tensor
 from dreamy_lens.errors import FeatureError, PromptError
 from dreamy_lens.features.binding import BoundFeature, bind
 from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass, RowLayout
-from dreamy_lens.models.hooked_model import HookedModel, held
+from dreamy_lens.models.hooked_model import HookedModel, locked
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.scoring.backward import BackwardScorer
@@ -111,11 +111,11 @@ class Scorer:
             found[: len(other)] &= other[: len(found)]
         return found
 
-    def renew(self) -> None:
-        """Assume nothing of the models that was found out before: somebody may have changed them since."""
-        with held(self.models):
-            self.passes.renew()
-            self.differentiation.renew()
+    def invalidate_cache(self) -> None:
+        """Forget what was found out about the models: they may have been changed since."""
+        with locked(self.models):
+            self.passes.invalidate_cache()
+            self.differentiation.invalidate_cache()
 
     # What users call.
 
@@ -167,8 +167,8 @@ class Scorer:
         rows = self.prompts(ids)
         layout = self.layout(rows.shape[1])
         full = self._full(rows, self.model)
-        with held(self.models), torch.no_grad():
-            embeddings = self.model.embedded(full).clone()
+        with locked(self.models), torch.no_grad():
+            embeddings = self.model.embed(full).clone()
             embeddings[:, layout.before : layout.before + layout.length] += shift.to(embeddings)
             readings: dict[HookedModel, ActivationSource] = {}
             for model in self.bound.models:

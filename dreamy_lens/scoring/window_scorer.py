@@ -17,8 +17,8 @@ from torch import Tensor
 
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass
-from dreamy_lens.models.bypass import Bypass
-from dreamy_lens.models.hooked_model import HookedModel, held
+from dreamy_lens.models.backend import ComponentBypass
+from dreamy_lens.models.hooked_model import HookedModel, keep_hooks, locked
 from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.batching import TOKENS, BatchRunner
 from dreamy_lens.scoring.feature_bank import FeatureBank
@@ -85,7 +85,7 @@ class WindowScorer:
         self.logits = {
             m for m in self.models if any(m in b.logits for b in banks) or (cross_entropy and m is frame.fluency)
         }
-        self._parts: dict[HookedModel, Bypass] = {}
+        self._parts: dict[HookedModel, ComponentBypass] = {}
         self.plain: dict[HookedModel, str] = {}
         self._widths: dict[HookedModel, int] = {}
         self._tried = False
@@ -107,12 +107,12 @@ class WindowScorer:
         """Find out on a few rows `[B, n]` whether the faster passes give what the plain ones give, once."""
         if self._tried or not len(rows):
             return
-        with held(self.models), torch.no_grad():
+        with locked(self.models), torch.no_grad():
             for model in self.models:
                 ids = to_device(self.frame.rows(rows[:TRIED], model), model.device)
                 plain = self._plain(model, ids)
                 self._widths[model] = sum(x[0].numel() for x in plain.activations.values())
-                self._parts[model] = Bypass(model.bridge)
+                self._parts[model] = model.bypass()
                 why = self._differs(model, ids, plain)
                 if why:
                     self.plain[model] = why
@@ -178,7 +178,7 @@ class WindowScorer:
                 done += found.rows
 
     def _found(self, rows: np.ndarray) -> WindowScores:
-        with held(self.models), torch.no_grad():
+        with locked(self.models), torch.no_grad():
             readings = self.read(rows)
             values = [bank(readings) for bank in self.banks]
             losses = None
@@ -187,9 +187,7 @@ class WindowScorer:
             return WindowScores(len(rows), values, losses)
 
     @contextlib.contextmanager
-    def standing(self) -> Iterator[None]:
-        """Inside, what passes read with stays attached between them."""
-        from dreamy_lens.models.hooked_model import standing
-
-        with standing(self.models):
+    def keep_hooks(self) -> Iterator[None]:
+        """Inside, leave the hooks of passes attached between them."""
+        with keep_hooks(self.models):
             yield

@@ -79,7 +79,7 @@ def test_its_prompts_follow_the_end_of_text_token_it_was_trained_with(embedded: 
     tokenizer = embedded.tokenizer
     assert tokenizer.bos_token == tokenizer.eos_token == "<|endoftext|>"
     assert tokenizer("Return").input_ids[0] == tokenizer.bos_token_id == 0
-    assert embedded.bridge.original_model.config.eos_token_id == 0
+    assert embedded.source.original_model.config.eos_token_id == 0
 
 
 @settings(max_examples=300)
@@ -103,7 +103,7 @@ def test_a_model_is_wrapped_once():
     assert as_hooked() is as_hooked(None) is as_hooked("embedded")
     bridge = load_model("embedded")
     hooked = as_hooked(bridge)
-    assert hooked is not as_hooked() and hooked.bridge is bridge
+    assert hooked is not as_hooked() and hooked.source is bridge
     assert as_hooked(bridge) is hooked and as_hooked(hooked) is hooked
     assert hooked.name == "embedded"
 

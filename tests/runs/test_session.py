@@ -52,9 +52,9 @@ def strict():
 
 
 def loaded(name: str, dtype: str) -> Any:
-    from dreamy_lens.models.hooked_model import HookedModel
+    from dreamy_lens.models.load import wrap
 
-    return HookedModel(dl.load_model(name, device="cpu", dtype=dtype), name)
+    return wrap(dl.load_model(name, device="cpu", dtype=dtype), name)
 
 
 def altered(path: Path, change: Any, sealed: bool = True) -> None:
@@ -360,7 +360,7 @@ def test_a_pickled_prompt_asks_the_model_of_its_name(tmp_path):
 def test_a_pickled_run_leaves_its_model_behind_and_opens_it_when_needed(tiny, tmp_path, strict):
     full = dream(loaded(tiny, "bfloat16"))
     run = dream(loaded(tiny, "bfloat16"), iterations=4)
-    run._opened().scorer.model.bridge._weighty = Weighty()
+    run._opened().scorer.model.source._weighty = Weighty()
     for protocol in (2, pickle.HIGHEST_PROTOCOL):
         again = pickle.loads(pickle.dumps(run, protocol))
         assert again._session is None and again.config == run.config and again.folder is None
