@@ -190,7 +190,6 @@ def _scan_settings(scan: Mapping[str, Any] | None, examples: Any) -> dict[str, A
 def _merged(run: Any, feature: Any, model: Any) -> Merged:
     """The runs of the feature, as one."""
     from dreamy_lens.api.dream import load_run
-    from dreamy_lens.features.paths import absolute
     from dreamy_lens.results.merged import Merged, merge
     from dreamy_lens.runs.dreams import Dreams
 
@@ -200,7 +199,7 @@ def _merged(run: Any, feature: Any, model: Any) -> Merged:
         run = list(run)
     if not isinstance(run, Merged):
         run = list(run) if isinstance(run, (list, tuple)) else [run]
-        same = {str(feature), str(absolute(feature))}
+        same = {str(feature), str(feature.absolute())}
         ours = [one for one in run if one.provenance.feature in same]
         if run and not ours:
             there = ", ".join(dict.fromkeys(one.provenance.feature for one in run))

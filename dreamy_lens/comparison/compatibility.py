@@ -190,12 +190,11 @@ def _short(text: str) -> str:
 
 def _same_feature(examples: FeatureExamples, feature: str) -> None:
     from dreamy_lens.features.parser import parse
-    from dreamy_lens.features.paths import absolute
 
     if examples.label == feature:
         return
     try:
-        same = str(absolute(parse(examples.label))) == str(absolute(parse(feature)))
+        same = str(parse(examples.label).absolute()) == str(parse(feature).absolute())
     except ValueError:  # a custom function has no text to be parsed
         same = False
     if not same:

@@ -12,7 +12,6 @@ import numpy as np
 
 from dreamy_lens.errors import FeatureError, ModelError, PromptError, RunFolderError
 from dreamy_lens.features.expressions import Feature
-from dreamy_lens.features.paths import absolute
 from dreamy_lens.models.hooked_model import keep_hooks
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.models.names import EMBEDDED_NAME
@@ -160,7 +159,7 @@ class Session:
     def provenance(self) -> Provenance:
         """Of the run: what its numbers are of."""
         # Paths are written in full, so that the text means the same from another working folder.
-        feature = str(absolute(self.scorer.bound.feature))
+        feature = str(self.scorer.bound.feature.absolute())
         of, seed = self.scorer, self.config.seed
         return Provenance(feature, of.model.name, seed, None, of.prepend_bos, of.prefix, of.suffix)
 

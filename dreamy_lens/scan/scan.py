@@ -101,11 +101,11 @@ class Scan:
     @property
     def is_reproducible(self) -> bool:
         """Whether the identity says all: nothing of this session, of hooks or of texts yet to come is in it."""
-        from dreamy_lens.scan.fingerprint import is_plain
+        from dreamy_lens.scan.fingerprint import has_text_form
 
         hooked = any(m.is_hooked for m in (self.model, self.fluency or self.model))
         vague = self.corpus.once or self.corpus.sampled
-        return all(map(is_plain, self.given)) and not hooked and not vague
+        return all(map(has_text_form, self.given)) and not hooked and not vague
 
     def folder(self) -> Path:
         """Where the cache keeps it."""

@@ -12,7 +12,6 @@ from dreamy_lens.cluster.model_ref import ModelRef
 from dreamy_lens.errors import RunFolderError, SettingsError
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import parse
-from dreamy_lens.features.paths import absolute
 from dreamy_lens.search.config import EPOConfig
 from dreamy_lens.search.constraints import Constraint, to_dict
 
@@ -115,7 +114,7 @@ class Plan:
             SettingsError: a setting is unknown or outside its range; something is empty, or is there twice.
         """
         listed = list(features) if isinstance(features, (list, tuple)) else [features]
-        found = [absolute(parse(feature)) for feature in listed]
+        found = [parse(feature).absolute() for feature in listed]
         if not found:
             raise SettingsError("There is no feature: the list is empty.")
         texts = [str(feature) for feature in found]

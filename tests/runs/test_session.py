@@ -250,7 +250,6 @@ def test_files_are_saved_with_their_whole_path_and_may_be_moved(gpt2, tmp_path, 
 
 
 def test_all_places_of_files_in_a_feature(tmp_path, monkeypatch):
-    from dreamy_lens.features.paths import absolute
 
     monkeypatch.chdir(tmp_path)
     for name in ("v.safetensors", "sae/cfg.json", "lm/config.json"):
@@ -265,7 +264,7 @@ def test_all_places_of_files_in_a_feature(tmp_path, monkeypatch):
         'blocks.1.hook_resid_post[-1].cosine("none.npy")': 'blocks.1.hook_resid_post[-1].cosine("none.npy")',
     }
     for short, long in pairs.items():
-        assert str(absolute(dl.parse(short))) == long and absolute(dl.parse(long)) == dl.parse(long)
+        assert str(dl.parse(short).absolute()) == long and dl.parse(long).absolute() == dl.parse(long)
 
 
 # Ctrl-C while saving.
