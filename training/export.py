@@ -1,4 +1,4 @@
-"""Write a trained model as a Hugging Face folder with a record of its training and a model card."""
+"""Write a trained model as a Hugging Face folder with a record of its training."""
 
 from __future__ import annotations
 
@@ -6,29 +6,23 @@ import copy
 import json
 import platform
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dreamy_lens.corpus import PACKAGES, Document
+from dreamy_lens._host import versions
+from dreamy_lens.corpus import PACKAGES
 from training.recipe import END_OF_TEXT, Recipe
 
 RECORD = "training.json"
 """The file beside the weights that says how they came about."""
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package.replace("_", "-"))
-        except PackageNotFoundError:
-            continue
-    return found
+def _package_versions() -> dict[str, str]:
+    """Versions of the packages whose documentation was read."""
+    return {name: number for name, number in versions(*PACKAGES).items() if name != "python"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +57,7 @@ class Record:
     machine: str = field(default_factory=platform.machine)
     python: str = field(default_factory=platform.python_version)
     torch: str = torch.__version__
-    packages: dict[str, str] = field(default_factory=_versions)
+    packages: dict[str, str] = field(default_factory=_package_versions)
 
     def write(self, folder: Path) -> None:
         """Save the record beside the weights."""
@@ -76,19 +70,16 @@ class Record:
         return cls(**{**values, "recipe": Recipe(**values["recipe"])})
 
 
-def export(model: Any, tokenizer: Any, record: Record, folder: Path, held_out: Sequence[Document]) -> Path:
-    """Save weights in half precision, tokenizer, record and card; the figures in the card are of the saved weights.
+def export(model: Any, tokenizer: Any, record: Record, folder: Path) -> Path:
+    """Save weights in half precision, tokenizer and record; return the folder.
 
     Args:
         model: the trained `GPTNeoXForCausalLM`.
         tokenizer: of the `tokenizers` library.
         record: how it was trained.
         folder: replaced if it exists.
-        held_out: the held-out documents.
     """
     from transformers import PreTrainedTokenizerFast
-
-    from training.card import write_card
 
     if folder.exists():
         shutil.rmtree(folder)
@@ -104,5 +95,4 @@ def export(model: Any, tokenizer: Any, record: Record, folder: Path, held_out: S
         add_bos_token=True,
     ).save_pretrained(folder)
     record.write(folder)
-    write_card(folder, held_out)
     return folder
