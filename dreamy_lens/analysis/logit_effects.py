@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dreamy_lens.analysis.direct_path import DirectPath, NoPathError, logits_of, path
-from dreamy_lens.errors import SettingsError
+from dreamy_lens.errors import SAEError, SettingsError
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.binding import bind
 from dreamy_lens.features.parser import parse
@@ -75,7 +75,7 @@ def _centred(effects: np.ndarray, model: HookedModel) -> np.ndarray:
     """Relative to the mean over tokens; rows of the unembedding that no token has are NaN."""
     vocabulary = model.vocabulary
     real = np.zeros(len(effects), dtype=bool)
-    real[: vocabulary.size] = np.array(vocabulary._known)[: len(effects)]
+    real[: vocabulary.size] = vocabulary.known[: len(effects)]
     values = np.where(real, effects - effects[real].mean(dtype=np.float64), np.nan).astype(np.float32)
     deviation = float(np.nanstd(values))
     # What is left of a vector that a norm takes off altogether is rounding.
@@ -163,14 +163,10 @@ def _latent(f: ex.Latent, model: HookedModel, bos: bool | None) -> tuple[Tensor,
 
 def _decoder_row(sae: SAE, latent: int) -> tuple[Tensor, str]:
     """A latent's row of the decoder, `[d_in]`, and the hook point that it stands at."""
-    sae.check_latent(latent)
-    own = getattr(sae._object, "cfg", None)
-    given = getattr(own, "hook_name_out", None) or getattr(getattr(own, "metadata", None), "hook_name_out", None)
     try:
-        row = sae._read("W_dec", latent) if sae._read is not None else sae._object.W_dec[latent]
-    except Exception as error:
-        raise NoPathError(f"{sae} shows no decoder (W_dec), so what its latents write is not known.") from error
-    return row.detach().float().cpu().flatten(), given or sae.hook_name
+        return sae.decoder_row(latent), sae.output_hook
+    except SAEError as error:
+        raise NoPathError(str(error)) from error
 
 
 def _named(way: DirectPath) -> str:

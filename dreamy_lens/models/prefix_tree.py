@@ -25,6 +25,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from dreamy_lens.models.transfer import to_device
@@ -63,9 +64,9 @@ class PrefixTree:
         kept: of the packing that this one was cut from, which of its T nodes are in it, int64 `[T]`; else None.
     """
 
-    ids: Tensor
-    positions: Tensor
-    index: Tensor
+    ids: Int[Tensor, " node"]
+    positions: Int[Tensor, " node"]
+    index: Int[Tensor, "batch pos"]
     known: int
     groups: tuple[Group, ...]
     kept: Tensor | None = None
@@ -123,11 +124,11 @@ class PrefixTree:
         return out
 
 
-def build_tree(rows: np.ndarray, device: torch.device | str = "cpu", known: int = 0) -> PrefixTree:
+def build_tree(rows: Int[np.ndarray, "batch pos"], device: torch.device | str = "cpu", known: int = 0) -> PrefixTree:
     """Build the tree of rows.
 
     Args:
-        rows: int64 `[B, n]`; rows may be equal, and may come in any order.
+        rows: rows of token ids; they may be equal, and may come in any order.
         device: where its tensors are to be.
         known: how many first positions, the same in all rows, need not be computed.
 
