@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import dreamy_lens as dl
+from dreamy_lens import _files
 from dreamy_lens.cli.main import main
 from dreamy_lens.errors import RunFolderError, SettingsError
 from dreamy_lens.features import constructors
@@ -274,7 +275,7 @@ def test_all_places_of_files_in_a_feature(tmp_path, monkeypatch):
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there")
 @pytest.mark.parametrize("presses", [1, 3])
 def test_ctrl_c_in_the_last_save_costs_nothing(gpt2, whole, tmp_path, monkeypatch, strict, presses):
-    write = folders._write
+    write = _files.write_synced
 
     def pressed(*arguments):
         if "run.json" in arguments[0].name and json.loads(arguments[1])["meta"]["state"]["iteration"] == 8:
@@ -282,7 +283,7 @@ def test_ctrl_c_in_the_last_save_costs_nothing(gpt2, whole, tmp_path, monkeypatc
                 os.kill(os.getpid(), signal.SIGINT)
         write(*arguments)
 
-    monkeypatch.setattr(folders, "_write", pressed)
+    monkeypatch.setattr(_files, "write_synced", pressed)
     usual = signal.getsignal(signal.SIGINT)
     run = dream(gpt2.bridge, save_to=tmp_path / "run")
     assert signal.getsignal(signal.SIGINT) is usual
