@@ -56,7 +56,7 @@ def _sweep(options: argparse.Namespace) -> int:
     )
     print(runs)
     table = runs.to_pandas()[_COLUMNS]
-    print(table.to_string(index=False, float_format=lambda number: f"{number:.4g}", na_rep=""))
+    print(table.to_string(index=False, float_format="{:.4g}".format, na_rep=""))  # pyright: ignore[reportArgumentType]
     failed = runs.failed
     for _, row in failed.iterrows():
         print(f"dreamy-lens: {row['feature']}, seed {row['seed']}: {row['error']}", file=sys.stderr)

@@ -18,9 +18,9 @@ from dreamy_lens.models.backend import EMBEDDING, Backend, NotPackable
 from dreamy_lens.models.hook_points import hook_points
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.scan.fingerprint import model_digest
-from dreamy_lens.scoring.scorer import Scorer
 from tests.helpers import models
 from tests.helpers.dreams import SMALL
+from tests.helpers.scorers import make_scorer
 
 FEATURE = "blocks.1.mlp.hook_post[-1, 3]"
 STREAM = "blocks.0.hook_resid_post"
@@ -102,7 +102,7 @@ def arithmetic(raw: Any, embeddings: Tensor, ids: Tensor) -> tuple[Tensor, Tenso
 def test_scores_are_those_of_the_raw_model(backend, raw):
     with torch.no_grad():
         value, cross_entropy = arithmetic(raw, raw.transformer.wte(rows()), rows())
-    found = Scorer(FEATURE, backend, share_prefixes=False).score(IDS)
+    found = make_scorer(FEATURE, backend, share_prefixes=False).score(IDS)
     np.testing.assert_allclose(found.value, value.numpy(), atol=1e-5)
     np.testing.assert_allclose(found.cross_entropy, cross_entropy.numpy(), atol=1e-5)
 
@@ -111,21 +111,21 @@ def test_gradients_are_those_of_the_raw_model(backend, raw):
     leaf = raw.transformer.wte(rows()).detach().requires_grad_(True)
     value, cross_entropy = arithmetic(raw, leaf, rows())
     expected = [torch.autograd.grad(x.sum(), leaf, retain_graph=True)[0][:, 1:] for x in (value, cross_entropy)]
-    found = Scorer(FEATURE, backend).gradient(IDS)
+    found = make_scorer(FEATURE, backend).gradient(IDS)
     torch.testing.assert_close(found.parts[0].value, expected[0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found.parts[0].cross_entropy, expected[1], atol=1e-5, rtol=1e-4)
 
 
 def test_everything_is_as_with_a_bridge_over_the_same_weights(backend, gpt2):
     feature = f'{STREAM}[..., 5].max() + log_prob(" the") - 0.5 * mean_cross_entropy()'
-    ours, theirs = (Scorer(feature, model, share_prefixes=False) for model in (backend, gpt2.bridge))
+    ours, theirs = (make_scorer(feature, model, share_prefixes=False) for model in (backend, gpt2.bridge))
     np.testing.assert_allclose(ours.score(IDS).value, theirs.score(IDS).value, atol=1e-4)
     torch.testing.assert_close(ours.gradient(IDS).of_value(), theirs.gradient(IDS).of_value(), atol=1e-4, rtol=1e-4)
 
 
 def test_prompts_are_scored_whole_and_the_warning_says_why(backend):
     with pytest.warns(RuntimeWarning, match="scored whole on plain-gpt2.*its backend cannot run packed rows"):
-        Scorer(FEATURE, backend).score(IDS)
+        make_scorer(FEATURE, backend).score(IDS)
     with pytest.raises(NotPackable):
         as_hooked(backend).packed("interface")
     with pytest.raises(NotImplementedError):
@@ -136,7 +136,7 @@ def test_a_template_s_prefix_and_several_batches_go_the_plain_way(backend, raw):
     whole = np.concatenate([np.tile([5, 6, 7], (len(IDS), 1)), IDS], 1)
     with torch.no_grad():
         value, _ = arithmetic(raw, raw.transformer.wte(rows(whole)), rows(whole))
-    scorer = Scorer(FEATURE, backend, prefix=[5, 6, 7], batch_size=4, share_prefixes=False)
+    scorer = make_scorer(FEATURE, backend, prefix=[5, 6, 7], batch_size=4, share_prefixes=False)
     np.testing.assert_allclose(scorer.score(IDS).value, value.numpy(), atol=1e-5)
     np.testing.assert_allclose(scorer.gradient(IDS).value.numpy(), value.numpy(), atol=1e-5)
 
