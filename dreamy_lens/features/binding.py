@@ -114,8 +114,8 @@ def _try_out(bound: BoundFeature, compiler: Compiler) -> None:
     layout = compiler.probe.layout
     for model, names in bound.hooks.items():
         ids = compiler.probe.row(layout, model)
-        found, logits = model.run(ids, names, logits=model in bound.logits)
-        readings[model] = ForwardPass(found, logits, ids, layout)
+        activations, logits = model.run(ids, names, logits=model in bound.logits)
+        readings[model] = ForwardPass(activations, logits, ids, layout)
     # Each function by itself first: then it is clear whose failure it is.
     for node in bound.feature.walk():
         if isinstance(node, ex.Custom):

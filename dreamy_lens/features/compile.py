@@ -155,7 +155,7 @@ def _check_unit(axis: Axis, element: ex.Element, label: str, model: HookedModel)
 
 @compiles(ex.Logit)
 def _logit(compiler: Compiler, f: ex.Logit) -> tuple[Axes, Compute]:
-    model, token, label = compiler.model, compiler.model.vocabulary.one(f.token), f.label
+    model, token, label = compiler.model, compiler.model.vocabulary.token_id(f.token), f.label
     compiler.logits.add(model)
 
     def of(logits: Float[Tensor, "*place d_vocab"]) -> Float[Tensor, "*place"]:

@@ -74,7 +74,7 @@ class Family:
 
 
 def expressions(features: Any, model: HookedModel) -> list[ex.Feature]:
-    """Whatever users give as features, as a flat list of expressions without wildcards, each once.
+    """List what users give as features: flat, without wildcards, each once.
 
     Args:
         features: an expression, its text, or any nesting of lists of these.
@@ -84,18 +84,18 @@ def expressions(features: Any, model: HookedModel) -> list[ex.Feature]:
         FeatureError: there are none.
         UnknownHookError: a pattern matches no hook point.
     """
-    found = [one for given in _flat(features) for one in _spread(given, model)]
-    if not found:
+    expressions = [one for given in _flat(features) for one in _spread(given, model)]
+    if not expressions:
         raise FeatureError("There is no feature: give an expression, its text, or a list of these.")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(expressions))
 
 
 def _flat(features: Any) -> Iterator[Any]:
     if isinstance(features, (str, ex.Feature)):
         yield features
     elif isinstance(features, Iterable):
-        for one in features:
-            yield from _flat(one)
+        for inner in features:
+            yield from _flat(inner)
     else:
         raise FeatureError(
             f"Features are expressions, their texts, or lists of these; got {features!r} ({type(features).__name__})."

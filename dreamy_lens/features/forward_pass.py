@@ -175,9 +175,9 @@ class ForwardPass:
         The first position's is zero if nothing stands before it, for then it is not predicted.
         """
         assert self.logits is not None
-        found = -self.logits[:, self.layout.predicting].detach().float().log_softmax(-1)
-        missing = self.layout.length - found.shape[1]
-        return F.pad(found, (0, 0, missing, 0)) if missing else found
+        surprisal = -self.logits[:, self.layout.predicting].detach().float().log_softmax(-1)
+        missing = self.layout.length - surprisal.shape[1]
+        return F.pad(surprisal, (0, 0, missing, 0)) if missing else surprisal
 
 
 Readings = Mapping["HookedModel", ActivationSource]

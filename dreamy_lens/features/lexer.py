@@ -100,7 +100,7 @@ def unquote(token: Token, text: str) -> str:
             )
         return _ESCAPES[match[2]]
 
-    found = _ESCAPE.sub(meaning, token.text[1:-1])
-    if any("\ud800" <= c <= "\udfff" for c in found):  # a character beyond \uFFFF is written as two escapes
-        found = found.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
-    return found
+    meant = _ESCAPE.sub(meaning, token.text[1:-1])
+    if any("\ud800" <= c <= "\udfff" for c in meant):  # a character beyond \uFFFF is written as two escapes
+        meant = meant.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    return meant

@@ -83,8 +83,8 @@ class _Reader:
 
     def expect(self, mark: str, after: str) -> None:
         if not self.is_mark(mark):
-            found = repr(self.now.text) if self.now.text else "the end of the text"
-            raise self.fail(f"Expected {mark!r} {after}, found {found}.")
+            there = repr(self.now.text) if self.now.text else "the end of the text"
+            raise self.fail(f"Expected {mark!r} {after}, found {there}.")
         self.next()
 
     def attempt(self, do: Callable[[], Any], at: int) -> Any:
@@ -251,10 +251,10 @@ class _Reader:
     def arguments(self, name: str, names: tuple[str, ...]) -> dict[str, Any]:
         self.expect("(", f"after {name}")
         takes = f"{name}() takes ({', '.join(names)})" if names else f"{name}() takes no arguments"
-        found: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         while not self.is_mark(")"):
             token = self.now
-            key = names[len(found)] if len(found) < len(names) else None
+            key = names[len(arguments)] if len(arguments) < len(names) else None
             if token.kind == "name" and self.following.text == "=":
                 key = token.text
                 if key not in names:
@@ -263,13 +263,13 @@ class _Reader:
                 self.next()
             if key is None:
                 raise self.fail(f"{takes}, and this is one too many.")
-            if key in found:
+            if key in arguments:
                 raise self.fail(f"{name}() is given {key!r} twice; {takes}.", token.at)
-            found[key] = self.argument(name)
+            arguments[key] = self.argument(name)
             if not self.is_mark(")"):
                 self.expect(",", "or ')' after an argument")
         self.next()
-        return found
+        return arguments
 
     def argument(self, function: str) -> Any:
         token = self.now

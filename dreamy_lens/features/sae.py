@@ -193,9 +193,9 @@ class SAE:
         latents = self._object.encode(x_own)
         rows = list(x_own.shape[: -2 if self.joins_heads else -1])
         if list(getattr(latents, "shape", ()))[:-1] != rows or not hasattr(latents, "is_sparse"):
-            found = f"shape {list(latents.shape)}" if hasattr(latents, "shape") else f"a {type(latents).__name__}"
+            returned = f"shape {list(latents.shape)}" if hasattr(latents, "shape") else f"a {type(latents).__name__}"
             raise SAEError(
-                f"encode() of {self} was given shape {list(x_own.shape)} and returned {found}, where a tensor "
+                f"encode() of {self} was given shape {list(x_own.shape)} and returned {returned}, where a tensor "
                 f"[{', '.join(map(str, [*rows, 'latents']))}] is needed. Wrap it in an object whose encode does that."
             )
         return _floats(latents.to_dense() if latents.is_sparse else latents).to(x.device)

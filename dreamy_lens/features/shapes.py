@@ -118,8 +118,8 @@ class ShapeProbe:
 
     @torch.no_grad()
     def _shapes(self, layout: RowLayout) -> dict[str, list[int]]:
-        found, _ = self.model.run(self.row(layout, self.model), self.hooks, logits=False)
-        return {name: list(found[name].shape) for name in self.hooks}
+        activations, _ = self.model.run(self.row(layout, self.model), self.hooks, logits=False)
+        return {name: list(activations[name].shape) for name in self.hooks}
 
     def _describe(self, name: str, long: list[int], short: list[int]) -> Axes:
         if len(long) < 2 or long[0] != 2:

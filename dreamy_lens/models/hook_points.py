@@ -66,13 +66,13 @@ def matches(name: str, pattern: str) -> bool:
 @torch.no_grad()
 def _shapes(model: HookedModel, names: list[str], length: int) -> dict[str, tuple[int, ...]]:
     """Shapes without the batch, by name in the order in which they fired."""
-    found: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
 
     def look(name: str) -> Any:
         def read(activation: Any, hook: Any = None) -> None:
             tensor = activation[0] if isinstance(activation, tuple) else activation
             if isinstance(tensor, torch.Tensor):
-                found[name] = tuple(tensor.shape[1:])
+                shapes[name] = tuple(tensor.shape[1:])
 
         return read
 
@@ -80,4 +80,4 @@ def _shapes(model: HookedModel, names: list[str], length: int) -> dict[str, tupl
     ids = torch.tensor([(model.bos(None) or allowed[:1]) + allowed[: length - 1]], device=model.device)
     with contextlib.suppress(HookNotFiredError):  # of a request that the architecture has no way to grant
         model.observe(ids, {name: look(name) for name in names})
-    return found
+    return shapes

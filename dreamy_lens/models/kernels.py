@@ -27,13 +27,13 @@ def _onednn_linear() -> Callable[..., Tensor] | None:
     if not torch.backends.mkldnn.is_available() or _is_intel():
         return None
     try:
-        found = functools.partial(torch.ops.mkldnn._linear_pointwise.default, attr="none", scalars=[], algorithm="")
+        linear = functools.partial(torch.ops.mkldnn._linear_pointwise.default, attr="none", scalars=[], algorithm="")
         x, w, b = torch.randn(5, 7), torch.randn(3, 7), torch.randn(3)
-        good = torch.allclose(found(x, w, b), F.linear(x, w, b), atol=1e-5)
-        good = good and torch.allclose(found(x, w.t().contiguous().t(), None), F.linear(x, w), atol=1e-5)
+        good = torch.allclose(linear(x, w, b), F.linear(x, w, b), atol=1e-5)
+        good = good and torch.allclose(linear(x, w.t().contiguous().t(), None), F.linear(x, w), atol=1e-5)
     except Exception:  # the operator is torch's own affair: absent or changed, the ordinary one serves
         return None
-    return found if good else None
+    return linear if good else None
 
 
 def _is_intel() -> bool:

@@ -175,9 +175,9 @@ def _if_offline() -> str:
 def _checked_dtype(dtype: Any) -> Any:
     import torch
 
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if found is not None and isinstance(found, torch.dtype) and found.is_floating_point:
-        return found
+    checked = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if checked is not None and isinstance(checked, torch.dtype) and checked.is_floating_point:
+        return checked
     if dtype is None:
         return None
     raise ModelError(f"{dtype!r} is not a torch dtype that a model can have; use 'float32', 'bfloat16' or 'float16'.")

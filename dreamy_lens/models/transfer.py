@@ -23,10 +23,10 @@ def to_device(array: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
 
 def to_host(*tensors: Tensor) -> tuple[np.ndarray, ...]:
     """Tensors as arrays, for the price of one wait for each device that they are on."""
-    found = [_copied(t.detach()) if t.device.type == "cuda" else t.detach().cpu() for t in tensors]
+    copies = [_copied(t.detach()) if t.device.type == "cuda" else t.detach().cpu() for t in tensors]
     for device in {t.device for t in tensors if t.device.type == "cuda"}:
         _wait(device)
-    return tuple(t.numpy() for t in found)
+    return tuple(t.numpy() for t in copies)
 
 
 def _pinned(tensor: Tensor) -> Tensor:

@@ -149,13 +149,15 @@ def _by_groups(
         scores = softcap * (scores / softcap).tanh()
     mask = plan.mask(window)
     weights = _softmax(scores + mask if torch.is_grad_enabled() else scores.add_(mask)).to(v.dtype)
-    found = v.new_empty(len(asked), v.shape[-1])
+    outputs = v.new_empty(len(asked), v.shape[-1])
     parts = [
-        product(found, weights[a:b].view(-1, own, length), v_rows[c:d].view(-1, length, v.shape[-1]), slice(a, b), own)
+        product(
+            outputs, weights[a:b].view(-1, own, length), v_rows[c:d].view(-1, length, v.shape[-1]), slice(a, b), own
+        )
         for a, b, c, d, own in blocks
     ]
-    found = torch.cat(parts) if torch.is_grad_enabled() else found
-    return found.index_select(0, plan.back).view(nodes, heads, -1)
+    outputs = torch.cat(parts) if torch.is_grad_enabled() else outputs
+    return outputs.index_select(0, plan.back).view(nodes, heads, -1)
 
 
 def _softmax(scores: Tensor) -> Tensor:
@@ -243,14 +245,14 @@ def _by_rows(
     asked = q[:, (index - packing.known).clamp_min(0)].transpose(0, 1)  # those of a known prefix are not used
     if softcap is None:
         mask = None if window is None or window >= length else _mask(length, window, str(q.device)).to(q.dtype)
-        found = F.scaled_dot_product_attention(
+        outputs = F.scaled_dot_product_attention(
             asked, k_rows, v_rows, attn_mask=mask, is_causal=mask is None, scale=scale
         )
     else:
         scores = torch.matmul(asked, k_rows.transpose(-1, -2)).float() * scale
         scores = softcap * (scores / softcap).tanh() + _mask(length, window, str(q.device))
-        found = torch.matmul(scores.softmax(-1).to(v.dtype), v_rows)
-    return found.transpose(1, 2).flatten(0, 1)[to_device(packing.owners, q.device)]
+        outputs = torch.matmul(scores.softmax(-1).to(v.dtype), v_rows)
+    return outputs.transpose(1, 2).flatten(0, 1)[to_device(packing.owners, q.device)]
 
 
 @functools.lru_cache(maxsize=16)

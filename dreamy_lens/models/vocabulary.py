@@ -69,16 +69,16 @@ class Vocabulary:
         token = int(token)
         if not (0 <= token < self.size and self.known[token]):
             return ""
-        found = self._pieces[token]
-        if found is None:
-            found = self.text([token])
+        piece = self._pieces[token]
+        if piece is None:
+            piece = self.text([token])
             name = self.tokenizer.convert_ids_to_tokens(token)
             if isinstance(name, str) and name.startswith("▁"):
                 # SentencePiece drops the space of a text's first word.
                 spaces = len(name) - len(name.lstrip("▁"))
-                found = " " * (spaces - (len(found) - len(found.lstrip(" ")))) + found
-            self._pieces[token] = found
-        return found
+                piece = " " * (spaces - (len(piece) - len(piece.lstrip(" ")))) + piece
+            self._pieces[token] = piece
+        return piece
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """Each token by itself."""
@@ -106,8 +106,8 @@ class Vocabulary:
         ids = [int(i) for i in ids]
         return self.encode(self.text(ids)) == ids
 
-    def one(self, token: str | int) -> int:
-        """The id of a target given as text or id.
+    def token_id(self, token: str | int) -> int:
+        """Return the id of a target given as text or id.
 
         A text is the token that reads so inside a text, if there is one, or else the one that it encodes to by itself:
         after SentencePiece, " the" and "the" are two tokens, and both encode with a space before them.
@@ -124,9 +124,9 @@ class Vocabulary:
         if not isinstance(token, str):
             raise TokenError(f"A target is one token, as a text or as an id; got {token!r} ({type(token).__name__}).")
         try:
-            found = self._single(token)
-            if found is not None:
-                return found
+            single = self._single(token)
+            if single is not None:
+                return single
             ids = self.encode(token)
         except PromptError as error:
             raise TokenError(str(error)) from None
@@ -151,10 +151,10 @@ class Vocabulary:
     def _single(self, text: str) -> int | None:
         """The one token that reads as a text, or that it encodes to; None if it is several."""
         if self._ids is None:
-            found: dict[str, list[int]] = {}
+            ids_of: dict[str, list[int]] = {}
             for i in range(self.size):
-                found.setdefault(self.piece(i), []).append(i)
-            self._ids = found
+                ids_of.setdefault(self.piece(i), []).append(i)
+            self._ids = ids_of
         ids = self._ids.get(text, []) if text else []
         ids = [i for i in ids if self.allowed[i]] or ids
         if len(ids) > 1:  # SentencePiece has every ASCII character twice: as itself, and as a byte

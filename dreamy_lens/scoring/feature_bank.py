@@ -271,7 +271,7 @@ class _Grouping:
             case ex.Logit():
                 for one in fs:
                     compiler.build(one)
-                tokens = [model.vocabulary.one(one.token) for one in fs]  # pyright: ignore[reportAttributeAccessIssue]
+                tokens = [model.vocabulary.token_id(one.token) for one in fs]  # pyright: ignore[reportAttributeAccessIssue]
                 columns = DeviceCache(torch.tensor(tokens))
 
                 def logits(r: Readings) -> Tensor:

@@ -133,7 +133,7 @@ class ConstraintSet:
         pieces = vocabulary.tokens(range(vocabulary.size)) if isinstance(c, (ForbidText, Printable)) else []
         if isinstance(c, ForbidTokens):
             for token in c.tokens:
-                self.allowed[vocabulary.one(token)] = False
+                self.allowed[vocabulary.token_id(token)] = False
         elif isinstance(c, ForbidText):
             needle = c.text.casefold()
             self.allowed &= np.array([needle not in piece.casefold() for piece in pieces])
@@ -170,7 +170,7 @@ class ConstraintSet:
                 f"{self.length - 1}."
             )
         try:
-            chosen = self.vocabulary.one(token)
+            chosen = self.vocabulary.token_id(token)
         except TokenError as error:
             raise ConstraintError(f"fix() at position {position}: {error}") from error
         position %= self.length

@@ -326,13 +326,13 @@ def test_pieces_of_a_metaspace_tokenizer_have_all_their_spaces():
 @pytest.mark.parametrize("name", PIECES)
 def test_a_target_is_the_token_that_reads_so(name, scheme):
     vocabulary = Vocabulary(metaspace(scheme), len(NAMES))
-    assert vocabulary.one(name.replace("▁", " ")) == IDS_OF[name]
+    assert vocabulary.token_id(name.replace("▁", " ")) == IDS_OF[name]
 
 
 def test_a_target_that_only_bytes_have_is_that_byte():
-    assert LLAMA_LIKE.one("\n") == IDS_OF["<0x0A>"] and LLAMA_LIKE.one("A") == IDS_OF["<0x41>"]
-    assert LLAMA_LIKE.one("e") == IDS_OF["e"] != IDS_OF["<0x65>"]
-    assert LLAMA_LIKE.one("<s>") == 1
+    assert LLAMA_LIKE.token_id("\n") == IDS_OF["<0x0A>"] and LLAMA_LIKE.token_id("A") == IDS_OF["<0x41>"]
+    assert LLAMA_LIKE.token_id("e") == IDS_OF["e"] != IDS_OF["<0x65>"]
+    assert LLAMA_LIKE.token_id("<s>") == 1
 
 
 @pytest.mark.parametrize(
@@ -348,32 +348,32 @@ def test_a_target_that_only_bytes_have_is_that_byte():
 )
 def test_the_advice_about_a_split_target_is_never_a_bare_space(token, sentence):
     with pytest.raises(TokenError) as caught:
-        LLAMA_LIKE.one(token)
+        LLAMA_LIKE.token_id(token)
     assert sentence in str(caught.value) and "first, ' '" not in str(caught.value)
 
 
 def test_a_target_after_a_trained_sentencepiece_tokenizer(stories):
     vocabulary = as_hooked(stories.bridge).vocabulary
     names = stories.tokenizer.convert_ids_to_tokens(range(len(stories.tokenizer)))
-    assert names[vocabulary.one(" the")] == "▁the" and names[vocabulary.one("A")] == "A"
-    assert names[vocabulary.one("\n")] == "<0x0A>"
+    assert names[vocabulary.token_id(" the")] == "▁the" and names[vocabulary.token_id("A")] == "A"
+    assert names[vocabulary.token_id("\n")] == "<0x0A>"
     for i in np.flatnonzero(vocabulary.allowed):
         piece = vocabulary.piece(i)
         if "\ufffd" not in piece:
-            assert vocabulary.piece(vocabulary.one(piece)) == piece
+            assert vocabulary.piece(vocabulary.token_id(piece)) == piece
     with pytest.raises(TokenError, match=r"take the first, ' do' .id \d+.\."):
-        vocabulary.one(" dog house")
+        vocabulary.token_id(" dog house")
     run = dl.dream("L1.N3", stories.bridge, constraints=dl.constraints.fix({0: " the"}), **SMALL, iterations=1)
-    assert (run.history.ids[:, 0] == vocabulary.one(" the")).all()
+    assert (run.history.ids[:, 0] == vocabulary.token_id(" the")).all()
     assert np.isfinite(dl.score('logit(" the")', ["Once upon"], stories.bridge).value).all()
 
 
 def test_a_target_is_an_id_of_any_kind_of_integer():
-    assert [LLAMA_LIKE.one(kind(5)) for kind in (int, np.int64, np.uint8, np.int32)] == [5] * 4  # pyright: ignore
-    assert type(LLAMA_LIKE.one(np.int64(5))) is int  # pyright: ignore[reportArgumentType]
+    assert [LLAMA_LIKE.token_id(kind(5)) for kind in (int, np.int64, np.uint8, np.int32)] == [5] * 4  # pyright: ignore
+    assert type(LLAMA_LIKE.token_id(np.int64(5))) is int  # pyright: ignore[reportArgumentType]
     for token in (1.5, [3], True, None, b"the", np.float32(2), np.bool_(True)):
         with pytest.raises(TokenError, match=r"one token, as a text or as an id; got .*\("):
-            LLAMA_LIKE.one(token)  # pyright: ignore[reportArgumentType]
+            LLAMA_LIKE.token_id(token)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("vocabulary", [LLAMA_LIKE, Vocabulary(models.tokenizer(), 330)])
@@ -384,7 +384,7 @@ def test_half_of_a_surrogate_pair_is_told_in_plain_words(vocabulary):
             call("ab\ud83d")
         assert "TextEncodeInput" not in str(caught.value)
     with pytest.raises(TokenError, match=sentence):
-        vocabulary.one("ab\ud83d")
+        vocabulary.token_id("ab\ud83d")
     with pytest.raises(PromptError, match=r"A text was expected, and got 3 \(int\)"):
         vocabulary.encode(3)  # pyright: ignore[reportArgumentType]
 

@@ -38,7 +38,7 @@ def test_fewer_rows_than_tokens_are_the_limit():
     vocabulary = Vocabulary(tokenizer(), 100)
     assert len(vocabulary.allowed) == 100 and vocabulary.allowed.sum() == 99
     with pytest.raises(TokenError, match="has ids 0 to 99"):
-        vocabulary.one(100)
+        vocabulary.token_id(100)
 
 
 def test_added_tokens_are_proposed_unless_they_are_special():
@@ -48,7 +48,7 @@ def test_added_tokens_are_proposed_unless_they_are_special():
     vocabulary = Vocabulary(added, len(added))
     (walrus, turn) = (added.convert_tokens_to_ids(name) for name in ("walrus", "<|turn|>"))
     assert vocabulary.allowed[walrus] and not vocabulary.allowed[turn] and not vocabulary.allowed[0]
-    assert vocabulary.one("walrus") == walrus and vocabulary.one("<|turn|>") == turn
+    assert vocabulary.token_id("walrus") == walrus and vocabulary.token_id("<|turn|>") == turn
 
 
 def test_a_trained_model_s_specials_are_left_out(stories):
@@ -118,7 +118,7 @@ def test_encoding_adds_no_special_tokens():
 
 def test_ids_that_their_text_would_not_give_do_not_round_trip():
     (dog,) = VOCABULARY.encode(" dog")
-    letters = [VOCABULARY.one(c) for c in " dog"]
+    letters = [VOCABULARY.token_id(c) for c in " dog"]
     assert VOCABULARY.text(letters) == VOCABULARY.text([dog])
     assert VOCABULARY.round_trips([dog]) and not VOCABULARY.round_trips(letters)
     assert not VOCABULARY.round_trips(VOCABULARY.encode("é")[:1])
@@ -139,14 +139,14 @@ def test_equal_tokenizers_have_equal_digests(gpt2, llama, stories):
 
 def test_a_target_is_one_token_by_text_or_id():
     (dog,) = VOCABULARY.encode(" dog")
-    assert VOCABULARY.one(" dog") == VOCABULARY.one(dog) == dog
-    assert VOCABULARY.one(BOS) == VOCABULARY.one(0) == 0
-    assert VOCABULARY.one(SIZE + PADDED - 1) == SIZE + PADDED - 1  # a row without a token has a logit, too
+    assert VOCABULARY.token_id(" dog") == VOCABULARY.token_id(dog) == dog
+    assert VOCABULARY.token_id(BOS) == VOCABULARY.token_id(0) == 0
+    assert VOCABULARY.token_id(SIZE + PADDED - 1) == SIZE + PADDED - 1  # a row without a token has a logit, too
 
 
 def test_a_target_of_several_tokens_shows_the_split_and_offers_the_first():
     with pytest.raises(TokenError) as caught:
-        VOCABULARY.one(" dog house")
+        VOCABULARY.token_id(" dog house")
     ids = VOCABULARY.encode(" dog house")
     assert "' dog house' is 2 tokens here: ' dog' + ' house'" in str(caught.value)
     assert f"take the first, ' dog' (id {ids[0]})" in str(caught.value)
@@ -155,15 +155,15 @@ def test_a_target_of_several_tokens_shows_the_split_and_offers_the_first():
 
 def test_a_forgotten_leading_space_is_noticed():
     with pytest.raises(TokenError, match="or ' house' with a leading space, which is one token"):
-        VOCABULARY.one("house")
+        VOCABULARY.token_id("house")
 
 
 def test_targets_that_are_no_token_are_told_what_there_is():
     for token in (-1, SIZE + PADDED):
         with pytest.raises(TokenError, match=rf"Token {token} is outside .* ids 0 to {SIZE + PADDED - 1}"):
-            VOCABULARY.one(token)
+            VOCABULARY.token_id(token)
     with pytest.raises(TokenError, match="no token at all"):
-        VOCABULARY.one("")
+        VOCABULARY.token_id("")
 
 
 # Ids from users.

@@ -29,7 +29,7 @@ def rng() -> np.random.Generator:
 
 
 def ids(vocabulary: Vocabulary, *texts: str) -> np.ndarray:
-    return np.array([[vocabulary.one(piece) for piece in texts]])
+    return np.array([[vocabulary.token_id(piece) for piece in texts]])
 
 
 # Tokens.
@@ -45,7 +45,7 @@ def test_special_and_padded_rows_are_never_allowed(vocabulary, rng):
 
 
 def test_forbidden_tokens_by_text_and_by_id(vocabulary, rng):
-    the = vocabulary.one(" the")
+    the = vocabulary.token_id(" the")
     rules = ConstraintSet([rules_of.forbid_tokens(" the", 17)], vocabulary, LENGTH)
     assert not rules.allowed[[the, 17]].any()
     assert rules.allowed.sum() == vocabulary.allowed.sum() - 2
@@ -77,8 +77,8 @@ def test_printable_tokens_are_whole_characters_that_show(vocabulary, rng):
 @pytest.mark.parametrize("needle", ["dog", "DOG", " Dog "])
 def test_forbidden_text_in_any_case_within_a_token(vocabulary, needle):
     rules = ConstraintSet([rules_of.forbid_text(needle)], vocabulary, LENGTH)
-    assert not rules.allowed[vocabulary.one(" dog")]
-    assert rules.allowed[vocabulary.one(" house")]
+    assert not rules.allowed[vocabulary.token_id(" dog")]
+    assert rules.allowed[vocabulary.token_id(" house")]
 
 
 def test_forbidden_text_across_tokens(vocabulary):
@@ -129,10 +129,10 @@ def test_round_trips_inside_a_template(vocabulary):
 
 def test_fixed_tokens_stand_where_they_should(vocabulary, rng):
     rules = ConstraintSet([rules_of.fix({0: " the", -1: 17})], vocabulary, LENGTH)
-    assert rules.fixed == {0: vocabulary.one(" the"), LENGTH - 1: 17}
+    assert rules.fixed == {0: vocabulary.token_id(" the"), LENGTH - 1: 17}
     assert rules.free_positions.tolist() == [1, 2, 3, 4]
     drawn = rules.random(30, rng)
-    assert (drawn[:, 0] == vocabulary.one(" the")).all() and (drawn[:, -1] == 17).all()
+    assert (drawn[:, 0] == vocabulary.token_id(" the")).all() and (drawn[:, -1] == 17).all()
     drawn[4, 0] = 18
     with pytest.raises(ConstraintError, match="at position 0, where ' the' is fixed"):
         rules.require(drawn)
@@ -141,7 +141,9 @@ def test_fixed_tokens_stand_where_they_should(vocabulary, rng):
 def test_a_fixed_token_need_not_be_one_that_may_be_proposed(vocabulary, rng):
     rules = ConstraintSet([rules_of.fix({0: " dog"}), rules_of.forbid_tokens(" dog")], vocabulary, LENGTH)
     drawn = rules.random(30, rng)
-    assert (drawn[:, 0] == vocabulary.one(" dog")).all() and not (drawn[:, 1:] == vocabulary.one(" dog")).any()
+    assert (drawn[:, 0] == vocabulary.token_id(" dog")).all() and not (
+        drawn[:, 1:] == vocabulary.token_id(" dog")
+    ).any()
     rules.require(drawn)
     assert ConstraintSet([rules_of.fix({0: BOS})], vocabulary, LENGTH).fixed == {0: 0}
 

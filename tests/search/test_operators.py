@@ -57,13 +57,13 @@ def test_two_allowed_tokens_are_enough_to_search():
 def test_fixed_positions_stay():
     rules = ConstraintSet([rules_of.fix({1: " dog", -1: 50})], VOCABULARY, LENGTH)
     log = search(rules=rules, iterations=10)
-    assert (log.ids[:, 1] == VOCABULARY.one(" dog")).all() and (log.ids[:, -1] == 50).all()
+    assert (log.ids[:, 1] == VOCABULARY.token_id(" dog")).all() and (log.ids[:, -1] == 50).all()
     assert len(np.unique(log.ids[:, 0])) > 3
 
 
 def test_rules_of_whole_prompts_hold_for_every_prompt_that_is_evaluated():
     # Few letters and a liking for them, so that the forbidden word is close all the time.
-    letters = [VOCABULARY.one(c) for c in "dogDOG ae"]
+    letters = [VOCABULARY.token_id(c) for c in "dogDOG ae"]
     only = rules_of.forbid_tokens(*(i for i in range(VOCABULARY.size) if i not in letters))
     rules = ConstraintSet([rules_of.forbid_text("dog"), only], VOCABULARY, LENGTH)
     toy = Toy()
