@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from dreamy_lens.figures.protocols import ScoredPrompt
 from dreamy_lens.html.escaping import Html, escape, visible
-from dreamy_lens.html.numbers import decimals, number, perplexity
-from dreamy_lens.html.page import table
+from dreamy_lens.html.numbers import decimals, format_perplexity, number
+from dreamy_lens.html.page import html_table
 
 PROMPT_COLUMNS = ("value", "cross-entropy", "perplexity", "text")
 
@@ -15,7 +15,7 @@ PROMPT_COLUMNS = ("value", "cross-entropy", "perplexity", "text")
 def prompt_rows(prompts: Sequence[ScoredPrompt]) -> list[list[str]]:
     """Return the cells of each prompt under :data:`PROMPT_COLUMNS`."""
     places = decimals(p.value for p in prompts)
-    scores = [(number(p.value, places), number(p.cross_entropy, 2), perplexity(p.perplexity)) for p in prompts]
+    scores = [(number(p.value, places), number(p.cross_entropy, 2), format_perplexity(p.perplexity)) for p in prompts]
     return [[*three, visible(p.text.removeprefix(" "))] for three, p in zip(scores, prompts, strict=True)]
 
 
@@ -24,7 +24,7 @@ def prompt_table(prompts: Sequence[ScoredPrompt]) -> Html:
     if not prompts:
         return Html("<p>No prompts.</p>")
     rows = [[*row[:-1], prompt_text(p.text)] for row, p in zip(prompt_rows(prompts), prompts, strict=True)]
-    return table(PROMPT_COLUMNS, rows)
+    return html_table(PROMPT_COLUMNS, rows)
 
 
 def prompt_text(text: str) -> Html:
