@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def comparison_figure(comparison: ComparisonContent, dark: bool = False, cloud: bool = True) -> go.Figure:
-    """Draw value against cross-entropy: the frontier of the dreams, windows of the corpus, and the region without windows.
+    """Draw value against cross-entropy: dreams, windows of the corpus, and the region without windows.
 
     Args:
         comparison: Comparison from `dreamy_lens.compare`.

@@ -1,7 +1,7 @@
 """Plotly figures of results, for notebooks, pages and papers.
 
-Every function returns a new figure that you may restyle, and changes nothing else. Plotly is imported only when a figure
-is made.
+Every function returns a new figure that you may restyle, and changes nothing else. Plotly is imported only when you
+make a figure.
 """
 
 import lazy_loader as _lazy

@@ -82,8 +82,8 @@ def _image(figure: go.Figure, form: str, width: int, height: int, scale: float, 
             missing = f"there is none at BROWSER_PATH={chosen!r}" if chosen else "none was found"
             raise DreamyLensError(
                 f"Images of figures are drawn in a Chrome or Chromium, and {missing}. Install one (on Debian: apt-get "
-                "install chromium; elsewhere: plotly_get_chrome), or set the environment variable BROWSER_PATH to its path. "
-                f"{alternative}"
+                "install chromium; elsewhere: plotly_get_chrome), or set the environment variable BROWSER_PATH to its "
+                f"path. {alternative}"
             ) from error
         raise DreamyLensError(
             f"{file.name} could not be drawn ({type(error).__name__}: {str(error).strip() or 'no reason given'}). "

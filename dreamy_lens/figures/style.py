@@ -76,7 +76,7 @@ def escape_label(text: str, token: bool = False) -> str:
 
 
 def hover_text(prompt: ScoredPrompt, width: int = 60) -> str:
-    """Return the text at a prompt's point: the prompt in lines of `width` characters, its scores, seed and iteration."""
+    """Return the text at a prompt's point: the prompt in lines of `width` characters, its scores and its origin."""
     scores = f"value {prompt.value:.4g}, cross-entropy {prompt.cross_entropy:.2f}, perplexity {prompt.perplexity:,.4g}"
     origin = prompt.provenance
     details = {"seed": origin.seed, "iteration": origin.iteration}
