@@ -32,8 +32,8 @@ FORMAT = "dreamy_lens frontier"
 class Frontier(Sequence[Prompt]):
     """Prompts from fluent to strong, of which none beats another in both value and cross-entropy.
 
-    A frontier keeps the non-dominated prompts among those that it is given, and sorts them. Cross-entropy and value both
-    rise strictly along it. It is a sequence: `frontier[0]` is the most fluent prompt, `frontier[-1]` the strongest.
+    A frontier keeps the non-dominated prompts among those that it is given, and sorts them. Along it, cross-entropy and
+    value both rise strictly. It is a sequence: `frontier[0]` is the most fluent prompt, `frontier[-1]` the strongest.
 
     Args:
         prompts: Prompts in any order, including dominated ones.

@@ -140,8 +140,8 @@ def merge(runs: Iterable[MergeableRun | Merged]) -> Merged:
         runs: Runs, or merged runs. A run that is not finished is waited for.
 
     Raises:
-        SettingsError: There are no runs; or two runs differ in feature, model, BOS or template, so that their values are
-            not comparable. The message says which.
+        SettingsError: There are no runs; or two runs differ in feature, model, BOS or template, so that their values
+            are not comparable. The message says which.
     """
     parts: list[MergeableRun] = []
     for run in runs:

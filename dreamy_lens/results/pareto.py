@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 def non_dominated(value: ArrayLike, cross_entropy: ArrayLike) -> np.ndarray:
     """Return the rows that no other row beats, from fluent to strong.
 
-    A row beats another if it is at least as good in both scores and better in one. Of several equal rows, only the first
-    is returned. Along the result, cross-entropy and value both rise strictly.
+    A row beats another if it is at least as good in both scores and better in one. Of several equal rows, only the
+    first is returned. Along the result, cross-entropy and value both rise strictly.
 
     Args:
         value: Value of each row, `[N]`.
