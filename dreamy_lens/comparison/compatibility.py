@@ -42,15 +42,15 @@ def examples_of(source: Any, merged: Merged) -> FeatureExamples:
     theirs = str(header.get("model", ""))
     if theirs != origin.model:
         raise ExamplesError(
-            f"The dreams are of {origin.model!r} and the examples of {theirs!r}, so their values are not comparable. Scan "
-            f"{origin.model!r}, or dream on {theirs!r}; if both are one model, load it under one name."
+            f"The dreams are of {origin.model!r} and the examples of {theirs!r}, so their values are not comparable. "
+            f"Scan {origin.model!r}, or dream on {theirs!r}; if both are one model, load it under one name."
         )
     for run in dreams_of(merged):  # runs from a file of merged runs do not know their tokenizer
         digest = (run.identity or {}).get("tokenizer")
         if digest and header.get("tokenizer") and digest != header["tokenizer"]:
             raise ExamplesError(
                 f"The dreams and the examples are both of {theirs!r}, but with different tokenizers ({digest} and "
-                f"{header['tokenizer']}): the model has changed since the scan. Scan again with the model of the dreams."
+                f"{header['tokenizer']}): the model has changed since the scan. Scan again with the dreams' model."
             )
         check_same_fluency(run.fluency_name, header)
     bos = bool(header.get("prepend_bos"))
@@ -136,8 +136,8 @@ def warnings_of(merged: Merged, examples: FeatureExamples, corpus: Corpus | None
     other = header.get("fluency_model")
     if other and len(dreams_of(merged)) < len(merged.runs):
         warnings.append(
-            f"The windows' cross-entropy is that of the fluency model {other!r}. Some dreams come from a file of merged "
-            "runs, which does not say which model their cross-entropy is from."
+            f"The windows' cross-entropy is that of the fluency model {other!r}. Some dreams come from a file of "
+            "merged runs, which does not say which model their cross-entropy is from."
         )
     failed = header.get("failed_shards") or []
     if failed:

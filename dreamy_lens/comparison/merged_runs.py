@@ -41,8 +41,8 @@ def merge_runs(runs: Any) -> Merged:
     features = list(dict.fromkeys(getattr(getattr(run, "provenance", None), "feature", "") for run in members))
     if len(features) > 1 and not any(isinstance(run, Merged) for run in members):
         raise SettingsError(
-            f"These runs are of {len(features)} features, {features[0]} and {features[1]} among them; compare one feature "
-            "at a time: compare(runs.of(feature), examples)."
+            f"These runs are of {len(features)} features, {features[0]} and {features[1]} among them; compare one "
+            "feature at a time: compare(runs.of(feature), examples)."
         )
     return merge(members)
 
@@ -79,7 +79,7 @@ def prompt_length(merged: Merged) -> int:
 
 
 def model_of(merged: Merged) -> HookedModel:
-    """Return the model of the runs: the model that a dream has in memory, or else the model with the runs' model name."""
+    """Return the model of the runs: the model that a dream has in memory, or else the model of that name."""
     dreams = dreams_of(merged)
     return dreams[0].session.scorer.model if dreams else as_hooked(merged.runs[0].provenance.model)
 

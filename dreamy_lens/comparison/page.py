@@ -81,7 +81,7 @@ class ComparisonView:
         )
 
     def inline_html(self) -> str:
-        """Return sentences and a few cards with inline styles only, for viewers that remove scripts and style sheets."""
+        """Return sentences and a few cards with inline styles only, for viewers that remove styles and scripts."""
         comparison = self.comparison
         sentences = "".join(f"<li>{escape(s)}</li>" for s in comparison.summary.split("\n"))
         dreams = [self._dream(i, "") for i in reversed(self.dreams)][:6]
@@ -258,7 +258,7 @@ class ComparisonView:
             cross_entropy=prompt.cross_entropy,
             where=where,
             note=str(shared) if shared.share >= MEMORIZED else "",
-            tag=tag,
+            tag=beyond if comparison.beyond[i] else None,
         )
 
     def _window(self, window: Window, name: str, label: str) -> TextCard:
@@ -291,7 +291,7 @@ def comparison_page(comparison: ComparisonContent, top: int = 64, dreams: int = 
 
 
 def comparison_fragment(comparison: ComparisonContent) -> str:
-    """Return the HTML of a notebook cell: text that is readable without scripts, which a script replaces by the view."""
+    """Return the HTML of a notebook cell: text that is readable without scripts, and a script that shows the view."""
     cell = ""
     for top, dreams, each in ((24, 32, 6), (12, 16, 4), (6, 8, 3)):
         view = ComparisonView(comparison, top, dreams, each)
