@@ -75,7 +75,7 @@ class ComparisonContent:
 
     @property
     def _complete(self) -> bool:
-        """Whether the scan kept every window of the corpus."""
+        """True if the scan kept every window of the corpus."""
         return len(self.top) >= self.scanned.windows
 
     @cached_property
@@ -96,7 +96,7 @@ class ComparisonContent:
 
     @cached_property
     def beyond(self) -> tuple[bool, ...]:
-        """Whether each dream is certainly stronger than all windows of the corpus that are at least as fluent."""
+        """True for each dream that is certainly stronger than all windows of the corpus that are at least as fluent."""
         return tuple(self.corpus_frontier.beyond(p.value, p.cross_entropy) for p in self.frontier)
 
     @cached_property
@@ -156,10 +156,8 @@ class ComparisonContent:
             return f"{subject} stronger than all windows that are at least as fluent."
         if n == 0:
             return "No dream is known to be stronger than all windows that are at least as fluent."
-        verb = "is" if n == 1 else "are"
-        return (
-            f"{n} of the {total} dreams on the frontier {verb} stronger than all windows that are at least as fluent."
-        )
+        subject = f"{n} of the {total} dreams on the frontier {'is' if n == 1 else 'are'}"
+        return f"{subject} stronger than all windows that are at least as fluent."
 
     def _memorized_sentence(self) -> str:
         """Say how many dreams share so much text with the corpus that they may be memorized."""

@@ -37,12 +37,12 @@ class Bounds:
 
     @property
     def exact(self) -> bool:
-        """Whether the best value of all windows is known exactly."""
+        """True if the best value of all windows is known exactly."""
         return self.low == self.high
 
     @property
     def empty(self) -> bool:
-        """Whether there is certainly no window below this cross-entropy."""
+        """True if there is certainly no window below this cross-entropy."""
         return self.high == -math.inf
 
 

@@ -171,10 +171,8 @@ class ComparisonView:
         if before:
             count = plural(sum(rank < first for rank, _ in pairs), "step")
             before = f"<details><summary>{count} more fluent than any dream</summary>{before}</details>"
-        note = (
-            f'<p class="dl-quiet">The strongest dream, and the strongest {windows}, of each step of cross-entropy.</p>'
-        )
-        return note + before + rest
+        note = f"The strongest dream, and the strongest {windows}, of each step of cross-entropy."
+        return f'<p class="dl-quiet">{note}</p>{before}{rest}'
 
     def _pair(self, rank: int, step: float, dreams: list[int], windows: list[Window]) -> str:
         """Return the strongest dream and the strongest window of one step of cross-entropy.
@@ -225,9 +223,8 @@ class ComparisonView:
             prompt, overlap = self.comparison.frontier[i], self.comparison.overlaps[i]
             edits = "-" if overlap.nearest is None else str(overlap.nearest.distance)
             span = f"{overlap.longest.length} of {overlap.longest.total}"
-            rows.append(
-                [str(i + 1), self.scale.number(prompt.value), span, edits, Html(_overlap_text(prompt, overlap))]
-            )
+            texts = Html(_overlap_text(prompt, overlap))
+            rows.append([str(i + 1), self.scale.number(prompt.value), span, edits, texts])
         heads = ["dream", "value", "in a row", "edits", "text, longest span, nearest window"]
         return f'<p class="dl-quiet">{escape(note)}</p>{html_table(heads, rows)}'
 
@@ -245,9 +242,7 @@ class ComparisonView:
         origin = prompt.provenance
         where = "" if origin.seed is None or len(comparison.seeds) < 2 else f"seed {origin.seed}"
         shared = comparison.overlaps[i].longest
-        tag = (
-            ("beyond the corpus", "no window that is at least as fluent is as strong") if comparison.beyond[i] else None
-        )
+        beyond = ("beyond the corpus", "no window that is at least as fluent is as strong")
         return TextCard(
             name=self.names.get(i, "") if name is None else name,
             side="dream",

@@ -40,7 +40,7 @@ class Statement:
 
     @property
     def exact(self) -> bool:
-        """Whether the best value of all windows below the limit is known exactly."""
+        """True if the best value of all windows below the limit is known exactly."""
         return self.low == self.high
 
     @property

@@ -14,7 +14,7 @@ from dreamy_lens.html.tokens import ValueScale, token_strip
 
 @dataclass(frozen=True, eq=False)
 class TextCard:
-    """One prompt or window as a card.
+    """Card of one prompt or window.
 
     Attributes:
         name: Id of the card's HTML element.

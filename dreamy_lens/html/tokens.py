@@ -14,7 +14,7 @@ from dreamy_lens.html.numbers import decimals, format_share, number
 
 
 class StripToken(NamedTuple):
-    """One token of a strip.
+    """Token of a strip.
 
     Attributes:
         text: Token, decoded by itself.
