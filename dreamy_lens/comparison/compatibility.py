@@ -39,17 +39,17 @@ def examples_of(source: Any, merged: Merged) -> FeatureExamples:
     """
     examples = open_examples(source)
     origin, header = merged.runs[0].provenance, examples.header
-    theirs = str(header.get("model", ""))
-    if theirs != origin.model:
+    scanned_model = str(header.get("model", ""))
+    if scanned_model != origin.model:
         raise ExamplesError(
-            f"The dreams are of {origin.model!r} and the examples of {theirs!r}, so their values are not comparable. "
-            f"Scan {origin.model!r}, or dream on {theirs!r}; if both are one model, load it under one name."
+            f"The dreams are of {origin.model!r} and the examples of {scanned_model!r}, so their values are not comparable. "
+            f"Scan {origin.model!r}, or dream on {scanned_model!r}; if both are one model, load it under one name."
         )
     for run in dreams_of(merged):  # runs from a file of merged runs do not know their tokenizer
         digest = (run.identity or {}).get("tokenizer")
         if digest and header.get("tokenizer") and digest != header["tokenizer"]:
             raise ExamplesError(
-                f"The dreams and the examples are both of {theirs!r}, but with different tokenizers ({digest} and "
+                f"The dreams and the examples are both of {scanned_model!r}, but with different tokenizers ({digest} and "
                 f"{header['tokenizer']}): the model has changed since the scan. Scan again with the dreams' model."
             )
         check_same_fluency(run.fluency_name, header)
@@ -96,7 +96,7 @@ def check_same_fluency(dreams: str | None, header: Mapping[str, Any]) -> None:
     if dreams == windows:
         return
     model = header.get("model", "")
-    mine, theirs = (
+    of_dreams, of_windows = (
         f"of {model!r} itself" if name is None else f"that of the fluency model {name!r}" for name in (dreams, windows)
     )
     if windows is None:
@@ -106,7 +106,7 @@ def check_same_fluency(dreams: str | None, header: Mapping[str, Any]) -> None:
     else:
         advice = "Dream and scan with the same fluency_model"
     raise ExamplesError(
-        f"The dreams' cross-entropy is {mine}, and the windows' is {theirs}, so they are not comparable. {advice}."
+        f"The dreams' cross-entropy is {of_dreams}, and the windows' is {of_windows}, so they are not comparable. {advice}."
     )
 
 
@@ -167,18 +167,18 @@ def check_same_model(scorer: Scorer, examples: FeatureExamples) -> None:
         ExamplesError: The windows have other values or other cross-entropies on the dreams' model.
     """
     strongest = examples.top[:SAMPLE]
-    theirs = np.array([w.value for w in strongest])
+    scanned_values = np.array([w.value for w in strongest])
     if not len(strongest) or scorer.vocabulary.size <= max(max(w.ids) for w in strongest):
         return
-    ours = scorer.values(np.array([w.ids for w in strongest], dtype=np.int64))
-    allowed = (0.05 if scorer.model.dtype.itemsize < 4 else 0.01) * np.abs(theirs).max() + 1e-3
-    off = np.nan_to_num(np.abs(ours - theirs), nan=np.inf)
+    own_values = scorer.values(np.array([w.ids for w in strongest], dtype=np.int64))
+    allowed = (0.05 if scorer.model.dtype.itemsize < 4 else 0.01) * np.abs(scanned_values).max() + 1e-3
+    off = np.nan_to_num(np.abs(own_values - scanned_values), nan=np.inf)
     if np.median(off) > allowed:  # half precision may change single values a lot, but not half of them
         worst = int(off.argmax())
-        here, scanned = format_values(float(ours[worst]), float(theirs[worst]))
+        own, scanned = format_values(float(own_values[worst]), float(scanned_values[worst]))
         raise ExamplesError(
             f"The examples belong to another model or another feature of the same name: a window whose value is "
-            f"{scanned} in the examples has {here} on the dreams' model. Scan the corpus again with that model."
+            f"{scanned} in the examples has {own} on the dreams' model. Scan the corpus again with that model."
         )
     costs = np.array([np.nan if w.cross_entropy is None else w.cross_entropy for w in strongest])
     known = np.isfinite(costs)

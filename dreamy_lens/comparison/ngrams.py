@@ -2,8 +2,8 @@
 
 Every distinct n-gram of the prompts has a number, and an n-gram of length L is a pair of n-grams of length L - 1. So
 the index looks up each position of the stream as a 1-gram, the positions that match as a 2-gram, those that match again
-as a 3-gram, and so on. Nearly all positions are finished after two look-ups, which numpy does for all positions at once.
-Memory does not depend on the amount of text.
+as a 3-gram, and so on. Nearly all positions are finished after two look-ups, which numpy does for all positions at
+once. Memory does not depend on the amount of text.
 """
 
 from __future__ import annotations

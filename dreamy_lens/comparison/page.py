@@ -291,8 +291,8 @@ def comparison_fragment(comparison: ComparisonContent) -> str:
     for top, dreams, each in ((24, 32, 6), (12, 16, 4), (6, 8, 3)):
         view = ComparisonView(comparison, top, dreams, each)
         title = escape(f"{comparison.title}: dreams against {comparison.scanned.corpus}")
-        whole = fragment(f"<h3>{title}</h3>{view.body()}", "tokens.css")
-        data = base64.b64encode(gzip.compress(whole.encode("utf-8", "replace"), 9, mtime=0)).decode("ascii")
+        content = fragment(f"<h3>{title}</h3>{view.body()}", "tokens.css")
+        data = base64.b64encode(gzip.compress(content.encode("utf-8", "replace"), 9, mtime=0)).decode("ascii")
         script = _script() + _SHOW % {"id": view.prefix, "data": data}
         static = view.inline_html().encode("ascii", "xmlcharrefreplace").decode("ascii")
         cell = f'<div data-dreamy="{view.prefix}">{static}</div><script type="module">{script}</script>'

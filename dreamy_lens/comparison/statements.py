@@ -81,8 +81,8 @@ def _without_limit(dream: Prompt | None, bounds: Bounds, tokens: str) -> str:
         return "No dream has finite scores."
     if window is None:
         return f"The strongest dream reaches {format_values(dream.value)[0]}; no window of {tokens} was kept."
-    mine, theirs, apart = format_values(dream.value, window.value, abs(dream.value - window.value))
-    scores = f"{mine} at cross-entropy {dream.cross_entropy:.2f} against {theirs}"
+    dream_value, corpus_value, apart = format_values(dream.value, window.value, abs(dream.value - window.value))
+    scores = f"{dream_value} at cross-entropy {dream.cross_entropy:.2f} against {corpus_value}"
     cost = window.cross_entropy
     scores += "" if cost is None or not math.isfinite(cost) else f" at {cost:.2f}"
     return f"The strongest dream is {_apart(dream.value - window.value, apart)} the strongest of {tokens} ({scores})."
@@ -109,30 +109,30 @@ def _below(limit: float, dream: Prompt, bounds: Bounds, corpus: CorpusFrontier, 
     if bounds.empty:
         return f"{start} reaches {format_values(value)[0]}; no window of {tokens} is that fluent."
     if bounds.exact:
-        mine, theirs, apart = format_values(value, low, abs(value - low))
-        return f"{start} is {_apart(value - low, apart)} the best of {tokens} ({mine} against {theirs})."
+        dream_value, corpus_value, apart = format_values(value, low, abs(value - low))
+        return f"{start} is {_apart(value - low, apart)} the best of {tokens} ({dream_value} against {corpus_value})."
     kept = _kept(corpus, limit)
     if value > high:
-        mine, theirs, apart = format_values(value, high, value - high)
+        dream_value, corpus_value, apart = format_values(value, high, value - high)
         reason = f": {kept}" if bounds.window is None else ""
-        return f"{start} is at least {apart} above every one of {tokens} ({mine} against at most {theirs}{reason})."
+        return f"{start} is at least {apart} above every one of {tokens} ({dream_value} against at most {corpus_value}{reason})."
     if value < low:
-        mine, theirs, apart = format_values(value, low, low - value)
-        return f"{start} is at least {apart} below the best of {tokens} ({mine} against {theirs} or more)."
+        dream_value, corpus_value, apart = format_values(value, low, low - value)
+        return f"{start} is at least {apart} below the best of {tokens} ({dream_value} against {corpus_value} or more)."
     if bounds.window is None:
-        mine, theirs = format_values(value, high)
+        dream_value, corpus_value = format_values(value, high)
         return (
-            f"{start} reaches {mine}. {kept[:1].upper()}{kept[1:]}, so of {tokens} it is only known that no window "
-            f"there exceeds {theirs}; a scan with cross_entropy=True tells more."
+            f"{start} reaches {dream_value}. {kept[:1].upper()}{kept[1:]}, so of {tokens} it is only known that no window "
+            f"there exceeds {corpus_value}; a scan with cross_entropy=True tells more."
         )
-    mine, theirs, apart, most = format_values(value, low, abs(value - low), high)
+    dream_value, corpus_value, apart, most = format_values(value, low, abs(value - low), high)
     if not corpus.measured:
         return (
             f"{start} is {_apart(value - low, apart)} the best of the {plural(len(corpus.top), 'kept window')} "
-            f"({mine} against {theirs}); other windows of {tokens} may reach {most} there."
+            f"({dream_value} against {corpus_value}); other windows of {tokens} may reach {most} there."
         )
     return (
-        f"{start} reaches {mine}, and the best of {tokens} between {theirs} and {most}; at multiples of {FLUENT_STEP:g}"
+        f"{start} reaches {dream_value}, and the best of {tokens} between {corpus_value} and {most}; at multiples of {FLUENT_STEP:g}"
         f"{f' up to {format_limit(LAST * FLUENT_STEP)}' if limit > LAST * FLUENT_STEP else ''} it is known exactly."
     )
 
@@ -166,8 +166,8 @@ def default_limits(frontier: Frontier, corpus: CorpusFrontier) -> tuple[float, .
     first = [] if strongest is None or not math.isfinite(strongest) else [(math.floor(2 * strongest) + 1) / 2]
     if not costs:
         return (*first, math.inf)
-    whole = list(range(math.floor(costs[0]) + 1, math.floor(costs[-1]) + 1))
-    rest = [float(c) for c in _spread(whole, 3) if all(abs(c - f) > 0.5 for f in first)]
+    nats = list(range(math.floor(costs[0]) + 1, math.floor(costs[-1]) + 1))
+    rest = [float(c) for c in _spread(nats, 3) if all(abs(c - f) > 0.5 for f in first)]
     return (*first, *rest, math.inf)
 
 

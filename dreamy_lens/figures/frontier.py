@@ -68,13 +68,13 @@ def runs_figure(merged: MergedRuns, dark: bool = False) -> go.Figure:
     """
     import plotly.graph_objects as go
 
-    few, figure = len(merged.runs) <= FEW, go.Figure()
+    distinct, figure = len(merged.runs) <= FEW, go.Figure()
     for i, run in enumerate(merged.runs):
         seed = run.provenance.seed
         name = f"run {i}" if seed is None else f"seed {seed}"
-        own = _side_style(dark, i) if few else style.LineStyle(style.palette(dark)[1])
+        own = _side_style(dark, i) if distinct else style.LineStyle(style.palette(dark)[1])
         trace = frontier_trace(run.frontier, name, own, width=1.5)
-        if not few:
+        if not distinct:
             trace.update(opacity=0.55, legendgroup="runs", showlegend=i == 0, name=f"{len(merged.runs)} runs")
         figure.add_trace(trace)
     figure.add_trace(frontier_trace(merged.frontier, "all runs", style.line_style(dark, 0), width=3))
