@@ -42,15 +42,15 @@ def examples_of(source: Any, merged: Merged) -> FeatureExamples:
     scanned_model = str(header.get("model", ""))
     if scanned_model != origin.model:
         raise ExamplesError(
-            f"The dreams are of {origin.model!r} and the examples of {scanned_model!r}, so their values are not comparable. "
-            f"Scan {origin.model!r}, or dream on {scanned_model!r}; if both are one model, load it under one name."
+            f"The dreams are of {origin.model!r} and the examples of {scanned_model!r}, so their values are not "
+            f"comparable. Scan {origin.model!r}, or dream on {scanned_model!r}; if both are one model, load it under one name."
         )
     for run in dreams_of(merged):  # runs from a file of merged runs do not know their tokenizer
         digest = (run.identity or {}).get("tokenizer")
         if digest and header.get("tokenizer") and digest != header["tokenizer"]:
             raise ExamplesError(
-                f"The dreams and the examples are both of {scanned_model!r}, but with different tokenizers ({digest} and "
-                f"{header['tokenizer']}): the model has changed since the scan. Scan again with the dreams' model."
+                f"The dreams and the examples are both of {scanned_model!r}, but with different tokenizers ({digest} "
+                f"and {header['tokenizer']}): the model has changed since the scan. Scan again with the dreams' model."
             )
         check_same_fluency(run.fluency_name, header)
     bos = bool(header.get("prepend_bos"))
@@ -106,7 +106,8 @@ def check_same_fluency(dreams: str | None, header: Mapping[str, Any]) -> None:
     else:
         advice = "Dream and scan with the same fluency_model"
     raise ExamplesError(
-        f"The dreams' cross-entropy is {of_dreams}, and the windows' is {of_windows}, so they are not comparable. {advice}."
+        f"The dreams' cross-entropy is {of_dreams}, and the windows' is {of_windows}, so they are not comparable. "
+        f"{advice}."
     )
 
 

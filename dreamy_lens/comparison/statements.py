@@ -115,15 +115,16 @@ def _below(limit: float, dream: Prompt, bounds: Bounds, corpus: CorpusFrontier, 
     if value > high:
         dream_value, corpus_value, apart = format_values(value, high, value - high)
         reason = f": {kept}" if bounds.window is None else ""
-        return f"{start} is at least {apart} above every one of {tokens} ({dream_value} against at most {corpus_value}{reason})."
+        scores = f"{dream_value} against at most {corpus_value}{reason}"
+        return f"{start} is at least {apart} above every one of {tokens} ({scores})."
     if value < low:
         dream_value, corpus_value, apart = format_values(value, low, low - value)
         return f"{start} is at least {apart} below the best of {tokens} ({dream_value} against {corpus_value} or more)."
     if bounds.window is None:
         dream_value, corpus_value = format_values(value, high)
         return (
-            f"{start} reaches {dream_value}. {kept[:1].upper()}{kept[1:]}, so of {tokens} it is only known that no window "
-            f"there exceeds {corpus_value}; a scan with cross_entropy=True tells more."
+            f"{start} reaches {dream_value}. {kept[:1].upper()}{kept[1:]}, so of {tokens} it is only known that no "
+            f"window there exceeds {corpus_value}; a scan with cross_entropy=True tells more."
         )
     dream_value, corpus_value, apart, most = format_values(value, low, abs(value - low), high)
     if not corpus.measured:
@@ -132,8 +133,8 @@ def _below(limit: float, dream: Prompt, bounds: Bounds, corpus: CorpusFrontier, 
             f"({dream_value} against {corpus_value}); other windows of {tokens} may reach {most} there."
         )
     return (
-        f"{start} reaches {dream_value}, and the best of {tokens} between {corpus_value} and {most}; at multiples of {FLUENT_STEP:g}"
-        f"{f' up to {format_limit(LAST * FLUENT_STEP)}' if limit > LAST * FLUENT_STEP else ''} it is known exactly."
+        f"{start} reaches {dream_value}, and the best of {tokens} between {corpus_value} and {most}; "
+        f"at multiples of {FLUENT_STEP:g}{f' up to {format_limit(LAST * FLUENT_STEP)}' if limit > LAST * FLUENT_STEP else ''} it is known exactly."
     )
 
 
