@@ -124,11 +124,11 @@ class OutOfMemoryError(DreamyLensError):
 
 
 def unknown_setting(name: str, known: Sequence[str]) -> SettingsError:
-    """Return the error for a setting that does not exist, which names the nearest one.
+    """Return the error for a setting that does not exist. Its message names the nearest setting.
 
     Args:
-        name: The setting that was given.
-        known: The settings that there are.
+        name: Name that the user gave.
+        known: Names of all settings.
 
     >>> print(unknown_setting("lenght", ["length", "stride"]))
     There is no setting 'lenght'; did you mean length?

@@ -1,4 +1,4 @@
-"""Export of a trained model: a Hugging Face folder with a record of the training and a model card."""
+"""Write a trained model as a Hugging Face folder with a record of its training."""
 
 from __future__ import annotations
 
@@ -6,49 +6,43 @@ import copy
 import json
 import platform
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dreamy_lens.corpus import PACKAGES, Document
+from dreamy_lens._host import versions
+from dreamy_lens.corpus import PACKAGES
 from training.recipe import END_OF_TEXT, Recipe
 
 RECORD = "training.json"
-"""Name of the file beside the weights that records the training."""
+"""The file beside the weights that says how they came about."""
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package.replace("_", "-"))
-        except PackageNotFoundError:
-            continue
-    return found
+def _package_versions() -> dict[str, str]:
+    """Versions of the packages whose documentation was read."""
+    return {name: number for name, number in versions(*PACKAGES).items() if name != "python"}
 
 
 @dataclass(frozen=True)
 class Record:
-    """Record of a training: facts that the weights themselves do not hold.
+    """How a model was trained: what the weights themselves do not tell.
 
     Attributes:
-        recipe: Shape, schedule and seed of the training.
-        step: Number of steps that were made; fewer than `recipe.steps` if the training was stopped.
-        seconds: Time of the training, without evaluation.
-        threads: Number of CPU threads.
-        training_documents: Number of documents that the model was trained on.
-        training_bytes: UTF-8 bytes of the training documents.
-        training_tokens: Tokens of the training documents in one pass, end-of-text tokens included.
-        held_out_documents: Number of documents that were kept apart for evaluation.
-        device: Device of the training.
-        machine: Type of the processor.
-        python: Version of Python, and so of the standard library whose documentation was read.
-        torch: Version of torch, with its build.
-        packages: Versions of the packages whose documentation was read.
+        recipe: shape, schedule and seed.
+        step: steps that were made; fewer than `recipe.steps` if training was stopped.
+        seconds: time the training took, evaluation not counted.
+        threads: CPU threads.
+        training_documents: documents trained on.
+        training_bytes: their UTF-8 bytes.
+        training_tokens: their tokens, end-of-text included: one pass.
+        held_out_documents: documents kept apart.
+        device: what it was trained on.
+        machine: type of processor.
+        python: version of Python, and so of the standard library whose documentation was read.
+        torch: version of torch, with the build.
+        packages: versions of the packages whose documentation was read.
     """
 
     recipe: Recipe
@@ -63,7 +57,7 @@ class Record:
     machine: str = field(default_factory=platform.machine)
     python: str = field(default_factory=platform.python_version)
     torch: str = torch.__version__
-    packages: dict[str, str] = field(default_factory=_versions)
+    packages: dict[str, str] = field(default_factory=_package_versions)
 
     def write(self, folder: Path) -> None:
         """Save the record beside the weights."""
@@ -71,24 +65,21 @@ class Record:
 
     @classmethod
     def read(cls, folder: Path) -> Record:
-        """Read the record of a model's folder."""
+        """The record of a model's folder."""
         values = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return cls(**{**values, "recipe": Recipe(**values["recipe"])})
 
 
-def export(model: Any, tokenizer: Any, record: Record, folder: Path, held_out: Sequence[Document]) -> Path:
-    """Save weights in half precision, tokenizer, record and card. The card has measurements of the saved weights.
+def export(model: Any, tokenizer: Any, record: Record, folder: Path) -> Path:
+    """Save weights in half precision, tokenizer and record; return the folder.
 
     Args:
-        model: Trained `GPTNeoXForCausalLM`.
-        tokenizer: Tokenizer of the `tokenizers` library.
-        record: Record of the training.
-        folder: Folder to write; an existing folder is replaced.
-        held_out: Held-out documents, for the measurements of the card.
+        model: the trained `GPTNeoXForCausalLM`.
+        tokenizer: of the `tokenizers` library.
+        record: how it was trained.
+        folder: replaced if it exists.
     """
     from transformers import PreTrainedTokenizerFast
-
-    from training.card import write_card
 
     if folder.exists():
         shutil.rmtree(folder)
@@ -104,5 +95,4 @@ def export(model: Any, tokenizer: Any, record: Record, folder: Path, held_out: S
         add_bos_token=True,
     ).save_pretrained(folder)
     record.write(folder)
-    write_card(folder, held_out)
     return folder

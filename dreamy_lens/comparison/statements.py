@@ -132,9 +132,10 @@ def _below(limit: float, dream: Prompt, bounds: Bounds, corpus: CorpusFrontier, 
             f"{start} is {_apart(value - low, apart)} the best of the {plural(len(corpus.top), 'kept window')} "
             f"({dream_value} against {corpus_value}); other windows of {tokens} may reach {most} there."
         )
+    end = f" up to {format_limit(LAST * FLUENT_STEP)}" if limit > LAST * FLUENT_STEP else ""
     return (
         f"{start} reaches {dream_value}, and the best of {tokens} between {corpus_value} and {most}; "
-        f"at multiples of {FLUENT_STEP:g}{f' up to {format_limit(LAST * FLUENT_STEP)}' if limit > LAST * FLUENT_STEP else ''} it is known exactly."
+        f"at multiples of {FLUENT_STEP:g}{end} it is known exactly."
     )
 
 

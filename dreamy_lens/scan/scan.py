@@ -28,7 +28,7 @@ from dreamy_lens.scan import storage
 from dreamy_lens.scan.checkpoint import Checkpoint, check_same
 from dreamy_lens.scan.config import ScanConfig
 from dreamy_lens.scan.examples import Examples
-from dreamy_lens.scan.fingerprint import features_digest, is_plain, library_versions, model_digest
+from dreamy_lens.scan.fingerprint import features_digest, has_text_form, library_versions, model_digest
 from dreamy_lens.scan.progress_bar import InterruptGuard, ScanBar, ValuesBar
 from dreamy_lens.scan.scanner import Scanner
 from dreamy_lens.scan.schema import table, token_table
@@ -111,7 +111,7 @@ class Scan:
         """Whether the identity says all: no objects of this session, no hooks, and no texts that are yet to come."""
         hooked = any(m.is_hooked for m in (self.model, self.fluency or self.model))
         vague = self.corpus.single_pass or self.corpus.partial_fingerprint
-        return all(map(is_plain, self.features)) and not hooked and not vague
+        return all(map(has_text_form, self.features)) and not hooked and not vague
 
     def folder(self) -> Path:
         """Return the folder of the cache that is for this scan."""

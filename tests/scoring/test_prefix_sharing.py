@@ -252,7 +252,7 @@ def test_a_template_s_prefix_is_computed_once_and_anew_when_renewed(family, runs
         agree(scorer.score(rows), plain.score(rows))
     assert runs.kept == 0 and len(runs.packings) == 3
     assert all(packing.known == scorer.layout(LENGTH).before for packing in runs.packings)
-    scorer.renew()
+    scorer.invalidate_cache()
     agree(scorer.score(ROWS), plain.score(ROWS))
     assert runs.kept > 0
 
@@ -268,7 +268,7 @@ def test_weights_that_are_changed_in_place_count_once_renewed(family):
     scorer = make_scorer("L1.N3", bridge, **options)
     before, slope = scorer.score(ROWS), scorer.gradient(ROWS[:2]).of_value()
     change(bridge)
-    scorer.renew()
+    scorer.invalidate_cache()
     change(other)
     plain = make_scorer("L1.N3", other, share_prefixes=False, **options)
     agree(scorer.score(ROWS), plain.score(ROWS))
