@@ -11,8 +11,8 @@ from dreamy_lens.analysis.logit_effects import logit_effect
 from dreamy_lens.api.compare import compare
 from dreamy_lens.api.dream import dream, load_run
 from dreamy_lens.api.max_activating import max_activating
-from dreamy_lens.comparison.card import Card, attribute_frontier
-from dreamy_lens.comparison.compatibility import check_same_fluency, examples_of, opened
+from dreamy_lens.comparison.card import Card, attribute_prompts
+from dreamy_lens.comparison.compatibility import check_same_fluency, examples_of, open_examples
 from dreamy_lens.comparison.merged_runs import fluency_model_of, merge_runs_of, model_of, prompt_length
 from dreamy_lens.corpus import Corpus, open_corpus
 from dreamy_lens.errors import SettingsError
@@ -90,7 +90,7 @@ def card(
         settings["fluency_model"] = fluency = None if fluency is hooked else fluency
     # Whatever may fail is tried before anything that takes long.
     if examples is not None:
-        examples = opened(examples)
+        examples = open_examples(examples)
         if merged is None:
             check_same_fluency(None if fluency is None else fluency.name, examples.header)
     bos = settings.get("prepend_bos") if merged is None else merged.runs[0].provenance.prepend_bos
@@ -104,7 +104,7 @@ def card(
         asked["fluency_model"] = fluency_model_of(merged)
         examples = max_activating(expression, hooked, corpus, progress=progress, **asked)
     comparison = compare(merged, examples)
-    attributions, reason = attribute_frontier(merged.frontier, strips, k)
+    attributions, reason = attribute_prompts(merged.frontier, strips, k)
     made = Card(comparison, merged, examples_of(examples, merged), effect, attributions, reason)
     if path is not None:
         made.to_html(path)

@@ -1,6 +1,6 @@
-"""Dreams held against a corpus: what both reach at every fluency, in numbers, sentences, pictures and pages.
+"""Comparisons of dreams with a corpus at every fluency: as numbers, sentences, figures and pages.
 
-Comparisons are plain data over results and examples; only finding them may use a model.
+A comparison is plain data made of results and examples. Only computing it may use a model.
 """
 
 import lazy_loader as _lazy

@@ -1,4 +1,4 @@
-"""A feature's card: dreams, the text of a corpus that drives it most, and what it does to the logits."""
+"""Card of a feature: its dreams, the windows of a corpus that activate it most, and its effect on the logits."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from dreamy_lens.scan.feature_examples import FeatureExamples
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Card:
-    """A feature's page and what is on it. Made by :func:`dreamy_lens.card`; a notebook shows it.
+    """Card of a feature from :func:`dreamy_lens.card`: a page, and the results on it. A notebook displays the page.
 
     Attributes:
-        comparison: of the dreams and the windows of the corpus: frontier, sentence, figure.
-        merged: the runs.
-        examples: of the feature in the corpus.
-        logit_effect: the tokens that it promotes and suppresses; false, with the reason, where there is none.
-        attributions: by index into the frontier, of prompts all along it.
-        unattributed: why there are none, if so.
+        comparison: Comparison of the dreams with the windows of the corpus.
+        merged: Runs that made the dreams.
+        examples: Examples of the feature in the corpus.
+        logit_effect: Tokens that the feature promotes and suppresses; false, with the reason, without a direct path.
+        attributions: Attributions of prompts all along the frontier, by index into the frontier.
+        unattributed: Reason why there are no attributions; empty if there are.
     """
 
     comparison: Comparison
@@ -39,25 +39,22 @@ class Card:
 
     @property
     def title(self) -> str:
-        """The feature in short."""
+        """Short name of the feature."""
         return self.comparison.title
 
     @property
     def sentence(self) -> str:
-        """How dreams and corpus compare."""
+        """Comparison of dreams and corpus in one sentence."""
         return self.comparison.sentence
 
     def to_html(self, path: str | os.PathLike[str] | None = None, *, top: int = 16, static: bool = False) -> str:
-        """The card as one self-contained page, which fetches nothing and reads without scripts.
+        """Return the card as one self-contained page, which fetches nothing and is readable without scripts.
 
         Args:
-            path: a file to write it to as well.
-            top: how many of the strongest windows it has.
-            static: without any script, for mail and for print; otherwise the run's panel is on it too, which answers
-                clicks with no kernel.
-
-        Returns:
-            The page.
+            path: File to which the page is also written; None writes no file.
+            top: Number of strongest windows on the page.
+            static: Whether to leave out all scripts, for mail and print. Otherwise the page also has the panel of the
+                run, which answers clicks without a kernel.
         """
         text = _upcalls.card_page(self, top=top, static=static)
         if path is not None:
@@ -79,23 +76,24 @@ class Card:
         return f"{self.title} on {self.comparison.model}\n{self.comparison.summary}\n{self.logit_effect}"
 
 
-def attribute_frontier(frontier: Frontier, strips: int, k: int) -> tuple[dict[int, Attribution], str]:
-    """Attribute prompts from all along a frontier.
+def attribute_prompts(frontier: Frontier, strips: int, k: int) -> tuple[dict[int, Attribution], str]:
+    """Compute attributions of prompts all along a frontier.
 
     Args:
-        frontier: the prompts.
-        strips: prompts that are attributed at most.
-        k: substitutes tried at each position.
+        frontier: Frontier with the prompts.
+        strips: Most prompts that are attributed.
+        k: Number of substitutes tried at each position.
 
     Returns:
-        Attributions by index into the frontier; and the reason why there are no more, if the feature has no gradient.
+        Attributions by index into the frontier, and the reason why some are missing; the reason is empty if none is
+        missing.
     """
-    shown = set(frontier.spread(strips))
+    selected = set(frontier.spread(strips))
     attributions: dict[int, Attribution] = {}
     for i, prompt in enumerate(frontier):
-        if prompt in shown:
+        if prompt in selected:
             try:
                 attributions[i] = prompt.attribution(k=k)
-            except DreamyLensError as error:  # a feature without a gradient has a frontier all the same
+            except DreamyLensError as error:  # a feature without a gradient has a frontier, but no attributions
                 return attributions, str(error)
     return attributions, ""

@@ -1,4 +1,4 @@
-"""Dreams and windows of one feature side by side: what `dreamy_lens.compare` returns."""
+"""Comparison of dreams and windows of one feature, the result of `dreamy_lens.compare`."""
 
 from __future__ import annotations
 
@@ -20,56 +20,57 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison(ComparisonContent):
-    """Dreams against the windows of a corpus, as a table, a figure and a page.
+    """Comparison of dreams with the windows of a corpus, as a table, a figure and a page.
 
-    Its data and what follows from them are those of :class:`dreamy_lens.comparison.content.ComparisonContent`:
-    `.sentence`, `.statements`, `.frontier`, `.top`, `.hypervolume()`.
+    The data are in the base class :class:`dreamy_lens.comparison.content.ComparisonContent`: `.sentence`,
+    `.statements`, `.frontier`, `.top`, `.hypervolume()` and more.
     """
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per dream of the frontier and per window that is shown.
+        """Return a table with one row per dream of the frontier and per window of the comparison.
 
-        Columns: side ("dream", "top", "fluent", "quantile 0.99", ...), value, cross_entropy, perplexity, text, beyond
-        (whether no window at least as fluent is as strong; of dreams), seed, iteration, document, character,
-        shared_tokens, shared_in, nearest, distance, ids, tokens.
+        The columns are side ("dream", "top", "fluent", "quantile 0.99", ...), value, cross_entropy, perplexity, text,
+        beyond (whether no window that is at least as fluent is as strong; only for dreams), seed, iteration, document,
+        character, shared_tokens, shared_in, nearest, distance, ids and tokens.
         """
         import pandas as pd
 
         rows = []
         for prompt, beyond, overlap in zip(self.frontier, self.beyond, self.overlaps, strict=True):
-            near, most = overlap.nearest, overlap.most
+            near, shared = overlap.nearest, overlap.longest
             rows.append(
                 {"side": "dream", **_scores(prompt), "beyond": beyond}
                 | {"seed": prompt.provenance.seed, "iteration": prompt.provenance.iteration}
-                | {"shared_tokens": most.length, "shared_in": most.document or None}
+                | {"shared_tokens": shared.length, "shared_in": shared.document or None}
                 | {"nearest": near and near.window.text, "distance": near and near.distance}
                 | {"ids": prompt.ids, "tokens": prompt.tokens}
             )
         groups = [("top", self.top), ("fluent", self.fluent), *((f"quantile {q:g}", w) for q, w in self.quantiles)]
         for side, windows in groups:
             for w in windows:
-                place = {"document": w.document, "character": w.character}
-                rows.append({"side": side, **_scores(w), **place, "ids": w.ids, "tokens": w.tokens})
+                origin = {"document": w.document, "character": w.character}
+                rows.append({"side": side, **_scores(w), **origin, "ids": w.ids, "tokens": w.tokens})
         names = ["side", "value", "cross_entropy", "perplexity", "text", "beyond", "seed", "iteration", "document"]
         names += ["character", "shared_tokens", "shared_in", "nearest", "distance", "ids", "tokens"]
         frame = pd.DataFrame(rows, columns=names)
-        whole = ("seed", "iteration", "character", "shared_tokens", "distance")
-        return frame.astype({"beyond": "boolean", **dict.fromkeys(whole, "Int64")})
+        integers = ("seed", "iteration", "character", "shared_tokens", "distance")
+        return frame.astype({"beyond": "boolean", **dict.fromkeys(integers, "Int64")})
 
     def figure(self, **settings: Any) -> go.Figure:
-        """Value against cross-entropy, as in Figure 3 of the paper; settings as for `comparison_figure`."""
+        """Draw value against cross-entropy, as in Figure 3 of the paper.
+
+        Args:
+            **settings: Settings of `comparison_figure`: `dark`, `cloud`.
+        """
         return comparison_figure(self, **settings)
 
     def to_html(self, path: str | os.PathLike[str] | None = None, *, top: int = 64, dreams: int = 64) -> str:
-        """One self-contained page, which needs no kernel and no network, and reads without scripts too.
+        """Return one self-contained page. It needs neither a kernel nor a network, and is readable without scripts.
 
         Args:
-            path: a file to write it to as well.
-            top: how many of the strongest windows it has.
-            dreams: how many dreams, spread from fluent to strong.
-
-        Returns:
-            The page.
+            path: File to which the page is also written; None writes no file.
+            top: Number of strongest windows on the page.
+            dreams: Most dreams on the page, spread from fluent to strong.
         """
         text = comparison_page(self, top=top, dreams=dreams)
         if path is not None:
@@ -89,7 +90,8 @@ class Comparison(ComparisonContent):
         return f"{self.title} on {self.model}, dreams against {self.scanned.corpus}\n{self.summary}"
 
 
-def _scores(text: Any) -> dict[str, Any]:
-    perplexity = math.nan if text.perplexity is None else text.perplexity
-    cost = math.nan if text.cross_entropy is None else text.cross_entropy
-    return {"value": text.value, "cross_entropy": cost, "perplexity": perplexity, "text": text.text}
+def _scores(entry: Any) -> dict[str, Any]:
+    """Return the scores and the text of a prompt or a window; NaN for scores that are unknown."""
+    perplexity = math.nan if entry.perplexity is None else entry.perplexity
+    cross_entropy = math.nan if entry.cross_entropy is None else entry.cross_entropy
+    return {"value": entry.value, "cross_entropy": cross_entropy, "perplexity": perplexity, "text": entry.text}

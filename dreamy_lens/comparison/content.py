@@ -1,4 +1,4 @@
-"""Dreams and windows of one feature side by side, and what follows from them, as plain data."""
+"""Content of a comparison: dreams and windows of one feature, and the conclusions from them, as plain data."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from dreamy_lens.comparison.corpus_frontier import CorpusFrontier
-from dreamy_lens.comparison.overlap import REMEMBERED, Overlap, SharedSpan
+from dreamy_lens.comparison.overlap import MEMORIZED, Overlap, SharedSpan
 from dreamy_lens.comparison.scan_source import ScanSource
-from dreamy_lens.comparison.statements import Statement, state
-from dreamy_lens.html.words import plural, values
+from dreamy_lens.comparison.statements import Statement, make_statement
+from dreamy_lens.html.words import format_values, plural
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.pareto import hypervolume
 from dreamy_lens.scan.window import Histogram, Window, undominated
@@ -21,28 +21,30 @@ from dreamy_lens.scan.window import Histogram, Window, undominated
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ComparisonContent:
-    """Dreams against the windows of a corpus: what pages, drawings and figures are made of.
+    """Content of a comparison of dreams with the windows of a corpus. Pages, drawings and figures show it.
 
     Attributes:
-        feature: its text.
-        title: the same in short.
-        model: its name.
-        frontier: the dreams that no other beats, of all runs.
-        seeds: of the runs.
-        evaluated: prompts that they evaluated, if known.
-        top: the strongest windows, best first.
-        fluent: the strongest window of each quarter of a nat, where all cross-entropies were measured.
-        quantiles: shares, and windows about as strong as that share of the corpus is weaker than.
-        cloud: cross-entropy and value of windows drawn at random, `[S, 2]`.
-        histogram: of the values of all windows.
-        scanned: what the windows are from.
-        overlaps: for each dream of the frontier, what it has in common with the corpus.
-        limits: cross-entropies that :attr:`statements` are about.
-        series: by ids, the feature's value if the prompt ended at each token, where it was worked out.
-        warnings: what a reader must know.
-        settings: of the runs, for the foot of a page.
-        quantile_values: for each of :attr:`quantiles`, the value that such a share of all windows does not exceed.
-        fluent_levels: for each of :attr:`fluent`, which quarter of a nat it is the strongest of.
+        feature: Text form of the feature.
+        title: Short name of the feature.
+        model: Name of the model.
+        frontier: Joint frontier of all runs; its prompts are the dreams.
+        seeds: Seed of each run.
+        evaluated: Number of prompts that the runs evaluated; None if unknown.
+        top: Strongest windows, best first.
+        fluent: Strongest window of each quarter of a nat; empty if the scan measured no cross-entropies.
+        quantiles: Shares, each with windows whose value is near that quantile of all windows.
+        cloud: Cross-entropy and value of windows sampled at random, `[S, 2]`.
+        histogram: Histogram of the values of all windows.
+        scanned: Corpus and scan that the windows are from.
+        overlaps: Overlap of each dream with the corpus.
+        limits: Cross-entropies that :attr:`statements` are about.
+        series: Value of the feature if the prompt ended at each token, by token ids, where it was computed.
+        warnings: Sentences about differences between runs and scan that a reader must know.
+        settings: Settings of the runs, for the end of a page.
+        quantile_values: Quantile for each share of :attr:`quantiles`: the value that this share of all windows does not
+            exceed.
+        fluent_levels: Number of the quarter of a nat of each window of :attr:`fluent`; None computes it from the
+            window's cross-entropy.
     """
 
     feature: str
@@ -66,55 +68,56 @@ class ComparisonContent:
     fluent_levels: tuple[int, ...] | None = None
 
     @cached_property
-    def reach(self) -> CorpusFrontier:
-        """What the corpus is known to reach at each cross-entropy."""
+    def corpus_frontier(self) -> CorpusFrontier:
+        """Bounds of the values that the corpus reaches at each cross-entropy."""
         scanned = self.scanned
-        return CorpusFrontier(self.top, self.fluent, scanned.measured, self._whole, self.fluent_levels)
+        return CorpusFrontier(self.top, self.fluent, scanned.measured, self._complete, self.fluent_levels)
 
     @property
-    def _whole(self) -> bool:
-        """Whether every window there is was kept."""
+    def _complete(self) -> bool:
+        """True if the scan kept every window of the corpus."""
         return len(self.top) >= self.scanned.windows
 
     @cached_property
     def statements(self) -> tuple[Statement, ...]:
-        """One for each of :attr:`limits`."""
-        return tuple(state(c, self.frontier, self.reach, self.scanned.extent) for c in self.limits)
+        """Statement for each cross-entropy of :attr:`limits`."""
+        scanned = self.scanned.extent
+        return tuple(make_statement(c, self.frontier, self.corpus_frontier, scanned) for c in self.limits)
 
     @property
     def headline(self) -> Statement:
-        """The first of :attr:`statements` that is about a dream."""
+        """First of :attr:`statements` that is about a dream."""
         return next((s for s in self.statements if s.dream is not None), self.statements[0])
 
     @property
     def sentence(self) -> str:
-        """The comparison in a sentence: that of :attr:`headline`."""
+        """Comparison in one sentence, the text of :attr:`headline`."""
         return self.headline.text
 
     @cached_property
     def beyond(self) -> tuple[bool, ...]:
-        """For each dream, whether it lies where no window of the corpus does, for certain."""
-        return tuple(self.reach.beyond(p.value, p.cross_entropy) for p in self.frontier)
+        """True for each dream that is certainly stronger than all windows of the corpus that are at least as fluent."""
+        return tuple(self.corpus_frontier.beyond(p.value, p.cross_entropy) for p in self.frontier)
 
     @cached_property
     def windows(self) -> tuple[Window, ...]:
-        """The kept windows that no kept one beats in both value and cross-entropy, fluent to strong."""
+        """Kept windows that no kept window beats in both value and cross-entropy, from fluent to strong."""
         return undominated([*self.top, *self.fluent])
 
     @property
     def reference(self) -> tuple[float, float] | None:
-        """The lowest value and the highest cross-entropy of both frontiers; None if neither has any."""
+        """Lowest value and highest cross-entropy of both frontiers; None if both are empty."""
         points = [(p.value, p.cross_entropy) for p in (*self.frontier, *self.windows) if p.cross_entropy is not None]
         return (min(v for v, _ in points), max(c for _, c in points)) if points else None
 
     def hypervolume(self, reference: tuple[float, float] | None = None) -> tuple[float, float]:
-        """Area under both frontiers, dreams first, from a common reference; larger is better.
+        """Return the area under the frontier of the dreams and under that of the windows. Larger is better.
 
-        That of the windows is at least so large: between those that are kept there may be others, within a quarter of
-        a nat of cross-entropy where the scan measured it.
+        The area of the windows is a lower bound: between the windows that a scan keeps there may be others, within a
+        quarter of a nat of cross-entropy if the scan measured it.
 
         Args:
-            reference: (value, cross-entropy); None is :attr:`reference`.
+            reference: (value, cross-entropy) from which both areas are measured; None is :attr:`reference`.
         """
         reference = self.reference if reference is None else reference
         if reference is None:
@@ -127,53 +130,55 @@ class ComparisonContent:
 
     @property
     def summary(self) -> str:
-        """What the comparison found, a sentence a line; what must be known to read it comes last."""
+        """All statements, findings and warnings of the comparison, one sentence per line."""
         return "\n".join([*(s.text for s in self.statements), *self.findings, *self.warnings])
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """What is said besides :attr:`statements`: how many dreams are beyond the corpus, areas, what is remembered."""
-        found = [self._beyond()] if len(self.frontier) else []
+        """Further sentences besides :attr:`statements`: dreams beyond the corpus, hypervolumes, memorized dreams."""
+        sentences = [self._beyond_sentence()] if len(self.frontier) else []
         if self.reference is not None:
             (value, cost), areas = self.reference, self.hypervolume()
-            mine, theirs, low = values(*areas, value)
-            few = "" if self.scanned.measured else f" (of the {plural(len(self.top), 'kept window')})"
-            theirs = f"at least {theirs}" if self.scanned.measured and not self._whole else theirs
-            found.append(
-                f"Hypervolume from value {low} and cross-entropy {cost:.2f}: dreams {mine}, windows {theirs}{few}."
+            dreams, windows, low = format_values(*areas, value)
+            kept = "" if self.scanned.measured else f" (of the {plural(len(self.top), 'kept window')})"
+            windows = f"at least {windows}" if self.scanned.measured and not self._complete else windows
+            sentences.append(
+                f"Hypervolume from value {low} and cross-entropy {cost:.2f}: dreams {dreams}, windows {windows}{kept}."
             )
-        remembered = self._remembered()
-        return (*found, *([remembered] if remembered else []))
+        memorized = self._memorized_sentence()
+        return (*sentences, *([memorized] if memorized else []))
 
-    def _beyond(self) -> str:
+    def _beyond_sentence(self) -> str:
+        """Say how many dreams are beyond the corpus."""
         n, total = sum(self.beyond), len(self.frontier)
         if n == total:
-            many = "Every dream of the frontier is" if total > 1 else "The dream is"
-            return f"{many} stronger than all windows at least as fluent."
+            subject = "Every dream of the frontier is" if total > 1 else "The dream is"
+            return f"{subject} stronger than all windows that are at least as fluent."
         if n == 0:
-            return "No dream is known to be stronger than all windows at least as fluent."
-        return f"{n} of the {total} dreams on the frontier are stronger than all windows at least as fluent."
+            return "No dream is known to be stronger than all windows that are at least as fluent."
+        subject = f"{n} of the {total} dreams on the frontier {'is' if n == 1 else 'are'}"
+        return f"{subject} stronger than all windows that are at least as fluent."
 
-    def _remembered(self) -> str:
+    def _memorized_sentence(self) -> str:
+        """Say how many dreams share so much text with the corpus that they may be memorized."""
         if not self.overlaps:
             return ""
-        best = max(range(len(self.overlaps)), key=lambda i: (self.overlaps[i].most.share, i))
-        shared, whole = self.overlaps[best].most, any(o.corpus is not None for o in self.overlaps)
-        where = "the corpus" if whole else "the kept and sampled windows and what surrounds them"
-        if not shared.length:
-            return f"No token of any dream stands in {where}."
-        if shared.share < REMEMBERED:
-            start = f"No dream has more than {shared.length} of {shared.of} tokens in a row in common with {where}"
-            return (
-                f"{start}: none is remembered." if whole else f"{start}; compare(..., corpus=...) searches all of it."
-            )
-        many = sum(o.most.share >= REMEMBERED for o in self.overlaps)
+        most = max(range(len(self.overlaps)), key=lambda i: (self.overlaps[i].longest.share, i))
+        span, searched = self.overlaps[most].longest, any(o.corpus is not None for o in self.overlaps)
+        where = "the corpus" if searched else "the kept and sampled windows and their context"
+        if not span.length:
+            return f"No token of any dream appears in {where}."
+        if span.share < MEMORIZED:
+            start = f"No dream has more than {span.length} of {span.total} tokens in a row in common with {where}"
+            rest = ": none is memorized." if searched else "; compare(..., corpus=...) searches the whole corpus."
+            return start + rest
+        count = sum(o.longest.share >= MEMORIZED for o in self.overlaps)
         return (
-            f"{plural(many, 'dream')} may be remembered in part: of dream {best + 1}, {shared}"
-            f"{'' if whole else ', one of the windows that were kept'}."
+            f"{plural(count, 'dream')} may be partly memorized: of dream {most + 1}, {span}"
+            f"{'' if searched else ', the source of a kept window'}."
         )
 
     def most_shared(self) -> SharedSpan | None:
-        """The longest run of tokens that any dream shares with the corpus."""
-        runs = [o.most for o in self.overlaps]
-        return max(runs, key=lambda s: s.share) if runs else None
+        """Return the span that is the largest share of a dream; None if there are no dreams."""
+        spans = [o.longest for o in self.overlaps]
+        return max(spans, key=lambda s: s.share) if spans else None

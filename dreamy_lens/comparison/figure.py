@@ -1,4 +1,4 @@
-"""Dreams against the windows of a corpus, as in Figure 3 of the paper."""
+"""Plotly figure of dreams and windows of a corpus, like Figure 3 of the paper."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from dreamy_lens.comparison.content import ComparisonContent
 from dreamy_lens.comparison.svg import shown_range
 from dreamy_lens.figures import style
-from dreamy_lens.figures.frontier import AXES, steps
+from dreamy_lens.figures.frontier import AXES, frontier_trace
 from dreamy_lens.scan.window import Window
 
 if TYPE_CHECKING:
@@ -19,17 +19,20 @@ if TYPE_CHECKING:
 
 
 def comparison_figure(comparison: ComparisonContent, dark: bool = False, cloud: bool = True) -> go.Figure:
-    """Draw value against cross-entropy: the dreams' frontier, windows of the corpus, and where no window is.
+    """Draw value against cross-entropy: dreams, windows of the corpus, and the region without windows.
 
     Args:
-        comparison: a comparison, as `dreamy_lens.compare` returns it.
-        dark: whether the figure is for a dark page.
-        cloud: whether to show the windows that were drawn at random.
+        comparison: Comparison from `dreamy_lens.compare`.
+        dark: Whether the figure is for a dark page.
+        cloud: Whether to show the windows that were sampled at random.
+
+    Returns:
+        A new plotly figure.
     """
     import plotly.graph_objects as go
 
     (left, right), (bottom, top) = shown_range(comparison)
-    figure, orange = go.Figure(), style.looks(dark, 1).colour
+    figure, orange = go.Figure(), style.line_style(dark, 1).colour
     if comparison.top:
         _region(figure, comparison, orange, (left, right, bottom, top))
     if cloud and len(comparison.cloud):
@@ -43,9 +46,9 @@ def comparison_figure(comparison: ComparisonContent, dark: bool = False, cloud: 
         hollow = {"symbol": "square-open", "size": 9, "color": orange, "line": {"width": 2}}
         figure.add_trace(_windows(fluent, "strongest of each ¼ nat", hollow))
     if comparison.top:
-        full = {"symbol": "square", "size": 9, "color": orange, "line": {"width": 1, "color": _ground(dark)}}
+        full = {"symbol": "square", "size": 9, "color": orange, "line": {"width": 1, "color": _background(dark)}}
         figure.add_trace(_windows(comparison.top, f"{len(comparison.top)} strongest windows", full))
-    figure.add_trace(steps(comparison.frontier, "dreams", style.looks(dark, 0)))
+    figure.add_trace(frontier_trace(comparison.frontier, "dreams", style.line_style(dark, 0)))
     figure.update_layout(**style.layout(dark, hovermode="closest", **AXES))
     figure.update_layout(xaxis={"range": [left, right]}, yaxis={"range": [bottom, top]})
     return figure
@@ -54,11 +57,11 @@ def comparison_figure(comparison: ComparisonContent, dark: bool = False, cloud: 
 def _region(
     figure: go.Figure, comparison: ComparisonContent, colour: str, frame: tuple[float, float, float, float]
 ) -> None:
-    """The part of the plane that no window reaches, hatched, with its edge and its name."""
+    """Add the region that no window reaches to a figure: hatched, with its edge and a label."""
     import plotly.graph_objects as go
 
     left, right, bottom, top = frame
-    costs, highs = comparison.reach.ceiling()
+    costs, highs = comparison.corpus_frontier.ceiling()
     x, y = [left], [top]
     for cost, high in zip(costs.tolist(), highs.tolist(), strict=True):
         at = left if cost == -math.inf else cost
@@ -71,34 +74,37 @@ def _region(
     region = f"no window of {comparison.scanned.extent}"
     figure.add_trace(go.Scatter(x=x, y=y, mode="lines", name=region, showlegend=False, hoverinfo="skip", **area))
     edge = {"color": colour, "dash": "dash", "width": 2}
-    first = 2 * int(np.searchsorted(highs, bottom, "right"))  # where windows begin
+    first = 2 * int(np.searchsorted(highs, bottom, "right"))  # first corner of the edge that lies within the figure
     edge_x, edge_y = x[1 + first : -1], y[1 + first : -1]
     figure.add_trace(go.Scatter(x=edge_x, y=edge_y, mode="lines", line=edge, showlegend=False, hoverinfo="skip"))
     place: dict[str, Any] = {"x": left, "y": top, "xanchor": "left", "yanchor": "top", "xshift": 10, "yshift": -8}
     figure.add_annotation(
-        text=f"<b>{style.label(region)} is here</b>", showarrow=False, font={"color": colour}, **place
+        text=f"<b>{style.escape_label(region)} is here</b>", showarrow=False, font={"color": colour}, **place
     )
 
 
 def _windows(windows: Sequence[Window], name: str, marker: dict[str, Any]) -> go.Scatter:
+    """Return the windows whose cross-entropy is known as points."""
     import plotly.graph_objects as go
 
-    known = [w for w in windows if w.cross_entropy is not None]
+    scored = [w for w in windows if w.cross_entropy is not None]
     return go.Scatter(
-        x=[w.cross_entropy for w in known],
-        y=[w.value for w in known],
+        x=[w.cross_entropy for w in scored],
+        y=[w.value for w in scored],
         mode="markers",
         marker=marker,
         name=name,
-        text=[_hover(w) for w in known],
+        text=[_hover_text(w) for w in scored],
         hovertemplate="%{text}<extra></extra>",
     )
 
 
-def _hover(window: Window) -> str:
+def _hover_text(window: Window) -> str:
+    """Return the text at a window's point: the window, its scores and its document."""
     scores = f"value {window.value:.4g}, cross-entropy {window.cross_entropy:.2f}"
-    return "<br>".join([style.lines(window.text), scores, style.lines(window.document)])
+    return "<br>".join([style.wrapped(window.text), scores, style.wrapped(window.document)])
 
 
-def _ground(dark: bool) -> str:
+def _background(dark: bool) -> str:
+    """Return the background colour of figures."""
     return "#15181c" if dark else "#ffffff"

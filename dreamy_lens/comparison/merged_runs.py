@@ -1,4 +1,4 @@
-"""The runs of a comparison: several seen as one, and the models that they have."""
+"""Merged runs of a comparison, and the models that the runs have."""
 
 from __future__ import annotations
 
@@ -16,81 +16,81 @@ from dreamy_lens.scan.feature_examples import FeatureExamples
 
 
 def merge_runs(runs: Any) -> Merged:
-    """Merge the runs that a comparison is given.
+    """Merge the runs of a comparison.
 
     Args:
-        runs: a run, several of one feature, or merged runs.
+        runs: A run, several runs of one feature, or merged runs.
 
     Raises:
-        SettingsError: they are no runs, or runs of several features.
+        SettingsError: `runs` has anything but runs, or runs of several features.
     """
     if isinstance(runs, Merged):
         return runs
     if _is_run(runs):
         return merge([runs])
     try:
-        given = list(runs)
+        members = list(runs)
     except TypeError:
-        raise SettingsError(f"compare() takes a run or several, and examples; got {runs!r} for the runs.") from None
-    if not all(isinstance(run, Merged) or _is_run(run) for run in given):
+        raise SettingsError(f"compare() takes one run or several, and examples; got {runs!r} for the runs.") from None
+    if not all(isinstance(run, Merged) or _is_run(run) for run in members):
         raise SettingsError(
-            f"compare() takes a run or several, and then examples; got {type(runs).__name__} for the runs. A saved run "
-            "is opened by load_run(folder)."
+            f"compare() takes one run or several, and then examples; got {type(runs).__name__} for the runs. "
+            "load_run(folder) opens a saved run."
         )
-    features = list(dict.fromkeys(getattr(getattr(run, "provenance", None), "feature", "") for run in given))
-    if len(features) > 1 and not any(isinstance(run, Merged) for run in given):
+    features = list(dict.fromkeys(getattr(getattr(run, "provenance", None), "feature", "") for run in members))
+    if len(features) > 1 and not any(isinstance(run, Merged) for run in members):
         raise SettingsError(
-            f"These runs are of {len(features)} features, {features[0]} and {features[1]} among them; compare one at a "
-            "time: compare(runs.of(feature), examples)."
+            f"These runs are of {len(features)} features, {features[0]} and {features[1]} among them; compare one "
+            "feature at a time: compare(runs.of(feature), examples)."
         )
-    return merge(given)
+    return merge(members)
 
 
 def merge_runs_of(feature: Feature, runs: Any) -> Merged:
-    """Merge those of some runs that are of one feature.
+    """Merge the runs of one feature.
 
     Args:
-        feature: the feature.
-        runs: a run, several, or merged runs, which are taken as they are.
+        feature: Feature whose runs are selected.
+        runs: A run, several runs, or merged runs, which are returned unchanged.
 
     Raises:
-        SettingsError: none of the runs is of the feature.
+        SettingsError: No run is of this feature.
     """
     if isinstance(runs, Merged):
         return runs
-    given = list(runs) if isinstance(runs, (Dreams, list, tuple)) else [runs]
+    members = list(runs) if isinstance(runs, (Dreams, list, tuple)) else [runs]
     names = {str(feature), str(feature.absolute())}
-    chosen = [run for run in given if run.provenance.feature in names]
-    if given and not chosen:
-        there = ", ".join(dict.fromkeys(run.provenance.feature for run in given))
-        raise SettingsError(f"The card is of {feature}, and the run is of {there}; give the run of this feature.")
-    return merge(chosen)
+    matching = [run for run in members if run.provenance.feature in names]
+    if members and not matching:
+        others = ", ".join(dict.fromkeys(run.provenance.feature for run in members))
+        raise SettingsError(f"The card is of {feature}, and the run is of {others}; give a run of this feature.")
+    return merge(matching)
 
 
 def dreams_of(merged: Merged) -> list[Dream]:
-    """Return the merged runs that are dreams, and not only read back from a file of merged runs."""
+    """Return the merged runs that are dreams, without those from a file of merged runs."""
     return [run for run in merged.runs if isinstance(run, Dream)]
 
 
 def prompt_length(merged: Merged) -> int:
-    """Return how many tokens the dreams have."""
+    """Return the number of tokens of the dreams."""
     return len(merged.frontier[0]) if len(merged.frontier) else dreams_of(merged)[0].config.length
 
 
 def model_of(merged: Merged) -> HookedModel:
-    """Return the model of the runs: the one that a dream has in memory, or else the one that they name."""
+    """Return the model of the runs: the model that a dream has in memory, or else the model of that name."""
     dreams = dreams_of(merged)
     return dreams[0].session.scorer.model if dreams else as_hooked(merged.runs[0].provenance.model)
 
 
 def fluency_model_of(merged: Merged) -> HookedModel | None:
-    """Return the fluency model of the runs, which a scan that is made for them has too; None is their model itself."""
-    named = next((run for run in dreams_of(merged) if run.fluency_name), None)
-    return None if named is None else named.session.scorer.fluency
+    """Return the fluency model of the runs, for a scan to be compared with them; None is the model of the feature."""
+    run = next((run for run in dreams_of(merged) if run.fluency_name), None)
+    return None if run is None else run.session.scorer.fluency
 
 
 def vocabulary_of(merged: Merged, examples: FeatureExamples) -> Any:
-    """Return what encodes text: the examples' own vocabulary, or that of the runs' model, loaded if need be."""
+    """Return a vocabulary that encodes text: that of the examples, or that of the runs' model, which may be loaded."""
     if hasattr(examples.reader, "encode_many"):
         return examples.reader
     dreams = dreams_of(merged)
@@ -98,7 +98,7 @@ def vocabulary_of(merged: Merged, examples: FeatureExamples) -> Any:
 
 
 def settings_of_runs(merged: Merged) -> dict[str, Any]:
-    """Return what the runs were made of and with, for the foot of a page."""
+    """Return the settings of the runs, for the end of a page."""
     run = merged.runs[0]
     if not isinstance(run, Dream):
         return {"feature": run.provenance.feature, "model": run.provenance.model}
@@ -108,5 +108,6 @@ def settings_of_runs(merged: Merged) -> dict[str, Any]:
     return settings
 
 
-def _is_run(given: Any) -> bool:
-    return hasattr(given, "frontier") and hasattr(given, "provenance")
+def _is_run(candidate: Any) -> bool:
+    """Return whether an object has the attributes of a run."""
+    return hasattr(candidate, "frontier") and hasattr(candidate, "provenance")

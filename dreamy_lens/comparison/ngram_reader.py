@@ -1,4 +1,4 @@
-"""Dreams' text in a whole corpus: one streaming pass, in memory that does not grow with it."""
+"""Search for the text of prompts in a whole corpus, in one pass whose memory does not grow with the corpus."""
 
 from __future__ import annotations
 
@@ -13,38 +13,55 @@ from dreamy_lens.corpus.tokenizing import encode_sections
 from dreamy_lens.models.vocabulary import Vocabulary
 
 
-def in_corpus(
+def index_corpus(
     prompts: Sequence[Sequence[int]], corpus: Corpus, vocabulary: Vocabulary, progress: bool | None = None
 ) -> NgramIndex:
-    """The longest runs of tokens that prompts share with a corpus.
+    """Read a corpus, and return the index of the n-grams that prompts share with it.
 
     Args:
-        prompts: ids of each.
-        corpus: what :func:`dreamy_lens.corpus.open` gives; every block of it is read.
-        vocabulary: turns text into ids.
-        progress: whether to show a bar; None shows one in terminals and notebooks.
+        prompts: Token ids of each prompt.
+        corpus: Corpus from :func:`dreamy_lens.corpus.open`; every block of it is read.
+        vocabulary: Vocabulary that encodes the text of the corpus.
+        progress: Whether to show a progress bar; None shows it in terminals and notebooks.
     """
-    grams, shards = NgramIndex(prompts), len(corpus.shards)
+    index, shards = NgramIndex(prompts), len(corpus.shards)
     longest = max(map(len, prompts), default=1)
     with progress_bar(progress, total=1.0, desc="reading", bar_format="{desc}: {percentage:3.0f}%|{bar}|") as bar:
         for shard in range(shards):
             before: _Tail | None = None
             for block in corpus.blocks(shard):
-                before = _feed(grams, block, vocabulary, longest, before)
+                before = _feed(index, block, vocabulary, longest, before)
                 bar.update((shard + (block.done or 0.0)) / shards - bar.n)
             bar.update((shard + 1) / shards - bar.n)
-    return grams
+    return index
 
 
 class _Tail:
-    """The end of a section whose document may go on: a run of tokens can lie across the cut."""
+    """End of a section whose document may continue in the next section: an n-gram can lie across the cut.
+
+    Attributes:
+        document: Name of the document.
+        stop: Character of the document at which the section ends.
+        ids: Last token ids of the section.
+    """
 
     def __init__(self, document: str, stop: int, ids: np.ndarray) -> None:
         self.document, self.stop, self.ids = document, stop, ids
 
 
-def _feed(grams: NgramIndex, block: Block, vocabulary: Vocabulary, longest: int, before: _Tail | None) -> _Tail | None:
-    """Look at one block; gives the end of its last section."""
+def _feed(index: NgramIndex, block: Block, vocabulary: Vocabulary, longest: int, before: _Tail | None) -> _Tail | None:
+    """Feed one block to an index.
+
+    Args:
+        index: Index of n-grams.
+        block: Block of a corpus.
+        vocabulary: Vocabulary that encodes text.
+        longest: Number of tokens of the longest prompt.
+        before: End of the section before this block; None at the start of a shard.
+
+    Returns:
+        End of the last section of the block.
+    """
     tokens, bounds = encode_sections([section.text for section in block.sections], vocabulary)
     pieces: list[np.ndarray] = []
     tails: list[tuple[np.ndarray, str]] = []
@@ -56,7 +73,7 @@ def _feed(grams: NgramIndex, block: Block, vocabulary: Vocabulary, longest: int,
         pieces.append(ids)
         last = ids[len(ids) - min(longest - 1, len(ids)) :]
         before = _Tail(section.document, section.start + len(section.text), last)
-    grams.feed(pieces, [section.document for section in block.sections])
-    if tails:  # what lies in a tail alone was counted with the section that it is of
-        grams.feed([ids for ids, _ in tails], [document for _, document in tails], times=-1)
+    index.feed(pieces, [section.document for section in block.sections])
+    if tails:  # n-grams within a tail were already counted with its own section
+        index.feed([ids for ids, _ in tails], [document for _, document in tails], times=-1)
     return before

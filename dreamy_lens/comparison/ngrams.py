@@ -1,8 +1,9 @@
-"""The longest runs of tokens that prompts share with a stream of text, exactly, in one pass over it.
+"""Longest n-grams that prompts share with a stream of text, found exactly and in one pass.
 
-Every distinct run of the prompts has a number, and a run of L tokens is a pair of runs of L - 1: so each place of the
-stream is looked up as one token, then those that are left as two, as three, and so on. Nearly all places are done after
-two look-ups, all of which are numpy's, and what is kept does not depend on how much text goes by.
+Every distinct n-gram of the prompts has a number, and an n-gram of length L is a pair of n-grams of length L - 1. So
+the index looks up each position of the stream as a 1-gram, the positions that match as a 2-gram, those that match again
+as a 3-gram, and so on. Nearly all positions are finished after two look-ups, which numpy does for all positions at
+once. Memory does not depend on the amount of text.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ import numpy as np
 from dreamy_lens.comparison.overlap import SharedSpan
 
 CONTEXT = 8
-"""Tokens shown before and after a shared run."""
+"""Number of tokens that are kept before and after a shared n-gram."""
 
 
 class NgramIndex:
-    """Looks for runs of some prompts.
+    """Index of the n-grams of some prompts, with the number of times that a text has each of them.
 
     Args:
-        prompts: ids of each.
+        prompts: Token ids of each prompt.
 
-    >>> grams = NgramIndex([[5, 1, 2, 3], [7, 7]])
-    >>> grams.feed([np.array([9, 1, 2, 3, 5]), np.array([2, 3])], ["a.txt", "b.txt"])
-    >>> grams.longest(0)
+    >>> index = NgramIndex([[5, 1, 2, 3], [7, 7]])
+    >>> index.feed([np.array([9, 1, 2, 3, 5]), np.array([2, 3])], ["a.txt", "b.txt"])
+    >>> index.longest(0)
     (1, 3)
     """
 
@@ -35,92 +36,112 @@ class NgramIndex:
         tokens = sorted({i for ids in self.prompts for i in ids})
         self._table = np.full(max(tokens, default=0) + 1, -1, dtype=np.int64)
         self._table[tokens] = np.arange(len(tokens))
-        # By length: the number of the run at each place of each prompt.
-        self._runs: list[list[np.ndarray]] = [[], [self._table[list(ids)] for ids in self.prompts]]
+        # For each length: the numbers of the n-grams at all positions of each prompt.
+        self._grams: list[list[np.ndarray]] = [[], [self._table[list(ids)] for ids in self.prompts]]
         self._keys: list[tuple[np.ndarray, int]] = [(np.empty(0, np.int64), 0), (np.empty(0, np.int64), len(tokens))]
         for _ in range(2, max(map(len, self.prompts), default=0) + 1):
-            before, radix = self._runs[-1], max(1, self._keys[-1][1])
-            pairs = [runs[:-1] * radix + runs[1:] for runs in before]
+            shorter, radix = self._grams[-1], max(1, self._keys[-1][1])
+            pairs = [grams[:-1] * radix + grams[1:] for grams in shorter]
             keys = np.unique(np.concatenate(pairs))
-            self._runs.append([np.searchsorted(keys, pair) for pair in pairs])
+            self._grams.append([np.searchsorted(keys, pair) for pair in pairs])
             self._keys.append((keys, len(keys)))
         self._count: list[np.ndarray] = [np.zeros(n, dtype=np.int64) for _, n in self._keys]
-        self._place: dict[tuple[int, int], tuple[Any, np.ndarray]] = {}
+        # For each length and number: the document in which the n-gram was first seen, and its context there.
+        self._first_seen: dict[tuple[int, int], tuple[Any, np.ndarray]] = {}
 
     def feed(self, sections: Iterable[np.ndarray], documents: Iterable[Any], times: int = 1) -> None:
-        """Look at more text.
+        """Count the n-grams in more text.
 
         Args:
-            sections: token ids of each piece; no run goes from one to the next.
-            documents: where each is from.
-            times: how often it counts; -1 takes back what was counted twice.
+            sections: Token ids of each section; no n-gram extends from one section to the next.
+            documents: Document of each section.
+            times: Weight of the count; -1 removes n-grams that were counted twice.
         """
-        given, names = list(sections), list(documents)
-        if not given:
+        texts, names = list(sections), list(documents)
+        if not texts:
             return
-        # A place between two sections that is no token keeps them apart.
+        # A separator that is not a token keeps n-grams from extending over two sections.
         gap = np.array([-1], dtype=np.int64)
-        stream = np.concatenate([part for section in given for part in (np.asarray(section, dtype=np.int64), gap)])
-        starts = np.cumsum([0, *(len(section) + 1 for section in given)])
+        stream = np.concatenate([part for section in texts for part in (np.asarray(section, dtype=np.int64), gap)])
+        starts = np.cumsum([0, *(len(section) + 1 for section in texts)])
         known = (stream >= 0) & (stream < len(self._table))
         codes = np.where(known, self._table[np.where(known, stream, 0)], -1)
-        place = np.flatnonzero(codes >= 0)
-        codes = codes[place]
+        positions = np.flatnonzero(codes >= 0)
+        codes = codes[positions]
         for length in range(1, len(self._keys)):
             if length > 1:
-                beside = np.flatnonzero(np.diff(place) == 1)
+                adjacent = np.flatnonzero(np.diff(positions) == 1)
                 keys, radix = self._keys[length][0], max(1, self._keys[length - 1][1])
-                pairs = codes[beside] * radix + codes[beside + 1]
+                pairs = codes[adjacent] * radix + codes[adjacent + 1]
                 at = np.searchsorted(keys, pairs)
                 at[at == len(keys)] = 0
                 hit = keys[at] == pairs if len(keys) else np.zeros(len(pairs), dtype=bool)
-                place, codes = place[beside[hit]], at[hit]
+                positions, codes = positions[adjacent[hit]], at[hit]
             if not len(codes):
                 return
-            self._note(length, codes, place, given, names, starts, times)
+            self._count_matches(length, codes, positions, texts, names, starts, times)
 
     def longest(self, prompt: int) -> tuple[int, int]:
-        """Where the longest run of a prompt begins that was seen, and its length: (0, 0) if no token was."""
-        for length in range(len(self._runs) - 1, 0, -1):
-            runs = self._runs[length][prompt]
-            seen = np.flatnonzero(self._count[length][runs] > 0) if len(runs) else []
+        """Return the longest n-gram of a prompt that the text has.
+
+        Args:
+            prompt: Index of the prompt.
+
+        Returns:
+            Position in the prompt at which the n-gram begins, and its length; (0, 0) if the text has no token of the
+            prompt.
+        """
+        for length in range(len(self._grams) - 1, 0, -1):
+            grams = self._grams[length][prompt]
+            seen = np.flatnonzero(self._count[length][grams] > 0) if len(grams) else []
             if len(seen):
                 return int(seen[0]), length
         return 0, 0
 
     def shared(self, prompt: int, text: Callable[[Sequence[int]], str], counted: bool = True) -> SharedSpan:
-        """What :meth:`longest` found, in words.
+        """Return the longest shared n-gram of a prompt with its text and its first place.
 
         Args:
-            prompt: its number.
-            text: of ids.
-            counted: whether it is said how often the run was seen.
+            prompt: Index of the prompt.
+            text: Function from token ids to text.
+            counted: Whether the result has the number of places.
         """
         ids = self.prompts[prompt]
         start, length = self.longest(prompt)
         if not length:
             return SharedSpan(0, 0, len(ids), places=0 if counted else None)
-        run = int(self._runs[length][prompt][start])
-        document, around = self._place[length, run]
-        places = int(self._count[length][run]) if counted else None
-        said = text(list(ids[start : start + length]))
-        return SharedSpan(start, length, len(ids), said, str(document), text(around.tolist()), places)
+        gram = int(self._grams[length][prompt][start])
+        document, around = self._first_seen[length, gram]
+        places = int(self._count[length][gram]) if counted else None
+        shared = text(list(ids[start : start + length]))
+        return SharedSpan(start, length, len(ids), shared, str(document), text(around.tolist()), places)
 
-    def _note(
+    def _count_matches(
         self,
         length: int,
         codes: np.ndarray,
-        place: np.ndarray,
+        positions: np.ndarray,
         sections: list[np.ndarray],
         names: list[Any],
         starts: np.ndarray,
         times: int,
     ) -> None:
-        found, first = np.unique(codes, return_index=True)
-        new = self._count[length][found] == 0
-        for code, at in zip(found[new].tolist(), place[first[new]].tolist(), strict=True):
-            number = int(np.searchsorted(starts, at, "right")) - 1
-            here = at - int(starts[number])
-            around = np.asarray(sections[number])[max(0, here - CONTEXT) : here + length + CONTEXT]
-            self._place[length, code] = names[number], around.copy()
+        """Count matches of one length, and keep the first place of each n-gram.
+
+        Args:
+            length: Length of the n-grams.
+            codes: Number of the n-gram of each match.
+            positions: Position of each match in the stream of all sections.
+            sections: Token ids of each section.
+            names: Document of each section.
+            starts: Position in the stream at which each section begins.
+            times: Weight of the count.
+        """
+        grams, first = np.unique(codes, return_index=True)
+        new = self._count[length][grams] == 0
+        for code, position in zip(grams[new].tolist(), positions[first[new]].tolist(), strict=True):
+            number = int(np.searchsorted(starts, position, "right")) - 1
+            begin = position - int(starts[number])
+            around = np.asarray(sections[number])[max(0, begin - CONTEXT) : begin + length + CONTEXT]
+            self._first_seen[length, code] = names[number], around.copy()
         self._count[length] += times * np.bincount(codes, minlength=len(self._count[length]))

@@ -1,6 +1,6 @@
-"""How far a dream's text is from a corpus: the longest run of tokens that both have, and the nearest window.
+"""Overlap of a dream with a corpus: the longest span of tokens that both have, and the nearest window.
 
-A dream that stands in the corpus word for word was remembered, not invented; these numbers tell the two apart.
+A dream that appears in the corpus word for word is memorized, not new. These numbers tell the two apart.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
     from dreamy_lens.scan.window import Window
 
 
-REMEMBERED = 0.5
-"""A dream of which this part, in a row, stands in the corpus is said to be remembered in part."""
+MEMORIZED = 0.5
+"""Share of a dream's tokens, in a row, that makes it partly memorized if the corpus has them."""
 
 
 @dataclass(frozen=True)
 class SharedSpan:
-    """The longest run of a dream's tokens that stands in some text.
+    """Longest span of a dream's tokens that also appears in another text.
 
     Attributes:
-        start: the dream's position at which it begins.
-        length: tokens in a row; 0 if there is no common token.
-        of: tokens of the dream.
-        text: what these tokens say.
-        document: where they stand; the first place that was found.
-        around: the text there, with some tokens before and after.
-        places: in how many places, or None if they were not counted.
+        start: Position in the dream at which the span begins.
+        length: Number of tokens of the span; 0 if there is no common token.
+        total: Number of tokens of the dream.
+        text: Text of the span.
+        document: Document in which the span was first found.
+        around: Text of that place, with some tokens before and after.
+        places: Number of places with the span; None if they were not counted.
     """
 
     start: int
     length: int
-    of: int
+    total: int
     text: str = ""
     document: str = ""
     around: str = ""
@@ -43,23 +43,23 @@ class SharedSpan:
 
     @property
     def share(self) -> float:
-        """Part of the dream that is shared, from 0 to 1."""
-        return self.length / self.of if self.of else 0.0
+        """Share of the dream's tokens that is in the span, from 0 to 1."""
+        return self.length / self.total if self.total else 0.0
 
     def __str__(self) -> str:
         if not self.length:
-            return "no token of it stands there"
-        return f"{self.length} of {self.of} tokens in a row stand in {self.document}"
+            return "none of its tokens appears there"
+        return f"{self.length} of {self.total} tokens in a row appear in {self.document}"
 
 
 @dataclass(frozen=True)
 class NearestWindow:
-    """The window that is most like a dream.
+    """Window that is most similar to a dream.
 
     Attributes:
-        window: of those that were kept or sampled.
-        distance: tokens to insert, delete or replace to make one of the other.
-        share: of the distinct tokens of both, those that both have, from 0 to 1.
+        window: Nearest window among those that the scan kept or sampled.
+        distance: Number of tokens to insert, delete or replace to turn one into the other.
+        share: Share of the distinct tokens of both that both have, from 0 to 1.
     """
 
     window: Window
@@ -69,12 +69,12 @@ class NearestWindow:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What one dream has in common with a corpus.
+    """Overlap of one dream with a corpus.
 
     Attributes:
-        kept: with the windows that were kept or sampled, and what surrounds them.
-        nearest: of these windows, by edits of tokens; None if there are none.
-        corpus: with the whole corpus; None if it was not read.
+        kept: Longest span that the dream shares with the kept and sampled windows and their context.
+        nearest: Nearest window among the kept and sampled windows; None if there are none.
+        corpus: Longest span that the dream shares with the whole corpus; None if the corpus was not searched.
     """
 
     kept: SharedSpan
@@ -82,20 +82,20 @@ class Overlap:
     corpus: SharedSpan | None = None
 
     @property
-    def most(self) -> SharedSpan:
-        """The longest run that is known."""
+    def longest(self) -> SharedSpan:
+        """Longer of the two spans `kept` and `corpus`."""
         return self.kept if self.corpus is None or self.kept.length > self.corpus.length else self.corpus
 
 
 def edit_distances(ids: Sequence[int], rows: np.ndarray) -> np.ndarray:
-    """Levenshtein distances, in tokens, from one sequence to many of equal length.
+    """Return the Levenshtein distances, in tokens, from one sequence to many sequences of equal length.
 
     Args:
-        ids: length n.
-        rows: `[W, m]`.
+        ids: Token ids of the one sequence, length n.
+        rows: Token ids of the other sequences, `[W, m]`.
 
     Returns:
-        int64 `[W]`.
+        Distance to each row, int64 `[W]`.
 
     >>> edit_distances([1, 2, 3], np.array([[1, 2, 3], [2, 3, 4], [7, 8, 9]])).tolist()
     [0, 2, 3]
@@ -107,24 +107,31 @@ def edit_distances(ids: Sequence[int], rows: np.ndarray) -> np.ndarray:
         new[:, 0] = i + 1
         change = row[:, :-1] + (rows != token)
         new[:, 1:] = np.minimum(change, row[:, 1:] + 1)
-        for j in range(1, width + 1):  # insertions, which depend on the place before
+        for j in range(1, width + 1):  # insertions depend on the position before
             np.minimum(new[:, j], new[:, j - 1] + 1, out=new[:, j])
         row = new
     return row[:, -1]
 
 
-def nearest(ids: Sequence[int], windows: Sequence[Window]) -> NearestWindow | None:
-    """The window with the fewest edits to a prompt; of several, the one that shares most tokens, then the first."""
+def nearest_window(ids: Sequence[int], windows: Sequence[Window]) -> NearestWindow | None:
+    """Return the window with the fewest edits to a prompt; None if there are no windows.
+
+    Of several such windows, the one that shares most tokens is returned, and of several such again the first.
+
+    Args:
+        ids: Token ids of the prompt.
+        windows: Windows to search.
+    """
     if not windows:
         return None
-    mine = set(ids)
+    own = set(ids)
     best: tuple[int, float, int] | None = None
     for n in sorted({len(w) for w in windows}):
         group = [i for i, w in enumerate(windows) if len(w) == n]
         distances = edit_distances(ids, np.array([windows[i].ids for i in group]))
         for at in np.flatnonzero(distances == distances.min()).tolist():
-            theirs = set(windows[group[at]].ids)
-            found = (int(distances[at]), -len(mine & theirs) / len(mine | theirs), group[at])
-            best = found if best is None or found < best else best
+            other = set(windows[group[at]].ids)
+            candidate = (int(distances[at]), -len(own & other) / len(own | other), group[at])
+            best = candidate if best is None or candidate < best else best
     assert best is not None
     return NearestWindow(windows[best[2]], best[0], -best[1])

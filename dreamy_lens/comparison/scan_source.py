@@ -1,4 +1,4 @@
-"""What the windows of a comparison are from: a corpus, and the scan that read it."""
+"""Source of the windows of a comparison: a corpus, and the scan that read it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dreamy_lens.html.words import count
+from dreamy_lens.html.words import format_count
 from dreamy_lens.scan.feature_examples import FeatureExamples
 
 
 @dataclass(frozen=True)
 class ScanSource:
-    """What the windows are from.
+    """Corpus and scan that windows are from.
 
     Attributes:
-        corpus: name of the corpus.
-        windows: how many windows were scored.
-        tokens: how many tokens were read.
-        documents: how many documents the windows stand in.
-        length: tokens of a window.
-        measured: whether the cross-entropy of all windows was measured.
-        settings: settings of the scan.
-        versions: versions of the packages that the scan was done with.
+        corpus: Name of the corpus.
+        windows: Number of windows that were scored.
+        tokens: Number of tokens that were read.
+        documents: Number of documents with windows.
+        length: Number of tokens of a window.
+        measured: Whether the cross-entropy of all windows was measured.
+        settings: Settings of the scan.
+        versions: Versions of the packages that the scan used.
     """
 
     corpus: str
@@ -53,5 +53,5 @@ class ScanSource:
 
     @property
     def extent(self) -> str:
-        """How much text was read, as "500M tokens"."""
-        return f"{count(self.tokens)} tokens"
+        """Amount of text that was read, such as "500M tokens"."""
+        return f"{format_count(self.tokens)} tokens"

@@ -1,4 +1,4 @@
-"""What a comparison says in sentences, none of which says more than is known."""
+"""Statements of a comparison in sentences, none of which claims more than is known."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dreamy_lens.comparison.corpus_frontier import LAST, Bounds, CorpusFrontier
-from dreamy_lens.html.words import format_limit, plural, values
+from dreamy_lens.html.words import format_limit, format_values, plural
 from dreamy_lens.scan.feature_windows import FLUENT_STEP
 
 if TYPE_CHECKING:
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Statement:
-    """Dreams and windows below one cross-entropy.
+    """Comparison of dreams and windows below one cross-entropy.
 
     Attributes:
-        limit: cross-entropy in nats per token that both are below; infinity is no limit.
-        dream: the strongest dream there, if there is one.
-        window: the strongest window that is known there, if there is one.
-        low: what windows there do reach, -inf if nothing is known of any.
-        high: what none of them exceeds, -inf if there is none.
-        text: all this in a sentence.
+        limit: Cross-entropy in nats per token that dreams and windows are below; infinity is no limit.
+        dream: Strongest dream below the limit; None if there is none.
+        window: Strongest known window below the limit; None if no window is known there.
+        low: Value that a known window below the limit reaches; -inf if no window is known there.
+        high: Value that no window below the limit exceeds; -inf if there is certainly no window.
+        text: Comparison in one sentence.
     """
 
     limit: float
@@ -40,12 +40,12 @@ class Statement:
 
     @property
     def exact(self) -> bool:
-        """Whether it is known what the best of all windows of the corpus reaches."""
+        """True if the best value of all windows below the limit is known exactly."""
         return self.low == self.high
 
     @property
     def difference(self) -> float | None:
-        """By how much the dream is above the best of all windows; None if one is missing or that is not known."""
+        """Value of the dream minus the best value of all windows; None if either is missing or not known exactly."""
         if self.dream is None or not self.exact or not math.isfinite(self.low):
             return None
         return self.dream.value - self.low
@@ -54,117 +54,127 @@ class Statement:
         return self.text
 
 
-def state(limit: float, frontier: Frontier, reach: CorpusFrontier, tokens: str) -> Statement:
-    """What is known below one cross-entropy.
+def make_statement(limit: float, frontier: Frontier, corpus: CorpusFrontier, tokens: str) -> Statement:
+    """Compare dreams and windows below one cross-entropy.
 
     Args:
-        limit: in nats per token; infinity is no limit.
-        frontier: of the dreams.
-        reach: of the windows.
-        tokens: how much text was scanned, as "500M tokens".
+        limit: Cross-entropy in nats per token; infinity is no limit.
+        frontier: Frontier of the dreams.
+        corpus: Frontier of the windows of the corpus.
+        tokens: Amount of text that was scanned, such as "500M tokens".
     """
     fluent = [p for p in frontier if p.cross_entropy < limit]
-    dream, bounds = (fluent[-1] if fluent else None), reach.below(limit)
+    dream, bounds = (fluent[-1] if fluent else None), corpus.below(limit)
     if limit == math.inf:
         text = _without_limit(dream, bounds, tokens)
     elif dream is None:
         text = _no_dream(limit, frontier, bounds, tokens)
     else:
-        text = _below(limit, dream, bounds, reach, tokens)
+        text = _below(limit, dream, bounds, corpus, tokens)
     return Statement(limit, dream, bounds.window, bounds.low, bounds.high, text)
 
 
 def _without_limit(dream: Prompt | None, bounds: Bounds, tokens: str) -> str:
+    """Return the sentence about the strongest dream and the strongest window of all."""
     window = bounds.window
     if dream is None:
         return "No dream has finite scores."
     if window is None:
-        return f"The strongest dream reaches {values(dream.value)[0]}; no window of {tokens} was kept."
-    mine, theirs, apart = values(dream.value, window.value, abs(dream.value - window.value))
-    at = f"{mine} at cross-entropy {dream.cross_entropy:.2f} against {theirs}"
+        return f"The strongest dream reaches {format_values(dream.value)[0]}; no window of {tokens} was kept."
+    dream_value, corpus_value, apart = format_values(dream.value, window.value, abs(dream.value - window.value))
+    scores = f"{dream_value} at cross-entropy {dream.cross_entropy:.2f} against {corpus_value}"
     cost = window.cross_entropy
-    at += "" if cost is None or not math.isfinite(cost) else f" at {cost:.2f}"
-    return f"The strongest dream is {_apart(dream.value - window.value, apart)} the strongest of {tokens} ({at})."
+    scores += "" if cost is None or not math.isfinite(cost) else f" at {cost:.2f}"
+    return f"The strongest dream is {_apart(dream.value - window.value, apart)} the strongest of {tokens} ({scores})."
 
 
 def _no_dream(limit: float, frontier: Frontier, bounds: Bounds, tokens: str) -> str:
-    lowest = f" (the most fluent: {frontier[0].cross_entropy:.2f})" if len(frontier) else ""
-    start = f"No dream has a cross-entropy below {format_limit(limit)}{lowest}"
-    if bounds.nothing:
+    """Return the sentence for a limit below which there is no dream."""
+    most_fluent = f" (the most fluent: {frontier[0].cross_entropy:.2f})" if len(frontier) else ""
+    start = f"No dream has a cross-entropy below {format_limit(limit)}{most_fluent}"
+    if bounds.empty:
         return f"{start}, and neither has any window of {tokens}."
     if bounds.exact:
-        return f"{start}; the best of {tokens} reaches {values(bounds.low)[0]} there."
+        return f"{start}; the best of {tokens} reaches {format_values(bounds.low)[0]} there."
     if bounds.window is not None:
-        low, high = values(bounds.low, bounds.high)
+        low, high = format_values(bounds.low, bounds.high)
         return f"{start}; the best of {tokens} reaches between {low} and {high} there."
-    return f"{start}; of {tokens} it is only known that none there exceeds {values(bounds.high)[0]}."
+    return f"{start}; of {tokens} it is only known that no window there exceeds {format_values(bounds.high)[0]}."
 
 
-def _below(limit: float, dream: Prompt, bounds: Bounds, reach: CorpusFrontier, tokens: str) -> str:
+def _below(limit: float, dream: Prompt, bounds: Bounds, corpus: CorpusFrontier, tokens: str) -> str:
+    """Return the sentence for a limit below which there is a dream."""
     start = f"At cross-entropy below {format_limit(limit)} the best dream"
     value, low, high = dream.value, bounds.low, bounds.high
-    if bounds.nothing:
-        return f"{start} reaches {values(value)[0]}; no window of {tokens} is that fluent."
+    if bounds.empty:
+        return f"{start} reaches {format_values(value)[0]}; no window of {tokens} is that fluent."
     if bounds.exact:
-        mine, theirs, apart = values(value, low, abs(value - low))
-        return f"{start} is {_apart(value - low, apart)} the best of {tokens} ({mine} against {theirs})."
-    kept = _kept(reach, limit)
+        dream_value, corpus_value, apart = format_values(value, low, abs(value - low))
+        return f"{start} is {_apart(value - low, apart)} the best of {tokens} ({dream_value} against {corpus_value})."
+    kept = _kept(corpus, limit)
     if value > high:
-        mine, theirs, apart = values(value, high, value - high)
-        why = f": {kept}" if bounds.window is None else ""
-        return f"{start} is at least {apart} above every one of {tokens} ({mine} against at most {theirs}{why})."
+        dream_value, corpus_value, apart = format_values(value, high, value - high)
+        reason = f": {kept}" if bounds.window is None else ""
+        scores = f"{dream_value} against at most {corpus_value}{reason}"
+        return f"{start} is at least {apart} above every one of {tokens} ({scores})."
     if value < low:
-        mine, theirs, apart = values(value, low, low - value)
-        return f"{start} is at least {apart} below the best of {tokens} ({mine} against {theirs} or more)."
+        dream_value, corpus_value, apart = format_values(value, low, low - value)
+        return f"{start} is at least {apart} below the best of {tokens} ({dream_value} against {corpus_value} or more)."
     if bounds.window is None:
-        mine, theirs = values(value, high)
+        dream_value, corpus_value = format_values(value, high)
         return (
-            f"{start} reaches {mine}. {kept[:1].upper()}{kept[1:]}, so of {tokens} it is only known that none there "
-            f"exceeds {theirs}; a scan with cross_entropy=True tells more."
+            f"{start} reaches {dream_value}. {kept[:1].upper()}{kept[1:]}, so of {tokens} it is only known that no "
+            f"window there exceeds {corpus_value}; a scan with cross_entropy=True tells more."
         )
-    mine, theirs, apart, most = values(value, low, abs(value - low), high)
-    if not reach.measured:
+    dream_value, corpus_value, apart, most = format_values(value, low, abs(value - low), high)
+    if not corpus.measured:
         return (
-            f"{start} is {_apart(value - low, apart)} the best of the {plural(len(reach.top), 'kept window')} "
-            f"({mine} against {theirs}); others of {tokens} may reach {most} there."
+            f"{start} is {_apart(value - low, apart)} the best of the {plural(len(corpus.top), 'kept window')} "
+            f"({dream_value} against {corpus_value}); other windows of {tokens} may reach {most} there."
         )
+    end = f" up to {format_limit(LAST * FLUENT_STEP)}" if limit > LAST * FLUENT_STEP else ""
     return (
-        f"{start} reaches {mine}, and the best of {tokens} between {theirs} and {most}; at multiples of {FLUENT_STEP:g}"
-        f"{f' up to {format_limit(LAST * FLUENT_STEP)}' if limit > LAST * FLUENT_STEP else ''} it is known exactly."
+        f"{start} reaches {dream_value}, and the best of {tokens} between {corpus_value} and {most}; "
+        f"at multiples of {FLUENT_STEP:g}{end} it is known exactly."
     )
 
 
-def _kept(reach: CorpusFrontier, limit: float) -> str:
-    """That the strongest windows are not fluent enough to say more."""
-    if any(w.cross_entropy is None for w in reach.top):
-        return f"the cross-entropy of the {plural(len(reach.top), 'kept window')} was not measured"
-    return f"none of the {plural(len(reach.top), 'kept window')} has a cross-entropy below {format_limit(limit)}"
+def _kept(corpus: CorpusFrontier, limit: float) -> str:
+    """Say why the strongest windows do not determine the best window below a limit."""
+    if any(w.cross_entropy is None for w in corpus.top):
+        return f"the cross-entropy of the {plural(len(corpus.top), 'kept window')} was not measured"
+    return f"none of the {plural(len(corpus.top), 'kept window')} has a cross-entropy below {format_limit(limit)}"
 
 
 def _apart(difference: float, text: str) -> str:
+    """Return a difference in words, such as "1.30 above"."""
     if difference == 0 or not text.strip("0.,"):
         return "as strong as"
     return f"{text} {'above' if difference > 0 else 'below'}"
 
 
-def usual_limits(frontier: Frontier, reach: CorpusFrontier) -> tuple[float, ...]:
-    """Cross-entropies at which a comparison says something, if nobody chose others.
+def default_limits(frontier: Frontier, corpus: CorpusFrontier) -> tuple[float, ...]:
+    """Return the cross-entropies that a comparison makes statements about by default.
 
-    The first is as fluent as the strongest window of the corpus, rounded up to half a nat: there the corpus is at its
-    best. Then come whole nats at which there are dreams, at most three, and no limit at all.
+    The first is the cross-entropy of the strongest window, rounded up to half a nat, where the corpus is at its best.
+    Then follow at most three whole nats at which there are dreams, and infinity, which is no limit.
+
+    Args:
+        frontier: Frontier of the dreams.
+        corpus: Frontier of the windows of the corpus.
     """
     costs = [p.cross_entropy for p in frontier]
-    strongest = reach.top[0].cross_entropy if reach.top else None
+    strongest = corpus.top[0].cross_entropy if corpus.top else None
     first = [] if strongest is None or not math.isfinite(strongest) else [(math.floor(2 * strongest) + 1) / 2]
     if not costs:
         return (*first, math.inf)
-    whole = list(range(math.floor(costs[0]) + 1, math.floor(costs[-1]) + 1))
-    chosen = _spread(whole, 3)
-    rest = [float(c) for c in chosen if all(abs(c - f) > 0.5 for f in first)]
+    nats = list(range(math.floor(costs[0]) + 1, math.floor(costs[-1]) + 1))
+    rest = [float(c) for c in _spread(nats, 3) if all(abs(c - f) > 0.5 for f in first)]
     return (*first, *rest, math.inf)
 
 
 def _spread(items: Sequence[int], most: int) -> list[int]:
+    """Return at most `most` items, evenly spread, with the first and the last."""
     if len(items) <= most:
         return list(items)
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]

@@ -1,13 +1,13 @@
-// What a page does besides showing itself: a point that is chosen puts its prompt or window beside the drawing.
+// Interaction of a page: choosing a point shows its prompt or window beside the drawing.
 function follow(root) {
   const marks = [...root.querySelectorAll("svg a[href^='#']")];
   const place = root.querySelector(".dl-picked");
-  const mine = Math.random().toString(36).slice(2);
-  // The same view may stand in a page twice; its radio buttons must not know of each other.
+  const suffix = Math.random().toString(36).slice(2);
+  // A page may show the same view twice, so each view needs its own radio buttons.
   for (const input of root.querySelectorAll("input")) {
     const label = root.querySelector(`label[for="${input.id}"]`);
-    if (input.name) input.name += mine;
-    input.id += mine;
+    if (input.name) input.name += suffix;
+    input.id += suffix;
     if (label) label.htmlFor = input.id;
   }
   const target = (mark) => root.querySelector(`article[id="${mark.getAttribute("href").slice(1)}"]`);
@@ -17,12 +17,12 @@ function follow(root) {
     if (!card || !place) return;
     const copy = card.cloneNode(true);
     copy.removeAttribute("id");
-    const old = [...place.querySelectorAll("article")].find((one) => side(one) === side(card));
+    const old = [...place.querySelectorAll("article")].find((article) => side(article) === side(card));
     if (old) old.replaceWith(copy);
     else place.append(copy);
     for (const other of marks) {
-      const there = target(other);
-      if (other !== mark && there && side(there) === side(card)) other.classList.remove("dl-on");
+      const article = target(other);
+      if (other !== mark && article && side(article) === side(card)) other.classList.remove("dl-on");
       other.setAttribute("tabindex", other === mark ? "0" : "-1");
     }
     mark.classList.add("dl-on");

@@ -1,6 +1,7 @@
-"""Plotly figures of results, to be restyled and printed: pure functions, each of which returns a new figure.
+"""Plotly figures of results, for notebooks, pages and papers.
 
-Plotly is imported when a figure is made, not before.
+Every function returns a new figure that you may restyle, and changes nothing else. Plotly is imported only when you
+make a figure.
 """
 
 import lazy_loader as _lazy

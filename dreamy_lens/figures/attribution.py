@@ -1,4 +1,4 @@
-"""Attribution as a plotly figure: every substitution of a prompt at once."""
+"""Plotly figure of an attribution: all substitutions in one prompt."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from dreamy_lens.html.escaping import visible
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-# From the panels' orange (the feature weakens) through a quiet ground to their blue; no colour vision confuses the two.
+# From the orange of panels (the value falls) through the background to their blue (the value rises). Readers with any
+# colour vision can tell the two apart.
 LIGHT = [[0.0, style.HEAT[0]], [0.5, "#f4f5f7"], [1.0, style.LIGHT[0]]]
 DARK = [[0.0, style.HEAT[1]], [0.5, "#20242a"], [1.0, style.DARK[0]]]
 
-ROOM = 66
-"""Letters that fit above a heat map as wide as a text."""
+MAX_LEVEL_LETTERS = 66
+"""Most letters that horizontal labels above the heat map may have, so that they fit into a column of text."""
 
 
 def attribution_figure(attribution: TokenAttribution, dark: bool = False) -> go.Figure:
-    """Draw a heat map: one column per token of the prompt, its substitutes from the best at the top to the worst.
+    """Draw a heat map with one column per token of the prompt, and in it the substitutes from best (top) to worst.
 
     Args:
-        attribution: attribution of a prompt of at least one token.
-        dark: whether the figure is for a dark page.
+        attribution: Attribution of a prompt with at least one token.
+        dark: Whether the figure is for a dark page.
+
+    Returns:
+        A new plotly figure.
     """
     import plotly.graph_objects as go
 
@@ -35,7 +39,7 @@ def attribution_figure(attribution: TokenAttribution, dark: bool = False) -> go.
     for i in range(n):
         for rank, substitute in enumerate(attribution.top(i, k)):
             change[rank, i] = substitute.change
-            own, other = (style.label(t, token=True) for t in (attribution.tokens[i], substitute.token))
+            own, other = (style.escape_label(t, token=True) for t in (attribution.tokens[i], substitute.token))
             scores = f"value {substitute.value:.4g} ({substitute.change:+.4g})"
             costs = f"cross-entropy {substitute.cross_entropy:.2f}"
             text[rank, i] = f"{i + 1}: <b>{own}</b> becomes <b>{other}</b><br>{scores}, {costs}"
@@ -54,10 +58,10 @@ def attribution_figure(attribution: TokenAttribution, dark: bool = False) -> go.
             colorbar={"title": {"text": "change of value"}},
         )
     )
-    labels = [style.label(token, token=True) for token in attribution.tokens]
+    labels = [style.escape_label(token, token=True) for token in attribution.tokens]
     figure.update_layout(**style.layout(dark, xaxis_title="token of the prompt", yaxis_title="substitute, best first"))
-    # All level while they have room beside each other, all aslant otherwise: plotly would choose as the page is wide.
-    level = n * max(4, *(len(visible(token, True)) for token in attribution.tokens)) <= ROOM
+    # Labels are horizontal if all of them fit, and slanted otherwise. Plotly would decide by the width of the page.
+    level = n * max(4, *(len(visible(token, True)) for token in attribution.tokens)) <= MAX_LEVEL_LETTERS
     font = {"family": "ui-monospace, 'SF Mono', Menlo, Consolas, 'DejaVu Sans Mono', monospace", "size": 12}
     figure.update_xaxes(tickvals=list(range(n)), ticktext=labels, tickangle=0 if level else -45, tickfont=font)
     figure.update_xaxes(showgrid=False, side="top", title_standoff=4)

@@ -1,4 +1,4 @@
-"""Figures as files: vectors and pixels for papers, pages for the web."""
+"""Write figures to files: vector and pixel images for papers, pages for the web."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ def save(
 ) -> Path:
     """Write a figure to a file.
 
-    Images are drawn by kaleido in a Chrome or Chromium that is on this machine, without a network; a page needs
-    neither.
+    The package kaleido draws images in a Chrome or Chromium on your machine, without a network. A page needs neither
+    kaleido nor a browser.
 
     Args:
-        figure: any plotly figure.
-        path: ends in .svg, .png, .pdf, .jpg, .webp or .html, which decides the format. Missing folders are made.
-        width: of an image, in pixels of the layout.
-        height: likewise.
-        scale: pixels of a .png, .jpg or .webp for each pixel of the layout.
+        figure: Plotly figure to write.
+        path: File to write. Its ending (.svg, .png, .pdf, .jpg, .webp or .html) decides the format. Missing folders are
+            created.
+        width: Width of an image in pixels of the layout.
+        height: Height of an image in pixels of the layout.
+        scale: Pixels of a .png, .jpg or .webp for each pixel of the layout.
 
     Returns:
-        The path.
+        Path of the file.
 
     Raises:
-        DreamyLensError: the ending is of no format; kaleido or a browser is missing; or the image cannot be drawn. The
-            message says what to do, and no file is left half written.
+        DreamyLensError: The ending is unknown; kaleido or a browser is missing; or the image cannot be drawn. The
+            message says what to do, and no incomplete file remains.
 
     >>> import tempfile, dreamy_lens as dl
     >>> from dreamy_lens.figures import save
@@ -53,7 +54,7 @@ def save(
         content = _image(figure, form, width, height, scale, file)
     else:
         raise DreamyLensError(
-            f"{os.fspath(path)!r} does not end in a format that figures are written in; use .svg, .png, .pdf or .html."
+            f"{os.fspath(path)!r} does not end in a format for figures; use .svg, .png, .pdf or .html."
         )
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content)
@@ -61,29 +62,30 @@ def save(
 
 
 def _image(figure: go.Figure, form: str, width: int, height: int, scale: float, file: Path) -> bytes:
-    otherwise = f"A page needs neither: save(figure, {str(file.with_suffix('.html'))!r})."
+    """Draw a figure as an image and return the content of its file."""
+    alternative = f"A page needs neither: save(figure, {str(file.with_suffix('.html'))!r})."
     try:
-        found = hasattr(importlib.import_module("kaleido"), "calc_fig")
+        installed = hasattr(importlib.import_module("kaleido"), "calc_fig")
     except ImportError:
-        found = False
-    if not found:
+        installed = False
+    if not installed:
         raise DreamyLensError(
             "Images of figures need the package kaleido, version 1 or newer, which is not installed: "
-            f"pip install 'dreamy-lens[export]'. It draws in a Chrome or Chromium on this machine. {otherwise}"
+            f"pip install 'dreamy-lens[export]'. It draws in a Chrome or Chromium on this machine. {alternative}"
         )
     try:
         return figure.to_image(format=form, width=width, height=height, scale=scale)
     except Exception as error:
-        # plotly hides kaleido's error in its own, which is a RuntimeError like many others.
+        # plotly wraps the error of kaleido in a RuntimeError, which also stands for many other problems.
         if "ChromeNotFoundError" in (type(error).__name__, type(error.__context__).__name__):
-            given = os.environ.get("BROWSER_PATH")
-            where = f"there is none at BROWSER_PATH={given!r}" if given else "none was found"
+            chosen = os.environ.get("BROWSER_PATH")
+            missing = f"there is none at BROWSER_PATH={chosen!r}" if chosen else "none was found"
             raise DreamyLensError(
-                f"Images of figures are drawn in a Chrome or Chromium, and {where}. Install one (on Debian: apt-get "
-                "install chromium; elsewhere: plotly_get_chrome), or name it in the environment variable BROWSER_PATH. "
-                f"{otherwise}"
+                f"Images of figures are drawn in a Chrome or Chromium, and {missing}. Install one (on Debian: apt-get "
+                "install chromium; elsewhere: plotly_get_chrome), or set the environment variable BROWSER_PATH to its "
+                f"path. {alternative}"
             ) from error
         raise DreamyLensError(
             f"{file.name} could not be drawn ({type(error).__name__}: {str(error).strip() or 'no reason given'}). "
-            f"{otherwise}"
+            f"{alternative}"
         ) from error

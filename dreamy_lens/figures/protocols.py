@@ -1,4 +1,4 @@
-"""What figures need of results: any object with these attributes can be drawn."""
+"""Protocols of the objects that figures draw. Any object with these attributes can be drawn."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class TextDecoder(Protocol):
-    """Turns token ids into text; :class:`dreamy_lens.models.vocabulary.Vocabulary` is one."""
+    """Decoder from token ids to text, such as :class:`dreamy_lens.models.vocabulary.Vocabulary`."""
 
     def text(self, ids: Iterable[int]) -> str:
-        """Return the text that ids stand for."""
+        """Return the text of token ids."""
         ...
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
@@ -26,7 +26,7 @@ class TextDecoder(Protocol):
 
 @runtime_checkable
 class ScoredPrompt(Protocol):
-    """A prompt with its scores."""
+    """Prompt with its scores."""
 
     @property
     def text(self) -> str:
@@ -50,13 +50,13 @@ class ScoredPrompt(Protocol):
 
     @property
     def provenance(self) -> Any:
-        """Origin of the prompt, with `seed` and `iteration`."""
+        """Provenance of the prompt, with the attributes `seed` and `iteration`."""
         ...
 
 
 @runtime_checkable
 class PromptFrontier(Protocol):
-    """Prompts from fluent to strong, none beaten in both value and cross-entropy."""
+    """Prompts from fluent to strong, of which none beats another in both value and cross-entropy."""
 
     @property
     def values(self) -> np.ndarray:
@@ -107,7 +107,7 @@ class PromptHistory(Protocol):
         ...
 
     def evolution(self, reference: tuple[float, float] | None = None) -> pd.DataFrame:
-        """Return one row per iteration: how the frontier grew."""
+        """Return a table of the frontier's growth, with one row per iteration."""
         ...
 
     def frontier_rows(self, iteration: int | None = None) -> np.ndarray:
@@ -119,11 +119,11 @@ class PromptHistory(Protocol):
 
 @runtime_checkable
 class RunWithFrontier(Protocol):
-    """A run with its origin and its frontier."""
+    """Run with its provenance and its frontier."""
 
     @property
     def provenance(self) -> Any:
-        """Origin of the run, with `seed`."""
+        """Provenance of the run, with the attribute `seed`."""
         ...
 
     @property
@@ -138,7 +138,7 @@ class MergedRuns(Protocol):
 
     @property
     def runs(self) -> Sequence[RunWithFrontier]:
-        """The runs."""
+        """Runs in the order in which they were merged."""
         ...
 
     @property
@@ -148,11 +148,11 @@ class MergedRuns(Protocol):
 
 
 class TokenSubstitute(Protocol):
-    """Another token in one position of a prompt."""
+    """Another token at one position of a prompt."""
 
     @property
     def token(self) -> str:
-        """The substitute, decoded by itself."""
+        """Substitute, decoded by itself."""
         ...
 
     @property
@@ -162,7 +162,7 @@ class TokenSubstitute(Protocol):
 
     @property
     def change(self) -> float:
-        """The value less the value of the prompt as it is."""
+        """Value on the changed prompt minus value on the original prompt."""
         ...
 
     @property
@@ -173,7 +173,7 @@ class TokenSubstitute(Protocol):
 
 @runtime_checkable
 class TokenAttribution(Protocol):
-    """What substitutions at each position of a prompt do to a feature."""
+    """Effects of substitutions at each position of a prompt on the value of a feature."""
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -202,7 +202,7 @@ class TokenAttribution(Protocol):
 
     @property
     def drop_to_best(self) -> np.ndarray:
-        """Value lost even with the best substitute, `[n]`."""
+        """Value lost with the best substitute, `[n]`."""
         ...
 
     def top(self, position: int, count: int = 3) -> Sequence[TokenSubstitute]:

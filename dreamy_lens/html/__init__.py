@@ -1,1 +1,1 @@
-"""Static building blocks of pages: markup, escaping, numbers, token strips, drawings."""
+"""Building blocks of static pages: markup, escaping, numbers, token strips, cards and drawings."""

@@ -1,8 +1,8 @@
-"""Foreign text made safe to show, in HTML and anywhere else.
+"""Make untrusted text safe to show, in HTML and elsewhere.
 
-A model's vocabulary holds anything: tags, quotes, control characters, marks that turn the writing direction, halves of
-characters. All of it passes through :func:`visible` and :func:`escape` before it is shown, so that no token becomes
-markup, runs, or disturbs the line it stands in.
+A model's vocabulary contains anything: tags, quotes, control characters, characters that reverse the writing direction,
+halves of characters. All such text passes through :func:`visible` and :func:`escape` before it is shown, so that no
+token becomes markup, runs as code, or disturbs the rest of its line.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import unicodedata
 
 _SIGNS = {"\n": "↵", "\t": "→", "\r": "␍"}
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-_JOINERS = "\u200c\u200d"  # invisible, but letters of several scripts and emoji are written with them
+_JOINERS = "\u200c\u200d"  # invisible, but emoji and the letters of several scripts need them
 
 
 def visible(text: str, token: bool = False) -> str:
-    r"""Return a text in which everything can be seen: newlines as ↵, tabs as →, other control characters by their code.
+    r"""Return a text with every character visible: newlines as ↵, tabs as →, other control characters by their code.
 
     Args:
-        text: any string, lone surrogates included.
-        token: whether the text is one token by itself: a token of nothing but spaces is shown as ·, an empty one as ∅,
-            and an accent without its letter gets a circle to stand on.
+        text: Any string; lone surrogates are allowed.
+        token: Whether the text is one token by itself. If so, each space of a token that has only spaces is shown as ·,
+            an empty token as ∅, and an accent without a letter on a dotted circle.
 
     >>> visible("a\n\tb\u202e")
     'a↵→b[U+202E]'
@@ -38,11 +38,12 @@ def visible(text: str, token: bool = False) -> str:
 
 
 def escape(text: object, token: bool = False) -> str:
-    """Return visible text as HTML, safe between tags and in quoted attributes."""
+    """Return text in its visible form as HTML, safe between tags and in quoted attributes."""
     return html.escape(visible(str(text), token), quote=True)
 
 
 def _is_hidden(c: str) -> bool:
+    """Return whether a character cannot be seen, or could be taken for another."""
     if c in " \u00ad" or c in _JOINERS:
         return c == "\u00ad"
     category = unicodedata.category(c)
@@ -50,13 +51,14 @@ def _is_hidden(c: str) -> bool:
 
 
 def _code(c: str) -> str:
+    """Return the code point of a character, such as `[U+202E]`."""
     return f"[U+{ord(c):04X}]"
 
 
 class Html(str):
-    """Markup that is safe as it is; every other string is escaped when it is put into a page."""
+    """Markup that is already safe. Every other string is escaped before it becomes part of a page."""
 
 
-def safe(cell: object) -> str:
-    """Return a cell as HTML: unchanged if it is :class:`Html`, escaped otherwise."""
-    return cell if isinstance(cell, Html) else escape(cell)
+def safe(content: object) -> str:
+    """Return a value as HTML: unchanged if it is :class:`Html`, escaped otherwise."""
+    return content if isinstance(content, Html) else escape(content)

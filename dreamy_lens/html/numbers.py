@@ -1,4 +1,4 @@
-"""Numbers as text: few digits, a real minus, thousands separated."""
+"""Numbers as text: few digits, a true minus sign, separated thousands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def decimals(values: Iterable[float], digits: int = 4) -> int:
-    """Return the decimal places with which the largest of some numbers shows so many digits.
+    """Return the number of decimal places with which the largest value has `digits` significant digits.
 
     >>> decimals([0.5, 12.0]), decimals([1234567.0]), decimals([0.00012])
     (2, 0, 6)
@@ -17,7 +17,7 @@ def decimals(values: Iterable[float], digits: int = 4) -> int:
 
 
 def number(value: float, places: int, sign: bool = False) -> str:
-    """Format a number with a real minus and separated thousands; NaN is a dash.
+    """Format a number with a true minus sign and separated thousands; NaN becomes a dash.
 
     >>> number(-1234.5, 1), number(0.25, 1, sign=True), number(float("nan"), 2)
     ('−1,234.5', '+0.2', '-')
@@ -30,15 +30,15 @@ def number(value: float, places: int, sign: bool = False) -> str:
     return text.replace("-", "−").replace("inf", "∞")
 
 
-def perplexity(value: float) -> str:
+def format_perplexity(value: float) -> str:
     """Format a perplexity with three significant digits."""
     return "∞" if math.isinf(value) else f"{value:,.1f}" if value < 99.95 else f"{value:,.0f}"
 
 
-def short_share(x: float) -> str:
-    """Format a share in as few characters as possible: two decimal places, brought into the range from 0 to 1.
+def format_share(x: float) -> str:
+    """Clip a share to the range from 0 to 1 and format it in as few characters as possible, with two decimal places.
 
-    >>> [short_share(x) for x in (0.504, 7.0, -1.0, float("nan"))]
+    >>> [format_share(x) for x in (0.504, 7.0, -1.0, float("nan"))]
     ['.5', '1', '0', '0']
     """
     share = 0.0 if math.isnan(x) else min(1.0, max(0.0, x))

@@ -1,4 +1,4 @@
-"""Static HTML: whole pages, fragments for notebooks, tables. No piece has a script of its own or fetches anything."""
+"""Static HTML: whole pages, fragments for notebooks, and tables. None of them contains a script or fetches anything."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from dreamy_lens.html.escaping import Html, escape, safe
 
 
-def table(columns: Sequence[object], rows: Iterable[Sequence[object]], ids: Sequence[str] | None = None) -> Html:
-    """Return a table whose last column is text and whose other columns are numbers.
+def html_table(columns: Sequence[object], rows: Iterable[Sequence[object]], ids: Sequence[str] | None = None) -> Html:
+    """Return a table in which the last column is text and all other columns are numbers.
 
     Args:
-        columns: heads of the columns.
-        rows: cells of each row, escaped unless they are :class:`Html`.
-        ids: the id of each row's element.
+        columns: Headings of the columns.
+        rows: Cells of each row, escaped unless they are :class:`Html`.
+        ids: Id of each row's HTML element.
     """
     head = "".join(f"<th>{safe(c)}</th>" for c in columns)
     body = []
@@ -27,29 +27,31 @@ def table(columns: Sequence[object], rows: Iterable[Sequence[object]], ids: Sequ
 
 
 def fragment(body: str, *styles: str) -> str:
-    """Return a piece for a notebook, with its style sheets and a ground of its own to be legible on.
+    """Return HTML for a notebook cell, with its style sheets and its own background.
+
+    The theme of the notebook is unknown, so the text is legible only on a background that comes with it.
 
     Args:
-        body: HTML of the piece.
-        styles: names of further style sheets beside this file.
+        body: HTML of the content.
+        styles: File names of further style sheets in the folder of this module.
     """
-    rules = "".join(map(stylesheet, ("style.css", *styles)))
+    rules = "".join(map(read_stylesheet, ("style.css", *styles)))
     return f'<div class="dl"><style>{rules}</style>{body}</div>'
 
 
 def document(title: str, body: str, scripts: bool = False, styles: Sequence[str] = ()) -> str:
-    """Return a whole page that fetches nothing, which its content security policy also enforces.
+    """Return a whole page that fetches nothing; its content security policy enforces this.
 
     Args:
-        title: title of the page.
+        title: Title of the page.
         body: HTML of the page.
-        scripts: whether scripts in the body may run.
-        styles: names of further style sheets beside this file.
+        scripts: Whether scripts in the body may run.
+        styles: File names of further style sheets in the folder of this module.
     """
-    rules = "".join(map(stylesheet, ("style.css", "page.css", *styles)))
+    rules = "".join(map(read_stylesheet, ("style.css", "page.css", *styles)))
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
     policy += "; script-src 'unsafe-inline' blob:" if scripts else ""
-    wide = ' class="dl-wide"' if scripts else ""  # a view has columns
+    wide = ' class="dl-wide"' if scripts else ""  # interactive views have columns
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -61,8 +63,8 @@ def document(title: str, body: str, scripts: bool = False, styles: Sequence[str]
 
 
 @cache
-def stylesheet(name: str) -> str:
-    """Return one of the style sheets beside this file, without its comments and line ends."""
+def read_stylesheet(name: str) -> str:
+    """Return a style sheet in the folder of this module, without comments and line breaks."""
     rules = (Path(__file__).parent / name).read_text(encoding="utf-8")
     flat = re.sub(r"(/\*.*?\*/|\s)+", " ", rules, flags=re.DOTALL)
     return flat.replace(" { ", "{").replace("; }", "}").replace(" }", "}").strip()

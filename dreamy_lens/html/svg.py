@@ -1,6 +1,6 @@
-"""Small crisp SVG drawings of arrays: a frontier, a quantity over iterations, a histogram. They need no script.
+"""Small SVG drawings of arrays: a frontier, a quantity over iterations, a histogram. They need no script.
 
-Colours and type come from page.css, so one drawing serves light, dark, print and phones.
+Colours and fonts come from the style sheets, so one drawing fits light and dark pages, print, and phones.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dreamy_lens.html.escaping import Html, escape
 from dreamy_lens.html.numbers import decimals, number
 
 WIDTH = 760
-BARS = 60  # bars of a histogram at most; finer bins are put together
-CLOUD = 900  # dots that a drawing shows of a history at most; more would say no more and weigh ten bytes each
+BARS = 60  # most bars of a histogram; finer bins are merged
+CLOUD = 900  # most dots that a drawing shows of a history; more would show nothing new and cost ten bytes each
 
 
 def ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """Return about `count` round numbers within a range; none if the range is empty or not finite.
+    """Return about `count` round numbers within a range, or none if the range is empty or not finite.
 
     >>> ticks(0.2, 1.1), ticks(math.nan, math.nan)
     ([0.2, 0.4, 0.6, 0.8, 1.0], [])
@@ -43,15 +43,15 @@ def frontier_svg(
     hull: Sequence[int] | np.ndarray = (),
     cloud: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Html:
-    """Draw a frontier as steps: to the right of each prompt and below it, nothing evaluated is better.
+    """Draw a frontier as steps. Every prompt that was evaluated lies on the steps or below them.
 
     Args:
-        cross_entropies: cross-entropy of each prompt, rising, `[F]`, at least one.
-        values: value of each prompt, rising, `[F]`.
-        texts: text of each prompt.
-        links: for each prompt, the id of the element that its point leads to.
-        hull: prompts that are corners of the convex hull, which a line joins.
-        cloud: cross-entropies and values of other prompts, drawn behind the frontier.
+        cross_entropies: Cross-entropy of each prompt, rising, `[F]`; there is at least one prompt.
+        values: Value of each prompt, rising, `[F]`.
+        texts: Text of each prompt.
+        links: Id of the HTML element that each prompt's point links to.
+        hull: Indices of the prompts at the corners of the convex hull, which a line joins.
+        cloud: Cross-entropies and values of other prompts, drawn behind the frontier.
     """
     x, y = cross_entropies, values
     plane = Plane(padded(x), padded(y), 380, "cross-entropy, nats per token (fluent on the left)", "value")
@@ -67,7 +67,7 @@ def frontier_svg(
     places, labelled = decimals(y), (-math.inf, math.inf)
     for i, text in enumerate(texts):
         scores = f"{i + 1}: value {number(y[i], places)}, cross-entropy {number(x[i], 2)}"
-        # A prompt number further than its own size from the last one shown does not run into it.
+        # Number a point only if it is so far from the last numbered point that the two numbers do not overlap.
         apart = max(abs(across[i] - labelled[0]) / 34, abs(up[i] - labelled[1]) / 22) >= 1
         name = f'<text x="{across[i] - 9:.1f}" y="{up[i] - 9:.1f}" text-anchor="end">{i + 1}</text>' if apart else ""
         labelled = (across[i], up[i]) if apart else labelled
@@ -81,10 +81,10 @@ def evolution_svg(iterations: np.ndarray, values: np.ndarray, restarts: Sequence
     """Draw a quantity over iterations as steps, with restarts as dashed lines.
 
     Args:
-        iterations: numbers of the iterations, `[T]`.
-        values: the quantity after each iteration, `[T]`; NaN where there is none yet.
-        restarts: iterations that end with a restart.
-        title: title of the vertical axis.
+        iterations: Numbers of the iterations, `[T]`.
+        values: Quantity after each iteration, `[T]`; NaN where it does not exist yet.
+        restarts: Iterations that end with a restart.
+        title: Title of the vertical axis.
     """
     known = np.isfinite(values)
     iterations, values = np.asarray(iterations)[known], np.asarray(values, dtype=np.float64)[known]
@@ -100,11 +100,11 @@ def evolution_svg(iterations: np.ndarray, values: np.ndarray, restarts: Sequence
 
 
 class Mark(NamedTuple):
-    """A value that is marked in a histogram.
+    """Value that a line marks in a histogram.
 
     Attributes:
-        value: the value.
-        text: a few words about it.
+        value: Position of the mark on the horizontal axis.
+        text: Label of the mark, a few words.
         kind: "d" for a dream, "w" for a window, "q" for a quantile.
     """
 
@@ -114,13 +114,13 @@ class Mark(NamedTuple):
 
 
 def histogram_svg(edges: np.ndarray, counts: np.ndarray, marks: Sequence[Mark] = (), title: str = "value") -> Html:
-    """Draw how many windows have which value, on a logarithmic scale that shows the few strongest beside the many.
+    """Draw a histogram of the values of windows. Its scale is logarithmic, so that the few strongest ones are visible.
 
     Args:
-        edges: where bins begin and end, `[bins + 1]`.
-        counts: windows in each bin, `[bins]`.
-        marks: values that a line marks; the axis reaches all of them.
-        title: title of the horizontal axis.
+        edges: Edges of the bins, rising, `[bins + 1]`.
+        counts: Number of windows in each bin, `[bins]`.
+        marks: Values that a line marks; the axis includes all of them.
+        title: Title of the horizontal axis.
     """
     if not len(counts) or not counts.sum():
         return Html('<p class="dl-quiet">No window had a finite value.</p>')
@@ -141,16 +141,16 @@ def histogram_svg(edges: np.ndarray, counts: np.ndarray, marks: Sequence[Mark] =
 
 
 class Plane:
-    """Axes with round numbers, and the map from data to the drawing.
+    """Axes with round numbers, and the map from data to positions in the drawing.
 
     Args:
-        x: range of the horizontal axis.
-        y: range of the vertical axis.
-        height: height of the drawing.
-        x_title: title of the horizontal axis.
-        y_title: title of the vertical axis.
-        counted: whether the vertical axis shows logarithms of counts, with its marks at powers of ten.
-        width: width of the drawing.
+        x: Range of the horizontal axis.
+        y: Range of the vertical axis.
+        height: Height of the drawing.
+        x_title: Title of the horizontal axis.
+        y_title: Title of the vertical axis.
+        counted: Whether the vertical axis shows logarithms of counts, with ticks at powers of ten.
+        width: Width of the drawing.
     """
 
     top = 26
@@ -176,17 +176,17 @@ class Plane:
         self.left, self.right, self.bottom = 18 + (9 if counted else 11) * widest, width - 12, height - 58
 
     def x(self, data: np.ndarray | float) -> np.ndarray:
-        """Return the horizontal place of data in the drawing."""
+        """Return horizontal positions of data in the drawing."""
         share = (np.asarray(data, dtype=np.float64) - self.x_range[0]) / (self.x_range[1] - self.x_range[0])
         return self.left + share * (self.right - self.left)
 
     def y(self, data: np.ndarray | float) -> np.ndarray:
-        """Return the vertical place of data in the drawing, from the top."""
+        """Return vertical positions of data in the drawing, measured from the top."""
         share = (np.asarray(data, dtype=np.float64) - self.y_range[0]) / (self.y_range[1] - self.y_range[0])
         return self.bottom - share * (self.bottom - self.top)
 
     def axes(self) -> str:
-        """Return grid, round numbers and titles."""
+        """Return the grid, the tick labels and the titles."""
         parts = []
         for i, tick in enumerate(self.x_ticks):
             at, minor = f"{self.x(tick):.1f}", ' class="dl-minor"' if i % 2 else ""
@@ -205,14 +205,20 @@ class Plane:
         return "".join(parts)
 
     def svg(self, content: str, label: str, slim: bool = False) -> Html:
-        """Return the whole drawing; a slim one keeps its width on phones."""
+        """Return the whole drawing.
+
+        Args:
+            content: SVG elements of the drawing.
+            label: Description for screen readers.
+            slim: Whether the drawing is narrow, so that its text keeps a small size on phones.
+        """
         box = f'viewBox="0 0 {self.width} {self.height}"'
         kind = "dl-plot dl-slim" if slim else "dl-plot"
         return Html(f'<svg class="{kind}" {box} role="group" aria-label="{escape(label)}">{content}</svg>')
 
 
 def _cloud(plane: Plane, x: np.ndarray, y: np.ndarray) -> str:
-    """Return points within the axes as one path of dots; evenly thinned out if there are many."""
+    """Return the points within the axes as one path of dots, evenly thinned out if there are many."""
     (x0, x1), (y0, y1) = plane.x_range, plane.y_range
     rows = np.flatnonzero((x > x0) & (x < x1) & (y > y0) & (y < y1))
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), CLOUD)).astype(int)] if len(rows) else rows
@@ -221,6 +227,7 @@ def _cloud(plane: Plane, x: np.ndarray, y: np.ndarray) -> str:
 
 
 def _marks(plane: Plane, marks: Sequence[Mark]) -> str:
+    """Return a vertical line for each mark, with a label for dreams and windows."""
     parts, lines = [], 0
     for mark in sorted(marks, key=lambda m: m.value):
         if not math.isfinite(mark.value):
@@ -242,20 +249,20 @@ def _marks(plane: Plane, marks: Sequence[Mark]) -> str:
 
 
 def _merge_bins(edges: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Merge neighbouring bins until there are few enough, without empty ones at the ends."""
+    """Merge neighbouring bins until at most `BARS` are left, without empty bins at the ends."""
     full = np.flatnonzero(counts)
     counts, edges = counts[full[0] : full[-1] + 1], edges[full[0] : full[-1] + 2]
     step = -(-len(counts) // BARS)
     if step == 1:
         return edges, counts
-    more = -len(counts) % step
+    padding = -len(counts) % step
     width = edges[1] - edges[0]
-    counts = np.concatenate([counts, np.zeros(more, dtype=np.int64)]).reshape(-1, step).sum(1)
+    counts = np.concatenate([counts, np.zeros(padding, dtype=np.int64)]).reshape(-1, step).sum(1)
     return edges[0] + np.arange(len(counts) + 1) * width * step, counts
 
 
 def padded(values: np.ndarray) -> tuple[float, float]:
-    """Return the range of the finite values, with room on both sides; from 0 to 1 if there are none."""
+    """Return the range of the finite values with some room on both sides, or (0, 1) if no value is finite."""
     values = np.asarray(values, dtype=np.float64)
     values = values[np.isfinite(values)]
     if not len(values):
@@ -266,6 +273,6 @@ def padded(values: np.ndarray) -> tuple[float, float]:
 
 
 def _places(marks: Sequence[float]) -> int:
-    """Return the decimal places with which neighbouring marks differ."""
+    """Return the number of decimal places with which neighbouring ticks differ."""
     step = min((b - a for a, b in pairwise(marks)), default=1.0)
     return max(0, -math.floor(math.log10(step) + 1e-9))

@@ -1,4 +1,4 @@
-"""Strips of coloured tokens: one renderer for attributions and values, with style sheets or without."""
+"""Strips of coloured tokens for attributions and values, with style sheets or with inline styles."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import NamedTuple
 import numpy as np
 
 from dreamy_lens.html.escaping import Html, escape, safe
-from dreamy_lens.html.numbers import decimals, number, short_share
+from dreamy_lens.html.numbers import decimals, format_share, number
 
 
 class StripToken(NamedTuple):
-    """One token of a strip.
+    """Token of a strip.
 
     Attributes:
-        text: the token, decoded by itself.
-        colour: from 0 (no colour) to 1 (full colour), or down to -1 (full of the other colour); NaN counts as 0.
-        note: plain text that pointing at the token shows.
-        bar: height of a bar above the token, from 0 to 1; below 0 its foot is dotted. None: no bar and no card.
-        card: what pointing at a token with a bar opens, escaped unless it is :class:`Html`.
+        text: Token, decoded by itself.
+        colour: Strength of the colour, from 0 (none) to 1 (full), or to -1 (full in the opposite colour). NaN means 0.
+        note: Plain text that appears when the reader points at the token.
+        bar: Height of the bar above the token, from 0 to 1. A negative height becomes a dotted base line. None means
+            neither bar nor card.
+        card: Card that appears when the reader points at a token with a bar; escaped unless it is :class:`Html`.
     """
 
     text: str
@@ -35,9 +36,9 @@ def token_strip(tokens: Iterable[StripToken], inline: bool = False) -> Html:
     """Render tokens as a line that wraps.
 
     Args:
-        tokens: the tokens from left to right. All of them have bars, or none has.
-        inline: whether each token brings its own style, for readers that let no style sheet and no script through.
-            Bars and cards are left out.
+        tokens: Tokens from left to right. Either all of them have bars, or none has.
+        inline: Whether to use inline styles only, for viewers that remove style sheets and scripts. Bars and cards are
+            left out.
     """
     shown = list(tokens)
     if inline:
@@ -53,14 +54,14 @@ def _bar_token(token: StripToken) -> str:
     up = " dl-up" if bar < 0 else ""
     title = f' title="{escape(token.note)}"' if token.note else ""
     return (
-        f'<span class="dl-k{up}" tabindex="0" style="--d:{short_share(token.colour)};--h:{short_share(bar)}">'
+        f'<span class="dl-k{up}" tabindex="0" style="--d:{format_share(token.colour)};--h:{format_share(bar)}">'
         f"<i{title}></i><b>{escape(token.text, token=True)}</b>"
         f'<span class="dl-t" hidden>{safe(token.card)}</span></span>'
     )
 
 
 def _plain_token(token: StripToken) -> str:
-    size = short_share(abs(token.colour))
+    size = format_share(abs(token.colour))
     colour = "" if size == "0" else f' style="--d:{size}"'
     cool = " dl-n" if token.colour < 0 and colour else ""
     note = escape(token.note or "no value")
@@ -77,12 +78,12 @@ def _inline_token(token: StripToken) -> str:
 
 @dataclass(frozen=True)
 class ValueScale:
-    """What colours stand for in every strip of values on a page.
+    """Scale from values to colours, shared by all strips of values on a page.
 
     Attributes:
-        full: the value of full colour and of a full bar; the value of the other colour is `-full`.
-        places: decimal places with which values are written.
-        signed: whether any value is clearly negative.
+        full: Value that full colour and a full bar stand for; the full opposite colour stands for `-full`.
+        places: Number of decimal places of values.
+        signed: Whether any value is clearly negative.
     """
 
     full: float
@@ -91,7 +92,7 @@ class ValueScale:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> ValueScale:
-        """Return the scale on which all of some values can be shown.
+        """Return the smallest scale that covers all values.
 
         >>> ValueScale.of([0.5, -0.1, 4.0])
         ValueScale(full=4.0, places=3, signed=False)
@@ -102,15 +103,15 @@ class ValueScale:
         return cls(full or 1.0, decimals([full], 4), signed)
 
     def number(self, value: float) -> str:
-        """Format a value with the decimal places of the scale."""
+        """Format a value with the decimal places of this scale."""
         return number(value, self.places)
 
     def tokens(self, tokens: Sequence[str], values: Sequence[float] | np.ndarray | None) -> list[StripToken]:
-        """Colour tokens by the value that the feature would have if the prompt ended at each.
+        """Colour each token by the value that the feature has if the prompt ends at that token.
 
         Args:
-            tokens: length n, each decoded by itself.
-            values: length n, NaN where there is no value; None if none is known.
+            tokens: Tokens of the text, each decoded by itself, length n.
+            values: Value at each token, length n, NaN where there is none; None if no value is known.
         """
         known = [math.nan] * len(tokens) if values is None else [float(v) for v in values]
         return [
@@ -124,14 +125,14 @@ class ValueScale:
 
 
 def legend(scale: ValueScale) -> Html:
-    """Say what the colours of values mean."""
+    """Return a legend that explains the colours of a scale."""
     full = scale.number(scale.full)
     low = f'<span class="dl-ramp dl-cool"></span> −{full} … ' if scale.signed else ""
-    ramp = f'{low}0 … <span class="dl-ramp"></span> {full}; the bar says the same'
+    ramp = f'{low}0 … <span class="dl-ramp"></span> {full}; the bar shows the same value'
     return Html(f'<span class="dl-legend">value if the prompt ended at the token: {ramp}</span>')
 
 
 def numbers_switch(name: str) -> Html:
-    """Return a box that, ticked, has every value of the page written under its token; it needs no script."""
+    """Return a checkbox that writes every value on the page under its token, without a script."""
     label = "write every value under its token"
     return Html(f'<label class="dl-switch"><input type="checkbox" class="dl-all" id="{name}"/> {label}</label>')

@@ -1,4 +1,4 @@
-"""Counts, values and limits as they stand in sentences."""
+"""Counts, values and limits as text for sentences."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dreamy_lens.html.numbers import decimals, number
 _STEPS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
-def count(n: float) -> str:
+def format_count(n: float) -> str:
     """Format a count with two or three significant digits.
 
-    >>> [count(n) for n in (812, 9_999, 12_345, 999_950, 1_234_567, 500_000_000)]
+    >>> [format_count(n) for n in (812, 9_999, 12_345, 999_950, 1_234_567, 500_000_000)]
     ['812', '9,999', '12k', '1M', '1.2M', '500M']
     """
     if n < 10_000:
@@ -24,18 +24,18 @@ def count(n: float) -> str:
 
 
 def plural(n: int, noun: str, nouns: str | None = None) -> str:
-    """Format a count with its noun.
+    """Format a count together with its noun.
 
     >>> plural(1, "dream"), plural(12_000, "window")
     ('1 dream', '12k windows')
     """
-    return f"{count(n)} {noun if n == 1 else nouns or noun + 's'}"
+    return f"{format_count(n)} {noun if n == 1 else nouns or noun + 's'}"
 
 
-def values(*numbers: float) -> list[str]:
-    """Format values of a feature that are read together, with decimal places that tell them apart.
+def format_values(*numbers: float) -> list[str]:
+    """Format several values of a feature with the same number of decimal places, so that a reader can compare them.
 
-    >>> values(5.21, 3.94, 1.27)
+    >>> format_values(5.21, 3.94, 1.27)
     ['5.21', '3.94', '1.27']
     """
     places = decimals(numbers, 3)
@@ -43,7 +43,7 @@ def values(*numbers: float) -> list[str]:
 
 
 def format_limit(x: float) -> str:
-    """Format a cross-entropy that is a limit.
+    """Format a limit of the cross-entropy with up to four significant digits.
 
     >>> format_limit(4.0), format_limit(3.25)
     ('4', '3.25')

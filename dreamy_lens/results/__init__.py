@@ -1,6 +1,6 @@
-"""Results of a dream as plain data: prompts, history, frontier, attribution, and the folders that keep them.
+"""Results of a dream as plain data: prompts, history, frontier, attribution, and their files.
 
-Nothing here needs a model or torch: results are read, compared, drawn and saved on any machine.
+Results need neither a model nor torch. You can read, compare, draw and save them on any machine.
 """
 
 import lazy_loader as _lazy

@@ -1,4 +1,4 @@
-"""Which tokens of a prompt carry a feature: the paper's Figure 1 as data, and how it looks."""
+"""Attribution of a feature to the tokens of a prompt: Figure 1 of the paper as data, text and HTML."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ FORMAT = "dreamy_lens attribution"
 
 @dataclass(frozen=True)
 class Substitute:
-    """Another token in one position of a prompt.
+    """Another token at one position of a prompt.
 
     Attributes:
-        token_id: the substitute.
-        token: it, decoded by itself.
-        value: of the feature on the changed prompt.
-        change: `value` less the value of the prompt as it is; negative if the substitute weakens the feature.
-        cross_entropy: of the changed prompt, nats per token.
+        token_id: Token id of the substitute.
+        token: Substitute, decoded by itself.
+        value: Value of the feature on the changed prompt.
+        change: `value` minus the value of the original prompt; negative if the substitute weakens the feature.
+        cross_entropy: Cross-entropy of the changed prompt in nats per token.
     """
 
     token_id: int
@@ -48,22 +48,23 @@ class Substitute:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Attribution:
-    """What k substitutions at each position do to a feature (Figure 1 of the paper).
+    """Effects of k substitutions at each position of a prompt on a feature (Figure 1 of the paper).
 
-    A token matters if losing it hurts: `drop_to_worst` says how much the worst of the substitutes loses, `drop_to_best`
-    how much even the best of them does. Both are differences, so a value near zero or below it does no harm. Candidates
-    that are the prompt's own token, or whose value is not finite, count for nothing.
+    A token matters if the value drops without it. `drop_to_worst` is the drop with the worst substitute, `drop_to_best`
+    the drop with the best one. Both are differences, not ratios, so they are meaningful even if the value of the prompt
+    is near or below zero. Candidates that are the prompt's own token, and candidates whose value is not finite, are
+    ignored.
 
     Attributes:
-        ids: int64 `[n]`, the prompt.
-        tokens: each of its tokens decoded by itself, length n.
-        value: of the feature on the prompt.
-        cross_entropy: of the prompt, nats per token.
-        candidates: int64 `[n, k]`, the substitutes tried at each position.
-        values: float32 `[n, k]`, value of the prompt with that one token changed.
-        cross_entropies: float32 `[n, k]`, nats per token, likewise.
-        candidate_tokens: `candidates` decoded, each by itself, n tuples of k.
-        feature: its text form, where known.
+        ids: Token ids of the prompt, int64 `[n]`.
+        tokens: Tokens of the prompt, each decoded by itself, length n.
+        value: Value of the feature on the prompt.
+        cross_entropy: Cross-entropy of the prompt in nats per token.
+        candidates: Token ids of the substitutes tried at each position, int64 `[n, k]`.
+        values: Value of the prompt with that one token changed, float32 `[n, k]`.
+        cross_entropies: Cross-entropy of the prompt with that one token changed, nats per token, float32 `[n, k]`.
+        candidate_tokens: Substitutes, each decoded by itself, n tuples of k.
+        feature: Text form of the feature; empty if unknown.
 
     >>> attribution = Attribution(
     ...     ids=np.array([5, 9]), tokens=(" the", " file"), value=3.0, cross_entropy=2.0,
@@ -73,7 +74,7 @@ class Attribution:
     ... )
     >>> attribution.drop_to_worst
     array([2., 1.])
-    >>> attribution.drop_to_best  # at the second position a substitute is better than the prompt's own token
+    >>> attribution.drop_to_best  # negative: a substitute at the second position is better than the prompt's own token
     array([ 0.5, -0.5])
     >>> attribution.top(1)[0].token
     ' name'
@@ -96,30 +97,31 @@ class Attribution:
         fits = fits and shapes["values"] == shapes["cross_entropies"] == shape
         fits = fits and [len(row) for row in self.candidate_tokens] == [shape[1]] * n
         if not fits:
-            raise ValueError(f"an attribution of {n} tokens has arrays that do not fit together: {shapes}")
+            raise ValueError(f"The arrays of an attribution of {n} tokens do not fit together: {shapes}.")
 
     @property
     def drop_to_worst(self) -> np.ndarray:
-        """Value lost with the worst substitute, float64 `[n]`; NaN where there is none."""
+        """Value lost with the worst substitute, float64 `[n]`; NaN where no substitute counts."""
         return self.value - np.fmin.reduce(self._counted(), axis=1, initial=np.nan)
 
     @property
     def drop_to_best(self) -> np.ndarray:
-        """Value lost even with the best one, float64 `[n]`; negative where it is better, NaN where there is none."""
+        """Value lost with the best substitute, float64 `[n]`; negative if it is better, NaN if no substitute counts."""
         return self.value - np.fmax.reduce(self._counted(), axis=1, initial=np.nan)
 
     def top(self, position: int, count: int = 3) -> list[Substitute]:
-        """The best substitutes at a position, best first."""
+        """Return the best `count` substitutes at a position, best first."""
         return self._substitutes(position)[:count]
 
     def worst(self, position: int, count: int = 3) -> list[Substitute]:
-        """The worst substitutes at a position, worst first."""
+        """Return the worst `count` substitutes at a position, worst first."""
         return self._substitutes(position)[::-1][:count]
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per substitution: position, token, substitute, substitute_id, value, change, cross_entropy.
+        """Return a table with one row per substitution.
 
-        Sorted by position, and within one from the best substitute to the worst.
+        The columns are position, token, substitute, substitute_id, value, change and cross_entropy. The rows are sorted
+        by position, and at each position from the best substitute to the worst.
         """
         import pandas as pd
 
@@ -132,7 +134,11 @@ class Attribution:
         return pd.DataFrame.from_records(rows, columns=names)
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
-        """A self-contained HTML page with the token strip, also written to a file if a path is given."""
+        """Return a self-contained HTML page with the token strip.
+
+        Args:
+            path: File to which the page is also written; None writes no file.
+        """
         title = f"Attribution of {self.feature}" if self.feature else "Attribution"
         page = document(title, f"<h1>{escape(title)}</h1>{attribution_with_scores(self)}")
         if path is not None:
@@ -140,13 +146,17 @@ class Attribution:
         return page
 
     def plot(self, **settings: Any) -> go.Figure:
-        """A plotly heat map of all substitutions; settings as for `figures.attribution.attribution_figure`."""
+        """Draw a plotly heat map of all substitutions.
+
+        Args:
+            **settings: Settings of `figures.attribution_figure`, such as `dark`.
+        """
         from dreamy_lens.figures.attribution import attribution_figure
 
         return attribution_figure(self, **settings)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it as one JSON file."""
+        """Write the attribution as one JSON file and return its path."""
         arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
         names = ("feature", "tokens", "value", "cross_entropy", "candidate_tokens")
         plain = {name: getattr(self, name) for name in names}
@@ -154,10 +164,10 @@ class Attribution:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Attribution:
-        """Read what :meth:`save` wrote.
+        """Read an attribution that :meth:`save` wrote.
 
         Raises:
-            RunFolderError: the file is missing, damaged, or something else.
+            RunFolderError: The file is missing or damaged, or is not an attribution.
         """
         data = read_json(path, FORMAT)
         try:
@@ -172,7 +182,9 @@ class Attribution:
                 **arrays,
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise RunFolderError(f"The file {os.fspath(path)!r} is not a whole attribution: {error}.") from None
+            raise RunFolderError(
+                f"The file {os.fspath(path)!r} is not a whole attribution: {error}. Save it again."
+            ) from None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -186,7 +198,7 @@ class Attribution:
         best, worst = self.drop_to_best, self.drop_to_worst
         rows = []
         for i, token in enumerate(self.tokens):
-            ends = [next((repr(s.token) for s in few), "-") for few in (self.top(i, 1), self.worst(i, 1))]
+            ends = [next((repr(s.token) for s in ranked), "-") for ranked in (self.top(i, 1), self.worst(i, 1))]
             rows.append([str(i), repr(token), number(worst[i], places), number(best[i], places), *ends])
         columns = ("position", "token", "drop to worst", "drop to best", "best substitute", "worst substitute")
         return text_table(columns, rows)
@@ -201,12 +213,13 @@ class Attribution:
         return fragment(attribution_with_scores(self))
 
     def _counted(self) -> np.ndarray:
-        """Values `[n, k]` with NaN for candidates that count for nothing."""
+        """Return the values `[n, k]`, with NaN for candidates that are ignored."""
         own = np.asarray(self.candidates) == np.asarray(self.ids)[:, None]
         values = np.asarray(self.values, dtype=np.float64)
         return np.where(own | ~np.isfinite(values), np.nan, values)
 
     def _substitutes(self, position: int) -> list[Substitute]:
+        """Return all substitutes at a position that count, best first."""
         values, tokens = self._counted()[position], self.candidate_tokens[position]
         order: Sequence[int] = np.argsort(-values, kind="stable")[: np.count_nonzero(~np.isnan(values))].tolist()
         ids, costs = self.candidates[position], self.cross_entropies[position]

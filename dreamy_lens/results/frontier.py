@@ -1,4 +1,4 @@
-"""The frontier of a dream: the prompts that no evaluated prompt beats in both value and fluency."""
+"""Frontier of a dream: the prompts that no evaluated prompt beats in both value and cross-entropy."""
 
 from __future__ import annotations
 
@@ -30,10 +30,16 @@ FORMAT = "dreamy_lens frontier"
 
 @dataclass(frozen=True, repr=False)
 class Frontier(Sequence[Prompt]):
-    """Prompts from fluent to strong, none beaten in both value and cross-entropy by another.
+    """Prompts from fluent to strong, of which none beats another in both value and cross-entropy.
 
-    Whatever prompts it is made of, it keeps the non-dominated ones and sorts them, so along it cross-entropy and value
-    both rise strictly. It is a sequence: `frontier[0]` is the most fluent prompt, `frontier[-1]` the strongest.
+    A frontier keeps the non-dominated prompts among those that it is given, and sorts them. Along it, cross-entropy and
+    value both rise strictly. It is a sequence: `frontier[0]` is the most fluent prompt, `frontier[-1]` the strongest.
+
+    Args:
+        prompts: Prompts in any order, including dominated ones.
+
+    Attributes:
+        prompts: Non-dominated prompts, from fluent to strong.
 
     >>> origin = Provenance("L2.N17", "docstrings", seed=0, iteration=7, prepend_bos=True)
     >>> make = lambda text, value, ce: Prompt((1,), (text,), text, value, ce, True, origin)
@@ -49,9 +55,9 @@ class Frontier(Sequence[Prompt]):
     prompts: tuple[Prompt, ...]
 
     def __init__(self, prompts: Iterable[Prompt]) -> None:
-        given = list(prompts)
-        rows = non_dominated([p.value for p in given], [p.cross_entropy for p in given])
-        object.__setattr__(self, "prompts", tuple(given[i] for i in rows))
+        candidates = list(prompts)
+        rows = non_dominated([p.value for p in candidates], [p.cross_entropy for p in candidates])
+        object.__setattr__(self, "prompts", tuple(candidates[i] for i in rows))
 
     @classmethod
     def from_history(
@@ -62,85 +68,94 @@ class Frontier(Sequence[Prompt]):
         attribute: Callable[..., Attribution] | None = None,
         rows: Sequence[int] | np.ndarray | None = None,
     ) -> Frontier:
-        """The frontier of everything a run evaluated.
+        """Return the frontier of all prompts that a run evaluated.
 
         Args:
-            history: of the run.
-            decoder: turns ids into text.
-            provenance: of the run; each prompt gets it with its own iteration.
-            attribute: what `prompt.attribution()` calls with the prompt, if not the library's own function.
-            rows: the frontier's rows of the history where they are known already; else they are worked out.
+            history: History of the run.
+            decoder: Decoder from token ids to text.
+            provenance: Provenance of the run; each prompt gets a copy with its own iteration.
+            attribute: Function that `prompt.attribution()` calls with the prompt; None is `dreamy_lens.attribution`.
+            rows: Rows of the history that make the frontier, if they are already known; None computes them.
         """
         rows = history.frontier_rows() if rows is None else rows
         return cls(history.prompt(int(row), decoder, provenance, attribute) for row in rows)
 
     @property
     def values(self) -> np.ndarray:
-        """Value of each prompt, float64 `[F]`, rising."""
+        """Value of each prompt, rising, float64 `[F]`."""
         return np.array([p.value for p in self.prompts])
 
     @property
     def cross_entropies(self) -> np.ndarray:
-        """Cross-entropy of each prompt in nats per token, float64 `[F]`, rising."""
+        """Cross-entropy of each prompt in nats per token, rising, float64 `[F]`."""
         return np.array([p.cross_entropy for p in self.prompts])
 
     def best(self, max_cross_entropy: float | None = None, max_perplexity: float | None = None) -> Prompt:
-        """The strongest prompt, among those fluent enough if a limit is given.
+        """Return the strongest prompt, or the strongest one within a limit of fluency.
 
         Args:
-            max_cross_entropy: in nats per token.
-            max_perplexity: its exponential; with both, both hold.
+            max_cross_entropy: Highest cross-entropy allowed, in nats per token; None is no limit.
+            max_perplexity: Highest perplexity allowed; None is no limit. With two limits, both apply.
 
         Raises:
-            SettingsError: no prompt is that fluent, or there are no prompts; it says how fluent they get. Or a limit is
-                not a number.
+            SettingsError: No prompt is that fluent (the message says how fluent they are), the frontier has no prompts,
+                or a limit is not a number.
         """
         limit = (
             np.inf if max_cross_entropy is None else _limit("max_cross_entropy", max_cross_entropy, "nats per token")
         )
-        asked = f"a cross-entropy of at most {limit:g} nats/token"
+        wanted = f"a cross-entropy of at most {limit:g} nats/token"
         if max_perplexity is not None:
             perplexity = _limit("max_perplexity", max_perplexity, "a perplexity, at least 1")
             if perplexity < 1:
-                raise SettingsError(f"A perplexity is at least 1; got max_perplexity={max_perplexity}.")
+                raise SettingsError(
+                    f"A perplexity is at least 1; got max_perplexity={max_perplexity}. Give a larger one, or None."
+                )
             if np.log(perplexity) < limit:
-                limit, asked = float(np.log(perplexity)), f"a perplexity of at most {perplexity:g}"
+                limit, wanted = float(np.log(perplexity)), f"a perplexity of at most {perplexity:g}"
         fluent = [p for p in self.prompts if p.cross_entropy <= limit]
         if fluent:
             return fluent[-1]
         if not self.prompts:
             raise SettingsError("The frontier has no prompts, because no evaluated prompt had finite scores.")
-        lowest = self.prompts[0]
+        most_fluent = self.prompts[0]
         raise SettingsError(
-            f"No prompt of this frontier has {asked}. The most fluent one has cross-entropy "
-            f"{lowest.cross_entropy:.3f} (perplexity {lowest.perplexity:,.1f}): allow more, or dream longer."
+            f"No prompt of this frontier has {wanted}. The most fluent one has cross-entropy "
+            f"{most_fluent.cross_entropy:.3f} (perplexity {most_fluent.perplexity:,.1f}): allow more, or dream longer."
         )
 
     def hull(self) -> Frontier:
-        """The corners of the convex hull: prompts that are best for some λ, as the paper's figures show them."""
+        """Return the corners of the convex hull: the prompts that are best for some λ, as in the paper's figures."""
         return Frontier(self.prompts[i] for i in hull_rows(self.values, self.cross_entropies))
 
     def spread(self, count: int) -> Frontier:
-        """At most `count` prompts that stand for all: both ends, then always the one furthest from those taken.
+        """Return at most `count` prompts that represent the whole frontier.
 
-        Distances are relative to the ranges of value and cross-entropy.
+        The strongest and the most fluent prompt come first. Each further prompt is the one furthest from those already
+        selected, where distances are relative to the ranges of value and cross-entropy.
         """
         if len(self) <= count:
             return self
-        ends = self.values, self.cross_entropies
-        places = np.stack([(a - a[0]) / (a[-1] - a[0]) for a in ends], axis=1)
-        taken = [len(self) - 1, 0][:count]
-        while 0 < len(taken) < count:
-            gaps = np.linalg.norm(places[:, None] - places[taken], axis=2).min(axis=1)
-            taken.append(int(gaps.argmax()))
-        return Frontier(self.prompts[i] for i in sorted(taken))
+        scores = self.values, self.cross_entropies
+        points = np.stack([(a - a[0]) / (a[-1] - a[0]) for a in scores], axis=1)
+        selected = [len(self) - 1, 0][:count]
+        while 0 < len(selected) < count:
+            gaps = np.linalg.norm(points[:, None] - points[selected], axis=2).min(axis=1)
+            selected.append(int(gaps.argmax()))
+        return Frontier(self.prompts[i] for i in sorted(selected))
 
     def hypervolume(self, reference: tuple[float, float]) -> float:
-        """Area between the frontier and a reference (value, cross-entropy); only equal references compare."""
+        """Return the area between the frontier and a reference (value, cross-entropy).
+
+        Two hypervolumes are comparable only if their references are equal.
+        """
         return hypervolume(self.values, self.cross_entropies, reference)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per prompt: value, cross_entropy, perplexity, text, round_trips, iteration, seed, ids, tokens."""
+        """Return a table with one row per prompt.
+
+        The columns are value, cross_entropy, perplexity, text, round_trips, iteration, seed, ids and tokens.
+        """
         import pandas as pd
 
         plain = ("value", "cross_entropy", "perplexity", "text", "round_trips")
@@ -153,26 +168,28 @@ class Frontier(Sequence[Prompt]):
         """Draw the frontier as a plotly figure.
 
         Args:
-            hull: whether to join the corners of the convex hull, as the paper's figures do.
-            **settings: settings of `figures.frontier_figure`: `others`, `dark`, `history`.
+            hull: Whether to join the corners of the convex hull, as the paper's figures do.
+            **settings: Settings of `figures.frontier_figure`: `others`, `dark`, `history`.
         """
         return frontier_figure(self, hull=self.hull() if hull else None, **settings)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the prompts as one JSON file, replacing an older one in a single step."""
+        """Write the prompts as one JSON file, replace an older file in a single step, and return the path."""
         return write_json(path, {"format": FORMAT, "version": 1, "prompts": [p.to_dict() for p in self.prompts]})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Frontier:
-        """Read what :meth:`save` wrote.
+        """Read a frontier that :meth:`save` wrote.
 
         Raises:
-            RunFolderError: the file is missing, damaged, or something else.
+            RunFolderError: The file is missing or damaged, or is not a frontier.
         """
         try:
             return cls(Prompt.from_dict(p) for p in read_json(path, FORMAT)["prompts"])
         except (KeyError, TypeError) as error:
-            raise RunFolderError(f"The file {os.fspath(path)!r} is not a whole frontier: {error}.") from None
+            raise RunFolderError(
+                f"The file {os.fspath(path)!r} is not a whole frontier: {error}. Save it again."
+            ) from None
 
     @overload
     def __getitem__(self, index: int) -> Prompt: ...
@@ -201,11 +218,12 @@ class Frontier(Sequence[Prompt]):
         return fragment(prompt_table(self.prompts))
 
 
-def _limit(name: str, given: Any, unit: str) -> float:
+def _limit(name: str, limit: Any, unit: str) -> float:
+    """Return a limit as a number, or raise an error that names the argument and its unit."""
     try:
-        number = float(given)
+        number = float(limit)
     except (TypeError, ValueError):
         number = np.nan
     if np.isnan(number):
-        raise SettingsError(f"{name} is {given!r}, which is not a number; give it in {unit}, or None for no limit.")
+        raise SettingsError(f"{name} is {limit!r}, which is not a number; give it in {unit}, or None for no limit.")
     return number

@@ -1,4 +1,4 @@
-"""Everything a run evaluated, in the order in which it was known."""
+"""History of a run: every evaluated prompt, in order of evaluation."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class History:
-    """Every prompt of a run that was evaluated, once each, and how the population moved through them.
+    """Every prompt that a run evaluated, once each, and the population after each iteration.
 
     Attributes:
-        ids: int32 `[N, n]`, in order of evaluation.
-        value: float32 `[N]`.
-        cross_entropy: float32 `[N]`, nats per token.
-        iteration: int32 `[N]`, in which each was first evaluated; never falls.
-        seconds: float64 `[T+1]`, since the run began, when each iteration (0: the initial population) was complete.
-        population: int32 `[T+1, M]`, rows of `ids` in slot order after each iteration; -1 for a prompt whose scores
-            were not finite.
-        lambdas: float32 `[M]`, each slot's weight of cross-entropy.
-        restarts: (iteration, λ) of each restart.
-        rejected: draws that constraints rejected.
-        non_finite: prompts dropped because a score was NaN or infinite.
+        ids: Token ids of the prompts in order of evaluation, int32 `[N, n]`.
+        value: Value of each prompt, float32 `[N]`.
+        cross_entropy: Cross-entropy of each prompt in nats per token, float32 `[N]`.
+        iteration: Iteration in which each prompt was first evaluated, never falling, int32 `[N]`.
+        seconds: Seconds from the start of the run to the end of each iteration, float64 `[T+1]`. Iteration 0 is the
+            initial population.
+        population: Rows of `ids` that are the population after each iteration, in slot order, int32 `[T+1, M]`; -1 for
+            a prompt whose scores were not finite.
+        lambdas: λ, the weight of cross-entropy, of each slot, float32 `[M]`.
+        restarts: Iteration and λ of each restart.
+        rejected: Number of draws that constraints rejected.
+        non_finite: Number of prompts that were dropped because a score was NaN or infinite.
     """
 
     ids: np.ndarray
@@ -58,33 +59,37 @@ class History:
 
     @property
     def iterations(self) -> int:
-        """Completed iterations after the initial population, T; -1 before even that was scored."""
+        """Number of completed iterations, T; 0 after the initial population, -1 before it is scored."""
         return len(self.seconds) - 1
 
     @property
     def seconds_of_prompt(self) -> np.ndarray:
-        """When each prompt's scores were known, float64 `[N]`: the end of its iteration."""
+        """Seconds at which the scores of each prompt were known, the end of its iteration, float64 `[N]`."""
         return self.seconds[self.iteration]
 
     def frontier_rows(self, iteration: int | None = None) -> np.ndarray:
-        """Rows of the frontier from fluent to strong `[F]`, as it stood after an iteration or at the end."""
+        """Return the rows that make the frontier, from fluent to strong, `[F]`.
+
+        Args:
+            iteration: Iteration after which the frontier is taken; None is the end of the run.
+        """
         n = len(self) if iteration is None else int(np.searchsorted(self.iteration, iteration, side="right"))
         return non_dominated(self.value[:n], self.cross_entropy[:n])
 
     def reference(self) -> tuple[float, float]:
-        """The lowest value and the highest cross-entropy evaluated: the default reference for hypervolumes."""
+        """Return the default reference of hypervolumes: the lowest value and the highest cross-entropy evaluated."""
         return (float(self.value.min()), float(self.cross_entropy.max())) if len(self) else (0.0, 0.0)
 
     def evolution(self, reference: tuple[float, float] | None = None) -> pd.DataFrame:
-        """How the frontier grew: one row per iteration, iteration 0 first.
+        """Return a table of the frontier's growth, with one row per iteration, iteration 0 first.
 
         Args:
-            reference: (value, cross-entropy) the hypervolume is measured from. To compare runs give all of them the
-                same; the default is the history's own :meth:`reference`.
+            reference: (value, cross-entropy) from which the hypervolume is measured. To compare runs, give all of them
+                an equal reference. None is the history's own :meth:`reference`.
 
         Returns:
-            Columns iteration, seconds, evaluated (prompts so far), best_value (so far), hypervolume, frontier_size,
-            restart (λ, or NaN).
+            Table with the columns iteration, seconds, evaluated (prompts so far), best_value (so far), hypervolume,
+            frontier_size and restart (λ, or NaN).
         """
         import pandas as pd
 
@@ -107,7 +112,11 @@ class History:
         return frame
 
     def plot(self, **settings: Any) -> go.Figure:
-        """The frontier after several iterations, as in Figure 2b; settings as for `figures.frontiers_figure`."""
+        """Draw the frontier after several iterations, as in Figure 2b of the paper.
+
+        Args:
+            **settings: Settings of `figures.frontiers_figure`: `iterations`, `dark`, `decoder`.
+        """
         return frontiers_figure(self, **settings)
 
     def prompt(
@@ -117,15 +126,26 @@ class History:
         provenance: Provenance,
         attribute: Callable[..., Attribution] | None = None,
     ) -> Prompt:
-        """One evaluated prompt, decoded; arguments as for `Frontier.from_history`."""
+        """Return one evaluated prompt, decoded.
+
+        Args:
+            row: Row of the prompt in the history.
+            decoder: Decoder from token ids to text.
+            provenance: Provenance of the run; the prompt gets a copy with its own iteration.
+            attribute: Function that `prompt.attribution()` calls with the prompt; None is `dreamy_lens.attribution`.
+        """
         origin = provenance.at(int(self.iteration[row]))
         scores = float(self.value[row]), float(self.cross_entropy[row])
         return Prompt.decode(self.ids[row].tolist(), *scores, decoder, origin, attribute)
 
     def to_pandas(self, decoder: Decoder | None = None) -> pd.DataFrame:
-        """One row per prompt: iteration, seconds, value, cross_entropy, perplexity, frontier, ids.
+        """Return a table with one row per prompt.
 
-        With a decoder there is a column text, which takes some seconds for a long run.
+        The columns are iteration, seconds, value, cross_entropy, perplexity, frontier (whether the prompt is on it) and
+        ids.
+
+        Args:
+            decoder: Decoder that adds a column text, which takes some seconds for a long run.
         """
         import pandas as pd
 
@@ -140,7 +160,7 @@ class History:
         return frame
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything as named arrays, for a file; :meth:`from_arrays` reads them."""
+        """Return the whole history as named arrays, which :meth:`from_arrays` reads."""
         fields = (f.name for f in dataclasses.fields(self))
         plain = {name: getattr(self, name) for name in fields if name not in ("restarts", "rejected", "non_finite")}
         restarts = np.array(self.restarts, dtype=np.float64).reshape(-1, 2)
@@ -148,19 +168,19 @@ class History:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> History:
-        """The inverse of :meth:`arrays`; other names are ignored.
+        """Return the history that :meth:`arrays` wrote as arrays. Arrays with other names are ignored.
 
         Raises:
-            RunFolderError: an array is missing or does not fit the others.
+            RunFolderError: An array is missing or does not fit the others.
         """
         names = {f.name for f in dataclasses.fields(cls)} - {"rejected", "non_finite"} | {"counts"}
         if missing := sorted(names - set(arrays)):
             raise RunFolderError(f"The run's history lacks {', '.join(missing)}; it was not written by dreamy_lens.")
-        found = {name: arrays[name] for name in names}
-        restarts, counts = found.pop("restarts"), found.pop("counts")
-        _check(found, restarts, counts)
+        columns = {name: arrays[name] for name in names}
+        restarts, counts = columns.pop("restarts"), columns.pop("counts")
+        _check(columns, restarts, counts)
         pairs = tuple((int(i), float(w)) for i, w in restarts)
-        return cls(**found, restarts=pairs, rejected=int(counts[0]), non_finite=int(counts[1]))
+        return cls(**columns, restarts=pairs, rejected=int(counts[0]), non_finite=int(counts[1]))
 
     def __repr__(self) -> str:
         if not len(self):
@@ -175,26 +195,26 @@ class History:
         return fragment(f"<p>{escape(repr(self))}</p>")
 
 
-def _check(found: dict[str, np.ndarray], restarts: np.ndarray, counts: np.ndarray) -> None:
-    """Shapes and row numbers fit together, so that no later indexing can fail."""
-    n, steps, population = len(found["ids"]), len(found["seconds"]), found["population"]
-    shapes = {name: list(a.shape) for name, a in found.items()}
+def _check(columns: dict[str, np.ndarray], restarts: np.ndarray, counts: np.ndarray) -> None:
+    """Raise an error unless shapes and row numbers fit together, so that no later indexing can fail."""
+    n, steps, population = len(columns["ids"]), len(columns["seconds"]), columns["population"]
+    shapes = {name: list(a.shape) for name, a in columns.items()}
     dimensions = {"ids": 2, "value": 1, "cross_entropy": 1, "iteration": 1, "seconds": 1, "population": 2, "lambdas": 1}
-    fits = all(found[name].ndim == d for name, d in dimensions.items())
-    fits = fits and all(len(found[name]) == n for name in ("value", "cross_entropy", "iteration"))
-    fits = fits and population.shape == (steps, len(found["lambdas"])) and restarts.shape[1:] == (2,)
+    fits = all(columns[name].ndim == d for name, d in dimensions.items())
+    fits = fits and all(len(columns[name]) == n for name in ("value", "cross_entropy", "iteration"))
+    fits = fits and population.shape == (steps, len(columns["lambdas"])) and restarts.shape[1:] == (2,)
     fits = fits and counts.shape == (2,) and bool(np.all((population >= -1) & (population < n)))
-    order = found["iteration"]
+    order = columns["iteration"]
     fits = fits and bool(np.all(np.diff(order) >= 0)) and (n == 0 or (order[0] >= 0 and int(order[-1]) < steps))
     if not fits:
         raise RunFolderError(f"The arrays of the run's history do not fit together: {shapes}. Save the run again.")
 
 
 class HistoryBuilder:
-    """Collects steps into a :class:`History`; a snapshot costs next to nothing at any time.
+    """Builder that collects the steps of a run into a :class:`History`. :meth:`build` is cheap at any time.
 
     Args:
-        lambdas: `[M]`, each slot's weight of cross-entropy.
+        lambdas: λ, the weight of cross-entropy, of each slot, `[M]`.
     """
 
     def __init__(self, lambdas: np.ndarray) -> None:
@@ -210,9 +230,9 @@ class HistoryBuilder:
 
     @classmethod
     def from_history(cls, history: History) -> HistoryBuilder:
-        """A builder that goes on where a history ends."""
+        """Return a builder that continues after the last step of a history."""
         builder = cls(history.lambdas)
-        builder._take(history.ids, history.value, history.cross_entropy, history.iteration)
+        builder._append(history.ids, history.value, history.cross_entropy, history.iteration)
         builder._seconds.extend(history.seconds)
         builder._population.extend(history.population)
         builder._restarts = list(history.restarts)
@@ -220,14 +240,14 @@ class HistoryBuilder:
         return builder
 
     def add(self, step: Step) -> None:
-        """Take in one step. Steps come in order, 0 first, or next after the history that was continued.
+        """Append one step. Steps are in order, from step 0 or from the end of the history that is continued.
 
         Raises:
-            ValueError: a step is missing or comes twice.
+            ValueError: A step is missing or comes twice.
         """
         if step.iteration != len(self._seconds):
-            raise ValueError(f"step {step.iteration} came where {len(self._seconds)} was due")
-        self._take(step.ids, step.value, step.cross_entropy, np.full(len(step.value), step.iteration, dtype=np.int32))
+            raise ValueError(f"got step {step.iteration}; the next step of this history is {len(self._seconds)}")
+        self._append(step.ids, step.value, step.cross_entropy, np.full(len(step.value), step.iteration, dtype=np.int32))
         population = np.ascontiguousarray(step.population, dtype=np.int32)
         self._population.extend(np.array([[self._row_of.get(ids.tobytes(), -1) for ids in population]], dtype=np.int32))
         self._seconds.extend(np.array([step.seconds]))
@@ -238,18 +258,19 @@ class HistoryBuilder:
 
     @property
     def frontier_rows(self) -> np.ndarray:
-        """Rows of the frontier so far, from fluent to strong, without going through the history again."""
+        """Rows of the frontier so far, from fluent to strong. They are kept up to date, so no search is needed."""
         return np.array(self._stairs.rows, dtype=np.intp)
 
     def build(self) -> History:
-        """The history so far. Its arrays are read-only views that later steps never change."""
+        """Return the history so far. Its arrays are read-only views that later steps never change."""
         ids = np.zeros((0, 0), dtype=np.int32) if self._ids is None else self._ids.view()
         columns = {name: column.view() for name, column in self._columns.items()}
         steps = {"seconds": self._seconds.view(), "population": self._population.view(), "lambdas": self.lambdas}
         restarts = tuple(self._restarts)
         return History(ids, **columns, **steps, restarts=restarts, rejected=self._rejected, non_finite=self._non_finite)
 
-    def _take(self, ids: np.ndarray, value: np.ndarray, cross_entropy: np.ndarray, iteration: np.ndarray) -> None:
+    def _append(self, ids: np.ndarray, value: np.ndarray, cross_entropy: np.ndarray, iteration: np.ndarray) -> None:
+        """Append prompts with their scores, and keep the frontier up to date."""
         ids, begin = np.ascontiguousarray(ids, dtype=np.int32), len(self._columns["value"])
         if self._ids is None and ids.ndim == 2 and ids.shape[1]:
             self._ids = _Growing(ids.shape[1:], np.int32)
@@ -267,27 +288,30 @@ _COLUMNS = {"value": np.float32, "cross_entropy": np.float32, "iteration": np.in
 
 
 class _Growing:
-    """An array that is appended to. Views of it stay as they were: only room beyond their end is written."""
+    """Array that grows at its end. Appending never changes earlier views, because it writes only beyond their end."""
 
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
-        self._room, self._used = np.empty((64, *shape), dtype), 0
+        self._buffer, self._used = np.empty((64, *shape), dtype), 0
 
     def __len__(self) -> int:
         return self._used
 
     def extend(self, rows: np.ndarray) -> None:
+        """Append rows."""
         end = self._used + len(rows)
-        if end > len(self._room):
-            bigger = np.empty((max(end, 2 * len(self._room)), *self._room.shape[1:]), self._room.dtype)
-            bigger[: self._used] = self._room[: self._used]
-            self._room = bigger
-        self._room[self._used : end] = rows
+        if end > len(self._buffer):
+            bigger = np.empty((max(end, 2 * len(self._buffer)), *self._buffer.shape[1:]), self._buffer.dtype)
+            bigger[: self._used] = self._buffer[: self._used]
+            self._buffer = bigger
+        self._buffer[self._used : end] = rows
         self._used = end
 
     def view(self) -> np.ndarray:
-        return _frozen(self._room[: self._used])
+        """Return a read-only view of all rows so far."""
+        return _frozen(self._buffer[: self._used])
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
+    """Make an array read-only and return it."""
     array.flags.writeable = False
     return array

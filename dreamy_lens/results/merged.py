@@ -1,4 +1,4 @@
-"""Several runs of one feature, seen as one."""
+"""Merged runs: several runs of one feature with their joint frontier."""
 
 from __future__ import annotations
 
@@ -26,27 +26,33 @@ FORMAT = "dreamy_lens merged runs"
 
 
 class MergeableRun(Protocol):
-    """What can be merged: a dream, or one that was read back from a file of merged runs."""
+    """Run that can be merged: a dream, or a run from a file of merged runs."""
 
     @property
     def provenance(self) -> Provenance:
-        """Of the run."""
+        """Provenance of the run."""
         ...
 
     @property
     def frontier(self) -> Frontier:
-        """Of the run."""
+        """Frontier of the run."""
         ...
 
     @property
     def history(self) -> History | None:
-        """Of the run, if it is at hand."""
+        """History of the run; None if only the frontier was saved."""
         ...
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A run as a file of merged runs keeps it: without its history."""
+    """Run from a file of merged runs, without its history.
+
+    Attributes:
+        provenance: Provenance of the run.
+        frontier: Frontier of the run.
+        history: Always None.
+    """
 
     provenance: Provenance
     frontier: Frontier
@@ -55,45 +61,50 @@ class SavedRun:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Merged:
-    """Runs of one feature on one model, and the frontier over all of them.
+    """Runs of one feature on one model, and their joint frontier.
 
     Attributes:
-        runs: in the order given.
-        frontier: the prompts no prompt of any run beats; each one's provenance has the seed of its run.
+        runs: Runs in the order in which they were merged.
+        frontier: Prompts that no prompt of any run beats; the provenance of each prompt has the seed of its run.
     """
 
     runs: tuple[MergeableRun, ...]
     frontier: Frontier
 
     def to_pandas(self) -> pd.DataFrame:
-        """Every run's frontier, one row per prompt: the columns of a frontier's table, and two more.
+        """Return a table of all runs' frontiers, with one row per prompt.
 
-        They are run, its number here, and merged, whether the prompt is on the joint frontier. The seed is in seed.
+        It has the columns of :meth:`Frontier.to_pandas`, the column run (index of the run in `runs`) and the column
+        merged (whether the prompt is on the joint frontier).
         """
         import pandas as pd
 
         frames = [run.frontier.to_pandas() for run in self.runs]
-        kept = {id(prompt) for prompt in self.frontier}
+        joint = {id(prompt) for prompt in self.frontier}
         for number, (run, frame) in enumerate(zip(self.runs, frames, strict=True)):
             frame.insert(0, "run", number)
-            frame["merged"] = [id(prompt) in kept for prompt in run.frontier]
+            frame["merged"] = [id(prompt) in joint for prompt in run.frontier]
         return pd.concat(frames, ignore_index=True)
 
     def plot(self, **settings: Any) -> go.Figure:
-        """Every run's frontier and the joint one, as in Figure 2a; settings as for `figures.frontier.runs_figure`."""
+        """Draw the frontier of each run and the joint frontier, as in Figure 2a of the paper.
+
+        Args:
+            **settings: Settings of `figures.runs_figure`, such as `dark`.
+        """
         return runs_figure(self, **settings)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write all frontiers as one JSON file; histories stay with the runs' own folders."""
+        """Write all frontiers as one JSON file and return its path. Histories are not part of the file."""
         runs = [{"provenance": r.provenance.to_dict(), "prompts": [p.to_dict() for p in r.frontier]} for r in self.runs]
         return write_json(path, {"format": FORMAT, "version": 1, "runs": runs})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Merged:
-        """Read what :meth:`save` wrote.
+        """Read merged runs that :meth:`save` wrote.
 
         Raises:
-            RunFolderError: the file is missing, damaged, or something else.
+            RunFolderError: The file is missing or damaged, or does not have merged runs.
         """
         try:
             runs = [
@@ -101,7 +112,9 @@ class Merged:
                 for r in read_json(path, FORMAT)["runs"]
             ]
         except (KeyError, TypeError) as error:
-            raise RunFolderError(f"The file {os.fspath(path)!r} has no whole merged runs: {error}.") from None
+            raise RunFolderError(
+                f"The file {os.fspath(path)!r} has no whole merged runs: {error}. Save them again."
+            ) from None
         return merge(runs)
 
     def __len__(self) -> int:
@@ -119,16 +132,16 @@ class Merged:
 
 
 def merge(runs: Iterable[MergeableRun | Merged]) -> Merged:
-    """Join runs of one feature on one model, with one way of scoring.
+    """Merge runs of one feature on one model with the same BOS and template.
 
     Seeds, settings and lengths may differ. Merged runs can be merged again.
 
     Args:
-        runs: anything with a frontier, a history and a provenance; reading them waits for runs that still go on.
+        runs: Runs, or merged runs. A run that is not finished is waited for.
 
     Raises:
-        SettingsError: there are none, or they differ in feature, model, BOS or template, so that their values do not
-            compare; it says which.
+        SettingsError: There are no runs; or two runs differ in feature, model, BOS or template, so that their values
+            are not comparable. The message says which.
     """
     parts: list[MergeableRun] = []
     for run in runs:
@@ -136,11 +149,11 @@ def merge(runs: Iterable[MergeableRun | Merged]) -> Merged:
     if not parts:
         raise SettingsError("There are no runs to merge; give at least one.")
     for name in ("feature", "model", "prepend_bos", "prefix", "suffix"):
-        found = [getattr(run.provenance, name) for run in parts]
-        odd = next((i for i, value in enumerate(found) if value != found[0]), None)
+        settings = [getattr(run.provenance, name) for run in parts]
+        odd = next((i for i, setting in enumerate(settings) if setting != settings[0]), None)
         if odd is not None:
             raise SettingsError(
-                f"Runs 0 and {odd} differ in {name}: {found[0]!r} and {found[odd]!r}. "
-                "Only runs of the same feature, model, prepend_bos and template compare; merge those."
+                f"Runs 0 and {odd} differ in {name}: {settings[0]!r} and {settings[odd]!r}. "
+                "Only runs with the same feature, model, prepend_bos and template are comparable; merge those."
             )
     return Merged(tuple(parts), Frontier(prompt for run in parts for prompt in run.frontier))

@@ -1,7 +1,6 @@
-"""Which prompts nothing beats: non-domination, its convex part, and the area it covers. Pure functions of arrays.
+"""Pareto frontiers of value and cross-entropy: non-dominated rows, convex hull and hypervolume of arrays.
 
-A prompt is better if its value is higher and its cross-entropy lower. Scores that are not finite are never on a
-frontier.
+High values and low cross-entropies are good. A row whose value or cross-entropy is not finite is never on a frontier.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from numpy.typing import ArrayLike
 
 
 def non_dominated(value: ArrayLike, cross_entropy: ArrayLike) -> np.ndarray:
-    """Rows that no other row beats, from fluent to strong.
+    """Return the rows that no other row beats, from fluent to strong.
 
-    A row is beaten if another is at least as good in both and better in one; of equal rows the earliest stands for all.
-    Along the result, cross-entropy and value both rise strictly.
+    A row beats another if it is at least as good in both scores and better in one. Of several equal rows, only the
+    first is returned. Along the result, cross-entropy and value both rise strictly.
 
     Args:
-        value: `[N]`.
-        cross_entropy: `[N]`, nats per token.
+        value: Value of each row, `[N]`.
+        cross_entropy: Cross-entropy of each row in nats per token, `[N]`.
 
     Returns:
         Row numbers `[F]`.
@@ -29,25 +28,24 @@ def non_dominated(value: ArrayLike, cross_entropy: ArrayLike) -> np.ndarray:
     array([0, 1])
     """
     v, c = _columns(value, cross_entropy)
-    order = np.lexsort(
-        (-v, c)
-    )  # by cross-entropy, then the higher value; stable, so the earliest of equals comes first
+    # By cross-entropy, then by falling value. The sort is stable, so the first of several equal rows stays first.
+    order = np.lexsort((-v, c))
     order = order[np.isfinite(v[order]) & np.isfinite(c[order])]
     best = np.maximum.accumulate(v[order])
     return order[np.concatenate([[True], v[order][1:] > best[:-1]])] if order.size else order
 
 
 def hull_rows(value: ArrayLike, cross_entropy: ArrayLike) -> np.ndarray:
-    """Rows that are best under value - λ · cross-entropy for some λ >= 0: the corners of the frontier's convex hull.
+    """Return the rows that maximize value - λ · cross-entropy for some λ >= 0: the corners of the convex hull.
 
-    These are the prompts the paper's figures join; concave parts of the frontier are left out.
+    These are the prompts that a line joins in the paper's figures. Concave parts of the frontier are left out.
 
     Args:
-        value: `[N]`.
-        cross_entropy: `[N]`, nats per token.
+        value: Value of each row, `[N]`.
+        cross_entropy: Cross-entropy of each row in nats per token, `[N]`.
 
     Returns:
-        Row numbers, from fluent to strong, a subset of :func:`non_dominated`.
+        Row numbers from fluent to strong, a subset of :func:`non_dominated`.
 
     >>> hull_rows(value=[0, 1, 4], cross_entropy=[2, 3, 4])
     array([0, 2])
@@ -66,12 +64,14 @@ def hull_rows(value: ArrayLike, cross_entropy: ArrayLike) -> np.ndarray:
 
 
 def hypervolume(value: ArrayLike, cross_entropy: ArrayLike, reference: tuple[float, float]) -> float:
-    """Area between the frontier and a reference point: larger is better, and only equal references compare.
+    """Return the area between the frontier and a reference point. Larger is better.
+
+    Two hypervolumes are comparable only if their references are equal.
 
     Args:
-        value: `[N]`.
-        cross_entropy: `[N]`, nats per token.
-        reference: (value, cross-entropy); rows not better than it in both add nothing.
+        value: Value of each row, `[N]`.
+        cross_entropy: Cross-entropy of each row in nats per token, `[N]`.
+        reference: (value, cross-entropy); only rows that are better in both add to the area.
 
     Returns:
         Area in units of value times nats per token.
@@ -88,10 +88,12 @@ def hypervolume(value: ArrayLike, cross_entropy: ArrayLike, reference: tuple[flo
 
 
 class Staircase:
-    """A frontier that grows one prompt at a time, so that a long run never sorts its history again.
+    """Frontier that grows one prompt at a time, so that a long run does not sort its history again.
 
     Attributes:
-        rows: rows of the frontier, from fluent to strong, as :func:`non_dominated` would give them.
+        rows: Rows of the frontier, from fluent to strong, equal to the result of :func:`non_dominated`.
+        value: Value of each row of the frontier.
+        cross_entropy: Cross-entropy of each row of the frontier in nats per token.
     """
 
     def __init__(self) -> None:
@@ -100,8 +102,8 @@ class Staircase:
         self.cross_entropy: list[float] = []
 
     def add(self, row: int, value: float, cross_entropy: float) -> bool:
-        """Take in one finite prompt; says whether it is on the frontier now."""
-        after = bisect_right(self.cross_entropy, cross_entropy)  # what lies before is at least as fluent
+        """Add one prompt with finite scores, and return whether it is on the frontier now."""
+        after = bisect_right(self.cross_entropy, cross_entropy)  # all rows before `after` are at least as fluent
         if after and self.value[after - 1] >= value:
             return False
         beaten = slice(bisect_left(self.cross_entropy, cross_entropy), bisect_right(self.value, value))
@@ -109,7 +111,7 @@ class Staircase:
         return True
 
     def hypervolume(self, reference: tuple[float, float]) -> float:
-        """As the function :func:`hypervolume` of everything taken in."""
+        """Return the hypervolume of all prompts that were added, as the function :func:`hypervolume` does."""
         area, below = 0.0, reference[0]
         for v, c in zip(self.value, self.cross_entropy, strict=True):
             if c >= reference[1]:
@@ -120,6 +122,7 @@ class Staircase:
 
 
 def _columns(value: ArrayLike, cross_entropy: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return both columns as float64 arrays, or raise an error if their shapes differ."""
     v, c = np.asarray(value, dtype=np.float64), np.asarray(cross_entropy, dtype=np.float64)
     if v.ndim != 1 or v.shape != c.shape:
         raise ValueError(f"value and cross_entropy must both be [N]; got {list(v.shape)} and {list(c.shape)}")

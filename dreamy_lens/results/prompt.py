@@ -1,4 +1,4 @@
-"""One prompt as a result: what it is, how it scored, and where it came from."""
+"""Prompt as a result: its tokens, its scores and its provenance."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 
 
 class Decoder(TextDecoder, Protocol):
-    """A decoder that also encodes; :class:`dreamy_lens.models.vocabulary.Vocabulary` is one."""
+    """Decoder that can also check round trips, such as :class:`dreamy_lens.models.vocabulary.Vocabulary`."""
 
     def round_trips(self, ids: Iterable[int]) -> bool:
-        """Return whether the text of a prompt encodes to exactly the same ids."""
+        """Return whether the text of a prompt encodes back to exactly its token ids."""
         ...
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a prompt came from, enough to score it again.
+    """Provenance of a prompt or a run. It is enough to score a prompt again.
 
     Attributes:
-        feature: text form of the feature.
-        model: name or folder of the model.
-        seed: of the run, or None if no run made the prompt.
-        iteration: in which it was first evaluated (0: the initial population), or None for a whole run.
-        prepend_bos: whether a BOS token stood in front when it was scored.
-        prefix: token ids of a template before the prompt; they are not charged for cross-entropy.
-        suffix: token ids of a template after it.
+        feature: Text form of the feature.
+        model: Name or folder of the model.
+        seed: Seed of the run; None if no run made the prompt.
+        iteration: Iteration in which the prompt was first evaluated (0 is the initial population); None for a run.
+        prepend_bos: Whether the prompt was scored with a BOS token before it.
+        prefix: Token ids of a template before the prompt; they do not count for cross-entropy.
+        suffix: Token ids of a template after the prompt.
     """
 
     feature: str
@@ -50,32 +50,32 @@ class Provenance:
     suffix: tuple[int, ...] = ()
 
     def at(self, iteration: int | None) -> Provenance:
-        """The same, for a prompt of this iteration."""
+        """Return a copy for a prompt of this iteration."""
         return dataclasses.replace(self, iteration=iteration)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return the provenance as JSON values, which :meth:`from_dict` reads."""
         return {**dataclasses.asdict(self), "prefix": list(self.prefix), "suffix": list(self.suffix)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Provenance:
-        """The inverse of :meth:`to_dict`."""
-        fixed = {"prefix": tuple(data.get("prefix", ())), "suffix": tuple(data.get("suffix", ()))}
-        return cls(**{**data, **fixed})
+        """Return the provenance that :meth:`to_dict` wrote."""
+        template = {"prefix": tuple(data.get("prefix", ())), "suffix": tuple(data.get("suffix", ()))}
+        return cls(**{**data, **template})
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt with its scores.
+    """Prompt with its scores.
 
     Attributes:
-        ids: token ids, length n, without BOS and without a template's tokens.
-        tokens: each token decoded by itself, length n.
-        text: the decoding of all of them together.
-        value: of the feature.
-        cross_entropy: mean over the predicted tokens, nats per token (Eq. 1 of the paper).
-        round_trips: whether `text` encodes to exactly `ids`; if not, pasting it elsewhere gives another prompt.
-        provenance: feature, model, seed and iteration it came from.
+        ids: Token ids without BOS and without the tokens of a template, length n.
+        tokens: Tokens, each decoded by itself, length n.
+        text: Decoding of all tokens together.
+        value: Value of the feature.
+        cross_entropy: Mean cross-entropy of the predicted tokens in nats per token (Eq. 1 of the paper).
+        round_trips: Whether `text` encodes back to exactly `ids`; if not, the text stands for another prompt elsewhere.
+        provenance: Provenance of the prompt: feature, model, seed, iteration and template.
 
     >>> origin = Provenance("L2.N17", "docstrings", seed=0, iteration=7, prepend_bos=True)
     >>> prompt = Prompt((5, 9), (" the", " file"), " the file", 3.25, 2.0, True, origin)
@@ -94,7 +94,7 @@ class Prompt:
     cross_entropy: float
     round_trips: bool
     provenance: Provenance
-    # A run puts its own model behind this, so that a click does not load the model a second time.
+    # A run sets a function that uses its own model, so that attribution does not load the model a second time.
     _attribute: Callable[..., Attribution] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -107,26 +107,35 @@ class Prompt:
         provenance: Provenance,
         attribute: Callable[..., Attribution] | None = None,
     ) -> Prompt:
-        """A prompt from ids and scores; the decoder supplies the rest."""
+        """Return a prompt from its token ids and scores.
+
+        Args:
+            ids: Token ids without BOS and without the tokens of a template, length n.
+            value: Value of the feature.
+            cross_entropy: Cross-entropy in nats per token.
+            decoder: Decoder that supplies tokens, text and the round trip.
+            provenance: Provenance of the prompt.
+            attribute: Function that :meth:`attribution` calls with the prompt; None is `dreamy_lens.attribution`.
+        """
         ids = tuple(int(i) for i in ids)
         tokens, text = tuple(decoder.tokens(ids)), decoder.text(ids)
-        trips = bool(decoder.round_trips(ids))
-        return cls(ids, tokens, text, float(value), float(cross_entropy), trips, provenance, attribute)
+        round_trips = bool(decoder.round_trips(ids))
+        return cls(ids, tokens, text, float(value), float(cross_entropy), round_trips, provenance, attribute)
 
     @property
     def perplexity(self) -> float:
-        """The exponential of the cross-entropy."""
+        """Exponential of the cross-entropy."""
         return math.exp(self.cross_entropy) if self.cross_entropy < 700 else math.inf
 
     def attribution(self, k: int = 32, **settings: Any) -> Attribution:
-        """What other tokens would do at each position (Figure 1 of the paper).
+        """Return the effects of substitutions at each position on the value (Figure 1 of the paper).
 
-        A prompt of a live run asks the run's own model. Any other prompt, one that was pickled for instance, loads the
-        model its provenance names.
+        A prompt of a run in memory uses the run's model. Any other prompt, for example one that was pickled, loads the
+        model that its provenance names.
 
         Args:
-            k: substitutions tried per position.
-            **settings: as for `dreamy_lens.attribution`.
+            k: Number of substitutes tried at each position.
+            **settings: Settings of `dreamy_lens.attribution`.
         """
         if self._attribute is not None:
             return self._attribute(self, k=k, **settings)
@@ -138,18 +147,18 @@ class Prompt:
         return _upcalls.attribution(origin.feature, np.array(self.ids), origin.model, k=k, **settings)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return the prompt as JSON values, which :meth:`from_dict` reads."""
         names = ("text", "value", "cross_entropy", "round_trips")
         plain = {name: getattr(self, name) for name in names}
         return {"ids": list(self.ids), "tokens": list(self.tokens), **plain, "provenance": self.provenance.to_dict()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Prompt:
-        """The inverse of :meth:`to_dict`."""
+        """Return the prompt that :meth:`to_dict` wrote."""
         parts = {"ids": tuple(data["ids"]), "tokens": tuple(data["tokens"])}
         return cls(**{**data, **parts, "provenance": Provenance.from_dict(data["provenance"])})
 
-    # A copy on disk or in another process leaves the run's model behind; a copy in memory needs no second one of it.
+    # Pickling leaves out the run's model. A prompt is immutable, so its copy in memory is the prompt itself.
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_attribute": None}

@@ -1,4 +1,4 @@
-"""Prompts as tables: rows of text, aligned text, and HTML."""
+"""Tables of prompts: cells, aligned text, and HTML."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from dreamy_lens.figures.protocols import ScoredPrompt
 from dreamy_lens.html.escaping import Html, escape, visible
-from dreamy_lens.html.numbers import decimals, number, perplexity
-from dreamy_lens.html.page import table
+from dreamy_lens.html.numbers import decimals, format_perplexity, number
+from dreamy_lens.html.page import html_table
 
 PROMPT_COLUMNS = ("value", "cross-entropy", "perplexity", "text")
 
@@ -15,25 +15,25 @@ PROMPT_COLUMNS = ("value", "cross-entropy", "perplexity", "text")
 def prompt_rows(prompts: Sequence[ScoredPrompt]) -> list[list[str]]:
     """Return the cells of each prompt under :data:`PROMPT_COLUMNS`."""
     places = decimals(p.value for p in prompts)
-    scores = [(number(p.value, places), number(p.cross_entropy, 2), perplexity(p.perplexity)) for p in prompts]
-    return [[*three, visible(p.text.removeprefix(" "))] for three, p in zip(scores, prompts, strict=True)]
+    scores = [(number(p.value, places), number(p.cross_entropy, 2), format_perplexity(p.perplexity)) for p in prompts]
+    return [[*cells, visible(p.text.removeprefix(" "))] for cells, p in zip(scores, prompts, strict=True)]
 
 
 def prompt_table(prompts: Sequence[ScoredPrompt]) -> Html:
-    """Return prompts as an HTML table."""
+    """Return an HTML table of prompts, with the columns of :data:`PROMPT_COLUMNS`."""
     if not prompts:
         return Html("<p>No prompts.</p>")
     rows = [[*row[:-1], prompt_text(p.text)] for row, p in zip(prompt_rows(prompts), prompts, strict=True)]
-    return table(PROMPT_COLUMNS, rows)
+    return html_table(PROMPT_COLUMNS, rows)
 
 
 def prompt_text(text: str) -> Html:
-    """Return a prompt's text as HTML, without its first space, its writing direction kept to itself."""
+    """Return a prompt's text as HTML, without its first space and isolated from the writing direction around it."""
     return Html(f'<bdi dir="ltr">{escape(text.removeprefix(" "))}</bdi>')
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return aligned columns of text: the last column to the left, all others to the right."""
+    """Return rows as text with aligned columns: the last column to the left, all others to the right."""
     if not rows:
         return "(no prompts)"
     widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns) - 1)]

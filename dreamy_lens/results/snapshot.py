@@ -1,4 +1,4 @@
-"""What a run has found up to some moment."""
+"""Snapshot of a run: its results up to one moment."""
 
 from __future__ import annotations
 
@@ -24,11 +24,18 @@ if TYPE_CHECKING:
 
 
 class Snapshot:
-    """A snapshot of a run: it stays as it is while the run goes on.
+    """Results of a run up to one moment. A snapshot does not change while the run continues.
+
+    Args:
+        history: History of the run up to the moment of the snapshot.
+        frontier_rows: Rows of the history that make the frontier, from fluent to strong.
+        decoder: Decoder from token ids to text.
+        provenance: Provenance of the run.
+        attribute: Function that `prompt.attribution()` calls with a prompt.
 
     Attributes:
-        history: every prompt evaluated until then, as arrays.
-        frontier_rows: rows of the history that make the frontier, from fluent to strong.
+        history: History of the run up to the moment of the snapshot.
+        frontier_rows: Rows of the history that make the frontier, from fluent to strong.
     """
 
     def __init__(
@@ -44,48 +51,51 @@ class Snapshot:
 
     @property
     def iteration(self) -> int:
-        """Iterations completed."""
+        """Number of completed iterations."""
         return max(0, self.history.iterations)
 
     @cached_property
     def frontier(self) -> Frontier:
-        """The prompts that no evaluated prompt beats in both value and cross-entropy, fluent to strong."""
-        decode = self._decoder, self._provenance, self._attribute
-        return Frontier.from_history(self.history, *decode, self.frontier_rows)
+        """Frontier: prompts that no evaluated prompt beats in both value and cross-entropy, from fluent to strong."""
+        return Frontier.from_history(self.history, self._decoder, self._provenance, self._attribute, self.frontier_rows)
 
     def prompt(self, row: int) -> Prompt:
-        """A prompt of the history, by its row."""
+        """Return the prompt in one row of the history."""
         return self.history.prompt(row, self._decoder, self._provenance, self._attribute)
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text that ids stand for."""
+        """Return the text of token ids."""
         return self._decoder.text(ids)
 
     @cached_property
     def population(self) -> list[Prompt]:
-        """The members of the population, in the order of their slots' λ, ascending."""
+        """Prompts of the population in slot order, from the smallest λ to the largest."""
         history = self.history
         rows = history.population[-1] if len(history.population) else []
         return [self.prompt(int(row)) for row in rows]
 
     @cached_property
     def hypervolume(self) -> float:
-        """Area under the frontier, from the lowest value and the highest cross-entropy evaluated until then."""
+        """Area under the frontier, measured from the lowest value and the highest cross-entropy evaluated so far."""
         rows, history = self.frontier_rows, self.history
         return hypervolume(history.value[rows], history.cross_entropy[rows], history.reference())
 
     def evolution(self, reference: tuple[float, float] | None = None) -> pd.DataFrame:
-        """Best value, hypervolume and size of the frontier after each iteration; see :meth:`History.evolution`."""
+        """Return a table of the frontier's growth, as :meth:`History.evolution` does."""
         return self.history.evolution(reference)
 
     def to_pandas(self) -> pd.DataFrame:
-        """The frontier as a table."""
+        """Return the frontier as a table, as :meth:`Frontier.to_pandas` does."""
         return self.frontier.to_pandas()
 
     def plot(self, **settings: Any) -> go.Figure:
-        """The frontier over all evaluated prompts, as a plotly figure."""
-        drawn: dict[str, Any] = {"history": self.history, **settings}
-        return self.frontier.plot(**drawn)
+        """Draw the frontier in front of all evaluated prompts.
+
+        Args:
+            **settings: Settings of :meth:`Frontier.plot`, such as `hull` and `dark`.
+        """
+        with_history: dict[str, Any] = {"history": self.history, **settings}
+        return self.frontier.plot(**with_history)
 
     def __repr__(self) -> str:
         return f"Snapshot(after {self.iteration} iterations, {self.history!r}, {self.frontier!r})"

@@ -1,9 +1,9 @@
-"""Runs on disk: a folder of run.json and arrays.safetensors that is whole at every moment.
+"""Storage of runs: a folder with run.json and arrays.safetensors that can be read at every moment.
 
-A new folder is written under a temporary name beside its place and renamed. When a run is saved over an older one, the
-new arrays are written under their own name first; replacing run.json, a single step of the file system, makes them
-valid; then they take over the usual name. Cut off anywhere, the folder reads as the older or the newer run, and
-whatever else lies in it stays.
+A new folder is written under a temporary name beside its final place and then renamed. To replace an older run, the new
+arrays are first written under a name of their own. Replacing run.json, a single step of the file system, makes them
+valid. Then they get the usual name. If the process stops at any point, the folder holds either the older or the newer
+run. Other files in the folder are never changed.
 """
 
 from __future__ import annotations
@@ -27,30 +27,32 @@ RUN, ARRAYS = "run.json", "arrays.safetensors"
 
 
 def write_folder(path: StrPath, meta: dict[str, Any], arrays: dict[str, np.ndarray], overwrite: bool = False) -> Path:
-    """Write a run.
+    """Write a run folder.
 
     Args:
-        path: of the folder.
-        meta: JSON values.
-        arrays: by name, of any shape and of a numeric type.
-        overwrite: replace a run that is there already.
+        path: Folder to write.
+        meta: JSON values that describe the run.
+        arrays: Numeric arrays of any shape, by name.
+        overwrite: Whether to replace a run that is already in the folder.
 
     Returns:
-        The folder.
+        Path of the folder.
 
     Raises:
-        RunFolderError: something else is there, or a run and `overwrite` is not set. Nothing is changed then.
+        RunFolderError: The folder holds a run and `overwrite` is false, or the path is not a run folder. Nothing is
+            changed.
     """
     from safetensors.numpy import save
 
     folder = Path(path)
     kind = _kind(folder)
     if kind == "other":
-        there = f"{_quoted(folder)} exists and is not a run folder{_contents(folder)}"
-        raise RunFolderError(f"{there}; choose another name.")
+        raise RunFolderError(
+            f"{_quoted(folder)} exists and is not a run folder{_contents(folder)}; choose another name."
+        )
     if kind == "run" and not overwrite:
         raise RunFolderError(f"{_quoted(folder)} holds a run already; choose another name, or pass overwrite=True.")
-    # safetensors writes the memory of an array as it lies, so it must lie in order.
+    # safetensors writes the memory of an array without regard to strides, so arrays must be contiguous.
     data = save({name: np.asarray(array, order="C") for name, array in arrays.items()})
     digest = hashlib.sha256(data).hexdigest()
     head = {"format": FORMAT, "version": VERSION, "arrays": {"file": ARRAYS, "bytes": len(data), "sha256": digest}}
@@ -63,13 +65,13 @@ def write_folder(path: StrPath, meta: dict[str, Any], arrays: dict[str, np.ndarr
 
 
 def read_folder(path: StrPath) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Read what :func:`write_folder` wrote.
+    """Read a run folder that :func:`write_folder` wrote.
 
     Returns:
-        (meta, arrays)
+        JSON values that describe the run, and its arrays by name.
 
     Raises:
-        RunFolderError: the folder is missing, is not a run, is truncated or altered, or is of a newer format.
+        RunFolderError: The folder is missing, is not a run folder, is truncated or altered, or has a newer format.
     """
     from safetensors.numpy import load
 
@@ -81,21 +83,29 @@ def read_folder(path: StrPath) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     head, data = _read_pair(folder)
     try:
         return head["meta"], load(data)
-    except Exception as error:  # safetensors has its own exception type for what the checksum says is as written
-        raise RunFolderError(f"The arrays of the run in {_quoted(folder)} cannot be read: {error}.") from None
+    except (
+        Exception
+    ) as error:  # safetensors has its own type of exception; the checksum is right, so the file was written badly
+        raise RunFolderError(
+            f"The arrays of the run in {_quoted(folder)} cannot be read: {error}. Save the run again."
+        ) from None
 
 
 def write_json(path: StrPath, content: dict[str, Any]) -> Path:
-    """Write one JSON file, replacing an older one in a single step."""
-    # ASCII: half characters in tokens have no UTF-8 form.
+    """Write one JSON file, replace an older file in a single step, and return the path."""
+    # ASCII, because tokens may hold half characters, which have no UTF-8 form.
     return _files.write_whole(path, json.dumps(content).encode("ascii"))
 
 
 def read_json(path: StrPath, form: str) -> dict[str, Any]:
-    """Read a file of :func:`write_json` whose `format` is `form`.
+    """Read a JSON file that :func:`write_json` wrote.
+
+    Args:
+        path: File to read.
+        form: Value of the entry `format` that the file must have.
 
     Raises:
-        RunFolderError: it is missing, damaged, of another format or a newer version.
+        RunFolderError: The file is missing, damaged, of another format, or of a newer version.
     """
     file = Path(path)
     if not file.is_file():
@@ -104,9 +114,9 @@ def read_json(path: StrPath, form: str) -> dict[str, Any]:
         content = json.loads(file.read_bytes())
     except ValueError:
         raise RunFolderError(f"{_quoted(file)} is not whole JSON: it was truncated or altered.") from None
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != form:
-        kind = f"says it is {found!r}" if found else "says nothing about its format"
+    format_in_file = content.get("format") if isinstance(content, dict) else None
+    if format_in_file != form:
+        kind = f"says it is {format_in_file!r}" if format_in_file else "says nothing about its format"
         raise RunFolderError(f"{_quoted(file)} is not a {form} file: it {kind}.")
     version = content.get("version")
     if not isinstance(version, int):
@@ -114,12 +124,13 @@ def read_json(path: StrPath, form: str) -> dict[str, Any]:
     if version > VERSION:
         raise RunFolderError(
             f"{_quoted(file)} has format version {version}, and this dreamy_lens reads up to {VERSION}: "
-            "it was written by a newer one. Update with `pip install -U dreamy-lens`."
+            "a newer dreamy_lens wrote it. Update with `pip install -U dreamy-lens`."
         )
     return content
 
 
 def _create(folder: Path, text: bytes, data: bytes) -> None:
+    """Write a new run folder with the content of run.json and of the arrays."""
     folder = Path(os.path.realpath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _files.replacing(folder) as temporary:
@@ -131,33 +142,35 @@ def _create(folder: Path, text: bytes, data: bytes) -> None:
 
 
 def _replace(folder: Path, text: bytes, data: bytes, digest: str) -> None:
+    """Replace the run in a folder, such that it can be read at every moment."""
     _files.write_synced(folder / _pending(digest), data)
     _files.sync_folder(folder)
-    _files.write_whole(folder / RUN, text)  # from here on the folder is the new run
+    _files.write_whole(folder / RUN, text)  # from here on the folder holds the new run
     os.replace(folder / _pending(digest), folder / ARRAYS)
-    for left in folder.glob(f"arrays-{'?' * 16}.safetensors"):  # of saves that were cut off
+    for leftover in folder.glob(f"arrays-{'?' * 16}.safetensors"):  # of saves that did not finish
         with suppress(OSError):
-            left.unlink()
+            leftover.unlink()
     _files.sync_folder(folder)
 
 
 def _pending(digest: str) -> str:
+    """Return the name of a file of arrays before run.json makes it valid."""
     return f"arrays-{digest[:16]}.safetensors"
 
 
 def _read_pair(folder: Path) -> tuple[dict[str, Any], bytes]:
-    """run.json and the arrays that belong to it."""
+    """Return the content of run.json, and the bytes of the arrays that belong to it."""
     error = None
-    for _ in range(3):  # again if another process saved the run between the two readings
+    for _ in range(3):  # another process may save the run between the two readings
         head = read_json(folder / RUN, FORMAT)
         try:
             size, digest = int(head["arrays"]["bytes"]), str(head["arrays"]["sha256"])
             head["meta"].keys()
         except (KeyError, TypeError, AttributeError, ValueError):
             raise RunFolderError(f"The {RUN} of {_quoted(folder)} was altered: parts of it are missing.") from None
-        if head.get("meta_sha256") not in (None, _fingerprint(head["meta"])):  # early runs have none
+        if head.get("meta_sha256") not in (None, _fingerprint(head["meta"])):  # runs of early versions have no checksum
             raise RunFolderError(
-                f"The {RUN} of {_quoted(folder)} was altered: its content is not what its checksum says. Undo the "
+                f"The {RUN} of {_quoted(folder)} was altered: its content does not match its checksum. Undo the "
                 "change, or copy the folder again from a whole one."
             )
         for name in (ARRAYS, _pending(digest)):
@@ -168,21 +181,21 @@ def _read_pair(folder: Path) -> tuple[dict[str, Any], bytes]:
                 continue
             if hashlib.sha256(data).hexdigest() == digest:
                 return head, data
-            what = "truncated" if len(data) < size else "altered"
-            error = f"{ARRAYS} is {what} ({len(data):,} bytes, and {RUN} says {size:,})"
+            damage = "truncated" if len(data) < size else "altered"
+            error = f"{ARRAYS} is {damage} ({len(data):,} bytes, and {RUN} says {size:,})"
             if len(data) == size:
                 error = f"{ARRAYS} is altered (its checksum is not the one in {RUN})"
     raise RunFolderError(f"The run in {_quoted(folder)} is damaged: {error}. Copy the folder again from a whole one.")
 
 
 def _fingerprint(meta: dict[str, Any]) -> str:
-    """SHA-256 of JSON values, however they are laid out in the file."""
-    plain = json.loads(json.dumps(meta))  # keys become text before they are sorted
+    """Return the SHA-256 of JSON values, independent of their layout in the file."""
+    plain = json.loads(json.dumps(meta))  # turns keys into text, so that they sort
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()
 
 
 def _kind(folder: Path) -> str:
-    """What is at a path: missing (or an empty folder), run, or other."""
+    """Return what is at a path: "missing" (or an empty folder), "run", or "other"."""
     if not os.path.lexists(folder):
         return "missing"
     if not folder.is_dir():
@@ -190,19 +203,21 @@ def _kind(folder: Path) -> str:
     if not any(folder.iterdir()):
         return "missing"
     try:
-        found = json.loads((folder / RUN).read_bytes())
+        head = json.loads((folder / RUN).read_bytes())
     except FileNotFoundError:
         return "other"
     except ValueError:
-        return "run"  # a damaged run is still one, and saving over it mends it
-    return "run" if isinstance(found, dict) and found.get("format") == FORMAT else "other"
+        return "run"  # a damaged run is still a run, and saving over it repairs it
+    return "run" if isinstance(head, dict) and head.get("format") == FORMAT else "other"
 
 
 def _quoted(path: Path) -> str:
+    """Return a path in quotes for a message."""
     return repr(str(path))
 
 
 def _contents(folder: Path) -> str:
+    """Describe the content of a path for a message."""
     if not folder.is_dir():
         return " but a file"
     names = sorted(p.name for p in folder.iterdir())
@@ -212,7 +227,7 @@ def _contents(folder: Path) -> str:
 
 
 def _neighbours(folder: Path) -> str:
-    """Runs beside a folder that is not there, for a message."""
+    """Name the runs beside a missing folder for a message."""
     if folder.is_file():
         return " It is a file; a run is a folder."
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Attribution to look at: a strip of tokens, each with a card of its best and worst substitutes."""
+"""Strips of attributions: a line of tokens, each with a card of its best and worst substitutes."""
 
 from __future__ import annotations
 
@@ -13,32 +13,36 @@ from dreamy_lens.html.tokens import StripToken, token_strip
 
 LEGEND = Html(
     '<span class="dl-ramp"></span> colour: value lost with the worst substitute '
-    '<span class="dl-swatch"></span> bar: even with the best '
-    "(dotted: it is better); point or tap for substitutes"
+    '<span class="dl-swatch"></span> bar: value lost with the best substitute '
+    "(dotted: the substitute is better); point at a token, or tap it, for its substitutes"
 )
 
 
 def attribution_strip(attribution: TokenAttribution, count: int = 3) -> Html:
-    """Return the strip of one attribution, on its own scales.
+    """Return the strip of one attribution, with its own scales of colour and bars.
 
     Args:
-        attribution: attribution of one prompt.
-        count: how many of the best and of the worst substitutes each token's card shows.
+        attribution: Attribution of one prompt.
+        count: Number of best substitutes, and of worst substitutes, on each token's card.
     """
     worst, best = attribution.drop_to_worst, attribution.drop_to_best
     (colour, bar), places = strip_scales(attribution), decimals([attribution.value, *worst], 3)
     strip = []
     for i, token in enumerate(attribution.tokens):
         top, bottom = attribution.top(i, count), attribution.worst(i, count)
-        tried = f"best{_list(top, places)}<br>worst{_list(bottom, places)}" if top else "no substitute was tried here"
-        card = Html(f"{i + 1} of {len(attribution)}: {tried}")
+        substitutes = (
+            f"best{_substitute_list(top, places)}<br>worst{_substitute_list(bottom, places)}"
+            if top
+            else "no substitute was tried here"
+        )
+        card = Html(f"{i + 1} of {len(attribution)}: {substitutes}")
         note = f"worst {number(-worst[i], places, True)}, best {number(-best[i], places, True)}"
         strip.append(StripToken(token, float(worst[i] / colour), note, float(best[i] / bar), card))
     return token_strip(strip)
 
 
 def attribution_with_scores(attribution: TokenAttribution) -> Html:
-    """Return scores, strip and legend of one attribution."""
+    """Return the scores, the strip and the legend of one attribution."""
     note = '<p class="dl-note">'
     return Html(f"{note}{score_line(attribution)}</p>{attribution_strip(attribution)}{note}{LEGEND}</p>")
 
@@ -52,10 +56,11 @@ def score_line(attribution: TokenAttribution) -> Html:
 
 
 def strip_scales(attribution: TokenAttribution) -> tuple[float, float]:
-    """Return what full colour and a full bar stand for: the largest drop to a worst and to a best substitute.
+    """Return the drops that full colour and a full bar stand for.
 
-    Bars have a scale of their own, because even the largest is often a small part of what colours show; but never one
-    so fine that differences without meaning tower.
+    Full colour is the largest drop to a worst substitute. Bars have their own scale, the largest drop to a best
+    substitute, because that drop is often much smaller. It is at least a tenth of the colour scale, so that negligible
+    differences do not have tall bars.
     """
     worst, best = (
         float(np.max(drops, where=~np.isnan(drops), initial=0.0))
@@ -65,5 +70,6 @@ def strip_scales(attribution: TokenAttribution) -> tuple[float, float]:
     return colour, max(best, 0.1 * colour)
 
 
-def _list(substitutes: Sequence[TokenSubstitute], places: int) -> str:
+def _substitute_list(substitutes: Sequence[TokenSubstitute], places: int) -> str:
+    """Return substitutes with the changes of the value as HTML."""
     return "".join(f"<q>{escape(s.token, token=True)}</q> {number(s.change, places, True)}" for s in substitutes)

@@ -13,7 +13,7 @@ from dreamy_lens._host import versions
 from dreamy_lens.errors import DreamyLensError
 from dreamy_lens.html import svg
 from dreamy_lens.html.escaping import Html, escape
-from dreamy_lens.html.page import document, table
+from dreamy_lens.html.page import document, html_table
 from dreamy_lens.results.attribution import Attribution
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
@@ -154,7 +154,7 @@ def _table(frontier: Frontier, names: Sequence[str], attributions: Mapping[int, 
         rows.append([number, *cells[:-1], prompt_text(prompt.text)])
     # A prompt's own section is the place to go to; where there is none, its row is.
     anchors = [f"row{i + 1}" if i in attributions else name for i, name in enumerate(names)]
-    return table(["", *PROMPT_COLUMNS], rows, anchors)
+    return html_table(["", *PROMPT_COLUMNS], rows, anchors)
 
 
 def _strips(frontier: Frontier, names: Sequence[str], attributions: Mapping[int, Attribution]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from dreamy_lens.errors import ExamplesError
 from dreamy_lens.figures.protocols import TextDecoder
 from dreamy_lens.html.escaping import escape
-from dreamy_lens.html.page import fragment, table
+from dreamy_lens.html.page import fragment, html_table
 from dreamy_lens.scan import storage
 from dreamy_lens.scan.detokenize import ByteDecoder
 from dreamy_lens.scan.feature_examples import FeatureExamples
@@ -222,7 +222,7 @@ class Examples:
         rows = [[*(f"{x:.4g}" for x in row), _short(label)] for row, label in zip(numbers, few["label"], strict=True)]
         more = f", the {len(few)} strongest" if len(few) < len(frame) else ""
         note = f"<p>{escape(repr(self))}{more}; examples[feature] has the windows of one.</p>"
-        return fragment(note + table(["maximum", "mean", "deviation", "feature"], rows))
+        return fragment(note + html_table(["maximum", "mean", "deviation", "feature"], rows))
 
     def __repr__(self) -> str:
         n, tokens = len(self), self.counts.get("tokens", 0)

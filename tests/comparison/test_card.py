@@ -190,7 +190,7 @@ def test_a_fluency_model_is_that_of_dreams_and_windows(run, examples, bridge, ll
     assert whole.examples.header["fluency_model"] is None
     monkeypatch.setattr("dreamy_lens.api.card.dream", lambda *a, **k: pytest.fail("it dreamt"))
     for theirs, more in ((examples, {"fluency_model": llama.bridge}), (found.examples, {})):
-        with pytest.raises(ExamplesError, match="so they do not compare"):
+        with pytest.raises(ExamplesError, match="so they are not comparable"):
             card(FEATURE, bridge, examples=theirs, **more, **SMALL)
     with pytest.raises(ExamplesError, match="is of 'tiny-gpt2' itself, and the windows' is that of the fluency model"):
         card(FEATURE, run=run, examples=found.examples)

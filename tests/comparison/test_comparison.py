@@ -19,10 +19,10 @@ import dreamy_lens as dl
 from dreamy_lens.api.compare import compare
 from dreamy_lens.comparison.comparison import Comparison
 from dreamy_lens.comparison.figure import comparison_figure
-from dreamy_lens.comparison.ngram_reader import in_corpus
+from dreamy_lens.comparison.ngram_reader import index_corpus
 from dreamy_lens.comparison.ngrams import NgramIndex
 from dreamy_lens.comparison.overlap import edit_distances
-from dreamy_lens.comparison.page import WEIGHT
+from dreamy_lens.comparison.page import CELL_LIMIT
 from dreamy_lens.errors import ExamplesError, SettingsError
 from dreamy_lens.html.escaping import visible
 from dreamy_lens.results import Frontier, Prompt
@@ -86,7 +86,7 @@ def test_several_runs_are_one_frontier_and_every_number_is_theirs(real: Comparis
         assert (statement.dream.value if statement.dream else None) == (max(below) if below else None)
     for prompt, beyond in zip(real.frontier, real.beyond, strict=True):
         assert beyond == all(
-            w.value < prompt.value for w in real.reach.known if w.cross_entropy <= prompt.cross_entropy
+            w.value < prompt.value for w in real.corpus_frontier.scored if w.cross_entropy <= prompt.cross_entropy
         )  # type: ignore[operator]
 
 
@@ -120,7 +120,7 @@ def test_the_table_has_dreams_and_windows_with_where_they_are_from(real: Compari
     ]
     dreams = frame[frame["side"] == "dream"]
     assert dreams["value"].tolist() == real.frontier.values.tolist() and dreams["beyond"].tolist() == list(real.beyond)
-    assert dreams["shared_tokens"].tolist() == [o.most.length for o in real.overlaps]
+    assert dreams["shared_tokens"].tolist() == [o.longest.length for o in real.overlaps]
     assert frame[frame["side"] == "top"]["document"].str.startswith("text").all()
 
 
@@ -186,7 +186,7 @@ def test_runs_of_several_features_are_refused(gpt2: Any):
         compare(runs, scanned(VALUE, COST))
     with pytest.raises(SettingsError, match="There are no runs to merge"):
         compare([], scanned(VALUE, COST))
-    with pytest.raises(SettingsError, match="compare\\(\\) takes a run or several"):
+    with pytest.raises(SettingsError, match="compare\\(\\) takes one run or several"):
         compare(7, scanned(VALUE, COST))
 
 
@@ -244,7 +244,7 @@ def test_windows_and_dreams_of_one_fluency_model_compare(gpt2: Any, llama: Any, 
     with pytest.raises(ExamplesError, match=f"another fluency model of the same name, {named[1]!r}"):
         compare(third, of(fluency_model=named[1]))
     lost = SavedRun(run.provenance, run.frontier)
-    assert "it is not known whose it is" in compare(lost, scans).summary
+    assert "which does not say which model their cross-entropy is from" in compare(lost, scans).summary
     assert not compare(lost, plain).warnings
 
 
@@ -265,10 +265,10 @@ def test_values_that_are_no_numbers_are_not_drawn():
 def test_what_is_no_run_and_what_are_no_examples_is_said():
     examples = scanned(VALUE, COST)
     for wrong in (5, None, [1, 2]):
-        with pytest.raises(ExamplesError, match=r"Examples are what max_activating\(\) returns, or the folder"):
+        with pytest.raises(ExamplesError, match=r"Examples are the result of max_activating\(\), or the folder"):
             compare(saved((5.2, 3.5)), wrong)
     for wrong in (examples, "a folder", [examples]):
-        with pytest.raises(SettingsError, match=r"compare\(\) takes a run or several, and then examples; got"):
+        with pytest.raises(SettingsError, match=r"compare\(\) takes one run or several, and then examples; got"):
             compare(wrong, examples)
 
 
@@ -291,7 +291,7 @@ def test_colours_are_explained_where_there_are_any(real: Comparison):
     page = said(real.to_html())
     assert ramp in page and how not in page
     windows = said(compare(saved((5.2, 3.5)), scanned(VALUE, COST)).to_html())
-    assert "Of windows, the" in windows and how in windows
+    assert "Windows only:" in windows and how in windows
     bare = compare(saved((5.2, 3.5)), scanned([], []))
     assert ramp not in said(bare.to_html()) and how in said(bare.to_html()) and 'dl-switch"' not in bare.to_html()
 
@@ -327,7 +327,9 @@ def test_the_longest_run_of_tokens_in_a_text_is_exact(prompts, sections):
         runs = [(n, i) for n in range(len(ids), 0, -1) for i in range(len(ids) - n + 1) if places(ids[i : i + n])]
         shared = grams.shared(p, str)
         if not runs:
-            assert grams.longest(p) == (0, 0) and shared.share == 0 and str(shared) == "no token of it stands there"
+            assert (
+                grams.longest(p) == (0, 0) and shared.share == 0 and str(shared) == "none of its tokens appears there"
+            )
             continue
         longest, start = runs[0]
         found = places(ids[start : start + longest])
@@ -353,7 +355,7 @@ def test_a_dream_that_stands_in_the_corpus_is_told_apart(gpt2: Any):
 
     vocabulary = as_hooked(gpt2.bridge).vocabulary
     ids = vocabulary.encode("the cat sleeps in the house")
-    grams = in_corpus([ids, [1, 2]], dl.corpus.open(["nothing", *TEXTS, "a \ud800 half"]), vocabulary)
+    grams = index_corpus([ids, [1, 2]], dl.corpus.open(["nothing", *TEXTS, "a \ud800 half"]), vocabulary)
     shared = grams.shared(0, vocabulary.text)
     assert shared.start == 2 and shared.length == len(ids) - 2  # the text has a space before it
     assert shared.document == "text 1" and (shared.places or 0) >= 2 and shared.text in TEXTS[0]
@@ -372,11 +374,11 @@ def test_runs_across_the_cuts_of_a_long_document_are_found_and_counted_once(gpt2
     assert len(pieces) > 6 and "".join(pieces[:-1]) == text
     whole = [i for piece in pieces[:-1] for i in vocabulary.encode(piece)]
     prompts = [whole[start : start + 9] for start in range(0, len(whole) - 9, 5)]
-    grams = in_corpus(prompts, corpus, vocabulary, progress=False)
+    grams = index_corpus(prompts, corpus, vocabulary, progress=False)
     for p, ids in enumerate(prompts):
         found = sum(whole[i : i + 9] == ids for i in range(len(whole) - 8))
         assert grams.longest(p) == (0, 9) and grams.shared(p, vocabulary.text).places == found
-        single = int(grams._runs[1][p][0])
+        single = int(grams._grams[1][p][0])
         assert grams._count[1][single] == (whole + vocabulary.encode("and more")).count(ids[0])
 
 
@@ -386,7 +388,7 @@ def test_a_corpus_that_is_not_the_one_that_was_scanned_is_said(gpt2: Any):
     run = dream(gpt2.bridge, iterations=1)
     tables = brute_scan(["L1.N3"], gpt2.bridge, TEXTS, k=8, length=5)
     found = compare(run, Examples(tables, as_hooked(gpt2.bridge).vocabulary), corpus=["other text"])
-    assert "text, 1 text, is not the one that was scanned, 2 texts." in found.summary
+    assert "text, 1 text, is not the scanned corpus, 2 texts." in found.summary
     assert all(o.corpus is not None for o in found.overlaps)
 
 
@@ -400,8 +402,8 @@ def test_a_dream_made_of_a_window_is_remembered(real: Comparison):
         Frontier([dataclasses.replace(prompt, ids=kept.ids, tokens=kept.tokens, text=kept.text)]),
     )
     found = compare(run, examples)
-    assert found.overlaps[0].nearest.distance == 0 and found.overlaps[0].most.share == 1  # type: ignore[union-attr]
-    assert "1 dream may be remembered in part: of dream 1, 4 of 4 tokens in a row stand in" in found.summary
+    assert found.overlaps[0].nearest.distance == 0 and found.overlaps[0].longest.share == 1  # type: ignore[union-attr]
+    assert "1 dream may be partly memorized: of dream 1, 4 of 4 tokens in a row appear in" in found.summary
 
 
 # How it is shown.
@@ -436,7 +438,7 @@ def test_a_notebook_cell_is_light_and_reads_without_scripts_and_styles(real: Com
     cell = real._repr_html_()
     still = cell.partition("<script")[0]
     read = Reader(still)
-    assert len(cell) <= WEIGHT and cell.isascii()
+    assert len(cell) <= CELL_LIMIT and cell.isascii()
     assert set(read.tags) <= {"div", "span", "ul", "li", "b", "details", "summary"}
     assert read.attributes <= {"data-dreamy", "style", "title", "open"} and real.sentence in said(still)
     assert all(visible(token, token=True) in said(still) for token in real.frontier[-1].tokens)

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamy_lens.comparison.corpus_frontier import CorpusFrontier
-from dreamy_lens.comparison.statements import state, usual_limits
-from dreamy_lens.html.words import count, plural
+from dreamy_lens.comparison.statements import default_limits, make_statement
+from dreamy_lens.html.words import format_count, plural
 from tests.helpers.fakes import frontier_of
 from tests.helpers.scans import one
 
@@ -57,7 +57,7 @@ def test_strong_windows_say_all_where_one_of_them_is_fluent_enough():
     assert below.window is None and below.high == 4 and not below.exact
     assert reach.beyond(4.1, 2.5) and not reach.beyond(4.0, 2.5)
     whole = CorpusFrontier.of(one([5, 4], [4.0, 3.0], k=2, measured=False))
-    assert whole.below(2).nothing and whole.beyond(-100, 2)
+    assert whole.below(2).empty and whole.beyond(-100, 2)
 
 
 def test_the_last_step_has_no_end():
@@ -70,7 +70,7 @@ def test_the_last_step_has_no_end():
     assert highs[int(np.searchsorted(costs, 16.0, "right")) - 1] >= 4.0
     by_hand = CorpusFrontier(reach.top, reach.fluent, True, False)  # without being told the steps
     assert by_hand.below(18) == bounds
-    text = state(18, frontier_of((3, 3.5)), reach, "500M tokens").text
+    text = make_statement(18, frontier_of((3, 3.5)), reach, "500M tokens").text
     assert "between 1.00 and 5.00; at multiples of 0.25 up to 15.75 it is known exactly." in text
 
 
@@ -81,17 +81,21 @@ def test_a_cross_entropy_without_a_value_is_below_no_limit():
         some = CorpusFrontier([window, *reach.top[1:]], [*reach.fluent[:2], window], True, False, [8, 10, 63])
         unknown = window.cross_entropy is None  # which may be as fluent as any, in the last step
         assert some.below(15.75).high == 4.0 and some.below(17).high == (5.0 if unknown else 4.0)
-        assert len(some.known) == 2 and some.below(math.inf).high == 5.0
+        assert len(some.scored) == 2 and some.below(math.inf).high == 5.0
 
 
 def sentence(value, cost, limit, dreams, **options) -> str:
     options = {"k": 2, "measured": True} | options
-    return state(limit, frontier_of(*dreams), CorpusFrontier.of(one(value, cost, **options)), "500M tokens").text
+    return make_statement(
+        limit, frontier_of(*dreams), CorpusFrontier.of(one(value, cost, **options)), "500M tokens"
+    ).text
 
 
 BELOW_4 = "At cross-entropy below 4 the best dream is "
 NONE_KEPT = "none of the 2 kept windows has a cross-entropy below 2.75"
-UNKNOWN = "so of 500M tokens it is only known that none there exceeds 3.90; a scan with cross_entropy=True tells more."
+UNKNOWN = (
+    "so of 500M tokens it is only known that no window there exceeds 3.90; a scan with cross_entropy=True tells more."
+)
 FEW: dict[str, Any] = {"measured": False}
 
 
@@ -111,7 +115,7 @@ FEW: dict[str, Any] = {"measured": False}
         (2.75, (5, 2.5), FEW, f"1.10 above every one of 500M tokens (5.00 against at most 3.90: {NONE_KEPT})."),
         (2.75, (3, 2.5), FEW, f"best dream reaches 3.00. N{NONE_KEPT[1:]}, {UNKNOWN}"),
         (2.75, (3, 2.5), {**FEW, "known": False}, "The cross-entropy of the 2 kept windows was not measured, so of"),
-        (2, (3, 2.5), FEW, "of 500M tokens it is only known that none there exceeds 3.90."),
+        (2, (3, 2.5), FEW, "of 500M tokens it is only known that no window there exceeds 3.90."),
     ],
 )
 def test_a_statement_says_what_is_known_and_no_more(limit, dream, options, says):
@@ -132,16 +136,17 @@ def test_within_a_step_the_statement_names_what_is_not_known():
 def test_the_limits_nobody_chose_begin_where_the_corpus_is_strongest():
     frontier = frontier_of((1, 3.2), (5, 4.7), (9, 9.1))
     reach = CorpusFrontier.of(one([5, 4], [3.6, 3.0]))
-    assert usual_limits(frontier, reach) == (4.0, 6.0, 9.0, math.inf)
-    assert usual_limits(frontier_of((1, 3.2)), CorpusFrontier.of(one([5.0], [3.5]))) == (4.0, math.inf)
-    assert usual_limits(frontier_of(), CorpusFrontier.of(one([], []))) == (math.inf,)
-    text = state(math.inf, frontier_of(), CorpusFrontier.of(one([], [])), "0 tokens").text
+    assert default_limits(frontier, reach) == (4.0, 6.0, 9.0, math.inf)
+    assert default_limits(frontier_of((1, 3.2)), CorpusFrontier.of(one([5.0], [3.5]))) == (4.0, math.inf)
+    assert default_limits(frontier_of(), CorpusFrontier.of(one([], []))) == (math.inf,)
+    text = make_statement(math.inf, frontier_of(), CorpusFrontier.of(one([], [])), "0 tokens").text
     assert text == "No dream has finite scores."
     assert (
-        "no window of 0 tokens was kept" in state(math.inf, frontier, CorpusFrontier.of(one([], [])), "0 tokens").text
+        "no window of 0 tokens was kept"
+        in make_statement(math.inf, frontier, CorpusFrontier.of(one([], [])), "0 tokens").text
     )
 
 
 def test_counts_are_said_as_people_say_them():
-    assert [count(n) for n in (0, 757_056, 1_200_000, 3.4e9, 2e12)] == ["0", "757k", "1.2M", "3.4B", "2T"]
+    assert [format_count(n) for n in (0, 757_056, 1_200_000, 3.4e9, 2e12)] == ["0", "757k", "1.2M", "3.4B", "2T"]
     assert plural(2, "entry", "entries") == "2 entries"

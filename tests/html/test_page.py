@@ -9,13 +9,13 @@ from importlib.resources import files
 import pytest
 
 from dreamy_lens.html.escaping import Html
-from dreamy_lens.html.page import document, table
+from dreamy_lens.html.page import document, html_table
 from dreamy_lens.results.frontier import Frontier
 from tests.helpers.fakes import HOSTILE, Reader, prompt
 
 
 def test_a_table_escapes_its_cells_unless_they_are_markup():
-    source = table(["<b>"], [["<i>"], [Html("<u>x</u>")]], ['"x', "y"])
+    source = html_table(["<b>"], [["<i>"], [Html("<u>x</u>")]], ['"x', "y"])
     page = Reader(source)
     assert page.tags.count("u") == 1 and "i" not in page.tags and "b" not in page.tags
     assert "<b>" in page.said and "<i>" in page.said and not page.open

@@ -67,7 +67,7 @@ def test_steps_out_of_order_are_refused():
     builder = HistoryBuilder(np.ones(3))
     found = list(steps(2))
     builder.add(found[0])
-    with pytest.raises(ValueError, match="step 2 came where 1 was due"):
+    with pytest.raises(ValueError, match="got step 2; the next step of this history is 1"):
         builder.add(found[2])
 
 
