@@ -13,7 +13,7 @@ from dreamy_lens.cli.options import (
     add_page,
     add_quiet,
     add_ray,
-    load_model,
+    load_selected_model,
     model_keywords,
     progress_of,
     ray_keywords,
@@ -52,7 +52,7 @@ def _scan(options: argparse.Namespace) -> None:
     more: dict[str, Any] = {"k": options.k, "batch_size": options.batch_size, "out": options.out}
     more |= ray_keywords(options) | model_keywords(options)
     if options.html:
-        model = load_model(options)
+        model = load_selected_model(options)
         more |= {"model": model, "dtype": None} if options.ray is None else {}  # so that it is loaded only once
         count = _count_features(options.feature, model)
         if count != 1:
@@ -133,7 +133,7 @@ def add_card(commands: Commands) -> None:
 
 
 def _card(options: argparse.Namespace) -> None:
-    model, windows = load_model(options), _windows(options)
+    model, windows = load_selected_model(options), _windows(options)
     dream: dict[str, Any] = {name: windows.pop(name) for name in ("length", "prepend_bos")} | {"seed": options.seed}
     dream |= {} if options.iterations is None else {"iterations": options.iterations}
     more: dict[str, Any] = {"run": options.run_folder, "examples": options.examples}

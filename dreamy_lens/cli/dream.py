@@ -15,7 +15,7 @@ from dreamy_lens.cli.options import (
     add_start,
     flag_of,
     given_settings,
-    load_model,
+    load_selected_model,
     progress_of,
     write_page,
 )
@@ -51,7 +51,7 @@ def _dream(options: argparse.Namespace) -> None:
             options.misused("name a feature, as in `dreamy-lens dream L2.N17`")
         run = dl.dream(
             options.feature,
-            load_model(options),
+            load_selected_model(options),
             start=options.start,
             constraints=_constraints(options),
             fluency_model=options.fluency_model,
@@ -89,7 +89,7 @@ def _saved_run(options: argparse.Namespace) -> Any:
         device, dtype = run.made_in
         options.model = options.model or run.provenance.model
         options.device, options.dtype = options.device or device, options.dtype or dtype
-        run = dl.load_run(options.resume, load_model(options))
+        run = dl.load_run(options.resume, load_selected_model(options))
     return run
 
 

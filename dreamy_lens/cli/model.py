@@ -6,7 +6,7 @@ import argparse
 import sys
 
 import dreamy_lens as dl
-from dreamy_lens.cli.options import Commands, add_model, add_page, load_model
+from dreamy_lens.cli.options import Commands, add_model, add_page, load_selected_model
 from dreamy_lens.errors import DreamyLensError
 
 
@@ -23,7 +23,7 @@ def add_attribute(commands: Commands) -> None:
 
 
 def _attribute(options: argparse.Namespace) -> None:
-    model = load_model(options)
+    model = load_selected_model(options)
     attribution = dl.attribution(options.feature, options.prompt, model, options.k, prepend_bos=options.prepend_bos)
     print(attribution)
     if options.html:
@@ -43,7 +43,7 @@ def _hooks(options: argparse.Namespace) -> int:
     from dreamy_lens.models.hook_points import hook_points
     from dreamy_lens.models.hooked_model import nearest
 
-    model = load_model(options)
+    model = load_selected_model(options)
     pattern = " ".join(options.pattern)
     points = hook_points(model, pattern)
     if not points:
@@ -71,7 +71,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
     failed = False
     try:
-        model = load_model(options)
+        model = load_selected_model(options)
     except DreamyLensError as error:
         print(Finding(False, "the model loads", str(error)))
         return 1

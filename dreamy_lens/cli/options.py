@@ -75,7 +75,7 @@ def add_model(parser: argparse.ArgumentParser, bos: bool = True) -> None:
         group.add_argument("--no-bos", dest="prepend_bos", action="store_false", help=no)
 
 
-def load_model(options: argparse.Namespace) -> Any:
+def load_selected_model(options: argparse.Namespace) -> Any:
     """Load the model that the options of :func:`add_model` choose."""
     return as_hooked(options.model, device=options.device, dtype=options.dtype)
 

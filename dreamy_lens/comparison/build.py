@@ -21,7 +21,7 @@ from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.merged import Merged
 from dreamy_lens.scan.examples import Examples
 from dreamy_lens.scan.feature_examples import FeatureExamples
-from dreamy_lens.scan.page import EACH
+from dreamy_lens.scan.page import WINDOWS_PER_QUANTILE
 from dreamy_lens.scan.window import Window
 from dreamy_lens.scoring.prefix_values import Ids, values_at_tokens
 
@@ -41,7 +41,7 @@ def build_comparison(
     """Compare runs of one feature with its examples; arguments as for :func:`dreamy_lens.compare`, checked already."""
     known = examples_of(examples, merged)
     frontier, origin = merged.frontier, merged.runs[0].provenance
-    groups = tuple((float(q), known.quantile(q, EACH)) for q in quantiles)
+    groups = tuple((float(q), known.quantile(q, WINDOWS_PER_QUANTILE)) for q in quantiles)
     at_tokens = token_values(merged, known, frontier.spread(SHOWN), [w for _, some in groups for w in some], values)
     histories = [run.history for run in merged.runs]
     scores = [(w.cross_entropy, w.value) for w in known.sampled if w.cross_entropy is not None]

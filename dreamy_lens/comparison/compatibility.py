@@ -15,7 +15,7 @@ from dreamy_lens.features.paths import absolute
 from dreamy_lens.html.words import values
 from dreamy_lens.scan.examples import Examples
 from dreamy_lens.scan.feature_examples import FeatureExamples
-from dreamy_lens.scan.page import stopped
+from dreamy_lens.scan.page import stop_notice
 
 if TYPE_CHECKING:
     from dreamy_lens.corpus.corpus import Corpus
@@ -131,7 +131,7 @@ def warnings_of(merged: Merged, examples: FeatureExamples, corpus: Corpus | None
             "The dreams stand in a template and the windows stand alone, so a difference may be the template's."
         )
     if not header.get("complete", True):
-        found.append(stopped(header))
+        found.append(stop_notice(header))
     other = header.get("fluency_model")
     if other and len(dreams_of(merged)) < len(merged.runs):
         found.append(

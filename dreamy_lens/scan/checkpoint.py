@@ -132,7 +132,7 @@ class Checkpoint:
             raise ExamplesError(
                 f"The unfinished scan in {where!r} cannot be read: {error}. Remove the file to scan from the beginning."
             ) from error
-        check_same(head["identity"], identity, where)
+        check_identity(head["identity"], identity, where)
         part = {
             name: {k.split(".", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{name}.")}
             for name in ("tally", "store", "sample")
@@ -149,7 +149,7 @@ class Checkpoint:
         return cls(stats, sample, store, counts, problems, failed, shard, block, index, seconds)
 
 
-def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
+def check_identity(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
     """Raise ExamplesError, which says what differs, if the scan in a folder is not the one that is wanted."""
     differing = [name for name in wanted if found.get(name) != wanted[name]]
     if not differing:

@@ -218,11 +218,11 @@ class FeatureStats:
             for old, new in ((self.value, best), (self.window, numbers), (self.hashes, texts))
         ]
         again = torch.isin(self.hashes[enters], hashes).any(1)  # has a text that may come again
-        strongest = list(best_of(joined[0], joined[1], joined[2], self.k))
+        strongest = list(select_top(joined[0], joined[1], joined[2], self.k))
         if bool(again.any()):
             some = again.nonzero().flatten()
             value, window, texts = (x[some] for x in joined)
-            for whole, new in zip(strongest, strongest_of(value, window, texts, self.k), strict=True):
+            for whole, new in zip(strongest, select_top_texts(value, window, texts, self.k), strict=True):
                 whole[some] = new
         for held, new in zip((self.value, self.window, self.hashes), strongest, strict=True):
             held[enters] = new
@@ -256,7 +256,7 @@ class FeatureStats:
         value, window, hashes = (torch.cat([a, b.to(a.device)], dim=1) for a, b in both)
         order = window.sort(dim=1, stable=True).indices
         value, window, hashes = (x.gather(1, order) for x in (value, window, hashes))
-        self.value, self.window, self.hashes = strongest_of(value, window, hashes, self.k)
+        self.value, self.window, self.hashes = select_top_texts(value, window, hashes, self.k)
         theirs = other.level_value.to(self.value.device), other.level_window.to(self.value.device)
         tie = (theirs[0] == self.level_value) & (theirs[1] < self.level_window)
         better = (theirs[0] > self.level_value) | tie
@@ -312,13 +312,13 @@ def top_values(
     return values.gather(1, at), at
 
 
-def best_of(value: FloatRows, window: IntRows, hashes: IntRows, k: int) -> Iterable[Tensor]:
+def select_top(value: FloatRows, window: IntRows, hashes: IntRows, k: int) -> Iterable[Tensor]:
     """Return the k strongest of each row, of equals the first, where no text is there twice."""
     best, at = top_values(value, min(k, value.shape[1]))
     return best, window.gather(1, at), hashes.gather(1, at)
 
 
-def strongest_of(value: FloatRows, window: IntRows, hashes: IntRows, k: int) -> Iterable[Tensor]:
+def select_top_texts(value: FloatRows, window: IntRows, hashes: IntRows, k: int) -> Iterable[Tensor]:
     """Return the k strongest of each row, each text once, where equal values are in the order of their windows."""
     order = value.sort(dim=1, descending=True, stable=True).indices
     value, window, hashes = (x.gather(1, order) for x in (value, window, hashes))

@@ -13,7 +13,7 @@ from dreamy_lens.errors import FeatureError, SettingsError
 from dreamy_lens.features.parser import parse
 from dreamy_lens.figures.protocols import TextDecoder
 from dreamy_lens.scan.distribution import Distribution
-from dreamy_lens.scan.window import Histogram, Window, undominated
+from dreamy_lens.scan.window import Histogram, Window, frontier_windows
 
 if TYPE_CHECKING:
     from dreamy_lens.features.expressions import Feature
@@ -111,7 +111,7 @@ class FeatureWindows:
 
         Where :attr:`measured`, this is the frontier of all windows of the corpus to within a quarter of a nat.
         """
-        return undominated([*self.top, *self.fluent])
+        return frontier_windows([*self.top, *self.fluent])
 
     @property
     def sample(self) -> tuple[np.ndarray, np.ndarray]:

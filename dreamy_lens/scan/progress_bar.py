@@ -99,7 +99,7 @@ class ScanBar(TokenBar):
 
     def __enter__(self) -> ScanBar:
         try:
-            if self._scanner.is_to_prepare:
+            if self._scanner.needs_preparation:
                 self._bar.bar_format = self.FORMAT_WITHOUT_END
                 self._bar.set_description_str("reading the corpus")
                 self._scanner.prepare()
@@ -148,7 +148,7 @@ class InterruptGuard:
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.stop_requested = False
         self._former: Any = None
 
     def __enter__(self) -> InterruptGuard:
@@ -159,9 +159,9 @@ class InterruptGuard:
         return self
 
     def _hear(self, *arguments: Any) -> None:
-        if self.asked:
+        if self.stop_requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.stop_requested = True
         with contextlib.suppress(RuntimeError):  # the program was just writing something itself
             print("\nstopping ... (Ctrl-C again to stop without waiting)", file=sys.stderr, flush=True)
 

@@ -25,13 +25,13 @@ from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.models.transfer import to_host
 from dreamy_lens.scan import storage
-from dreamy_lens.scan.checkpoint import Checkpoint, check_same
+from dreamy_lens.scan.checkpoint import Checkpoint, check_identity
 from dreamy_lens.scan.config import ScanConfig
 from dreamy_lens.scan.examples import Examples
-from dreamy_lens.scan.fingerprint import features_digest, is_plain, library_versions, model_digest
+from dreamy_lens.scan.fingerprint import features_digest, has_complete_text, library_versions, model_digest
 from dreamy_lens.scan.progress_bar import InterruptGuard, ScanBar, ValuesBar
 from dreamy_lens.scan.scanner import Scanner
-from dreamy_lens.scan.schema import table, token_table
+from dreamy_lens.scan.schema import arrow_table, token_table
 from dreamy_lens.scan.storage import HEADER
 from dreamy_lens.scan.table_builder import TableBuilder
 from dreamy_lens.scan.tables import Tables
@@ -44,10 +44,10 @@ SAVE_SECONDS = 20.0
 CHECKED = 8
 """Number of features of a finished scan whose strongest windows are scored again before it is opened."""
 
-PARTS = "parcels"
+PARTS_FOLDER = "parcels"
 """Folder of the parts of an unfinished scan that several processes share."""
 
-UNFINISHED = "scan.safetensors"
+CHECKPOINT_FILE = "scan.safetensors"
 """File of an unfinished scan."""
 
 
@@ -111,7 +111,7 @@ class Scan:
         """Whether the identity says all: no objects of this session, no hooks, and no texts that are yet to come."""
         hooked = any(m.is_hooked for m in (self.model, self.fluency or self.model))
         vague = self.corpus.single_pass or self.corpus.partial_fingerprint
-        return all(map(is_plain, self.features)) and not hooked and not vague
+        return all(map(has_complete_text, self.features)) and not hooked and not vague
 
     def folder(self) -> Path:
         """Return the folder of the cache that is for this scan."""
@@ -129,9 +129,9 @@ class Scan:
         if finished is not None:
             return finished
         scanner = self.scanner()
-        state = scanner.empty()
-        if place is not None and (place / UNFINISHED).exists():
-            state = Checkpoint.load(place / UNFINISHED, self.identity, self.model.device)
+        state = scanner.new_checkpoint()
+        if place is not None and (place / CHECKPOINT_FILE).exists():
+            state = Checkpoint.load(place / CHECKPOINT_FILE, self.identity, self.model.device)
         whole = self._scan(scanner, state, place, progress)
         return self.build_examples(scanner, state, place, whole, progress)
 
@@ -179,7 +179,7 @@ class Scan:
         windows = finished.tables.parts["windows"].where("window", {row["window"] for row in kept}).to_pylist()
         ids = {row["window"]: row["ids"] for row in windows}
         rows = np.array([ids[row["window"]] for row in kept], dtype=np.int64)
-        bulk = self.scanner().bulk
+        bulk = self.scanner().scorer
         values = np.concatenate([np.concatenate(to_host(*found.values), axis=1) for _, found in bulk.passes(rows)])
         ours = values[np.arange(len(kept)), places[[row["feature"] for row in kept]]]
         theirs = np.array([row["value"] for row in kept])
@@ -197,12 +197,12 @@ class Scan:
         if place.exists() and not place.is_dir():
             raise ExamplesError(f"{str(place)!r} is a file; results are a folder. Choose another name.")
         if not (place / HEADER).exists():
-            others = {path.name for path in place.iterdir()} - {PARTS} if place.is_dir() else set()
-            if others and UNFINISHED not in others:
+            others = {path.name for path in place.iterdir()} - {PARTS_FOLDER} if place.is_dir() else set()
+            if others and CHECKPOINT_FILE not in others:
                 raise ExamplesError(f"{str(place)!r} exists and holds no scan; choose another name.")
             return None
         examples = Examples.load(place)
-        check_same(examples.header.get("identity", {}), self.identity, str(place))
+        check_identity(examples.header.get("identity", {}), self.identity, str(place))
         return examples if examples.header.get("complete") else None
 
     def _scan(self, scanner: Scanner, state: Checkpoint, place: Path | None, shown: bool | None) -> bool:
@@ -213,27 +213,27 @@ class Scan:
             nonlocal saved
             bar.update(checkpoint, block)
             if place is not None and time.monotonic() - saved >= SAVE_SECONDS:
-                checkpoint.save(place / UNFINISHED, self.identity)
+                checkpoint.save(place / CHECKPOINT_FILE, self.identity)
                 saved = time.monotonic()
-            return stop.asked
+            return stop.stop_requested
 
         with ScanBar(scanner, shown) as bar, InterruptGuard() as stop:
             try:
                 whole = scanner.run(state, after=after)
             except Exception:
-                if place is not None and state.whole and state.counts["windows"]:
-                    state.save(place / UNFINISHED, self.identity)
+                if place is not None and state.consistent and state.counts["windows"]:
+                    state.save(place / CHECKPOINT_FILE, self.identity)
                 raise
         if not state.counts["windows"]:
-            raise self.nothing_found(state)
+            raise self.no_windows_error(state)
         if not whole:
             if place is not None:
-                state.save(place / UNFINISHED, self.identity)
+                state.save(place / CHECKPOINT_FILE, self.identity)
             again = "call again with the same arguments to go on" if place is not None else "nothing was saved"
             print(f"Stopped after {state.counts['tokens']:,} tokens; {again}.", file=sys.stderr)
         return whole
 
-    def nothing_found(self, state: Checkpoint) -> CorpusError:
+    def no_windows_error(self, state: Checkpoint) -> CorpusError:
         """Return the error for a scan that found no windows, which says why."""
         name = self.corpus.name
         problems = Problems.total([self.corpus.opening_problems, state.problems])
@@ -278,13 +278,13 @@ class Scan:
             builder = TableBuilder(scanner, state, bar.update)
             builder.compute_values(run_jobs)
         header = builder.header(self.identity if place is not None else {}, whole)
-        rows = table("windows", builder.windows())
+        rows = arrow_table("windows", builder.windows())
         token_bytes = token_table(self.model.vocabulary, rows)
         if place is None:
             return Examples(Tables(header, builder.features(), rows, builder.kept_rows(), token_bytes))
-        storage.write(place, header, builder.features(), rows, builder.kept_rows(), token_bytes)
+        storage.write_tables(place, header, builder.features(), rows, builder.kept_rows(), token_bytes)
         if whole:
-            (place / UNFINISHED).unlink(missing_ok=True)
+            (place / CHECKPOINT_FILE).unlink(missing_ok=True)
         return Examples.load(place)
 
 

@@ -16,7 +16,7 @@ from dreamy_lens.errors import CorpusError
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.scan.checkpoint import Checkpoint
-from dreamy_lens.scan.config import ScanConfig, check_state
+from dreamy_lens.scan.config import ScanConfig, check_memory
 from dreamy_lens.scan.feature_stats import FeatureStats
 from dreamy_lens.scan.sampling import WindowSample, draw_windows, windows_per_block
 from dreamy_lens.scan.window_store import WindowStore, first_number
@@ -24,19 +24,19 @@ from dreamy_lens.scoring.feature_bank import FeatureBank
 from dreamy_lens.scoring.prompts import PromptFrame
 from dreamy_lens.scoring.window_scorer import TRIED, WindowScorer
 
-WAITING = {"cpu": 1 << 26, "cuda": 1 << 26}
+BUFFERED_VALUES = {"cpu": 1 << 26, "cuda": 1 << 26}
 """Values that are collected before they are counted, at most, by kind of device: counting has a cost of its own."""
 
-PASSES = 8
+MAX_PASSES = 8
 """Passes between two moments at which a scan can be stopped or saved, at most, unless that is few windows."""
 
-MANY, FEW = 1 << 15, 512
+MANY_FEATURES, MIN_CHUNK = 1 << 15, 512
 """With so many features, windows that are better counted together, however many passes they are."""
 
-LEAST_STORED = 1 << 14
+MIN_STORED = 1 << 14
 """Windows that are kept before it is looked which of them nothing refers to any more."""
 
-SAMPLED = 1 << 28
+MAX_SAMPLED_VALUES = 1 << 28
 """Values on sampled windows that are kept at most."""
 
 
@@ -64,18 +64,18 @@ class Scanner:
     ) -> None:
         self.banks, self.model, self.corpus, self.config = tuple(banks), model, corpus, config
         self.features = sum(len(bank) for bank in banks)
-        check_state(self.features, config.k)
+        check_memory(self.features, config.k)
         prepend = bool(model.bos(config.prepend_bos))
         self.frame = PromptFrame(fluency or model, prepend)
-        self.bulk = WindowScorer(banks, model, self.frame, config.length, config.cross_entropy, config.batch_size)
+        self.scorer = WindowScorer(banks, model, self.frame, config.length, config.cross_entropy, config.batch_size)
         if config.cross_entropy:
-            self.bulk.layout.check()
+            self.scorer.layout.check()
         self.shares: dict[tuple[int, int], int] | None = None
 
-    def empty(self) -> Checkpoint:
+    def new_checkpoint(self) -> Checkpoint:
         """Return the checkpoint of a scan that has not begun."""
         config, device = self.config, self.model.device
-        size = max(0, min(config.sample, SAMPLED // max(self.features, 1)))
+        size = max(0, min(config.sample, MAX_SAMPLED_VALUES // max(self.features, 1)))
         return Checkpoint(
             FeatureStats.empty(self.features, config.k, config.cross_entropy, device),
             WindowSample.empty(size, self.features, config.seed or 0, device),
@@ -83,7 +83,7 @@ class Scanner:
         )
 
     @property
-    def is_to_prepare(self) -> bool:
+    def needs_preparation(self) -> bool:
         """Whether the corpus is read through before it is scanned."""
         config = self.config
         return config.tokens is not None and config.seed is not None and self.shares is None
@@ -91,7 +91,7 @@ class Scanner:
     def prepare(self) -> None:
         """Decide how many windows of each block are scanned, where a random part of the corpus is."""
         config = self.config
-        if not self.is_to_prepare or config.tokens is None or config.seed is None:
+        if not self.needs_preparation or config.tokens is None or config.seed is None:
             return
         if self.corpus.single_pass:
             raise CorpusError(
@@ -126,7 +126,7 @@ class Scanner:
         """
         self.prepare()
         todo = range(checkpoint.shard, len(self.corpus.shards)) if shards is None else shards
-        with self.bulk.standing():
+        with self.scorer.standing():
             for shard in todo:
                 if shard != checkpoint.shard:
                     checkpoint.shard, checkpoint.block, checkpoint.index = shard, 0, 0
@@ -218,17 +218,17 @@ class Scanner:
         ids = windows.ids
         while checkpoint.index < len(rows):
             began = time.perf_counter()
-            self.bulk.prepare(ids[rows[:TRIED]])
+            self.scorer.prepare(ids[rows[:TRIED]])
             part = rows[checkpoint.index : checkpoint.index + self._chunk]
             values, losses = self._values(ids[part])
-            checkpoint.whole = False
+            checkpoint.consistent = False
             self._count(checkpoint, block, windows, part, values, losses)
             checkpoint.index += len(part)
             counts["windows"] += len(part)
             counts["tokens"] += len(part) * config.length
             if checkpoint.index == len(rows):
                 self._end(block, windows, checkpoint)
-            checkpoint.whole = True
+            checkpoint.consistent = True
             checkpoint.seconds += time.perf_counter() - began
             yield
             if (checkpoint.shard, checkpoint.block) != (block.shard, block.number):
@@ -250,16 +250,16 @@ class Scanner:
     @property
     def _chunk(self) -> int:
         """Windows that are taken in at a time: a few passes' worth, as counting has a cost of its own."""
-        waiting = WAITING.get(self.model.device.type, WAITING["cpu"])
-        passes = waiting // max(1, self.features * self.bulk.size)
-        most = max(PASSES, FEW // self.bulk.size) if self.features >= MANY else PASSES
-        return self.bulk.size * max(1, min(passes, most))
+        waiting = BUFFERED_VALUES.get(self.model.device.type, BUFFERED_VALUES["cpu"])
+        passes = waiting // max(1, self.features * self.scorer.size)
+        most = max(MAX_PASSES, MIN_CHUNK // self.scorer.size) if self.features >= MANY_FEATURES else MAX_PASSES
+        return self.scorer.size * max(1, min(passes, most))
 
     def _values(self, ids: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Of windows `[B, n]`: values `[B, F]`, of the banks side by side, and cross-entropies `[B]` if measured."""
         values = torch.empty(len(ids), self.features, device=self.model.device)
-        losses = torch.empty(len(ids), device=self.model.device) if self.bulk.cross_entropy else None
-        for rows, found in self.bulk.passes(ids):
+        losses = torch.empty(len(ids), device=self.model.device) if self.scorer.cross_entropy else None
+        for rows, found in self.scorer.passes(ids):
             start = 0
             for some in found.values:
                 values[rows, start : start + some.shape[1]] = some  # from whichever device
@@ -290,5 +290,5 @@ class Scanner:
             of_all = np.full(len(windows), np.nan, np.float32)
             of_all[rows] = to_host(losses)[0]
         checkpoint.store.add(block, windows, new, of_all)
-        if len(checkpoint.store) > max(LEAST_STORED, 2 * checkpoint.store.kept):
+        if len(checkpoint.store) > max(MIN_STORED, 2 * checkpoint.store.kept):
             checkpoint.prune()

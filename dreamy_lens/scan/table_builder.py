@@ -15,7 +15,7 @@ from dreamy_lens.scan.checkpoint import Checkpoint
 from dreamy_lens.scan.feature_stats import BINS, NO_WINDOW
 from dreamy_lens.scan.fingerprint import library_versions
 from dreamy_lens.scan.scanner import Scanner
-from dreamy_lens.scan.schema import table
+from dreamy_lens.scan.schema import arrow_table
 from dreamy_lens.scan.token_values import JobArguments, JobRunner, TokenValueJob, TokenValues
 from dreamy_lens.scoring.feature_bank import given_order
 
@@ -89,7 +89,7 @@ class TableBuilder:
         here = TokenValues(self.scanner)
         run_jobs = run_jobs or (lambda jobs, arguments: ((job, here.values(*arguments(job))) for job in jobs))
         missing = np.flatnonzero(np.isnan(self.store.cross_entropy))
-        if len(missing) and self.scanner.bulk.layout.terms >= 1:
+        if len(missing) and self.scanner.scorer.layout.terms >= 1:
             self.store.cross_entropy[missing] = here.cross_entropies(self.store.ids[missing].astype(np.int64))
         jobs, offset, done = [], 0, 0
         for number, bank in enumerate(self.scanner.banks):
@@ -131,7 +131,7 @@ class TableBuilder:
             bars = zip(counts[at], filled, strict=True)
             bank_of = np.searchsorted(begins, at, side="right") - 1
             ends = stats.ends.numpy().astype(float)[:, at]
-            rows = table(
+            rows = arrow_table(
                 "features",
                 {
                     "feature": np.arange(start, start + len(at)),
@@ -179,7 +179,7 @@ class TableBuilder:
             columns |= {"window": self.window, "values": np.ascontiguousarray(self.values)}
             given = {name: column[at] for name, column in columns.items()}
             given["kind"] = given["kind"].tolist()
-            yield from table("kept", given).to_batches()
+            yield from arrow_table("kept", given).to_batches()
 
 
 def _kept_rows(value: np.ndarray, window: Int[np.ndarray, "features places"], kind: str) -> tuple[np.ndarray, ...]:

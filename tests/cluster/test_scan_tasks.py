@@ -65,7 +65,7 @@ def worker_of(place: SharedFolder | Path | str, corpus: Any, workers: int = 1, *
 def once(worker: ScanWorker) -> Checkpoint:
     """What one process finds."""
     scanner = Scan(worker.features, worker.model.model, worker.corpus, SETTINGS).scanner()
-    found = scanner.empty()
+    found = scanner.new_checkpoint()
     scanner.run(found)
     return found
 

@@ -190,10 +190,10 @@ def test_no_token_and_no_document_becomes_markup():
     examples = one(np.arange(n) + 1.0, np.full(n, 3.0), k=n, length=3, pieces=HOSTILE)
     rows = examples._tables.parts["windows"].source.to_pydict()
     rows["document"] = [HOSTILE[i % 3] for i in range(len(rows["document"]))]
-    from dreamy_lens.scan.schema import table
+    from dreamy_lens.scan.schema import arrow_table
     from dreamy_lens.scan.tables import Table, Tables
 
-    parts = {**examples._tables.parts, "windows": Table(table("windows", rows))}
+    parts = {**examples._tables.parts, "windows": Table(arrow_table("windows", rows))}
     hostile = Examples(Tables(examples.header, **parts), examples.reader)[0]
     for page in (hostile.to_html(), hostile._repr_html_()):
         read = Reader(page)
