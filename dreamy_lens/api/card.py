@@ -79,7 +79,9 @@ def card(
             "settings or run=."
         )
     if examples is not None and corpus is not None:
-        raise SettingsError("Both a corpus and examples are given, and the examples come from a corpus already; keep one.")
+        raise SettingsError(
+            "Both a corpus and examples are given, and the examples come from a corpus already; keep one."
+        )
     expression = parse(feature)
     if isinstance(run, (str, os.PathLike)):
         run = load_run(run, model)
@@ -117,7 +119,9 @@ def _check_scan_settings(scan: Mapping[str, Any] | None, examples: Any) -> dict[
     """Return the settings of the scan, or raise SettingsError."""
     settings = dict(scan or {})
     if settings and examples is not None:
-        raise SettingsError("scan= has settings of a scan, and the given examples are not scanned again. Leave out scan= or examples=.")
+        raise SettingsError(
+            "scan= has settings of a scan, and the given examples are not scanned again. Leave out scan= or examples=."
+        )
     known = (*SCAN_SETTINGS, "out", "cache")
     if unknown := [name for name in settings if name not in known]:
         raise SettingsError(f"scan= has {', '.join(map(repr, unknown))}; a card's scan accepts {', '.join(known)}.")

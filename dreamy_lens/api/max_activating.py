@@ -86,7 +86,10 @@ def max_activating(
     ray_config = RayConfig.from_argument(ray)
     if ray_config is None:
         if out is not None and "://" in str(out):
-            raise SettingsError(f"out={str(out)!r} is a URL, and only a scan on a Ray cluster can write to it; add ray=True or name a folder.")
+            raise SettingsError(
+                f"out={str(out)!r} is a URL, and only a scan on a Ray cluster can write to it; add ray=True, or name a "
+                "folder."
+            )
         local_model = model if dtype is None else ModelRef.of(model, dtype).loaded()
         return Scan(features, local_model, corpus, config, fluency_model).run(out=out, cache=cache, progress=progress)
     from dreamy_lens.cluster.cluster_scan import ClusterScan

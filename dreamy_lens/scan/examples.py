@@ -230,7 +230,9 @@ class Examples:
         frame = self.to_pandas()
         strongest = frame.nlargest(_ROWS, "maximum")
         numbers = strongest[["maximum", "mean", "deviation"]].to_numpy()
-        rows = [[*(f"{x:.4g}" for x in row), _short(label)] for row, label in zip(numbers, strongest["label"], strict=True)]
+        rows = [
+            [*(f"{x:.4g}" for x in row), _short(label)] for row, label in zip(numbers, strongest["label"], strict=True)
+        ]
         shown = f", the {len(strongest)} strongest" if len(strongest) < len(frame) else ""
         note = f"<p>{escape(repr(self))}{shown}; examples[feature] shows the windows of one feature.</p>"
         return fragment(note + table(["maximum", "mean", "deviation", "feature"], rows))

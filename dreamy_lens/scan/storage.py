@@ -82,12 +82,14 @@ def write_tables(
                 _pending(place, name, generation).unlink()
         if isinstance(error, OSError):
             raise ExamplesError(
-                f"The examples cannot be written to {str(place)!r}: {error.strerror or error}. The examples that it held "
-                "before are unchanged; make room, or name another folder."
+                f"The examples cannot be written to {str(place)!r}: {error.strerror or error}. The examples that it "
+                "held before are unchanged; make room, or name another folder."
             ) from error
         raise
     for name in NAMES:
-        with suppress(OSError):  # on Windows, a reader may hold the old file open; then the new file keeps its temporary name
+        with suppress(
+            OSError
+        ):  # on Windows, a reader may hold the old file open; then the new file keeps its temporary name
             if name in given:
                 os.replace(_pending(place, name, generation), _usual(place, name))
             else:
@@ -159,7 +161,9 @@ def _read_header(place: Path) -> dict[str, Any]:
     try:
         head = json.loads(file.read_bytes())
     except ValueError:
-        raise ExamplesError(f"The {HEADER} of {where} is not valid JSON: it was truncated or altered. Copy the folder again.") from None
+        raise ExamplesError(
+            f"The {HEADER} of {where} is not valid JSON: it was truncated or altered. Copy the folder again."
+        ) from None
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise ExamplesError(f"The {HEADER} of {where} does not have the format {FORMAT!r}; name a folder of examples.")
     version = head.get("version")

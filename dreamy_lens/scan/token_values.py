@@ -28,7 +28,7 @@ JobArguments = tuple[int, np.ndarray, np.ndarray, np.ndarray]
 JobRunner = Callable[
     [Sequence[TokenValueJob], Callable[[TokenValueJob], JobArguments]], Iterable[tuple[TokenValueJob, np.ndarray]]
 ]
-"""Function that takes jobs and a function from a job to its arguments, and yields each job and its values, in any order."""
+"""Function that takes jobs and a function from a job to its arguments, and yields each job with its values."""
 
 
 class TokenValues:
