@@ -48,7 +48,9 @@ class CardView:
         strong = {w.number for w in self.top}
         self.fluent = [w for w in examples.fluent if w.number not in strong]
         self.quantiles = [(q, examples.quantile(q, each)) for q in QUANTILES]
-        self.scale: ValueScale = shared_scale([*self.top, *self.fluent, *(w for _, some in self.quantiles for w in some)])
+        self.scale: ValueScale = shared_scale(
+            [*self.top, *self.fluent, *(w for _, some in self.quantiles for w in some)]
+        )
         self.dreams = {i: f"{self.prefix}d{i + 1}" for i in card.attributions}
         self.windows: dict[Any, str] = {w: f"{self.prefix}t{i + 1}" for i, w in enumerate(self.top)}
         self.windows |= {w: f"{self.prefix}f{i + 1}" for i, w in enumerate(self.fluent)}

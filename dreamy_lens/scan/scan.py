@@ -167,7 +167,10 @@ class Scan:
         return finished
 
     def agrees_with(self, finished: Examples) -> bool:
-        """Return whether windows that a scan kept have its values still: no digest knows all that a model computes."""
+        """Return whether the windows that a scan kept still have their values.
+
+        Digests of weights and texts do not cover everything that a model computes, so some windows are scored again.
+        """
         order = given_order(self.banks)
         if len(order) != len(finished):
             return False
@@ -294,6 +297,6 @@ def _check_names(features: list[Any]) -> None:
     repeated = [text for text, count in counts.items() if count > 1]
     if repeated:
         raise FeatureError(
-            f"{counts[repeated[0]]} different features are called {repeated[0]:.80}, and results are looked up by name. "
-            "Give custom functions different names, and save autoencoders in folders with different names."
+            f"{counts[repeated[0]]} different features are called {repeated[0]:.80}, and results are looked up by "
+            "name. Give custom functions different names, and save autoencoders in folders with different names."
         )
