@@ -1,4 +1,4 @@
-"""One feature on one page, with dreams, the corpus text that drives it most, and its logit effect: `card()`."""
+"""Page about one feature, with dreams, the corpus text that drives it most, and its logit effect: `card()`."""
 
 from __future__ import annotations
 

@@ -180,11 +180,12 @@ def _add_corpus(parser: argparse.ArgumentParser) -> None:
 
 
 def _open_corpus(options: argparse.Namespace) -> Any:
+    """Open the corpus that the options of :func:`_add_corpus` choose."""
     names = {"text_field": options.text_field, "separator": options.separator, "split": options.split}
-    given = {name: value for name, value in names.items() if value is not None}
-    if "separator" in given:
-        given["separator"] = given["separator"].encode("latin-1", "backslashreplace").decode("unicode_escape")
-    return dl.corpus.open(options.corpus, **given)
+    keywords = {name: value for name, value in names.items() if value is not None}
+    if "separator" in keywords:
+        keywords["separator"] = keywords["separator"].encode("latin-1", "backslashreplace").decode("unicode_escape")
+    return dl.corpus.open(options.corpus, **keywords)
 
 
 def _add_windows(parser: argparse.ArgumentParser) -> None:

@@ -164,13 +164,13 @@ def add_ray(parser: argparse.ArgumentParser) -> None:
 def ray_keywords(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options of :func:`add_ray` as the keyword `ray`."""
     names = [field.name for field in _worker_fields()]
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    worker_options = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.ray is None:
-        if given:
-            flags = " and ".join(map(flag_of, given))
-            options.misused(f"{flags} {'is' if len(given) == 1 else 'are'} for workers on Ray; add --ray")
+        if worker_options:
+            flags = " and ".join(map(flag_of, worker_options))
+            options.misused(f"{flags} {'is' if len(worker_options) == 1 else 'are'} for workers on Ray; add --ray")
         return {"ray": None}
-    return {"ray": RayConfig(address=options.ray if isinstance(options.ray, str) else None, **given)}
+    return {"ray": RayConfig(address=options.ray if isinstance(options.ray, str) else None, **worker_options)}
 
 
 def _worker_fields() -> list[Field[Any]]:

@@ -131,9 +131,9 @@ class Checkpoint:
         """
         from safetensors import safe_open
 
-        where = str(path)
+        file_name = str(path)
         try:
-            with safe_open(where, framework="pt") as file:
+            with safe_open(file_name, framework="pt") as file:
                 head = json.loads((file.metadata() or {})["scan"])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}
             if head["format"] != FORMAT or head["version"] > VERSION:
@@ -142,9 +142,10 @@ class Checkpoint:
             if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
                 raise
             raise ExamplesError(
-                f"The unfinished scan in {where!r} cannot be read: {error}. Remove the file to scan from the beginning."
+                f"The unfinished scan in {file_name!r} cannot be read: {error}. Remove the file to scan "
+                "from the beginning."
             ) from error
-        check_identity(head["identity"], identity, where)
+        check_identity(head["identity"], identity, file_name)
         part = {
             name: {k.split(".", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{name}.")}
             for name in ("tally", "store", "sample")
@@ -161,7 +162,7 @@ class Checkpoint:
         return cls(stats, sample, store, counts, problems, failed, shard, block, index, seconds)
 
 
-def check_identity(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
+def check_identity(saved: Mapping[str, Any], wanted: Mapping[str, Any], folder: str) -> None:
     """Raise ExamplesError, which names the differences, if a saved scan has another identity than the wanted one."""
     differing = [name for name in wanted if saved.get(name) != wanted[name]]
     if not differing:
@@ -173,6 +174,6 @@ def check_identity(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: s
 
     changes = "; ".join(f"{name} was {shown(saved.get(name))} and is now {shown(wanted[name])}" for name in differing)
     raise ExamplesError(
-        f"{where!r} holds another scan: {changes}. Give the model, corpus, features and settings of "
+        f"{folder!r} holds another scan: {changes}. Give the model, corpus, features and settings of "
         "that scan, or another folder."
     )

@@ -77,21 +77,21 @@ class Examples:
             ExamplesError: The folder holds something else, the disk is full, or the folder is not writable. Nothing is
                 changed then.
         """
-        place = Path(folder).expanduser()
-        if place.absolute() == self.folder:
-            return place
-        if place.exists() and not place.is_dir():
-            raise ExamplesError(f"{str(place)!r} is a file; examples are a folder. Choose another name.")
-        if (place / storage.HEADER).exists() and not overwrite:
-            raise ExamplesError(f"{str(place)!r} holds examples already; choose another name, or pass overwrite=True.")
-        if place.is_dir() and any(place.iterdir()) and not (place / storage.HEADER).exists():
-            raise ExamplesError(f"{str(place)!r} exists and has no examples in it; choose another name.")
+        folder = Path(folder).expanduser()
+        if folder.absolute() == self.folder:
+            return folder
+        if folder.exists() and not folder.is_dir():
+            raise ExamplesError(f"{str(folder)!r} is a file; examples are a folder. Choose another name.")
+        if (folder / storage.HEADER).exists() and not overwrite:
+            raise ExamplesError(f"{str(folder)!r} holds examples already; choose another name, or pass overwrite=True.")
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / storage.HEADER).exists():
+            raise ExamplesError(f"{str(folder)!r} exists and has no examples in it; choose another name.")
         parts = dict(self.tables.parts)
         tokens = parts.pop("tokens", None)
         if tokens is None and hasattr(self._given_reader, "piece"):
             tokens = token_table(self._given_reader, self.tables.windows)
-        storage.write_tables(place, self.tables.header, **parts, tokens=tokens)
-        return place
+        storage.write_tables(folder, self.tables.header, **parts, tokens=tokens)
+        return folder
 
     # What was scanned.
 
@@ -112,7 +112,7 @@ class Examples:
 
     @property
     def prepend_bos(self) -> bool:
-        """Whether a BOS token was before every window."""
+        """True if a BOS token was before every window."""
         return bool(self.header.get("prepend_bos"))
 
     @property

@@ -256,8 +256,8 @@ class FeatureStats:
 
     def merge(self, other: FeatureStats) -> None:
         """Add the statistics of other windows; the order of merges makes no difference."""
-        both = zip((self.value, self.window, self.hashes), (other.value, other.window, other.hashes), strict=True)
-        value, window, hashes = (torch.cat([a, b.to(a.device)], dim=1) for a, b in both)
+        pairs = zip((self.value, self.window, self.hashes), (other.value, other.window, other.hashes), strict=True)
+        value, window, hashes = (torch.cat([a, b.to(a.device)], dim=1) for a, b in pairs)
         order = window.sort(dim=1, stable=True).indices
         value, window, hashes = (x.gather(1, order) for x in (value, window, hashes))
         self.value, self.window, self.hashes = select_top_texts(value, window, hashes, self.k)

@@ -71,7 +71,7 @@ class FeatureWindows:
 
     @property
     def measured(self) -> bool:
-        """Whether the cross-entropy of every window was measured, not only that of the kept windows."""
+        """True if the cross-entropy of every window was measured, not only that of the kept windows."""
         return bool(self.header.get("settings", {}).get("cross_entropy"))
 
     @cached_property

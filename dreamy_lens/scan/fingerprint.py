@@ -47,10 +47,10 @@ def _bits(tensor: torch.Tensor) -> str:
         return ""
     total = weighted = 0
     for part in flat.contiguous().view(kinds[flat.element_size()]).split(1 << 24):
-        whole = part.long()
-        total += int(whole.sum())
+        integers = part.long()
+        total += int(integers.sum())
         # The position counts too: a model with two rows swapped is another model.
-        weighted += int((whole * (torch.arange(len(whole), device=whole.device) % 65_521 + 1)).sum())
+        weighted += int((integers * (torch.arange(len(integers), device=integers.device) % 65_521 + 1)).sum())
     return f"{total} {weighted}"
 
 
@@ -69,9 +69,9 @@ def features_digest(features: Iterable[ex.Feature]) -> str:
 
 def _stamps(path: str) -> bytes:
     """Return names, sizes and times of the files at a path, which change when a file changes."""
-    place = Path(path).expanduser()
-    files = sorted(place.rglob("*")) if place.is_dir() else [place]
-    stamps = [str(place.absolute())]
+    root = Path(path).expanduser()
+    files = sorted(root.rglob("*")) if root.is_dir() else [root]
+    stamps = [str(root.absolute())]
     for file in files:
         with contextlib.suppress(OSError):
             stat = file.stat()

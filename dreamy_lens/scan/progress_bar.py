@@ -33,7 +33,7 @@ class TokenBar:
 
     @property
     def is_shown(self) -> bool:
-        """Whether the bar is shown."""
+        """True if the bar is shown."""
         return not self._bar.disable
 
     def show(self, tokens: int, part: float | None, *details: str) -> None:

@@ -108,7 +108,7 @@ class Scan:
 
     @property
     def is_reproducible(self) -> bool:
-        """Whether the identity decides the result: no objects in memory, no hooks, no corpus that is read only once."""
+        """True if the identity decides the result: no objects in memory, no hooks, no corpus that is read only once."""
         hooked = any(m.is_hooked for m in (self.model, self.fluency or self.model))
         vague = self.corpus.single_pass or self.corpus.partial_fingerprint
         return all(map(has_complete_text, self.features)) and not hooked and not vague
@@ -122,38 +122,38 @@ class Scan:
         self, out: str | os.PathLike[str] | None = None, cache: bool = True, progress: bool | None = None
     ) -> Examples:
         """Scan, continue an unfinished scan, or open a finished one; see :func:`dreamy_lens.max_activating`."""
-        place = Path(out).expanduser() if out is not None else None
-        if place is None and cache and self.is_reproducible:
-            place = self.folder()
-        finished = None if place is None else self.open_finished(place, cached=out is None)
+        folder = Path(out).expanduser() if out is not None else None
+        if folder is None and cache and self.is_reproducible:
+            folder = self.folder()
+        finished = None if folder is None else self.open_finished(folder, cached=out is None)
         if finished is not None:
             return finished
         scanner = self.scanner()
         state = scanner.new_checkpoint()
-        if place is not None and (place / CHECKPOINT_FILE).exists():
-            state = Checkpoint.load(place / CHECKPOINT_FILE, self.identity, self.model.device)
-        complete = self._scan(scanner, state, place, progress)
-        return self.build_examples(scanner, state, place, complete, progress)
+        if folder is not None and (folder / CHECKPOINT_FILE).exists():
+            state = Checkpoint.load(folder / CHECKPOINT_FILE, self.identity, self.model.device)
+        complete = self._scan(scanner, state, folder, progress)
+        return self.build_examples(scanner, state, folder, complete, progress)
 
-    def open_finished(self, place: Path, cached: bool) -> Examples | None:
+    def open_finished(self, folder: Path, cached: bool) -> Examples | None:
         """Return the finished scan in a folder, if there is one whose values are those of a new scan.
 
         Args:
-            place: Folder to look in.
+            folder: Folder to look in.
             cached: Whether the folder is in the cache, where a new scan may replace it.
 
         Raises:
             ExamplesError: A folder outside the cache holds another scan.
         """
-        finished = self._read_finished(place)
+        finished = self._read_finished(folder)
         if finished is None:
             return None
         if cached and (finished.failed_shards or not self.agrees_with(finished)):
             return None  # a failed shard may be readable now, or the model has changed
         if not self.agrees_with(finished):
             raise ExamplesError(
-                f"{str(place)!r} holds a scan of another model, or of other features with the same names: windows that "
-                "it kept have other values now. Did a function, an autoencoder or the model change, or does the model "
+                f"{str(folder)!r} holds a scan of another model, or of other features with the same names: windows "
+                "that it kept have other values now. Did a function, an autoencoder or the model change, or does the model "
                 "have hooks? Scan into another folder."
             )
         if finished.failed_shards:
@@ -191,32 +191,32 @@ class Scan:
         differs = np.nan_to_num(np.abs(current - saved), nan=np.inf) > allowed
         return not (differs.mean() > 0.5 if coarse else differs.any())
 
-    def _read_finished(self, place: Path) -> Examples | None:
+    def _read_finished(self, folder: Path) -> Examples | None:
         """Return the finished scan in a folder, if there is one.
 
         Raises:
             ExamplesError: The scan has another model, corpus, features or settings, or the folder holds something else.
         """
-        if place.exists() and not place.is_dir():
-            raise ExamplesError(f"{str(place)!r} is a file, and examples are a folder; choose another name.")
-        if not (place / HEADER).exists():
-            others = {path.name for path in place.iterdir()} - {PARTS_FOLDER} if place.is_dir() else set()
-            if others and CHECKPOINT_FILE not in others:
-                raise ExamplesError(f"{str(place)!r} exists and holds no scan; choose another name.")
+        if folder.exists() and not folder.is_dir():
+            raise ExamplesError(f"{str(folder)!r} is a file, and examples are a folder; choose another name.")
+        if not (folder / HEADER).exists():
+            entries = {path.name for path in folder.iterdir()} - {PARTS_FOLDER} if folder.is_dir() else set()
+            if entries and CHECKPOINT_FILE not in entries:
+                raise ExamplesError(f"{str(folder)!r} exists and holds no scan; choose another name.")
             return None
-        examples = Examples.load(place)
-        check_identity(examples.header.get("identity", {}), self.identity, str(place))
+        examples = Examples.load(folder)
+        check_identity(examples.header.get("identity", {}), self.identity, str(folder))
         return examples if examples.header.get("complete") else None
 
-    def _scan(self, scanner: Scanner, state: Checkpoint, place: Path | None, shown: bool | None) -> bool:
+    def _scan(self, scanner: Scanner, state: Checkpoint, folder: Path | None, shown: bool | None) -> bool:
         """Scan, and return whether the scan reached its end; after an interrupt, another call continues it."""
         saved = time.monotonic()
 
         def after(checkpoint: Checkpoint, block: Any) -> bool:
             nonlocal saved
             bar.update(checkpoint, block)
-            if place is not None and time.monotonic() - saved >= SAVE_SECONDS:
-                checkpoint.save(place / CHECKPOINT_FILE, self.identity)
+            if folder is not None and time.monotonic() - saved >= SAVE_SECONDS:
+                checkpoint.save(folder / CHECKPOINT_FILE, self.identity)
                 saved = time.monotonic()
             return guard.stop_requested
 
@@ -224,15 +224,15 @@ class Scan:
             try:
                 complete = scanner.run(state, after=after)
             except Exception:
-                if place is not None and state.consistent and state.counts["windows"]:
-                    state.save(place / CHECKPOINT_FILE, self.identity)
+                if folder is not None and state.consistent and state.counts["windows"]:
+                    state.save(folder / CHECKPOINT_FILE, self.identity)
                 raise
         if not state.counts["windows"]:
             raise self.no_windows_error(state)
         if not complete:
-            if place is not None:
-                state.save(place / CHECKPOINT_FILE, self.identity)
-            hint = "call again with the same arguments to go on" if place is not None else "nothing was saved"
+            if folder is not None:
+                state.save(folder / CHECKPOINT_FILE, self.identity)
+            hint = "call again with the same arguments to go on" if folder is not None else "nothing was saved"
             print(f"Stopped after {state.counts['tokens']:,} tokens; {hint}.", file=sys.stderr)
         return complete
 
@@ -254,7 +254,7 @@ class Scan:
         self,
         scanner: Scanner,
         state: Checkpoint,
-        place: Path | None,
+        folder: Path | None,
         complete: bool = True,
         shown: bool | None = None,
         run_jobs: JobRunner | None = None,
@@ -264,7 +264,7 @@ class Scan:
         Args:
             scanner: Scanner of this scan.
             state: Results of the scan.
-            place: Folder to write the examples to; None keeps them in memory.
+            folder: Folder to write the examples to; None keeps them in memory.
             complete: Whether the scan reached its end.
             shown: Whether to show a progress bar; None shows it in terminals and notebooks.
             run_jobs: Function that computes the values at tokens in other processes; None computes them in this one.
@@ -280,15 +280,15 @@ class Scan:
         with ValuesBar(shown) as bar:
             builder = TableBuilder(scanner, state, bar.update)
             builder.compute_values(run_jobs)
-        header = builder.header(self.identity if place is not None else {}, complete)
+        header = builder.header(self.identity if folder is not None else {}, complete)
         rows = arrow_table("windows", builder.windows())
         token_bytes = token_table(self.model.vocabulary, rows)
-        if place is None:
+        if folder is None:
             return Examples(Tables(header, builder.features(), rows, builder.kept_rows(), token_bytes))
-        storage.write_tables(place, header, builder.features(), rows, builder.kept_rows(), token_bytes)
+        storage.write_tables(folder, header, builder.features(), rows, builder.kept_rows(), token_bytes)
         if complete:
-            (place / CHECKPOINT_FILE).unlink(missing_ok=True)
-        return Examples.load(place)
+            (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+        return Examples.load(folder)
 
 
 def _check_names(features: list[Any]) -> None:

@@ -90,7 +90,7 @@ class Scanner:
 
     @property
     def needs_preparation(self) -> bool:
-        """Whether the corpus has to be read once before the scan, to draw a random part of it."""
+        """True if the corpus has to be read once before the scan, to draw a random part of it."""
         config = self.config
         return config.tokens is not None and config.seed is not None and self.shares is None
 

@@ -67,22 +67,22 @@ def write_tables(
     Raises:
         ExamplesError: The disk is full, or the folder is not writable. The examples that it held are unchanged.
     """
-    place, generation = Path(folder).expanduser(), secrets.token_hex(8)
-    given = {"features": features, "windows": windows, "kept": kept} | ({} if tokens is None else {"tokens": tokens})
-    given = {name: rows.batches() if isinstance(rows, Table) else rows for name, rows in given.items()}
+    folder, generation = Path(folder).expanduser(), secrets.token_hex(8)
+    sources = {"features": features, "windows": windows, "kept": kept} | ({} if tokens is None else {"tokens": tokens})
+    sources = {name: rows.batches() if isinstance(rows, Table) else rows for name, rows in sources.items()}
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        files = {name: _write_part(_pending(place, name, generation), name, rows) for name, rows in given.items()}
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {name: _write_part(_pending(folder, name, generation), name, rows) for name, rows in sources.items()}
         head = {"format": FORMAT, "version": VERSION, **header, "generation": generation, "rows": files}
         text = json.dumps(head, indent=1, default=_plain).encode("ascii")
-        write_whole(place / HEADER, text)  # from here on, the folder holds the new examples
+        write_whole(folder / HEADER, text)  # from here on, the folder holds the new examples
     except BaseException as error:
         for name in NAMES:
             with suppress(OSError):
-                _pending(place, name, generation).unlink()
+                _pending(folder, name, generation).unlink()
         if isinstance(error, OSError):
             raise ExamplesError(
-                f"The examples cannot be written to {str(place)!r}: {error.strerror or error}. The examples that it "
+                f"The examples cannot be written to {str(folder)!r}: {error.strerror or error}. The examples that it "
                 "held before are unchanged; make room, or name another folder."
             ) from error
         raise
@@ -90,12 +90,12 @@ def write_tables(
         with suppress(
             OSError
         ):  # on Windows, a reader may hold the old file open; then the new file keeps its temporary name
-            if name in given:
-                os.replace(_pending(place, name, generation), _usual(place, name))
+            if name in sources:
+                os.replace(_pending(folder, name, generation), _usual(folder, name))
             else:
-                _usual(place, name).unlink(missing_ok=True)
-    _remove_abandoned(place, generation)
-    return place
+                _usual(folder, name).unlink(missing_ok=True)
+    _remove_abandoned(folder, generation)
+    return folder
 
 
 def read_tables(folder: str | os.PathLike[str]) -> Tables:
@@ -104,21 +104,21 @@ def read_tables(folder: str | os.PathLike[str]) -> Tables:
     Raises:
         ExamplesError: The folder is missing, has no examples, is damaged, or has a newer version.
     """
-    place = Path(folder).expanduser()
+    folder = Path(folder).expanduser()
     for attempt in range(3):  # another process may write the folder between reading the header and reading the tables
-        head = _read_header(place)
+        head = _read_header(folder)
         try:
-            parts = {name: Table(_file(place, name, head["generation"])) for name in head["rows"]}
+            parts = {name: Table(_file(folder, name, head["generation"])) for name in head["rows"]}
         except _Missing as missing:
             if attempt == 2:
                 raise ExamplesError(
-                    f"The examples in {str(place)!r} are damaged: {missing}. Copy the folder again, or scan again."
+                    f"The examples in {str(folder)!r} are damaged: {missing}. Copy the folder again, or scan again."
                 ) from None
             continue
         for name, part in parts.items():
             if len(part) != head["rows"][name]:
                 raise ExamplesError(
-                    f"The examples in {str(place)!r} are damaged: {name}.parquet has {len(part):,} rows, and {HEADER} "
+                    f"The examples in {str(folder)!r} are damaged: {name}.parquet has {len(part):,} rows, and {HEADER} "
                     f"says {head['rows'][name]:,}. Copy the folder again, or scan again."
                 )
         return Tables(head, **parts)
@@ -126,7 +126,7 @@ def read_tables(folder: str | os.PathLike[str]) -> Tables:
 
 
 class _Missing(Exception):
-    """The file of a table does not exist, or does not belong to the header."""
+    """Error for a table whose file does not exist, or does not belong to the header."""
 
 
 def _write_part(file: Path, name: str, rows: Rows) -> int:
@@ -150,40 +150,40 @@ def _write_part(file: Path, name: str, rows: Rows) -> int:
     return count
 
 
-def _read_header(place: Path) -> dict[str, Any]:
+def _read_header(folder: Path) -> dict[str, Any]:
     """Return the content of `examples.json`, or raise ExamplesError."""
-    where = repr(str(place))
-    if not place.is_dir():
-        raise ExamplesError(f"There is no folder {where}.")
-    file = place / HEADER
+    name = repr(str(folder))
+    if not folder.is_dir():
+        raise ExamplesError(f"There is no folder {name}.")
+    file = folder / HEADER
     if not file.is_file():
-        raise ExamplesError(f"{where} has no {HEADER}, so it holds no examples, or their scan is not finished yet.")
+        raise ExamplesError(f"{name} has no {HEADER}, so it holds no examples, or their scan is not finished yet.")
     try:
         head = json.loads(file.read_bytes())
     except ValueError:
         raise ExamplesError(
-            f"The {HEADER} of {where} is not valid JSON: it was truncated or altered. Copy the folder again."
+            f"The {HEADER} of {name} is not valid JSON: it was truncated or altered. Copy the folder again."
         ) from None
     if not isinstance(head, dict) or head.get("format") != FORMAT:
-        raise ExamplesError(f"The {HEADER} of {where} does not have the format {FORMAT!r}; name a folder of examples.")
+        raise ExamplesError(f"The {HEADER} of {name} does not have the format {FORMAT!r}; name a folder of examples.")
     version = head.get("version")
     if not isinstance(version, int) or version > VERSION:
         raise ExamplesError(
-            f"The examples in {where} have format version {version}, and this dreamy_lens reads versions up to "
+            f"The examples in {name} have format version {version}, and this dreamy_lens reads versions up to "
             f"{VERSION}: a newer dreamy_lens wrote them. Update with `pip install -U dreamy-lens`."
         )
     rows = head.get("rows")
     if not isinstance(rows, dict) or not set(NAMES[:3]) <= set(rows) <= set(NAMES) or "generation" not in head:
-        raise ExamplesError(f"The {HEADER} of {where} was altered: parts of it are missing. Copy the folder again.")
+        raise ExamplesError(f"The {HEADER} of {name} was altered: parts of it are missing. Copy the folder again.")
     return head
 
 
-def _file(place: Path, name: str, generation: str) -> Path:
+def _file(folder: Path, name: str, generation: str) -> Path:
     """Return the file of a table of a generation: the usual one, or the temporary one if writing was cut off."""
     import pyarrow.parquet as pq
 
     reason = f"it has no {name}.parquet"
-    for file in (_usual(place, name), _pending(place, name, str(generation))):
+    for file in (_usual(folder, name), _pending(folder, name, str(generation))):
         if not file.is_file():
             continue
         try:
@@ -197,18 +197,18 @@ def _file(place: Path, name: str, generation: str) -> Path:
     raise _Missing(reason)
 
 
-def _usual(place: Path, name: str) -> Path:
-    return place / f"{name}.parquet"
+def _usual(folder: Path, name: str) -> Path:
+    return folder / f"{name}.parquet"
 
 
-def _pending(place: Path, name: str, generation: str) -> Path:
-    return place / f"{name}-{generation}.parquet"
+def _pending(folder: Path, name: str, generation: str) -> Path:
+    return folder / f"{name}-{generation}.parquet"
 
 
-def _remove_abandoned(place: Path, generation: str) -> None:
+def _remove_abandoned(folder: Path, generation: str) -> None:
     """Remove temporary tables that a failed write left behind."""
     for name in NAMES:
-        for file in place.glob(f"{name}-{'[0-9a-f]' * 16}.parquet"):
+        for file in folder.glob(f"{name}-{'[0-9a-f]' * 16}.parquet"):
             with suppress(OSError):
                 if not file.stem.endswith(generation) and time.time() - file.stat().st_mtime > _ABANDONED:
                     file.unlink()

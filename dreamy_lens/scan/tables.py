@@ -35,7 +35,7 @@ class Table:
 
     @property
     def is_file(self) -> bool:
-        """Whether the rows are on disk."""
+        """True if the rows are on disk."""
         return isinstance(self.source, Path)
 
     def all(self, columns: list[str] | None = None) -> pa.Table:

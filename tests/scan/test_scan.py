@@ -507,7 +507,7 @@ def test_a_full_disk_leaves_what_was_saved(neox, small_blocks, tmp_path, monkeyp
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ExamplesError, match=r"No space left.*make room"):
         scan(dl.neurons(1), neox, texts(20), out=tmp_path / "out", batch_size=4)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [CHECKPOINT_FILE]  # whole, and nothing half beside it
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [CHECKPOINT_FILE]  # complete, and no partial file
     monkeypatch.setattr(os, "fsync", usual)
     whole = scan(dl.neurons(1), neox, texts(20), out=tmp_path / "out", batch_size=4)
     assert whole.tables.kept.equals(scan(dl.neurons(1), neox, texts(20), cache=False, batch_size=4).tables.kept)

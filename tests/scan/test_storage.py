@@ -133,7 +133,9 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ExamplesError, match=r"cannot be written to .*: No space left on device. What was there before"):
+    with pytest.raises(
+        ExamplesError, match=r"cannot be written to .*: No space left on device. The examples that it held before"
+    ):
         storage.write_tables(tmp_path, {"seed": 1}, **some(seed=1))
     assert content(tmp_path) == old and sorted(os.listdir(tmp_path)) == files
 
@@ -212,17 +214,17 @@ def test_files_of_writes_that_were_cut_off_go_when_they_are_old(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "change", "says"),
     [
-        ("examples.json", None, "has no examples.json, so there are no examples in it, or their scan is not done yet"),
-        ("examples.json", lambda b: b[:40], "is not whole JSON"),
+        ("examples.json", None, "has no examples.json, so it holds no examples, or their scan is not finished yet"),
+        ("examples.json", lambda b: b[:40], "is not valid JSON"),
         (
             "examples.json",
             lambda b: b.replace(b"dreamy_lens examples", b"something else"),
-            "does not say that it is of",
+            "does not have the format",
         ),
         (
             "examples.json",
             lambda b: b.replace(b'"version": 1', b'"version": 7'),
-            "version 7, and this dreamy_lens reads up to 1",
+            "version 7, and this dreamy_lens reads versions up to 1",
         ),
         ("examples.json", lambda b: b.replace(b'"rows"', b'"cows"'), "was altered: parts of it are missing"),
         (
