@@ -153,8 +153,8 @@ class Scan:
         if not self.agrees_with(finished):
             raise ExamplesError(
                 f"{str(folder)!r} holds a scan of another model, or of other features with the same names: windows "
-                "that it kept have other values now. Did a function, an autoencoder or the model change, or does the model "
-                "have hooks? Scan into another folder."
+                "that it kept have other values now. Did a function, an autoencoder or the model change, or does the "
+                "model have hooks? Scan into another folder."
             )
         if finished.failed_shards:
             named = "; ".join(f"{shard['name']} ({shard['why']})" for shard in finished.failed_shards[:5])

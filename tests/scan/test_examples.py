@@ -1,4 +1,4 @@
-"""What a scan found, feature by feature: looked up, decoded, shown, saved."""
+"""Test the examples of a scan: they are looked up, decoded, shown and saved."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def found(gpt2: Any) -> Examples:
-    """Two features of a tiny model on two texts, every other window."""
+    """Examples of two features of a tiny model on every second window of two texts."""
     from dreamy_lens.models.load import as_hooked
 
     tables = brute_scan(["L1.N3", dl.logit(" dog")], gpt2.bridge, TEXTS, k=5, length=6, stride=2)

@@ -1,4 +1,4 @@
-"""A small part of a large corpus, what a scan holds meanwhile, how it is interrupted, and settings it cannot have."""
+"""Test scans of a small part of a corpus, their memory, interrupts, and invalid settings."""
 
 from __future__ import annotations
 

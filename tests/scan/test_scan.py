@@ -1,4 +1,4 @@
-"""A scan finds what scoring every window by itself finds, on one go or several, and says what it passed over."""
+"""Test that a scan, in one call or several, equals scoring every window by itself, and reports what it skipped."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def frames(tables):
 
 
 def assert_same(ours, theirs, atol: float = 1e-4):
-    """Equal tables, up to rounding of values."""
+    """Assert that tables are equal, up to rounding of values."""
     for a, b in zip(frames(ours), frames(theirs), strict=True):
         assert list(a.index) == list(b.index)
         for name in a.columns:
@@ -73,7 +73,7 @@ def assert_same(ours, theirs, atol: float = 1e-4):
 
 
 def identical(ours, theirs) -> bool:
-    """Whether two tables are equal to the last bit."""
+    """Return whether two tables are equal to the last bit."""
     first, second = (t.sort_by(t.schema.names[0]).to_pydict() for t in (ours, theirs))
     return repr(first) == repr(second)
 
@@ -136,7 +136,7 @@ def test_a_kept_window_is_what_score_says_of_its_ids(family):
 
 
 def test_stories_on_a_model_of_stories(stories, shared):
-    """A real corpus, a trained model with a SentencePiece tokenizer, and what plain scoring says of what is kept."""
+    """Scan a real corpus with a trained model and a SentencePiece tokenizer, and score the kept windows again."""
     found = scan([dl.neurons(2), "logit(5)"], stories, shared / "corpora" / "tinystories-train-1000.txt", tokens=6000)
     assert 5700 < found.header["counts"]["tokens"] <= 6000
     for label in (list(found)[3], "logit(5)"):

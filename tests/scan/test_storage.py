@@ -1,4 +1,4 @@
-"""The tables of a scan on disk: what is written is read, a folder is whole at every moment, damage is told."""
+"""Test the tables of a scan on disk: reading, interrupted writes, and messages about damage."""
 
 from __future__ import annotations
 
