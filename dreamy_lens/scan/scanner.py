@@ -31,7 +31,7 @@ MAX_PASSES = 8
 """Largest number of forward passes between two points at which a scan can be stopped or saved."""
 
 MANY_FEATURES, MIN_CHUNK = 1 << 15, 512
-"""Number of features from which at least so many windows are counted together, whatever the number of passes."""
+"""With at least `MANY_FEATURES` features, at least `MIN_CHUNK` windows are counted together."""
 
 MIN_STORED = 1 << 14
 """Number of stored windows from which the scanner removes those that no feature refers to any more."""

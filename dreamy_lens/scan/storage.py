@@ -87,9 +87,8 @@ def write_tables(
             ) from error
         raise
     for name in NAMES:
-        with suppress(
-            OSError
-        ):  # on Windows, a reader may hold the old file open; then the new file keeps its temporary name
+        # On Windows, a reader may hold the old file open; then the new file keeps its temporary name.
+        with suppress(OSError):
             if name in sources:
                 os.replace(_pending(folder, name, generation), _usual(folder, name))
             else:

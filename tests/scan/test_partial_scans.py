@@ -144,7 +144,7 @@ def test_what_is_true_or_false_is_nothing_else(neox, settings):
 
 def test_more_than_fits_in_memory_is_told(neox):
     with pytest.raises(
-        SettingsError, match=r"40 features with k=10,000,000 .* takes 7\.5 GB .* at most 5,\d\d\d,\d\d\d"
+        SettingsError, match=r"40 features with k=10,000,000 .* take 7\.5 GB .* at most 5,\d\d\d,\d\d\d"
     ):
         scan(dl.neurons(1), neox, texts(), k=10_000_000)
     with pytest.raises(SettingsError, match="fewer features at a time"):
