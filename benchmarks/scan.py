@@ -59,7 +59,7 @@ def main() -> None:
     turns: dict[str, Any] = {}
     for size in (32, 64, 256):
         turns[f"plain pass, {size} rows"] = lambda size=size: _pass(raw, rows, size)
-    turns |= {name: lambda scanner=scanner: scanner.run(scanner.empty()) for name, scanner in scanners.items()}
+    turns |= {name: lambda scanner=scanner: scanner.run(scanner.new_checkpoint()) for name, scanner in scanners.items()}
     passes = {name: lambda scanner=scanner: _only_passes(scanner, rows) for name, scanner in scanners.items()}
 
     for turn in turns.values():
@@ -112,7 +112,7 @@ def _memory(bridge: Any, corpus: Any, settings: dict[str, Any]) -> None:
         most[part] = max(most[part], used)
         return False
 
-    state = scanner.empty()
+    state = scanner.new_checkpoint()
     scanner.run(state, after=after)
     print(f"{state.counts['tokens']:,} tokens; most in each tenth, MB: {', '.join(f'{m:,.0f}' for m in most)}")
 
@@ -161,8 +161,8 @@ def _pass(raw: Any, rows: torch.Tensor, size: int) -> None:
 
 def _only_passes(scanner: Scanner, rows: torch.Tensor) -> None:
     ids = rows[:, -scanner.config.length :].cpu().numpy()
-    with scanner.bulk.keep_hooks():
-        for _ in scanner.bulk.passes(ids):
+    with scanner.scorer.keep_hooks():
+        for _ in scanner.scorer.passes(ids):
             pass
     _wait(rows)
 

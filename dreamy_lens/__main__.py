@@ -1,4 +1,4 @@
-"""`python -m dreamy_lens` is the command `dreamy-lens`."""
+"""Run the command `dreamy-lens` as `python -m dreamy_lens`."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""The first dream: `make demo`, or `python -m dreamy_lens.demo`.
+"""A first dream: `make demo`, or `python -m dreamy_lens.demo`.
 
-Dreams about one neuron of the embedded model, prints the frontier, and writes a page to open in a browser.
+The demo dreams of one neuron of the embedded model, prints the frontier, and writes a page to open in a browser.
 """
 
 from __future__ import annotations
@@ -14,30 +14,33 @@ from pathlib import Path
 import dreamy_lens as dl
 
 FEATURE = "L2.N812"
-"""A neuron that fires on "only" where it limits what was said: "if given, applied only to"."""
+"""Neuron that is active on "only" as a restriction: "if given, applied only to"."""
 
 ITERATIONS = 60
-"""Iterations of the search; the paper has 300."""
+"""Number of iterations of the search; the paper uses 300."""
 
 SHOWN = 10
-"""Prompts of the frontier that are printed, and attributed on the page."""
+"""Number of prompts of the frontier that the demo prints, and that the page attributes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo, and return the exit status 0.
 
     Args:
-        arguments: words of the command line; None is those of the process.
+        arguments: Words of the command line; None is those of the process.
     """
     parser = argparse.ArgumentParser(
         prog="python -m dreamy_lens.demo", description="A first dream on the embedded model."
     )
-    parser.add_argument("--feature", default=FEATURE, help="what to drive (default: %(default)s)")
+    parser.add_argument("--feature", default=FEATURE, help="feature to drive (default: %(default)s)")
     parser.add_argument(
-        "--iterations", type=int, default=ITERATIONS, help="of EPO (default: %(default)s; the paper: 300)"
+        "--iterations",
+        type=int,
+        default=ITERATIONS,
+        help="iterations of the search (default: %(default)s; the paper: 300)",
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--html", default="dream.html", help="where to write the page (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the search (default: %(default)s)")
+    parser.add_argument("--html", default="dream.html", help="file to write the page to (default: %(default)s)")
     options = parser.parse_args(arguments)
 
     print("Loading the embedded model ...", flush=True)
@@ -58,16 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown = run.frontier.spread(SHOWN)
     count = len(run.frontier)
     print(
-        f"\n{len(run.history):,} prompts in {seconds:.0f} s. Of the {count} on the frontier, from fluent to strong:\n"
+        f"\nScored {len(run.history):,} prompts in {seconds:.0f} s. Of the {count} prompts on the frontier, from "
+        "fluent to strong:\n"
     )
     print(shown)
     best = run.frontier.best(max_perplexity=max(500.0, run.frontier[0].perplexity))
-    print(f"\nWhich tokens carry {best.text!r}:\n")
+    print(f"\nTokens that carry the value of {best.text!r}:\n")
     print(best.attribution())
 
     page = Path(options.html).resolve()
     run.to_html(page, strips=SHOWN)
-    print(f"\nThe same as a page, with attribution: {page.as_uri()}")
+    print(f"\nThe frontier as a page, with attribution: {page.as_uri()}")
     constraints = "[dl.constraints.round_trip(), dl.constraints.printable()]"
     keywords = f"iterations={options.iterations}, seed={options.seed}, constraints={constraints}"
     print(f"In Python: import dreamy_lens as dl; run = dl.dream({options.feature!r}, {keywords})")

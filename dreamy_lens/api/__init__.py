@@ -1,1 +1,1 @@
-"""The public functions, one module for each."""
+"""Public functions of the package, one module for each group."""

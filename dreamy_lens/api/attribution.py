@@ -1,4 +1,4 @@
-"""Attribute one prompt: `attribution()`."""
+"""Attribution of one prompt to its tokens: `attribution()`."""
 
 from __future__ import annotations
 
@@ -25,26 +25,35 @@ def attribution(
     fluency_model: Any = None,
     batch_size: int | None = None,
 ) -> Attribution:
-    """Show which tokens carry a feature: what the k most promising substitutes do, one position at a time.
+    """Measure how much each token of a prompt contributes to a feature's value (Figure 1 of the paper).
+
+    At each position, the k most promising substitutes replace the prompt's token, one at a time, and each changed
+    prompt is scored.
 
     Args:
-        feature: an expression or its text.
-        prompt: one text, ids `[n]`, or a Prompt.
-        model: a bridge, a Hugging Face id or folder; None is the embedded model.
-        k: substitutes tried at each position: those the gradient ranks highest, as EPO's proposals are ranked.
-        weight: λ in the objective whose gradient ranks them; at 0, only the value counts.
-        prepend_bos: whether the prompt follows a BOS; None is the model's convention.
-        prefix: ids of a template before the prompt; they are not substituted.
-        suffix: ids of a template after the prompt; they are not substituted.
-        fluency_model: the model whose cross-entropy is reported; None is the model itself.
-        batch_size: most prompts in one pass; None chooses.
+        feature: Expression, or its text such as ``"L2.N17"``.
+        prompt: One text, token ids `[n]` without BOS, or a :class:`~dreamy_lens.results.Prompt`.
+        model: TransformerBridge, Hugging Face id, or folder of a model; None is the embedded model.
+        k: Number of substitutes that are tried at each position: those that the token gradient ranks highest, as in
+            EPO.
+        weight: Weight λ of the cross-entropy in the objective whose gradient ranks the substitutes. At 0, only the
+            feature's value counts.
+        prepend_bos: Whether a BOS token stands before the prompt; None is the model's convention.
+        prefix: Token ids of a template before the prompt; they are not substituted.
+        suffix: Token ids of a template after the prompt; they are not substituted.
+        fluency_model: Model whose cross-entropy is measured, with the same tokenizer; None is `model`.
+        batch_size: Most prompts in one forward pass; None chooses the number.
 
     Returns:
-        An Attribution: candidates, their values and cross-entropies `[n, k]`, and for each position the drop to the
-        worst and to the best of them (differences of values, in the feature's units).
+        An :class:`~dreamy_lens.results.Attribution`: the substitutes `candidates`, int64 `[n, k]`, their `values` and
+        `cross_entropies` (nats per token), float32 `[n, k]`, and for each position the drops of the value to the worst
+        and to the best substitute, `drop_to_worst` and `drop_to_best`, float64 `[n]`, in the feature's units.
 
     Raises:
-        NoGradientError: the value does not depend on the tokens differentiably.
+        FeatureError: The feature does not fit the model.
+        NoGradientError: The value is not a differentiable function of the tokens.
+        PromptError: The prompt is empty, too long for the model, or has ids outside its vocabulary.
+        SettingsError: `k` is not a whole number of at least 1.
 
     >>> import dreamy_lens as dl
     >>> result = dl.attribution('log_prob(" the")', "Return a copy of", k=4)

@@ -1,4 +1,4 @@
-"""`card()`: one feature on one page, with dreams, the text that drives it most, and what it does to the logits."""
+"""Page about one feature, with dreams, the corpus text that drives it most, and its logit effect: `card()`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dreamy_lens.models.load import as_hooked
 from dreamy_lens.scan.config import ScanConfig
 
 SCAN_SETTINGS = tuple(field.name for field in fields(ScanConfig) if field.name != "prepend_bos")
-"""Settings of a scan that may be given as `scan=`, besides `out` and `cache`; the runs decide on the BOS."""
+"""Settings of a scan that `scan=` accepts, besides `out` and `cache`. The BOS is that of the runs."""
 
 
 def card(
@@ -38,57 +38,62 @@ def card(
     progress: bool | None = None,
     **settings: Any,
 ) -> Card:
-    """A page about one feature: dreams with their attribution, the text that drives it most, and its logit effect.
+    """Make one page about a feature: dreams with attribution, the corpus text that drives it most, its logit effect.
 
     Args:
-        feature: an expression or its text.
-        model: a bridge, a Hugging Face id or folder; None is the embedded model, or that of `run`.
-        corpus: as for :func:`dreamy_lens.max_activating`; None is the documentation of the installed Python packages.
-        run: dreams to show: a Dream, several of the feature, or the folder of one. None dreams now.
-        examples: of the feature in a corpus, from :func:`dreamy_lens.max_activating`: those of many features will do,
-            and so does their folder. None scans the corpus now, or opens what was scanned before.
-        scan: settings of that scan, such as ``{"tokens": 1_000_000}``; windows have as many tokens as dreams.
-        path: a file for the page.
-        strips: how many dreams, spread from fluent to strong, have their tokens' attribution shown.
-        k: substitutes tried at each of their positions.
-        progress: whether to show progress; None shows it in terminals and notebooks.
-        **settings: as for :func:`dreamy_lens.dream`: ``iterations=100``, ``seeds=[0, 1]``, ``constraints=...``. With
-            a `fluency_model` the corpus is scanned with it too.
+        feature: Expression, or its text such as ``"L2.N17"``.
+        model: TransformerBridge, Hugging Face id, or folder of a model; None is the model of `run`, or without `run`
+            the embedded model.
+        corpus: Anything that :func:`dreamy_lens.corpus.open` takes; None is the documentation of the installed Python
+            packages.
+        run: Dreams to show: a :class:`Dream`, several of the feature, or the folder of one. None makes a new run.
+        examples: Examples of the feature in a corpus, from :func:`dreamy_lens.max_activating`, or the folder that
+            holds them. They may be those of many features. None scans `corpus`, or opens a cached scan of it.
+        scan: Settings of that scan, such as ``{"tokens": 1_000_000}``. By default, windows have as many tokens as the
+            dreams.
+        path: File to write the page to; None writes no file.
+        strips: Number of dreams, spread from fluent to strong, whose attribution is shown.
+        k: Number of substitutes that the attribution tries at each position.
+        progress: Whether to show progress; None shows it in terminals and notebooks.
+        **settings: Settings of :func:`dreamy_lens.dream`, such as ``iterations=100``, ``seeds=[0, 1]`` or
+            ``constraints=...``. A `fluency_model` also measures the cross-entropy of the corpus.
 
     Returns:
-        A Card: `.to_html(path)`, `.logit_effect`, `.comparison`, `.examples`, `.merged`.
+        A :class:`~dreamy_lens.comparison.Card`: `.to_html(path)`, `.logit_effect`, `.comparison`, `.examples`,
+        `.merged`. A notebook displays it.
 
     Raises:
-        FeatureError: or one of its kinds, if the feature does not fit the model; nothing has been searched yet.
-        CorpusError: there is no such corpus.
-        SettingsError: the run is of another feature, or settings are given for what is not done.
-        ExamplesError: the examples are of another model, fluency model, feature or BOS convention than the run.
+        FeatureError: The feature does not fit the model. No search has begun.
+        CorpusError: The corpus does not exist.
+        SettingsError: The run is of another feature, or there are settings for a search or a scan that is not done.
+        ExamplesError: The examples belong to another model, fluency model, feature or BOS convention than the run.
 
     >>> import dreamy_lens as dl
-    >>> from dreamy_lens.api.card import card
     >>> texts = ["Return a copy of the array, with axes transposed.", "Raise an error if the file is not found."]
-    >>> page = card("L2.N17", corpus=texts, scan={"cache": False}, iterations=2, population=2, children=4, length=6)
+    >>> page = dl.card("L2.N17", corpus=texts, scan={"cache": False}, iterations=2, population=2, children=4, length=6)
     >>> page.title, len(page.logit_effect.promoted), "<script" in page.to_html(static=True)
     ('blocks.2.mlp.hook_post[-1, 17]', 10, False)
     """
-    asked = _scan_settings(scan, examples)
+    scan_settings = _check_scan_settings(scan, examples)
     if run is not None and settings:
         raise SettingsError(
-            f"{', '.join(settings)} would be for dreams, and the run that is given is not dreamt again. Leave out "
-            "either those or run=."
+            f"{', '.join(settings)} would be for dreams, and with run= no new dreams are made. Leave out either these "
+            "settings or run=."
         )
     if examples is not None and corpus is not None:
-        raise SettingsError("Both a corpus and examples are given, and examples have their corpus; keep one.")
+        raise SettingsError(
+            "Both a corpus and examples are given, and the examples come from a corpus already; keep one."
+        )
     expression = parse(feature)
     if isinstance(run, (str, os.PathLike)):
         run = load_run(run, model)
     merged = None if run is None else merge_runs_of(expression, run)
     hooked = as_hooked(model) if model is not None or merged is None else model_of(merged)
     fluency = settings.get("fluency_model")
-    if fluency is not None:  # the feature's own model is none, under whichever name it is given
+    if fluency is not None:  # the feature's own model, by any name, counts as no fluency model
         fluency = as_hooked(fluency)
         settings["fluency_model"] = fluency = None if fluency is hooked else fluency
-    # Whatever may fail is tried before anything that takes long.
+    # Everything that may fail comes before everything that takes long.
     if examples is not None:
         examples = open_examples(examples)
         if merged is None:
@@ -100,22 +105,26 @@ def card(
     if merged is None:
         merged = merge_runs_of(expression, dream(expression, hooked, progress=progress, wait=True, **settings))
     if examples is None:
-        asked = {"length": prompt_length(merged), "prepend_bos": merged.runs[0].provenance.prepend_bos, **asked}
-        asked["fluency_model"] = fluency_model_of(merged)
-        examples = max_activating(expression, hooked, corpus, progress=progress, **asked)
+        bos = merged.runs[0].provenance.prepend_bos
+        scan_settings = {"length": prompt_length(merged), "prepend_bos": bos, **scan_settings}
+        scan_settings["fluency_model"] = fluency_model_of(merged)
+        examples = max_activating(expression, hooked, corpus, progress=progress, **scan_settings)
     comparison = compare(merged, examples)
     attributions, reason = attribute_prompts(merged.frontier, strips, k)
-    made = Card(comparison, merged, examples_of(examples, merged), effect, attributions, reason)
+    result = Card(comparison, merged, examples_of(examples, merged), effect, attributions, reason)
     if path is not None:
-        made.to_html(path)
-    return made
+        result.to_html(path)
+    return result
 
 
-def _scan_settings(scan: Mapping[str, Any] | None, examples: Any) -> dict[str, Any]:
+def _check_scan_settings(scan: Mapping[str, Any] | None, examples: Any) -> dict[str, Any]:
+    """Return the settings of the scan, or raise SettingsError."""
     settings = dict(scan or {})
     if settings and examples is not None:
-        raise SettingsError("scan= has settings for a scan, and the examples that are given are not scanned again.")
+        raise SettingsError(
+            "scan= has settings of a scan, and the given examples are not scanned again. Leave out scan= or examples=."
+        )
     known = (*SCAN_SETTINGS, "out", "cache")
-    if wrong := [name for name in settings if name not in known]:
-        raise SettingsError(f"scan= has {', '.join(map(repr, wrong))}; a card's scan takes {', '.join(known)}.")
+    if unknown := [name for name in settings if name not in known]:
+        raise SettingsError(f"scan= has {', '.join(map(repr, unknown))}; a card's scan accepts {', '.join(known)}.")
     return settings

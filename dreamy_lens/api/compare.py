@@ -1,4 +1,4 @@
-"""Dreams against data: `compare()` holds runs against the windows of a corpus."""
+"""Comparison of dreams with the text of a corpus: `compare()`."""
 
 from __future__ import annotations
 
@@ -24,28 +24,30 @@ def compare(
     values: bool | None = None,
     progress: bool | None = None,
 ) -> Comparison:
-    """Hold dreams against the text that drives the same feature most in a corpus (Figure 3 of the paper).
+    """Compare dreams with the windows of a corpus that drive the same feature most (Figure 3 of the paper).
 
     Args:
-        runs: a dream, several of one feature, or what :func:`dreamy_lens.merge` returns. Reading them waits for runs
-            that still go on.
-        examples: of the same feature on the same model, from :func:`dreamy_lens.max_activating`; those of many
-            features will do, and so does the folder they are in.
-        limits: cross-entropies, in nats per token, below which both are compared; infinity is no limit. None chooses:
-            first the fluency of the corpus' strongest window.
-        quantiles: shares of the corpus of whose strength windows are shown, beside the strongest.
-        corpus: read once more, from end to end, to find out how much of each dream stands in it word for word; None
-            looks only into the windows that were kept. Anything that :func:`dreamy_lens.corpus.open` takes.
-        values: whether the feature's value at every token of the dreams is worked out, for which the model is needed;
-            None does so if it is in memory.
-        progress: whether to show a bar while `corpus` is read; None shows one in terminals and notebooks.
+        runs: A :class:`Dream`, several of the same feature, or the result of :func:`dreamy_lens.results.merge`. If a
+            run still goes on, the comparison waits for its end.
+        examples: Examples of the same feature on the same model, from :func:`dreamy_lens.max_activating`, or the
+            folder that holds them. They may be those of many features.
+        limits: Largest cross-entropies, in nats per token, at which the best dream and the best window are compared;
+            infinity is no limit. None chooses them; the first is the cross-entropy of the corpus' strongest window.
+        quantiles: Quantiles of the corpus, from 0 to 1, whose windows are shown beside the strongest ones.
+        corpus: Corpus that is read once more, from end to end, to find how much of each dream occurs in it word for
+            word: a corpus, or anything that :func:`dreamy_lens.corpus.open` takes. None searches only the windows
+            that the scan kept.
+        values: Whether to compute the feature's value at every token of the dreams, which needs the model. None does
+            so if the model is in memory.
+        progress: Whether to show a progress bar while `corpus` is read; None shows it in terminals and notebooks.
 
     Returns:
-        A Comparison: `.sentence`, `.summary`, `.figure()`, `.to_html(path)`, `.to_pandas()`; a notebook shows it.
+        A :class:`~dreamy_lens.comparison.Comparison`: `.sentence`, `.summary`, `.figure()`, `.to_html(path)`,
+        `.to_pandas()`. A notebook displays it.
 
     Raises:
-        ExamplesError: the examples are of another model, fluency model, tokenizer, feature or BOS convention.
-        SettingsError: the runs are of several features, or a limit or quantile is outside its range.
+        ExamplesError: The examples belong to another model, fluency model, tokenizer, feature or BOS convention.
+        SettingsError: The runs are of several features, or a limit or quantile is outside its range.
 
     >>> import dreamy_lens as dl
     >>> run = dl.dream("L2.N17", iterations=2, population=2, children=4, length=6)
@@ -56,14 +58,15 @@ def compare(
     """
     merged = merge_runs(runs)
     corpus = None if corpus is None else open_corpus(corpus)
-    chosen = _limits(limits)
+    chosen_limits = _parse_limits(limits)
     for q in quantiles:
         if not 0 <= q <= 1:
             raise SettingsError(f"A quantile is a share from 0 to 1, such as 0.99; got {q!r}.")
-    return build_comparison(merged, examples, chosen, quantiles, corpus, values, progress)
+    return build_comparison(merged, examples, chosen_limits, quantiles, corpus, values, progress)
 
 
-def _limits(given: float | Iterable[float] | None) -> tuple[float, ...] | None:
+def _parse_limits(given: float | Iterable[float] | None) -> tuple[float, ...] | None:
+    """Return the limits as a tuple, or raise SettingsError."""
     if given is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Search for prompts: `dream()` starts a run, and `load_run()` opens one that was saved."""
+"""Search for prompts: `dream()` starts a run, and `load_run()` opens a saved run."""
 
 from __future__ import annotations
 
@@ -41,39 +41,42 @@ def dream(
     seeds: Iterable[int] | None = None,
     **settings: Any,
 ) -> Dream | Dreams:
-    """Find prompts that drive a feature while they still read as language, by EPO (Section 2 of the paper).
+    """Search for fluent prompts that drive a feature to high values, with EPO (Section 2 of the paper).
 
-    In a notebook this returns at once: the run goes on in the background, its panel shows it, and whatever reads its
-    results waits for the end. Elsewhere it returns when the run is done.
+    In a notebook, `dream` returns at once: the run continues in the background, a panel shows its progress, and code
+    that reads its results waits for its end. Everywhere else, `dream` returns when the run is done.
 
     Args:
-        feature: an expression, or its text such as ``"blocks.2.mlp.hook_post[-1, 17]"`` or ``"L2.N17"``. A list of
-            several starts a run for each, side by side.
-        model: a TransformerBridge, a Hugging Face id or folder; None is the embedded model.
-        start: initial prompts: a text, ids `[n]` or `[P, n]`, or a list of either; any number, which is repeated or
-            subsampled to the population. None draws random tokens.
-        constraints: from :mod:`dreamy_lens.constraints`.
-        fluency_model: whose cross-entropy counts as fluency; None is the model itself. It must share the tokenizer.
-        config: settings; the default is the paper's Table 1.
-        save_to: a folder to save the run in, every half minute and at the end; several runs have folders of their own
-            in it. Relative paths in the feature are saved as absolute ones, if they exist.
-        progress: whether to show a panel or a bar; None shows a panel in notebooks, a bar in terminals.
-        wait: whether to return at the end only; None waits except in notebooks.
-        seeds: run each feature once with each of these seeds, side by side, in the place of `seed`.
-        **settings: fields of :class:`EPOConfig`, such as `seed=1` or `iterations=100`.
+        feature: Expression, or its text such as ``"blocks.2.mlp.hook_post[-1, 17]"`` or ``"L2.N17"``. A list of
+            features starts one run for each, side by side.
+        model: TransformerBridge, Hugging Face id, or folder of a model; None is the embedded model.
+        start: Initial prompts: a text, token ids `[n]` or `[P, n]` without BOS, or a list of texts or of ids. Their
+            number may differ from the population: they are repeated or subsampled. None draws random tokens.
+        constraints: One constraint or several, from :mod:`dreamy_lens.constraints`.
+        fluency_model: Model whose cross-entropy measures fluency, with the same tokenizer; None is `model`.
+        config: Settings of EPO; None is the paper's Table 1.
+        save_to: Folder to save the run in, every half minute and at the end. Several runs get one folder each inside
+            it. Relative paths in the feature's text are saved as absolute paths, if they exist.
+        progress: Whether to show a panel or a progress bar; None shows a panel in notebooks and a bar in terminals.
+        wait: Whether to return only when the run is done; None waits everywhere but in notebooks.
+        seeds: Seeds to run each feature with, side by side, instead of the setting `seed`.
+        **settings: Fields of :class:`~dreamy_lens.EPOConfig`, such as `seed=1` or `iterations=100`.
 
     Returns:
-        A Dream; or Dreams, a sequence of them, if there is a list of features or `seeds`: feature by feature, and seed
-        by seed within each. Each is the run that it would be alone; prompts of all runs are scored in the same passes.
-        Interrupt (Ctrl-C; in a notebook the panel's Stop, or the stop button while a cell waits) ends a run early and
-        keeps everything found so far; so does an error, whose `run` attribute is the Dream or Dreams.
+        A :class:`Dream`. A list of features or `seeds` gives :class:`Dreams`, a sequence of them: feature by feature,
+        and seed by seed within each feature. Every run has the same history as it would have alone; prompts of all
+        runs are scored in the same forward passes.
+
+        An interrupt ends a run early and keeps everything that it has found: Ctrl-C in a terminal; in a notebook the
+        panel's Stop, or the stop button while a cell waits. An error keeps it too: the attribute `run` of the
+        exception is the :class:`Dream` or :class:`Dreams`.
 
     Raises:
-        FeatureError: the feature does not fit the model; nothing has been searched yet.
-        PromptError: a start is empty, too long, or not made of the model's tokens.
-        ConstraintError: constraints leave nothing to search, or a start breaks one.
-        SettingsError: a setting is outside its range.
-        RunFolderError: `save_to` is there already, or cannot be created.
+        FeatureError: The feature does not fit the model. No search has begun.
+        PromptError: An initial prompt is empty, too long, or not made of the model's tokens.
+        ConstraintError: The constraints exclude every prompt, or an initial prompt violates one.
+        SettingsError: A setting is unknown or outside its range.
+        RunFolderError: `save_to` exists already, or cannot be created.
 
     >>> import dreamy_lens as dl
     >>> run = dl.dream("L2.N17", iterations=2, population=2, children=4, length=6)
@@ -86,14 +89,14 @@ def dream(
     [('blocks.2.mlp.hook_post[-1, 17]', 1), ('logit(" the")', 0)]
     """
     config = EPOConfig.from_settings(config, settings)
-    listed = isinstance(feature, (list, tuple))
+    is_list = isinstance(feature, (list, tuple))
     configs = configs_of_seeds(config, seeds, settings)
-    several = listed or seeds is not None
-    if listed and not feature:
-        raise SettingsError("There is no feature: the list is empty.")
+    several = is_list or seeds is not None
+    if is_list and not feature:
+        raise SettingsError("The list of features is empty; give at least one feature.")
     if save_to is not None and not several:
         saving.check_free(save_to)
-    features = [parse(one) for one in (feature if listed else [feature])]
+    features = [parse(one) for one in (feature if is_list else [feature])]
     hooked = as_hooked(model)
     options: dict[str, Any] = {
         "start": start,
@@ -115,18 +118,23 @@ def dream(
 def load_run(
     path: str | os.PathLike[str], model: Any = None, *, fluency_model: Any = None, feature: Any = None
 ) -> Dream:
-    """Open a saved run. No model is loaded until something needs one.
+    """Open a saved run. Models are loaded only when they are needed.
 
     Args:
-        path: the folder.
-        model: to go on with; None is the one whose name the run was saved with, loaded when it is needed. A name is
-            loaded in the precision that the run was made in, and on the same kind of device if there is one.
-        fluency_model: fluency model to go on with, if the run had one; None is the one of its name.
-        feature: the run's feature, where its text alone does not make it again: because it holds an object (a sparse
-            autoencoder, a model, a function of your own), or because a file of it was moved.
+        path: Folder of the run.
+        model: Model to continue the run with. None loads the model of the saved name when it is needed. A model given
+            by name is loaded in the precision of the saved run, and on the same kind of device if there is one.
+        fluency_model: Fluency model to continue the run with, if the run has one; None loads the one of the saved
+            name.
+        feature: Feature of the run, needed where its text alone cannot rebuild it: because it holds an object (a
+            sparse autoencoder, a model, a function of your own), or because a file that it names was moved.
+
+    Returns:
+        The run, as it was when it was saved: read its results, or continue it with `.resume()`.
 
     Raises:
-        RunFolderError: the folder is missing, damaged, not a run, or of a newer format; or the feature is another one.
+        RunFolderError: The folder is missing or damaged, is not a run or has a newer format, or `feature` is another
+            feature than the run's.
 
     >>> import tempfile, dreamy_lens as dl
     >>> with tempfile.TemporaryDirectory() as folder:

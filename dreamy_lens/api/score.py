@@ -1,4 +1,4 @@
-"""Score given prompts: `score()`."""
+"""Scores of given prompts: `score()`."""
 
 from __future__ import annotations
 
@@ -21,22 +21,24 @@ def score(
     prepend_bos: bool | None = None,
     **options: Any,
 ) -> Scores:
-    """Compute value and cross-entropy of any prompts.
+    """Compute the feature's value and the cross-entropy of given prompts.
 
     Args:
-        feature: an expression or its text.
-        prompts: one text, several texts of any lengths, or token ids `[n]` or `[B, n]` without BOS.
-        model: a bridge, a Hugging Face id or folder; None is the embedded model.
-        fluency_model: the model whose cross-entropy is measured; None is the model itself. It must share the tokenizer.
-        prepend_bos: whether prompts follow a BOS; None is the model's convention.
-        **options: as for :class:`~dreamy_lens.scoring.scorer.Scorer`: `prefix`, `suffix`, `batch_size`,
+        feature: Expression, or its text such as ``"L2.N17"``.
+        prompts: One text, several texts of any lengths, or token ids `[n]` or `[B, n]` without BOS.
+        model: TransformerBridge, Hugging Face id, or folder of a model; None is the embedded model.
+        fluency_model: Model whose cross-entropy is measured, with the same tokenizer; None is `model`.
+        prepend_bos: Whether a BOS token stands before every prompt; None is the model's convention.
+        **options: Other keywords of :class:`~dreamy_lens.scoring.scorer.Scorer`: `prefix`, `suffix`, `batch_size`,
             `share_prefixes`.
 
     Returns:
-        Scores, one per prompt, in the order given.
+        Scores of the prompts, in the given order: `.value`, float32 `[B]`, in the feature's units; `.cross_entropy`,
+        float32 `[B]`, in nats per token (Eq. 1 of the paper); and `.perplexity`, its exponential.
 
     Raises:
-        PromptError: a prompt is empty, too long for the model, or has ids outside its vocabulary.
+        FeatureError: The feature does not fit the model.
+        PromptError: A prompt is empty, too long for the model, or has ids outside its vocabulary.
 
     >>> import dreamy_lens as dl
     >>> scores = dl.score('log_prob(" the")', ["Return a copy of", "pickle pickle"])
@@ -49,8 +51,8 @@ def score(
     rows = as_ids(prompts, scorer.vocabulary)
     value = np.empty(len(rows), dtype=np.float32)
     cross_entropy = np.empty(len(rows), dtype=np.float32)
-    for n in sorted({len(row) for row in rows}):
-        at = [i for i, row in enumerate(rows) if len(row) == n]
-        scores = scorer.score(np.stack([rows[i] for i in at]))
-        value[at], cross_entropy[at] = scores.value, scores.cross_entropy
+    for length in sorted({len(row) for row in rows}):
+        indices = [i for i, row in enumerate(rows) if len(row) == length]
+        scores = scorer.score(np.stack([rows[i] for i in indices]))
+        value[indices], cross_entropy[indices] = scores.value, scores.cross_entropy
     return Scores(value, cross_entropy)

@@ -1,4 +1,4 @@
-"""`dl.sweep`: dream of features x settings x seeds."""
+"""Sweeps over features, settings and seeds: `sweep()`."""
 
 from __future__ import annotations
 
@@ -32,48 +32,51 @@ def sweep(
     progress: bool | None = None,
     **common: Any,
 ) -> Sweep:
-    """Dream of every feature with every setting and every seed, and save each run as it finishes.
+    """Dream of every feature with every setting and every seed, and save each run when it finishes.
 
-    Called again with the same arguments it does what is missing: after an interrupt, a crash, or with more seeds. Each
-    run is the one that :func:`dreamy_lens.dream` finds with its seed. With Ray they are shared out to workers, each of
-    which loads the model once; a run whose worker dies is tried again, three times in all. A run that fails is
-    reported in `failed`, and the others go on.
+    A second call with the same arguments does only what is missing, for example after an interrupt or a crash, or
+    when you add seeds. Each run has the same history as :func:`dreamy_lens.dream` with its seed. With Ray, the runs are
+    distributed over workers, and each worker loads the model once. If a worker dies, its run is tried again, three
+    times in all. If a run fails, `failed` reports it, and the other runs continue.
 
     Args:
-        features: Expressions or their texts, or one of them.
-        model: None (the embedded model), a Hugging Face id or folder, which every worker loads by itself; or a bridge,
-            which is sent to the workers.
-        out: Folder, which all workers see by the same path, or a URL that fsspec has a driver for, such as
+        features: One feature or several: expressions or their texts.
+        model: Hugging Face id or folder of a model, which every worker loads; or a TransformerBridge, which is sent to
+            the workers. None is the embedded model.
+        out: Folder that all workers see by the same path, or a URL for which fsspec has a driver, such as
             `s3://bucket/sweep`.
-        seeds: Seeds of each feature and variant; None is the seed of `config`.
-        settings: Dictionaries of EPO's settings, and of `start` and `constraints`, one for each variant to try.
-        start: Initial prompts of all runs, as for :func:`dreamy_lens.dream`.
+        seeds: Seeds to run each feature and setting with; None is the seed of `config`.
+        settings: Variants to try: one dictionary for each, with fields of :class:`~dreamy_lens.EPOConfig`, `start` or
+            `constraints`.
+        start: Initial prompts of all runs, in any form that :func:`dreamy_lens.dream` takes.
         constraints: Constraints of all runs.
-        fluency_model: Model whose cross-entropy counts as fluency; None is `model`.
-        config: EPO's settings of all runs.
+        fluency_model: Model whose cross-entropy measures fluency, with the same tokenizer; None is `model`.
+        config: Settings of EPO for all runs; None is the paper's Table 1.
         dtype: Precision of a model that is given by name, such as "bfloat16"; None is float32.
-        together: How many runs with the same settings are scored in the same passes, which is faster on a GPU and
-            changes the last digits only.
-        ray: True to share the runs out to a Ray cluster: the one this process is connected to or `RAY_ADDRESS` names,
-            or else one that starts on this machine and ends with the sweep. A text is the address of a cluster to join;
-            a :class:`~dreamy_lens.cluster.RayConfig` says how many workers there are, and what each gets.
-        progress: Whether to show a progress bar; None shows one in terminals and notebooks.
+        together: Number of runs with the same settings that are scored in the same forward passes. More is faster on a
+            GPU, and changes only the last digits.
+        ray: True distributes the runs over a Ray cluster: the one that this process is connected to or that
+            `RAY_ADDRESS` names, or else a cluster that starts on this machine and ends with the sweep. A text is the
+            address of a cluster to join; a :class:`~dreamy_lens.cluster.RayConfig` also sets the number of workers and
+            the resources of each.
+        progress: Whether to show a progress bar; None shows it in terminals and notebooks.
         **common: Fields of :class:`~dreamy_lens.EPOConfig` for all runs, such as `iterations=100`.
 
     Returns:
-        A Sweep. An interrupt ends it early, without an exception, and keeps every finished run.
+        A :class:`~dreamy_lens.sweeps.Sweep`. An interrupt ends it early, raises no exception, and keeps every finished
+        run.
 
     Raises:
-        FeatureError: A feature does not fit the model; nothing has been searched yet.
+        FeatureError: A feature does not fit the model. No search has begun.
         SettingsError: A setting is unknown or outside its range.
-        RunFolderError: `out` holds another sweep, or something else, or cannot be written.
-        ClusterError: Ray is not installed or cannot be reached, or workers do not get ready.
+        RunFolderError: `out` holds another sweep or something else, or cannot be written.
+        ClusterError: Ray is not installed or cannot be reached, or the workers do not become ready.
 
     >>> import tempfile, dreamy_lens as dl
     >>> small = dict(iterations=2, population=2, children=4, progress=False)
     >>> folder = tempfile.TemporaryDirectory()
     >>> lengths = [{"length": 4}, {"length": 6}]
-    >>> runs = sweep(["L2.N17", "L3.N5"], seeds=[0, 1], settings=lengths, out=folder.name, **small)
+    >>> runs = dl.sweep(["L2.N17", "L3.N5"], seeds=[0, 1], settings=lengths, out=folder.name, **small)
     >>> runs
     Sweep(8 of 8 runs: 2 features x 2 settings x 2 seeds on embedded, in ...)
     >>> runs.merged("L2.N17", length=6)

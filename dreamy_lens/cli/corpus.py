@@ -1,4 +1,4 @@
-"""The commands about corpora: `dreamy-lens scan`, `compare` and `card`."""
+"""Commands for corpora: `dreamy-lens scan`, `compare` and `card`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dreamy_lens.cli.options import (
     add_page,
     add_quiet,
     add_ray,
-    load_model,
+    load_selected_model,
     model_keywords,
     progress_of,
     ray_keywords,
@@ -21,10 +21,10 @@ from dreamy_lens.cli.options import (
 )
 
 SHOWN = 5
-"""Windows printed for each feature."""
+"""Number of windows that are printed for each feature."""
 
 LISTED = 12
-"""Features whose windows are printed."""
+"""Largest number of features whose windows are printed."""
 
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 _WINDOWS = ("length", "stride", "tokens", "seed", "cross_entropy", "prepend_bos")
@@ -32,33 +32,49 @@ _WINDOWS = ("length", "stride", "tokens", "seed", "cross_entropy", "prepend_bos"
 
 def add_scan(commands: Commands) -> None:
     """Add the command `scan`."""
-    help = "find the texts of a corpus that drive features highest"
+    help = "find the windows of a corpus that drive features to their highest values"
     parser = commands.add("scan", _scan, help, features=True)
-    every = "what to look for; L2.N* is every neuron of a layer, L*.N3 that of every layer, L*.N* every neuron there is"
-    parser.add_argument("feature", metavar="FEATURE", nargs="+", help=every)
+    features = "features to scan for; L2.N* is all neurons of layer 2, L*.N3 neuron 3 of all layers, L*.N* all neurons"
+    parser.add_argument("feature", metavar="FEATURE", nargs="+", help=features)
     add_model(parser)
     _add_corpus(parser)
-    folder = "write the results there; a scan that was stopped goes on from there"
+    folder = "folder for the results; if it holds an unfinished scan, that continues"
     parser.add_argument("--out", metavar="DIR", help=folder)
-    parser.add_argument("-k", type=int, default=64, metavar="N", help="strongest windows kept of each (default 64)")
+    parser.add_argument(
+        "-k",
+        type=int,
+        default=64,
+        metavar="N",
+        help="number of strongest windows to keep for each feature (default 64)",
+    )
     _add_windows(parser)
-    parser.add_argument("--batch-size", type=int, metavar="N", help="windows in one pass through the model")
-    add_page(parser, "write a self-contained page; for a single feature")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="windows in one pass through the model; default: chosen automatically",
+    )
+    add_page(parser, "write a self-contained page; only for a single feature")
     add_quiet(parser)
     add_ray(parser)
 
 
 def _scan(options: argparse.Namespace) -> None:
-    more: dict[str, Any] = {"k": options.k, "batch_size": options.batch_size, "out": options.out}
-    more |= ray_keywords(options) | model_keywords(options)
+    keywords: dict[str, Any] = {"k": options.k, "batch_size": options.batch_size, "out": options.out}
+    keywords |= ray_keywords(options) | model_keywords(options)
     if options.html:
-        model = load_model(options)
-        more |= {"model": model, "dtype": None} if options.ray is None else {}  # so that it is loaded only once
+        model = load_selected_model(options)
+        keywords |= {"model": model, "dtype": None} if options.ray is None else {}  # loads the model only once
         count = _count_features(options.feature, model)
         if count != 1:
-            options.misused(f"--html is the page of a single feature, and here are {count:,}")
+            options.misused(
+                f"--html writes the page of a single feature, and there are {count:,} features; leave out --html, or "
+                "name one feature"
+            )
     corpus, progress = _open_corpus(options), progress_of(options)
-    examples = dl.max_activating(options.feature, corpus=corpus, progress=progress, **_windows(options), **more)
+    examples = dl.max_activating(
+        options.feature, corpus=corpus, progress=progress, **_window_keywords(options), **keywords
+    )
     print(examples)
     _print_windows(examples)
     if examples.folder is not None:
@@ -68,24 +84,28 @@ def _scan(options: argparse.Namespace) -> None:
 
 
 def _print_windows(examples: Any) -> None:
-    """Print each feature's strongest windows; of many features, those whose strongest window stands out most."""
+    """Print the strongest windows of each feature.
+
+    Of many features, print those whose strongest window is the most standard deviations above the mean.
+    """
     notes: dict[int, str] = dict.fromkeys(range(len(examples)), "")
     if len(notes) > LISTED:
         frame = examples.to_pandas()
-        above = (frame["maximum"] - frame["mean"]) / frame["deviation"].where(frame["deviation"] > 0)
-        notes = {int(i): f"  ({x:.3g} deviations)" for i, x in above.nlargest(LISTED).items()}  # pyright: ignore
+        score = (frame["maximum"] - frame["mean"]) / frame["deviation"].where(frame["deviation"] > 0)
+        notes = {int(i): f"  ({x:.3g} deviations)" for i, x in score.nlargest(LISTED).items()}  # pyright: ignore
         print(f"\nThe {len(notes)} features whose strongest window is the most deviations above their mean:")
     for i, note in notes.items():
         feature = examples.of(i)
         print(f"\n{feature.label}{note}")
         for window in feature.top[:SHOWN]:
-            cost = "" if window.cross_entropy is None else f"cross-entropy {window.cross_entropy:5.2f}  "
-            print(f"{window.value:10.4g}  {cost}{window.text!r}")
+            fluency = "" if window.cross_entropy is None else f"cross-entropy {window.cross_entropy:5.2f}  "
+            print(f"{window.value:10.4g}  {fluency}{window.text!r}")
     if len(notes) < len(examples):
         print(f"\nand {len(examples) - len(notes):,} more features")
 
 
 def _count_features(expressions: list[str], model: Any) -> int:
+    """Return the number of features that the expressions stand for."""
     from dreamy_lens.features import families
     from dreamy_lens.scoring.feature_bank import make_banks
 
@@ -94,13 +114,15 @@ def _count_features(expressions: list[str], model: Any) -> int:
 
 def add_compare(commands: Commands) -> None:
     """Add the command `compare`."""
-    parser = commands.add("compare", _compare, "hold saved runs against the texts of a corpus")
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of saved runs of one feature")
-    parser.add_argument("examples", metavar="EXAMPLES", help="the folder that `dreamy-lens scan --out` wrote")
-    limit = "compare what is at most this many nats per token; may be repeated"
+    parser = commands.add("compare", _compare, "compare saved runs with the windows of a corpus")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", help="folder of a saved run; several runs must be of the same feature"
+    )
+    parser.add_argument("examples", metavar="EXAMPLES", help="folder that `dreamy-lens scan --out` wrote")
+    limit = "compare dreams and windows of at most this cross-entropy, in nats per token; may be repeated"
     parser.add_argument("--limit", type=float, action="append", metavar="X", help=limit)
-    whole = "search all of this corpus for the dreams' text, not only the windows that were kept"
-    parser.add_argument("--corpus", metavar="SOURCE", help=whole)
+    corpus = "search this whole corpus for the text of the dreams, not only the kept windows"
+    parser.add_argument("--corpus", metavar="SOURCE", help=corpus)
     add_page(parser)
 
 
@@ -119,71 +141,82 @@ def _compare(options: argparse.Namespace) -> None:
 
 def add_card(commands: Commands) -> None:
     """Add the command `card`."""
-    help = "write everything there is to see about a feature on one page"
+    help = "write one page about a feature: dreams, corpus windows, attribution and logit effect"
     parser = commands.add("card", _card, help, features=True)
-    parser.add_argument("feature", metavar="FEATURE", help="see below")
+    parser.add_argument("feature", metavar="FEATURE", help="feature of the page; see below")
     add_model(parser)
     _add_corpus(parser)
     _add_windows(parser)
-    parser.add_argument("--run", metavar="DIR", dest="run_folder", help="a saved run to show; default: dream now")
-    parser.add_argument("--examples", metavar="DIR", help="examples to show; default: scan the corpus now")
-    parser.add_argument("--iterations", type=int, metavar="N", help="of the dream (default 300)")
-    add_page(parser, "the page to write", required=True)
-    add_quiet(parser, "no progress bars")
+    parser.add_argument(
+        "--run", metavar="DIR", dest="run_folder", help="folder of a saved run to show; default: make a new run"
+    )
+    parser.add_argument("--examples", metavar="DIR", help="folder of examples to show; default: scan the corpus")
+    parser.add_argument("--iterations", type=int, metavar="N", help="iterations of the new run (default 300)")
+    add_page(parser, "file to write the page to", required=True)
+    add_quiet(parser, "show no progress bars")
 
 
 def _card(options: argparse.Namespace) -> None:
-    model, windows = load_model(options), _windows(options)
+    model, windows = load_selected_model(options), _window_keywords(options)
     dream: dict[str, Any] = {name: windows.pop(name) for name in ("length", "prepend_bos")} | {"seed": options.seed}
     dream |= {} if options.iterations is None else {"iterations": options.iterations}
-    more: dict[str, Any] = {"run": options.run_folder, "examples": options.examples}
-    more |= dream if options.run_folder is None else {}
-    more |= {"scan": windows} if options.examples is None else {}
+    keywords: dict[str, Any] = {"run": options.run_folder, "examples": options.examples}
+    keywords |= dream if options.run_folder is None else {}
+    keywords |= {"scan": windows} if options.examples is None else {}
     corpus = _open_corpus(options) if options.examples is None else None
-    write_page(dl.card(options.feature, model, corpus, progress=progress_of(options), **more), options)
+    write_page(dl.card(options.feature, model, corpus, progress=progress_of(options), **keywords), options)
 
 
 # Options.
 
 
 def _add_corpus(parser: argparse.ArgumentParser) -> None:
-    what = "a file, a folder, a pattern, a URL, or a data set's id; default: the documentation of installed packages"
-    parser.add_argument("--corpus", metavar="SOURCE", help=what)
-    parser.add_argument("--text-field", metavar="NAME", help="the field or column that holds the text")
-    parser.add_argument("--separator", metavar="TEXT", help="what stands between the documents of a text file")
-    parser.add_argument("--split", metavar="NAME", help="of a data set, or of the documentation")
+    """Add the options that choose a corpus."""
+    source = "file, folder, pattern, URL, or id of a data set; default: the documentation of installed packages"
+    parser.add_argument("--corpus", metavar="SOURCE", help=source)
+    parser.add_argument("--text-field", metavar="NAME", help="field or column that holds the text")
+    parser.add_argument("--separator", metavar="TEXT", help="text between the documents of a text file")
+    parser.add_argument("--split", metavar="NAME", help="split of a data set, or of the documentation")
 
 
 def _open_corpus(options: argparse.Namespace) -> Any:
+    """Open the corpus that the options of :func:`_add_corpus` choose."""
     names = {"text_field": options.text_field, "separator": options.separator, "split": options.split}
-    given = {name: value for name, value in names.items() if value is not None}
-    if "separator" in given:
-        given["separator"] = given["separator"].encode("latin-1", "backslashreplace").decode("unicode_escape")
-    return dl.corpus.open(options.corpus, **given)
+    keywords = {name: value for name, value in names.items() if value is not None}
+    if "separator" in keywords:
+        keywords["separator"] = keywords["separator"].encode("latin-1", "backslashreplace").decode("unicode_escape")
+    return dl.corpus.open(options.corpus, **keywords)
 
 
 def _add_windows(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose the windows of a scan."""
     parser.add_argument("--length", type=int, default=12, metavar="N", help="tokens of a window (default 12)")
-    parser.add_argument("--stride", type=int, metavar="N", help="tokens from one to the next (default: their length)")
-    random = "scan a random part of the corpus: windows of so many tokens in all, as in 500k or 100M"
-    parser.add_argument("--tokens", type=parse_count, metavar="N", help=random)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default 0)")
-    skip = "do not measure it for every window, which saves the layers behind the features'"
-    parser.add_argument("--no-cross-entropy", dest="cross_entropy", action="store_false", help=skip)
+    parser.add_argument(
+        "--stride", type=int, metavar="N", help="tokens from one window to the next (default: the length)"
+    )
+    tokens = "scan a random part of the corpus, of this many tokens in all, as in 500k or 100M; default: all of it"
+    parser.add_argument("--tokens", type=parse_count, metavar="N", help=tokens)
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of everything that is drawn at random (default 0)"
+    )
+    no_cross_entropy = (
+        "do not measure the cross-entropy of every window; then layers deeper than the features' do not run"
+    )
+    parser.add_argument("--no-cross-entropy", dest="cross_entropy", action="store_false", help=no_cross_entropy)
 
 
-def _windows(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of :func:`_add_windows`, and whether a BOS stands before a window, as keywords."""
+def _window_keywords(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of :func:`_add_windows` and `prepend_bos` as keywords."""
     return {name: getattr(options, name) for name in _WINDOWS}
 
 
 def parse_count(text: str) -> int:
-    """Return a count as people write it.
+    """Return the number of a text such as "500k".
 
     >>> parse_count("500k"), parse_count("1.5M"), parse_count("2000")
     (500000, 1500000, 2000)
     """
     match = re.fullmatch(r"(\d+(?:[.,_]\d+)*)\s*([kKmMgGbB]?)", text.strip())
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count; write 500000, 500k or 1.5M")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count; write for example 500000, 500k or 1.5M")
     return int(float(match[1].replace("_", "").replace(",", "")) * _SIZES[match[2].lower()])

@@ -1,4 +1,4 @@
-"""The commands about runs: `dreamy-lens dream` and `show`."""
+"""Commands for runs: `dreamy-lens dream` and `show`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dreamy_lens.cli.options import (
     add_start,
     flag_of,
     given_settings,
-    load_model,
+    load_selected_model,
     progress_of,
     write_page,
 )
@@ -25,17 +25,22 @@ def add_dream(commands: Commands) -> None:
     """Add the command `dream`."""
     help = "search for prompts that drive a feature, and print the frontier"
     parser = commands.add("dream", _dream, help, features=True)
-    parser.add_argument("feature", metavar="FEATURE", nargs="?", help="what to drive; see below")
+    parser.add_argument("feature", metavar="FEATURE", nargs="?", help="feature to drive; see below")
     add_model(parser)
     parser.add_argument("--out", metavar="DIR", help="save the run in this folder, every half minute and at the end")
-    more = "go on with a saved run; --iterations is then how many more"
-    parser.add_argument("--resume", metavar="DIR", help=more)
+    resume = "continue the saved run in this folder; --iterations is then the number of further iterations"
+    parser.add_argument("--resume", metavar="DIR", help=resume)
     add_page(parser)
     add_settings(parser)
     add_start(parser)
-    parser.add_argument("--forbid", metavar="TEXT", action="append", help="text that may not occur, in any case")
+    parser.add_argument(
+        "--forbid",
+        metavar="TEXT",
+        action="append",
+        help="text that must not occur, in upper or lower case; may be repeated",
+    )
     parser.add_argument("--round-trip", action="store_true", help="only prompts whose text encodes to the same tokens")
-    parser.add_argument("--printable", action="store_true", help="only tokens that print")
+    parser.add_argument("--printable", action="store_true", help="only tokens of printable characters")
     template = "fixed text around the prompt, as in 'User: {dream} Assistant:'"
     parser.add_argument("--template", metavar="TEXT", help=template)
     add_quiet(parser)
@@ -51,7 +56,7 @@ def _dream(options: argparse.Namespace) -> None:
             options.misused("name a feature, as in `dreamy-lens dream L2.N17`")
         run = dl.dream(
             options.feature,
-            load_model(options),
+            load_selected_model(options),
             start=options.start,
             constraints=_constraints(options),
             fluency_model=options.fluency_model,
@@ -72,35 +77,35 @@ def _constraints(options: argparse.Namespace) -> list[Any]:
 
 
 def _saved_run(options: argparse.Namespace) -> Any:
-    """Open the run to go on with; options that would change it are wrong usage."""
+    """Open the run to continue; options that would change its settings are wrong usage."""
     changes = given_settings(options)
     changes.pop("iterations", None)
     bos = changes.pop("prepend_bos", None)
-    others = ("start", "forbid", "round_trip", "printable", "template", "fluency_model")
-    extra = ["the feature"] * (options.feature is not None)
-    extra += [flag_of(name) for name in changes]
-    extra += [flag_of(name) for name in others if getattr(options, name) not in (None, False)]
-    extra += ["--bos" if bos else "--no-bos"] * (bos is not None)
-    if extra:
-        options.misused(f"--resume goes on with the run's own settings; leave out {', '.join(extra)}")
+    run_options = ("start", "forbid", "round_trip", "printable", "template", "fluency_model")
+    unusable = ["the feature"] * (options.feature is not None)
+    unusable += [flag_of(name) for name in changes]
+    unusable += [flag_of(name) for name in run_options if getattr(options, name) not in (None, False)]
+    unusable += ["--bos" if bos else "--no-bos"] * (bos is not None)
+    if unusable:
+        options.misused(f"--resume goes on with the run's own settings; leave out {', '.join(unusable)}")
     run = dl.load_run(options.resume)
     if options.model or options.device or options.dtype:
-        # Model, device and dtype that no option names are those that the run was made with.
+        # Options that are not given keep the model, device and dtype of the saved run.
         device, dtype = run.made_in
         options.model = options.model or run.provenance.model
         options.device, options.dtype = options.device or device, options.dtype or dtype
-        run = dl.load_run(options.resume, load_model(options))
+        run = dl.load_run(options.resume, load_selected_model(options))
     return run
 
 
 def add_show(commands: Commands) -> None:
     """Add the command `show`."""
-    parser = commands.add("show", _show, "print a saved run")
-    parser.add_argument("path", metavar="RUN", help="the run's folder")
-    best = "only the best prompt under this limit"
-    parser.add_argument("--max-cross-entropy", type=float, metavar="X", help=best)
+    parser = commands.add("show", _show, "print the frontier of a saved run")
+    parser.add_argument("path", metavar="RUN", help="folder of the run")
+    limit = "print only the best prompt with at most this cross-entropy, in nats per token"
+    parser.add_argument("--max-cross-entropy", type=float, metavar="X", help=limit)
     add_page(parser, "write a self-contained page; this loads the model")
-    parser.add_argument("--csv", metavar="FILE", help="write the frontier as a table")
+    parser.add_argument("--csv", metavar="FILE", help="write the frontier as a CSV table")
 
 
 def _show(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `dreamy-lens dream`, `attribute`, `scan`, `compare`, `card`, `sweep`, `hooks`, `show`, `doctor`."""
+"""Command `dreamy-lens`, with the commands `dream`, `attribute`, `scan`, `compare`, `card`, `sweep` and others."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: words of the command line; None is those of the process.
+        arguments: Words of the command line; None is those of the process.
 
     Returns:
-        The exit status: 0; 1 with a sentence on stderr; 2 for wrong usage, which argparse raises as SystemExit; 130
-        after an interrupt outside a search. What a search found before it failed is on stderr.
+        Exit status: 0 for success; 1 for an error, with a sentence on stderr; 2 for wrong usage, which argparse raises
+        as SystemExit; 130 after an interrupt outside a search. If a search fails, its frontier so far is on stderr.
     """
     parser = make_parser()
     options = parser.parse_args(arguments)
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = options.run(options) or 0
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # `dreamy-lens hooks | head`: what is still to be flushed goes nowhere either
+    except BrokenPipeError:  # as in `dreamy-lens hooks | head`: a later flush must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -51,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="dreamy-lens",
-        description="Find the prompts that drive a feature of a language model while they read as language.",
+        description="Find fluent prompts that drive a feature of a language model to high values.",
     )
     parser.add_argument("--version", action="version", version=f"dreamy-lens {dl.__version__}")
     parser.set_defaults(run=None)
@@ -69,7 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _print_frontier_of(error: Exception) -> None:
-    """Print what the run of an error had found when it failed."""
+    """Print the frontier that a run had reached before it failed."""
     run = getattr(error, "run", None)
     if run is not None and len(run.history):
         print(f"Found before that:\n{run.frontier}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The commands that look into a model: `dreamy-lens attribute`, `hooks` and `doctor`."""
+"""Commands for models and features: `dreamy-lens attribute`, `hooks` and `doctor`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 
 import dreamy_lens as dl
-from dreamy_lens.cli.options import Commands, add_model, add_page, load_model
+from dreamy_lens.cli.options import Commands, add_model, add_page, load_selected_model
 from dreamy_lens.errors import DreamyLensError
 
 
@@ -14,16 +14,16 @@ def add_attribute(commands: Commands) -> None:
     """Add the command `attribute`."""
     help = "show which tokens of a prompt carry a feature"
     parser = commands.add("attribute", _attribute, help, features=True)
-    parser.add_argument("feature", metavar="FEATURE")
-    parser.add_argument("prompt", metavar="PROMPT", help="the text")
+    parser.add_argument("feature", metavar="FEATURE", help="feature to attribute; see below")
+    parser.add_argument("prompt", metavar="PROMPT", help="text of the prompt")
     add_model(parser)
-    substitutes = "substitutes tried at each position (default 32)"
+    substitutes = "number of substitutes to try at each position (default 32)"
     parser.add_argument("-k", type=int, default=32, metavar="N", help=substitutes)
-    add_page(parser, "write the coloured strip to a file")
+    add_page(parser, "write the coloured tokens as a self-contained page")
 
 
 def _attribute(options: argparse.Namespace) -> None:
-    model = load_model(options)
+    model = load_selected_model(options)
     attribution = dl.attribution(options.feature, options.prompt, model, options.k, prepend_bos=options.prepend_bos)
     print(attribution)
     if options.html:
@@ -34,7 +34,7 @@ def _attribute(options: argparse.Namespace) -> None:
 def add_hooks(commands: Commands) -> None:
     """Add the command `hooks`."""
     parser = commands.add("hooks", _hooks, "list a model's hook points with their shapes")
-    words = "words that the name must have; or a pattern, as in '*hook_post'"
+    words = "words that the name must contain; or a pattern, as in '*hook_post'"
     parser.add_argument("pattern", nargs="*", metavar="WORD", help=words)
     add_model(parser, bos=False)
 
@@ -43,12 +43,15 @@ def _hooks(options: argparse.Namespace) -> int:
     from dreamy_lens.models.hook_points import hook_points
     from dreamy_lens.models.hooked_model import nearest
 
-    model = load_model(options)
+    model = load_selected_model(options)
     pattern = " ".join(options.pattern)
     points = hook_points(model, pattern)
     if not points:
-        near = ", ".join(nearest(pattern, model.hook_names()))
-        print(f"dreamy-lens: no hook point of {model.name} matches {pattern!r}; nearest: {near}.", file=sys.stderr)
+        nearest_names = ", ".join(nearest(pattern, model.hook_names()))
+        print(
+            f"dreamy-lens: no hook point of {model.name} matches {pattern!r}; nearest: {nearest_names}.",
+            file=sys.stderr,
+        )
         return 1
     width = max(len(point.name) for point in points)
     for point in points:
@@ -59,9 +62,9 @@ def _hooks(options: argparse.Namespace) -> int:
 
 def add_doctor(commands: Commands) -> None:
     """Add the command `doctor`."""
-    help = "check a model and a feature, and say what is wrong"
+    help = "check a model and a feature, and report problems"
     parser = commands.add("doctor", _doctor, help, features=True)
-    feature = "see below; without one, the model alone is checked"
+    feature = "feature to check, see below; without it, only the model is checked"
     parser.add_argument("feature", metavar="FEATURE", nargs="?", help=feature)
     add_model(parser)
 
@@ -71,7 +74,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
     failed = False
     try:
-        model = load_model(options)
+        model = load_selected_model(options)
     except DreamyLensError as error:
         print(Finding(False, "the model loads", str(error)))
         return 1

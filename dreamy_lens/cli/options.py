@@ -1,4 +1,4 @@
-"""Options that several commands share: the model, the search's settings, Ray."""
+"""Options that several commands share: the model, the settings of the search, Ray."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from dreamy_lens.search.settings import SettingField, settings_of
 
 FEATURES = """features:
   L2.N17                                             an MLP neuron, after its nonlinearity, at the last token
-  blocks.2.mlp.hook_pre[-1, 17]                      the same before it; `dreamy-lens hooks` lists hook points
-  blocks.2.mlp.hook_post[..., 17].max()              anywhere in the prompt
+  blocks.2.mlp.hook_pre[-1, 17]                      before the nonlinearity; `dreamy-lens hooks` lists hook points
+  blocks.2.mlp.hook_post[..., 17].max()              the neuron's maximum over all tokens
   blocks.4.hook_resid_post[-1].standardised() @ "v.safetensors"
   blocks.3.attn.hook_pattern[0, -1, 2]               head 0's attention from the last token to the third
   'logit(" the") - logit.runner_up(" the")'          a prediction, as in Eq. 3
   'sae_latent("folder", 123, pre_activation=true)'   a latent of a sparse autoencoder
 """
-"""What every command that takes a feature says about how to write one."""
+"""Help on the syntax of features, for every command that takes a feature."""
 
 
 class Commands:
-    """The commands of a parser.
+    """Commands of a parser.
 
     Args:
-        parser: parser that gets them.
+        parser: Parser that gets the commands.
     """
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
@@ -41,14 +41,17 @@ class Commands:
         """Add a command, and return its parser.
 
         Args:
-            name: word that calls the command.
-            run: function that carries out the command; it returns the exit status, and None is 0.
-            help: what the command does, in the imperative.
-            features: whether the command takes a feature, so that its help ends with how to write one.
+            name: Name of the command.
+            run: Function that carries out the command and returns the exit status; None is 0.
+            help: Description of the command, in the imperative.
+            features: Whether the command takes a feature; then its help ends with the syntax of features.
+
+        Returns:
+            Parser of the command.
         """
-        more: dict[str, Any] = {"epilog": FEATURES, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        syntax_help: dict[str, Any] = {"epilog": FEATURES, "formatter_class": argparse.RawDescriptionHelpFormatter}
         description = f"{help[0].upper()}{help[1:]}."
-        parser = self._parsers.add_parser(name, help=help, description=description, **(more if features else {}))
+        parser = self._parsers.add_parser(name, help=help, description=description, **(syntax_help if features else {}))
         parser.set_defaults(run=run, misused=parser.error)
         return parser
 
@@ -60,31 +63,33 @@ def add_model(parser: argparse.ArgumentParser, bos: bool = True) -> None:
     """Add the options that choose a model.
 
     Args:
-        parser: parser that gets them.
-        bos: whether the command has prompts, before which a BOS may stand.
+        parser: Parser that gets the options.
+        bos: Whether to add the options `--bos` and `--no-bos`.
     """
     parser.add_argument(
-        "--model", metavar="MODEL", help="a Hugging Face id or a local folder; default: the embedded one"
+        "--model", metavar="MODEL", help="Hugging Face id or local folder of a model; default: the embedded model"
     )
-    parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ...; default: the first GPU if any")
+    parser.add_argument(
+        "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ...; default: the first GPU, or else cpu"
+    )
     parser.add_argument("--dtype", metavar="DTYPE", help="float32 (default), bfloat16 or float16")
     if bos:
         group = parser.add_mutually_exclusive_group()
-        yes, no = "put a BOS before the prompt", "put none; default: the model's convention"
+        yes, no = "put a BOS before the prompt", "put no BOS before the prompt; default: the model's convention"
         group.add_argument("--bos", dest="prepend_bos", action="store_true", default=None, help=yes)
         group.add_argument("--no-bos", dest="prepend_bos", action="store_false", help=no)
 
 
-def load_model(options: argparse.Namespace) -> Any:
+def load_selected_model(options: argparse.Namespace) -> Any:
     """Load the model that the options of :func:`add_model` choose."""
     return as_hooked(options.model, device=options.device, dtype=options.dtype)
 
 
 def model_keywords(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the model as keywords of a function that may load it on workers.
+    """Return the keywords `model` and `dtype` of a function that may load the model on workers.
 
-    That is the model's name, since a model in memory would be sent to the workers; or the loaded model, if the options
-    name a device.
+    The model is given by name, since a model in memory would be sent to the workers; only if the options name a device
+    is it loaded here.
     """
     if options.device is not None:
         return {"model": dl.load_model(options.model, device=options.device, dtype=options.dtype)}
@@ -98,8 +103,8 @@ def add_settings(parser: argparse.ArgumentParser, without: tuple[str, ...] = ())
     """Add an option for every setting of :class:`dreamy_lens.EPOConfig`.
 
     Args:
-        parser: parser that gets the options of :func:`add_model` too, which has `--bos` for `prepend_bos`.
-        without: settings that the command has no option for.
+        parser: Parser that gets the options. The setting `prepend_bos` has the options of :func:`add_model` instead.
+        without: Names of settings that get no option.
     """
     for setting in settings_of(dl.EPOConfig):
         if setting.name not in ("prepend_bos", *without):
@@ -108,31 +113,33 @@ def add_settings(parser: argparse.ArgumentParser, without: tuple[str, ...] = ())
 
 def _add_setting(parser: argparse.ArgumentParser, setting: SettingField) -> None:
     help = setting.help
-    rest: dict[str, Any]
+    keywords: dict[str, Any]
     if setting.type is not bool:
-        rest = {"type": setting.type, "metavar": "N" if setting.type is int else "X"}
+        keywords = {"type": setting.type, "metavar": "N" if setting.type is int else "X"}
     elif setting.default is False:
-        rest = {"action": "store_true"}
+        keywords = {"action": "store_true"}
     else:
-        rest = {"action": argparse.BooleanOptionalAction}
+        keywords = {"action": argparse.BooleanOptionalAction}
     if setting.default is None:
         help += f" (leave it out {setting.when_none})"
     elif setting.type is not bool:
         help += f" (default: {setting.default:g})"
     help = help.replace("λ", "lambda").replace("%", "%%")  # not every terminal can print a λ
-    parser.add_argument(flag_of(setting.name), default=None, help=help, **rest)
+    parser.add_argument(flag_of(setting.name), default=None, help=help, **keywords)
 
 
 def given_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings that the options of :func:`add_settings` and :func:`add_model` change."""
+    """Return the settings that were given as options of :func:`add_settings` and :func:`add_model`."""
     values = {setting.name: getattr(options, setting.name, None) for setting in settings_of(dl.EPOConfig)}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def add_start(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where a search starts and which model measures fluency."""
-    parser.add_argument("--start", metavar="TEXT", action="append", help="start from this text; may be repeated")
-    parser.add_argument("--fluency-model", metavar="MODEL", help="whose cross-entropy counts as fluency")
+    """Add the options for the initial prompts of a search and for the model that measures fluency."""
+    parser.add_argument("--start", metavar="TEXT", action="append", help="initial prompt; may be repeated")
+    parser.add_argument(
+        "--fluency-model", metavar="MODEL", help="model whose cross-entropy measures fluency; default: the model itself"
+    )
 
 
 # Ray.
@@ -140,7 +147,13 @@ def add_start(parser: argparse.ArgumentParser) -> None:
 
 def add_ray(parser: argparse.ArgumentParser) -> None:
     """Add `--ray`, and an option for every other field of :class:`~dreamy_lens.cluster.ray_cluster.RayConfig`."""
-    parser.add_argument("--ray", metavar="ADDRESS", nargs="?", const=True, help="on Ray: here, or on this cluster")
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        nargs="?",
+        const=True,
+        help="run on the Ray cluster at ADDRESS; without ADDRESS, on the cluster that RAY_ADDRESS names, or a new one",
+    )
     for field in _worker_fields():
         kind, help = field.metadata["type"], field.metadata["help"]
         default = "" if field.default is None else f" (default {field.default:g})"
@@ -151,48 +164,48 @@ def add_ray(parser: argparse.ArgumentParser) -> None:
 def ray_keywords(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options of :func:`add_ray` as the keyword `ray`."""
     names = [field.name for field in _worker_fields()]
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    worker_options = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.ray is None:
-        if given:
-            flags = " and ".join(map(flag_of, given))
-            options.misused(f"{flags} {'is' if len(given) == 1 else 'are'} for workers on Ray: add --ray")
+        if worker_options:
+            flags = " and ".join(map(flag_of, worker_options))
+            options.misused(f"{flags} {'is' if len(worker_options) == 1 else 'are'} for workers on Ray; add --ray")
         return {"ray": None}
-    return {"ray": RayConfig(address=options.ray if isinstance(options.ray, str) else None, **given)}
+    return {"ray": RayConfig(address=options.ray if isinstance(options.ray, str) else None, **worker_options)}
 
 
 def _worker_fields() -> list[Field[Any]]:
-    return [field for field in fields(RayConfig) if field.name != "address"]  # which is what --ray takes
+    return [field for field in fields(RayConfig) if field.name != "address"]  # --ray takes the address
 
 
 # Every command.
 
 
-def add_quiet(parser: argparse.ArgumentParser, help: str = "no progress bar") -> None:
-    """Add the option that shows no progress."""
+def add_quiet(parser: argparse.ArgumentParser, help: str = "show no progress bar") -> None:
+    """Add the option `--quiet`, which hides progress bars."""
     parser.add_argument("--quiet", action="store_true", help=help)
 
 
 def progress_of(options: argparse.Namespace) -> bool | None:
-    """Return the keyword `progress` that the option of :func:`add_quiet` stands for."""
+    """Return the keyword `progress` for the option of :func:`add_quiet`."""
     return False if options.quiet else None
 
 
 def add_page(
     parser: argparse.ArgumentParser, help: str = "write a self-contained page", required: bool = False
 ) -> None:
-    """Add the option that names a page to write."""
+    """Add the option `--html`, which names a file for a page."""
     parser.add_argument("--html", metavar="FILE", required=required, help=help)
 
 
 def write_page(result: Any, options: argparse.Namespace) -> None:
-    """Write a result's page, if the option of :func:`add_page` names one, and print where it is."""
+    """Write the page of a result, if the options have `--html`, and print its path."""
     if options.html:
         result.to_html(options.html)
         print(f"Written: {Path(options.html).resolve()}")
 
 
 def flag_of(name: str) -> str:
-    """Return the option of a keyword.
+    """Return the command-line option of a keyword.
 
     >>> flag_of("top_k")
     '--top-k'

@@ -1,4 +1,4 @@
-"""The command `dreamy-lens sweep`."""
+"""Command `dreamy-lens sweep`."""
 
 from __future__ import annotations
 
@@ -26,15 +26,21 @@ def add_sweep(commands: Commands) -> None:
     """Add the command `sweep`."""
     help = "dream of features with many seeds, and save each run as it finishes"
     parser = commands.add("sweep", _sweep, help, features=True)
-    parser.add_argument("feature", metavar="FEATURE", nargs="+", help="what to drive; see below")
+    parser.add_argument("feature", metavar="FEATURE", nargs="+", help="features to drive; see below")
     add_model(parser)
-    folder = "a folder or URL for the runs; a sweep that was stopped goes on from there"
+    folder = "folder or URL for the runs; if it holds an unfinished sweep, that continues"
     parser.add_argument("--out", metavar="DIR", required=True, help=folder)
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each feature: seeds 0 to N - 1 (1)")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of runs of each feature, with the seeds 0 to N - 1 (default 1)",
+    )
     add_settings(parser, without=("seed",))
     add_start(parser)
-    same = "runs that are scored in the same passes, which is faster on a GPU (default 1)"
-    parser.add_argument("--together", type=int, default=1, metavar="N", help=same)
+    together = "number of runs to score in the same passes; more is faster on a GPU (default 1)"
+    parser.add_argument("--together", type=int, default=1, metavar="N", help=together)
     add_ray(parser)
     add_quiet(parser)
 

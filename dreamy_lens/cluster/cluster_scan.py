@@ -161,7 +161,7 @@ class ClusterScan:
     def _merged(self, ledger: TaskLedger) -> Checkpoint:
         """Return the results of all tasks, merged in the order of the corpus."""
         scan = self.scan
-        state, receipts = scan.scanner().empty(), ledger.receipts()
+        state, receipts = scan.scanner().new_checkpoint(), ledger.receipts()
         for task in sorted(ledger.tasks, key=lambda task: (task.shard, task.block)):
             receipt = receipts.get(task.number)
             if receipt is None:
@@ -172,7 +172,7 @@ class ClusterScan:
             if receipt["status"] == GIVEN_UP:
                 state.failed[scan.corpus.shards[receipt["at"][0]]] = receipt["why"]
         if not state.counts["windows"]:
-            raise scan.nothing_found(state)
+            raise scan.no_windows_error(state)
         return state
 
 

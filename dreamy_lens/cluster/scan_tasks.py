@@ -21,10 +21,10 @@ from typing import Any
 
 from dreamy_lens.cluster.shared_folder import SharedFolder
 from dreamy_lens.errors import DreamyLensError, ExamplesError
-from dreamy_lens.scan.checkpoint import check_same
-from dreamy_lens.scan.scan import PARTS
+from dreamy_lens.scan.checkpoint import check_identity
+from dreamy_lens.scan.scan import PARTS_FOLDER
 
-FOLDER = PARTS
+FOLDER = PARTS_FOLDER
 MANIFEST = f"{FOLDER}/scan.json"
 FORMAT = "dreamy_lens scan in parcels"
 VERSION = 1
@@ -150,7 +150,7 @@ class TaskLedger:
         version = manifest.get("version")
         if manifest.get("format") != FORMAT or not isinstance(version, int) or version > VERSION:
             raise ExamplesError(f"The {MANIFEST} in {place} is not one that this dreamy_lens reads; remove the folder.")
-        check_same(manifest["identity"], identity, place.text)
+        check_identity(manifest["identity"], identity, place.text)
         return cls(place, manifest["mark"], identity, [ScanTask(*row) for row in manifest["parcels"]])
 
     @classmethod

@@ -134,7 +134,7 @@ class ScanWorker:
         """
         checkpoint = self._saved(task)
         if checkpoint is None:
-            checkpoint = self.scanner.empty()
+            checkpoint = self.scanner.new_checkpoint()
             checkpoint.shard, checkpoint.block = task.shard, task.block
         saved, reported, cost, pause = time.monotonic(), 0.0, 0.0, 0.0 if careful else self.save_seconds
         first = checkpoint.shard

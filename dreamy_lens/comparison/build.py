@@ -21,7 +21,7 @@ from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.merged import Merged
 from dreamy_lens.scan.examples import Examples
 from dreamy_lens.scan.feature_examples import FeatureExamples
-from dreamy_lens.scan.page import EACH
+from dreamy_lens.scan.page import WINDOWS_PER_QUANTILE
 from dreamy_lens.scan.window import Window
 from dreamy_lens.scoring.prefix_values import Ids, values_at_tokens
 
@@ -55,7 +55,7 @@ def build_comparison(
     """
     matching = examples_of(examples, merged)
     frontier, origin = merged.frontier, merged.runs[0].provenance
-    groups = tuple((float(q), matching.quantile(q, EACH)) for q in quantiles)
+    groups = tuple((float(q), matching.quantile(q, WINDOWS_PER_QUANTILE)) for q in quantiles)
     at_tokens = token_values(
         merged, matching, frontier.spread(MAX_DREAMS), [w for _, group in groups for w in group], values
     )

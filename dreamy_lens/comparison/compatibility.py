@@ -14,7 +14,7 @@ from dreamy_lens.features.parser import parse
 from dreamy_lens.html.words import format_values
 from dreamy_lens.scan.examples import Examples
 from dreamy_lens.scan.feature_examples import FeatureExamples
-from dreamy_lens.scan.page import stopped
+from dreamy_lens.scan.page import stop_notice
 
 if TYPE_CHECKING:
     from dreamy_lens.corpus.corpus import Corpus
@@ -132,7 +132,7 @@ def warnings_of(merged: Merged, examples: FeatureExamples, corpus: Corpus | None
             "The dreams stand in a template and the windows do not, so a difference may come from the template."
         )
     if not header.get("complete", True):
-        warnings.append(stopped(header))
+        warnings.append(stop_notice(header))
     other = header.get("fluency_model")
     if other and len(dreams_of(merged)) < len(merged.runs):
         warnings.append(

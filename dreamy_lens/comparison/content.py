@@ -16,7 +16,7 @@ from dreamy_lens.comparison.statements import Statement, make_statement
 from dreamy_lens.html.words import format_values, plural
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.pareto import hypervolume
-from dreamy_lens.scan.window import Histogram, Window, undominated
+from dreamy_lens.scan.window import Histogram, Window, frontier_windows
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -102,7 +102,7 @@ class ComparisonContent:
     @cached_property
     def windows(self) -> tuple[Window, ...]:
         """Kept windows that no kept window beats in both value and cross-entropy, from fluent to strong."""
-        return undominated([*self.top, *self.fluent])
+        return frontier_windows([*self.top, *self.fluent])
 
     @property
     def reference(self) -> tuple[float, float] | None:

@@ -23,7 +23,7 @@ from dreamy_lens.results.prompt import Prompt
 from dreamy_lens.results.prompt_table import prompt_text
 from dreamy_lens.runs.report import settings_list
 from dreamy_lens.scan.feature_windows import FLUENT_STEP
-from dreamy_lens.scan.page import at_or_below, percent, window_card
+from dreamy_lens.scan.page import percent, quantile_sentence, window_card
 from dreamy_lens.scan.window import Window
 
 CELL_LIMIT = 100_000
@@ -200,7 +200,7 @@ class ComparisonView:
         """Return the tab with dreams, and windows near the quantiles of all windows."""
         comparison, parts = self.comparison, []
         for k, ((q, windows), value) in enumerate(zip(self.quantiles, comparison.quantile_values, strict=True)):
-            parts.append(f"<h4>{at_or_below(q, value, self.scale)}</h4>")
+            parts.append(f"<h4>{quantile_sentence(q, value, self.scale)}</h4>")
             shown = [self._window(w, f"{self.prefix}q{k}-{i}", "window") for i, w in enumerate(windows)]
             parts.append(card_list(shown, self.scale))
         dreams = [self._dream(i, f"{self.prefix}p{i}") for i in reversed(self.dreams)]

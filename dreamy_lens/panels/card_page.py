@@ -23,7 +23,7 @@ from dreamy_lens.results.prompt_table import prompt_table
 from dreamy_lens.results.strips import LEGEND
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.report import settings_list, strip_section
-from dreamy_lens.scan.page import QUANTILES, at_or_below, percent, scale_of, window_card
+from dreamy_lens.scan.page import QUANTILES, percent, quantile_sentence, shared_scale, window_card
 from dreamy_lens.scan.window import Window
 
 STYLES = ("tokens.css", "cards.css")
@@ -48,7 +48,9 @@ class CardView:
         strong = {w.number for w in self.top}
         self.fluent = [w for w in examples.fluent if w.number not in strong]
         self.quantiles = [(q, examples.quantile(q, each)) for q in QUANTILES]
-        self.scale: ValueScale = scale_of([*self.top, *self.fluent, *(w for _, some in self.quantiles for w in some)])
+        self.scale: ValueScale = shared_scale(
+            [*self.top, *self.fluent, *(w for _, some in self.quantiles for w in some)]
+        )
         self.dreams = {i: f"{self.prefix}d{i + 1}" for i in card.attributions}
         self.windows: dict[Any, str] = {w: f"{self.prefix}t{i + 1}" for i, w in enumerate(self.top)}
         self.windows |= {w: f"{self.prefix}f{i + 1}" for i, w in enumerate(self.fluent)}
@@ -144,7 +146,7 @@ class CardView:
     def _by_quantile(self) -> str:
         parts = []
         for n, (q, windows) in enumerate(self.quantiles):
-            parts.append(f"<h4>{at_or_below(q, self.card.examples.quantile_value(q), self.scale)}</h4>")
+            parts.append(f"<h4>{quantile_sentence(q, self.card.examples.quantile_value(q), self.scale)}</h4>")
             shown = [window_card(w, f"{self.prefix}q{n}-{i}", "window") for i, w in enumerate(windows)]
             parts.append(card_list(shown, self.scale))
         return "".join(parts)

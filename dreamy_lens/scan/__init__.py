@@ -1,4 +1,4 @@
-"""Scans of a corpus: the strongest windows of every feature, its distribution, and the tables that keep them."""
+"""Scans of a corpus: the strongest windows and the distribution of values of every feature, and their tables."""
 
 import lazy_loader
 

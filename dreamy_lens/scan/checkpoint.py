@@ -1,4 +1,4 @@
-"""How far a scan has come and what it has found, as one file that is whole at every moment."""
+"""Checkpoint of a scan: its results so far and its position, in one file that is complete at every moment."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ COUNTS = ("documents", "characters", "windows", "tokens", "duplicates", "short",
 
 @dataclass
 class Checkpoint:
-    """Results of a scan of a part of a corpus so far, and where it goes on.
+    """Results of a scan so far, and the position from which it continues.
 
     Attributes:
         stats: Statistics of all features' values.
         sample: Uniform sample of the windows.
         store: Windows that are kept.
-        counts: Numbers of what was scanned, by the names in `COUNTS`.
-        problems: What was passed over.
-        failed: Shards that could not be read to their end, by name, with the reason.
+        counts: Numbers of documents, tokens and so on that were scanned, by the names in `COUNTS`.
+        problems: Documents and files that were skipped.
+        failed: Reason for each shard that could not be read to its end, by the name of the shard.
         shard: Shard that comes next.
         block: Block of the shard that comes next.
         index: Number of windows of that block that have been counted already.
         seconds: Seconds spent so far.
-        whole: False while windows are being counted, when some of them may be half counted.
+        consistent: Whether every window is counted completely or not at all; False while windows are being counted.
     """
 
     stats: FeatureStats
@@ -53,10 +53,10 @@ class Checkpoint:
     block: int = 0
     index: int = 0
     seconds: float = 0.0
-    whole: bool = True
+    consistent: bool = True
 
     def merge(self, other: Checkpoint) -> None:
-        """Add the results of another part of the corpus; parts may come in any order."""
+        """Add the results of another part of the corpus; parts may be merged in any order."""
         self.stats.merge(other.stats)
         self.sample.merge(other.sample)
         self.store.merge(other.store)
@@ -68,15 +68,22 @@ class Checkpoint:
         self.seconds += other.seconds
 
     def prune(self) -> None:
-        """Forget windows that nothing refers to any more."""
+        """Remove windows that no feature and no sample refers to any more."""
         kept = self.stats.kept_windows().cpu().numpy()
         self.store.keep(np.union1d(kept, self.sample.number))
 
     def save(self, path: str | os.PathLike[str], identity: Mapping[str, Any]) -> Path:
-        """Write the checkpoint in one step, for the scan of an identity.
+        """Write the checkpoint to a file in one step.
+
+        Args:
+            path: File to write.
+            identity: Identity of the scan, which :meth:`load` checks.
+
+        Returns:
+            The file.
 
         Raises:
-            ExamplesError: there is no room, or no permission; the file is as it was before.
+            ExamplesError: The disk is full, or the file is not writable. An existing file is unchanged.
         """
         from safetensors.torch import save
 
@@ -85,7 +92,7 @@ class Checkpoint:
         for name, tensor in self.stats.tensors().items():
             arrays[f"tally.{name}"] = tensor.cpu().contiguous()
         for name, array in self.store.arrays().items():
-            arrays[f"store.{name}"] = torch.from_numpy(np.array(array))  # a copy: some are read-only
+            arrays[f"store.{name}"] = torch.from_numpy(np.array(array))  # a copy, since some arrays are read-only
         arrays["sample.values"] = self.sample.values[: len(self.sample.number)].cpu().contiguous()
         arrays["sample.number"] = torch.from_numpy(self.sample.number)
         arrays["sample.priority"] = torch.from_numpy(self.sample.priority)
@@ -106,33 +113,39 @@ class Checkpoint:
             return write_whole(path, data)
         except OSError as error:
             raise ExamplesError(
-                f"The scan cannot be saved to {str(path)!r}: {error.strerror or error}. What was saved before is as it "
-                "was; make room, or name another folder, and call again to go on from there."
+                f"The scan cannot be saved to {str(path)!r}: {error.strerror or error}. The checkpoint that was "
+                "saved before is unchanged; make room, or name another folder, and call again to continue from it."
             ) from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], identity: Mapping[str, Any], device: Any = "cpu") -> Checkpoint:
-        """Read what :meth:`save` wrote.
+        """Read a checkpoint that :meth:`save` wrote.
+
+        Args:
+            path: File of the checkpoint.
+            identity: Identity that the scan must have.
+            device: Device for the tensors.
 
         Raises:
-            ExamplesError: it is damaged, or of another scan; the message says what differs.
+            ExamplesError: The file is damaged, or is of another scan; the message names the differences.
         """
         from safetensors import safe_open
 
-        where = str(path)
+        file_name = str(path)
         try:
-            with safe_open(where, framework="pt") as file:
+            with safe_open(file_name, framework="pt") as file:
                 head = json.loads((file.metadata() or {})["scan"])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}
             if head["format"] != FORMAT or head["version"] > VERSION:
-                raise ValueError(f"it is of format {head['format']!r}, version {head['version']}")
+                raise ValueError(f"it has format {head['format']!r}, version {head['version']}")
         except Exception as error:
             if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
                 raise
             raise ExamplesError(
-                f"The unfinished scan in {where!r} cannot be read: {error}. Remove the file to scan from the beginning."
+                f"The unfinished scan in {file_name!r} cannot be read: {error}. Remove the file to scan "
+                "from the beginning."
             ) from error
-        check_same(head["identity"], identity, where)
+        check_identity(head["identity"], identity, file_name)
         part = {
             name: {k.split(".", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{name}.")}
             for name in ("tally", "store", "sample")
@@ -149,9 +162,9 @@ class Checkpoint:
         return cls(stats, sample, store, counts, problems, failed, shard, block, index, seconds)
 
 
-def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
-    """Raise ExamplesError, which says what differs, if the scan in a folder is not the one that is wanted."""
-    differing = [name for name in wanted if found.get(name) != wanted[name]]
+def check_identity(saved: Mapping[str, Any], wanted: Mapping[str, Any], folder: str) -> None:
+    """Raise ExamplesError, which names the differences, if a saved scan has another identity than the wanted one."""
+    differing = [name for name in wanted if saved.get(name) != wanted[name]]
     if not differing:
         return
 
@@ -159,8 +172,8 @@ def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) 
         text = json.dumps(value)
         return text if len(text) <= 80 else f"{text[:77]}..."
 
-    changes = "; ".join(f"{name} was {shown(found.get(name))} and is now {shown(wanted[name])}" for name in differing)
+    changes = "; ".join(f"{name} was {shown(saved.get(name))} and is now {shown(wanted[name])}" for name in differing)
     raise ExamplesError(
-        f"{where!r} holds another scan: {changes}. Give the same model, corpus, features and settings, or another "
-        "folder."
+        f"{folder!r} holds another scan: {changes}. Give the model, corpus, features and settings of "
+        "that scan, or another folder."
     )

@@ -1,4 +1,4 @@
-"""The settings of a scan."""
+"""Settings of a scan."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dreamy_lens.corpus.windows import WindowSettings
 from dreamy_lens.errors import SettingsError, unknown_setting
 from dreamy_lens.scan.feature_stats import BINS, LEVELS
 
-MOST_BYTES = 4 << 30
-"""Bytes of memory that the statistics of all features may take."""
+MAX_BYTES = 4 << 30
+"""Largest number of bytes that the statistics of all features may take."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,16 @@ class ScanConfig:
         k: Number of each feature's strongest windows that are kept, each text once.
         length: Tokens of a window.
         stride: Tokens from one window to the next; None is `length`.
-        context: Tokens that are shown on each side of a kept window; the model does not read them.
-        tokens: Number of tokens to scan, in windows that are a random sample of the corpus: of every block its share,
-            or, where that is few windows, of blocks that are drawn by their characters. None scans the whole corpus.
-        seed: Seed of the samples; with None, `tokens` are the first tokens of the corpus.
-        cross_entropy: Whether the cross-entropy of every window is measured. Without, only the cross-entropy of the
-            kept windows is computed, and layers deeper than the features' are not run.
-        sample: Number of windows drawn at random, of which every feature's value is kept, for quantiles.
+        context: Tokens to store on each side of a kept window, for display; the model does not read them.
+        tokens: Number of tokens to scan, in windows that are a random sample of the corpus: a share of every block,
+            or, if the shares would be only a few windows, windows of randomly drawn blocks. None scans the whole
+            corpus.
+        seed: Seed of the random samples. With None, `tokens` are the first tokens of the corpus.
+        cross_entropy: Whether to measure the cross-entropy of every window. Otherwise, the scan runs no layers deeper
+            than the features', and computes the cross-entropy of the kept windows only.
+        sample: Number of windows drawn at random whose values are kept for every feature, to estimate quantiles.
         prepend_bos: Whether a BOS stands before every window; None is the model's convention.
-        batch_size: Windows in one pass through the model; None chooses.
+        batch_size: Windows in one pass through the model; None chooses the number.
 
     Raises:
         SettingsError: A setting is outside its range.
@@ -52,12 +53,12 @@ class ScanConfig:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("k", 1), ("tokens", 1), ("seed", 0), ("sample", 0), ("batch_size", 1)):
+        for name, minimum in (("k", 1), ("tokens", 1), ("seed", 0), ("sample", 0), ("batch_size", 1)):
             value = getattr(self, name)
             if value is None and name in ("tokens", "seed", "batch_size"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-                raise SettingsError(f"{name} is a whole number of at least {least}; got {value!r}.")
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
+                raise SettingsError(f"{name} is a whole number of at least {minimum}; got {value!r}.")
         for name in ("cross_entropy", "prepend_bos"):
             value = getattr(self, name)
             if not isinstance(value, (bool, np.bool_)) and (value is not None or name == "cross_entropy"):
@@ -69,19 +70,19 @@ class ScanConfig:
 
     @property
     def windows(self) -> WindowSettings:
-        """How windows are cut."""
+        """Settings by which windows are cut."""
         return WindowSettings(self.length, self.stride, self.context)
 
     @classmethod
     def from_settings(cls, config: ScanConfig | None, settings: dict[str, Any]) -> ScanConfig:
-        """Return a configuration with some fields replaced.
+        """Return the settings with some fields replaced.
 
         Args:
-            config: Configuration to begin with; None is the default.
+            config: Settings to begin with; None is the defaults.
             settings: New values of fields, by name.
 
         Raises:
-            SettingsError: There is no such field; the message names the nearest.
+            SettingsError: A field does not exist; the message names the nearest one.
         """
         known = [field.name for field in fields(cls)]
         for name in settings:
@@ -92,15 +93,15 @@ class ScanConfig:
         return cls(**({} if config is None else asdict(config)) | settings)
 
 
-def check_state(features: int, k: int) -> None:
-    """Raise SettingsError if the statistics of so many features, with k windows of each, take too much memory."""
-    fixed, each = LEVELS * 12 + BINS * 8 + 48, 20
-    size = features * (fixed + k * each)
-    if size <= MOST_BYTES:
+def check_memory(features: int, k: int) -> None:
+    """Raise SettingsError if the statistics of the features, with k windows of each, take too much memory."""
+    fixed, per_window = LEVELS * 12 + BINS * 8 + 48, 20
+    size = features * (fixed + k * per_window)
+    if size <= MAX_BYTES:
         return
-    most = (MOST_BYTES // features - fixed) // each
+    most = (MAX_BYTES // features - fixed) // per_window
     advice = f"use a k of at most {most:,}, or fewer features" if most > 0 else "scan fewer features at a time"
     raise SettingsError(
-        f"What is kept of {features:,} features with k={k:,} windows of each takes {size / 2**30:,.1f} GB of memory, "
-        f"and {MOST_BYTES >> 30} are the most; {advice}."
+        f"The statistics of {features:,} features with k={k:,} windows of each take {size / 2**30:,.1f} GB of memory, "
+        f"and the limit is {MAX_BYTES >> 30} GB; {advice}."
     )

@@ -1,4 +1,4 @@
-"""What a scan of a corpus found, feature by feature: `dl.max_activating` makes it, `Examples.load` opens it again."""
+"""Examples of many features: the result of a scan, which `max_activating` returns and `Examples.load` opens."""
 
 from __future__ import annotations
 
@@ -20,77 +20,84 @@ from dreamy_lens.scan.detokenize import ByteDecoder
 from dreamy_lens.scan.feature_examples import FeatureExamples
 from dreamy_lens.scan.schema import token_table
 from dreamy_lens.scan.tables import Tables
-from dreamy_lens.scan.window import Histogram, Window, scanned_of
+from dreamy_lens.scan.window import Histogram, Window, scanned_part
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Examples", "FeatureExamples", "Histogram", "Window"]
 
-_ROWS = 12  # of features that a notebook shows
-_CLOSE = 20_000  # labels that a misspelt one is compared with at most
+_ROWS = 12  # features that a notebook shows
+_CLOSE = 20_000  # largest number of labels that a misspelt label is compared with
 
 
 class Examples:
-    """The examples of many features in one corpus. Iterating gives the features' labels; `[...]` one's examples.
+    """Examples of many features in one corpus.
+
+    `examples[feature]` returns the examples of one feature; iterating yields the labels of all features.
 
     Args:
-        tables: of the scan, in memory or on storage.
-        reader: turns ids into text; None reads the tokens' bytes that the tables keep, or else loads the model.
-        model: loaded for its tokenizer where nothing else is at hand; None is the one the examples are of.
+        tables: Tables of the scan, in memory or on disk.
+        reader: Decoder of token ids; None decodes with the bytes of the tokens in the tables, or else with the
+            tokenizer of `model`.
+        model: Model to load for its tokenizer if it is needed; None is the model that was scanned.
     """
 
     def __init__(self, tables: Tables, reader: TextDecoder | None = None, model: Any = None) -> None:
         self.tables = tables
         self.folder: Path | None = None
-        self._given, self._model = reader, model
+        self._given_reader, self._model = reader, model
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], model: Any = None) -> Examples:
-        """Open what :meth:`save`, or a scan, wrote. No model is needed, and no table is read whole.
+        """Open examples that :meth:`save` or a scan wrote. This needs no model, and reads no complete table.
 
         Args:
-            folder: of the examples.
-            model: whose tokenizer reads them, if the tables do not have the tokens' bytes.
+            folder: Folder of the examples.
+            model: Model whose tokenizer decodes windows, if the tables have no bytes of tokens.
 
         Raises:
-            ExamplesError: the folder is missing, has no examples, is damaged, or of a newer version.
+            ExamplesError: The folder is missing, has no examples, is damaged, or has a newer version.
         """
-        found = cls(storage.read(folder), model=model)
-        found.folder = Path(folder).expanduser().absolute()
-        return found
+        examples = cls(storage.read_tables(folder), model=model)
+        examples.folder = Path(folder).expanduser().absolute()
+        return examples
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write the examples as a folder of JSON and Parquet, in one step.
 
         Args:
-            folder: made if it is not there.
-            overwrite: replace examples that are there.
+            folder: Folder to write to; it is created if it does not exist.
+            overwrite: Whether to replace examples that the folder holds.
+
+        Returns:
+            The folder.
 
         Raises:
-            ExamplesError: something else is there, there is no room, or no permission. Nothing is changed then.
+            ExamplesError: The folder holds something else, the disk is full, or the folder is not writable. Nothing is
+                changed then.
         """
-        place = Path(folder).expanduser()
-        if place.absolute() == self.folder:
-            return place
-        if place.exists() and not place.is_dir():
-            raise ExamplesError(f"{str(place)!r} is a file; examples are a folder. Choose another name.")
-        if (place / storage.HEADER).exists() and not overwrite:
-            raise ExamplesError(f"{str(place)!r} holds examples already; choose another name, or pass overwrite=True.")
-        if place.is_dir() and any(place.iterdir()) and not (place / storage.HEADER).exists():
-            raise ExamplesError(f"{str(place)!r} exists and has no examples in it; choose another name.")
+        folder = Path(folder).expanduser()
+        if folder.absolute() == self.folder:
+            return folder
+        if folder.exists() and not folder.is_dir():
+            raise ExamplesError(f"{str(folder)!r} is a file; examples are a folder. Choose another name.")
+        if (folder / storage.HEADER).exists() and not overwrite:
+            raise ExamplesError(f"{str(folder)!r} holds examples already; choose another name, or pass overwrite=True.")
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / storage.HEADER).exists():
+            raise ExamplesError(f"{str(folder)!r} exists and has no examples in it; choose another name.")
         parts = dict(self.tables.parts)
         tokens = parts.pop("tokens", None)
-        if tokens is None and hasattr(self._given, "piece"):
-            tokens = token_table(self._given, self.tables.windows)
-        storage.write(place, self.tables.header, **parts, tokens=tokens)
-        return place
+        if tokens is None and hasattr(self._given_reader, "piece"):
+            tokens = token_table(self._given_reader, self.tables.windows)
+        storage.write_tables(folder, self.tables.header, **parts, tokens=tokens)
+        return folder
 
     # What was scanned.
 
     @property
     def header(self) -> dict[str, Any]:
-        """What was scanned and how, as in `examples.json`."""
+        """Content of `examples.json`: what was scanned, and with which settings."""
         return self.tables.header
 
     @property
@@ -100,54 +107,54 @@ class Examples:
 
     @property
     def tokenizer(self) -> str | None:
-        """What tells its tokenizer from others."""
+        """Digest of the model's tokenizer."""
         return self.header.get("tokenizer")
 
     @property
     def prepend_bos(self) -> bool:
-        """Whether a BOS token stood before every window."""
+        """True if a BOS token was before every window."""
         return bool(self.header.get("prepend_bos"))
 
     @property
     def corpus(self) -> str:
-        """The corpus' name."""
+        """Name of the corpus."""
         return str(self.header.get("corpus", {}).get("name", "a corpus"))
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Of the scan: k, length, stride, context, tokens, seed, cross_entropy, sample."""
+        """Settings of the scan: k, length, stride, context, tokens, seed, cross_entropy, sample."""
         return dict(self.header.get("settings", {}))
 
     @property
     def counts(self) -> dict[str, int]:
-        """Documents, characters, windows and tokens of the corpus, and what was passed over."""
+        """Numbers of documents, characters, windows and tokens that were scanned, and of what was skipped."""
         return dict(self.header.get("counts", {}))
 
     @property
     def problems(self) -> list[dict[str, str]]:
-        """The first few documents and files that were passed over, by name, each with the reason."""
+        """Names of the first few documents and files that were skipped, each with the reason."""
         return list(self.header.get("problems", []))
 
     @property
     def failed_shards(self) -> list[dict[str, str]]:
-        """Parts of the corpus that could not be scanned, by name, each with the reason."""
+        """Names of the parts of the corpus that could not be scanned, each with the reason."""
         return list(self.header.get("failed_shards", []))
 
-    # What was found.
+    # The features.
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """Every feature's text, in order; each parses back to its feature."""
+        """Text of every feature, in order; each text parses to its feature."""
         return tuple(self.tables.parts["features"].all(["label"])["label"].to_pylist())
 
     def of(self, feature: Any) -> FeatureExamples:
-        """The examples of one feature.
+        """Return the examples of one feature.
 
         Args:
-            feature: an expression, its text, or its number here.
+            feature: Expression, its text, or its number in :attr:`labels`.
 
         Raises:
-            ExamplesError: it was not scanned; the message has the nearest that were.
+            ExamplesError: The feature was not scanned; the message names the nearest ones that were.
         """
         return FeatureExamples(self.tables, self._index(feature), partial(getattr, self, "reader"))
 
@@ -168,15 +175,15 @@ class Examples:
         return len(self.tables.parts["features"])
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per feature: label, windows, non_finite, mean, deviation, minimum, maximum."""
+        """Return a table with one row per feature: label, windows, non_finite, mean, deviation, minimum, maximum."""
         names = ["label", "windows", "non_finite", "mean", "deviation", "minimum", "maximum"]
         return self.tables.parts["features"].all(names).to_pandas()
 
     @cached_property
     def reader(self) -> TextDecoder:
-        """What turns the windows' ids into text."""
-        if self._given is not None:
-            return self._given
+        """Decoder of the windows' token ids."""
+        if self._given_reader is not None:
+            return self._given_reader
         tokens = self.tables.tokens
         if tokens is not None:
             return ByteDecoder(dict(zip(tokens["id"].to_pylist(), tokens["bytes"].to_pylist(), strict=True)))
@@ -189,11 +196,14 @@ class Examples:
         return {label: i for i, label in reversed(list(enumerate(self.labels)))}
 
     def _index(self, feature: Any) -> int:
+        """Return the number of a feature, or raise ExamplesError."""
         if isinstance(feature, (int, np.integer)) and not isinstance(feature, bool):
-            n = len(self)
-            if not -n <= feature < n:
-                raise ExamplesError(f"There are {n:,} features here, numbered from 0; there is no number {feature}.")
-            return int(feature) % n
+            count = len(self)
+            if not -count <= feature < count:
+                raise ExamplesError(
+                    f"There are {count:,} features here, numbered from 0; there is no number {feature}."
+                )
+            return int(feature) % count
         texts: list[str] = [feature] if isinstance(feature, str) else []
         if not texts or texts[0] not in self._numbers:
             from dreamy_lens.features.parser import parse
@@ -208,30 +218,32 @@ class Examples:
         )
 
     def _nearest(self, text: str) -> str:
-        """The labels most like one that is not here."""
+        """Return a sentence that names the labels most similar to a text."""
         labels = self.labels
-        same = [label for label in labels if label.split("[")[0] == text.split("[")[0]] or list(labels)
-        pool = same[:: -(-len(same) // _CLOSE)]
+        same_hook = [label for label in labels if label.split("[")[0] == text.split("[")[0]] or list(labels)
+        pool = same_hook[:: -(-len(same_hook) // _CLOSE)]
         near = difflib.get_close_matches(text, pool, 3, 0.6) or pool[:3]
         return f" The nearest: {', '.join(map(_short, near))}." if near else ""
 
     def _repr_html_(self) -> str:
         frame = self.to_pandas()
-        few = frame.nlargest(_ROWS, "maximum")
-        numbers = few[["maximum", "mean", "deviation"]].to_numpy()
-        rows = [[*(f"{x:.4g}" for x in row), _short(label)] for row, label in zip(numbers, few["label"], strict=True)]
-        more = f", the {len(few)} strongest" if len(few) < len(frame) else ""
-        note = f"<p>{escape(repr(self))}{more}; examples[feature] has the windows of one.</p>"
+        strongest = frame.nlargest(_ROWS, "maximum")
+        numbers = strongest[["maximum", "mean", "deviation"]].to_numpy()
+        rows = [
+            [*(f"{x:.4g}" for x in row), _short(label)] for row, label in zip(numbers, strongest["label"], strict=True)
+        ]
+        shown = f", the {len(strongest)} strongest" if len(strongest) < len(frame) else ""
+        note = f"<p>{escape(repr(self))}{shown}; examples[feature] shows the windows of one feature.</p>"
         return fragment(note + html_table(["maximum", "mean", "deviation", "feature"], rows))
 
     def __repr__(self) -> str:
         n, tokens = len(self), self.counts.get("tokens", 0)
         features = f"{n:,} feature{'s' * (n != 1)} of {self.model}"
         if not self.header.get("complete", True):
-            return f"Examples({features} in {scanned_of(self.header)})"
+            return f"Examples({features} in {scanned_part(self.header)})"
         return f"Examples({features} in {tokens:,} tokens of {self.corpus})"
 
 
 def _short(label: str) -> str:
-    """A label for a message: inline directions make some very long."""
+    """Return a label, shortened for a message; labels with inline directions can be very long."""
     return label if len(label) <= 80 else f"{label[:60]}…{label[-12:]}"

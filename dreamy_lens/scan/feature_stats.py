@@ -1,13 +1,14 @@
-"""What a scan keeps of each feature's values: the strongest windows, also at every fluency, a histogram, moments.
+"""Statistics of each feature's values in a scan: strongest windows, strongest at every fluency, histogram, moments.
 
-All of it has a fixed size, is updated on the model's device, and can be put together from parts: the statistics of two
-halves of a corpus, merged, are those of the whole, number for number (sums aside, whose last bits depend on the order).
+The statistics have a fixed size and are updated on the model's device. They can be merged: the merged statistics of
+two halves of a corpus equal those of the whole corpus exactly, except for the last bits of sums, which depend on the
+order of addition.
 
-* *Strongest windows*: by value, ties by the smaller window number, and no text twice: of equal windows the strongest
-  is kept, or the first.
+* *Strongest windows*: sorted by value; of equal values, the smaller window number comes first. Each text is kept once:
+  of windows with the same text, the strongest or, among equals, the first.
 * *Strongest at every fluency*: one window for each quarter of a nat of cross-entropy.
-* *Histogram*: bins of width `2**e`, with e for each feature the smallest that holds every value seen. A larger value
-  makes bins join in pairs, so what has been counted never has to be looked at again.
+* *Histogram*: bins of width `2**e`, where e, for each feature, is the smallest exponent whose bins hold every value so
+  far. When a larger value comes, bins are joined in pairs, so earlier windows need not be counted again.
 """
 
 from __future__ import annotations
@@ -24,29 +25,29 @@ LEVELS = 64
 """Number of levels of cross-entropy."""
 
 PER_NAT = 4
-"""Levels to a nat; the last level is for everything beyond."""
+"""Number of levels per nat; the last level has no upper end."""
 
 BINS = 128
-"""Number of bins of a histogram, half of them on each side of zero."""
+"""Number of bins of a histogram; half of them are on each side of zero."""
 
 VALUES_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 27}
-"""Number of values that are counted at a time, by kind of device."""
+"""Number of values to count at a time, by kind of device."""
 
 NO_WINDOW = (1 << 63) - 1
-"""The number, and the hash, that stand for no window."""
+"""Number and hash of an empty place that no window has taken."""
 
 FloatRows = Float[Tensor, "features some"]
 IntRows = Int[Tensor, "features some"]
 
-_LOWEST = -120  # of the exponent of a bin's width
+_LOWEST = -120  # least exponent of the width of a bin
 
 
 @dataclass
 class FeatureStats:
-    """Statistics of the values of several features. Files of unfinished scans have tensors of these names.
+    """Statistics of the values of several features. Files of unfinished scans contain tensors with these names.
 
     Attributes:
-        value: Values of the k strongest windows, best first, float32; -inf where there are fewer.
+        value: Values of the k strongest windows, best first, float32; -inf at empty places.
         window: Numbers of the k strongest windows, int64.
         hashes: Hashes of the ids of the k strongest windows, int64.
         level_value: Value of the strongest window at each level of cross-entropy, float32.
@@ -55,7 +56,7 @@ class FeatureStats:
         exponent: The e of each feature's histogram, int64.
         moments: Number of finite values, their sum and their sum of squares, float64.
         ends: Smallest and largest value, float32.
-        odd: Number of values that were not finite, int64; they count nowhere else.
+        odd: Number of values that were not finite, int64; the other statistics ignore them.
     """
 
     value: Float[Tensor, "features k"]
@@ -71,26 +72,26 @@ class FeatureStats:
 
     @classmethod
     def empty(cls, features: int, k: int, levels: bool, device: torch.device | str = "cpu") -> FeatureStats:
-        """Return statistics of no windows; without levels where cross-entropy is not measured."""
-        wide = LEVELS if levels else 0
+        """Return statistics of no windows; `levels` says whether cross-entropy is measured."""
+        level_count = LEVELS if levels else 0
 
         def full(*shape: int, value: float, dtype: torch.dtype) -> Tensor:
             return torch.full(shape, value, dtype=dtype, device=device)
 
-        low, whole = -torch.inf, torch.int64
+        low, int64 = -torch.inf, torch.int64
         ends = full(2, features, value=torch.inf, dtype=torch.float32)
         ends[1] = low
         return cls(
             full(features, k, value=low, dtype=torch.float32),
-            torch.full((features, k), NO_WINDOW, dtype=whole, device=device),
-            torch.full((features, k), NO_WINDOW, dtype=whole, device=device),
-            full(features, wide, value=low, dtype=torch.float32),
-            torch.full((features, wide), NO_WINDOW, dtype=whole, device=device),
-            full(features, BINS, value=0, dtype=whole),
-            full(features, value=_LOWEST, dtype=whole),
+            torch.full((features, k), NO_WINDOW, dtype=int64, device=device),
+            torch.full((features, k), NO_WINDOW, dtype=int64, device=device),
+            full(features, level_count, value=low, dtype=torch.float32),
+            torch.full((features, level_count), NO_WINDOW, dtype=int64, device=device),
+            full(features, BINS, value=0, dtype=int64),
+            full(features, value=_LOWEST, dtype=int64),
             full(3, features, value=0, dtype=torch.float64),
             ends,
-            full(features, value=0, dtype=whole),
+            full(features, value=0, dtype=int64),
         )
 
     def __len__(self) -> int:
@@ -98,7 +99,7 @@ class FeatureStats:
 
     @property
     def k(self) -> int:
-        """Number of the strongest windows that are kept of each feature."""
+        """Number of strongest windows that are kept for each feature."""
         return self.value.shape[1]
 
     def tensors(self) -> dict[str, Tensor]:
@@ -114,16 +115,16 @@ class FeatureStats:
         hashes: Int[Tensor, " windows"],
         cross_entropy: Float[Tensor, " windows"] | None = None,
     ) -> Int[Tensor, " kept"]:
-        """Count windows that come after all windows that were counted before.
+        """Count windows whose numbers are larger than those of all windows counted before.
 
         Args:
             values: Value of each feature on each window.
-            windows: Numbers of the windows, rising.
-            hashes: Hashes of the windows' ids, no two of which are equal; they may equal those of earlier windows.
-            cross_entropy: Cross-entropy of each window, or None where it is not measured.
+            windows: Numbers of the windows, ascending.
+            hashes: Hashes of the windows' ids, all different; they may equal hashes of earlier windows.
+            cross_entropy: Cross-entropy of each window, in nats per token; None if it is not measured.
 
         Returns:
-            Numbers of the windows that are kept for some feature now, rising.
+            Numbers of the added windows that are now kept for a feature, ascending.
         """
         kept = torch.zeros(len(windows), dtype=torch.bool, device=values.device)
         if not len(windows):
@@ -133,17 +134,20 @@ class FeatureStats:
             order = level_of(cross_entropy).sort(stable=True)
             present, sizes = order.values.unique_consecutive(return_counts=True)
             levels = list(zip(present.tolist(), order.indices.split(sizes.tolist()), strict=True))
-        # What a feature keeps is no other's affair, and what is worked out on the way is several times the values.
+        # Features do not depend on each other, and intermediate results take several times the memory of the values.
         step = max(1, VALUES_AT_ONCE.get(values.device.type, VALUES_AT_ONCE["cpu"]) // len(windows))
         for start in range(0, len(self), step):
             part = self if step >= len(self) else self._part(slice(start, start + step))
             part._add(values[:, start : start + step], windows, hashes, levels, kept)
         return windows[kept]
 
-    def _part(self, some: slice) -> FeatureStats:
-        """Return statistics of some of the features; what is added to them is added here."""
+    def _part(self, features: slice) -> FeatureStats:
+        """Return a view of the statistics of some features; adding to the view adds to these statistics."""
         return FeatureStats(
-            **{name: x[:, some] if name in ("moments", "ends") else x[some] for name, x in self.tensors().items()}
+            **{
+                name: x[:, features] if name in ("moments", "ends") else x[features]
+                for name, x in self.tensors().items()
+            }
         )
 
     def _add(
@@ -185,83 +189,83 @@ class FeatureStats:
         flat = flat.flatten()
         if len(flat) >= self.counts.numel():
             self.counts += torch.bincount(flat, minlength=self.counts.numel()).view_as(self.counts)
-        else:  # no second histogram, most of which would be zero
+        else:  # avoids a second histogram that would be mostly zeros
             self.counts.view(-1).scatter_add_(0, flat, torch.ones_like(flat))
 
     def _widen(self, exponent: Tensor) -> None:
-        """Join bins in pairs, as often as needed, where a larger exponent is needed."""
+        """Join bins in pairs until every feature's exponent is at least the given one."""
         grows = (exponent > self.exponent).nonzero().flatten()
         if not len(grows):
             return
         shift = (exponent - self.exponent)[grows].clamp(max=BINS)
-        where = torch.arange(BINS, device=shift.device) - BINS // 2
-        # Rounds down, on both sides of zero, as the floor of a division does.
-        joined = where[None] >> shift[:, None].clamp(max=62)
+        positions = torch.arange(BINS, device=shift.device) - BINS // 2
+        # A shift rounds down on both sides of zero, like the floor of a division.
+        joined = positions[None] >> shift[:, None].clamp(max=62)
         counts = torch.zeros_like(self.counts[grows])
         counts.scatter_add_(1, joined + BINS // 2, self.counts[grows])
         self.counts[grows] = counts
         self.exponent[grows] = exponent[grows]
 
     def _add_to_top(self, values: Tensor, windows: Tensor, hashes: Tensor, kept: Tensor) -> None:
-        # Only what beats the weakest kept can enter, for what comes later loses ties.
+        # Only a value above the weakest kept value can enter: later windows lose ties.
         better = values > self.value[:, -1]
         enters = better.any(0).nonzero().flatten()
         if not len(enters):
             return
         candidates = torch.where(better[:, enters], values[:, enters], -torch.inf).T
-        best, at = top_values(candidates, min(self.k, candidates.shape[1]))
+        best, indices = top_values(candidates, min(self.k, candidates.shape[1]))
         empty = best == -torch.inf
-        numbers = windows[at].masked_fill(empty, NO_WINDOW)
-        texts = hashes[at].masked_fill(empty, NO_WINDOW)
+        numbers = windows[indices].masked_fill(empty, NO_WINDOW)
+        texts = hashes[indices].masked_fill(empty, NO_WINDOW)
         joined = [
             torch.cat([old[enters], new], dim=1)
             for old, new in ((self.value, best), (self.window, numbers), (self.hashes, texts))
         ]
-        again = torch.isin(self.hashes[enters], hashes).any(1)  # has a text that may come again
-        strongest = list(best_of(joined[0], joined[1], joined[2], self.k))
+        again = torch.isin(self.hashes[enters], hashes).any(1)  # features with a kept text that the new windows repeat
+        strongest = list(select_top(joined[0], joined[1], joined[2], self.k))
         if bool(again.any()):
-            some = again.nonzero().flatten()
-            value, window, texts = (x[some] for x in joined)
-            for whole, new in zip(strongest, strongest_of(value, window, texts, self.k), strict=True):
-                whole[some] = new
+            repeating = again.nonzero().flatten()
+            value, window, texts = (x[repeating] for x in joined)
+            for tensor, new in zip(strongest, select_top_texts(value, window, texts, self.k), strict=True):
+                tensor[repeating] = new
         for held, new in zip((self.value, self.window, self.hashes), strongest, strict=True):
             held[enters] = new
-        own = strongest[1]
-        own = own[(own >= windows[0]) & (own != NO_WINDOW)]
-        kept[torch.searchsorted(windows, own)] = True
+        entered = strongest[1]
+        entered = entered[(entered >= windows[0]) & (entered != NO_WINDOW)]
+        kept[torch.searchsorted(windows, entered)] = True
 
     def _add_to_levels(self, values: Tensor, windows: Tensor, levels: list[tuple[int, Tensor]], kept: Tensor) -> None:
         for i, rows in levels:
-            some = values[rows]
-            best, at = some.max(0)  # of equals, the first on the processor
+            level_values = values[rows]
+            best, indices = level_values.max(0)  # on a CPU, max returns the first of equal values
             if values.device.type != "cpu":
-                at = (some == best).to(torch.uint8).argmax(0)
-            winner, better = rows[at], best > self.level_value[:, i]
-            if values.device.type == "cpu":  # few are
-                which = better.nonzero().flatten()
-                winner = winner[which]
-                self.level_value[which, i] = best[which]
-                self.level_window[which, i] = windows[winner]
+                indices = (level_values == best).to(torch.uint8).argmax(0)
+            winner, better = rows[indices], best > self.level_value[:, i]
+            if values.device.type == "cpu":  # few features have a better window, so select them
+                features = better.nonzero().flatten()
+                winner = winner[features]
+                self.level_value[features, i] = best[features]
+                self.level_window[features, i] = windows[winner]
                 kept[winner] = True
-            else:  # whose number nobody waits for
+            else:  # selecting would wait for the device to count the features
                 self.level_value[:, i] = torch.where(better, best, self.level_value[:, i])
                 self.level_window[:, i] = torch.where(better, windows[winner], self.level_window[:, i])
                 kept |= torch.zeros_like(kept, dtype=torch.int32).index_add_(0, winner, better.int()) > 0
 
-    # Putting statistics together.
+    # Merging statistics.
 
     def merge(self, other: FeatureStats) -> None:
-        """Add the statistics of other windows; the order in which this is done makes no difference."""
-        both = zip((self.value, self.window, self.hashes), (other.value, other.window, other.hashes), strict=True)
-        value, window, hashes = (torch.cat([a, b.to(a.device)], dim=1) for a, b in both)
+        """Add the statistics of other windows; the order of merges makes no difference."""
+        pairs = zip((self.value, self.window, self.hashes), (other.value, other.window, other.hashes), strict=True)
+        value, window, hashes = (torch.cat([a, b.to(a.device)], dim=1) for a, b in pairs)
         order = window.sort(dim=1, stable=True).indices
         value, window, hashes = (x.gather(1, order) for x in (value, window, hashes))
-        self.value, self.window, self.hashes = strongest_of(value, window, hashes, self.k)
-        theirs = other.level_value.to(self.value.device), other.level_window.to(self.value.device)
-        tie = (theirs[0] == self.level_value) & (theirs[1] < self.level_window)
-        better = (theirs[0] > self.level_value) | tie
-        self.level_value = torch.where(better, theirs[0], self.level_value)
-        self.level_window = torch.where(better, theirs[1], self.level_window)
+        self.value, self.window, self.hashes = select_top_texts(value, window, hashes, self.k)
+        level_value, level_window = other.level_value.to(self.value.device), other.level_window.to(self.value.device)
+        tie = (level_value == self.level_value) & (level_window < self.level_window)
+        better = (level_value > self.level_value) | tie
+        self.level_value = torch.where(better, level_value, self.level_value)
+        self.level_window = torch.where(better, level_window, self.level_window)
         counts = dataclasses.replace(other, counts=other.counts.clone(), exponent=other.exponent.clone())
         counts._widen(self.exponent.to(counts.exponent.device))
         self._widen(counts.exponent.to(self.exponent.device))
@@ -276,19 +280,19 @@ class FeatureStats:
         return FeatureStats(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def kept_windows(self, since: int = -1) -> Int[Tensor, " kept"]:
-        """Return the numbers of the windows that are kept for some feature, rising, from the number `since` on."""
+        """Return the numbers of the windows that are kept for a feature, ascending, from the number `since`."""
         kept = torch.cat([self.window.flatten(), self.level_window.flatten()])
         return kept[(kept >= since) & (kept != NO_WINDOW)].unique()
 
 
 def level_of(cross_entropy: Float[Tensor, " windows"]) -> Int[Tensor, " windows"]:
-    """Return the level of cross-entropies in nats; one that is not finite counts as the last."""
+    """Return the level of each cross-entropy, in nats; a value that is not finite has the last level."""
     scaled = torch.nan_to_num(cross_entropy * PER_NAT, nan=LEVELS - 1, posinf=LEVELS - 1, neginf=0)
     return scaled.floor().clamp(0, LEVELS - 1).long()
 
 
 def exponents(magnitude: Float[Tensor, " features"]) -> Int[Tensor, " features"]:
-    """Return the smallest e for which `BINS / 2` bins of width `2**e` hold values of a magnitude."""
+    """Return the smallest e for which `BINS / 2` bins of width `2**e` hold values of each magnitude."""
     exponent = torch.frexp(magnitude.float()).exponent.long() - (BINS // 2).bit_length() + 1
     return torch.where(magnitude > 0, exponent, _LOWEST).clamp(min=_LOWEST)
 
@@ -296,11 +300,11 @@ def exponents(magnitude: Float[Tensor, " features"]) -> Int[Tensor, " features"]
 def top_values(
     values: Float[Tensor, "features windows"], count: int
 ) -> tuple[Float[Tensor, "features count"], Int[Tensor, "features count"]]:
-    """Return the largest values of each row and where they stand; of equal values the first.
+    """Return the largest values of each row and their indices; of equal values, the first.
 
-    The result is that of a stable sort of everything, in less than half the time: value and place are one integer.
+    The result equals that of a stable sort, in less than half the time, because value and index form one integer.
     """
-    values = values + 0.0  # of the two zeros, the integers of which differ, leave one
+    values = values + 0.0  # turns -0.0 into 0.0, since their bits differ
     if values.shape[1] <= count or values.dtype != torch.float32:
         order = values.sort(dim=1, descending=True, stable=True)
         return order.values[:, :count], order.indices[:, :count]
@@ -308,18 +312,21 @@ def top_values(
     rising = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).long()
     last = (1 << 32) - 1
     keys = (rising << 32) | (last - torch.arange(values.shape[1], device=values.device))
-    at = last - (keys.topk(count, dim=1).values & last)
-    return values.gather(1, at), at
+    indices = last - (keys.topk(count, dim=1).values & last)
+    return values.gather(1, indices), indices
 
 
-def best_of(value: FloatRows, window: IntRows, hashes: IntRows, k: int) -> Iterable[Tensor]:
-    """Return the k strongest of each row, of equals the first, where no text is there twice."""
-    best, at = top_values(value, min(k, value.shape[1]))
-    return best, window.gather(1, at), hashes.gather(1, at)
+def select_top(value: FloatRows, window: IntRows, hashes: IntRows, k: int) -> Iterable[Tensor]:
+    """Return the k strongest windows of each row; of equal values, the first. No text may occur twice in a row."""
+    best, indices = top_values(value, min(k, value.shape[1]))
+    return best, window.gather(1, indices), hashes.gather(1, indices)
 
 
-def strongest_of(value: FloatRows, window: IntRows, hashes: IntRows, k: int) -> Iterable[Tensor]:
-    """Return the k strongest of each row, each text once, where equal values are in the order of their windows."""
+def select_top_texts(value: FloatRows, window: IntRows, hashes: IntRows, k: int) -> Iterable[Tensor]:
+    """Return the k strongest windows of each row, each text once.
+
+    Windows of equal value must be in the order of their numbers.
+    """
     order = value.sort(dim=1, descending=True, stable=True).indices
     value, window, hashes = (x.gather(1, order) for x in (value, window, hashes))
     by_text = hashes.sort(dim=1, stable=True)

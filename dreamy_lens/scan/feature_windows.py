@@ -1,4 +1,4 @@
-"""One feature's windows: those that drive it most, those near a quantile, a random sample, and how values spread."""
+"""Windows of one feature: the strongest, those near a quantile and a random sample, with the values' distribution."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from dreamy_lens.errors import FeatureError, SettingsError
 from dreamy_lens.features.parser import parse
 from dreamy_lens.figures.protocols import TextDecoder
 from dreamy_lens.scan.distribution import Distribution
-from dreamy_lens.scan.window import Histogram, Window, undominated
+from dreamy_lens.scan.window import Histogram, Window, frontier_windows
 
 if TYPE_CHECKING:
     from dreamy_lens.features.expressions import Feature
     from dreamy_lens.scan.tables import Tables
 
 FLUENT_STEP = 0.25
-"""Nats per token: of each such step of cross-entropy the strongest window is kept, where that of all was measured."""
+"""Step of cross-entropy, in nats per token: a scan that measures it keeps the strongest window of each step."""
 
 
 class FeatureWindows:
-    """What a scan of a corpus found for one feature; rows are read when they are asked for.
+    """Result of a scan for one feature; rows are read when they are needed.
 
     Args:
-        tables: tables of the scan.
-        index: number of the feature in the scan.
-        reader: function that returns the decoder of token ids; called when the decoder is needed first.
+        tables: Tables of the scan.
+        index: Number of the feature in the scan.
+        reader: Function that returns the decoder of token ids; it is called when the decoder is first needed.
 
     Attributes:
-        index: number of the feature in the scan.
-        label: text of the feature, which parses back to it.
-        windows: how many windows of the corpus were scored.
-        non_finite: how many more windows had no finite value, and count nowhere else.
-        mean: mean of the values.
-        deviation: standard deviation of the values.
-        minimum: lowest value.
-        maximum: highest value.
-        histogram: histogram of the values.
+        index: Number of the feature in the scan.
+        label: Text of the feature, which parses to the feature.
+        windows: Number of windows of the corpus with a finite value.
+        non_finite: Number of windows whose value was not finite; the other statistics ignore them.
+        mean: Mean of the values.
+        deviation: Standard deviation of the values.
+        minimum: Lowest value.
+        maximum: Highest value.
+        histogram: Histogram of the values.
     """
 
     def __init__(self, tables: Tables, index: int, reader: Callable[[], TextDecoder]) -> None:
@@ -56,66 +56,66 @@ class FeatureWindows:
 
     @cached_property
     def reader(self) -> TextDecoder:
-        """What turns ids into text."""
+        """Decoder of token ids."""
         return self._reader()
 
     @property
     def header(self) -> dict[str, Any]:
-        """What was scanned and how, as in `examples.json`."""
+        """Content of `examples.json`: what was scanned, and with which settings."""
         return self._tables.header
 
     @property
     def counts(self) -> dict[str, int]:
-        """Documents, characters, windows and tokens of the corpus, and what was passed over."""
+        """Numbers of documents, characters, windows and tokens that were scanned, and of what was skipped."""
         return dict(self.header.get("counts", {}))
 
     @property
     def measured(self) -> bool:
-        """Whether the cross-entropy of every window of the corpus was measured, not only of those that are kept."""
+        """True if the cross-entropy of every window was measured, not only that of the kept windows."""
         return bool(self.header.get("settings", {}).get("cross_entropy"))
 
     @cached_property
     def feature(self) -> Feature:
-        """The feature, as an expression."""
+        """Expression of the feature."""
         return parse(self.label)
 
     @property
     def title(self) -> str:
-        """The feature in short."""
+        """Short label of the feature."""
         try:
             return self.feature.label
-        except FeatureError:  # a custom function has a name, and nothing to parse it to
+        except FeatureError:  # the name of a custom function does not parse
             return self.label
 
     @cached_property
     def top(self) -> tuple[Window, ...]:
-        """The strongest windows, best first."""
+        """Strongest windows, best first."""
         return self._kept("top")
 
     @cached_property
     def fluent(self) -> tuple[Window, ...]:
-        """The strongest window of each quarter of a nat, fluent first, where all cross-entropies were measured.
+        """Strongest window of each quarter of a nat of cross-entropy, fluent first; empty unless :attr:`measured`.
 
-        The last step has no end: it has everything from 15.75 nats on.
+        The last step has no upper end: it holds every window from 15.75 nats per token.
         """
         return self._kept("fluent")
 
     @cached_property
     def fluent_levels(self) -> tuple[int, ...]:
-        """For each of :attr:`fluent`, which quarter of a nat it is the strongest of; the last has everything beyond."""
+        """Step of each window of :attr:`fluent`, counted in quarters of a nat; the last step has no upper end."""
         return tuple(row["rank"] for row in self._kept_rows("fluent"))
 
     @cached_property
     def frontier(self) -> tuple[Window, ...]:
-        """The kept windows that no kept one beats in both value and cross-entropy, fluent to strong.
+        """Kept windows that no kept window beats in both value and cross-entropy, from fluent to strong.
 
-        Where :attr:`measured`, this is the frontier of all windows of the corpus to within a quarter of a nat.
+        If :attr:`measured`, this is the frontier of all windows of the corpus to within a quarter of a nat.
         """
-        return undominated([*self.top, *self.fluent])
+        return frontier_windows([*self.top, *self.fluent])
 
     @property
     def sample(self) -> tuple[np.ndarray, np.ndarray]:
-        """Values float32 `[S]` and numbers int64 `[S]` of windows drawn at random, the same for every feature."""
+        """Values, float32 `[S]`, and numbers, int64 `[S]`, of windows drawn at random, equal for every feature."""
         return self._sample
 
     @cached_property
@@ -126,27 +126,28 @@ class FeatureWindows:
 
     @cached_property
     def sampled(self) -> tuple[Window, ...]:
-        """The windows of :attr:`sample`."""
+        """Windows of :attr:`sample`."""
         values, numbers = self._sample
         return self._windows(numbers.tolist(), values.tolist())
 
     @cached_property
     def distribution(self) -> Distribution:
-        """How the values of all windows are distributed."""
+        """Distribution of the values on all windows."""
         values, _ = self._finite_sample
         top = np.array([row["value"] for row in self._kept_rows("top")], dtype=np.float64)
         return Distribution(self.histogram, (self.minimum, self.maximum), top, values.astype(np.float64))
 
     def quantile_value(self, q: float) -> float:
-        """The lowest value that at least a share `q` of the corpus' windows does not exceed.
+        """Return the lowest value that at least a share `q` of the corpus' windows does not exceed.
 
-        It is exact where the strongest windows reach so far down, and as exact as the sample elsewhere.
+        The result is exact if it is among the strongest windows' values. Otherwise the random sample limits its
+        precision.
 
         Args:
-            q: from 0 to 1, for example 0.99.
+            q: Share of the windows, from 0 to 1, for example 0.99.
 
         Returns:
-            The value; NaN if no window had a finite one.
+            The value, in the feature's units; NaN if no window had a finite value.
 
         Raises:
             SettingsError: `q` is outside its range.
@@ -154,46 +155,49 @@ class FeatureWindows:
         return self.distribution.quantile(_share(q))
 
     def quantile(self, q: float, count: int = 8) -> tuple[Window, ...]:
-        """Windows about as strong as a share `q` of the corpus is weaker than.
+        """Return windows near a quantile of the corpus.
 
         Args:
-            q: from 0 to 1, for example 0.99.
-            count: how many windows.
+            q: Share of the corpus that is weaker than the windows, from 0 to 1, for example 0.99.
+            count: Number of windows.
 
         Returns:
-            Those of the random sample, and of the strongest, whose ranks are nearest to the quantile, strongest first.
+            The windows of the random sample and of the strongest whose ranks are nearest to the quantile, strongest
+            first.
 
         Raises:
             SettingsError: `q` is outside its range.
         """
-        known, (values, numbers) = self.distribution, self._finite_sample
-        tops = {w.number: w for w in self.top}
-        far = known.distances(known.shares_of_sample(), _share(q))
-        pool = [
-            (d, n, v) for d, n, v in zip(far.tolist(), numbers.tolist(), values.tolist(), strict=True) if n not in tops
-        ]
-        far = known.distances(known.shares_of_top(), q)
-        pool += [(d, w.number, w.value) for d, w in zip(far.tolist(), self.top, strict=True)]
-        near = sorted(pool)[:count]
-        rest = [(n, v) for _, n, v in near if n not in tops]
-        found = [tops[n] for _, n, _ in near if n in tops]
-        found += self._windows([n for n, _ in rest], [v for _, v in rest])
-        return tuple(sorted(found, key=lambda w: (-w.value, w.number)))
+        distribution, (values, numbers) = self.distribution, self._finite_sample
+        top = {w.number: w for w in self.top}
+        distances = distribution.distances(distribution.shares_of_sample(), _share(q))
+        sample = zip(distances.tolist(), numbers.tolist(), values.tolist(), strict=True)
+        candidates = [(distance, number, value) for distance, number, value in sample if number not in top]
+        distances = distribution.distances(distribution.shares_of_top(), q)
+        candidates += [(distance, w.number, w.value) for distance, w in zip(distances.tolist(), self.top, strict=True)]
+        nearest = sorted(candidates)[:count]
+        sampled = [(number, value) for _, number, value in nearest if number not in top]
+        windows = [top[number] for _, number, _ in nearest if number in top]
+        windows += self._windows([number for number, _ in sampled], [value for _, value in sampled])
+        return tuple(sorted(windows, key=lambda w: (-w.value, w.number)))
 
     def passages(self, numbers: Iterable[int]) -> tuple[list[str], list[np.ndarray]]:
-        """The tokens of windows together with what was kept around them, and the documents they stand in."""
+        """Return the documents of windows, and the token ids of the windows with the kept context.
+
+        Numbers of windows that are not kept are skipped.
+        """
         wanted = list(numbers)
         rows = {row["window"]: row for row in self._tables.parts["windows"].where("window", wanted).to_pylist()}
-        found = [rows[n] for n in wanted if n in rows]
-        whole = [[*(row["before"] or []), *row["ids"], *(row["after"] or [])] for row in found]
-        return [row["document"] for row in found], [np.array(ids, dtype=np.int64) for ids in whole]
+        kept = [rows[n] for n in wanted if n in rows]
+        passages = [[*(row["before"] or []), *row["ids"], *(row["after"] or [])] for row in kept]
+        return [row["document"] for row in kept], [np.array(ids, dtype=np.int64) for ids in passages]
 
-    # Rows to windows.
+    # Conversion of rows to windows.
 
     @cached_property
     def _rows(self) -> list[dict[str, Any]]:
-        found = self._tables.parts["kept"].where("feature", [self.index])
-        return sorted(found.to_pylist(), key=lambda row: (row["kind"], row["rank"]))
+        kept = self._tables.parts["kept"].where("feature", [self.index])
+        return sorted(kept.to_pylist(), key=lambda row: (row["kind"], row["rank"]))
 
     def _kept_rows(self, kind: str) -> list[dict[str, Any]]:
         return [row for row in self._rows if row["kind"] == kind]
@@ -207,34 +211,37 @@ class FeatureWindows:
         self, numbers: list[int], values: list[float], series: Iterable[Any] | None = None
     ) -> tuple[Window, ...]:
         rows = {row["window"]: row for row in self._tables.parts["windows"].where("window", numbers).to_pylist()}
-        known = [None] * len(numbers) if series is None else series
+        all_series = [None] * len(numbers) if series is None else series
         return tuple(
-            self._window(rows[n], v, one) for n, v, one in zip(numbers, values, known, strict=True) if n in rows
+            self._window(rows[number], value, values_at_tokens)
+            for number, value, values_at_tokens in zip(numbers, values, all_series, strict=True)
+            if number in rows
         )
 
     def _window(self, row: dict[str, Any], value: float, series: Any) -> Window:
-        read, ids = self.reader, tuple(row["ids"])
+        reader, ids = self.reader, tuple(row["ids"])
         return Window(
             number=row["window"],
             ids=ids,
-            tokens=tuple(read.tokens(ids)),
-            text=read.text(ids),
+            tokens=tuple(reader.tokens(ids)),
+            text=reader.text(ids),
             value=float(value),
             cross_entropy=row["cross_entropy"],
             document=row["document"],
             character=row["character"],
-            before=read.text(row["before"] or []),
-            after=read.text(row["after"] or []),
+            before=reader.text(row["before"] or []),
+            after=reader.text(row["after"] or []),
             values=None if series is None else np.array([np.nan if v is None else v for v in series], np.float32),
         )
 
 
 def _share(q: float) -> float:
+    """Return a quantile as a float, or raise SettingsError if it is not from 0 to 1."""
     if isinstance(q, bool) or not isinstance(q, (int, float, np.number)) or not 0 <= q <= 1:
         raise SettingsError(f"A quantile is a share from 0 to 1, such as 0.99; got {q!r}.")
     return float(q)
 
 
 def _number(x: float | None) -> float:
-    """A number of a table, in which there is none where nothing had a finite value."""
+    """Return a number of a table, where null stands for NaN."""
     return math.nan if x is None else float(x)

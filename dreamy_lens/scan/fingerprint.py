@@ -1,4 +1,4 @@
-"""What tells one scan from another: digests of a model's weights and of features."""
+"""Digests of a model's weights and of features, which tell one scan from another."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dreamy_lens.models.hooked_model import HookedModel
 
 
 def model_digest(model: HookedModel) -> str:
-    """Of everything that decides what a model computes, as far as it is in its weights and settings; 16 letters.
+    """Return a digest of a model's weights and settings, 16 hexadecimal digits.
 
-    The bits of every parameter are summed up as integers, at two places of a permutation, so it takes one reading of
-    the weights on the device where they are, and does not depend on the order of the sums.
+    For every parameter, the bits are summed as integers, once as they are and once weighted by position. So the digest
+    needs only one pass over the weights on their device, and does not depend on the order of the sums.
     """
     digest = hashlib.sha256()
     module, mode = model.backend.module, model.state[1:]
-    # Soft caps, window sizes: no weights, but numbers depend on them.
+    # Soft caps and window sizes are not weights, but the values depend on them.
     settings = sorted(map(str, model.backend.settings().items()))
     digest.update(repr((type(model.source).__name__, str(mode), settings)).encode())
     with model.lock, torch.no_grad():
@@ -35,21 +35,22 @@ def model_digest(model: HookedModel) -> str:
 
 
 def _bits(tensor: torch.Tensor) -> str:
+    """Return the sum and the weighted sum of a tensor's bits."""
     flat = tensor.detach().reshape(-1)
     kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     if not flat.numel() or flat.element_size() not in kinds:
         return ""
     total = weighted = 0
     for part in flat.contiguous().view(kinds[flat.element_size()]).split(1 << 24):
-        whole = part.long()
-        total += int(whole.sum())
-        # Which entry it is counts too: two rows that change places are another model.
-        weighted += int((whole * (torch.arange(len(whole), device=whole.device) % 65_521 + 1)).sum())
+        integers = part.long()
+        total += int(integers.sum())
+        # The position counts too: a model with two rows swapped is another model.
+        weighted += int((integers * (torch.arange(len(integers), device=integers.device) % 65_521 + 1)).sum())
     return f"{total} {weighted}"
 
 
 def features_digest(features: Iterable[ex.Feature]) -> str:
-    """Of features in their order, and of the files that they name; 16 letters."""
+    """Return a digest of features in their order and of the files that they name, 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for feature in features:
         digest.update(str(feature).encode("utf-8", "surrogatepass") + b"\0")
@@ -58,13 +59,13 @@ def features_digest(features: Iterable[ex.Feature]) -> str:
     return digest.hexdigest()[:16]
 
 
-def has_text_form(feature: ex.Feature) -> bool:
-    """Whether the text of a feature says all that it is: not so for functions and for objects of this session."""
+def has_complete_text(feature: ex.Feature) -> bool:
+    """Return whether the feature's text defines it; functions and objects in memory have no such text."""
     return all(node.has_text_form for node in feature.walk())
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that compute a scan's numbers; "unknown" for one that is not installed."""
+    """Return the versions of the libraries that compute the values of a scan; "unknown" if not installed."""
     libraries = ("dreamy-lens", "torch", "transformer-lens", "transformers", "tokenizers")
     installed = versions(*libraries)
     return {name: installed.get(name, "unknown") for name in libraries}

@@ -1,4 +1,4 @@
-"""One feature's examples as HTML: tabs of the strongest windows, of quantiles, of fluency, and a histogram."""
+"""Examples of one feature as HTML: a histogram, and tabs of the strongest windows, of quantiles and by fluency."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from dreamy_lens.scan.feature_windows import FLUENT_STEP, FeatureWindows
 from dreamy_lens.scan.window import Window
 
 QUANTILES = (0.999, 0.99, 0.9, 0.5)
-"""Shares of the corpus of whose strength windows are shown."""
+"""Quantiles of the corpus of which the page shows windows."""
 
-EACH = 8
-"""Windows shown for each quantile."""
+WINDOWS_PER_QUANTILE = 8
+"""Number of windows that the page shows for each quantile."""
 
 
 def window_card(window: Window, name: str, label: str, series: np.ndarray | None = None) -> TextCard:
-    """Return the card of a window, with what surrounds it and where it stands.
+    """Return the card of a window, with the text around it, and its document and character.
 
     Args:
-        window: the window.
-        name: the id of the card's element.
-        label: what the window is, such as "window 3".
-        series: the feature's value if the window ended at each token; None takes the window's own.
+        window: Window to show.
+        name: Id of the card's HTML element.
+        label: Label of the card, such as "window 3".
+        series: Values of the feature if the window ended at each token, float32 `[n]`; None takes `window.values`.
     """
-    place = f"{window.document}, character {window.character:,}"
+    source = f"{window.document}, character {window.character:,}"
     return TextCard(
         name=name,
         side="window",
@@ -42,14 +42,14 @@ def window_card(window: Window, name: str, label: str, series: np.ndarray | None
         series=window.values if series is None else series,
         value=window.value,
         cross_entropy=window.cross_entropy,
-        where=place,
+        where=source,
         before=window.before,
         after=window.after,
     )
 
 
-def scale_of(windows: Iterable[Window]) -> ValueScale:
-    """Return the scale that some windows share."""
+def shared_scale(windows: Iterable[Window]) -> ValueScale:
+    """Return one colour scale for the values of all given windows."""
     values: list[float] = []
     for window in windows:
         values.append(window.value)
@@ -58,7 +58,7 @@ def scale_of(windows: Iterable[Window]) -> ValueScale:
 
 
 def percent(q: float) -> str:
-    """Format a share.
+    """Return a share from 0 to 1 as a percentage.
 
     >>> percent(0.999), percent(0.5)
     ('99.9 %', '50 %')
@@ -66,10 +66,10 @@ def percent(q: float) -> str:
     return f"{100 * q:.6g} %"
 
 
-def at_or_below(q: float, value: float, scale: ValueScale) -> str:
-    """Say what a quantile is, with as many decimal places as tell its value from zero.
+def quantile_sentence(q: float, value: float, scale: ValueScale) -> str:
+    """Return a sentence about a quantile, with enough decimal places to distinguish its value from zero.
 
-    >>> at_or_below(0.9, -0.00017, ValueScale(2.0, 3, True))
+    >>> quantile_sentence(0.9, -0.00017, ValueScale(2.0, 3, True))
     '90 % of the windows are at or below −0.00017'
     """
     places = max(scale.places, decimals([value], 2)) if value else scale.places
@@ -77,19 +77,19 @@ def at_or_below(q: float, value: float, scale: ValueScale) -> str:
     return f"{percent(q)} of the windows are at or below {text}"
 
 
-def examples_body(examples: FeatureWindows, top: int = 64, each: int = EACH) -> str:
+def examples_body(examples: FeatureWindows, top: int = 64, each: int = WINDOWS_PER_QUANTILE) -> str:
     """Return the examples as HTML, without the page around them.
 
     Args:
-        examples: examples of one feature.
-        top: how many of the strongest windows are shown.
-        each: how many windows of each quantile.
+        examples: Examples of one feature.
+        top: Number of the strongest windows to show.
+        each: Number of windows to show for each quantile.
     """
     prefix = "e" + hashlib.sha256(f"{examples.label}{examples.header.get('generation')}".encode()).hexdigest()[:6]
     strongest = examples.top[:top]
     quantiles = [(q, examples.quantile(q, each)) for q in QUANTILES]
-    shown = [*strongest, *examples.fluent, *(w for _, some in quantiles for w in some)]
-    scale = scale_of(shown)
+    shown = [*strongest, *examples.fluent, *(w for _, windows in quantiles for w in windows)]
+    scale = shared_scale(shown)
     parts = [("strongest", _numbered(strongest, f"{prefix}t", "", scale))]
     parts.append(("quantiles", _quantiles(examples, quantiles, prefix, scale)))
     if examples.fluent:
@@ -97,7 +97,7 @@ def examples_body(examples: FeatureWindows, top: int = 64, each: int = EACH) -> 
             window_card(w, f"{prefix}f{i}", f"{FLUENT_STEP * level:.2f} nats and up")
             for i, (level, w) in enumerate(zip(examples.fluent_levels, examples.fluent, strict=True))
         ]
-        note = '<p class="dl-quiet">The strongest window of each quarter of a nat, of all windows of the corpus.</p>'
+        note = '<p class="dl-quiet">The strongest window of the corpus at each quarter of a nat of cross-entropy.</p>'
         parts.append(("by fluency", note + card_list(fluent, scale)))
     marks = [Mark(examples.quantile_value(q), percent(q), "q") for q in QUANTILES]
     if strongest:
@@ -108,17 +108,18 @@ def examples_body(examples: FeatureWindows, top: int = 64, each: int = EACH) -> 
 
 
 def examples_fragment(examples: FeatureWindows) -> str:
-    """Return the examples for a notebook's cell."""
+    """Return the examples as HTML for the output of a notebook cell."""
     return fragment(f"<h3>{escape(examples.title)}</h3>{examples_body(examples, 16, 4)}", "tokens.css")
 
 
 def examples_page(examples: FeatureWindows, top: int = 64) -> str:
-    """Return the examples as a page of their own, which fetches nothing and has no script."""
+    """Return the examples as a complete page, which loads nothing from the network and has no script."""
     title = f"{examples.title} in {examples.header.get('corpus', {}).get('name', 'a corpus')}"
     return document(title, f"<h1>{escape(title)}</h1>{examples_body(examples, top)}", styles=["tokens.css"])
 
 
 def _introduction(examples: FeatureWindows) -> str:
+    """Return what was scanned, the mean and the deviation, and a notice if the scan was stopped."""
     counts, header = examples.counts, examples.header
     places = decimals([examples.mean, examples.deviation], 3)
     mean, deviation = (number(x, places) for x in (examples.mean, examples.deviation))
@@ -127,17 +128,18 @@ def _introduction(examples: FeatureWindows) -> str:
         f"{counts.get('documents', 0):,} documents of {header.get('corpus', {}).get('name', 'a corpus')}, on "
         f"{header.get('model', 'a model')}. Mean {mean}, standard deviation {deviation}."
     )
-    part = "" if header.get("complete", True) else f'<p class="dl-warn">{escape(stopped(header))}</p>'
-    return f'<p class="dl-quiet">{escape(text)}</p>{part}'
+    notice = "" if header.get("complete", True) else f'<p class="dl-warn">{escape(stop_notice(header))}</p>'
+    return f'<p class="dl-quiet">{escape(text)}</p>{notice}'
 
 
-def stopped(header: Mapping[str, Any]) -> str:
-    """Say that a scan was stopped before the end of its corpus."""
+def stop_notice(header: Mapping[str, Any]) -> str:
+    """Return a sentence which says that a scan was stopped before the end of its corpus."""
     tokens, name = header.get("counts", {}).get("tokens", 0), header.get("corpus", {}).get("name", "a corpus")
     return f"The scan was stopped after {tokens:,} tokens, so the windows are of a part of {name} only."
 
 
 def _numbered(windows: Sequence[Window], prefix: str, word: str, scale: ValueScale) -> str:
+    """Return cards of windows, numbered from 1."""
     if not windows:
         return '<p class="dl-none">No window had a finite value.</p>'
     return card_list([window_card(w, f"{prefix}{i}", f"{word}{i + 1}") for i, w in enumerate(windows)], scale)
@@ -146,8 +148,9 @@ def _numbered(windows: Sequence[Window], prefix: str, word: str, scale: ValueSca
 def _quantiles(
     examples: FeatureWindows, quantiles: Sequence[tuple[float, Sequence[Window]]], prefix: str, scale: ValueScale
 ) -> str:
+    """Return a heading and the windows of each quantile."""
     parts = []
     for k, (q, windows) in enumerate(quantiles):
-        parts.append(f"<h4>{at_or_below(q, examples.quantile_value(q), scale)}</h4>")
+        parts.append(f"<h4>{quantile_sentence(q, examples.quantile_value(q), scale)}</h4>")
         parts.append(_numbered(windows, f"{prefix}q{k}", "", scale))
     return "".join(parts)

@@ -1,4 +1,4 @@
-"""Progress bars of a scan, and the guard that lets Ctrl-C stop it where nothing is lost."""
+"""Progress bars of a scan, and a guard that lets Ctrl-C stop a scan at a point where nothing is lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dreamy_lens.scan.scanner import Scanner
 
 
 class TokenBar:
-    """A bar that shows the part of the corpus that was scanned, the tokens, and the tokens per second.
+    """Progress bar that shows the scanned part of the corpus, the tokens, and the tokens per second.
 
     Args:
         shown: Whether to show the bar; None shows it in terminals and notebooks.
@@ -33,16 +33,16 @@ class TokenBar:
 
     @property
     def is_shown(self) -> bool:
-        """Whether there is a bar to see."""
+        """True if the bar is shown."""
         return not self._bar.disable
 
     def show(self, tokens: int, part: float | None, *details: str) -> None:
-        """Show where the scan stands.
+        """Show the progress of the scan.
 
         Args:
             tokens: Number of tokens that were scanned.
             part: Part of the scan that is done, from 0 to 1; None if the end is not known.
-            *details: More to show, after the number of features.
+            *details: Other texts to show after the number of features.
         """
         if part is None:
             self._bar.bar_format = self.FORMAT_WITHOUT_END
@@ -52,7 +52,7 @@ class TokenBar:
         self._bar.set_postfix_str(", ".join(filter(None, postfix)))
 
     def _speed(self, tokens: int) -> str:
-        """Return the tokens per second since the first tokens that were shown."""
+        """Return the tokens per second since :meth:`show` was first called."""
         seconds = self._bar.format_dict["elapsed"]
         if self._start is None:
             self._start = tokens, seconds
@@ -67,8 +67,8 @@ class TokenBar:
 class ScanBar(TokenBar):
     """Progress bar of a scan in this process.
 
-    When it is entered, the scan is prepared: a corpus of which a part is scanned is read through. Nothing is lost if
-    that is interrupted, so it is done before any :class:`InterruptGuard` listens.
+    Entering the bar prepares the scan: if a random part of the corpus is to be scanned, the corpus is read once. An
+    interrupt loses nothing then, so this comes before an :class:`InterruptGuard` is entered.
 
     Args:
         scanner: Scanner whose progress to show.
@@ -80,7 +80,7 @@ class ScanBar(TokenBar):
         self._scanner = scanner
 
     def update(self, checkpoint: Checkpoint, block: Block) -> None:
-        """Show where the scan stands."""
+        """Show the progress of the scan."""
         if self.is_shown:
             self.show(checkpoint.counts["tokens"], self._part(checkpoint, block))
 
@@ -99,7 +99,7 @@ class ScanBar(TokenBar):
 
     def __enter__(self) -> ScanBar:
         try:
-            if self._scanner.is_to_prepare:
+            if self._scanner.needs_preparation:
                 self._bar.bar_format = self.FORMAT_WITHOUT_END
                 self._bar.set_description_str("reading the corpus")
                 self._scanner.prepare()
@@ -117,7 +117,7 @@ class ScanBar(TokenBar):
 
 
 class ValuesBar:
-    """Progress bar for what comes after a scan: values at the tokens of every window that is kept.
+    """Progress bar of the step after a scan, which computes values at the tokens of every kept window.
 
     Args:
         shown: Whether to show the bar; None shows it in terminals and notebooks.
@@ -129,7 +129,7 @@ class ValuesBar:
         self._bar = progress_bar(shown, desc="values at tokens", bar_format=self.FORMAT, delay=1.0)
 
     def update(self, done: int, total: int) -> None:
-        """Show how many of all values are known."""
+        """Show the number of known values, of all values."""
         self._bar.total = total
         self._bar.update(done - self._bar.n)
 
@@ -141,28 +141,28 @@ class ValuesBar:
 
 
 class InterruptGuard:
-    """Inside, a first Ctrl-C asks to stop where nothing is lost; a second one stops at once.
+    """Context in which a first Ctrl-C requests a stop at a point where nothing is lost, and a second stops at once.
 
     Attributes:
-        asked: Whether there was a first Ctrl-C.
+        stop_requested: Whether Ctrl-C was pressed.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.stop_requested = False
         self._former: Any = None
 
     def __enter__(self) -> InterruptGuard:
         if threading.current_thread() is threading.main_thread():
             former = signal.getsignal(signal.SIGINT)
-            if former is signal.default_int_handler:  # a program with a handler of its own keeps it
-                self._former = signal.signal(signal.SIGINT, self._hear)
+            if former is signal.default_int_handler:  # a program keeps a handler of its own
+                self._former = signal.signal(signal.SIGINT, self._on_interrupt)
         return self
 
-    def _hear(self, *arguments: Any) -> None:
-        if self.asked:
+    def _on_interrupt(self, *arguments: Any) -> None:
+        if self.stop_requested:
             raise KeyboardInterrupt
-        self.asked = True
-        with contextlib.suppress(RuntimeError):  # the program was just writing something itself
+        self.stop_requested = True
+        with contextlib.suppress(RuntimeError):  # the program may be in the middle of writing to stderr
             print("\nstopping ... (Ctrl-C again to stop without waiting)", file=sys.stderr, flush=True)
 
     def __exit__(self, *error: object) -> None:
@@ -171,7 +171,7 @@ class InterruptGuard:
 
 
 def compact_count(number: float) -> str:
-    """Return a count in three digits and a letter.
+    """Return a count with three digits and a letter for its unit.
 
     >>> compact_count(999), compact_count(16_540), compact_count(1_234_567), compact_count(5e8)
     ('999', '16.5k', '1.23M', '500M')

@@ -1,4 +1,4 @@
-"""A scan of a corpus from its description to its results: gone on with, saved, stopped, cached."""
+"""Scan of a corpus, from its settings to its results: it can be stopped, saved, continued and cached."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.models.transfer import to_host
 from dreamy_lens.scan import storage
-from dreamy_lens.scan.checkpoint import Checkpoint, check_same
+from dreamy_lens.scan.checkpoint import Checkpoint, check_identity
 from dreamy_lens.scan.config import ScanConfig
 from dreamy_lens.scan.examples import Examples
-from dreamy_lens.scan.fingerprint import features_digest, has_text_form, library_versions, model_digest
+from dreamy_lens.scan.fingerprint import features_digest, has_complete_text, library_versions, model_digest
 from dreamy_lens.scan.progress_bar import InterruptGuard, ScanBar, ValuesBar
 from dreamy_lens.scan.scanner import Scanner
-from dreamy_lens.scan.schema import table, token_table
+from dreamy_lens.scan.schema import arrow_table, token_table
 from dreamy_lens.scan.storage import HEADER
 from dreamy_lens.scan.table_builder import TableBuilder
 from dreamy_lens.scan.tables import Tables
@@ -39,26 +39,26 @@ from dreamy_lens.scan.token_values import JobRunner
 from dreamy_lens.scoring.feature_bank import given_order, make_banks
 
 SAVE_SECONDS = 20.0
-"""Seconds between two times that an unfinished scan is saved: a process that dies loses no more, and a block."""
+"""Seconds between two saves of an unfinished scan: a process that dies loses no more than these and a block."""
 
 CHECKED = 8
 """Number of features of a finished scan whose strongest windows are scored again before it is opened."""
 
-PARTS = "parcels"
-"""Folder of the parts of an unfinished scan that several processes share."""
+PARTS_FOLDER = "parcels"
+"""Name of the folder of an unfinished scan that is distributed over several processes."""
 
-UNFINISHED = "scan.safetensors"
-"""File of an unfinished scan."""
+CHECKPOINT_FILE = "scan.safetensors"
+"""Name of the file of an unfinished scan."""
 
 
 class Scan:
-    """A scan that is fully described; :func:`dreamy_lens.max_activating` makes one and runs it.
+    """Scan with all its settings; :func:`dreamy_lens.max_activating` makes one and runs it.
 
     Args:
-        features: Expressions, their texts, or lists of these, as for :func:`dreamy_lens.max_activating`.
-        model: Model whose activations the features read: a bridge, a Hugging Face id or folder; None is the embedded
-            model.
-        corpus: Corpus, or what :func:`dreamy_lens.corpus.open` makes one of.
+        features: Expressions, their texts, or lists of these, as :func:`dreamy_lens.max_activating` takes them.
+        model: Model whose activations the features read: TransformerBridge, Hugging Face id, or folder; None is the
+            embedded model.
+        corpus: Corpus, or anything that :func:`dreamy_lens.corpus.open` takes.
         config: Settings of the scan.
         fluency_model: Model whose cross-entropy is measured; None is `model`.
     """
@@ -81,7 +81,7 @@ class Scan:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that decides the result, as JSON values; scans of equal identity have equal results."""
+        """Everything that decides the result, as JSON values; scans of equal identity have equal results."""
         if self._identity is None:
             settings = dataclasses.asdict(self.config)
             settings["stride"] = self.config.windows.step
@@ -102,59 +102,59 @@ class Scan:
         return self._identity
 
     def _other_models(self) -> list[HookedModel]:
-        """Return the models besides the scan's own that the features read."""
+        """Return the models that features read besides the scan's own model."""
         others = {model for bank in self.banks for model in bank.hooks if model is not self.model}
         return sorted(others, key=lambda model: model.name)
 
     @property
     def is_reproducible(self) -> bool:
-        """Whether the identity says all: no objects of this session, no hooks, and no texts that are yet to come."""
+        """True if the identity decides the result: no objects in memory, no hooks, no corpus that is read only once."""
         hooked = any(m.is_hooked for m in (self.model, self.fluency or self.model))
         vague = self.corpus.single_pass or self.corpus.partial_fingerprint
-        return all(map(has_text_form, self.features)) and not hooked and not vague
+        return all(map(has_complete_text, self.features)) and not hooked and not vague
 
     def folder(self) -> Path:
-        """Return the folder of the cache that is for this scan."""
+        """Return the folder of this scan in the cache."""
         key = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:24]
         return cache_folder("scans", key)
 
     def run(
         self, out: str | os.PathLike[str] | None = None, cache: bool = True, progress: bool | None = None
     ) -> Examples:
-        """Scan, go on with an unfinished scan, or open a finished one; see :func:`dreamy_lens.max_activating`."""
-        place = Path(out).expanduser() if out is not None else None
-        if place is None and cache and self.is_reproducible:
-            place = self.folder()
-        finished = None if place is None else self.open_finished(place, cached=out is None)
+        """Scan, continue an unfinished scan, or open a finished one; see :func:`dreamy_lens.max_activating`."""
+        folder = Path(out).expanduser() if out is not None else None
+        if folder is None and cache and self.is_reproducible:
+            folder = self.folder()
+        finished = None if folder is None else self.open_finished(folder, cached=out is None)
         if finished is not None:
             return finished
         scanner = self.scanner()
-        state = scanner.empty()
-        if place is not None and (place / UNFINISHED).exists():
-            state = Checkpoint.load(place / UNFINISHED, self.identity, self.model.device)
-        whole = self._scan(scanner, state, place, progress)
-        return self.build_examples(scanner, state, place, whole, progress)
+        state = scanner.new_checkpoint()
+        if folder is not None and (folder / CHECKPOINT_FILE).exists():
+            state = Checkpoint.load(folder / CHECKPOINT_FILE, self.identity, self.model.device)
+        complete = self._scan(scanner, state, folder, progress)
+        return self.build_examples(scanner, state, folder, complete, progress)
 
-    def open_finished(self, place: Path, cached: bool) -> Examples | None:
+    def open_finished(self, folder: Path, cached: bool) -> Examples | None:
         """Return the finished scan in a folder, if there is one whose values are those of a new scan.
 
         Args:
-            place: Folder to look in.
-            cached: Whether the folder is of the cache, where another scan may take its place.
+            folder: Folder to look in.
+            cached: Whether the folder is in the cache, where a new scan may replace it.
 
         Raises:
-            ExamplesError: A folder that is not of the cache holds another scan.
+            ExamplesError: A folder outside the cache holds another scan.
         """
-        finished = self._read_finished(place)
+        finished = self._read_finished(folder)
         if finished is None:
             return None
         if cached and (finished.failed_shards or not self.agrees_with(finished)):
-            return None  # what could not be read may be readable now; or the model is not what it was
+            return None  # a failed shard may be readable now, or the model has changed
         if not self.agrees_with(finished):
             raise ExamplesError(
-                f"{str(place)!r} holds a scan of another model, or of other features of the same names: windows that "
-                "it kept have other values now. Was a function, an autoencoder or the model changed, or are there "
-                "hooks on it? Scan into another folder."
+                f"{str(folder)!r} holds a scan of another model, or of other features with the same names: windows "
+                "that it kept have other values now. Did a function, an autoencoder or the model change, or does the "
+                "model have hooks? Scan into another folder."
             )
         if finished.failed_shards:
             named = "; ".join(f"{shard['name']} ({shard['why']})" for shard in finished.failed_shards[:5])
@@ -167,133 +167,136 @@ class Scan:
         return finished
 
     def agrees_with(self, finished: Examples) -> bool:
-        """Return whether windows that a scan kept have its values still: no digest knows all that a model computes."""
-        places = given_order(self.banks)
-        if len(places) != len(finished):
+        """Return whether the windows that a scan kept still have their values.
+
+        Digests of weights and texts do not cover everything that a model computes, so some windows are scored again.
+        """
+        order = given_order(self.banks)
+        if len(order) != len(finished):
             return False
-        few = np.unique(np.linspace(0, len(places) - 1, CHECKED).astype(int))
-        kept = finished.tables.parts["kept"].where("feature", few.tolist()).to_pylist()
+        checked = np.unique(np.linspace(0, len(order) - 1, CHECKED).astype(int))
+        kept = finished.tables.parts["kept"].where("feature", checked.tolist()).to_pylist()
         kept = [row for row in kept if row["kind"] == "top" and row["rank"] < 2]
         if not kept:
             return True
         windows = finished.tables.parts["windows"].where("window", {row["window"] for row in kept}).to_pylist()
         ids = {row["window"]: row["ids"] for row in windows}
         rows = np.array([ids[row["window"]] for row in kept], dtype=np.int64)
-        bulk = self.scanner().bulk
-        values = np.concatenate([np.concatenate(to_host(*found.values), axis=1) for _, found in bulk.passes(rows)])
-        ours = values[np.arange(len(kept)), places[[row["feature"] for row in kept]]]
-        theirs = np.array([row["value"] for row in kept])
+        passes = self.scanner().scorer.passes(rows)
+        values = np.concatenate([np.concatenate(to_host(*scores.values), axis=1) for _, scores in passes])
+        current = values[np.arange(len(kept)), order[[row["feature"] for row in kept]]]
+        saved = np.array([row["value"] for row in kept])
         coarse = self.model.dtype.itemsize < 4
-        allowed = (0.05 if coarse else 1e-3) * np.maximum(np.abs(theirs), np.abs(theirs).mean()) + 1e-4
-        off = np.nan_to_num(np.abs(ours - theirs), nan=np.inf) > allowed
-        return not (off.mean() > 0.5 if coarse else off.any())
+        allowed = (0.05 if coarse else 1e-3) * np.maximum(np.abs(saved), np.abs(saved).mean()) + 1e-4
+        differs = np.nan_to_num(np.abs(current - saved), nan=np.inf) > allowed
+        return not (differs.mean() > 0.5 if coarse else differs.any())
 
-    def _read_finished(self, place: Path) -> Examples | None:
+    def _read_finished(self, folder: Path) -> Examples | None:
         """Return the finished scan in a folder, if there is one.
 
         Raises:
-            ExamplesError: The scan is of another model, corpus, feature or setting; or the folder holds something else.
+            ExamplesError: The scan has another model, corpus, features or settings, or the folder holds something else.
         """
-        if place.exists() and not place.is_dir():
-            raise ExamplesError(f"{str(place)!r} is a file; results are a folder. Choose another name.")
-        if not (place / HEADER).exists():
-            others = {path.name for path in place.iterdir()} - {PARTS} if place.is_dir() else set()
-            if others and UNFINISHED not in others:
-                raise ExamplesError(f"{str(place)!r} exists and holds no scan; choose another name.")
+        if folder.exists() and not folder.is_dir():
+            raise ExamplesError(f"{str(folder)!r} is a file, and examples are a folder; choose another name.")
+        if not (folder / HEADER).exists():
+            entries = {path.name for path in folder.iterdir()} - {PARTS_FOLDER} if folder.is_dir() else set()
+            if entries and CHECKPOINT_FILE not in entries:
+                raise ExamplesError(f"{str(folder)!r} exists and holds no scan; choose another name.")
             return None
-        examples = Examples.load(place)
-        check_same(examples.header.get("identity", {}), self.identity, str(place))
+        examples = Examples.load(folder)
+        check_identity(examples.header.get("identity", {}), self.identity, str(folder))
         return examples if examples.header.get("complete") else None
 
-    def _scan(self, scanner: Scanner, state: Checkpoint, place: Path | None, shown: bool | None) -> bool:
-        """Scan, and return whether the corpus was scanned to its end; an interrupt leaves the rest for another call."""
+    def _scan(self, scanner: Scanner, state: Checkpoint, folder: Path | None, shown: bool | None) -> bool:
+        """Scan, and return whether the scan reached its end; after an interrupt, another call continues it."""
         saved = time.monotonic()
 
         def after(checkpoint: Checkpoint, block: Any) -> bool:
             nonlocal saved
             bar.update(checkpoint, block)
-            if place is not None and time.monotonic() - saved >= SAVE_SECONDS:
-                checkpoint.save(place / UNFINISHED, self.identity)
+            if folder is not None and time.monotonic() - saved >= SAVE_SECONDS:
+                checkpoint.save(folder / CHECKPOINT_FILE, self.identity)
                 saved = time.monotonic()
-            return stop.asked
+            return guard.stop_requested
 
-        with ScanBar(scanner, shown) as bar, InterruptGuard() as stop:
+        with ScanBar(scanner, shown) as bar, InterruptGuard() as guard:
             try:
-                whole = scanner.run(state, after=after)
+                complete = scanner.run(state, after=after)
             except Exception:
-                if place is not None and state.whole and state.counts["windows"]:
-                    state.save(place / UNFINISHED, self.identity)
+                if folder is not None and state.consistent and state.counts["windows"]:
+                    state.save(folder / CHECKPOINT_FILE, self.identity)
                 raise
         if not state.counts["windows"]:
-            raise self.nothing_found(state)
-        if not whole:
-            if place is not None:
-                state.save(place / UNFINISHED, self.identity)
-            again = "call again with the same arguments to go on" if place is not None else "nothing was saved"
-            print(f"Stopped after {state.counts['tokens']:,} tokens; {again}.", file=sys.stderr)
-        return whole
+            raise self.no_windows_error(state)
+        if not complete:
+            if folder is not None:
+                state.save(folder / CHECKPOINT_FILE, self.identity)
+            hint = "call again with the same arguments to go on" if folder is not None else "nothing was saved"
+            print(f"Stopped after {state.counts['tokens']:,} tokens; {hint}.", file=sys.stderr)
+        return complete
 
-    def nothing_found(self, state: Checkpoint) -> CorpusError:
-        """Return the error for a scan that found no windows, which says why."""
+    def no_windows_error(self, state: Checkpoint) -> CorpusError:
+        """Return the error for a scan that found no windows; the message names the reason."""
         name = self.corpus.name
         problems = Problems.total([self.corpus.opening_problems, state.problems])
-        passed = f"; passed over: {problems}" if problems else ""
+        details = f"; skipped: {problems}" if problems else ""
         if state.failed:
-            passed += "; " + "; ".join(f"{shard}: {why}" for shard, why in list(state.failed.items())[:3])
+            details += "; " + "; ".join(f"{shard}: {why}" for shard, why in list(state.failed.items())[:3])
         if state.counts["short"]:
             return CorpusError(
                 f"{name} has no window of {self.config.length} tokens: all of its {state.counts['documents']:,} "
-                f"documents are shorter. Use a smaller length{passed}."
+                f"documents are shorter. Use a smaller length{details}."
             )
-        return CorpusError(f"{name} has no text{passed}. Give a corpus with documents.")
+        return CorpusError(f"{name} has no text{details}. Give a corpus with documents.")
 
     def build_examples(
         self,
         scanner: Scanner,
         state: Checkpoint,
-        place: Path | None,
-        whole: bool = True,
+        folder: Path | None,
+        complete: bool = True,
         shown: bool | None = None,
         run_jobs: JobRunner | None = None,
     ) -> Examples:
-        """Return the examples of what was found.
+        """Return the examples of a scan.
 
         Args:
             scanner: Scanner of this scan.
             state: Results of the scan.
-            place: Folder to write the examples to; None keeps them in memory.
-            whole: Whether the scan came to its end.
+            folder: Folder to write the examples to; None keeps them in memory.
+            complete: Whether the scan reached its end.
             shown: Whether to show a progress bar; None shows it in terminals and notebooks.
-            run_jobs: Function that computes values at tokens elsewhere; None computes them here.
+            run_jobs: Function that computes the values at tokens in other processes; None computes them in this one.
         """
         if state.failed:
             named = "; ".join(f"{name} ({why})" for name, why in list(state.failed.items())[:5])
             warnings.warn(
                 f"{len(state.failed)} of {len(self.corpus.shards)} parts of {self.corpus.name} could not be read to "
-                f"their end, and what follows there is not in the examples: {named}.",
+                f"their end, and the rest of these parts is not in the examples: {named}.",
                 RuntimeWarning,
                 stacklevel=3,
             )
         with ValuesBar(shown) as bar:
             builder = TableBuilder(scanner, state, bar.update)
             builder.compute_values(run_jobs)
-        header = builder.header(self.identity if place is not None else {}, whole)
-        rows = table("windows", builder.windows())
+        header = builder.header(self.identity if folder is not None else {}, complete)
+        rows = arrow_table("windows", builder.windows())
         token_bytes = token_table(self.model.vocabulary, rows)
-        if place is None:
+        if folder is None:
             return Examples(Tables(header, builder.features(), rows, builder.kept_rows(), token_bytes))
-        storage.write(place, header, builder.features(), rows, builder.kept_rows(), token_bytes)
-        if whole:
-            (place / UNFINISHED).unlink(missing_ok=True)
-        return Examples.load(place)
+        storage.write_tables(folder, header, builder.features(), rows, builder.kept_rows(), token_bytes)
+        if complete:
+            (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+        return Examples.load(folder)
 
 
 def _check_names(features: list[Any]) -> None:
-    """Raise FeatureError if two features have one text, by which results are looked up."""
+    """Raise FeatureError if two features have the same text, since results are looked up by the text."""
     counts = Counter(map(str, features))
-    twice = [text for text, count in counts.items() if count > 1]
-    if twice:
+    repeated = [text for text, count in counts.items() if count > 1]
+    if repeated:
         raise FeatureError(
-            f"{counts[twice[0]]} different features are called {twice[0]:.80}, and results are looked up by that. Give "
-            "custom functions different names, and save autoencoders in folders of different names."
+            f"{counts[repeated[0]]} different features are called {repeated[0]:.80}, and results are looked up by "
+            "name. Give custom functions different names, and save autoencoders in folders with different names."
         )

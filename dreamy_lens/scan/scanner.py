@@ -1,4 +1,4 @@
-"""One pass over a corpus, or a part of it, for many features at once."""
+"""Scanner: one pass over a corpus, or a part of it, for many features at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dreamy_lens.errors import CorpusError
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.scan.checkpoint import Checkpoint
-from dreamy_lens.scan.config import ScanConfig, check_state
+from dreamy_lens.scan.config import ScanConfig, check_memory
 from dreamy_lens.scan.feature_stats import FeatureStats
 from dreamy_lens.scan.sampling import WindowSample, draw_windows, windows_per_block
 from dreamy_lens.scan.window_store import WindowStore, first_number
@@ -24,24 +24,24 @@ from dreamy_lens.scoring.feature_bank import FeatureBank
 from dreamy_lens.scoring.prompts import PromptFrame
 from dreamy_lens.scoring.window_scorer import TRIED, WindowScorer
 
-WAITING = {"cpu": 1 << 26, "cuda": 1 << 26}
-"""Values that are collected before they are counted, at most, by kind of device: counting has a cost of its own."""
+BUFFERED_VALUES = {"cpu": 1 << 26, "cuda": 1 << 26}
+"""Largest number of values to collect before counting them, by kind of device; each counting has a fixed cost."""
 
-PASSES = 8
-"""Passes between two moments at which a scan can be stopped or saved, at most, unless that is few windows."""
+MAX_PASSES = 8
+"""Largest number of forward passes between two points at which a scan can be stopped or saved."""
 
-MANY, FEW = 1 << 15, 512
-"""With so many features, windows that are better counted together, however many passes they are."""
+MANY_FEATURES, MIN_CHUNK = 1 << 15, 512
+"""With at least `MANY_FEATURES` features, at least `MIN_CHUNK` windows are counted together."""
 
-LEAST_STORED = 1 << 14
-"""Windows that are kept before it is looked which of them nothing refers to any more."""
+MIN_STORED = 1 << 14
+"""Number of stored windows from which the scanner removes those that no feature refers to any more."""
 
-SAMPLED = 1 << 28
-"""Values on sampled windows that are kept at most."""
+MAX_SAMPLED_VALUES = 1 << 28
+"""Largest number of values on sampled windows to keep."""
 
 
 class Scanner:
-    """Scans blocks of a corpus.
+    """Scanner of the blocks of a corpus.
 
     Args:
         banks: Features to scan for.
@@ -50,8 +50,14 @@ class Scanner:
         config: Settings of the scan.
         fluency: Model whose cross-entropy is measured; None is `model`.
 
+    Attributes:
+        features: Number of features in all banks.
+        frame: Tokens around every window, and the fluency model.
+        scorer: Scorer of windows.
+        shares: Number of windows to scan of each block, by shard and block; None scans all windows.
+
     Raises:
-        SettingsError: windows are longer than the context of a model, or what is to be kept does not fit in memory.
+        SettingsError: The windows are longer than the context of a model, or the statistics do not fit in memory.
     """
 
     def __init__(
@@ -64,18 +70,18 @@ class Scanner:
     ) -> None:
         self.banks, self.model, self.corpus, self.config = tuple(banks), model, corpus, config
         self.features = sum(len(bank) for bank in banks)
-        check_state(self.features, config.k)
+        check_memory(self.features, config.k)
         prepend = bool(model.bos(config.prepend_bos))
         self.frame = PromptFrame(fluency or model, prepend)
-        self.bulk = WindowScorer(banks, model, self.frame, config.length, config.cross_entropy, config.batch_size)
+        self.scorer = WindowScorer(banks, model, self.frame, config.length, config.cross_entropy, config.batch_size)
         if config.cross_entropy:
-            self.bulk.layout.check()
+            self.scorer.layout.check()
         self.shares: dict[tuple[int, int], int] | None = None
 
-    def empty(self) -> Checkpoint:
+    def new_checkpoint(self) -> Checkpoint:
         """Return the checkpoint of a scan that has not begun."""
         config, device = self.config, self.model.device
-        size = max(0, min(config.sample, SAMPLED // max(self.features, 1)))
+        size = max(0, min(config.sample, MAX_SAMPLED_VALUES // max(self.features, 1)))
         return Checkpoint(
             FeatureStats.empty(self.features, config.k, config.cross_entropy, device),
             WindowSample.empty(size, self.features, config.seed or 0, device),
@@ -83,20 +89,24 @@ class Scanner:
         )
 
     @property
-    def is_to_prepare(self) -> bool:
-        """Whether the corpus is read through before it is scanned."""
+    def needs_preparation(self) -> bool:
+        """True if the corpus has to be read once before the scan, to draw a random part of it."""
         config = self.config
         return config.tokens is not None and config.seed is not None and self.shares is None
 
     def prepare(self) -> None:
-        """Decide how many windows of each block are scanned, where a random part of the corpus is."""
+        """Choose the number of windows to scan of each block, if the scan is of a random part of the corpus.
+
+        Raises:
+            CorpusError: The corpus can be read only once.
+        """
         config = self.config
-        if not self.is_to_prepare or config.tokens is None or config.seed is None:
+        if not self.needs_preparation or config.tokens is None or config.seed is None:
             return
         if self.corpus.single_pass:
             raise CorpusError(
-                f"{self.corpus.name} can be read only once, and a random part of it cannot be drawn so. Take its first "
-                "tokens with seed=None; or give a list, or a function that returns a new iterator."
+                f"{self.corpus.name} can be read only once, and drawing a random part of it needs two readings. Take "
+                "its first tokens with seed=None; or give a list, or a function that returns a new iterator."
             )
         table = self.corpus.block_sizes()
         counts = windows_per_block([row[2] for row in table], config.tokens // config.length, config.seed)
@@ -109,31 +119,31 @@ class Scanner:
         until: int | None = None,
         after: Callable[[Checkpoint, Block], bool | None] = lambda checkpoint, block: None,
     ) -> bool:
-        """Go on with a scan from a checkpoint.
+        """Continue a scan from a checkpoint.
 
         Args:
-            checkpoint: Results so far, which grow in place.
-            shards: Shards to scan; None is all from the next one on.
-            until: Number of the block of a shard to stop before.
-            after: Function that is called whenever some windows of a block have been counted, a few passes' worth,
-                when `checkpoint` can be saved. The scan ends if it returns True.
+            checkpoint: Results so far; the scan adds to them in place.
+            shards: Shards to scan; None is all shards from the checkpoint's on.
+            until: Number of the block of a shard before which to stop; None is the end of the shard.
+            after: Function that is called after every few forward passes, when all their windows are counted and
+                `checkpoint` can be saved. If it returns True, the scan ends.
 
         Returns:
-            Whether the scan came to its end.
+            Whether the scan reached its end.
 
         Raises:
-            CorpusError: not one shard could be read; or there is nothing left of what can be read only once.
+            CorpusError: No shard could be read, or a corpus that can be read only once has been read already.
         """
         self.prepare()
         todo = range(checkpoint.shard, len(self.corpus.shards)) if shards is None else shards
-        with self.bulk.keep_hooks():
+        with self.scorer.keep_hooks():
             for shard in todo:
                 if shard != checkpoint.shard:
                     checkpoint.shard, checkpoint.block, checkpoint.index = shard, 0, 0
                 for block, windows in self._read(shard, checkpoint.block, checkpoint):
                     if until is not None and block.number >= until:
                         break
-                    if self._first_reached(checkpoint):
+                    if self._has_first_tokens(checkpoint):
                         return True
                     for _ in self._take(block, windows, checkpoint):
                         if after(checkpoint, block):
@@ -142,27 +152,29 @@ class Scanner:
         failed = [name for name in self.corpus.shards if name in checkpoint.failed]
         if failed and len(failed) == len(self.corpus.shards) and not checkpoint.counts["windows"]:
             raise CorpusError(
-                f"Nothing of {self.corpus.name} could be read. {failed[0]}: {checkpoint.failed[failed[0]]}"
+                f"No part of {self.corpus.name} could be read. {failed[0]}: {checkpoint.failed[failed[0]]}"
             )
         if shards is None and not checkpoint.counts["windows"]:
-            self._say_why(checkpoint)
+            self._explain_no_windows(checkpoint)
         return True
 
-    def _say_why(self, checkpoint: Checkpoint) -> None:
-        """Raise CorpusError if it is clear why nothing was scanned."""
+    def _explain_no_windows(self, checkpoint: Checkpoint) -> None:
+        """Raise CorpusError if the reason why no window was scanned is known."""
         counts, name = checkpoint.counts, self.corpus.name
         if self.corpus.single_pass and not counts["documents"] and not checkpoint.problems and not checkpoint.failed:
             raise CorpusError(
-                f"{name} gave no text. It can be read only once, and that may have been done: make a new one; or give "
-                "a list, or a function that returns a new iterator, which can be read again."
+                f"{name} gave no text. It can be read only once, and may have been read already. Make a new one; or "
+                "give a list, or a function that returns a new iterator, which can be read again."
             )
         if self.shares is not None and counts["documents"]:
             raise CorpusError(
                 f"None of the {self.config.tokens:,} tokens that were drawn from {name} is in a window of "
-                f"{self.config.length}: most of its documents are shorter. Ask for more tokens, or a smaller length."
+                f"{self.config.length} tokens: most of its documents are shorter. Ask for more tokens, or a smaller "
+                "length."
             )
 
-    def _first_reached(self, checkpoint: Checkpoint) -> bool:
+    def _has_first_tokens(self, checkpoint: Checkpoint) -> bool:
+        """Return whether a scan of the first tokens of a corpus has all of them."""
         config = self.config
         return (
             config.tokens is not None
@@ -171,17 +183,17 @@ class Scanner:
         )
 
     def _share(self, block: Block) -> int | None:
-        """How many of a block's windows are scanned; None is all."""
+        """Return the number of windows of a block to scan; None is all."""
         return None if self.shares is None else self.shares.get((block.shard, block.number), 0)
 
     def _read(self, shard: int, start: int, checkpoint: Checkpoint) -> Iterator[tuple[Block, Windows | None]]:
-        """Blocks and their windows, the next of which are read and cut while the model is busy with these.
+        """Yield the blocks of a shard and their windows; None stands for windows of which none is scanned.
 
-        None stands for windows of which none is scanned.
+        A second thread reads the next block and cuts its windows while the model scans the current block.
         """
         blocks: Iterator[Block] | None = None
 
-        def following() -> tuple[Block, Windows | None] | None:
+        def next_block() -> tuple[Block, Windows | None] | None:
             nonlocal blocks
             blocks = iter(self.corpus.blocks(shard, start)) if blocks is None else blocks
             block = next(blocks, None)
@@ -192,21 +204,21 @@ class Scanner:
             return block, cut_windows(block, self.model.vocabulary, self.config.windows)
 
         with ThreadPoolExecutor(1, "dreamy-lens-reader") as reader:
-            pending = reader.submit(following)
+            pending = reader.submit(next_block)
             while True:
                 try:
-                    found = pending.result()
-                except Exception as error:  # whatever it is, other shards may be better
+                    block_and_windows = pending.result()
+                except Exception as error:  # any error ends this shard only: others may be readable
                     name = self.corpus.shards[shard]
                     checkpoint.failed[name] = f"{type(error).__name__}: {error}"
                     return
-                if found is None:
+                if block_and_windows is None:
                     return
-                pending = reader.submit(following)
-                yield found
+                pending = reader.submit(next_block)
+                yield block_and_windows
 
     def _take(self, block: Block, windows: Windows | None, checkpoint: Checkpoint) -> Iterator[None]:
-        """Scan a block, a few passes at a time; between two of them `checkpoint` is whole."""
+        """Scan a block, a few passes at a time; at each yield, `checkpoint` is consistent."""
         config, counts = self.config, checkpoint.counts
         if windows is None:
             self._end(block, windows, checkpoint)
@@ -218,17 +230,17 @@ class Scanner:
         ids = windows.ids
         while checkpoint.index < len(rows):
             began = time.perf_counter()
-            self.bulk.prepare(ids[rows[:TRIED]])
+            self.scorer.prepare(ids[rows[:TRIED]])
             part = rows[checkpoint.index : checkpoint.index + self._chunk]
             values, losses = self._values(ids[part])
-            checkpoint.whole = False
+            checkpoint.consistent = False
             self._count(checkpoint, block, windows, part, values, losses)
             checkpoint.index += len(part)
             counts["windows"] += len(part)
             counts["tokens"] += len(part) * config.length
             if checkpoint.index == len(rows):
                 self._end(block, windows, checkpoint)
-            checkpoint.whole = True
+            checkpoint.consistent = True
             checkpoint.seconds += time.perf_counter() - began
             yield
             if (checkpoint.shard, checkpoint.block) != (block.shard, block.number):
@@ -237,6 +249,7 @@ class Scanner:
         yield
 
     def _end(self, block: Block, windows: Windows | None, checkpoint: Checkpoint) -> None:
+        """Count a block as scanned, and move the checkpoint to the next one."""
         counts = checkpoint.counts
         counts["documents"] += block.documents
         counts["characters"] += block.characters
@@ -249,23 +262,23 @@ class Scanner:
 
     @property
     def _chunk(self) -> int:
-        """Windows that are taken in at a time: a few passes' worth, as counting has a cost of its own."""
-        waiting = WAITING.get(self.model.device.type, WAITING["cpu"])
-        passes = waiting // max(1, self.features * self.bulk.size)
-        most = max(PASSES, FEW // self.bulk.size) if self.features >= MANY else PASSES
-        return self.bulk.size * max(1, min(passes, most))
+        """Number of windows to count at a time: those of a few passes, since each counting has a fixed cost."""
+        buffered = BUFFERED_VALUES.get(self.model.device.type, BUFFERED_VALUES["cpu"])
+        passes = buffered // max(1, self.features * self.scorer.size)
+        most = max(MAX_PASSES, MIN_CHUNK // self.scorer.size) if self.features >= MANY_FEATURES else MAX_PASSES
+        return self.scorer.size * max(1, min(passes, most))
 
     def _values(self, ids: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Of windows `[B, n]`: values `[B, F]`, of the banks side by side, and cross-entropies `[B]` if measured."""
+        """Return values `[B, F]`, all banks side by side, and measured cross-entropies `[B]` of windows `[B, n]`."""
         values = torch.empty(len(ids), self.features, device=self.model.device)
-        losses = torch.empty(len(ids), device=self.model.device) if self.bulk.cross_entropy else None
-        for rows, found in self.bulk.passes(ids):
+        losses = torch.empty(len(ids), device=self.model.device) if self.scorer.cross_entropy else None
+        for rows, scores in self.scorer.passes(ids):
             start = 0
-            for some in found.values:
-                values[rows, start : start + some.shape[1]] = some  # from whichever device
-                start += some.shape[1]
+            for bank_values in scores.values:
+                values[rows, start : start + bank_values.shape[1]] = bank_values  # copies from another device if needed
+                start += bank_values.shape[1]
             if losses is not None:
-                losses[rows] = found.cross_entropy  # pyright: ignore[reportArgumentType]
+                losses[rows] = scores.cross_entropy  # pyright: ignore[reportArgumentType]
         return values, losses
 
     def _count(
@@ -277,7 +290,7 @@ class Scanner:
         values: torch.Tensor,
         losses: torch.Tensor | None,
     ) -> None:
-        """Take in some windows of a block: values `[B, F]`, cross-entropies `[B]`."""
+        """Add windows of a block to the results, with values `[B, F]` and cross-entropies `[B]`."""
         first = first_number(block.shard, block.number)
         device = self.model.device
         numbers = first + rows
@@ -285,10 +298,10 @@ class Scanner:
         kept = to_host(checkpoint.stats.add(values, to_device(numbers, device), hashes, losses))[0]
         checkpoint.sample.add(values, numbers)
         new = np.union1d(kept, checkpoint.sample.number[checkpoint.sample.number >= numbers[0]]) - first
-        of_all = None
+        cross_entropy = None
         if losses is not None:
-            of_all = np.full(len(windows), np.nan, np.float32)
-            of_all[rows] = to_host(losses)[0]
-        checkpoint.store.add(block, windows, new, of_all)
-        if len(checkpoint.store) > max(LEAST_STORED, 2 * checkpoint.store.kept):
+            cross_entropy = np.full(len(windows), np.nan, np.float32)
+            cross_entropy[rows] = to_host(losses)[0]
+        checkpoint.store.add(block, windows, new, cross_entropy)
+        if len(checkpoint.store) > max(MIN_STORED, 2 * checkpoint.store.kept):
             checkpoint.prune()

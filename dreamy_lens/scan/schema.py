@@ -1,4 +1,4 @@
-"""The columns of what a scan of a corpus leaves, as Arrow schemas. Making one imports pyarrow; nothing before does."""
+"""Arrow schemas of the tables of a scan. pyarrow is imported only when a schema is made."""
 
 from __future__ import annotations
 
@@ -18,25 +18,28 @@ if TYPE_CHECKING:
 NAMES = ("features", "windows", "kept", "tokens")
 
 KEYS = {"features": "feature", "windows": "window", "kept": "feature", "tokens": "id"}
-"""The column by which a table's rows are looked up, and along which they rise."""
+"""Column by which the rows of each table are sorted and looked up."""
 
 Rows = Any  # a pyarrow Table, a mapping of columns, or an iterable of record batches
 
 
 @cache
 def schema(name: str) -> pa.Schema:
-    """The columns of one of :data:`NAMES`.
+    """Return the schema of one of the tables :data:`NAMES`.
 
-    `features` has one row per feature, `feature` is its number from 0 on. Bin i of its histogram holds the values from
-    `(histogram_start + i) * histogram_width` up to, and without, the next bin's. `sample_values` are the feature's
-    values on a uniform random sample of the windows, `sample_windows` which these are: the same for every feature.
+    `features` has one row per feature; `feature` is the feature's number, from 0. Bin i of the histogram holds the
+    values v with `(histogram_start + i) * histogram_width <= v < (histogram_start + i + 1) * histogram_width`.
+    `sample_values` are the feature's values on a uniform random sample of the windows; `sample_windows` are the numbers
+    of these windows, which are the same for every feature.
 
-    `windows` has one row for each window that any feature keeps, and for those of the sample. `character` is where in
-    its document it begins; `before` and `after` are the tokens around it; `cross_entropy` is in nats per token.
+    `windows` has one row for each window that a feature keeps or that is in the sample. `character` is the character of
+    the document at which the window begins; `before` and `after` are the token ids around it; `cross_entropy` is in
+    nats per token.
 
-    `kept` says which windows each feature keeps. Of kind "top" are the strongest, best first; of kind "fluent" is the
-    strongest among those whose cross-entropy is in `[rank / 4, (rank + 1) / 4)`, where that of all windows was
-    measured. `values` is what the feature's value would be if the prompt ended at each token.
+    `kept` lists the windows that each feature keeps. Rows of kind "top" are the strongest windows, best first. A row
+    of kind "fluent" is the strongest window among those with a cross-entropy in `[rank / 4, (rank + 1) / 4)`; such rows
+    exist where the cross-entropy of all windows was measured. `values` are the feature's values if the prompt ended at
+    each token.
 
     `tokens` has the bytes of each token that occurs in `windows`.
 
@@ -77,34 +80,35 @@ def schema(name: str) -> pa.Schema:
     return pa.schema(list(columns[name].items()))
 
 
-def table(name: str, rows: Rows) -> pa.Table:
-    """Rows as an Arrow table with the columns of :func:`schema`, in its order and types, sorted by its key.
+def arrow_table(name: str, rows: Rows) -> pa.Table:
+    """Return rows as an Arrow table with the columns, order and types of :func:`schema`, sorted by its key.
 
     Args:
-        name: one of :data:`NAMES`.
-        rows: a pyarrow Table; or columns by name, sequences or arrays, `[rows, n]` for lists; or record batches.
+        name: Name of the table, one of :data:`NAMES`.
+        rows: pyarrow Table; or columns by name, as sequences or arrays, where an array `[rows, n]` is a column of
+            lists; or record batches.
 
     Raises:
-        ExamplesError: a column is missing or of another type.
+        ExamplesError: A column is missing or has another type.
     """
     import pyarrow as pa
 
     form = schema(name)
     try:
         if isinstance(rows, Mapping):
-            found = pa.table({f.name: _column(rows[f.name], f.type) for f in form}, schema=form)
+            result = pa.table({f.name: _column(rows[f.name], f.type) for f in form}, schema=form)
         elif isinstance(rows, pa.Table):
-            found = rows.select(form.names).cast(form)
+            result = rows.select(form.names).cast(form)
         else:
-            found = pa.Table.from_batches(list(rows), schema=form)
-    except (KeyError, TypeError, ValueError) as error:  # pyarrow's errors are among these
+            result = pa.Table.from_batches(list(rows), schema=form)
+    except (KeyError, TypeError, ValueError) as error:  # pyarrow's errors are subclasses of these
         raise ExamplesError(
             f"These are not rows for the table {name!r}, whose columns are {form.names}: {error}."
         ) from error
-    key = found[KEYS[name]].to_numpy()
+    key = result[KEYS[name]].to_numpy()
     if (np.diff(key) < 0).any():
-        found = found.take(np.argsort(key, kind="stable"))
-    return found
+        result = result.take(np.argsort(key, kind="stable"))
+    return result
 
 
 def token_table(vocabulary: Any, windows: pa.Table) -> pa.Table:
@@ -117,11 +121,11 @@ def token_table(vocabulary: Any, windows: pa.Table) -> pa.Table:
     names = ("ids", "before", "after")
     parts = [chunk.flatten().to_numpy(zero_copy_only=False) for n in names for chunk in windows[n].chunks]
     ids = np.unique(np.concatenate([*parts, np.empty(0, dtype=np.int32)])).astype(np.int32)
-    return table("tokens", {"id": ids, "bytes": [token_bytes(vocabulary, int(i)) for i in ids]})
+    return arrow_table("tokens", {"id": ids, "bytes": [token_bytes(vocabulary, int(i)) for i in ids]})
 
 
 def _column(values: Any, kind: Any) -> Any:
-    """A column of one of our types; arrays `[rows, n]` become lists, NaN of a plain float column becomes null."""
+    """Return a column of a given type. Arrays `[rows, n]` become lists; NaN in a column of floats becomes null."""
     import pyarrow as pa
 
     if isinstance(values, (pa.Array, pa.ChunkedArray)):
@@ -132,6 +136,6 @@ def _column(values: Any, kind: Any) -> Any:
         flat = pa.array(rearrange(values, "rows width -> (rows width)"))
         return pa.ListArray.from_arrays(offsets, flat.cast(kind.value_type))
     if pa.types.is_string(kind):
-        # Names of documents can hold half characters, which have no UTF-8.
+        # Names of documents can contain lone surrogates, which UTF-8 cannot encode.
         values = [v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v for v in values]
     return pa.array(values, type=kind, from_pandas=not pa.types.is_list(kind))

@@ -1,15 +1,15 @@
-"""The tables that a scan of a corpus leaves: a folder of Parquet files that is whole at every moment.
+"""Storage of the tables of a scan: a folder of Parquet files that is complete at every moment.
 
-What this module promises:
+Promises of this module:
 
-* *Plain files.* `examples.json` says what was scanned and how; `features.parquet`, `windows.parquet`, `kept.parquet`
-  and `tokens.parquet` have the schemas of :func:`~dreamy_lens.scan.schema.schema`, and any program that reads Parquet
-  can use them.
-* *Old or new, never between.* Tables are written under names of their own first; replacing `examples.json`, a single
-  step of the file system, makes them valid; then they take over the usual names. Cut off anywhere, by a full disk for
-  instance, the folder reads as it did before or as it will, and whatever else lies in it stays.
-* *Opened at once.* Reading a folder reads no more than the ends of its files; a feature's rows are looked up by the
-  statistics of the row groups, so a scan of a million neurons opens as fast as one of a single neuron.
+* *Plain files.* `examples.json` describes the scan. `features.parquet`, `windows.parquet`, `kept.parquet` and
+  `tokens.parquet` have the schemas of :func:`~dreamy_lens.scan.schema.schema`, so any program that reads Parquet can
+  use them.
+* *Old or new, never a mixture.* New tables first get temporary names. Replacing `examples.json`, a single step of the
+  file system, makes them valid. Then they get their usual names. If writing is cut off at any point, for example by a
+  full disk, the folder still reads as the old or as the new examples. Other files in the folder stay.
+* *Fast to open.* Opening a folder reads only the ends of its files. The statistics of the row groups locate a
+  feature's rows, so a scan of a million neurons opens as fast as a scan of one neuron.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 
 from dreamy_lens._files import write_whole
 from dreamy_lens.errors import ExamplesError
-from dreamy_lens.scan.schema import NAMES, Rows, schema, table
+from dreamy_lens.scan.schema import NAMES, Rows, arrow_table, schema
 from dreamy_lens.scan.tables import Table, Tables
 
 FORMAT = "dreamy_lens examples"
@@ -35,12 +35,12 @@ VERSION = 1
 HEADER = "examples.json"
 
 _GENERATION = b"dreamy_lens generation"
-_GROUPS = 2000  # row groups of a file, about; each is looked at by its statistics alone
-_SMALLEST, _USUAL = 1024, 16384  # rows of a group: at least, and where their number is not known beforehand
-_ABANDONED = 3600.0  # seconds after which a table that no header names belongs to a write that was cut off
+_GROUPS = 2000  # approximate number of row groups of a file; a lookup reads the statistics of each
+_SMALLEST, _USUAL = 1024, 16384  # rows of a group: fewest, and where the number of rows is not known in advance
+_ABANDONED = 3600.0  # seconds after which a table that no header names is taken for the rest of a failed write
 
 
-def write(
+def write_tables(
     folder: str | os.PathLike[str],
     header: Mapping[str, Any],
     features: Rows,
@@ -48,74 +48,76 @@ def write(
     kept: Rows,
     tokens: Rows | None = None,
 ) -> Path:
-    """Write examples into a folder, in the place of those that are there.
+    """Write examples into a folder, replacing the examples in it.
 
     Args:
-        folder: Folder to write to, made if it is not there; other files in it stay.
-        header: JSON values for `examples.json`; its format and version are added.
-        features: Rows of the table `features`, as for :func:`~dreamy_lens.scan.schema.table`. Record batches are
-            written as they come, without all of them in memory; their rows should rise by the table's key.
-        windows: Rows of the table `windows`.
-        kept: Rows of the table `kept`.
-        tokens: Rows of the table `tokens`, as from :func:`~dreamy_lens.scan.schema.token_table`. Without them, texts
-            are read with the model's own tokenizer.
+        folder: Folder to write to; it is created if it does not exist, and other files in it stay.
+        header: JSON values for `examples.json`; format and version are added to them.
+        features: Rows of the table `features`, in any form that :func:`~dreamy_lens.scan.schema.arrow_table` takes.
+            Record batches are written one by one, so they need not fit in memory together; their rows must be sorted
+            by the table's key.
+        windows: Rows of the table `windows`, in the same forms as `features`.
+        kept: Rows of the table `kept`, in the same forms as `features`.
+        tokens: Rows of the table `tokens`, as from :func:`~dreamy_lens.scan.schema.token_table`. Without them, readers
+            need the model's tokenizer to decode windows.
 
     Returns:
         The folder.
 
     Raises:
-        ExamplesError: there is no room, or no permission; what was there before is as it was.
+        ExamplesError: The disk is full, or the folder is not writable. The examples that it held are unchanged.
     """
-    place, generation = Path(folder).expanduser(), secrets.token_hex(8)
-    given = {"features": features, "windows": windows, "kept": kept} | ({} if tokens is None else {"tokens": tokens})
-    given = {name: rows.batches() if isinstance(rows, Table) else rows for name, rows in given.items()}
+    folder, generation = Path(folder).expanduser(), secrets.token_hex(8)
+    sources = {"features": features, "windows": windows, "kept": kept} | ({} if tokens is None else {"tokens": tokens})
+    sources = {name: rows.batches() if isinstance(rows, Table) else rows for name, rows in sources.items()}
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        files = {name: _write_part(_pending(place, name, generation), name, rows) for name, rows in given.items()}
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {name: _write_part(_pending(folder, name, generation), name, rows) for name, rows in sources.items()}
         head = {"format": FORMAT, "version": VERSION, **header, "generation": generation, "rows": files}
         text = json.dumps(head, indent=1, default=_plain).encode("ascii")
-        write_whole(place / HEADER, text)  # from here on the folder is the new examples
+        write_whole(folder / HEADER, text)  # from here on, the folder holds the new examples
     except BaseException as error:
         for name in NAMES:
             with suppress(OSError):
-                _pending(place, name, generation).unlink()
+                _pending(folder, name, generation).unlink()
         if isinstance(error, OSError):
             raise ExamplesError(
-                f"The examples cannot be written to {str(place)!r}: {error.strerror or error}. What was there before "
-                "is as it was; make room, or name another folder."
+                f"The examples cannot be written to {str(folder)!r}: {error.strerror or error}. The examples that it "
+                "held before are unchanged; make room, or name another folder."
             ) from error
         raise
     for name in NAMES:
-        with suppress(OSError):  # a reader on Windows may hold the old file; then the new one keeps its own name
-            if name in given:
-                os.replace(_pending(place, name, generation), _usual(place, name))
+        # On Windows, a reader may hold the old file open; then the new file keeps its temporary name.
+        with suppress(OSError):
+            if name in sources:
+                os.replace(_pending(folder, name, generation), _usual(folder, name))
             else:
-                _usual(place, name).unlink(missing_ok=True)
-    _remove_abandoned(place, generation)
-    return place
+                _usual(folder, name).unlink(missing_ok=True)
+    _remove_abandoned(folder, generation)
+    return folder
 
 
-def read(folder: str | os.PathLike[str]) -> Tables:
-    """Open what :func:`write` wrote; rows are read when they are asked for.
+def read_tables(folder: str | os.PathLike[str]) -> Tables:
+    """Open the tables in a folder that :func:`write_tables` wrote; rows are read when they are needed.
 
     Raises:
-        ExamplesError: the folder is missing, has no examples, is damaged, or of a newer version.
+        ExamplesError: The folder is missing, has no examples, is damaged, or has a newer version.
     """
-    place = Path(folder).expanduser()
-    for attempt in range(3):  # again if another process wrote the folder between the two readings
-        head = _read_header(place)
+    folder = Path(folder).expanduser()
+    for attempt in range(3):  # another process may write the folder between reading the header and reading the tables
+        head = _read_header(folder)
         try:
-            parts = {name: Table(_file(place, name, head["generation"])) for name in head["rows"]}
+            parts = {name: Table(_file(folder, name, head["generation"])) for name in head["rows"]}
         except _Missing as missing:
             if attempt == 2:
                 raise ExamplesError(
-                    f"The examples in {str(place)!r} are damaged: {missing}. Copy the folder again, or scan again."
+                    f"The examples in {str(folder)!r} are damaged: {missing}. Copy the folder again, or scan again."
                 ) from None
             continue
         for name, part in parts.items():
             if len(part) != head["rows"][name]:
                 raise ExamplesError(
-                    f"The examples in {str(place)!r} are damaged: {name}.parquet has {len(part):,} rows, and {HEADER} "
+                    f"The examples in {str(folder)!r} are damaged: {name}.parquet has {len(part):,} rows, and {HEADER} "
                     f"says {head['rows'][name]:,}. Copy the folder again, or scan again."
                 )
         return Tables(head, **parts)
@@ -123,21 +125,21 @@ def read(folder: str | os.PathLike[str]) -> Tables:
 
 
 class _Missing(Exception):
-    """A table's file is not there, or not the one that belongs to the header."""
+    """Error for a table whose file does not exist, or does not belong to the header."""
 
 
 def _write_part(file: Path, name: str, rows: Rows) -> int:
-    """Write one table; returns its number of rows."""
+    """Write one table, and return its number of rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     generation = file.stem.rpartition("-")[2].encode()
     form = schema(name).with_metadata({_GENERATION: generation})
     streamed = not isinstance(rows, (Mapping, pa.Table))
-    found = rows if streamed else [table(name, rows)]
+    batches = rows if streamed else [arrow_table(name, rows)]
     count, options = 0, {"compression": "zstd", "write_page_checksum": True}
     with pq.ParquetWriter(file, form, **options) as writer:
-        for batch in found:
+        for batch in batches:
             part = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
             part = part.select(form.names).cast(form)
             writer.write_table(part, row_group_size=_USUAL if streamed else max(_SMALLEST, len(part) // _GROUPS))
@@ -147,67 +149,70 @@ def _write_part(file: Path, name: str, rows: Rows) -> int:
     return count
 
 
-def _read_header(place: Path) -> dict[str, Any]:
-    where = repr(str(place))
-    if not place.is_dir():
-        raise ExamplesError(f"There is no folder {where}.")
-    file = place / HEADER
+def _read_header(folder: Path) -> dict[str, Any]:
+    """Return the content of `examples.json`, or raise ExamplesError."""
+    name = repr(str(folder))
+    if not folder.is_dir():
+        raise ExamplesError(f"There is no folder {name}.")
+    file = folder / HEADER
     if not file.is_file():
-        raise ExamplesError(f"{where} has no {HEADER}, so there are no examples in it, or their scan is not done yet.")
+        raise ExamplesError(f"{name} has no {HEADER}, so it holds no examples, or their scan is not finished yet.")
     try:
         head = json.loads(file.read_bytes())
     except ValueError:
-        raise ExamplesError(f"The {HEADER} of {where} is not whole JSON: it was truncated or altered.") from None
+        raise ExamplesError(
+            f"The {HEADER} of {name} is not valid JSON: it was truncated or altered. Copy the folder again."
+        ) from None
     if not isinstance(head, dict) or head.get("format") != FORMAT:
-        raise ExamplesError(f"The {HEADER} of {where} does not say that it is of {FORMAT!r}.")
+        raise ExamplesError(f"The {HEADER} of {name} does not have the format {FORMAT!r}; name a folder of examples.")
     version = head.get("version")
     if not isinstance(version, int) or version > VERSION:
         raise ExamplesError(
-            f"The examples in {where} have format version {version}, and this dreamy_lens reads up to {VERSION}: they "
-            "were written by a newer one. Update with `pip install -U dreamy-lens`."
+            f"The examples in {name} have format version {version}, and this dreamy_lens reads versions up to "
+            f"{VERSION}: a newer dreamy_lens wrote them. Update with `pip install -U dreamy-lens`."
         )
     rows = head.get("rows")
     if not isinstance(rows, dict) or not set(NAMES[:3]) <= set(rows) <= set(NAMES) or "generation" not in head:
-        raise ExamplesError(f"The {HEADER} of {where} was altered: parts of it are missing.")
+        raise ExamplesError(f"The {HEADER} of {name} was altered: parts of it are missing. Copy the folder again.")
     return head
 
 
-def _file(place: Path, name: str, generation: str) -> Path:
-    """The file that holds a table of a generation: under the usual name, or under its own if that was cut off."""
+def _file(folder: Path, name: str, generation: str) -> Path:
+    """Return the file of a table of a generation: the usual one, or the temporary one if writing was cut off."""
     import pyarrow.parquet as pq
 
     reason = f"it has no {name}.parquet"
-    for file in (_usual(place, name), _pending(place, name, str(generation))):
+    for file in (_usual(folder, name), _pending(folder, name, str(generation))):
         if not file.is_file():
             continue
         try:
-            found = pq.read_schema(file).metadata or {}
+            metadata = pq.read_schema(file).metadata or {}
         except (OSError, ValueError) as error:
             reason = f"{file.name} is truncated or altered ({error})"
             continue
-        if found.get(_GENERATION, b"").decode() == generation:
+        if metadata.get(_GENERATION, b"").decode() == generation:
             return file
         reason = f"{file.name} does not belong to its {HEADER}"
     raise _Missing(reason)
 
 
-def _usual(place: Path, name: str) -> Path:
-    return place / f"{name}.parquet"
+def _usual(folder: Path, name: str) -> Path:
+    return folder / f"{name}.parquet"
 
 
-def _pending(place: Path, name: str, generation: str) -> Path:
-    return place / f"{name}-{generation}.parquet"
+def _pending(folder: Path, name: str, generation: str) -> Path:
+    return folder / f"{name}-{generation}.parquet"
 
 
-def _remove_abandoned(place: Path, generation: str) -> None:
-    """Remove the tables of writes that were cut off."""
+def _remove_abandoned(folder: Path, generation: str) -> None:
+    """Remove temporary tables that a failed write left behind."""
     for name in NAMES:
-        for left in place.glob(f"{name}-{'[0-9a-f]' * 16}.parquet"):
+        for file in folder.glob(f"{name}-{'[0-9a-f]' * 16}.parquet"):
             with suppress(OSError):
-                if not left.stem.endswith(generation) and time.time() - left.stat().st_mtime > _ABANDONED:
-                    left.unlink()
+                if not file.stem.endswith(generation) and time.time() - file.stat().st_mtime > _ABANDONED:
+                    file.unlink()
 
 
 def _plain(value: Any) -> Any:
-    """Numbers of numpy as JSON's, and anything else as its text."""
+    """Return a NumPy number as a Python number, and any other value as its text."""
     return value.item() if isinstance(value, np.generic) else str(value)

@@ -1,4 +1,4 @@
-"""The tables of a scan, made from its checkpoint and from the values at the tokens of the windows it kept."""
+"""Construction of the tables of a scan, from its checkpoint and from the values at the tokens of kept windows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dreamy_lens.scan.checkpoint import Checkpoint
 from dreamy_lens.scan.feature_stats import BINS, NO_WINDOW
 from dreamy_lens.scan.fingerprint import library_versions
 from dreamy_lens.scan.scanner import Scanner
-from dreamy_lens.scan.schema import table
+from dreamy_lens.scan.schema import arrow_table
 from dreamy_lens.scan.token_values import JobArguments, JobRunner, TokenValueJob, TokenValues
 from dreamy_lens.scoring.feature_bank import given_order
 
@@ -24,13 +24,13 @@ CHUNK = 4096
 
 
 class TableBuilder:
-    """Builds the header and the rows of the tables of a scan.
+    """Builder of the header and the rows of the tables of a scan.
 
     Args:
         scanner: Scanner of the scan.
         checkpoint: Results of the scan.
-        report: Function that is called with the number of pairs of feature and window whose values are known, and with
-            the number of all pairs.
+        report: Function that shows progress; it is called with the number of pairs of a feature and a window whose
+            values are known, and with the number of all pairs.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class TableBuilder:
         self.stats = stats = checkpoint.stats.to("cpu")
         top = _kept_rows(stats.value.numpy(), stats.window.numpy(), "top")
         fluent = _kept_rows(stats.level_value.numpy(), stats.level_window.numpy(), "fluent")
-        both = [np.concatenate(pair) for pair in zip(top, fluent, strict=True)]
-        order = np.lexsort((both[2], both[1] == "fluent", both[0]))
+        columns = [np.concatenate(pair) for pair in zip(top, fluent, strict=True)]
+        order = np.lexsort((columns[2], columns[1] == "fluent", columns[0]))
         self.order = given_order(scanner.banks)
         self.ordered = bool((self.order == np.arange(len(self.order))).all())
-        self.feature, self.kind, self.rank, self.value, self.window = (x[order] for x in both)
+        self.feature, self.kind, self.rank, self.value, self.window = (column[order] for column in columns)
         self.values = np.full((len(self.feature), scanner.config.length), np.nan, np.float32)
 
     def header(self, identity: dict[str, Any], complete: bool) -> dict[str, Any]:
@@ -81,16 +81,17 @@ class TableBuilder:
         }
 
     def compute_values(self, run_jobs: JobRunner | None = None) -> None:
-        """Compute what the scan did not: missing cross-entropies, and values at every token of kept windows.
+        """Compute what the scan left out: missing cross-entropies, and values at every token of the kept windows.
 
         Args:
-            run_jobs: Function that computes the values elsewhere; None computes them here, one job after the other.
+            run_jobs: Function that computes the values in other processes; None computes them in this one, one job
+                after the other.
         """
-        here = TokenValues(self.scanner)
-        run_jobs = run_jobs or (lambda jobs, arguments: ((job, here.values(*arguments(job))) for job in jobs))
+        token_values = TokenValues(self.scanner)
+        run_jobs = run_jobs or (lambda jobs, arguments: ((job, token_values.values(*arguments(job))) for job in jobs))
         missing = np.flatnonzero(np.isnan(self.store.cross_entropy))
-        if len(missing) and self.scanner.bulk.layout.terms >= 1:
-            self.store.cross_entropy[missing] = here.cross_entropies(self.store.ids[missing].astype(np.int64))
+        if len(missing) and self.scanner.scorer.layout.terms >= 1:
+            self.store.cross_entropy[missing] = token_values.cross_entropies(self.store.ids[missing].astype(np.int64))
         jobs, offset, done = [], 0, 0
         for number, bank in enumerate(self.scanner.banks):
             low, high = np.searchsorted(self.feature, [offset, offset + len(bank)])
@@ -109,7 +110,7 @@ class TableBuilder:
         ids = self.store.ids[self.store.rows(windows)].astype(np.int64)
         return number, ids, which, self.feature[rows] - offset
 
-    # The tables.
+    # Rows of the tables.
 
     def features(self) -> Iterator[Any]:
         """Yield the rows of the table `features`, as record batches."""
@@ -126,27 +127,27 @@ class TableBuilder:
         banks = self.scanner.banks
         begins = np.cumsum([0, *map(len, banks)])
         for start in range(0, len(stats), CHUNK):
-            at = self.order[start : start + CHUNK]
-            filled = [np.flatnonzero(row) for row in counts[at]]
-            bars = zip(counts[at], filled, strict=True)
-            bank_of = np.searchsorted(begins, at, side="right") - 1
-            ends = stats.ends.numpy().astype(float)[:, at]
-            rows = table(
+            chunk = self.order[start : start + CHUNK]
+            filled = [np.flatnonzero(row) for row in counts[chunk]]
+            bars = zip(counts[chunk], filled, strict=True)
+            bank_of = np.searchsorted(begins, chunk, side="right") - 1
+            ends = stats.ends.numpy().astype(float)[:, chunk]
+            rows = arrow_table(
                 "features",
                 {
-                    "feature": np.arange(start, start + len(at)),
-                    "label": [str(banks[b].members[i - begins[b]]) for i, b in zip(at, bank_of, strict=True)],
-                    "windows": count[at].astype(np.int64),
-                    "non_finite": stats.odd.numpy()[at],
-                    "mean": mean[at],
-                    "deviation": deviation[at],
+                    "feature": np.arange(start, start + len(chunk)),
+                    "label": [str(banks[b].members[i - begins[b]]) for i, b in zip(chunk, bank_of, strict=True)],
+                    "windows": count[chunk].astype(np.int64),
+                    "non_finite": stats.odd.numpy()[chunk],
+                    "mean": mean[chunk],
+                    "deviation": deviation[chunk],
                     "minimum": np.where(np.isfinite(ends[0]), ends[0], np.nan),
                     "maximum": np.where(np.isfinite(ends[1]), ends[1], np.nan),
-                    "histogram_width": width[at],
+                    "histogram_width": width[chunk],
                     "histogram_start": np.array([(f[0] if len(f) else BINS // 2) - BINS // 2 for f in filled]),
                     "histogram": [row[f[0] : f[-1] + 1].tolist() if len(f) else [] for row, f in bars],
-                    "sample_values": np.ascontiguousarray(columns[at]),
-                    "sample_windows": pa.array([numbers] * len(at), type=pa.list_(pa.int64())),
+                    "sample_values": np.ascontiguousarray(columns[chunk]),
+                    "sample_windows": pa.array([numbers] * len(chunk), type=pa.list_(pa.int64())),
                 },
             )
             yield from rows.to_batches()
@@ -169,28 +170,28 @@ class TableBuilder:
         size = CHUNK * self.scanner.config.k
         feature, rows = self.feature, np.arange(len(self.feature))
         if not self.ordered:
-            place = np.empty(len(self.order), np.int64)
-            place[self.order] = np.arange(len(self.order))
-            feature = place[feature]
+            position = np.empty(len(self.order), np.int64)
+            position[self.order] = np.arange(len(self.order))
+            feature = position[feature]
             rows = np.argsort(feature, kind="stable")
         for start in range(0, len(rows), size):
-            at = rows[start : start + size]
+            chunk = rows[start : start + size]
             columns = {"feature": feature, "kind": self.kind, "rank": self.rank, "value": self.value}
             columns |= {"window": self.window, "values": np.ascontiguousarray(self.values)}
-            given = {name: column[at] for name, column in columns.items()}
-            given["kind"] = given["kind"].tolist()
-            yield from table("kept", given).to_batches()
+            selected = {name: column[chunk] for name, column in columns.items()}
+            selected["kind"] = selected["kind"].tolist()
+            yield from arrow_table("kept", selected).to_batches()
 
 
 def _kept_rows(value: np.ndarray, window: Int[np.ndarray, "features places"], kind: str) -> tuple[np.ndarray, ...]:
-    """Return feature, kind, rank, value and window of every place that has a window."""
+    """Return feature, kind, rank, value and window of every place that a window has taken."""
     feature, rank = np.nonzero(window != NO_WINDOW)
-    at = feature, rank
-    return feature.astype(np.int64), np.full(len(feature), kind), rank.astype(np.int64), value[at], window[at]
+    value, window = value[feature, rank], window[feature, rank]
+    return feature.astype(np.int64), np.full(len(feature), kind), rank.astype(np.int64), value, window
 
 
 def _by_window(rows: np.ndarray, windows: np.ndarray, most: int = 1 << 18) -> Iterator[np.ndarray]:
-    """Yield rows in the order of their windows, in parts, so that a window of many features is run once or twice."""
+    """Yield rows in parts, sorted by window, so that a window that many features keep runs in one or two parts."""
     order = rows[np.argsort(windows, kind="stable")]
     for start in range(0, len(order), most):
         yield order[start : start + most]

@@ -1,4 +1,4 @@
-"""Values that a scan leaves out: cross-entropies of kept windows, and features' values at every token of them."""
+"""Values that are computed after a scan, for the kept windows: cross-entropies, and feature values at every token."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dreamy_lens.scoring.prefix_sharing import is_close
 from dreamy_lens.scoring.window_scorer import WindowScorer
 
 CHECKED = 4
-"""Number of windows on which values read at all positions of one pass are compared with those of shorter prompts."""
+"""Number of windows on which the values of one forward pass are compared with those of shortened prompts."""
 
 TokenValueJob = tuple[int, int, np.ndarray]
-"""Pairs of features of one bank and windows: the bank's number, the number of its first feature, the pairs' rows."""
+"""Pairs of a feature of one bank and a window: number of the bank, number of its first feature, rows of the pairs."""
 
 JobArguments = tuple[int, np.ndarray, np.ndarray, np.ndarray]
 """Arguments of :meth:`TokenValues.values`."""
@@ -28,11 +28,11 @@ JobArguments = tuple[int, np.ndarray, np.ndarray, np.ndarray]
 JobRunner = Callable[
     [Sequence[TokenValueJob], Callable[[TokenValueJob], JobArguments]], Iterable[tuple[TokenValueJob, np.ndarray]]
 ]
-"""Function that is given jobs and what makes the arguments of one, and gives each job with its values, in any order."""
+"""Function that takes jobs and a function from a job to its arguments, and yields each job with its values."""
 
 
 class TokenValues:
-    """Computes values for windows that a scan kept.
+    """Computation of values on the windows that a scan kept.
 
     Args:
         scanner: Scanner of the scan.
@@ -44,10 +44,10 @@ class TokenValues:
     def cross_entropies(self, ids: Int[np.ndarray, "windows length"]) -> Float[np.ndarray, " windows"]:
         """Return the cross-entropy of each window."""
         config, out = self.scanner.config, np.empty(len(ids), np.float32)
-        bulk = WindowScorer([], self.scanner.model, self.scanner.frame, config.length, True, config.batch_size)
-        for at, found in bulk.passes(ids):
-            assert found.cross_entropy is not None
-            out[at] = to_host(found.cross_entropy)[0]
+        scorer = WindowScorer([], self.scanner.model, self.scanner.frame, config.length, True, config.batch_size)
+        for rows, scores in scorer.passes(ids):
+            assert scores.cross_entropy is not None
+            out[rows] = to_host(scores.cross_entropy)[0]
         return out
 
     def values(
@@ -57,7 +57,7 @@ class TokenValues:
         which: Int[np.ndarray, " pairs"],
         columns: Int[np.ndarray, " pairs"],
     ) -> Float[np.ndarray, "pairs length"]:
-        """Return values at every token, for pairs of a feature of one bank and a window.
+        """Return the values at every token, for pairs of a feature of one bank and a window.
 
         Args:
             number: Number of the bank.
@@ -66,53 +66,58 @@ class TokenValues:
             columns: Feature of each pair, as a column of the bank.
 
         Returns:
-            The feature's value if the prompt ended at each token; NaN where it has none.
+            Value of the feature if the prompt ended at each token; NaN at tokens where the feature has no value.
         """
         bank = self.scanner.banks[number]
         if bank.series is not None:
             values = self._in_one_pass(bank, ids, which, columns)
-            some = np.flatnonzero(which < CHECKED)[:CHECKED]
-            again = self._ending_there(bank, ids, which[some], columns[some])
-            if _agree(values[some], again, self.scanner.model.dtype):
+            checked = np.flatnonzero(which < CHECKED)[:CHECKED]
+            reference = self._with_shortened_prompts(bank, ids, which[checked], columns[checked])
+            if _agree(values[checked], reference, self.scanner.model.dtype):
                 return values
-        # Here later tokens change what is computed at earlier ones.
-        return self._ending_there(bank, ids, which, columns)
+        # In this model, later tokens change the activations at earlier tokens.
+        return self._with_shortened_prompts(bank, ids, which, columns)
 
     def _in_one_pass(self, bank: FeatureBank, ids: np.ndarray, which: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Return the values at every token by reading all positions of one forward pass."""
         assert bank.series is not None
         config = self.scanner.config
-        bulk = WindowScorer([bank], self.scanner.model, self.scanner.frame, config.length, False, config.batch_size)
-        bulk.prepare(ids)
+        scorer = WindowScorer([bank], self.scanner.model, self.scanner.frame, config.length, False, config.batch_size)
+        scorer.prepare(ids)
         out = np.empty((len(which), config.length), np.float32)
         order = np.argsort(which, kind="stable")
-        size = max(1, bulk.size // 4) if len(bank) * config.length > 1 << 12 else bulk.size
+        size = max(1, scorer.size // 4) if len(bank) * config.length > 1 << 12 else scorer.size
         for start in range(0, len(ids), size):
             low, high = np.searchsorted(which[order], [start, start + size])
             pairs = order[low:high]
-            with locked(bulk.models), torch.no_grad():
-                series = bank.series(bulk.read(ids[start : start + size]))
-                series = series[:, -config.length :]  # without what stands before the prompt
+            with locked(scorer.models), torch.no_grad():
+                series = bank.series(scorer.read(ids[start : start + size]))
+                series = series[:, -config.length :]  # without the BOS before the prompt
                 device = series.device
                 picked = series[to_device(which[pairs] - start, device), :, to_device(columns[pairs], device)]
             out[pairs] = to_host(picked.float())[0]
         return out
 
-    def _ending_there(self, bank: FeatureBank, ids: np.ndarray, which: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    def _with_shortened_prompts(
+        self, bank: FeatureBank, ids: np.ndarray, which: np.ndarray, columns: np.ndarray
+    ) -> np.ndarray:
+        """Return the values at every token by scoring a shortened prompt for each."""
         config = self.scanner.config
         out = np.full((len(which), config.length), np.nan, np.float32)
         used, row_of = np.unique(which, return_inverse=True)
         for end in range(1, config.length + 1):
             try:
-                bulk = WindowScorer([bank], self.scanner.model, self.scanner.frame, end, False, config.batch_size)
-                for at, found in bulk.passes(ids[used, :end]):
-                    pairs = np.flatnonzero((row_of >= at.start) & (row_of < at.stop))
-                    values = to_host(found.values[0])[0]
-                    out[pairs, end - 1] = values[row_of[pairs] - at.start, columns[pairs]]
-            except DreamyLensError:  # a feature that reads position 5 has no value before it
+                scorer = WindowScorer([bank], self.scanner.model, self.scanner.frame, end, False, config.batch_size)
+                for rows, scores in scorer.passes(ids[used, :end]):
+                    pairs = np.flatnonzero((row_of >= rows.start) & (row_of < rows.stop))
+                    values = to_host(scores.values[0])[0]
+                    out[pairs, end - 1] = values[row_of[pairs] - rows.start, columns[pairs]]
+            except DreamyLensError:  # a feature that reads position 5 has no value at earlier positions
                 continue
         return out
 
 
-def _agree(ours: np.ndarray, theirs: np.ndarray, dtype: torch.dtype) -> bool:
-    known = ~np.isnan(theirs)
-    return is_close(torch.from_numpy(ours[known]), torch.from_numpy(theirs[known]), dtype)
+def _agree(values: np.ndarray, reference: np.ndarray, dtype: torch.dtype) -> bool:
+    """Return whether values equal a reference, where it has values, up to rounding in `dtype`."""
+    known = ~np.isnan(reference)
+    return is_close(torch.from_numpy(values[known]), torch.from_numpy(reference[known]), dtype)

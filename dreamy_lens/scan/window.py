@@ -1,4 +1,4 @@
-"""What a scan keeps of a corpus for one feature: windows, and how its values are distributed. Plain data."""
+"""Windows of a corpus, and the histogram of a feature's values on them: plain data."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from dreamy_lens.results.pareto import non_dominated
 
 @dataclass(frozen=True)
 class Window:
-    """Consecutive tokens of a document, scored as a dream's prompt is.
+    """Consecutive tokens of a document, scored like the prompt of a dream.
 
     Attributes:
-        number: of the window; numbers rise along the corpus.
-        ids: token ids, length n.
-        tokens: each token decoded by itself, length n.
-        text: the decoding of all of them together.
-        value: of the feature.
-        cross_entropy: mean over the predicted tokens, nats per token (Eq. 1 of the paper); None if it was not measured.
-        document: that it stands in.
-        character: of the document at which it begins.
-        before: the text that leads up to it, as far as it was kept.
-        after: the text that follows.
-        values: the feature's value if the prompt ended at each token, float32 `[n]`, NaN where it has none; None if
-            that is not known.
+        number: Number of the window; numbers ascend along the corpus.
+        ids: Token ids, length n.
+        tokens: Text of each token by itself, length n.
+        text: Text of all tokens together.
+        value: Value of the feature on the window.
+        cross_entropy: Mean over the predicted tokens, in nats per token (Eq. 1 of the paper); None if it was not
+            measured.
+        document: Name of the document that the window is from.
+        character: Character of the document at which the window begins.
+        before: Text before the window, as far as the scan kept it.
+        after: Text after the window, as far as the scan kept it.
+        values: Value of the feature if the prompt ended at each token, float32 `[n]`, NaN where it has none; None if
+            the values are not known.
 
     >>> window = Window(7, (5, 9), (" the", " file"), " the file", 3.25, 2.0, "notes.txt", 120)
     >>> window
@@ -49,7 +50,7 @@ class Window:
 
     @property
     def perplexity(self) -> float | None:
-        """The exponential of the cross-entropy."""
+        """Exponential of the cross-entropy; None if that was not measured."""
         if self.cross_entropy is None:
             return None
         return math.exp(self.cross_entropy) if self.cross_entropy < 700 else math.inf
@@ -67,12 +68,13 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """How many windows have which value.
+    """Histogram of the values of one feature on windows.
 
     Attributes:
-        width: of a bin.
-        start: bin i holds the values from `(start + i) * width` up to, and without, `(start + i + 1) * width`.
-        counts: int64 `[bins]`.
+        width: Width of a bin, in the feature's units.
+        start: Offset of the first bin: bin i holds values v with
+            `(start + i) * width <= v < (start + i + 1) * width`.
+        counts: Number of windows in each bin, int64 `[bins]`.
 
     >>> h = Histogram(0.5, -1, np.array([1, 2, 1]))
     >>> h.edges.tolist(), h.bin_of(2), h.above(0.5), h.above(0.25)
@@ -85,36 +87,36 @@ class Histogram:
 
     @property
     def edges(self) -> np.ndarray:
-        """Where bins begin and end, float64 `[bins + 1]`."""
+        """Edges of the bins, float64 `[bins + 1]`."""
         return (self.start + np.arange(len(self.counts) + 1)) * self.width
 
     @property
     def total(self) -> int:
-        """Windows counted."""
+        """Number of windows."""
         return int(self.counts.sum())
 
     def bin_of(self, rank: int) -> tuple[float, float, int, int]:
-        """The bin that has the window of a rank, which is exact.
+        """Return the bin that holds the window of a rank; this is exact.
 
         Args:
-            rank: from 0, the weakest, to `total - 1`, the strongest.
+            rank: Rank of the window, from 0, the weakest, to `total - 1`, the strongest.
 
         Returns:
-            Where the bin begins and ends, how many windows are in lower ones, and how many in it.
+            Lower edge of the bin, upper edge, number of windows in lower bins, number of windows in the bin.
         """
-        upto = np.cumsum(self.counts)
-        at = int(np.searchsorted(upto, rank, "right"))
-        low, high = (self.start + at) * self.width, (self.start + at + 1) * self.width
-        return low, high, int(upto[at] - self.counts[at]), int(self.counts[at])
+        cumulative = np.cumsum(self.counts)
+        index = int(np.searchsorted(cumulative, rank, "right"))
+        low, high = (self.start + index) * self.width, (self.start + index + 1) * self.width
+        return low, high, int(cumulative[index] - self.counts[index]), int(self.counts[index])
 
     def above(self, value: float) -> tuple[int, int]:
-        """How many windows have a value of at least this one: at least so many and at most so many.
+        """Return the least and the largest possible number of windows whose value is at least `value`.
 
-        Both are the same where a bin begins; elsewhere the windows of one bin may lie on either side.
+        At the edge of a bin both numbers are equal. Elsewhere, the windows of one bin may be on either side.
         """
-        place = value / self.width - self.start
-        most = int(self.counts[max(0, math.floor(place)) :].sum()) if place < len(self.counts) else 0
-        least = int(self.counts[max(0, math.ceil(place)) :].sum()) if place < len(self.counts) else 0
+        position = value / self.width - self.start
+        most = int(self.counts[max(0, math.floor(position)) :].sum()) if position < len(self.counts) else 0
+        least = int(self.counts[max(0, math.ceil(position)) :].sum()) if position < len(self.counts) else 0
         return least, most
 
     def __repr__(self) -> str:
@@ -122,10 +124,10 @@ class Histogram:
         return f"Histogram({self.total:,} windows in {len(self.counts)} bins from {edges[0]:.4g} to {edges[-1]:.4g})"
 
 
-def scanned_of(header: Mapping[str, Any]) -> str:
-    """What the windows are of, for people: a corpus, or part of one where the scan was stopped.
+def scanned_part(header: Mapping[str, Any]) -> str:
+    """Return the name of the scanned corpus, or of the scanned part if the scan was stopped.
 
-    >>> scanned_of({"corpus": {"name": "2 texts"}, "complete": False, "counts": {"tokens": 6000}})
+    >>> scanned_part({"corpus": {"name": "2 texts"}, "complete": False, "counts": {"tokens": 6000}})
     'part of 2 texts (stopped after 6,000 tokens)'
     """
     name = str(header.get("corpus", {}).get("name", "a corpus"))
@@ -134,9 +136,9 @@ def scanned_of(header: Mapping[str, Any]) -> str:
     return f"part of {name} (stopped after {header.get('counts', {}).get('tokens', 0):,} tokens)"
 
 
-def undominated(windows: Sequence[Window]) -> tuple[Window, ...]:
-    """Those of some windows that no other beats in both value and cross-entropy, from fluent to strong."""
-    # One window may be kept for its value and for its fluency.
+def frontier_windows(windows: Sequence[Window]) -> tuple[Window, ...]:
+    """Return the windows that no other window beats in both value and cross-entropy, from fluent to strong."""
+    # The same window may be kept for its value and for its fluency.
     known = list({w.number: w for w in windows if w.cross_entropy is not None}.values())
     rows = non_dominated([w.value for w in known], [w.cross_entropy for w in known])  # type: ignore[arg-type]
     return tuple(known[i] for i in rows)

@@ -1,4 +1,4 @@
-"""The windows that a scan keeps: their ids, what stands around them, and where they come from."""
+"""Store of the windows that a scan keeps: their ids, the tokens around them, and their documents."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from dreamy_lens.corpus.corpus import Block
 from dreamy_lens.corpus.windows import Windows
 
 SHARD_BITS, BLOCK_BITS, INDEX_BITS = 19, 24, 20
-"""Bits of a window's number: its shard, its block in the shard, its place in the block."""
+"""Bits of a window's number for its shard, its block in the shard, and its index in the block."""
 
 
 def first_number(shard: int, block: int) -> int:
-    """Return the number of a block's first window; numbers rise along the corpus."""
+    """Return the number of the first window of a block; numbers ascend along the corpus."""
     return shard << (BLOCK_BITS + INDEX_BITS) | block << INDEX_BITS
 
 
 @dataclass
 class WindowStore:
-    """Windows that are kept for some feature, by number.
+    """Windows that are kept for a feature or for the sample, sorted by number.
 
     Attributes:
         length: Tokens of a window.
-        context: Tokens on each side of a window.
-        number: Numbers of the windows, int64, rising.
+        context: Tokens to keep on each side of a window.
+        number: Numbers of the windows, int64, ascending.
         ids: Token ids, int32.
-        before: Token ids before the window, int32; -1 where the document has not begun.
-        after: Token ids after the window, int32; -1 where the document has ended.
-        character: Where the window begins in its document, in characters, int64.
-        cross_entropy: Nats per token, float32; NaN where it was not measured.
+        before: Token ids before the window, int32; -1 before the beginning of the document.
+        after: Token ids after the window, int32; -1 after the end of the document.
+        character: Character of the document at which the window begins, int64.
+        cross_entropy: Cross-entropy in nats per token, float32; NaN where it was not measured.
         documents: Name of each window's document.
         kept: Number of windows after the last :meth:`keep`.
     """
@@ -70,8 +70,8 @@ class WindowStore:
         Args:
             block: Block of the corpus.
             windows: Windows of the block.
-            rows: Which of the windows to keep, rising.
-            cross_entropy: Cross-entropy of all windows of the block, or None where it is not measured.
+            rows: Rows of the windows to keep, ascending.
+            cross_entropy: Cross-entropy of all windows of the block; None if it is not measured.
         """
         if not len(rows):
             return
@@ -98,7 +98,7 @@ class WindowStore:
         )
 
     def keep(self, numbers: Int[np.ndarray, " kept"]) -> None:
-        """Forget all windows but those of some numbers."""
+        """Keep only the windows with the given numbers."""
         self._consolidate()
         self._take(np.isin(self.number, numbers))
         self.kept = len(self.number)
@@ -112,7 +112,7 @@ class WindowStore:
         self._take(np.unique(self.number, return_index=True)[1])
 
     def rows(self, numbers: Int[np.ndarray, ...]) -> Int[np.ndarray, ...]:
-        """Return the row of each window, int64 of the shape of `numbers`; -1 for windows that are not kept."""
+        """Return the row of each window, int64, in the shape of `numbers`; -1 for windows that are not kept."""
         self._consolidate()
         if not len(self.number):
             return np.full(numbers.shape, -1)
@@ -120,6 +120,7 @@ class WindowStore:
         return np.where(self.number[rows] == numbers, rows, -1)
 
     def _consolidate(self) -> None:
+        """Move newly added windows into the sorted columns."""
         if self._new:
             parts = [*({name: getattr(self, name) for name in self.COLUMNS},), *self._new]
             self._new = []
@@ -128,6 +129,7 @@ class WindowStore:
             self._take(np.argsort(self.number, kind="stable"))
 
     def _take(self, rows: np.ndarray) -> None:
+        """Keep only some rows, in the given order."""
         for name in self.COLUMNS:
             setattr(self, name, getattr(self, name)[rows])
 
@@ -146,7 +148,7 @@ class WindowStore:
 
     @classmethod
     def from_arrays(cls, length: int, context: int, arrays: dict[str, np.ndarray]) -> WindowStore:
-        """Make a store of what :meth:`arrays` returned."""
+        """Return a store with the windows that :meth:`arrays` returned."""
         data, ends = arrays["name_bytes"].tobytes(), np.cumsum(arrays["name_lengths"])
         starts = ends - arrays["name_lengths"]
         names = [data[a:b].decode("utf-8", "surrogatepass") for a, b in zip(starts, ends, strict=True)]

@@ -1,4 +1,4 @@
-"""`dreamy-lens scan`, `compare` and `card` from end to end, and what they say of mistakes."""
+"""Test `dreamy-lens scan`, `compare` and `card` from end to end, and their messages about mistakes."""
 
 from __future__ import annotations
 

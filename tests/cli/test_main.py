@@ -1,4 +1,4 @@
-"""Every command through `main`: what it prints, where, and the exit status."""
+"""Test every command through `main`: its output, its errors and its exit status."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder(tmp_path_factory) -> str:
 
 @pytest.fixture
 def cli(capsys):
-    """Runs a command: (exit status, stdout, stderr)."""
+    """Return a function that runs a command and returns exit status, stdout and stderr."""
 
     def run(*words: str) -> tuple[int, str, str]:
         try:
@@ -290,7 +290,7 @@ def test_hooks_that_match_nothing(cli):
 
 
 class Closed(io.StringIO):
-    """The end of a pipe from which nobody reads any more, over a file."""
+    """Writing end of a pipe whose reader has closed it."""
 
     def __init__(self, file) -> None:
         super().__init__()

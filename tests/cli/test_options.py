@@ -1,4 +1,4 @@
-"""Options that commands share: the settings of a search come from `EPOConfig`, whatever it declares."""
+"""Test options that commands share: every setting that `EPOConfig` declares becomes an option."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def more_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings_given(monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, Any]:
-    """The keywords that a command passes on to `dream()` or `sweep()`, without those of the command itself."""
+    """Return the settings that a command passes to `dream()` or `sweep()`."""
 
     class Called(Exception):
         pass

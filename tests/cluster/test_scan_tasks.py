@@ -65,7 +65,7 @@ def worker_of(place: SharedFolder | Path | str, corpus: Any, workers: int = 1, *
 def once(worker: ScanWorker) -> Checkpoint:
     """What one process finds."""
     scanner = Scan(worker.features, worker.model.model, worker.corpus, SETTINGS).scanner()
-    found = scanner.empty()
+    found = scanner.new_checkpoint()
     scanner.run(found)
     return found
 
@@ -361,7 +361,11 @@ def test_values_at_tokens_are_shared_out(tmp_path, monkeypatch, always):
             r"about the workers of a Ray cluster: give ray=RayConfig\(workers=",
         ),
         ({"ray": 7}, SettingsError, "ray is 7; use ray=True for a cluster that starts by itself"),
-        ({"out": "s3://bucket/scan"}, SettingsError, "is a URL, to which a scan on a Ray cluster writes: add ray=True"),
+        (
+            {"out": "s3://bucket/scan"},
+            SettingsError,
+            "is a URL, and only a scan on a Ray cluster can write to it; add ray=True",
+        ),
         ({"lenght": 3}, SettingsError, "There is no setting 'lenght'; did you mean length?"),
         ({"config": 3}, SettingsError, "config is a ScanConfig; got 'int'"),
         ({"dtype": "float16"}, SettingsError, "the model is in memory already"),

@@ -136,7 +136,7 @@ def scanned_in_parts(scan: Scan, characters: int) -> list[Checkpoint]:
     found = []
     for shard, first, end in parts:
         scanner = scan.scanner()
-        state = scanner.empty()
+        state = scanner.new_checkpoint()
         state.shard, state.block = shard, first
         scanner.run(state, [shard], end)
         found.append(state)

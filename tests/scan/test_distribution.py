@@ -1,4 +1,4 @@
-"""Quantiles of a corpus, from a histogram, the strongest windows and a sample, against the true ranks."""
+"""Test quantiles from a histogram, the strongest windows and a sample, against the ranks of all values."""
 
 from __future__ import annotations
 

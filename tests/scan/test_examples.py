@@ -1,4 +1,4 @@
-"""What a scan found, feature by feature: looked up, decoded, shown, saved."""
+"""Test the examples of a scan: they are looked up, decoded, shown and saved."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def found(gpt2: Any) -> Examples:
-    """Two features of a tiny model on two texts, every other window."""
+    """Examples of two features of a tiny model on every second window of two texts."""
     from dreamy_lens.models.load import as_hooked
 
     tables = brute_scan(["L1.N3", dl.logit(" dog")], gpt2.bridge, TEXTS, k=5, length=6, stride=2)
@@ -190,10 +190,10 @@ def test_no_token_and_no_document_becomes_markup():
     examples = one(np.arange(n) + 1.0, np.full(n, 3.0), k=n, length=3, pieces=HOSTILE)
     rows = examples._tables.parts["windows"].source.to_pydict()
     rows["document"] = [HOSTILE[i % 3] for i in range(len(rows["document"]))]
-    from dreamy_lens.scan.schema import table
+    from dreamy_lens.scan.schema import arrow_table
     from dreamy_lens.scan.tables import Table, Tables
 
-    parts = {**examples._tables.parts, "windows": Table(table("windows", rows))}
+    parts = {**examples._tables.parts, "windows": Table(arrow_table("windows", rows))}
     hostile = Examples(Tables(examples.header, **parts), examples.reader)[0]
     for page in (hostile.to_html(), hostile._repr_html_()):
         read = Reader(page)

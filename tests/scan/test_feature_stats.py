@@ -1,4 +1,4 @@
-"""What a scan keeps of values is what sorting and counting all of them at once gives, however they come."""
+"""Test that the statistics of a scan equal those of sorting and counting all values at once, in any order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ K = 5
 
 @st.composite
 def streams(draw: st.DrawFn):
-    """Windows in blocks, with few different values, so that there are ties, and texts that come again."""
+    """Windows in blocks, with few different values, so that there are ties and repeated texts."""
     features, blocks = draw(st.integers(1, 4)), draw(st.integers(1, 8))
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     texts = 24
@@ -34,7 +34,7 @@ def streams(draw: st.DrawFn):
 
 
 def stats_of(stream, first: int = 0, last: int | None = None) -> FeatureStats:
-    """Of some of a stream's blocks."""
+    """Return the statistics of some blocks of a stream."""
     values, losses, hashes, cuts = stream
     found = FeatureStats.empty(values.shape[1], K, True)
     numbers = np.arange(len(values), dtype=np.int64) * 3 + 1

@@ -1,4 +1,4 @@
-"""A small part of a large corpus, what a scan holds meanwhile, how it is interrupted, and settings it cannot have."""
+"""Test scans of a small part of a corpus, their memory, interrupts, and invalid settings."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import dreamy_lens as dl
 from dreamy_lens.corpus import open_corpus
 from dreamy_lens.errors import CorpusError, SettingsError
 from dreamy_lens.scan import scanner
-from dreamy_lens.scan.config import ScanConfig, check_state
-from dreamy_lens.scan.sampling import LEAST_SHARE, windows_per_block
+from dreamy_lens.scan.config import ScanConfig, check_memory
+from dreamy_lens.scan.sampling import MIN_SHARE, windows_per_block
 from dreamy_lens.scan.scan import Scan
 from tests.helpers.scans import scanned_in_parts
 from tests.scan.test_scan import _cache, scan, small_blocks, texts  # noqa: F401  (fixtures)
@@ -36,18 +36,18 @@ def test_of_a_small_part_only_blocks_that_are_drawn_are_tokenized(neox, small_bl
     monkeypatch.setattr(scanner, "cut_windows", lambda block, *rest: (cut.append(block.number), usual(block, *rest))[1])
     corpus = open_corpus(texts(200))
     blocks = len(corpus.block_sizes())
-    found = scan(dl.neuron(1, 3), neox, corpus, tokens=6 * 3 * LEAST_SHARE)
+    found = scan(dl.neuron(1, 3), neox, corpus, tokens=6 * 3 * MIN_SHARE)
     assert blocks > 40 and len(set(cut)) == 3
-    assert found.counts["windows"] == 3 * LEAST_SHARE and found.counts["documents"] == 200
-    again = scan(dl.neuron(1, 3), neox, texts(200), tokens=6 * 3 * LEAST_SHARE, cache=False)
+    assert found.counts["windows"] == 3 * MIN_SHARE and found.counts["documents"] == 200
+    again = scan(dl.neuron(1, 3), neox, texts(200), tokens=6 * 3 * MIN_SHARE, cache=False)
     assert again.tables.kept.equals(found.tables.kept)
-    other = scan(dl.neuron(1, 3), neox, texts(200), tokens=6 * 3 * LEAST_SHARE, seed=1)
+    other = scan(dl.neuron(1, 3), neox, texts(200), tokens=6 * 3 * MIN_SHARE, seed=1)
     assert other.tables.windows["window"].to_pylist() != found.tables.windows["window"].to_pylist()
 
 
 def test_a_small_part_is_the_same_in_parcels(neox, small_blocks):  # noqa: F811
     one = Scan(dl.neurons(1), neox.bridge, texts(100), ScanConfig(k=4, length=6, tokens=600, sample=20))
-    once, merged = one.scanner().empty(), one.scanner().empty()
+    once, merged = one.scanner().new_checkpoint(), one.scanner().new_checkpoint()
     one.scanner().run(once)
     for part in scanned_in_parts(one, 2000):
         merged.merge(part)
@@ -65,25 +65,25 @@ def test_a_part_without_any_window_is_told(neox, small_blocks):  # noqa: F811
 
 
 def test_windows_are_forgotten_without_saving(neox, small_blocks, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(scanner, "LEAST_STORED", 10)
+    monkeypatch.setattr(scanner, "MIN_STORED", 10)
     settings = ScanConfig(k=4, length=6, sample=0, cross_entropy=False, batch_size=8)
     one = Scan(dl.neuron(1, 3), neox.bridge, texts(300), settings)
     sizes: list[int] = []
-    state = one.scanner().empty()
+    state = one.scanner().new_checkpoint()
     one.scanner().run(state, after=lambda progress, block: sizes.append(len(progress.store)))
     assert state.counts["windows"] > 2000 and max(sizes) <= 10
     found = one.run(cache=False, progress=False)
-    monkeypatch.setattr(scanner, "LEAST_STORED", 10**9)
+    monkeypatch.setattr(scanner, "MIN_STORED", 10**9)
     assert one.run(cache=False, progress=False).tables.windows.equals(found.tables.windows)
 
 
 def test_many_features_are_counted_in_larger_pieces(neox, monkeypatch):
     plain = scan(dl.neurons(1), neox, texts(), batch_size=4, cache=False)
-    monkeypatch.setattr(scanner, "MANY", 1)
+    monkeypatch.setattr(scanner, "MANY_FEATURES", 1)
     counted, usual = [], scanner.Scanner._count
     monkeypatch.setattr(scanner.Scanner, "_count", lambda *a: (counted.append(len(a[4])), usual(*a))[1])
     many = scan(dl.neurons(1), neox, texts(), batch_size=4, cache=False)
-    assert max(counted) > 4 * scanner.PASSES
+    assert max(counted) > 4 * scanner.MAX_PASSES
     assert many.tables.kept.equals(plain.tables.kept) and many.tables.windows.equals(plain.tables.windows)
 
 
@@ -144,12 +144,12 @@ def test_what_is_true_or_false_is_nothing_else(neox, settings):
 
 def test_more_than_fits_in_memory_is_told(neox):
     with pytest.raises(
-        SettingsError, match=r"40 features with k=10,000,000 .* takes 7\.5 GB .* at most 5,\d\d\d,\d\d\d"
+        SettingsError, match=r"40 features with k=10,000,000 .* take 7\.5 GB .* at most 5,\d\d\d,\d\d\d"
     ):
         scan(dl.neurons(1), neox, texts(), k=10_000_000)
     with pytest.raises(SettingsError, match="fewer features at a time"):
-        check_state(10_000_000, 64)
-    check_state(700_000, 64)
+        check_memory(10_000_000, 64)
+    check_memory(700_000, 64)
 
 
 @pytest.mark.parametrize("cross_entropy", [True, False])

@@ -1,4 +1,4 @@
-"""A scan finds what scoring every window by itself finds, on one go or several, and says what it passed over."""
+"""Test that a scan, in one call or several, equals scoring every window by itself, and reports what it skipped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dreamy_lens.errors import CorpusError, ExamplesError, FeatureError, Setting
 from dreamy_lens.scan.checkpoint import Checkpoint
 from dreamy_lens.scan.config import ScanConfig
 from dreamy_lens.scan.examples import Examples
-from dreamy_lens.scan.scan import UNFINISHED, Scan
+from dreamy_lens.scan.scan import CHECKPOINT_FILE, Scan
 from tests.helpers.brute_scan import brute_scan
 from tests.helpers.scans import scanned_in_parts
 
@@ -56,7 +56,7 @@ def frames(tables):
 
 
 def assert_same(ours, theirs, atol: float = 1e-4):
-    """Equal tables, up to rounding of values."""
+    """Assert that tables are equal, up to rounding of values."""
     for a, b in zip(frames(ours), frames(theirs), strict=True):
         assert list(a.index) == list(b.index)
         for name in a.columns:
@@ -73,7 +73,7 @@ def assert_same(ours, theirs, atol: float = 1e-4):
 
 
 def identical(ours, theirs) -> bool:
-    """Whether two tables are equal to the last bit."""
+    """Return whether two tables are equal to the last bit."""
     first, second = (t.sort_by(t.schema.names[0]).to_pydict() for t in (ours, theirs))
     return repr(first) == repr(second)
 
@@ -136,7 +136,7 @@ def test_a_kept_window_is_what_score_says_of_its_ids(family):
 
 
 def test_stories_on_a_model_of_stories(stories, shared):
-    """A real corpus, a trained model with a SentencePiece tokenizer, and what plain scoring says of what is kept."""
+    """Scan a real corpus with a trained model and a SentencePiece tokenizer, and score the kept windows again."""
     found = scan([dl.neurons(2), "logit(5)"], stories, shared / "corpora" / "tinystories-train-1000.txt", tokens=6000)
     assert 5700 < found.header["counts"]["tokens"] <= 6000
     for label in (list(found)[3], "logit(5)"):
@@ -191,11 +191,11 @@ def test_the_first_tokens_of_a_corpus_that_can_be_read_once(neox, small_blocks):
 
 def test_parts_scanned_apart_merge_into_the_whole(neox, small_blocks):
     whole = Scan(dl.neurons(1), neox.bridge, texts(30), ScanConfig(k=4, length=6, sample=50))
-    once = whole.scanner().empty()
+    once = whole.scanner().new_checkpoint()
     whole.scanner().run(once)
     parts = scanned_in_parts(whole, 2000)
     assert len(parts) > 3
-    merged = whole.scanner().empty()
+    merged = whole.scanner().new_checkpoint()
     for part in reversed(parts):
         merged.merge(part)
     for name, tensor in once.stats.tensors().items():
@@ -216,7 +216,7 @@ def test_stopping_anywhere_and_going_on_is_never_having_stopped(neox, small_bloc
     one = Scan(_features(), neox.bridge, texts(20), ScanConfig(k=4, length=6, sample=30, batch_size=4))
     straight = one.run(out=tmp_path / "straight", progress=False)
     scanner, calls = one.scanner(), 0
-    state = scanner.empty()
+    state = scanner.new_checkpoint()
 
     def after(progress, block):
         nonlocal calls
@@ -263,16 +263,16 @@ def test_killed_at_any_moment_it_goes_on_and_counts_nothing_twice(neox, tmp_path
         assert child.stdout is not None and child.stdout.readline() == b"ready\n"
         seen = len(states)
         deadline = time.monotonic() + 60
-        while not (folder / UNFINISHED).exists() and time.monotonic() < deadline:
+        while not (folder / CHECKPOINT_FILE).exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(wait)
         child.send_signal(signal.SIGKILL)
         child.wait()
         child.stdout.close()
-        states.append((folder / UNFINISHED).stat().st_size)
+        states.append((folder / CHECKPOINT_FILE).stat().st_size)
         assert len(states) == seen + 1 and not (folder / "examples.json").exists()
     subprocess.run([sys.executable, str(script), str(folder)], check=True, env=environment, stdout=subprocess.DEVNULL)
-    assert not (folder / UNFINISHED).exists()
+    assert not (folder / CHECKPOINT_FILE).exists()
     killed = Examples.load(folder)
     from dreamy_lens.corpus import corpus as corpora
 
@@ -507,7 +507,7 @@ def test_a_full_disk_leaves_what_was_saved(neox, small_blocks, tmp_path, monkeyp
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ExamplesError, match=r"No space left.*make room"):
         scan(dl.neurons(1), neox, texts(20), out=tmp_path / "out", batch_size=4)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [UNFINISHED]  # whole, and nothing half beside it
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [CHECKPOINT_FILE]  # complete, and no partial file
     monkeypatch.setattr(os, "fsync", usual)
     whole = scan(dl.neurons(1), neox, texts(20), out=tmp_path / "out", batch_size=4)
     assert whole.tables.kept.equals(scan(dl.neurons(1), neox, texts(20), cache=False, batch_size=4).tables.kept)
@@ -517,7 +517,7 @@ def test_what_is_held_does_not_grow_with_the_corpus(neox, small_blocks):
     sizes = []
     for count in (30, 120):
         one = Scan(dl.neuron(1, 3), neox.bridge, texts(count), ScanConfig(k=4, length=6, sample=16))
-        state = one.scanner().empty()
+        state = one.scanner().new_checkpoint()
         most = 0
 
         def after(progress, block):

@@ -1,4 +1,4 @@
-"""The tables of a scan on disk: what is written is read, a folder is whole at every moment, damage is told."""
+"""Test the tables of a scan on disk: reading, interrupted writes, and messages about damage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from dreamy_lens.errors import ExamplesError
 from dreamy_lens.scan import storage
 from dreamy_lens.scan.detokenize import ByteDecoder
-from dreamy_lens.scan.schema import schema, table, token_table
+from dreamy_lens.scan.schema import arrow_table, schema, token_table
 from dreamy_lens.scan.tables import Tables
 
 pa = pytest.importorskip("pyarrow")
@@ -47,7 +47,7 @@ def some(features: int = 3, windows: int = 50, n: int = 4, seed: int = 0) -> dic
 
 
 def content(folder: Path) -> dict[str, Any]:
-    found = storage.read(folder)
+    found = storage.read_tables(folder)
     return {name: part.all().to_pylist() for name, part in found.parts.items()} | {"seed": found.header["seed"]}
 
 
@@ -56,7 +56,7 @@ def test_what_is_written_is_read_with_the_schemas_that_are_documented(tmp_path: 
     given["windows"]["document"][1] = "half \ud800 and nul \0"
     given["windows"]["cross_entropy"][2] = np.nan
     given["kept"]["values"][0] = [1.5, np.nan]
-    storage.write(tmp_path / "x", {"settings": {"k": np.int64(2)}, "seed": 1}, **given)
+    storage.write_tables(tmp_path / "x", {"settings": {"k": np.int64(2)}, "seed": 1}, **given)
     assert sorted(os.listdir(tmp_path / "x")) == [
         "examples.json",
         "features.parquet",
@@ -67,7 +67,7 @@ def test_what_is_written_is_read_with_the_schemas_that_are_documented(tmp_path: 
     assert head["format"] == "dreamy_lens examples" and head["version"] == 1 and head["settings"] == {"k": 2}
     for name in ("features", "windows", "kept"):
         assert pq.read_table(tmp_path / "x" / f"{name}.parquet").schema.equals(schema(name))
-    found = storage.read(tmp_path / "x")
+    found = storage.read_tables(tmp_path / "x")
     assert found.windows["document"][1].as_py() == "half \\ud800 and nul \0"
     assert found.windows["cross_entropy"][2].as_py() is None
     assert found.kept["values"].to_pylist()[:2] == [[1.5, pytest.approx(np.nan, nan_ok=True)], None]
@@ -78,8 +78,8 @@ def test_what_is_written_is_read_with_the_schemas_that_are_documented(tmp_path: 
 
 def test_rows_are_looked_up_without_reading_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     given = some(features=5000, windows=20_000)
-    storage.write(tmp_path, {}, **given)
-    found = storage.read(tmp_path)
+    storage.write_tables(tmp_path, {}, **given)
+    found = storage.read_tables(tmp_path)
     part, read = found.parts["windows"], []
     real = pq.ParquetFile.read_row_groups
     monkeypatch.setattr(
@@ -98,32 +98,32 @@ def test_rows_are_looked_up_without_reading_the_others(tmp_path: Path, monkeypat
 
 def test_rows_may_come_in_batches_and_in_any_order(tmp_path: Path):
     given = some()
-    whole = {name: table(name, rows) for name, rows in given.items()}
-    storage.write(tmp_path / "a", {"seed": 0}, **whole)
+    whole = {name: arrow_table(name, rows) for name, rows in given.items()}
+    storage.write_tables(tmp_path / "a", {"seed": 0}, **whole)
     parts = {name: iter(table.to_batches(max_chunksize=7)) for name, table in whole.items()}
-    storage.write(tmp_path / "b", {"seed": 0}, **parts)
+    storage.write_tables(tmp_path / "b", {"seed": 0}, **parts)
     mixed = dict(given["windows"])
     order = np.random.default_rng(1).permutation(50)
     mixed = {name: [column[i] for i in order] for name, column in mixed.items()}
-    storage.write(tmp_path / "c", {"seed": 0}, **{**given, "windows": mixed})
+    storage.write_tables(tmp_path / "c", {"seed": 0}, **{**given, "windows": mixed})
     assert content(tmp_path / "a") == content(tmp_path / "b") == content(tmp_path / "c")
-    again = storage.read(tmp_path / "a")
-    storage.write(tmp_path / "a", again.header, **again.parts)
+    again = storage.read_tables(tmp_path / "a")
+    storage.write_tables(tmp_path / "a", again.header, **again.parts)
     assert content(tmp_path / "a") == content(tmp_path / "b")
 
 
 def test_wrong_rows_are_refused_and_change_nothing(tmp_path: Path):
-    storage.write(tmp_path, {"seed": 0}, **some())
+    storage.write_tables(tmp_path, {"seed": 0}, **some())
     old = content(tmp_path)
     for name, rows in (("kept", {"feature": [0]}), ("windows", {**some()["windows"], "window": ["a"] * 50})):
         with pytest.raises(ExamplesError, match=f"not rows for the table '{name}', whose columns are"):
-            storage.write(tmp_path, {"seed": 1}, **{**some(), name: rows})
+            storage.write_tables(tmp_path, {"seed": 1}, **{**some(), name: rows})
     assert content(tmp_path) == old and len(os.listdir(tmp_path)) == 4
 
 
 @pytest.mark.parametrize("part", range(4))
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int):
-    storage.write(tmp_path, {"seed": 0}, **some())
+    storage.write_tables(tmp_path, {"seed": 0}, **some())
     (tmp_path / "mine.txt").write_text("mine")
     old, files, calls = content(tmp_path), sorted(os.listdir(tmp_path)), []
 
@@ -133,8 +133,10 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ExamplesError, match=r"cannot be written to .*: No space left on device. What was there before"):
-        storage.write(tmp_path, {"seed": 1}, **some(seed=1))
+    with pytest.raises(
+        ExamplesError, match=r"cannot be written to .*: No space left on device. The examples that it held before"
+    ):
+        storage.write_tables(tmp_path, {"seed": 1}, **some(seed=1))
     assert content(tmp_path) == old and sorted(os.listdir(tmp_path)) == files
 
 
@@ -146,12 +148,12 @@ def test_a_file_system_that_takes_no_more_is_told_in_a_sentence(tmp_path: Path):
         from dreamy_lens.errors import ExamplesError
         from tests.scan.test_storage import content, some
         place = {str(tmp_path)!r}
-        storage.write(place, {{"seed": 0}}, **some())
+        storage.write_tables(place, {{"seed": 0}}, **some())
         old = content(place)
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
         try:
-            storage.write(place, {{"seed": 1}}, **some(windows=50_000))
+            storage.write_tables(place, {{"seed": 1}}, **some(windows=50_000))
         except ExamplesError as error:
             assert content(place) == old
             print(error)
@@ -171,7 +173,7 @@ def test_cut_off_anywhere_the_folder_is_the_old_one_or_the_new(tmp_path: Path, m
     seen, real = set(), os.replace
     for after in range(6):
         folder = tmp_path / str(after)
-        storage.write(folder, {"seed": 0}, **some())
+        storage.write_tables(folder, {"seed": 0}, **some())
         old = content(folder)
         left = [after]
 
@@ -186,15 +188,15 @@ def test_cut_off_anywhere_the_folder_is_the_old_one_or_the_new(tmp_path: Path, m
             patch.setattr(os, "replace", replace)
             patch.setattr(Path, "unlink", lambda *_, **__: None)
             try:
-                storage.write(folder, {"seed": 1}, **some(seed=1))
+                storage.write_tables(folder, {"seed": 1}, **some(seed=1))
             except Cut:
                 pass
         now = content(folder)
         seen.add(now["seed"])
         assert now == old or (
-            now["seed"] == 1 and now["windows"] == table("windows", some(seed=1)["windows"]).to_pylist()
+            now["seed"] == 1 and now["windows"] == arrow_table("windows", some(seed=1)["windows"]).to_pylist()
         )
-        storage.write(folder, {"seed": 2}, **some(seed=2))
+        storage.write_tables(folder, {"seed": 2}, **some(seed=2))
         assert content(folder)["seed"] == 2
     assert seen == {0, 1}
 
@@ -205,24 +207,24 @@ def test_files_of_writes_that_were_cut_off_go_when_they_are_old(tmp_path: Path):
     for file in (fresh, stale):
         file.write_bytes(b"")
     os.utime(stale, (0, 0))
-    storage.write(tmp_path, {}, **some())
+    storage.write_tables(tmp_path, {}, **some())
     assert fresh.exists() and not stale.exists()  # another process may be writing the fresh one
 
 
 @pytest.mark.parametrize(
     ("name", "change", "says"),
     [
-        ("examples.json", None, "has no examples.json, so there are no examples in it, or their scan is not done yet"),
-        ("examples.json", lambda b: b[:40], "is not whole JSON"),
+        ("examples.json", None, "has no examples.json, so it holds no examples, or their scan is not finished yet"),
+        ("examples.json", lambda b: b[:40], "is not valid JSON"),
         (
             "examples.json",
             lambda b: b.replace(b"dreamy_lens examples", b"something else"),
-            "does not say that it is of",
+            "does not have the format",
         ),
         (
             "examples.json",
             lambda b: b.replace(b'"version": 1', b'"version": 7'),
-            "version 7, and this dreamy_lens reads up to 1",
+            "version 7, and this dreamy_lens reads versions up to 1",
         ),
         ("examples.json", lambda b: b.replace(b'"rows"', b'"cows"'), "was altered: parts of it are missing"),
         (
@@ -236,28 +238,28 @@ def test_files_of_writes_that_were_cut_off_go_when_they_are_old(tmp_path: Path):
     ],
 )
 def test_damage_is_told_in_a_sentence(tmp_path: Path, name: str, change: Any, says: str):
-    storage.write(tmp_path / "x", {}, **some())
-    storage.write(tmp_path / "y", {}, **some())
+    storage.write_tables(tmp_path / "x", {}, **some())
+    storage.write_tables(tmp_path / "y", {}, **some())
     file = tmp_path / "x" / name
     data = (tmp_path / "y" / name if name == "kept.parquet" else file).read_bytes()
     file.unlink()
     if change is not None:
         file.write_bytes(change(data))
     with pytest.raises(ExamplesError, match=says):
-        storage.read(tmp_path / "x")
+        storage.read_tables(tmp_path / "x")
     with pytest.raises(ExamplesError, match="There is no folder"):
-        storage.read(tmp_path / "z")
+        storage.read_tables(tmp_path / "z")
 
 
 def test_altered_rows_are_found_out_where_they_are_read(tmp_path: Path):
-    storage.write(tmp_path, {}, **some())
+    storage.write_tables(tmp_path, {}, **some())
     file = tmp_path / "windows.parquet"
     column = pq.ParquetFile(file).metadata.row_group(0).column(3)
     data = bytearray(file.read_bytes())
     data[(column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size - 5] ^= 0xFF
     file.write_bytes(bytes(data))
     with pytest.raises(ExamplesError, match=r"windows.parquet' cannot be read: it was truncated or altered"):
-        storage.read(tmp_path).parts["windows"].all()
+        storage.read_tables(tmp_path).parts["windows"].all()
 
 
 def test_texts_are_read_from_the_bytes_of_tokens(gpt2: Any, tmp_path: Path):
@@ -267,8 +269,8 @@ def test_texts_are_read_from_the_bytes_of_tokens(gpt2: Any, tmp_path: Path):
     texts = ["The dog runs over the hill.", "naïve café → 日本 🙂", "a\tb\n\0"]
     rows = some(windows=3)
     rows["windows"] |= {"ids": [vocabulary.encode(text) for text in texts]}
-    storage.write(tmp_path, {}, **rows, tokens=token_table(vocabulary, table("windows", rows["windows"])))
-    found = storage.read(tmp_path).tokens
+    storage.write_tables(tmp_path, {}, **rows, tokens=token_table(vocabulary, arrow_table("windows", rows["windows"])))
+    found = storage.read_tables(tmp_path).tokens
     reader = ByteDecoder(dict(zip(found["id"].to_pylist(), found["bytes"].to_pylist(), strict=True)))
     for text, ids in zip(texts, rows["windows"]["ids"], strict=True):
         assert reader.text(ids) == text == vocabulary.text(ids)

@@ -370,8 +370,8 @@ def test_an_error_has_the_runs(gpt2, tmp_path):
 @pytest.mark.parametrize(
     ("features", "settings", "text"),
     [
-        ([], {}, "There is no feature: the list is empty."),
-        ((), {"seeds": [1]}, "There is no feature: the list is empty."),
+        ([], {}, "The list of features is empty; give at least one feature."),
+        ((), {"seeds": [1]}, "The list of features is empty; give at least one feature."),
         (PLAIN[0], {"seeds": []}, "seeds is empty; give at least one."),
         (PLAIN, {"seeds": iter(())}, "seeds is empty; give at least one."),
         (PLAIN[0], {"seeds": 3}, r"seeds is 3; it is several, such as range\(3\). For one, use seed=."),
