@@ -19,7 +19,7 @@ TEXTS = [f"Story {i}. " + " ".join(f"word{i * j % 101}" for j in range(i * 7 % 9
 def small(section: int = 64, block: int = 256, chunk: int = 100) -> Iterator[None]:
     """Sections, blocks and reads of a few bytes, so that few bytes have all there is to test."""
     places = {"sections.SECTION": section, "records.SECTION": section, "corpus.BLOCK": block, "files.BATCH": block}
-    places |= {"streams.CHUNK": chunk, "streams.COMPRESSED_CHUNK": chunk, "hub.BATCH": block, "hub.REMEMBER": 3}
+    places |= {"streams.CHUNK": chunk, "streams.COMPRESSED_CHUNK": chunk, "hub.BATCH": block, "hub.ROWS_PER_STATE": 3}
     with ExitStack() as patches:
         for name, value in places.items():
             patches.enter_context(mock.patch(f"dreamy_lens.corpus.{name}", value))
