@@ -2,8 +2,8 @@
 
 What this module promises:
 
-* *A fixed order.* A corpus is a sequence of shards, a shard a sequence of blocks, a block a sequence of sections. All of
-  it follows from the source alone; neither a tokenizer nor random numbers take part.
+* *A fixed order.* A corpus is a sequence of shards, a shard a sequence of blocks, a block a sequence of sections. The
+  order follows from the source alone; neither a tokenizer nor random numbers take part.
 * *Reading can begin at any block.* ``blocks(shard, n)`` yields what ``blocks(shard)`` yields after its first n blocks.
 * *Memory that does not grow with the corpus.* Only one block and one section are held at a time.
 * *Unreadable text does not end the reading.* It is skipped, and each block lists the problems met while reading it.

@@ -274,7 +274,7 @@ def test_jobs_are_shared_out_and_those_of_the_dead_are_done_again(cluster, tmp_p
     for name, reason in (("always", "A worker died (ActorDiedError"), ("wrong", "A worker failed with OSError: disk")):
         assert isinstance(found[name], LostJob) and found[name].attempts == actor_pool.ATTEMPTS
         assert found[name].reason.startswith(reason)
-    assert len(said) == 1 + 2 + 2 and all(text.endswith("It is tried again.") for text in said)
+    assert len(said) == 1 + 2 + 2 and all(text.endswith("The job is tried again.") for text in said)
 
 
 def test_a_worker_that_is_killed_from_outside_is_replaced(cluster, tmp_path):
@@ -290,7 +290,7 @@ def test_workers_that_do_not_get_ready(cluster, tmp_path):
     with pytest.raises(FeatureSyntaxError, match="wrong") as caught:
         work(cluster, Job(tmp_path, ready=error), ["a"])
     assert caught.value.position == 3
-    with pytest.raises(ClusterError, match=r"A worker died .* So did others while they got ready"):
+    with pytest.raises(ClusterError, match=r"A worker died .* Other workers failed too while they got ready"):
         work(cluster, Job(tmp_path, ready="die"), ["a", "b"])
     assert not list(tmp_path.iterdir())
 
@@ -483,7 +483,7 @@ def test_on_workers_a_scan_finds_the_same_though_one_is_killed(cluster, tmp_path
             (at.folder / f"died-{os.getpid()}").write_text("")
             os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(scan_tasks, "LEAST", 300_000)
+    monkeypatch.setattr(scan_tasks, "MIN_CHARACTERS", 300_000)
     monkeypatch.setattr("dreamy_lens.scan.scan.SAVE_SECONDS", 0.0)
     features, corpus = [dl.neurons(1), abroad("once", tmp_path, die)], corpus_of(3)
     where = f"file://{tmp_path}/scan"
@@ -501,7 +501,7 @@ def test_on_workers_a_scan_finds_the_same_though_one_is_killed(cluster, tmp_path
 
 def test_a_shard_that_kills_whoever_reads_it_is_reported_and_the_rest_completes(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(actor_pool, "ATTEMPTS", 1)
-    monkeypatch.setattr(scan_tasks, "LEAST", 300_000)
+    monkeypatch.setattr(scan_tasks, "MIN_CHARACTERS", 300_000)
     corpus = corpus_of(3, deadly=1)
     with pytest.warns(RuntimeWarning, match=r"1 of 3 parts of lines could not be read.*shard 1 \(ValueError: torn\)"):
         here = scanned(dl.neurons(1), corpus, cache=False)
@@ -519,7 +519,7 @@ def test_an_interrupted_scan_goes_on(cluster, tmp_path, monkeypatch, capsys):
             os.kill(at.home, signal.SIGINT)
             time.sleep(60)
 
-    monkeypatch.setattr(scan_tasks, "LEAST", 300_000)
+    monkeypatch.setattr(scan_tasks, "MIN_CHARACTERS", 300_000)
     features, corpus = ["L1.N3", abroad("press", tmp_path, press)], corpus_of(2)
     here = scanned(features, corpus, cache=False)
     some = scanned(features, corpus, out=tmp_path / "scan", ray=RayConfig(workers=1))

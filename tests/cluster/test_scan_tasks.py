@@ -49,7 +49,7 @@ def _small(monkeypatch):
     from dreamy_lens.corpus import files
 
     monkeypatch.setattr(corpora, "BLOCK", 800)
-    monkeypatch.setattr(scan_tasks, "LEAST", 2500)
+    monkeypatch.setattr(scan_tasks, "MIN_CHARACTERS", 2500)
     monkeypatch.setattr(files, "SMALL", 0)
 
 
@@ -109,7 +109,7 @@ def test_parcels_are_all_blocks_each_once(tmp_path, workers, files, whole):
                 if shard < task.last or task.end is None or block.number < task.end:
                     blocks.append((shard, block.number))
     assert blocks == [(shard, block) for shard, block, _ in corpus.block_sizes()]
-    assert len(found) == scan_tasks.EACH * workers if whole else all(p.end is not None for p in found)
+    assert len(found) == scan_tasks.TASKS_PER_WORKER * workers if whole else all(p.end is not None for p in found)
     assert len(found) > 1
 
 
@@ -128,7 +128,7 @@ def test_a_ledger_is_read_again(tmp_path):
     with pytest.raises(ExamplesError, match="holds another scan: k was 4 and is now 5"):
         TaskLedger.open(SharedFolder(tmp_path), {**ledger.identity, "k": 5})
     SharedFolder(tmp_path).write(scan_tasks.MANIFEST, {"format": "other"})
-    with pytest.raises(ExamplesError, match="not one that this dreamy_lens reads"):
+    with pytest.raises(ExamplesError, match="has a format that this dreamy_lens does not read"):
         TaskLedger.open(SharedFolder(tmp_path), ledger.identity)
 
 
@@ -333,7 +333,7 @@ def test_values_at_tokens_are_shared_out(tmp_path, monkeypatch, always):
     scanner, states = scan.scanner(), [once(worker), once(worker)]
     here = scan.build_examples(scanner, states[0], None)
     monkeypatch.setattr(value_jobs, "ActorPool", Here)
-    monkeypatch.setattr(value_jobs, "MANY", 1 << 20 if always else 0)
+    monkeypatch.setattr(value_jobs, "MAX_LOCAL_PAIRS", 1 << 20 if always else 0)
     data = dumps(dataclasses.replace(worker, model=worker.model.packed()))
     run_jobs = value_jobs.value_job_runner(None, data, scanner, always)  # type: ignore[arg-type]
     with pytest.warns(RuntimeWarning, match=r"Values at the tokens of \d+ windows are missing .* A worker died"):
@@ -354,7 +354,7 @@ def test_values_at_tokens_are_shared_out(tmp_path, monkeypatch, always):
     ("given", "error", "said"),
     [
         ({"tokens": 100, "seed": None, "ray": True}, SettingsError, "by one process; leave out ray="),
-        ({"corpus": iter(["a text"]), "ray": True}, CorpusError, "workers have to read their parts of it each"),
+        ({"corpus": iter(["a text"]), "ray": True}, CorpusError, "each of the workers has to read its part of it"),
         (
             {"workers": 3},
             SettingsError,
