@@ -58,8 +58,8 @@ class ClusterScan:
         scan, config = self.scan, self.scan.config
         if config.tokens is not None and config.seed is None:
             raise SettingsError(
-                "The first tokens of a corpus (seed=None) are scanned in order, by one process; leave out ray=, or give "
-                "a seed to scan a random sample."
+                "The first tokens of a corpus (seed=None) are scanned in order, by one process; leave out ray=, or "
+                "give a seed to scan a random sample."
             )
         if scan.corpus.single_pass_shards:
             name = scan.corpus.single_pass_shards[0]

@@ -82,8 +82,8 @@ class ScanWorker:
         manifest = self.ledger.place.read(MANIFEST)
         if manifest is None or manifest.get("mark") != self.ledger.mark:
             raise ClusterError(
-                f"The worker on {platform.node()!r} does not see the scan's folder, {self.ledger.place}, as the calling "
-                "process does: name a folder with out= that all machines share, or a URL such as s3://bucket/scan."
+                f"The worker on {platform.node()!r} does not see the scan's folder, {self.ledger.place}, as the "
+                "calling process does: name a folder with out= that all machines share, or a URL such as s3://bucket/scan."
             )
         if self.threads is not None:
             torch.set_num_threads(self.threads)

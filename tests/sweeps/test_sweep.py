@@ -81,10 +81,10 @@ def test_runs_of_a_feature_and_of_settings(whole):
     with pytest.raises(SettingsError, match=r"differ in feature"):
         whole.merged()
     with pytest.raises(
-        SettingsError, match=r"No run here is of .*N?7\].*; there are: blocks.1.mlp.hook_post\[-1, 3\], "
+        SettingsError, match=r"This sweep has no runs of .*N?7\].*; its features are: blocks.1.mlp.hook_post\[-1, 3\], "
     ):
         whole.of("L1.N7")
-    with pytest.raises(SettingsError, match="No run here has length=9; there are: 5, 4"):
+    with pytest.raises(SettingsError, match="This sweep has no runs with length=9; there are: 5, 4"):
         whole.of(length=9)
     with pytest.raises(SettingsError, match="There is no setting 'lenght'; there are: seed, iterations"):
         whole.of(lenght=4)
@@ -118,7 +118,7 @@ def test_a_sweep_is_opened_again(whole, gpt2):
     assert again.to_pandas().equals(whole.to_pandas())
     same(again[3].history, whole[3].history)
     assert again[0].resume(1, progress=False).iteration == 4
-    with pytest.raises(RunFolderError, match=r"There is no sweep in .*: it has no whole sweep.json"):
+    with pytest.raises(RunFolderError, match=r"There is no sweep in .*: it has no sweep.json, or a damaged one"):
         Sweep.load(Path(whole.where) / "runs")
 
 
@@ -175,11 +175,11 @@ def test_seeds_may_be_added(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ({"features": ["L1.N3"]}, "it has 2 features, and 1 were asked for"),
-        ({"features": ["L1.N3", "L0.N6"]}, r"its features\[1\] is '.*5\]', and '.*6\]' was asked for"),
-        ({"population": 2}, r"its settings\[0\]: config: population is 3, and 2 was asked for"),
-        ({"settings": [{}, {"start": "a"}]}, r"its settings\[1\]: config: length is 4, and 5 was asked for"),
-        ({"model": "neox"}, "its model: name is 'tiny-gpt2', and 'tiny-neox' was asked for"),
+        ({"features": ["L1.N3"]}, "it has 2 features, and 1 were requested"),
+        ({"features": ["L1.N3", "L0.N6"]}, r"its features\[1\] is '.*5\]', and '.*6\]' was requested"),
+        ({"population": 2}, r"its settings\[0\]: config: population is 3, and 2 was requested"),
+        ({"settings": [{}, {"start": "a"}]}, r"its settings\[1\]: config: length is 4, and 5 was requested"),
+        ({"model": "neox"}, "its model: name is 'tiny-gpt2', and 'tiny-neox' was requested"),
         ({"fluency_model": "llama"}, "its fluency_model is None, and {'name': 'tiny-llama'"),
     ],
 )
@@ -211,7 +211,7 @@ def test_folders_that_hold_something_else(tmp_path, whole):
     (tmp_path / "a" / "sweep.json").write_text("{")
     with pytest.raises(RunFolderError, match="is damaged"):
         made(tmp_path / "a", seeds=[0])
-    for change, said in (({"version": 99}, "format version 99"), ({"format": 1}, "not one of a sweep")):
+    for change, said in (({"version": 99}, "format version 99"), ({"format": 1}, "not the manifest of a sweep")):
         manifest = json.loads((Path(whole.where) / "sweep.json").read_text())
         (tmp_path / "a" / "sweep.json").write_text(json.dumps(manifest | change))
         with pytest.raises(RunFolderError, match=said):
@@ -277,7 +277,7 @@ def test_what_nobody_expected_is_not_hidden(tmp_path, monkeypatch):
     ("given", "error", "said"),
     [
         ({"features": []}, SettingsError, "There is no feature"),
-        ({"features": ["L1.N3", dl.neuron(1, 3)]}, SettingsError, "is there twice"),
+        ({"features": ["L1.N3", dl.neuron(1, 3)]}, SettingsError, "is given twice"),
         ({"features": ["L1.N3 +"]}, FeatureSyntaxError, "L1.N3"),
         ({"seeds": 3}, SettingsError, r"seeds is 3; it is several, such as range\(3\)"),
         ({"seeds": []}, SettingsError, "seeds is empty"),
