@@ -77,7 +77,12 @@ _NOT_TEXT = re.compile("[\x00\ud800-\udfff]")  # NUL, and lone surrogates, which
 
 @dataclass(frozen=True)
 class Document:
-    """One docstring: its cleaned `text` and the `source` it came from, as ``package/file.py:qualified.name``."""
+    """A docstring as a document of a corpus.
+
+    Attributes:
+        text: Cleaned text of the docstring.
+        source: Definition that has the docstring, as ``package/file.py:qualified.name``.
+    """
 
     text: str
     source: str

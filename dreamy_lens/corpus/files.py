@@ -25,7 +25,7 @@ BATCH = 1 << 20
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How files are read.
+    """Options for reading files.
 
     Attributes:
         text_field: Field or column with the texts; None takes "text", else "content", else the only one with strings.

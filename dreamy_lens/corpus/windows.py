@@ -20,7 +20,7 @@ NO_HASH = 2**63 - 1
 
 @dataclass(frozen=True)
 class WindowSettings:
-    """How windows are cut.
+    """Length, stride and context of windows.
 
     Attributes:
         length: Number of tokens of a window, at least 1.

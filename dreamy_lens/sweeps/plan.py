@@ -26,7 +26,7 @@ _NOT_IN_CONFIG = ("start", "constraints")
 
 @dataclass(frozen=True)
 class Setting:
-    """One variant of the settings of a sweep.
+    """A variant of the settings of a sweep.
 
     Attributes:
         config: Settings of EPO; its seed is replaced by the seed of each run.
@@ -56,7 +56,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class SweepTask:
-    """One run of a sweep.
+    """A planned run of a sweep: a feature, a variant of the settings, and a seed.
 
     Attributes:
         feature: Index of the feature among the sweep's features.

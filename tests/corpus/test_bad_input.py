@@ -1,4 +1,4 @@
-"""What cannot be read is passed over and counted once; what is no corpus says what there is instead."""
+"""Unreadable input is skipped and counted once; errors about wrong sources say what exists instead."""
 
 from __future__ import annotations
 
@@ -38,18 +38,21 @@ def test_what_is_broken_in_a_folder_is_passed_over_and_counted_once(tmp_path: Pa
         corpus = open_corpus(tmp_path)
         assert [str(problem) for problem in corpus.problems] == ["d.zip (.zip)"]
         (tmp_path / "h.txt").unlink()
-        found = texts_of(corpus)
+        documents = texts_of(corpus)
         counts = {"unknown format": 1, "broken line": 2, "no text": 4, "replaced characters": 3, "unreadable file": 6}
         assert corpus.problems.counts == counts
-        assert [found[f"a.jsonl:{i}"] for i in (1, 8, 10, 11)] == [
+        assert [documents[f"a.jsonl:{i}"] for i in (1, 8, 10, 11)] == [
             *good[:2],
             "a line that is a text",
             "not \ufffd UTF-8",
         ]
-        assert 2 < sum(name.startswith("b.jsonl.gz") for name in found) < len(good)
-        assert (found["e.txt"], found["z.txt"]) == ("A text \ufffd\ufffd with \ufffd and a word.", "The last text.")
-        assert not any(name.startswith((".", "c", "f", "g", "h", "i")) for name in found)
-        assert len(texts_of(corpus)) == len(found) and corpus.problems.counts == counts
+        assert 2 < sum(name.startswith("b.jsonl.gz") for name in documents) < len(good)
+        assert (documents["e.txt"], documents["z.txt"]) == (
+            "A text \ufffd\ufffd with \ufffd and a word.",
+            "The last text.",
+        )
+        assert not any(name.startswith((".", "c", "f", "g", "h", "i")) for name in documents)
+        assert len(texts_of(corpus)) == len(documents) and corpus.problems.counts == counts
         reasons = {problem.name: problem.why for problem in corpus.problems}
         assert reasons["a.jsonl:2"].startswith("it is not JSON")
         assert (

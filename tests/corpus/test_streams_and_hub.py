@@ -1,4 +1,4 @@
-"""Generators, URLs and data sets are corpora like any other."""
+"""Generators, URLs and data sets behave like any other corpus."""
 
 from __future__ import annotations
 
