@@ -1,6 +1,6 @@
-"""Files that are whole at every moment, and a cache on disk that may be removed at any time.
+"""Files that are complete at every moment, and a cache on disk that may be deleted at any time.
 
-Functions here know nothing of the package and raise OSError; callers turn that into a sentence of their own.
+The functions raise OSError. Their callers turn it into errors of the package.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ StrPath = str | os.PathLike[str]
 
 @contextlib.contextmanager
 def replacing(path: StrPath) -> Iterator[Path]:
-    """Give a temporary name beside a file or folder; what the block writes there takes the place of `path` at its end.
+    """Replace a file or folder in one step, when the `with` block ends.
 
-    The name `path` stands for the old content or the new, never for something between. If the block raises, what it
-    wrote is removed, and `path` is as it was before.
+    The block writes to the temporary path that it receives. That path then takes the place of `path`, so `path` has
+    either its old content or its new content, and never a part. If the block raises, the temporary path is deleted and
+    `path` stays unchanged.
 
     Args:
-        path: File to replace, or folder to make. A folder that is there already has to be empty.
+        path: File to replace, or folder to make. A folder that already exists must be empty.
     """
-    place = Path(path)
-    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
-        if temporary.is_dir() and place.is_dir():
-            place.rmdir()  # fails, harmlessly, if the folder has filled up meanwhile
-        os.replace(temporary, place)
+        if temporary.is_dir() and target.is_dir():
+            target.rmdir()  # raises, and so deletes nothing, if another process has written into the folder
+        os.replace(temporary, target)
     except BaseException:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -46,7 +47,12 @@ def replacing(path: StrPath) -> Iterator[Path]:
 
 
 def write_whole(path: StrPath, data: bytes) -> Path:
-    """Write a file in one step, so that it lasts when this returns; the folders above it are made."""
+    """Write a file in one step, and return when it is safely on disk. Missing parent folders are made.
+
+    Args:
+        path: File to write or to replace.
+        data: Content of the file.
+    """
     file = Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as temporary:
@@ -56,7 +62,7 @@ def write_whole(path: StrPath, data: bytes) -> Path:
 
 
 def write_synced(path: StrPath, data: bytes) -> None:
-    """Write a file, and wait until the device has it."""
+    """Write a file, and wait until its content is on disk."""
     with open(path, "wb") as stream:
         stream.write(data)
         stream.flush()
@@ -64,7 +70,7 @@ def write_synced(path: StrPath, data: bytes) -> None:
 
 
 def sync_folder(folder: StrPath) -> None:
-    """Make renames in a folder last; where folders cannot be opened (Windows), the file system sees to it."""
+    """Wait until renames in a folder are on disk. On Windows, where folders cannot be opened, do nothing."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -74,24 +80,24 @@ def sync_folder(folder: StrPath) -> None:
 
 
 def cache_folder(*parts: str) -> Path:
-    """Return a folder of the cache: below `~/.cache/dreamy_lens`, or below the variable `DREAMY_LENS_CACHE`."""
+    """Return a folder of the cache, below the folder that `DREAMY_LENS_CACHE` names, or `~/.cache/dreamy_lens`."""
     root = os.environ.get("DREAMY_LENS_CACHE") or Path.home() / ".cache" / "dreamy_lens"
     return Path(root).expanduser().joinpath(*parts)
 
 
 def cached_json(name: str, key: Any, compute: Callable[[], Any]) -> Any:
-    """Return a JSON value from the cache, or compute it and keep it there.
+    """Return a JSON value from the cache, or compute it and write it to the cache.
 
     A cache that cannot be read or written is not an error: the value is computed.
 
     Args:
-        name: What the file is called, followed by a digest of the key.
-        key: JSON value that says what the result depends on.
+        name: Name of the cache file, to which a digest of the key is added.
+        key: JSON value that determines the result.
         compute: Function that returns the value.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:24]
     file = cache_folder(f"{name}-{digest}.json.gz")
-    with contextlib.suppress(OSError, EOFError, ValueError):  # a damaged file is made anew
+    with contextlib.suppress(OSError, EOFError, ValueError):  # a damaged file is written again
         return json.loads(gzip.decompress(file.read_bytes()))
     value = compute()
     with contextlib.suppress(OSError):
@@ -102,5 +108,5 @@ def cached_json(name: str, key: Any, compute: Callable[[], Any]) -> Any:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text as UTF-8. Tokens may hold halves of characters, which no encoding has: they become "?"."""
+    """Write a text as UTF-8. Lone surrogates, which tokens may contain and UTF-8 cannot encode, become "?"."""
     Path(path).write_text(text, encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""The process that the package runs in: notebook or terminal, and the versions that results depend on."""
+"""Properties of the process in which the package runs: notebook or terminal, and versions of packages."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 
 def in_kernel() -> bool:
-    """Return whether this is a Jupyter kernel, where displayed output goes into the current cell."""
+    """Return whether the process is a Jupyter kernel, where displayed output goes into the current cell."""
     module = sys.modules.get("IPython")
     shell = module.get_ipython() if module is not None else None
     return shell is not None and hasattr(shell, "kernel")
 
 
 def is_notebook() -> bool:
-    """Return whether this is a notebook (Jupyter or marimo), where a cell should return at once."""
+    """Return whether the process runs a notebook (Jupyter or marimo), where a cell should return at once."""
     if in_kernel():
         return True
     marimo = sys.modules.get("marimo")
@@ -24,33 +24,33 @@ def is_notebook() -> bool:
 
 
 def is_watched() -> bool:
-    """Return whether a progress bar would be seen: in a Jupyter kernel or a terminal."""
+    """Return whether a user would see a progress bar: in a Jupyter kernel or a terminal."""
     return in_kernel() or sys.stderr.isatty()
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Return the version of Python and of each installed distribution; one that is not installed is left out.
+    """Return the versions of Python and of packages; packages that are not installed are left out.
 
     Args:
-        *packages: names of distributions.
+        *packages: Names of packages, as `pip` knows them.
 
     >>> sorted(versions("numpy", "no-such-package"))
     ['numpy', 'python']
     """
-    found = {"python": platform.python_version()}
+    result = {"python": platform.python_version()}
     for name in packages:
         try:
-            found[name] = version(name)
+            result[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return result
 
 
 def progress_bar(shown: bool | None, **options: Any) -> Any:
-    """Return a progress bar of tqdm, as a widget in notebooks.
+    """Return a tqdm progress bar, which is a widget in notebooks.
 
     Args:
-        shown: Whether to show the bar; None shows it where it would be seen.
+        shown: Whether to show the bar; None shows it in Jupyter kernels and terminals.
         **options: Arguments of `tqdm`.
     """
     from tqdm.auto import tqdm

@@ -1,4 +1,4 @@
-"""Scans and sweeps on the workers of a Ray cluster, of this machine or of many."""
+"""Scans on the workers of a Ray cluster, on one machine or on many, and what sweeps need to run there too."""
 
 import lazy_loader
 

@@ -1,8 +1,8 @@
 """Workers on a Ray cluster that share jobs, and are replaced when they die.
 
-Ray's own retries count an actor's calls and not the jobs: a job that kills every worker would be tried for ever, or
-would use up the attempts of other jobs. So the jobs are handed out here, one at a time to each worker, and the attempts
-of each job are counted.
+Ray's own retries count the calls of an actor, not the attempts of a job. A job that kills every worker would be tried
+without end, or would use up the attempts of other jobs. So the pool gives each worker one job at a time, and counts the
+attempts of each job itself.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dreamy_lens.errors import ClusterError, DreamyLensError
 from dreamy_lens.runs.signals import SLICE_SECONDS
 
 ATTEMPTS = 3
-"""How often a job is tried whose worker dies, and how often a worker is started that dies while it gets ready."""
+"""Number of attempts at a job whose workers die; also of starts of a worker that dies before it is ready."""
 
 PATIENCE_SECONDS = 30.0
-"""Seconds without a ready worker after which a message says so."""
+"""Seconds without a ready worker after which a message informs the user."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class LostJob:
     """A job that was given up.
 
     Attributes:
-        reason: Sentence on what happened the last time.
-        attempts: How often the job was tried.
+        reason: Sentence that says how the last attempt ended.
+        attempts: Number of attempts.
     """
 
     reason: str
@@ -42,19 +42,19 @@ class LostJob:
 class _Worker:
     actor: Any
     waits_for: Any
-    job: Any = None  # None while it gets ready
+    job: Any = None  # None while the worker gets ready
     is_ready: bool = False
 
 
 @dataclass
 class ActorPool:
-    """Workers of one kind.
+    """Pool of workers that run jobs.
 
     Args:
         cluster: Ray cluster that runs the workers.
-        data: Bytes of an object with `ready()` and `run(job, attempt)`, of which each worker has its own copy.
-        report: Function that is called with sentences for the user.
-        prepare: Function that returns what a worker is sent of a job, called when the job's turn comes.
+        data: Bytes of an object with `ready()` and `run(job, attempt)`; each worker has its own copy of the object.
+        report: Function that is called with messages for the user.
+        prepare: Function that turns a job into the value that is sent to a worker, called when the job begins.
     """
 
     cluster: Cluster
@@ -66,14 +66,16 @@ class ActorPool:
     _began: float | None = None
 
     def work(self, jobs: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        """Run all jobs, in the order given as far as workers are free; the workers end when this does.
+        """Run all jobs, started in the order given, and yield results as they come.
+
+        The workers end when the iterator is exhausted or closed.
 
         Yields:
-            A job, and what `run` returned for it, or a :class:`LostJob`.
+            A job, and the result that `run` returned for it, or a :class:`LostJob`.
 
         Raises:
-            DreamyLensError: A worker raised it while it got ready, as all others would.
-            ClusterError: Workers die before they get ready.
+            DreamyLensError: A worker raised it while it got ready; every other worker would raise it too.
+            ClusterError: Workers die before they are ready.
         """
         waiting = collections.deque(jobs)
         attempts: collections.Counter[int] = collections.Counter()
@@ -98,7 +100,7 @@ class ActorPool:
                     if failure is None:
                         yield job, result
                     elif attempts[number] < ATTEMPTS:
-                        self.report(f"{failure} It is tried again.")
+                        self.report(f"{failure} The job is tried again.")
                         waiting.append(job)
                     else:
                         yield job, LostJob(failure, attempts[number])
@@ -119,8 +121,8 @@ class ActorPool:
             return
         self._began = None
         self.report(
-            f"No worker has got ready in {PATIENCE_SECONDS:.0f} s. Each needs {self.cluster.need}, and the cluster has "
-            f"{self.cluster.room}, which others may be using."
+            f"No worker is ready after {PATIENCE_SECONDS:.0f} s. Each worker needs {self.cluster.need}. The cluster "
+            f"has {self.cluster.room}, which other programs may be using."
         )
 
     def _give(self, worker: _Worker, job: Any, attempts: Any, numbers: dict[int, int]) -> None:
@@ -129,7 +131,11 @@ class ActorPool:
         worker.waits_for = worker.actor.run.remote(self.prepare(job), attempts[numbers[id(job)]])
 
     def _collect(self, worker: _Worker) -> tuple[Any, str | None, Any]:
-        """Return the job that a worker had, a sentence if the job failed, and the result."""
+        """Collect what a worker has finished: its start, or a job.
+
+        Returns:
+            The worker's job, or None if the worker was getting ready; a sentence on the failure, or None; the result.
+        """
         errors = self.cluster.ray.exceptions
         job, worker.job, worker.waits_for, reference = worker.job, None, None, worker.waits_for
         try:
@@ -143,7 +149,7 @@ class ActorPool:
         else:
             worker.is_ready, self._false_starts, self._began = True, 0, None
             return job, None, result
-        # After an unexpected error the worker may be in any state, so it is replaced too.
+        # A worker that raised an unexpected error may be in any state, so it is replaced like a dead one.
         self._workers.remove(worker)
         self._end(worker)
         if job is None:
@@ -152,9 +158,9 @@ class ActorPool:
                 self._start()
             elif not self._workers:
                 raise ClusterError(
-                    f"{reason} So did others while they got ready. Workers that die while they load a model have "
-                    "often run out of memory: ask for fewer of them with workers=, or for a smaller dtype=. And every "
-                    "machine needs dreamy_lens. Ray's logs are in /tmp/ray/session_latest/logs on the worker's."
+                    f"{reason} Other workers failed too while they got ready. Workers that die while they load a model "
+                    "have often run out of memory: ask for fewer workers with workers=, or for a smaller dtype=. Every "
+                    "machine needs dreamy_lens. Ray's logs are in /tmp/ray/session_latest/logs on the worker's machine."
                 )
         else:
             self._start()
@@ -163,12 +169,12 @@ class ActorPool:
     def _end(self, worker: _Worker) -> None:
         try:
             self.cluster.ray.kill(worker.actor)
-        except Exception:  # a cluster that is gone has no workers left
+        except Exception:  # the cluster has ended, and its workers with it
             return
 
 
 class _PoolActor:
-    """Actor around an object that arrives as bytes, so that Ray has to know nothing but this class."""
+    """Ray actor around an object that arrives as bytes, so that Ray needs to import only this class."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

@@ -1,4 +1,4 @@
-"""A scan on the workers of a Ray cluster, whose results are exactly those of one process."""
+"""Scans on the workers of a Ray cluster, whose results are equal to those of one process."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from dreamy_lens.scan.storage import HEADER
 
 @dataclasses.dataclass
 class ClusterScan:
-    """A scan that is shared out to the workers of a Ray cluster.
+    """A scan whose tasks run on the workers of a Ray cluster.
 
     Args:
-        scan: Scan of this process, whose model binds the features and builds the examples.
-        model: Model to send to workers.
-        fluency_model: Fluency model to send to workers; None is `model`.
-        ray: Cluster to use, and what its workers get.
+        scan: Scan in this process, whose model binds the features and builds the examples.
+        model: Reference to the model, for the workers.
+        fluency_model: Reference to the model whose cross-entropy is measured, for the workers; None is `model`.
+        ray: Ray cluster to use, and the resources of its workers.
     """
 
     scan: Scan
@@ -43,28 +43,39 @@ class ClusterScan:
     ray: RayConfig
 
     def run(self, out: Any = None, cache: bool = True, progress: bool | None = None) -> Examples:
-        """Scan, go on with an unfinished scan, or open a finished one; see :func:`dreamy_lens.max_activating`."""
+        """Scan the corpus, continue an unfinished scan, or open a finished one; see :func:`dreamy_lens.max_activating`.
+
+        Args:
+            out: Folder or URL of the results; None is a folder of the cache.
+            cache: Whether results without `out` are kept in the cache.
+            progress: Whether to show a progress bar; None shows one in terminals and notebooks.
+
+        Raises:
+            SettingsError: The settings do not allow several processes, or an object cannot be sent to workers.
+            CorpusError: The corpus can be read only once, or has no text.
+            ClusterError: The cluster cannot be used, or no task could be scanned.
+        """
         scan, config = self.scan, self.scan.config
         if config.tokens is not None and config.seed is None:
             raise SettingsError(
-                "The first tokens of a corpus (seed=None) are scanned in its order, by one process; leave out ray=, or "
+                "The first tokens of a corpus (seed=None) are scanned in order, by one process; leave out ray=, or "
                 "give a seed to scan a random sample."
             )
         if scan.corpus.single_pass_shards:
             name = scan.corpus.single_pass_shards[0]
             raise CorpusError(
-                f"{name} can be read only once, and workers have to read their parts of it each: save it as files."
+                f"{name} can be read only once, but each of the workers has to read its part of it: save it as files."
             )
-        scan.scanner()  # raises before anything is started if windows do not fit the model, or results the memory
+        scan.scanner()  # raises, before a cluster starts, if windows are too long for the model or memory is too small
         with contextlib.ExitStack() as stack:
             place = SharedFolder(out) if out is not None else None
             if place is None and cache and scan.is_reproducible:
                 place = SharedFolder(scan.folder())
-            keeps = place is not None
+            is_kept = place is not None
             if place is None:
                 place = SharedFolder(stack.enter_context(tempfile.TemporaryDirectory(prefix="dreamy_lens.")))
             folder = self._results(place)
-            if keeps and (finished := scan.open_finished(folder, cached=out is None)) is not None:
+            if is_kept and (finished := scan.open_finished(folder, cached=out is None)) is not None:
                 if place.is_url and HEADER not in place.names(""):
                     place.put(folder, "")
                 return finished
@@ -75,26 +86,26 @@ class ClusterScan:
             if ledger is None:
                 ledger = TaskLedger.new(place, scan.identity, self._plan(cluster.workers))
             data = self._worker_data(ledger, cluster)
-            whole = self._scan(cluster, ledger, data, progress)
+            is_complete = self._scan(cluster, ledger, data, progress)
             state = self._merged(ledger)
             scanner = scan.scanner()
             run_jobs = value_job_runner(cluster, data, scanner, always=cluster.gpus > 0)
-            examples = scan.build_examples(scanner, state, folder if keeps else None, whole, progress, run_jobs)
+            examples = scan.build_examples(scanner, state, folder if is_kept else None, is_complete, progress, run_jobs)
             if place.is_url:
                 place.put(folder, "")
-            if keeps and whole:
+            if is_kept and is_complete:
                 place.remove_folder(FOLDER)
             return examples
 
     def _results(self, place: SharedFolder) -> Path:
-        """Return the folder of the results on this machine: the place itself, or a copy of what a URL has."""
+        """Return the folder of the results on this machine: the shared folder, or a copy of it if it is a URL."""
         if not place.is_url:
             return Path(place.text)
         folder = self.scan.folder() if self.scan.is_reproducible else Path(tempfile.mkdtemp(prefix="dreamy_lens."))
         folder.mkdir(parents=True, exist_ok=True)
         names = [name for name in place.names("") if name != FOLDER]
         if HEADER in names and not (folder / HEADER).exists():
-            for name in sorted(names, key=lambda name: name == HEADER):  # which makes the rest valid
+            for name in sorted(names, key=lambda name: name == HEADER):  # the header last, since it marks completeness
                 place.get_file(name, folder / name)
         return folder
 
@@ -106,7 +117,7 @@ class ClusterScan:
         return tasks
 
     def _worker_data(self, ledger: TaskLedger, cluster: Cluster) -> bytes:
-        """Return the bytes of the worker that is sent to the cluster."""
+        """Return the bytes of the `ScanWorker` that is sent to the cluster."""
         fluency = None if self.fluency_model is None else self.fluency_model.packed()
         worker = ScanWorker(
             self.scan.features,
@@ -130,7 +141,7 @@ class ClusterScan:
             ) from error
 
     def _scan(self, cluster: Cluster, ledger: TaskLedger, data: bytes, shown: bool | None) -> bool:
-        """Have all tasks scanned, and return whether that came to its end without an interrupt."""
+        """Run all tasks on the cluster, and return whether they were finished without an interrupt."""
         receipts = ledger.receipts()
         ledger.split(receipts)
         with ClusterBar(self.scan, ledger, receipts, shown) as bar:
@@ -144,7 +155,7 @@ class ClusterScan:
                             bar.take(receipt)
                     ledger.split(receipts)
             except KeyboardInterrupt:
-                receipts = ledger.receipts()  # of which not all may have come here
+                receipts = ledger.receipts()  # workers may have written more receipts than have arrived here
                 if not receipts:
                     raise
                 print(
@@ -154,8 +165,8 @@ class ClusterScan:
                 )
                 return False
         if not any(receipt["status"] == DONE for receipt in receipts.values()):
-            whys = "; ".join(sorted({receipt["why"] for receipt in receipts.values()})[:3])
-            raise ClusterError(f"No part of {self.scan.corpus.name} could be scanned: {whys}.")
+            reasons = "; ".join(sorted({receipt["why"] for receipt in receipts.values()})[:3])
+            raise ClusterError(f"No part of {self.scan.corpus.name} could be scanned: {reasons}.")
         return True
 
     def _merged(self, ledger: TaskLedger) -> Checkpoint:
@@ -177,12 +188,12 @@ class ClusterScan:
 
 
 def _counter_name(ledger: TaskLedger) -> str:
-    """Return the name of the actor that workers report to."""
+    """Return the name of the actor to which workers report their progress."""
     return f"dreamy_lens {ledger.mark}"
 
 
 def _forget_attempts(ledger: TaskLedger) -> None:
-    """Remove the attempts of an earlier call, which are over, however they ended."""
+    """Remove the records of attempts that an earlier call has left; none of those attempts is running any more."""
     for task in ledger.tasks:
         folder = f"{task.name}.attempts"
         for name in ledger.place.names(folder):

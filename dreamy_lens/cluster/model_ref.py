@@ -1,4 +1,4 @@
-"""References to models that can be sent to workers, and the pickler that sends objects."""
+"""References to models that can be sent to workers, and the pickler that turns objects into bytes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from dreamy_lens.models.names import EMBEDDED_NAME, located
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model by its name, or an object in memory.
+    """Reference to a model: by its name, or as an object in memory.
 
     Attributes:
-        name: Hugging Face id, absolute path of a folder, or "embedded"; the own name of an object in memory.
+        name: Hugging Face id, absolute path of a folder, or "embedded"; for an object in memory, the model's own name.
         dtype: Precision of a model that is loaded by name; None is float32.
         digest: Digest of the weights of an object in memory; None for a model that is loaded by name.
-        model: Object in memory, in this process.
-        data: Object as bytes, for other processes.
+        model: Object in memory of this process, or None.
+        data: Bytes of the object, for other processes, or None.
     """
 
     name: str
@@ -38,11 +38,15 @@ class ModelRef:
 
     @classmethod
     def of(cls, model: Any, dtype: Any = None) -> ModelRef:
-        """Refer to what users pass as a model: None, a Hugging Face id, a folder, a bridge.
+        """Return a reference to a model.
+
+        Args:
+            model: Model as users give it: None for the embedded model, a Hugging Face id, a folder, or a bridge.
+            dtype: Precision of a model that is loaded by name; None is float32.
 
         Raises:
             ModelError: The object is not a model that can be hooked.
-            SettingsError: A dtype is given for a model that is in memory already.
+            SettingsError: A dtype is given for a model that is already in memory.
         """
         if model is None or isinstance(model, (str, Path)):
             name = EMBEDDED_NAME if model is None else located(str(model))
@@ -55,7 +59,7 @@ class ModelRef:
         return cls(hooked.name, None, model_digest(hooked), hooked.source)
 
     def packed(self) -> ModelRef:
-        """Return a reference for another process, which has an object in memory as bytes.
+        """Return a reference for another process, in which an object in memory has become bytes.
 
         Raises:
             ModelError: The object cannot be sent.
@@ -86,14 +90,14 @@ class ModelRef:
         if self.data is not None:
             return as_hooked(_loads(self.data, self.name))
         if self.name == EMBEDDED_NAME and self.dtype is None:
-            usual = as_hooked(None)
-            if device in (None, usual.device.type):
-                return usual
+            embedded = as_hooked(None)
+            if device in (None, embedded.device.type):
+                return embedded
         return as_hooked(self.name, device=device, dtype=self.dtype)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that tells the model from others, as JSON values."""
+        """Name, dtype and digest, which together identify the model, as JSON values."""
         return {"name": self.name, "dtype": self.dtype, "digest": self.digest}
 
 
@@ -102,16 +106,16 @@ def _loads(data: bytes, name: str) -> Any:
         return pickle.loads(data)
     except Exception as error:
         raise ModelError(
-            f"The model {name!r}, an object in memory, cannot be unpacked at a worker ({error}). Give "
+            f"The model {name!r}, an object in memory, cannot be unpacked by a worker ({error}). Give "
             "its Hugging Face id or folder; or move it to the CPU first, if workers have no GPU (gpus_per_worker=)."
         ) from error
 
 
 def dumps(value: Any) -> bytes:
-    """Return an object as bytes, functions included, that `pickle.loads` reads where dreamy_lens is installed.
+    """Return an object, including its functions, as bytes that `pickle.loads` reads where dreamy_lens is installed.
 
-    The pickler handles two things that models hold once they have been used: weak references from hooks to the modules
-    they belong to, and transformers' context variable, which is sent by its name.
+    A model that has been used holds two things that pickle cannot handle by itself: weak references from hooks to their
+    modules, and a context variable of transformers. The pickler rebuilds the former and sends the latter by its name.
     """
     file = io.BytesIO()
     _pickler()(file, protocol=5).dump(value)
@@ -137,22 +141,23 @@ def _pickler() -> type:
 
 
 def _is_context(obj: Any) -> bool:
+    """Return whether an object is a context variable or an instance that holds one."""
     if isinstance(obj, (type, type(sys))):
         return False
-    inside = getattr(obj, "__dict__", None)
-    values = inside.values() if isinstance(inside, dict) else ()
+    attributes = getattr(obj, "__dict__", None)
+    values = attributes.values() if isinstance(attributes, dict) else ()
     return isinstance(obj, contextvars.ContextVar) or any(isinstance(v, contextvars.ContextVar) for v in values)
 
 
 def _named(obj: Any) -> Any:
-    """Return how to pickle an object by its module and name."""
-    for module, holder in list(sys.modules.items()):
-        for name, value in list(getattr(holder, "__dict__", {}).items()):
+    """Return the function and the arguments with which pickle finds an object by its module and name."""
+    for module_name, module in list(sys.modules.items()):
+        for name, value in list(getattr(module, "__dict__", {}).items()):
             if value is obj:
-                return global_of, (module, name)
+                return global_of, (module_name, name)
     raise pickle.PicklingError(f"{obj!r} has no name in any module")
 
 
 def global_of(module: str, name: str) -> Any:
-    """Return the attribute of a module."""
+    """Return an attribute of a module, both given by name."""
     return getattr(importlib.import_module(module), name)

@@ -1,4 +1,4 @@
-"""A folder that several machines write to: on a shared file system, or anything that fsspec has a URL for."""
+"""Folders that several machines write to: on a shared file system, or at a URL that fsspec can open."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dreamy_lens.results.storage import RUN, write_json
 
 
 class SharedFolder:
-    """A folder or a URL; files in it are named by paths relative to it, with slashes.
+    """Folder on disk or at a URL, in which files are named by relative paths with slashes.
 
-    Each file is written in one step, so that it is whole or not there. A caller that writes
-    several files has to write one more, which marks their end. Shared folders can be sent to other processes.
+    Each file is written in one step, so it is either complete or missing. A caller that writes several files that
+    belong together writes one more file at the end, as a mark that they are complete. A SharedFolder can be pickled.
 
     Args:
-        where: Folder, or a URL such as `s3://bucket/sweep`, for which fsspec's driver (s3fs, gcsfs, ...) is installed
-            and finds its credentials by itself, here and on the workers.
+        where: Folder, or a URL such as `s3://bucket/sweep`. For a URL, fsspec's driver (s3fs, gcsfs, ...) must be
+            installed and find its credentials by itself, in this process and on the workers.
 
     Raises:
         RunFolderError: There is no driver for the URL.
@@ -45,7 +45,7 @@ class SharedFolder:
         return SharedFolder, (self.text,)
 
     def _file_system(self) -> Any:
-        """Return fsspec's file system of the URL."""
+        """Return the fsspec file system of the URL."""
         import fsspec
 
         try:
@@ -57,7 +57,7 @@ class SharedFolder:
         return f"{self.text}/{name}" if name else self.text
 
     def write(self, name: str, content: dict[str, Any]) -> None:
-        """Write a JSON file, in the place of an older one.
+        """Write a JSON file, or replace it.
 
         Raises:
             RunFolderError: The file cannot be written.
@@ -73,61 +73,61 @@ class SharedFolder:
             raise RunFolderError(f"{name!r} cannot be written in {self.text!r}: {error}") from error
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """Read what :meth:`write` wrote; None if it is not there, or not whole."""
+        """Read a file that :meth:`write` wrote; None if the file is missing or incomplete."""
         return self.read_all([name]).get(name)
 
     def read_all(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Read several JSON files, those of a URL side by side; files that are missing or not whole are left out."""
+        """Read several JSON files by name, from a URL in parallel; leave out missing and incomplete files."""
         names = list(names)
         if self.is_url:
             paths = {self._at(name): name for name in names}
             files = self._file_system()
             stripped = {files._strip_protocol(path): name for path, name in paths.items()}
-            got = files.cat(list(paths), on_error="omit") if len(paths) > 1 else _one(files, list(paths))
-            raw = {stripped[files._strip_protocol(path)]: data for path, data in got.items()}
+            contents = files.cat(list(paths), on_error="omit") if len(paths) > 1 else _read_each(files, list(paths))
+            raw = {stripped[files._strip_protocol(path)]: data for path, data in contents.items()}
         else:
             raw = {name: Path(self._at(name)).read_bytes() for name in names if Path(self._at(name)).is_file()}
-        found = {}
+        parsed = {}
         for name, data in raw.items():
             try:
                 content = json.loads(data)
             except ValueError:
                 continue
             if isinstance(content, dict):
-                found[name] = content
-        return found
+                parsed[name] = content
+        return parsed
 
     def names(self, folder: str) -> list[str]:
-        """Return the names of the files and folders in a folder, sorted; none if it is not there."""
+        """Return the sorted names of the files and folders in a folder, without hidden ones; none if it is missing."""
         try:
             if self.is_url:
                 files = self._file_system()
                 files.invalidate_cache()
-                found = [path.rstrip("/").rpartition("/")[2] for path in files.ls(self._at(folder), detail=False)]
+                names = [path.rstrip("/").rpartition("/")[2] for path in files.ls(self._at(folder), detail=False)]
             else:
-                found = os.listdir(self._at(folder))
+                names = os.listdir(self._at(folder))
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(name for name in found if not name.startswith("."))
+        return sorted(name for name in names if not name.startswith("."))
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it exists."""
         try:
             self._file_system().rm_file(self._at(name)) if self.is_url else os.unlink(self._at(name))
         except FileNotFoundError:
             return
 
     def remove_folder(self, name: str) -> None:
-        """Remove a folder and all that is in it, if it is there."""
+        """Remove a folder with its content, if it exists."""
         if not self.is_url:
             shutil.rmtree(self._at(name), ignore_errors=True)
         elif self.names(name):
             self._file_system().rm(self._at(name), recursive=True)
 
     def put(self, local: StrPath, name: str) -> None:
-        """Copy the files of a local folder into a folder of the URL; files of equal names are replaced."""
+        """Copy the files of a local folder into a folder of the URL; files with equal names are replaced."""
         if not self.is_url:
-            raise ValueError("a folder is written where it belongs; see `local`")
+            raise ValueError("put() copies to URLs only; write to the path that local() returns")
         files = self._file_system()
         files.makedirs(self._at(name), exist_ok=True)
         for file in sorted(Path(local).iterdir()):
@@ -135,18 +135,18 @@ class SharedFolder:
             files.put_file(str(file), target)
 
     def put_file(self, local: StrPath, name: str) -> None:
-        """Copy a local file to the URL, in the place of an older one."""
+        """Copy a local file to the URL, or replace the file there."""
         files = self._file_system()
         files.makedirs(self._at(name).rpartition("/")[0], exist_ok=True)
         files.put_file(str(local), self._at(name))
 
     def get_file(self, name: str, local: Path) -> Path:
-        """Copy a file of the URL to this machine; raise FileNotFoundError if it is not there."""
+        """Copy a file of the URL to this machine; raise FileNotFoundError if it is missing."""
         self._file_system().get_file(self._at(name), str(local))
         return local
 
     def local(self, name: str) -> Path:
-        """Return the path on this machine of a folder, or of a copy of it, which is kept as long as this object."""
+        """Return the local path of a folder; if it is at a URL, of a copy that is deleted together with this object."""
         if not self.is_url:
             return Path(self._at(name))
         if self._cache is None:
@@ -162,18 +162,23 @@ class SharedFolder:
         return copy
 
     def check_free_or(self, manifest: str) -> None:
-        """Raise RunFolderError if the place is a file, or a folder with other things and without this manifest."""
+        """Raise RunFolderError if the path is a file, or a folder that has other files but not this manifest.
+
+        Args:
+            manifest: Name of the file that marks the folder as the caller's own.
+        """
         if not self.is_url and os.path.lexists(self.text):
             folder = Path(self.text)
             if not folder.is_dir():
                 raise RunFolderError(f"{self.text!r} is a file; name a folder.")
             others = [name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
             if others and manifest not in others:
-                what = "holds a single run" if (folder / RUN).is_file() else f"has other things in it ({others[0]!r})"
-                raise RunFolderError(f"{self.text!r} {what}; choose another folder.")
+                content = "holds a single run" if (folder / RUN).is_file() else f"has other files in it ({others[0]!r})"
+                raise RunFolderError(f"{self.text!r} {content}; choose another folder.")
 
 
-def _one(files: Any, paths: list[str]) -> dict[str, bytes]:
+def _read_each(files: Any, paths: list[str]) -> dict[str, bytes]:
+    """Read files one after the other; return nothing if one is missing."""
     try:
         return {path: files.cat_file(path) for path in paths}
     except FileNotFoundError:

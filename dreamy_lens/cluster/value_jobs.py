@@ -1,4 +1,4 @@
-"""Values at the tokens of the windows that a scan kept, computed by workers of a cluster."""
+"""Values at every token of the windows that a scan kept, computed by workers of a cluster."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from dreamy_lens.scan.token_values import JobArguments, JobRunner, TokenValueJob
 Arguments = Callable[[TokenValueJob], JobArguments]
 """Function that returns the arguments of a job."""
 
-MANY = 1 << 20
-"""Number of pairs of feature and window above which workers are started once more for the values."""
+MAX_LOCAL_PAIRS = 1 << 20
+"""Most pairs of feature and window whose values this process computes; for more, workers start again."""
 
 
 @dataclass
 class ValueWorker:
-    """Worker that computes values at tokens.
+    """Worker that computes values at every token of windows.
 
     Args:
-        data: Bytes of a :class:`~dreamy_lens.cluster.scan_worker.ScanWorker`, which has the model and the features.
+        data: Bytes of a :class:`~dreamy_lens.cluster.scan_worker.ScanWorker`, from which the model and the features
+            are taken.
     """
 
     data: bytes
@@ -40,18 +41,18 @@ class ValueWorker:
         self._values = TokenValues(worker.scanner)
 
     def run(self, arguments: JobArguments, attempt: int) -> np.ndarray:
-        """Return values at every token, for pairs of feature and window."""
+        """Return the values of a job: at every token, for pairs of feature and window."""
         return self._values.values(*arguments)
 
 
 def value_job_runner(cluster: Cluster, data: bytes, scanner: Scanner, always: bool) -> JobRunner:
-    """Return a function that computes values at tokens: in this process if they are few, else on a cluster.
+    """Return a function that computes values at tokens: few of them in this process, more of them on a cluster.
 
     Args:
         cluster: Ray cluster that runs the workers.
         data: Bytes of the :class:`~dreamy_lens.cluster.scan_worker.ScanWorker`.
         scanner: Scanner of the scan in this process.
-        always: Whether workers compute the values however few they are, because the workers have GPUs.
+        always: Whether workers compute any number of values, because the workers have GPUs.
     """
 
     def on_cluster(jobs: Sequence[TokenValueJob], arguments: Arguments) -> Iterator[tuple[TokenValueJob, np.ndarray]]:
@@ -68,11 +69,11 @@ def value_job_runner(cluster: Cluster, data: bytes, scanner: Scanner, always: bo
 
     def run_jobs(jobs: Sequence[TokenValueJob], arguments: Arguments) -> Iterator[tuple[TokenValueJob, np.ndarray]]:
         pairs = sum(len(rows) for *_, rows in jobs)
-        if pairs > MANY or (always and pairs):
+        if pairs > MAX_LOCAL_PAIRS or (always and pairs):
             yield from on_cluster(jobs, arguments)
             return
-        here = TokenValues(scanner)
+        token_values = TokenValues(scanner)
         for job in jobs:
-            yield job, here.values(*arguments(job))
+            yield job, token_values.values(*arguments(job))
 
     return run_jobs

@@ -1,4 +1,4 @@
-"""Text to hold dreams against: files, data sets, lists, and the documentation that ships with Python packages."""
+"""Texts to compare dreams with: files, data sets, lists, and the documentation that ships with Python packages."""
 
 from dreamy_lens.corpus.corpus import Block, Corpus, Section
 from dreamy_lens.corpus.documentation import PACKAGES, Document, docstrings, is_held_out

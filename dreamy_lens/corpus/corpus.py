@@ -1,12 +1,12 @@
-"""Corpora: texts in a fixed order, in blocks that can be read again and from anywhere.
+"""Corpora: texts in a fixed order, divided into blocks that can be read again, from any block.
 
 What this module promises:
 
-* *A fixed order.* A corpus is a row of shards, a shard a row of blocks, a block a row of sections. All of it follows
-  from the source alone: no tokenizer, no random numbers.
-* *Reading can be taken up anywhere.* ``blocks(shard, n)`` yields what ``blocks(shard)`` yields after n blocks.
-* *Memory that does not grow with the corpus.* What is held is a block and a section.
-* *What cannot be read does not end the reading.* It is passed over, and every block says what was passed over.
+* *A fixed order.* A corpus is a sequence of shards, a shard a sequence of blocks, a block a sequence of sections. The
+  order follows from the source alone; neither a tokenizer nor random numbers take part.
+* *Reading can begin at any block.* ``blocks(shard, n)`` yields what ``blocks(shard)`` yields after its first n blocks.
+* *Memory that does not grow with the corpus.* Only one block and one section are held at a time.
+* *Unreadable text does not end the reading.* It is skipped, and each block lists the problems met while reading it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from dreamy_lens.errors import CorpusError, SettingsError
 
 @dataclass(frozen=True)
 class Section:
-    """A document, or one piece of a long one.
+    """A document, or one section of a long document.
 
     Attributes:
-        document: what the document is called, for people.
-        start: offset in the document, in characters, at which `text` begins; 0 for the first section of a document.
-        text: free of lone surrogates and NUL characters, which are replaced by U+FFFD, one by one.
+        document: Name of the document, to show.
+        start: Offset in the document, in characters, at which `text` begins; 0 for the first section of a document.
+        text: Text of the section. Each NUL character and each lone surrogate has been replaced by U+FFFD.
     """
 
     document: str
@@ -37,14 +37,15 @@ class Section:
 
 @dataclass(frozen=True)
 class Block:
-    """Some 256 kB of sections, the unit of work.
+    """About 256 kB of sections: the unit in which a corpus is read and scanned.
 
     Attributes:
-        shard: index of the shard.
-        number: index of the block in its shard.
-        sections: in order. The last block of a shard has none if nothing but problems came after the block before it.
-        problems: what was passed over between the end of the block before and the end of this one.
-        done: the part of the shard that has been read with this block, from 0 to 1; None if it is not known.
+        shard: Index of the shard.
+        number: Index of the block in its shard.
+        sections: Sections of the block, in order. The last block of a shard has none if only problems came after the
+            previous block.
+        problems: Problems between the end of the previous block and the end of this block.
+        done: Share of the shard that has been read after this block, from 0 to 1; None if it is not known.
     """
 
     shard: int
@@ -55,17 +56,25 @@ class Block:
 
     @property
     def characters(self) -> int:
-        """Characters of all sections."""
+        """Number of characters of all sections."""
         return sum(len(section.text) for section in self.sections)
 
     @property
     def documents(self) -> int:
-        """Documents that begin in this block."""
+        """Number of documents that begin in this block."""
         return sum(section.start == 0 for section in self.sections)
 
 
 class Piece(NamedTuple):
-    """What a shard yields: a document, or a piece of one. Reading from `at` begins with it, from `after` behind it."""
+    """A document, or a part of one, as a shard yields it.
+
+    Attributes:
+        document: Name of the document, to show.
+        start: Offset in the document, in characters, at which `text` begins.
+        text: Text of the piece.
+        at: Point of the shard from which reading begins with this piece.
+        after: Point of the shard from which reading begins after this piece.
+    """
 
     document: str
     start: int
@@ -75,14 +84,16 @@ class Piece(NamedTuple):
 
 
 class Shard:
-    """A part of a corpus that is read in one go; what the kinds of sources implement.
+    """Base class of the parts of a corpus, with one subclass for each kind of source.
+
+    A point of a shard is a value from which reading can begin. Its type depends on the subclass; None is the beginning.
 
     Attributes:
         name: Name of the shard, for messages.
-        characters: Number of characters, if that is known before reading.
-        single_pass: Whether the shard can be read only once.
-        partial_fingerprint: Whether the fingerprint is of the beginning only, so that shards of equal fingerprints may
-            differ.
+        characters: Number of characters; None if it is not known before reading.
+        single_pass: True if the shard can be read only once.
+        partial_fingerprint: True if the fingerprint covers only the beginning, so that shards with equal fingerprints
+            may differ.
     """
 
     name: str
@@ -91,21 +102,25 @@ class Shard:
     partial_fingerprint = False
 
     def pieces(self, point: Any, note: Callable[[Problem], None]) -> Iterator[Piece]:
-        """The documents from a point on, None for the beginning; `note` is told of what is passed over."""
+        """Yield the documents from a point to the end.
+
+        Args:
+            point: Point of the shard at which to begin; None is the beginning.
+            note: Function that is called with each problem.
+        """
         raise NotImplementedError
 
     def done(self, point: Any) -> float | None:
-        """The part of the shard before a point, from 0 to 1, if that is known."""
+        """Return the share of the shard before a point, from 0 to 1; None if it is not known."""
         return None
 
 
 class Corpus:
-    """Texts to hold dreams against, as `dreamy_lens.corpus.open` makes them. It can be pickled if its source can.
+    """Texts in blocks, as `dreamy_lens.corpus.open` opens them. A corpus can be pickled if its source can.
 
     Attributes:
-        name: for people: "docstrings", "stories.txt", "4 texts", "folder corpus/ (12 files)".
-        problems: what was passed over when the corpus was opened, and in all blocks that have been read since. A block
-            that is read twice counts once.
+        name: Name to show: "docstrings", "stories.txt", "4 texts", "folder corpus/ (12 files)".
+        opening_problems: Problems that were met when the corpus was opened.
 
     >>> from dreamy_lens import corpus
     >>> texts = corpus.open(["A first text.", "A second one."])
@@ -123,70 +138,77 @@ class Corpus:
         self.opening_problems = problems
         self._shards = tuple(shards)
         self._fingerprint = fingerprint
-        # Of every shard: where its blocks begin, as far as they have been read; their characters; the end, if reached.
+        # For every shard: the beginning of each block read so far, as (point, sections of this point's piece that
+        # belong to earlier blocks); the characters of each block read so far; whether the end was reached.
         self._points: list[list[tuple[Any, int]]] = [[(None, 0)] for _ in shards]
         self._characters: list[list[int]] = [[] for _ in shards]
-        self._whole = [False] * len(shards)
+        self._finished = [False] * len(shards)
         self._problems: dict[tuple[int, int], Problems] = {}
 
     def __repr__(self) -> str:
         count = len(self._shards)
-        passed = f", {self.problems}" if self.problems else ""
-        return f"<corpus {self.name!r}: {count} shard{'s' * (count != 1)}{passed}>"
+        problems = f", {self.problems}" if self.problems else ""
+        return f"<corpus {self.name!r}: {count} shard{'s' * (count != 1)}{problems}>"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_fingerprint": self.fingerprint}
 
     @property
     def fingerprint(self) -> str:
-        """Changes when what the corpus yields changes; equal for equal sources."""
+        """Text that is equal for equal sources, and changes when the text of the corpus changes."""
         if not isinstance(self._fingerprint, str):
             self._fingerprint = self._fingerprint()
         return self._fingerprint
 
     @property
     def partial_fingerprint(self) -> bool:
-        """Whether corpora of equal fingerprints may differ, since the fingerprint is of their beginning only."""
+        """True if the fingerprint covers only the beginning, so that corpora with equal fingerprints may differ."""
         return any(shard.partial_fingerprint for shard in self._shards)
 
     @property
     def single_pass(self) -> bool:
-        """Whether the corpus can be read only once."""
+        """True if the corpus can be read only once."""
         return bool(self.single_pass_shards)
 
     @property
     def single_pass_shards(self) -> tuple[str, ...]:
-        """The names of the shards that can be read only once."""
+        """Names of the shards that can be read only once."""
         return tuple(shard.name for shard in self._shards if shard.single_pass)
 
     @property
     def shards(self) -> tuple[str, ...]:
-        """The names of the shards, in order."""
+        """Names of the shards, in order."""
         return tuple(shard.name for shard in self._shards)
 
     @property
     def problems(self) -> Problems:
-        """What was passed over so far, in the order of the corpus."""
+        """Problems met so far, in the order of the corpus: at the opening, and in all blocks that have been read.
+
+        A block that is read twice counts once.
+        """
         return Problems.total([self.opening_problems, *(self._problems[key] for key in sorted(self._problems))])
 
     def characters(self, shard: int) -> int | None:
-        """Characters of a shard, if that is known without reading: of texts in memory, or after a first reading."""
+        """Return the number of characters of a shard; None if it is not known without reading.
+
+        It is known for texts in memory, and for any shard that has been read once.
+        """
         source = self._shard(shard)
-        return sum(self._characters[shard]) if self._whole[shard] else source.characters
+        return sum(self._characters[shard]) if self._finished[shard] else source.characters
 
     def blocks(self, shard: int, start: int = 0) -> Iterator[Block]:
-        """The blocks of a shard, from number `start` on.
+        """Yield the blocks of a shard, from block number `start` to the last.
 
-        Skipping reads texts but tokenizes nothing, and where the corpus remembers the place from an earlier reading
-        (it does so for files that are not compressed, and for all that is counted by rows) it does not even read.
+        Skipping blocks reads texts but tokenizes nothing. If an earlier reading has reached block `start`, reading
+        begins there at once in sources that can go to a position: files that are not compressed, and rows of tables.
 
         Args:
-            shard: index of the shard.
-            start: number of the first block that is wanted. Past the last one, nothing is yielded.
+            shard: Index of the shard.
+            start: Number of the first block. Past the last block, nothing is yielded.
 
         Raises:
-            SettingsError: there is no such shard.
-            CorpusError: the source can be read only once, and was.
+            SettingsError: The shard does not exist.
+            CorpusError: The source can be read only once, and has already been read.
         """
         self._shard(shard)
         return self._read(shard, int(start))
@@ -194,17 +216,17 @@ class Corpus:
     def block_sizes(self) -> list[tuple[int, int, int]]:
         """Return (shard, block, characters) of every block, by reading the corpus once without tokenizing it.
 
-        The answer is kept, and goes along when the corpus is pickled, together with the places where blocks begin.
+        The corpus keeps the result and the points at which blocks begin, also when it is pickled.
 
         Raises:
-            CorpusError: the source can be read only once.
+            CorpusError: The source can be read only once.
 
         >>> from dreamy_lens import corpus
         >>> corpus.open(["word " * 100_000, "A second one."]).block_sizes()
         [(0, 0, 327674), (0, 1, 172339)]
         """
-        for shard, whole in enumerate(self._whole):
-            if not whole:
+        for shard, finished in enumerate(self._finished):
+            if not finished:
                 if self._shards[shard].single_pass:
                     raise CorpusError(
                         f"{self._shards[shard].name} can be read only once, and counting its blocks would read it."
@@ -221,15 +243,15 @@ class Corpus:
     def _read(self, shard: int, start: int) -> Iterator[Block]:
         source, points, counts = self._shards[shard], self._points[shard], self._characters[shard]
         number = max(0, min(start, len(points) - 1))
-        point, drop = points[number]
+        point, drop = points[number]  # drop: sections of the point's piece that belong to the previous block
         problems = Problems()
 
         def note(problem: Problem) -> None:
-            if not drop:  # else it is one of the block before
+            if not drop:  # else the problem belongs to the previous block
                 problems.add(problem)
 
-        def block(reached: Any) -> Block | None:
-            """What has been collected; None while the block is skipped."""
+        def finish_block(reached: Any) -> Block | None:
+            """Return the block of the sections collected so far, or None if the block comes before `start`."""
             if number == len(counts):
                 counts.append(sum(len(section.text) for section in sections))
             if number < start:
@@ -248,7 +270,7 @@ class Corpus:
                     continue
                 text, length, replaced = clean(text)
                 if replaced:
-                    why = f"{replaced} NUL characters or halves of surrogate pairs were replaced"
+                    why = f"{replaced} NUL characters or lone surrogates were replaced"
                     note(Problem(piece.document, why, "replaced characters"))
                 sections.append(Section(piece.document, piece.start + offset, text))
                 size += length
@@ -256,12 +278,12 @@ class Corpus:
                     continue
                 if number + 1 == len(points):
                     points.append((piece.at, i + 1) if i + 1 < len(cuts) else (piece.after, 0))
-                found = block(piece.after)
+                block = finish_block(piece.after)
                 number, sections, size, problems = number + 1, [], 0, Problems()
-                if found is not None:
-                    yield found
+                if block is not None:
+                    yield block
         if sections or problems:
-            found = block(None)
-            if found is not None:
-                yield found
-        self._whole[shard] = True
+            block = finish_block(None)
+            if block is not None:
+                yield block
+        self._finished[shard] = True

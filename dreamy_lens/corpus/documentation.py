@@ -3,13 +3,13 @@
 What this module promises:
 
 * *No download.* The text is read from the source files of packages that are already installed; none of their code runs.
-  What is not installed is passed over, so the corpus is that of this machine.
-* *Deterministic.* Packages in the order given, files by path, docstrings by line: the same installation gives the same
-  documents in the same order.
-* *No near-duplicates.* Libraries copy their own documentation a great deal; a document most of whose word sequences
-  were already seen is dropped, so that a held-out document has no twin in the training split.
-* *A split that does not move.* A document is held out if the MD5 of its UTF-8 text, read as an integer, is divisible by
-  50. It depends on nothing but the text, so it is the same on every machine.
+  Packages that are not installed are skipped, so the corpus depends on the machine.
+* *Deterministic.* Packages come in the order given, files in the order of their paths, docstrings in the order of their
+  lines. The same installation gives the same documents in the same order.
+* *No near-duplicates.* Libraries often repeat their own documentation. A document is dropped if most of its word
+  sequences occur in earlier documents, so that a held-out document has no copy in the training split.
+* *A stable split.* A document is held out if the MD5 of its UTF-8 text, read as an integer, is divisible by 50. The
+  split depends only on the text, so it is equal on every machine.
 """
 
 from __future__ import annotations
@@ -50,41 +50,51 @@ PACKAGES: tuple[str, ...] = (
     "accelerate",
     "IPython",
 )
-"""Where the documentation is taken from, in this order; packages that are not installed are passed over."""
+"""Packages whose documentation is read, in this order; packages that are not installed are skipped."""
 
 SPLITS = ("train", "held_out")
 
 HELD_OUT_DIVISOR = 50
 VERSION = 1
-"""Of the way from source files to documents."""
+"""Version of the rules that turn source files into documents; a part of the cache's key."""
 
 SHINGLE_WORDS = 6
+"""Words of the sequences that are compared to find near-duplicates."""
+
 NEAR_DUPLICATE = 0.5
+"""Share of a document's word sequences that makes it a near-duplicate if they occur elsewhere."""
+
 MIN_CHARACTERS = 24
+"""Characters of the shortest docstring that is a document."""
 
 _SKIPPED_FOLDERS = {"test", "tests", "_tests", "site-packages", "dist-packages", "__pycache__", "lib2to3"}
 _DOC_SETTERS = {"add_docstr", "_add_docstr", "add_newdoc", "add_docstr_all"}
-_DOC_SETTER = re.compile("add_docstr|add_newdoc")  # a source without a match calls none of them
-_BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")  # where statements hold other statements, in order
+_DOC_SETTER = re.compile("add_docstr|add_newdoc")  # a source without a match calls none of `_DOC_SETTERS`
+_BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")  # fields of AST nodes that hold statements, in order
 _WORD = re.compile(r"[a-z]+|[0-9]+")
-_NOT_TEXT = re.compile("[\x00\ud800-\udfff]")  # NUL, and halves of surrogate pairs, which have no UTF-8
+_NOT_TEXT = re.compile("[\x00\ud800-\udfff]")  # NUL, and lone surrogates, which UTF-8 cannot encode
 
 
 @dataclass(frozen=True)
 class Document:
-    """One docstring: its cleaned `text` and the `source` it came from, as ``package/file.py:qualified.name``."""
+    """A docstring as a document of a corpus.
+
+    Attributes:
+        text: Cleaned text of the docstring.
+        source: Definition that has the docstring, as ``package/file.py:qualified.name``.
+    """
 
     text: str
     source: str
 
     @property
     def held_out(self) -> bool:
-        """Whether the MD5 of the UTF-8 text, as an integer, is divisible by 50."""
+        """True if the document belongs to the held-out split; see :func:`is_held_out`."""
         return is_held_out(self.text)
 
 
 def is_held_out(text: str) -> bool:
-    """Whether a text belongs to the held-out split, decided by its MD5 alone.
+    """Return whether a text belongs to the held-out split: whether its MD5, as an integer, is divisible by 50.
 
     >>> is_held_out("Return the sum of the elements.")
     False
@@ -94,22 +104,22 @@ def is_held_out(text: str) -> bool:
 
 
 def docstrings(split: str | None = None, packages: Iterable[str] = PACKAGES) -> list[Document]:
-    """The documentation installed on this machine, without near-duplicates, always in the same order.
+    """Return the documentation installed on this machine, without near-duplicates, always in the same order.
 
-    With all of :data:`PACKAGES` installed these are about 48,000 documents, 21 MB. Reading them takes about half a
-    minute; the result is kept on disk, so that only the first call waits, and the first after an installation.
+    With all of :data:`PACKAGES` installed there are about 48,000 documents, 21 MB. Reading them takes about half a
+    minute. The result is kept on disk, so only the first call and the first call after an installation take that long.
 
     Args:
-        split: "train", what the embedded model was trained on; "held_out", about one document in fifty, of which it saw
-            nothing; None, both, training documents first.
-        packages: names of top-level packages, "stdlib" for Python's own library, and "pydoc_data.topics" for the texts
+        split: "train" for the documents that the embedded model was trained on; "held_out" for the others, about one
+            in fifty, which the model has never seen; None for both, training documents first.
+        packages: Names of top-level packages, "stdlib" for Python's own library, and "pydoc_data.topics" for the texts
             behind ``help("with")``.
 
     Returns:
-        A list of documents, yours to change.
+        A new list of documents, which you may change.
 
     Raises:
-        SettingsError: there is no such split.
+        SettingsError: The split does not exist.
 
     >>> documents = docstrings(packages=["pydoc_data.topics"])
     >>> len(documents) > 50, documents[0].source
@@ -124,7 +134,7 @@ def docstrings(split: str | None = None, packages: Iterable[str] = PACKAGES) -> 
 
 
 def read_documents(packages: Iterable[str] = PACKAGES) -> Iterator[Document]:
-    """Every docstring of the installed packages, exact repeats included, in the promised order."""
+    """Yield every docstring of the installed packages, including repeats, in the order that the module promises."""
     for package in packages:
         if package == "pydoc_data.topics":
             yield from _topics()
@@ -138,29 +148,29 @@ def without_near_duplicates(documents: Iterable[Document]) -> tuple[list[Documen
     """Split documents into (training, held out) such that neither split repeats itself or the other.
 
     A document is a near-duplicate if at least half of its word 6-grams (letters and digits, case-folded) occur in
-    documents kept before it; held-out documents are kept first, so nothing like them reaches the training split. A
-    training document is also dropped if it contains half of the 6-grams of any one held-out document.
+    documents that were kept before it. Held-out documents are selected first, so nothing similar to them reaches the
+    training split. A training document is also dropped if it contains half of the 6-grams of any held-out document.
 
     Args:
-        documents: in the order in which the first of several copies should win.
+        documents: Documents in order; the first of several copies is kept.
 
     Returns:
         The training documents and the held-out documents, each in their original order.
     """
-    everything = [(document, _shingles(document.text)) for document in documents]
+    candidates = [(document, _shingles(document.text)) for document in documents]
     held_out, train = [], []
     seen: set[int] = set()
     owners: dict[int, list[int]] = {}
     sizes: list[int] = []
-    for document, shingles in everything:
+    for document, shingles in candidates:
         if document.held_out and not _mostly_in(shingles, seen):
             for shingle in shingles:
                 owners.setdefault(shingle, []).append(len(held_out))
             held_out.append(document)
             sizes.append(len(shingles))
             seen.update(shingles)
-    for document, shingles in everything:
-        if document.held_out or _mostly_in(shingles, seen) or _swallows_one(shingles, owners, sizes):
+    for document, shingles in candidates:
+        if document.held_out or _mostly_in(shingles, seen) or _contains_held_out(shingles, owners, sizes):
             continue
         train.append(document)
         seen.update(shingles)
@@ -169,8 +179,8 @@ def without_near_duplicates(documents: Iterable[Document]) -> tuple[list[Documen
 
 @lru_cache(maxsize=2)
 def _splits(packages: tuple[str, ...]) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
-    found = cached_json("documentation", [VERSION, *packages, _files_digest(packages)], lambda: _read_splits(packages))
-    train, held_out = (tuple(Document(text, source) for text, source in split) for split in found)
+    splits = cached_json("documentation", [VERSION, *packages, _files_digest(packages)], lambda: _read_splits(packages))
+    train, held_out = (tuple(Document(text, source) for text, source in split) for split in splits)
     return train, held_out
 
 
@@ -179,7 +189,7 @@ def _read_splits(packages: tuple[str, ...]) -> list[list[tuple[str, str]]]:
 
 
 def _files_digest(packages: tuple[str, ...]) -> str:
-    """Digest of names, sizes and times of all source files of the packages."""
+    """Return a digest of the names, sizes and times of all source files of the packages."""
     digest = hashlib.sha256(sys.version.encode())
     for package in packages:
         for root, label in _source_roots(package.split(".")[0]):
@@ -194,8 +204,14 @@ def _mostly_in(shingles: list[int], seen: set[int]) -> bool:
     return not shingles or sum(s in seen for s in shingles) >= NEAR_DUPLICATE * len(shingles)
 
 
-def _swallows_one(shingles: list[int], owners: dict[int, list[int]], sizes: list[int]) -> bool:
-    """Whether these shingles hold half of those of some held-out document that is long enough to judge."""
+def _contains_held_out(shingles: list[int], owners: dict[int, list[int]], sizes: list[int]) -> bool:
+    """Return whether the shingles contain half of those of a held-out document with at least four shingles.
+
+    Args:
+        shingles: Shingles of a training document.
+        owners: For each shingle, the indices of the held-out documents that have it.
+        sizes: Number of shingles of each held-out document.
+    """
     hits: dict[int, int] = {}
     for shingle in shingles:
         for owner in owners.get(shingle, ()):
@@ -204,7 +220,7 @@ def _swallows_one(shingles: list[int], owners: dict[int, list[int]], sizes: list
 
 
 def _shingles(text: str) -> list[int]:
-    """Distinct 64-bit hashes of the word 6-grams of a text; shorter texts have one, of all their words."""
+    """Return distinct 64-bit hashes of the word 6-grams of a text; a shorter text has one hash, of all its words."""
     words = _WORD.findall(text.lower())
     if not words:
         return []
@@ -233,9 +249,9 @@ def _source_roots(package: str) -> list[tuple[Path, str]]:
 
 
 def _python_files(root: Path) -> Iterator[tuple[str, ...]]:
-    """Path parts, below root, of every source file that is not part of a test suite."""
-    for folder, inner, files in os.walk(root):
-        inner[:] = [name for name in inner if name not in _SKIPPED_FOLDERS]
+    """Yield the path, as parts relative to `root`, of every source file that is not part of a test suite."""
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in _SKIPPED_FOLDERS]
         parts = Path(folder).relative_to(root).parts
         yield from ((*parts, name) for name in files if name.endswith(".py"))
 
@@ -245,33 +261,40 @@ def _docstrings_of_file(path: Path, label: str) -> Iterator[Document]:
         with tokenize.open(path) as file:
             source = file.read()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+            warnings.simplefilter("ignore")  # packages may have invalid escapes in their strings
             tree = ast.parse(source)
-    except (SyntaxError, ValueError, OSError, RecursionError):  # templates and files for other Pythons
+    except (SyntaxError, ValueError, OSError, RecursionError):  # templates, and files for other versions of Python
         return
-    found: list[tuple[int, str, str]] = []
-    _collect(tree, "", ast.iter_child_nodes if _DOC_SETTER.search(source) else _statements, found)
-    for _, name, text in sorted(found, key=lambda item: item[0]):
+    docs: list[tuple[int, str, str]] = []
+    _collect(tree, "", ast.iter_child_nodes if _DOC_SETTER.search(source) else _statements, docs)
+    for _, name, text in sorted(docs, key=lambda item: item[0]):
         if _is_prose(text):
             yield Document(text, f"{label}:{name}" if name else label)
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """The statements directly inside a node: all there is to visit where only definitions matter."""
+    """Yield the statements directly inside a node, which is enough to visit all definitions."""
     for block in _BLOCKS:
         yield from getattr(node, block, ())
 
 
-def _collect(node: ast.AST, name: str, children: Any, found: list[tuple[int, str, str]]) -> None:
-    """Append (line, qualified name, text) of the docstrings of a node and of what its `children` lead to."""
+def _collect(node: ast.AST, name: str, children: Any, docs: list[tuple[int, str, str]]) -> None:
+    """Append (line, qualified name, text) of every docstring at and below a node to `docs`.
+
+    Args:
+        node: Node to visit.
+        name: Qualified name of the definition that contains the node; empty for a module.
+        children: Function that yields the nodes to visit below a node.
+        docs: List to append to.
+    """
     if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
         if not isinstance(node, ast.Module):
             name = f"{name}.{node.name}".lstrip(".")
         text = ast.get_docstring(node)
         if text:
-            found.append((getattr(node, "lineno", 0), name, text.strip()))
+            docs.append((getattr(node, "lineno", 0), name, text.strip()))
     elif isinstance(node, ast.Call):
-        # torch and numpy attach the documentation of compiled functions by a call.
+        # torch and numpy attach documentation to compiled functions by calling one of `_DOC_SETTERS`.
         setter = getattr(node.func, "attr", getattr(node.func, "id", ""))
         if setter in _DOC_SETTERS:
             strings = [
@@ -279,15 +302,15 @@ def _collect(node: ast.AST, name: str, children: Any, found: list[tuple[int, str
             ]
             if strings:
                 text = max((str(c.value) for c in strings), key=len)
-                found.append((node.lineno, name, inspect.cleandoc(text).strip()))
+                docs.append((node.lineno, name, inspect.cleandoc(text).strip()))
     for child in children(node):
-        _collect(child, name, children, found)
+        _collect(child, name, children, docs)
 
 
 def _topics() -> Iterator[Document]:
     try:
-        from pydoc_data.topics import topics  # data and nothing else, so importing it is reading it
-    except ImportError:  # some distributions leave it out
+        from pydoc_data.topics import topics  # the module holds only data, so importing it runs no other code
+    except ImportError:  # some distributions of Python leave the module out
         return
     for name, text in sorted(topics.items()):
         if _is_prose(text):

@@ -1,4 +1,4 @@
-"""Shards of files: text, lines of JSON, Parquet."""
+"""Shards of a corpus that read files: text, JSON and Parquet."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ from dreamy_lens.corpus.text_field import choose_text_field, explain_no_text
 from dreamy_lens.errors import CorpusError
 
 SMALL = 8 << 20
-"""Neighbouring files that have fewer bytes together make one shard."""
+"""Most bytes of several neighbouring files that make one shard."""
 
 BATCH = 1 << 20
-"""Bytes of a Parquet file's rows that are decoded at once."""
+"""Bytes of rows of a Parquet file that are decoded at once."""
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How files are read: the options of the same names of `dreamy_lens.corpus.open`."""
+    """Options for reading files.
+
+    Attributes:
+        text_field: Field or column with the texts; None takes "text", else "content", else the only one with strings.
+        separator: Text between the documents of a text file; None if a file is one document.
+        encoding: Encoding of text files; it must keep ASCII.
+    """
 
     text_field: str | None = None
     separator: str | None = None
@@ -33,44 +39,47 @@ class ReadOptions:
 
 
 class FileShard(Shard):
-    """One file, or several small ones; points are (index of the file, place in it, bytes of it that were read)."""
+    """Shard of one file, or of several small ones.
+
+    A point of the shard is (index of the file, position in the file, stored bytes of the file that were read).
+    """
 
     def __init__(self, files: Sequence[File], settings: ReadOptions) -> None:
         self.files, self.settings = tuple(files), settings
-        more = f" … {files[-1].name} ({len(files)} files)" if len(files) > 1 else ""
-        self.name = files[0].name + more
+        last = f" … {files[-1].name} ({len(files)} files)" if len(files) > 1 else ""
+        self.name = files[0].name + last
         self._before = [0, *accumulate(file.size for file in files)]
         self._fields: dict[int, tuple[str | None, str]] = {}
 
     def pieces(self, point: Any, note: Note) -> Iterator[Piece]:
-        """The documents of the files, one after the other."""
-        first, place, _ = point or (0, None, 0)
+        """Yield the documents of the files, one file after the other, from a point."""
+        first, position, _ = point or (0, None, 0)
         for i in range(first, len(self.files)):
             file = self.files[i]
             read = None
             try:
-                for piece, read in self._pieces_of(i, place if i == first else None, note):
+                for piece, read in self._pieces_of(i, position if i == first else None, note):
                     yield piece._replace(at=(i, piece.at, read), after=(i, piece.after, read))
             except UNREADABLE as error:
-                if file.remote and _may_pass(error):
+                if file.remote and _is_temporary(error):
                     raise CorpusError(
                         f"{file.path} could not be read: {error_line(error)}. Try again later."
                     ) from error
-                part = "it breaks off, and the rest is missing: " if read or (place and i == first) else ""
-                note(Problem(file.name, part + error_line(error), "unreadable file"))
+                prefix = "it breaks off, and the rest is missing: " if read or (position and i == first) else ""
+                note(Problem(file.name, prefix + error_line(error), "unreadable file"))
 
     def done(self, point: Any) -> float | None:
-        """The part of the bytes of all files."""
+        """Return the share of the bytes of all files that comes before a point."""
         if point is None or not self._before[-1]:
             return 1.0
         i, _, read = point
         return min(1.0, (self._before[i] + read) / self._before[-1])
 
     def field(self, i: int) -> tuple[str | None, str]:
-        """(the field or column of texts of a file, or None; why there is none).
+        """Return (field or column with the texts of file `i`, "") or (None, why there is none).
 
         Raises:
-            OSError, ValueError, EOFError: the file cannot be read.
+            OSError, ValueError, EOFError: The file cannot be read.
         """
         if i not in self._fields:
             file, wanted = self.files[i], self.settings.text_field
@@ -82,13 +91,13 @@ class FileShard(Shard):
                     self._fields[i] = json_field(stream, file.name, wanted)
         return self._fields[i]
 
-    def _pieces_of(self, i: int, place: Any, note: Note) -> Iterator[tuple[Piece, int]]:
-        """The documents of a file from a place on, each with the bytes that were read until then."""
+    def _pieces_of(self, i: int, position: Any, note: Note) -> Iterator[tuple[Piece, int]]:
+        """Yield the documents of file `i` from a position, each with the number of stored bytes read so far."""
         file, settings = self.files[i], self.settings
         if file.format == "text":
-            place = place or (0, 1, 0)
-            with open_stream(file, place[0]) as stream:
-                for piece in text_pieces(stream, file.name, place, note, settings.separator, settings.encoding):
+            position = position or (0, 1, 0)
+            with open_stream(file, position[0]) as stream:
+                for piece in text_pieces(stream, file.name, position, note, settings.separator, settings.encoding):
                     yield piece, stream.stored
                 if stream.error:
                     raise stream.error
@@ -97,31 +106,32 @@ class FileShard(Shard):
         if field is None:
             note(Problem(file.name, why, "unreadable file"))
         elif file.format == "parquet":
-            yield from _parquet_pieces(file, place or (0, 0), field, note)
+            yield from _parquet_pieces(file, position or (0, 0), field, note)
         else:
-            yield from _json_pieces(file, place, field, note)
+            yield from _json_pieces(file, position, field, note)
 
 
-def _json_pieces(file: File, place: Any, field: str, note: Note) -> Iterator[tuple[Piece, int]]:
-    with open_stream(file, place[0] if isinstance(place, tuple) else 0) as stream:
-        if isinstance(place, int) or (place is None and is_array(stream, file.name)):
-            rows: Iterator[Any] = json_array(stream, file.name, place or 0, note)
+def _json_pieces(file: File, position: Any, field: str, note: Note) -> Iterator[tuple[Piece, int]]:
+    """Yield the texts of a JSON file from a position: an index of an array, or a position in a file of lines."""
+    with open_stream(file, position[0] if isinstance(position, tuple) else 0) as stream:
+        if isinstance(position, int) or (position is None and is_array(stream, file.name)):
+            rows: Iterator[Any] = json_array(stream, file.name, position or 0, note)
         else:
-            rows = json_rows(stream, file.name, place or (0, 1, 0), note)
+            rows = json_rows(stream, file.name, position or (0, 1, 0), note)
         for piece in json_pieces(rows, file.name, field, note):
             yield piece, stream.stored
         if stream.error:
             raise stream.error
 
 
-def _parquet_pieces(file: File, place: tuple[int, int], field: str, note: Note) -> Iterator[tuple[Piece, int]]:
-    """The texts of a table from (row group, row in it) on; a row group that cannot be read is passed over."""
+def _parquet_pieces(file: File, position: tuple[int, int], field: str, note: Note) -> Iterator[tuple[Piece, int]]:
+    """Yield the texts of a table from (row group, row in it); skip the rest of a row group that cannot be read."""
     with file.open() as raw:
         table = _parquet(raw)
         sizes = [table.metadata.row_group(g).num_rows for g in range(table.num_row_groups)]
         before = [0, *accumulate(sizes)]
-        for group in range(place[0], len(sizes)):
-            first, row = place[1] if group == place[0] else 0, 0
+        for group in range(position[0], len(sizes)):
+            first, row = position[1] if group == position[0] else 0, 0
             size = table.metadata.row_group(group).total_byte_size // max(1, sizes[group])
             rows = max(1, min(1024, BATCH // max(1, size)))
             try:
@@ -142,10 +152,11 @@ def _parquet_pieces(file: File, place: tuple[int, int], field: str, note: Note) 
                                 yield Piece(label, 0, text, (group, row), (group, row + 1)), read
                         row += 1
             except UNREADABLE as error:
-                if file.remote and _may_pass(error):
+                if file.remote and _is_temporary(error):
                     raise
                 label = f"{file.name}, row group {group}"
-                note(Problem(label, f"from row {row} of {sizes[group]} on: {error_line(error)}", "unreadable file"))
+                why = f"from row {row} of {sizes[group]} to its end: {error_line(error)}"
+                note(Problem(label, why, "unreadable file"))
 
 
 def _parquet(raw: Any) -> Any:
@@ -155,7 +166,7 @@ def _parquet(raw: Any) -> Any:
 
 
 def _columns(schema: Any) -> dict[str, bool]:
-    """The columns of a table, and whether they hold strings."""
+    """Return the name of every column of a table, with True if the column holds strings."""
     from pyarrow import types
 
     def is_text(kind: Any) -> bool:
@@ -167,7 +178,7 @@ def _columns(schema: Any) -> dict[str, bool]:
 
 
 def _strings(column: Any) -> list[Any]:
-    """The values of a column; bytes where a string is not UTF-8."""
+    """Return the values of a column; a string that is not UTF-8 is returned as bytes."""
     try:
         return column.to_pylist()
     except UnicodeDecodeError:
@@ -186,19 +197,25 @@ def _text(value: bytes) -> str | bytes:
         return value
 
 
-def _may_pass(error: BaseException) -> bool:
-    """Whether an error of a store may be gone at the next try, and says nothing about the file."""
+def _is_temporary(error: BaseException) -> bool:
+    """Return whether an error comes from the connection, so that another try may succeed, and not from the file."""
     about_file = (FileNotFoundError, PermissionError, IsADirectoryError, gzip.BadGzipFile)
     if not isinstance(error, OSError) or isinstance(error, about_file):
         return False
-    return type(error) is not OSError or error.errno is not None  # pyarrow's for damaged data has no number
+    return type(error) is not OSError or error.errno is not None  # pyarrow's error for damaged data has no number
 
 
 def file_shards(files: Sequence[File], settings: ReadOptions) -> list[Shard]:
-    """Shards of files, neighbours that are small together; the first file is looked into for its field of texts.
+    """Return the shards of files; small neighbouring files share a shard.
+
+    The first file that has fields is opened, so that an error about its text field comes at once.
+
+    Args:
+        files: Files of the corpus, in order.
+        settings: How the files are read.
 
     Raises:
-        CorpusError: the first file with fields has none of texts, or not the one that was asked for.
+        CorpusError: No text field can be chosen in the first file with fields.
     """
     groups: list[list[File]] = []
     room = 0
@@ -222,6 +239,6 @@ def _check(shard: FileShard, i: int) -> None:
     try:
         field, why = shard.field(i)
     except UNREADABLE:
-        return  # it is passed over, and counted, when its turn comes
+        return  # reading the shard later skips the file and counts the problem
     if field is None:
         raise CorpusError(f"Where is the text in {file.name}? {why[0].upper()}{why[1:]}.")

@@ -1,4 +1,4 @@
-"""Shards of data sets of the library `datasets`, in memory, on disk, or streamed from the Hub."""
+"""Shards of a corpus that read data sets of the library `datasets`: in memory, on disk, or streamed from the Hub."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from dreamy_lens.corpus.text_field import choose_text_field, explain_no_text
 from dreamy_lens.errors import CorpusError
 
 BATCH = 1 << 20
-"""Characters of the rows that are fetched at once."""
+"""Characters of rows that are fetched at once."""
 
-REMEMBER = 1000
-"""Rows of a stream from one place that is remembered to the next."""
+ROWS_PER_STATE = 1000
+"""Rows of a stream between two states that are kept, from which reading can go on."""
 
 
 class TableShard(Shard):
-    """A `datasets.Dataset`; points are its rows."""
+    """Shard of a `datasets.Dataset`. A point of the shard is the number of a row."""
 
     def __init__(self, name: str, table: Any, field: str) -> None:
         self.name, self.field = name, field
         self.table = table.with_format(None).select_columns([field])
 
     def pieces(self, point: Any, note: Note) -> Iterator[Piece]:
-        """The texts from a row on."""
+        """Yield the texts from a row to the end."""
         row, count, characters, rows = point or 0, len(self.table), 0, 16
         while row < count:
             for text in self.table[row : row + rows][self.field]:
@@ -41,46 +41,46 @@ class TableShard(Shard):
             rows = max(1, min(1024, BATCH * (row - (point or 0)) // max(1, characters)))
 
     def done(self, point: Any) -> float | None:
-        """The part of the rows."""
+        """Return the share of the rows that comes before a point."""
         return 1.0 if point is None else point / max(1, len(self.table))
 
 
 class StreamShard(Shard):
-    """A `datasets.IterableDataset`, or one of the files it is made of; points are its rows.
+    """Shard of a `datasets.IterableDataset`, or of one of its files. A point of the shard is the number of a row.
 
-    Reading on from a row goes back to the last place that was remembered, where the data set can be set to it.
+    Reading from a row begins at the last kept state of the stream before that row.
     """
 
     def __init__(self, name: str, stream: Any, field: str) -> None:
         self.name, self.stream, self.field = name, stream, field
-        self._places: list[tuple[int, Any]] = []
+        self._states: list[tuple[int, Any]] = []  # row, and the stream's state before this row
 
     def pieces(self, point: Any, note: Note) -> Iterator[Piece]:
-        """The texts from a row on.
+        """Yield the texts from a row to the end.
 
         Raises:
-            CorpusError: the data set raises an error, as it does when a connection is lost.
+            CorpusError: The data set raises an error, for example because the connection is lost.
         """
         point = point or 0
         stream, row = self.stream.with_format(None), 0
-        at = bisect.bisect_right(self._places, point, key=lambda place: place[0]) - 1
+        at = bisect.bisect_right(self._states, point, key=lambda state: state[0]) - 1
         if at >= 0:
-            row = self._places[at][0]
-            stream.load_state_dict(self._places[at][1])
+            row = self._states[at][0]
+            stream.load_state_dict(self._states[at][1])
         rows = iter(stream)
         while True:
             try:
-                found = next(rows)
+                fields = next(rows)
             except StopIteration:
                 return
             except Exception as error:
                 why = f"{type(error).__name__}: {error}"
                 raise CorpusError(f"{self.name} could not be read beyond row {row}. {why}") from error
             if row >= point:
-                yield from _piece(self, found.get(self.field), row, note)
+                yield from _piece(self, fields.get(self.field), row, note)
             row += 1
-            if row % REMEMBER == 0 and row > (self._places[-1][0] if self._places else 0):
-                self._places.append((row, stream.state_dict()))
+            if row % ROWS_PER_STATE == 0 and row > (self._states[-1][0] if self._states else 0):
+                self._states.append((row, stream.state_dict()))
 
 
 def _piece(shard: TableShard | StreamShard, text: Any, row: int, note: Note) -> Iterator[Piece]:
@@ -92,15 +92,20 @@ def _piece(shard: TableShard | StreamShard, text: Any, row: int, note: Note) -> 
 
 
 def is_dataset(source: Any) -> bool:
-    """Whether something is a data set, found out without importing the library."""
+    """Return whether an object is a data set of the library `datasets`, without importing the library."""
     return any(kind.__module__.partition(".")[0] == "datasets" for kind in type(source).__mro__)
 
 
 def load_dataset(name: str, split: str | None, config: str | None) -> tuple[str, Any]:
-    """(name for people, data set) of a name on the Hub, streamed.
+    """Return (name to show, data set) of a data set on the Hub, which is streamed.
+
+    Args:
+        name: Name on the Hub, perhaps with a split: "owner/name" or "owner/name:train".
+        split: Split to load, or None.
+        config: Configuration of the data set, or None.
 
     Raises:
-        CorpusError: it cannot be loaded, or has several splits and none was named.
+        CorpusError: The data set cannot be loaded, or two different splits are named.
     """
     import datasets
 
@@ -109,34 +114,41 @@ def load_dataset(name: str, split: str | None, config: str | None) -> tuple[str,
         raise CorpusError(f"{name!r} names the split {part!r}, and split= says {split!r}; give one of them.")
     split = part or split
     try:
-        found = datasets.load_dataset(path, config, split=split, streaming=True)
-    except Exception as error:  # no connection, no such name, a split or configuration that is not there
+        dataset = datasets.load_dataset(path, config, split=split, streaming=True)
+    except Exception as error:  # no connection, or the name, the split or the configuration does not exist
         why = f"{type(error).__name__}: {error}"
         raise CorpusError(
-            f"There is no file or folder {path!r} here, and no data set of that name can be had from the Hub. {why}"
+            f"There is no file or folder {path!r} here, and no data set of that name can be loaded from the Hub. {why}"
         ) from error
-    return f"{path}:{split}" if split else path, found
+    return f"{path}:{split}" if split else path, dataset
 
 
 def dataset_shards(source: Any, name: str, split: str | None, wanted: str | None) -> tuple[str, list[Shard], Any]:
-    """(name for people, shards, fingerprint or a function that finds it) of a data set.
+    """Return (name to show, shards, fingerprint or a function that returns it) of a data set.
+
+    Args:
+        source: Data set, or dictionary of its splits.
+        name: Name of the data set, to show.
+        split: Split to read, or None.
+        wanted: Column that the user named, or None.
 
     Raises:
-        CorpusError: it has several splits and none was named, no text, or not the column that was asked for.
+        CorpusError: The data set has several splits and none was named, or it has no text, or no text column can be
+            chosen.
     """
     if isinstance(source, dict):
         source, split = _one_split(source, name, split)
         name = f"{name}:{split}"
     elif split is not None and str(getattr(source, "split", None)) != split:
-        raise CorpusError(f"This data set has no split {split!r}: it is one by itself. Leave split= away.")
-    streamed = not hasattr(source, "__len__")
+        raise CorpusError(f"This data set has no split {split!r}: it is a single split. Leave out split=.")
+    is_streamed = not hasattr(source, "__len__")
     field = _field(source, name, wanted)
-    if not streamed:
+    if not is_streamed:
         return name, [TableShard(name, source, field)], f"{source._fingerprint}-{field}"
     parts = max(1, source.num_shards)
-    one = source.select_columns([field]) if source.column_names else source
+    stream = source.select_columns([field]) if source.column_names else source
     shards: list[Shard] = [
-        StreamShard(name if parts == 1 else f"{name}[{i}]", one if parts == 1 else one.shard(parts, i), field)
+        StreamShard(name if parts == 1 else f"{name}[{i}]", stream if parts == 1 else stream.shard(parts, i), field)
         for i in range(parts)
     ]
     return name, shards, lambda: _stream_fingerprint(source, name, parts, field)
@@ -146,12 +158,13 @@ def _one_split(splits: Any, name: str, split: str | None) -> tuple[Any, str]:
     if split is None and len(splits) == 1:
         split = next(iter(splits))
     if split not in splits:
-        asked = "Name one of its splits" if split is None else f"There is no split {split!r}; name another"
-        raise CorpusError(f"{asked} with split=: {name} has {', '.join(map(repr, splits))}.")
+        advice = "Name one of its splits" if split is None else f"There is no split {split!r}; name another"
+        raise CorpusError(f"{advice} with split=: {name} has {', '.join(map(repr, splits))}.")
     return splits[split], str(split)
 
 
 def _field(source: Any, name: str, wanted: str | None) -> str:
+    """Return the column with the texts of a data set; raise CorpusError if none can be chosen."""
     features = source.features
     if hasattr(source, "__len__") and not len(source):
         raise CorpusError(f"There are no rows in {name}.")
@@ -171,10 +184,10 @@ def _field(source: Any, name: str, wanted: str | None) -> str:
 
 
 def _stream_fingerprint(source: Any, name: str, parts: int, field: str) -> str:
-    """Of what is known about a stream without reading it, and of its first texts."""
+    """Return a fingerprint of a stream, from its description and its first texts."""
     info = source.info
-    known = [name, parts, field, info.dataset_name, info.config_name, str(info.version), info.dataset_size]
-    known += sorted(map(str, info.download_checksums or {}))
+    description = [name, parts, field, info.dataset_name, info.config_name, str(info.version), info.dataset_size]
+    description += sorted(map(str, info.download_checksums or {}))
     texts = (row[field] for row in itertools.islice(iter(source), 200))
-    digest = hashlib.sha256(json.dumps([*known, texts_digest(texts, SAMPLE)]).encode())
+    digest = hashlib.sha256(json.dumps([*description, texts_digest(texts, SAMPLE)]).encode())
     return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Finding the files of a corpus: paths, folders, globs, and URLs of whatever fsspec knows."""
+"""The files of a corpus, found by path, folder, glob pattern, or a URL that fsspec can open."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ FORMATS = {
 }
 COMPRESSIONS = (".gz", ".zst")
 
+# File systems name the entry that changes with a file's content differently.
 _STAMPS = (
     "ETag",
     "etag",
@@ -31,7 +32,7 @@ _STAMPS = (
     "updated",
     "created",
     "md5Hash",
-)  # as stores say it
+)
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class File:
     """A file that can be read.
 
     Attributes:
-        name: for people, relative to the folder that was asked for.
-        path: absolute, or a URL.
-        size: in bytes, as stored.
-        stamp: changes when the content does, as far as the file system knows.
-        options: what fsspec needs to open a URL.
+        name: Name to show, relative to the folder that the user gave.
+        path: Absolute path, or URL.
+        size: Size as stored, in bytes.
+        stamp: Text that changes when the content changes, as far as the file system knows.
+        options: Options that fsspec needs to open a URL.
     """
 
     name: str
@@ -54,24 +55,24 @@ class File:
 
     @property
     def remote(self) -> bool:
-        """Whether it is a URL."""
+        """True if the path is a URL."""
         return is_url(self.path)
 
     @property
     def format(self) -> str:
-        """How it is read: "text", "json" or "parquet"."""
+        """Format of the file: "text", "json" or "parquet"."""
         return _format(self.name)[0] or "text"
 
     @property
     def compression(self) -> str:
-        """Its suffix, or nothing."""
+        """Suffix of the compression, such as ".gz"; empty if the file is not compressed."""
         return _format(self.name)[1]
 
     def open(self) -> Any:
-        """The file's bytes, from the start, for reading and seeking.
+        """Open the file for reading and seeking in its stored bytes.
 
         Raises:
-            OSError: it cannot be opened.
+            OSError: The file cannot be opened.
         """
         if not self.remote:
             return open(self.path, "rb")
@@ -82,56 +83,58 @@ class File:
 
 
 def is_url(source: str) -> bool:
-    """Whether a source is a URL, as s3://bucket/folder."""
+    """Return whether a source is a URL, such as `s3://bucket/folder`."""
     return "://" in source
 
 
 def is_glob(source: str) -> bool:
-    """Whether a source is a pattern; a question mark in a URL is none."""
+    """Return whether a source is a glob pattern. In a URL a question mark begins the query, so only `*` counts."""
     return any(c in source for c in ("*" if is_url(source) else "*?["))
 
 
 def find_files(source: str, options: dict[str, Any]) -> tuple[str, list[File], Problems]:
     """Find the files that a path, a folder, a pattern or a URL stands for, sorted by name.
 
-    Hidden files and folders are passed over. Files of unknown formats are, too, and counted.
+    The search skips hidden files and folders. It also skips files of unknown formats, and counts them as problems.
 
     Args:
         source: Path, folder, pattern or URL to look at.
         options: Options of fsspec for a URL.
 
     Returns:
-        A name for messages, the files, and what was passed over.
+        A name for messages, the files, and the problems.
 
     Raises:
-        CorpusError: there is nothing there, or nothing that can be read.
+        CorpusError: The source does not exist, or no file in it can be read.
     """
     problems = Problems()
-    single, found = (_remote if is_url(source) else _local)(source, options, problems)
-    if single:
-        (file,) = found
+    is_single, candidates = (_remote if is_url(source) else _local)(source, options, problems)
+    if is_single:
+        (file,) = candidates
         if not _format(file.name)[0]:
-            raise CorpusError(f"{source} is not of a format that can be read. {_readable()}")
-        return file.name, found, problems
+            raise CorpusError(f"{source} has a format that cannot be read. {_readable()}")
+        return file.name, candidates, problems
     files = []
-    for file in found:
+    for file in candidates:
         if _format(file.name)[0]:
             files.append(file)
         else:
             problems.add(Problem(file.name, f"{Path(file.name).suffix or 'no suffix'}", "unknown format"))
     if not files:
-        rest = f" What there is: {problems}." if problems else ""
-        raise CorpusError(f"There are no files with text in {source}. {_readable()}{rest}")
-    what = source if is_glob(source) else f"folder {source.rstrip('/')}/"
-    return f"{what} ({len(files)} file{'s' * (len(files) != 1)})", files, problems
+        skipped = f" Other files: {problems}." if problems else ""
+        raise CorpusError(f"There are no files with text in {source}. {_readable()}{skipped}")
+    label = source if is_glob(source) else f"folder {source.rstrip('/')}/"
+    return f"{label} ({len(files)} file{'s' * (len(files) != 1)})", files, problems
 
 
 def _readable() -> str:
-    return f"Files end in {', '.join(FORMATS)}, all but .parquet perhaps with {' or '.join(COMPRESSIONS)} behind it."
+    """Return a sentence that names the suffixes of readable files."""
+    compressions = " or ".join(COMPRESSIONS)
+    return f"Readable files end in {', '.join(FORMATS)}; {compressions} may follow each of them but .parquet."
 
 
 def _format(name: str) -> tuple[str | None, str]:
-    """How a file is read, by its name, and how it is compressed."""
+    """Return the format and the compression of a file, judged by its name; None for a format that cannot be read."""
     stem, suffix = os.path.splitext(name.lower())
     compression = ""
     if suffix in COMPRESSIONS:
@@ -160,27 +163,32 @@ def _local(source: str, _: dict[str, Any], problems: Problems) -> tuple[bool, li
 
 
 def _walk(root: str, problems: Problems) -> list[File]:
-    def failed(error: OSError) -> None:
+    def add_problem(error: OSError) -> None:
         name = os.path.relpath(str(error.filename), root).replace(os.sep, "/")
         problems.add(Problem(f"{name}/", error.strerror or str(error), "unreadable file"))
 
-    found = []
-    for folder, inner, names in os.walk(root, onerror=failed):
-        inner[:] = [name for name in inner if not name.startswith(".")]
+    files = []
+    for folder, subfolders, names in os.walk(root, onerror=add_problem):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in names:
             path = os.path.join(folder, name)
             if not name.startswith("."):
-                found.append(local_file(path, os.path.relpath(path, root).replace(os.sep, "/")))
-    return sorted(found, key=lambda file: file.name)
+                files.append(local_file(path, os.path.relpath(path, root).replace(os.sep, "/")))
+    return sorted(files, key=lambda file: file.name)
 
 
 def local_file(path: str, name: str) -> File:
-    """A file of this machine."""
+    """Return a file of this machine.
+
+    Args:
+        path: Path of the file.
+        name: Name to show.
+    """
     try:
         status = os.stat(path)
-    except OSError:  # a link to nothing; reading it will say so
+    except OSError:  # a broken link; reading it reports the problem
         return File(name, os.path.abspath(path), 0, "")
-    # Copies keep the time of the last change, but not that of the entry in the folder.
+    # A copy may keep the modification time of the original, but it has its own status change time and inode.
     stamp = f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
     return File(name, os.path.abspath(path), status.st_size, stamp)
 
@@ -191,19 +199,19 @@ def _remote(source: str, options: dict[str, Any], problems: Problems) -> tuple[b
     try:
         system, path = fsspec.core.url_to_fs(source, **options)
         info = None if is_glob(source) else system.info(path)
-        single = info is not None and info["type"] != "directory"
+        is_single = info is not None and info["type"] != "directory"
         if info is None:
-            found, root = system.glob(path, detail=True), path.split("*")[0].rpartition("/")[0]
-        elif single:
-            found, root = {path: info}, path.rpartition("/")[0]
+            entries, root = system.glob(path, detail=True), path.split("*")[0].rpartition("/")[0]
+        elif is_single:
+            entries, root = {path: info}, path.rpartition("/")[0]
         else:
-            found, root = system.find(path, detail=True), path
+            entries, root = system.find(path, detail=True), path
     except FileNotFoundError:
         raise CorpusError(f"There is nothing at {source!r}.") from None
-    except Exception as error:  # a store that is unknown, out of reach, or wants a password; each raises its own
+    except Exception as error:  # an unknown protocol, no connection, no permission: each driver raises its own types
         raise CorpusError(f"{source!r} cannot be opened: {type(error).__name__}: {error}") from error
     files = []
-    for path, info in sorted(found.items()):
+    for path, info in sorted(entries.items()):
         name = path.removeprefix(root).lstrip("/").partition("?")[0] or path
         if info.get("type", "file") == "directory" or _hidden(name):
             continue
@@ -211,11 +219,11 @@ def _remote(source: str, options: dict[str, Any], problems: Problems) -> tuple[b
         files.append(File(name, system.unstrip_protocol(path), int(info.get("size") or 0), stamp, options))
     if not files:
         raise CorpusError(f"There are no files at {source!r}.")
-    return single, files
+    return is_single, files
 
 
 def _beside(path: str) -> str:
-    """What there is instead, nearest names first."""
+    """Return a sentence on what the folder of a missing path contains, most similar names first."""
     folder = os.path.dirname(path.split("*")[0] if is_glob(path) else path) or "."
     while folder and not os.path.isdir(folder):
         folder = os.path.dirname(folder) or "."
@@ -223,7 +231,7 @@ def _beside(path: str) -> str:
         names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError:
         return f"The folder {folder} cannot be read."
-    near = difflib.get_close_matches(os.path.basename(path), names, n=8, cutoff=0.5)
-    shown = [*near, *(name for name in names if name not in near)][:8]
+    similar = difflib.get_close_matches(os.path.basename(path), names, n=8, cutoff=0.5)
+    shown = [*similar, *(name for name in names if name not in similar)][:8]
     more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
     return f"In {folder} there {'is nothing' if not names else 'are: ' + ', '.join(shown) + more}."

@@ -1,22 +1,22 @@
-"""What a corpus passes over: counted by kind, the first few by name."""
+"""Problems in the sources of a corpus: counted by kind, and the first few kept by name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-NAMED = 20
-"""How many problems are kept by name."""
+MAX_NAMED = 20
+"""Number of problems that are kept by name."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A line, a file or a document that was passed over, or read with replacements.
+    """A line, a file or a document that was skipped, or in which characters were replaced.
 
     Attributes:
-        name: what it is called, as "data/a.jsonl:17".
-        why: a clause that says what is wrong.
-        kind: what it is counted as: "broken line", "no text", "unreadable file", "unknown format",
+        name: Name of the line, file or document, such as "data/a.jsonl:17".
+        why: Clause that says what is wrong.
+        kind: Kind under which the problem is counted: "broken line", "no text", "unreadable file", "unknown format" or
             "replaced characters".
     """
 
@@ -33,12 +33,12 @@ class Problems:
     """Problems counted by kind, and the first of them by name.
 
     Attributes:
-        counts: how many there are of each kind.
-        first: the first twenty, in the order of the corpus.
+        counts: Number of problems of each kind.
+        first: First twenty problems, in the order of the corpus.
 
-    >>> found = Problems()
-    >>> found.add(Problem("a.jsonl:3", "not JSON", "broken line"))
-    >>> len(found), str(found)
+    >>> problems = Problems()
+    >>> problems.add(Problem("a.jsonl:3", "not JSON", "broken line"))
+    >>> len(problems), str(problems)
     (1, '1 broken line: a.jsonl:3 (not JSON)')
     """
 
@@ -48,18 +48,18 @@ class Problems:
     def add(self, problem: Problem) -> None:
         """Count a problem."""
         self.counts[problem.kind] = self.counts.get(problem.kind, 0) + 1
-        if len(self.first) < NAMED:
+        if len(self.first) < MAX_NAMED:
             self.first.append(problem)
 
     @classmethod
     def total(cls, parts: Iterable[Problems]) -> Problems:
-        """All of several, given in the order of the corpus."""
-        found = cls()
+        """Return the sum of several parts, which are given in the order of the corpus."""
+        total = cls()
         for part in parts:
             for kind, count in part.counts.items():
-                found.counts[kind] = found.counts.get(kind, 0) + count
-            found.first += part.first[: NAMED - len(found.first)]
-        return found
+                total.counts[kind] = total.counts.get(kind, 0) + count
+            total.first += part.first[: MAX_NAMED - len(total.first)]
+        return total
 
     def __len__(self) -> int:
         return sum(self.counts.values())

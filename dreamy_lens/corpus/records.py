@@ -1,7 +1,7 @@
-"""Documents in text files and in lines of JSON, read from any place on.
+"""Documents in text files and in JSON files, read from any position.
 
-A place in a file is a plain tuple: offset in bytes, decompressed; number of the document or line; characters
-of that document before the offset.
+A position in a file is a plain tuple of three numbers: the offset in decompressed bytes, the number of the document or
+line at that offset, and the number of characters of this document that come before the offset.
 """
 
 from __future__ import annotations
@@ -17,37 +17,45 @@ from dreamy_lens.corpus.streams import Stream
 from dreamy_lens.corpus.text_field import choose_text_field, explain_no_text
 
 LONGEST_LINE = 1 << 28
-"""Bytes of the longest line of JSON that is read; longer ones are passed over."""
+"""Bytes of the longest line of JSON that is read; longer lines are skipped."""
 
 LARGEST_ARRAY = 1 << 28
-"""Bytes of the largest file that may be one array of JSON, since it is read as a whole."""
+"""Bytes of the largest file that may be one JSON array, because such a file is read into memory at once."""
 
 PEEK = 1 << 20
+"""Bytes that are read to find out which field of a JSON file holds the text."""
+
 PEEK_ROWS = 100
+"""Rows that are read to find out which field of a JSON file holds the text."""
 
 _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _SPACES = b" \t\n\r\v\f"
 
 Note = Callable[[Problem], None]
-Place = tuple[int, int, int]
+"""Function that is called with each problem."""
+
+Position = tuple[int, int, int]
+"""Offset in decompressed bytes, number of the document or line, characters of the document before the offset."""
 
 
 def text_pieces(
-    stream: Stream, name: str, place: Place, note: Note, separator: str | None, encoding: str
+    stream: Stream, name: str, position: Position, note: Note, separator: str | None, encoding: str
 ) -> Iterator[Piece]:
-    """The sections of a text file: one document, or those between separators, without white space around them.
+    """Yield the sections of a text file: of its one document, or of the documents between separators.
+
+    White space around a document between separators is removed.
 
     Args:
-        stream: over the file, from the place's offset on.
-        name: of the file.
-        place: where to begin.
-        note: is told of what is passed over or replaced.
-        separator: what stands between documents; None if the file is one document. Its line breaks match those of the
-            file, whichever it has.
-        encoding: of the file, one that keeps ASCII.
+        stream: Stream over the file that begins at the offset of `position`.
+        name: Name of the file.
+        position: Position in the file at which to begin.
+        note: Function that is called with each problem.
+        separator: Text between two documents; None if the file is one document. A line break in it matches the
+            file's line breaks, Unix or Windows.
+        encoding: Encoding of the file; it must keep ASCII.
     """
-    _, number, start = place
+    _, number, start = position
     mark = separator.encode(encoding) if separator else b""
     if stream.offset == 0:
         stream.fill(len(_BOM))
@@ -63,23 +71,23 @@ def text_pieces(
         if not count:
             return
         data, at = stream.data, stream.at
-        end, gap = _find(data, at, mark)
-        whole = end >= 0
-        if not whole:
-            whole = count <= SECTION
-            end = at + count if whole else end_of_section(data, at)
+        end, gap = _find_separator(data, at, mark)
+        is_last = end >= 0  # whether the section is the last of its document
+        if not is_last:
+            is_last = count <= SECTION
+            end = at + count if is_last else end_of_section(data, at)
             gap = 0
-        raw = data[at:end].rstrip(_SPACES) if mark and whole else data[at:end]
+        raw = data[at:end].rstrip(_SPACES) if mark and is_last else data[at:end]
         document = f"{name}:{number}" if mark else name
-        text, bad = _decode(raw, encoding)
-        if bad is not None:
-            why = f"bytes that are not {encoding} were replaced, the first at byte {stream.offset + bad:,}"
+        text, invalid = _decode(raw, encoding)
+        if invalid is not None:
+            why = f"bytes that are not {encoding} were replaced, the first at byte {stream.offset + invalid:,}"
             note(Problem(document, why, "replaced characters"))
         if "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
         before = (stream.offset, number, start)
         stream.skip(end - at + gap)
-        if whole:
+        if is_last:
             number, start = number + (start > 0 or bool(text)), 0
         else:
             start += len(text)
@@ -87,19 +95,20 @@ def text_pieces(
             yield Piece(document, before[2], text, before, (stream.offset, number, start))
 
 
-def _find(data: bytes, at: int, mark: bytes) -> tuple[int, int]:
-    """(where the first separator begins, its length) if one begins within a section, else (-1, 0)."""
+def _find_separator(data: bytes, at: int, mark: bytes) -> tuple[int, int]:
+    """Return (index, length) of the first separator that begins within a section, or (-1, 0) if none does."""
     if not mark:
         return -1, 0
-    found = (data.find(mark, at, at + SECTION + len(mark)), len(mark))
+    match = (data.find(mark, at, at + SECTION + len(mark)), len(mark))
     if b"\n" not in mark:
-        return found
-    wide = mark.replace(b"\n", b"\r\n")
-    other = (data.find(wide, at, at + SECTION + len(wide)), len(wide))
-    return min((f for f in (found, other) if f[0] >= 0), default=(-1, 0))
+        return match
+    windows_mark = mark.replace(b"\n", b"\r\n")
+    windows_match = (data.find(windows_mark, at, at + SECTION + len(windows_mark)), len(windows_mark))
+    return min((m for m in (match, windows_match) if m[0] >= 0), default=(-1, 0))
 
 
 def _skip_space(stream: Stream) -> None:
+    """Skip white space until the next other character or the end of the file."""
     while stream.fill(1):
         rest = stream.data[stream.at : stream.at + SECTION]
         space = len(rest) - len(rest.lstrip(_SPACES))
@@ -109,16 +118,25 @@ def _skip_space(stream: Stream) -> None:
 
 
 def _decode(data: bytes, encoding: str) -> tuple[str, int | None]:
-    """The text, and where the first byte is that had to be replaced."""
+    """Return the text, and the index of the first byte that had to be replaced; None if all bytes are valid."""
     try:
         return data.decode(encoding), None
     except UnicodeDecodeError as error:
         return data.decode(encoding, "replace"), error.start
 
 
-def json_rows(stream: Stream, name: str, place: Place, note: Note) -> Iterator[tuple[int, Any, Place, Place]]:
-    """The rows of a file of JSON: (number, row, place before, place after). Lines that are not JSON are passed over."""
-    offset, number, _ = place
+def json_rows(
+    stream: Stream, name: str, position: Position, note: Note
+) -> Iterator[tuple[int, Any, Position, Position]]:
+    """Yield (number, row, position before, position after) of each line of a JSON file; skip lines that are not JSON.
+
+    Args:
+        stream: Stream over the file that begins at the offset of `position`.
+        name: Name of the file.
+        position: Position in the file at which to begin.
+        note: Function that is called with each problem.
+    """
+    offset, number, _ = position
     if stream.offset == 0:
         stream.fill(len(_BOM))
         if stream.data.startswith(_BOM):
@@ -132,28 +150,31 @@ def json_rows(stream: Stream, name: str, place: Place, note: Note) -> Iterator[t
         if len(line) > LONGEST_LINE:
             note(Problem(label, f"the line is longer than {LONGEST_LINE >> 20} MB", "broken line"))
             continue
-        text, bad = _decode(line, "utf-8")
+        text, invalid = _decode(line, "utf-8")
         try:
             row = json.loads(text)
         except (ValueError, RecursionError) as error:
             why = "it is nested too deeply" if isinstance(error, RecursionError) else f"it is not JSON: {error}"
             note(Problem(label, why, "broken line"))
             continue
-        if bad is not None:
+        if invalid is not None:
             note(Problem(label, "bytes that are not UTF-8 were replaced", "replaced characters"))
         yield number - 1, row, before, (offset, number, 0)
 
 
 def _line(stream: Stream) -> bytes | None:
-    """The next line without its end; None after the last. Of lines that are too long, a beginning that is too long."""
-    want, searched = 1 << 16, 0
+    """Return the next line without its line break, or None after the last line.
+
+    Of a line that is longer than `LONGEST_LINE`, only the first `LONGEST_LINE + 1` bytes are returned.
+    """
+    wanted, searched = 1 << 16, 0
     while True:
-        count = stream.fill(want)
+        count = stream.fill(wanted)
         if not count:
             return None
         at = stream.data.find(b"\n", stream.at + searched)
-        if at >= 0 or count < want:
-            if at < 0 and stream.error:  # half a line, of which the error says enough
+        if at >= 0 or count < wanted:
+            if at < 0 and stream.error:  # an incomplete line, which the error already reports
                 return None
             end = at if at >= 0 else stream.at + count
             line = stream.data[stream.at : end]
@@ -161,7 +182,7 @@ def _line(stream: Stream) -> bytes | None:
             return line
         if count > LONGEST_LINE:
             break
-        searched, want = count, 2 * count
+        searched, wanted = count, 2 * count
     beginning = stream.data[stream.at : stream.at + LONGEST_LINE + 1]
     while (count := stream.fill(1)) and (at := stream.data.find(b"\n", stream.at)) < 0:
         stream.skip(count)
@@ -171,7 +192,14 @@ def _line(stream: Stream) -> bytes | None:
 
 
 def json_pieces(rows: Iterator[tuple[int, Any, Any, Any]], name: str, field: str, note: Note) -> Iterator[Piece]:
-    """The texts of rows, each a document that is called after the file and its line."""
+    """Yield the text of each row as a document that is named after the file and the row's number.
+
+    Args:
+        rows: Rows as (number, row, position before, position after).
+        name: Name of the file.
+        field: Field that holds the text.
+        note: Function that is called with each problem.
+    """
     for number, row, before, after in rows:
         label = f"{name}:{number}"
         text = row.get(field) if isinstance(row, dict) else row
@@ -183,13 +211,20 @@ def json_pieces(rows: Iterator[tuple[int, Any, Any, Any]], name: str, field: str
 
 
 def json_array(stream: Stream, name: str, first: int, note: Note) -> Iterator[tuple[int, Any, int, int]]:
-    """The rows of a file that is one array of JSON, from an index on."""
+    """Yield (index, row, index, next index) of a file that is one JSON array, from the index `first`.
+
+    Args:
+        stream: Stream over the file, from its beginning.
+        name: Name of the file.
+        first: Index of the first row to yield.
+        note: Function that is called with each problem.
+    """
     if stream.fill(LARGEST_ARRAY + 1) > LARGEST_ARRAY:
-        why = f"it is one array of JSON of more than {LARGEST_ARRAY >> 20} MB; write one object a line (.jsonl)"
+        why = f"it is one JSON array of more than {LARGEST_ARRAY >> 20} MB; write one object per line (.jsonl)"
         note(Problem(name, why, "unreadable file"))
         return
-    text, bad = _decode(stream.data[stream.at :].removeprefix(_BOM), "utf-8")
-    if bad is not None and not first:
+    text, invalid = _decode(stream.data[stream.at :].removeprefix(_BOM), "utf-8")
+    if invalid is not None and not first:
         note(Problem(name, "bytes that are not UTF-8 were replaced", "replaced characters"))
     try:
         rows = json.loads(text)
@@ -201,7 +236,7 @@ def json_array(stream: Stream, name: str, first: int, note: Note) -> Iterator[tu
 
 
 def is_array(stream: Stream, name: str) -> bool:
-    """Whether a file of JSON is one array rather than a row of lines."""
+    """Return whether a JSON file is one array, and not one row per line."""
     if not name.lower().removesuffix(".gz").removesuffix(".zst").endswith(".json"):
         return False
     stream.fill(1 << 12)
@@ -209,7 +244,13 @@ def is_array(stream: Stream, name: str) -> bool:
 
 
 def json_field(stream: Stream, name: str, wanted: str | None) -> tuple[str | None, str]:
-    """(the field with the texts, or None; why there is none, or ""), judged by the first rows."""
+    """Return (field with the text, "") or (None, why there is none), judged by the first rows.
+
+    Args:
+        stream: Stream over the file, from its beginning.
+        name: Name of the file.
+        wanted: Field that the user named, or None.
+    """
     stream.fill(PEEK)
     ignore: Note = lambda problem: None  # noqa: E731
     rows: Iterator[Any]
@@ -220,7 +261,7 @@ def json_field(stream: Stream, name: str, wanted: str | None) -> tuple[str | Non
     columns: dict[str, bool] = {}
     for _, row in zip(range(PEEK_ROWS), rows, strict=False):
         if isinstance(row, str):
-            return wanted or "text", ""  # a line that is nothing but a text
+            return wanted or "text", ""  # the row is the text itself
         for key, value in row.items() if isinstance(row, dict) else ():
             columns[key] = columns.get(key, False) or isinstance(value, str)
     return choose_text_field(columns, wanted) if columns else (wanted or "text", "")

@@ -1,4 +1,4 @@
-"""From whatever there is to a corpus."""
+"""Sources of text: how a corpus is made from paths, URLs, data sets, lists and iterators."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dreamy_lens.corpus.sections import BLOCK, SECTION
 from dreamy_lens.errors import CorpusError, SettingsError
 
 VERSION = 1
-"""Of the way from a source to sections and blocks; a part of every fingerprint."""
+"""Version of the rules that turn a source into sections and blocks; a part of every fingerprint."""
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.\[\]%+-]+)?|[\w.-]+:[\w.\[\]%+-]+")
 _FILE_OPTIONS = ("text_field", "separator", "encoding", "storage_options")
@@ -42,35 +42,36 @@ def open_corpus(
     storage_options: Mapping[str, Any] | None = None,
     packages: Iterable[str] | None = None,
 ) -> Corpus:
-    r"""A corpus, from nearly anything that holds text. Nothing is tokenized, and little is read before it is needed.
+    r"""Open nearly anything that holds text as a corpus. Nothing is tokenized, and most text is read only when needed.
 
     Args:
-        source: one of
+        source: One of
 
-            - None or "docstrings": the documentation that ships with installed packages; what the embedded model was
-              trained on, and then what was held out. The first use in a process takes half a minute.
-            - a path, or several as `pathlib.Path`: .txt and .md (a file is a document, unless there is a `separator`),
-              .jsonl, .ndjson and .json (a row is a document), each perhaps with .gz or .zst behind it, .parquet.
-            - a folder (everything below it, by name; what is hidden is passed over), or a pattern as "data/*.jsonl.gz".
-            - a URL of whatever fsspec knows: "s3://bucket/folder", "gs://bucket/part-*.parquet".
-            - a `datasets` data set, or its name on the Hub, streamed: "owner/name" or "owner/name:train".
+            - None or "docstrings": the documentation that ships with installed packages, first the documents that the
+              embedded model was trained on, then the held-out ones. The first use in a process takes half a minute.
+            - a path, or several as `pathlib.Path`: .txt and .md (a file is a document, unless there is a `separator`);
+              .jsonl, .ndjson and .json (a row is a document); .parquet (a row is a document). All but .parquet may be
+              compressed, and then end in .gz or .zst.
+            - a folder, with all files below it by name, except hidden ones; or a pattern, such as "data/*.jsonl.gz".
+            - a URL that fsspec can open: "s3://bucket/folder", "gs://bucket/part-*.parquet".
+            - a `datasets` data set, or its name on the Hub, which is streamed: "owner/name" or "owner/name:train".
             - a list of texts, or of objects with `.text` and `.source`.
-            - a function that returns an iterator of texts, or an iterable. A generator can be read once.
-            - a corpus, which is returned as it is.
-        split: of the documentation ("train" or "held_out"), or of a data set.
-        config: configuration of a data set on the Hub.
-        text_field: field or column with the texts; None takes "text", else "content", else the only one of strings.
-        separator: what stands between the documents of a text file, as "<|endoftext|>" or ``"\n\n\n"``.
-        encoding: of text files, "utf-8" unless it is said; one that keeps ASCII.
-        storage_options: what fsspec needs to open a URL.
-        packages: of the documentation, instead of `dreamy_lens.corpus.PACKAGES`.
+            - a function that returns an iterator of texts, or an iterable. A generator can be read only once.
+            - a corpus, which is returned unchanged.
+        split: Split of the documentation ("train" or "held_out"), or of a data set.
+        config: Configuration of a data set on the Hub.
+        text_field: Field or column with the texts; None takes "text", else "content", else the only one with strings.
+        separator: Text between the documents of a text file, such as "<|endoftext|>" or ``"\n\n\n"``.
+        encoding: Encoding of text files; it must keep ASCII. None is "utf-8".
+        storage_options: Options that fsspec needs to open a URL.
+        packages: Packages of the documentation; None is `dreamy_lens.corpus.PACKAGES`.
 
     Returns:
-        A corpus, with what was passed over in `.problems`.
+        A corpus, whose `.problems` count what was skipped.
 
     Raises:
-        CorpusError: there is no such source, or it has no text.
-        SettingsError: an option does not go with the source, or has no such value.
+        CorpusError: The source does not exist, or has no text.
+        SettingsError: An option does not apply to the source, or has a wrong value.
 
     >>> from dreamy_lens import corpus
     >>> corpus.open(["A text.", "Another one."])
@@ -107,25 +108,26 @@ def open_corpus(
     return _texts(source)
 
 
-def _check_options(given: Mapping[str, Any], known: Sequence[str], what: str) -> None:
+def _check_options(given: Mapping[str, Any], known: Sequence[str], kind: str) -> None:
+    """Raise SettingsError if an option is given that does not apply to a kind of source."""
     for name in given:
         if name not in known:
-            has = f"; what can be said about it: {', '.join(known)}" if known else ""
-            raise SettingsError(f"{name}= does not go with {what}{has}.")
+            options = f"; its options are {', '.join(known)}" if known else ""
+            raise SettingsError(f"{name}= does not go with {kind}{options}.")
 
 
 def _named(source: str, given: dict[str, Any]) -> Corpus:
-    """The corpus of a string: files where there are some, else a data set on the Hub."""
+    """Return the corpus of a string: of local files or a URL if they exist, else of a data set on the Hub."""
     local = os.path.expanduser(source)
     try:
-        there = bool(source) and os.path.exists(local)
-    except ValueError:  # a NUL
-        there = False
-    if not there and ("\n" in source or " " in source.strip() or not source or len(source) > 1000):
+        exists = bool(source) and os.path.exists(local)
+    except ValueError:  # the string has a NUL
+        exists = False
+    if not exists and ("\n" in source or " " in source.strip() or not source or len(source) > 1000):
         raise CorpusError(
             f"There is no file {source[:60]!r}. If it is a text, give a list of texts: [{source[:20]!r}]."
         )
-    if there or is_url(source) or (is_glob(source) and not _HUB_NAME.fullmatch(source)):
+    if exists or is_url(source) or (is_glob(source) and not _HUB_NAME.fullmatch(source)):
         _check_options(given, _FILE_OPTIONS, "files")
         return _files(source, **given)
     means_hub = "split" in given or "config" in given
@@ -133,19 +135,28 @@ def _named(source: str, given: dict[str, Any]) -> Corpus:
     is_file |= "/" in source and os.path.isdir(source.partition("/")[0])
     if (_HUB_NAME.fullmatch(source) or means_hub) and not is_file:
         _check_options(given, ("split", "config", "text_field"), "a data set on the Hub")
-        name, found = hub.load_dataset(source, given.get("split"), given.get("config"))
-        return _dataset(found, name, text_field=given.get("text_field"))
+        name, dataset = hub.load_dataset(source, given.get("split"), given.get("config"))
+        return _dataset(dataset, name, text_field=given.get("text_field"))
     if means_hub:
         _check_options(given, _FILE_OPTIONS, "files")
-    return _files(source, **given)  # which says what there is instead
+    return _files(source, **given)  # raises an error that names the files that exist
 
 
 def _corpus(name: str, shards: list[Shard], fingerprint: Any, problems: Problems | None = None) -> Corpus:
-    def whole() -> str:
-        found = fingerprint() if callable(fingerprint) else fingerprint
-        return hashlib.sha256(json.dumps([VERSION, SECTION, BLOCK, found]).encode()).hexdigest()[:16]
+    """Return a corpus whose fingerprint also depends on how sources are cut.
 
-    return Corpus(name, shards, whole, problems or Problems())
+    Args:
+        name: Name of the corpus, to show.
+        shards: Shards of the corpus.
+        fingerprint: JSON value that changes when the source changes, or a function that returns it.
+        problems: Problems found while the source was opened.
+    """
+
+    def full_fingerprint() -> str:
+        source_fingerprint = fingerprint() if callable(fingerprint) else fingerprint
+        return hashlib.sha256(json.dumps([VERSION, SECTION, BLOCK, source_fingerprint]).encode()).hexdigest()[:16]
+
+    return Corpus(name, shards, full_fingerprint, problems or Problems())
 
 
 def _documentation(split: str | None = None, packages: Iterable[str] = PACKAGES) -> Corpus:
@@ -159,7 +170,7 @@ def _documentation(split: str | None = None, packages: Iterable[str] = PACKAGES)
 
 
 def _version(package: str) -> list[str]:
-    """What changes when the documentation of a package does: its version, or its newest file."""
+    """Return texts that change when a package changes: its version, or the sizes and times of its files."""
     if package in ("stdlib", "pydoc_data.topics"):
         return [package, sys.version]
     try:
@@ -176,21 +187,23 @@ def _version(package: str) -> list[str]:
 
 
 def _read_options(options: Mapping[str, Any]) -> tuple[ReadOptions, dict[str, Any]]:
-    """How files are read, and what fsspec needs."""
+    """Return how files are read, and the options of fsspec; raise SettingsError if an option has a wrong value."""
     options = dict(options)
     storage = dict(options.pop("storage_options", {}))
     settings = ReadOptions(**options)
     if settings.separator == "":
-        raise SettingsError("separator= is an empty text; leave it away if a file is one document.")
+        raise SettingsError("separator= is an empty text; leave it out if each file is one document.")
     try:
-        keeps = "a \n".encode(settings.encoding) == b"a \n"
+        keeps_ascii = "a \n".encode(settings.encoding) == b"a \n"
         (settings.separator or "").encode(settings.encoding)
     except LookupError:
         raise SettingsError(f"There is no encoding {settings.encoding!r}.") from None
     except UnicodeEncodeError:
         raise SettingsError(f"The separator {settings.separator!r} cannot be written in {settings.encoding}.") from None
-    if not keeps:
-        raise SettingsError(f"Files in {settings.encoding} must be converted, best to UTF-8: it does not keep ASCII.")
+    if not keeps_ascii:
+        raise SettingsError(
+            f"Files in {settings.encoding} must be converted, best to UTF-8: the encoding does not keep ASCII."
+        )
     return settings, storage
 
 
@@ -204,18 +217,18 @@ def _several_files(paths: Iterable[os.PathLike[str]], **options: Any) -> Corpus:
     settings, _ = _read_options(options)
     files, problems = [], Problems()
     for path in paths:
-        _, found, passed = find_files(os.fspath(path), {})
-        files += found
-        problems = Problems.total([problems, passed])
+        _, path_files, path_problems = find_files(os.fspath(path), {})
+        files += path_files
+        problems = Problems.total([problems, path_problems])
     return _corpus_of_files(f"{len(files)} files", files, settings, problems)
 
 
 def _corpus_of_files(name: str, files: list[File], settings: ReadOptions, problems: Problems) -> Corpus:
     if not any(file.size for file in files):
         raise CorpusError(f"There is no text in {name}: {'the file is' if len(files) == 1 else 'all files are'} empty.")
-    known = [[file.name, file.size, file.stamp] for file in files]
+    stamps = [[file.name, file.size, file.stamp] for file in files]
     shards = file_shards(files, settings)
-    return _corpus(name, shards, [known, settings.text_field, settings.separator, settings.encoding], problems)
+    return _corpus(name, shards, [stamps, settings.text_field, settings.separator, settings.encoding], problems)
 
 
 def _dataset(source: Any, name: str, split: str | None = None, text_field: str | None = None) -> Corpus:
@@ -224,7 +237,7 @@ def _dataset(source: Any, name: str, split: str | None = None, text_field: str |
 
 
 def _texts(source: Any) -> Corpus:
-    """The corpus of a list, an iterable, an iterator, or a function."""
+    """Return the corpus of a list, an iterable, an iterator, or a function."""
     kind = type(source).__name__
     if isinstance(source, (bytes, bytearray, set, frozenset, Mapping)) or kind == "DataFrame":
         advice = {
@@ -234,7 +247,7 @@ def _texts(source: Any) -> Corpus:
             "bytes": "decode them, and give a list of texts",
             "bytearray": "decode them, and give a list of texts",
         }.get(kind, "give list(....values())")
-        raise CorpusError(f"Texts were expected, and got {kind}: {advice}.")
+        raise CorpusError(f"Expected texts, but got {kind}: {advice}.")
     if isinstance(source, (list, tuple)):
         return _list(source)
     if isinstance(source, Iterator):
@@ -267,9 +280,9 @@ def _list(texts: Sequence[Any]) -> Corpus:
     return _corpus(f"{len(texts)} text{'s' * (len(texts) != 1)}", [shard], shard.fingerprint)
 
 
-def _check_texts(items: Sequence[Any], what: str) -> None:
-    """Raise if there is no text among items."""
+def _check_texts(items: Sequence[Any], name: str) -> None:
+    """Raise CorpusError if there is no text among items."""
     if not items:
-        raise CorpusError(f"There is no text in {what}: it is empty.")
+        raise CorpusError(f"There is no text in {name}: it is empty.")
     if all(isinstance(named_text(item, ""), Problem) for item in items):
-        raise CorpusError(f"Texts were expected, and the items of {what} are {type(items[0]).__name__}.")
+        raise CorpusError(f"Expected texts, but the items of {name} are {type(items[0]).__name__}.")

@@ -1,4 +1,4 @@
-"""Bytes of files, decompressed on the way, with as many in sight as a reader wants and no more in memory."""
+"""Decompressed bytes of files, read into a buffer that holds no more than a reader needs."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from typing import Any
 from dreamy_lens.corpus.paths import File
 
 CHUNK = 1 << 20
-COMPRESSED_CHUNK = 1 << 16  # what is lost where a compressed file breaks off
+"""Bytes that are read at once."""
+
+COMPRESSED_CHUNK = 1 << 16
+"""Decompressed bytes that are read at once; so much of the text is lost where a compressed file is cut off."""
 
 UNREADABLE = (OSError, EOFError, zlib.error, ValueError)
-"""What opening and decompressing raise; pyarrow's errors are among them."""
+"""Errors that opening, reading and decompressing raise; pyarrow's errors are subclasses of them."""
 
 
 class Stream:
-    """The bytes of a file from an offset on.
+    """The bytes of a file from an offset to its end.
 
     Attributes:
-        data: what is in sight; what is wanted next begins at `data[at]`.
-        at: index into `data`.
-        offset: of `data[at]` in the file, decompressed.
-        error: what ended the reading before the end of the file, if something did. What came before it can be had.
+        data: Bytes in the buffer; those before `data[at]` have been read.
+        at: Index of the next byte in `data`.
+        offset: Offset of the next byte in the decompressed file.
+        error: Error that ended the reading before the end of the file, or None. The bytes before it stay readable.
     """
 
     def __init__(self, raw: Any, read: Any, offset: int) -> None:
@@ -33,7 +36,7 @@ class Stream:
         self.ended, self.error = False, None
 
     def fill(self, count: int) -> int:
-        """Bring `count` bytes into sight if the file has them; returns how many there are."""
+        """Read until the buffer has `count` unread bytes or the file ends, and return how many it has."""
         have = len(self.data) - self.at
         if have >= count or self.ended:
             return have
@@ -50,22 +53,28 @@ class Stream:
         return have
 
     def skip(self, count: int) -> None:
-        """Pass over bytes that are in sight."""
+        """Move past `count` bytes of the buffer."""
         self.at += count
         self.offset += count
 
     @property
     def stored(self) -> int:
-        """Bytes of the file, as stored, that have been read."""
+        """Number of stored bytes of the file that have been read."""
         return self._raw.tell()
 
 
 @contextmanager
 def open_stream(file: File, offset: int = 0) -> Iterator[Stream]:
-    """A stream over a file from an offset on; in a compressed file, what is before it is decompressed and dropped.
+    """Open a file as a stream that begins at an offset.
+
+    A compressed file is decompressed from its start, and the bytes before the offset are dropped.
+
+    Args:
+        file: File to open.
+        offset: Offset in the decompressed file.
 
     Raises:
-        OSError: the file cannot be opened.
+        OSError: The file cannot be opened.
     """
     with file.open() as raw:
         if file.compression == ".gz":
@@ -74,8 +83,8 @@ def open_stream(file: File, offset: int = 0) -> Iterator[Stream]:
         elif file.compression == ".zst":
             import pyarrow
 
-            inflating = pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), "zstd")
-            read = lambda: inflating.read(COMPRESSED_CHUNK)  # noqa: E731
+            decompressed = pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), "zstd")
+            read = lambda: decompressed.read(COMPRESSED_CHUNK)  # noqa: E731
         else:
             raw.seek(offset)
             yield Stream(raw, lambda: raw.read(CHUNK), offset)

@@ -1,18 +1,18 @@
-"""Which field of a row, or column of a table, holds the text."""
+"""The field of a row, or the column of a table, that holds the text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-USUAL = ("text", "content")
+DEFAULT_FIELDS = ("text", "content")
 
 
 def choose_text_field(columns: Mapping[str, bool], wanted: str | None) -> tuple[str | None, str]:
-    """Return (the column with the texts, "") or (None, why there is none).
+    """Return (column with the texts, "") or (None, why there is none).
 
     Args:
-        columns: Every column, and whether it holds strings.
+        columns: Name of every column, with True if the column holds strings.
         wanted: Column that the user named; None takes "text", else "content", else the only column of strings.
 
     >>> choose_text_field({"id": False, "story": True}, None)
@@ -24,24 +24,24 @@ def choose_text_field(columns: Mapping[str, bool], wanted: str | None) -> tuple[
     if wanted is not None:
         if wanted in strings:
             return wanted, ""
-        what = f"its column {wanted!r} holds no strings" if wanted in columns else f"it has no column {wanted!r}"
-        return None, f"{what}; columns of strings: {_listed(strings)}"
-    for name in USUAL:
+        reason = f"its column {wanted!r} holds no strings" if wanted in columns else f"it has no column {wanted!r}"
+        return None, f"{reason}; columns of strings: {_listed(strings)}"
+    for name in DEFAULT_FIELDS:
         if name in strings:
             return name, ""
     if len(strings) == 1:
         return strings[0], ""
     if not strings:
-        return None, f"it has no column of strings; what it has: {_listed(list(columns))}"
+        return None, f"it has no column of strings; its columns: {_listed(list(columns))}"
     return None, f"it has several columns of strings: {_listed(strings)}; name one with text_field="
 
 
 def explain_no_text(row: Any, field: str) -> str:
-    """Return why a row has no text."""
+    """Return a clause that says why a row has no text in a field."""
     if not isinstance(row, dict):
-        return f"an object was expected, and it is {_kind(row)}"
+        return f"an object was expected, but it is {_kind(row)}"
     if field not in row:
-        return f"it has no field {field!r}, but {_listed(list(row))}"
+        return f"it has no field {field!r}; its fields: {_listed(list(row))}"
     return f"its field {field!r} is {_kind(row[field])}"
 
 

@@ -1,4 +1,4 @@
-"""Windows: n consecutive tokens of a document, what the prompts of a dream are held against."""
+"""Windows: n consecutive tokens of a document, the dataset counterpart of a prompt."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from dreamy_lens.errors import SettingsError
 from dreamy_lens.models.vocabulary import Vocabulary
 
 NO_HASH = 2**63 - 1
-"""What no window hashes to, so that it can stand for "no window"."""
+"""Number that is the hash of no window, and so can stand for "no window"."""
 
 
 @dataclass(frozen=True)
 class WindowSettings:
-    """How windows are cut.
+    """Length, stride and context of windows.
 
     Attributes:
-        length: tokens of a window, one or more.
-        stride: tokens from the start of a window to that of the next in a document; None, the default, is `length`:
-            windows side by side. 1 takes every window there is.
-        context: tokens before and after a window that are shown with it.
+        length: Number of tokens of a window, at least 1.
+        stride: Number of tokens between the starts of two neighbouring windows of a document. None is `length`, so that
+            windows do not overlap. 1 takes every possible window.
+        context: Number of tokens before and after a window that are shown with it.
 
     >>> WindowSettings(length=8).step
     8
@@ -46,7 +46,7 @@ class WindowSettings:
 
     @property
     def step(self) -> int:
-        """The stride in tokens."""
+        """Number of tokens between the starts of two neighbouring windows."""
         return self.length if self.stride is None else self.stride
 
 
@@ -55,17 +55,18 @@ class Windows:
     """The windows of one block.
 
     Attributes:
-        tokens: Ids of the block's sections, one section after the other, without BOS, int32.
-        starts: First token of each window, int64: window w is ``tokens[starts[w] : starts[w] + length]``. Windows are
-            in the order of the corpus; of equal windows only the first of the block is there.
-        section: Section of each window, int32, an index into ``block.sections``.
-        bounds: First token of each section, and the end, int64.
-        hashes: Hash of each window's ids, int64. Equal windows have equal hashes; others differ but for a chance of
-            2**-64. None is :data:`NO_HASH`.
-        duplicates: Number of windows that were dropped because they are repeats.
-        short: Number of sections without any window, since their runs of ordinary tokens are shorter than one.
-        length: Tokens of a window.
-        block: Block that has the windows.
+        tokens: Token ids of the block's sections, one section after the other, without BOS, int32 `[tokens]`.
+        starts: Index in `tokens` of the first token of each window, int64 `[windows]`: window w is
+            ``tokens[starts[w] : starts[w] + length]``. Windows are in the order of the corpus. Of equal windows, only
+            the first one of the block is kept.
+        section: Section of each window, an index into ``block.sections``, int32 `[windows]`.
+        bounds: Index in `tokens` of the first token of each section, then the end, int64 `[sections + 1]`.
+        hashes: Hash of each window's ids, int64 `[windows]`. Equal windows have equal hashes; two different windows
+            have equal hashes with probability 2**-64. No hash is :data:`NO_HASH`.
+        duplicates: Number of windows that were dropped because they repeat an earlier one.
+        short: Number of sections that have no window, because their runs of ordinary tokens are too short.
+        length: Number of tokens of a window.
+        block: Block from which the windows are cut.
         vocabulary: Vocabulary of the tokens.
     """
 
@@ -85,42 +86,50 @@ class Windows:
 
     @property
     def ids(self) -> Int[np.ndarray, "windows length"]:
-        """Token ids of every window, int64."""
+        """Token ids of every window, int64 `[windows, length]`."""
         if not len(self.starts):
             return np.zeros((0, self.length), dtype=np.int64)
         return sliding_window_view(self.tokens, self.length)[self.starts].astype(np.int64)
 
     def character(self, w: int) -> int:
-        """Offset in the document, in characters, at which the text of window w begins."""
+        """Return the offset in the document, in characters, at which the text of window `w` begins."""
         return int(self.characters([w])[0])
 
     def characters(self, which: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The offsets of several windows, int64 `[len(which)]`; each section concerned is tokenized once more.
+        """Return the offsets in their documents, in characters, at which the texts of several windows begin.
 
-        ``document[offset:]`` begins with the window's text, unless its first token is not a whole character (then the
-        offset is that character's), or the tokenizer rewrites text, as those do that know no capitals.
+        ``document[offset:]`` begins with the window's text, with two exceptions. If the window begins inside a
+        character, the offset is that of the character. If the tokenizer changes text, for example to lower case, the
+        texts may differ. The sections that contain the windows are tokenized again.
+
+        Args:
+            which: Indices of windows.
+
+        Returns:
+            Offsets, int64 `[len(which)]`.
         """
         which = np.asarray(which, dtype=np.int64)
-        found = np.zeros(len(which), dtype=np.int64)
+        offsets = np.zeros(len(which), dtype=np.int64)
         for s in np.unique(self.section[which]):
-            mine = np.flatnonzero(self.section[which] == s)
-            starts = self.starts[which[mine]]
+            rows = np.flatnonzero(self.section[which] == s)
+            starts = self.starts[which[rows]]
             runs = [(int(start - self.bounds[s]), self.tokens[start : start + self.length]) for start in starts]
             section = self.block.sections[s]
-            found[mine] = section.start + np.array(character_offsets(section.text, runs, self.vocabulary))
-        return found
+            offsets[rows] = section.start + np.array(character_offsets(section.text, runs, self.vocabulary))
+        return offsets
 
 
 def cut_windows(block: Block, vocabulary: Vocabulary, settings: WindowSettings) -> Windows:
-    """Cut a block into windows: every `step` tokens from the start of a section, or from behind a special token.
+    """Cut a block into windows, one every `step` tokens.
 
-    No window reaches over the end of a section or contains a special token; where one stands in the text (as
-    "<|endoftext|>"), a document ends and another begins.
+    Counting begins at the start of each section, and again after each special token. No window crosses the end of a
+    section, and none contains a special token: a special token in the text, such as "<|endoftext|>", ends one document
+    and begins another.
 
     Args:
         block: Block of a corpus.
         vocabulary: Vocabulary of the model.
-        settings: Length of the windows, and the distance between them.
+        settings: Length and stride of the windows.
 
     >>> import dreamy_lens as dl
     >>> from dreamy_lens.models.load import as_hooked
@@ -152,7 +161,7 @@ def cut_windows(block: Block, vocabulary: Vocabulary, settings: WindowSettings) 
 
 
 def _is_boundary(tokens: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-    """Whether each token ends a run: it is special, or the model has no embedding for it."""
+    """Return whether each token belongs to no window, because it is special or has no embedding; bool `[tokens]`."""
     special = np.zeros(vocabulary.size, dtype=bool)
     special[[i for i in vocabulary.special if 0 <= i < vocabulary.size]] = True
     inside = (tokens >= 0) & (tokens < vocabulary.size)
@@ -160,8 +169,14 @@ def _is_boundary(tokens: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
 
 
 def _starts(bounds: np.ndarray, breaks: np.ndarray, settings: WindowSettings) -> np.ndarray:
-    """Where windows start, given where sections begin (and the last ends) and which tokens are in none."""
-    # Beginnings and ends of runs, each sorted, pair up: between two beginnings there is exactly one end.
+    """Return the index of the first token of each window.
+
+    Args:
+        bounds: Index of the first token of each section, then the end.
+        breaks: Indices of tokens that belong to no window.
+        settings: Length and stride of the windows.
+    """
+    # Sorted beginnings and ends of runs belong together, because exactly one end lies between two beginnings.
     begins = np.sort(np.concatenate([bounds[:-1], breaks + 1]))
     ends = np.sort(np.concatenate([bounds[1:], breaks]))
     counts = np.maximum((ends - begins - settings.length) // settings.step + 1, 0)
@@ -170,18 +185,18 @@ def _starts(bounds: np.ndarray, breaks: np.ndarray, settings: WindowSettings) ->
 
 
 def _hashes(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-    """Hashes, int64 `[W]`, of the windows that start there."""
+    """Return a hash of each window, int64 `[windows]`."""
     codes = _mix(tokens.astype(np.uint64) + np.uint64(1))
     hashes = np.full(len(starts), length, dtype=np.uint64)
     for i in range(length):
         hashes = _mix(hashes * np.uint64(0x9E3779B97F4A7C15) + codes[starts + i])
-    found = hashes.view(np.int64)
-    found[found == NO_HASH] -= 1
-    return found
+    signed = hashes.view(np.int64)
+    signed[signed == NO_HASH] -= 1
+    return signed
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64: a bijection of 64 bits in which each bit depends on all."""
+    """Apply the finaliser of splitmix64: a bijection of 64 bits in which each bit depends on all bits."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -191,7 +191,7 @@ class Node:
         """
         return None
 
-    def self.absolute() -> Any:
+    def absolute(self) -> Any:
         """The tree with absolute paths in the place of relative ones that exist here, so that it holds in any folder.
 
         This goes for directions' files, for sparse autoencoders' folders, and for the folders of other models.

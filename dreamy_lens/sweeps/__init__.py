@@ -1,4 +1,4 @@
-"""Sweeps: many runs, planned and carried out in this process or on the workers of a Ray cluster."""
+"""Sweeps: many runs over features, settings and seeds, made in this process or on the workers of a Ray cluster."""
 
 import lazy_loader
 

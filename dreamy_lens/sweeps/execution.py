@@ -1,4 +1,4 @@
-"""Carries out the plan of a sweep, in this process or on a Ray cluster, and keeps every finished run."""
+"""Execution of the plan of a sweep, in this process or on a Ray cluster; every finished run is saved."""
 
 from __future__ import annotations
 
@@ -25,40 +25,40 @@ Groups = list[list[SweepTask]]
 def carry_out(
     plan: Plan, place: SharedFolder, ray: RayConfig | None = None, together: int = 1, progress: bool | None = None
 ) -> Sweep:
-    """Make every run of a plan that is missing, and return the sweep; see :func:`dreamy_lens.sweep`.
+    """Make every missing run of a plan, and return the sweep; see :func:`dreamy_lens.sweep`.
 
     Args:
-        plan: Runs to make.
-        place: Folder or URL to keep the runs in.
-        ray: Cluster to run on; None is this process.
-        together: How many runs with the same settings are scored in the same passes.
+        plan: Plan of the sweep.
+        place: Folder or URL in which the runs are saved.
+        ray: Ray cluster that makes the runs; None makes them in this process.
+        together: Number of runs with equal settings that share the model's forward passes.
         progress: Whether to show a progress bar; None shows one in terminals and notebooks.
 
     Raises:
-        SettingsError: `together` is not a whole number, or something cannot be sent to workers.
-        RunFolderError: The folder holds another sweep, or something else.
+        SettingsError: `together` is not a whole number, or an object cannot be sent to workers.
+        RunFolderError: The folder holds another sweep, or other files.
     """
     if isinstance(together, bool) or not isinstance(together, int) or together < 1:
         raise SettingsError(f"together is {together!r}; it must be a whole number, at least 1.")
     manifest = _write_manifest(place, plan)
     sweep = _open(place, manifest, plan)
-    todo = [task for task in plan.tasks if not sweep.is_done(task)]
-    groups = _groups(todo, together)
+    unfinished = [task for task in plan.tasks if not sweep.is_done(task)]
+    groups = _groups(unfinished, together)
     runner = Runner(plan, place, manifest["mark"])
-    with SweepBar(plan, len(plan.tasks) - len(todo), progress) as bar:
+    with SweepBar(plan, len(plan.tasks) - len(unfinished), progress) as bar:
         try:
-            if todo and ray is not None:
+            if unfinished and ray is not None:
                 with connected(ray, tasks=len(groups)) as cluster:
                     _show_all(_run_on_cluster(cluster, runner, groups, bar), bar)
-            elif todo:
+            elif unfinished:
                 _show_all(_run_here(runner, groups), bar)
         except KeyboardInterrupt:
-            bar.interrupted()
+            bar.report_interrupt()
     sweep = _open(place, manifest, plan)
-    failed = [task for task in todo if sweep.status(task) == FAILED]
+    failed = [task for task in unfinished if sweep.status(task) == FAILED]
     if failed:
         warnings.warn(
-            f"{len(failed)} of {len(plan.tasks)} runs failed; the Sweep's .failed says why, and the same call tries "
+            f"{len(failed)} of {len(plan.tasks)} runs failed; the Sweep's .failed says why. Repeat the call to try "
             "them again.",
             RuntimeWarning,
             stacklevel=3,
@@ -67,22 +67,22 @@ def carry_out(
 
 
 def _write_manifest(place: SharedFolder, plan: Plan) -> dict[str, Any]:
-    """Return the manifest of a plan, written if it is new.
+    """Write the manifest of a plan, if the folder does not have it already, and return it.
 
     Raises:
-        RunFolderError: The folder has another sweep, or something else.
+        RunFolderError: The folder holds another sweep, or other files.
     """
     place.check_free_or(MANIFEST)
-    asked, existing = plan.to_dict(), place.read(MANIFEST)
+    manifest, existing = plan.to_dict(), place.read(MANIFEST)
     if existing is None and MANIFEST in place.names(""):
-        raise RunFolderError(f"The {MANIFEST} in {place} is damaged; copy it again from a whole one, or delete it.")
+        raise RunFolderError(f"The {MANIFEST} in {place} is damaged; replace it by an intact copy, or delete it.")
     if existing is not None and place.names(RESULTS):
-        asked = add_seeds(Sweep.checked(existing, place), asked, repr(place))
-    else:  # nothing was done with an older one
-        asked = {**asked, "mark": secrets.token_hex(8)}
-    if asked != existing:
-        place.write(MANIFEST, asked)
-    return asked
+        manifest = add_seeds(Sweep.checked(existing, place), manifest, repr(place))
+    else:  # an existing manifest without results may be replaced
+        manifest = {**manifest, "mark": secrets.token_hex(8)}
+    if manifest != existing:
+        place.write(MANIFEST, manifest)
+    return manifest
 
 
 def _open(place: SharedFolder, manifest: dict[str, Any], plan: Plan) -> Sweep:
@@ -91,16 +91,16 @@ def _open(place: SharedFolder, manifest: dict[str, Any], plan: Plan) -> Sweep:
 
 
 def _groups(tasks: list[SweepTask], together: int) -> Groups:
-    """Return groups of tasks with the same settings, at most `together` in each."""
+    """Return groups of tasks with equal settings, at most `together` in each."""
     groups: Groups = []
     for number in sorted({task.setting for task in tasks}) if together > 1 else []:
-        same = [task for task in tasks if task.setting == number]
-        groups += [same[i : i + together] for i in range(0, len(same), together)]
+        setting_tasks = [task for task in tasks if task.setting == number]
+        groups += [setting_tasks[i : i + together] for i in range(0, len(setting_tasks), together)]
     return groups if together > 1 else [[task] for task in tasks]
 
 
 def _run_here(runner: Runner, groups: Groups) -> Iterator[list[dict[str, Any]]]:
-    """Run groups in this process, and yield the results of each."""
+    """Run groups of tasks in this process, and yield the results of each group."""
     runner.ready()
     for group in groups:
         results = runner.run(group)
@@ -110,7 +110,7 @@ def _run_here(runner: Runner, groups: Groups) -> Iterator[list[dict[str, Any]]]:
 
 
 def _run_on_cluster(cluster: Cluster, runner: Runner, groups: Groups, bar: SweepBar) -> Iterator[list[dict[str, Any]]]:
-    """Run groups on the workers of a cluster, and yield the results of each."""
+    """Run groups of tasks on the workers of a cluster, and yield the results of each group."""
     plan = runner.plan
     fluency = None if plan.fluency_model is None else plan.fluency_model.packed()
     worker = dataclasses.replace(
@@ -124,33 +124,39 @@ def _run_on_cluster(cluster: Cluster, runner: Runner, groups: Groups, bar: Sweep
     except Exception as error:
         raise SettingsError(
             f"The features cannot be sent to workers, because of an object in one of them ({error}). Give sparse "
-            "autoencoders and models by their folder or Hugging Face id, and functions that hold nothing but numbers."
+            "autoencoders and models by their folder or Hugging Face id, and use functions that hold only numbers."
         ) from error
     pool = ActorPool(cluster, data, bar.write)
     while groups:
-        alone: Groups = []  # of a group that was given up, one run may be to blame
+        separate: Groups = []  # tasks of lost groups, tried one by one because a single task may be the cause
         for group, results in pool.work(groups):
             if isinstance(results, LostJob) and len(group) > 1:
-                alone += [[task] for task in group]
+                separate += [[task] for task in group]
             elif isinstance(results, LostJob):
                 yield [runner.keep(failure(group[0], results.reason, results.attempts))]
             else:
                 yield results
-        groups = alone
+        groups = separate
 
 
 def _show_all(results: Iterator[list[dict[str, Any]]], bar: SweepBar) -> None:
-    """Show results as they come; the workers end with this, also after an interrupt."""
+    """Add results to the progress bar as they come, and then close their iterator, which ends the workers."""
     try:
-        for group in results:
-            for result in group:
+        for group_results in results:
+            for result in group_results:
                 bar.add(result)
     finally:
         results.close()  # type: ignore[attr-defined]
 
 
 class SweepBar:
-    """Progress bar: finished runs, the best value of the feature that has just finished a run, time left."""
+    """Progress bar of a sweep: the finished runs, the highest value of the latest run's feature, the time left.
+
+    Args:
+        plan: Plan of the sweep.
+        finished: Number of runs that are already finished.
+        shown: Whether to show the bar; None shows it in terminals and notebooks.
+    """
 
     def __init__(self, plan: Plan, finished: int, shown: bool | None) -> None:
         self._labels = {task.name: plan.features[task.feature].label for task in plan.tasks}
@@ -160,7 +166,7 @@ class SweepBar:
         self._done = finished
 
     def add(self, result: dict[str, Any]) -> None:
-        """Count one more run."""
+        """Count the run of a result."""
         label = self._labels[result["name"]]
         if result["status"] == DONE:
             self._done += 1
@@ -175,10 +181,10 @@ class SweepBar:
         """Write a line above the bar."""
         self._bar.write(text, file=sys.stderr)
 
-    def interrupted(self) -> None:
-        """Say how many runs are finished."""
+    def report_interrupt(self) -> None:
+        """Write how many runs are finished, and how to go on."""
         self.write(
-            f"Interrupted after {self._done} of {self._total} runs; they are kept, and the same call does the rest."
+            f"Interrupted after {self._done} of {self._total} runs; they are kept. Repeat the call to make the others."
         )
 
     def __enter__(self) -> SweepBar:

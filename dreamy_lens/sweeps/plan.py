@@ -1,4 +1,4 @@
-"""The plan of a sweep: features, settings and seeds, as tasks with names, and as a manifest in its folder."""
+"""The plan of a sweep: its features, settings and seeds, the tasks they make, and the manifest in the folder."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _NOT_IN_CONFIG = ("start", "constraints")
 
 @dataclass(frozen=True)
 class Setting:
-    """One variant of the settings of a sweep.
+    """A variant of the settings of a sweep.
 
     Attributes:
-        config: Settings of EPO; each run has its own seed.
-        given: Settings that are particular to this variant, for tables: `{"population": 4}`.
+        config: Settings of EPO; its seed is replaced by the seed of each run.
+        given: Settings in which this variant differs from the common ones, for tables: `{"population": 4}`.
         start: Initial prompts in any form, or None.
         constraints: Constraints on prompts.
         named: Names of the settings that the user gave.
@@ -43,7 +43,7 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """The settings that are particular to this variant, as text: `population=4, length=6`."""
+        """Settings in which this variant differs from the common ones, as text: `population=4, length=6`."""
         return label_of(self.given)
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,12 +55,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class SweepTask:
-    """One run of a sweep.
+    """A planned run of a sweep: a feature, a variant of the settings, and a seed.
 
     Attributes:
-        name: Name of the run's folder.
-        feature: Number of the feature among the sweep's features.
-        setting: Number of the variant among the sweep's settings.
+        feature: Index of the feature among the sweep's features.
+        setting: Index of the variant among the sweep's settings.
         seed: Seed of the run.
     """
 
@@ -76,13 +75,13 @@ class SweepTask:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a sweep, checked as far as that can be without a model.
+    """The runs of a sweep: one for each feature, variant of the settings, and seed.
 
     Attributes:
-        features: Expressions, with absolute paths.
+        features: Features, whose file paths are absolute.
         settings: Variants of the settings, at least one.
-        seeds: Seeds of each feature and variant.
-        model: Model to dream of.
+        seeds: Seeds of the runs of each feature and variant.
+        model: Model whose activations the features read.
         fluency_model: Model whose cross-entropy counts as fluency; None is `model`.
     """
 
@@ -107,25 +106,38 @@ class Plan:
         dtype: Any,
         common: dict[str, Any],
     ) -> Plan:
-        """Make the plan of the arguments of `sweep()`.
+        """Return the plan for the arguments of :func:`dreamy_lens.sweep`, checked as far as possible without a model.
+
+        Args:
+            features: Features or their texts, one or several.
+            model: Model whose activations the features read, in any form.
+            seeds: Seeds of the runs; None is the single seed of the settings.
+            settings: Variants of the settings, as dictionaries; None is one variant, the common settings.
+            start: Initial prompts in any form, for variants that have none of their own.
+            constraints: Constraints on prompts, for variants that have none of their own.
+            fluency_model: Model whose cross-entropy counts as fluency, in any form; None is `model`.
+            config: Common settings of EPO; None is the defaults.
+            dtype: Precision of a model that is loaded by name.
+            common: Common settings that were given by keyword, which replace those of `config`.
 
         Raises:
             FeatureError: A feature does not parse.
-            SettingsError: A setting is unknown or outside its range; something is empty, or is there twice.
+            SettingsError: A setting is unknown or outside its range, a list is empty, or a feature or variant is given
+                twice.
         """
         given = list(features) if isinstance(features, (list, tuple)) else [features]
         expressions = [parse(feature).absolute() for feature in given]
         if not expressions:
             raise SettingsError("There is no feature: the list is empty.")
         texts = [str(feature) for feature in expressions]
-        twice = next((text for text in texts if texts.count(text) > 1), None)
-        if twice is not None:
-            raise SettingsError(f"The feature {twice} is there twice; equal ones make equal runs.")
+        duplicate = next((text for text in texts if texts.count(text) > 1), None)
+        if duplicate is not None:
+            raise SettingsError(f"The feature {duplicate} is given twice; equal features make equal runs.")
         base = EPOConfig.from_settings(config, common)
-        beside = {"start": start, "constraints": constraints}
+        not_in_config = {"start": start, "constraints": constraints}
         return cls(
             tuple(expressions),
-            _settings(base, beside, settings, set(common)),
+            _settings(base, not_in_config, settings, set(common)),
             tuple(config.seed for config in configs_of_seeds(base, seeds, common)),
             ModelRef.of(model, dtype),
             None if fluency_model is None else ModelRef.of(fluency_model),
@@ -133,7 +145,7 @@ class Plan:
 
     @property
     def tasks(self) -> list[SweepTask]:
-        """Every run, feature by feature, setting by setting, and seed by seed within each."""
+        """Every run, in the order of the features, then of the settings, then of the seeds."""
         return tasks_of(len(self.features), len(self.settings), self.seeds)
 
     def config(self, task: SweepTask) -> EPOConfig:
@@ -141,7 +153,7 @@ class Plan:
         return dataclasses.replace(self.settings[task.setting].config, seed=task.seed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the manifest, as the JSON values that come back from a file."""
+        """Return the manifest, as the JSON values that a file with it would give back."""
         fluency = self.fluency_model
         content = {
             "format": FORMAT,
@@ -157,85 +169,100 @@ class Plan:
 
 
 def tasks_of(features: int, settings: int, seeds: Iterable[int]) -> list[SweepTask]:
-    """Return the tasks of so many features and settings."""
+    """Return a task for each feature, variant of the settings, and seed.
+
+    Args:
+        features: Number of features.
+        settings: Number of variants of the settings.
+        seeds: Seeds of the runs.
+    """
     seeds = list(seeds)
     return [SweepTask(f, s, seed) for f in range(features) for s in range(settings) for seed in seeds]
 
 
 def label_of(given: Mapping[str, Any]) -> str:
-    """Return settings as text."""
+    """Return settings as text: `population=4, length=6`."""
     return ", ".join(f"{name}={value}" for name, value in given.items())
 
 
-def add_seeds(existing: dict[str, Any], asked: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return the manifest of a folder's sweep, with the seeds that are new.
+def add_seeds(existing: dict[str, Any], requested: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the manifest of the sweep in a folder, with the new seeds of a requested sweep added.
 
     Args:
         existing: Manifest in the folder.
-        asked: Manifest of the sweep that is asked for.
-        where: Folder, for messages.
+        requested: Manifest of the requested sweep.
+        where: Name of the folder, for messages.
 
     Raises:
-        RunFolderError: The manifests differ in something else; the message says in what.
+        RunFolderError: The manifests differ in more than seeds; the message names the first difference.
     """
-    for what in ("model", "fluency_model", "features", "settings"):
-        mine, own = asked[what], existing.get(what)
-        if what == "settings" and isinstance(own, list):  # how they were written down makes no difference
-            mine, own = ([{**one, "given": None} for one in both] for both in (mine, own))
-        if mine == own:
+    for key in ("model", "fluency_model", "features", "settings"):
+        new, old = requested[key], existing.get(key)
+        if key == "settings" and isinstance(old, list):  # "given" depends on how the user wrote the settings
+            new, old = ([{**setting, "given": None} for setting in settings] for settings in (new, old))
+        if new == old:
             continue
         raise RunFolderError(
-            f"The sweep in {where} is another one: {_difference(what, own, mine)}. Seeds may be added to a sweep, and "
-            "nothing else changes; choose another folder for another sweep."
+            f"The sweep in {where} is another one: {_difference(key, old, new)}. Only seeds may be added to a sweep; "
+            "choose another folder for any other change."
         )
-    return {**existing, "seeds": list(dict.fromkeys([*existing["seeds"], *asked["seeds"]]))}
+    return {**existing, "seeds": list(dict.fromkeys([*existing["seeds"], *requested["seeds"]]))}
 
 
-def _difference(what: str, own: Any, mine: Any) -> str:
-    if isinstance(own, list) and isinstance(mine, list):
-        if len(own) != len(mine):
-            return f"it has {len(own)} {what}, and {len(mine)} were asked for"
-        number = next(i for i, pair in enumerate(zip(own, mine, strict=True)) if pair[0] != pair[1])
-        return _difference(f"{what}[{number}]", own[number], mine[number])
-    if isinstance(own, dict) and isinstance(mine, dict):
-        name = next(name for name in dict.fromkeys([*own, *mine]) if own.get(name) != mine.get(name))
-        return _difference(f"{what}: {name}", own.get(name), mine.get(name))
-    return f"its {what} is {own!r}, and {mine!r} was asked for"
+def _difference(name: str, old: Any, new: Any) -> str:
+    """Return a clause that names the first difference between two JSON values."""
+    if isinstance(old, list) and isinstance(new, list):
+        if len(old) != len(new):
+            return f"it has {len(old)} {name}, and {len(new)} were requested"
+        number = next(i for i, pair in enumerate(zip(old, new, strict=True)) if pair[0] != pair[1])
+        return _difference(f"{name}[{number}]", old[number], new[number])
+    if isinstance(old, dict) and isinstance(new, dict):
+        key = next(key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key))
+        return _difference(f"{name}: {key}", old.get(key), new.get(key))
+    return f"its {name} is {old!r}, and {new!r} was requested"
 
 
-def _settings(base: EPOConfig, beside: dict[str, Any], settings: Any, common: set[str]) -> tuple[Setting, ...]:
+def _settings(base: EPOConfig, not_in_config: dict[str, Any], settings: Any, common: set[str]) -> tuple[Setting, ...]:
+    """Return the variants of the settings.
+
+    Args:
+        base: Common settings of EPO.
+        not_in_config: Common start and constraints.
+        settings: Variants as the user gave them.
+        common: Names of the common settings that the user gave.
+    """
     if settings is None:
         settings = [{}]
-    if isinstance(settings, Mapping) or not all(isinstance(one, Mapping) for one in settings):
+    if isinstance(settings, Mapping) or not all(isinstance(variant, Mapping) for variant in settings):
         raise SettingsError(
             f"settings is a list of dictionaries, such as [{{'length': 4}}, {{'length': 8}}]; got {settings!r}. "
-            "What all runs share is given as keywords: sweep(..., length=8)."
+            "Settings that all runs share are keywords: sweep(..., length=8)."
         )
-    found = []
-    for one in settings:
-        if "seed" in one:
-            raise SettingsError("settings has a seed; give seeds=[...] for all of them.")
-        own = {name: value for name, value in one.items() if name not in _NOT_IN_CONFIG}
-        more = beside | {name: value for name, value in one.items() if name in _NOT_IN_CONFIG}
-        rules = more["constraints"]
+    variants = []
+    for variant in settings:
+        if "seed" in variant:
+            raise SettingsError("settings has a seed; give seeds=[...], which all variants share.")
+        own = {name: value for name, value in variant.items() if name not in _NOT_IN_CONFIG}
+        other = not_in_config | {name: value for name, value in variant.items() if name in _NOT_IN_CONFIG}
+        rules = other["constraints"]
         rules = (rules,) if isinstance(rules, Constraint) else tuple(rules)
-        given = own | {name: _summary(name, one[name]) for name in _NOT_IN_CONFIG if name in one}
-        found.append(
-            Setting(EPOConfig.from_settings(base, own), given, more["start"], rules, frozenset(common | own.keys()))
+        given = own | {name: _summary(name, variant[name]) for name in _NOT_IN_CONFIG if name in variant}
+        variants.append(
+            Setting(EPOConfig.from_settings(base, own), given, other["start"], rules, frozenset(common | own.keys()))
         )
-    if not found:
-        raise SettingsError("settings is empty; leave it out, or give at least one.")
-    whole = [{**setting.to_dict(), "given": None} for setting in found]
-    for number, one in enumerate(whole):
-        if one in whole[:number]:
+    if not variants:
+        raise SettingsError("settings is empty; leave it out, or give at least one dictionary.")
+    contents = [{**variant.to_dict(), "given": None} for variant in variants]
+    for number, content in enumerate(contents):
+        if content in contents[:number]:
             raise SettingsError(
-                f"settings[{number}] makes the same runs as settings[{whole.index(one)}]; leave it out."
+                f"settings[{number}] makes the same runs as settings[{contents.index(content)}]; leave it out."
             )
-    return tuple(found)
+    return tuple(variants)
 
 
 def _summary(name: str, value: Any) -> Any:
-    """Return a start or constraints as text, for tables."""
+    """Return a short text for a start or for constraints, for tables."""
     if name == "constraints":
         rules = (value,) if isinstance(value, Constraint) else tuple(value)
         return "; ".join(rule.describe() for rule in rules)
@@ -243,11 +270,11 @@ def _summary(name: str, value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return numbers, texts, arrays, and lists and dictionaries of them as JSON values."""
+    """Return a value as JSON values: a number, a text, an array, or a list or dictionary of them."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(one) for name, one in value.items()}
+        return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if hasattr(value, "tolist"):  # numpy's, and torch's
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # arrays of numpy, and tensors of torch
         return value.tolist()
     return value if value is None or isinstance(value, (str, int, float, bool)) else repr(value)

@@ -1,4 +1,4 @@
-"""The worker that makes the runs of a sweep: in this process, or as an actor of Ray."""
+"""The worker that makes the runs of a sweep: in this process, or as a Ray actor."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ DONE, FAILED = "done", "failed"
 
 @dataclass
 class Runner:
-    """Makes runs of a sweep, and saves each with its result.
+    """Worker that makes runs of a sweep, and saves each run with its result.
 
     Args:
         plan: Plan of the sweep.
-        place: Folder that the runs are saved in.
-        mark: Random text in the sweep's manifest, by which a worker knows that it sees the same folder.
+        place: Shared folder in which the runs are saved.
+        mark: Random text in the sweep's manifest, with which a worker checks that it sees this folder and not another.
         device: Device of models that are loaded by name; None is the first GPU if there is one.
-        threads: Threads of torch; None leaves them as they are.
-        version: Version of dreamy_lens in the process that shares out the runs.
+        threads: Number of torch threads; None leaves it unchanged.
+        version: Version of dreamy_lens in the process that distributes the runs.
     """
 
     plan: Plan
@@ -46,7 +46,7 @@ class Runner:
         Raises:
             ModelError: The model cannot be loaded.
             FeatureError: A feature does not fit the model.
-            ClusterError: Other processes would not see what this one writes.
+            ClusterError: This machine has another version of dreamy_lens, or does not see the shared folder.
         """
         import torch
 
@@ -54,16 +54,16 @@ class Runner:
 
         if self.version != __version__:
             raise ClusterError(
-                f"The worker on {platform.node()!r} has dreamy_lens {__version__}, and this process {self.version}: "
-                "install the same version on all machines."
+                f"The worker on {platform.node()!r} has dreamy_lens {__version__}, and the calling process has "
+                f"{self.version}: install the same version on all machines."
             )
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         manifest = self.place.read(MANIFEST)
         if manifest is None or manifest.get("mark") != self.mark:
             raise ClusterError(
-                f"The worker on {platform.node()!r} does not see the sweep's folder, {self.place}, as others do: "
-                "name a folder that all machines share, or a URL such as s3://bucket/sweep."
+                f"The worker on {platform.node()!r} does not see the sweep's folder, {self.place}, as the calling "
+                "process does: name a folder that all machines share, or a URL such as s3://bucket/sweep."
             )
         self._model = self.plan.model.loaded(self.device)
         fluency = self.plan.fluency_model
@@ -72,16 +72,17 @@ class Runner:
             bind(feature, self._model)
 
     def run(self, tasks: Sequence[SweepTask], attempt: int = 1) -> list[dict[str, Any]]:
-        """Make runs, several side by side, and save each with its result.
+        """Make runs, all of them at the same time, and save each with its result.
 
-        An error of the package is a result too; if it concerns several runs, each is tried by itself.
+        A run that raises an error of the package gets a result that says so. If several runs are made together, each is
+        then tried by itself.
 
         Args:
-            tasks: Runs to make, which have the same settings.
-            attempt: Number of this attempt.
+            tasks: Runs to make, which have equal settings.
+            attempt: Number of this attempt, counted from 1.
 
         Returns:
-            The result of each run, as JSON values; none if the runs were interrupted.
+            The result of each run, as JSON values; an empty list if the runs were interrupted.
         """
         try:
             runs = self._start(tasks)
@@ -94,26 +95,27 @@ class Runner:
         return [self._save(task, run, attempt) for task, run in zip(tasks, runs, strict=True)]
 
     def keep(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Write a result, which says that its run is whole."""
+        """Write the result of a run and return it; a run is complete once its result is written."""
         self.place.write(f"{RESULTS}/{result['name']}.json", result)
         return result
 
     def _start(self, tasks: Sequence[SweepTask]) -> list[Any]:
+        """Return a new run for each task."""
         from dreamy_lens.runs.spec import RunSpec
         from dreamy_lens.runs.start import new_run
 
         plan, runs = self.plan, []
         for task in tasks:
             setting = plan.settings[task.setting]
-            more = {"start": setting.start, "constraints": setting.constraints, "fluency_model": self._fluency}
+            options = {"start": setting.start, "constraints": setting.constraints, "fluency_model": self._fluency}
             spec = RunSpec.of(
-                plan.features[task.feature], self._model, plan.config(task), named=set(setting.named), **more
+                plan.features[task.feature], self._model, plan.config(task), named=set(setting.named), **options
             )
             runs.append(new_run(spec))
         return runs
 
     def _finish(self, runs: list[Any]) -> bool:
-        """Take all steps of runs, and return whether they came to their end without an interrupt."""
+        """Take all steps of runs, and return whether they were finished without an interrupt."""
         from dreamy_lens.runs.dreams import Dreams
         from dreamy_lens.runs.worker import RunWorker
 
@@ -125,6 +127,7 @@ class Runner:
         return not worker.interrupted
 
     def _save(self, task: SweepTask, run: Any, attempt: int) -> dict[str, Any]:
+        """Save a finished run, then write and return its result."""
         name = f"{RUNS}/{task.name}"
         if self.place.is_url:
             local = Path(tempfile.mkdtemp(prefix="dreamy_lens."))
@@ -139,7 +142,7 @@ class Runner:
 
 
 def summary(run: Any) -> dict[str, Any]:
-    """Return what a table of runs says about a finished run, as JSON values."""
+    """Return the numbers of a finished run that tables of a sweep show, as JSON values."""
     history, rows = run.history, run.frontier_rows
     reference = history.reference() if len(history) else (0.0, 0.0)
     return {
@@ -151,12 +154,18 @@ def summary(run: Any) -> dict[str, Any]:
             "value": [float(v) for v in history.value[rows]],
             "cross_entropy": [float(c) for c in history.cross_entropy[rows]],
         },
-        "reference": [float(part) for part in reference],
+        "reference": [float(coordinate) for coordinate in reference],
     }
 
 
 def failure(task: SweepTask, error: BaseException | str, attempt: int) -> dict[str, Any]:
-    """Return the result of a run that failed."""
+    """Return the result of a run that failed.
+
+    Args:
+        task: Task of the run.
+        error: Error that the run raised, or a sentence on how its workers died.
+        attempt: Number of attempts.
+    """
     kind = "ClusterError" if isinstance(error, str) else type(error).__name__
     return {**_result(task, FAILED, attempt), "error": str(error), "kind": kind}
 

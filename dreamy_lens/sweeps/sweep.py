@@ -1,4 +1,4 @@
-"""The runs of a sweep, read from its folder when they are asked for."""
+"""A sweep as a sequence of finished runs, which are read from its folder when they are used."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ MISSING = "missing"
 
 
 class Sweep(Sequence["Dream"]):
-    """The finished runs of a sweep: feature by feature, setting by setting, and seed by seed within each.
+    """The finished runs of a sweep, in the order of the features, then of the settings, then of the seeds.
 
-    Each is a :class:`~dreamy_lens.runs.dream.Dream`, opened when it is asked for. Made by :func:`dreamy_lens.sweep`
-    and by :meth:`load`.
+    Each run is a :class:`~dreamy_lens.runs.dream.Dream`, which is opened when it is first used. Use
+    :func:`dreamy_lens.sweep` to make a sweep, and :meth:`load` to open one.
 
     Attributes:
-        where: the folder or URL.
+        where: Folder or URL of the sweep.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class Sweep(Sequence["Dream"]):
         self.where = place.text
         self._place, self._manifest, self._features = place, manifest, features
         self._models = (model, fluency_model)
-        every = tasks_of(len(manifest["features"]), len(manifest["settings"]), manifest["seeds"])
-        self._tasks = list(every if tasks is None else tasks)
+        all_tasks = tasks_of(len(manifest["features"]), len(manifest["settings"]), manifest["seeds"])
+        self._tasks = list(all_tasks if tasks is None else tasks)
         self._results = results_of(place) if like is None else like._results
         self._opened: dict[SweepTask, Dream] = {} if like is None else like._opened
         self._done = [task for task in self._tasks if self.is_done(task)]
@@ -56,25 +56,31 @@ class Sweep(Sequence["Dream"]):
         """Open a sweep, finished or not.
 
         Args:
-            out: the folder or URL.
-            model: for what needs one, such as attributions; None is the one the runs were made with, loaded by its
-                name when it is needed.
-            fluency_model: likewise, if the runs had another model for that.
+            out: Folder or URL of the sweep.
+            model: Model for methods that need one, such as attributions. None is the model of the runs, which is loaded
+                by its name when it is needed.
+            fluency_model: Model whose cross-entropy counts as fluency, if the runs had one. None is the fluency model
+                of the runs, which is loaded by its name when it is needed.
 
         Raises:
-            RunFolderError: there is no sweep, or its manifest is damaged or of a newer format.
+            RunFolderError: There is no sweep, or its manifest is damaged or has a newer format.
         """
         place = SharedFolder(out)
         manifest = place.read(MANIFEST)
         if manifest is None:
-            raise RunFolderError(f"There is no sweep in {place}: it has no whole {MANIFEST}.")
+            raise RunFolderError(f"There is no sweep in {place}: it has no {MANIFEST}, or a damaged one.")
         return cls(place, cls.checked(manifest, place), model=model, fluency_model=fluency_model)
 
     @staticmethod
     def checked(manifest: dict[str, Any], place: SharedFolder) -> dict[str, Any]:
-        """A manifest that was read; RunFolderError if it is none, or of a newer format."""
+        """Return a manifest; raise RunFolderError if it is not that of a sweep, or has a newer format.
+
+        Args:
+            manifest: Content of the manifest.
+            place: Folder of the sweep, for messages.
+        """
         if manifest.get("format") != FORMAT:
-            raise RunFolderError(f"The {MANIFEST} in {place} is not one of a sweep.")
+            raise RunFolderError(f"The {MANIFEST} in {place} is not the manifest of a sweep.")
         if not isinstance(manifest.get("version"), int) or manifest["version"] > VERSION:
             raise RunFolderError(
                 f"The sweep in {place} has format version {manifest.get('version')}, and this dreamy_lens reads up to "
@@ -85,113 +91,123 @@ class Sweep(Sequence["Dream"]):
             raise RunFolderError(f"The {MANIFEST} in {place} was altered: it has no {missing[0]}.")
         return manifest
 
-    # Which runs there are.
+    # The runs and their status.
 
     def is_done(self, task: SweepTask) -> bool:
-        """Whether a run is finished and saved."""
+        """Return whether a run is finished and saved."""
         return self.status(task) == DONE
 
     def status(self, task: SweepTask) -> str:
-        """Of a run: done, failed or missing."""
+        """Return the status of a run: "done", "failed" or "missing"."""
         return self._results.get(task.name, {}).get("status", MISSING)
 
     @property
     def features(self) -> list[str]:
-        """The features in short."""
+        """Labels of the features."""
         return [self._label(number) for number in dict.fromkeys(task.feature for task in self._tasks)]
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds."""
+        """Seeds of the runs."""
         return list(dict.fromkeys(task.seed for task in self._tasks))
 
     @property
     def settings(self) -> list[str]:
-        """The settings, by what is particular to each."""
+        """Labels of the variants of the settings: the settings in which each differs from the common ones."""
         return [self._setting(number) for number in dict.fromkeys(task.setting for task in self._tasks)]
 
     @property
     def failed(self) -> pd.DataFrame:
-        """The runs that failed: the rows of :meth:`to_pandas` with feature, settings, seed, attempts and error."""
+        """Table of the failed runs, with the columns feature, settings, seed, attempts and error."""
         frame = self.to_pandas()
         return frame.loc[frame["status"] == FAILED, ["feature", "settings", "seed", "attempts", "error"]]
 
     def of(self, feature: Any = None, **settings: Any) -> Sweep:
-        """The runs of one feature, or with some settings, or both.
+        """Select the runs of a feature, the runs with given settings, or both.
 
         Args:
-            feature: an expression or its text; None is all of them.
-            **settings: what the runs' settings have to be: `population=4`, `seed=1`.
+            feature: Feature or its text; None selects all features.
+            **settings: Settings that the runs must have: `population=4`, `seed=1`.
+
+        Returns:
+            A Sweep with the selected runs.
 
         Raises:
-            SettingsError: there are none.
+            SettingsError: No run matches.
         """
         tasks = self._tasks
         if feature is not None:
             from dreamy_lens.features.parser import parse
 
-            asked = parse(feature).absolute()
-            tasks = [t for t in tasks if self._manifest["features"][t.feature] == str(asked)]
+            expression = parse(feature).absolute()
+            tasks = [t for t in tasks if self._manifest["features"][t.feature] == str(expression)]
             if not tasks:
-                raise SettingsError(f"No run here is of {asked.label}; there are: {', '.join(self.features)}.")
+                features = ", ".join(self.features)
+                raise SettingsError(f"This sweep has no runs of {expression.label}; its features are: {features}.")
         for name, value in settings.items():
-            there = [self._value(task, name) for task in tasks]
-            tasks = [task for task, own in zip(tasks, there, strict=True) if own == value]
+            values = [self._value(task, name) for task in tasks]
+            tasks = [task for task, own_value in zip(tasks, values, strict=True) if own_value == value]
             if not tasks:
-                raise SettingsError(f"No run here has {name}={value!r}; there are: {_listed(there)}.")
+                raise SettingsError(f"This sweep has no runs with {name}={value!r}; there are: {_listed(values)}.")
         model, fluency = self._models
-        more = {"features": self._features, "model": model, "fluency_model": fluency}
-        return Sweep(self._place, self._manifest, tasks=tasks, like=self, **more)
+        objects = {"features": self._features, "model": model, "fluency_model": fluency}
+        return Sweep(self._place, self._manifest, tasks=tasks, like=self, **objects)
 
     def merged(self, feature: Any = None, **settings: Any) -> Merged:
-        """The finished runs of a feature as one, with their joint frontier; see :func:`dreamy_lens.merge`.
+        """Merge the finished runs of a feature into one result with a joint frontier.
+
+        See :func:`dreamy_lens.results.merge`.
 
         Args:
-            feature: an expression or its text; None if all runs are of one.
-            **settings: as for :meth:`of`; with none, runs of all settings are joined.
+            feature: Feature or its text; None if all runs are of one feature.
+            **settings: Settings that the runs must have, such as `population=4`; without any, runs of all settings are
+                merged.
         """
         from dreamy_lens.results.merged import merge
 
         return merge(self.of(feature, **settings))
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row for each run, finished or not.
+        """Return a table with a row for each run, finished or not.
 
-        Columns feature, settings, one for each setting that varies, seed, status (done, failed, missing), value and
-        cross_entropy of the strongest prompt, hypervolume (all runs of a feature from one reference, so that they
-        compare: the lowest value and the highest cross-entropy any of them evaluated), frontier (prompts), prompts
-        (evaluated), seconds, attempts, worker, error.
+        The columns are feature, settings, one for each setting that varies, seed, status (done, failed, missing), value
+        and cross_entropy of the prompt with the highest value, hypervolume, frontier (number of prompts on it), prompts
+        (number of evaluated prompts), seconds, attempts, worker, error.
+
+        The hypervolumes of all runs of a feature have the same reference, so that you can compare them: the lowest
+        value and the highest cross-entropy that any of the runs evaluated.
         """
         import pandas as pd
 
-        varying = list(dict.fromkeys(name for one in self._manifest["settings"] for name in one["given"]))
+        varying = list(dict.fromkeys(name for setting in self._manifest["settings"] for name in setting["given"]))
         references = self._references()
         rows = []
         for task in self._tasks:
             row = {"feature": self._label(task.feature), "settings": self._setting(task.setting)}
-            given = self._manifest["settings"][task.setting]
-            row |= {name: given["given"].get(name, given["config"].get(name)) for name in varying}
+            setting = self._manifest["settings"][task.setting]
+            row |= {name: setting["given"].get(name, setting["config"].get(name)) for name in varying}
             row |= {"seed": task.seed, "status": self.status(task)}
             rows.append(row | _numbers(self._results.get(task.name, {}), references.get(task.feature)))
         columns = ["feature", "settings", *varying, "seed", "status", *_numbers({}, None)]
         return pd.DataFrame(rows, columns=list(dict.fromkeys(columns)))
 
     def _references(self) -> dict[int, tuple[float, float]]:
-        found: dict[int, tuple[float, float]] = {}
+        """Return the hypervolume's reference of each feature: lowest value and highest cross-entropy of its runs."""
+        references: dict[int, tuple[float, float]] = {}
         for task in self._done:
             value, cross_entropy = self._results[task.name]["reference"]
-            low, high = found.get(task.feature, (value, cross_entropy))
-            found[task.feature] = min(low, value), max(high, cross_entropy)
-        return found
+            low, high = references.get(task.feature, (value, cross_entropy))
+            references[task.feature] = min(low, value), max(high, cross_entropy)
+        return references
 
     def _value(self, task: SweepTask, name: str) -> Any:
         if name == "seed":
             return task.seed
-        one = self._manifest["settings"][task.setting]
-        found = {**one["config"], **one["given"]}
-        if name not in found:
-            raise SettingsError(f"There is no setting {name!r}; there are: seed, {', '.join(found)}.")
-        return found[name]
+        setting = self._manifest["settings"][task.setting]
+        values = {**setting["config"], **setting["given"]}
+        if name not in values:
+            raise SettingsError(f"There is no setting {name!r}; there are: seed, {', '.join(values)}.")
+        return values[name]
 
     def _label(self, feature: int) -> str:
         return self._manifest["labels"][feature]
@@ -199,13 +215,13 @@ class Sweep(Sequence["Dream"]):
     def _setting(self, number: int) -> str:
         return label_of(self._manifest["settings"][number]["given"])
 
-    # A sequence of the finished ones.
+    # The sequence of finished runs.
 
     def _open(self, task: SweepTask) -> Dream:
         from dreamy_lens.runs.dream import Dream
 
         if task not in self._opened:
-            # Its text alone may not make the feature again, and this session may have it.
+            # The text of some features, such as custom functions, cannot be parsed; this process may have the object.
             feature = None if self._features is None else self._features[task.feature]
             self._opened[task] = Dream.load(self._place.local(f"{RUNS}/{task.name}"), *self._models, feature)
         return self._opened[task]
@@ -222,11 +238,11 @@ class Sweep(Sequence["Dream"]):
 
     def __repr__(self) -> str:
         counts = ((len(self.features), "feature"), (len(self.settings), "setting"), (len(self.seeds), "seed"))
-        shape = " x ".join(f"{n} {what}{'s' * (n != 1)}" for n, what in counts)
+        shape = " x ".join(f"{n} {name}{'s' * (n != 1)}" for n, name in counts)
         failed = sum(self.status(task) == FAILED for task in self._tasks)
-        told = f", {failed} failed" if failed else ""
-        whole = f"{len(self)} of {len(self._tasks)} runs{told}: {shape}"
-        return f"Sweep({whole} on {self._manifest['model']['name']}, in {self.where!r})"
+        failures = f", {failed} failed" if failed else ""
+        runs = f"{len(self)} of {len(self._tasks)} runs{failures}: {shape}"
+        return f"Sweep({runs} on {self._manifest['model']['name']}, in {self.where!r})"
 
     def _repr_html_(self) -> str:
         from dreamy_lens.html.escaping import escape
@@ -237,20 +253,30 @@ class Sweep(Sequence["Dream"]):
 
 
 def results_of(place: SharedFolder) -> dict[str, dict[str, Any]]:
-    """The result of each run that has one, by its name."""
-    names = [name for name in place.names(RESULTS) if name.endswith(".json")]
-    found = {str(one.get("name")): one for one in place.read_all(f"{RESULTS}/{name}" for name in names).values()}
-    runs = set(place.names(RUNS)) if found else set()
-    return {name: one for name, one in found.items() if one.get("status") != DONE or (name in runs and _whole(one))}
+    """Return the results of a sweep's runs by name, without results of finished runs that are damaged or removed."""
+    files = [name for name in place.names(RESULTS) if name.endswith(".json")]
+    contents = place.read_all(f"{RESULTS}/{name}" for name in files).values()
+    results = {str(result.get("name")): result for result in contents}
+    runs = set(place.names(RUNS)) if results else set()
+    return {
+        name: result
+        for name, result in results.items()
+        if result.get("status") != DONE or (name in runs and _is_complete(result))
+    }
 
 
-def _whole(result: dict[str, Any]) -> bool:
+def _is_complete(result: dict[str, Any]) -> bool:
     frontier = result.get("frontier")
     return isinstance(frontier, dict) and {"value", "cross_entropy"} <= set(frontier) and "reference" in result
 
 
 def _numbers(result: dict[str, Any], reference: tuple[float, float] | None) -> dict[str, Any]:
-    """A result's part of a row."""
+    """Return the columns of a table row that come from a result.
+
+    Args:
+        result: Result of the run; empty for a run that is missing.
+        reference: Lowest value and highest cross-entropy, for the hypervolume; None if it is not known.
+    """
     from dreamy_lens.results.pareto import hypervolume
 
     frontier = result.get("frontier", {"value": [], "cross_entropy": []})

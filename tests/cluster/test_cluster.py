@@ -1,4 +1,4 @@
-"""What sweeps and scans on a cluster are made of: places for results, what workers are sent, workers that die."""
+"""Sweeps and scans on a cluster: shared folders, objects that are sent to workers, and workers that die."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.helpers import models
 from tests.helpers.dreams import dream, same
 from tests.sweeps.test_sweep import FEATURES, made
 
-# Places.
+# Shared folders.
 
 
 @pytest.fixture(params=["folder", "url", "memory"])
@@ -96,7 +96,7 @@ def test_places_that_cannot_be(tmp_path):
         SharedFolder(tmp_path / "file" / "in").write("a.json", {})
 
 
-# What workers are sent.
+# Objects that are sent to workers.
 
 
 @pytest.mark.parametrize("name", models.FAMILIES)
@@ -159,7 +159,7 @@ def test_functions_of_features_are_sent_with_what_they_hold():
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two workers on a cluster of this machine."""
+    """Start a cluster with two workers on this machine."""
     pytest.importorskip("ray", reason="Ray is not installed")
     from ray import cloudpickle
 
@@ -183,7 +183,7 @@ def test_what_a_call_asks_for():
 
 
 @pytest.mark.parametrize(
-    ("share", "said"),
+    ("share", "message"),
     [
         ((0, 1, 0), "workers is 0; it must be a whole number, at least 1"),
         ((True, 1, 0), "workers is True"),
@@ -193,8 +193,8 @@ def test_what_a_call_asks_for():
         ((None, float("nan"), 0), "cpus_per_worker is nan"),
     ],
 )
-def test_shares_that_no_worker_can_have(share, said):
-    with pytest.raises(SettingsError, match=said):
+def test_shares_that_no_worker_can_have(share, message):
+    with pytest.raises(SettingsError, match=message):
         RayConfig(None, *share)
 
 
@@ -228,7 +228,7 @@ def test_a_cluster_that_is_there_is_used_and_left(cluster):
 
 
 class Job:
-    """What workers of these tests do; `kills` says at which attempts of which job the worker dies."""
+    """Object that runs the jobs of these tests; `kills` has the number of attempts at which a job kills its worker."""
 
     def __init__(self, folder: Path, kills: dict[str, int] | None = None, **faults: Any) -> None:
         self.folder, self.kills, self.faults = folder, kills or {}, faults
@@ -252,29 +252,29 @@ class Job:
 
 
 def written(file: Path) -> str:
-    """What a worker writes into a file, once it has."""
-    until = time.monotonic() + 30
+    """Wait until a worker has written a file, and return its content."""
+    deadline = time.monotonic() + 30
     while not file.is_file() or not file.read_text():
-        assert time.monotonic() < until
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     return file.read_text()
 
 
 def work(cluster: Any, job: Job, names: list[str]) -> tuple[dict[str, Any], list[str]]:
-    said: list[str] = []
-    return dict(ActorPool(cluster, dumps(job), said.append).work(names)), said
+    messages: list[str] = []
+    return dict(ActorPool(cluster, dumps(job), messages.append).work(names)), messages
 
 
 def test_jobs_are_shared_out_and_those_of_the_dead_are_done_again(cluster, tmp_path):
     names = ["a", "dies", "b", "c", "always", "d", "wrong"]
-    found, said = work(cluster, Job(tmp_path, {"dies": 1, "always": 9}, wrong=OSError("disk full")), names)
-    assert set(found) == set(names)
-    assert {name: found[name][:2] for name in "abcd"} == {name: (name, 1) for name in "abcd"}
-    assert found["dies"][:2] == ("dies", 2)
+    results, messages = work(cluster, Job(tmp_path, {"dies": 1, "always": 9}, wrong=OSError("disk full")), names)
+    assert set(results) == set(names)
+    assert {name: results[name][:2] for name in "abcd"} == {name: (name, 1) for name in "abcd"}
+    assert results["dies"][:2] == ("dies", 2)
     for name, reason in (("always", "A worker died (ActorDiedError"), ("wrong", "A worker failed with OSError: disk")):
-        assert isinstance(found[name], LostJob) and found[name].attempts == actor_pool.ATTEMPTS
-        assert found[name].reason.startswith(reason)
-    assert len(said) == 1 + 2 + 2 and all(text.endswith("It is tried again.") for text in said)
+        assert isinstance(results[name], LostJob) and results[name].attempts == actor_pool.ATTEMPTS
+        assert results[name].reason.startswith(reason)
+    assert len(messages) == 1 + 2 + 2 and all(text.endswith("The job is tried again.") for text in messages)
 
 
 def test_a_worker_that_is_killed_from_outside_is_replaced(cluster, tmp_path):
@@ -290,7 +290,7 @@ def test_workers_that_do_not_get_ready(cluster, tmp_path):
     with pytest.raises(FeatureSyntaxError, match="wrong") as caught:
         work(cluster, Job(tmp_path, ready=error), ["a"])
     assert caught.value.position == 3
-    with pytest.raises(ClusterError, match=r"A worker died .* So did others while they got ready"):
+    with pytest.raises(ClusterError, match=r"A worker died .* Other workers failed too while they got ready"):
         work(cluster, Job(tmp_path, ready="die"), ["a", "b"])
     assert not list(tmp_path.iterdir())
 
@@ -308,9 +308,9 @@ def test_when_nobody_wants_more_the_workers_end(cluster, tmp_path):
 
 def test_workers_for_which_there_is_no_room_are_told_of(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(actor_pool, "PATIENCE_SECONDS", 0.0)
-    said: list[str] = []
+    messages: list[str] = []
     wide = ray_cluster.Cluster(cluster.ray, 1, 10_000, 0, False)
-    going = ActorPool(wide, dumps(Job(tmp_path)), said.append)
+    going = ActorPool(wide, dumps(Job(tmp_path)), messages.append)
     monkeypatch.setattr(actor_pool, "SLICE_SECONDS", 0.01)
     with pytest.raises(InterruptedError):
 
@@ -326,12 +326,12 @@ def test_workers_for_which_there_is_no_room_are_told_of(cluster, tmp_path, monke
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A sweep that was made in this process."""
+    """Make a sweep in this process."""
     return made(tmp_path_factory.mktemp("sweep") / "whole", seeds=[0])
 
 
 class Abroad:
-    """A neuron in whose every pass something happens, but for the first few and for the process that made it."""
+    """A neuron that, in a worker, calls `happens` at each reading after the fifth."""
 
     def __init__(self, folder: Path, happens: Any) -> None:
         self.folder, self.happens, self.home, self.calls = folder, happens, os.getpid(), 0
@@ -361,7 +361,7 @@ def test_on_workers_it_is_the_same_and_the_dead_are_replaced(cluster, whole, tmp
     where = f"file://{tmp_path}/sweep"
     with pytest.warns(RuntimeWarning, match="1 of 4 runs failed"):
         runs = made(where, features=features, seeds=[0], ray=RayConfig(workers=2), progress=True)
-    # Two workers' dreams are this process's, bit for bit, also the one whose worker was killed.
+    # The dreams of both workers equal those of this process bit for bit, also the dream whose worker was killed.
     for run, here in zip(runs, (whole[0], dream(gpt2.bridge, once, iterations=3), whole[1]), strict=True):
         same(run.history, here.history)
     table, died = runs.to_pandas(), [int(file.name.removeprefix("died-")) for file in tmp_path.glob("died-*")]
@@ -371,12 +371,12 @@ def test_on_workers_it_is_the_same_and_the_dead_are_replaced(cluster, whole, tmp
     assert len(died) == 1 and workers[1] not in died and len({*workers, *died}) >= 2 and os.getpid() not in workers
     err = capsys.readouterr().err
     assert "4/4" in err and "1 failed" in err and err.count("A worker died") == 1
-    # The same call tries what failed again, and nothing else; here the feature behaves.
+    # A repeated call tries only the failed run again; in this process the feature raises no error.
     assert list(made(where, features=features, seeds=[0]).to_pandas()["attempts"]) == [1, 2, 1, 1]
 
 
 def test_a_run_that_kills_its_workers_is_given_up(cluster, monkeypatch, tmp_path):
-    """Of a group each run is tried by itself then."""
+    """The other runs of its group are then tried one by one."""
 
     class Deaths:
         def __init__(self, *made_of: Any) -> None:
@@ -417,7 +417,7 @@ def test_an_interrupt_ends_the_workers_and_keeps_the_finished(cluster, whole, tm
     (pid,) = (int(file.name.removeprefix("pid-")) for file in tmp_path.glob("pid-*"))
     psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=30)
     assert not psutil.pid_exists(pid)
-    # The rest, here.
+    # The other runs are made in this process.
     again = made(tmp_path / "a", features=features, seeds=[0])
     assert len(again) == 3
     same(again[2].history, whole[1].history)
@@ -436,7 +436,7 @@ def test_workers_say_what_is_wrong_before_anything_is_searched(cluster, tmp_path
 
 
 class Lines(Shard):
-    """Texts in memory; reading one that is deadly kills a worker every time, and is an error in this process."""
+    """Texts in memory. Reading a deadly shard always kills a worker, and raises an error in this process."""
 
     def __init__(self, name: str, texts: list[str], deadly: bool) -> None:
         self.name, self.texts, self.deadly, self.home = name, texts, deadly, os.getpid()
@@ -452,7 +452,7 @@ class Lines(Shard):
 
 
 def corpus_of(shards: int, deadly: int | None = None) -> Corpus:
-    """A block and a half in each shard."""
+    """Return a corpus with a block and a half in each shard."""
     random = np.random.default_rng(0)
     words = np.array("the dog runs over hill and a cat sleeps in house friends bark she said that big sun".split())
     texts = [[" ".join(random.choice(words, size=30_000)) for _ in range(3)] for _ in range(shards)]
@@ -460,13 +460,13 @@ def corpus_of(shards: int, deadly: int | None = None) -> Corpus:
 
 
 def scanned(features: Any, corpus: Corpus, **settings: Any) -> Any:
-    """Few windows of each block, so that what is tested is not the model."""
+    """Scan few windows of each block, because these tests are not about the model."""
     usual = {"k": 4, "length": 6, "stride": 60, "sample": 30, "progress": False}
     return dl.max_activating(features, models.family("neox").bridge, corpus, **(usual | settings))
 
 
 def equal(ours: Any, theirs: Any) -> None:
-    """Tables to the last bit, but for sums, whose last bits depend on the order."""
+    """Check that tables are equal to the last bit, except sums, whose last bits depend on the order of addition."""
     for name in ("kept", "windows", "tokens", "features"):
         a, b = getattr(ours.tables, name), getattr(theirs.tables, name)
         for column in a.schema.names:
@@ -483,7 +483,7 @@ def test_on_workers_a_scan_finds_the_same_though_one_is_killed(cluster, tmp_path
             (at.folder / f"died-{os.getpid()}").write_text("")
             os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(scan_tasks, "LEAST", 300_000)
+    monkeypatch.setattr(scan_tasks, "MIN_CHARACTERS", 300_000)
     monkeypatch.setattr("dreamy_lens.scan.scan.SAVE_SECONDS", 0.0)
     features, corpus = [dl.neurons(1), abroad("once", tmp_path, die)], corpus_of(3)
     where = f"file://{tmp_path}/scan"
@@ -493,7 +493,7 @@ def test_on_workers_a_scan_finds_the_same_though_one_is_killed(cluster, tmp_path
     assert len(list(tmp_path.glob("died-*"))) == 1 and there.failed_shards == []
     bar = capsys.readouterr().err
     assert "workers get ready" in bar and "100%" in bar and re.search(r"41 features, (\d+) of \1 parts", bar)
-    # The place has the results and nothing else, and the same call opens them.
+    # The shared folder has only the results, and a repeated call opens them.
     assert set(os.listdir(tmp_path / "scan")) == {file.name for file in Path(there.folder).iterdir()}
     monkeypatch.setattr("dreamy_lens.cluster.cluster_scan.ClusterScan._scan", None)
     equal(scanned(features, corpus, out=where, ray=True), here)
@@ -501,7 +501,7 @@ def test_on_workers_a_scan_finds_the_same_though_one_is_killed(cluster, tmp_path
 
 def test_a_shard_that_kills_whoever_reads_it_is_reported_and_the_rest_completes(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(actor_pool, "ATTEMPTS", 1)
-    monkeypatch.setattr(scan_tasks, "LEAST", 300_000)
+    monkeypatch.setattr(scan_tasks, "MIN_CHARACTERS", 300_000)
     corpus = corpus_of(3, deadly=1)
     with pytest.warns(RuntimeWarning, match=r"1 of 3 parts of lines could not be read.*shard 1 \(ValueError: torn\)"):
         here = scanned(dl.neurons(1), corpus, cache=False)
@@ -519,7 +519,7 @@ def test_an_interrupted_scan_goes_on(cluster, tmp_path, monkeypatch, capsys):
             os.kill(at.home, signal.SIGINT)
             time.sleep(60)
 
-    monkeypatch.setattr(scan_tasks, "LEAST", 300_000)
+    monkeypatch.setattr(scan_tasks, "MIN_CHARACTERS", 300_000)
     features, corpus = ["L1.N3", abroad("press", tmp_path, press)], corpus_of(2)
     here = scanned(features, corpus, cache=False)
     some = scanned(features, corpus, out=tmp_path / "scan", ray=RayConfig(workers=1))

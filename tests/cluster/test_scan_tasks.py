@@ -1,4 +1,4 @@
-"""Scans in parcels: shared out, begun again where a worker left off, given up where it cannot go on."""
+"""Tasks of a scan: shared by workers, continued at the last save of a dead worker, given up after too many attempts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def texts(count: int, length: int = 60, seed: int = 0) -> list[str]:
 
 
 def folder_of(tmp_path: Path, files: int) -> Any:
-    """A corpus with a shard for each file."""
+    """Return a corpus with a shard for each file."""
     (tmp_path / "texts").mkdir()
     for i in range(files):
         (tmp_path / "texts" / f"{i:02d}.txt").write_text("\n\n".join(texts(6, seed=i)))
@@ -45,16 +45,16 @@ def folder_of(tmp_path: Path, files: int) -> Any:
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    """Blocks of a few hundred characters, tasks of a few thousand, and a shard for each file."""
+    """Make blocks of a few hundred characters, tasks of a few thousand, and a shard for each file."""
     from dreamy_lens.corpus import files
 
     monkeypatch.setattr(corpora, "BLOCK", 800)
-    monkeypatch.setattr(scan_tasks, "LEAST", 2500)
+    monkeypatch.setattr(scan_tasks, "MIN_CHARACTERS", 2500)
     monkeypatch.setattr(files, "SMALL", 0)
 
 
 def worker_of(place: SharedFolder | Path | str, corpus: Any, workers: int = 1, **settings: Any) -> ScanWorker:
-    """One that has not begun, for a scan of a layer's neurons, and a ledger of the parcels."""
+    """Return a worker that is not ready yet, with a new ledger, for a scan of the neurons of a layer."""
     bridge = models.family("neox").bridge
     scan = Scan(dl.neurons(1), bridge, corpus, SETTINGS)
     place = place if isinstance(place, SharedFolder) else SharedFolder(place)
@@ -63,23 +63,23 @@ def worker_of(place: SharedFolder | Path | str, corpus: Any, workers: int = 1, *
 
 
 def once(worker: ScanWorker) -> Checkpoint:
-    """What one process finds."""
+    """Return the results of one process that scans the corpus by itself."""
     scanner = Scan(worker.features, worker.model.model, worker.corpus, SETTINGS).scanner()
-    found = scanner.new_checkpoint()
-    scanner.run(found)
-    return found
+    checkpoint = scanner.new_checkpoint()
+    scanner.run(checkpoint)
+    return checkpoint
 
 
 def merged(worker: ScanWorker) -> Checkpoint:
-    """What is in the files of the receipts."""
+    """Return the merged results of all receipts."""
     receipts = worker.ledger.receipts()
-    found = None
+    total = None
     for number in sorted(receipts, reverse=True):
         with local_copy(worker.ledger.place, receipts[number]["file"]) as file:
             part = Checkpoint.load(file, worker.ledger.identity)
-        found, _ = (part, None) if found is None else (found, found.merge(part))
-    assert found is not None
-    return found
+        total, _ = (part, None) if total is None else (total, total.merge(part))
+    assert total is not None
+    return total
 
 
 def same(ours: Checkpoint, theirs: Checkpoint) -> None:
@@ -93,24 +93,24 @@ def same(ours: Checkpoint, theirs: Checkpoint) -> None:
     assert np.array_equal(a[0], b[0]) and np.array_equal(a[1].numpy(), b[1].numpy())
 
 
-# Which there are.
+# The plan of tasks.
 
 
 @pytest.mark.parametrize(("workers", "files", "whole"), [(1, 3, False), (1, 12, True), (2, 12, False), (2, 17, True)])
 def test_parcels_are_all_blocks_each_once(tmp_path, workers, files, whole):
     corpus = folder_of(tmp_path, files)
-    found = plan_tasks(corpus, workers, False)
-    assert [task.number for task in found] == list(range(len(found)))
+    tasks = plan_tasks(corpus, workers, False)
+    assert [task.number for task in tasks] == list(range(len(tasks)))
     blocks = []
-    for task in found:
+    for task in tasks:
         for shard in range(task.shard, task.last + 1):
             first = task.block if shard == task.shard else 0
             for block in corpus.blocks(shard, first):
                 if shard < task.last or task.end is None or block.number < task.end:
                     blocks.append((shard, block.number))
     assert blocks == [(shard, block) for shard, block, _ in corpus.block_sizes()]
-    assert len(found) == scan_tasks.EACH * workers if whole else all(p.end is not None for p in found)
-    assert len(found) > 1
+    assert len(tasks) == scan_tasks.TASKS_PER_WORKER * workers if whole else all(p.end is not None for p in tasks)
+    assert len(tasks) > 1
 
 
 def test_a_sample_needs_to_know_the_blocks(tmp_path):
@@ -128,11 +128,11 @@ def test_a_ledger_is_read_again(tmp_path):
     with pytest.raises(ExamplesError, match="holds another scan: k was 4 and is now 5"):
         TaskLedger.open(SharedFolder(tmp_path), {**ledger.identity, "k": 5})
     SharedFolder(tmp_path).write(scan_tasks.MANIFEST, {"format": "other"})
-    with pytest.raises(ExamplesError, match="not one that this dreamy_lens reads"):
+    with pytest.raises(ExamplesError, match="has a format that this dreamy_lens does not read"):
         TaskLedger.open(SharedFolder(tmp_path), ledger.identity)
 
 
-# What a worker does with them.
+# Workers that run tasks.
 
 
 @pytest.mark.parametrize("where", ["{}/a", "file://{}/a", "memory://{}/a"])
@@ -156,11 +156,11 @@ def test_a_parcel_of_several_shards(tmp_path):
 
 
 class Stopped(BaseException):
-    """A worker that is killed, without the death of this process."""
+    """Exception that stands for the death of a worker, so that this process survives."""
 
 
 def killed_after(blocks: int, patch: pytest.MonkeyPatch) -> None:
-    """Kill whoever scans its n-th block from now on."""
+    """Make the scanner die at the end of its n-th block from now on."""
     end, ended = Scanner._end, []
 
     def counted(self: Scanner, *rest: Any) -> None:
@@ -212,7 +212,7 @@ def test_a_parcel_whose_workers_die_is_given_up_and_what_follows_is_not(tmp_path
                 receipt = dataclasses.replace(worker).run(task)
             except Stopped:
                 deaths += 1
-    assert 3 <= deaths <= 5  # three at the place that had been reached, and some of the block may be saved on the way
+    assert 3 <= deaths <= 5  # three from the last save, and perhaps some before a save in the middle of a block
     assert receipt["status"] == "given up" and receipt["why"] == "from block 1 on 3 workers died"
     assert receipt["at"] == [0, 1] and receipt["file"].endswith(".until")
     for rest in worker.ledger.tasks[1:]:
@@ -224,7 +224,7 @@ def test_a_parcel_whose_workers_die_is_given_up_and_what_follows_is_not(tmp_path
     ledger.split(ledger.receipts())
     assert len(ledger.tasks) == before + 1 == len(TaskLedger.open(ledger.place, ledger.identity).tasks)  # type: ignore[union-attr]
     worker.run(ledger.tasks[-1])
-    # All but what follows the first block of the first shard.
+    # All blocks were scanned, except those after the first block of the first shard.
     assert merged(worker).counts["blocks"] == len(worker.corpus.block_sizes()) - len(list(worker.corpus.blocks(0))) + 1
 
 
@@ -249,14 +249,14 @@ def test_an_error_that_stays_is_told_and_one_that_goes_is_not(tmp_path, monkeypa
 def test_what_concerns_all_ends_the_scan(tmp_path, monkeypatch):
     worker = worker_of(tmp_path / "a", texts(40))
     task = worker.ledger.tasks[0]
-    for wrong, error, said in (
+    for wrong, error, message in (
         ({"version": "0.0"}, ClusterError, "install the same version"),
         ({"ledger": dataclasses.replace(worker.ledger, mark="x")}, ClusterError, "does not see the scan's folder"),
         ({"features": ["L7.N3"]}, dl.errors.UnknownHookError, "L7|blocks.7"),
     ):
         receipt = dataclasses.replace(worker, **wrong).run(task)
         assert receipt["status"] == "failed"
-        with pytest.raises(error, match=said):
+        with pytest.raises(error, match=message):
             raise pickle.loads(bytes.fromhex(receipt["error"]))
     monkeypatch.setattr(Checkpoint, "save", lambda *rest: (_ for _ in ()).throw(ExamplesError("no room")))
     assert worker.run(task)["status"] == "failed"
@@ -310,7 +310,7 @@ def test_a_shard_without_anything_readable_is_noted(tmp_path, monkeypatch):
 
 
 class Here:
-    """Workers that are this process; the second job is lost."""
+    """Pool whose jobs run in this process; the second job is lost."""
 
     def __init__(self, cluster: Any, made_of: bytes, say: Any, sent: Any) -> None:
         self.worker, self.sent = pickle.loads(made_of), sent
@@ -333,7 +333,7 @@ def test_values_at_tokens_are_shared_out(tmp_path, monkeypatch, always):
     scanner, states = scan.scanner(), [once(worker), once(worker)]
     here = scan.build_examples(scanner, states[0], None)
     monkeypatch.setattr(value_jobs, "ActorPool", Here)
-    monkeypatch.setattr(value_jobs, "MANY", 1 << 20 if always else 0)
+    monkeypatch.setattr(value_jobs, "MAX_LOCAL_PAIRS", 1 << 20 if always else 0)
     data = dumps(dataclasses.replace(worker, model=worker.model.packed()))
     run_jobs = value_jobs.value_job_runner(None, data, scanner, always)  # type: ignore[arg-type]
     with pytest.warns(RuntimeWarning, match=r"Values at the tokens of \d+ windows are missing .* A worker died"):
@@ -347,14 +347,14 @@ def test_values_at_tokens_are_shared_out(tmp_path, monkeypatch, always):
             np.testing.assert_array_equal(a, b)
 
 
-# What cannot be shared out.
+# Scans that a cluster cannot run.
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "said"),
+    ("given", "error", "message"),
     [
         ({"tokens": 100, "seed": None, "ray": True}, SettingsError, "by one process; leave out ray="),
-        ({"corpus": iter(["a text"]), "ray": True}, CorpusError, "workers have to read their parts of it each"),
+        ({"corpus": iter(["a text"]), "ray": True}, CorpusError, "each of the workers has to read its part of it"),
         (
             {"workers": 3},
             SettingsError,
@@ -372,11 +372,11 @@ def test_values_at_tokens_are_shared_out(tmp_path, monkeypatch, always):
         ({"corpus": [], "ray": True}, CorpusError, ""),
     ],
 )
-def test_bad_input(tmp_path, monkeypatch, given, error, said):
+def test_bad_input(tmp_path, monkeypatch, given, error, message):
     monkeypatch.setenv("DREAMY_LENS_CACHE", str(tmp_path))
     if "corpus" in given:
         pytest.importorskip("ray", reason="Ray is not installed")
-    with pytest.raises(error, match=said or None):
+    with pytest.raises(error, match=message or None):
         dl.max_activating("L1.N3", models.family("gpt2").bridge, **({"corpus": texts(3), "length": 6} | given))
 
 

@@ -1,4 +1,4 @@
-"""What cannot be read is passed over and counted once; what is no corpus says what there is instead."""
+"""Unreadable input is skipped and counted once; errors about wrong sources say what exists instead."""
 
 from __future__ import annotations
 
@@ -38,28 +38,31 @@ def test_what_is_broken_in_a_folder_is_passed_over_and_counted_once(tmp_path: Pa
         corpus = open_corpus(tmp_path)
         assert [str(problem) for problem in corpus.problems] == ["d.zip (.zip)"]
         (tmp_path / "h.txt").unlink()
-        found = texts_of(corpus)
+        documents = texts_of(corpus)
         counts = {"unknown format": 1, "broken line": 2, "no text": 4, "replaced characters": 3, "unreadable file": 6}
         assert corpus.problems.counts == counts
-        assert [found[f"a.jsonl:{i}"] for i in (1, 8, 10, 11)] == [
+        assert [documents[f"a.jsonl:{i}"] for i in (1, 8, 10, 11)] == [
             *good[:2],
             "a line that is a text",
             "not \ufffd UTF-8",
         ]
-        assert 2 < sum(name.startswith("b.jsonl.gz") for name in found) < len(good)
-        assert (found["e.txt"], found["z.txt"]) == ("A text \ufffd\ufffd with \ufffd and a word.", "The last text.")
-        assert not any(name.startswith((".", "c", "f", "g", "h", "i")) for name in found)
-        assert len(texts_of(corpus)) == len(found) and corpus.problems.counts == counts
-        said = {problem.name: problem.why for problem in corpus.problems}
-        assert said["a.jsonl:2"].startswith("it is not JSON")
-        assert (
-            said["a.jsonl:3"] == "it has no field 'text', but 'other'"
-            and said["a.jsonl:4"] == "its field 'text' is null"
+        assert 2 < sum(name.startswith("b.jsonl.gz") for name in documents) < len(good)
+        assert (documents["e.txt"], documents["z.txt"]) == (
+            "A text \ufffd\ufffd with \ufffd and a word.",
+            "The last text.",
         )
-        assert said["a.jsonl:5"] == "an object was expected, and it is a list" and "deeply" in said["a.jsonl:6"]
-        assert said["b.jsonl.gz"].startswith("it breaks off, and the rest is missing")
-        assert said["h.txt"] == "No such file or directory" and "UTF-16" in said["g.txt"]
-        assert said["i.jsonl"].startswith("it has several columns of strings: 'title', 'body'")
+        assert not any(name.startswith((".", "c", "f", "g", "h", "i")) for name in documents)
+        assert len(texts_of(corpus)) == len(documents) and corpus.problems.counts == counts
+        reasons = {problem.name: problem.why for problem in corpus.problems}
+        assert reasons["a.jsonl:2"].startswith("it is not JSON")
+        assert (
+            reasons["a.jsonl:3"] == "it has no field 'text'; its fields: 'other'"
+            and reasons["a.jsonl:4"] == "its field 'text' is null"
+        )
+        assert reasons["a.jsonl:5"] == "an object was expected, but it is a list" and "deeply" in reasons["a.jsonl:6"]
+        assert reasons["b.jsonl.gz"].startswith("it breaks off, and the rest is missing")
+        assert reasons["h.txt"] == "No such file or directory" and "UTF-16" in reasons["g.txt"]
+        assert reasons["i.jsonl"].startswith("it has several columns of strings: 'title', 'body'")
         blocks = list(corpus.blocks(0))
         assert len(blocks) > 3
         for start in range(len(blocks)):
@@ -151,8 +154,8 @@ def test_a_line_that_is_too_long_is_passed_over(tmp_path: Path):
     "source, options, message",
     [
         ("stoires.txt", {}, r"There is no file or folder 'stoires.txt'. In . there are: stories.txt, "),
-        ("empty", {}, r"There are no files with text in empty. Files end in .txt, .md, .jsonl"),
-        ("notes.csv", {}, "notes.csv is not of a format that can be read"),
+        ("empty", {}, r"There are no files with text in empty. Readable files end in .txt, .md, .jsonl"),
+        ("notes.csv", {}, "notes.csv has a format that cannot be read"),
         ("void.txt", {}, "There is no text in void.txt: the file is empty"),
         ("*.jsonl", {}, r"No file matches '\*.jsonl'. In . there are: "),
         ("Once upon a time there was a dog.", {}, "If it is a text, give a list of texts"),
@@ -161,7 +164,7 @@ def test_a_line_that_is_too_long_is_passed_over(tmp_path: Path):
         ("nothing", {}, "There is no file or folder 'nothing'"),
         ([], {}, "There is no text in the list: it is empty"),
         (["", ""], {}, "All texts of the list are empty"),
-        ([1, 2], {}, "Texts were expected, and the items of the list are int"),
+        ([1, 2], {}, "Expected texts, but the items of the list are int"),
         ([[1, 2]], {}, "items of the list are list"),
         (["stories.txt"], {}, "'stories.txt' is a file. A list of str is a list of texts; give pathlib.Path"),
         ({"a": "b"}, {}, "got dict: give list"),
@@ -173,7 +176,7 @@ def test_a_line_that_is_too_long_is_passed_over(tmp_path: Path):
         ("stories.txt", {"encoding": "klingon"}, "There is no encoding 'klingon'"),
         ("stories.txt", {"encoding": "ascii", "separator": "é"}, "cannot be written in ascii"),
         ("stories.txt", {"separator": ""}, "separator= is an empty text"),
-        ("stories.txt", {"split": "train"}, "split= does not go with files; what can be said about it: text_field"),
+        ("stories.txt", {"split": "train"}, "split= does not go with files; its options are text_field"),
         (["a"], {"separator": "\n"}, "separator= does not go with texts"),
         (None, {"split": "test"}, "There is no split 'test'; use 'train', 'held_out'"),
         (None, {"text_field": "text"}, "text_field= does not go with the documentation"),
@@ -202,7 +205,7 @@ def test_the_field_of_texts_is_found_or_asked_for(tmp_path: Path):
         first({"a": "x", "b": "y"})
     with pytest.raises(CorpusError, match="It has no column 'c'; columns of strings: 'a', 'b'"):
         first({"a": "x", "b": "y", "n": 1}, "c")
-    with pytest.raises(CorpusError, match="It has no column of strings; what it has: 'n'"):
+    with pytest.raises(CorpusError, match="It has no column of strings; its columns: 'n'"):
         first({"n": 1})
     path = write(tmp_path / "a.parquet", TEXTS)
     with pytest.raises(

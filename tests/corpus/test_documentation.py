@@ -24,7 +24,7 @@ def held_out_by_definition(text: str) -> bool:
 
 
 def text(n: int, held_out: bool, count: int = 14) -> str:
-    """The n-th of many texts that share no six words in a row, on the wanted side of the split."""
+    """Return the n-th of many texts that share no six words in a row, from the requested side of the split."""
     start = 1000 * n
     while True:
         words = [f"{WORDS[(start + i) % len(WORDS)]} {start}" for i in range(count)]
@@ -36,7 +36,7 @@ def text(n: int, held_out: bool, count: int = 14) -> str:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package on the path that must not be imported."""
+    """Make a package on the path that raises an error when it is imported."""
     root = tmp_path / "imaginary_docs"
     root.mkdir()
     (root / "__init__.py").write_text(
@@ -154,7 +154,7 @@ def test_a_long_document_that_quotes_most_of_a_held_out_one_is_dropped():
 
 
 def test_the_corpus_of_a_real_package_has_no_near_duplicates_between_its_splits():
-    """Checked with sets of word tuples, apart from the hashes that the corpus itself uses."""
+    """The check uses sets of word tuples, and not the hashes that the corpus itself uses."""
     train, held_out = (docstrings(split, packages=["numpy", "pydoc_data.topics"]) for split in ("train", "held_out"))
     assert len(train) > 500 and len(held_out) > 10
     assert all(held_out_by_definition(d.text) for d in held_out)
@@ -200,7 +200,7 @@ def test_it_is_remembered_on_disk_until_a_file_changes(package: Path, monkeypatc
     (package / "m.py").write_text(f"def f():\n    '''{text(2, False)} and more'''")
     documentation._splits.cache_clear()
     assert docstrings(packages=["imaginary_docs"]) != first
-    # A file of the cache that is damaged is made again.
+    # A damaged file of the cache is written again.
     *_, newest = sorted((tmp_path / "cache").iterdir(), key=lambda path: path.stat().st_mtime_ns)
     newest.write_bytes(b"half")
     documentation._splits.cache_clear()

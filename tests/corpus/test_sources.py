@@ -1,4 +1,4 @@
-"""Every kind of source gives the same blocks from wherever reading begins."""
+"""Every kind of source gives equal blocks, wherever reading begins."""
 
 from __future__ import annotations
 

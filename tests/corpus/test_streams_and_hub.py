@@ -1,4 +1,4 @@
-"""Generators, URLs and data sets are corpora like any other."""
+"""Generators, URLs and data sets behave like any other corpus."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_a_generator_is_read_once_and_read_on_from_where_it_stands():
         corpus = open_corpus(text for text in TEXTS)
         assert [next(corpus.blocks(0, start)) for start in range(3)] == expected[:3]
         assert list(corpus.blocks(0, 3)) == expected[3:]
-        with pytest.raises(CorpusError, match="can be read once, and 40 of its texts have been"):
+        with pytest.raises(CorpusError, match="can be read only once, and 40 of its texts have already been read"):
             list(corpus.blocks(0))
         with pytest.raises(CorpusError, match="can be read only once, and counting its blocks would read it"):
             open_corpus(iter(TEXTS)).block_sizes()
@@ -39,7 +39,7 @@ def test_iterables_of_all_kinds():
         assert list(texts_of(corpus).values()) == list(texts_of(corpus).values()) == ["a", "b"]
     with pytest.raises(CorpusError, match="got DataFrame: give one of its columns"):
         open_corpus(pd.DataFrame({"a": ["x"]}))
-    with pytest.raises(CorpusError, match="returned int, which is no iterator of texts"):
+    with pytest.raises(CorpusError, match="returned int, which is not an iterator of texts"):
         texts_of(open_corpus(lambda: 5))
 
 

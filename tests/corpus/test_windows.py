@@ -1,4 +1,4 @@
-"""Windows are exactly those of a naive loop, whatever the tokenizer, and each is found again in its document."""
+"""Windows are exactly those of a naive loop, for every tokenizer, and each can be located in its document."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def block(*texts: str, start: int = 0) -> Block:
 
 
 def naive(texts: list[str], vocabulary: Vocabulary, length: int, stride: int) -> dict[str, Any]:
-    """Windows by a loop over every one of them."""
+    """Return the windows of texts, computed by a plain loop."""
     windows, seen, duplicates, short, offset, bounds = [], set(), 0, 0, 0, [0]
     for s, text in enumerate(texts):
         ids = vocabulary.encode(text)
@@ -62,7 +62,7 @@ def naive(texts: list[str], vocabulary: Vocabulary, length: int, stride: int) ->
     return {"windows": windows, "duplicates": duplicates, "short": short, "bounds": bounds}
 
 
-def found(texts: list[str], vocabulary: Vocabulary, length: int, stride: int | None) -> dict[str, Any]:
+def cut(texts: list[str], vocabulary: Vocabulary, length: int, stride: int | None) -> dict[str, Any]:
     windows = cut_windows(block(*texts), vocabulary, WindowSettings(length, stride))
     assert windows.tokens.dtype == windows.section.dtype == np.int32
     assert windows.ids.shape == (len(windows), length)
@@ -84,7 +84,7 @@ def found(texts: list[str], vocabulary: Vocabulary, length: int, stride: int | N
 def test_windows_are_those_of_a_naive_loop(texts: list[str], length: int, stride: int | None):
     vocabulary = Vocabulary(models.tokenizer(), len(models.tokenizer()) + models.PADDED)
     texts = [text for text in texts if text]
-    assert found(texts, vocabulary, length, stride) == naive(texts, vocabulary, length, stride or length)
+    assert cut(texts, vocabulary, length, stride) == naive(texts, vocabulary, length, stride or length)
 
 
 @pytest.mark.parametrize("stride", [None, 1, 5])
@@ -93,7 +93,7 @@ def test_windows_are_those_of_a_naive_loop_for_trained_tokenizers(stories: model
         f"Once upon a time, {name} went over the hill. 日本 <s> And {name} 🙂 slept.\n" for name in ("Tim", "a dog")
     ]
     for vocabulary in (Vocabulary(stories.tokenizer, 512), embedded):
-        assert found(texts, vocabulary, 6, stride) == naive(texts, vocabulary, 6, stride or 6)
+        assert cut(texts, vocabulary, 6, stride) == naive(texts, vocabulary, 6, stride or 6)
 
 
 def test_a_tokenizer_written_in_python_will_do():
@@ -103,7 +103,7 @@ def test_a_tokenizer_written_in_python_will_do():
     assert not tokenizer.is_fast
     vocabulary = Vocabulary(tokenizer, len(tokenizer))
     texts = ["The house é 日本 🙂 of the king.", "Another one."]
-    assert found(texts, vocabulary, 5, 1) == naive(texts, vocabulary, 5, 1)
+    assert cut(texts, vocabulary, 5, 1) == naive(texts, vocabulary, 5, 1)
     check_characters(texts, vocabulary, 5)
 
 
@@ -113,7 +113,7 @@ def test_special_tokens_and_ids_without_an_embedding_are_in_no_window(vocabulary
     assert windows.tokens.tolist().count(0) == 3 and not (windows.ids == 0).any()
     assert 0 in windows.starts and (windows.starts == windows.tokens.tolist().index(0) + 1).any()
     small = Vocabulary(models.tokenizer(), 60)
-    assert found([text], small, 2, 1) == naive([text], small, 2, 1)
+    assert cut([text], small, 2, 1) == naive([text], small, 2, 1)
     assert (cut_windows(block(text), small, WindowSettings(2, 1)).ids < 60).all()
 
 
@@ -142,7 +142,7 @@ def test_a_block_without_windows_has_empty_arrays(vocabulary: Vocabulary):
 
 
 def check_characters(texts: list[str], vocabulary: Vocabulary, length: int, starts: int = 0) -> None:
-    """Every window stands in its text where `character` says, if it begins with a whole character."""
+    """Check that every window that begins with a complete character occurs in its text at `character`."""
     windows = cut_windows(block(*texts, start=starts), vocabulary, WindowSettings(length, 1))
     whole = 0
     for w, ids in enumerate(windows.ids):
@@ -179,7 +179,7 @@ def test_characters_after_sentencepiece(stories: models.Family):
 
 
 def test_characters_where_offsets_leave_out_the_space_of_a_word():
-    """As those of tokenizers made like RoBERTa's do."""
+    """The offsets of RoBERTa's tokenizer and of similar ones leave out the space before a word."""
     from tokenizers import Tokenizer, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -191,7 +191,7 @@ def test_characters_where_offsets_leave_out_the_space_of_a_word():
 
 
 def test_the_longest_block_has_room_for_its_windows_in_a_window_number(vocabulary: Vocabulary):
-    """Every byte a token, and a window at each of them."""
+    """The longest block has one token per byte, and a window at each token."""
     texts = ["".join(random.choices("🙂🧑🚀日", k=60_000)) for _ in range(3)]
     blocks = list(dl.corpus.open(texts).blocks(0))
     for one in blocks:
@@ -213,12 +213,12 @@ def test_long_texts_bring_no_warning_about_their_length():
 
 def test_a_tokenizer_that_was_left_padding_and_truncating_gives_the_same_windows(vocabulary: Vocabulary):
     texts = ["The dog runs over the hill and the cat sleeps.", "The sun is over the hill."]
-    expected = found(texts, vocabulary, 3, 1)
+    expected = cut(texts, vocabulary, 3, 1)
     backend = vocabulary.tokenizer.backend_tokenizer
     backend.enable_truncation(4)
     backend.enable_padding(length=40)
     try:
-        assert found(texts, vocabulary, 3, 1) == expected
+        assert cut(texts, vocabulary, 3, 1) == expected
     finally:
         backend.no_truncation()
         backend.no_padding()

@@ -1,4 +1,4 @@
-"""Corpora for tests: a few texts in every format, and blocks small enough that these few have many."""
+"""Corpora for tests: a few texts in every format, and blocks so small that a few texts make many of them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ TEXTS = [f"Story {i}. " + " ".join(f"word{i * j % 101}" for j in range(i * 7 % 9
 
 @contextmanager
 def small(section: int = 64, block: int = 256, chunk: int = 100) -> Iterator[None]:
-    """Sections, blocks and reads of a few bytes, so that few bytes have all there is to test."""
-    places = {"sections.SECTION": section, "records.SECTION": section, "corpus.BLOCK": block, "files.BATCH": block}
-    places |= {"streams.CHUNK": chunk, "streams.COMPRESSED_CHUNK": chunk, "hub.BATCH": block, "hub.REMEMBER": 3}
+    """Use sections, blocks and reads of a few bytes, so that short texts have many of each."""
+    sizes = {"sections.SECTION": section, "records.SECTION": section, "corpus.BLOCK": block, "files.BATCH": block}
+    sizes |= {"streams.CHUNK": chunk, "streams.COMPRESSED_CHUNK": chunk, "hub.BATCH": block, "hub.ROWS_PER_STATE": 3}
     with ExitStack() as patches:
-        for name, value in places.items():
+        for name, value in sizes.items():
             patches.enter_context(mock.patch(f"dreamy_lens.corpus.{name}", value))
         yield
 
 
 def write(path: Path, rows: list[Any], **options: Any) -> Path:
-    """A file of texts (or rows) in the format that its name says."""
+    """Write a file of texts or rows, in the format of its suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     name = path.name.removesuffix(".gz").removesuffix(".zst")
     if name.endswith(".parquet"):
@@ -58,15 +58,15 @@ def write(path: Path, rows: list[Any], **options: Any) -> Path:
 
 
 def texts_of(corpus: Corpus) -> dict[str, str]:
-    """Every document by name, put together from its sections."""
-    found: dict[str, str] = {}
+    """Return every document of a corpus by name, joined from its sections."""
+    documents: dict[str, str] = {}
     for shard in range(len(corpus.shards)):
         for block in corpus.blocks(shard):
             for section in block.sections:
-                assert section.start == len(found.get(section.document, ""))
+                assert section.start == len(documents.get(section.document, ""))
                 assert section.text
-                found[section.document] = found.get(section.document, "") + section.text
-    return found
+                documents[section.document] = documents.get(section.document, "") + section.text
+    return documents
 
 
 def dataset_of(texts: list[Any]) -> Any:

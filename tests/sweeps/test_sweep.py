@@ -1,4 +1,4 @@
-"""Sweeps: every run is the dream of its seed, wherever it was made, and none is made twice."""
+"""Sweeps: every run equals the dream with its seed, wherever it was made, and no run is made twice."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 
 
 class counted:
-    """How many runs are made inside the block, and Ctrl-C once so many are saved."""
+    """Count the runs that are saved from now on, and interrupt the sweep after `interrupt_after` of them."""
 
     def __init__(self, patch: pytest.MonkeyPatch, interrupt_after: int | None = None) -> None:
         self.saved: list[str] = []
@@ -52,15 +52,15 @@ class counted:
 
         def kept(self_: Any, result: dict[str, Any]) -> dict[str, Any]:
             self.saved.append(result["name"])
-            found = keep(self_, result)
+            written = keep(self_, result)
             if len(self.saved) == interrupt_after:
                 raise KeyboardInterrupt
-            return found
+            return written
 
         patch.setattr(runner.Runner, "keep", kept)
 
 
-# What a sweep is.
+# The content of a sweep.
 
 
 def test_every_run_is_the_dream_of_its_seed(whole, gpt2):
@@ -81,10 +81,10 @@ def test_runs_of_a_feature_and_of_settings(whole):
     with pytest.raises(SettingsError, match=r"differ in feature"):
         whole.merged()
     with pytest.raises(
-        SettingsError, match=r"No run here is of .*N?7\].*; there are: blocks.1.mlp.hook_post\[-1, 3\], "
+        SettingsError, match=r"This sweep has no runs of .*N?7\].*; its features are: blocks.1.mlp.hook_post\[-1, 3\], "
     ):
         whole.of("L1.N7")
-    with pytest.raises(SettingsError, match="No run here has length=9; there are: 5, 4"):
+    with pytest.raises(SettingsError, match="This sweep has no runs with length=9; there are: 5, 4"):
         whole.of(length=9)
     with pytest.raises(SettingsError, match="There is no setting 'lenght'; there are: seed, iterations"):
         whole.of(lenght=4)
@@ -118,7 +118,7 @@ def test_a_sweep_is_opened_again(whole, gpt2):
     assert again.to_pandas().equals(whole.to_pandas())
     same(again[3].history, whole[3].history)
     assert again[0].resume(1, progress=False).iteration == 4
-    with pytest.raises(RunFolderError, match=r"There is no sweep in .*: it has no whole sweep.json"):
+    with pytest.raises(RunFolderError, match=r"There is no sweep in .*: it has no sweep.json, or a damaged one"):
         Sweep.load(Path(whole.where) / "runs")
 
 
@@ -145,7 +145,7 @@ def test_results_go_to_urls(whole, tmp_path):
     for run, other in zip(runs, whole, strict=True):
         same(run.history, other.history)
     assert len(Sweep.load(where)) == 8
-    # A run of which only a part was uploaded has no result, and is made again.
+    # A run that was only partly uploaded has no result, and is made again.
     place = SharedFolder(where)
     names = place.names("results")
     place.remove(f"results/{names[0]}")
@@ -154,7 +154,7 @@ def test_results_go_to_urls(whole, tmp_path):
     same(made(where, settings=SETTINGS)[0].history, whole[0].history)
 
 
-# Again.
+# Repeated calls.
 
 
 def test_what_is_done_is_not_done_again(whole, monkeypatch, capsys):
@@ -173,19 +173,19 @@ def test_seeds_may_be_added(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
-        ({"features": ["L1.N3"]}, "it has 2 features, and 1 were asked for"),
-        ({"features": ["L1.N3", "L0.N6"]}, r"its features\[1\] is '.*5\]', and '.*6\]' was asked for"),
-        ({"population": 2}, r"its settings\[0\]: config: population is 3, and 2 was asked for"),
-        ({"settings": [{}, {"start": "a"}]}, r"its settings\[1\]: config: length is 4, and 5 was asked for"),
-        ({"model": "neox"}, "its model: name is 'tiny-gpt2', and 'tiny-neox' was asked for"),
+        ({"features": ["L1.N3"]}, "it has 2 features, and 1 were requested"),
+        ({"features": ["L1.N3", "L0.N6"]}, r"its features\[1\] is '.*5\]', and '.*6\]' was requested"),
+        ({"population": 2}, r"its settings\[0\]: config: population is 3, and 2 was requested"),
+        ({"settings": [{}, {"start": "a"}]}, r"its settings\[1\]: config: length is 4, and 5 was requested"),
+        ({"model": "neox"}, "its model: name is 'tiny-gpt2', and 'tiny-neox' was requested"),
         ({"fluency_model": "llama"}, "its fluency_model is None, and {'name': 'tiny-llama'"),
     ],
 )
-def test_another_sweep_is_not_mixed_into_it(whole, other, said):
+def test_another_sweep_is_not_mixed_into_it(whole, other, message):
     there = {name: models.family(other.pop(name)).bridge for name in ("model", "fluency_model") if name in other}
-    with pytest.raises(RunFolderError, match=f"is another one: {said}.*; choose another folder"):
+    with pytest.raises(RunFolderError, match=f"is another one: {message}.*; choose another folder"):
         made(whole.where, **({"settings": SETTINGS} | there | other))
 
 
@@ -211,10 +211,10 @@ def test_folders_that_hold_something_else(tmp_path, whole):
     (tmp_path / "a" / "sweep.json").write_text("{")
     with pytest.raises(RunFolderError, match="is damaged"):
         made(tmp_path / "a", seeds=[0])
-    for change, said in (({"version": 99}, "format version 99"), ({"format": 1}, "not one of a sweep")):
+    for change, message in (({"version": 99}, "format version 99"), ({"format": 1}, "not the manifest of a sweep")):
         manifest = json.loads((Path(whole.where) / "sweep.json").read_text())
         (tmp_path / "a" / "sweep.json").write_text(json.dumps(manifest | change))
-        with pytest.raises(RunFolderError, match=said):
+        with pytest.raises(RunFolderError, match=message):
             Sweep.load(tmp_path / "a")
 
 
@@ -230,7 +230,7 @@ def test_results_that_were_altered_are_made_again(tmp_path, whole, monkeypatch):
     assert len(made(tmp_path / "a")) == 4 and len(count.saved) == 3
 
 
-# What goes wrong.
+# Interrupts and errors.
 
 
 def test_an_interrupt_keeps_what_is_finished(tmp_path, monkeypatch, whole, capsys):
@@ -274,10 +274,10 @@ def test_what_nobody_expected_is_not_hidden(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "said"),
+    ("given", "error", "message"),
     [
         ({"features": []}, SettingsError, "There is no feature"),
-        ({"features": ["L1.N3", dl.neuron(1, 3)]}, SettingsError, "is there twice"),
+        ({"features": ["L1.N3", dl.neuron(1, 3)]}, SettingsError, "is given twice"),
         ({"features": ["L1.N3 +"]}, FeatureSyntaxError, "L1.N3"),
         ({"seeds": 3}, SettingsError, r"seeds is 3; it is several, such as range\(3\)"),
         ({"seeds": []}, SettingsError, "seeds is empty"),
@@ -297,8 +297,8 @@ def test_what_nobody_expected_is_not_hidden(tmp_path, monkeypatch):
         ({"dtype": "float16"}, SettingsError, "in memory already"),
     ],
 )
-def test_bad_input_is_said_before_anything_is_searched(tmp_path, given, error, said):
-    with pytest.raises(error, match=said):
+def test_bad_input_is_said_before_anything_is_searched(tmp_path, given, error, message):
+    with pytest.raises(error, match=message):
         made(tmp_path / "a", **given)
     assert not (tmp_path / "a" / "results").exists()
 
@@ -308,11 +308,11 @@ def test_a_worker_checks_where_it_is(tmp_path, monkeypatch):
     place = SharedFolder(tmp_path / "a")
     mark = json.loads((tmp_path / "a" / "sweep.json").read_text())["mark"]
     plan: Any = None
-    for wrong, said in (
+    for wrong, message in (
         ({"mark": "x"}, "does not see the sweep's folder"),
         ({"place": SharedFolder(tmp_path / "b")}, "name a folder that all machines share"),
         ({"version": "0.0"}, "install the same version on all machines"),
     ):
-        with pytest.raises(ClusterError, match=said):
+        with pytest.raises(ClusterError, match=message):
             runner.Runner(**({"plan": plan, "place": place, "mark": mark} | wrong)).ready()
     assert len(runs) == 1
