@@ -22,13 +22,14 @@ RECORD = "training.json"
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    """Return the versions of the packages whose documentation was read."""
+    versions = {}
     for package in PACKAGES:
         try:
-            found[package] = version(package.replace("_", "-"))
+            versions[package] = version(package.replace("_", "-"))
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 @dataclass(frozen=True)
