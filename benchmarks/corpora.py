@@ -25,7 +25,7 @@ import psutil
 from measures import table
 
 import dreamy_lens as dl
-from dreamy_lens.models.hooked_model import HookedModel
+from dreamy_lens.models.load import as_hooked
 
 FORMATS = ("a.txt", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet")
 
@@ -89,7 +89,7 @@ def read(path: Path) -> list[str]:
 
 def windows(limit: int) -> list[list[str]]:
     """Measure the rows of the table of windows."""
-    vocabulary = HookedModel(dl.load_model()).vocabulary
+    vocabulary = as_hooked().vocabulary
     blocks, count = [], 0
     for block in dl.corpus.open("docstrings").blocks(0):
         blocks.append(block)

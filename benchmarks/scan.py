@@ -161,7 +161,7 @@ def _pass(raw: Any, rows: torch.Tensor, size: int) -> None:
 
 def _only_passes(scanner: Scanner, rows: torch.Tensor) -> None:
     ids = rows[:, -scanner.config.length :].cpu().numpy()
-    with scanner.bulk.standing():
+    with scanner.bulk.keep_hooks():
         for _ in scanner.bulk.passes(ids):
             pass
     _wait(rows)

@@ -1,4 +1,4 @@
-"""Export of a trained model: a Hugging Face folder with a record of the training and a model card."""
+"""Export of a trained model: a Hugging Face folder with a record of the training."""
 
 from __future__ import annotations
 
@@ -6,30 +6,23 @@ import copy
 import json
 import platform
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dreamy_lens.corpus import PACKAGES, Document
+from dreamy_lens._host import versions
+from dreamy_lens.corpus import PACKAGES
 from training.recipe import END_OF_TEXT, Recipe
 
 RECORD = "training.json"
 """Name of the file beside the weights that records the training."""
 
 
-def _versions() -> dict[str, str]:
+def _package_versions() -> dict[str, str]:
     """Return the versions of the packages whose documentation was read."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package.replace("_", "-"))
-        except PackageNotFoundError:
-            continue
-    return versions
+    return {name: number for name, number in versions(*PACKAGES).items() if name != "python"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ class Record:
     machine: str = field(default_factory=platform.machine)
     python: str = field(default_factory=platform.python_version)
     torch: str = torch.__version__
-    packages: dict[str, str] = field(default_factory=_versions)
+    packages: dict[str, str] = field(default_factory=_package_versions)
 
     def write(self, folder: Path) -> None:
         """Save the record beside the weights."""
@@ -77,19 +70,16 @@ class Record:
         return cls(**{**values, "recipe": Recipe(**values["recipe"])})
 
 
-def export(model: Any, tokenizer: Any, record: Record, folder: Path, held_out: Sequence[Document]) -> Path:
-    """Save weights in half precision, tokenizer, record and card. The card has measurements of the saved weights.
+def export(model: Any, tokenizer: Any, record: Record, folder: Path) -> Path:
+    """Save weights in half precision, tokenizer and record; return the folder.
 
     Args:
         model: Trained `GPTNeoXForCausalLM`.
         tokenizer: Tokenizer of the `tokenizers` library.
         record: Record of the training.
         folder: Folder to write; an existing folder is replaced.
-        held_out: Held-out documents, for the measurements of the card.
     """
     from transformers import PreTrainedTokenizerFast
-
-    from training.card import write_card
 
     if folder.exists():
         shutil.rmtree(folder)
@@ -105,5 +95,4 @@ def export(model: Any, tokenizer: Any, record: Record, folder: Path, held_out: S
         add_bos_token=True,
     ).save_pretrained(folder)
     record.write(folder)
-    write_card(folder, held_out)
     return folder

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from dreamy_lens._files import replacing
 from dreamy_lens.corpus import Document, docstrings
 from dreamy_lens.errors import SettingsError
+from training.card import write_card
 from training.evaluate import bits_per_byte
 from training.export import Record, export
 from training.optimizer import optimizers
@@ -139,7 +140,9 @@ def train(
         held_out_documents=len(held_out),
         device=device,
     )
-    return export(model, tokenizer, record, out / "model", held_out)
+    folder = export(model, tokenizer, record, out / "model")
+    write_card(folder, held_out)  # after the export, because the card measures the saved weights
+    return folder
 
 
 def _initialised(model: Any, recipe: Recipe) -> Any:

@@ -11,7 +11,7 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Int64
 
 from dreamy_lens.errors import PromptError, SettingsError
-from dreamy_lens.models.hooked_model import standing
+from dreamy_lens.models.hooked_model import keep_hooks
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.results.attribution import Attribution
 from dreamy_lens.scoring.candidates import AllowedTokens, rank_candidates
@@ -81,14 +81,14 @@ def attributions(
     ids = given[0]
     allowed = scorer.allowed if allowed is None else allowed
     if renew:
-        scorer.renew()
+        scorer.invalidate_cache()
     vocabulary = scorer.vocabulary
-    with standing(scorer.models):
+    with keep_hooks(scorer.models):
         substitutes = _rank_substitutes(scorer, ids, int(max(ks)), weight, allowed)  # [n, k]
     scores: list[Scores] = []
     scored = 0
     for k in ks:
-        with standing(scorer.models):
+        with keep_hooks(scorer.models):
             scores.append(scorer.score(np.concatenate([ids[None], _substitute(ids, substitutes[:, scored:k])])))
         scored = k
         yield Attribution(

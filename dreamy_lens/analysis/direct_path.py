@@ -68,17 +68,16 @@ def find_direct_path(model: HookedModel, name: str) -> DirectPath:
     Raises:
         NoPathError: it is not in the stream, and nothing linear leads there.
     """
-    points = model.bridge.hook_dict
 
     def is_one_of(*names: str) -> bool:
-        return any(points.get(other) is points[name] for other in names)
+        return any(model.backend.is_same_hook(name, other) for other in names)
 
     if is_one_of("ln_final.hook_in"):
         return DirectPath((), False, "stream")
     parts = name.split(".")
     if parts[0] == "blocks" and len(parts) > 2 and parts[1].isdigit():
         i = int(parts[1])
-        at_block, block = f"blocks.{i}.", model.bridge.blocks[i]
+        at_block = f"blocks.{i}."
         last = i == model.n_layers - 1
         if is_one_of(at_block + "hook_resid_post", at_block + "hook_out"):
             return DirectPath((), not last, "stream")
@@ -86,10 +85,10 @@ def find_direct_path(model: HookedModel, name: str) -> DirectPath:
             return DirectPath((), True, "stream")
         for part, projection, output, norm, later in (
             ("mlp", "out", "hook_mlp_out", "ln2_post", not last),
-            ("attn", "o", "hook_attn_out", "ln1_post", not last or not _parallel(model)),
+            ("attn", "o", "hook_attn_out", "ln1_post", not last or not model.backend.parallel_blocks),
         ):
             component = at_block + part
-            after = _child(at_block, block, norm)
+            after = _component(model, at_block + norm)
             if is_one_of(*(norm_name + ".hook_out" for norm_name, _ in after)):
                 return DirectPath((), later, "output")
             # Where a norm follows, TransformerLens' own name is for what comes out of it.
@@ -101,7 +100,7 @@ def find_direct_path(model: HookedModel, name: str) -> DirectPath:
                 f"{component}.{projection}.hook_in",
                 f"{component}.hook_post" if part == "mlp" else f"{component}.hook_z",
             ):
-                inner = _child(component + ".", getattr(block, part), projection)
+                inner = _component(model, f"{component}.{projection}")
                 if inner:
                     return DirectPath((*inner, *after), later, "inside")
     raise NoPathError(
@@ -120,21 +119,17 @@ def logits_of(model: HookedModel, vector: Float[Tensor, " d_model"]) -> Float[Te
     Raises:
         NoPathError: the model has no unembedding that can be asked, or its last norm is of an unknown kind.
     """
-    bridge, out = model.bridge, vector
-    if isinstance(getattr(bridge, "ln_final", None), torch.nn.Module):
-        out = apply_norm(bridge.ln_final, out, "ln_final")
-    if not isinstance(getattr(bridge, "unembed", None), torch.nn.Module):
+    norm, unembedding = (model.backend.component(name) for name in ("ln_final", "unembed"))
+    out = vector if norm is None else apply_norm(norm, vector, "ln_final")
+    if unembedding is None:
         raise NoPathError(f"{model.name} has no unembedding, so there are no logits to promote.")
-    return apply_linear(bridge.unembed, out, "unembed").cpu()
+    return apply_linear(unembedding, out, "unembed").cpu()
 
 
-def _parallel(model: HookedModel) -> bool:
-    return bool(getattr(model.bridge.cfg, "parallel_attn_mlp", False))
-
-
-def _child(prefix: str, parent: Any, name: str) -> tuple[tuple[str, Any], ...]:
-    child = parent._modules.get(name)
-    return () if child is None else ((prefix + name, child),)
+def _component(model: HookedModel, name: str) -> tuple[tuple[str, Any], ...]:
+    """A component with its name, if the model has it."""
+    module = model.backend.component(name)
+    return () if module is None else ((name, module),)
 
 
 def _is_norm(name: str) -> bool:

@@ -55,12 +55,11 @@ def examine(
     if hooked is None:
         yield failure
         return
-    cfg = hooked.bridge.cfg
     dtype = str(hooked.dtype).removeprefix("torch.")
     yield Finding(
         True,
         "the model loads",
-        f"{hooked.name}: {hooked.n_layers} layers, d_model {cfg.d_model}, context {hooked.n_ctx}, {dtype} on "
+        f"{hooked.name}: {hooked.n_layers} layers, d_model {hooked.d_model}, context {hooked.n_ctx}, {dtype} on "
         f"{hooked.device}",
     )
     yield from _tokenizer(hooked, prepend_bos)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from dreamy_lens.analysis.logit_effects import logit_effect
@@ -17,9 +18,10 @@ from dreamy_lens.corpus import Corpus, open_corpus
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
+from dreamy_lens.scan.config import ScanConfig
 
-SCAN_SETTINGS = ("k", "length", "tokens", "stride", "context", "cross_entropy", "sample", "seed", "batch_size")
-"""Settings of a scan that may be given as `scan=`, besides `out` and `cache`."""
+SCAN_SETTINGS = tuple(field.name for field in fields(ScanConfig) if field.name != "prepend_bos")
+"""Settings of a scan that may be given as `scan=`, besides `out` and `cache`; the runs decide on the BOS."""
 
 
 def card(

@@ -55,7 +55,8 @@ def _sweep(options: argparse.Namespace) -> int:
         **given_settings(options),
     )
     print(runs)
-    print(runs.to_pandas()[_COLUMNS].to_string(index=False, float_format="{:.4g}".format, na_rep=""))
+    table = runs.to_pandas()[_COLUMNS]
+    print(table.to_string(index=False, float_format="{:.4g}".format, na_rep=""))  # pyright: ignore[reportArgumentType]
     failed = runs.failed
     for _, row in failed.iterrows():
         print(f"dreamy-lens: {row['feature']}, seed {row['seed']}: {row['error']}", file=sys.stderr)

@@ -8,7 +8,7 @@ import pickle
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dreamy_lens.cluster import actor_pool
 from dreamy_lens.cluster.model_ref import ModelRef, dumps
@@ -20,12 +20,10 @@ from dreamy_lens.cluster.task_queue import ClusterBar, run_tasks
 from dreamy_lens.cluster.value_jobs import value_job_runner
 from dreamy_lens.errors import ClusterError, CorpusError, SettingsError
 from dreamy_lens.scan import scan as scan_module
+from dreamy_lens.scan.checkpoint import Checkpoint
+from dreamy_lens.scan.examples import Examples
+from dreamy_lens.scan.scan import Scan
 from dreamy_lens.scan.storage import HEADER
-
-if TYPE_CHECKING:
-    from dreamy_lens.scan.checkpoint import Checkpoint
-    from dreamy_lens.scan.examples import Examples
-    from dreamy_lens.scan.scan import Scan
 
 
 @dataclasses.dataclass
@@ -162,8 +160,6 @@ class ClusterScan:
 
     def _merged(self, ledger: TaskLedger) -> Checkpoint:
         """Return the results of all tasks, merged in the order of the corpus."""
-        from dreamy_lens.scan.checkpoint import Checkpoint
-
         scan = self.scan
         state, receipts = scan.scanner().empty(), ledger.receipts()
         for task in sorted(ledger.tasks, key=lambda task: (task.shard, task.block)):

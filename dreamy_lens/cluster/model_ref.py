@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dreamy_lens.errors import ModelError, SettingsError
-from dreamy_lens.models.load import EMBEDDED_NAME, as_hooked, located
+from dreamy_lens.models.load import as_hooked
+from dreamy_lens.models.names import EMBEDDED_NAME, located
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class ModelRef:
         from dreamy_lens.scan.fingerprint import model_digest
 
         hooked = as_hooked(model)
-        return cls(hooked.name, None, model_digest(hooked), hooked.bridge)
+        return cls(hooked.name, None, model_digest(hooked), hooked.source)
 
     def packed(self) -> ModelRef:
         """Return a reference for another process, which has an object in memory as bytes.

@@ -21,6 +21,7 @@ from typing import Any
 
 from dreamy_lens.cluster.shared_folder import SharedFolder
 from dreamy_lens.errors import DreamyLensError, ExamplesError
+from dreamy_lens.scan.checkpoint import check_same
 from dreamy_lens.scan.scan import PARTS
 
 FOLDER = PARTS
@@ -143,8 +144,6 @@ class TaskLedger:
         Raises:
             ExamplesError: The ledger is of another scan.
         """
-        from dreamy_lens.scan.checkpoint import check_same
-
         manifest = place.read(MANIFEST)
         if manifest is None:
             return None

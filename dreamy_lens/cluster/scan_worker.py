@@ -13,17 +13,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from dreamy_lens import __version__
 from dreamy_lens.cluster.model_ref import ModelRef
+from dreamy_lens.cluster.ray_cluster import import_ray
 from dreamy_lens.cluster.scan_tasks import MANIFEST, ScanTask, TaskLedger
 from dreamy_lens.cluster.shared_folder import SharedFolder
 from dreamy_lens.errors import ClusterError, CorpusError, DreamyLensError, ExamplesError
-
-if TYPE_CHECKING:
-    from dreamy_lens.scan.checkpoint import Checkpoint
-    from dreamy_lens.scan.config import ScanConfig
+from dreamy_lens.scan.checkpoint import Checkpoint
+from dreamy_lens.scan.config import ScanConfig
+from dreamy_lens.scan.scan import Scan
 
 DONE, GIVEN_UP, FAILED = "done", "given up", "failed"
 LOADING, SCANNING = "loading", "scanning"
@@ -71,10 +73,6 @@ class ScanWorker:
         Raises:
             DreamyLensError: A feature does not fit the model, or this machine is not set up as the others.
         """
-        import torch
-
-        from dreamy_lens.scan.scan import Scan
-
         if self.version != __version__:
             raise ClusterError(
                 f"The worker on {platform.node()!r} has dreamy_lens {__version__}, and this process {self.version}: "
@@ -214,8 +212,6 @@ class ScanWorker:
 
     def _saved(self, task: ScanTask) -> Checkpoint | None:
         """Return the results of a task that were saved on the way, or None."""
-        from dreamy_lens.scan.checkpoint import Checkpoint
-
         if self.ledger.place.read(f"{task.name}.part.json") is None:
             return None
         device = self.scan.model.device if hasattr(self, "scan") else "cpu"
@@ -228,8 +224,6 @@ class ScanWorker:
     def _report(self, task: ScanTask, checkpoint: Any) -> None:
         if self.counter is None:
             return
-        from dreamy_lens.cluster.ray_cluster import import_ray
-
         with contextlib.suppress(Exception):  # the scan is worth more than the sight of it
             if self._counter is None:
                 self._counter = import_ray().get_actor(self.counter)
@@ -274,8 +268,6 @@ class ScanActor:
         """Scan a batch of tasks, as JSON texts, and return their receipts, as JSON texts."""
         # Not when the actor is made: Ray would make it again and again if its process died there, and count nothing.
         if self._worker is None:
-            from dreamy_lens.cluster.ray_cluster import import_ray
-
             self._worker = pickle.loads(import_ray().get(self._data[0]))
         rows = [json.loads(str(row)) for row in batch["task"]]
         return {"receipt": [json.dumps(self._worker.run(ScanTask(*row))) for row in rows]}

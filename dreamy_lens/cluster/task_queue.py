@@ -8,15 +8,13 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dreamy_lens.cluster.ray_cluster import Cluster
 from dreamy_lens.cluster.scan_tasks import ScanTask, TaskLedger
 from dreamy_lens.cluster.scan_worker import ScanActor
 from dreamy_lens.scan.progress_bar import TokenBar
-
-if TYPE_CHECKING:
-    from dreamy_lens.scan.scan import Scan
+from dreamy_lens.scan.scan import Scan
 
 POLL_SECONDS = 0.5
 """Seconds between two movements of the bar."""

@@ -7,19 +7,17 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dreamy_lens.cluster.actor_pool import ActorPool, LostJob
 from dreamy_lens.cluster.model_ref import dumps
 from dreamy_lens.cluster.ray_cluster import Cluster
+from dreamy_lens.scan.scanner import Scanner
+from dreamy_lens.scan.token_values import JobArguments, JobRunner, TokenValueJob, TokenValues
 
-if TYPE_CHECKING:
-    from dreamy_lens.scan.scanner import Scanner
-    from dreamy_lens.scan.token_values import JobArguments, JobRunner, TokenValueJob
-
-    Arguments = Callable[[TokenValueJob], JobArguments]
+Arguments = Callable[[TokenValueJob], JobArguments]
+"""Function that returns the arguments of a job."""
 
 MANY = 1 << 20
 """Number of pairs of feature and window above which workers are started once more for the values."""
@@ -37,8 +35,6 @@ class ValueWorker:
 
     def ready(self) -> None:
         """Load the model and bind the features."""
-        from dreamy_lens.scan.token_values import TokenValues
-
         worker = pickle.loads(self.data)
         worker.ready()
         self._values = TokenValues(worker.scanner)
@@ -75,8 +71,6 @@ def value_job_runner(cluster: Cluster, data: bytes, scanner: Scanner, always: bo
         if pairs > MANY or (always and pairs):
             yield from on_cluster(jobs, arguments)
             return
-        from dreamy_lens.scan.token_values import TokenValues
-
         here = TokenValues(scanner)
         for job in jobs:
             yield job, here.values(*arguments(job))

@@ -11,7 +11,6 @@ import numpy as np
 from dreamy_lens.comparison.merged_runs import dreams_of
 from dreamy_lens.errors import ExamplesError
 from dreamy_lens.features.parser import parse
-from dreamy_lens.features.paths import absolute
 from dreamy_lens.html.words import values
 from dreamy_lens.scan.examples import Examples
 from dreamy_lens.scan.feature_examples import FeatureExamples
@@ -193,7 +192,7 @@ def _same_feature(examples: FeatureExamples, feature: str) -> None:
     if examples.label == feature:
         return
     try:
-        same = str(absolute(parse(examples.label))) == str(absolute(parse(feature)))
+        same = str(parse(examples.label).absolute()) == str(parse(feature).absolute())
     except ValueError:  # a custom function has no text to be parsed
         same = False
     if not same:

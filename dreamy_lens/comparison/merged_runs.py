@@ -6,7 +6,6 @@ from typing import Any
 
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.features.expressions import Feature
-from dreamy_lens.features.paths import absolute
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results.merged import Merged, merge
@@ -60,7 +59,7 @@ def merge_runs_of(feature: Feature, runs: Any) -> Merged:
     if isinstance(runs, Merged):
         return runs
     given = list(runs) if isinstance(runs, (Dreams, list, tuple)) else [runs]
-    names = {str(feature), str(absolute(feature))}
+    names = {str(feature), str(feature.absolute())}
     chosen = [run for run in given if run.provenance.feature in names]
     if given and not chosen:
         there = ", ".join(dict.fromkeys(run.provenance.feature for run in given))

@@ -123,8 +123,8 @@ def cut_windows(block: Block, vocabulary: Vocabulary, settings: WindowSettings) 
         settings: Length of the windows, and the distance between them.
 
     >>> import dreamy_lens as dl
-    >>> from dreamy_lens.models.hooked_model import HookedModel
-    >>> vocabulary = HookedModel(dl.load_model()).vocabulary
+    >>> from dreamy_lens.models.load import as_hooked
+    >>> vocabulary = as_hooked().vocabulary
     >>> (block,) = dl.corpus.open(["Return the sum of the elements along an axis, or all of them."]).blocks(0)
     >>> windows = cut_windows(block, vocabulary, WindowSettings(length=5))
     >>> [(windows.character(w), vocabulary.text(ids)) for w, ids in enumerate(windows.ids)]

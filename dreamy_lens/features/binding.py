@@ -15,6 +15,7 @@ from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass, Rea
 from dreamy_lens.features.parser import parse
 from dreamy_lens.features.shapes import Axes, ShapeProbe
 from dreamy_lens.models.hooked_model import HookedModel
+from dreamy_lens.models.load import as_hooked
 
 MASKED = -1e30
 """Values below this are the minus infinity of an attention mask, in whichever way an architecture writes it."""
@@ -74,20 +75,16 @@ def bind(
         HookNotFiredError: the hook point exists but is never passed.
 
     >>> import dreamy_lens as dl
-    >>> dl.bind("L2.N17").hooks.popitem()[1]
+    >>> dl.features.bind("L2.N17").hooks.popitem()[1]
     ('blocks.2.mlp.hook_post',)
-    >>> dl.bind("L2.N1017")
+    >>> dl.features.bind("L2.N1017")
     Traceback (most recent call last):
     dreamy_lens.errors.FeatureRangeError: blocks.2.mlp.hook_post[-1, 1017]: there is no unit 1017;
     embedded has 896 units there, 0 to 895.
     """
-    from dreamy_lens.models.load import as_hooked
-
     hooked = as_hooked(model)
     expression = parse(feature)
-    if not any(
-        isinstance(f, (ex.Hook, ex.Logit, ex.Latent, ex.MeanCrossEntropy, ex.Custom)) for f in expression.walk()
-    ):
+    if not any(node.is_leaf for node in expression.walk()):
         raise FeatureError(
             f"{expression.label} is a constant: it reads nothing of the model. Name a hook point or a logit."
         )

@@ -1,11 +1,16 @@
-"""From an expression to a function of readings: which axes are left at each node, and how to compute it."""
+"""From an expression to a function of readings: which axes are left at each node, and how to compute it.
+
+Every kind of node has a *rule*, a function of the compiler and of the node. A new kind adds its own with
+:func:`compiles`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dreamy_lens.errors import FeatureError, FeatureRangeError
@@ -13,16 +18,43 @@ from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.forward_pass import Readings, check_position, pick
 from dreamy_lens.features.shapes import Axes, Axis, ShapeProbe, listed
 from dreamy_lens.models.hooked_model import HookedModel
+from dreamy_lens.models.load import as_hooked
 from dreamy_lens.models.transfer import to_device
 
 Compute = Callable[[Readings], Tensor]
+"""Computes `[batch, *axes]` from the passes over a batch."""
+
+Rule = Callable[["Compiler", Any], "tuple[Axes, Compute]"]
+"""The axes that a node leaves, and its computation to `[batch, *axes]`."""
+
+R = TypeVar("R", bound=Rule)
+
+_RULES: dict[type[ex.Feature], Rule] = {}
+
+
+def compiles(*kinds: type[ex.Feature]) -> Callable[[R], R]:
+    """Make a function the rule of some kinds of nodes, and of the kinds that derive from them."""
+
+    def register(rule: R) -> R:
+        _RULES.update(dict.fromkeys(kinds, rule))
+        return rule
+
+    return register
+
+
+class Units(NamedTuple):
+    """A node that leaves one axis of units: its axes, its computation, and which dimension the units are."""
+
+    axes: Axes
+    compute: Compute
+    dim: int
 
 
 class Compiler:
     """Compiles expressions for the model of a probe.
 
     Args:
-        probe: of the whole feature.
+        probe: what the model has where the whole feature reads it.
 
     Attributes:
         hooks: hook points to read, by model.
@@ -43,161 +75,25 @@ class Compiler:
         Raises:
             FeatureError: or one of its kinds, if it does not fit the model.
         """
-        match f:
-            case ex.Hook():
-                return self._hook(f)
-            case ex.Logit():
-                return self._logit(f)
-            case ex.Latent():
-                return self._latent(f)
-            case ex.MeanCrossEntropy():
-                return self._mean_cross_entropy(f)
-            case ex.Custom():
-                return (), self._custom(f)
-            case ex.Standardised():
-                axes, of, dim = self.units(f, "standardised()")
-                return axes, lambda r: _standardised(of(r), dim)
-            case ex.Norm():
-                axes, of, dim = self.units(f, "norm()")
-                return _without(axes, "unit"), lambda r: of(r).float().norm(dim=dim)
-            case ex.Projected() | ex.Cosine():
-                return self._projected(f)
-            case ex.Reduced():
-                return self._reduced(f)
-            case ex.Clipped():
-                axes, of = self.build(f.of)
-                return axes, lambda r: of(r).clamp(f.low, f.high)
-            case ex.Scaled():
-                axes, of = self.build(f.of)
-                return axes, lambda r: of(r) * f.factor
-            case ex.Sum():
-                return self._combined(f, torch.add)
-            case ex.Product():
-                return self._combined(f, torch.mul)
-            case ex.Constant():
-                value, model = f.value, self.model
-                return (), lambda r: torch.full((r[model].size,), value, device=model.device)
-        raise FeatureError(f"{type(f).__name__} is not a feature that can be bound.")
+        rule = next((_RULES[kind] for kind in type(f).__mro__ if kind in _RULES), None)
+        if rule is None:
+            raise FeatureError(f"{type(f).__name__} is not a feature that can be bound.")
+        return rule(self, f)
 
-    # Leaves.
-
-    def _hook(self, f: ex.Hook) -> tuple[Axes, Compute]:
-        name, model, label = f.name, self.model, f.label
-        axes, elements = self.probe.axes[name], self.probe.spread(f)
-        left: list[Axis] = []
-        for axis, element in zip(axes, elements, strict=True):
-            if axis.name == "position":
-                self._at(element, label)
-            else:
-                self._check_unit(axis, element, label)
-            if isinstance(element, ex.Span):
-                left.append(Axis(axis.name, None if axis.size is None else len(range(axis.size)[element.slice()])))
-
-        def compute(r: Readings) -> Tensor:
-            rest, at = list(zip(axes, elements, strict=True)), 1
-            if rest and rest[0][0].name == "position":
-                element = rest.pop(0)[1]
-                out = r[model].picked(name, element, label)
-                at += isinstance(element, ex.Span)
-            else:
-                out = r[model].activations[name]
-            for axis, element in rest:
-                if axis.name == "position":
-                    out = pick(out, at, element, r[model].layout, label)
-                elif isinstance(element, int):
-                    out = out.select(at, element)
-                elif element != ex.Span():
-                    out = out[(slice(None),) * at + (element.slice(),)]
-                at += isinstance(element, ex.Span)
-            return out.float()
-
-        return tuple(left), compute
-
-    def _check_unit(self, axis: Axis, element: ex.Element, label: str) -> None:
-        name, size = axis.name, axis.size or 0
-        if element == ex.BOS:
-            raise FeatureRangeError(
-                f'{label}: "bos" is a position, and there it indexes the {name}s (0 to {size - 1}).'
-            )
-        if isinstance(element, int) and not -size <= element < size:
-            raise FeatureRangeError(
-                f"{label}: there is no {name} {element}; {self.model.name} has {size} {name}s there, 0 to {size - 1}."
-            )
-        if isinstance(element, ex.Span) and not range(size)[element.slice()]:
-            raise FeatureRangeError(f"{label}: the slice takes none of the {size} {name}s.")
-
-    def _at(self, element: ex.Element, label: str) -> Axes:
+    def at(self, element: ex.Element, label: str) -> Axes:
         """Note a position; the axis that it leaves, if any."""
         self.positions.append((element, label))
         check_position(element, self.probe.layout, label)
         return (Axis("position"),) if isinstance(element, ex.Span) else ()
 
-    def _logit(self, f: ex.Logit) -> tuple[Axes, Compute]:
-        model, token, label = self.model, self.model.vocabulary.one(f.token), f.label
-        self.logits.add(model)
+    def units(self, f: Any, what: str) -> Units:
+        """What a function over units is taken of.
 
-        def of(logits: Tensor) -> Tensor:
-            if f.kind == "log_prob":
-                return logits[..., token] - logits.logsumexp(-1)
-            if f.kind == "runner_up":
-                # Above the token and below it, so that nothing of the size of the vocabulary is copied.
-                sides = [s.amax(-1) for s in (logits[..., :token], logits[..., token + 1 :]) if s.shape[-1]]
-                return sides[0] if len(sides) == 1 else torch.maximum(*sides)
-            return logits[..., token]
-
-        return self._at(f.position, label), lambda r: r[model].over_vocabulary(of, f.position, label)
-
-    def _latent(self, f: ex.Latent) -> tuple[Axes, Compute]:
-        sae, model, label = self.probe.sae(f), self.model, f.label
-        name = sae.hook_name
-        axes = self.probe.axes[name]
-        if axes[0].name != "position":
-            raise FeatureRangeError(
-                f"{label}: an activation at {name} is {listed(axes)}, and an autoencoder reads one position at a time. "
-                "Name the hook point it was trained at: hook=..."
-            )
-        sae.check_latent(f.latent)
-        sae.check_activation([self.probe.layout.total, *(axis.size for axis in axes[1:])])
-
-        def compute(r: Readings) -> Tensor:
-            x = r[model].picked(name, f.position, label)
-            return sae.latent(x, f.latent, f.pre_activation)
-
-        return self._at(f.position, label), compute
-
-    def _mean_cross_entropy(self, f: ex.MeanCrossEntropy) -> tuple[Axes, Compute]:
-        model = self.model
-        if f.model is not None:
-            from dreamy_lens.models.load import as_hooked
-
-            model = as_hooked(f.model)
-            self.model.check_same_tokenizer(model)
-            model.bos(bool(self.probe.bos))
-        self.hooks.setdefault(model, [])
-        self.logits.add(model)
-        return (), lambda r: to_device(r[model].cross_entropy, self.model.device)
-
-    def _custom(self, f: ex.Custom) -> Compute:
-        model, hooks = self.model, f.hooks
-
-        def compute(r: Readings) -> Tensor:
-            found = f.function({h: r[model].activations[h] for h in hooks})
-            count = r[model].size
-            if not isinstance(found, Tensor) or tuple(found.shape) != (count,):
-                what = f"shape {list(found.shape)}" if isinstance(found, Tensor) else repr(type(found).__name__)
-                raise FeatureError(
-                    f"The function of {f.label} returned {what} for {count} prompts; it must return a tensor with one "
-                    f"number for each, [{count}]."
-                )
-            return found
-
-        return compute
-
-    # Inner nodes.
-
-    def units(self, f: Any, what: str) -> tuple[Axes, Compute, int]:
-        """Axes and values of a feature's operand, and the dimension of its one axis of units."""
-        axes, of = self.build(f.of)
+        Args:
+            f: the function's node.
+            what: how it is written, for messages.
+        """
+        axes, compute = self.build(f.of)
         names = [axis.name for axis in axes]
         if names.count("unit") != 1 or set(names) - {"unit", "position"}:
             left = left_over(axes) or "a single number"
@@ -205,66 +101,220 @@ class Compiler:
                 f"{f.label}: {what} is taken over one axis of units, and {f.of.label} leaves {left}. "
                 "Pick or keep axes of a hook point until one of units is left, as in hook(name)[-1]."
             )
-        return axes, of, names.index("unit") + 1
+        return Units(axes, compute, names.index("unit") + 1)
 
-    def _projected(self, f: ex.Projected | ex.Cosine) -> tuple[Axes, Compute]:
-        is_cosine = isinstance(f, ex.Cosine)
-        axes, of, dim = self.units(f, "cosine()" if is_cosine else "@")
-        direction = torch.from_numpy(f.direction.values.copy())
-        width = axes[dim - 1].size
-        if len(direction) != width:
+
+# Leaves.
+
+
+@compiles(ex.Hook)
+def _hook(compiler: Compiler, f: ex.Hook) -> tuple[Axes, Compute]:
+    name, model, label = f.name, compiler.model, f.label
+    axes, elements = compiler.probe.axes[name], compiler.probe.spread(f)
+    left: list[Axis] = []
+    for axis, element in zip(axes, elements, strict=True):
+        if axis.name == "position":
+            compiler.at(element, label)
+        else:
+            _check_unit(axis, element, label, model)
+        if isinstance(element, ex.Span):
+            left.append(Axis(axis.name, None if axis.size is None else len(range(axis.size)[element.slice()])))
+
+    def compute(r: Readings) -> Tensor:
+        rest, at = list(zip(axes, elements, strict=True)), 1
+        if rest and rest[0][0].name == "position":
+            element = rest.pop(0)[1]
+            out = r[model].picked(name, element, label)
+            at += isinstance(element, ex.Span)
+        else:
+            out = r[model].activations[name]
+        for axis, element in rest:
+            if axis.name == "position":
+                out = pick(out, at, element, r[model].layout, label)
+            elif isinstance(element, int):
+                out = out.select(at, element)
+            elif element != ex.Span():
+                out = out[(slice(None),) * at + (element.slice(),)]
+            at += isinstance(element, ex.Span)
+        return out.float()
+
+    return tuple(left), compute
+
+
+def _check_unit(axis: Axis, element: ex.Element, label: str, model: HookedModel) -> None:
+    name, size = axis.name, axis.size or 0
+    if element == ex.BOS:
+        raise FeatureRangeError(f'{label}: "bos" is a position, and there it indexes the {name}s (0 to {size - 1}).')
+    if isinstance(element, int) and not -size <= element < size:
+        raise FeatureRangeError(
+            f"{label}: there is no {name} {element}; {model.name} has {size} {name}s there, 0 to {size - 1}."
+        )
+    if isinstance(element, ex.Span) and not range(size)[element.slice()]:
+        raise FeatureRangeError(f"{label}: the slice takes none of the {size} {name}s.")
+
+
+@compiles(ex.Logit)
+def _logit(compiler: Compiler, f: ex.Logit) -> tuple[Axes, Compute]:
+    model, token, label = compiler.model, compiler.model.vocabulary.one(f.token), f.label
+    compiler.logits.add(model)
+
+    def of(logits: Float[Tensor, "*place d_vocab"]) -> Float[Tensor, "*place"]:
+        if f.kind == "log_prob":
+            return logits[..., token] - logits.logsumexp(-1)
+        if f.kind == "runner_up":
+            # Above the token and below it, so that nothing of the size of the vocabulary is copied.
+            sides = [s.amax(-1) for s in (logits[..., :token], logits[..., token + 1 :]) if s.shape[-1]]
+            return sides[0] if len(sides) == 1 else torch.maximum(*sides)
+        return logits[..., token]
+
+    return compiler.at(f.position, label), lambda r: r[model].over_vocabulary(of, f.position, label)
+
+
+@compiles(ex.Latent)
+def _latent(compiler: Compiler, f: ex.Latent) -> tuple[Axes, Compute]:
+    sae, model, label = compiler.probe.sae(f), compiler.model, f.label
+    name = sae.hook_name
+    axes = compiler.probe.axes[name]
+    if axes[0].name != "position":
+        raise FeatureRangeError(
+            f"{label}: an activation at {name} is {listed(axes)}, and an autoencoder reads one position at a time. "
+            "Name the hook point it was trained at: hook=..."
+        )
+    sae.check_latent(f.latent)
+    sae.check_activation([compiler.probe.layout.total, *(axis.size for axis in axes[1:])])
+
+    def compute(r: Readings) -> Tensor:
+        x = r[model].picked(name, f.position, label)
+        return sae.latent(x, f.latent, f.pre_activation)
+
+    return compiler.at(f.position, label), compute
+
+
+@compiles(ex.MeanCrossEntropy)
+def _mean_cross_entropy(compiler: Compiler, f: ex.MeanCrossEntropy) -> tuple[Axes, Compute]:
+    model = compiler.model
+    if f.model is not None:
+        model = as_hooked(f.model)
+        compiler.model.check_same_tokenizer(model)
+        model.bos(bool(compiler.probe.bos))
+    compiler.hooks.setdefault(model, [])
+    compiler.logits.add(model)
+    return (), lambda r: to_device(r[model].cross_entropy, compiler.model.device)
+
+
+@compiles(ex.Custom)
+def _custom(compiler: Compiler, f: ex.Custom) -> tuple[Axes, Compute]:
+    model, hooks = compiler.model, f.hooks
+
+    def compute(r: Readings) -> Tensor:
+        values = f.function({h: r[model].activations[h] for h in hooks})
+        count = r[model].size
+        if not isinstance(values, Tensor) or tuple(values.shape) != (count,):
+            what = f"shape {list(values.shape)}" if isinstance(values, Tensor) else repr(type(values).__name__)
+            raise FeatureError(
+                f"The function of {f.label} returned {what} for {count} prompts; it must return a tensor with one "
+                f"number for each, [{count}]."
+            )
+        return values
+
+    return (), compute
+
+
+# Inner nodes.
+
+
+@compiles(ex.Constant)
+def _constant(compiler: Compiler, f: ex.Constant) -> tuple[Axes, Compute]:
+    value, model = f.value, compiler.model
+    return (), lambda r: torch.full((r[model].size,), value, device=model.device)
+
+
+@compiles(ex.Standardised)
+def _standardised(compiler: Compiler, f: ex.Standardised) -> tuple[Axes, Compute]:
+    axes, of, dim = compiler.units(f, "standardised()")
+    return axes, lambda r: _standardise(of(r), dim)
+
+
+@compiles(ex.Norm)
+def _norm(compiler: Compiler, f: ex.Norm) -> tuple[Axes, Compute]:
+    axes, of, dim = compiler.units(f, "norm()")
+    return _without(axes, "unit"), lambda r: of(r).float().norm(dim=dim)
+
+
+@compiles(ex.Projected, ex.Cosine)
+def _projected(compiler: Compiler, f: ex.Projected | ex.Cosine) -> tuple[Axes, Compute]:
+    is_cosine = isinstance(f, ex.Cosine)
+    axes, of, dim = compiler.units(f, "cosine()" if is_cosine else "@")
+    direction = torch.from_numpy(f.direction.values.copy())
+    width = axes[dim - 1].size
+    if len(direction) != width:
+        raise FeatureRangeError(
+            f"{f.label}: the direction has {len(direction)} entries, and {f.of.label} has {width} units on "
+            f"{compiler.model.name}."
+        )
+    length = float(direction.norm())
+    there: dict[torch.device, Tensor] = {}  # wherever the model has been: it may be moved
+
+    def compute(r: Readings) -> Tensor:
+        x = of(r).float().movedim(dim, -1)
+        if x.device not in there:
+            there[x.device] = to_device(direction, x.device)
+        inner = x @ there[x.device]
+        return inner / (length * x.norm(dim=-1)).clamp_min(1e-12) if is_cosine else inner
+
+    return _without(axes, "unit"), compute
+
+
+@compiles(ex.Reduced)
+def _reduced(compiler: Compiler, f: ex.Reduced) -> tuple[Axes, Compute]:
+    axes, of = compiler.build(f.of)
+    dims = tuple(i + 1 for i, axis in enumerate(axes) if axis.name == "position")
+    if not dims:
+        raise FeatureRangeError(
+            f"{f.label}: .{f.how}() is over positions, and {f.of.label} leaves none; write ':' or '...' where the "
+            "position is."
+        )
+    return _without(axes, "position"), lambda r: of(r).amax(dims) if f.how == "max" else of(r).mean(dims)
+
+
+@compiles(ex.Clipped)
+def _clipped(compiler: Compiler, f: ex.Clipped) -> tuple[Axes, Compute]:
+    axes, of = compiler.build(f.of)
+    return axes, lambda r: of(r).clamp(f.low, f.high)
+
+
+@compiles(ex.Scaled)
+def _scaled(compiler: Compiler, f: ex.Scaled) -> tuple[Axes, Compute]:
+    axes, of = compiler.build(f.of)
+    return axes, lambda r: of(r) * f.factor
+
+
+@compiles(ex.Sum, ex.Product)
+def _combined(compiler: Compiler, f: ex.Sum | ex.Product) -> tuple[Axes, Compute]:
+    operation = torch.add if isinstance(f, ex.Sum) else torch.mul
+    parts = [compiler.build(child) for child in f.children]
+    shapes = list(dict.fromkeys(axes for axes, _ in parts if axes))
+    if len(shapes) > 1:
+        leaves = "; ".join(f"{c.label} leaves {left_over(a)}" for c, (a, _) in zip(f.children, parts, strict=True) if a)
+        raise FeatureRangeError(f"The parts of {f.label} do not match: {leaves}. Reduce each to one number first.")
+    axes = shapes[0] if shapes else ()
+
+    def compute(r: Readings) -> Tensor:
+        values = [of(r).float() for _, of in parts]
+        values = [v.to(values[0].device) for v in values]  # layers may be on several devices
+        full = [v if v.dim() == len(axes) + 1 else v.view(-1, *[1] * len(axes)) for v in values]
+        sizes = {tuple(v.shape[1:]) for v in values if v.dim() > 1}
+        if len(sizes) > 1:  # two slices of positions, whose lengths depend on the prompt's
+            lengths = " and ".join(str(size[0] if len(size) == 1 else list(size)) for size in sorted(sizes))
             raise FeatureRangeError(
-                f"{f.label}: the direction has {len(direction)} entries, and {f.of.label} has {width} units on "
-                f"{self.model.name}."
+                f"The parts of {f.label} leave {lengths} positions; give them slices of one length."
             )
-        length = float(direction.norm())
-        there: dict[torch.device, Tensor] = {}  # wherever the model has been: it may be moved
+        out = full[0]
+        for value in full[1:]:
+            out = operation(out, value)
+        return out
 
-        def compute(r: Readings) -> Tensor:
-            x = of(r).float().movedim(dim, -1)
-            if x.device not in there:
-                there[x.device] = to_device(direction, x.device)
-            inner = x @ there[x.device]
-            return inner / (length * x.norm(dim=-1)).clamp_min(1e-12) if is_cosine else inner
-
-        return _without(axes, "unit"), compute
-
-    def _reduced(self, f: ex.Reduced) -> tuple[Axes, Compute]:
-        axes, of = self.build(f.of)
-        dims = tuple(i + 1 for i, axis in enumerate(axes) if axis.name == "position")
-        if not dims:
-            raise FeatureRangeError(
-                f"{f.label}: .{f.how}() is over positions, and {f.of.label} leaves none; write ':' or '...' where the "
-                "position is."
-            )
-        return _without(axes, "position"), lambda r: of(r).amax(dims) if f.how == "max" else of(r).mean(dims)
-
-    def _combined(self, f: ex.Feature, operation: Any) -> tuple[Axes, Compute]:
-        parts = [self.build(child) for child in f.children]
-        shapes = list(dict.fromkeys(axes for axes, _ in parts if axes))
-        if len(shapes) > 1:
-            told = "; ".join(
-                f"{c.label} leaves {left_over(a)}" for c, (a, _) in zip(f.children, parts, strict=True) if a
-            )
-            raise FeatureRangeError(f"The parts of {f.label} do not match: {told}. Reduce each to one number first.")
-        axes = shapes[0] if shapes else ()
-
-        def compute(r: Readings) -> Tensor:
-            values = [of(r).float() for _, of in parts]
-            values = [v.to(values[0].device) for v in values]  # layers may be on several devices
-            full = [v if v.dim() == len(axes) + 1 else v.view(-1, *[1] * len(axes)) for v in values]
-            sizes = {tuple(v.shape[1:]) for v in values if v.dim() > 1}
-            if len(sizes) > 1:  # two slices of positions, whose lengths depend on the prompt's
-                told = " and ".join(str(size[0] if len(size) == 1 else list(size)) for size in sorted(sizes))
-                raise FeatureRangeError(
-                    f"The parts of {f.label} leave {told} positions; give them slices of one length."
-                )
-            out = full[0]
-            for value in full[1:]:
-                out = operation(out, value)
-            return out
-
-        return axes, compute
+    return axes, compute
 
 
 def left_over(axes: Axes) -> str:
@@ -280,7 +330,7 @@ def left_over(axes: Axes) -> str:
     return f"one number {' and '.join(parts)}" if parts else ""
 
 
-def _standardised(h: Tensor, dim: int) -> Tensor:
+def _standardise(h: Tensor, dim: int) -> Tensor:
     # Eq. 4, with the population's deviation; a vector of equal entries stays zero rather than becoming NaN.
     h = h.float()
     h = h - h.mean(dim, keepdim=True)

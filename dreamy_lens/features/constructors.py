@@ -42,7 +42,7 @@ def neuron(layer: int, index: int, position: int = -1) -> ex.Feature:
     >>> neuron(10, 5) == hook("blocks.10.mlp.hook_post")[-1, 5]
     True
     """
-    return hook(f"blocks.{ex._integer(layer, 'neuron')}.mlp.hook_post")[position, index]
+    return hook(f"blocks.{ex.integer(layer, 'neuron')}.mlp.hook_post")[position, index]
 
 
 class _Logit:
@@ -100,7 +100,7 @@ def sae_latent(
         raise FeatureError(f"sae_latent() takes a folder or an object with encode(...); got {type(sae).__name__}.")
     if hook is not None and (not isinstance(hook, str) or not hook):
         raise FeatureError(f"sae_latent(): hook is the name of a hook point; got {hook!r}.")
-    return ex.Latent(source, ex._integer(latent, "sae_latent"), ex.position(position), bool(pre_activation), hook)
+    return ex.Latent(source, ex.integer(latent, "sae_latent"), ex.position(position), bool(pre_activation), hook)
 
 
 def mean_cross_entropy(model: Any = None) -> ex.MeanCrossEntropy:
@@ -150,6 +150,6 @@ def _token(token: Any) -> str | int:
     if isinstance(token, str) and token:
         return token
     try:
-        return ex._integer(token, "a token")
+        return ex.integer(token, "a token")
     except FeatureError:
         raise FeatureError(f"A token is given as its text or its id; got {token!r}.") from None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dreamy_lens.errors import FeatureError, FeatureRangeError
+from dreamy_lens.features.paths import split_location
 
 _INLINE = "data:float32,"
 
@@ -117,11 +118,7 @@ def _decode(text: str) -> np.ndarray:
 
 
 def _read(location: str) -> np.ndarray:
-    path, name = location, ""
-    if not Path(path).expanduser().exists() and ".safetensors:" in location:
-        stem, _, name = location.partition(".safetensors:")
-        path = stem + ".safetensors"
-    file = Path(path).expanduser()
+    file, name = split_location(location)
     if not file.is_file():
         raise FeatureError(f"There is no file {str(file)!r} to read a direction from (working folder: {Path.cwd()}).")
     if file.suffix == ".npy":

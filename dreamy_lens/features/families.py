@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.constructors import hook
 from dreamy_lens.features.parser import parse
 from dreamy_lens.features.shapes import Axes, ShapeProbe
-from dreamy_lens.models.hooked_model import HookedModel, nearest
+from dreamy_lens.models.hooked_model import HookedModel
+from dreamy_lens.models.names import nearest
 
 _NEURONS = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\w.])[lL](\d+|\*)\.?[nN](\d+|\*)(?!\w)')
 _WILD_NAME = re.compile(r"(?<![\w.])[A-Za-z_][\w.]*\*[\w.*]*")
@@ -36,7 +37,7 @@ def neurons(layer: int | None = None, position: int = -1) -> ex.Feature:
     >>> neurons(2)
     Feature(blocks.2.mlp.hook_post[-1])
     """
-    where = "*" if layer is None else ex._integer(layer, "neurons")
+    where = "*" if layer is None else ex.integer(layer, "neurons")
     return hook(f"blocks.{where}.mlp.hook_post")[position]
 
 
@@ -134,27 +135,8 @@ def _matching(pattern: str, model: HookedModel) -> list[str]:
     return known
 
 
-def rebuilt(feature: ex.Feature, change: Callable[[ex.Feature], ex.Feature | None]) -> ex.Feature:
-    """A feature with some nodes replaced.
-
-    Args:
-        feature: an expression.
-        change: gives what is to stand in a node's place, or None to look further down.
-    """
-    new = change(feature)
-    if new is not None:
-        return new
-    if isinstance(feature, ex.Sum):
-        return ex.Sum(tuple(rebuilt(term, change) for term in feature.terms))
-    if isinstance(feature, ex.Product):
-        return ex.Product(tuple(rebuilt(factor, change) for factor in feature.factors))
-    if isinstance(feature, ex._Unary):
-        return dataclasses.replace(feature, of=rebuilt(feature.of, change))
-    return feature
-
-
 def _renamed(feature: ex.Feature, old: str, new: str) -> ex.Feature:
-    return rebuilt(feature, lambda f: ex.Hook(new, f.index) if isinstance(f, ex.Hook) and f.name == old else None)
+    return feature.transform(lambda f: ex.Hook(new, f.index) if isinstance(f, ex.Hook) and f.name == old else None)
 
 
 def _picked(feature: ex.Feature, places: Sequence[int], hooks: dict[str, Axes]) -> ex.Feature:
@@ -163,7 +145,7 @@ def _picked(feature: ex.Feature, places: Sequence[int], hooks: dict[str, Axes]) 
     def pick(f: ex.Feature) -> ex.Feature | None:
         if not isinstance(f, ex.Hook):
             return None
-        elements = list(full_index(f, len(hooks[f.name])))
+        elements = f.elements(len(hooks[f.name]))
         left = iter(places)
         for i, (axis, element) in enumerate(zip(hooks[f.name], elements, strict=True)):
             if axis.name != "position" and isinstance(element, ex.Span):
@@ -176,15 +158,7 @@ def _picked(feature: ex.Feature, places: Sequence[int], hooks: dict[str, Axes]) 
             return f
         return pick(f)
 
-    return rebuilt(feature, walk)
-
-
-def full_index(f: ex.Hook, count: int) -> list[ex.Element]:
-    """The index of a hook point with an element for each of `count` axes."""
-    index = f.index or ()
-    fill: list[ex.Element] = [ex.Span()] * (count - len([e for e in index if e is not Ellipsis]))
-    cut = index.index(Ellipsis) if Ellipsis in index else len(index)
-    return [*index[:cut], *fill, *index[cut + bool(Ellipsis in index) :]]
+    return feature.transform(walk)
 
 
 def family(expression: ex.Feature, axes: Axes, probe: ShapeProbe) -> Family:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
+from einops import rearrange
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -94,8 +96,8 @@ class ActivationSource(Protocol):
         ...
 
     @property
-    def cross_entropy(self) -> Tensor:
-        """Mean cross-entropy of each prompt, float32 `[batch]`, nats per token (Eq. 1)."""
+    def cross_entropy(self) -> Float[Tensor, " batch"]:
+        """Mean cross-entropy of each prompt, float32, nats per token (Eq. 1)."""
         ...
 
     def picked(self, name: str, element: ex.Element, what: str) -> Tensor:
@@ -121,10 +123,10 @@ class ForwardPass:
     """
 
     activations: dict[str, Tensor]
-    logits: Tensor | None
-    ids: Tensor
+    logits: Float[Tensor, "batch total d_vocab"] | None
+    ids: Int[Tensor, "batch total"]
     layout: RowLayout
-    charge: Tensor | None = field(default=None)
+    charge: Float[Tensor, " batch"] | None = field(default=None)
 
     @property
     def size(self) -> int:
@@ -151,8 +153,8 @@ class ForwardPass:
         return function(pick(self.logits, 1, element, self.layout, what).float())
 
     @property
-    def cross_entropy(self) -> Tensor:
-        """Mean cross-entropy of each prompt, float32 `[batch]`, nats per token (Eq. 1)."""
+    def cross_entropy(self) -> Float[Tensor, " batch"]:
+        """Mean cross-entropy of each prompt, float32, nats per token (Eq. 1)."""
         return self._cross_entropy
 
     @cached_property
@@ -161,13 +163,14 @@ class ForwardPass:
         self.layout.check()
         logits = self.logits[:, self.layout.predicting].float()
         targets = self.ids[:, self.layout.predicted]
-        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        flat = rearrange(logits, "batch pos vocab -> (batch pos) vocab")
+        losses = F.cross_entropy(flat, rearrange(targets, "batch pos -> (batch pos)"), reduction="none")
         mean = losses.view(targets.shape).mean(-1)
         return mean if self.charge is None else mean + self.charge
 
     @torch.no_grad()
-    def surprisal(self) -> Tensor:
-        """-log p of every token at each of the prompt's positions, float32 `[batch, length, d_vocab]`.
+    def surprisal(self) -> Float[Tensor, "batch length d_vocab"]:
+        """-log p of every token at each of the prompt's positions, float32.
 
         The first position's is zero if nothing stands before it, for then it is not predicted.
         """

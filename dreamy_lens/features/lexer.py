@@ -1,4 +1,4 @@
-"""The words of the text form: how it is cut into tokens, how quoted text is written, which names mean something."""
+"""The words of the text form: how it is cut into tokens, and how quoted text is written."""
 
 from __future__ import annotations
 
@@ -7,30 +7,6 @@ import re
 from typing import NamedTuple
 
 from dreamy_lens.errors import FeatureSyntaxError
-
-METHODS: dict[str, tuple[str, ...]] = {
-    "standardised": (),
-    "norm": (),
-    "cosine": ("direction",),
-    "max": (),
-    "mean": (),
-    "clip": ("min", "max"),
-}
-"""Methods of a feature, with the names of their arguments."""
-
-FUNCTIONS: dict[str, tuple[str, ...]] = {
-    "hook": ("name",),
-    "neuron": ("layer", "index", "position"),
-    "logit": ("token", "position"),
-    "logit.runner_up": ("token", "position"),
-    "runner_up": ("token", "position"),
-    "logit_difference": ("token", "position"),
-    "log_prob": ("token", "position"),
-    "sae_latent": ("sae", "latent", "position", "pre_activation", "hook"),
-    "mean_cross_entropy": ("model",),
-    "custom": ("name",),
-}
-"""Functions of :mod:`dreamy_lens.features.constructors`, with the names of their arguments."""
 
 SHORT_NEURON = re.compile(r"L([0-9]+)\.N([0-9]+)")
 
@@ -90,16 +66,10 @@ def _stray(character: str) -> str:
     return f"{character!r} has no meaning here."
 
 
-def is_plain(name: str) -> bool:
-    """Whether a hook point's name can stand by itself, without being taken for something else."""
-    match = _TOKEN.fullmatch(name)
-    return (
-        match is not None
-        and match.lastgroup == "name"
-        and SHORT_NEURON.fullmatch(name) is None
-        and name.rpartition(".")[2] not in METHODS
-        and name not in FUNCTIONS
-    )
+def is_name(text: str) -> bool:
+    """Whether a text is one word of the kind "name": letters, digits and underscores, with dots between them."""
+    match = _TOKEN.fullmatch(text)
+    return match is not None and match.lastgroup == "name"
 
 
 def quote(text: str) -> str:

@@ -17,15 +17,16 @@ form.
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from dreamy_lens.errors import FeatureError, FeatureSyntaxError
 from dreamy_lens.features import constructors
 from dreamy_lens.features import expressions as ex
-from dreamy_lens.features.lexer import FUNCTIONS, METHODS, SHORT_NEURON, Token, tokenise, unquote
+from dreamy_lens.features.lexer import SHORT_NEURON, Token, tokenise, unquote
+from dreamy_lens.features.node import FUNCTIONS, METHODS
 
-_METHODS_LIST = ", ".join(f"{name}({', '.join(METHODS[name])})" for name in METHODS)
 _NOT_A_FEATURE = "A number alone is not a feature; name a hook point or a logit."
 
 
@@ -150,7 +151,7 @@ class _Reader:
                 continue
             self.next()
             if self.now.kind != "name":
-                raise self.fail(f"After the dot comes one of {_METHODS_LIST}.")
+                raise self.fail(f"After the dot comes one of {_methods_list()}.")
             name = self.next()
             part = self.method(part, name.text, name.at)
         return part
@@ -161,7 +162,7 @@ class _Reader:
 
     def method(self, feature: ex.Feature, name: str, at: int) -> Any:
         if name not in METHODS:
-            raise self.fail(f"A feature has no {name!r}{_did_you_mean(name, METHODS)}; it has {_METHODS_LIST}.", at)
+            raise self.fail(f"A feature has no {name!r}{_did_you_mean(name, METHODS)}; it has {_methods_list()}.", at)
         arguments = self.arguments(name, METHODS[name])
         if name == "cosine" and "direction" not in arguments:
             raise self.fail('cosine() takes a direction in quotes, such as cosine("v.safetensors").', at)
@@ -298,6 +299,10 @@ class _Reader:
         return unquote(self.next(), self.text)
 
 
+def _methods_list() -> str:
+    return ", ".join(f"{name}({', '.join(arguments)})" for name, arguments in METHODS.items())
+
+
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {near[0]}?)" if near else ""
@@ -312,6 +317,6 @@ def _quoted_example(function: str, word: str) -> str:
 def _function(name: str) -> Any:
     if name == "custom":
         return constructors.defined_custom
-    if name in ("logit.runner_up", "runner_up"):
+    if name == "runner_up":
         return constructors.logit.runner_up
-    return getattr(constructors, name)
+    return operator.attrgetter(name)(constructors)

@@ -1,48 +1,42 @@
-"""Where a feature's files are, written so that it means the same in every working folder."""
+"""Files and folders that features name: their absolute paths, and what tells that one of them has changed."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
-
-from dreamy_lens.features.directions import Direction
-from dreamy_lens.features.expressions import Feature, Latent, MeanCrossEntropy
 
 _WITH_NAME = ".safetensors:"
 
 
-def absolute(feature: Feature) -> Feature:
-    """The same feature with absolute paths in the place of relative ones that exist here; other names stay.
+def split_location(location: str) -> tuple[Path, str]:
+    """Split `file.safetensors:name` into the file and the tensor's name; the name is empty where there is none.
 
-    This goes for directions' files, for sparse autoencoders' folders, and for the folders of other models.
+    >>> file, name = split_location("probe.safetensors:layer 3")
+    >>> str(file), name
+    ('probe.safetensors', 'layer 3')
     """
-    changed: dict[str, Any] = {}
-    for field in fields(feature):  # type: ignore[arg-type]
-        value = getattr(feature, field.name)
-        if isinstance(value, Feature):
-            new: Any = absolute(value)
-        elif isinstance(value, tuple) and value and all(isinstance(v, Feature) for v in value):
-            new = tuple(map(absolute, value))
-        elif isinstance(value, Direction) and value.path is not None:
-            new = Direction(_absolute(value.path))
-        elif isinstance(value, str) and (isinstance(feature, Latent) and field.name == "sae"):
-            new = _absolute(value)
-        elif isinstance(value, str) and isinstance(feature, MeanCrossEntropy) and value != "embedded":
-            new = _absolute(value)
-        else:
-            continue
-        if new != value:
-            changed[field.name] = new
-    return replace(feature, **changed) if changed else feature  # type: ignore[type-var]
-
-
-def _absolute(location: str) -> str:
-    """A path, or `file.safetensors:name`, made absolute if it exists."""
-    path, name = location, ""
-    if not Path(path).expanduser().exists() and _WITH_NAME in location:
+    name = ""
+    if not Path(location).expanduser().exists() and _WITH_NAME in location:
         stem, _, name = location.partition(_WITH_NAME)
-        path, name = f"{stem}.safetensors", f":{name}"
-    file = Path(path).expanduser()
-    return os.path.abspath(file) + name if file.exists() else location
+        location = f"{stem}.safetensors"
+    return Path(location).expanduser(), name
+
+
+def absolute_path(location: str) -> str:
+    """Make a path, or `file.safetensors:name`, absolute if it exists in the working folder; other texts stay."""
+    file, name = split_location(location)
+    if not file.exists():
+        return location
+    return os.path.abspath(file) + (f":{name}" if name else "")
+
+
+def file_stamps(location: str) -> bytes:
+    """Size, times and number of a file, or of every file of a folder: other bytes after a change, without reading."""
+    place = Path(location).expanduser()
+    stamps = [str(place.absolute())]
+    for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
+        with contextlib.suppress(OSError):
+            stat = file.stat()
+            stamps.append(f"{file.name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}")
+    return "\n".join(stamps).encode("utf-8", "surrogatepass")

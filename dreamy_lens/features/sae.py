@@ -28,11 +28,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from einops import rearrange
+
 from dreamy_lens.errors import FeatureRangeError, SAEError
 from dreamy_lens.features.sae_format import CONFIG, WEIGHTS, Encoder, Read, open_folder, read_config, reader_of
 
 if TYPE_CHECKING:
     import torch
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +105,30 @@ class SAE:
         """Whether the heads of an activation `[..., heads, d_head]` are laid side by side first."""
         return self.encoder is not None and self.encoder.joins_heads
 
-    def encode(self, x: torch.Tensor, pre_activation: bool = False) -> torch.Tensor:
+    @property
+    def output_hook(self) -> str:
+        """The hook point that the decoder writes to: the one that a wrapped object names, or the encoder's own."""
+        config = getattr(self._object, "cfg", None)
+        named = getattr(config, "hook_name_out", None)
+        return named or getattr(getattr(config, "metadata", None), "hook_name_out", None) or self.hook_name
+
+    def decoder_row(self, i: int) -> Float[torch.Tensor, " d_out"]:
+        """A latent's row of the decoder, float32 in the processor's memory.
+
+        Raises:
+            FeatureRangeError: there is no such latent.
+            SAEError: no decoder can be read.
+        """
+        self.check_latent(i)
+        try:
+            row = self._read("W_dec", i) if self._read is not None else self._object.W_dec[i]
+        except Exception as error:
+            raise SAEError(f"{self} shows no decoder (W_dec), so what its latents write is not known.") from error
+        return row.detach().float().cpu().flatten()
+
+    def encode(
+        self, x: Float[torch.Tensor, "*row d_in"], pre_activation: bool = False
+    ) -> Float[torch.Tensor, "*row latent"]:
         """All latents, or what goes into their nonlinearity.
 
         Args:
@@ -121,7 +147,9 @@ class SAE:
             self._check_pre_activations()
         return self._activate(self._prepare(x), None, pre_activation)
 
-    def latent(self, x: torch.Tensor, i: int, pre_activation: bool = False) -> torch.Tensor:
+    def latent(
+        self, x: Float[torch.Tensor, "*row d_in"], i: int, pre_activation: bool = False
+    ) -> Float[torch.Tensor, "*row"]:
         """One latent, or what goes into its nonlinearity.
 
         Args:
@@ -147,28 +175,6 @@ class SAE:
             return latents[..., i]
         self._check_pre_activations()
         return self._activate(self._prepare(x), i, pre_activation)
-
-    def decoder_row(self, i: int) -> torch.Tensor:
-        """What one latent writes, `[d_in]`: its row of the decoder, float32 on the CPU.
-
-        Raises:
-            FeatureRangeError: there is no such latent.
-            SAEError: a wrapped object shows no decoder.
-        """
-        self.check_latent(i)
-        try:
-            row = self._read("W_dec", i) if self._read is not None else self._object.W_dec[i]
-        except Exception as error:
-            raise SAEError(f"{self} shows no decoder (W_dec), so what its latents write is not known.") from error
-        return row.detach().float().cpu().flatten()
-
-    @property
-    def output_hook(self) -> str:
-        """The hook point that the decoder writes to: another one than it reads for a transcoder."""
-        config = getattr(self._object, "cfg", None)
-        metadata = getattr(config, "metadata", None)
-        named = getattr(config, "hook_name_out", None) or getattr(metadata, "hook_name_out", None)
-        return named or self.hook_name
 
     def _check_pre_activations(self) -> None:
         if self._read is None:
@@ -211,7 +217,7 @@ class SAE:
         self.check_activation(x.shape)
         x = _floats(self._one_head(x))
         if self.joins_heads:
-            x = x.flatten(-2)
+            x = rearrange(x, "... head d_head -> ... (head d_head)")
         if self.encoder.normalisation == "constant_norm_rescale":
             x = x * (x.shape[-1] ** 0.5 / x.norm(dim=-1, keepdim=True))
         elif self.encoder.normalisation == "layer_norm":

@@ -103,24 +103,18 @@ class ShapeProbe:
                 f"{f.label} has {len(given)} indices, and an activation there has {len(axes)}: {listed(axes)}, "
                 "without the batch."
             )
-        fill: list[ex.Element] = [ex.Span()] * (len(axes) - len(given))
-        cut = index.index(Ellipsis) if Ellipsis in index else len(index)
-        return [*index[:cut], *fill, *index[cut + 1 :]]
+        return f.elements(len(axes))
 
     def _named_by(self, node: ex.Feature) -> tuple[str, ...]:
-        if isinstance(node, ex.Hook):
-            return (node.name,)
-        if isinstance(node, ex.Custom):
-            return node.hooks
-        return (self.sae(node).hook_name,) if isinstance(node, ex.Latent) else ()
+        """The hook points that a node reads; an autoencoder says by itself where it was trained."""
+        return (self.sae(node).hook_name,) if isinstance(node, ex.Latent) else node.named_hooks()
 
-    def _positions(self, node: ex.Feature) -> list[ex.Element]:
-        if isinstance(node, (ex.Logit, ex.Latent)):
-            return [node.position]
+    def _positions(self, node: ex.Feature) -> tuple[ex.Element, ...]:
+        """The positions that a node reads; which elements of an index are positions, the hook point's axes tell."""
         if isinstance(node, ex.Hook):
             pairs = zip(self.axes[node.name], self.spread(node), strict=True)
-            return [element for axis, element in pairs if axis.name == "position"]
-        return []
+            return tuple(element for axis, element in pairs if axis.name == "position")
+        return node.named_positions()
 
     @torch.no_grad()
     def _shapes(self, layout: RowLayout) -> dict[str, list[int]]:

@@ -3,26 +3,6 @@
 Plotly is imported when a figure is made, not before.
 """
 
-from __future__ import annotations
+import lazy_loader as _lazy
 
-import importlib
-from typing import Any
-
-_HOMES = {
-    "frontier_figure": "dreamy_lens.figures.frontier",
-    "runs_figure": "dreamy_lens.figures.frontier",
-    "evolution_figure": "dreamy_lens.figures.evolution",
-    "frontiers_figure": "dreamy_lens.figures.evolution",
-    "attribution_figure": "dreamy_lens.figures.attribution",
-    "save": "dreamy_lens.figures.export",
-}
-
-__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has: {', '.join(_HOMES)}")
-    found = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = found
-    return found
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
 """Models: how they are loaded, run and hooked, their vocabularies, and the model that ships with the package."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

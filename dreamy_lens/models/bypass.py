@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from dreamy_lens.models.hooked_model import gate_of
+from dreamy_lens.models.bridge_passes import gate_of
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dreamy_lens.errors import HookNotFiredError
-from dreamy_lens.models.hooked_model import HookedModel, gate_of
+from dreamy_lens.models.hooked_model import HookedModel
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,18 @@ def hook_points(model: HookedModel, pattern: str = "") -> list[HookPoint]:
     """
     names = [name for name in model.hook_names() if matches(name, pattern)]
     # Those computed on request are asked for in passes of their own: a request changes what else is computed.
-    gates = {gate_of(name) for name in names} | {None}
-    groups = [[n for n in names if gate_of(n) == gate] for gate in sorted(gates, key=lambda g: g or "")]
+    gates = {model.gate_of(name) for name in names} | {None}
+    groups = [[n for n in names if model.gate_of(n) == gate] for gate in sorted(gates, key=lambda g: g or "")]
     shapes: list[dict[str, tuple[int, ...]]] = [{}, {}]
     for group in groups:
         for known, length in zip(shapes, (5, 6), strict=True):
             known |= {n: s for n, s in _shapes(model, group, length).items() if n not in known}
-    found = []
+    points = []
     for name in shapes[1]:
         short, long = shapes[0][name], shapes[1][name]
         shape = tuple("position" if a != b else b for a, b in zip(short, long, strict=True))
-        found.append(HookPoint(name, shape))
-    return found + [HookPoint(name, None) for name in names if name not in shapes[1]]
+        points.append(HookPoint(name, shape))
+    return points + [HookPoint(name, None) for name in names if name not in shapes[1]]
 
 
 def matches(name: str, pattern: str) -> bool:

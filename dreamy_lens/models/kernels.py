@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -96,8 +97,8 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return linear(x, weight, bias)
 
 
-def matmul_t(x: Tensor, weight: Tensor) -> Tensor:
-    """`x @ weight.T` for x `[..., d]` and weight `[m, d]`, by the best routine there is."""
+def matmul_t(x: Float[Tensor, "*row d"], weight: Float[Tensor, "m d"]) -> Float[Tensor, "*row m"]:
+    """`x @ weight.T`, by the best routine there is."""
     return _linear(x, weight)
 
 

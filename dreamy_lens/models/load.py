@@ -9,12 +9,13 @@ import threading
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreamy_lens.errors import ModelError, TokenizerError
+from dreamy_lens.models.names import EMBEDDED_NAME
 
-EMBEDDED_NAME = "embedded"
-"""How results refer to the embedded model."""
+if TYPE_CHECKING:
+    from dreamy_lens.models.hooked_model import HookedModel
 
 # Two threads that ask for one model at once get the same one.
 _WRAPPING = threading.RLock()
@@ -67,15 +68,16 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
     return bridge
 
 
-def as_hooked(model: Any = None, *, device: Any = None, dtype: Any = None) -> Any:
-    """A :class:`~dreamy_lens.models.hooked_model.HookedModel` for whatever users pass as `model`.
+def as_hooked(model: Any = None, *, device: Any = None, dtype: Any = None) -> HookedModel:
+    """Return a :class:`~dreamy_lens.models.hooked_model.HookedModel` for whatever users pass as `model`.
 
-    The embedded model is loaded once, and one bridge gives one HookedModel however often it is asked for.
+    The embedded model is loaded once, and one bridge or backend gives one HookedModel however often it is asked for.
 
     Args:
-        model: None (the embedded model), a Hugging Face id or folder, a bridge, or a HookedModel.
-        device: of a model that is loaded by name; default: as for :func:`load_model`.
-        dtype: likewise.
+        model: None (the embedded model), a Hugging Face id or folder, a bridge, a backend (an object that derives from
+            :class:`~dreamy_lens.models.backend.Backend`), or a HookedModel.
+        device: device of a model that is loaded by name; default: as for :func:`load_model`.
+        dtype: precision of a model that is loaded by name; default: as for :func:`load_model`.
 
     Raises:
         ModelError: it cannot be loaded, or is nothing that can be hooked.
@@ -89,30 +91,37 @@ def as_hooked(model: Any = None, *, device: Any = None, dtype: Any = None) -> An
         if embedded and device is None and dtype is None:
             with _WRAPPING:
                 return _embedded()
-        return HookedModel(load_model(model, device=device, dtype=dtype), EMBEDDED_NAME if embedded else str(model))
+        return wrap(load_model(model, device=device, dtype=dtype), EMBEDDED_NAME if embedded else str(model))
     with _WRAPPING:
         cached = getattr(model, "_dreamy_lens_access", None)
-        if cached is not None and cached.bridge is model:
+        if cached is not None and cached.source is model:
             return cached
-        hooked = HookedModel(model)
+        hooked = wrap(model)
         with contextlib.suppress(Exception):  # a model that takes no attributes is wrapped anew each time
             object.__setattr__(model, "_dreamy_lens_access", hooked)
         return hooked
 
 
-def located(name: str) -> str:
-    """A model's name that means the same in every working folder: a model folder's absolute path, or else the name."""
-    folder = Path(name).expanduser()
-    if name == EMBEDDED_NAME or not (folder / "config.json").is_file():
-        return name
-    return os.path.abspath(folder)
+def wrap(model: Any, name: str | None = None) -> HookedModel:
+    """Make a new HookedModel of a bridge or of a backend.
+
+    Args:
+        model: a bridge, or an object that derives from :class:`~dreamy_lens.models.backend.Backend`.
+        name: how results refer to a bridge; default: its own name. A backend says its name itself.
+
+    Raises:
+        ModelError: it is nothing that can be hooked.
+    """
+    from dreamy_lens.models.backend import Backend
+    from dreamy_lens.models.hooked_model import HookedModel
+    from dreamy_lens.models.transformer_lens_backend import TransformerLensBackend
+
+    return HookedModel(model if Backend in type(model).__mro__ else TransformerLensBackend(model, name))
 
 
 @lru_cache(maxsize=1)
-def _embedded() -> Any:
-    from dreamy_lens.models.hooked_model import HookedModel
-
-    return HookedModel(load_model(), EMBEDDED_NAME)
+def _embedded() -> HookedModel:
+    return wrap(load_model(), EMBEDDED_NAME)
 
 
 def _embedded_folder() -> str:

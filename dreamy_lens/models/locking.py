@@ -1,4 +1,4 @@
-"""Threads take turns with a bridge: passes of this package, calls by users, and the fork of a process."""
+"""Threads take turns with a model: passes of this package, calls by users, and the fork of a process."""
 
 from __future__ import annotations
 
@@ -16,55 +16,55 @@ _CALLED = ("forward", "run_with_cache", "run_with_hooks")
 _SHARED: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 
-def lock_of(bridge: Any) -> threading.RLock:
-    """Held by whoever uses a bridge; one for each, and re-entrant."""
+def lock_of(source: Any) -> threading.RLock:
+    """The lock that a thread holds while it uses a model: one for each bridge or backend, and re-entrant."""
     with _LOCKS_LOCK:
-        return _LOCKS.setdefault(bridge, threading.RLock())
+        return _LOCKS.setdefault(source, threading.RLock())
 
 
 class _Waiting:
-    """A method of a bridge that waits for the passes of other threads, and has them wait for it."""
+    """A method of a model that waits for the passes of other threads, and has them wait for it."""
 
-    def __init__(self, bridge: Any, name: str, lock: Any) -> None:
-        self._bridge, self._name, self._lock = weakref.ref(bridge), name, lock
+    def __init__(self, source: Any, name: str, lock: Any) -> None:
+        self._source, self._name, self._lock = weakref.ref(source), name, lock
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self._lock:
             return self._own()(*args, **kwargs)
 
     def _own(self) -> Any:
-        bridge = self._bridge()
-        return types.MethodType(getattr(type(bridge), self._name), bridge)
+        source = self._source()
+        return types.MethodType(getattr(type(source), self._name), source)
 
-    def __reduce__(self) -> Any:  # copies of the bridge have what it has without this
-        bridge = self._bridge()
-        return types.MethodType, (getattr(type(bridge), self._name), bridge)
+    def __reduce__(self) -> Any:  # copies of the model have what it has without this
+        source = self._source()
+        return types.MethodType, (getattr(type(source), self._name), source)
 
 
 @contextlib.contextmanager
 def shared(models: Iterable[Any]) -> Iterator[None]:
-    """Have other threads that call the bridges themselves wait for passes in progress, which they would disturb."""
-    with contextlib.ExitStack() as bridges:
-        for bridge, lock in {id(model.bridge): (model.bridge, model.lock) for model in models}.values():
-            bridges.enter_context(_waiting(bridge, lock))
+    """Have other threads that call the models themselves wait for passes in progress, which they would disturb."""
+    with contextlib.ExitStack() as waiting:
+        for source, lock in {id(model.source): (model.source, model.lock) for model in models}.values():
+            waiting.enter_context(_waiting(source, lock))
         yield
 
 
 @contextlib.contextmanager
-def _waiting(bridge: Any, lock: Any) -> Iterator[None]:
+def _waiting(source: Any, lock: Any) -> Iterator[None]:
     with lock:
-        _SHARED[bridge] = _SHARED.get(bridge, 0) + 1
+        _SHARED[source] = _SHARED.get(source, 0) + 1
     try:
         for name in _CALLED:
-            if hasattr(type(bridge), name):
-                bridge.__dict__.setdefault(name, _Waiting(bridge, name, lock))  # past its own __setattr__
+            if hasattr(type(source), name):
+                source.__dict__.setdefault(name, _Waiting(source, name, lock))  # past its own __setattr__
         yield
     finally:
         with lock:
-            _SHARED[bridge] -= 1
-            for name in _CALLED if not _SHARED[bridge] else ():
-                if isinstance(bridge.__dict__.get(name), _Waiting):
-                    del bridge.__dict__[name]
+            _SHARED[source] -= 1
+            for name in _CALLED if not _SHARED[source] else ():
+                if isinstance(source.__dict__.get(name), _Waiting):
+                    del source.__dict__[name]
 
 
 _HELD_TO_FORK: list[threading.RLock] = []

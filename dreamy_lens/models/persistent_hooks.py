@@ -28,7 +28,7 @@ _LOCK = threading.RLock()
 
 
 class PersistentHooks:
-    """The hooks that stay on one bridge while somebody is inside :meth:`kept`.
+    """The hooks that stay on one bridge while a caller is inside :meth:`keep`.
 
     Attributes:
         ids: the numbers that torch has given them.
@@ -40,7 +40,7 @@ class PersistentHooks:
         self._hooks: dict[tuple[str, bool], tuple[Any, Any]] = {}
 
     @contextlib.contextmanager
-    def kept(self) -> Iterator[None]:
+    def keep(self) -> Iterator[None]:
         """Hooks stay inside; when the last one leaves they are gone, whatever ended it, and in whichever thread."""
         with _LOCK:
             self._kept += 1
@@ -50,10 +50,10 @@ class PersistentHooks:
             self._leave()
 
     @contextlib.contextmanager
-    def used(
+    def in_pass(
         self, hooks: Sequence[tuple[str, Hook]], point: Callable[[str], Any], first: Hook | None, where: str
     ) -> Iterator[bool]:
-        """One pass with hooks at these names, if hooks stay at present; gives whether they do.
+        """Use hooks at these names in one pass, if hooks stay at present; give whether they do.
 
         Args:
             hooks: functions of (activation, hook) by the name of a hook point.
@@ -74,7 +74,7 @@ class PersistentHooks:
             if first is not None:
                 wanted[where, True] = first
             for key in wanted:
-                at, handle = self._standing(key, point(key[0]))
+                at, handle = self._persistent(key, point(key[0]))
                 at.fwd_hooks.insert(0 if key[1] else len(at.fwd_hooks), handle)
                 shown.append((at, handle))
             _NOW.functions = {(self, *key): function for key, function in wanted.items()}
@@ -85,7 +85,7 @@ class PersistentHooks:
                 _hide(at, handle)
             self._leave()
 
-    def _standing(self, key: tuple[str, bool], point: Any) -> tuple[Any, Any]:
+    def _persistent(self, key: tuple[str, bool], point: Any) -> tuple[Any, Any]:
         """A hook that stays; attached now if it is new, if somebody removed it, or if the point is another one."""
         at, handle = self._hooks.get(key, (None, None))
         if at is point and handle.hook.id in point._forward_hooks:
@@ -93,12 +93,12 @@ class PersistentHooks:
         if at is not None:
             self._remove(handle)
 
-        def stands(activation: Any, hook: Any = None) -> Any:
+        def persistent(activation: Any, hook: Any = None) -> Any:
             functions = _NOW.functions
             function = None if functions is None else functions.get((self, *key))
             return None if function is None else function(activation, hook=hook)
 
-        handle = attached(point, stands, key[1])
+        handle = attach(point, persistent, key[1])
         _hide(point, handle)
         self._hooks[key] = point, handle
         self.ids.add(handle.hook.id)
@@ -118,21 +118,21 @@ class PersistentHooks:
         self.ids.discard(handle.hook.id)
 
 
-def attached(point: Any, function: Hook, first: bool = False) -> Any:
-    """The handle of a function that has been put on a hook point; earlier TransformerLens does not give it."""
+def attach(point: Any, function: Hook, first: bool = False) -> Any:
+    """Put a function on a hook point and return its handle, which earlier TransformerLens does not give."""
     handle = point.add_hook(function, prepend=True) if first else point.add_hook(function)
     return point.fwd_hooks[0 if first else -1] if handle is None else handle
 
 
 def _hide(point: Any, handle: Any) -> None:
-    point.fwd_hooks[:] = [one for one in point.fwd_hooks if one is not handle]
+    point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
 
 
 _OF: weakref.WeakKeyDictionary[Any, PersistentHooks] = weakref.WeakKeyDictionary()
 
 
-def standing_of(bridge: Any) -> PersistentHooks:
-    """The one of a bridge, whichever model was made of it."""
+def persistent_hooks_of(bridge: Any) -> PersistentHooks:
+    """The persistent hooks of a bridge, the same for every model that was made of it."""
     with _LOCK:
         if bridge not in _OF:
             _OF[bridge] = PersistentHooks()

@@ -2,8 +2,8 @@
 
 The children of a population differ from their parent in one token, a template stands before every prompt, and an
 attribution tries many tokens at one position: most of what plain batches compute has been computed in the row above. A
-`Packing` has one *node* for each distinct prefix of the rows. What a causal model computes for a token depends on the
-tokens before it and on nothing else, so one value for each node is enough, whatever the layer.
+:class:`PrefixTree` has one *node* for each distinct prefix of the rows. What a causal model computes for a token
+depends on the tokens before it and on nothing else, so one value for each node is enough, whatever the layer.
 
     rows          nodes (in the order of the packed row)
     a b c d       a b c d | x d | y
@@ -25,6 +25,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from dreamy_lens.models.transfer import to_device
@@ -63,9 +64,9 @@ class PrefixTree:
         kept: of the packing that this one was cut from, which of its T nodes are in it, int64 `[T]`; else None.
     """
 
-    ids: Tensor
-    positions: Tensor
-    index: Tensor
+    ids: Int[Tensor, " node"]
+    positions: Int[Tensor, " node"]
+    index: Int[Tensor, "batch pos"]
     known: int
     groups: tuple[Group, ...]
     kept: Tensor | None = None
@@ -92,7 +93,7 @@ class PrefixTree:
         """`index` in the memory of the processor: what is read from it costs no wait for a device."""
         return self._host
 
-    def upto(self, length: int) -> PrefixTree:
+    def truncate(self, length: int) -> PrefixTree:
         """The packing of the rows' first `length` positions, whose nodes are some of this one's in the same order."""
         if length >= self.length:
             return self
@@ -123,16 +124,16 @@ class PrefixTree:
         return out
 
 
-def pack(rows: np.ndarray, device: torch.device | str = "cpu", known: int = 0) -> PrefixTree:
-    """The tree of rows.
+def build_tree(rows: Int[np.ndarray, "batch pos"], device: torch.device | str = "cpu", known: int = 0) -> PrefixTree:
+    """Build the tree of rows.
 
     Args:
-        rows: int64 `[B, n]`; rows may be equal, and may come in any order.
+        rows: rows of token ids; they may be equal, and may come in any order.
         device: where its tensors are to be.
         known: how many first positions, the same in all rows, need not be computed.
 
     >>> import numpy as np
-    >>> packing = pack(np.array([[1, 2, 3, 4], [1, 2, 9, 4], [1, 2, 3, 7]]))
+    >>> packing = build_tree(np.array([[1, 2, 3, 4], [1, 2, 9, 4], [1, 2, 3, 7]]))
     >>> packing.index.tolist()
     [[0, 1, 2, 3], [0, 1, 4, 5], [0, 1, 2, 6]]
     >>> packing.ids[:7].tolist()

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -68,23 +69,23 @@ def register() -> None:
 
 def tree_attention(
     module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    query: Float[Tensor, "1 head node d_head"],
+    key: Float[Tensor, "1 key_head node d_head"],
+    value: Float[Tensor, "1 key_head node d_head"],
     attention_mask: Any = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **other: Any,
-) -> tuple[Tensor, None]:
+) -> tuple[Float[Tensor, "1 node head d_head"], None]:
     """Attention of packed nodes, in the form that transformers calls.
 
     Args:
         module: the attention module; not used.
-        query: `[1, heads, T, d_head]`.
-        key: `[1, groups, T, d_head]`, where several heads may share a group.
-        value: likewise.
+        query: queries of the nodes.
+        key: keys of the nodes; several heads may share a key head.
+        value: values of the nodes; several heads may share them in the same way.
         attention_mask: ignored: the packing says who sees whom.
         scaling: of the scores; None is `d_head ** -0.5`.
         dropout: ignored: models are in evaluation mode.
@@ -93,7 +94,7 @@ def tree_attention(
         **other: nothing else that would change the result.
 
     Returns:
-        `[1, T, heads, d_head]`, and None in place of the weights.
+        What each head gives at each node, and None in place of the weights.
 
     Raises:
         UnsupportedAttention: an argument is not known here.

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from dreamy_lens.errors import PromptError, TokenError, TokenizerError
 
@@ -168,8 +169,8 @@ class Vocabulary:
         is_own = self.piece(ids[0]) == " " and "".join(self.tokens(rest)) == text
         return rest if rest and is_own else ids
 
-    def check(self, ids: Any, what: str = "The prompt") -> np.ndarray:
-        """Ids as int64 `[n]` or `[B, n]`, or a PromptError that says what is wrong with them."""
+    def check(self, ids: Any, what: str = "The prompt") -> Int[np.ndarray, "*batch pos"]:
+        """Ids of one prompt or of several as int64, or a PromptError that says what is wrong with them."""
         try:
             array = np.asarray(ids)
         except ValueError:

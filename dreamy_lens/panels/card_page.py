@@ -35,15 +35,15 @@ class CardView:
     """A card as HTML.
 
     Args:
-        card: what is shown.
-        top: how many of the strongest windows.
-        each: how many windows of each quantile.
+        card: the card.
+        top: how many of the strongest windows are shown.
+        each: how many windows of each quantile are shown.
     """
 
     def __init__(self, card: Card, top: int = 16, each: int = 6) -> None:
-        self.card, self.of, examples = card, card.comparison, card.examples
-        said = f"{self.of.feature}{self.of.model}{self.of.summary}{top}"
-        self.prefix = "k" + hashlib.sha256(said.encode("utf-8", "replace")).hexdigest()[:7]
+        self.card, self.comparison, examples = card, card.comparison, card.examples
+        identity = f"{self.comparison.feature}{self.comparison.model}{self.comparison.summary}{top}"
+        self.prefix = "k" + hashlib.sha256(identity.encode("utf-8", "replace")).hexdigest()[:7]
         self.top = examples.top[:top]
         strong = {w.number for w in self.top}
         self.fluent = [w for w in examples.fluent if w.number not in strong]
@@ -54,32 +54,33 @@ class CardView:
         self.windows |= {w: f"{self.prefix}f{i + 1}" for i, w in enumerate(self.fluent)}
 
     def body(self, panel: str = "", heading: str = "h2") -> str:
-        """Everything under the title.
+        """Return everything under the title.
 
         Args:
-            panel: the run's panel, as HTML.
-            heading: the element of headings.
+            panel: HTML of the run's panel.
+            heading: name of the headings' element.
         """
-        of = self.of
+        comparison = self.comparison
         parts = [
             ("Dreams against the corpus", self._plane()),
             ("Dreams, token by token", self._strips() + panel),
-            (f"In {of.scanned.corpus}", self._windows()),
+            (f"In {comparison.scanned.corpus}", self._windows()),
             ("Logit effect", self.card.logit_effect.html()),
             ("Settings", self._settings()),
         ]
         sections = "".join(f"<section><{heading}>{escape(name)}</{heading}>{text}</section>" for name, text in parts)
-        warnings = "".join(f'<p class="dl-warn">{escape(w)}</p>' for w in of.warnings)
-        lead = f'<p class="dl-lead">{escape(of.sentence)}</p><p class="dl-quiet">{escape(self._introduction())}</p>'
+        warnings = "".join(f'<p class="dl-warn">{escape(w)}</p>' for w in comparison.warnings)
+        lead = f'<p class="dl-lead">{escape(comparison.sentence)}</p>'
+        lead += f'<p class="dl-quiet">{escape(self._introduction())}</p>'
         return f'<div class="dl-sides dl-card" id="{self.prefix}">{lead}{warnings}{sections}</div>'
 
     def _introduction(self) -> str:
-        of, scanned = self.of, self.of.scanned
-        tried = "" if of.evaluated is None else f" that evaluated {of.evaluated:,} prompts"
+        comparison, scanned = self.comparison, self.comparison.scanned
+        tried = "" if comparison.evaluated is None else f" that evaluated {comparison.evaluated:,} prompts"
         return (
-            f"{of.model}: {plural(len(of.frontier), 'dream')}, found by {plural(len(of.seeds), 'run')}{tried}; "
-            f"{scanned.windows:,} windows of {scanned.length} tokens from {plural(scanned.documents, 'document')} of "
-            f"{scanned.corpus}."
+            f"{comparison.model}: {plural(len(comparison.frontier), 'dream')}, found by "
+            f"{plural(len(comparison.seeds), 'run')}{tried}; {scanned.windows:,} windows of {scanned.length} tokens "
+            f"from {plural(scanned.documents, 'document')} of {scanned.corpus}."
         )
 
     def _plane(self) -> str:
@@ -88,11 +89,12 @@ class CardView:
             "Dreams are prompts that were searched for, windows are text of the corpus. Further up drives the feature "
             "more, further left reads more like language. Choose a point to go to its prompt."
         )
-        left = f"{comparison_svg(self.of, names)}{comparison_key(self.of)}"
-        said = "".join(f"<li>{escape(s)}</li>" for s in (*(str(s) for s in self.of.statements[1:]), *self.of.findings))
+        left = f"{comparison_svg(self.comparison, names)}{comparison_key(self.comparison)}"
+        sentences = (*map(str, self.comparison.statements[1:]), *self.comparison.findings)
+        items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
         return (
             f'<p class="dl-note">{note}</p><div class="dl-two dl-first"><div>{left}</div><div>{self._histogram()}</div>'
-            f'</div><ul class="dl-said">{said}</ul>'
+            f'</div><ul class="dl-said">{items}</ul>'
         )
 
     def _histogram(self) -> str:
@@ -100,8 +102,8 @@ class CardView:
         marks = [Mark(examples.quantile_value(q), percent(q), "q") for q in QUANTILES]
         if self.top:
             marks.append(Mark(self.top[0].value, f"strongest window {number(self.top[0].value)}", "w"))
-        if len(self.of.frontier):
-            best = self.of.frontier[-1].value
+        if len(self.comparison.frontier):
+            best = self.comparison.frontier[-1].value
             marks.append(Mark(best, f"strongest dream {number(best)}", "d"))
         shares = ", ".join(percent(q) for q in sorted(QUANTILES))
         said = (
@@ -114,7 +116,7 @@ class CardView:
         return f'{drawn}<p class="dl-note">{escape(said)}</p>'
 
     def _strips(self) -> str:
-        frontier, found = self.of.frontier, self.card.attributions
+        frontier, found = self.comparison.frontier, self.card.attributions
         if not len(frontier):
             return "<p>No prompt had finite scores, so there is no frontier.</p>"
         if not found:
@@ -148,29 +150,29 @@ class CardView:
         return "".join(parts)
 
     def _settings(self) -> str:
-        of, header = self.of, self.card.examples.header
-        corpus = {"corpus": of.scanned.corpus, "fingerprint": header.get("corpus", {}).get("fingerprint", "")}
+        comparison, header = self.comparison, self.card.examples.header
+        corpus = {"corpus": comparison.scanned.corpus, "fingerprint": header.get("corpus", {}).get("fingerprint", "")}
         counts = {name: f"{n:,}" for name, n in self.card.examples.counts.items()}
         renamed = {"tokens": "sampled tokens"}  # those that were scanned are among the counts
-        asked = {renamed.get(name, name): value for name, value in of.scanned.settings.items()}
+        asked = {renamed.get(name, name): value for name, value in comparison.scanned.settings.items()}
         problems = {"passed over": header["problem_count"]} if header.get("problem_count") else {}
         made = {"seconds": f"{header['seconds']:.1f}"} if header.get("seconds") else {}
         groups = {
-            "Dreams": of.settings,
+            "Dreams": comparison.settings,
             "Corpus": {**corpus, **counts, **problems, **asked, **made},
-            "The scan's versions": of.scanned.versions,
+            "The scan's versions": comparison.scanned.versions,
         }
         shown = (f"<div><h3>{n}</h3>{settings_list(known)}</div>" for n, known in groups.items() if known)
         return f'<div class="dl-groups">{"".join(shown)}</div>'
 
 
 def card_page(card: Card, top: int = 16, static: bool = False) -> str:
-    """One self-contained page.
+    """Return a card as one self-contained page.
 
     Args:
-        card: what is shown.
-        top: how many of the strongest windows.
-        static: leave the run's panel and its script out.
+        card: the card.
+        top: how many of the strongest windows are shown.
+        static: whether to leave out the run's panel and its script.
     """
     panel = "" if static else _panel(card)
     body = f"<h1>{escape(card.title)}</h1>{CardView(card, top).body(panel)}"
@@ -178,29 +180,28 @@ def card_page(card: Card, top: int = 16, static: bool = False) -> str:
 
 
 def card_fragment(card: Card) -> str:
-    """What a notebook's cell shows, without scripts."""
-    found = f"<h2>{escape(card.title)}</h2>{CardView(card, 8, 3).body('', 'h3')}"
-    return fragment(found, *STYLES)
+    """Return what a notebook's cell shows, without scripts."""
+    return fragment(f"<h2>{escape(card.title)}</h2>{CardView(card, 8, 3).body('', 'h3')}", *STYLES)
 
 
 def _panel(card: Card) -> str:
-    """The panel of the run, to be opened where scripts run; nothing for several runs, or one that is not at hand."""
+    """Return the panel of the run, to be opened where scripts run; "" for several runs, or one without its model."""
     runs = card.merged.runs
     if len(runs) != 1 or not isinstance(runs[0], Dream) or not runs[0].has_session:
         return ""
-    _look(runs[0], card)
+    _inspect_strips(runs[0], card)
     view = frozen_run(runs[0], weight=PANEL, strips=len(card.attributions))
     summary = "Explore the run: click prompts, substitutes and iterations"
     return f'<details class="dl-explore"><summary>{summary}</summary>{view}</details>'
 
 
-def _look(run: Any, card: Card) -> None:
-    """Have the panel know what the strips show, so that the model is asked once."""
+def _inspect_strips(run: Dream, card: Card) -> None:
+    """Inspect the prompts that the strips show before the panel is made, so that the model runs once."""
     inspector = inspector_of(run)
 
-    def look() -> None:
+    def inspect() -> None:
         for i in card.attributions:
             inspector.with_series(np.asarray(card.comparison.frontier[i].ids, dtype=np.int64))
 
     with contextlib.suppress(DreamyLensError):
-        run.ask(look).result()
+        run.ask(inspect).result()

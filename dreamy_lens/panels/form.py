@@ -15,7 +15,8 @@ from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.binding import bind
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.hook_points import hook_points
-from dreamy_lens.models.load import EMBEDDED_NAME, as_hooked
+from dreamy_lens.models.load import as_hooked
+from dreamy_lens.models.names import EMBEDDED_NAME
 from dreamy_lens.panels import bundle, settings
 from dreamy_lens.runs.model_thread import ModelThread
 
@@ -99,8 +100,8 @@ class FeatureForm(anywidget.AnyWidget):
             self._own.add(hooked.name)
         self._models[hooked.name] = hooked
         self.hooked = hooked
-        config, size = hooked.bridge.cfg, hooked.vocabulary.size
-        parts = [f"{hooked.n_layers} layers", f"width {config.d_model}", f"{size:,} tokens"]
+        size = hooked.vocabulary.size
+        parts = [f"{hooked.n_layers} layers", f"width {hooked.d_model}", f"{size:,} tokens"]
         parts += [f"context {hooked.n_ctx:,}"] * bool(hooked.n_ctx)
         names = hooked.hook_names()
         with self.hold_sync():

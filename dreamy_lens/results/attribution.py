@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dreamy_lens import _host, _upcalls
+from dreamy_lens._files import write_text
 from dreamy_lens.errors import RunFolderError
 from dreamy_lens.html.escaping import escape
 from dreamy_lens.html.numbers import decimals, number
@@ -135,7 +136,7 @@ class Attribution:
         title = f"Attribution of {self.feature}" if self.feature else "Attribution"
         page = document(title, f"<h1>{escape(title)}</h1>{attribution_with_scores(self)}")
         if path is not None:
-            Path(path).write_text(page, encoding="utf-8")
+            write_text(path, page)
         return page
 
     def plot(self, **settings: Any) -> go.Figure:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from dreamy_lens.errors import RunFolderError, SettingsError
 from dreamy_lens.features.parser import parse
-from dreamy_lens.models.hooked_model import standing
+from dreamy_lens.models.hooked_model import keep_hooks
 from dreamy_lens.results.merged import Merged, merge
 from dreamy_lens.runs.controls import RunControls
 from dreamy_lens.runs.dream import Dream
@@ -158,7 +158,7 @@ class Dreams(RunControls, Sequence["Dream"]):
             between: called before every pass through the model.
         """
         scorer = JointScorer([run.session.scorer for run in self.runs])
-        with standing(self.models):
+        with keep_hooks(self.models):
             for number, step in drive_together([run.search(until) for run in self.runs], scorer, between):
                 yield self.runs[number], step
 

@@ -212,7 +212,7 @@ class RecordedRun(RunControls):
     @property
     def model(self) -> Any:
         """The model with its hook points; loaded now if the run was opened from a folder."""
-        return self.session.scorer.model.bridge
+        return self.session.scorer.model.source
 
     @property
     def models(self) -> set[Any]:

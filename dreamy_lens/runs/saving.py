@@ -16,7 +16,6 @@ from dreamy_lens._host import versions
 from dreamy_lens.errors import DreamyLensError, FeatureError, RunFolderError
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import parse
-from dreamy_lens.features.paths import absolute
 from dreamy_lens.results.history import History
 from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
 from dreamy_lens.results.storage import RUN, read_folder, write_folder
@@ -181,7 +180,7 @@ def _same_feature(given: Feature, saved: str, where: str) -> str:
     Objects are only told by their kind here, and files by their names, so that they may have been moved: the scores
     say the rest.
     """
-    text = str(absolute(given))
+    text = str(given.absolute())
     with suppress(FeatureError):  # no text can be parsed that holds an object
         if parse(saved).label == given.label:
             return text

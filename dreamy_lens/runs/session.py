@@ -13,9 +13,7 @@ import numpy as np
 from dreamy_lens.errors import FeatureError, ModelError, RunFolderError
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import parse
-from dreamy_lens.features.paths import absolute
-from dreamy_lens.models import load as loading
-from dreamy_lens.models.hooked_model import HookedModel, standing
+from dreamy_lens.models.hooked_model import HookedModel, keep_hooks
 from dreamy_lens.models.load import EMBEDDED_NAME, as_hooked
 from dreamy_lens.results.history import History, HistoryBuilder
 from dreamy_lens.results.prompt import Provenance
@@ -120,12 +118,12 @@ class Session:
 
         What is known is what the history says: scores that an interrupt kept from it are not, and are found again.
         """
-        self.scorer.renew()
+        self.scorer.invalidate_cache()
         return self._standing(drive(self.search(until, state, history), self.scorer, between))
 
     def _standing(self, steps: Iterator[Step]) -> Iterator[Step]:
         """Steps between which hooks stay where they are."""
-        with standing(self.scorer.models):
+        with keep_hooks(self.scorer.models):
             yield from steps
 
     def search(self, until: int, state: State | None, history: History) -> Search:
@@ -146,7 +144,7 @@ class Session:
     def provenance(self) -> Provenance:
         """Feature, model, seed, BOS and template that the run's numbers are of."""
         # Paths are written in full, so that the text means the same from another working folder.
-        feature = str(absolute(self.scorer.bound.feature))
+        feature = str(self.scorer.bound.feature.absolute())
         scorer, seed = self.scorer, self.spec.config.seed
         return Provenance(feature, scorer.model.name, seed, None, scorer.prepend_bos, scorer.prefix, scorer.suffix)
 
@@ -270,7 +268,7 @@ def _loaded(given: Any, name: str | None, what: str, saved: dict[str, Any]) -> H
         usual = as_hooked(given) if str(given) == EMBEDDED_NAME else None
         if usual is not None and usual.device.type == (device or usual.device.type) and dtype in (None, "float32"):
             return usual
-        return HookedModel(loading.load_model(given, device=device, dtype=dtype), str(given))
+        return as_hooked(given, device=device, dtype=dtype)
     except ModelError as error:
         raise RunFolderError(
             f"The run's {what} cannot be loaded by its name, {str(given)!r}. If it was one in memory, give it: "

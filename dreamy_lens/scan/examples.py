@@ -197,10 +197,9 @@ class Examples:
         texts: list[str] = [feature] if isinstance(feature, str) else []
         if not texts or texts[0] not in self._numbers:
             from dreamy_lens.features.parser import parse
-            from dreamy_lens.features.paths import absolute
 
             expression = parse(feature)  # type: ignore[arg-type]
-            texts += [str(expression), str(absolute(expression))]
+            texts += [str(expression), str(expression.absolute())]
         for text in texts:
             if text in self._numbers:
                 return self._numbers[text]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,15 +19,13 @@ def model_digest(model: HookedModel) -> str:
     the weights on the device where they are, and does not depend on the order of the sums.
     """
     digest = hashlib.sha256()
-    bridge = model.bridge
-    mode = model.state[1:]
-    config = getattr(getattr(bridge, "original_model", None), "config", None)
+    module, mode = model.backend.module, model.state[1:]
     # Soft caps, window sizes: no weights, but numbers depend on them.
-    settings: Any = getattr(config, "to_dict", dict)()
-    digest.update(repr((type(bridge).__name__, str(mode), sorted(map(str, settings.items())))).encode())
+    settings = sorted(map(str, model.backend.settings().items()))
+    digest.update(repr((type(model.source).__name__, str(mode), settings)).encode())
     with model.lock, torch.no_grad():
         seen: set[int] = set()
-        for name, tensor in (*bridge.named_parameters(), *bridge.named_buffers()):
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
             if id(tensor) in seen:
                 continue
             seen.add(id(tensor))
@@ -59,34 +54,13 @@ def features_digest(features: Iterable[ex.Feature]) -> str:
     for feature in features:
         digest.update(str(feature).encode("utf-8", "surrogatepass") + b"\0")
         for node in feature.walk():
-            if isinstance(node, (ex.Projected, ex.Cosine)) and node.direction.path is not None:
-                digest.update(node.direction.values.tobytes())
-            elif isinstance(node, ex.Latent) and isinstance(node.sae, str):
-                digest.update(_stamps(node.sae))
+            digest.update(node.digest_key())
     return digest.hexdigest()[:16]
 
 
-def _stamps(path: str) -> bytes:
-    """What changes when a file of a folder does, without reading it."""
-    place = Path(path).expanduser()
-    files = sorted(place.rglob("*")) if place.is_dir() else [place]
-    found = [str(place.absolute())]
-    for file in files:
-        with contextlib.suppress(OSError):
-            stat = file.stat()
-            found.append(f"{file.name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}")
-    return "\n".join(found).encode("utf-8", "surrogatepass")
-
-
-def is_plain(feature: ex.Feature) -> bool:
+def has_text_form(feature: ex.Feature) -> bool:
     """Whether the text of a feature says all that it is: not so for functions and for objects of this session."""
-    for node in feature.walk():
-        if isinstance(node, ex.Custom):
-            return False
-        of: Any = node.sae if isinstance(node, ex.Latent) else getattr(node, "model", None)
-        if of is not None and not isinstance(of, str):
-            return False
-    return True
+    return all(node.has_text_form for node in feature.walk())
 
 
 def library_versions() -> dict[str, str]:

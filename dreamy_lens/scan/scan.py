@@ -11,17 +11,32 @@ import time
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from dreamy_lens._files import cache_folder
+from dreamy_lens.corpus.corpus import Corpus
+from dreamy_lens.corpus.problems import Problems
+from dreamy_lens.corpus.sources import open_corpus
 from dreamy_lens.errors import CorpusError, ExamplesError, FeatureError
-
-if TYPE_CHECKING:
-    from dreamy_lens.models.hooked_model import HookedModel
-    from dreamy_lens.scan.checkpoint import Checkpoint
-    from dreamy_lens.scan.config import ScanConfig
-    from dreamy_lens.scan.examples import Examples
-    from dreamy_lens.scan.scanner import Scanner
-    from dreamy_lens.scan.token_values import JobRunner
+from dreamy_lens.features.families import expressions
+from dreamy_lens.models.hooked_model import HookedModel
+from dreamy_lens.models.load import as_hooked
+from dreamy_lens.models.transfer import to_host
+from dreamy_lens.scan import storage
+from dreamy_lens.scan.checkpoint import Checkpoint, check_same
+from dreamy_lens.scan.config import ScanConfig
+from dreamy_lens.scan.examples import Examples
+from dreamy_lens.scan.fingerprint import features_digest, has_text_form, library_versions, model_digest
+from dreamy_lens.scan.progress_bar import InterruptGuard, ScanBar, ValuesBar
+from dreamy_lens.scan.scanner import Scanner
+from dreamy_lens.scan.schema import table, token_table
+from dreamy_lens.scan.storage import HEADER
+from dreamy_lens.scan.table_builder import TableBuilder
+from dreamy_lens.scan.tables import Tables
+from dreamy_lens.scan.token_values import JobRunner
+from dreamy_lens.scoring.feature_bank import given_order, make_banks
 
 SAVE_SECONDS = 20.0
 """Seconds between two times that an unfinished scan is saved: a process that dies loses no more, and a block."""
@@ -49,11 +64,6 @@ class Scan:
     """
 
     def __init__(self, features: Any, model: Any, corpus: Any, config: ScanConfig, fluency_model: Any = None) -> None:
-        from dreamy_lens.corpus import Corpus, open_corpus
-        from dreamy_lens.features.families import expressions
-        from dreamy_lens.models.load import as_hooked
-        from dreamy_lens.scoring.feature_bank import make_banks
-
         self.model = as_hooked(model)
         self.fluency = None if fluency_model is None else as_hooked(fluency_model)
         if self.fluency is not None:
@@ -67,16 +77,12 @@ class Scan:
 
     def scanner(self) -> Scanner:
         """Return a scanner for this scan."""
-        from dreamy_lens.scan.scanner import Scanner
-
         return Scanner(self.banks, self.model, self.corpus, self.config, self.fluency)
 
     @property
     def identity(self) -> dict[str, Any]:
         """All that decides the result, as JSON values; scans of equal identity have equal results."""
         if self._identity is None:
-            from dreamy_lens.scan.fingerprint import features_digest, library_versions, model_digest
-
             settings = dataclasses.asdict(self.config)
             settings["stride"] = self.config.windows.step
             settings["prepend_bos"] = bool(self.model.bos(settings["prepend_bos"]))
@@ -103,16 +109,12 @@ class Scan:
     @property
     def is_reproducible(self) -> bool:
         """Whether the identity says all: no objects of this session, no hooks, and no texts that are yet to come."""
-        from dreamy_lens.scan.fingerprint import is_plain
-
         hooked = any(m.is_hooked for m in (self.model, self.fluency or self.model))
         vague = self.corpus.single_pass or self.corpus.partial_fingerprint
-        return all(map(is_plain, self.features)) and not hooked and not vague
+        return all(map(has_text_form, self.features)) and not hooked and not vague
 
     def folder(self) -> Path:
         """Return the folder of the cache that is for this scan."""
-        from dreamy_lens._files import cache_folder
-
         key = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:24]
         return cache_folder("scans", key)
 
@@ -129,8 +131,6 @@ class Scan:
         scanner = self.scanner()
         state = scanner.empty()
         if place is not None and (place / UNFINISHED).exists():
-            from dreamy_lens.scan.checkpoint import Checkpoint
-
             state = Checkpoint.load(place / UNFINISHED, self.identity, self.model.device)
         whole = self._scan(scanner, state, place, progress)
         return self.build_examples(scanner, state, place, whole, progress)
@@ -168,11 +168,6 @@ class Scan:
 
     def agrees_with(self, finished: Examples) -> bool:
         """Return whether windows that a scan kept have its values still: no digest knows all that a model computes."""
-        import numpy as np
-
-        from dreamy_lens.models.transfer import to_host
-        from dreamy_lens.scoring.feature_bank import given_order
-
         places = given_order(self.banks)
         if len(places) != len(finished):
             return False
@@ -199,10 +194,6 @@ class Scan:
         Raises:
             ExamplesError: The scan is of another model, corpus, feature or setting; or the folder holds something else.
         """
-        from dreamy_lens.scan.checkpoint import check_same
-        from dreamy_lens.scan.examples import Examples
-        from dreamy_lens.scan.storage import HEADER
-
         if place.exists() and not place.is_dir():
             raise ExamplesError(f"{str(place)!r} is a file; results are a folder. Choose another name.")
         if not (place / HEADER).exists():
@@ -216,8 +207,6 @@ class Scan:
 
     def _scan(self, scanner: Scanner, state: Checkpoint, place: Path | None, shown: bool | None) -> bool:
         """Scan, and return whether the corpus was scanned to its end; an interrupt leaves the rest for another call."""
-        from dreamy_lens.scan.progress_bar import InterruptGuard, ScanBar
-
         saved = time.monotonic()
 
         def after(checkpoint: Checkpoint, block: Any) -> bool:
@@ -246,8 +235,6 @@ class Scan:
 
     def nothing_found(self, state: Checkpoint) -> CorpusError:
         """Return the error for a scan that found no windows, which says why."""
-        from dreamy_lens.corpus.problems import Problems
-
         name = self.corpus.name
         problems = Problems.total([self.corpus.opening_problems, state.problems])
         passed = f"; passed over: {problems}" if problems else ""
@@ -279,13 +266,6 @@ class Scan:
             shown: Whether to show a progress bar; None shows it in terminals and notebooks.
             run_jobs: Function that computes values at tokens elsewhere; None computes them here.
         """
-        from dreamy_lens.scan import storage
-        from dreamy_lens.scan.examples import Examples
-        from dreamy_lens.scan.progress_bar import ValuesBar
-        from dreamy_lens.scan.schema import table, token_table
-        from dreamy_lens.scan.table_builder import TableBuilder
-        from dreamy_lens.scan.tables import Tables
-
         if state.failed:
             named = "; ".join(f"{name} ({why})" for name, why in list(state.failed.items())[:5])
             warnings.warn(

@@ -126,7 +126,7 @@ class Scanner:
         """
         self.prepare()
         todo = range(checkpoint.shard, len(self.corpus.shards)) if shards is None else shards
-        with self.bulk.standing():
+        with self.bulk.keep_hooks():
             for shard in todo:
                 if shard != checkpoint.shard:
                     checkpoint.shard, checkpoint.block, checkpoint.index = shard, 0, 0

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 
 from dreamy_lens.errors import DreamyLensError
-from dreamy_lens.models.hooked_model import held
+from dreamy_lens.models.hooked_model import locked
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.scan.scanner import Scanner
 from dreamy_lens.scoring.feature_bank import FeatureBank
@@ -89,7 +89,7 @@ class TokenValues:
         for start in range(0, len(ids), size):
             low, high = np.searchsorted(which[order], [start, start + size])
             pairs = order[low:high]
-            with held(bulk.models), torch.no_grad():
+            with locked(bulk.models), torch.no_grad():
                 series = bank.series(bulk.read(ids[start : start + size]))
                 series = series[:, -config.length :]  # without what stands before the prompt
                 device = series.device

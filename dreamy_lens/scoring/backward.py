@@ -15,8 +15,8 @@ from torch import Tensor
 from dreamy_lens.errors import NoGradientError
 from dreamy_lens.features.binding import BoundFeature
 from dreamy_lens.features.forward_pass import ForwardPass, RowLayout
-from dreamy_lens.models.bypass import Bypass
-from dreamy_lens.models.hooked_model import EMBEDDING, HookedModel, held
+from dreamy_lens.models.backend import EMBEDDING, ComponentBypass
+from dreamy_lens.models.hooked_model import HookedModel, locked
 from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.batching import BatchRunner, is_out_of_memory, memory_budget
 from dreamy_lens.scoring.forward import LOGITS_BUDGET
@@ -37,7 +37,7 @@ class _PassOptions:
             accelerator, for packed sequences in rows that are none.
     """
 
-    parts: Bypass
+    parts: ComponentBypass
     prefix: KVPrefix | None = None
     give_empty_cache: bool = False
 
@@ -80,7 +80,7 @@ class BackwardScorer:
         fits = max(1, LOGITS_BUDGET // (layout.total * widest))
         # Held from the first: another thread's hooks on the model would look like the user's own. A caller's inference
         # mode is left for the while, since no gradients come from it.
-        with held(self.models), torch.inference_mode(False):
+        with locked(self.models), torch.inference_mode(False):
             options = self._pass_options(layout)
             parts = self.batches.map(
                 lambda part: self._gradient(prompts[part], owner[part], layout, options),
@@ -95,7 +95,7 @@ class BackwardScorer:
         ends = np.cumsum([0, *sizes])
         return [whole.part(slice(int(a), int(b))) for a, b in itertools.pairwise(ends)]
 
-    def renew(self) -> None:
+    def invalidate_cache(self) -> None:
         """Forget which parts may be left out, and prefixes that were computed: the model may have been changed."""
         self._options.clear()
         self._trusted.clear()
@@ -107,7 +107,7 @@ class BackwardScorer:
         key = layout.length, *((model.state, model.other_hooks) for model in self.models)
         if key not in self._options:
             try:
-                with held(self.models):  # other threads' passes must not meet a model without some of its parts
+                with locked(self.models):  # other threads' passes must not meet a model without some of its parts
                     self._options[key] = self._choose_options(layout)
             except Exception as error:
                 if not is_out_of_memory(error):
@@ -122,13 +122,12 @@ class BackwardScorer:
         plain = [self._gradient(rows, owner, layout, {}) for owner in owners]
         chosen: dict[HookedModel, _PassOptions] = {}
         for model in self.models:
-            attentions = [getattr(block, "attn", None) for block in getattr(model.bridge, "blocks", ())]
-            tries = [([], True, False), *itertools.product(([], attentions), (False,), (True, False))]
-            for besides, known, empty in tries:
+            tries = [(False, True, False), *itertools.product((False, True), (False,), (True, False))]
+            for keep_attention, known, empty in tries:
                 if (known and not layout.prefix) or (empty and model.device.type != "cuda"):
                     continue
                 with contextlib.suppress(Exception):  # of whatever an architecture does not like
-                    option = _PassOptions(Bypass(model.bridge, besides), give_empty_cache=empty)
+                    option = _PassOptions(model.bypass(keep_attention), give_empty_cache=empty)
                     if known:
                         option.prefix = self._prefix(rows, model, layout, option.parts)
                     pairs = zip(owners, plain, strict=True)
@@ -137,7 +136,7 @@ class BackwardScorer:
                         break
         return chosen
 
-    def _prefix(self, rows: np.ndarray, model: HookedModel, layout: RowLayout, parts: Bypass) -> KVPrefix:
+    def _prefix(self, rows: np.ndarray, model: HookedModel, layout: RowLayout, parts: ComponentBypass) -> KVPrefix:
         names, logits = self._reads(model)
         ids = to_device(self.frame.rows(rows[:1], model)[:, : layout.before], model.device)
         with model.kernels.used(), parts.bare([*names, EMBEDDING]):
@@ -155,7 +154,7 @@ class BackwardScorer:
         readings: dict[HookedModel, ForwardPass] = {}
         starts: dict[HookedModel, int] = {}
         fluency = self.frame.fluency
-        with held(self.models), torch.enable_grad(), contextlib.ExitStack() as frozen:
+        with locked(self.models), torch.enable_grad(), contextlib.ExitStack() as frozen:
             for model in self.models:
                 frozen.enter_context(model.frozen())
             for model in self.models:
@@ -165,7 +164,7 @@ class BackwardScorer:
                 starts[model] = start = 0 if prefix is None else prefix.length
                 # The bridge's own, and not rows of the table, which an edit of the weights can leave behind.
                 trust = model.device.type == "cuda" and model in self._trusted
-                leaf = model.embedded(full[:, start:], trust).requires_grad_(True)
+                leaf = model.embed(full[:, start:], trust).requires_grad_(True)
                 self._trusted.add(model)
                 past = None if option is None else option.past(len(rows))
                 with contextlib.ExitStack() as faster:

@@ -46,7 +46,7 @@ def memory_budget(model: HookedModel, kind: str) -> MemoryBudget:
         model: the model that is run.
         kind: "scoring" or "gradients"; each kind of pass takes another amount of memory for a token.
     """
-    budgets = _BUDGETS.setdefault(model.bridge, {})
+    budgets = _BUDGETS.setdefault(model.source, {})
     device = model.device
     key = (str(device), str(model.dtype), kind)
     if key not in budgets:

@@ -20,7 +20,7 @@ from dreamy_lens.errors import FeatureError
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.binding import bind
 from dreamy_lens.features.compile import Compiler
-from dreamy_lens.features.families import Family, family, full_index
+from dreamy_lens.features.families import Family, family
 from dreamy_lens.features.forward_pass import Readings, RowLayout, check_position
 from dreamy_lens.features.shapes import Axes, ShapeProbe
 from dreamy_lens.models.hooked_model import HookedModel
@@ -159,7 +159,7 @@ class _Grouping:
         axes = self.axes(f.name)
         if f.index is None or len([e for e in f.index if e is not Ellipsis]) > len(axes):
             return None
-        elements = full_index(f, len(axes))
+        elements = f.elements(len(axes))
         units = [i for i, axis in enumerate(axes) if axis.name != "position"]
         if not units or any(isinstance(elements[i], (ex.Span, str)) for i in units):
             return None
@@ -286,7 +286,7 @@ class _Grouping:
 
     def _column(self, f: ex.Hook) -> int:
         axes, column = self.axes(f.name), 0
-        for axis, element in zip(axes, full_index(f, len(axes)), strict=True):
+        for axis, element in zip(axes, f.elements(len(axes)), strict=True):
             if axis.name != "position":
                 size = axis.size or 1
                 column = column * size + range(size)[element]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dreamy_lens.features.binding import BoundFeature
 from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass, RowLayout
-from dreamy_lens.models.hooked_model import HookedModel, held
+from dreamy_lens.models.hooked_model import HookedModel, locked
 from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.batching import BatchRunner, memory_budget
 from dreamy_lens.scoring.packed_reading import PackedPass
@@ -63,7 +63,7 @@ class ForwardScorer:
         self._sharings: dict[tuple, PrefixSharing | None] = {}
         self._unshared: dict[HookedModel, str] = {}
 
-    def renew(self) -> None:
+    def invalidate_cache(self) -> None:
         """Find out anew how prefixes may be shared, and compute them anew: the model may have been changed since."""
         self._sharings.clear()
 
@@ -78,7 +78,7 @@ class ForwardScorer:
         sizes = [len(r) for r in rows]
         prompts, layout = np.concatenate(rows), self.frame.layout(rows[0].shape[1])
         owner = np.repeat(np.arange(len(rows)), sizes)
-        with held(self.models):
+        with locked(self.models):
             sharings = {m: s for m in self.models if (s := self._sharing(m, layout)) is not None}
             most, budget = None, memory_budget(self.model, "scoring")
             if len(sharings) < len(self.models):

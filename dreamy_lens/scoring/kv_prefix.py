@@ -32,8 +32,7 @@ class KVPrefix:
         self.length = ids.shape[1]
         with torch.no_grad():
             self._activations, self._logits = model.run(ids, capture, logits=logits)
-            cache = model.bridge.original_model(input_ids=ids, use_cache=True).past_key_values
-        self._layers = [(layer.keys, layer.values) for layer in cache.layers]
+            self._layers = model.key_values(ids)
 
     def cache(self, batch: int) -> Any:
         """A cache of keys and values, as Hugging Face models take one, for a batch of rows that go on from here."""

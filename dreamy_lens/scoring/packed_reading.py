@@ -16,7 +16,9 @@ from torch import Tensor
 
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.forward_pass import RowLayout, pick
-from dreamy_lens.models.packed_forward import FINAL, PackedModel, PassCache
+from dreamy_lens.models.backend import PackedRunner
+from dreamy_lens.models.packed_attention import PassCache
+from dreamy_lens.models.packed_forward import FINAL
 from dreamy_lens.models.prefix_tree import ROUND, PrefixTree
 from dreamy_lens.models.transfer import to_device
 
@@ -36,14 +38,14 @@ class PackedPass:
         ids: the rows, int64 `[B, total]`.
         packing: of the rows.
         cut: the packing of the places whose logits are needed.
-        found: activations by hook point, from :meth:`PackedModel.run`.
+        found: activations by hook point, from :meth:`PackedRunner.run`.
         before: what was known of the prefix.
         by_rows: hook points whose activations came by rows.
     """
 
     def __init__(
         self,
-        packed: PackedModel,
+        packed: PackedRunner,
         layout: RowLayout,
         ids: np.ndarray,
         packing: PrefixTree,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable
 
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor
 
 from dreamy_lens.features import expressions as ex
-from dreamy_lens.features.families import rebuilt
 from dreamy_lens.features.forward_pass import Readings
 from dreamy_lens.features.shapes import Axes
 from dreamy_lens.models.transfer import to_device
@@ -57,30 +55,9 @@ def at_every_position(f: ex.Feature) -> ex.Feature | None:
     So it is in a causal model where one position, the last, is read; or all of them, for a running maximum or mean.
     """
     reduced = next((node for node in f.walk() if isinstance(node, ex.Reduced)), None)
-    wanted = -1 if reduced is None else ex.Span()
-    fits = True
-
-    def change(node: ex.Feature) -> ex.Feature | None:
-        nonlocal fits
-        if isinstance(node, ex.Hook):
-            index = node.index or ()
-            # A residual stream's, an MLP's, a head's: positions first, and no second axis of them.
-            patterned = any(part in node.name for part in ("hook_pattern", "attn_scores", "rot_attn"))
-            head = index[0] if index else None
-            head = ex.Span() if head is Ellipsis else head
-            fits &= not patterned and head == wanted
-            return ex.Hook(node.name, (ex.Span(), *(index[1:] if index and index[0] is not Ellipsis else index)))
-        if isinstance(node, (ex.Logit, ex.Latent)):
-            fits &= node.position == wanted
-            return dataclasses.replace(node, position=ex.Span())
-        if isinstance(node, (ex.MeanCrossEntropy, ex.Custom, ex.Sum, ex.Product, ex.Constant)):
-            fits = False
-            return node
-        return None
-
-    found = rebuilt(f, change)
+    found = f.at_every_position(-1 if reduced is None else ex.Span())
     chain = list(itertools.takewhile(lambda n: isinstance(n, (ex.Scaled, ex.Clipped)), f.walk()))
-    return found if fits and (reduced is None or f is reduced or reduced is list(f.walk())[len(chain)]) else None
+    return found if reduced is None or f is reduced or reduced is list(f.walk())[len(chain)] else None
 
 
 def running_values(f: ex.Feature, build: Callable[[list[ex.Feature]], Many], fs: list[ex.Feature]) -> Many:

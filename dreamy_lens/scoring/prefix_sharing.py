@@ -11,9 +11,10 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from dreamy_lens.features.forward_pass import ForwardPass, RowLayout
+from dreamy_lens.models.backend import NotPackable, PackedRunner
 from dreamy_lens.models.hooked_model import HookedModel
-from dreamy_lens.models.packed_forward import WAYS, NotPackable, PackedModel, PassCache
-from dreamy_lens.models.prefix_tree import pack
+from dreamy_lens.models.packed_attention import PassCache
+from dreamy_lens.models.prefix_tree import build_tree
 from dreamy_lens.models.transfer import to_device
 from dreamy_lens.models.tree_attention import UnsupportedAttention
 from dreamy_lens.scoring.batching import is_out_of_memory
@@ -55,13 +56,13 @@ class PrefixSharing:
     ) -> None:
         self.model, self.layout, self.frame, self.capture = model, layout, frame, tuple(capture)
         self.final, self.everywhere = final, everywhere
-        self.packed: PackedModel | None = None
-        self.why = ""
+        self.packed: PackedRunner | None = None
+        self.why = "" if model.packed_ways else "its backend cannot run packed rows"
         self._kept: dict[bool, PassCache] = {}
-        self._rows_of: dict[PackedModel, frozenset[str]] = {}
-        for way in WAYS:
+        self._rows_of: dict[PackedRunner, frozenset[str]] = {}
+        for way in model.packed_ways:
             try:
-                packed = PackedModel(model, way)
+                packed = model.packed(way)
                 packed.check(self.capture)
                 self.why = self._tried(packed, at_most)
             except NotPackable as error:
@@ -83,7 +84,7 @@ class PrefixSharing:
         """Whether no hooks were attached to the model since."""
         return not self.model.is_hooked and self.model.other_hooks == self._hooks
 
-    def run(self, rows: Int64[np.ndarray, "B total"], final: bool, packed: PackedModel | None = None) -> PackedPass:
+    def run(self, rows: Int64[np.ndarray, "B total"], final: bool, packed: PackedRunner | None = None) -> PackedPass:
         """Run one packed pass.
 
         Args:
@@ -95,30 +96,30 @@ class PrefixSharing:
         assert packed is not None
         layout, device = self.layout, self.model.device
         before = self._prefix(rows, final, packed)
-        packing = pack(rows, device, 0 if before is None else before.length)
+        packing = build_tree(rows, device, 0 if before is None else before.length)
         cut = packing
         if final and packed.depth(self.capture) < packed.model.n_layers and not self.everywhere:
-            cut = packing.upto(layout.predicting.stop)
+            cut = packing.truncate(layout.predicting.stop)
         found = packed.run(packing, self.capture, final=final, cut=cut, before=before)
         return PackedPass(packed, layout, rows, packing, cut, found, before, self._by_rows(packed))
 
-    def _by_rows(self, packed: PackedModel) -> frozenset[str]:
+    def _by_rows(self, packed: PackedRunner) -> frozenset[str]:
         if packed not in self._rows_of:
-            self._rows_of = {packed: packed.come_by_rows(self.capture)}
+            self._rows_of = {packed: packed.row_hooks(self.capture)}
         return self._rows_of[packed]
 
-    def _prefix(self, rows: np.ndarray, final: bool, packed: PackedModel) -> PassCache | None:
+    def _prefix(self, rows: np.ndarray, final: bool, packed: PackedRunner) -> PassCache | None:
         """What is known of a template's prefix; made by the first pass."""
         if not self.layout.prefix:
             return None
         if final not in self._kept:
             kept = PassCache(self.layout.before)
-            packing = pack(rows[:1, : self.layout.before], self.model.device)
+            packing = build_tree(rows[:1, : self.layout.before], self.model.device)
             packed.run(packing, self.capture, final=final, keep=kept)
             self._kept[final] = kept
         return self._kept[final]
 
-    def _tried(self, packed: PackedModel, at_most: int | None) -> str:
+    def _tried(self, packed: PackedRunner, at_most: int | None) -> str:
         """Why a way cannot be used, or nothing; found out on fewer rows where memory does not do for a few."""
         rows = self.frame.rows(trial_prompts(self.model, self.layout, self.frame), self.model)[:at_most]
         while True:
@@ -132,7 +133,7 @@ class PrefixSharing:
             rows = rows[: len(rows) // 2]
 
     @torch.no_grad()
-    def _differs(self, packed: PackedModel, rows: np.ndarray) -> str:
+    def _differs(self, packed: PackedRunner, rows: np.ndarray) -> str:
         """Why a way cannot be used, if its activations or losses are not those of plain rows; else nothing."""
         layout, model = self.layout, self.model
         self._kept.clear()

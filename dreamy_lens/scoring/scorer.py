@@ -15,7 +15,7 @@ from dreamy_lens.errors import FeatureError, PromptError
 from dreamy_lens.features.binding import BoundFeature, bind
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass, RowLayout
-from dreamy_lens.models.hooked_model import HookedModel, held
+from dreamy_lens.models.hooked_model import HookedModel, locked
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.scoring.backward import BackwardScorer
 from dreamy_lens.scoring.forward import ForwardScorer
@@ -121,11 +121,11 @@ class Scorer:
             allowed[: len(other)] &= other[: len(allowed)]
         return allowed
 
-    def renew(self) -> None:
+    def invalidate_cache(self) -> None:
         """Forget what was found out about the models, which may have been changed since."""
-        with held(self.models):
-            self.forward.renew()
-            self.backward.renew()
+        with locked(self.models):
+            self.forward.invalidate_cache()
+            self.backward.invalidate_cache()
 
     def score(self, ids: Any) -> Scores:
         """Value and cross-entropy of each prompt.
@@ -172,8 +172,8 @@ class Scorer:
         rows = self.check_prompts(ids)
         layout = self.layout(rows.shape[1])
         full = self._full(rows, self.model)
-        with held(self.models), torch.no_grad():
-            embeddings = self.model.embedded(full).clone()
+        with locked(self.models), torch.no_grad():
+            embeddings = self.model.embed(full).clone()
             embeddings[:, layout.before : layout.before + layout.length] += shift.to(embeddings)
             readings: dict[HookedModel, ActivationSource] = {}
             for model in self.bound.models:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass
-from dreamy_lens.models.bypass import Bypass
-from dreamy_lens.models.hooked_model import HookedModel, held, standing
+from dreamy_lens.models.backend import ComponentBypass
+from dreamy_lens.models.hooked_model import HookedModel, keep_hooks, locked
 from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.batching import TOKENS, BatchRunner
 from dreamy_lens.scoring.feature_bank import FeatureBank
@@ -86,7 +86,7 @@ class WindowScorer:
         self.logits = {
             m for m in self.models if any(m in b.logits for b in banks) or (cross_entropy and m is frame.fluency)
         }
-        self._parts: dict[HookedModel, Bypass] = {}
+        self._parts: dict[HookedModel, ComponentBypass] = {}
         self.plain: dict[HookedModel, str] = {}
         self._widths: dict[HookedModel, int] = {}
         self._tried = False
@@ -108,12 +108,12 @@ class WindowScorer:
         """Find out on a few rows whether the faster passes give what the plain ones give, once."""
         if self._tried or not len(rows):
             return
-        with held(self.models), torch.no_grad():
+        with locked(self.models), torch.no_grad():
             for model in self.models:
                 ids = to_device(self.frame.rows(rows[:TRIED], model), model.device)
                 plain = self._plain(model, ids)
                 self._widths[model] = sum(x[0].numel() for x in plain.activations.values())
-                self._parts[model] = Bypass(model.bridge)
+                self._parts[model] = model.bypass()
                 why = self._differs(model, ids, plain)
                 if why:
                     self.plain[model] = why
@@ -179,7 +179,7 @@ class WindowScorer:
                 done += scores.rows
 
     def _score(self, rows: Int64[np.ndarray, "B n"]) -> WindowScores:
-        with held(self.models), torch.no_grad():
+        with locked(self.models), torch.no_grad():
             readings = self.read(rows)
             values = [bank(readings) for bank in self.banks]
             losses = None
@@ -188,7 +188,7 @@ class WindowScorer:
             return WindowScores(len(rows), values, losses)
 
     @contextlib.contextmanager
-    def standing(self) -> Iterator[None]:
+    def keep_hooks(self) -> Iterator[None]:
         """Keep the hooks that passes read with attached between passes."""
-        with standing(self.models):
+        with keep_hooks(self.models):
             yield

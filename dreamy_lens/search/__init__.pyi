@@ -1,3 +1,4 @@
+from . import constraints as constraints
 from .config import EPOConfig as EPOConfig
 from .constraint_set import ConstraintSet as ConstraintSet
 from .epo import EPO as EPO

@@ -12,7 +12,6 @@ from dreamy_lens.cluster.model_ref import ModelRef
 from dreamy_lens.errors import RunFolderError, SettingsError
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import parse
-from dreamy_lens.features.paths import absolute
 from dreamy_lens.search.config import EPOConfig, configs_of_seeds
 from dreamy_lens.search.constraints import Constraint, to_dict
 
@@ -115,7 +114,7 @@ class Plan:
             SettingsError: A setting is unknown or outside its range; something is empty, or is there twice.
         """
         given = list(features) if isinstance(features, (list, tuple)) else [features]
-        expressions = [absolute(parse(feature)) for feature in given]
+        expressions = [parse(feature).absolute() for feature in given]
         if not expressions:
             raise SettingsError("There is no feature: the list is empty.")
         texts = [str(feature) for feature in expressions]

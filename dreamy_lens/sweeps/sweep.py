@@ -129,9 +129,8 @@ class Sweep(Sequence["Dream"]):
         tasks = self._tasks
         if feature is not None:
             from dreamy_lens.features.parser import parse
-            from dreamy_lens.features.paths import absolute
 
-            asked = absolute(parse(feature))
+            asked = parse(feature).absolute()
             tasks = [t for t in tasks if self._manifest["features"][t.feature] == str(asked)]
             if not tasks:
                 raise SettingsError(f"No run here is of {asked.label}; there are: {', '.join(self.features)}.")

@@ -162,7 +162,7 @@ def test_without_a_gradient_on_device_is_nothing_to_rank_by(gpt2):
 
 def test_a_model_is_left_as_it_was(gpt2):
     dl.attribution(FEATURE, PROMPT, gpt2.bridge, 3)
-    assert not any(p.fwd_hooks for p in as_hooked(gpt2.bridge).bridge.hook_dict.values())
+    assert not any(p.fwd_hooks for p in as_hooked(gpt2.bridge).source.hook_dict.values())
     assert all(p.requires_grad and p.grad is None for p in gpt2.bridge.parameters())
 
 

@@ -10,6 +10,8 @@ import dreamy_lens as dl
 from dreamy_lens.cli.corpus import parse_count
 from dreamy_lens.cli.main import main
 from dreamy_lens.cluster import RayConfig
+from dreamy_lens.scan import Examples
+from dreamy_lens.sweeps import Sweep
 
 TEXT = (
     "Return a copy of the array, with axes transposed and the dtype kept as it was. Raise an error if the file is only "
@@ -69,7 +71,7 @@ def test_scan_compare_and_card(corpus: Path, tmp_path: Path, capsys: pytest.Capt
     ]
     assert main(card) == 0
     assert "Logit effect" in (tmp_path / "card.html").read_text()
-    assert len(dl.Examples.load(out)) == 2
+    assert len(Examples.load(out)) == 2
 
 
 def test_a_page_of_one_feature(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -131,7 +133,7 @@ def test_a_sweep_and_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(command) == 0
     told = capsys.readouterr().out
     assert "4 of 4 runs" in told and "hypervolume" in told and told.count(" done ") == 4
-    runs = dl.Sweep.load(out)
+    runs = Sweep.load(out)
     assert runs.seeds == [0, 1] and all(run.config.length == 5 and run.config.iterations == 2 for run in runs)
     assert main(command) == 0  # all of it is there
     assert main([*command[:-1], "--length", "6", "--quiet"]) == 1

@@ -108,9 +108,9 @@ def test_a_model_in_memory_arrives_as_it_is(name):
     weights = sum(p.numel() * p.element_size() for p in bridge.parameters())
     assert data.model is None and len(data.data or b"") < weights + 300_000
     arrived = pickle.loads(pickle.dumps(data)).loaded()
-    assert arrived.bridge is not bridge and arrived.name == shipped.name
-    assert ModelRef.of(arrived.bridge).identity == shipped.identity
-    same(here.history, dream(arrived.bridge, iterations=3).history)
+    assert arrived.source is not bridge and arrived.name == shipped.name
+    assert ModelRef.of(arrived.source).identity == shipped.identity
+    same(here.history, dream(arrived.source, iterations=3).history)
 
 
 def test_a_loaded_model_that_was_used_arrives_too():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -14,6 +15,7 @@ import dreamy_lens as dl
 from dreamy_lens.api.card import SCAN_SETTINGS, card
 from dreamy_lens.errors import CorpusError, ExamplesError, NoGradientError, SettingsError, UnknownHookError
 from dreamy_lens.results.prompt import Prompt
+from dreamy_lens.scan.config import ScanConfig
 from tests.helpers import models
 
 FEATURE = "L1.N7"
@@ -214,10 +216,9 @@ def test_without_a_gradient_on_device_is_a_table(run, examples, monkeypatch):
 
 
 def test_settings_of_a_scan_are_those_that_there_are():
-    import inspect
-
-    taken = inspect.signature(dl.max_activating).parameters
-    assert set(SCAN_SETTINGS) <= set(taken)
+    taken = {field.name for field in dataclasses.fields(ScanConfig)}
+    assert set(SCAN_SETTINGS) <= taken
+    assert set(SCAN_SETTINGS) == taken - {"prepend_bos"}  # that is the runs'
 
 
 def test_the_examples_of_the_documentation_run(tmp_path, monkeypatch):

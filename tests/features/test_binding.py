@@ -251,7 +251,7 @@ def test_a_target_outside_the_vocabulary(gpt2):
 
 
 def test_cross_entropy_under_a_model_with_another_tokenizer(gpt2):
-    said = sentence(FeatureError, dl.mean_cross_entropy(dl.load_model()), gpt2.bridge)
+    said = sentence(FeatureError, dl.features.mean_cross_entropy(dl.load_model()), gpt2.bridge)
     assert said.startswith("tiny-gpt2 and embedded have different tokenizers, so one prompt's ids mean different text")
     with pytest.raises(FeatureError, match="have different tokenizers"):
         make_scorer("L0.N1", gpt2.bridge, fluency_model=dl.load_model())
@@ -317,7 +317,7 @@ def test_a_function_whose_shape_is_right_by_chance_is_found_out_when_scoring(gpt
 
 
 def test_a_bound_feature_knows_what_it_reads_and_is_scored_as_it_is(gpt2, llama):
-    feature = dl.neuron(0, 1) + dl.logit(5) + dl.mean_cross_entropy(llama.bridge)
+    feature = dl.neuron(0, 1) + dl.logit(5) + dl.features.mean_cross_entropy(llama.bridge)
     bound = bind(feature, gpt2.bridge)
     first, second = as_hooked(gpt2.bridge), as_hooked(llama.bridge)
     assert bound.hooks == {first: (POST,), second: ()} and bound.logits == {first, second}

@@ -87,7 +87,7 @@ def test_equal_expressions_are_equal_values_with_equal_hashes():
             dl.logit_difference(" dog"),
             dl.log_prob(7, slice(2)).mean(),
             dl.sae_latent("sae", 4, pre_activation=True),
-            dl.mean_cross_entropy("other"),
+            dl.features.mean_cross_entropy("other"),
             0.5 * dl.neuron(1, 2) - 3,
         ]
 
@@ -181,7 +181,7 @@ def test_objects_are_compared_by_identity():
         (lambda: dl.sae_latent(3, 1), "takes a folder or an object with encode"),
         (lambda: dl.sae_latent("sae", "1"), "got '1'"),
         (lambda: dl.sae_latent("sae", 1, hook=5), "hook is the name of a hook point; got 5"),
-        (lambda: dl.mean_cross_entropy(5), "takes a model.*got 5"),
+        (lambda: dl.features.mean_cross_entropy(5), "takes a model.*got 5"),
         (lambda: dl.custom("x", [], lambda a: a), "hooks is a list of hook point names"),
         (lambda: dl.custom("x", "a.b", lambda a: a), "hooks is a list of hook point names"),
         (lambda: dl.custom("x", ["a.b"], 3), "the third argument is a function"),

@@ -199,7 +199,7 @@ def test_cross_entropy_charges_every_token_that_something_precedes(setting):
     scores = dl.score("L0.N0", setting.ids, setting.family.bridge, prepend_bos=setting.bos)
     np.testing.assert_allclose(scores.cross_entropy, expected.numpy(), atol=2e-5, rtol=0)
     assert scores.cross_entropy.dtype == np.float32
-    setting.agree(dl.mean_cross_entropy(), expected)
+    setting.agree(dl.features.mean_cross_entropy(), expected)
 
 
 def test_the_model_s_convention_decides_about_the_bos(any_family):
@@ -216,7 +216,7 @@ def test_cross_entropy_under_another_model(gpt2, llama):
     setting = Setting(gpt2, bos=True)
     other = Setting(llama, bos=True)
     expected = other.by_hand.cross_entropy(other.ids)
-    setting.agree(dl.mean_cross_entropy(llama.bridge), expected)
+    setting.agree(dl.features.mean_cross_entropy(llama.bridge), expected)
     scores = dl.score("L0.N0", setting.ids, gpt2.bridge, fluency_model=llama.bridge, prepend_bos=True)
     np.testing.assert_allclose(scores.cross_entropy, expected.numpy(), atol=2e-5, rtol=0)
     np.testing.assert_allclose(scores.value, setting.by_hand.mlp_post(0)[:, -1, 0].numpy(), atol=1e-5)

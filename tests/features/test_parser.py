@@ -51,7 +51,7 @@ LEAVES = st.one_of(
     st.builds(
         dl.sae_latent, ANYTHING, INDICES, POSITIONS, pre_activation=st.booleans(), hook=st.one_of(st.none(), ANYTHING)
     ),
-    st.builds(dl.mean_cross_entropy, st.one_of(st.none(), ANYTHING)),
+    st.builds(dl.features.mean_cross_entropy, st.one_of(st.none(), ANYTHING)),
     st.builds(lambda name: dl.custom(name, ["a.b"], len), ANYTHING),
     st.builds(dl.neuron, st.integers(0, 99), st.integers(0, 10**6)),
 )
@@ -156,7 +156,7 @@ def test_long_directions_are_abbreviated_in_labels_only():
         ("sae_latent('s', 4, pre_activation=False, hook=none)", dl.sae_latent("s", 4)),
         (
             "mean_cross_entropy()\n  + mean_cross_entropy('gpt2')",
-            dl.mean_cross_entropy() + dl.mean_cross_entropy("gpt2"),
+            dl.features.mean_cross_entropy() + dl.features.mean_cross_entropy("gpt2"),
         ),
     ],
 )

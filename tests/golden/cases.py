@@ -12,10 +12,13 @@ from typing import Any
 import dreamy_lens as dl
 from dreamy_lens.analysis import logit_effect
 from dreamy_lens.cluster import RayConfig
+from dreamy_lens.results import merge
+from dreamy_lens.scan import Examples
+from dreamy_lens.sweeps import Sweep
 
-MERGE, BIND = dl.merge, dl.bind
-CROSS_ENTROPY_OF, LOGIT_EFFECT = dl.mean_cross_entropy, logit_effect
-SWEEP, EXAMPLES = dl.Sweep, dl.Examples
+MERGE, BIND = merge, dl.features.bind
+CROSS_ENTROPY_OF, LOGIT_EFFECT = dl.features.mean_cross_entropy, logit_effect
+SWEEP, EXAMPLES = Sweep, Examples
 RAY_CONFIG = RayConfig
 
 DIRECTION = [((37 * i) % 11 - 5) / 4 for i in range(224)]

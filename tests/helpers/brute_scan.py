@@ -114,11 +114,11 @@ def brute_scan(
         sampled = sorted(numbers[i] for i in drawn)
     place = {n: i for i, n in enumerate(numbers)}
     around = {"prepend_bos": prepend_bos}
-    costs = dl.score(features[0], ids, hooked.bridge, **around).cross_entropy if len(ids) else np.empty(0)
+    costs = dl.score(features[0], ids, hooked.source, **around).cross_entropy if len(ids) else np.empty(0)
     rows: dict[str, list[Any]] = {}
     kept: dict[str, list[Any]] = {name: [] for name in ("feature", "kind", "rank", "value", "window", "values")}
     for f, feature in enumerate(features):
-        value = dl.score(feature, ids, hooked.bridge, **around).value if len(ids) else np.empty(0, np.float32)
+        value = dl.score(feature, ids, hooked.source, **around).value if len(ids) else np.empty(0, np.float32)
         finite = np.flatnonzero(np.isfinite(value))
         order = sorted(finite.tolist(), key=lambda i: (-value[i], numbers[i]))
         chosen = [("top", rank, i) for rank, i in enumerate(order[:k])]
@@ -128,7 +128,7 @@ def brute_scan(
                 bins.setdefault(int(costs[i] // FLUENT_STEP), i)
             chosen += [("fluent", rank, bins[rank]) for rank in sorted(bins)]
         those = sorted({i for _, _, i in chosen})
-        ends = [_values(feature, ids[those, : end + 1], hooked.bridge, around) for end in range(length)]
+        ends = [_values(feature, ids[those, : end + 1], hooked.source, around) for end in range(length)]
         series = dict(zip(those, np.transpose(ends).tolist(), strict=True))
         for kind, rank, i in chosen:
             for name, one in zip(kept, (f, kind, rank, value[i], numbers[i], series[i]), strict=True):

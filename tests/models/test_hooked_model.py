@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from dreamy_lens.errors import HookNotFiredError, ModelError, UnknownHookError
+from dreamy_lens.models.bridge_passes import gate_of
 from dreamy_lens.models.hook_points import hook_points, matches
-from dreamy_lens.models.hooked_model import HookedModel, gate_of, nearest
-from dreamy_lens.models.load import as_hooked
+from dreamy_lens.models.hooked_model import HookedModel
+from dreamy_lens.models.load import as_hooked, wrap
+from dreamy_lens.models.names import nearest
 from tests.helpers.models import family as tiny
 
 GATES = ("use_attn_result", "use_hook_mlp_in", "use_attn_in", "use_split_qkv_input")
@@ -21,8 +23,8 @@ def hooked(family) -> HookedModel:
 
 def untouched(model: HookedModel) -> bool:
     """No hooks are left, no request is, and no pass is thought to be going on."""
-    points = model.bridge.hook_dict.values()
-    gates = [getattr(model.bridge.cfg, gate, False) for gate in GATES]
+    points = model.source.hook_dict.values()
+    gates = [getattr(model.source.cfg, gate, False) for gate in GATES]
     return not any(point.fwd_hooks or point.bwd_hooks for point in points) and not any(gates)
 
 
@@ -32,7 +34,7 @@ def untouched(model: HookedModel) -> bool:
 def test_every_hook_point_is_listed_once_with_its_shape(hooked):
     points = {p.name: p.shape for p in hook_points(hooked)}
     assert set(points) == set(hooked.hook_names())
-    cfg = hooked.bridge.cfg
+    cfg = hooked.source.cfg
     assert points["blocks.1.hook_resid_post"] == ("position", 32)
     assert points["blocks.1.mlp.hook_post"] == ("position", 40)
     assert points["blocks.0.attn.hook_pattern"] == (cfg.n_heads, "position", "position")
@@ -41,7 +43,7 @@ def test_every_hook_point_is_listed_once_with_its_shape(hooked):
 
 
 def test_points_computed_on_request_are_listed_with_shapes_and_switched_off_again(hooked):
-    cfg = hooked.bridge.cfg
+    cfg = hooked.source.cfg
     points = {p.name: p.shape for p in hook_points(hooked)}
     assert points["blocks.0.attn.hook_result"] == ("position", cfg.n_heads, 32)
     assert untouched(hooked)
@@ -210,8 +212,8 @@ def test_the_user_s_own_hooks_survive(gpt2):
 
 def test_parameters_are_frozen_inside_and_as_they_were_outside():
     model = as_hooked(tiny("gpt2").bridge)
-    parameters = list(model.bridge.parameters())
-    model.bridge.requires_grad_(True)
+    parameters = list(model.source.parameters())
+    model.source.requires_grad_(True)
     parameters[0].requires_grad_(False)
     before = [False] + [True] * (len(parameters) - 1)
     try:
@@ -225,7 +227,7 @@ def test_parameters_are_frozen_inside_and_as_they_were_outside():
 
 def test_a_model_is_put_in_evaluation_mode_and_told_apart_by_name(gpt2):
     gpt2.bridge.train()
-    model = HookedModel(gpt2.bridge, "mine")
+    model = wrap(gpt2.bridge, "mine")
     assert not gpt2.bridge.training and repr(model) == "HookedModel(mine)"
     assert as_hooked(gpt2.bridge) is as_hooked(gpt2.bridge)
 

@@ -19,8 +19,9 @@ from transformers import PreTrainedTokenizerFast
 import dreamy_lens as dl
 from dreamy_lens.cli.main import main
 from dreamy_lens.errors import HookNotFiredError, ModelError, PromptError, TokenError, UnknownHookError
-from dreamy_lens.models.hooked_model import HookedModel, held
-from dreamy_lens.models.load import as_hooked, load_model, located
+from dreamy_lens.models.hooked_model import locked
+from dreamy_lens.models.load import as_hooked, load_model, wrap
+from dreamy_lens.models.names import located
 from dreamy_lens.models.vocabulary import Vocabulary
 from dreamy_lens.scoring import Scorer
 from tests.helpers import models
@@ -77,8 +78,8 @@ def test_two_dreams_at_once_on_one_bridge_are_those_of_one_after_the_other(gpt2)
 
 def test_values_gradients_and_scores_at_once_are_those_alone_also_for_two_wrappers_of_a_bridge(llama):
     bridge = llama.bridge
-    shallow = make_scorer("blocks.0.mlp.hook_post[-1, 3]", HookedModel(bridge, "one"))
-    deep = make_scorer("blocks.1.hook_resid_post[-1, 5]", HookedModel(bridge, "other"))
+    shallow = make_scorer("blocks.0.mlp.hook_post[-1, 3]", wrap(bridge, "one"))
+    deep = make_scorer("blocks.1.hook_resid_post[-1, 5]", wrap(bridge, "other"))
 
     def job(scorer: Scorer) -> Callable[[], Any]:
         def work() -> list[np.ndarray]:
@@ -104,12 +105,12 @@ def test_threads_that_need_two_models_in_different_orders_do_not_wait_for_each_o
 
 def test_one_bridge_has_one_lock_which_copies_do_not_share():
     bridge = own()
-    one, other = as_hooked(bridge), HookedModel(bridge)
+    one, other = as_hooked(bridge), wrap(bridge)
     assert one.lock is other.lock
-    with held([one, other]), one.frozen():
+    with locked([one, other]), one.frozen():
         one.run(torch.tensor([[1, 2]]))  # it is re-entrant
     copied = copy.deepcopy(bridge)
-    assert as_hooked(copied).lock is not one.lock and as_hooked(copied).bridge is copied
+    assert as_hooked(copied).lock is not one.lock and as_hooked(copied).source is copied
     pickle.dumps(Vocabulary(models.tokenizer(), 300))
 
 
@@ -174,9 +175,9 @@ def test_a_move_to_another_device_after_first_use_is_followed():
 def test_the_table_has_what_the_bridge_embeds_tokens_to(name, mode):
     model, seen = as_hooked(mode(name).bridge), []
     ids = torch.from_numpy(IDS)
-    with torch.no_grad(), model.bridge.hooks(fwd_hooks=[("embed.hook_out", lambda x, hook: seen.append(x.clone()))]):
-        model.bridge(ids)
-    assert torch.equal(model.embedding_table[ids], seen[0]) and torch.equal(model.embedded(ids), seen[0])
+    with torch.no_grad(), model.source.hooks(fwd_hooks=[("embed.hook_out", lambda x, hook: seen.append(x.clone()))]):
+        model.source(ids)
+    assert torch.equal(model.embedding_table[ids], seen[0]) and torch.equal(model.embed(ids), seen[0])
 
 
 @pytest.mark.parametrize("name", models.FAMILIES)
@@ -187,7 +188,7 @@ def test_gradients_are_those_of_weights_edited_behind_torch_s_back(name):
     bridge.embed.weight.data.mul_(2)
     found = scorer.gradient(IDS)
     np.testing.assert_allclose(found.value.numpy(), scorer.score(IDS).value, rtol=1e-5, atol=1e-6)
-    fresh = make_scorer("blocks.1.hook_resid_post[-1, 5]", HookedModel(bridge)).gradient(IDS)
+    fresh = make_scorer("blocks.1.hook_resid_post[-1, 5]", wrap(bridge)).gradient(IDS)
     torch.testing.assert_close(found.of_value(), fresh.of_value(), rtol=0, atol=0)
     still = scorer.values_at(IDS, torch.zeros(*IDS.shape, 32))
     np.testing.assert_allclose(still.numpy(), found.value.numpy(), rtol=1e-5, atol=1e-6)
@@ -247,7 +248,7 @@ def folder(tmp_path, monkeypatch):
 def test_a_run_on_a_folder_named_relatively_goes_on_from_another_working_folder(folder, tmp_path, monkeypatch):
     path = str(folder)
     names = [as_hooked("tiny").name, as_hooked("./tiny").name, as_hooked(load_model("tiny")).name]
-    names += [HookedModel(load_model("tiny"), "tiny").name, load_model("tiny").cfg.model_name]
+    names += [wrap(load_model("tiny"), "tiny").name, load_model("tiny").cfg.model_name]
     assert names == [path] * 5
     run = dl.dream("L1.N3", "tiny", save_to=tmp_path / "run", **SMALL, iterations=2)
     assert run.provenance.model == path
@@ -268,7 +269,7 @@ def test_names_that_are_no_model_folder_stay(folder):
         "empty",
     ]
     shutil.copytree(folder, folder.parent / "embedded")
-    assert as_hooked("embedded").name == "embedded" and HookedModel(own(), "mine").name == "mine"
+    assert as_hooked("embedded").name == "embedded" and wrap(own(), "mine").name == "mine"
 
 
 @pytest.mark.parametrize("name", ["a folder", "owner/", r"C:\models\tiny", "x" * 120])

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from dreamy_lens.models import tree_attention
-from dreamy_lens.models.hooked_model import HookedModel
-from dreamy_lens.models.packed_forward import FINAL, HEADS, INTERFACE, ROWS, NotPackable, PackedModel, PassCache
-from dreamy_lens.models.prefix_tree import pack
+from dreamy_lens.models.backend import NotPackable
+from dreamy_lens.models.load import wrap
+from dreamy_lens.models.packed_attention import HEADS, INTERFACE, ROWS, PassCache
+from dreamy_lens.models.packed_forward import FINAL, PackedModel
+from dreamy_lens.models.prefix_tree import build_tree
 from dreamy_lens.models.tree_attention import RUNNING, Current, UnsupportedAttention
 from tests.helpers import models
 from tests.helpers.scorers import make_scorer
@@ -40,7 +42,7 @@ def spread(found: torch.Tensor, packing: Any, by_rows: bool = False) -> torch.Te
 @pytest.mark.parametrize("compatible", [False, True], ids=["raw", "compatible"])
 @pytest.mark.parametrize("way", [INTERFACE, HEADS, ROWS])
 def test_every_way_gives_the_activations_of_plain_rows_or_is_refused(family, way, compatible):
-    model = HookedModel(models.compatible(family.name).bridge if compatible else family.bridge)
+    model = wrap(models.compatible(family.name).bridge if compatible else family.bridge)
     if way == INTERFACE and compatible and family.name in ("gpt2", "neox"):
         pytest.skip("the wrapped module keeps other weights then; a scorer finds that out")
     if way == HEADS and family.name in ("llama", "gemma2"):
@@ -51,13 +53,13 @@ def test_every_way_gives_the_activations_of_plain_rows_or_is_refused(family, way
     names = [*OUTSIDE, *INSIDE]
     with torch.no_grad():
         plain, _ = model.run(torch.from_numpy(rows), [*names, FINAL], logits=False)
-    packed, packing = PackedModel(model, way), pack(rows)
-    cut = packing.upto(LENGTH - 1)
+    packed, packing = PackedModel(model, way), build_tree(rows)
+    cut = packing.truncate(LENGTH - 1)
     for capture in (OUTSIDE[:3], names):
         with torch.no_grad():
             found = packed.run(packing, capture, final=True, cut=cut if packed.depth(capture) < 2 else packing)
         for name in capture:
-            by_rows = name in packed.come_by_rows(capture)
+            by_rows = name in packed.row_hooks(capture)
             torch.testing.assert_close(spread(found[name], packing, by_rows), plain[name], atol=2e-5, rtol=1e-4)
         behind = cut if packed.depth(capture) < 2 else packing
         torch.testing.assert_close(spread(found[FINAL], behind), plain[FINAL][:, : behind.length], atol=2e-5, rtol=1e-4)
@@ -65,15 +67,15 @@ def test_every_way_gives_the_activations_of_plain_rows_or_is_refused(family, way
 
 @pytest.mark.parametrize("way", [INTERFACE, ROWS])
 def test_a_known_prefix_is_as_if_it_were_computed(family, way):
-    model, rows = HookedModel(family.bridge), children()
+    model, rows = wrap(family.bridge), children()
     packed = PackedModel(model, way)
     with torch.no_grad():
         plain, _ = model.run(torch.from_numpy(rows), [*OUTSIDE, FINAL], logits=False)
         kept = PassCache(3)
-        packed.run(pack(rows[:1, :3]), OUTSIDE, final=True, keep=kept)
-        packing = pack(rows, known=3)
+        packed.run(build_tree(rows[:1, :3]), OUTSIDE, final=True, keep=kept)
+        packing = build_tree(rows, known=3)
         found = packed.run(packing, OUTSIDE, final=True, before=kept)
-    for name in {*OUTSIDE, FINAL} - packed.come_by_rows(OUTSIDE):
+    for name in {*OUTSIDE, FINAL} - packed.row_hooks(OUTSIDE):
         whole = torch.cat([kept.activations[name], found[name]], 1)
         torch.testing.assert_close(whole[0][packing.index], plain[name], atol=2e-5, rtol=1e-4)
 
@@ -96,7 +98,7 @@ def test_whole_rows_and_blocks_of_queries_are_the_same_attention(family, monkeyp
 
 
 def test_what_an_architecture_asks_of_attention_is_done_or_refused():
-    packing = pack(children())
+    packing = build_tree(children())
     q = torch.randn(1, 4, packing.nodes, 8)
     module = SimpleNamespace()
     with pytest.raises(UnsupportedAttention, match="no packed pass"):
@@ -121,7 +123,7 @@ def test_the_model_is_as_it_was_even_if_the_pass_fails(family, monkeypatch, fail
         return usual(*args, **kwargs)
 
     monkeypatch.setitem(attention.__dict__, "forward", spread_over_devices)
-    packed, packing = PackedModel(HookedModel(bridge)), pack(children())
+    packed, packing = PackedModel(wrap(bridge)), build_tree(children())
     implementation = attention.original_component.config._attn_implementation
 
     def state():
@@ -135,7 +137,7 @@ def test_the_model_is_as_it_was_even_if_the_pass_fails(family, monkeypatch, fail
             packed.run(packing, OUTSIDE, final=True)
     else:
         with torch.no_grad():
-            packed.run(packing, OUTSIDE, final=True, cut=packing.upto(LENGTH - 1))
+            packed.run(packing, OUTSIDE, final=True, cut=packing.truncate(LENGTH - 1))
     assert state() == before
     assert attention.__dict__["forward"] is spread_over_devices
     assert attention.original_component.config._attn_implementation == implementation
@@ -149,12 +151,12 @@ def test_a_model_without_a_stack_of_attention_blocks_is_refused(gpt2):
         def __getattr__(self, name: str) -> Any:
             return getattr(gpt2.bridge, name)
 
-    model = HookedModel(gpt2.bridge)
-    model.bridge = Headless()
+    model = wrap(gpt2.bridge)
+    model.backend.bridge = Headless()
     with pytest.raises(NotPackable, match="not one stack of blocks"):
         PackedModel(model)
     with pytest.raises(NotPackable, match=r"unembed.hook_out comes behind"):
-        PackedModel(HookedModel(gpt2.bridge)).check(["unembed.hook_out"])
+        PackedModel(wrap(gpt2.bridge)).check(["unembed.hook_out"])
 
 
 def test_one_row_as_long_as_its_packing_reads_what_is_inside_attention(gpt2):

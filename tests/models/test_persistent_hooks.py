@@ -11,9 +11,8 @@ import torch
 from transformer_lens.hook_points import HookPoint
 
 import dreamy_lens as dl
-from dreamy_lens.models.hooked_model import HookedModel
-from dreamy_lens.models.load import as_hooked
-from dreamy_lens.models.persistent_hooks import standing_of
+from dreamy_lens.models.load import as_hooked, wrap
+from dreamy_lens.models.persistent_hooks import persistent_hooks_of
 from tests.helpers import models
 from tests.helpers.dreams import dream, same
 
@@ -69,7 +68,7 @@ def test_a_run_attaches_as_many_hooks_however_long_it_is(bridge, attached, featu
 
 
 def test_without_that_they_are_counted_again_and_again(gpt2, attached, monkeypatch):
-    monkeypatch.setattr(type(standing_of(gpt2.bridge)), "kept", lambda self: contextlib.nullcontext())
+    monkeypatch.setattr(type(persistent_hooks_of(gpt2.bridge)), "keep", lambda self: contextlib.nullcontext())
     counts = []
     for iterations in (1, 4):
         attached.clear()
@@ -90,7 +89,7 @@ def test_runs_side_by_side_attach_as_many_hooks_however_long_they_are(gpt2, atta
 @pytest.mark.parametrize("feature", [*FEATURES, GATED])
 def test_results_are_those_of_passes_that_attach_hooks_of_their_own(bridge, monkeypatch, feature):
     ours, kept = dream(bridge, feature, iterations=4), dl.attribution(feature, [3, 4, 5, 6], bridge, k=5)
-    monkeypatch.setattr(type(standing_of(bridge)), "kept", lambda self: contextlib.nullcontext())
+    monkeypatch.setattr(type(persistent_hooks_of(bridge)), "keep", lambda self: contextlib.nullcontext())
     same(ours.history, dream(bridge, feature, iterations=4).history)
     alone = dl.attribution(feature, [3, 4, 5, 6], bridge, k=5)
     assert (kept.values == alone.values).all() and (kept.candidates == alone.candidates).all()
@@ -99,7 +98,7 @@ def test_results_are_those_of_passes_that_attach_hooks_of_their_own(bridge, monk
 def test_the_model_is_the_user_s_between_two_steps(bridge):
     plain, cache = bridge.run_with_cache(IDS)
     running, model = begun(bridge), as_hooked(bridge)
-    assert hooks(bridge) > 0 and not model.is_hooked and not HookedModel(bridge, "another").is_hooked
+    assert hooks(bridge) > 0 and not model.is_hooked and not wrap(bridge, "another").is_hooked
     found: list[torch.Tensor] = []
 
     def call() -> None:
@@ -164,7 +163,7 @@ def test_hooks_that_somebody_removes_are_attached_again(gpt2, thorough):
 
 def test_the_leaf_of_a_backward_pass_comes_before_readers_that_stand_there_already(bridge):
     model, other = as_hooked(bridge), torch.zeros(2, 5, 32)
-    with model.standing():
+    with model.keep_hooks():
         assert model.run(IDS, ["hook_embed", "embed.hook_out"])[0]["hook_embed"].any()
         found = model.run(IDS, ["embed.hook_out", "hook_embed"], embeddings=other)[0]
         assert not found["hook_embed"].any() and not found["embed.hook_out"].any()
@@ -175,8 +174,8 @@ def test_the_leaf_of_a_backward_pass_comes_before_readers_that_stand_there_alrea
 
 def test_whoever_leaves_last_takes_them_away(gpt2):
     model = as_hooked(gpt2.bridge)
-    with model.standing():
-        with model.standing():
+    with model.keep_hooks():
+        with model.keep_hooks():
             model.run(IDS, [POINT])
         assert hooks(gpt2.bridge) == 1
         running = begun(gpt2.bridge)
@@ -184,7 +183,7 @@ def test_whoever_leaves_last_takes_them_away(gpt2):
     del running  # a generator that nobody closes
     assert not hooks(gpt2.bridge)
     model.run(IDS, [POINT])
-    assert not hooks(gpt2.bridge) and not standing_of(gpt2.bridge).ids
+    assert not hooks(gpt2.bridge) and not persistent_hooks_of(gpt2.bridge).ids
 
 
 def test_they_are_gone_after_an_error(gpt2, monkeypatch):
@@ -196,7 +195,7 @@ def test_they_are_gone_after_an_error(gpt2, monkeypatch):
     monkeypatch.setattr(type(gpt2.bridge.blocks[1].mlp), "forward", fail)
     with pytest.raises(RuntimeError, match="broken"):
         list(running)
-    with pytest.raises(RuntimeError, match="broken"), model.standing():
+    with pytest.raises(RuntimeError, match="broken"), model.keep_hooks():
         model.run(IDS, [POINT])
     assert not hooks(gpt2.bridge)
 

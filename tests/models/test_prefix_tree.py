@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamy_lens.models.prefix_tree import ROUND, PrefixTree, pack
+from dreamy_lens.models.prefix_tree import ROUND, PrefixTree, build_tree
 
 
 @st.composite
@@ -42,7 +42,7 @@ def stands_for(packing: PrefixTree, rows: np.ndarray) -> dict[int, tuple[int, ..
 @given(rows_and_known())
 def test_a_node_is_a_distinct_prefix(given):
     rows, known = given
-    packing = pack(rows, known=known)
+    packing = build_tree(rows, known=known)
     found = stands_for(packing, rows)
     distinct = {prefix for row in prefixes(rows) for prefix in row}
     assert len(found) == len(distinct)
@@ -60,7 +60,7 @@ def test_a_node_is_a_distinct_prefix(given):
 @given(rows_and_known())
 def test_groups_cover_the_nodes_once_and_in_order(given):
     rows, known = given
-    packing = pack(rows, known=known)
+    packing = build_tree(rows, known=known)
     covered, keys = [], []
     for group in packing.groups:
         own = packing.length - group.start
@@ -82,9 +82,9 @@ def test_groups_cover_the_nodes_once_and_in_order(given):
 @given(rows_and_known(), st.data())
 def test_the_first_positions_of_a_packing_are_the_packing_of_the_first_positions(given, data):
     rows, known = given
-    packing = pack(rows, known=known)
+    packing = build_tree(rows, known=known)
     length = data.draw(st.integers(max(known, 1), rows.shape[1]))
-    cut, fresh = packing.upto(length), pack(rows[:, :length], known=known)
+    cut, fresh = packing.truncate(length), build_tree(rows[:, :length], known=known)
     assert (cut.length, cut.rows, cut.known) == (length, len(rows), known)
     if length == rows.shape[1]:
         assert cut is packing and cut.kept is None
@@ -115,8 +115,8 @@ def test_the_first_positions_of_a_packing_are_the_packing_of_the_first_positions
 @given(rows_and_known(), st.data())
 def test_owners_say_where_a_node_stands(given, data):
     rows, known = given
-    whole = pack(rows, known=known)
-    for packing in (whole, whole.upto(data.draw(st.integers(max(known, 1), rows.shape[1])))):
+    whole = build_tree(rows, known=known)
+    for packing in (whole, whole.truncate(data.draw(st.integers(max(known, 1), rows.shape[1])))):
         index = packing.index.reshape(-1)
         owners = packing.owners
         assert owners.shape == (packing.nodes,)
@@ -131,8 +131,8 @@ def test_owners_say_where_a_node_stands(given, data):
 @given(rows_and_known(), st.data())
 def test_nodes_come_in_round_numbers_and_one_at_least_stands_for_nothing(given, data):
     rows, known = given
-    whole = pack(rows, known=known)
-    for packing in (whole, whole.upto(data.draw(st.integers(max(known, 1), rows.shape[1])))):
+    whole = build_tree(rows, known=known)
+    for packing in (whole, whole.truncate(data.draw(st.integers(max(known, 1), rows.shape[1])))):
         real = len(set(packing.index.reshape(-1).tolist()) - set(range(known)))
         assert packing.nodes % ROUND == 0 and real < packing.nodes <= real + ROUND
         assert packing.ids.shape == packing.positions.shape == (packing.nodes,)
@@ -144,7 +144,7 @@ def test_nodes_come_in_round_numbers_and_one_at_least_stands_for_nothing(given, 
 @given(rows_and_known())
 def test_the_index_is_there_on_the_processor_too(given):
     rows, known = given
-    packing = pack(rows, "cpu", known)
+    packing = build_tree(rows, "cpu", known)
     np.testing.assert_array_equal(packing.host_index, packing.index.numpy())
     assert (packing.rows, packing.length) == rows.shape
 
@@ -153,14 +153,14 @@ def test_the_index_is_there_on_the_processor_too(given):
 def test_the_order_of_the_rows_changes_nothing(given, random):
     rows, known = given
     order = random.sample(range(len(rows)), len(rows))
-    one, other = pack(rows, known=known), pack(rows[order], known=known)
+    one, other = build_tree(rows, known=known), build_tree(rows[order], known=known)
     assert torch.equal(one.ids, other.ids) or one.nodes == other.nodes
     assert torch.equal(one.index[order], other.index)
 
 
 @pytest.mark.parametrize("real", [1, ROUND - 1, ROUND, ROUND + 1, 2 * ROUND])
 def test_a_full_number_of_nodes_takes_one_more(real):
-    packing = pack(np.arange(real)[:, None])
+    packing = build_tree(np.arange(real)[:, None])
     assert packing.nodes == (real // ROUND + 1) * ROUND
     assert sorted(packing.index.reshape(-1).tolist()) == list(range(real))
 
@@ -169,7 +169,7 @@ def test_children_of_one_parent_cost_what_follows_their_mutation():
     parent = np.arange(100, 112)
     rows = np.repeat(parent[None], 12, 0)
     rows[np.arange(12), np.arange(12)] = 7
-    packing = pack(np.concatenate([parent[None], rows]))
+    packing = build_tree(np.concatenate([parent[None], rows]))
     assert len(set(packing.index.reshape(-1).tolist())) == 12 + 12 * 13 // 2
     starts = [(group.start, group.rows) for group in packing.groups]
     assert starts == [(0, 2), *((start, 1) for start in range(1, 12))]
@@ -178,5 +178,5 @@ def test_children_of_one_parent_cost_what_follows_their_mutation():
 def test_rows_are_not_changed():
     rows = np.array([[3, 1], [2, 1], [3, 1]])
     rows.setflags(write=False)
-    pack(rows).upto(1)
+    build_tree(rows).truncate(1)
     np.testing.assert_array_equal(rows, [[3, 1], [2, 1], [3, 1]])

@@ -12,6 +12,7 @@ import dreamy_lens as dl
 from dreamy_lens.errors import ConstraintError, SettingsError
 from dreamy_lens.panels import settings
 from dreamy_lens.panels.browser import FeatureBrowser
+from dreamy_lens.results import merge
 from dreamy_lens.search import EPOConfig
 
 SMALL = {"iterations": "3", "population": "2", "children": "4", "top_k": "8", "length": "4"}
@@ -206,7 +207,7 @@ def test_several_runs_of_a_feature_are_shown_together(played):
     assert [run.config.seed for run in played.browser.children[1].run] == [1, 2]
     for run in played.browser.runs:
         run.wait()
-    together = dl.merge([run for run in played.browser.runs if run.feature == dl.parse("L1.N3")])
+    together = merge([run for run in played.browser.runs if run.feature == dl.parse("L1.N3")])
     assert len(together.frontier)
 
 

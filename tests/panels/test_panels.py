@@ -335,10 +335,11 @@ def test_a_prompt_to_play_with(gpt2, monkeypatch):
 
 
 def start_from(panel, ids) -> Dream:
-    """Press "dream from here" in a panel of one prompt, and return the run that it starts, stopped."""
+    """Press "dream from here" in a panel of one prompt, and return the run that it starts, stopped after a step."""
     panel._handle_custom_msg({"type": "start", "ids": list(ids)}, [])
     until(lambda: panel.started)
     (run,) = panel.started
+    until(lambda: len(run.so_far.history))
     return run.stop().wait()
 
 

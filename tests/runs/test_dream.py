@@ -9,6 +9,7 @@ import dreamy_lens as dl
 from dreamy_lens import constraints as rules_of
 from dreamy_lens.errors import ConstraintError, FeatureError, PromptError, SettingsError, UnknownHookError
 from dreamy_lens.models import load as loading
+from dreamy_lens.results import merge
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.scoring import Scorer
 from tests.helpers import models
@@ -164,15 +165,15 @@ def test_the_paper_s_table_1():
 def test_runs_of_several_seeds_merge(gpt2, whole, tmp_path):
     other = dream(gpt2.bridge, seed=1)
     other.save(tmp_path / "run")
-    merged = dl.merge([whole, dl.load_run(tmp_path / "run")])
+    merged = merge([whole, dl.load_run(tmp_path / "run")])
     assert {p.provenance.seed for p in merged.frontier} <= {0, 1}
     assert merged.frontier.best().value == max(whole.frontier.best().value, other.frontier.best().value)
     for prompt in merged.frontier:
         assert prompt in (*whole.frontier, *other.frontier)
     with pytest.raises(SettingsError, match="Runs 0 and 1 differ in feature"):
-        dl.merge([whole, dream(gpt2.bridge, "L1.N4", iterations=1)])
+        merge([whole, dream(gpt2.bridge, "L1.N4", iterations=1)])
     with pytest.raises(SettingsError, match="differ in prepend_bos"):
-        dl.merge([whole, dream(gpt2.bridge, prepend_bos=False, iterations=1)])
+        merge([whole, dream(gpt2.bridge, prepend_bos=False, iterations=1)])
 
 
 # What can be done with a run.

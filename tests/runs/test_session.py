@@ -17,10 +17,12 @@ import pytest
 import torch
 
 import dreamy_lens as dl
+from dreamy_lens import _files
 from dreamy_lens.cli.main import main
 from dreamy_lens.errors import RunFolderError, SettingsError
 from dreamy_lens.features import constructors
 from dreamy_lens.models import load as loading
+from dreamy_lens.results import merge
 from dreamy_lens.results import storage as folders
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.scoring import Scorer
@@ -52,9 +54,9 @@ def strict():
 
 
 def loaded(name: str, dtype: str) -> Any:
-    from dreamy_lens.models.hooked_model import HookedModel
+    from dreamy_lens.models.load import wrap
 
-    return HookedModel(dl.load_model(name, device="cpu", dtype=dtype), name)
+    return wrap(dl.load_model(name, device="cpu", dtype=dtype), name)
 
 
 def altered(path: Path, change: Any, sealed: bool = True) -> None:
@@ -196,7 +198,7 @@ def features(gpt2: Any) -> dict[str, Any]:
     made = Encoder(width_of(gpt2.bridge))
     return {
         "an SAE": dl.sae_latent(made, 2, hook=Encoder.hook_name),
-        "a model": dl.neuron(1, 3) - 0.5 * dl.mean_cross_entropy(models.family("llama").bridge),
+        "a model": dl.neuron(1, 3) - 0.5 * dl.features.mean_cross_entropy(models.family("llama").bridge),
         "a function": dl.custom("own", [POINT], lambda a: a[POINT][:, -1, 0]),
     }
 
@@ -250,7 +252,6 @@ def test_files_are_saved_with_their_whole_path_and_may_be_moved(gpt2, tmp_path, 
 
 
 def test_all_places_of_files_in_a_feature(tmp_path, monkeypatch):
-    from dreamy_lens.features.paths import absolute
 
     monkeypatch.chdir(tmp_path)
     for name in ("v.safetensors", "sae/cfg.json", "lm/config.json"):
@@ -265,7 +266,7 @@ def test_all_places_of_files_in_a_feature(tmp_path, monkeypatch):
         'blocks.1.hook_resid_post[-1].cosine("none.npy")': 'blocks.1.hook_resid_post[-1].cosine("none.npy")',
     }
     for short, long in pairs.items():
-        assert str(absolute(dl.parse(short))) == long and absolute(dl.parse(long)) == dl.parse(long)
+        assert str(dl.parse(short).absolute()) == long and dl.parse(long).absolute() == dl.parse(long)
 
 
 # Ctrl-C while saving.
@@ -274,7 +275,7 @@ def test_all_places_of_files_in_a_feature(tmp_path, monkeypatch):
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there")
 @pytest.mark.parametrize("presses", [1, 3])
 def test_ctrl_c_in_the_last_save_costs_nothing(gpt2, whole, tmp_path, monkeypatch, strict, presses):
-    write = folders._write
+    write = _files.write_synced
 
     def pressed(*arguments):
         if "run.json" in arguments[0].name and json.loads(arguments[1])["meta"]["state"]["iteration"] == 8:
@@ -282,7 +283,7 @@ def test_ctrl_c_in_the_last_save_costs_nothing(gpt2, whole, tmp_path, monkeypatc
                 os.kill(os.getpid(), signal.SIGINT)
         write(*arguments)
 
-    monkeypatch.setattr(folders, "_write", pressed)
+    monkeypatch.setattr(_files, "write_synced", pressed)
     usual = signal.getsignal(signal.SIGINT)
     run = dream(gpt2.bridge, save_to=tmp_path / "run")
     assert signal.getsignal(signal.SIGINT) is usual
@@ -360,7 +361,7 @@ def test_a_pickled_prompt_asks_the_model_of_its_name(tmp_path):
 def test_a_pickled_run_leaves_its_model_behind_and_opens_it_when_needed(tiny, tmp_path, strict):
     full = dream(loaded(tiny, "bfloat16"))
     run = dream(loaded(tiny, "bfloat16"), iterations=4)
-    run.session.scorer.model.bridge._weighty = Weighty()
+    run.session.scorer.model.source._weighty = Weighty()
     for protocol in (2, pickle.HIGHEST_PROTOCOL):
         again = pickle.loads(pickle.dumps(run, protocol))
         assert not again.has_session and again.config == run.config and again.folder is None
@@ -368,8 +369,8 @@ def test_a_pickled_run_leaves_its_model_behind_and_opens_it_when_needed(tiny, tm
         assert again.frontier.prompts == run.frontier.prompts and again.population == run.population
         assert str(again) == str(run) and repr(again) == repr(run)
         same(again.resume(4, progress=False).history, full.history)
-    merged = pickle.loads(pickle.dumps(dl.merge([run, full])))
-    assert merged.frontier == dl.merge([run, full]).frontier
+    merged = pickle.loads(pickle.dumps(merge([run, full])))
+    assert merged.frontier == merge([run, full]).frontier
 
 
 def test_a_run_that_was_loaded_is_pickled_too(gpt2, whole, tmp_path):

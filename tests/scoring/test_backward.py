@@ -200,9 +200,10 @@ def test_cross_entropy_gradients_see_tokens_as_targets_too(relaxed):
 
 def test_cross_entropy_as_a_feature_has_the_same_gradient(relaxed):
     for feature, by_hand in (
-        (dl.mean_cross_entropy(), lambda run, ce: ce),
+        (dl.features.mean_cross_entropy(), lambda run, ce: ce),
         (
-            3 * dl.mean_cross_entropy() - dl.mean_cross_entropy() * dl.hook("blocks.0.mlp.hook_pre")[-1, 2],
+            3 * dl.features.mean_cross_entropy()
+            - dl.features.mean_cross_entropy() * dl.hook("blocks.0.mlp.hook_pre")[-1, 2],
             lambda run, ce: 3 * ce - ce * run.mlp_pre(0)[:, -1, 2],
         ),
     ):
@@ -255,13 +256,13 @@ def test_another_model_s_cross_entropy_adds_its_own_part(gpt2, llama, bos):
     gradient = scorer.gradient(relaxed.ids)
     relaxed.agree(gradient.of_value(), lambda t: relaxed.run(t).mlp_post(1)[:, -1, 5])
     relaxed.agree(gradient.of_cross_entropy(), foreign)
-    both = make_scorer(dl.logit(4) + 2 * dl.mean_cross_entropy(llama.bridge), gpt2.bridge, prepend_bos=bos)
+    both = make_scorer(dl.logit(4) + 2 * dl.features.mean_cross_entropy(llama.bridge), gpt2.bridge, prepend_bos=bos)
     relaxed.agree(both.gradient(relaxed.ids).of_value(), lambda t: relaxed.run(t).logits[:, -1, 4] + 2 * foreign(t))
 
 
 def test_the_objective_mixes_value_and_cross_entropy_for_each_member(family):
     """Members may share a prompt and differ in λ, in any order."""
-    scorer = make_scorer(dl.logit(8) - dl.mean_cross_entropy() / 2, family.bridge, prepend_bos=True)
+    scorer = make_scorer(dl.logit(8) - dl.features.mean_cross_entropy() / 2, family.bridge, prepend_bos=True)
     relaxed = Relaxed(family, bos=True)
     gradient = scorer.gradient(relaxed.ids)
     rows, lambdas = torch.tensor([1, 0, 0, 1]), torch.tensor([0.1, 2.0, 0.0, 10.0])
@@ -272,7 +273,7 @@ def test_the_objective_mixes_value_and_cross_entropy_for_each_member(family):
 
 def test_gradients_do_not_depend_on_the_batch(any_family):
     relaxed = Relaxed(any_family, bos=True)
-    feature = dl.hook("blocks.1.mlp.hook_post")[..., 2].max() - dl.mean_cross_entropy()
+    feature = dl.hook("blocks.1.mlp.hook_post")[..., 2].max() - dl.features.mean_cross_entropy()
     together, apart = (
         make_scorer(feature, any_family.bridge, prepend_bos=True, batch_size=size).gradient(relaxed.ids)
         for size in (None, 1)

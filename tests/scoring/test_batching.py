@@ -12,8 +12,7 @@ import torch
 
 import dreamy_lens as dl
 from dreamy_lens.errors import OutOfMemoryError
-from dreamy_lens.models.hooked_model import HookedModel
-from dreamy_lens.models.load import as_hooked
+from dreamy_lens.models.load import as_hooked, wrap
 from dreamy_lens.models.packed_forward import PackedModel
 from dreamy_lens.scoring import BackwardScorer, BatchRunner, MemoryBudget, Scorer, Scores, batching, memory_budget
 from tests.helpers import dreams
@@ -106,7 +105,7 @@ def test_the_next_scorer_of_the_same_bridge_does_not_try_more(gpt2, monkeypatch,
     same(make_scorer(FEATURE, gpt2.bridge, prepend_bos=True).score(IDS), expected)
     assert tried == [10] * 4 + [TRIAL] + [10] * 4
     tried.clear()
-    make_scorer(FEATURE, HookedModel(gpt2.bridge), prepend_bos=True).score(IDS)  # the bridge counts, not what holds it
+    make_scorer(FEATURE, wrap(gpt2.bridge), prepend_bos=True).score(IDS)  # the bridge counts, not what holds it
     assert tried == [TRIAL] + [10] * 4
     tried.clear()
     make_scorer(FEATURE, gpt2.bridge, prepend_bos=True).score(np.repeat(IDS, 2, 1))  # longer prompts take more

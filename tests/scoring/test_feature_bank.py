@@ -41,7 +41,7 @@ def _features(d_model: int) -> list:
         *(dl.hook("blocks.1.attn.hook_pattern")[i, 1:, :].mean() for i in (1, 2)),
         dl.hook("blocks.1.attn.hook_pattern")[...].max(),
         (-dl.neuron(1, 4)).clip(max=0.1),
-        dl.mean_cross_entropy(),
+        dl.features.mean_cross_entropy(),
         dl.neuron(0, 1) * dl.neuron(1, 1),
         dl.custom(
             "gap", ["blocks.0.mlp.hook_post"], lambda a: a["blocks.0.mlp.hook_post"][:, -1, :2].diff().squeeze(-1)

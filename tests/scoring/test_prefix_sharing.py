@@ -211,7 +211,10 @@ def test_whatever_the_layout_and_wherever_children_differ(name, data):
 
 
 def test_another_model_s_cross_entropy_and_another_judge_of_fluency(gpt2, llama, gemma2):
-    for feature in (dl.mean_cross_entropy(llama.bridge), dl.parse("L1.N3") - dl.mean_cross_entropy(llama.bridge)):
+    for feature in (
+        dl.features.mean_cross_entropy(llama.bridge),
+        dl.parse("L1.N3") - dl.features.mean_cross_entropy(llama.bridge),
+    ):
         for options in ({}, {"prefix": [5, 6], "suffix": [7]}):
             fast, plain = both(feature, gpt2.bridge, fluency_model=gemma2.bridge, prepend_bos=True, **options)
             agree(fast.score(ROWS), plain.score(ROWS))
@@ -249,7 +252,7 @@ def test_a_template_s_prefix_is_computed_once_and_anew_when_renewed(family, runs
         agree(scorer.score(rows), plain.score(rows))
     assert runs.kept == 0 and len(runs.packings) == 3
     assert all(packing.known == scorer.layout(LENGTH).before for packing in runs.packings)
-    scorer.renew()
+    scorer.invalidate_cache()
     agree(scorer.score(ROWS), plain.score(ROWS))
     assert runs.kept > 0
 
@@ -265,7 +268,7 @@ def test_weights_that_are_changed_in_place_count_once_renewed(family):
     scorer = make_scorer("L1.N3", bridge, **options)
     before, slope = scorer.score(ROWS), scorer.gradient(ROWS[:2]).of_value()
     change(bridge)
-    scorer.renew()
+    scorer.invalidate_cache()
     change(other)
     plain = make_scorer("L1.N3", other, share_prefixes=False, **options)
     agree(scorer.score(ROWS), plain.score(ROWS))

@@ -52,7 +52,7 @@ def test_the_fluency_model_gives_the_cross_entropy_and_the_other_one_the_value(g
     mixed = make_scorer(FEATURE, gpt2.bridge, fluency_model=llama.bridge, prepend_bos=bos).score(IDS)
     same(mixed.value, make_scorer(FEATURE, gpt2.bridge, prepend_bos=bos).score(IDS).value)
     same(mixed.cross_entropy, make_scorer(FEATURE, llama.bridge, prepend_bos=bos).score(IDS).cross_entropy)
-    same(mixed.cross_entropy, make_scorer(dl.mean_cross_entropy(), llama.bridge, prepend_bos=bos).values(IDS))
+    same(mixed.cross_entropy, make_scorer(dl.features.mean_cross_entropy(), llama.bridge, prepend_bos=bos).values(IDS))
 
 
 def test_only_tokens_that_every_model_knows_are_allowed(gpt2, llama):
@@ -391,7 +391,7 @@ def test_the_models_of_a_scorer_are_each_run_once(gpt2, llama, monkeypatch):
     ran = []
     run = HookedModel.run
     monkeypatch.setattr(HookedModel, "run", lambda self, *a, **k: (ran.append(self.name), run(self, *a, **k))[1])
-    feature = dl.parse(FEATURE) + dl.mean_cross_entropy(llama.bridge)
+    feature = dl.parse(FEATURE) + dl.features.mean_cross_entropy(llama.bridge)
     scorer = make_scorer(feature, gpt2.bridge, fluency_model=llama.bridge)
     assert scorer.models == (as_hooked(gpt2.bridge), as_hooked(llama.bridge))
     ran.clear()

@@ -21,6 +21,7 @@ from dreamy_lens.errors import (
     SettingsError,
     UnknownHookError,
 )
+from dreamy_lens.results import merge
 from dreamy_lens.results.pareto import hypervolume
 from dreamy_lens.sweeps import runner
 from dreamy_lens.sweeps.sweep import Sweep
@@ -76,7 +77,7 @@ def test_runs_of_a_feature_and_of_settings(whole):
     assert len(some) == 2 and some[0] is whole[6] and repr(some).startswith("Sweep(2 of 2 runs: 1 feature x 1 setting")
     assert [run.config.seed for run in whole.of(seed=1)] == [1] * 4
     merged = whole.merged(dl.neuron(0, 5), length=4)
-    assert merged.frontier == dl.merge(some).frontier and len(merged) == 2
+    assert merged.frontier == merge(some).frontier and len(merged) == 2
     with pytest.raises(SettingsError, match=r"differ in feature"):
         whole.merged()
     with pytest.raises(

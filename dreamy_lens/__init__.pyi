@@ -1,0 +1,29 @@
+from . import corpus as corpus
+from . import errors as errors
+from . import features as features
+from . import figures as figures
+from . import panels as panels
+from .api.attribution import attribution as attribution
+from .api.card import card as card
+from .api.compare import compare as compare
+from .api.dream import dream as dream
+from .api.dream import load_run as load_run
+from .api.max_activating import max_activating as max_activating
+from .api.score import score as score
+from .api.sweep import sweep as sweep
+from .features.constructors import custom as custom
+from .features.constructors import hook as hook
+from .features.constructors import log_prob as log_prob
+from .features.constructors import logit as logit
+from .features.constructors import logit_difference as logit_difference
+from .features.constructors import neuron as neuron
+from .features.constructors import sae_latent as sae_latent
+from .features.families import neurons as neurons
+from .features.parser import parse as parse
+from .models.load import load_model as load_model
+from .panels.attribution import explore as explore
+from .panels.browser import browse as browse
+from .search import constraints as constraints
+from .search.config import EPOConfig as EPOConfig
+
+__version__: str

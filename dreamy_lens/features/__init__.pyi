@@ -1,0 +1,17 @@
+from .binding import BoundFeature as BoundFeature
+from .binding import bind as bind
+from .constructors import custom as custom
+from .constructors import hook as hook
+from .constructors import log_prob as log_prob
+from .constructors import logit as logit
+from .constructors import logit_difference as logit_difference
+from .constructors import mean_cross_entropy as mean_cross_entropy
+from .constructors import neuron as neuron
+from .constructors import sae_latent as sae_latent
+from .directions import Direction as Direction
+from .expressions import Feature as Feature
+from .families import Family as Family
+from .families import neurons as neurons
+from .parser import parse as parse
+from .sae import SAE as SAE
+from .sae import load_sae as load_sae

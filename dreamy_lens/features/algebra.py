@@ -1,0 +1,328 @@
+"""The algebra of features: what can be done with one, and the nodes that this makes.
+
+An expression is a small immutable tree. Nothing here knows a model, imports torch or computes anything.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from dreamy_lens.errors import FeatureError
+from dreamy_lens.features.directions import Direction
+from dreamy_lens.features.node import Element, Node, Writer, number
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Feature(Node):
+    """A function of a prompt, read from a model: the base of every expression.
+
+    Supports ``+ - *`` with other features and numbers, division by numbers, ``feature @ direction``, and the methods
+    below. Equal expressions are equal values with equal hashes, and ``dreamy_lens.parse(str(feature)) == feature``.
+    """
+
+    __array_ufunc__ = None  # so that numpy's scalars and arrays leave the operators to us
+    __iter__ = None  # indexing would otherwise make a feature look like an endless sequence
+
+    # Reductions of activations.
+
+    def __getitem__(self, index: Any) -> Feature:
+        raise FeatureError(
+            f"Only a hook point can be indexed, and once: write hook(name)[...] before anything else. This is "
+            f"{self.label!r}."
+        )
+
+    def standardised(self) -> Feature:
+        """Subtract the mean over the units and divide by their population standard deviation, as in Eq. 4."""
+        return Standardised(self)
+
+    def __matmul__(self, direction: Any) -> Feature:
+        """Inner product over the units with a direction `[d]`; ``hook(...)[-1].standardised() @ v`` is Eq. 4."""
+        return Projected(self, Direction(direction))
+
+    def cosine(self, direction: Any) -> Feature:
+        """Cosine of the angle between the units' vector and a direction `[d]`."""
+        return Cosine(self, Direction(direction))
+
+    def norm(self) -> Feature:
+        """Euclidean length of the units' vector."""
+        return Norm(self)
+
+    def max(self) -> Feature:
+        """Largest over the positions that are left (the BOS is not among them)."""
+        return Reduced(self, "max")
+
+    def mean(self) -> Feature:
+        """Mean over the positions that are left (the BOS is not among them)."""
+        return Reduced(self, "mean")
+
+    def clip(self, min: float | None = None, max: float | None = None) -> Feature:
+        """Limit the value from below, from above, or both. Beyond a limit the gradient is zero."""
+        if min is None and max is None:
+            raise FeatureError("clip() needs a limit: clip(min=...), clip(max=...), or both.")
+        low, high = (None if x is None else number(x, "clip") for x in (min, max))
+        if low is not None and high is not None and low > high:
+            raise FeatureError(f"clip(min={low:g}, max={high:g}) leaves nothing: min is above max.")
+        return Clipped(self, low, high)
+
+    # Arithmetic. Sums are flat, multiples are folded, so that one meaning has one tree.
+
+    def __add__(self, other: Any) -> Feature:
+        other = _operand(other)
+        return NotImplemented if other is None else total(self, other)
+
+    def __radd__(self, other: Any) -> Feature:
+        other = _operand(other)
+        return NotImplemented if other is None else total(other, self)
+
+    def __sub__(self, other: Any) -> Feature:
+        other = _operand(other)
+        return NotImplemented if other is None else total(self, -other)
+
+    def __rsub__(self, other: Any) -> Feature:
+        other = _operand(other)
+        return NotImplemented if other is None else total(other, -self)
+
+    def __neg__(self) -> Feature:
+        return scaled(-1.0, self)
+
+    def __mul__(self, other: Any) -> Feature:
+        if isinstance(other, Feature):
+            return product(self, other)
+        return NotImplemented if _operand(other) is None else scaled(float(other), self)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Feature:
+        if isinstance(other, Feature) or _operand(other) is None:
+            return NotImplemented
+        if float(other) == 0:
+            raise FeatureError(f"{self.label} / 0 is not a feature.")
+        return scaled(1.0 / float(other), self)
+
+
+@dataclass(frozen=True, repr=False)
+class Unary(Feature):
+    """A function of one feature."""
+
+    of: Feature
+
+    @property
+    def children(self) -> tuple[Feature, ...]:
+        """The feature."""
+        return (self.of,)
+
+    def rebuild(self, children: tuple[Any, ...]) -> Self:
+        """The same function of another feature."""
+        return replace(self, of=children[0])
+
+    def at_every_position(self, place: Element) -> Feature | None:
+        """The same function of the feature at every position."""
+        of = self.of.at_every_position(place)
+        return None if of is None else replace(self, of=of)
+
+
+@dataclass(frozen=True, repr=False)
+class Standardised(Unary, methods={"standardised": ()}):
+    """``(h - mean(h)) / std(h)`` over the units, with the population standard deviation (Eq. 4)."""
+
+    def write(self, writer: Writer) -> str:
+        """`feature.standardised()`."""
+        return f"{writer.operand(self.of)}.standardised()"
+
+
+@dataclass(frozen=True, repr=False)
+class Norm(Unary, methods={"norm": ()}):
+    """Euclidean length over the units."""
+
+    def write(self, writer: Writer) -> str:
+        """`feature.norm()`."""
+        return f"{writer.operand(self.of)}.norm()"
+
+
+@dataclass(frozen=True, repr=False)
+class Directed(Unary):
+    """A function of the units' vector and of a direction."""
+
+    direction: Direction
+
+    def map_paths(self, change: Callable[[str], str]) -> Self:
+        """The same with another file for the direction, if it has one."""
+        path = self.direction.path
+        return self if path is None else replace(self, direction=Direction(change(path)))
+
+    def digest_key(self) -> bytes:
+        """The numbers of a direction that is read from a file."""
+        return b"" if self.direction.path is None else self.direction.values.tobytes()
+
+
+@dataclass(frozen=True, repr=False)
+class Projected(Directed):
+    """Inner product over the units with a direction."""
+
+    binds_loosely = True
+
+    def write(self, writer: Writer) -> str:
+        """`feature @ "direction"`."""
+        return f"{writer.operand(self.of)} @ {writer.direction(self.direction)}"
+
+
+@dataclass(frozen=True, repr=False)
+class Cosine(Directed, methods={"cosine": ("direction",)}):
+    """Cosine similarity over the units with a direction."""
+
+    def write(self, writer: Writer) -> str:
+        """`feature.cosine("direction")`."""
+        return f"{writer.operand(self.of)}.cosine({writer.direction(self.direction)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Reduced(Unary, methods={"max": (), "mean": ()}):
+    """`max` or `mean` over the positions that are left."""
+
+    how: str
+
+    def write(self, writer: Writer) -> str:
+        """`feature.max()` or `feature.mean()`."""
+        return f"{writer.operand(self.of)}.{self.how}()"
+
+
+@dataclass(frozen=True, repr=False)
+class Clipped(Unary, methods={"clip": ("min", "max")}):
+    """The value limited to `[low, high]`."""
+
+    low: float | None
+    high: float | None
+
+    def write(self, writer: Writer) -> str:
+        """`feature.clip(min=..., max=...)`."""
+        limits = [f"{n}={writer.number(x)}" for n, x in (("min", self.low), ("max", self.high)) if x is not None]
+        return f"{writer.operand(self.of)}.clip({', '.join(limits)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Scaled(Unary):
+    """A multiple of a feature."""
+
+    factor: float
+
+    binds_loosely = True
+
+    def write(self, writer: Writer) -> str:
+        """`factor * feature`, or `-feature`."""
+        of = writer.operand(self.of)
+        return f"-{of}" if self.factor == -1 else f"{writer.number(self.factor)} * {of}"
+
+
+@dataclass(frozen=True, repr=False)
+class Constant(Feature):
+    """A number; only inside a sum."""
+
+    value: float
+
+    binds_loosely = True
+
+    def write(self, writer: Writer) -> str:
+        """The number."""
+        return writer.number(self.value)
+
+
+@dataclass(frozen=True, repr=False)
+class Sum(Feature):
+    """The sum of two or more features."""
+
+    terms: tuple[Feature, ...]
+
+    @property
+    def children(self) -> tuple[Feature, ...]:
+        """The terms."""
+        return self.terms
+
+    binds_loosely = True
+
+    def rebuild(self, children: tuple[Any, ...]) -> Self:
+        """The sum of other terms."""
+        return type(self)(children)
+
+    def write(self, writer: Writer) -> str:
+        """`term + term - term`."""
+        text = self.terms[0].write(writer)
+        for term in self.terms[1:]:
+            more = term.write(writer)
+            text += f" - {more[1:]}" if more.startswith("-") else f" + {more}"
+        return text
+
+
+@dataclass(frozen=True, repr=False)
+class Product(Feature):
+    """The product of two or more features."""
+
+    factors: tuple[Feature, ...]
+
+    @property
+    def children(self) -> tuple[Feature, ...]:
+        """The factors."""
+        return self.factors
+
+    binds_loosely = True
+
+    def rebuild(self, children: tuple[Any, ...]) -> Self:
+        """The product of other factors."""
+        return type(self)(children)
+
+    def write(self, writer: Writer) -> str:
+        """`factor * factor`."""
+        return " * ".join(writer.operand(factor) for factor in self.factors)
+
+
+def scaled(factor: float, feature: Feature) -> Feature:
+    """`factor * feature` in normal form: multiples of multiples folded, sums multiplied out term by term."""
+    factor = number(factor, "arithmetic")
+    if isinstance(feature, Constant):
+        return Constant(number(factor * feature.value, "arithmetic"))
+    if isinstance(feature, Scaled):
+        return scaled(factor * feature.factor, feature.of)
+    if isinstance(feature, Sum):
+        return total(*(scaled(factor, term) for term in feature.terms))
+    return feature if factor == 1 else Scaled(feature, factor)
+
+
+def total(*terms: Feature) -> Feature:
+    """The sum in normal form: flat, at most one constant, which comes last."""
+    flat = [inner for term in terms for inner in (term.terms if isinstance(term, Sum) else (term,))]
+    constant = number(sum(term.value for term in flat if isinstance(term, Constant)), "arithmetic")
+    rest = [term for term in flat if not isinstance(term, Constant)]
+    if not rest:
+        return Constant(constant)
+    if constant:
+        rest.append(Constant(constant))
+    return rest[0] if len(rest) == 1 else Sum(tuple(rest))
+
+
+def product(*factors: Feature) -> Feature:
+    """The product in normal form: flat, with constants and multiples in front of it."""
+    constant, flat = 1.0, []
+    for factor in factors:
+        for inner in factor.factors if isinstance(factor, Product) else (factor,):
+            if isinstance(inner, Constant):
+                constant *= inner.value
+            elif isinstance(inner, Scaled):
+                constant *= inner.factor
+                flat += inner.of.factors if isinstance(inner.of, Product) else (inner.of,)
+            else:
+                flat.append(inner)
+    if not flat:
+        return Constant(constant)
+    return scaled(constant, flat[0] if len(flat) == 1 else Product(tuple(flat)))
+
+
+def _operand(x: Any) -> Feature | None:
+    if isinstance(x, Feature):
+        return x
+    if isinstance(x, numbers.Real) and not isinstance(x, bool):
+        return Constant(number(x, "arithmetic"))
+    return None

@@ -1,0 +1,212 @@
+"""Attention of a bridge on a packed row: what replaces the bridge's modules for the length of one pass."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamy_lens.models.prefix_tree import PrefixTree
+from dreamy_lens.models.transfer import to_device
+from dreamy_lens.models.tree_attention import NAME, RUNNING, Current
+
+INTERFACE, HEADS, ROWS = "interface", "heads", "rows"
+"""The ways in which attention is replaced; :mod:`~dreamy_lens.models.packed_forward` describes them."""
+
+
+@dataclass
+class PassCache:
+    """What a pass leaves for later passes over rows that begin with the same tokens.
+
+    Attributes:
+        length: P, how many tokens.
+        inputs: by layer, what attention needs of them: keys and values, or inputs.
+        activations: by hook point, `[1, P, ...]`.
+    """
+
+    length: int
+    inputs: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
+    activations: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class PackedAttention:
+    """The replacements that one packed pass makes in a bridge.
+
+    Attributes:
+        attentions: the bridge's attention components, layer by layer.
+        arguments: what a plain row passes to each of them besides its input.
+        packing: the tree of the rows.
+        cut: the tree of the places that matter behind `depth`, or `packing` itself.
+        depth: the first block that works on `cut`.
+        before: what is known of the prefix, if the tree leaves one out.
+        keep: to be filled for later passes.
+    """
+
+    attentions: list[Any]
+    arguments: list[tuple[tuple, dict[str, Any]]]
+    packing: PrefixTree
+    cut: PrefixTree
+    depth: int
+    before: PassCache | None
+    keep: PassCache | None
+    _rotary: dict[tuple[int, bool], Any] = field(default_factory=dict)
+    _kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def tree_at(self, layer: int) -> PrefixTree:
+        """The tree that a layer works on."""
+        return self.packing if layer < self.depth else self.cut
+
+    def attention(self, layer: int, way: str, usual: Any) -> Any:
+        """Attention of one layer over the nodes, in one of the ways, from the `usual` forward of its component."""
+        module = self.attentions[layer]
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            x = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            more, named = self.arguments[layer]
+            packing = self.tree_at(layer)
+            if way == ROWS:
+                # What the residual stream was before the norm, where a bridge forks it for its heads.
+                forked = getattr(module, "_captured_pre_ln_residual", None)
+                index = to_device(packing.index, x.device)  # layers may be on several devices
+                rows = [y[index] for y in self._whole(layer, x, *([] if forked is None else [forked]))]
+                if forked is not None:
+                    module._captured_pre_ln_residual = rows[1]
+                out = usual(rows[0], *_cut(more, packing), **_cut(named, packing))
+                return _first(out, lambda y: y.flatten(0, 1)[to_device(packing.owners, y.device)][None])
+            if way == HEADS:
+                return usual(x, *more, **named)
+            named = {k: self._at_nodes(k, v, layer) for k, v in named.items()}
+            RUNNING.current = Current(packing, *self._exchange(layer))
+            try:
+                out = module.original_component(module.hook_in(x), *more, **named)
+            finally:
+                RUNNING.current = None
+            if self.keep is not None:
+                self.keep.inputs[layer] = tuple(x[:, :, : self.keep.length] for x in self._kept.pop())
+            return _first(out, module.hook_out)
+
+        return forward
+
+    def _exchange(self, layer: int) -> tuple[Any, Any]:
+        before = None if self.before is None else self.before.inputs[layer]
+        return before, None if self.keep is None else self._kept
+
+    def _whole(self, layer: int, *tensors: Tensor) -> list[Tensor]:
+        """Tensors `[1, T, ...]` with what is known of the prefix before them, `[P + T, ...]`."""
+        if self.keep is not None:
+            self.keep.inputs[layer] = tuple(x[:, : self.keep.length] for x in tensors)
+        if self.before is None:
+            return [x[0] for x in tensors]
+        known = self.before.inputs[layer]
+        return [torch.cat([old[0], new[0]]) for old, new in zip(known, tensors, strict=True)]
+
+    def _at_nodes(self, name: str, value: Any, layer: int) -> Any:
+        """An argument of a plain row's attention as the packed row needs it."""
+        positions = self.tree_at(layer).positions
+        if name == "attention_mask":
+            return None
+        if name == "position_ids" and isinstance(value, Tensor):
+            return positions[None]
+        if name == "position_embeddings" and value is not None:
+            key = (id(value), layer < self.depth)
+            if key not in self._rotary:
+                self._rotary[key] = tuple(x[:, to_device(positions, x.device)] for x in value)
+            return self._rotary[key]
+        return value
+
+    def spread(self, layer: int, usual: Any) -> Any:
+        """Queries, keys and values of whole rows, from those of the nodes."""
+
+        def reconstruct(q: Tensor, k: Tensor, v: Tensor, **named: Any) -> Any:
+            packing = self.tree_at(layer)
+            index = to_device(packing.index, q.device)
+            rows = [x[index] for x in self._whole(layer, q, k, v)]
+            return usual(*rows, **_cut(self.arguments[layer][1], packing))
+
+        return reconstruct
+
+    def gather(self, layer: int, usual: Any) -> Any:
+        """The outputs of the heads at the nodes, from those of whole rows."""
+        return lambda out: usual(out.flatten(0, 1)[to_device(self.tree_at(layer).owners, out.device)][None])
+
+    @property
+    def cuts(self) -> bool:
+        """Whether some blocks work on fewer nodes."""
+        return self.cut is not self.packing and self.depth < len(self.attentions)
+
+    def cut_at(self, layer: int, usual: Any) -> Any:
+        """The block that drops nodes, and the last one, behind which they are zeros."""
+        kept, nodes = self.cut.kept, self.packing.nodes
+        assert kept is not None
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if layer == self.depth:
+                if "hidden_states" in kwargs:
+                    x = kwargs["hidden_states"]
+                    kwargs = {**kwargs, "hidden_states": x[:, to_device(kept, x.device)]}
+                else:
+                    args = (args[0][:, to_device(kept, args[0].device)], *args[1:])
+            out = usual(*args, **kwargs)
+            if layer < len(self.attentions) - 1:
+                return out
+            return _first(out, lambda x: x.new_zeros(1, nodes, x.shape[-1]).index_copy(1, to_device(kept, x.device), x))
+
+        return forward
+
+
+def _cut(values: Any, packing: PrefixTree) -> Any:
+    """Arguments of a plain row for the first positions of it."""
+    n = packing.length
+
+    def cut(name: str, value: Any) -> Any:
+        if name == "position_embeddings" and value is not None:
+            return tuple(x[:, :n] for x in value)
+        if isinstance(value, Tensor):
+            return value[..., :n, :n] if name == "attention_mask" else value[..., :n]
+        return value
+
+    if isinstance(values, tuple):
+        return tuple(cut("", value) for value in values)
+    return {name: cut(name, value) for name, value in values.items()}
+
+
+def _first(out: Any, function: Any) -> Any:
+    """A function of the first of several outputs, or of the only one."""
+    return (function(out[0]), *out[1:]) if isinstance(out, tuple) else function(out)
+
+
+@contextlib.contextmanager
+def patched(patches: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Set attributes of single modules, and put back what they had: models that are spread over devices have such."""
+    replaced: list[tuple[Any, str, Any]] = []
+    try:
+        for module, name, value in patches:
+            replaced.append((module, name, module.__dict__.get(name)))
+            # Past the module's own __setattr__, which passes names on to what it wraps.
+            module.__dict__[name] = value
+        yield
+    finally:
+        for module, name, former in reversed(replaced):
+            if former is None:
+                module.__dict__.pop(name, None)
+            else:
+                module.__dict__[name] = former
+
+
+@contextlib.contextmanager
+def tree_attention_used(attentions: Sequence[Any]) -> Iterator[None]:
+    """Have the Hugging Face modules call the attention of this package."""
+    configs = {id(c): c for a in attentions if (c := getattr(a.original_component, "config", None)) is not None}
+    former = {key: config._attn_implementation for key, config in configs.items()}
+    try:
+        for config in configs.values():
+            config._attn_implementation = NAME
+        yield
+    finally:
+        for key, config in configs.items():
+            config._attn_implementation = former[key]
