@@ -1,10 +1,10 @@
-"""What a panel costs a run: the same run in a notebook's kernel with its panel and without, in turn.
+"""Measure what a panel costs a run: equal runs in a notebook's kernel with a panel and without, in alternation.
 
     python benchmarks/panels.py --rounds 5 --iterations 100
     python benchmarks/panels.py --answers     how soon a typed token is answered, and how large a frozen run is
 
-A kernel is started as a notebook would, its messages are read as by a notebook, and each run's own clock counts: the
-seconds until its last step. Needs ipykernel and jupyter_client, which the extra `test` brings.
+The benchmark starts a kernel and reads its messages as a notebook does. It uses each run's own clock: the seconds until
+the last step. It needs ipykernel and jupyter_client, which the extra `test` installs.
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ import json, torch, dreamy_lens as dl
 run = dl.dream({feature!r}, iterations={iterations}, seed={seed}, progress={progress}, wait=False)
 run.wait()
 seconds = float(run.history.seconds[-1])
-run.defer(lambda: None).result()  # what the frozen view needs is worked out first
+run.defer(lambda: None).result()  # waits until the frozen view has all that it needs
 print("@" + json.dumps(seconds))
 """
 
 PARTS = ("value and cross-entropy", "quick strip", "whole strip", "every position")
-"""The answers to one question, in their order."""
+"""Answers to one question, in the order in which they arrive."""
 
 WORDS = (" only", " never", " same", " file", " list", " value", " name", " type", " default", " module")
 
 
 def answers(feature: str) -> None:
-    """Seconds from a view's message to the answers, while a run goes on and while it is paused; and a frozen run."""
+    """Print the seconds from a view's message to each answer, running and paused, and the size of a frozen run."""
     import dreamy_lens as dl
     from dreamy_lens.panels.dream import DreamPanel
     from dreamy_lens.panels.run_view import frozen_run
 
     run = dl.dream(feature, iterations=5000, wait=False, progress=False)
-    panel, found = DreamPanel(run), {}
-    panel._handler._send = lambda message: found.setdefault(message["id"], []).append(time.perf_counter())
+    panel, times = DreamPanel(run), {}
+    panel._handler._send = lambda message: times.setdefault(message["id"], []).append(time.perf_counter())
     while run.iteration < 10:
         time.sleep(0.05)
-    for what in ("running", "paused"):
-        if what == "paused":
+    for status in ("running", "paused"):
+        if status == "paused":
             run.pause()
             while run.status != "paused":
                 time.sleep(0.01)
         rows, moments = [], random.Random(0)
         for number, word in enumerate(WORDS * 3):
-            time.sleep(moments.uniform(0.0, 0.2))  # at any moment of a step
-            ids, name, began = list(run.so_far.frontier[-1].ids), f"{what}{number}", time.perf_counter()
-            asked = {"type": "try", "id": name, "ids": ids, "position": number * 5 % len(ids), "text": word}
-            panel._handler.hear(panel, asked)
-            while len(found.get(name, [])) < len(PARTS):
+            time.sleep(moments.uniform(0.0, 0.2))  # at a random moment of a step
+            ids, name, began = list(run.so_far.frontier[-1].ids), f"{status}{number}", time.perf_counter()
+            question = {"type": "try", "id": name, "ids": ids, "position": number * 5 % len(ids), "text": word}
+            panel._handler.hear(panel, question)
+            while len(times.get(name, [])) < len(PARTS):
                 time.sleep(0.001)
-            rows.append([at - began for at in found[name]])
+            rows.append([at - began for at in times[name]])
         parts = (
-            f"{part} {statistics.median(row):.3f} s (most {max(row):.3f})"
+            f"{part} {statistics.median(row):.3f} s (maximum {max(row):.3f})"
             for part, row in zip(PARTS, zip(*rows, strict=True), strict=True)
         )
-        print(f"{what}: {', '.join(parts)}")
+        print(f"{status}: {', '.join(parts)}")
     began = time.perf_counter()
     run.stop().wait()
     print(f"stopped after {time.perf_counter() - began:.3f} s")
@@ -71,12 +71,12 @@ def answers(feature: str) -> None:
 
 
 def main() -> None:
-    """Print a table."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--feature", default="L2.N812")
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--answers", action="store_true", help="how soon questions are answered, instead")
+    parser.add_argument("--answers", action="store_true", help="measure how soon questions are answered instead")
     options = parser.parse_args()
     if options.answers:
         return answers(options.feature)
@@ -84,19 +84,19 @@ def main() -> None:
     from jupyter_client.manager import start_new_kernel
 
     manager, client = start_new_kernel(kernel_name="python3", extra_arguments=[])
-    said: list[str] = []
+    printed: list[str] = []
     sizes: list[int] = []
-    over = threading.Event()
+    finished = threading.Event()
 
     def listen() -> None:
-        while not over.is_set():
+        while not finished.is_set():
             try:
                 message = client.get_iopub_msg(timeout=0.5)
             except Exception:
                 continue
             content = message["content"]
             if message["msg_type"] == "stream":
-                said.append(content["text"])
+                printed.append(content["text"])
             elif message["msg_type"] == "error":
                 print("\n".join(content["traceback"]), file=sys.stderr)
             elif message["msg_type"].startswith("comm"):
@@ -106,30 +106,30 @@ def main() -> None:
     thread.start()
 
     def seconds(progress: str, seed: int, iterations: int) -> float:
-        said.clear()
+        printed.clear()
         code = RUN.format(feature=options.feature, iterations=iterations, seed=seed, progress=progress)
         client.execute(code)
         client.get_shell_msg(timeout=900)
         for _ in range(600):
-            found = [text for text in "".join(said).splitlines() if text.startswith("@")]
-            if found:
-                return float(json.loads(found[-1][1:]))
-            over.wait(0.1)
-        raise RuntimeError("the kernel said nothing")
+            results = [text for text in "".join(printed).splitlines() if text.startswith("@")]
+            if results:
+                return float(json.loads(results[-1][1:]))
+            finished.wait(0.1)
+        raise RuntimeError("the kernel printed no result within a minute after the run")
 
     try:
-        for progress in ("False", "None"):  # warm up
+        for progress in ("False", "None"):  # warm-up
             seconds(progress, 99, 5)
         sizes.clear()
         with_panel, without, ratios = [], [], []
         for seed in range(options.rounds):
             order = ("False", "None") if seed % 2 else ("None", "False")
-            found = {progress: seconds(progress, seed, options.iterations) for progress in order}
-            with_panel.append(found["None"])
-            without.append(found["False"])
-            ratios.append(found["None"] / found["False"])
+            spent = {progress: seconds(progress, seed, options.iterations) for progress in order}
+            with_panel.append(spent["None"])
+            without.append(spent["False"])
+            ratios.append(spent["None"] / spent["False"])
             print(
-                f"seed {seed}: with {found['None']:.2f} s, without {found['False']:.2f} s, {ratios[-1]:.3f}", flush=True
+                f"seed {seed}: with {spent['None']:.2f} s, without {spent['False']:.2f} s, {ratios[-1]:.3f}", flush=True
             )
         print(
             f"median of {options.rounds}: with {statistics.median(with_panel):.2f} s, without "
@@ -138,7 +138,7 @@ def main() -> None:
             f"{statistics.median(sizes) if sizes else 0:,.0f} characters each in the median"
         )
     finally:
-        over.set()
+        finished.set()
         thread.join(2)
         client.stop_channels()
         manager.shutdown_kernel(now=True)

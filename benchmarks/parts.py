@@ -1,8 +1,8 @@
-"""Two parts of the speed by themselves: linear layers by MKL and by oneDNN, and seeds side by side against alone.
+"""Measure two sources of speed: linear layers by MKL and by oneDNN, and seeds side by side against one by one.
 
     python benchmarks/parts.py [--threads 2] [--rounds 5]
 
-Both sides of a comparison take turns in this process; medians are printed.
+Both sides of a comparison alternate in this process. The benchmark prints medians.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import Any
 import numpy as np
 
 SHAPES = ((1472, 224, 896), (1472, 896, 224), (512, 224, 4096), (1472, 768, 3072), (128, 768, 50257))
-"""Rows, inputs and outputs of linear layers: the embedded model's, then GPT-2 small's."""
+"""Rows, inputs and outputs of linear layers: those of the embedded model, then those of GPT-2 small."""
 
 SEARCHES = ((12, 8, 32), (12, 2, 16), (6, 4, 8))
-"""n, M and r."""
+"""n, M and r of each search."""
 
 
 def medians(sides: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
-    """Seconds of each side, after one turn for warming up."""
-    found: list[list[float]] = [[] for _ in sides]
+    """Measure the median seconds of each side, after one warm-up turn."""
+    times: list[list[float]] = [[] for _ in sides]
     for turn in range(rounds + 1):
-        for side, seconds in zip(sides, found, strict=True):
+        for side, seconds in zip(sides, times, strict=True):
             began = time.perf_counter()
             side()
             if turn:
                 seconds.append(time.perf_counter() - began)
-    return [float(np.median(seconds)) for seconds in found]
+    return [float(np.median(seconds)) for seconds in times]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -44,15 +44,15 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--rounds", type=int, default=5, help="turns of each side (5)")
     args = p.parse_args(argv)
     torch.set_num_threads(args.threads)
-    other = _onednn_linear()
-    print("oneDNN is not used on this processor." if other is None else "GFLOP/s of linear layers, MKL and oneDNN:")
-    for rows, inputs, outputs in SHAPES if other is not None else ():
+    onednn = _onednn_linear()
+    print("oneDNN is not used on this processor." if onednn is None else "GFLOP/s of linear layers, MKL and oneDNN:")
+    for rows, inputs, outputs in SHAPES if onednn is not None else ():
         x, w, b = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
-        usual, ours = medians(
-            (lambda t=(x, w, b): torch.nn.functional.linear(*t), lambda t=(x, w, b): other(*t)), 4 * args.rounds
+        mkl_seconds, onednn_seconds = medians(
+            (lambda t=(x, w, b): torch.nn.functional.linear(*t), lambda t=(x, w, b): onednn(*t)), 4 * args.rounds
         )
         work = 2e-9 * rows * inputs * outputs
-        print(f"  {rows} x {inputs} -> {outputs}: {work / usual:.0f}, {work / ours:.0f}")
+        print(f"  {rows} x {inputs} -> {outputs}: {work / mkl_seconds:.0f}, {work / onednn_seconds:.0f}")
     model = dl.load_model()
     print("Seconds of four seeds of L2.N17 side by side, and one after the other, 15 iterations:")
     for n, m, r in SEARCHES:

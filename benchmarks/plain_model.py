@@ -1,4 +1,4 @@
-"""The independent judge: a plain Hugging Face model that scores both sides' prompts, and nothing that is measured."""
+"""Independent scores: a plain Hugging Face model that scores the prompts of both sides without any measured code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MLP_OUTPUT = ("model.layers.{}.mlp.down_proj", "gpt_neox.layers.{}.mlp.dense_4h_
 
 
 class PlainModel:
-    """A Hugging Face model and one MLP neuron of it at the last position, without any of the code that is measured."""
+    """Hugging Face model whose MLP neurons are read at the last position, without any measured code."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
@@ -23,7 +23,7 @@ class PlainModel:
 
     @classmethod
     def load(cls, folder: str) -> PlainModel:
-        """The model of a folder, in float32."""
+        """Load the model of a folder, in float32."""
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
@@ -33,57 +33,57 @@ class PlainModel:
         return cls(model, AutoTokenizer.from_pretrained(folder))
 
     def mlp_output(self, layer: int) -> Any:
-        """The linear map whose input is the MLP's neurons, after the nonlinearity and any gate."""
+        """Find the linear map whose input is the MLP's neurons, after the nonlinearity and any gate."""
         for name in MLP_OUTPUT:
             with contextlib.suppress(AttributeError, IndexError):
                 return self.model.get_submodule(name.format(layer))
         raise SystemExit(f"No MLP output found in layer {layer} of {type(self.model).__name__}; extend MLP_OUTPUT.")
 
     def default_features(self, count: int) -> list[str]:
-        """Neurons spread evenly: the j-th of C is number (j + 1/2) width / C of layer j mod layers."""
+        """Choose neurons that are spread evenly: the j-th of C is number (j + 1/2) width / C of layer j mod layers."""
         output = self.mlp_output(0)
         width = getattr(output, "in_features", None) or output.nx
         layers = self.model.config.num_hidden_layers
         return [f"L{j % layers}.N{(2 * j + 1) * width // (2 * count)}" for j in range(count)]
 
     def runner(self, feature: str) -> Callable[..., dict[str, Any]]:
-        """The kind of function that the reference's `epo` calls: token ids or embeddings -> target and logits."""
+        """Make the function that the reference's `epo` calls: it maps token ids or embeddings to target and logits."""
         layer, neuron = parse(feature)
         output = self.mlp_output(layer)
 
         def run(input_ids: Any = None, inputs_embeds: Any = None) -> dict[str, Any]:
-            found = {}
-            handle = output.register_forward_pre_hook(lambda _, inputs: found.update(target=inputs[0][:, -1, neuron]))
+            read = {}
+            handle = output.register_forward_pre_hook(lambda _, inputs: read.update(target=inputs[0][:, -1, neuron]))
             try:
                 logits = self.model(input_ids=input_ids, inputs_embeds=inputs_embeds, use_cache=False).logits
             finally:
                 handle.remove()
-            return {"target": found["target"], "logits": logits}
+            return {"target": read["target"], "logits": logits}
 
         return run
 
     def score(self, feature: str, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Value and mean cross-entropy of the n - 1 predicted tokens, `[N]` each; no BOS, float32."""
+        """Compute value and mean cross-entropy of the n - 1 predicted tokens, `[N]` each; no BOS, float32."""
         import torch
 
         run, values, ces = self.runner(feature), [], []
         with torch.no_grad():
             for part in torch.from_numpy(ids.astype(np.int64)).split(256):
-                found = run(input_ids=part)
-                log_p = found["logits"][:, :-1].float().log_softmax(dim=-1)
+                result = run(input_ids=part)
+                log_p = result["logits"][:, :-1].float().log_softmax(dim=-1)
                 ces.append(-log_p.gather(-1, part[:, 1:, None])[..., 0].mean(dim=-1))
-                values.append(found["target"].float())
+                values.append(result["target"].float())
         return torch.cat(values).numpy(), torch.cat(ces).numpy()
 
     def floor(self, feature: str, length: int) -> float:
-        """The median value of random prompts of ordinary tokens: where an area begins."""
+        """Median value of random prompts of ordinary tokens, which is the lower edge of areas."""
         ordinary = np.setdiff1d(np.arange(self.vocabulary), self.special)
         ids = np.random.default_rng(RANDOM_SEED).choice(ordinary, size=(RANDOM_PROMPTS, length))
         return float(np.median(self.score(feature, ids)[0]))
 
 
 def parse(feature: str) -> tuple[int, int]:
-    found = re.fullmatch(r"L(\d+)\.N(\d+)", feature)
-    if not found:
-        raise SystemExit(f"Features here are MLP neurons such as L2.N17, not {feature!r}.")
-    return int(found[1]), int(found[2])
+    match = re.fullmatch(r"L(\d+)\.N(\d+)", feature)
+    if not match:
+        raise SystemExit(f"{feature!r} is not an MLP neuron. This benchmark takes MLP neurons such as L2.N17.")
+    return int(match[1]), int(match[2])

@@ -1,8 +1,8 @@
-"""Would it pay to give up children before their pass is complete? How much work that could save at the very most.
+"""Measure the most work that a search could save by dropping children before their pass is complete.
 
     python benchmarks/pruning.py [--features L0.N40 L3.N40 L5.N40] [--seeds 2] [--iterations 100] [--no-bos]
 
-What is counted, and why it is an upper limit, is in README.md beside this file.
+README.md beside this file describes the counts, and why they are an upper limit.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from measures import table
 
 @dataclass
 class Bound:
-    """What is known of children once the feature's layer has run.
+    """Facts about children that are known once the feature's layer has run.
 
     Attributes:
-        value: the feature's value, `[K]`, exactly.
-        cross_entropy: its final value, `[K]`, which a search would not know yet.
-        known: the part of it that the parent's pass has given, `[K]`: the losses of the targets up to and including the
-            mutated token, since nothing before that token differs. What is missing is not negative.
-        rest: tokens to go through the deeper layers still, `[K]`: from the mutated one to the last that predicts one.
+        value: Exact value of the feature `[K]`.
+        cross_entropy: Final cross-entropy `[K]`, which a search does not know at this point.
+        known: Part of the cross-entropy that the parent's pass has given `[K]`: the losses of the targets up to and
+            including the mutated token, since nothing before that token differs. The missing part is not negative.
+        rest: Tokens that still have to go through the deeper layers `[K]`: from the mutated token to the last token
+            that predicts another.
     """
 
     value: np.ndarray
@@ -33,23 +34,23 @@ class Bound:
     rest: np.ndarray
 
     def unselectable(self, best: np.ndarray, lambdas: np.ndarray) -> np.ndarray:
-        """Which children cannot be the best in any slot, `[K]`, if one knew each slot's best objective beforehand."""
-        most = self.value[None] - lambdas[:, None] * self.known[None]
-        return (most < best[:, None]).all(axis=0)
+        """Find the children that cannot be the best in any slot `[K]`, given the best objective of each slot."""
+        bound = self.value[None] - lambdas[:, None] * self.known[None]
+        return (bound < best[:, None]).all(axis=0)
 
     def dominated(self, value: np.ndarray, cross_entropy: np.ndarray) -> np.ndarray:
-        """Which children cannot come on the frontier, `[K]`, whose points ascend in both numbers."""
+        """Find the children that cannot join the frontier `[K]`, whose points ascend in both numbers."""
         at = np.searchsorted(cross_entropy, self.known, side="right") - 1
         return (at >= 0) & (value[np.maximum(at, 0)] > self.value)
 
 
 class Study:
-    """One search, followed step by step.
+    """Search that is followed step by step.
 
     Args:
-        model: a bridge.
-        feature: an MLP neuron, or any other feature.
-        settings: of :func:`dreamy_lens.dream`.
+        model: TransformerLens bridge.
+        feature: MLP neuron, or any other feature.
+        settings: Settings of :func:`dreamy_lens.dream`.
     """
 
     def __init__(self, model: Any, feature: str, **settings: Any) -> None:
@@ -60,22 +61,24 @@ class Study:
         self.scores: dict[bytes, tuple[float, float]] = {}
 
     def follow(self, iterations: int) -> np.ndarray:
-        """One row for each iteration that had new children: their number, the shares of them that could be given up
-        (by selection alone, by frontier too), and the shares of the rest of the work that this would save.
+        """Run iterations and return one row for each iteration that had new children.
+
+        A row has the number of new children, the shares of them that could be dropped (for the selection, and for
+        selection and frontier), and the shares of the remaining work that dropping them would save.
         """
         from dreamy_lens.results.pareto import Staircase
         from dreamy_lens.search import epo
 
-        usual, last = epo.make_children, {}
+        make_children, last = epo.make_children, {}
 
-        def noted(operator: Any, members: np.ndarray, *args: Any) -> Any:
-            pool, rejected = usual(operator, members, *args)
+        def recorded(operator: Any, members: np.ndarray, *args: Any) -> Any:
+            pool, rejected = make_children(operator, members, *args)
             last.update(members=members.copy(), pool=pool.copy())
             return pool, rejected
 
         stairs, rows, first = Staircase(), [], self.run.history
         self._note(stairs, first.ids, first.value, first.cross_entropy)
-        epo.make_children = noted
+        epo.make_children = recorded
         try:
             for step in self.run.steps(iterations):
                 self.run.take(step)
@@ -83,7 +86,7 @@ class Study:
                 if len(step.ids):
                     rows.append(self._row(step, stairs, **last))
         finally:
-            epo.make_children = usual
+            epo.make_children = make_children
         return np.array(rows)
 
     def _note(self, stairs: Any, ids: np.ndarray, value: np.ndarray, cross_entropy: np.ndarray) -> None:
@@ -103,7 +106,7 @@ class Study:
         return [len(step.ids), selection.mean(), both.mean(), *saved]
 
     def _bound(self, step: Any, members: np.ndarray) -> Bound:
-        """Of the children that were scored in a step; those seen before cost nothing."""
+        """Bound the children that were scored in a step. Children that were scored before cost nothing."""
         ids = step.ids.astype(np.int64)
         parents = members[(ids[:, None] != members[None]).sum(axis=-1).argmin(axis=1)]
         mutated = (ids != parents).argmax(axis=1)
@@ -118,7 +121,7 @@ class Study:
         return Bound(step.value.astype(np.float64), exact, np.minimum(known, exact), rest)
 
     def _losses(self, ids: np.ndarray) -> np.ndarray:
-        """-log p of each predicted token, `[K, terms]`: all of them after a BOS, or else all but the first."""
+        """Compute -log p of each predicted token `[K, terms]`: all tokens after a BOS, otherwise all but the first."""
         import torch
 
         rows = torch.from_numpy(ids)
@@ -134,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--features", nargs="+", default=["L0.N40", "L3.N40", "L5.N40"], help="of the embedded model")
     p.add_argument("--seeds", type=int, default=2, help="seeds 0 to SEEDS - 1 (2)")
-    p.add_argument("--iterations", type=int, default=100, help="of each search (100)")
+    p.add_argument("--iterations", type=int, default=100, help="iterations of each search (100)")
     p.add_argument("--no-bos", action="store_true", help="no BOS before prompts; default: the model's convention")
     p.add_argument("--threads", type=int, default=2, help="torch threads (2)")
     return p
@@ -153,7 +156,7 @@ def main(argv: list[str] | None = None) -> None:
         runs = [Study(model, feature, seed=seed, **settings).follow(args.iterations) for seed in range(args.seeds)]
         count, *shares = np.concatenate(runs).mean(axis=0)
         rows.append([feature, f"{count:.0f}", *(f"{100 * share:.1f}" for share in shares)])
-    head = ["", "new children", "% given up", "frontier kept", "% of the rest saved", "frontier kept"]
+    head = ["", "new children", "% dropped", "frontier kept", "% of the rest saved", "frontier kept"]
     print(f"Means over {args.iterations} iterations and {args.seeds} seeds:\n\n{table(head, rows)}")
 
 

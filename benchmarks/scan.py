@@ -1,11 +1,11 @@
-"""How fast a corpus is scanned, against the plain Hugging Face model on the same windows, which is the limit.
+"""Measure how fast a corpus is scanned, compared with the plain Hugging Face model on the same windows.
 
     python benchmarks/scan.py                                       # the embedded model
     python benchmarks/scan.py --model EleutherAI/pythia-160m --device cuda
 
-Everything is run in turns, several rounds; the table has medians. A scan is timed from text to statistics: reading,
-tokenizing, passes, counting and keeping windows. The plain pass gets its windows as finished batches, computes the
-logits of every position and throws them away.
+All measurements alternate for several rounds, and the table shows medians. A scan is timed from text to statistics:
+reading, tokenizing, passes, counting and keeping windows. The plain pass gets its windows as finished batches, computes
+the logits of every position and discards them.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from dreamy_lens.scan.scanner import Scanner
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a Hugging Face id or folder; default: the embedded model")
+    parser.add_argument("--model", help="Hugging Face id or folder; default: the embedded model")
     parser.add_argument("--device")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--corpus", help="as for dreamy_lens.corpus.open; default: the help on Python's syntax")
-    parser.add_argument("--tokens", type=int, default=60_000, help="of the windows, in each turn")
+    parser.add_argument("--corpus", help="source for dreamy_lens.corpus.open; default: the help on Python's syntax")
+    parser.add_argument("--tokens", type=int, default=60_000, help="tokens of the windows in each turn")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
 
@@ -93,8 +93,8 @@ def main() -> None:
 
 
 def _memory(bridge: Any, corpus: Any, settings: dict[str, Any]) -> None:
-    """What a scan of the neurons of one layer holds, in the first tenth of a corpus and in the rest of it."""
-    print("\nmemory of this process while the corpus is repeated, one layer without cross-entropy:")
+    """Print the memory of a scan of one layer's neurons in each tenth of a corpus."""
+    print("\nmemory of this process while it scans a repeated corpus, one layer without cross-entropy:")
     texts = [
         section.text for shard in range(len(corpus.shards)) for b in corpus.blocks(shard) for section in b.sections
     ]
@@ -106,7 +106,7 @@ def _memory(bridge: Any, corpus: Any, settings: dict[str, Any]) -> None:
 
     def after(progress: Any, block: Any) -> bool:
         part = min(9, 10 * progress.counts["characters"] // total)
-        progress.prune()  # as whenever a scan is saved
+        progress.prune()  # a scan prunes whenever it saves its state
         used = _resident()
         most.extend([0.0] * (part + 1 - len(most)))
         most[part] = max(most[part], used)
@@ -114,7 +114,7 @@ def _memory(bridge: Any, corpus: Any, settings: dict[str, Any]) -> None:
 
     state = scanner.new_checkpoint()
     scanner.run(state, after=after)
-    print(f"{state.counts['tokens']:,} tokens; most in each tenth, MB: {', '.join(f'{m:,.0f}' for m in most)}")
+    print(f"{state.counts['tokens']:,} tokens; maximum in each tenth, MB: {', '.join(f'{m:,.0f}' for m in most)}")
 
 
 def _resident() -> float:
@@ -122,12 +122,12 @@ def _resident() -> float:
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * resource.getpagesize() / 2**20
-    except OSError:  # not Linux: the largest so far
+    except OSError:  # not Linux: the largest memory so far
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def _plain(options: argparse.Namespace, bridge: Any) -> Any:
-    """The same weights as a model that knows nothing of bridges."""
+    """Load the same weights as a plain Hugging Face model."""
     from transformers import AutoModelForCausalLM
 
     from dreamy_lens.models.embedded import FOLDER
@@ -138,17 +138,17 @@ def _plain(options: argparse.Namespace, bridge: Any) -> Any:
 
 
 def _windows(scanner: Scanner) -> torch.Tensor:
-    """The rows that a scan runs, BOS included."""
+    """Cut the rows that a scan runs, BOS included."""
     from dreamy_lens.corpus.windows import cut_windows
 
-    found: list[np.ndarray] = []
+    parts: list[np.ndarray] = []
     wanted = (scanner.config.tokens or 0) // scanner.config.length
     for shard in range(len(scanner.corpus.shards)):
         for block in scanner.corpus.blocks(shard):
-            found.append(cut_windows(block, scanner.model.vocabulary, scanner.config.windows).ids)
-            if sum(map(len, found)) >= wanted:
+            parts.append(cut_windows(block, scanner.model.vocabulary, scanner.config.windows).ids)
+            if sum(map(len, parts)) >= wanted:
                 break
-    rows = np.concatenate(found)[:wanted]
+    rows = np.concatenate(parts)[:wanted]
     return torch.from_numpy(scanner.frame.rows(rows, scanner.model)).to(scanner.model.device)
 
 

@@ -1,4 +1,4 @@
-"""dreamy_lens alone: how an iteration's time grows with its settings, and which parts of the code it is spent in."""
+"""Speed of dreamy_lens alone: how the time of an iteration grows with the settings, and which code takes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from speed_models import CHILDREN, LENGTH, NEURON, POPULATION, SHAPES, bridge
 from speed_sides import Place, Steps, prepare, wait
 
 AXES: dict[str, tuple[int, ...]] = {"length": (6, 12, 24, 48), "children": (8, 32, 128), "population": (2, 8, 32)}
-"""Settings that are varied, each alone around the paper's Table 1; the feature's layer is the fourth."""
+"""Settings to vary, one at a time around the paper's Table 1; the feature's layer is varied too."""
 
 SYMBOLS = {"length": "n", "children": "r", "population": "M", "layer": "layer"}
 
@@ -27,30 +27,29 @@ PARTS = (
     ("selection", "dreamy_lens.search.epo", None, "select"),
     ("history", "dreamy_lens.runs.dream", "Dream", "take"),
 )
-"""Where timers go: a name for the part, and a function as its module, class and name. What a timer holds inside another
-is not counted twice."""
+"""Timed functions: the name of the part, and the function's module, class and name. Nested time counts only once."""
 
 
 def apart(function: Callable[..., Any], *args: Any) -> Any:
-    """The function's result, from a process of its own."""
+    """Call a function in a new process and return its result."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 
 
 def points(layers: int) -> list[dict[str, int]]:
-    """The settings to measure: Table 1's, and those that differ from it in one."""
-    usual = {"length": LENGTH, "children": CHILDREN, "population": POPULATION, "layer": layers // 2}
+    """List the settings to measure: those of Table 1 with one of them varied."""
+    base = {"length": LENGTH, "children": CHILDREN, "population": POPULATION, "layer": layers // 2}
     axes = {**AXES, "layer": tuple(range(layers))}
-    return [{**usual, axis: value} for axis, values in axes.items() for value in values]
+    return [{**base, axis: value} for axis, values in axes.items() for value in values]
 
 
 def shapes(place: Place, iterations: int, rounds: int) -> list[dict[str, Any]]:
-    """Seconds per iteration at each point, with shared prefixes and without, which take turns."""
+    """Measure the seconds per iteration at each point, with shared prefixes and without, in alternation."""
     prepare(place.threads)
     import dreamy_lens as dl
 
     model, layers = bridge(place.model, place.device), SHAPES[place.model].layers
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     axes = [axis for axis, values in {**AXES, "layer": range(layers)}.items() for _ in values]
     for axis, point in zip(axes, points(layers), strict=True):
         settings = {name: value for name, value in point.items() if name != "layer"}
@@ -71,15 +70,15 @@ def shapes(place: Place, iterations: int, rounds: int) -> list[dict[str, Any]]:
         seconds: dict[str, list[list[float]]] = {kind: [] for kind in searches}
         for turn in range(rounds + 1):
             for kind, search in searches.items():
-                once = search.run(iterations if turn else 1)
-                if turn:  # the first is for warming up
-                    seconds[kind].append(once)
-        found.append({"axis": axis, **point, **seconds})
-    return found
+                turn_seconds = search.run(iterations if turn else 1)
+                if turn:  # the first turn is the warm-up
+                    seconds[kind].append(turn_seconds)
+        results.append({"axis": axis, **point, **seconds})
+    return results
 
 
 class Timers:
-    """Seconds spent in functions, each without those spent in others that are timed inside it."""
+    """Seconds spent in timed functions, each without the timed functions that it calls."""
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -87,16 +86,16 @@ class Timers:
         self._inner: list[float] = []
 
     def put(self, part: str, module: str, owner: str | None, name: str) -> None:
-        """Replace a function by one that is timed."""
-        place: Any = importlib.import_module(module)
-        place = place if owner is None else getattr(place, owner)
-        usual = getattr(place, name)
+        """Replace a function by a timed one."""
+        holder: Any = importlib.import_module(module)
+        holder = holder if owner is None else getattr(holder, owner)
+        function = getattr(holder, name)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             self._inner.append(0.0)
             began = time.perf_counter()
             try:
-                out = usual(*args, **kwargs)
+                out = function(*args, **kwargs)
                 wait(self.device)
                 return out
             finally:
@@ -105,11 +104,11 @@ class Timers:
                 if self._inner:
                     self._inner[-1] += total
 
-        setattr(place, name, timed)
+        setattr(holder, name, timed)
 
 
 def profile(place: Place, iterations: int) -> dict[str, float]:
-    """Seconds per iteration of each part, on average, and of the rest."""
+    """Measure the mean seconds per iteration of each part, and of the rest."""
     prepare(place.threads)
     import dreamy_lens as dl
 
@@ -118,8 +117,8 @@ def profile(place: Place, iterations: int) -> dict[str, float]:
         timers.put(*part)
     model = bridge(place.model, place.device)
     search = Steps(dl.dream(SHAPES[place.model].feature, model, iterations=0, prepend_bos=False, progress=False))
-    search.run(2)  # for warming up
+    search.run(2)  # warm-up
     timers.seconds.clear()
-    whole = sum(search.run(iterations)) / iterations
-    found = {part: timers.seconds[part] / iterations for part, *_ in PARTS}
-    return found | {"rest": whole - sum(found.values())}
+    total = sum(search.run(iterations)) / iterations
+    parts = {part: timers.seconds[part] / iterations for part, *_ in PARTS}
+    return parts | {"rest": total - sum(parts.values())}

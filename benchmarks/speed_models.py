@@ -1,7 +1,7 @@
-"""The models of the speed benchmark, and what a search on them costs if nothing is shared.
+"""Models of the speed benchmark, and the cost of a search on them without sharing.
 
-Only speed is measured on them, and that depends on shapes: all but the embedded model have random weights, in the
-shapes of well-known models, so that nothing has to be downloaded.
+The benchmark measures only speed, which depends on shapes. So all models but the embedded one have random weights in
+the shapes of well-known models, and nothing has to be downloaded.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from dataclasses import dataclass
 from typing import Any
 
 LENGTH, POPULATION, CHILDREN, TOP_K, RESTART_EVERY = 12, 8, 32, 512, 30
-"""n, M, r, k and the iterations between restarts of the paper's Table 1."""
+"""Settings n, M, r and k, and the iterations between restarts, of the paper's Table 1."""
 
 NEURON = 40
-"""The MLP neuron of the middle layer that is driven."""
+"""Feature of the searches: this MLP neuron of the middle layer."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's shape.
+    """Shape of a model.
 
     Attributes:
-        kind: "embedded", "gpt2" or "neox".
-        layers: how many blocks.
+        kind: Family of the model: "embedded", "gpt2" or "neox".
+        layers: Number of blocks.
         width: d_model; the MLP is four times as wide.
-        heads: of each attention.
-        vocabulary: rows of the embedding.
-        cuda_only: whether it is too large for a processor; such models are in bfloat16, the others in float32.
+        heads: Number of heads of each attention.
+        vocabulary: Number of rows of the embedding.
+        cuda_only: Whether the model is too large for a processor. Such models are in bfloat16, the others in float32.
     """
 
     kind: str
@@ -47,19 +47,20 @@ class Shape:
 
     @property
     def word(self) -> str:
-        """A text of one token, also where it is repeated."""
+        """Text of one token; repeated, each repetition is one token."""
         return " the" if self.kind == "embedded" else " t5"
 
     @property
     def parameters(self) -> int:
-        """Of the matrices that every token of a pass is multiplied with: blocks and unembedding."""
+        """Number of parameters in the matrices that multiply every token of a pass: blocks and unembedding."""
         return self.layers * 12 * self.width**2 + self.vocabulary * self.width
 
     @property
     def flop(self) -> float:
-        """Of one iteration of EPO without any sharing: M r children, and a pass forward and back over M members.
+        """Floating-point operations of one iteration of EPO without sharing.
 
-        Two per parameter and token, in each direction. Back means to the embeddings only: no weight gets a gradient.
+        These are M r children, and one pass forward and back over M members, with two operations for each parameter,
+        token and direction. The backward pass goes to the embeddings only: no weight gets a gradient.
         """
         return 2.0 * self.parameters * LENGTH * POPULATION * (CHILDREN + 2)
 
@@ -75,7 +76,7 @@ SHAPES = {
 
 
 def plain(name: str, device: str) -> tuple[Any, Any]:
-    """The Hugging Face model and its tokenizer, made on the device in its own precision: no larger copy ever exists."""
+    """Create the Hugging Face model and its tokenizer on the device, in its precision, so no larger copy exists."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPTNeoXConfig
     from transformers.utils import logging
@@ -109,7 +110,7 @@ def plain(name: str, device: str) -> tuple[Any, Any]:
 
 
 def words(size: int) -> Any:
-    """A tokenizer of a vocabulary of this size, made in memory: the words t0, t1 and so on, the last one special."""
+    """Create a tokenizer in memory with `size` tokens: the words t0, t1 and so on, the last one special."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -122,7 +123,7 @@ def words(size: int) -> Any:
 
 
 def bridge(name: str, device: str) -> Any:
-    """The same model as dreamy_lens reads it."""
+    """Load the same model as a TransformerLens bridge."""
     import dreamy_lens as dl
 
     if SHAPES[name].kind == "embedded":

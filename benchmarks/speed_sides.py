@@ -1,6 +1,6 @@
-"""What is timed against each other, each in a process of its own, and how the parent lets them take turns.
+"""Sides of the speed benchmark, each in a process of its own, and the parent's control over their turns.
 
-Nothing heavy is imported here: a process that is started takes over the peak memory of the one that starts it.
+This module imports nothing heavy, because a new process inherits the peak memory of its parent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from speed_models import CHILDREN, LENGTH, POPULATION, RESTART_EVERY, SHAPES, TO
 
 OURS, REFERENCE, OURS_GCG, NANOGCG = "dreamy_lens", "reference", "dreamy_lens, GCG", "nanogcg"
 SEARCH_WIDTH = 256
-"""Children in an iteration of GCG: as many as EPO has in all."""
+"""Children in an iteration of GCG: as many as in an iteration of EPO."""
 
 PER_ITERATION = {
     OURS: POPULATION * CHILDREN,
@@ -33,12 +33,12 @@ PER_ITERATION = {
 
 
 class Failed(Exception):
-    """A side could not be started, or not go on; the message says why."""
+    """A side could not start or continue; the message says why."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a side runs: one of `SHAPES`, the device, torch's threads, and the reference's folder."""
+    """Environment of a side: a name of `SHAPES`, the device, torch's threads, and the reference's folder."""
 
     model: str
     device: str
@@ -47,17 +47,17 @@ class Place:
 
 
 class Steps:
-    """A search of dreamy_lens that can be stopped and gone on with at no cost: `resume()` would check the model anew.
+    """Search of dreamy_lens that can stop and continue at no cost; `resume()` would check the model again.
 
     Args:
-        search: a finished run.
+        search: Finished run.
     """
 
     def __init__(self, search: Any) -> None:
         self.search, self._steps = search, search.steps(sys.maxsize)
 
     def run(self, k: int) -> list[float]:
-        """Seconds of each of k more iterations, the notes that a run takes included."""
+        """Run k more iterations. Return the seconds of each, including the time to record it."""
         seconds = []
         for _ in range(k):
             began = time.perf_counter()
@@ -66,11 +66,11 @@ class Steps:
         return seconds
 
 
-# The sides. Each has `run(k)`: k more iterations, and the seconds that each of them took.
+# The sides. Each has `run(k)`, which runs k more iterations and returns the seconds of each.
 
 
 class DreamyLens:
-    """EPO by dreamy_lens, with parents left out of the selection as in the paper, and no BOS, as the reference."""
+    """EPO by dreamy_lens, without parents in the selection, as in the paper, and without BOS, as in the reference."""
 
     def __init__(self, place: Place) -> None:
         import dreamy_lens as dl
@@ -90,7 +90,7 @@ class DreamyLens:
 
 
 class DreamyLensGCG(DreamyLens):
-    """GCG by dreamy_lens: one member, no fluency, to drive the log probability of one token after the prompt."""
+    """GCG by dreamy_lens: one member, no fluency; the feature is the log probability of a token after the prompt."""
 
 
 class Reference:
@@ -105,7 +105,7 @@ class Reference:
         self.runner = self.model.runner(SHAPES[place.model].feature)
 
     def run(self, k: int) -> list[float]:
-        """Where the last turn ended. One more iteration is run and not counted: the last computes no gradient."""
+        """Continue from the last turn. One more iteration runs without being counted: the last computes no gradient."""
         from dreamy.epo import epo  # pyright: ignore[reportMissingImports]
 
         ends: list[float] = []
@@ -137,10 +137,10 @@ class Reference:
 
 
 class NanoGCG:
-    """GCG by the package nanogcg: a target of one token, so that a row is little more than the prompt.
+    """GCG by the package nanogcg, with a target of one token, so that a row is little more than the prompt.
 
-    Its filter of prompts that do not retokenize is off, since the others have none, and so is its cache of what stands
-    before the prompt, since nothing does.
+    The filter for prompts that do not retokenize is off, since the other side has none. The cache of the text before
+    the prompt is off too, since there is no such text.
     """
 
     def __init__(self, place: Place) -> None:
@@ -156,7 +156,7 @@ class NanoGCG:
         starts: list[float] = []
         device = self.device
 
-        class Timed(self.package.GCG):  # its step begins with the gradient
+        class Timed(self.package.GCG):  # a step of GCG begins with the gradient
             def compute_token_gradient(self, optim_ids: Any) -> Any:
                 wait(device)
                 starts.append(time.perf_counter())
@@ -184,17 +184,17 @@ MAKERS = {OURS: DreamyLens, REFERENCE: Reference, OURS_GCG: DreamyLensGCG, NANOG
 
 
 class Lane:
-    """The parent's end of one side.
+    """Process of one side, as the parent sees it.
 
     Args:
-        side: one of `MAKERS`.
-        place: where it runs.
+        side: Name of the side in `MAKERS`.
+        place: Environment of the side.
 
     Attributes:
-        loaded: MiB in use, or so far at most on a processor, once the model was there.
+        loaded: MiB after loading the model: on CUDA those in use, on a processor the peak so far.
 
     Raises:
-        Failed: it cannot be started.
+        Failed: The side cannot start.
     """
 
     def __init__(self, side: str, place: Place) -> None:
@@ -210,12 +210,12 @@ class Lane:
             raise
 
     def run(self, k: int) -> list[float]:
-        """A turn: seconds of each of k iterations."""
+        """Run one turn. Return the seconds of each of k iterations."""
         self._pipe.send(k)
         return self._answer()
 
     def end(self) -> float:
-        """Ends the process; its peak memory in MiB."""
+        """End the process. Return its peak memory in MiB."""
         self._pipe.send(0)
         peak = self._answer()
         self._process.join()
@@ -229,27 +229,27 @@ class Lane:
         try:
             good, answer = self._pipe.recv()
         except EOFError:
-            raise Failed("its process died, most likely for want of memory") from None
+            raise Failed("its process died, probably because there was too little memory") from None
         if not good:
             raise Failed(answer)
         return answer
 
 
 def serve(pipe: Any, side: str, place: Place) -> None:
-    """The other end: makes the side, then answers each number of iterations with their seconds, and 0 with the peak."""
+    """Run a side in its process: answer each number of iterations with their seconds, and 0 with the peak memory."""
     try:
         prepare(place.threads)
-        found = MAKERS[side](place)
+        runner = MAKERS[side](place)
         pipe.send((True, memory(place.device, now=True)))
         while k := pipe.recv():
-            pipe.send((True, found.run(k)))
+            pipe.send((True, runner.run(k)))
         pipe.send((True, memory(place.device, now=False)))
     except Exception as error:
         pipe.send((False, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"))
 
 
 def prepare(threads: int) -> None:
-    """What every process does first: limit torch's threads, and keep all quiet but dreamy_lens's own warnings."""
+    """Limit torch's threads, and silence everything but the warnings of dreamy_lens; every process calls this first."""
     os.environ["TQDM_DISABLE"] = "1"
     import torch
 
@@ -259,7 +259,7 @@ def prepare(threads: int) -> None:
 
 
 def memory(device: str, now: bool) -> float:
-    """MiB: on CUDA of tensors, now or at most since that was asked; on a processor of the process, always at most."""
+    """Measure MiB. On CUDA: tensors now, or their peak since then. On a processor: always the peak of the process."""
     if device.startswith("cuda"):
         import torch
 
@@ -274,7 +274,7 @@ def memory(device: str, now: bool) -> float:
 
 
 def wait(device: str) -> None:
-    """Until the device has done all that it was given."""
+    """Wait until the device has finished its work."""
     if device.startswith("cuda"):
         import torch
 

@@ -1,6 +1,7 @@
-"""Make docs/first_dream.html, the page of the demo's dream, and a picture of its panel, docs/images/first_dream.png.
+"""Make docs/first_dream.html, the page of the demo's dream, and docs/images/first_dream.png, a picture of its panel.
 
-python docs/make_picture.py [RUN]    # RUN: the demo's run, saved; without it the dream is dreamed again
+python docs/make_picture.py          run the demo's dream first
+python docs/make_picture.py RUN      use the demo's run, saved in the folder RUN
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ SIZE = (1180, 850)
 
 
 def main() -> None:
-    """Dream, or load the dream, and take the picture."""
-    rules = [dl.constraints.round_trip(), dl.constraints.printable()]
+    """Run or load the dream, and take the picture."""
+    constraints = [dl.constraints.round_trip(), dl.constraints.printable()]
     if len(sys.argv) > 1:
         run = dl.load_run(sys.argv[1])
-        assert run.model is not None  # loaded now, for the attributions
+        assert run.model is not None  # loads the model now, for the attributions
     else:
-        run = dl.dream(demo.FEATURE, iterations=demo.ITERATIONS, constraints=rules, progress=True)
+        run = dl.dream(demo.FEATURE, iterations=demo.ITERATIONS, constraints=constraints, progress=True)
     run.to_html(PAGE)
     html = document(run.feature_label, frozen_run(run), scripts=True)
-    looked = subprocess.run([sys.executable, FIND_CHROMIUM], capture_output=True, text=True)
-    if looked.returncode:
-        sys.exit(looked.stderr)
-    browser = looked.stdout.strip()
+    search = subprocess.run([sys.executable, FIND_CHROMIUM], capture_output=True, text=True)
+    if search.returncode:
+        sys.exit(search.stderr)
+    browser = search.stdout.strip()
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
         page.write_text(html, encoding="utf-8")

@@ -1,12 +1,12 @@
-"""Execute notebooks and write them back with their outputs, in a form that git can compare.
+"""Execute notebooks and write them with their outputs, in a form that git can compare.
 
-    python notebooks/execute.py                     every notebook of this folder
+    python notebooks/execute.py                     all notebooks of this folder
     python notebooks/execute.py notebooks/one.ipynb
-    python notebooks/execute.py --clean-only        does not execute, only tidies what is there
+    python notebooks/execute.py --clean-only        clean the existing outputs, without executing
 
-Each notebook runs from the top in a new kernel of the Python that runs this script, in an empty folder. What is written
-has no widget state, no times, and no paths or addresses of this machine; a second execution of a notebook whose results
-do not depend on the clock writes the same bytes.
+Each notebook runs from the top in a new kernel of the Python that runs this script, in an empty folder. The written
+notebook has no widget state, no times, and no paths or memory addresses of this machine. A second execution writes the
+same bytes, unless the results depend on the clock.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ METADATA = {
 
 
 def write_kernelspec(folder: Path, package: Path = ROOT) -> dict[str, str]:
-    """Describe the running Python as the kernel "python3", below a folder.
+    """Describe the running Python as the kernel "python3" in a folder.
 
     Args:
-        folder: Where it is written.
-        package: The folder that the kernel imports dreamy_lens from.
+        folder: Folder to write the description to.
+        package: Folder from which the kernel imports dreamy_lens.
 
     Returns:
-        The environment variables that make Jupyter find this description before any other; they keep torch to one
-        thread in the kernel, too.
+        Environment variables that make Jupyter find this description before any other. The kernel itself runs torch
+        with one thread.
     """
-    place = folder / "kernels" / "python3"
-    place.mkdir(parents=True, exist_ok=True)
-    known = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([str(package), *([known] if known else [])])
+    kernel = folder / "kernels" / "python3"
+    kernel.mkdir(parents=True, exist_ok=True)
+    inherited = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(package), *([inherited] if inherited else [])])
     spec = {
         "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
         "display_name": METADATA["kernelspec"]["display_name"],
@@ -58,17 +58,17 @@ def write_kernelspec(folder: Path, package: Path = ROOT) -> dict[str, str]:
         "metadata": {"debugger": False},
         "env": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"},
     }
-    (place / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
-    others = os.environ.get("JUPYTER_PATH")
+    (kernel / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    inherited = os.environ.get("JUPYTER_PATH")
     return {
-        "JUPYTER_PATH": os.pathsep.join([str(folder), *([others] if others else [])]),
-        "IPYTHONDIR": str(folder / "ipython"),  # none of the user's start-up files
+        "JUPYTER_PATH": os.pathsep.join([str(folder), *([inherited] if inherited else [])]),
+        "IPYTHONDIR": str(folder / "ipython"),  # an empty folder, so that no start-up file of the user runs
     }
 
 
 @contextmanager
 def set_environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for a while."""
+    """Set environment variables inside a `with` block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -88,8 +88,8 @@ def execute(path: Path, timeout: int = TIMEOUT) -> Any:
     """Run a notebook from the top in a new kernel.
 
     Args:
-        path: The notebook; it is not changed.
-        timeout: Seconds that a cell may take.
+        path: Notebook to run; the file is not changed.
+        timeout: Largest number of seconds for a cell.
 
     Returns:
         The notebook with its outputs, cleaned.
@@ -122,14 +122,14 @@ def execute(path: Path, timeout: int = TIMEOUT) -> Any:
 
 
 def clean(notebook: Any, places: dict[str, str] | None = None) -> Any:
-    """Remove from a notebook what differs from machine to machine or from run to run.
+    """Remove from a notebook everything that differs between machines or between runs.
 
     Args:
-        notebook: It is changed in place.
-        places: More folders of this machine, with what is to be written instead of each.
+        notebook: Notebook to clean, in place.
+        places: Further folders of this machine, each with the text that replaces it.
 
     Returns:
-        The same notebook.
+        The cleaned notebook, which is the argument.
     """
     text = _Text(places or {})
     notebook.metadata.clear()
@@ -143,19 +143,19 @@ def clean(notebook: Any, places: dict[str, str] | None = None) -> Any:
 
 
 def _joined(outputs: list[Any]) -> list[Any]:
-    """Outputs with consecutive texts of one stream as one: how a text is cut into messages is up to the clock."""
-    found: list[Any] = []
+    """Join consecutive texts of one stream, because the clock decides how a text is cut into messages."""
+    joined: list[Any] = []
     for output in outputs:
-        last = found[-1] if found else None
+        last = joined[-1] if joined else None
         if last is not None and output.output_type == last.output_type == "stream" and output.name == last.name:
             last.text += output.text
         else:
-            found.append(output)
-    return found
+            joined.append(output)
+    return joined
 
 
 def _tidy(output: Any, text: _Text) -> bool:
-    """Clean one output; whether it is worth keeping."""
+    """Clean one output. Return whether to keep it."""
     if output.output_type == "stream":
         output.text = text(_settled(output.text))
         return bool(output.text.strip())
@@ -163,27 +163,27 @@ def _tidy(output: Any, text: _Text) -> bool:
         output.traceback = [text(line) for line in output.traceback]
         output.evalue = text(output.evalue)
         return True
-    # A widget without its state shows an error in a notebook that is opened again, and hides what stands beside it.
+    # In a notebook that is opened again, a widget without its state shows an error and hides the HTML beside it.
     was_widget = output.data.pop(WIDGET, None) is not None
     output.data.update({kind: text.everywhere(value) for kind, value in output.data.items()})
     return bool(output.data) and not (was_widget and set(output.data) == {"text/plain"})
 
 
 def _settled(text: str) -> str:
-    """What a terminal shows in the end: of a line that was written over, the last form."""
+    """Return the text as a terminal shows it at the end: of an overwritten line, only the last version."""
     lines = text.replace("\r\n", "\n").split("\n")
     return "\n".join(next((part for part in reversed(line.split("\r")) if part), "") for line in lines)
 
 
 class _Text:
-    """Replaces folders, addresses and random names; the same one is always replaced by the same."""
+    """Replacement of folders, addresses and random names in texts; equal names get equal replacements."""
 
     def __init__(self, places: dict[str, str]):
-        known = {str(ROOT): ".", sys.prefix: "…", sys.base_prefix: "…", str(Path.home()): "~"}
-        known |= {str(Path(tempfile.gettempdir()).resolve()): "/tmp"} | places
+        replacements = {str(ROOT): ".", sys.prefix: "…", sys.base_prefix: "…", str(Path.home()): "~"}
+        replacements |= {str(Path(tempfile.gettempdir()).resolve()): "/tmp"} | places
         self._places = [
             (re.compile(rf"(?<![\w./~…-]){re.escape(folder)}(?![\w.-])"), instead)
-            for folder, instead in sorted(known.items(), key=lambda item: -len(item[0]))
+            for folder, instead in sorted(replacements.items(), key=lambda item: -len(item[0]))
             if folder != "/"
         ]
         self._names: dict[str, str] = {}
@@ -196,12 +196,12 @@ class _Text:
         text = re.sub(r"\b0x[0-9a-f]{6,16}\b", "0x…", text)
         return re.sub(r"\b[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\b", self._name, text)
 
-    def _name(self, found: re.Match[str]) -> str:
+    def _name(self, match: re.Match[str]) -> str:
         number = len(self._names) + 1
-        return self._names.setdefault(found[0], f"00000000-0000-4000-8000-{number:012x}")
+        return self._names.setdefault(match[0], f"00000000-0000-4000-8000-{number:012x}")
 
     def everywhere(self, value: Any) -> Any:
-        """The same in all texts of a value made of lists and dictionaries."""
+        """Replace in all texts of a value made of lists and dictionaries."""
         if isinstance(value, str):
             return self(value)
         if isinstance(value, list):
@@ -215,7 +215,7 @@ class _Text:
 
 
 def write(notebook: Any, path: Path) -> None:
-    """Write a notebook in Jupyter's own layout, or leave the file alone when it holds just that."""
+    """Write a notebook in Jupyter's own layout. A file with exactly this content is not written again."""
     import nbformat
 
     text = nbformat.writes(notebook).rstrip("\n") + "\n"
@@ -224,25 +224,26 @@ def write(notebook: Any, path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Execute the named notebooks, or all of them; 1 if one failed, which is then left as it was."""
+    """Execute the named notebooks, or all. Return 1 if one failed; a notebook that failed is not changed."""
     import nbformat
     from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
-    parser = argparse.ArgumentParser(description="Execute notebooks and write them with clean outputs.")
-    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of this folder")
-    parser.add_argument("--timeout", type=int, default=TIMEOUT, help="seconds that a cell may take (%(default)s)")
-    parser.add_argument("--clean-only", action="store_true", help="do not execute; clean the outputs that are there")
-    chosen = parser.parse_args(arguments)
+    parser = argparse.ArgumentParser(description="Execute notebooks and write them with cleaned outputs.")
+    parser.add_argument("notebooks", nargs="*", type=Path, help="notebooks to execute; default: all of this folder")
+    parser.add_argument("--timeout", type=int, default=TIMEOUT, help="seconds allowed for a cell (%(default)s)")
+    parser.add_argument("--clean-only", action="store_true", help="clean the existing outputs, without executing")
+    options = parser.parse_args(arguments)
     failed = False
-    for path in chosen.notebooks or sorted(FOLDER.glob("*.ipynb")):
+    for path in options.notebooks or sorted(FOLDER.glob("*.ipynb")):
         began = time.monotonic()
         try:
-            found = clean(nbformat.read(path, as_version=4)) if chosen.clean_only else execute(path, chosen.timeout)
+            read = nbformat.read(path, as_version=4)
+            notebook = clean(read) if options.clean_only else execute(path, options.timeout)
         except (CellExecutionError, CellTimeoutError) as error:
             failed = True
-            print(f"{path}: failed, and was left as it was\n{error}", file=sys.stderr)
+            print(f"{path}: failed, and was not changed\n{error}", file=sys.stderr)
             continue
-        write(found, path)
+        write(notebook, path)
         print(f"{path}: {path.stat().st_size / 1024:.0f} KiB, {time.monotonic() - began:.1f} s")
     return int(failed)
 

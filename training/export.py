@@ -1,4 +1,4 @@
-"""Write a trained model as a Hugging Face folder with a record of its training."""
+"""Export of a trained model: a Hugging Face folder with a record of the training."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from dreamy_lens.corpus import PACKAGES
 from training.recipe import END_OF_TEXT, Recipe
 
 RECORD = "training.json"
-"""The file beside the weights that says how they came about."""
+"""Name of the file beside the weights that records the training."""
 
 
 def _package_versions() -> dict[str, str]:
-    """Versions of the packages whose documentation was read."""
+    """Return the versions of the packages whose documentation was read."""
     return {name: number for name, number in versions(*PACKAGES).items() if name != "python"}
 
 
 @dataclass(frozen=True)
 class Record:
-    """How a model was trained: what the weights themselves do not tell.
+    """Record of a training: facts that the weights themselves do not hold.
 
     Attributes:
-        recipe: shape, schedule and seed.
-        step: steps that were made; fewer than `recipe.steps` if training was stopped.
-        seconds: time the training took, evaluation not counted.
-        threads: CPU threads.
-        training_documents: documents trained on.
-        training_bytes: their UTF-8 bytes.
-        training_tokens: their tokens, end-of-text included: one pass.
-        held_out_documents: documents kept apart.
-        device: what it was trained on.
-        machine: type of processor.
-        python: version of Python, and so of the standard library whose documentation was read.
-        torch: version of torch, with the build.
-        packages: versions of the packages whose documentation was read.
+        recipe: Shape, schedule and seed of the training.
+        step: Number of steps that were made; fewer than `recipe.steps` if the training was stopped.
+        seconds: Time of the training, without evaluation.
+        threads: Number of CPU threads.
+        training_documents: Number of documents that the model was trained on.
+        training_bytes: UTF-8 bytes of the training documents.
+        training_tokens: Tokens of the training documents in one pass, end-of-text tokens included.
+        held_out_documents: Number of documents that were kept apart for evaluation.
+        device: Device of the training.
+        machine: Type of the processor.
+        python: Version of Python, and so of the standard library whose documentation was read.
+        torch: Version of torch, with its build.
+        packages: Versions of the packages whose documentation was read.
     """
 
     recipe: Recipe
@@ -65,7 +65,7 @@ class Record:
 
     @classmethod
     def read(cls, folder: Path) -> Record:
-        """The record of a model's folder."""
+        """Read the record of a model's folder."""
         values = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return cls(**{**values, "recipe": Recipe(**values["recipe"])})
 
@@ -74,10 +74,10 @@ def export(model: Any, tokenizer: Any, record: Record, folder: Path) -> Path:
     """Save weights in half precision, tokenizer and record; return the folder.
 
     Args:
-        model: the trained `GPTNeoXForCausalLM`.
-        tokenizer: of the `tokenizers` library.
-        record: how it was trained.
-        folder: replaced if it exists.
+        model: Trained `GPTNeoXForCausalLM`.
+        tokenizer: Tokenizer of the `tokenizers` library.
+        record: Record of the training.
+        folder: Folder to write; an existing folder is replaced.
     """
     from transformers import PreTrainedTokenizerFast
 

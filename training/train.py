@@ -141,7 +141,7 @@ def train(
         device=device,
     )
     folder = export(model, tokenizer, record, out / "model")
-    write_card(folder, held_out)  # whose figures are of the weights as saved
+    write_card(folder, held_out)  # after the export, because the card measures the saved weights
     return folder
 
 
