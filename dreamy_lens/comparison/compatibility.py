@@ -42,7 +42,8 @@ def examples_of(source: Any, merged: Merged) -> FeatureExamples:
     if scanned_model != origin.model:
         raise ExamplesError(
             f"The dreams are of {origin.model!r} and the examples of {scanned_model!r}, so their values are not "
-            f"comparable. Scan {origin.model!r}, or dream on {scanned_model!r}; if both are one model, load it under one name."
+            f"comparable. Scan {origin.model!r}, or dream on {scanned_model!r}; if both are one model, load it under "
+            "one name."
         )
     for run in dreams_of(merged):  # runs from a file of merged runs do not know their tokenizer
         digest = (run.identity or {}).get("tokenizer")

@@ -51,7 +51,7 @@ def made(run, examples):
 
 
 class Page(HTMLParser):
-    """What a browser would make of a page: elements, ids, links, and what may be run or fetched."""
+    """Parser of a page: elements, ids, links and text. It refuses attributes that run or fetch something."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

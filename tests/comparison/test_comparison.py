@@ -1,4 +1,4 @@
-"""Dreams held against a corpus: what is compared, what is refused, and how it is shown."""
+"""Comparisons of dreams with a corpus: what is compared, what is refused, and how it is shown."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ VALUE, COST = [3.9, 2.0, 5.0, 1.0], [3.4, 2.5, 6.0, 3.0]
 
 
 def saved(*points: tuple[float, float], **origin: Any) -> SavedRun:
-    """A run that has nothing but a frontier."""
+    """Return a saved run with a frontier of these (value, cross-entropy) pairs."""
     return SavedRun(dataclasses.replace(ORIGIN, feature=FEATURE, **origin), frontier_of(*points))
 
 
 def hostile_run(n: int = 6) -> SavedRun:
-    """A run whose tokens are the worst there are."""
+    """Return a saved run whose tokens are markup, control characters and other hostile text."""
     ids = [tuple((7 * i + j) % len(HOSTILE) for j in range(5)) for i in range(n)]
     origin = dataclasses.replace(ORIGIN, feature=FEATURE)
     prompts = [Prompt.decode(p, 1.0 + i, 3.0 + i, Pieces(HOSTILE), origin) for i, p in enumerate(ids)]
@@ -55,11 +55,12 @@ def hostile_run(n: int = 6) -> SavedRun:
 
 
 def said(page: str) -> str:
-    """What a page says, without its markup."""
+    """Return the text of a page, without its markup."""
     return "".join(Reader(page).said)
 
 
 def hostile() -> Comparison:
+    """Return a comparison in which all tokens of dreams and windows are hostile text."""
     n = len(HOSTILE)
     examples = scanned(np.arange(n) / 5, np.linspace(2, 6, n), k=8, length=3, pieces=HOSTILE)
     return compare(hostile_run(), examples)
@@ -67,7 +68,7 @@ def hostile() -> Comparison:
 
 @pytest.fixture(scope="module")
 def real(gpt2: Any) -> Comparison:
-    """Two seeds of a tiny model against two texts, with all values known."""
+    """Return a comparison of two seeds of a tiny model with two texts, with all values known."""
     runs = [dream(gpt2.bridge, seed=seed) for seed in (0, 1)]
     tables = brute_scan(["L1.N3", "L1.N4"], gpt2.bridge, TEXTS, k=8, length=5, stride=2)
     from dreamy_lens.models.load import as_hooked
@@ -239,7 +240,7 @@ def test_windows_and_dreams_of_one_fluency_model_compare(gpt2: Any, llama: Any, 
 
     with pytest.raises(ExamplesError, match=f"that of the fluency model {named[1]!r}.* with the same fluency_model"):
         compare(run, of(fluency_model=named[1]))
-    # The name is not all: the strongest windows are scored again.
+    # A model is checked by more than its name: the strongest windows are scored again.
     third = dream(gpt2.bridge, iterations=1, fluency_model=other)
     with pytest.raises(ExamplesError, match=f"another fluency model of the same name, {named[1]!r}"):
         compare(third, of(fluency_model=named[1]))

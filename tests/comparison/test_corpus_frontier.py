@@ -1,4 +1,4 @@
-"""What is said of all windows of a corpus, from the few that are kept: never more than is true."""
+"""Statements about all windows of a corpus, from the few that are kept: they never claim more than is true."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POINTS = st.lists(st.tuples(st.integers(0, 12), st.integers(4, 30)), min_size=1,
 
 
 def best(points: list[tuple[float, float]], limit: float, inclusive: bool = False) -> float:
-    """The truth: the strongest of all windows below a cross-entropy."""
+    """Return the true best value of all windows below a cross-entropy."""
     return max((v for v, c in points if c < limit or (inclusive and c == limit)), default=-math.inf)
 
 

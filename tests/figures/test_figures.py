@@ -99,7 +99,7 @@ def test_hostile_tokens_are_neither_tags_nor_formulas_in_figures(dark):
 
 
 def simulated(colour: str, matrix) -> np.ndarray:
-    """Where a colour lies in CIELAB for an eye whose response to linear light is changed by a matrix."""
+    """Return the CIELAB coordinates of a colour for an eye whose response to linear light a matrix changes."""
     channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     light = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ np.clip(

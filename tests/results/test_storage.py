@@ -103,11 +103,11 @@ def test_what_is_not_a_run_is_never_touched(tmp_path, overwrite):
 
 
 class PowerCut(BaseException):
-    """Ends everything at once; no `except Exception` sees it."""
+    """Simulated end of the process, which no `except Exception` catches."""
 
 
 def cut(monkeypatch: pytest.MonkeyPatch, after: int) -> list[str]:
-    """Lets so many changes of the file system happen, and none any more; a write is cut in its middle."""
+    """Allow `after` changes of the file system, then raise :class:`PowerCut`; a write is cut in its middle."""
     done: list[str] = []
 
     def guarded(name, real):
