@@ -1,9 +1,9 @@
 """The one seam through which lower layers reach upper ones.
 
 Results and runs offer conveniences that belong to layers above them: an attribution displays a view, a run displays
-its panel, `run.to_html()` writes a page. These calls go through this module and nowhere else. Each function here imports
-one upper function by name when it is called, so no module-level import points upwards. `make lint` checks the imports;
-a convenience that is not listed here is not allowed.
+its panel, `run.to_html()` writes a page. These calls go through this module and nowhere else. Each function here
+imports one upper function by name when it is called, so no module-level import points upwards. `make lint` checks the
+imports; a convenience that is not listed here is not allowed.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ class AttributionPanel(LivePanel):
     ' only'
     """
 
-    _esm = bundle.module("attribution")
-    _css = bundle.stylesheet()
+    _esm = bundle.view_module("attribution")
+    _css = bundle.view_stylesheet()
     subtitle = traitlets.Unicode("").tag(sync=True)
     python = traitlets.Unicode("").tag(sync=True)
     found = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)

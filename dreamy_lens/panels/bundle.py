@@ -16,7 +16,7 @@ _COMMENT = re.compile(r"^\s*(//.*|/\*\*?(.|\n)*?\*/)\s*?\n", re.MULTILINE)
 
 
 @cache
-def module(view: str) -> str:
+def view_module(view: str) -> str:
     """A view's ES module with everything that it imports, each file in a scope of its own.
 
     Files import from each other by name, in one statement each, and export what they declare. Comments that have lines
@@ -31,7 +31,7 @@ def module(view: str) -> str:
 
 
 @cache
-def stylesheet(*names: str) -> str:
+def view_stylesheet(*names: str) -> str:
     """The style of all views, and of those that have more of their own, without comments and line ends."""
     rules = "".join((_HERE / "css" / f"{name}.css").read_text(encoding="utf-8") for name in ("panel", *names))
     flat = re.sub(r"(/\*.*?\*/|\s)+", " ", rules, flags=re.DOTALL)

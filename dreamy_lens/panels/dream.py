@@ -27,8 +27,8 @@ class DreamPanel(LivePanel):
         run: run that goes on, has ended, or was loaded.
     """
 
-    _esm = bundle.module("dream")
-    _css = bundle.stylesheet()
+    _esm = bundle.view_module("dream")
+    _css = bundle.view_stylesheet()
     subtitle = traitlets.Unicode("").tag(sync=True)
     python = traitlets.Unicode("").tag(sync=True)
     status = traitlets.Unicode("ready").tag(sync=True)

@@ -35,8 +35,8 @@ class FeatureForm(anywidget.AnyWidget):
         start: starts runs of (feature, model, settings); called in the form's thread.
     """
 
-    _esm = bundle.module("browser")
-    _css = bundle.stylesheet("browser")
+    _esm = bundle.view_module("browser")
+    _css = bundle.view_stylesheet("browser")
     live = traitlets.Bool(True).tag(sync=True)
     models = traitlets.List().tag(sync=True)
     model = traitlets.Unicode("").tag(sync=True)

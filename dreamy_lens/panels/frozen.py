@@ -73,7 +73,7 @@ def frozen(view: str, state: dict[str, Any], live_id: str | None = None) -> str:
     Returns:
         ASCII, whatever is in the state; the same for the same arguments.
     """
-    given = {"module": bundle.module(view), "style": bundle.stylesheet(), "state": _lighter(state)}
+    given = {"module": bundle.view_module(view), "style": bundle.view_stylesheet(), "state": _lighter(state)}
     packed = gzip.compress(json.dumps(given, separators=(",", ":")).encode("ascii"), compresslevel=9, mtime=0)
     name, live = f"dl-{hashlib.sha256(packed).hexdigest()[:12]}", re.sub(r"[^0-9a-f]", "", live_id or "")
     script = _SCRIPT % {"id": name, "live": live, "data": base64.b64encode(packed).decode("ascii")}

@@ -11,7 +11,7 @@ from dreamy_lens.errors import DreamyLensError
 from dreamy_lens.html.escaping import escape
 from dreamy_lens.html.page import document
 from dreamy_lens.panels.run_view import frozen_run, inspector_of
-from dreamy_lens.runs.report import introduction, settings_list, settings_of
+from dreamy_lens.runs.report import introduction, settings_list, run_settings
 
 if TYPE_CHECKING:
     from dreamy_lens.runs.dream import Dream
@@ -37,6 +37,6 @@ def page_of_run(run: Dream, k: int = 32, strips: int = 20) -> str:
     view = frozen_run(run, strips=strips)
     body = (
         f"<h1>{escape(title)}</h1><p>{escape(introduction(run))}</p>{view}"
-        f"<h2>Settings</h2>{settings_list(settings_of(run))}"
+        f"<h2>Settings</h2>{settings_list(run_settings(run))}"
     )
     return document(title, body, scripts=True)

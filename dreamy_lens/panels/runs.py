@@ -28,8 +28,8 @@ class RunsPanel(LivePanel):
         runs: `Dreams`, or any runs; they may go on by themselves.
     """
 
-    _esm = bundle.module("runs")
-    _css = bundle.stylesheet()
+    _esm = bundle.view_module("runs")
+    _css = bundle.view_stylesheet()
     status = traitlets.Unicode("ready").tag(sync=True)
     step = traitlets.Int(0).tag(sync=True)
     steps = traitlets.Int(0).tag(sync=True)

@@ -149,8 +149,8 @@ class Dream(RecordedRun):
             iterations: Number of iterations to add; None completes those of the settings.
             progress: Whether to show a panel or a bar; None shows a panel in notebooks, a bar in terminals.
             save_to: Folder to save the run in, every half minute and at the end.
-            wait: Whether to return only at the end; None waits except in notebooks and after a pause, because a run that
-                was paused in the background continues there.
+            wait: Whether to return only at the end; None waits except in notebooks and after a pause, because a run
+                that was paused in the background continues there.
 
         Returns:
             This run.
@@ -213,7 +213,7 @@ class Dream(RecordedRun):
             raise SettingsError("This run has not been saved yet; give a folder: run.save('my_run').")
         target = Path(path) if path is not None else Path(str(self.folder))
         # While the run goes on, its thread saves between two steps, so that everything in the folder fits together.
-        self.use_model(lambda: saving.save(self.record(), target, overwrite or self._is_own(target)))
+        self.use_model(lambda: saving.save_record(self.record(), target, overwrite or self._is_own(target)))
         self.folder = target.absolute()
         return target
 

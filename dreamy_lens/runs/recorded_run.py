@@ -78,7 +78,7 @@ class RecordedRun(RunControls):
         feature: Feature | None = None,
     ) -> R:
         """Open a saved run; see :func:`dreamy_lens.load_run`."""
-        return cls.from_record(*saving.read(path, model, fluency_model, feature))
+        return cls.from_record(*saving.read_record(path, model, fluency_model, feature))
 
     # What the run was asked for.
 
@@ -170,7 +170,7 @@ class RecordedRun(RunControls):
         """
 
         def work() -> Iterator[Attribution]:
-            own = {"allowed": self.session.rules.allowed, "renew": not self.active}
+            own = {"allowed": self.session.constraint_set.allowed, "renew": not self.active}
             yield from attributions(self.session.scorer, prompt, ks, **own, **settings)
 
         growing = work()
@@ -229,7 +229,7 @@ class RecordedRun(RunControls):
     def made_in(self) -> tuple[str | None, str | None]:
         """Device type and dtype of the model that the run was made with.
 
-        The device type is None if it is unknown or this computer has no such device; the dtype is None if it is unknown.
+        The device type is None if it is unknown or not present here; the dtype is None if it is unknown.
         """
         saved = self._identity or {}
         return available(saved.get("device")), saved.get("dtype")
@@ -237,11 +237,11 @@ class RecordedRun(RunControls):
     def _vocabulary(self) -> Decoder:
         return self.session.scorer.vocabulary
 
-    # Copies. A pickled copy holds what a folder would hold: it leaves the model behind, and loads it by its name when it
-    # is needed. A copy in memory shares the model, which no run changes.
+    # Copies. A pickled copy holds what a folder would hold: it leaves the model behind, and loads it by its name when
+    # it is needed. A copy in memory shares the model, which no run changes.
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (type(self), *saving.pack(self.record()), self.folder)
+        return _unpickled, (type(self), *saving.pack_record(self.record()), self.folder)
 
     def __copy__(self: R) -> R:
         other = object.__new__(type(self))
@@ -268,4 +268,4 @@ class RecordedRun(RunControls):
 
 
 def _unpickled(kind: type[R], meta: dict[str, Any], arrays: dict[str, np.ndarray], folder: Path | None) -> R:
-    return kind.from_record(saving.unpack(meta, arrays, folder), folder)
+    return kind.from_record(saving.unpack_record(meta, arrays, folder), folder)

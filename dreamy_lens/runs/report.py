@@ -117,7 +117,7 @@ def static_page_of_run(run: ReportedRun, k: int = 32, strips: int = 16) -> str:
             attributions[i] = prompt.attribution(k=k)
         except DreamyLensError:  # a feature without a gradient has no attributions, but it has a frontier
             break
-    title, intro, settings = f"A dream of {run.provenance.feature}", introduction(run), settings_of(run)
+    title, intro, settings = f"A dream of {run.provenance.feature}", introduction(run), run_settings(run)
     return report_page(title, frontier, attributions, run.evolution(), settings, intro, history)
 
 
@@ -130,7 +130,7 @@ def introduction(run: ReportedRun) -> str:
     )
 
 
-def settings_of(run: ReportedRun) -> dict[str, Any]:
+def run_settings(run: ReportedRun) -> dict[str, Any]:
     """Return what a run drove, its settings and its package versions, for the foot of a page."""
     origin, history = run.provenance, run.history
     template = {"prefix": origin.prefix, "suffix": origin.suffix} if origin.prefix or origin.suffix else {}

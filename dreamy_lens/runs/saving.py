@@ -29,7 +29,7 @@ from dreamy_lens.search.steps import State
 _PACKAGES = ("dreamy-lens", "torch", "transformers", "transformer-lens", "numpy")
 
 
-def save(record: RunRecord, path: Path, overwrite: bool) -> None:
+def save_record(record: RunRecord, path: Path, overwrite: bool) -> None:
     """Write the record of a run to a folder; see :meth:`Dream.save`.
 
     Args:
@@ -37,11 +37,11 @@ def save(record: RunRecord, path: Path, overwrite: bool) -> None:
         path: Folder to write.
         overwrite: Whether to replace another run in the folder.
     """
-    write_folder(path, *pack(record), overwrite)
+    write_folder(path, *pack_record(record), overwrite)
 
 
-def pack(record: RunRecord) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return a record as JSON values and arrays, from which :func:`unpack` makes the record again."""
+def pack_record(record: RunRecord) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return a record as JSON values and arrays, from which :func:`unpack_record` makes the record again."""
     spec, state = record.spec, record.state
     arrays = record.history.arrays()
     if state is not None:
@@ -87,9 +87,9 @@ def check_free(path: str | os.PathLike[str]) -> None:
         elif os.path.lexists(folder):
             state = "already holds a run" if (folder / RUN).is_file() else "exists and is not a run folder"
             raise RunFolderError(f"{str(folder)!r} {state}; choose another name, or delete it first.")
-        # Permission bits are not reliable on every file system, so create a folder in the nearest existing parent.
-        parent = next(parent for parent in Path(os.path.realpath(folder)).parents if os.path.lexists(parent))
-        os.rmdir(tempfile.mkdtemp(prefix=".dreamy_lens.", dir=parent))
+        # Permission bits do not decide everything, so try to create a folder in the nearest parent that exists.
+        nearest = next(parent for parent in Path(os.path.realpath(folder)).parents if os.path.lexists(parent))
+        os.rmdir(tempfile.mkdtemp(prefix=".dreamy_lens.", dir=nearest))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunFolderError(
@@ -97,7 +97,7 @@ def check_free(path: str | os.PathLike[str]) -> None:
         ) from error
 
 
-def read(
+def read_record(
     path: str | os.PathLike[str], model: Any = None, fluency_model: Any = None, feature: Feature | None = None
 ) -> tuple[RunRecord, Path]:
     """Read the record of a run, and return it with the absolute path of its folder; see :func:`dreamy_lens.load_run`.
@@ -112,10 +112,10 @@ def read(
         RunFolderError: The folder is not that of a run, is damaged, or belongs to another feature.
     """
     folder = Path(path).absolute()
-    return unpack(*read_folder(path), folder, model, fluency_model, feature), folder
+    return unpack_record(*read_folder(path), folder, model, fluency_model, feature), folder
 
 
-def unpack(
+def unpack_record(
     meta: dict[str, Any],
     arrays: dict[str, np.ndarray],
     folder: Path | None,
@@ -123,7 +123,7 @@ def unpack(
     fluency_model: Any = None,
     feature: Feature | None = None,
 ) -> RunRecord:
-    """Make a record from the JSON values and arrays that :func:`pack` returned.
+    """Make a record from the JSON values and arrays that :func:`pack_record` returned.
 
     Args:
         meta: JSON values of the run.
@@ -134,7 +134,7 @@ def unpack(
         feature: Feature with which the run continues; None parses the feature's saved text.
 
     Raises:
-        RunFolderError: The values did not come from :func:`pack`, contradict each other, or belong to another feature.
+        RunFolderError: The values did not come from :func:`pack_record`, contradict each other, or belong to another feature.
     """
     where = "The run" if folder is None else f"The run in {str(folder)!r}"
     if meta.get("kind") != "dream":
@@ -169,7 +169,7 @@ def unpack(
 
 
 def _contradiction(config: EPOConfig, history: History, state: State | None, start: np.ndarray | None) -> str | None:
-    """Return the first contradiction between the parts of a saved run, or None, so that the search can rely on them."""
+    """Return a contradiction between the parts of a saved run, or None if the search can rely on them."""
     completed, ended = -1 if state is None else state.iteration, history.iterations
     if completed != ended:
         in_state, in_history = ("no iteration" if end < 0 else f"iteration {end}" for end in (completed, ended))

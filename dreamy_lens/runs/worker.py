@@ -69,7 +69,7 @@ class RunWorker(ModelThread):
         status: ready, running, paused, stopped, done or failed.
         error: Error that ended the run, if it failed.
         interrupted: Whether Ctrl-C ended the run.
-        told: Whether the user has seen the error, as an exception or a warning.
+        error_seen: Whether the user has seen the error, as an exception or a warning.
     """
 
     def __init__(self, run: Steppable, until: int, save_to: str | os.PathLike[str] | None = None) -> None:
@@ -78,10 +78,10 @@ class RunWorker(ModelThread):
         self.run, self.until, self.save_to = run, until, save_to
         self.status = READY
         self.error: BaseException | None = None
-        self.interrupted = self.told = False
+        self.interrupted = self.error_seen = False
         self._wish = RUNNING
         self._saved: float | None = None
-        self._alone = False
+        self._in_own_thread = False
 
     @classmethod
     def idle(cls, run: Steppable, status: str) -> RunWorker:
@@ -105,7 +105,7 @@ class RunWorker(ModelThread):
 
     def start(self) -> None:
         """Take the steps in a new thread."""
-        self._alone = True
+        self._in_own_thread = True
         try:
             self._in_thread(self.work)
         except RuntimeError as error:
@@ -115,15 +115,15 @@ class RunWorker(ModelThread):
 
     def pause(self) -> None:
         """Pause after the present step."""
-        self._want(PAUSED)
+        self._set_wish(PAUSED)
 
     def go_on(self) -> None:
         """Continue after a pause."""
-        self._want(RUNNING)
+        self._set_wish(RUNNING)
 
     def stop(self) -> None:
         """Stop after the present step."""
-        self._want(STOPPED)
+        self._set_wish(STOPPED)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end of the run. Ctrl-C stops the run, and is not raised again.
@@ -137,13 +137,13 @@ class RunWorker(ModelThread):
         if self.is_mine:
             return not self.active
         try:
-            return self._awaited(timeout)
+            return self._wait_ended(timeout)
         except KeyboardInterrupt:
             self.interrupted = True
             self.stop()
-            return self._awaited(None)
+            return self._wait_ended(None)
 
-    def _awaited(self, timeout: float | None) -> bool:
+    def _wait_ended(self, timeout: float | None) -> bool:
         # An event instead of Thread.join, because an interrupted join treats the thread as dead (bpo-45274).
         end = float("inf") if timeout is None else time.monotonic() + timeout
         while not self._ended.wait(min(SLICE_SECONDS, max(0.0, end - time.monotonic()))):
@@ -165,25 +165,25 @@ class RunWorker(ModelThread):
             except BaseException as error:  # includes sys.exit() in a signal handler
                 status = self._failed(error)
                 if self._saved is not None:
-                    self._save_anyway()
+                    self._save_after_error()
             with uninterrupted(forget=True):
                 with contextlib.suppress(Exception):
                     steps.close()
                 if self.save_to is not None and status != FAILED:
                     try:
-                        self._save_whole()
+                        self._save_finished()
                     except Exception as error:
                         status = self._failed(error)
         finally:  # so that no thread waits for ever, whatever happens
             with uninterrupted(forget=True):
                 try:
-                    self._say(status)
+                    self._set_status(status)
                 finally:
                     self._ended.set()
                     self._answer_rest()
 
     def _steps(self) -> Generator[Any, None, None]:
-        """Yield the remaining steps. As a generator, an error before the first step is handled like one of a step."""
+        """Yield the remaining steps; in a generator, an error before the first step is raised at `next`, too."""
         yield from self.run.steps(self.until, self._answer_soon)
 
     def _work(self, steps: Iterator[Any]) -> str:
@@ -191,14 +191,14 @@ class RunWorker(ModelThread):
             other.left()
         self._before = []
         with shared(self.run.models):
-            self._say(RUNNING)
-            while self._may_go_on():
+            self._set_status(RUNNING)
+            while self._take_another_step():
                 step = next(steps, None)
                 if step is None:
                     return DONE
                 with uninterrupted():
                     self.run.take(step)
-                self._listeners.tell()
+                self._listeners.notify()
                 # The first step is saved at once, so that a folder that cannot be written fails at the beginning.
                 if self.save_to is not None and (self._saved is None or time.monotonic() - self._saved > SAVE_SECONDS):
                     with uninterrupted():
@@ -206,10 +206,10 @@ class RunWorker(ModelThread):
                     self._saved = time.monotonic()
         return STOPPED
 
-    def _may_go_on(self) -> bool:
+    def _take_another_step(self) -> bool:
         """Call queued functions, wait while the run is paused, and return whether to take another step."""
         while True:
-            with self._turn:
+            with self._condition:
                 wish = self._wish
                 if wish == STOPPED:
                     return False
@@ -217,46 +217,48 @@ class RunWorker(ModelThread):
                     if wish == RUNNING:
                         break
                     if self.status == PAUSED:
-                        self._turn.wait(SLICE_SECONDS)
+                        self._condition.wait(SLICE_SECONDS)
                         continue
                 asked = bool(self._asked or self._soon)
             if asked:
                 self._answer_first()
             else:
-                self._say(PAUSED)
+                self._set_status(PAUSED)
         if self.status != RUNNING:
-            self._say(RUNNING)
+            self._set_status(RUNNING)
         return True
 
-    def _drop(self) -> None:
-        self._want(STOPPED)
-        super()._drop()
+    def _cancel_queued(self) -> None:
+        self._set_wish(STOPPED)
+        super()._cancel_queued()
 
-    def _lose(self) -> None:
-        super()._lose()
+    def _reset_after_fork(self) -> None:
+        super()._reset_after_fork()
         if self.active:
             self.status, self._ended = STOPPED, threading.Event()
             self._ended.set()
         self.run.unlock()
 
-    def _want(self, wish: str) -> None:
-        with self._turn:
+    def _set_wish(self, wish: str) -> None:
+        with self._condition:
             if self._wish != STOPPED:  # a stop cannot be taken back
                 self._wish = wish
-            self._turn.notify_all()
+            self._condition.notify_all()
 
-    def _say(self, status: str) -> None:
+    def _set_status(self, status: str) -> None:
         self.status = status
-        self._listeners.tell(now=True)
+        self._listeners.notify(now=True)
 
     def _failed(self, error: BaseException) -> str:
         error.run = self.run  # type: ignore[attr-defined]
         self.error = error
-        if self._alone:  # no caller inspects the frames, and they would keep the tensors of the failed pass in memory
+        if (
+            self._in_own_thread
+        ):  # no caller inspects the frames, and they would keep the tensors of the failed pass in memory
             traceback.clear_frames(error.__traceback__)
         return FAILED
 
-    def _save_whole(self) -> None:
+    def _save_finished(self) -> None:
         """Save the finished run. A Ctrl-C at this point must not lose the run, so an interrupted save is repeated."""
         assert self.save_to is not None
         for again in (True, True, False):
@@ -271,7 +273,7 @@ class RunWorker(ModelThread):
                         stacklevel=6,
                     )
 
-    def _save_anyway(self) -> None:
+    def _save_after_error(self) -> None:
         """Save after an error; a second error from the save must not hide the first one."""
         assert self.save_to is not None
         try:
