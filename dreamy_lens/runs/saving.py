@@ -134,7 +134,7 @@ def unpack_record(
         feature: Feature with which the run continues; None parses the feature's saved text.
 
     Raises:
-        RunFolderError: The values did not come from :func:`pack_record`, contradict each other, or belong to another feature.
+        RunFolderError: The values do not come from :func:`pack_record`, or contradict each other or the given feature.
     """
     where = "The run" if folder is None else f"The run in {str(folder)!r}"
     if meta.get("kind") != "dream":
