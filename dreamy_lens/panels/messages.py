@@ -137,7 +137,7 @@ class PromptInspector:
 
     @property
     def plain(self) -> Scorer:
-        """Scorer without prefix sharing: for a prompt of a new length, preparing to share takes longer than it saves."""
+        """Scorer without prefix sharing, which would have to be verified again for every new length of a prompt."""
         if self._plain is None:
             self._plain = self._scorer().unshared()
         return self._plain

@@ -175,7 +175,7 @@ def _field(setting: SettingField) -> FormField:
 
 
 def _value(setting: SettingField, typed: dict[str, Any]) -> Any:
-    """Return the value typed for a setting; an invalid text is returned unchanged, and the setting's check rejects it."""
+    """Return the value typed for a setting; an invalid text stays as it is, and the setting's check rejects it."""
     text = typed.get(setting.name, "")
     if setting.type is bool and not setting.when_none:
         return setting.default if text == "" else text

@@ -176,7 +176,7 @@ def strip_section(index: int, prompt: Prompt, name: str, attribution: Attributio
         name: Id of the HTML element.
         attribution: Attribution of the prompt.
     """
-    trips = "" if prompt.round_trips else " (as text it encodes to other tokens)"
+    trips = "" if prompt.round_trips else " (its text encodes to other tokens)"
     note = f'<p class="dl-note"><strong>{index + 1}</strong> {score_line(attribution)}{trips}</p>'
     return f'<section class="dl-dream" id="{name}">{note}{attribution_strip(attribution)}</section>'
 

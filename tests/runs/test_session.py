@@ -93,7 +93,10 @@ def test_another_precision_is_told_and_from_then_on_known(tiny, tmp_path):
     path = tmp_path / "run"
     dream(loaded(tiny, "float32"), iterations=2).save(path)
     run = dl.load_run(path, loaded(tiny, "bfloat16"))
-    said = "not continue exactly as if it had never stopped: the model was in float32 on cpu when the run was made, and is in"
+    said = (
+        "not continue exactly as if it had never stopped: "
+        "the model was in float32 on cpu when the run was made, and is in"
+    )
     with pytest.warns(RuntimeWarning, match=f"{said} bfloat16 on cpu now") as caught:
         run.resume(1, progress=False)
     assert caught[0].filename == __file__
@@ -120,7 +123,7 @@ def test_weights_that_are_a_little_other_are_another_model(gpt2, whole, tmp_path
     raw = copy.deepcopy(gpt2.raw)
     with torch.no_grad():
         raw.transformer.h[0].mlp.c_proj.weight.mul_(1.02)
-    with pytest.raises(RunFolderError, match="belongs to another model: the .* of one of its prompts was"):
+    with pytest.raises(RunFolderError, match=r"belongs to another model: the .* of one of its prompts was"):
         dl.load_run(tmp_path / "run", models.new_bridge("gpt2", raw)).resume(1)
     again = dl.load_run(tmp_path / "run", models.new_bridge("gpt2", gpt2.raw))
     assert again.resume(1, progress=False).iteration == 9

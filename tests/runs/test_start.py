@@ -12,9 +12,9 @@ from dreamy_lens.errors import ConstraintError, PromptError, SettingsError
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.spec import RunSpec
-from dreamy_lens.runs.start import from_prompt, new_run, seeded_configs, side_by_side, spec_of_scorer
+from dreamy_lens.runs.start import from_prompt, new_run, side_by_side, spec_of_scorer
 from dreamy_lens.scoring.scorer import Scorer
-from dreamy_lens.search.config import EPOConfig
+from dreamy_lens.search.config import EPOConfig, configs_of_seeds
 from tests.helpers.dreams import SMALL, dream, same
 
 FEATURE = dl.parse("L1.N3")
@@ -45,19 +45,19 @@ def test_a_new_run_is_the_run_that_dream_makes(hooked, gpt2):
 
 
 def test_runs_side_by_side_come_feature_by_feature_and_seed_by_seed(hooked):
-    runs = side_by_side([FEATURE, dl.parse("L0.N1")], hooked, seeded_configs(CONFIG, [3, 1]))
+    runs = side_by_side([FEATURE, dl.parse("L0.N1")], hooked, configs_of_seeds(CONFIG, [3, 1]))
     assert [(str(run.feature), run.config.seed) for run in runs] == [
         (str(feature), seed) for feature in (FEATURE, dl.parse("L0.N1")) for seed in (3, 1)
     ]
 
 
 def test_a_configuration_for_each_seed():
-    assert seeded_configs(CONFIG, None) == [CONFIG]
-    assert [config.seed for config in seeded_configs(CONFIG, range(2))] == [0, 1]
+    assert configs_of_seeds(CONFIG, None) == [CONFIG]
+    assert [config.seed for config in configs_of_seeds(CONFIG, range(2))] == [0, 1]
     with pytest.raises(SettingsError, match="seeds is empty"):
-        seeded_configs(CONFIG, [])
+        configs_of_seeds(CONFIG, [])
     with pytest.raises(SettingsError, match="Both seed= and seeds= are given"):
-        seeded_configs(CONFIG, [1], {"seed"})
+        configs_of_seeds(CONFIG, [1], {"seed"})
 
 
 def test_a_run_like_another_starts_from_the_prompt(gpt2):
