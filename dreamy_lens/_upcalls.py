@@ -1,9 +1,9 @@
 """The one seam through which lower layers reach upper ones.
 
-Results and runs offer conveniences that belong to layers above them: `prompt.attribution()` shows a panel, `run` shows
-itself, `run.to_html()` writes a page. Those calls go through this module and nowhere else. Each function imports one
-upper function by name when it is called, so that no import arrow points upwards: `make lint` checks the arrows, and a
-convenience that is missing here is a convenience that the layers do not allow.
+Results and runs offer conveniences that belong to layers above them: an attribution displays a view, a run displays
+its panel, `run.to_html()` writes a page. These calls go through this module and nowhere else. Each function here
+imports one upper function by name when it is called, so no module-level import points upwards. `make lint` checks the
+imports; a convenience that is not listed here is not allowed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def _late(module: str, name: str) -> Callable[..., Any]:
-    """Return a function of an upper layer, imported now."""
+    """Import a module of an upper layer, and return one of its functions."""
     return getattr(import_module(f"dreamy_lens.{module}"), name)
 
 
@@ -24,7 +24,7 @@ def attribution(feature: str, prompt: Any, model: str, **settings: Any) -> Any:
 
 
 def show_attribution(result: Any) -> None:
-    """Display the view of a known attribution in the current notebook cell."""
+    """Display the view of a finished attribution in the current notebook cell."""
     _late("panels.cells", "show_attribution")(result)
 
 
@@ -34,7 +34,7 @@ def card_page(card: Any, top: int, static: bool) -> str:
 
 
 def card_fragment(card: Any) -> str:
-    """Return what a notebook's cell shows of a card."""
+    """Return the HTML that a notebook cell shows for a card."""
     return _late("panels.card_page", "card_fragment")(card)
 
 
@@ -49,10 +49,10 @@ def panel_of(run: Any) -> Any:
 
 
 def explore_run(run: Any, prompt: Any) -> Any:
-    """Return a panel to play with a prompt under a run's feature; a dream that starts there is like the run."""
+    """Return a panel that explores a prompt under a run's feature; a dream started there has the run's settings."""
     return _late("panels.attribution", "explore_run")(run, prompt)
 
 
 def page_of_run(run: Any, k: int, strips: int) -> str:
-    """Return a run as one page of HTML with its panel, which answers clicks without a kernel."""
+    """Return one HTML page of a run, with its panel, which answers clicks without a kernel."""
     return _late("panels.pages", "page_of_run")(run, k=k, strips=strips)

@@ -106,7 +106,7 @@ def dream(
     }
     if several:
         run = side_by_side(features, hooked, configs, **options)
-        for folder in [] if save_to is None else run.places(save_to):
+        for folder in [] if save_to is None else run.run_folders(save_to):
             saving.check_free(folder)
         advance(run, run[0].config.iterations, progress, save_to, wait)
         return run

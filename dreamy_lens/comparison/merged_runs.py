@@ -11,7 +11,7 @@ from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results.merged import Merged, merge
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.dreams import Dreams
-from dreamy_lens.runs.report import settings_of
+from dreamy_lens.runs.report import run_settings
 from dreamy_lens.scan.feature_examples import FeatureExamples
 
 
@@ -102,7 +102,7 @@ def settings_of_runs(merged: Merged) -> dict[str, Any]:
     run = merged.runs[0]
     if not isinstance(run, Dream):
         return {"feature": run.provenance.feature, "model": run.provenance.model}
-    settings = settings_of(run)
+    settings = run_settings(run)
     if len(merged.runs) > 1:
         settings["seed"] = ", ".join(str(run.provenance.seed) for run in merged.runs)
     return settings

@@ -1,6 +1,7 @@
-"""Live views of runs and attributions for notebooks, and the same views frozen: anywidget, no kernel extension.
+"""Live views of runs and attributions for notebooks, and frozen copies that need no kernel.
 
-Panels sit on top of everything else: they show results and ask runs. Nothing imports them before something is shown.
+The views are anywidget widgets, so they need no notebook extension. Other packages import this one only when a view is
+displayed.
 """
 
 import lazy_loader as _lazy

@@ -1,4 +1,4 @@
-"""The panel of one prompt: which tokens carry a feature, and what others would do."""
+"""Panel of one prompt: which tokens carry a feature, and what substitutes would do to its value."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 class AttributionPanel(LivePanel):
-    """A live view of a prompt under a feature: click a token, try another, edit the prompt, undo.
+    """Live view of a prompt under a feature: click a token, try another token, edit the prompt, undo.
 
     Args:
-        feature: an expression or its text.
-        prompt: one text, ids `[n]`, or a Prompt.
-        model: a bridge, a Hugging Face id or folder; None is the embedded model.
-        spec: what a run that is started here is like; None is a run with the default settings in the same template.
-        **options: as for :func:`dreamy_lens.attribution`: `prepend_bos`, `prefix`, `suffix`, `fluency_model`.
+        feature: Expression, or its text.
+        prompt: One text, ids `[n]`, or a Prompt.
+        model: Bridge, Hugging Face id or folder; None is the embedded model.
+        spec: Spec for runs that are started from the panel; None uses the default settings in the panel's template.
+        **options: Keywords of :func:`dreamy_lens.attribution`: `prepend_bos`, `prefix`, `suffix`, `fluency_model`.
 
     >>> import dreamy_lens as dl
     >>> panel = dl.panels.AttributionPanel("L2.N812", "the same as described only")
@@ -43,8 +43,8 @@ class AttributionPanel(LivePanel):
     ' only'
     """
 
-    _esm = bundle.module("attribution")
-    _css = bundle.stylesheet()
+    _esm = bundle.view_module("attribution")
+    _css = bundle.view_stylesheet()
     subtitle = traitlets.Unicode("").tag(sync=True)
     python = traitlets.Unicode("").tag(sync=True)
     found = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
@@ -59,9 +59,9 @@ class AttributionPanel(LivePanel):
         ids = as_ids(prompt, scorer.vocabulary)[0]
         self._thread = ModelThread(self)
         self._inspector = PromptInspector(lambda: scorer, lambda ids, ks: attributions(scorer, ids, ks, renew=False))
-        super().__init__(**_describe(scorer))
+        super().__init__(**_labels(scorer))
         self._ids = scorer.check_prompts(ids)[0]
-        self._first = self._thread.ask(self._look)
+        self._first = self._thread.ask(self._inspect)
 
         def start(message: dict[str, Any]) -> None:
             self.start_from(message["ids"], lambda: spec_of_scorer(scorer) if spec is None else spec)
@@ -72,29 +72,36 @@ class AttributionPanel(LivePanel):
     def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> Any:
         if not in_kernel():
             return super()._repr_mimebundle_(*args, **kwargs)
-        # What stays in a saved notebook needs no kernel; while there is this one, the view finds it and is alive.
+        # A saved notebook keeps this frozen view; while the kernel runs, the frozen view connects to the live panel.
         return {"text/html": self.to_html(), "text/plain": repr(self)}
 
     def __repr__(self) -> str:
         return f"AttributionPanel({self.title}, {self.found['text'] if self.found else ''!r})"
 
     def wait(self, timeout: float | None = None) -> AttributionPanel:
-        """Wait until the prompt's own attribution is known."""
+        """Wait until the attribution of the prompt is computed.
+
+        Args:
+            timeout: Most seconds to wait; None waits without a limit.
+
+        Returns:
+            This panel.
+        """
         self._first.result(timeout)
         return self
 
     def to_html(self) -> str:
-        """The same view with no kernel."""
+        """Return the view as HTML that needs no kernel."""
         self.wait()
         names = ("title", "subtitle", "python", "error")
-        known = {key: state.trimmed(one, 12, 4) for key, one in self._inspector.known.items()}
-        found = state.trimmed(self.found, 12, 4) if self.found else None
+        attributions = {key: state.trimmed(entry, 12, 4) for key, entry in self._inspector.known.items()}
+        shown = state.trimmed(self.found, 12, 4) if self.found else None
         plain = {name: getattr(self, name) for name in names}
         return frozen(
-            "attribution", {**plain, "found": found, "attributions": known, "live": False}, live_id=self.live_id
+            "attribution", {**plain, "found": shown, "attributions": attributions, "live": False}, live_id=self.live_id
         )
 
-    def _look(self) -> None:
+    def _inspect(self) -> None:
         self.found = self._inspector.scores(self._ids)
         try:
             self.found = self._inspector.attribution(self._ids)
@@ -104,20 +111,20 @@ class AttributionPanel(LivePanel):
 
 
 def explore(feature: Any, prompt: Any, model: Any = None, **options: Any) -> AttributionPanel:
-    """A prompt to play with: which tokens carry the feature, what others would do, what any text does.
+    """Explore a prompt: see which tokens carry the feature, and try substitutes or any other text.
 
     Args:
-        feature: an expression or its text.
-        prompt: one text, ids `[n]`, or a Prompt.
-        model: a bridge, a Hugging Face id or folder; None is the embedded model.
-        **options: as for :func:`dreamy_lens.attribution`: `prepend_bos`, `prefix`, `suffix`, `fluency_model`.
+        feature: Expression, or its text.
+        prompt: One text, ids `[n]`, or a Prompt.
+        model: Bridge, Hugging Face id or folder; None is the embedded model.
+        **options: Keywords of :func:`dreamy_lens.attribution`: `prepend_bos`, `prefix`, `suffix`, `fluency_model`.
 
     Returns:
-        A panel; as the last line of a cell it shows itself.
+        Panel that displays itself as the last line of a notebook cell.
 
     Raises:
-        FeatureError: the feature does not fit the model.
-        PromptError: the prompt is empty, too long, or not made of the model's tokens.
+        FeatureError: The feature does not fit the model.
+        PromptError: The prompt is empty, too long, or has tokens that the model does not have.
 
     >>> import dreamy_lens as dl
     >>> dl.explore("L2.N812", "the same as described only")
@@ -127,7 +134,15 @@ def explore(feature: Any, prompt: Any, model: Any = None, **options: Any) -> Att
 
 
 def explore_run(run: Dream, prompt: Any) -> AttributionPanel:
-    """A prompt to play with under a run's feature, in its template; a run that is started there is like the run."""
+    """Explore a prompt under a run's feature, in its template.
+
+    Args:
+        run: Run whose feature, models and template the panel uses; runs started from the panel use its spec.
+        prompt: One text, ids `[n]`, or a Prompt.
+
+    Returns:
+        Panel of the prompt.
+    """
     scorer = run.session.scorer
     around = {"prefix": scorer.prefix, "suffix": scorer.suffix, "prepend_bos": scorer.prepend_bos}
     fluency = None if scorer.fluency is scorer.model else scorer.fluency
@@ -135,13 +150,17 @@ def explore_run(run: Dream, prompt: Any) -> AttributionPanel:
 
 
 def frozen_attribution(attribution: Attribution) -> str:
-    """An attribution that is known already, as a view that needs no kernel."""
-    one = state.trimmed(state.found(attribution, "".join(attribution.tokens), True), 12, 4)
+    """Return the view of a finished attribution as HTML that needs no kernel.
+
+    Args:
+        attribution: Attribution to show.
+    """
+    shown = state.trimmed(state.attributed_entry(attribution, "".join(attribution.tokens), True), 12, 4)
     python = f"dl.parse({attribution.feature!r})" if attribution.feature else ""
-    given = {"title": attribution.feature, "subtitle": "", "python": python, "error": "", "attributions": {}}
-    return frozen("attribution", {**given, "found": one, "live": False}, live_id=None)
+    traits = {"title": attribution.feature, "subtitle": "", "python": python, "error": "", "attributions": {}}
+    return frozen("attribution", {**traits, "found": shown, "live": False}, live_id=None)
 
 
-def _describe(scorer: Scorer) -> dict[str, str]:
+def _labels(scorer: Scorer) -> dict[str, str]:
     feature = scorer.bound.feature
     return {"title": feature.label, "subtitle": scorer.model.name, "python": f"dl.parse({str(feature)!r})"}

@@ -1,4 +1,4 @@
-"""The feature browser: pick a model, a hook point, a unit or direction, and settings; start; compare the runs."""
+"""Feature browser: choose a model, a hook point, a unit or direction, and settings; start runs and compare them."""
 
 from __future__ import annotations
 
@@ -27,40 +27,47 @@ T = TypeVar("T")
 
 
 class FeatureBrowser(VBox):
-    """A form, and under it the panels of the runs that were started from it.
+    """Form for a feature, and below it the panels of the runs that were started from the form.
 
-    Runs of one feature on one model also have a panel together, with the frontier that they reach together.
+    Runs of one feature on one model also share a panel with their merged frontier.
 
     Args:
-        model: a bridge, a Hugging Face id or folder; None is the embedded model. It is loaded in the background.
+        model: Bridge, Hugging Face id or folder; None is the embedded model. It is loaded in the background.
     """
 
     def __init__(self, model: Any = None) -> None:
         self._runs: list[Dream] = []
         self._boxes: dict[Dream, VBox] = {}
-        self._together: dict[tuple[str, ...], RunsPanel] = {}
+        self._shared: dict[tuple[str, ...], RunsPanel] = {}
         self._lock = threading.RLock()
-        self.form = FeatureForm(self._where, self._start)
+        self.form = FeatureForm(self._use_model, self._start)
         self._side = Box(layout=Layout(flex_flow="row wrap", align_items="flex-start", width="100%"))
         super().__init__([self.form, self._side])
         self.form.use(model)
 
     @property
     def runs(self) -> list[Dream]:
-        """The runs that were started and not removed, in order."""
+        """Runs that were started and not removed, in order."""
         with self._lock:
             return list(self._runs)
 
     def wait(self, timeout: float | None = None) -> FeatureBrowser:
-        """Wait until the model is loaded and everything asked for has been answered; runs may still go on."""
+        """Wait until the model is loaded and the form has answered all messages; runs may still go on.
+
+        Args:
+            timeout: Most seconds to wait; None waits without a limit.
+
+        Returns:
+            This browser.
+        """
         self.form.wait(timeout)
         return self
 
     def remove(self, run: Dream) -> None:
-        """Take a run away, which stops if it still goes on.
+        """Remove a run and its panel, and stop the run if it still goes on.
 
         Args:
-            run: one of `runs`; of several that were started together, the others go on.
+            run: One of `runs`. Other runs that were started together with it go on.
         """
         with self._lock:
             if run not in self._boxes:
@@ -68,14 +75,14 @@ class FeatureBrowser(VBox):
             self._runs.remove(run)
             box = self._boxes.pop(run)
             self._arrange()
-        # Runs that were started with it share its passes, and cannot go on without it; the last one to go stops all.
+        # Runs that were started together share one worker, so only the removal of the last one stops the worker.
         if not any(other.worker is run.worker for other in self._runs):
             run.stop()
         for widget in (*box.children, box):
             widget.close()
 
     def close(self) -> None:
-        """Stop all runs and take everything away."""
+        """Stop all runs, and close the form and all panels."""
         for run in self.runs:
             self.remove(run)
         self.form.close()
@@ -86,20 +93,20 @@ class FeatureBrowser(VBox):
         return f"FeatureBrowser({self.form.model or 'no model yet'}, {len(self.runs)} runs){runs}"
 
     def _display_(self) -> Any:
-        """What marimo shows, which has no boxes: the form, and the panels that there are when a cell ends with this."""
+        """Return what marimo displays, which has no boxes: the form and the panels that exist when the cell ends."""
         panels = [box.children[1] for box in self._boxes.values()]
-        return sys.modules["marimo"].vstack([self.form, *self._together.values(), *panels])
+        return sys.modules["marimo"].vstack([self.form, *self._shared.values(), *panels])
 
-    def _where(self, hooked: HookedModel, function: Callable[[], T]) -> T:
-        """Have a function run where a model may be used: between two steps of a run that has it, if there is one."""
+    def _use_model(self, hooked: HookedModel, function: Callable[[], T]) -> T:
+        """Run a function that uses a model: between two steps if a run is using the model, otherwise in this thread."""
         for run in self.runs:
             if run.active and run.session.scorer.model is hooked:
                 return run.ask(function).result()
         return function()
 
-    def _start(self, feature: ex.Feature, hooked: HookedModel, known: dict[str, Any]) -> None:
-        """Start runs and show them; called where the model may be used."""
-        settings = dict(known)
+    def _start(self, feature: ex.Feature, hooked: HookedModel, keywords: dict[str, Any]) -> None:
+        """Start runs and display their panels; called through :meth:`_use_model`."""
+        settings = dict(keywords)
         seeds = settings.pop("seeds", None)
         options = {name: settings.pop(name) for name in ("start", "constraints") if name in settings}
         config = EPOConfig.from_settings(None, settings)
@@ -112,7 +119,7 @@ class FeatureBrowser(VBox):
         for run in [started] if isinstance(started, Dream) else started:
             panel = DreamPanel(run)
             label = f"Remove seed {run.config.seed}"
-            button = Button(description=label, tooltip=f"{label} of {run.feature_label}; it stops", icon="times")
+            button = Button(description=label, tooltip=f"{label} of {run.feature_label} and stop it", icon="times")
             button.layout = Layout(width="auto", align_self="flex-end")
             button.on_click(lambda button, run=run: self.remove(run))
             box = VBox([button, panel], layout=Layout(flex="1 1 32em", min_width="min(32em, 100%)", max_width="100%"))
@@ -123,32 +130,32 @@ class FeatureBrowser(VBox):
             self._arrange()
 
     def _arrange(self) -> None:
-        """Show what there is: the form, the panels of runs that compare, and each run's own."""
+        """Lay out the form, the shared panels of comparable runs, and the panel of each run."""
         groups: dict[tuple[str, ...], list[Dream]] = {}
         for run in self._runs:
             origin = run.provenance
-            one = tuple(map(str, (origin.feature, origin.model, origin.prepend_bos, origin.prefix, origin.suffix)))
-            groups.setdefault(one, []).append(run)
-        several = {one: runs for one, runs in groups.items() if len(runs) > 1}
-        for one in list(self._together):
-            if list(self._together[one].run) != several.get(one):
-                self._together.pop(one).close()
-        for one, runs in several.items():
-            if one not in self._together:
-                self._together[one] = RunsPanel(runs)
+            group = tuple(map(str, (origin.feature, origin.model, origin.prepend_bos, origin.prefix, origin.suffix)))
+            groups.setdefault(group, []).append(run)
+        comparable = {group: runs for group, runs in groups.items() if len(runs) > 1}
+        for group in list(self._shared):
+            if list(self._shared[group].run) != comparable.get(group):
+                self._shared.pop(group).close()
+        for group, runs in comparable.items():
+            if group not in self._shared:
+                self._shared[group] = RunsPanel(runs)
         self._side.children = [self._boxes[run] for run in self._runs]
-        self.children = [self.form, *(self._together[one] for one in several), self._side]
+        self.children = [self.form, *(self._shared[group] for group in comparable), self._side]
 
 
 def browse(model: Any = None) -> FeatureBrowser:
     """Browse a model's features and dream of them, in a notebook.
 
     Args:
-        model: a bridge, a Hugging Face id or folder; None is the embedded model. It is loaded in the background, and
-            another one can be chosen in the browser.
+        model: Bridge, Hugging Face id or folder; None is the embedded model. It is loaded in the background, and you
+            can choose another one in the browser.
 
     Returns:
-        A widget; as the last line of a cell it shows itself. Its `runs` are the dreams that were started.
+        Widget that displays itself as the last line of a notebook cell. Its `runs` are the dreams that you started.
 
     >>> import dreamy_lens as dl
     >>> browser = dl.browse().wait()

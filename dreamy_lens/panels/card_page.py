@@ -1,4 +1,4 @@
-"""The page of a feature's card. It is static HTML; where scripts may run, the run's own panel is on it as well."""
+"""Page of a feature's card: static HTML, with the run's panel where scripts may run."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from dreamy_lens.scan.window import Window
 
 STYLES = ("tokens.css", "cards.css")
 PANEL = 80_000
-"""Characters that the run's panel takes on a page at most, if leaving things out can do it."""
+"""Most characters of the run's panel on a page; details are left out to stay below it, as far as possible."""
 
 
 class CardView:
-    """A card as HTML.
+    """HTML of a card.
 
     Args:
-        card: the card.
-        top: how many of the strongest windows are shown.
-        each: how many windows of each quantile are shown.
+        card: Card to show.
+        top: Number of strongest windows to show.
+        each: Number of windows to show for each quantile.
     """
 
     def __init__(self, card: Card, top: int = 16, each: int = 6) -> None:
@@ -56,11 +56,11 @@ class CardView:
         self.windows |= {w: f"{self.prefix}f{i + 1}" for i, w in enumerate(self.fluent)}
 
     def body(self, panel: str = "", heading: str = "h2") -> str:
-        """Return everything under the title.
+        """Return the HTML below the title.
 
         Args:
             panel: HTML of the run's panel.
-            heading: name of the headings' element.
+            heading: Name of the HTML element of the headings.
         """
         comparison = self.comparison
         parts = [
@@ -88,8 +88,8 @@ class CardView:
     def _plane(self) -> str:
         names: dict[object, str] = {**self.dreams, **self.windows}
         note = (
-            "Dreams are prompts that were searched for, windows are text of the corpus. Further up drives the feature "
-            "more, further left reads more like language. Choose a point to go to its prompt."
+            "Dreams are prompts that the search found; windows are text of the corpus. Points further up drive the "
+            "feature more; points further left read more like language. Click a point to go to its prompt."
         )
         left = f"{comparison_svg(self.comparison, names)}{comparison_key(self.comparison)}"
         sentences = (*map(str, self.comparison.statements[1:]), *self.comparison.findings)
@@ -108,31 +108,32 @@ class CardView:
             best = self.comparison.frontier[-1].value
             marks.append(Mark(best, f"strongest dream {number(best)}", "d"))
         shares = ", ".join(percent(q) for q in sorted(QUANTILES))
-        said = (
-            f"How many windows have which value, with counts on a logarithmic scale. At or below the dotted lines are "
+        note = (
+            f"Number of windows by value, with counts on a logarithmic scale. At or below the dotted lines are "
             f"{shares} of the windows. Mean {number(examples.mean)}, standard deviation {number(examples.deviation)}."
         )
         if examples.non_finite:
-            said += f" {examples.non_finite:,} windows had no finite value, and count nowhere."
+            note += f" {examples.non_finite:,} windows had no finite value; they are not counted."
         drawn = histogram_svg(examples.histogram.edges, examples.histogram.counts, marks, "value")
-        return f'{drawn}<p class="dl-note">{escape(said)}</p>'
+        return f'{drawn}<p class="dl-note">{escape(note)}</p>'
 
     def _strips(self) -> str:
-        frontier, found = self.comparison.frontier, self.card.attributions
+        frontier, attributions = self.comparison.frontier, self.card.attributions
         if not len(frontier):
             return "<p>No prompt had finite scores, so there is no frontier.</p>"
-        if not found:
+        if not attributions:
             return f"<p>{escape(self.card.unattributed)}</p>{prompt_table(frontier.prompts)}"
         names = [self.dreams.get(i, "") for i in range(len(frontier))]
-        few = f"{len(found)} of {len(frontier)}, from fluent to strong. " if len(found) < len(frontier) else ""
-        tried = "Each token was exchanged for others, those that the gradient favours."
+        count = len(attributions)
+        few = f"{count} of {len(frontier)}, from fluent to strong. " if count < len(frontier) else ""
+        tried = "Each token was replaced by substitutes that the gradient favours."
         note = f'<p class="dl-note">{few}{tried} {LEGEND}</p>'
-        return note + "".join(strip_section(i, frontier[i], names[i], found[i]) for i in sorted(found))
+        return note + "".join(strip_section(i, frontier[i], names[i], attributions[i]) for i in sorted(attributions))
 
     def _windows(self) -> str:
         parts = [("strongest", self._cards(self.top)), ("quantiles", self._by_quantile())]
         if self.fluent:
-            note = '<p class="dl-quiet">The strongest window of each quarter of a nat, of all windows.</p>'
+            note = '<p class="dl-quiet">The strongest of all windows in each quarter of a nat of cross-entropy.</p>'
             parts.append(("by fluency", note + self._cards(self.fluent)))
         tools = f'<p class="dl-note">{legend(self.scale)}</p>{numbers_switch(self.prefix + "n")}'
         return f"{tools}{tabs(self.prefix + 'r', parts)}"
@@ -155,16 +156,16 @@ class CardView:
         comparison, header = self.comparison, self.card.examples.header
         corpus = {"corpus": comparison.scanned.corpus, "fingerprint": header.get("corpus", {}).get("fingerprint", "")}
         counts = {name: f"{n:,}" for name, n in self.card.examples.counts.items()}
-        renamed = {"tokens": "sampled tokens"}  # those that were scanned are among the counts
-        asked = {renamed.get(name, name): value for name, value in comparison.scanned.settings.items()}
+        renamed = {"tokens": "sampled tokens"}  # "tokens" is also a name among the counts
+        settings = {renamed.get(name, name): value for name, value in comparison.scanned.settings.items()}
         problems = {"passed over": header["problem_count"]} if header.get("problem_count") else {}
-        made = {"seconds": f"{header['seconds']:.1f}"} if header.get("seconds") else {}
+        duration = {"seconds": f"{header['seconds']:.1f}"} if header.get("seconds") else {}
         groups = {
             "Dreams": comparison.settings,
-            "Corpus": {**corpus, **counts, **problems, **asked, **made},
-            "The scan's versions": comparison.scanned.versions,
+            "Corpus": {**corpus, **counts, **problems, **settings, **duration},
+            "Versions of the scan": comparison.scanned.versions,
         }
-        shown = (f"<div><h3>{n}</h3>{settings_list(known)}</div>" for n, known in groups.items() if known)
+        shown = (f"<div><h3>{name}</h3>{settings_list(group)}</div>" for name, group in groups.items() if group)
         return f'<div class="dl-groups">{"".join(shown)}</div>'
 
 
@@ -172,9 +173,9 @@ def card_page(card: Card, top: int = 16, static: bool = False) -> str:
     """Return a card as one self-contained page.
 
     Args:
-        card: the card.
-        top: how many of the strongest windows are shown.
-        static: whether to leave out the run's panel and its script.
+        card: Card to show.
+        top: Number of strongest windows to show.
+        static: Whether to leave out the run's panel and its script.
     """
     panel = "" if static else _panel(card)
     body = f"<h1>{escape(card.title)}</h1>{CardView(card, top).body(panel)}"
@@ -182,12 +183,16 @@ def card_page(card: Card, top: int = 16, static: bool = False) -> str:
 
 
 def card_fragment(card: Card) -> str:
-    """Return what a notebook's cell shows, without scripts."""
+    """Return the HTML that a notebook cell shows, without scripts.
+
+    Args:
+        card: Card to show.
+    """
     return fragment(f"<h2>{escape(card.title)}</h2>{CardView(card, 8, 3).body('', 'h3')}", *STYLES)
 
 
 def _panel(card: Card) -> str:
-    """Return the panel of the run, to be opened where scripts run; "" for several runs, or one without its model."""
+    """Return the panel of the run, folded away; "" for several runs, or for a run whose model is not loaded."""
     runs = card.merged.runs
     if len(runs) != 1 or not isinstance(runs[0], Dream) or not runs[0].has_session:
         return ""
@@ -198,7 +203,7 @@ def _panel(card: Card) -> str:
 
 
 def _inspect_strips(run: Dream, card: Card) -> None:
-    """Inspect the prompts that the strips show before the panel is made, so that the model runs once."""
+    """Inspect the prompts of the strips in one visit to the model thread, before the panel is made."""
     inspector = inspector_of(run)
 
     def inspect() -> None:

@@ -1,4 +1,4 @@
-"""Put panels into a notebook's cells, and leave there what a reader without a kernel can still use."""
+"""Show panels in notebook cells, and leave views there that work without a kernel."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from dreamy_lens.runs.dreams import Dreams
 
 PATIENCE = 20.0
-"""Seconds that showing a run that has ended waits for attributions that are not known yet."""
+"""Most seconds to wait for missing attributions when a finished run is displayed."""
 
 
 class CellContent:
-    """What a cell shows: HTML, and a text where no HTML is shown.
+    """Content of a cell: HTML, and a text for viewers without HTML.
 
     Args:
-        html: of the cell.
-        text: in its place.
+        html: HTML of the cell.
+        text: Text that stands for the HTML.
     """
 
     def __init__(self, html: str, text: str) -> None:
@@ -41,11 +41,11 @@ class CellContent:
 
 
 class Cell:
-    """The place of a panel in a notebook, and below it those of the runs that are started from it.
+    """Notebook cell with a panel, and below it the panels of the runs that are started from it.
 
     Args:
-        panel: panel to be shown.
-        html: what to show at first; None is the live panel.
+        panel: Panel to show.
+        html: HTML to show at first; None shows the live panel.
     """
 
     def __init__(self, panel: DreamPanel | RunsPanel, html: str | None = None) -> None:
@@ -58,7 +58,11 @@ class Cell:
         self._follow(panel)
 
     def add(self, run: Dream) -> None:
-        """Put the panel of another run below."""
+        """Add the panel of another run below.
+
+        Args:
+            run: Run to show.
+        """
         panel = DreamPanel(run)
         with self._lock:
             self.panels.append(panel)
@@ -68,7 +72,7 @@ class Cell:
         self._follow(panel)
 
     def _follow(self, panel: DreamPanel | RunsPanel) -> None:
-        """Show what is started from a panel, and see to it that the cell holds no widget when its runs have ended."""
+        """Add runs that are started from a panel, and freeze the cell when its runs have ended."""
 
         def freeze(run: Any) -> None:
             if run.status in ENDED:
@@ -79,7 +83,7 @@ class Cell:
         panel.run.listen(freeze)
 
     def freeze(self) -> None:
-        """When nothing here goes on any more, leave what needs no kernel; where there is one, it stays alive."""
+        """Replace the panels by frozen views if all runs have ended; with a kernel, these views are still live."""
         with self._lock:
             if self.handle is None or any(panel.status not in ENDED for panel in self.panels):
                 return
@@ -88,13 +92,21 @@ class Cell:
 
 
 def panel_of(run: Dream | Dreams) -> DreamPanel | RunsPanel:
-    """A live panel of a run, or of several."""
+    """Return a live panel of a run, or of several.
+
+    Args:
+        run: Run, or several runs.
+    """
     return RunsPanel(run) if isinstance(run, Sequence) else DreamPanel(run)
 
 
 def show(run: Dream | Dreams) -> None:
-    """Show a run in the present cell: its panel while it goes on, and what needs no kernel when it has ended."""
-    if not in_kernel():  # marimo shows what a cell ends with
+    """Show a run in the current notebook cell: a live panel while it goes on, a frozen view when it has ended.
+
+    Args:
+        run: Run, or several runs.
+    """
+    if not in_kernel():  # marimo displays the last expression of a cell by itself
         return
     panel, html = panel_of(run), None
     if run.status in ENDED:
@@ -104,7 +116,11 @@ def show(run: Dream | Dreams) -> None:
 
 
 def show_attribution(attribution: Attribution) -> None:
-    """Show an attribution in the present cell, as a view that needs no kernel."""
+    """Show an attribution in the current notebook cell, as a view that needs no kernel.
+
+    Args:
+        attribution: Attribution to show.
+    """
     from IPython.display import display
 
     display(CellContent(frozen_attribution(attribution), repr(attribution)))

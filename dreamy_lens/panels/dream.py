@@ -1,4 +1,4 @@
-"""The panel of a run: watch the frontier grow, click a prompt, pull a token."""
+"""Panel of a run: watch the frontier grow, click a prompt, try other tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from dreamy_lens.errors import DreamyLensError
 from dreamy_lens.panels import bundle
 from dreamy_lens.panels.live import LivePanel
 from dreamy_lens.panels.messages import MessageHandler
-from dreamy_lens.panels.run_view import WEIGHT, alive, attribute_frontier, describe, frozen_run, inspector_of, kept
+from dreamy_lens.panels.run_view import (
+    WEIGHT,
+    dereference,
+    frozen_run,
+    inspector_of,
+    known_attributions,
+    queue_attributions,
+    view_labels,
+)
 from dreamy_lens.panels.state import RunFollower
 from dreamy_lens.runs.worker import ENDED
 
@@ -21,14 +29,14 @@ if TYPE_CHECKING:
 
 
 class DreamPanel(LivePanel):
-    """A live view of one run.
+    """Live view of one run.
 
     Args:
-        run: run that goes on, has ended, or was loaded.
+        run: Run to show; it may be going on, have ended, or come from a folder.
     """
 
-    _esm = bundle.module("dream")
-    _css = bundle.stylesheet()
+    _esm = bundle.view_module("dream")
+    _css = bundle.view_stylesheet()
     subtitle = traitlets.Unicode("").tag(sync=True)
     python = traitlets.Unicode("").tag(sync=True)
     status = traitlets.Unicode("ready").tag(sync=True)
@@ -47,11 +55,11 @@ class DreamPanel(LivePanel):
     picked = traitlets.Unicode("").tag(sync=True)
 
     def __init__(self, run: Dream) -> None:
-        # Weakly, because ipywidgets keeps every widget: a run, and the model it uses, go when their user lets them go.
+        # A weak reference, because ipywidgets keeps every widget, and the run and its model must not stay with it.
         self._run = weakref.ref(run)
         self.inspector = inspector_of(run)
         self._follower = RunFollower(run)
-        super().__init__(**describe(run), attributions=dict(self.inspector.known), **self.state())
+        super().__init__(**view_labels(run), attributions=dict(self.inspector.known), **self.state())
         commands = {
             "pause": lambda message: self.run.pause(),
             "resume": lambda message: self.run.resume() if self.run.active else None,
@@ -68,49 +76,57 @@ class DreamPanel(LivePanel):
 
     @property
     def started(self) -> list[Dream]:
-        """Runs that were started from a prompt here, or in another panel of the run."""
+        """Runs that were started from a prompt in this panel, or in another panel of the run."""
         return self.run.started
 
     @property
     def run(self) -> Dream:
-        """The run that is shown."""
-        return alive(self._run)
+        """Run that the panel shows."""
+        return dereference(self._run)
 
     def state(self) -> dict[str, Any]:
-        """The traits that change as the run goes on."""
+        """Return the traits that change while the run goes on, by their names."""
         return self._follower.state()
 
     def update(self) -> None:
-        """Show what was found until now."""
+        """Show the results so far."""
         super().update()
         if self.status in ENDED:
-            self.past = None  # what was asked for before the end is not all of it
+            self.past = None  # a past that was sent before the end is incomplete
 
     def to_html(self, weight: int = WEIGHT) -> str:
-        """The same view with no kernel, for a cell or a page; what is too much for it is left out."""
+        """Return the view as HTML that needs no kernel, for a cell or a page.
+
+        Args:
+            weight: Most characters; details are left out to stay below it, as far as possible.
+        """
         page = frozen_run(self.run, weight, follower=self._follower, picked=self.picked, live_id=self.live_id)
-        # Where the page finds this panel alive, it starts with what the page has.
-        self.attributions = kept(self.run, self.picked)
+        # Where the page connects to this live panel, the panel must show the attributions that the page has.
+        self.attributions = known_attributions(self.run, self.picked)
         return page
 
     def prepare(self) -> list[Future]:
-        """Ask for what a frozen view keeps, to be worked out when nothing else is asked of the model."""
-        return attribute_frontier(self.run)
+        """Queue the attributions that a frozen view shows, to be computed when the model thread is idle.
+
+        Returns:
+            Futures of the attributions.
+        """
+        return queue_attributions(self.run)
 
     def __repr__(self) -> str:
         return f"DreamPanel({self.title}, {self.status})"
 
     def _more(self, message: dict[str, Any]) -> None:
-        run, more = self.run, int(message.get("iterations", 100))
+        run, iterations = self.run, int(message.get("iterations", 100))
 
-        def go_on() -> None:
+        def resume() -> None:
             try:
-                run.resume(more, wait=False, progress=False)
+                run.resume(iterations, wait=False, progress=False)
             except DreamyLensError as error:
                 self.notify(error)
 
         if not run.active:
-            run.ask(go_on)
+            run.ask(resume)
 
     def _fill_past(self) -> None:
         self.past = self._follower.past()

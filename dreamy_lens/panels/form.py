@@ -1,4 +1,4 @@
-"""The feature browser's form: a model, its hook points, a feature, the settings of a run."""
+"""Form of the feature browser: a model, its hook points, a feature, and the settings of a run."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ LOG = logging.getLogger("dreamy_lens")
 
 
 class FeatureForm(anywidget.AnyWidget):
-    """Choose a model, a hook point and a feature, and have it checked as it is typed.
+    """Form that lets you choose a model, a hook point and a feature, and checks the feature while you type.
 
-    Whatever needs a model happens in the form's own ModelThread, or in the thread of a run that has the model.
+    Functions that need a model run on the form's own ModelThread, or on that of a run that is using the model.
 
     Args:
-        where: has a function run where a model may be used, and returns its result.
-        start: starts runs of (feature, model, settings); called in the form's thread.
+        use_model: Function of a model and a function; it calls the latter where the model may be used, and returns its
+            result.
+        start: Function of feature, model and keywords of `dream()` that starts runs; called on the model thread.
     """
 
-    _esm = bundle.module("browser")
-    _css = bundle.stylesheet("browser")
+    _esm = bundle.view_module("browser")
+    _css = bundle.view_stylesheet("browser")
     live = traitlets.Bool(True).tag(sync=True)
     models = traitlets.List().tag(sync=True)
     model = traitlets.Unicode("").tag(sync=True)
@@ -47,17 +48,16 @@ class FeatureForm(anywidget.AnyWidget):
     hooks = traitlets.List().tag(sync=True)
     shapes = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
     fields = traitlets.List().tag(sync=True)
-    # What the view writes: its fields as they are, so that a second view of the form, or a page that is opened again,
-    # shows the same.
+    # The view writes its fields into these traits, so that a second view of the form, or a reopened page, has them too.
     expression = traitlets.Unicode("").tag(sync=True)
     typed = traitlets.Dict().tag(sync=True)
 
     def __init__(
         self,
-        where: Callable[[Any, Callable[[], Any]], Any],
+        use_model: Callable[[Any, Callable[[], Any]], Any],
         start: Callable[[ex.Feature, Any, dict[str, Any]], None],
     ) -> None:
-        self._where, self._start = where, start
+        self._use_model, self._start = use_model, start
         self._thread, self._lock = ModelThread(self), threading.Lock()
         self._models: dict[str, HookedModel] = {}
         self._shapes: dict[str, dict[str, Any]] = {}
@@ -68,27 +68,34 @@ class FeatureForm(anywidget.AnyWidget):
         self.on_msg(self._hear)
 
     def use(self, model: Any) -> None:
-        """Look at a model from now on; it is loaded in the background.
+        """Select a model; it is loaded in the background.
 
         Args:
-            model: a bridge, a HookedModel, a name of `models`, a Hugging Face id or folder; None is the embedded one.
+            model: Bridge, HookedModel, a name in `models`, a Hugging Face id or folder; None is the embedded model.
         """
         name = str(model).strip() if isinstance(model, str) else EMBEDDED_NAME if model is None else ""
         self.loading, self.model_error = name or "the model", ""
-        self._thread.ask(lambda: self._guarded(lambda: self._use(name, model)))
+        self._thread.ask(lambda: self._guarded(lambda: self._select(name, model)))
 
     def wait(self, timeout: float | None = None) -> FeatureForm:
-        """Wait until everything asked for until now has been answered."""
+        """Wait until the form has answered all messages that have come so far.
+
+        Args:
+            timeout: Most seconds to wait; None waits without a limit.
+
+        Returns:
+            This form.
+        """
         self._thread.ask(lambda: None).result(timeout)
         return self
 
     def close(self) -> None:
-        """Take the form away, and let its models go: ipywidgets may keep what it once showed."""
+        """Close the form, and release its models, because ipywidgets may keep closed widgets in memory."""
         super().close()
         self._models.clear()
         self.hooked = None
 
-    def _use(self, name: str, model: Any) -> None:
+    def _select(self, name: str, model: Any) -> None:
         try:
             hooked = as_hooked(self._models.get(name, name) if name else model)
         except DreamyLensError as error:
@@ -110,13 +117,13 @@ class FeatureForm(anywidget.AnyWidget):
             self.models = list(dict.fromkeys([*self.models, hooked.name]))
             self.about = " · ".join([*parts, f"{len(names)} hook points", str(hooked.device)])
             self.model = hooked.name
-        if self.shapes is None:  # which takes a few passes: a while on a large model
-            found = self._where(hooked, lambda: hook_points(hooked))
-            shapes = {point.name: None if point.shape is None else list(point.shape) for point in found}
+        if self.shapes is None:  # finding the shapes takes a few passes, which are slow on a large model
+            points = self._use_model(hooked, lambda: hook_points(hooked))
+            shapes = {point.name: None if point.shape is None else list(point.shape) for point in points}
             self._shapes[hooked.name] = self.shapes = shapes
 
     def _hear(self, widget: Any, message: Any, buffers: Any = None) -> None:
-        """A message came; nothing waits here, for it came on whatever thread the notebook chose."""
+        """Queue the answer to a message; this does not wait, because the notebook may call it on any thread."""
         kind = message.get("type") if isinstance(message, dict) else None
         if kind == "load":
             self.use(str(message.get("name", "")).strip() or EMBEDDED_NAME)
@@ -130,13 +137,13 @@ class FeatureForm(anywidget.AnyWidget):
     def _guarded(self, function: Callable[[], Any], kind: str = "notice", number: Any = None) -> None:
         try:
             function()
-        except Exception as error:  # of a model or of a user's function; a view must say something
-            LOG.exception("The feature browser could not do what it was asked for")
+        except Exception as error:  # a model or a user's function may raise anything, and the view must report it
+            LOG.exception("The feature browser could not answer a message.")
             self.send({"type": kind, "id": number, "error": f"{type(error).__name__}: {error}"})
 
     def _check(self, message: dict[str, Any]) -> None:
         number, text, typed = message.get("id"), str(message.get("text", "")), dict(message.get("typed") or {})
-        if number != self._newest:  # something newer was typed
+        if number != self._newest:  # the user has typed more since
             return
         answer: dict[str, Any] = {"type": "checked", "id": number, "ok": False, "said": "", "error": "", "python": ""}
         try:
@@ -147,11 +154,11 @@ class FeatureForm(anywidget.AnyWidget):
             if isinstance(error, FeatureSyntaxError):
                 answer["at"] = error.position
         try:
-            known = settings.arguments(typed)
+            keywords = settings.arguments(typed)
             answer["settings_error"] = ""
             if answer["ok"]:
                 answer["python"] = settings.python_call(text.strip(), self._python_model(), typed)
-                answer["count"] = len(known.get("seeds", [0]))
+                answer["count"] = len(keywords.get("seeds", [0]))
         except DreamyLensError as error:
             answer["settings_error"] = str(error)
         self.send(answer)
@@ -159,22 +166,22 @@ class FeatureForm(anywidget.AnyWidget):
     def _bound(self, text: str) -> Any:
         feature, hooked = parse(text), self.hooked
         if hooked is None:
-            raise DreamyLensError("No model is loaded yet.")
-        return self._where(hooked, lambda: bind(feature, hooked))
+            raise DreamyLensError("No model is loaded yet; choose one first.")
+        return self._use_model(hooked, lambda: bind(feature, hooked))
 
     def _begin(self, message: dict[str, Any]) -> None:
         number, error = message.get("id"), ""
         try:
-            known = settings.arguments(dict(message.get("typed") or {}))
+            keywords = settings.arguments(dict(message.get("typed") or {}))
             feature, hooked = parse(str(message.get("text", ""))), self.hooked
             if hooked is None:
-                raise DreamyLensError("No model is loaded yet.")
-            self._where(hooked, lambda: self._start(feature, hooked, known))
+                raise DreamyLensError("No model is loaded yet; choose one first.")
+            self._use_model(hooked, lambda: self._start(feature, hooked, keywords))
         except DreamyLensError as caught:
             error = str(caught)
         self.send({"type": "started", "id": number, "error": error})
 
     def _python_model(self) -> str:
-        """How the present model is written in Python."""
+        """Return the selected model as a Python argument; "" is the embedded model."""
         name = self.hooked.name if self.hooked is not None else EMBEDDED_NAME
         return "model" if name in self._own else "" if name == EMBEDDED_NAME else repr(name)

@@ -1,8 +1,8 @@
-"""A view with no kernel: HTML that shows its prompts to everybody, and answers clicks where scripts may run.
+"""Frozen views: HTML that needs no kernel. It always shows its prompts, and answers clicks where scripts may run.
 
-A page that is not trusted shows coloured tokens and a table, with styles of their own. Where scripts run, the same
-module that a live panel has draws the view from the state that comes along; and while the panel that it was made of is
-alive in the page, the view is that panel.
+A page that is not trusted shows coloured tokens and a table, with inline styles. Where scripts run, the module of the
+live panel draws the view from the state in the page. While the live panel itself is in the page, the frozen view
+connects to that panel.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dreamy_lens.html.tokens import StripToken, token_strip
 from dreamy_lens.panels import bundle
 
 ROWS = 12
-"""Of the table that a page without scripts shows."""
+"""Most rows of the table that a page without scripts shows."""
 
 _SCRIPT = """
 const drawn = (globalThis.dreamy_lens_drawn ??= new WeakSet());
@@ -59,42 +59,42 @@ const follow = (event) => {
 };
 if ("%(live)s") addEventListener("dreamy-lens-live", follow);
 """
-"""A page may hold the same view several times, so each script takes the first place that no other has taken."""
+"""Script of a frozen view. A page may hold one view several times, so each script takes the first free place."""
 
 
 def frozen(view: str, state: dict[str, Any], live_id: str | None = None) -> str:
-    """A view as HTML for a cell or a page.
+    """Return a frozen view as HTML for a cell or a page.
 
     Args:
-        view: its name: "dream", "attribution" or "runs".
-        state: its traits, as JSON values.
-        live_id: of the panel that it was made of, if there is one.
+        view: Name of the view: "dream", "attribution" or "runs".
+        state: Traits of the view, as JSON values.
+        live_id: Id of the live panel that the view was made from; None if there is none.
 
     Returns:
-        ASCII, whatever is in the state; the same for the same arguments.
+        HTML in ASCII, whatever the state holds. Equal arguments give equal HTML.
     """
-    given = {"module": bundle.module(view), "style": bundle.stylesheet(), "state": _lighter(state)}
-    packed = gzip.compress(json.dumps(given, separators=(",", ":")).encode("ascii"), compresslevel=9, mtime=0)
+    content = {"module": bundle.view_module(view), "style": bundle.view_stylesheet(), "state": _lighter(state)}
+    packed = gzip.compress(json.dumps(content, separators=(",", ":")).encode("ascii"), compresslevel=9, mtime=0)
     name, live = f"dl-{hashlib.sha256(packed).hexdigest()[:12]}", re.sub(r"[^0-9a-f]", "", live_id or "")
     script = _SCRIPT % {"id": name, "live": live, "data": base64.b64encode(packed).decode("ascii")}
-    still = _inert(state).encode("ascii", "xmlcharrefreplace").decode("ascii")
-    return f'<div data-dreamy="{name}">{still}</div><script type="module">{script}</script>'
+    static = _static_html(state).encode("ascii", "xmlcharrefreplace").decode("ascii")
+    return f'<div data-dreamy="{name}">{static}</div><script type="module">{script}</script>'
 
 
 def _lighter(state: dict[str, Any]) -> dict[str, Any]:
-    """The state without digits that are not shown, and without what only a kernel has a use for."""
-    known = {}
-    for key, one in state.get("attributions", {}).items():
-        known[key] = one
-        if one.get("subs"):
-            places = decimals([one["value"] or 0.0, *(s[2] or 0.0 for row in one["subs"] for s in row)])
-            known[key] = {**one, "subs": [[_light(s, places) for s in row] for row in one["subs"]]}
+    """Return the state without digits that are not shown, and without values that only a kernel uses."""
+    attributions = {}
+    for key, entry in state.get("attributions", {}).items():
+        attributions[key] = entry
+        if entry.get("subs"):
+            places = decimals([entry["value"] or 0.0, *(s[2] or 0.0 for row in entry["subs"] for s in row)])
+            attributions[key] = {**entry, "subs": [[_light(s, places) for s in row] for row in entry["subs"]]}
     past = state.get("past")
     if past:
         places = decimals([y or 0.0 for crowd in past["population"].values() for _, y in crowd], 3)
         crowds = {t: [[_round(x, 2), _round(y, places)] for x, y in crowd] for t, crowd in past["population"].items()}
         past = {**past, "population": crowds}
-    return {**state, "attributions": known, **({"past": past} if "past" in state else {})}
+    return {**state, "attributions": attributions, **({"past": past} if "past" in state else {})}
 
 
 def _light(substitute: list[Any], places: int) -> list[Any]:
@@ -106,31 +106,31 @@ def _round(x: float | None, places: int) -> float | None:
     return None if x is None else round(x, places)
 
 
-def _inert(state: dict[str, Any]) -> str:
-    """The picked prompt as coloured tokens and the frontier as a table, with no script and no sheet of style."""
+def _static_html(state: dict[str, Any]) -> str:
+    """Return the picked prompt as coloured tokens and the frontier as a table, with no script and no style sheet."""
     runs = state.get("runs")
     entries = [e for run in runs for e in run["frontier"]] if runs else state.get("frontier", [])
-    found = state.get("found") or state.get("attributions", {}).get(state.get("picked", ""))
-    if not found:
-        found = next(iter(state.get("attributions", {}).values()), None)
+    picked = state.get("found") or state.get("attributions", {}).get(state.get("picked", ""))
+    if not picked:
+        picked = next(iter(state.get("attributions", {}).values()), None)
     parts = [f'<div style="font-weight:600">{escape(state.get("title", ""))}</div>']
-    if found:
-        parts.append(_tokens(found))
+    if picked:
+        parts.append(_tokens(picked))
     if entries:
         parts.append(_table(entries))
-    elif not found:
+    elif not picked:
         parts.append("<p>No prompts yet.</p>")
     return "".join(parts)
 
 
-def _tokens(found: dict[str, Any]) -> str:
-    drops = found.get("drop") or [None] * len(found["tokens"])
+def _tokens(entry: dict[str, Any]) -> str:
+    drops = entry.get("drop") or [None] * len(entry["tokens"])
     full = max([d for d in drops if d is not None] + [0.0]) or 1.0
     strip = [
         StripToken(token) if drop is None else StripToken(token, max(0.0, drop / full), _note(drop))
-        for token, drop in zip(found["tokens"], drops, strict=True)
+        for token, drop in zip(entry["tokens"], drops, strict=True)
     ]
-    scores = f"value {_said(found['value'], 3)}, cross-entropy {_said(found['ce'], 2)} nats per token"
+    scores = f"value {_number(entry['value'], 3)}, cross-entropy {_number(entry['ce'], 2)} nats per token"
     return f"{token_strip(strip, inline=True)}<div>{scores}</div>"
 
 
@@ -142,7 +142,8 @@ def _table(entries: list[dict[str, Any]]) -> str:
     step = max(1, -(-len(entries) // ROWS))
     shown = entries[::-1][::step][::-1]
     rows = "".join(
-        f'<tr><td style="text-align:right">{_said(e["y"], 3)}</td><td style="text-align:right">{_said(e["x"], 2)}</td>'
+        f'<tr><td style="text-align:right">{_number(e["y"], 3)}</td>'
+        f'<td style="text-align:right">{_number(e["x"], 2)}</td>'
         f'<td style="text-align:left"><bdi dir="ltr">{escape(e["text"].removeprefix(" "))}</bdi></td></tr>'
         for e in shown
     )
@@ -151,5 +152,5 @@ def _table(entries: list[dict[str, Any]]) -> str:
     return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>{more}"
 
 
-def _said(x: float | None, places: int) -> str:
+def _number(x: float | None, places: int) -> str:
     return "-" if x is None else number(x, places)

@@ -1,4 +1,4 @@
-"""What all live views share: traits, the runs that they follow, and the runs that are started from their prompts."""
+"""Base of all live views: common traits, the runs that a view follows, and the runs that start from its prompts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class LivePanel(anywidget.AnyWidget):
-    """A live view of runs or prompts, in any host that shows widgets.
+    """Live view of runs or prompts, in any notebook that displays widgets.
 
-    State goes down in traits, which only the thread at work writes while a run goes on; what is clicked comes up as
-    messages. A panel does not know where it is shown: it announces each run that is started from it, and what shows
-    the panel listens.
+    Python sends state to the view in traits; while a run goes on, only its model thread writes them. The view sends
+    clicks to Python as messages. A panel does not know where it is displayed: it calls the functions given to
+    :meth:`on_started` with each run that is started from it.
 
     Args:
-        **shown: values of the traits.
+        **traits: Values of the traits.
     """
 
     live = traitlets.Bool(True).tag(sync=True)
@@ -34,43 +34,51 @@ class LivePanel(anywidget.AnyWidget):
     error = traitlets.Unicode("").tag(sync=True)
     attributions = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, **shown: Any) -> None:
+    def __init__(self, **traits: Any) -> None:
         self._started: list[Dream] = []
         self._endings: list[Callable[[], None]] = []
         self._listeners: list[Callable[[Dream], object]] = []
-        super().__init__(live_id=uuid.uuid4().hex, **shown)
+        super().__init__(live_id=uuid.uuid4().hex, **traits)
 
     @property
     def started(self) -> list[Dream]:
-        """Runs that were started from a prompt here."""
+        """Runs that were started from a prompt in this panel."""
         return self._started
 
     def state(self) -> Mapping[str, Any]:
-        """The traits that change as runs go on."""
+        """Return the traits that change while runs go on, by their names."""
         raise NotImplementedError
 
     def follow(self, runs: Iterable[Dream]) -> None:
-        """Show what runs find as they go on, until the panel is closed."""
+        """Show the results of runs while they go on, until the panel is closed.
+
+        Args:
+            runs: Runs to follow.
+        """
         self._endings += [run.listen(lambda run: self.update()) for run in runs]
 
     def update(self) -> None:
-        """Show what was found until now."""
+        """Show the results so far."""
         state = self.state()
-        with self.hold_sync():  # one message for everything that changed
+        with self.hold_sync():  # one message for all changes
             for name, value in state.items():
                 if getattr(self, name) != value:
                     setattr(self, name, value)
 
     def on_started(self, function: Callable[[Dream], object]) -> None:
-        """Call a function with each run that is started from a prompt here, just before its first step."""
+        """Call a function with each run that is started from a prompt in this panel, just before its first step.
+
+        Args:
+            function: Function of one argument, the run.
+        """
         self._listeners.append(function)
 
     def start_from(self, ids: Sequence[int], spec: Callable[[], RunSpec]) -> None:
-        """Start a run from a prompt, and announce it; the view is told what keeps it from starting.
+        """Start a run from a prompt; if it cannot start, the view shows why.
 
         Args:
-            ids: token ids of the prompt.
-            spec: gives what the run is to be like.
+            ids: Token ids of the prompt.
+            spec: Function that returns the spec of the run.
         """
         try:
             run = from_prompt(spec(), ids)
@@ -83,11 +91,15 @@ class LivePanel(anywidget.AnyWidget):
         run.resume(wait=False, progress=False)
 
     def notify(self, error: DreamyLensError) -> None:
-        """Have the view say what went wrong."""
+        """Show an error in the view.
+
+        Args:
+            error: Error to show.
+        """
         self.send({"type": "notice", "text": str(error)})
 
     def close(self) -> None:
-        """Take the view away; the runs go on."""
+        """Close the view; the runs go on."""
         for end in self._endings:
             end()
         super().close()

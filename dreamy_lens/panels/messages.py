@@ -1,6 +1,6 @@
-"""What a view asks for, answered by the thread that owns the model.
+"""Answer the messages of a view on the model thread.
 
-Callbacks of widgets come on whatever thread the notebook chooses, so they do no more than ask.
+The notebook may call a widget's callbacks on any thread, so a callback only queues the work.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("dreamy_lens")
 
 SUBSTITUTES = 32
-"""Tried at each position, as in Figure 1 of the paper."""
+"""Number of substitutes tried at each position, as in Figure 1 of the paper."""
 
 QUICK = 8
-"""Tried at each position first. With all of them a strip comes too late for a click while a run goes on: the step that
-has just begun takes half of the time that there is, and a slow core takes twice the rest for them."""
+"""Number of substitutes tried at each position at first. A strip with all substitutes would come too late after a click
+while a run goes on: the step in progress takes half of the time that a user accepts, and on a slow core the full number
+takes twice the rest."""
 
 
 class PromptInspector:
-    """Scores and attributions of the prompts that a view looks at, and the feature's value at every position.
+    """Scores and attributions of the prompts that a view shows, and the feature's value at every position.
 
     Args:
-        scorer: function that gives the scorer; called where the model may be used.
-        attribute: function that gives attributions of ids with more and more substitutes, each when it is asked for.
+        scorer: Function that returns the scorer; called on the model thread.
+        attribute: Function of ids and numbers of substitutes that yields one attribution for each number.
 
     Attributes:
-        known: results by the prompts' keys, each with all of the substitutes.
+        known: Results by the prompts' keys, each with all substitutes.
     """
 
     def __init__(
@@ -51,10 +52,16 @@ class PromptInspector:
         self.known: dict[str, dict[str, Any]] = {}
 
     def ids(self, message: dict[str, Any]) -> np.ndarray:
-        """The prompt that a message is about, int64 `[n]`.
+        """Return the prompt that a message is about.
+
+        Args:
+            message: Message of type "look", "try" or "edit".
+
+        Returns:
+            Token ids, int64 `[n]`.
 
         Raises:
-            PromptError: it has no tokens, or is too long.
+            PromptError: The prompt has no tokens, or is too long.
         """
         vocabulary = self._scorer().vocabulary
         if message["type"] == "edit":
@@ -69,20 +76,32 @@ class PromptInspector:
         return self._scorer().check_prompts(np.asarray(ids, dtype=np.int64))[0]
 
     def scores(self, ids: np.ndarray) -> dict[str, Any]:
-        """Value and cross-entropy only: known soonest."""
-        found = self.plain.score(ids)
-        return self._described(ids, float(found.value[0]), float(found.cross_entropy[0]))
+        """Return the entry of a prompt with its value and cross-entropy only, which is the fastest.
+
+        Args:
+            ids: Token ids, int64 `[n]`.
+        """
+        scores = self.plain.score(ids)
+        return self._described(ids, float(scores.value[0]), float(scores.cross_entropy[0]))
 
     def attribution(self, ids: np.ndarray, k: int = SUBSTITUTES) -> dict[str, Any]:
-        """With what k substitutes at each position do, which is kept."""
-        *_, one = self._strips(ids, (k,))
-        return one
+        """Return the entry of a prompt with its attribution, and keep it in `known`.
+
+        Args:
+            ids: Token ids, int64 `[n]`.
+            k: Number of substitutes to try at each position.
+        """
+        *_, entry = self._strips(ids, (k,))
+        return entry
 
     def stages(self, ids: np.ndarray) -> Iterator[dict[str, Any]]:
-        """What is known of a prompt, more each time, and worked out when it is asked for.
+        """Yield entries of a prompt with more and more results, each computed when it is requested.
 
-        Its scores; what a few substitutes do; what all of them do; the values at all positions. Begins with what is
-        known already.
+        The stages are: its scores; a few substitutes; all substitutes; the values at all positions. Stages whose
+        results are already known are skipped.
+
+        Args:
+            ids: Token ids, int64 `[n]`.
         """
         if state.key(ids) not in self.known:
             yield self.scores(ids)
@@ -91,27 +110,34 @@ class PromptInspector:
             yield self.with_series(ids)
 
     def _strips(self, ids: np.ndarray, ks: Sequence[int]) -> Iterator[dict[str, Any]]:
-        """With what substitutes do, more of them each time. Only the last is kept: no other is the final one."""
-        one = state.key(ids)
-        if one not in self.known:
+        """Yield entries of a prompt with more and more substitutes. Only the last entry is complete, and kept."""
+        key = state.key(ids)
+        if key not in self.known:
             text = self._text(ids)
-            for k, found in zip(ks, self._attribute(ids, ks), strict=True):
+            for k, attribution in zip(ks, self._attribute(ids, ks), strict=True):
                 if k != ks[-1]:
-                    yield state.found(found, *text, partial=True)
+                    yield state.attributed_entry(attribution, *text, partial=True)
                 else:
-                    self.known[one] = state.found(found, *text)
-        yield self.known[one]
+                    self.known[key] = state.attributed_entry(attribution, *text)
+        yield self.known[key]
 
     def with_series(self, ids: np.ndarray, k: int = SUBSTITUTES) -> dict[str, Any]:
-        """With the feature's value if the prompt ended at each of its positions, which is kept too."""
-        one = self.attribution(ids, k)
-        if one["series"] is None:
-            one = self.known[one["key"]] = {**one, "series": self._series(ids)}
-        return one
+        """Return the entry of a prompt with its attribution and its series, and keep it in `known`.
+
+        The series is the feature's value if the prompt ended at each of its positions.
+
+        Args:
+            ids: Token ids, int64 `[n]`.
+            k: Number of substitutes to try at each position.
+        """
+        entry = self.attribution(ids, k)
+        if entry["series"] is None:
+            entry = self.known[entry["key"]] = {**entry, "series": self._series(ids)}
+        return entry
 
     @property
     def plain(self) -> Scorer:
-        """Scores prompts of any length at once: finding out how they share prefixes would take longer."""
+        """Scorer without prefix sharing, which would have to be verified again for every new length of a prompt."""
         if self._plain is None:
             self._plain = self._scorer().unshared()
         return self._plain
@@ -122,7 +148,7 @@ class PromptInspector:
 
     def _described(self, ids: np.ndarray, value: float, cross_entropy: float) -> dict[str, Any]:
         tokens = self._scorer().vocabulary.tokens(ids)
-        return state.scored(ids, tokens, *self._text(ids), value, cross_entropy)
+        return state.scored_entry(ids, tokens, *self._text(ids), value, cross_entropy)
 
     def _text(self, ids: np.ndarray) -> tuple[str, bool]:
         vocabulary = self._scorer().vocabulary
@@ -130,16 +156,16 @@ class PromptInspector:
 
 
 class MessageHandler:
-    """Answer the messages of one view.
+    """Handler of the messages of one view.
 
     Args:
-        inspector: inspector of the prompts that are asked about.
-        ask: function that runs another one where the model may be used.
-        send: function that sends a message to the view.
-        commands: functions for the other messages, by their type.
+        inspector: Inspector that answers messages about prompts.
+        ask: Function that runs another function on the model thread.
+        send: Function that sends a message to the view.
+        commands: Functions for all other messages, by their type.
     """
 
-    LOOKS = ("look", "try", "edit")
+    PROMPT_MESSAGES = ("look", "try", "edit")
 
     def __init__(
         self,
@@ -153,10 +179,16 @@ class MessageHandler:
         self._lock = threading.Lock()
 
     def hear(self, widget: Any, message: Any, buffers: Any = None) -> None:
-        """Answer a message: what needs the model is asked for, and nothing waits here."""
+        """Handle a message without waiting: work that needs the model is queued.
+
+        Args:
+            widget: Widget that received the message.
+            message: Message of the view.
+            buffers: Binary buffers of the message, which are not used.
+        """
         kind = str(message.get("type")) if isinstance(message, dict) else ""
         try:
-            if kind in self.LOOKS:
+            if kind in self.PROMPT_MESSAGES:
                 with self._lock:
                     self._newest = message.get("id")
                 self._ask(lambda: self._answer(message))
@@ -166,16 +198,16 @@ class MessageHandler:
             self._send({"type": "notice", "text": str(error)})
 
     def _answer(self, message: dict[str, Any]) -> None:
-        """Whatever can be said soonest first, until something newer is asked."""
+        """Send the stages of a prompt, the fastest first, until a newer message comes."""
         number = message.get("id")
         try:
             ids = self._inspector.ids(message)
-            for one in self._inspector.stages(ids):
-                self._send({"type": "answer", "id": number, "found": one})
+            for entry in self._inspector.stages(ids):
+                self._send({"type": "answer", "id": number, "found": entry})
                 if self._newest != number:
                     return
         except DreamyLensError as error:
             self._send({"type": "answer", "id": number, "error": str(error)})
         except Exception as error:
-            LOG.exception("A view's question could not be answered: %r", message)
+            LOG.exception("A message of a view could not be answered: %r", message)
             self._send({"type": "answer", "id": number, "error": f"{type(error).__name__}: {error}"})

@@ -1,4 +1,4 @@
-"""A dream as one page with its view, which needs no kernel and no network: what `run.to_html()` writes."""
+"""Page of a dream with its view, which needs no kernel and no network. `run.to_html()` writes it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dreamy_lens.errors import DreamyLensError
 from dreamy_lens.html.escaping import escape
 from dreamy_lens.html.page import document
 from dreamy_lens.panels.run_view import frozen_run, inspector_of
-from dreamy_lens.runs.report import introduction, settings_list, settings_of
+from dreamy_lens.runs.report import introduction, run_settings, settings_list
 
 if TYPE_CHECKING:
     from dreamy_lens.runs.dream import Dream
@@ -21,9 +21,9 @@ def page_of_run(run: Dream, k: int = 32, strips: int = 20) -> str:
     """Return the page of a run, with its view.
 
     Args:
-        run: the dream; the page waits for its end.
-        k: substitutes tried at each position.
-        strips: prompts of the frontier that are attributed at most, spread from fluent to strong.
+        run: Run to show; the function waits for its end.
+        k: Number of substitutes to try at each position.
+        strips: Most prompts of the frontier to attribute, spread from fluent to strong.
     """
     inspector, frontier = inspector_of(run), run.frontier
 
@@ -31,12 +31,12 @@ def page_of_run(run: Dream, k: int = 32, strips: int = 20) -> str:
         for prompt in frontier.spread(strips):
             inspector.with_series(np.asarray(prompt.ids, dtype=np.int64), k)
 
-    with contextlib.suppress(DreamyLensError):  # a feature without a gradient has a frontier all the same
+    with contextlib.suppress(DreamyLensError):  # a feature without a gradient has no attributions
         run.ask(inspect).result()
     title = f"A dream of {run.feature_label}"
     view = frozen_run(run, strips=strips)
     body = (
         f"<h1>{escape(title)}</h1><p>{escape(introduction(run))}</p>{view}"
-        f"<h2>Settings</h2>{settings_list(settings_of(run))}"
+        f"<h2>Settings</h2>{settings_list(run_settings(run))}"
     )
     return document(title, body, scripts=True)

@@ -1,4 +1,4 @@
-"""The view of a run as far as it needs no widget: what it is of, what is known of its prompts, and its frozen form."""
+"""Parts of a run's view that need no widget: its labels, the known results of its prompts, and its frozen form."""
 
 from __future__ import annotations
 
@@ -20,34 +20,50 @@ if TYPE_CHECKING:
     from dreamy_lens.runs.dream import Dream
 
 KEPT = 20
-"""Prompts of a frontier whose attribution a frozen view keeps, spread from fluent to strong."""
+"""Number of a frontier's prompts whose attribution a frozen view keeps, spread from fluent to strong."""
 
 WEIGHT = 100_000
-"""Characters that a frozen view has at most, if leaving things out can do it."""
+"""Most characters of a frozen view; details are left out to stay below it, as far as possible."""
 
 _INSPECTORS: weakref.WeakKeyDictionary[Dream, PromptInspector] = weakref.WeakKeyDictionary()
 
 
 def inspector_of(run: Dream) -> PromptInspector:
-    """The inspector of a run's prompts; one for all views of the run, so that nothing is worked out twice."""
+    """Return the inspector of a run's prompts. All views of the run share it, so that nothing is computed twice.
+
+    Args:
+        run: Run whose prompts the inspector scores and attributes.
+    """
     if run not in _INSPECTORS:
-        weak = weakref.ref(run)
+        reference = weakref.ref(run)
         _INSPECTORS[run] = PromptInspector(
-            lambda: alive(weak).session.scorer, lambda ids, ks: alive(weak).attributions(ids, ks)
+            lambda: dereference(reference).session.scorer,
+            lambda ids, ks: dereference(reference).attributions(ids, ks),
         )
     return _INSPECTORS[run]
 
 
-def alive(weak: weakref.ref[Dream]) -> Dream:
-    """A run that is there still."""
-    run = weak()
+def dereference(reference: weakref.ref[Dream]) -> Dream:
+    """Return the run of a weak reference.
+
+    Args:
+        reference: Weak reference to a run.
+
+    Raises:
+        SettingsError: The run is no longer in memory.
+    """
+    run = reference()
     if run is None:
-        raise SettingsError("This run is gone: nothing in the kernel holds it any more. Load it again, or dream anew.")
+        raise SettingsError("This run is no longer in the kernel's memory. Load it from its folder, or start it again.")
     return run
 
 
-def describe(run: Dream) -> dict[str, str]:
-    """What a run is of."""
+def view_labels(run: Dream) -> dict[str, str]:
+    """Return title, subtitle and Python expression of a run, as traits of its view.
+
+    Args:
+        run: Run to label.
+    """
     origin = run.provenance
     seed = [] if origin.seed is None else [f"seed {origin.seed}"]
     parts = [origin.model, *seed, f"{run.config.length} tokens"]
@@ -55,21 +71,35 @@ def describe(run: Dream) -> dict[str, str]:
     return {"title": run.feature_label, "subtitle": " · ".join(parts), "python": f"dl.parse({origin.feature!r})"}
 
 
-def attribute_frontier(run: Dream, most: int = KEPT) -> list[Future]:
-    """Ask for the attributions that a frozen view keeps, to be worked out when nothing else is asked of the model."""
+def queue_attributions(run: Dream, most: int = KEPT) -> list[Future]:
+    """Queue the attributions that a frozen view keeps, to be computed when the model thread is idle.
+
+    Args:
+        run: Run whose frontier is attributed.
+        most: Most prompts to attribute.
+
+    Returns:
+        Futures of the attributions that are missing.
+    """
     inspector = inspector_of(run)
     prompts = list(run.so_far.frontier.spread(most)) if run.has_session else []
     missing = [p for p in prompts if inspector.known.get(state.key(p.ids), {}).get("series") is None]
 
-    def look(ids: tuple[int, ...]) -> None:
-        with contextlib.suppress(DreamyLensError):  # a feature without a gradient has a frontier all the same
+    def inspect(ids: tuple[int, ...]) -> None:
+        with contextlib.suppress(DreamyLensError):  # a feature without a gradient has no attributions
             inspector.with_series(np.asarray(ids, dtype=np.int64))
 
-    return [run.defer(lambda ids=p.ids: look(ids)) for p in missing]
+    return [run.defer(lambda ids=p.ids: inspect(ids)) for p in missing]
 
 
-def kept(run: Dream, picked: str = "", most: int = KEPT) -> dict[str, dict[str, Any]]:
-    """What is known of the prompts of a run's frontier, and of the one that is picked."""
+def known_attributions(run: Dream, picked: str = "", most: int = KEPT) -> dict[str, dict[str, Any]]:
+    """Return the known results of prompts on a run's frontier, and of the picked prompt, by the prompts' keys.
+
+    Args:
+        run: Run whose prompts are looked up.
+        picked: Key of the picked prompt; "" if there is none.
+        most: Most prompts of the frontier, spread from fluent to strong.
+    """
     known = inspector_of(run).known
     keys = [state.key(p.ids) for p in run.so_far.frontier.spread(most)]
     return {key: known[key] for key in [*keys, picked] if key in known}
@@ -84,37 +114,43 @@ def frozen_run(
     picked: str = "",
     live_id: str | None = None,
 ) -> str:
-    """A run as a view that needs no kernel: HTML of at most `weight` characters, if leaving things out can do it.
+    """Return the view of a run as HTML that needs no kernel.
 
     Args:
-        run: run to show.
-        weight: most characters.
-        strips: most prompts whose attribution is kept.
-        follower: follower of the run, if there is one already.
-        picked: key of the prompt that is looked at; the empty one chooses.
-        live_id: of the panel that the view was made of, if there is one.
+        run: Run to show.
+        weight: Most characters; details are left out to stay below it, as far as possible.
+        strips: Most prompts whose attribution is kept.
+        follower: Follower of the run; None makes one.
+        picked: Key of the picked prompt; "" picks one from the middle of the frontier.
+        live_id: Id of the live panel that the view was made from; None if there is none.
     """
     follower = state.RunFollower(run) if follower is None else follower
     keys = [state.key(p.ids) for p in run.so_far.frontier]
-    known = kept(run, picked, strips)
-    if picked not in known and picked not in keys and keys:  # one from the middle whose attribution is there
+    known = known_attributions(run, picked, strips)
+    if picked not in known and picked not in keys and keys:  # pick a prompt from the middle, with an attribution
         attributed = list(known) or keys
         picked = attributed[len(attributed) // 2]
-    whole = {**describe(run), **follower.state(), "past": follower.past(), "picked": picked, "live": False}
-    if whole["status"] not in ENDED:
-        whole["status"] = "stopped"  # nothing goes on in a page
+    traits = {**view_labels(run), **follower.state(), "past": follower.past(), "picked": picked, "live": False}
+    if traits["status"] not in ENDED:
+        traits["status"] = "stopped"  # the run does not go on in the page
 
     def page(best: int, worst: int, texts: bool, most: int) -> str:
-        few = {key: state.trimmed(one, best, worst) for key, one in kept(run, picked, most).items()}
-        past = whole["past"] if texts else _without_texts(whole["past"])
-        return frozen("dream", {**whole, "attributions": few, "past": past}, live_id)
+        entries = known_attributions(run, picked, most).items()
+        attributions = {key: state.trimmed(entry, best, worst) for key, entry in entries}
+        past = traits["past"] if texts else _without_texts(traits["past"])
+        return frozen("dream", {**traits, "attributions": attributions, "past": past}, live_id)
 
-    every = (6, 2, True, strips), (4, 1, True, strips), (4, 1, False, strips), (3, 1, False, min(8, strips))
-    return first_light(weight, (page(*sizes) for sizes in every))
+    sizes = (6, 2, True, strips), (4, 1, True, strips), (4, 1, False, strips), (3, 1, False, min(8, strips))
+    return first_small_page(weight, (page(*size) for size in sizes))
 
 
-def first_light(weight: int, pages: Iterable[str]) -> str:
-    """The first page of at most so many characters, or the last one; pages are made until one will do."""
+def first_small_page(weight: int, pages: Iterable[str]) -> str:
+    """Return the first page of at most `weight` characters, or the last page if all are longer.
+
+    Args:
+        weight: Most characters.
+        pages: Pages, made one after the other until one is small enough.
+    """
     page = ""
     for page in pages:
         if len(page) <= weight:

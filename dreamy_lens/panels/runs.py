@@ -1,4 +1,4 @@
-"""The panel of several runs side by side: each frontier, and what they reach together."""
+"""Panel of several runs side by side: each run's frontier, and their merged frontier."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from dreamy_lens.panels import bundle, state
 from dreamy_lens.panels.frozen import frozen
 from dreamy_lens.panels.live import LivePanel
 from dreamy_lens.panels.messages import MessageHandler
-from dreamy_lens.panels.run_view import WEIGHT, attribute_frontier, describe, first_light, inspector_of, kept
+from dreamy_lens.panels.run_view import (
+    WEIGHT,
+    first_small_page,
+    inspector_of,
+    known_attributions,
+    queue_attributions,
+    view_labels,
+)
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.runs.dreams import Dreams
 from dreamy_lens.runs.worker import PAUSED, RUNNING
@@ -22,14 +29,14 @@ if TYPE_CHECKING:
 
 
 class RunsPanel(LivePanel):
-    """A live view of several runs: all frontiers in one plot, merged where they are of one feature.
+    """Live view of several runs: all frontiers in one plot, with the merged frontier of each feature.
 
     Args:
-        runs: `Dreams`, or any runs; they may go on by themselves.
+        runs: `Dreams`, or runs that were started separately.
     """
 
-    _esm = bundle.module("runs")
-    _css = bundle.stylesheet()
+    _esm = bundle.view_module("runs")
+    _css = bundle.view_stylesheet()
     status = traitlets.Unicode("ready").tag(sync=True)
     step = traitlets.Int(0).tag(sync=True)
     steps = traitlets.Int(0).tag(sync=True)
@@ -51,46 +58,54 @@ class RunsPanel(LivePanel):
         self.follow(self.run)
 
     def prepare(self) -> list[Future]:
-        """Ask for what a frozen view keeps, to be worked out when nothing else is asked of the models."""
-        return [future for run in self.run for future in attribute_frontier(run, max(2, 20 // len(self.run)))]
+        """Queue the attributions that a frozen view shows, to be computed when the model threads are idle.
+
+        Returns:
+            Futures of the attributions.
+        """
+        return [future for run in self.run for future in queue_attributions(run, max(2, 20 // len(self.run)))]
 
     def to_html(self, weight: int = WEIGHT) -> str:
-        """The same view with no kernel."""
-        whole = self.state()
+        """Return the view as HTML that needs no kernel.
+
+        Args:
+            weight: Most characters; details are left out to stay below it, as far as possible.
+        """
+        traits = self.state()
 
         def page(best: int, worst: int, most: int) -> str:
-            few = {key: state.trimmed(one, best, worst) for key, one in self._known(most).items()}
-            given = {**whole, "attributions": few, "picked": self.picked or self._middle(few), "live": False}
-            return frozen("runs", given, live_id=self.live_id)
+            entries = {key: state.trimmed(entry, best, worst) for key, entry in self._known(most).items()}
+            picked = self.picked or self._middle(entries)
+            return frozen("runs", {**traits, "attributions": entries, "picked": picked, "live": False}, self.live_id)
 
-        html = first_light(weight, (page(*sizes) for sizes in ((6, 2, 20), (4, 1, 20), (3, 1, 6), (3, 1, 0))))
-        # Where the page finds this panel alive, it starts with what the page has.
+        html = first_small_page(weight, (page(*sizes) for sizes in ((6, 2, 20), (4, 1, 20), (3, 1, 6), (3, 1, 0))))
+        # Where the page connects to this live panel, the panel must show the attributions that the page has.
         self.attributions = self._known(20)
         self.picked = self.picked or self._middle(self.attributions)
         return html
 
     def _known(self, most: int) -> dict[str, Any]:
-        """What is known of some prompts of each run."""
-        return {key: one for run in self.run for key, one in kept(run, most=most).items()}
+        """Return the known results of at most `most` prompts of each run."""
+        return {key: entry for run in self.run for key, entry in known_attributions(run, most=most).items()}
 
     def _middle(self, known: dict[str, Any]) -> str:
-        """A prompt to begin with: one from the middle of the first feature's joint frontier, if it is known."""
+        """Return the key of a known prompt from the middle of the first feature's merged frontier, or ""."""
         first = [run for run in self.run if run.feature_label == self.run[0].feature_label]
-        joint = Frontier(prompt for run in first for prompt in run.so_far.frontier)
-        keys = [key for p in joint if (key := state.key(p.ids)) in known]
+        merged = Frontier(prompt for run in first for prompt in run.so_far.frontier)
+        keys = [key for p in merged if (key := state.key(p.ids)) in known]
         return keys[len(keys) // 2] if keys else ""
 
     def state(self) -> dict[str, Any]:
-        """The traits that change as the runs go on."""
+        """Return the traits that change while the runs go on, by their names."""
         runs, groups = [], list(dict.fromkeys(run.feature_label for run in self.run))
         for number, (run, follower) in enumerate(zip(self.run, self._followers, strict=True)):
-            now = follower.brief()
             seed = run.provenance.seed
             name = f"run {number}" if seed is None else f"seed {seed}"
-            runs.append({"name": name, "group": groups.index(run.feature_label), **describe(run), **now})
-        found = {run["status"] for run in runs}
-        ends = [s for s in ("failed", "stopped", "done") if s in found]
-        status = RUNNING if RUNNING in found else PAUSED if PAUSED in found else ends[0] if ends else "ready"
+            group = groups.index(run.feature_label)
+            runs.append({"name": name, "group": group, **view_labels(run), **follower.brief()})
+        statuses = {run["status"] for run in runs}
+        ends = [s for s in ("failed", "stopped", "done") if s in statuses]
+        status = RUNNING if RUNNING in statuses else PAUSED if PAUSED in statuses else ends[0] if ends else "ready"
         errors = dict.fromkeys(run["error"] for run in runs if run["error"])
         return {
             "title": groups[0] if len(groups) == 1 else f"{len(groups)} features",

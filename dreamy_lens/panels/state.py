@@ -1,4 +1,4 @@
-"""What runs and attributions become for a view: plain JSON values, kept small. Pure functions, no screen."""
+"""Turn runs and attributions into small JSON values for the views. Nothing here displays anything."""
 
 from __future__ import annotations
 
@@ -19,24 +19,40 @@ if TYPE_CHECKING:
     from dreamy_lens.runs.dream import Dream
 
 MOMENTS = 300
-"""Iterations that the chart of a run shows at most."""
+"""Most iterations that the chart of a run shows."""
 
 CROWDS = 100
-"""Iterations of which the population is kept at most."""
+"""Most iterations whose population a view keeps."""
 
 
 def rounded(x: float, digits: int = 6) -> float | None:
-    """A number as short as it may be; None for what JSON has no number for."""
+    """Round a number to significant digits.
+
+    Args:
+        x: Number to round.
+        digits: Number of significant digits.
+
+    Returns:
+        Rounded number; None for infinities and NaN, which JSON does not have.
+    """
     return float(f"{x:.{digits}g}") if math.isfinite(x) else None
 
 
 def key(ids: Iterable[int]) -> str:
-    """What tells a prompt from others in a view."""
+    """Return the key that identifies a prompt in a view.
+
+    Args:
+        ids: Token ids of the prompt.
+    """
     return ".".join(str(int(i)) for i in ids)
 
 
-def entry(prompt: Prompt) -> dict[str, Any]:
-    """A prompt of a frontier."""
+def frontier_entry(prompt: Prompt) -> dict[str, Any]:
+    """Return the entry of a prompt on a frontier.
+
+    Args:
+        prompt: Prompt with its scores.
+    """
     return {
         "key": key(prompt.ids),
         "ids": list(prompt.ids),
@@ -49,12 +65,19 @@ def entry(prompt: Prompt) -> dict[str, Any]:
     }
 
 
-def found(attribution: Attribution, text: str, trips: bool, partial: bool = False) -> dict[str, Any]:
-    """A prompt with what substitutes do to it; partial if more of them are to be tried."""
+def attributed_entry(attribution: Attribution, text: str, trips: bool, partial: bool = False) -> dict[str, Any]:
+    """Return the entry of a prompt with its attribution.
+
+    Args:
+        attribution: Attribution of the prompt.
+        text: Text of the prompt.
+        trips: Whether the prompt round-trips.
+        partial: Whether more substitutes will be tried.
+    """
     n, k = attribution.candidates.shape
     best = [attribution.top(i, k) for i in range(n)]
     return {
-        **scored(attribution.ids, attribution.tokens, text, trips, attribution.value, attribution.cross_entropy),
+        **scored_entry(attribution.ids, attribution.tokens, text, trips, attribution.value, attribution.cross_entropy),
         "drop": [rounded(x) for x in attribution.drop_to_worst],
         "floor": [rounded(x) for x in attribution.drop_to_best],
         "subs": [[[s.token, s.token_id, rounded(s.value), rounded(s.cross_entropy)] for s in row] for row in best],
@@ -63,29 +86,46 @@ def found(attribution: Attribution, text: str, trips: bool, partial: bool = Fals
     }
 
 
-def scored(
+def scored_entry(
     ids: Iterable[int], tokens: Sequence[str], text: str, trips: bool, value: float, cross_entropy: float
 ) -> dict[str, Any]:
-    """A prompt of which no more than its scores is known."""
+    """Return the entry of a prompt with its scores only.
+
+    Args:
+        ids: Token ids of the prompt.
+        tokens: Text of each token.
+        text: Text of the prompt.
+        trips: Whether the prompt round-trips.
+        value: Value of the feature.
+        cross_entropy: Cross-entropy of the prompt, in nats per token.
+    """
     ids = [int(i) for i in ids]
     scores = {"value": rounded(value), "ce": rounded(cross_entropy)}
     nothing = {"drop": None, "floor": None, "subs": None, "tried": None, "partial": False, "series": None}
     return {"key": key(ids), "ids": ids, "tokens": list(tokens), "text": text, "trips": trips, **scores, **nothing}
 
 
-def trimmed(one: dict[str, Any], best: int = 6, worst: int = 2) -> dict[str, Any]:
-    """The same with few substitutes for each position: those that the strip's colours and bars are about, and some."""
-    if one["subs"] is None:
-        return one
-    kept = [row if len(row) <= best + worst else [*row[:best], *row[len(row) - worst :]] for row in one["subs"]]
-    return {**one, "subs": kept}
+def trimmed(entry: dict[str, Any], best: int = 6, worst: int = 2) -> dict[str, Any]:
+    """Return an entry with fewer substitutes: the best ones and the worst ones of each position.
+
+    The strip's colours and bars show the best and the worst substitute, so these are always kept.
+
+    Args:
+        entry: Entry of a prompt.
+        best: Number of best substitutes to keep at each position.
+        worst: Number of worst substitutes to keep at each position.
+    """
+    if entry["subs"] is None:
+        return entry
+    rows = [row if len(row) <= best + worst else [*row[:best], *row[len(row) - worst :]] for row in entry["subs"]]
+    return {**entry, "subs": rows}
 
 
 class RunFollower:
-    """What the view of one run shows, moment after moment. Nothing is worked out or decoded twice.
+    """State of the view of one run, again and again while the run goes on. It computes and decodes nothing twice.
 
     Args:
-        run: which it is of. While it goes on, only the thread at work may ask for the state.
+        run: Run to follow. While the run goes on, only its model thread may call the methods.
     """
 
     def __init__(self, run: Dream) -> None:
@@ -97,13 +137,13 @@ class RunFollower:
 
     @property
     def run(self) -> Dream:
-        """Which it is of; whoever follows a run does not keep it."""
+        """Run that is followed; the follower does not keep it in memory."""
         run = self._run()
         assert run is not None
         return run
 
     def state(self) -> dict[str, Any]:
-        """The traits that change as a run goes on."""
+        """Return the traits that change while the run goes on, by their names."""
         run, so_far = self.run, self.run.so_far
         history = so_far.history
         seconds = float(history.seconds[-1]) if len(history.seconds) else 0.0
@@ -125,7 +165,7 @@ class RunFollower:
         }
 
     def brief(self) -> dict[str, Any]:
-        """What is shown of one run among several."""
+        """Return the values that a view of several runs shows of this run, by their names."""
         run, so_far = self.run, self.run.so_far
         return {
             "status": run.status,
@@ -137,16 +177,16 @@ class RunFollower:
         }
 
     def past(self) -> dict[str, Any]:
-        """Every prompt that ever was on the frontier, and the population of some iterations."""
+        """Return every prompt that was on the frontier at any time, and the population of some iterations."""
         so_far = self.run.so_far
-        history, points, texts, known = so_far.history, [], [], {}
+        history, points, texts, index_of_text = so_far.history, [], [], {}
         for row, iteration in ever_on_frontier(history):
             text = self._text(so_far, row)
-            if text not in known:
-                known[text] = len(texts)
+            if text not in index_of_text:
+                index_of_text[text] = len(texts)
                 texts.append(text)
             scores = float(history.cross_entropy[row]), float(history.value[row])
-            points.append([*(rounded(x, 5) for x in scores), iteration, known[text]])
+            points.append([*(rounded(x, 5) for x in scores), iteration, index_of_text[text]])
         moments = np.unique(np.linspace(0, max(0, history.iterations), CROWDS).astype(int)).tolist()
         crowds = {}
         for t in moments if history.iterations >= 0 else []:
@@ -157,7 +197,7 @@ class RunFollower:
 
     def _entry(self, so_far: Snapshot, row: int) -> dict[str, Any]:
         if row not in self._entries:
-            self._entries[row] = entry(so_far.prompt(row))
+            self._entries[row] = frontier_entry(so_far.prompt(row))
         return self._entries[row]
 
     def _text(self, so_far: Snapshot, row: int) -> str:
@@ -181,16 +221,16 @@ class RunFollower:
         ]
 
     def _left(self, history: History) -> float:
-        """Seconds to the end, at the pace of the last iterations; -1 where nothing is known."""
-        more = self.run.config.iterations - history.iterations
-        if more <= 0 or not self.run.active:
+        """Return the seconds to the end, estimated from the last iterations; -1 if there are too few."""
+        remaining = self.run.config.iterations - history.iterations
+        if remaining <= 0 or not self.run.active:
             return 0.0
         recent = history.seconds[-31:]
-        # The median, because a pause lies between two iterations like any other time.
-        return round(float(np.median(np.diff(recent))) * more, 1) if len(recent) > 3 else -1.0
+        # The median, because a pause makes the time between two iterations very long.
+        return round(float(np.median(np.diff(recent))) * remaining, 1) if len(recent) > 3 else -1.0
 
     def _earlier(self, history: History) -> dict[str, Any] | None:
-        """The frontier as it stood before the last restart."""
+        """Return the frontier before the last restart."""
         restarts = len(history.restarts)
         if restarts and restarts != self._previous[0]:
             iteration = history.restarts[-1][0] - 1
@@ -220,13 +260,20 @@ def _growth_of(so_far: Snapshot) -> list[tuple[int, float, float]]:
 
 
 def ever_on_frontier(history: History) -> list[tuple[int, int]]:
-    """Rows that were on the frontier after some iteration, and the first one after which they were."""
-    stairs, ever, begin = Staircase(), {}, 0
+    """Find every row that was on the frontier after any iteration.
+
+    Args:
+        history: Every evaluated prompt.
+
+    Returns:
+        Pairs of a row and the first iteration after which it was on the frontier.
+    """
+    stairs, first_iteration, begin = Staircase(), {}, 0
     ends = np.searchsorted(history.iteration, np.arange(len(history.seconds)), side="right").tolist()
     value, cross_entropy = history.value.tolist(), history.cross_entropy.tolist()
     for iteration, end in enumerate(ends):
         grown = [stairs.add(row, value[row], cross_entropy[row]) for row in range(begin, end)]
         for row in stairs.rows if any(grown) else []:
-            ever.setdefault(row, iteration)
+            first_iteration.setdefault(row, iteration)
         begin = end
-    return list(ever.items())
+    return list(first_iteration.items())

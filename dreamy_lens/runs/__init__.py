@@ -1,4 +1,4 @@
-"""Runs of the search: how they start, go on, stop, and are saved."""
+"""Runs of the search: starting, pausing, resuming, stopping and saving them."""
 
 import lazy_loader as _lazy
 

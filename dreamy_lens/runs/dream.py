@@ -1,4 +1,4 @@
-"""A run, and all it found."""
+"""A run of the search, with everything that it found."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ if TYPE_CHECKING:
 
 
 class Dream(RecordedRun):
-    """A run of EPO and all it found.
+    """A run of EPO, with everything that it found.
 
-    It may go on in the background, as it does in notebooks. Whatever tells what it found waits for the end then, except
-    :attr:`so_far`; so does everything that changes it.
+    A run may go on in the background, as it does in notebooks. Then everything that reads or changes its results waits
+    for the end, except :attr:`so_far`.
 
     Args:
-        record: what is kept of the run until now.
-        session: the run's model, scorer and rules, if they are at hand; None loads them when they are needed.
+        record: Record of the run so far.
+        session: Model, scorer and constraints of the run, if they are loaded; None loads them when they are needed.
 
     Attributes:
-        provenance: feature, model, seed, BOS and template.
-        folder: where the run was last saved or loaded, or None.
-        started: runs that were started from a prompt in this one's panels.
+        provenance: Feature, model, seed, BOS and template of the run's prompts.
+        folder: Folder in which the run was last saved, or from which it was loaded; None if there is none.
+        started: Runs that were started from a prompt in this run's panels.
     """
 
     def __init__(self, record: RunRecord, session: Session | None = None) -> None:
         super().__init__(record, session)
         self.started: list[Dream] = []
 
-    # What was found.
+    # What the run has found.
 
     @property
     def history(self) -> History:
@@ -60,65 +60,77 @@ class Dream(RecordedRun):
 
     @property
     def frontier(self) -> Frontier:
-        """The prompts that no evaluated prompt beats in both value and cross-entropy, fluent to strong."""
+        """Prompts that no evaluated prompt beats in both value and cross-entropy, from fluent to strong."""
         self._settle()
         return self.so_far.frontier
 
     @property
     def population(self) -> list[Prompt]:
-        """The present members, in the order of their slots' λ, ascending."""
+        """Prompts of the present population, in ascending order of their slots' λ."""
         self._settle()
         return self.so_far.population
 
     @property
     def hypervolume(self) -> float:
-        """Area under the frontier, from the lowest value and the highest cross-entropy evaluated.
+        """Area under the frontier, measured from the lowest value and the highest cross-entropy that were evaluated.
 
-        To compare runs, give all of them one reference: `run.frontier.hypervolume((value, cross_entropy))`.
+        To compare runs, use one reference for all of them: `run.frontier.hypervolume((value, cross_entropy))`.
         """
         self._settle()
         return self.so_far.hypervolume
 
     def evolution(self, reference: tuple[float, float] | None = None) -> pd.DataFrame:
-        """Best value, hypervolume and size of the frontier after each iteration; see :meth:`History.evolution`."""
+        """Return best value, hypervolume and size of the frontier after each iteration; see :meth:`History.evolution`.
+
+        Args:
+            reference: Value and cross-entropy from which the hypervolume is measured; None is the lowest value and the
+                highest cross-entropy evaluated.
+        """
         return self.history.evolution(reference)
 
     def to_pandas(self) -> pd.DataFrame:
-        """The frontier as a table; `run.history.to_pandas()` has every prompt."""
+        """Return the frontier as a table; `run.history.to_pandas()` returns every evaluated prompt."""
         return self.frontier.to_pandas()
 
     def explore(self, prompt: Any) -> Any:
-        """A panel to play with any prompt under this run's feature; see :func:`dreamy_lens.explore`.
+        """Return a panel that explores any prompt under this run's feature; see :func:`dreamy_lens.explore`.
 
-        A dream that is started in the panel has this run's settings, constraints and template.
+        A dream that you start in the panel has this run's settings, constraints and template.
+
+        Args:
+            prompt: One text, ids `[n]`, or a Prompt.
         """
         return _upcalls.explore_run(self, prompt)
 
     def plot(self, **settings: Any) -> go.Figure:
-        """The frontier over all evaluated prompts, as a plotly figure."""
+        """Return a plotly figure of the frontier over all evaluated prompts.
+
+        Args:
+            **settings: Keywords of :meth:`Frontier.plot`.
+        """
         drawn: dict[str, Any] = {"history": self.history, **settings}
         return self.frontier.plot(**drawn)
 
     def to_html(
         self, path: str | os.PathLike[str] | None = None, *, k: int = 32, strips: int = 20, static: bool = False
     ) -> str:
-        """One self-contained page: the run's panel, which answers clicks with no kernel and no network.
+        """Return one self-contained page with the run's panel, which answers clicks with no kernel and no network.
 
         Args:
-            path: a file to write it to as well.
-            k: substitutes tried at each position.
-            strips: how many of the frontier's prompts get an attribution, spread from fluent to strong.
-            static: without a script, for mail and for print: every strip is written out.
+            path: File to write the page to; None only returns it.
+            k: Number of substitutes to try at each position.
+            strips: Number of the frontier's prompts that get an attribution, spread from fluent to strong.
+            static: Whether to leave out the script, for mail and print; every strip is then written out.
 
         Returns:
-            The page.
+            Page as HTML.
         """
         page = (report.static_page_of_run if static else _upcalls.page_of_run)(self, k=k, strips=strips)
         if path is not None:
             write_text(path, page)
         return page
 
-    # Going on, and keeping.
+    # Resuming and saving.
 
     def resume(
         self,
@@ -128,24 +140,24 @@ class Dream(RecordedRun):
         save_to: str | os.PathLike[str] | None = None,
         wait: bool | None = None,
     ) -> Dream:
-        """Go on where the run paused or stopped. With one seed it is the same as if it had never stopped.
+        """Continue from where the run paused or stopped. The results are the same as if it had never stopped.
 
-        That holds in one precision and on one kind of device; where the model comes in another, a RuntimeWarning says
-        so, and the run goes on with numbers that differ in their last digits.
+        That holds for one precision and one type of device. If the model now has another precision or device, a
+        RuntimeWarning says so, and the run continues with numbers that differ in their last digits.
 
         Args:
-            iterations: how many more; None completes those of the settings.
-            progress: whether to show a panel or a bar; None shows a panel in notebooks, a bar in terminals.
-            save_to: a folder to save the run in, every half minute and at the end.
-            wait: whether to return at the end only; None waits except in notebooks, and except after a pause: what went
-                on in the background goes on there.
+            iterations: Number of iterations to add; None completes those of the settings.
+            progress: Whether to show a panel or a bar; None shows a panel in notebooks, a bar in terminals.
+            save_to: Folder to save the run in, every half minute and at the end.
+            wait: Whether to return only at the end; None waits except in notebooks and after a pause, because a run
+                that was paused in the background continues there.
 
         Returns:
             This run.
 
         Raises:
-            SettingsError: `iterations` is not a whole number, at least 1; or the run goes on still.
-            RunFolderError: the model gives other numbers than the run was made with, or `save_to` is another run.
+            SettingsError: `iterations` is not a whole number of at least 1, or the run is still going.
+            RunFolderError: The model gives other numbers than the run was made with, or `save_to` holds another run.
         """
         if self._went_on(iterations, save_to, wait):
             return self
@@ -157,14 +169,25 @@ class Dream(RecordedRun):
         return self
 
     def until(self, iterations: int | None) -> int:
-        """The iteration to which so many more lead; None is where the settings end."""
-        whole = isinstance(iterations, (int, np.integer)) and not isinstance(iterations, bool)
-        if iterations is not None and (not whole or iterations < 1):
-            raise SettingsError(f"resume() takes how many more iterations to run, at least 1; got {iterations!r}.")
+        """Return the last iteration after adding a number of iterations.
+
+        Args:
+            iterations: Number of iterations to add; None is the end that the settings give.
+
+        Raises:
+            SettingsError: `iterations` is not a whole number of at least 1.
+        """
+        is_integer = isinstance(iterations, (int, np.integer)) and not isinstance(iterations, bool)
+        if iterations is not None and (not is_integer or iterations < 1):
+            raise SettingsError(f"resume() takes the number of iterations to add, at least 1; got {iterations!r}.")
         return self.config.iterations if iterations is None else self.iteration + int(iterations)
 
     def go_until(self, until: int) -> None:
-        """Make ready to go on: load the model, warn if it gives other last digits than it did, note the new end."""
+        """Prepare the run to continue: load the model, warn if its last digits will differ, and set the new end.
+
+        Args:
+            until: Last iteration.
+        """
         session = self.session
         if session.change is not None:
             warnings.warn(session.change, RuntimeWarning, stacklevel=3)
@@ -174,50 +197,57 @@ class Dream(RecordedRun):
         self._spec = dataclasses.replace(self._spec, config=config)
 
     def save(self, path: str | os.PathLike[str] | None = None, *, overwrite: bool = False) -> Path:
-        """Write the run as a folder of JSON and safetensors, in one step: it is whole at every moment.
+        """Write the run as a folder of JSON and safetensors, in one step: the folder can be loaded at every moment.
 
         Args:
-            path: of the folder; None is where it was saved or loaded last.
-            overwrite: replace another run that is there.
+            path: Folder to write; None is the folder in which the run was last saved, or from which it was loaded.
+            overwrite: Whether to replace another run in the folder.
+
+        Returns:
+            The folder.
 
         Raises:
-            RunFolderError: something else is there.
+            RunFolderError: The folder holds something else.
         """
         if path is None and self.folder is None:
-            raise SettingsError("This run has not been saved yet; name a folder: run.save('my_run').")
+            raise SettingsError("This run has not been saved yet; give a folder: run.save('my_run').")
         target = Path(path) if path is not None else Path(str(self.folder))
-        # Between two steps, if it goes on: then all that is saved is of one step.
-        self.use_model(lambda: saving.save(self.record(), target, overwrite or self._is_own(target)))
+        # While the run goes on, its thread saves between two steps, so that everything in the folder fits together.
+        self.use_model(lambda: saving.save_record(self.record(), target, overwrite or self._is_own(target)))
         self.folder = target.absolute()
         return target
 
     def _is_own(self, path: str | os.PathLike[str]) -> bool:
         return self.folder is not None and Path(path).absolute() == self.folder
 
-    # How it runs.
+    # Steps of the search.
 
     def steps(self, until: int, between: Callable[[], object] | None = None) -> Iterator[Step]:
-        """The search's next steps, up to an iteration; each counts once it is given to :meth:`take`.
+        """Return the next steps of the search; a step counts once it is passed to :meth:`take`.
 
         Args:
-            until: the last iteration.
-            between: called before every pass through the model.
+            until: Last iteration.
+            between: Function to call before every pass through the model.
         """
         return self.session.steps(until, self._state, self.history, between)
 
     def search(self, until: int) -> Search:
-        """The same as a coroutine, for runs that go side by side; see :meth:`Dreams.steps`."""
+        """Return the next steps of the search as a coroutine, for runs that advance side by side.
+
+        Args:
+            until: Last iteration.
+        """
         return self.session.search(until, self._state, self.history)
 
     @property
     def frontier_rows(self) -> np.ndarray:
-        """Rows of the history that make the frontier, from fluent to strong, without making its prompts."""
+        """Rows of the history on the frontier, from fluent to strong; unlike `frontier`, this decodes no prompts."""
         self._settle()
         return self.so_far.frontier_rows
 
     @property
     def summary(self) -> str:
-        """Where the search stands, in a line: best value, size of the frontier, hypervolume."""
+        """One line on the progress of the search: best value, size of the frontier, hypervolume."""
         history, rows = self.history, self.frontier_rows
         if not len(rows):
             return ""

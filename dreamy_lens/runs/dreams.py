@@ -1,4 +1,4 @@
-"""Several runs that were made side by side."""
+"""Several runs that advance side by side."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 
 class Dreams(RunControls, Sequence["Dream"]):
-    """Runs over one model, in the order in which they were asked for: feature by feature, and seed by seed within each.
+    """Runs over one model, feature by feature in the order given, and seed by seed within each feature.
 
-    Each is a :class:`~dreamy_lens.runs.dream.Dream` like any other, and can be saved, resumed and plotted by itself.
+    Each run is an ordinary :class:`~dreamy_lens.runs.dream.Dream`; you can save, resume and plot it by itself.
 
     Args:
-        runs: the runs.
+        runs: Runs to hold, in order.
     """
 
     def __init__(self, runs: Sequence[Dream]) -> None:
         self.runs = tuple(runs)
-        # Part of those that go on together goes on with them.
+        # A slice of runs that share a worker controls all of that worker's runs.
         workers = {id(run.worker): run.worker for run in self.runs}
         self._worker = next(iter(workers.values())) if len(workers) == 1 else None
 
     @property
     def iteration(self) -> int:
-        """Iterations completed by all of them until now."""
+        """Number of iterations that every run has completed so far."""
         return min((run.iteration for run in self.runs), default=0)
 
     def resume(
@@ -51,17 +51,28 @@ class Dreams(RunControls, Sequence["Dream"]):
         save_to: str | os.PathLike[str] | None = None,
         wait: bool | None = None,
     ) -> Dreams:
-        """Go on, side by side, where the runs paused or stopped; see :meth:`Dream.resume`.
+        """Continue the runs side by side from where they paused or stopped.
+
+        Args:
+            iterations: Number of iterations to add to each run; None completes those of the settings.
+            progress: Whether to show a panel or a bar; None shows a panel in notebooks, a bar in terminals.
+            save_to: Folder to save the runs in, every half minute and at the end.
+            wait: Whether to return only at the end; None waits except in notebooks and after a pause.
+
+        Returns:
+            This object.
 
         Raises:
-            SettingsError: they are at different iterations and a number was given, or they go on still.
+            SettingsError: The runs are at different iterations and a number was given, or they are still going.
         """
         if self._went_on(iterations, save_to, wait):
             return self
         until = {run.until(iterations) for run in self.runs}
         if len(until) > 1:
-            there = sorted({run.iteration for run in self.runs})
-            raise SettingsError(f"The runs are at iterations {there}; resume() with no number completes all of them.")
+            iterations_of_runs = sorted({run.iteration for run in self.runs})
+            raise SettingsError(
+                f"The runs are at iterations {iterations_of_runs}; resume() with no number completes all of them."
+            )
         for run in self.runs:
             run.go_until(max(until))
         advance(self, max(until), progress, save_to, wait)
@@ -69,13 +80,18 @@ class Dreams(RunControls, Sequence["Dream"]):
 
     @property
     def status(self) -> str:
-        """What they are doing: ready, running, paused, stopped, done or failed; the first of those that go on."""
+        """Status of the runs together: ready, running, paused, stopped, done or failed.
+
+        Runs that differ are running if one is running, else paused, else failed, else stopped.
+        """
         own = self._worker
         return own.status if own is not None and own.active else self._idle_status()
 
     def _idle_status(self) -> str:
-        each = {run.status for run in self.runs}
-        return each.pop() if len(each) == 1 else next((s for s in (RUNNING, PAUSED, FAILED) if s in each), STOPPED)
+        statuses = {run.status for run in self.runs}
+        if len(statuses) == 1:
+            return statuses.pop()
+        return next((status for status in (RUNNING, PAUSED, FAILED) if status in statuses), STOPPED)
 
     def _parts(self) -> list[RunControls]:
         return [self, *self.runs]
@@ -94,27 +110,27 @@ class Dreams(RunControls, Sequence["Dream"]):
         return len(self.runs)
 
     def of(self, feature: Any) -> Merged:
-        """All seeds of one feature as one, with their joint frontier; see :func:`dreamy_lens.merge`.
+        """Merge all seeds of one feature, with their joint frontier; see :func:`dreamy_lens.results.merge`.
 
         Args:
-            feature: an expression or its text.
+            feature: Expression, or its text.
 
         Raises:
-            SettingsError: no run here is of this feature.
+            SettingsError: No run here drives this feature.
         """
         expression = parse(feature)
         seeds = [run for run in self.runs if run.feature == expression]
         if not seeds:
-            there = ", ".join(dict.fromkeys(run.feature_label for run in self.runs))
-            raise SettingsError(f"No run here is of {expression.label}; there are: {there}.")
+            labels = ", ".join(dict.fromkeys(run.feature_label for run in self.runs))
+            raise SettingsError(f"No run here drives {expression.label}. The runs drive: {labels}.")
         return merge(seeds)
 
     def merged(self) -> list[Merged]:
-        """One for each feature, in order; see :meth:`of`."""
+        """Return the merged seeds of each feature, in order; see :meth:`of`."""
         return [self.of(feature) for feature in dict.fromkeys(run.feature for run in self.runs)]
 
     def to_pandas(self) -> pd.DataFrame:
-        """Every run's frontier, one row per prompt, with the number of its run in the first column."""
+        """Return the frontiers of all runs, one row per prompt, with the number of its run in the first column."""
         import pandas as pd
 
         frames = []
@@ -125,37 +141,49 @@ class Dreams(RunControls, Sequence["Dream"]):
         return pd.concat(frames, ignore_index=True)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write each run as a folder of its own inside a folder: `run-000`, `run-001`, ...
+        """Write each run as its own folder inside one folder: `run-000`, `run-001`, ...
+
+        :func:`dreamy_lens.load_run` opens each of them.
 
         Args:
-            path: of the folder around them.
-            overwrite: replace runs that are there.
+            path: Folder that holds the runs' folders.
+            overwrite: Whether to replace runs that are already there.
+
+        Returns:
+            The folder that holds the runs' folders.
 
         Raises:
-            RunFolderError: something else is there. :func:`dreamy_lens.load_run` opens each.
+            RunFolderError: The path is taken by something other than these runs.
         """
         folder = Path(path)
-        for run, place in zip(self.runs, self.places(folder), strict=True):
-            run.save(place, overwrite=overwrite)
+        for run, run_folder in zip(self.runs, self.run_folders(folder), strict=True):
+            run.save(run_folder, overwrite=overwrite)
         return folder
 
-    def places(self, path: str | os.PathLike[str]) -> list[Path]:
-        """Where :meth:`save` puts each run; RunFolderError if there is a file where the folder around them is to be."""
+    def run_folders(self, path: str | os.PathLike[str]) -> list[Path]:
+        """Return the folder in which :meth:`save` writes each run.
+
+        Args:
+            path: Folder that holds the runs' folders.
+
+        Raises:
+            RunFolderError: The path is a file.
+        """
         if Path(path).exists() and not Path(path).is_dir():
             raise RunFolderError(f"{os.fspath(path)!r} is a file; name a folder for the {len(self)} runs.")
         return [Path(path) / f"run-{number:03d}" for number in range(len(self))]
 
     @property
     def models(self) -> set[Any]:
-        """All models that the runs use, loaded if need be."""
+        """All models that the runs use; loaded now if they are not in memory."""
         return {model for run in self.runs for model in run.models}
 
     def steps(self, until: int, between: Callable[[], object] | None = None) -> Iterator[tuple[Dream, Step]]:
-        """Give the runs' next steps, up to an iteration, side by side; each counts once it is given to :meth:`take`.
+        """Yield the next steps of all runs, side by side; a step counts once it is passed to :meth:`take`.
 
         Args:
-            until: the last iteration.
-            between: called before every pass through the model.
+            until: Last iteration.
+            between: Function to call before every pass through the model.
         """
         scorer = JointScorer([run.session.scorer for run in self.runs])
         with keep_hooks(self.models):
@@ -163,18 +191,18 @@ class Dreams(RunControls, Sequence["Dream"]):
                 yield self.runs[number], step
 
     def take(self, step: tuple[Dream, Step]) -> None:
-        """Note a step of one of the runs."""
+        """Add a step to the run that made it."""
         run, own_step = step
         run.take(own_step)
 
     def unlock(self) -> None:
-        """Forget which threads may be reading the runs."""
+        """Replace the lock of every run by a new one."""
         for run in self.runs:
             run.unlock()
 
     @property
     def summary(self) -> str:
-        """Where the searches stand, in a line: best values and hypervolumes."""
+        """One line on the progress of the runs: best values and hypervolumes."""
         scored = [run for run in self.runs if len(run.frontier_rows)]
         if not scored:
             return f"{len(self)} runs"

@@ -1,4 +1,4 @@
-"""Functions that are called as a run goes on."""
+"""Functions that a run calls while it goes on."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-TELL_SECONDS = 0.2
-"""Fewest seconds between two calls of a listener, unless it names others."""
+LISTEN_SECONDS = 0.2
+"""Fewest seconds between two calls of a listener that sets no interval of its own."""
 
 LOG = logging.getLogger("dreamy_lens")
 
@@ -21,36 +21,55 @@ class _Listener:
     subject: Any
     every: float
     called: float = float("-inf")
-    gone: threading.Event = field(default_factory=threading.Event)
+    removed: threading.Event = field(default_factory=threading.Event)
 
 
 class Listeners:
-    """Functions to be called as a run goes on, by the thread that is at work on it."""
+    """Functions that the thread of a run calls while the run goes on."""
 
     def __init__(self) -> None:
         self._all: list[_Listener] = []
 
     def add(self, function: Callable[[Any], object], subject: Any, every: float) -> Callable[[], None]:
-        """Add a function, to be called with its subject every so many seconds; the result ends the calls."""
+        """Add a listener.
+
+        Args:
+            function: Function of one argument, the subject.
+            subject: Object to call the function with.
+            every: Fewest seconds between two calls.
+
+        Returns:
+            Function that removes the listener.
+        """
         listener = _Listener(function, subject, every)
         self._all.append(listener)
-        return listener.gone.set  # which does not keep the subject
+        return listener.removed.set  # this method does not keep the subject alive
 
     def join(self, others: Listeners) -> None:
-        """Add another run's listeners."""
-        self._all += [one for one in others._all if not one.gone.is_set() and one not in self._all]
+        """Add the listeners of another run.
 
-    def tell(self, now: bool = False) -> None:
-        """Call the listeners whose time it is, or all of them. One that fails is logged, and is not called again."""
+        Args:
+            others: Listeners to add.
+        """
+        self._all += [
+            listener for listener in others._all if not listener.removed.is_set() and listener not in self._all
+        ]
+
+    def notify(self, now: bool = False) -> None:
+        """Call the listeners whose interval is over. A listener that fails is logged, and removed.
+
+        Args:
+            now: Whether to call all listeners, whatever their interval.
+        """
         moment = time.monotonic()
         for listener in list(self._all):
-            if listener.gone.is_set() or not (now or moment - listener.called >= listener.every):
+            if listener.removed.is_set() or not (now or moment - listener.called >= listener.every):
                 continue
             listener.called = moment
             try:
                 listener.function(listener.subject)
-            except KeyboardInterrupt:  # of the thread at work, which is the user's own
+            except KeyboardInterrupt:  # the user interrupts the thread that runs the search
                 raise
-            except BaseException:  # sys.exit() too: what watches a run never ends it
-                listener.gone.set()
-                LOG.exception("Something that watches a run failed, and is not told about it any more.")
+            except BaseException:  # includes sys.exit(): a listener never ends a run
+                listener.removed.set()
+                LOG.exception("A listener of a run failed, and is not called again.")

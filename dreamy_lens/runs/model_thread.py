@@ -1,12 +1,12 @@
-"""Run functions that need a model in the one thread that uses it, whichever thread that is at the time.
+"""Run functions that need a model on one thread at a time: the model thread.
 
-- One thread at a time uses the model. While there is work with steps (a run), its thread answers between two of them;
-  otherwise a thread starts when something is asked, and ends when nothing is left.
-- Functions run in the order in which they were asked for, with gradients enabled, and on the default device of the
-  thread that made the ModelThread.
-- An error of a function, of whatever kind, is raised to the one that waits for its future.
-- In a forked process nothing is left to be answered; when the interpreter exits, what is asked is cancelled, and what
-  is in progress has :data:`LEAVE_SECONDS` to end.
+- One thread at a time uses the model. While a run takes steps, its thread calls queued functions between two steps.
+  Otherwise a new thread starts when a function is queued, and ends when the queue is empty.
+- Functions run in the order in which they were queued, with gradients enabled, and on the default device of the thread
+  that made the ModelThread.
+- Any error of a function is raised in the thread that waits for the function's future.
+- In a forked process the queue is empty. When the interpreter exits, queued functions are cancelled, and the function
+  in progress has :data:`LEAVE_SECONDS` to end.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from dreamy_lens.runs.listeners import TELL_SECONDS, Listeners
+from dreamy_lens.runs.listeners import LISTEN_SECONDS, Listeners
 
 LEAVE_SECONDS = 10.0
-"""Seconds that the interpreter waits for what is in progress before it exits."""
+"""Most seconds that the interpreter waits at its exit for functions and steps in progress."""
 
 _THREADED: weakref.WeakSet[ModelThread] = weakref.WeakSet()
 _THREADED_LOCK = threading.Lock()
@@ -35,15 +35,15 @@ T = TypeVar("T")
 
 
 class ModelThread:
-    """Answers in a thread that starts when something is asked. A subclass that has steps to take answers between them.
+    """Runs functions in a thread that starts when it is needed. A subclass with steps runs them between its steps.
 
     Args:
-        subject: what listeners are called with, unless they name another subject.
+        subject: Object to call listeners with, unless a listener names another one.
     """
 
     def __init__(self, subject: Any = None) -> None:
         self._subject = subject
-        self._turn = threading.Condition(threading.RLock())
+        self._condition = threading.Condition(threading.RLock())
         self._soon: deque[tuple[Future, Callable[[], Any]]] = deque()
         self._asked: deque[tuple[Future, Callable[[], Any]]] = deque()
         self._later: deque[tuple[Future, Callable[[], Any]]] = deque()
@@ -53,15 +53,19 @@ class ModelThread:
         self._at_work: int | None = None
         self._before: list[ModelThread] = []
         self._next: ModelThread | None = None
-        # The thread that starts a run decides where tensors are made; a new thread would not know.
+        # Tensors belong on the default device of the thread that starts the run, which a new thread does not inherit.
         self._device = torch.get_default_device()
         self._cuda = torch.cuda.current_device() if torch.cuda.is_initialized() else None
 
     def follow(self, other: ModelThread | None) -> None:
-        """Take over from another one that has ended: its listeners, and what it was asked, now and later."""
+        """Take over the listeners and queued functions of another ModelThread, and everything queued there later.
+
+        Args:
+            other: ModelThread that has ended; None does nothing.
+        """
         if other is None:
             return
-        with other._turn:
+        with other._condition:
             other._next = other._next or self
             pairs = (self._soon, other._soon), (self._asked, other._asked), (self._later, other._later)
             for mine, theirs in pairs:
@@ -69,27 +73,28 @@ class ModelThread:
                 theirs.clear()
             self._listeners.join(other._listeners)
             if other._at_work is not None and other not in self._before:
-                self._before.append(other)  # it is answering still, and one thread at a time uses the model
+                self._before.append(other)  # wait for its thread, because one thread at a time uses the model
 
     @property
     def active(self) -> bool:
-        """Whether there are steps to come."""
+        """Return whether there are steps to take."""
         return not self._ended.is_set()
 
     @property
     def is_mine(self) -> bool:
-        """Whether the calling thread is the one at work, or the one this waits for: it cannot wait for itself."""
+        """Return whether the calling thread is the model thread, or a thread that the model thread waits for."""
         return self._at_work == threading.get_ident() or any(other.is_mine for other in self._before)
 
     def ask(self, function: Callable[[], T], soon: bool = False) -> Future[T]:
-        """Run a function where the model is used, between two steps or after the last.
+        """Run a function on the model thread, between two steps or after the last step.
 
         Args:
-            function: function of no arguments.
-            soon: run it between two passes of one step too. It leaves the model as it was.
+            function: Function of no arguments.
+            soon: Whether the function may also run between two model passes of a step; it then must not change the
+                model.
 
         Returns:
-            A future of what the function returns.
+            Future of the function's result.
         """
         future: Future[T] = Future()
         if self.is_mine:
@@ -99,81 +104,95 @@ class ModelThread:
         return future
 
     def defer(self, function: Callable[[], T]) -> Future[T]:
-        """Run a function that can wait: after the last step, and when nothing else is asked."""
+        """Run a function on the model thread after the last step, when no other function is queued.
+
+        Args:
+            function: Function of no arguments.
+
+        Returns:
+            Future of the function's result.
+        """
         future: Future[T] = Future()
         self._queue(future, function, "later")
         return future
 
     def listen(
-        self, function: Callable[[Any], object], subject: Any = None, every: float = TELL_SECONDS
+        self, function: Callable[[Any], object], subject: Any = None, every: float = LISTEN_SECONDS
     ) -> Callable[[], None]:
-        """Have the thread at work call a function as the run goes on.
+        """Call a function on the model thread while the run goes on.
 
         Args:
-            function: called with the subject now and then, whenever the status changes, and at the end. If it raises,
-                that is logged, and it is not called again: what watches a run never ends it.
-            subject: one of the runs; None is what goes on as a whole.
-            every: fewest seconds between two calls.
+            function: Function of one argument, the subject. It is called at intervals, at every change of status, and
+                at the end. If it raises, the error is logged and the calls end; a listener never ends a run.
+            subject: Object to call the function with; None is the subject of this ModelThread.
+            every: Fewest seconds between two calls.
 
         Returns:
-            A function that ends the calls.
+            Function that ends the calls.
         """
-        with self._turn:
+        with self._condition:
             if self._next is None:
                 return self._listeners.add(function, self._subject if subject is None else subject, every)
         return self._next.listen(function, subject, every)
 
     def left(self, timeout: float | None = None) -> bool:
-        """Wait until no thread is at work any more, other than the calling one; whether there is none."""
-        with self._turn:
-            return self._turn.wait_for(lambda: self._at_work is None or self.is_mine, timeout)
+        """Wait until no thread other than the calling one is at work.
+
+        Args:
+            timeout: Most seconds to wait; None waits without a limit.
+
+        Returns:
+            Whether no other thread is at work.
+        """
+        with self._condition:
+            return self._condition.wait_for(lambda: self._at_work is None or self.is_mine, timeout)
 
     def _answer_rest(self) -> None:
-        """After the last step: answer until nothing is asked. What is asked after that starts a new thread."""
+        """Call queued functions after the last step until the queues are empty; later ones start a new thread."""
         self._at_work = threading.get_ident()
         while True:
-            with self._turn:
+            with self._condition:
                 if not (self._soon or self._asked or self._later):
                     self._at_work = None
-                    self._turn.notify_all()
+                    self._condition.notify_all()
                     return
-            with contextlib.suppress(KeyboardInterrupt):  # nothing is left to be ended by it
+            with contextlib.suppress(KeyboardInterrupt):  # there are no steps left that it could end
                 self._answer_first()
 
     def _answer_first(self) -> None:
-        with self._turn:
+        with self._condition:
             queue = self._soon or self._asked or self._later
-            if not queue:  # another one has taken over
+            if not queue:  # another ModelThread has taken over the queues
                 return
             job = [queue.popleft()]
-        _answer(*job.pop())  # no name here keeps it: frames of an error that it raises would
+        _answer(*job.pop())  # popped, so that the frames of an error do not keep the job in memory
 
     def _answer_soon(self) -> None:
-        """Between two passes of a step: answer what cannot wait for its end."""
+        """Call, between two model passes of a step, the functions that cannot wait for the end of the step."""
         while self._soon:
-            with self._turn:
+            with self._condition:
                 job = [self._soon.popleft()] if self._soon else []
             if job:
                 _answer(*job.pop())
 
     def _queue(self, future: Future, function: Callable[[], Any], when: str) -> None:
-        with self._turn:
+        with self._condition:
             after, late = self._next, not self.active and self._at_work is None
             if after is None:
                 queues = {"soon": self._soon, "next": self._asked, "later": self._later}
                 queues[when].append((future, function))
-                self._turn.notify_all()
+                self._condition.notify_all()
                 if late:
                     self._in_thread(self._answer_rest)
         if after is not None:
             after._queue(future, function, when)
 
     def _in_thread(self, function: Callable[[], None]) -> None:
-        """Run a function in a thread of its own; until the thread has its number, it is at work under none."""
+        """Run a function in a new thread; until that thread has an id, `_at_work` is -1."""
 
         def run() -> None:
-            # Grad mode and default device are each thread's own. A device is only set where it is not the usual one,
-            # because torch then looks into every call.
+            # Each thread has its own grad mode and default device. The device is set only where it is not the CPU,
+            # because torch then intercepts every call.
             torch.set_grad_enabled(True)
             if self._cuda is not None:
                 torch.cuda.set_device(self._cuda)
@@ -186,21 +205,21 @@ class ModelThread:
         self._at_work = -1
         try:
             threading.Thread(target=run, name="dreamy_lens", daemon=True).start()
-        except RuntimeError:  # the system has none left, or the interpreter goes away
+        except RuntimeError:  # the system can start no thread, or the interpreter exits
             self._at_work = None
             raise
 
-    def _drop(self) -> None:
-        """Cancel everything that is asked and not answered yet."""
-        with self._turn:
+    def _cancel_queued(self) -> None:
+        """Cancel all queued functions."""
+        with self._condition:
             for queue in (self._soon, self._asked, self._later):
                 while queue:
                     queue.popleft()[0].cancel()
-            self._turn.notify_all()
+            self._condition.notify_all()
 
-    def _lose(self) -> None:
-        """In a forked process: the thread is not there, and may have held the locks."""
-        self._turn = threading.Condition(threading.RLock())
+    def _reset_after_fork(self) -> None:
+        """Make new locks and empty queues: a forked process has no model thread, and the locks may be held for ever."""
+        self._condition = threading.Condition(threading.RLock())
         self._soon, self._asked, self._later = deque(), deque(), deque()
         self._at_work, self._before = None, []
 
@@ -210,24 +229,24 @@ def _answer(future: Future, function: Callable[[], Any]) -> None:
         return
     try:
         result = function()
-    except BaseException as error:  # the one that asked must not wait for ever
+    except BaseException as error:  # the thread that waits for the future must not wait for ever
         future.set_exception(error)
-        if isinstance(error, KeyboardInterrupt):  # of the thread at work
+        if isinstance(error, KeyboardInterrupt):  # it interrupts this thread, too
             raise
     else:
         future.set_result(result)
     finally:
-        del future, function  # the same
+        del future, function  # otherwise the frames of an error would keep them in memory
 
 
 @atexit.register
 def _leave_all() -> None:
-    """A thread that is inside torch while the interpreter goes away can crash it."""
+    """Wait for the model threads, because a thread inside torch can crash an interpreter that exits."""
     with _THREADED_LOCK:
         workers = list(_THREADED)
     end = time.monotonic() + LEAVE_SECONDS
     for worker in workers:
-        worker._drop()
+        worker._cancel_queued()
     for worker in workers:
         worker.left(max(0.0, end - time.monotonic()))
 
@@ -236,7 +255,7 @@ def _in_child() -> None:
     global _THREADED_LOCK
     _THREADED_LOCK = threading.Lock()
     for worker in list(_THREADED):
-        worker._lose()
+        worker._reset_after_fork()
 
 
 if hasattr(os, "register_at_fork"):

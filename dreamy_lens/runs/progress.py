@@ -1,4 +1,4 @@
-"""Let a run go on: in the background of a notebook, with its panel, or here and now, with a bar."""
+"""Advance a run: in the background of a notebook with a panel, or in the calling thread with a progress bar."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ LOG = logging.getLogger("dreamy_lens")
 
 
 class Displayable(Steppable, Protocol):
-    """What can go on with a bar or a panel: one run, or several side by side."""
+    """Object that can be advanced with a bar or a panel: one run, or several side by side."""
 
     @property
     def summary(self) -> str:
-        """Where the search stands, in a line."""
+        """One line on the progress of the search."""
         ...
 
     def work_with(self, worker: RunWorker, /) -> None:
-        """Have a worker take the steps and answer from now on."""
+        """Use a worker for the next steps, and for the functions that other threads pass to the run."""
         ...
 
 
@@ -36,8 +36,18 @@ def advance(
 ) -> None:
     """Take the steps of a run, or of several side by side, up to an iteration.
 
-    An interrupt ends it early, without an exception. With `wait`, an error is raised, with the run or the runs as its
-    `run` attribute, after what was found has been saved. See :func:`dreamy_lens.dream` for the other arguments.
+    Ctrl-C ends the run early, without an exception.
+
+    Args:
+        run: Run, or runs, to advance.
+        until: Last iteration.
+        progress: Whether to show a panel or a bar; None shows a panel in notebooks, a bar in terminals.
+        save_to: Folder to save the run in, every half minute and at the end.
+        wait: Whether to return only at the end; None waits except in notebooks.
+
+    Raises:
+        Exception: With `wait`, the error that ended the run, after the results have been saved. Its `run` attribute is
+            the run, or the runs.
     """
     worker = RunWorker(run, until, save_to)
     if wait is None:
@@ -50,7 +60,7 @@ def advance(
         except BaseException:
             worker.stop()
             raise
-        finally:  # a worker that never starts would never end
+        finally:  # a worker that never starts would keep other threads waiting for ever
             worker.start()
         return
     with _bar(run, until, is_watched() if progress is None else progress) as bar:
@@ -60,17 +70,17 @@ def advance(
         leave()
         if worker.interrupted:
             done = f"Interrupted after {run.iteration} of {until} iterations"
-            bar.write(f"{done}; everything found is kept, and .resume() goes on.", file=sys.stderr)
+            bar.write(f"{done}. Everything found so far is kept; .resume() continues.", file=sys.stderr)
     if worker.error is not None:
-        worker.told = True
+        worker.error_seen = True
         raise worker.error
 
 
 def _show(run: Displayable) -> None:
     try:
         _upcalls.show(run)
-    except Exception:  # the search is worth more than the sight of it
-        LOG.exception("The panel of a run cannot be shown; the run goes on without it.")
+    except Exception:  # a panel that fails must not end the search
+        LOG.exception("The panel of a run cannot be shown; the run continues without it.")
 
 
 def _bar(run: Displayable, until: int, shown: bool) -> Any:

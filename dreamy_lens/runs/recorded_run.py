@@ -1,4 +1,4 @@
-"""A run as what is kept of it, its model, and what it has found until now; several threads may read it as it grows."""
+"""A run as its record, its model, and its results so far. Several threads may read it while it grows."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ R = TypeVar("R", bound="RecordedRun")
 
 
 class RecordedRun(RunControls):
-    """Base of :class:`~dreamy_lens.runs.dream.Dream`: nothing here waits for a run that goes on.
+    """Base of :class:`~dreamy_lens.runs.dream.Dream`. No method here waits for a run in the background to end.
 
     Args:
-        record: what is kept of the run until now.
-        session: the run's model, scorer and rules, if they are at hand; None loads them when they are needed.
+        record: Record of the run so far.
+        session: Model, scorer and constraints of the run, if they are loaded; None loads them when they are needed.
 
     Attributes:
-        provenance: feature, model, seed, BOS and template.
-        folder: where the run was last saved or loaded, or None.
+        provenance: Feature, model, seed, BOS and template of the run's prompts.
+        folder: Folder in which the run was last saved, or from which it was loaded; None if there is none.
     """
 
     def __init__(self, record: RunRecord, session: Session | None = None) -> None:
@@ -59,11 +59,11 @@ class RecordedRun(RunControls):
 
     @classmethod
     def from_record(cls: type[R], record: RunRecord, folder: Path | None = None) -> R:
-        """Make a run of what was kept of it; its model is loaded when it is needed.
+        """Make a run from its record; the model is loaded when it is needed.
 
         Args:
-            record: what was kept.
-            folder: whole path of the folder that it was read from, if it was.
+            record: Record of the run.
+            folder: Absolute path of the folder from which the record was read; None for a record from memory.
         """
         run = cls(record)
         run.folder = folder
@@ -78,65 +78,65 @@ class RecordedRun(RunControls):
         feature: Feature | None = None,
     ) -> R:
         """Open a saved run; see :func:`dreamy_lens.load_run`."""
-        return cls.from_record(*saving.read(path, model, fluency_model, feature))
+        return cls.from_record(*saving.read_record(path, model, fluency_model, feature))
 
-    # What it is of.
+    # What the run was asked for.
 
     @property
     def config(self) -> EPOConfig:
-        """The settings."""
+        """Settings of the search."""
         return self._spec.config
 
     @property
     def constraints(self) -> tuple[Constraint, ...]:
-        """The constraints on the prompts."""
+        """Constraints on the prompts."""
         return self._spec.constraints
 
     @property
     def spec(self) -> RunSpec:
-        """What the run was asked for, with the models at hand: loaded now if the run was opened from a folder."""
+        """Spec of the run, with its models in memory: loaded now if the run was opened from a folder."""
         return dataclasses.replace(self.session.spec, config=self._spec.config)
 
     @property
     def identity(self) -> dict[str, Any] | None:
-        """What tells the run's model from others, and what its numbers depend on, as JSON values; None if not known."""
+        """JSON values that identify the run's model and what its numbers depend on; None if they are unknown."""
         return self._identity
 
     @property
     def fluency_name(self) -> str | None:
-        """Name of the fluency model, if it is another model than the feature's."""
+        """Name of the fluency model; None if the feature's own model measures fluency."""
         return self._fluency_name
 
     @property
     def feature(self) -> Feature:
-        """What was driven, as an expression."""
+        """Expression of the feature that the run drives."""
         if self._session is not None:
             return self._session.scorer.bound.feature
         return parse(self.provenance.feature) if self._spec.feature is None else self._spec.feature
 
     @property
     def feature_label(self) -> str:
-        """The feature in short, for titles."""
+        """Short name of the feature, for titles."""
         try:
             return self.feature.label
-        except FeatureError:  # a custom function of another session has a name, and nothing to parse it to
+        except FeatureError:  # a custom function of an earlier Python session has a name that cannot be parsed here
             return self.provenance.feature
 
-    # What was found.
+    # What the run has found.
 
     @property
     def iteration(self) -> int:
-        """Iterations completed until now."""
+        """Number of iterations completed so far."""
         return 0 if self._state is None else self._state.iteration
 
     @property
     def finished(self) -> bool:
-        """Whether all iterations of the settings are completed."""
+        """Return whether all iterations of the settings are completed."""
         return self._state is not None and self.iteration >= self.config.iterations
 
     @property
     def so_far(self) -> Snapshot:
-        """What was found until now, for a run that goes on: it has `frontier`, `history` and `population` too."""
+        """Snapshot of the results so far, even while the run goes on: its `frontier`, `history` and `population`."""
         with self._lock:
             if self._snapshot is None:
                 history, rows = self._builder.build(), self._builder.frontier_rows
@@ -144,41 +144,47 @@ class RecordedRun(RunControls):
             return self._snapshot
 
     def take(self, step: Step) -> None:
-        """Note a step."""
+        """Add a step to the history, and make its state the current one."""
         with self._lock:
             self._builder.add(step)
             self._state = step.state
             self._snapshot = None
 
     def attribution(self, prompt: Any, k: int = 32, **settings: Any) -> Attribution:
-        """What other tokens would do at each position of any prompt, with this run's feature, model and constraints."""
+        """Compute the attribution of any prompt with this run's feature, model and constraints.
+
+        Args:
+            prompt: One text, ids `[n]`, or a Prompt.
+            k: Number of substitutes to try at each position.
+            **settings: Keywords of :func:`dreamy_lens.attribution`.
+        """
         return next(self.attributions(prompt, [k], **settings))
 
     def attributions(self, prompt: Any, ks: Sequence[int], **settings: Any) -> Iterator[Attribution]:
-        """Attributions of a prompt with more and more substitutes, each worked out when it is asked for.
+        """Yield attributions of one prompt with more and more substitutes, each computed when it is requested.
 
         Args:
-            prompt: as for :meth:`attribution`.
-            ks: numbers of substitutes at each position, ascending.
-            **settings: as for :func:`dreamy_lens.attribution`.
+            prompt: One text, ids `[n]`, or a Prompt.
+            ks: Numbers of substitutes at each position, ascending.
+            **settings: Keywords of :func:`dreamy_lens.attribution`.
         """
 
         def work() -> Iterator[Attribution]:
-            usual = {"allowed": self.session.rules.allowed, "renew": not self.active}
-            yield from attributions(self.session.scorer, prompt, ks, **usual, **settings)
+            own = {"allowed": self.session.constraint_set.allowed, "renew": not self.active}
+            yield from attributions(self.session.scorer, prompt, ks, **own, **settings)
 
         growing = work()
         for _ in ks:
             yield self.use_model(lambda: next(growing))
 
     def record(self) -> RunRecord:
-        """All that is kept of the run, as it is now: what :meth:`save` writes, and :meth:`from_record` reads."""
+        """Return the record of the run as it is now: :meth:`save` writes it, and :meth:`from_record` reads it."""
         with self._lock:
             so_far, record = self.so_far, self._bare_record()
         return dataclasses.replace(record, texts=saving.texts_of([*so_far.frontier, *so_far.population]))
 
     def _bare_record(self) -> RunRecord:
-        """The record without the texts of prompts, for which a model may be needed."""
+        """Return the record without the prompts' texts, because texts may need the model's tokenizer."""
         with self._lock:
             history, state = self.so_far.history, self._state
         return RunRecord(self._spec, self.provenance, history, state, self._identity, self._fluency_name)
@@ -187,12 +193,12 @@ class RecordedRun(RunControls):
 
     @property
     def session(self) -> Session:
-        """What the run needs to go on; its model is loaded now if the run was opened from a folder."""
+        """Model, scorer and constraints of the run; loaded now if the run was opened from a folder."""
         if self._session is not None:
             return self._session
-        with self._lock:  # two threads that want it at the same time would load two models
+        with self._lock:  # without the lock, two threads could load the model twice
             if self._session is None:
-                # Assigned last: while it opens, texts come from the folder still.
+                # Assigned last: until the session is open, texts still come from the folder.
                 session = Session.reopen(self._bare_record())
                 self._decoder, self._session = session.scorer.vocabulary, session
                 self._snapshot = None
@@ -200,12 +206,12 @@ class RecordedRun(RunControls):
 
     @property
     def has_session(self) -> bool:
-        """Whether the run's model was loaded, or is the one that the run was started with."""
+        """Return whether the run's session is open: the run was started here, or its model was loaded again."""
         return self._session is not None
 
     @property
     def has_model(self) -> bool:
-        """Whether the run's model is in memory, so that using it loads nothing from a folder or the network."""
+        """Return whether the model can be used without loading anything from a folder or the network."""
         given = self._spec.model is not None and not isinstance(self._spec.model, (str, Path))
         return self.has_session or given or self.provenance.model == EMBEDDED_NAME
 
@@ -216,33 +222,36 @@ class RecordedRun(RunControls):
 
     @property
     def models(self) -> set[Any]:
-        """All models that scoring uses, loaded if need be."""
+        """All models that scoring uses; loaded now if they are not in memory."""
         return set(self.session.scorer.models)
 
     @property
     def made_in(self) -> tuple[str | None, str | None]:
-        """Kind of device, if there is one here, and dtype of the model the run was made with; None where not known."""
+        """Device type and dtype of the model that the run was made with.
+
+        The device type is None if it is unknown or not present here; the dtype is None if it is unknown.
+        """
         saved = self._identity or {}
         return available(saved.get("device")), saved.get("dtype")
 
     def _vocabulary(self) -> Decoder:
         return self.session.scorer.vocabulary
 
-    # Copies. One on disk or in another process is what a folder would keep: it leaves the model behind, and loads it
-    # by its name when it needs it. One in memory shares the model, which no run changes.
+    # Copies. A pickled copy holds what a folder would hold: it leaves the model behind, and loads it by its name when
+    # it is needed. A copy in memory shares the model, which no run changes.
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (type(self), *saving.pack(self.record()), self.folder)
+        return _unpickled, (type(self), *saving.pack_record(self.record()), self.folder)
 
     def __copy__(self: R) -> R:
         other = object.__new__(type(self))
-        with self._lock:  # a run that goes on is copied as it is now
+        with self._lock:  # so that a step in the background cannot change the run while it is copied
             other.__dict__.update(self.__dict__)
             history = self.so_far.history
         other._builder = HistoryBuilder.from_history(history)
         other.drop_worker()
         other.unlock()
-        other._snapshot = None  # its prompts ask the run they belong to
+        other._snapshot = None  # the prompts of a snapshot compute attributions with the run that made it
         if isinstance(self._decoder, saving.SavedTexts):
             other._decoder = self._decoder.with_vocabulary(other._vocabulary)
         return other
@@ -251,7 +260,7 @@ class RecordedRun(RunControls):
         return self.__copy__()
 
     def unlock(self) -> None:
-        """Forget which threads may be reading: a copy has readers of its own, and so has another process."""
+        """Replace the lock by a new one: threads of the original run, or of the parent process, cannot release it."""
         self._lock = threading.RLock()
 
     def _idle_status(self) -> str:
@@ -259,4 +268,4 @@ class RecordedRun(RunControls):
 
 
 def _unpickled(kind: type[R], meta: dict[str, Any], arrays: dict[str, np.ndarray], folder: Path | None) -> R:
-    return kind.from_record(saving.unpack(meta, arrays, folder), folder)
+    return kind.from_record(saving.unpack_record(meta, arrays, folder), folder)

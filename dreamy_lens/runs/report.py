@@ -1,6 +1,7 @@
-"""A dream as one page: the frontier drawn, its prompts in a table, and which tokens carry each of them.
+"""Static page of a dream: a drawing of its frontier, a table of its prompts, and the tokens that carry each prompt.
 
-The page is a single file that fetches nothing and has no script; it reads in light and dark, on phones and on paper.
+The page is a single file that fetches nothing and has no script. It is readable in light and dark themes, on phones
+and on paper.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ if TYPE_CHECKING:
     from dreamy_lens.search.config import EPOConfig
 
 VERSIONED = ("dreamy-lens", "torch", "transformer-lens", "transformers", "numpy")
-"""Distributions that a run's numbers depend on."""
+"""Packages that a run's numbers depend on."""
 
 Attributions = Mapping[int, Attribution] | Sequence[Attribution | None]
 
 
 class ReportedRun(Protocol):
-    """What a page about a run needs of it; a dream has it."""
+    """Run that a page can report; a :class:`~dreamy_lens.runs.dream.Dream` is one."""
 
     @property
     def config(self) -> EPOConfig:
-        """The settings."""
+        """Settings of the search."""
         ...
 
     @property
@@ -47,7 +48,7 @@ class ReportedRun(Protocol):
 
     @property
     def frontier(self) -> Frontier:
-        """The prompts that no evaluated prompt beats in both value and cross-entropy."""
+        """Prompts that no evaluated prompt beats in both value and cross-entropy."""
         ...
 
     provenance: Provenance
@@ -69,16 +70,16 @@ def report_page(
     """Return a report as one self-contained HTML page.
 
     Args:
-        title: heading of the page.
-        frontier: the prompts, shown from fluent to strong.
-        attributions: attributions by index into the frontier, or in its order; a prompt without one has no strip.
-        evolution: the table that :meth:`History.evolution` returns.
-        settings: names and values for the foot of the page; a value that is a mapping is a group of settings.
-        intro: a sentence under the heading.
-        history: history whose prompts are drawn as a cloud behind the frontier.
+        title: Heading of the page.
+        frontier: Prompts to show, from fluent to strong.
+        attributions: Attributions by index into the frontier, or in its order; a prompt without one has no strip.
+        evolution: Table that :meth:`History.evolution` returns.
+        settings: Names and values for the foot of the page; a value that is a mapping is a group of settings.
+        intro: Sentence under the heading.
+        history: History whose prompts are drawn as a cloud behind the frontier.
 
     Returns:
-        The page, which can be written as UTF-8 whatever the tokens are.
+        Page that can be encoded as UTF-8, whatever the tokens are.
     """
     known = _by_index(attributions, len(frontier))
     body = [f"<h1>{escape(title)}</h1>", f"<p>{escape(intro)}</p>" if intro else ""]
@@ -99,12 +100,12 @@ def report_page(
 
 
 def static_page_of_run(run: ReportedRun, k: int = 32, strips: int = 16) -> str:
-    """Return the page of a run without a script, with the attribution of prompts from all along its frontier.
+    """Return the page of a run without a script, with attributions of prompts spread along its frontier.
 
     Args:
-        run: the dream; the page waits for its end.
-        k: substitutes tried at each position.
-        strips: prompts that are attributed at most, which takes most of the time; the table has all.
+        run: Run to report; the function waits for its end.
+        k: Number of substitutes to try at each position.
+        strips: Most prompts to attribute, which takes most of the time; the table has all prompts.
     """
     frontier, history = run.frontier, run.history
     attributions: dict[int, Attribution] = {}
@@ -114,9 +115,9 @@ def static_page_of_run(run: ReportedRun, k: int = 32, strips: int = 16) -> str:
             continue
         try:
             attributions[i] = prompt.attribution(k=k)
-        except DreamyLensError:  # a feature without a gradient has a frontier all the same
+        except DreamyLensError:  # a feature without a gradient has no attributions, but it has a frontier
             break
-    title, intro, settings = f"A dream of {run.provenance.feature}", introduction(run), settings_of(run)
+    title, intro, settings = f"A dream of {run.provenance.feature}", introduction(run), run_settings(run)
     return report_page(title, frontier, attributions, run.evolution(), settings, intro, history)
 
 
@@ -129,22 +130,22 @@ def introduction(run: ReportedRun) -> str:
     )
 
 
-def settings_of(run: ReportedRun) -> dict[str, Any]:
-    """Return what a run was made of and with, for the foot of a page."""
+def run_settings(run: ReportedRun) -> dict[str, Any]:
+    """Return what a run drove, its settings and its package versions, for the foot of a page."""
     origin, history = run.provenance, run.history
     template = {"prefix": origin.prefix, "suffix": origin.suffix} if origin.prefix or origin.suffix else {}
-    what = {"feature": origin.feature, "model": origin.model, "prepend_bos": origin.prepend_bos, **template}
+    driven = {"feature": origin.feature, "model": origin.model, "prepend_bos": origin.prepend_bos, **template}
     seconds = {"seconds": f"{history.seconds[-1]:.1f}"} if len(history.seconds) else {}
     config = dataclasses.asdict(run.config) if dataclasses.is_dataclass(run.config) else {}
-    return {**what, **{k: v for k, v in config.items() if k not in what}, **seconds, **versions(*VERSIONED)}
+    return {**driven, **{k: v for k, v in config.items() if k not in driven}, **seconds, **versions(*VERSIONED)}
 
 
 def _by_index(attributions: Attributions, count: int) -> dict[int, Attribution]:
     pairs = attributions.items() if isinstance(attributions, Mapping) else enumerate(attributions)
-    known = {int(i): a for i, a in pairs if a is not None}
-    if wrong := sorted(i for i in known if not 0 <= i < count):
-        raise ValueError(f"attributions for prompts {wrong}, and the frontier has {count}")
-    return known
+    by_index = {int(i): a for i, a in pairs if a is not None}
+    if wrong := sorted(i for i in by_index if not 0 <= i < count):
+        raise ValueError(f"There are attributions for prompts {wrong}, but the frontier has {count} prompts.")
+    return by_index
 
 
 def _table(frontier: Frontier, names: Sequence[str], attributions: Mapping[int, Attribution]) -> str:
@@ -152,7 +153,7 @@ def _table(frontier: Frontier, names: Sequence[str], attributions: Mapping[int, 
     for i, (cells, prompt) in enumerate(zip(prompt_rows(frontier.prompts), frontier, strict=True)):
         number = Html(f'<a href="#{names[i]}">{i + 1}</a>') if i in attributions else str(i + 1)
         rows.append([number, *cells[:-1], prompt_text(prompt.text)])
-    # A prompt's own section is the place to go to; where there is none, its row is.
+    # Links lead to the prompt's own section, or to its row if it has no section.
     anchors = [f"row{i + 1}" if i in attributions else name for i, name in enumerate(names)]
     return html_table(["", *PROMPT_COLUMNS], rows, anchors)
 
@@ -167,15 +168,15 @@ def _strips(frontier: Frontier, names: Sequence[str], attributions: Mapping[int,
 
 
 def strip_section(index: int, prompt: Prompt, name: str, attribution: Attribution) -> str:
-    """Return one prompt of a frontier with its strip.
+    """Return one prompt of a frontier with its strip, as HTML.
 
     Args:
-        index: place of the prompt in the frontier, from 0.
-        prompt: the prompt.
-        name: the id of the element.
-        attribution: attribution of the prompt.
+        index: Index of the prompt in the frontier, from 0.
+        prompt: Prompt to show.
+        name: Id of the HTML element.
+        attribution: Attribution of the prompt.
     """
-    trips = "" if prompt.round_trips else " (as text it encodes to other tokens)"
+    trips = "" if prompt.round_trips else " (its text encodes to other tokens)"
     note = f'<p class="dl-note"><strong>{index + 1}</strong> {score_line(attribution)}{trips}</p>'
     return f'<section class="dl-dream" id="{name}">{note}{attribution_strip(attribution)}</section>'
 
@@ -194,7 +195,7 @@ def _evolution(frame: pd.DataFrame) -> str:
 
 
 def settings_list(settings: Mapping[str, Any]) -> str:
-    """Return names and values as a list; a value that is a mapping is a group of settings."""
+    """Return names and values as an HTML list; a value that is a mapping is a group of settings."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         flat.update(value if isinstance(value, Mapping) else {name: value})

@@ -1,4 +1,4 @@
-"""A run as a folder, and back."""
+"""Write a run to a folder, and read it back."""
 
 from __future__ import annotations
 
@@ -28,13 +28,19 @@ from dreamy_lens.search.steps import State
 _PACKAGES = ("dreamy-lens", "torch", "transformers", "transformer-lens", "numpy")
 
 
-def save(record: RunRecord, path: Path, overwrite: bool) -> None:
-    """Write a run to a folder; see :meth:`Dream.save`."""
-    write_folder(path, *pack(record), overwrite)
+def save_record(record: RunRecord, path: Path, overwrite: bool) -> None:
+    """Write the record of a run to a folder; see :meth:`Dream.save`.
+
+    Args:
+        record: Record of the run.
+        path: Folder to write.
+        overwrite: Whether to replace another run in the folder.
+    """
+    write_folder(path, *pack_record(record), overwrite)
 
 
-def pack(record: RunRecord) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A run as JSON values and arrays, of which :func:`unpack` makes the record again."""
+def pack_record(record: RunRecord) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return a record as JSON values and arrays, from which :func:`unpack_record` makes the record again."""
     spec, state = record.spec, record.state
     arrays = record.history.arrays()
     if state is not None:
@@ -57,7 +63,7 @@ def pack(record: RunRecord) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def texts_of(prompts: Iterable[Prompt]) -> dict[str, dict[str, Any]]:
-    """What a tokenizer says about prompts, by their ids, so that reading them needs no model."""
+    """Return text, tokens and round trip of prompts by their ids, so that reading the prompts needs no tokenizer."""
     return {
         ",".join(map(str, p.ids)): {"text": p.text, "tokens": list(p.tokens), "round_trips": p.round_trips}
         for p in prompts
@@ -65,33 +71,50 @@ def texts_of(prompts: Iterable[Prompt]) -> dict[str, dict[str, Any]]:
 
 
 def check_free(path: str | os.PathLike[str]) -> None:
-    """Raise RunFolderError if a new run cannot be saved there: better before a search than after it."""
+    """Check before a search that a new run can be saved in a folder.
+
+    Args:
+        path: Folder in which the run will be saved.
+
+    Raises:
+        RunFolderError: The folder is taken, or cannot be created.
+    """
     folder = Path(path)
     try:
         if folder.is_dir() and not any(folder.iterdir()):
             folder = folder.absolute()
         elif os.path.lexists(folder):
-            what = "holds a run already" if (folder / RUN).is_file() else "exists and is not a run folder"
-            raise RunFolderError(f"{str(folder)!r} {what}; choose another name, or delete it first.")
-        # Permissions do not tell everything, so something is created beside the folder, or as near as there is a place.
-        near = next(parent for parent in Path(os.path.realpath(folder)).parents if os.path.lexists(parent))
-        os.rmdir(tempfile.mkdtemp(prefix=".dreamy_lens.", dir=near))
+            state = "already holds a run" if (folder / RUN).is_file() else "exists and is not a run folder"
+            raise RunFolderError(f"{str(folder)!r} {state}; choose another name, or delete it first.")
+        # Permission bits do not decide everything, so try to create a folder in the nearest parent that exists.
+        nearest = next(parent for parent in Path(os.path.realpath(folder)).parents if os.path.lexists(parent))
+        os.rmdir(tempfile.mkdtemp(prefix=".dreamy_lens.", dir=nearest))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunFolderError(
-            f"The folder {str(folder)!r} cannot be created: {reason}. Name one where you may write."
+            f"The folder {str(folder)!r} cannot be created: {reason}. Choose a place where you may write."
         ) from error
 
 
-def read(
+def read_record(
     path: str | os.PathLike[str], model: Any = None, fluency_model: Any = None, feature: Feature | None = None
 ) -> tuple[RunRecord, Path]:
-    """Read a run's record and the whole path of its folder; see :func:`dreamy_lens.load_run`."""
+    """Read the record of a run, and return it with the absolute path of its folder; see :func:`dreamy_lens.load_run`.
+
+    Args:
+        path: Folder of the run.
+        model: Model with which the run continues; None is the model that the run names.
+        fluency_model: Fluency model with which the run continues; None is the one that the run names.
+        feature: Feature with which the run continues; None parses the feature's saved text.
+
+    Raises:
+        RunFolderError: The folder is not that of a run, is damaged, or belongs to another feature.
+    """
     folder = Path(path).absolute()
-    return unpack(*read_folder(path), folder, model, fluency_model, feature), folder
+    return unpack_record(*read_folder(path), folder, model, fluency_model, feature), folder
 
 
-def unpack(
+def unpack_record(
     meta: dict[str, Any],
     arrays: dict[str, np.ndarray],
     folder: Path | None,
@@ -99,18 +122,18 @@ def unpack(
     fluency_model: Any = None,
     feature: Feature | None = None,
 ) -> RunRecord:
-    """The record that :func:`pack` took apart.
+    """Make a record from the JSON values and arrays that :func:`pack_record` returned.
 
     Args:
         meta: JSON values of the run.
-        arrays: arrays of the run.
-        folder: folder that the run was saved in, or None.
-        model: model to go on with; None is the one of the run's name.
-        fluency_model: fluency model to go on with; None is the one of its name.
-        feature: feature to go on with; None is the one of the run's text.
+        arrays: Arrays of the run.
+        folder: Folder in which the run was saved, or None.
+        model: Model with which the run continues; None is the model that the run names.
+        fluency_model: Fluency model with which the run continues; None is the one that the run names.
+        feature: Feature with which the run continues; None parses the feature's saved text.
 
     Raises:
-        RunFolderError: they are not what :func:`pack` gives, do not fit together, or are of another feature.
+        RunFolderError: The values do not come from :func:`pack_record`, or contradict each other or the given feature.
     """
     where = "The run" if folder is None else f"The run in {str(folder)!r}"
     if meta.get("kind") != "dream":
@@ -130,93 +153,93 @@ def unpack(
             state = State(int(saved["iteration"]), population, saved["rng"], float(saved["seconds"]), lost)
         names = {"feature": provenance.feature, "model": provenance.model, "fluency model": meta["fluency_model"] or ""}
         odd = [name for name, value in names.items() if not isinstance(value, str)]
-        wrong = f"its {odd[0]} is not a text" if odd else _misfit(config, history, state, arrays.get("start"))
-        if wrong is None and not isinstance(meta["identity"], (dict, type(None))):
-            wrong = "what tells its model from others is missing"
+        problem = f"its {odd[0]} is not a text" if odd else _contradiction(config, history, state, arrays.get("start"))
+        if problem is None and not isinstance(meta["identity"], (dict, type(None))):
+            problem = "the identity of its model is missing"
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError, DreamyLensError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
-        raise RunFolderError(f"{where} is not whole: {reason}.") from error
-    if wrong is not None:
-        raise RunFolderError(f"{where} is not whole: {wrong}. Copy the folder again from a whole one.")
+        raise RunFolderError(f"{where} is damaged: {reason}. Copy the folder again from an intact one.") from error
+    if problem is not None:
+        raise RunFolderError(f"{where} is damaged: {problem}. Copy the folder again from an intact one.")
     if feature is not None:
         provenance = replace(provenance, feature=_same_feature(feature, provenance.feature, where))
     spec = RunSpec(feature, model, config, tuple(rules), fluency_model, arrays.get("start"))
     return RunRecord(spec, provenance, history, state, meta["identity"], meta["fluency_model"], texts)
 
 
-def _misfit(config: EPOConfig, history: History, state: State | None, start: np.ndarray | None) -> str | None:
-    """What does not fit together, so that nothing the search does with it can fail."""
-    done, ended = -1 if state is None else state.iteration, history.iterations
-    if done != ended:
-        said, there = ("nothing" if end < 0 else f"iteration {end}" for end in (done, ended))
-        return f"the last thing it completed is said to be {said}, and its history ends with {there}"
+def _contradiction(config: EPOConfig, history: History, state: State | None, start: np.ndarray | None) -> str | None:
+    """Return a contradiction between the parts of a saved run, or None if the search can rely on them."""
+    completed, ended = -1 if state is None else state.iteration, history.iterations
+    if completed != ended:
+        in_state, in_history = ("no iteration" if end < 0 else f"iteration {end}" for end in (completed, ended))
+        return f"its state has completed {in_state}, but its history ends with {in_history}"
     if len(history.lambdas) != config.population or not np.allclose(history.lambdas, config.lambdas, rtol=1e-4):
         return f"the {len(history.lambdas)} λs of its history are not those of its settings"
     shape = (config.population, config.length)
     if len(history) and history.ids.shape[1] != config.length:
-        return f"its prompts have {history.ids.shape[1]} tokens, and its settings say {config.length}"
-    for what, ids in (("initial prompts", start), ("prompts without finite scores", state and state.non_finite)):
+        return f"its prompts have {history.ids.shape[1]} tokens, but its settings say {config.length}"
+    for name, ids in (("initial prompts", start), ("prompts without finite scores", state and state.non_finite)):
         if ids is not None and (ids.ndim != 2 or ids.dtype.kind != "i" or (len(ids) and ids.shape[1] != config.length)):
-            return f"its {what} are not ids of prompts of {config.length} tokens"
+            return f"its {name} are not ids of prompts of {config.length} tokens"
     if state is None:
         return None
     if state.population.shape != shape or state.population.dtype.kind != "i":
-        return f"its population has shape {list(state.population.shape)}, and its settings say {list(shape)}"
+        return f"its population has shape {list(state.population.shape)}, but its settings say {list(shape)}"
     rows = history.population[-1]
     if (rows < 0).any() or not np.array_equal(history.ids[rows], state.population):
-        return "its population is not the one in which its history ends"
+        return "its population is not the last one of its history"
     if not np.isfinite(state.seconds) or state.seconds < 0:
-        return f"it is said to have taken {state.seconds} seconds"
+        return f"its duration is {state.seconds} seconds"
     try:
         np.random.default_rng().bit_generator.state = state.rng
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        return f"the state of its random generator is not one ({type(error).__name__}: {str(error).rstrip('.')})"
+        return f"the state of its random generator is invalid ({type(error).__name__}: {str(error).rstrip('.')})"
     return None
 
 
 def _same_feature(given: Feature, saved: str, where: str) -> str:
-    """The text of the feature that is given to go on with, if it can be the saved one.
+    """Return the text of a given feature, if it can be the saved feature.
 
-    Objects are only told by their kind here, and files by their names, so that they may have been moved: the scores
-    say the rest.
+    Objects are compared only by their type here, and files by their names, because files may have been moved. The
+    scores, which are compared later, decide the rest.
     """
     text = str(given.absolute())
-    with suppress(FeatureError):  # no text can be parsed that holds an object
+    with suppress(FeatureError):  # a text that stands for an object cannot be parsed
         if parse(saved).label == given.label:
             return text
     if saved in (text, str(given)):
         return saved
-    raise RunFolderError(f"{where} is of another feature: of {saved}, and {given} was given. Give the one it is of.")
+    raise RunFolderError(f"{where} drives another feature: {saved}, not {given}. Give the feature of the run.")
 
 
 class SavedTexts:
-    """The texts that were saved with a run; other prompts are read with the tokenizer of the run's model.
+    """Texts that were saved with a run; other prompts are decoded with the tokenizer of the run's model.
 
     Args:
-        texts: text, tokens and round trip of prompts, by their ids.
-        vocabulary: gives the model's tokenizer, which is loaded when a prompt is not among the texts.
+        texts: Text, tokens and round trip of prompts, by their ids.
+        vocabulary: Function that returns the model's tokenizer; called for a prompt that is not among the texts.
     """
 
     def __init__(self, texts: Mapping[str, Mapping[str, Any]], vocabulary: Callable[[], Decoder]) -> None:
         self._texts, self._vocabulary = texts, vocabulary
 
     def with_vocabulary(self, vocabulary: Callable[[], Decoder]) -> SavedTexts:
-        """The same texts for a copy of the run, which has a model of its own."""
+        """Return these texts with another tokenizer, for a copy of the run."""
         return SavedTexts(self._texts, vocabulary)
 
-    def _lookup(self, ids: Iterable[int], what: str) -> Any:
+    def _lookup(self, ids: Iterable[int], name: str) -> Any:
         ids = [int(i) for i in ids]
         texts = self._texts.get(",".join(map(str, ids)))
-        return texts[what] if texts is not None else getattr(self._vocabulary(), what)(ids)
+        return texts[name] if texts is not None else getattr(self._vocabulary(), name)(ids)
 
     def text(self, ids: Iterable[int]) -> str:
-        """The text that ids stand for."""
+        """Return the text of token ids."""
         return self._lookup(ids, "text")
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """Each token by itself."""
+        """Return the text of each token."""
         return self._lookup(ids, "tokens")
 
     def round_trips(self, ids: Iterable[int]) -> bool:
-        """Whether the text of a prompt encodes to the very same ids."""
+        """Return whether the text of a prompt encodes to the same ids."""
         return self._lookup(ids, "round_trips")

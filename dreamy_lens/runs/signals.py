@@ -1,4 +1,4 @@
-"""Ctrl-C at moments when it would leave something half done."""
+"""Delay Ctrl-C at moments when it would leave work half done."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ import threading
 from collections.abc import Iterator
 
 SLICE_SECONDS = 0.5
-"""How long to wait at a time: Ctrl-C just before a wait, or anywhere in it on Windows, is only seen when it ends."""
+"""Seconds that one wait lasts. Python notices Ctrl-C only at the end of a wait if it comes just before the wait, or on
+Windows at any time during the wait."""
 
 
 @contextlib.contextmanager
 def uninterrupted(forget: bool = False) -> Iterator[None]:
-    """Hold Ctrl-C back until the block is done, so that a step is noted whole or not at all.
+    """Delay Ctrl-C until the end of the block, so that a step is recorded completely or not at all.
 
     Args:
-        forget: drop it then, where there is nothing more to interrupt.
+        forget: Whether to ignore a delayed Ctrl-C, because nothing remains that it could interrupt.
     """
-    usual = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
         yield
         return
-    held: list[tuple] = []
-    signal.signal(signal.SIGINT, lambda *what: held.append(what))
+    delayed: list[tuple] = []
+    signal.signal(signal.SIGINT, lambda *arguments: delayed.append(arguments))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, usual)
-    if held and not forget:
-        usual(*held[0])
+        signal.signal(signal.SIGINT, handler)
+    if delayed and not forget:
+        handler(*delayed[0])

@@ -1,4 +1,4 @@
-"""What a run is asked for, and all that is kept of it: the values that runs, sessions and folders hand each other."""
+"""Spec and record of a run: the values that runs, sessions and folders exchange."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from dreamy_lens.search.steps import State
 
 @dataclass(frozen=True, eq=False)
 class RunSpec:
-    """What a run is asked for. Made by :meth:`of` for a new run, and read from the folder of a saved one.
+    """Request for a run. :meth:`of` makes it for a new run; for a saved run it is read from the folder.
 
     Attributes:
-        feature: expression to drive; None for a saved run whose feature its text alone must make again.
-        model: model that the feature reads: a HookedModel, or for a saved run anything that stands for one, and None
-            for the one of its name.
-        config: settings of the search; its length is that of `start`, if there is one.
-        constraints: constraints on the prompts, a template among them.
-        fluency_model: model whose cross-entropy counts as fluency; None is the model itself, or for a saved run the
-            one of its name.
-        start: initial prompts, int64 `[P, n]`, or None for random tokens.
+        feature: Expression to drive; None for a saved run whose feature is parsed from its text.
+        model: HookedModel that the feature reads. For a saved run also a bridge, a Hugging Face id or a folder; None is
+            then the model that the run names.
+        config: Settings of the search; its length is that of `start`, if there is a start.
+        constraints: Constraints on the prompts, including a template.
+        fluency_model: Model whose cross-entropy measures fluency; None is the feature's model, or for a saved run the
+            fluency model that the run names.
+        start: Initial prompts, int64 `[P, n]`, or None for random tokens.
     """
 
     feature: Feature | None
@@ -55,27 +55,27 @@ class RunSpec:
         fluency_model: HookedModel | None = None,
         named: Collection[str] = (),
     ) -> RunSpec:
-        """Bring what a user gives into one form.
+        """Make a spec from the arguments of a user.
 
         Args:
-            feature: expression to drive.
-            model: model that the feature reads.
-            config: settings of the search; a start decides their length.
-            start: initial prompts in any form that :func:`dreamy_lens.dream` takes, or None.
-            constraints: one constraint, or several.
-            fluency_model: model whose cross-entropy counts as fluency; None is the model itself.
-            named: names of the settings that the user wrote out.
+            feature: Expression to drive.
+            model: Model that the feature reads.
+            config: Settings of the search; a start overrides their length.
+            start: Initial prompts in any form that :func:`dreamy_lens.dream` takes, or None.
+            constraints: One constraint, or several.
+            fluency_model: Model whose cross-entropy measures fluency; None is the feature's model.
+            named: Names of the settings that the user gave explicitly.
 
         Raises:
-            PromptError: a start is not made of the model's tokens, starts differ in length, or `length` was asked for
-                and is another.
+            PromptError: A start has tokens that the model does not have, starts differ in length, or the user gave a
+                `length` that is not that of the start.
         """
         rows = None
         if start is not None:
             rows = stack_prompts(as_ids(start, model.vocabulary))
             if "length" in named and rows.shape[1] != config.length:
                 raise PromptError(
-                    f"The start has {rows.shape[1]} tokens and length={config.length} was asked for; leave out length, "
+                    f"The start has {rows.shape[1]} tokens, but length={config.length} was given; leave out length, "
                     f"or give a start of {config.length} tokens."
                 )
             config = dataclasses.replace(config, length=rows.shape[1])
@@ -85,16 +85,16 @@ class RunSpec:
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """All that is kept of a run: a folder holds it, and a run goes on from it.
+    """Complete state of a run: a folder holds it, and a run continues from it.
 
     Attributes:
-        spec: what the run was asked for.
-        provenance: feature, model, seed, BOS and template of the run's prompts.
-        history: every evaluated prompt.
-        state: where the search goes on; None before its first step.
-        identity: what tells the run's model from others, as JSON values; None if it is not known.
-        fluency_name: name of the fluency model, if it is another model than the feature's.
-        texts: text, tokens and round trip of prompts by their ids, written as `"17,4,25"`.
+        spec: Spec of the run.
+        provenance: Feature, model, seed, BOS and template of the run's prompts.
+        history: Every evaluated prompt.
+        state: State from which the search continues; None before the first step.
+        identity: JSON values that identify the run's model and what its numbers depend on; None if they are unknown.
+        fluency_name: Name of the fluency model; None if the feature's own model measures fluency.
+        texts: Text, tokens and round trip of prompts by their ids, written as `"17,4,25"`.
     """
 
     spec: RunSpec

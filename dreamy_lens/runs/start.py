@@ -1,6 +1,6 @@
-"""Make new runs, none of which has started yet: one of its own, several side by side, one like another from a prompt.
+"""Make new runs that have not started yet: a single run, several side by side, or a run that starts from a prompt.
 
-Everything is checked before anything is searched. :func:`dreamy_lens.runs.progress.advance` and `resume()` start runs.
+All settings are checked before a search starts. :func:`dreamy_lens.runs.progress.advance` and `resume()` start runs.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from dreamy_lens.search.constraints import Template, template
 
 
 def new_run(spec: RunSpec) -> Dream:
-    """Make a run that has found nothing yet.
+    """Make a run with an empty history.
 
     Args:
-        spec: what the run is asked for.
+        spec: Spec of the run.
 
     Raises:
-        FeatureError: the feature does not fit the model.
-        PromptError: a start, or the length, is more than the model can read.
-        ConstraintError: constraints leave nothing to search, or a start breaks one.
+        FeatureError: The feature does not fit the model.
+        PromptError: A start, or the length, is longer than the model's context.
+        ConstraintError: The constraints leave no prompt to search, or a start breaks one of them.
     """
     session = Session.open(spec)
     return Dream(session.record(), session)
@@ -45,41 +45,41 @@ def side_by_side(
     """Make a run of each feature with each configuration: feature by feature, and seed by seed within each.
 
     Args:
-        features: expressions to drive.
-        model: model that the features read.
-        configs: settings of the search, one for each seed.
-        **settings: as for :meth:`RunSpec.of`: `start`, `constraints`, `fluency_model` and `named`.
+        features: Expressions to drive.
+        model: Model that the features read.
+        configs: Settings of the search, one for each seed.
+        **settings: Keywords of :meth:`RunSpec.of`: `start`, `constraints`, `fluency_model` and `named`.
 
     Raises:
-        DreamyLensError: whatever :func:`new_run` raises.
+        DreamyLensError: :func:`new_run` raised it for one of the runs.
     """
     specs = [RunSpec.of(feature, model, config, **settings) for feature in features for config in configs]
     return Dreams([new_run(spec) for spec in specs])
 
 
 def from_prompt(spec: RunSpec, ids: Sequence[int]) -> Dream:
-    """Make a run like another one that starts from a prompt.
+    """Make a run that starts from a prompt, with the spec of another run.
 
     Args:
-        spec: what the other run was asked for; its start does not count.
-        ids: token ids of the prompt, `[n]`, without BOS and template.
+        spec: Spec of the other run; its start is ignored.
+        ids: Token ids of the prompt, `[n]`, without BOS and template.
 
     Raises:
-        ConstraintError: the prompt breaks a constraint.
-        PromptError: the prompt is too long.
+        ConstraintError: The prompt breaks a constraint.
+        PromptError: The prompt is too long.
     """
     config = dataclasses.replace(spec.config, length=len(ids))
     return new_run(dataclasses.replace(spec, config=config, start=np.asarray(ids, dtype=np.int64)[None]))
 
 
 def spec_of_scorer(scorer: Scorer) -> RunSpec:
-    """Give the spec of a run that scores prompts as a scorer does, with the default settings.
+    """Return the spec of a run with the default settings that scores prompts like a given scorer.
 
     Args:
-        scorer: scorer, whose template becomes a constraint.
+        scorer: Scorer whose feature, models, BOS and template the run uses; the template becomes a constraint.
 
     Raises:
-        ConstraintError: the text of the template's tokens encodes to other tokens, so that no constraint stands for it.
+        ConstraintError: The text of the template encodes to other tokens, so no constraint can express the template.
     """
     config = EPOConfig(prepend_bos=scorer.prepend_bos)
     fluency_model = None if scorer.fluency is scorer.model else scorer.fluency
@@ -96,6 +96,6 @@ def _template_of(scorer: Scorer) -> tuple[Template, ...]:
     if (tuple(around.prefix), tuple(around.suffix)) != (scorer.prefix, scorer.suffix):
         raise ConstraintError(
             f"No dream can start here: the text of the template, {text!r}, encodes to other tokens than the template "
-            "has. Explore the prompt inside a template whose tokens are those of its text."
+            "has. Explore the prompt inside a template whose text encodes to its tokens."
         )
     return (constraint,)

@@ -1,7 +1,7 @@
-"""Take the steps of a run, in this thread or in one of its own, with all that may happen between two of them.
+"""Worker that takes the steps of a run, in the calling thread or in a thread of its own.
 
-One thread owns the model while a run goes on: other threads ask, and are answered between two steps. Nothing here
-draws; what shows a run listens to it.
+One thread owns the model while a run goes on. Other threads pass functions to it, and it calls them between two steps.
+The worker displays nothing; panels and progress bars listen to it.
 """
 
 from __future__ import annotations
@@ -24,52 +24,52 @@ READY, RUNNING, PAUSED, STOPPED, DONE, FAILED = "ready", "running", "paused", "s
 ENDED = (STOPPED, DONE, FAILED)
 
 SAVE_SECONDS = 30.0
-"""How often a run with a folder is saved while it goes on."""
+"""Seconds between two saves of a run that has a folder."""
 
 
 class Steppable(Protocol):
-    """What a worker takes the steps of: one run, or several side by side."""
+    """Object whose steps a worker takes: one run, or several side by side."""
 
     @property
     def iteration(self) -> int:
-        """Completed iterations; of several runs, those that all have completed."""
+        """Number of completed iterations; for several runs, the number that every run has completed."""
         ...
 
     @property
     def models(self) -> set[Any]:
-        """The models that the steps use, loaded if need be."""
+        """Models that the steps use; loaded now if they are not in memory."""
         ...
 
     def steps(self, until: int, between: Callable[[], object] | None = None) -> Iterator[Any]:
-        """Give the next steps, up to an iteration; each counts once it is given to :meth:`take`."""
+        """Yield the next steps, up to iteration `until`; a step counts once it is passed to :meth:`take`."""
         ...
 
     def take(self, step: Any, /) -> None:
-        """Note a step."""
+        """Add a step to the run."""
         ...
 
     def save(self, path: str | os.PathLike[str], /) -> Path:
-        """Write everything to a folder, which is whole at every moment."""
+        """Write the run to a folder, which can be loaded at every moment."""
         ...
 
     def unlock(self) -> None:
-        """Forget which threads may be reading: in a forked process they are not there."""
+        """Replace the locks by new ones: in a forked process, the threads that held them do not exist."""
         ...
 
 
 class RunWorker(ModelThread):
-    """Takes a run, or several side by side, up to an iteration.
+    """Advances a run, or several side by side, up to an iteration.
 
     Args:
-        run: what is to go on.
-        until: the last iteration, counted from the very beginning of the run.
-        save_to: a folder in which it is saved now and then, and at the end.
+        run: Run, or runs, to advance.
+        until: Last iteration, counted from the beginning of the run.
+        save_to: Folder in which the run is saved every :data:`SAVE_SECONDS`, and at the end.
 
     Attributes:
         status: ready, running, paused, stopped, done or failed.
-        error: what ended it, if it failed.
-        interrupted: whether a Ctrl-C did.
-        told: whether the error was raised, or warned of, to the user.
+        error: Error that ended the run, if it failed.
+        interrupted: Whether Ctrl-C ended the run.
+        error_seen: Whether the user has seen the error, as an exception or a warning.
     """
 
     def __init__(self, run: Steppable, until: int, save_to: str | os.PathLike[str] | None = None) -> None:
@@ -78,14 +78,19 @@ class RunWorker(ModelThread):
         self.run, self.until, self.save_to = run, until, save_to
         self.status = READY
         self.error: BaseException | None = None
-        self.interrupted = self.told = False
+        self.interrupted = self.error_seen = False
         self._wish = RUNNING
         self._saved: float | None = None
-        self._alone = False
+        self._in_own_thread = False
 
     @classmethod
     def idle(cls, run: Steppable, status: str) -> RunWorker:
-        """Make a worker that has no steps to take, and only answers."""
+        """Make a worker that has no steps to take, and only calls the functions that it is given.
+
+        Args:
+            run: Run that the worker belongs to.
+            status: Status of the run.
+        """
         worker = cls(run, 0)
         worker.status = status
         worker._ended.set()
@@ -95,12 +100,12 @@ class RunWorker(ModelThread):
 
     @property
     def is_ending(self) -> bool:
-        """Whether the run is bound to end, or has ended."""
+        """Return whether the run will end after the present step, or has ended."""
         return self._wish == STOPPED or self.status in ENDED
 
     def start(self) -> None:
-        """Work in a thread of its own."""
-        self._alone = True
+        """Take the steps in a new thread."""
+        self._in_own_thread = True
         try:
             self._in_thread(self.work)
         except RuntimeError as error:
@@ -109,40 +114,47 @@ class RunWorker(ModelThread):
             raise
 
     def pause(self) -> None:
-        """Stand still after the present step."""
-        self._want(PAUSED)
+        """Pause after the present step."""
+        self._set_wish(PAUSED)
 
     def go_on(self) -> None:
-        """Go on after a pause."""
-        self._want(RUNNING)
+        """Continue after a pause."""
+        self._set_wish(RUNNING)
 
     def stop(self) -> None:
-        """End after the present step."""
-        self._want(STOPPED)
+        """Stop after the present step."""
+        self._set_wish(STOPPED)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait, so many seconds at most; whether the run has ended. An interrupt ends it, and is not passed on."""
+        """Wait for the end of the run. Ctrl-C stops the run, and is not raised again.
+
+        Args:
+            timeout: Most seconds to wait; None waits until the end.
+
+        Returns:
+            Whether the run has ended.
+        """
         if self.is_mine:
             return not self.active
         try:
-            return self._awaited(timeout)
+            return self._wait_ended(timeout)
         except KeyboardInterrupt:
             self.interrupted = True
             self.stop()
-            return self._awaited(None)
+            return self._wait_ended(None)
 
-    def _awaited(self, timeout: float | None) -> bool:
-        # An event and not Thread.join, which takes a thread for dead once it was interrupted (bpo-45274).
+    def _wait_ended(self, timeout: float | None) -> bool:
+        # An event instead of Thread.join, because an interrupted join treats the thread as dead (bpo-45274).
         end = float("inf") if timeout is None else time.monotonic() + timeout
         while not self._ended.wait(min(SLICE_SECONDS, max(0.0, end - time.monotonic()))):
             if time.monotonic() >= end:
                 return False
         return True
 
-    # What the thread at work does.
+    # What the thread that takes the steps calls.
 
     def work(self) -> None:
-        """Take the steps, here and now. What ends it is not raised: see `status`, `error` and `interrupted`."""
+        """Take the steps in the calling thread. No error is raised: see `status`, `error` and `interrupted`."""
         self._at_work = threading.get_ident()
         status, steps = STOPPED, self._steps()
         try:
@@ -150,28 +162,28 @@ class RunWorker(ModelThread):
                 status = self._work(steps)
             except KeyboardInterrupt:
                 self.interrupted = True
-            except BaseException as error:  # sys.exit() in a signal's handler too
+            except BaseException as error:  # includes sys.exit() in a signal handler
                 status = self._failed(error)
                 if self._saved is not None:
-                    self._save_anyway()
+                    self._save_after_error()
             with uninterrupted(forget=True):
                 with contextlib.suppress(Exception):
                     steps.close()
                 if self.save_to is not None and status != FAILED:
                     try:
-                        self._save_whole()
+                        self._save_finished()
                     except Exception as error:
                         status = self._failed(error)
-        finally:  # whatever happens, no thread waits for ever
+        finally:  # so that no thread waits for ever, whatever happens
             with uninterrupted(forget=True):
                 try:
-                    self._say(status)
+                    self._set_status(status)
                 finally:
                     self._ended.set()
                     self._answer_rest()
 
     def _steps(self) -> Generator[Any, None, None]:
-        """The steps to come; a generator, so that what fails before the first step fails as a step does."""
+        """Yield the remaining steps; in a generator, an error before the first step is raised at `next`, too."""
         yield from self.run.steps(self.until, self._answer_soon)
 
     def _work(self, steps: Iterator[Any]) -> str:
@@ -179,25 +191,25 @@ class RunWorker(ModelThread):
             other.left()
         self._before = []
         with shared(self.run.models):
-            self._say(RUNNING)
-            while self._may_go_on():
+            self._set_status(RUNNING)
+            while self._take_another_step():
                 step = next(steps, None)
                 if step is None:
                     return DONE
                 with uninterrupted():
                     self.run.take(step)
-                self._listeners.tell()
-                # The first step is saved at once: a folder that cannot be written is better known before the search.
+                self._listeners.notify()
+                # The first step is saved at once, so that a folder that cannot be written fails at the beginning.
                 if self.save_to is not None and (self._saved is None or time.monotonic() - self._saved > SAVE_SECONDS):
                     with uninterrupted():
                         self.run.save(self.save_to)
                     self._saved = time.monotonic()
         return STOPPED
 
-    def _may_go_on(self) -> bool:
-        """Answer, stand still while that is wished, and say whether another step is to be taken."""
+    def _take_another_step(self) -> bool:
+        """Call queued functions, wait while the run is paused, and return whether to take another step."""
         while True:
-            with self._turn:
+            with self._condition:
                 wish = self._wish
                 if wish == STOPPED:
                     return False
@@ -205,62 +217,64 @@ class RunWorker(ModelThread):
                     if wish == RUNNING:
                         break
                     if self.status == PAUSED:
-                        self._turn.wait(SLICE_SECONDS)
+                        self._condition.wait(SLICE_SECONDS)
                         continue
                 asked = bool(self._asked or self._soon)
             if asked:
                 self._answer_first()
             else:
-                self._say(PAUSED)
+                self._set_status(PAUSED)
         if self.status != RUNNING:
-            self._say(RUNNING)
+            self._set_status(RUNNING)
         return True
 
-    def _drop(self) -> None:
-        self._want(STOPPED)
-        super()._drop()
+    def _cancel_queued(self) -> None:
+        self._set_wish(STOPPED)
+        super()._cancel_queued()
 
-    def _lose(self) -> None:
-        super()._lose()
+    def _reset_after_fork(self) -> None:
+        super()._reset_after_fork()
         if self.active:
             self.status, self._ended = STOPPED, threading.Event()
             self._ended.set()
         self.run.unlock()
 
-    def _want(self, wish: str) -> None:
-        with self._turn:
-            if self._wish != STOPPED:  # which nothing takes back
+    def _set_wish(self, wish: str) -> None:
+        with self._condition:
+            if self._wish != STOPPED:  # a stop cannot be taken back
                 self._wish = wish
-            self._turn.notify_all()
+            self._condition.notify_all()
 
-    def _say(self, status: str) -> None:
+    def _set_status(self, status: str) -> None:
         self.status = status
-        self._listeners.tell(now=True)
+        self._listeners.notify(now=True)
 
     def _failed(self, error: BaseException) -> str:
         error.run = self.run  # type: ignore[attr-defined]
         self.error = error
-        if self._alone:  # nothing looks at its frames, and they would keep the tensors of the pass that failed
+        if (
+            self._in_own_thread
+        ):  # no caller inspects the frames, and they would keep the tensors of the failed pass in memory
             traceback.clear_frames(error.__traceback__)
         return FAILED
 
-    def _save_whole(self) -> None:
-        """The last save. The search is over, so a Ctrl-C now has nothing left to end: it must not cost the run."""
+    def _save_finished(self) -> None:
+        """Save the finished run. A Ctrl-C at this point must not lose the run, so an interrupted save is repeated."""
         assert self.save_to is not None
         for again in (True, True, False):
             try:
                 self.run.save(self.save_to)
                 return
-            except KeyboardInterrupt:  # while no signal can be held back
+            except KeyboardInterrupt:  # possible because Python may deliver Ctrl-C before it is held back
                 if not again:
                     warnings.warn(
-                        f"The run was interrupted while it was saved; run.save({str(self.save_to)!r}) saves it.",
+                        f"The run was interrupted while it was saved; call run.save({str(self.save_to)!r}) to save it.",
                         RuntimeWarning,
                         stacklevel=6,
                     )
 
-    def _save_anyway(self) -> None:
-        """Save on the way out of an error, which must not be hidden by another one."""
+    def _save_after_error(self) -> None:
+        """Save after an error; a second error from the save must not hide the first one."""
         assert self.save_to is not None
         try:
             with uninterrupted(forget=True):

@@ -65,7 +65,7 @@ class Mounted:
         self.page = page
         page.route("http://localhost/", lambda route: route.fulfill(body=PAGE, content_type="text/html"))
         page.goto("http://localhost/")  # where a page may use the clipboard, if it is let
-        given = {"esm": bundle.module(view), "css": bundle.stylesheet(), "json": dumps(state)}
+        given = {"esm": bundle.view_module(view), "css": bundle.view_stylesheet(), "json": dumps(state)}
         page.evaluate(HOST, given)
         self.frames()
 

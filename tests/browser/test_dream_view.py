@@ -64,7 +64,7 @@ def test_a_run_is_described_and_drawn(mount: Mount):
     assert keys(view) == [e["key"] for e in state["frontier"]]
     assert column(view, "iteration") == [str(e["it"]) for e in state["frontier"]]
     assert view.find(".dlp-table .dlp-mark").count() == sum(not e["trips"] for e in state["frontier"])
-    assert view.find(".dlp-table .dlp-mark").first.get_attribute("title") == "as text it encodes to other tokens"
+    assert view.find(".dlp-table .dlp-mark").first.get_attribute("title") == "its text encodes to other tokens"
 
 
 def test_traits_arrive_and_only_what_changed_is_drawn(mount: Mount):
@@ -240,7 +240,7 @@ def test_a_limit_picks_the_strongest_prompt_under_it(mount: Mount):
     slide(view, ".dlp-row input[type=range]", 5.0)
     assert f"best under 5.00: value {best['y']:.3f}" in view.text(".dlp-row output")
     assert view.saved()["picked"] == best["key"] and view.find(".dlp-plot .dlp-limit").count() == 1
-    box = view.page.get_by_label("most cross-entropy, as a number")
+    box = view.page.get_by_label("highest cross-entropy, as a number")
     box.fill("0.1")
     box.press("Enter")
     view.frames()

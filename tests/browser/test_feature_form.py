@@ -125,7 +125,7 @@ def test_fields_spell_a_feature_for_every_shape(form, hook, fill, spelt):
 def test_numbers_are_a_direction(form):
     it = form()
     pick(it, "hook_embed")
-    it.page.get_by_label("what").select_option("direction")
+    it.page.get_by_label("unit or direction").select_option("direction")
     it.page.get_by_label("direction", exact=True).fill("[1, -2.5, 3e-1]")
     numbers = base64.b64encode(np.array([1, -2.5, 0.3], dtype="<f4").tobytes()).decode()
     assert it.expression == f'hook_embed[-1] @ "data:float32,{numbers}"'
@@ -142,7 +142,7 @@ def test_numbers_are_a_direction(form):
 )
 def test_short_cuts(form, short, typed, spelt):
     it = form()
-    it.page.locator("summary", has_text="Short cuts").click()
+    it.page.locator("summary", has_text="Shortcuts").click()
     it.page.get_by_label(short, exact=True).fill(typed)
     it.page.get_by_label(f"Use {short}", exact=True).click()
     assert it.expression == spelt and parse(spelt)
@@ -159,7 +159,7 @@ def test_a_hook_point_that_needs_quotes_and_one_that_is_never_reached(form):
 def test_shapes_that_come_later_are_shown_and_spelt(form):
     it = form(shapes=None)
     pick(it, "blocks.1.mlp.hook_post")
-    assert it.expression == "" and it.page.get_by_text("Finding out the shapes").is_visible()
+    assert it.expression == "" and it.page.get_by_text("Finding the shapes").is_visible()
     it.put(shapes=SHAPES)
     assert it.expression == "blocks.1.mlp.hook_post[-1, 0]"
     assert it.items() == ["✓ blocks.1.mlp.hook_post [position, 40]"]
@@ -180,7 +180,7 @@ def test_what_is_typed_is_checked_once_and_answered(form):
         type="checked", id=asked["id"], ok=False, said="", error="The text ends.\n    L1.N7 +\n           ^", python=""
     )
     assert it.page.get_by_text("✗ The text ends.").is_visible()
-    assert it.page.get_by_label("where", exact=True).inner_text() == "L1.N7 +\n       ^"
+    assert it.page.get_by_label("position of the error", exact=True).inner_text() == "L1.N7 +\n       ^"
     assert box.get_attribute("aria-invalid") == "true"
     described = box.get_attribute("aria-describedby")
     assert "The text ends." in it.page.locator(f"#{described}").inner_text()
@@ -314,7 +314,7 @@ def test_every_text_has_contrast_in_every_theme(form, scheme, jupyter):
 def test_everything_to_fill_in_has_a_name_and_ids_are_unique(form):
     it = form()
     pick(it, "blocks.0.attn.hook_z")
-    it.page.get_by_label("what").select_option("direction")
+    it.page.get_by_label("unit or direction").select_option("direction")
     nameless = it.page.evaluate(
         "[...document.querySelectorAll('input, select, textarea')]"
         ".filter((n) => !n.labels.length).map((n) => n.outerHTML)"

@@ -56,10 +56,10 @@ def shown(offline_page: Open, tmp_path: Path) -> Callable[..., Page]:
 
 def test_the_scripts_are_small_and_one_module_each():
     for name in ("dream", "attribution", "runs"):
-        module = bundle.module(name)
+        module = bundle.view_module(name)
         assert len(module.encode()) <= 43_000 and not re.search(r"^\s*(import\b|//|/\*)", module, re.MULTILINE)
         assert module.count("export ") == 1 and "innerHTML" not in module and "eval(" not in module
-    assert "/*" not in bundle.stylesheet() and len(bundle.stylesheet()) < 16_000
+    assert "/*" not in bundle.view_stylesheet() and len(bundle.view_stylesheet()) < 16_000
 
 
 def test_a_long_run_is_light_and_always_the_same():
@@ -159,9 +159,9 @@ def test_a_frozen_view_is_the_living_one_while_there_is_one(mount: Mount):
       const { default: view } = await import(URL.createObjectURL(new Blob([esm], { type: "text/javascript" })));
       host.forget = await view.initialize({ model });
     }"""
-    view.page.evaluate(call, ["abcd9999", bundle.module("dream")])  # not its own
+    view.page.evaluate(call, ["abcd9999", bundle.view_module("dream")])  # not its own
     assert page.get_by_role("button", name="100 more iterations").count() == 0
-    view.page.evaluate(call, ["abcd1234", bundle.module("dream")])
+    view.page.evaluate(call, ["abcd1234", bundle.view_module("dream")])
     assert page.locator("h3").inner_text() == "alive"
     page.get_by_role("button", name="100 more iterations").click()
     assert view.sent() == [{"type": "more", "iterations": 100}]

@@ -52,7 +52,7 @@ def test_a_strip_shows_what_its_tokens_lose(mount: Mount):
     legend = view.text(".dlp-legend")
     assert f"(full: {colour:.3f})"[:9] in legend and "lost even with the best" in legend
     assert view.find(".dlp-token small").count() == len(one["tokens"])
-    assert "underneath: the value if the prompt ended there" in view.text(".dlp-legend:nth-of-type(2)")
+    assert "below: the value if the prompt ended there" in view.text(".dlp-legend:nth-of-type(2)")
     name = view.find(".dlp-token").first.get_attribute("aria-label") or ""
     assert name.startswith(f"1 of {len(one['tokens'])}: ") and "worst substitute " in name
 

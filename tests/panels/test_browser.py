@@ -166,7 +166,7 @@ def test_seeds(text, seeds):
     assert settings.parse_seeds(text) == seeds
 
 
-@pytest.mark.parametrize(("text", "said"), [("a", "'a'"), ("-1", "'-1'"), ("3-1", "write 1-3"), ("1, 0-2", "twice")])
+@pytest.mark.parametrize(("text", "said"), [("a", "'a'"), ("-1", "'-1'"), ("3-1", "give 1-3"), ("1, 0-2", "twice")])
 def test_seeds_that_are_none(text, said):
     with pytest.raises(SettingsError, match=said):
         settings.parse_seeds(text)

@@ -113,7 +113,7 @@ def test_a_paused_run_stops(gpt2, whole):
 
 def test_more_iterations_are_for_a_run_that_has_ended(gpt2):
     run, gate = held(gpt2.bridge)
-    with pytest.raises(SettingsError, match=r"The run is running still, at iteration 3\. .* wait\(\) for the end"):
+    with pytest.raises(SettingsError, match=r"The run is still running, at iteration 3\. .* wait\(\) for the end"):
         run.resume(5)
     with pytest.raises(SettingsError, match="still"):
         run.resume(save_to="somewhere")
@@ -353,7 +353,7 @@ def test_a_listener_that_fails_is_logged_and_dropped(gpt2, whole, caplog, error)
 
     with caplog.at_level(logging.ERROR, "dreamy_lens"):
         same(begun(gpt2.bridge, fails).wait().history, whole.history)
-    assert calls == [0, 1, 2] and caplog.text.count("is not told about it any more") == 1
+    assert calls == [0, 1, 2] and caplog.text.count("is not called again") == 1
 
 
 @pytest.mark.parametrize("where", ["ready", "running", "done"])
@@ -433,7 +433,7 @@ def test_a_run_whose_very_first_scoring_fails(gpt2, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Scorer, "score", lambda self, ids: 1 / 0)
         run = dream(gpt2.bridge, wait=False)
-        with pytest.warns(RuntimeWarning, match=r"The run failed \(ZeroDivisionError: .*\), so this is what it found"):
+        with pytest.warns(RuntimeWarning, match=r"The run failed \(ZeroDivisionError: .*\), so these are its results"):
             assert len(run.frontier) == 0
         with pytest.raises(ZeroDivisionError):
             run.wait()
@@ -465,7 +465,7 @@ def test_an_interrupt_while_somebody_waits_stops_it_and_keeps_everything(gpt2, w
         found = getattr(run, read)
         found() if read == "wait" else None
     assert (run.status, run.iteration, run.worker.interrupted) == ("stopped", 3, True)
-    assert capsys.readouterr().err == "Interrupted; everything found is kept, and .resume() goes on.\n"
+    assert capsys.readouterr().err == "Interrupted. Everything found so far is kept; .resume() continues.\n"
     assert len(run.frontier) and run.history.iterations == 3
     same(run.resume(progress=False).history, whole.history)
 
@@ -491,7 +491,7 @@ def test_an_interrupt_of_a_listener_or_an_answer_ends_a_run_in_this_thread(gpt2,
 
     run = begun(gpt2.bridge, pressed, wait=True)
     assert (run.status, run.iteration) == ("stopped", 2)
-    assert "Interrupted after 2 of 8 iterations; everything found is kept" in capsys.readouterr().err
+    assert "Interrupted after 2 of 8 iterations. Everything found so far is kept" in capsys.readouterr().err
     same(dream(gpt2.bridge, iterations=2).resume(6, progress=False).history, whole.history)
 
     run, asked = dream(gpt2.bridge, iterations=0), []
@@ -768,7 +768,7 @@ def test_no_notebook_where_nothing_of_it_is_loaded(monkeypatch):
 def test_in_a_notebook_it_returns_at_once(gpt2, whole, monkeypatch):
     _python(monkeypatch, types.SimpleNamespace(kernel=object()))
     run = dream(gpt2.bridge)
-    assert run.worker._alone
+    assert run.worker._in_own_thread
     same(run.history, whole.history)
     gate = Gate(9)
     run.listen(gate, every=0.0)

@@ -81,7 +81,7 @@ def test_a_start_decides_the_length(gpt2):
         (
             {"start": " dog", "length": 5},
             PromptError,
-            "The start has 1 tokens and length=5 was asked for; leave out length",
+            "The start has 1 tokens, but length=5 was given; leave out length",
         ),
         (
             {"start": ["a dog", "a dog dog"]},
@@ -186,7 +186,7 @@ def test_prompts_of_a_run_know_how_to_be_attributed(gpt2, monkeypatch):
     found = prompt.attribution(k=4)
     assert found.value == pytest.approx(prompt.value, abs=1e-5)
     assert found.cross_entropy == pytest.approx(prompt.cross_entropy, abs=1e-5)
-    rules = run.session.rules
+    rules = run.session.constraint_set
     assert found.candidates.shape == (5, 4) and rules.allowed[found.candidates].all()
     again = run.attribution(" dog dog", k=3)
     assert again.candidates.shape == (2, 3)

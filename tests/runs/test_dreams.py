@@ -56,7 +56,7 @@ def test_a_pause_of_one_is_a_pause_of_all(gpt2, whole):
     runs[1].pause()
     gate.open()
     assert still.wait(PATIENCE) and {run.status for run in runs} == {"paused"}
-    with pytest.raises(SettingsError, match="paused still"):
+    with pytest.raises(SettingsError, match="still paused"):
         runs.resume(2)
     assert runs.resume() is runs
     alike(runs, whole)
@@ -130,7 +130,7 @@ def test_an_interrupt_while_one_is_read_stops_all(gpt2, whole, capsys):
     runs, gate = held(gpt2.bridge)
     with Press(runs, gate.open):
         assert runs[1].history.iterations == runs[1].iteration
-    assert "Interrupted; everything found is kept" in capsys.readouterr().err and runs.status == "stopped"
+    assert "Interrupted. Everything found so far is kept" in capsys.readouterr().err and runs.status == "stopped"
     runs.resume(progress=False)
     alike(runs, whole)
 
@@ -154,7 +154,7 @@ def test_saving_meanwhile_saves_whole_runs(gpt2, whole, tmp_path):
     saver.join()
     runs.wait()
     alike(runs, whole)
-    for place, run in zip(runs.places(tmp_path / "all"), whole, strict=True):
+    for place, run in zip(runs.run_folders(tmp_path / "all"), whole, strict=True):
         again = dl.load_run(place, gpt2.bridge)
         again = again if again.finished else again.resume(progress=False)
         np.testing.assert_array_equal(again.history.ids, run.history.ids)

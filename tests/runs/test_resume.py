@@ -82,7 +82,7 @@ def test_a_run_with_another_fluency_model(gpt2, llama, tmp_path):
     again = dl.load_run(tmp_path / "run", gpt2.bridge, fluency_model=llama.bridge)
     same(again.resume(4, progress=False).history, full.history)
     again.save()
-    with pytest.raises(RunFolderError, match="belongs to another model: of one of its prompts the cross-entropy was"):
+    with pytest.raises(RunFolderError, match="belongs to another model: the cross-entropy of one of its prompts was"):
         dl.load_run(tmp_path / "run", gpt2.bridge, fluency_model=gpt2.bridge).resume(1)
 
 
@@ -106,7 +106,7 @@ def test_non_finite_prompts_are_known_after_a_resume(gpt2, tmp_path):
 
 @pytest.mark.parametrize("bad", [0, -3, 1.5, True, "10"])
 def test_more_iterations_are_a_positive_number(whole, bad):
-    with pytest.raises(SettingsError, match="how many more iterations to run, at least 1; got"):
+    with pytest.raises(SettingsError, match="the number of iterations to add, at least 1; got"):
         whole.resume(bad)
 
 
@@ -118,7 +118,7 @@ def test_an_interrupted_run_keeps_everything_and_goes_on(gpt2, whole, capsys, at
     with interrupt_after(at):
         run = dream(gpt2.bridge)
     assert (
-        f"Interrupted after {at} of 8 iterations; everything found is kept, and .resume() goes on."
+        f"Interrupted after {at} of 8 iterations. Everything found so far is kept; .resume() continues."
         in capsys.readouterr().err
     )
     assert run.iteration == at and len(run.frontier)

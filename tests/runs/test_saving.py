@@ -57,12 +57,12 @@ def test_a_folder_that_is_taken_is_told_before_the_search(gpt2, whole, tmp_path,
     (tmp_path / "notes" / "a.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
     monkeypatch.setattr(Scorer, "score", lambda *a: pytest.fail("it was searched"))
-    with pytest.raises(RunFolderError, match="run' holds a run already; choose another name"):
+    with pytest.raises(RunFolderError, match="run' already holds a run; choose another name"):
         dream(gpt2.bridge, save_to=tmp_path / "run")
     for name in ("notes", "file"):
         with pytest.raises(RunFolderError, match=f"{name}' exists and is not a run folder"):
             dream(gpt2.bridge, save_to=tmp_path / name)
-    with pytest.raises(RunFolderError, match="holds a run already"):
+    with pytest.raises(RunFolderError, match="already holds a run"):
         whole.resume(1, save_to=tmp_path / "second")
     assert (tmp_path / "notes" / "a.txt").read_text() == "mine"
 
@@ -79,7 +79,7 @@ def test_nothing_is_left_behind_by_a_search_that_cannot_begin(gpt2, tmp_path):
 
 def test_saving_again_replaces_the_run_s_own_folder_only(gpt2, whole, tmp_path):
     run = dream(gpt2.bridge, iterations=1)
-    with pytest.raises(SettingsError, match=r"has not been saved yet; name a folder: run.save\('my_run'\)"):
+    with pytest.raises(SettingsError, match=r"has not been saved yet; give a folder: run.save\('my_run'\)"):
         run.save()
     run.save(tmp_path / "run")
     run.resume(1, progress=False)
@@ -95,11 +95,11 @@ def test_a_run_of_another_model_is_refused(gpt2, whole, tmp_path):
     whole.save(tmp_path / "run")
     other = models.family("gemma2").bridge  # the same tokenizer and number of layers
     with pytest.raises(
-        RunFolderError, match=r"belongs to another model: of one of its prompts the value was .* on 'tiny-gpt2'"
+        RunFolderError, match=r"belongs to another model: the value of one of its prompts was .* on 'tiny-gpt2'"
     ):
         dl.load_run(tmp_path / "run", other).resume(1)
     with pytest.raises(
-        RunFolderError, match=r"was made on 'tiny-gpt2' with .*, and 'embedded' has .*: it is another model"
+        RunFolderError, match=r"was made on 'tiny-gpt2' with .*, but 'embedded' has .*: it is another model"
     ):
         dl.load_run(tmp_path / "run", dl.load_model()).resume(1)
     run = dl.load_run(tmp_path / "run", other)

@@ -95,7 +95,8 @@ def test_another_precision_is_told_and_from_then_on_known(tiny, tmp_path):
     dream(loaded(tiny, "float32"), iterations=2).save(path)
     run = dl.load_run(path, loaded(tiny, "bfloat16"))
     said = (
-        "not go on exactly as if it had never stopped: the model was in float32 on cpu when the run was made, and is in"
+        "not continue exactly as if it had never stopped: "
+        "the model was in float32 on cpu when the run was made, and is in"
     )
     with pytest.warns(RuntimeWarning, match=f"{said} bfloat16 on cpu now") as caught:
         run.resume(1, progress=False)
@@ -123,7 +124,7 @@ def test_weights_that_are_a_little_other_are_another_model(gpt2, whole, tmp_path
     raw = copy.deepcopy(gpt2.raw)
     with torch.no_grad():
         raw.transformer.h[0].mlp.c_proj.weight.mul_(1.02)
-    with pytest.raises(RunFolderError, match="belongs to another model: of one of its prompts the"):
+    with pytest.raises(RunFolderError, match=r"belongs to another model: the .* of one of its prompts was"):
         dl.load_run(tmp_path / "run", models.new_bridge("gpt2", raw)).resume(1)
     again = dl.load_run(tmp_path / "run", models.new_bridge("gpt2", gpt2.raw))
     assert again.resume(1, progress=False).iteration == 9
@@ -134,7 +135,7 @@ def test_a_fluency_model_of_another_make_is_told_by_what_it_has(gpt2, whole, tmp
     altered(tmp_path / "run", lambda meta: meta["identity"]["fluency"].update(n_layers=7))
     run = dl.load_run(tmp_path / "run", gpt2.bridge, fluency_model=models.family("llama").bridge)
     said = (
-        r"was made on 'tiny-llama' with n_layers 7, .* another fluency model. .*load_run\(path, fluency_model=model\)"
+        r"was made on 'tiny-llama' with n_layers 7, .* another fluency model\. .*load_run\(path, fluency_model=model\)"
     )
     with pytest.raises(RunFolderError, match=said):
         run.resume(1)
@@ -209,7 +210,7 @@ def test_a_feature_with_an_object_goes_on_if_the_object_is_given(gpt2, tmp_path,
     full = dream(gpt2.bridge, feature)
     dream(gpt2.bridge, feature, iterations=4).save(path)
     monkeypatch.setattr(constructors, "_customs", {})
-    with pytest.raises(RunFolderError, match=r"cannot go on; give the feature: load_run\(path, feature=...\)"):
+    with pytest.raises(RunFolderError, match=r"cannot continue\. Give the feature: load_run\(path, feature=...\)"):
         dl.load_run(path, gpt2.bridge).resume(4)
     again = dl.load_run(path, gpt2.bridge, feature=feature)
     assert again.feature is feature and again.provenance == full.provenance
@@ -223,10 +224,12 @@ def test_another_feature_is_refused_by_its_text_or_else_by_its_scores(gpt2, whol
     made = dl.sae_latent(Encoder(width_of(gpt2.bridge)), 2, hook=Encoder.hook_name)
     dream(gpt2.bridge, made, iterations=2).save(path)
     for other in ("L1.N3", dl.sae_latent(Encoder(width_of(gpt2.bridge)), 3, hook=Encoder.hook_name)):
-        with pytest.raises(RunFolderError, match=r"is of another feature: of sae_latent\(<Encoder>, 2, .*Give the one"):
+        with pytest.raises(
+            RunFolderError, match=r"drives another feature: sae_latent\(<Encoder>, 2, .*Give the feature"
+        ):
             dl.load_run(path, gpt2.bridge, feature=other)
     alike = dl.sae_latent(Encoder(width_of(gpt2.bridge), seed=1), 2, hook=Encoder.hook_name)
-    with pytest.raises(RunFolderError, match=r"of one of its prompts the value was .*feature="):
+    with pytest.raises(RunFolderError, match=r"the value of one of its prompts was .*feature="):
         dl.load_run(path, gpt2.bridge, feature=alike).resume(1)
     whole.save(tmp_path / "plain")
     assert dl.load_run(tmp_path / "plain", gpt2.bridge, feature=FEATURE).resume(1, progress=False).iteration == 9
@@ -318,7 +321,9 @@ def test_an_interrupt_that_cannot_be_held_back_is_survived(gpt2, whole, tmp_path
 
     monkeypatch.setattr(Dream, "save", interrupted)
     if times > 3:
-        with pytest.warns(RuntimeWarning, match=r"was interrupted while it was saved; run.save\('.*run'\) saves it"):
+        with pytest.warns(
+            RuntimeWarning, match=r"was interrupted while it was saved; call run.save\('.*run'\) to save it"
+        ):
             run = dream(gpt2.bridge, save_to=tmp_path / "run")
         assert dl.load_run(tmp_path / "run").iteration == 0
     else:
@@ -427,31 +432,37 @@ def test_the_layout_of_run_json_is_free(whole, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda m: m["state"].update(iteration=7), "is said to be iteration 7, and its history ends with iteration 8"),
-        (lambda m: m.update(state=None), "is said to be nothing, and its history ends with iteration 8"),
-        (lambda m: m["state"].update(iteration="x"), "not whole: invalid literal"),
-        (lambda m: m["state"].update(seconds=float("nan")), "taken nan seconds"),
-        (lambda m: m["state"].update(rng={}), "random generator is not one"),
-        (lambda m: m["state"].update(rng=None), "random generator is not one"),
-        (lambda m: m["state"]["rng"].update(bit_generator="MT19937"), "random generator is not one"),
-        (lambda m: m["state"]["rng"]["state"].update(state=-1), "random generator is not one"),
-        (lambda m: m["state"]["rng"]["state"].update(state="x"), "random generator is not one"),
+        (
+            lambda m: m["state"].update(iteration=7),
+            "its state has completed iteration 7, but its history ends with iteration 8",
+        ),
+        (lambda m: m.update(state=None), "its state has completed no iteration, but its history ends with iteration 8"),
+        (lambda m: m["state"].update(iteration="x"), "is damaged: invalid literal"),
+        (lambda m: m["state"].update(seconds=float("nan")), "its duration is nan seconds"),
+        (lambda m: m["state"].update(rng={}), "random generator is invalid"),
+        (lambda m: m["state"].update(rng=None), "random generator is invalid"),
+        (lambda m: m["state"]["rng"].update(bit_generator="MT19937"), "random generator is invalid"),
+        (lambda m: m["state"]["rng"]["state"].update(state=-1), "random generator is invalid"),
+        (lambda m: m["state"]["rng"]["state"].update(state="x"), "random generator is invalid"),
         (lambda m: m["config"].update(population=4), "the 3 λs of its history are not those of its settings"),
         (lambda m: m["config"].update(lambda_max=5.0), "λs of its history are not those"),
-        (lambda m: m["config"].update(length=6), "its prompts have 5 tokens, and its settings say 6"),
-        (lambda m: m["config"].update(iterations=-1), r"iterations is -1; it must be at least 0\.$"),
+        (lambda m: m["config"].update(length=6), "its prompts have 5 tokens, but its settings say 6"),
+        (
+            lambda m: m["config"].update(iterations=-1),
+            r"iterations is -1; it must be at least 0\. Copy the folder again from an intact one\.$",
+        ),
         (lambda m: m["config"].update(colour=1), "There is no setting 'colour'"),
-        (lambda m: m.update(config=[]), "not whole"),
+        (lambda m: m.update(config=[]), "is damaged"),
         (lambda m: m.pop("config"), "'config' is missing"),
         (lambda m: m["provenance"].update(feature=3), "its feature is not a text"),
-        (lambda m: m["provenance"].update(colour=3), "not whole"),
-        (lambda m: m.update(provenance=None), "not whole"),
+        (lambda m: m["provenance"].update(colour=3), "is damaged"),
+        (lambda m: m.update(provenance=None), "is damaged"),
         (lambda m: m.update(fluency_model=["a"]), "its fluency model is not a text"),
-        (lambda m: m.update(identity=3), "what tells its model from others"),
-        (lambda m: m.update(texts=[]), "not whole"),
+        (lambda m: m.update(identity=3), "the identity of its model is missing"),
+        (lambda m: m.update(texts=[]), "is damaged"),
         (lambda m: m.update(texts={"1,2": {"text": "a"}}), "'tokens' is missing"),
-        (lambda m: m.update(constraints=[{"kind": "colour"}]), "not whole"),
-        (lambda m: m.update(constraints=3), "not whole"),
+        (lambda m: m.update(constraints=[{"kind": "colour"}]), "is damaged"),
+        (lambda m: m.update(constraints=3), "is damaged"),
         (lambda m: m.update(kind="nightmare"), "holds 'nightmare', not a dream"),
     ],
 )
@@ -468,9 +479,9 @@ def test_what_does_not_fit_together_is_told_in_a_sentence(whole, tmp_path, chang
     [
         (
             {"state_population": np.zeros((2, 5), np.int64)},
-            r"population has shape \[2, 5\], and its settings say \[3, 5\]",
+            r"population has shape \[2, 5\], but its settings say \[3, 5\]",
         ),
-        ({"state_population": np.zeros((3, 5), np.int64)}, "population is not the one in which its history ends"),
+        ({"state_population": np.zeros((3, 5), np.int64)}, "population is not the last one of its history"),
         ({"state_population": np.zeros((3, 5), np.float32)}, "its population has"),
         ({"state_population": None}, "'state_population' is missing"),
         ({"state_non_finite": np.zeros((2, 4), np.int64)}, "prompts without finite scores are not ids of prompts of 5"),
@@ -502,7 +513,7 @@ def test_numbers_of_numpy_are_numbers(gpt2, whole):
     assert run.resume(np.int64(2), progress=False).finished and type(run.config.iterations) is int
     same(run.history, whole.history)
     for bad in (np.bool_(True), np.int64(0), np.float64(2.0), np.array([2, 2])):
-        with pytest.raises(SettingsError, match="how many more iterations to run, at least 1; got"):
+        with pytest.raises(SettingsError, match="the number of iterations to add, at least 1; got"):
             run.resume(bad)
 
 
@@ -521,7 +532,7 @@ def test_a_folder_that_cannot_be_created_is_told_before_the_search(gpt2, tmp_pat
         pytest.skip("there is no /proc here")
     path = place.format(file=tmp_path / "file", long=tmp_path / ("x" * 300))
     monkeypatch.setattr(Scorer, "score", lambda *a: pytest.fail("it was searched"))
-    with pytest.raises(RunFolderError, match=r"cannot be created: .+\. Name one where you may write\.$"):
+    with pytest.raises(RunFolderError, match=r"cannot be created: .+\. Choose a place where you may write\.$"):
         dream(gpt2.bridge, save_to=path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
 

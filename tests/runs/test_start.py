@@ -34,7 +34,7 @@ def test_a_spec_has_one_form_whatever_is_given(hooked):
     assert spec.start is not None and spec.start.tolist() == [[30, 31, 32]] and spec.constraints == (rule,)
     assert spec.config == dataclasses.replace(CONFIG, length=3)
     assert RunSpec.of(FEATURE, hooked, CONFIG).start is None
-    with pytest.raises(PromptError, match="The start has 3 tokens and length=5 was asked for"):
+    with pytest.raises(PromptError, match="The start has 3 tokens, but length=5 was given"):
         RunSpec.of(FEATURE, hooked, CONFIG, start=[30, 31, 32], named={"length"})
 
 

@@ -296,7 +296,7 @@ def test_each_run_is_saved_in_a_folder_of_its_own(gpt2, runs, tmp_path):
     folder = runs.save(tmp_path / "all")
     assert folder == tmp_path / "all"
     assert sorted(p.name for p in folder.iterdir()) == ["run-000", "run-001", "run-002", "run-003"]
-    for place, run in zip(runs.places(folder), runs, strict=True):
+    for place, run in zip(runs.run_folders(folder), runs, strict=True):
         again = dl.load_run(place, gpt2.bridge)
         same(again.history, run.history)
         assert again.provenance == run.provenance and again.config == run.config
@@ -347,7 +347,7 @@ def test_one_of_them_goes_on_as_the_run_that_never_stopped(gpt2, which):
 def test_an_interrupt_keeps_everything_of_all_runs(gpt2, capsys):
     with interrupt_after(4):
         found = dreams(gpt2.bridge, MIXED)
-    assert "Interrupted after 3 of 8 iterations; everything found is kept" in capsys.readouterr().err
+    assert "Interrupted after 3 of 8 iterations. Everything found so far is kept" in capsys.readouterr().err
     assert [run.iteration for run in found] == [4, 3, 3]  # the first had just noted its fourth
     for run, feature in zip(found, MIXED, strict=True):
         assert len(run.frontier) and not run.finished

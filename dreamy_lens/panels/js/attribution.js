@@ -1,4 +1,4 @@
-// One prompt by itself: the view of `dl.explore` and of an attribution.
+// View of one prompt, for `dl.explore` and for an attribution.
 
 import { errorLine, heading, hear, listen, notices, register, stage, unique, visible } from "./common.js";
 import { attributionView } from "./strip.js";
@@ -11,19 +11,19 @@ export const view = {
     const [notice, say] = notices();
     const known = new Map(Object.entries(get("attributions") ?? {}));
     const send = (message) => model.send(message), nothing = "Scoring the prompt…";
-    const one = attributionView({ live, known, say, send, nothing, name: unique(), python: () => get("python") });
+    const prompt = attributionView({ live, known, say, send, nothing, name: unique(), python: () => get("python") });
     const error = errorLine(model);
-    root.append(heading(get("title"), visible(get("subtitle")), notice), error.el, one.el);
+    root.append(heading(get("title"), visible(get("subtitle")), notice), error.el, prompt.el);
 
     function draw() {
-      const found = get("found");
+      const entry = get("found");
       error.draw();
-      if (!found) return one.draw();
-      if (found.subs) known.set(found.key, found);
-      one.show({ ...found, x: found.ce, y: found.value });
+      if (!entry) return prompt.draw();
+      if (entry.subs) known.set(entry.key, entry);
+      prompt.show({ ...entry, x: entry.ce, y: entry.value });
     }
 
-    const end = listen(model, { "change:found": draw, "change:error": draw, "msg:custom": hear(one, say) });
+    const end = listen(model, { "change:found": draw, "change:error": draw, "msg:custom": hear(prompt, say) });
     draw();
     return () => { end(); leave(); };
   },

@@ -1,25 +1,25 @@
-// The line on top of a run, or of several: its state in words, and what can be done about it.
+// Status line of a run, or of several runs: the state in words, and buttons to change it.
 
 import { h } from "./common.js";
 
 export const WORDS = {
   ready: "starting", running: "dreaming", paused: "paused", stopped: "stopped", done: "done", failed: "failed",
 };
-const TELL = 20000; // milliseconds between two reports of progress that are read out
+const ANNOUNCE = 20000; // milliseconds between two reports of progress for screen readers
 
-/** Whether a run may still find something by itself. */
+/** Return whether a run with this status has not ended. */
 export const isGoing = (status) => ["ready", "running", "paused"].includes(status);
 
 /**
- * `draw(text)` shows a text and the buttons that fit the model's status; `told` is what is read out.
+ * Make a status line. `draw(text)` shows a text and the buttons for the model's status; screen readers read `spoken`.
  *
- * suffix: of the buttons' names; more: iterations that can be added to a run that has ended, 0 for none.
+ * suffix: end of the buttons' names; more: iterations that a button adds to a run that has ended, 0 for no button.
  */
 export function runBar({ model, live, suffix = "", more = 0 }) {
   const words = h("span", { class: "dlp-state", tabindex: -1 });
-  const told = h("span", { class: "dlp-away", role: "status", "aria-live": "polite" });
+  const spoken = h("span", { class: "dlp-away", role: "status", "aria-live": "polite" });
   const el = h("div", { class: "dlp-bar" });
-  let drawn = "", toldAt = 0;
+  let drawn = "", spokenAt = 0;
 
   function act(type, label, given = {}) {
     const send = () => model.send({ type, ...given });
@@ -37,14 +37,14 @@ export function runBar({ model, live, suffix = "", more = 0 }) {
     const progress = isGoing(status) ? [h("progress", { "aria-label": "iterations completed" })] : [];
     el.replaceChildren(...buttons(status), ...progress, words);
     if (!focus) return;
-    // Pause and Resume stand for each other; after Stop no other button gets the focus, which Enter might press too.
+    // Pause and Resume replace each other. After Stop no button gets the focus, so that Enter does not press another one.
     const again = { pause: "resume", resume: "pause" }[focus];
     (el.querySelector(`[data-act=${focus}], [data-act=${again}]`) ?? words).focus({ preventScroll: true });
   }
 
-  function tell(text) {
-    told.textContent = text;
-    toldAt = Date.now();
+  function speak(text) {
+    spoken.textContent = text;
+    spokenAt = Date.now();
   }
 
   function draw(text) {
@@ -52,8 +52,8 @@ export function runBar({ model, live, suffix = "", more = 0 }) {
     if (drawn !== `${status} ${live()}`) {
       drawn = `${status} ${live()}`;
       renew(status);
-      tell(WORDS[status] ?? status);
-    } else if (status === "running" && Date.now() - toldAt > TELL) tell(`iteration ${step} of ${steps}`);
+      speak(WORDS[status] ?? status);
+    } else if (status === "running" && Date.now() - spokenAt > ANNOUNCE) speak(`iteration ${step} of ${steps}`);
     const progress = el.querySelector("progress");
     if (progress) {
       progress.max = Math.max(1, steps);
@@ -62,5 +62,5 @@ export function runBar({ model, live, suffix = "", more = 0 }) {
     words.textContent = text;
   }
 
-  return { el, told, draw };
+  return { el, spoken, draw };
 }

@@ -1,11 +1,11 @@
-// The feature browser's form. Names and messages are hostile: they become text, never markup.
+// Form of the feature browser. Names and messages are not trusted: they enter the page as text, never as markup.
 
 import { copy as toClipboard, h, listen, put, stage, visible } from "./common.js";
 import { debounced, field, settingsOf } from "./fields.js";
 import { expressionOf, fieldsOf, QUICK } from "./spelling.js";
 import { hookTree } from "./tree.js";
 
-let serial = 0; // ids must differ between two forms in one page
+let serial = 0; // gives different ids to two forms in one page
 
 function render({ model, el }) {
   const id = `dlb${++serial}-`;
@@ -30,7 +30,7 @@ function render({ model, el }) {
   function showModel() {
     const loading = model.get("loading");
     choice.replaceChildren(...model.get("models").map((name) => h("option", { value: name }, visible(name))));
-    if (!model.get("model")) choice.prepend(h("option", { value: "" }, "none yet"));
+    if (!model.get("model")) choice.prepend(h("option", { value: "" }, "no model yet"));
     choice.value = model.get("model");
     about.textContent = loading ? `loading ${visible(loading)} …` : visible(model.get("about"));
     trouble.textContent = visible(model.get("model_error"));
@@ -57,15 +57,15 @@ function render({ model, el }) {
   }
   const spelt = (name) => (model.get("hooks").find(([known]) => known === name) ?? [name, name])[1];
 
-  // Unit or direction: what the shape asks for.
+  // Unit or direction: the fields depend on the shape.
   const parts = h("div", { class: "dlb-row" });
   function showParts() {
     const hook = typed.hook;
     const shapes = model.get("shapes");
     const note = (text) => parts.replaceChildren(h("p", { class: "dlb-note" }, text));
-    if (!hook) return note("Pick a hook point, or one of the short cuts below, or type an expression.");
-    if (!shapes) return note("Finding out the shapes of activations …");
-    if (!shapes[hook]) return note("A forward pass of this model never reaches this hook point: it has no features.");
+    if (!hook) return note("Choose a hook point, use a shortcut below, or type an expression.");
+    if (!shapes) return note("Finding the shapes of the activations …");
+    if (!shapes[hook]) return note("A forward pass of this model never reaches this hook point, so it has no features.");
     const again = (name, value) => {
       keep(name, value);
       if (name === "reduce" || name === "how") showParts();
@@ -115,7 +115,7 @@ function render({ model, el }) {
     }),
   );
 
-  // The expression, checked as it is typed.
+  // The expression, which Python checks while you type.
   const text = h("textarea", { rows: 2, spellcheck: "false", autocapitalize: "off" });
   text.value = model.get("expression");
   const verdict = h("div", { id: `${id}verdict`, class: "dlb-verdict", role: "status" });
@@ -131,7 +131,7 @@ function render({ model, el }) {
   function setText(value, own = false) {
     if (!own) text.value = value;
     write("expression", value);
-    say(value.trim() ? "checking …" : "Nothing is chosen yet.", "");
+    say(value.trim() ? "checking …" : "No feature is chosen yet.", "");
     line.textContent = "";
     copy.disabled = true;
     if (value.trim()) check();
@@ -142,7 +142,7 @@ function render({ model, el }) {
     const mark = { ok: "✓ ", error: "✗ " }[kind] ?? "";
     verdict.replaceChildren(h("p", {}, mark + visible(first)));
     const place = rest.map((line) => visible(line.replace(/^ {4}/, ""))).join("\n");
-    if (place) verdict.append(h("pre", { tabindex: "0", "aria-label": "where" }, place));
+    if (place) verdict.append(h("pre", { tabindex: "0", "aria-label": "position of the error" }, place));
     verdict.className = `dlb-verdict dlb-${kind || "note"}`;
     text.setAttribute("aria-invalid", String(kind === "error"));
   }
@@ -169,7 +169,7 @@ function render({ model, el }) {
     if (start.getAttribute("aria-disabled") === "true") return;
     if (!text.value.trim()) {
       notice.className = "dlb-error";
-      notice.textContent = "✗ Choose a feature first: pick a hook point, or type an expression.";
+      notice.textContent = "✗ Choose a feature first: choose a hook point, or type an expression.";
       return text.focus();
     }
     begun = ++serial;
@@ -181,8 +181,8 @@ function render({ model, el }) {
 
   function hear(message) {
     if (message.type === "checked" && message.id === asked) {
-      // Settings are checked too while no feature is there, which is no mistake yet.
-      if (!text.value.trim()) say("Nothing is chosen yet.", "");
+      // A check of the settings also comes while the feature is empty, which is not an error.
+      if (!text.value.trim()) say("No feature is chosen yet.", "");
       else if (message.ok) say(`ok: ${message.said}`, "ok");
       else say(message.error, "error");
       settings.wrong(message.settings_error ?? "");
@@ -246,7 +246,7 @@ function render({ model, el }) {
       {},
       head("3. Feature"),
       parts,
-      h("details", { class: "dlb-more" }, h("summary", {}, "Short cuts: a neuron, a logit, a log-probability"), quick),
+      h("details", { class: "dlb-more" }, h("summary", {}, "Shortcuts: a neuron, a logit, a log-probability"), quick),
       expression,
       verdict,
       head("4. Settings"),
@@ -263,7 +263,7 @@ function render({ model, el }) {
   showModel();
   showHooks();
   showParts();
-  say(text.value.trim() ? "checking …" : "Nothing is chosen yet.", "");
+  say(text.value.trim() ? "checking …" : "No feature is chosen yet.", "");
   if (text.value.trim()) check();
   return () => {
     check.cancel();

@@ -1,14 +1,14 @@
-// What all views share. Everything foreign goes into the page as text, never as markup.
+// Helpers of all views. Text from outside enters the page as text, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An HTML element: attributes that start with "on" are listeners, null and false are left out. Buttons send no form. */
+/** Make an HTML element. Attributes that start with "on" are listeners; null and false are left out. */
 export function h(tag, attributes = {}, ...children) {
   const own = tag === "button" ? { type: "button" } : {};
   return fill(document.createElement(tag), { ...own, ...attributes }, children);
 }
 
-/** The same for SVG. */
+/** Make an SVG element, with attributes as for `h`. */
 export function svg(tag, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
@@ -24,16 +24,16 @@ function fill(element, attributes, children) {
   return element;
 }
 
-// Letters that would not be seen, or that would disturb the line they stand in, are shown by a sign or by their code.
+// Characters that are invisible, or that would disturb the text around them, are shown as a sign or as their code.
 const SIGNS = { "\n": "↵", "\t": "→", "\r": "␍" };
 const HIDDEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}]|(?! )\p{Zs}/u;
 const code = (c) => `[U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}]`;
 const letter = (c) => SIGNS[c] ?? (c !== "\u200c" && c !== "\u200d" && HIDDEN.test(c) ? code(c) : c);
 
-/** A text in which everything can be seen. */
+/** Return a text in which every character is visible. */
 export const visible = (text) => Array.from(text, letter).join("");
 
-/** A token by itself: spaces it begins with, or consists of, can be seen too; an empty one is ∅. */
+/** Return the text of a single token, in which every character is visible; an empty token is ∅. */
 export function visibleToken(token) {
   if (token === "") return "∅";
   if (/^[\u200c\u200d]+$/.test(token)) return Array.from(token, code).join("");
@@ -41,13 +41,13 @@ export function visibleToken(token) {
   return visible(shown.trim() === "" ? shown.replaceAll(" ", "·") : shown);
 }
 
-/** Decimal places with which the largest of some numbers shows four digits. */
+/** Return the decimal places with which the largest of some numbers shows `digits` digits. */
 export function places(values, digits = 4) {
   const largest = Math.max(0, ...values.filter(Number.isFinite).map(Math.abs));
   return largest > 0 ? Math.min(6, Math.max(0, digits - 1 - Math.floor(Math.log10(largest)))) : 2;
 }
 
-/** A number for people; null is a dash. */
+/** Return a number as readable text; null is a dash. */
 export function num(value, digits = 2, sign = false) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   const text = Math.abs(value).toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
@@ -60,15 +60,15 @@ export const perplexity = (x) => {
   return p > 1e6 ? p.toExponential(0).replace("e+", "e") : num(p, p < 99.95 ? 1 : 0);
 };
 
-/** Seconds for people. */
+/** Return a number of seconds as readable text. */
 export const duration = (s) =>
   s < 90 ? `${Math.round(s)} s` : s < 5400 ? `${Math.round(s / 60)} min` : `${num(s / 3600, 1)} h`;
 
-/** Round numbers within a range, about `count` of them. */
+/** Return about `count` round numbers within a range. */
 export function ticks(low, high, count = 6) {
-  const step = tickStep(low, high, count), found = [];
-  for (let i = Math.ceil(low / step - 1e-9); i <= Math.floor(high / step + 1e-9); i++) found.push(+(i * step).toPrecision(12));
-  return found;
+  const step = tickStep(low, high, count), marks = [];
+  for (let i = Math.ceil(low / step - 1e-9); i <= Math.floor(high / step + 1e-9); i++) marks.push(+(i * step).toPrecision(12));
+  return marks;
 }
 
 export function tickStep(low, high, count = 6) {
@@ -77,31 +77,32 @@ export function tickStep(low, high, count = 6) {
   return power * [1, 2, 5, 10].reduce((a, b) => (off(b) < off(a) ? b : a));
 }
 
-/** The frontier among points {x, y, ...}: fluent to strong, as the search's own. */
+/** Return the frontier of points {x, y, ...}, from fluent to strong, by the same rule as the search. */
 export function frontierOf(points) {
-  const found = [];
-  for (const p of [...points].sort((a, b) => a.x - b.x || b.y - a.y)) if (!found.length || p.y > found.at(-1).y) found.push(p);
-  return found;
+  const frontier = [];
+  for (const p of [...points].sort((a, b) => a.x - b.x || b.y - a.y))
+    if (!frontier.length || p.y > frontier.at(-1).y) frontier.push(p);
+  return frontier;
 }
 
-/** A name that no other view in the page has, of whatever copy of this module. */
+/** Return a name that is unique in the page, even if the page has several copies of this module. */
 export const unique = () => `dlp-${Math.random().toString(36).slice(2, 10)}`;
 
-/** Listen to a model; the result ends it. One name for each call: marimo takes no lists. */
+/** Listen to a model, and return a function that ends that. Each call has one event name, because marimo takes no lists. */
 export function listen(model, handlers) {
   for (const [name, f] of Object.entries(handlers)) model.on(name, f);
   return () => { for (const [name, f] of Object.entries(handlers)) model.off(name, f); };
 }
 
-/** Draw what is marked, once for each frame, however often it is marked. */
+/** Return a function that marks parts to be drawn; each marked part is drawn once in the next frame. */
 export function painter(parts) {
   const marked = new Set();
   let waiting = false;
   const paint = () => {
     waiting = false;
-    const now = [...marked];
+    const names = [...marked];
     marked.clear();
-    for (const name of now) parts[name]();
+    for (const name of names) parts[name]();
   };
   return (...names) => {
     for (const name of names) marked.add(name);
@@ -109,7 +110,7 @@ export function painter(parts) {
   };
 }
 
-/** Whether the page around is dark. */
+/** Return whether the theme of the page is dark. */
 const dark = () => {
   const lab = document.body.dataset.jpThemeLight ?? document.documentElement.dataset.jpThemeLight;
   if (lab !== undefined) return lab === "false";
@@ -118,14 +119,14 @@ const dark = () => {
   return !/light/.test(kind) && matchMedia("(prefers-color-scheme: dark)").matches;
 };
 
-/** The element in which a view lives; it follows the theme of the page. */
+/** Make the root element of a view, which follows the theme of the page; return it with a function that removes it. */
 export function stage(el, name) {
   const root = h("div", { class: `dlp dlp-${name}`, dir: "ltr" });
-  // JupyterLab takes arrows, Enter and letters for its own; in a view they are the view's, Ctrl+S and the like still Lab's.
+  // JupyterLab uses arrows, Enter and letters as shortcuts. Inside a view they belong to the view; Ctrl+S still is Lab's.
   const keys = (event) => {
     const runs = event.shiftKey && event.key === "Enter" && event.target.tagName !== "TEXTAREA"; // the cell
     const theirs = event.ctrlKey || event.metaKey || runs;
-    // It counts only at the very element that has the focus.
+    // JupyterLab reads the attribute only at the element that has the focus.
     if (root.contains(event.target)) event.target.toggleAttribute("data-lm-suppress-shortcuts", !theirs);
   };
   addEventListener("keydown", keys, true);
@@ -145,12 +146,12 @@ export function stage(el, name) {
   return [root, leave];
 }
 
-/** What is shown, and beside it what is said for a while. */
+/** Make the heading of a view, with a line for notices beside it. */
 export function heading(title, subtitle, notice) {
   return h("header", {}, h("h3", {}, visible(title)), h("span", { class: "dlp-quiet" }, subtitle), notice);
 }
 
-/** The line in which a view says what its model calls an error; `draw` shows the present one. */
+/** Make the line that shows the error of a model; `draw` updates it. */
 export function errorLine(model) {
   const el = h("p", { class: "dlp-wrong", role: "alert" });
   const draw = () => {
@@ -160,15 +161,15 @@ export function errorLine(model) {
   return { el, draw };
 }
 
-/** Set a value of a model, for Python and for other views of it too. */
+/** Set a value of a model, and send it to Python and to the model's other views. */
 export function put(model, name, value) {
   model.set(name, value);
   model.save_changes();
 }
 
-/** A line that is read out when it changes, and forgotten after a while. */
+/** Make a line for notices, which screen readers read and which disappear after some seconds. */
 export function notices() {
-  // It stands beside the title, so that nothing moves when it speaks.
+  // The line is beside the title, so that a notice moves nothing else.
   const line = h("div", { class: "dlp-notice", role: "status", "aria-live": "polite" });
   let timer;
   const say = (text, seconds = 8) => {
@@ -179,15 +180,15 @@ export function notices() {
   return [line, say];
 }
 
-/** What Python says: an answer for the view of one prompt, or a notice. */
-export function hear(one, say) {
+/** Handle the messages of Python: an answer for the view of a prompt, or a notice. */
+export function hear(prompt, say) {
   return (message) => {
-    if (message.type === "answer") one.answer(message);
+    if (message.type === "answer") prompt.answer(message);
     else if (message.type === "notice") say(message.text, 20);
   };
 }
 
-/** Copy a text; where the page may not use the clipboard, by a selection. Whether it has worked is the result. */
+/** Copy a text, through a selection if the page may not use the clipboard; return whether that worked. */
 export async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
@@ -205,9 +206,9 @@ export async function copy(text) {
 }
 
 /**
- * Move with the arrow keys among elements of which one at a time is a stop of the Tab key.
+ * Move the focus with the arrow keys among elements of which only one is reached by the Tab key.
  *
- * With several columns they are a grid: no key leaves a row at its ends. What is disabled is passed over.
+ * With several columns the elements are a grid, and no key leaves a row at its ends. Disabled elements are skipped.
  */
 export function arrows(event, elements, columns = 1) {
   const at = elements.indexOf(document.activeElement);
@@ -230,16 +231,16 @@ export function arrows(event, elements, columns = 1) {
 }
 
 /**
- * Make the live model of a view known to frozen views of it in the same page; the result takes it back.
+ * Make the live model of a view known to its frozen views in the same page; return a function that undoes it.
  *
- * JupyterLab keeps models whose kernel has gone or restarted, and says so by an event that only it has.
+ * JupyterLab keeps models whose kernel has ended or restarted, and reports that by an event that only JupyterLab has.
  */
 export function register(model) {
   const id = model.get("live_id");
   if (!id) return undefined;
   const all = (globalThis.dreamy_lens_live ??= new Map());
-  const put = (there) => {
-    if (there) all.set(id, model);
+  const put = (alive) => {
+    if (alive) all.set(id, model);
     else if (all.get(id) === model) all.delete(id);
     dispatchEvent(new CustomEvent("dreamy-lens-live", { detail: id }));
   };
@@ -248,5 +249,5 @@ export function register(model) {
   return () => put(false);
 }
 
-/** "s" where there is not one. */
+/** Return a number with a noun, in the plural unless the number is 1. */
 export const count = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;

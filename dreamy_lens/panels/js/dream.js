@@ -1,4 +1,4 @@
-// A run: watch the frontier grow, click a prompt, pull a token.
+// View of a run: watch the frontier grow, click a prompt, try other tokens.
 
 import { WORDS, isGoing, runBar } from "./bar.js";
 import { count, duration, errorLine, frontierOf, h, heading, hear, listen, notices, num, painter } from "./common.js";
@@ -22,54 +22,54 @@ export const view = {
     const plot = frontierPlot({ pick, caption: "frontier: value against cross-entropy" });
     const table = frontierTable({ columns: COLUMNS, pick, label: "the frontier" });
     const send = (message) => model.send(message);
-    const one = attributionView({ live, known, say, send, name: unique(), python: () => get("python") });
+    const prompt = attributionView({ live, known, say, send, name: unique(), python: () => get("python") });
     let limit = null, at = null, asked = -1, picked = get("picked");
 
     const left = h("div", {}, plot.el, limits, times);
     root.append(
       heading(get("title"), visible(get("subtitle")), notice),
-      bar.el, error.el, bar.told, h("div", { class: "dlp-two" }, left, table.el), one.el,
+      bar.el, error.el, bar.spoken, h("div", { class: "dlp-two" }, left, table.el), prompt.el,
     );
 
-    // What is shown: the present frontier, or the one that stood after an iteration.
+    // Data to show: the present frontier, or the frontier after an earlier iteration.
 
     function entries() {
       if (at === null || !get("past")) return get("frontier");
-      // A frozen view may have no room for the texts of all; those that are on the frontier still have theirs there.
+      // A small frozen view has no texts of past prompts; prompts that are still on the frontier have their texts there.
       const { points, texts } = get("past");
       const place = (x, y, it) => [it, x.toPrecision(4), y.toPrecision(4)].join();
       const byText = new Map(get("frontier").map((e) => [e.text, e]));
       const byPlace = new Map(get("frontier").map((e) => [place(e.x, e.y, e.it), e]));
       const entry = ([x, y, it, text]) => {
-        const now = text === undefined ? byPlace.get(place(x, y, it)) : byText.get(texts[text]);
-        return { key: now?.key, x, y, it, text: texts[text] ?? now?.text ?? "text not kept" };
+        const present = text === undefined ? byPlace.get(place(x, y, it)) : byText.get(texts[text]);
+        return { key: present?.key, x, y, it, text: texts[text] ?? present?.text ?? "text not kept" };
       };
       return frontierOf(points.filter((p) => p[2] <= at).map(entry));
     }
 
     function crowd() {
       if (at === null) return get("population");
-      const found = get("past")?.population ?? {};
-      const nearest = Object.keys(found).map(Number).filter((t) => t <= at).at(-1);
-      return nearest === undefined ? [] : found[nearest];
+      const crowds = get("past")?.population ?? {};
+      const nearest = Object.keys(crowds).map(Number).filter((t) => t <= at).at(-1);
+      return nearest === undefined ? [] : crowds[nearest];
     }
 
     function earlier() {
       if (at === null) return get("previous");
       const before = get("restarts").map(([i]) => i - 1).filter((i) => i < at).at(-1);
       if (before === undefined || !get("past")) return null;
-      const then = frontierOf(get("past").points.filter((p) => p[2] <= before).map(([x, y]) => ({ x, y })));
-      return { iteration: before, points: then.map(({ x, y }) => [x, y]) };
+      const frontier = frontierOf(get("past").points.filter((p) => p[2] <= before).map(([x, y]) => ({ x, y })));
+      return { iteration: before, points: frontier.map(({ x, y }) => [x, y]) };
     }
 
     function pick(key) {
       if (!key) return;
       picked = key;
       put(model, "picked", key);
-      paint("plot", "table", "one");
+      paint("plot", "table", "prompt");
     }
 
-    // The parts.
+    // Parts of the view.
 
     function summary() {
       const status = get("status"), best = get("frontier").at(-1), area = get("hypervolume");
@@ -114,10 +114,10 @@ export const view = {
       if (!main.length) return limits.replaceChildren();
       if (!limits.firstChild) {
         const range = h("input", { type: "range", step: "0.05", oninput: (e) => setLimit(e.target.value) });
-        const name = "most cross-entropy, as a number";
+        const name = "highest cross-entropy, as a number";
         const change = (e) => setLimit(e.target.value);
         limits.append(
-          h("label", {}, h("span", {}, "most cross-entropy allowed"), range),
+          h("label", {}, h("span", {}, "highest cross-entropy allowed"), range),
           h("input", { type: "number", step: "0.05", "aria-label": name, onchange: change }), h("output", {}),
         );
       }
@@ -128,7 +128,7 @@ export const view = {
       }
       const best = under(main, value);
       limits.querySelector("output").textContent =
-        limit === null ? "slide to pick the strongest prompt that stays under it"
+        limit === null ? "move the slider to pick the strongest prompt below a limit"
           : best ? `best under ${num(limit)}: value ${num(best.y, places([best.y]))}`
             : `no prompt under ${num(limit)}; the most fluent has ${num(main[0].x)}`;
     }
@@ -150,16 +150,16 @@ export const view = {
       times.querySelector(".dlp-chart").replaceChildren(growthChart(get("growth") ?? {}, restarts, steps, at));
       const dashed = restarts.length ? `, dashed: ${count(restarts.length, "restart")}` : "";
       times.querySelector("output").textContent =
-        at === null ? `hypervolume${dashed} · slide to see the frontier as it stood`
-          : `the frontier as it stood after iteration ${at}${get("past") ? "" : ", in a moment…"}`;
+        at === null ? `hypervolume${dashed} · move the slider to see earlier frontiers`
+          : `frontier after iteration ${at}${get("past") ? "" : ", loading…"}`;
       times.querySelector("button").hidden = at === null;
     }
 
     function scrub(to) {
       const button = times.querySelector("button"), slider = times.querySelector("input");
-      if (to === null && document.activeElement === button) slider.focus(); // the button goes
+      if (to === null && document.activeElement === button) slider.focus(); // the button disappears
       at = to === null || to >= get("step") ? null : to;
-      // While the run goes on, what was sent of the past is soon too short.
+      // While the run goes on, the past that Python sent earlier lacks the newest iterations.
       if (at !== null && live() && (!get("past") || get("step") > asked)) {
         asked = get("step");
         model.send({ type: "past" });
@@ -168,28 +168,28 @@ export const view = {
     }
 
     function drawTable() {
-      table.draw(entries(), picked, nothing("Its prompts stand here, from fluent to strong."));
+      table.draw(entries(), picked, nothing("The prompts of the frontier appear here, from fluent to strong."));
     }
 
-    function drawOne() {
+    function drawPrompt() {
       const entry = get("frontier").find((e) => e.key === picked);
-      if (entry) one.show(entry); // one that has left the frontier since stays where it is
-      else if (!one.shown) one.show(known.get(picked) ?? null);
+      if (entry) prompt.show(entry); // a prompt that has left the frontier stays in view
+      else if (!prompt.shown) prompt.show(known.get(picked) ?? null);
     }
 
     function learn() {
-      for (const [key, found] of Object.entries(get("attributions") ?? {}))
-        if (!known.get(key)?.subs) known.set(key, found);
-      paint("one");
+      for (const [key, entry] of Object.entries(get("attributions") ?? {}))
+        if (!known.get(key)?.subs) known.set(key, entry);
+      paint("prompt");
     }
 
     function follow() {
       if (get("picked") === picked) return;
       picked = get("picked");
-      paint("plot", "table", "one");
+      paint("plot", "table", "prompt");
     }
 
-    const paint = painter({ bar: drawBar, plot: drawPlot, table: drawTable, times: drawTimes, one: drawOne });
+    const paint = painter({ bar: drawBar, plot: drawPlot, table: drawTable, times: drawTimes, prompt: drawPrompt });
     const changed = (...parts) => () => paint(...parts);
     const end = listen(model, {
       "change:status": changed("bar", "plot", "table"),
@@ -199,21 +199,21 @@ export const view = {
       "change:evaluated": changed("bar", "plot", "table"),
       "change:error": changed("bar"),
       "change:population": changed("plot"),
-      "change:frontier": changed("bar", "plot", "table", "one"),
+      "change:frontier": changed("bar", "plot", "table", "prompt"),
       "change:previous": changed("plot"),
       "change:restarts": changed("times"),
       "change:growth": changed("times"),
       "change:past": changed("plot", "table", "times"),
       "change:attributions": learn,
       "change:picked": follow,
-      "msg:custom": hear(one, say),
+      "msg:custom": hear(prompt, say),
     });
     drawBar();
     drawPlot();
     drawTable();
     drawTimes();
-    one.draw();
-    drawOne();
+    prompt.draw();
+    drawPrompt();
     return () => { end(); leave(); };
   },
 };

@@ -12,37 +12,37 @@ export function debounced(action, pause) {
   return later;
 }
 
-/** An input with its label, and what it is in a sentence beneath. */
+/** Make a row of the form: an input, its label, and a sentence of help below. */
 export function field(id, label, input, help = "") {
   input.id = id;
-  const said = help ? h("small", { id: `${id}-help`, class: "dlb-help" }, help) : null;
-  if (said) input.setAttribute("aria-describedby", said.id);
+  const hint = help ? h("small", { id: `${id}-help`, class: "dlb-help" }, help) : null;
+  if (hint) input.setAttribute("aria-describedby", hint.id);
   const box = input.type === "checkbox";
   const name = h("label", { for: id }, label);
-  return h("div", { class: box ? "dlb-check" : "dlb-field" }, ...(box ? [input, name] : [name, input]), said);
+  return h("div", { class: box ? "dlb-check" : "dlb-field" }, ...(box ? [input, name] : [name, input]), hint);
 }
 
-/** The settings that Python describes, as {elements, typed(), wrong(sentence)}. */
+/** Make the inputs of the settings that Python describes: {elements, typed(), wrong(sentence)}. */
 export function settingsOf(fields, typed, id, changed) {
   const inputs = new Map();
   const trouble = h("p", { class: "dlb-error", role: "status", hidden: true });
-  function setting(one) {
-    const check = one.kind === "check";
+  function inputOf(setting) {
+    const check = setting.kind === "check";
     const input =
-      one.kind === "choice"
-        ? h("select", {}, ...one.options.map(([value, label]) => h("option", { value }, label)))
-        : h("input", { type: check ? "checkbox" : "text", inputmode: one.kind === "number" && "decimal" });
-    if (check) input.checked = Boolean(typed[one.name] ?? one.default);
-    else input.value = typed[one.name] ?? one.default;
+      setting.kind === "choice"
+        ? h("select", {}, ...setting.options.map(([value, label]) => h("option", { value }, label)))
+        : h("input", { type: check ? "checkbox" : "text", inputmode: setting.kind === "number" && "decimal" });
+    if (check) input.checked = Boolean(typed[setting.name] ?? setting.default);
+    else input.value = typed[setting.name] ?? setting.default;
     if (input.type === "text") {
-      input.placeholder = one.default || "none";
+      input.placeholder = setting.default || "none";
       input.spellcheck = false;
     }
-    input.addEventListener("input", () => changed(one.name, check ? input.checked : input.value));
-    inputs.set(one.name, input);
-    return field(`${id}set-${one.name}`, one.label, input, one.help);
+    input.addEventListener("input", () => changed(setting.name, check ? input.checked : input.value));
+    inputs.set(setting.name, input);
+    return field(`${id}set-${setting.name}`, setting.label, input, setting.help);
   }
-  const row = (aside) => h("div", { class: "dlb-row" }, ...fields.filter((one) => one.more === aside).map(setting));
+  const row = (more) => h("div", { class: "dlb-row" }, ...fields.filter((field) => field.more === more).map(inputOf));
   const summary = h("summary", {}, "More settings: λ, restarts, start text, template");
   const more = h("details", { class: "dlb-more" }, summary, row(true));
   return {

@@ -1,15 +1,15 @@
-// The plane of cross-entropy and value: frontiers as steps, populations as marks.
+// Plot of value against cross-entropy: frontiers as steps, populations as marks.
 
 import { arrows, h, num, perplexity, places, svg, ticks, tickStep, unique, visible } from "./common.js";
 
 const LEFT = 58, TOP = 12, BOTTOM = 48;
 
 /**
- * A plot to be drawn again and again.
+ * Make a plot that can be drawn again and again.
  *
- * draw({lines, crowd, earlier, limit, picked, label}): lines are [{entries: [{key, x, y, text, it}], style, name, main}],
- * of which the main one can be picked from; crowd is [[x, y, λ, text]]; earlier is {points, iteration} or null; empty is
- * what is said where there is nothing to draw yet. It is drawn as wide as its place, so that letters keep their size.
+ * draw({lines, crowd, earlier, limit, picked, empty}): lines are [{entries: [{key, x, y, text, it}], style, name, main}];
+ * prompts can be picked only from the main line. crowd is [[x, y, λ, text]]; earlier is {points, iteration} or null; empty
+ * is the text of a plot without points. The plot is as wide as its parent element, so that letters keep their size.
  */
 export function frontierPlot({ pick, caption }) {
   const tip = h("div", { class: "dlp-tip", hidden: true });
@@ -22,41 +22,41 @@ export function frontierPlot({ pick, caption }) {
   const X = (x) => LEFT + ((x - domain.x0) / (domain.x1 - domain.x0)) * (W - LEFT - right);
   const Y = (y) => H - BOTTOM - ((y - domain.y0) / (domain.y1 - domain.y0)) * (H - TOP - BOTTOM);
 
-  function draw(what) {
-    last = what;
+  function draw(content) {
+    last = content;
     const focused = drawing.contains(document.activeElement) ? document.activeElement.dataset.key : null;
-    const names = what.lines.filter((line) => line.name && line.entries.length);
+    const names = content.lines.filter((line) => line.name && line.entries.length);
     right = names.length ? 22 + Math.min(130, 7 * Math.max(...names.map((line) => line.name.length))) : 16;
-    const main = what.lines.find((line) => line.main) ?? { entries: [] };
-    const points = what.lines.flatMap((line) => line.entries);
-    domain = fit(domain, points.length ? points : what.crowd.map(([x, y]) => ({ x, y })));
+    const main = content.lines.find((line) => line.main) ?? { entries: [] };
+    const points = content.lines.flatMap((line) => line.entries);
+    domain = fit(domain, points.length ? points : content.crowd.map(([x, y]) => ({ x, y })));
     if (!domain) {
       const ground = svg("rect", { class: "dlp-nothing", x: 1, y: 1, width: W - 2, height: H - 2, rx: 6 });
-      drawing.replaceChildren(ground, svg("text", { x: W / 2, y: H / 2, "text-anchor": "middle" }, what.empty ?? ""));
+      drawing.replaceChildren(ground, svg("text", { x: W / 2, y: H / 2, "text-anchor": "middle" }, content.empty ?? ""));
       return;
     }
     const inside = (x, y) => x >= domain.x0 && x <= domain.x1 && y >= domain.y0 && y <= domain.y1;
     const parts = [axes()];
     const body = svg("g", { "clip-path": `url(#${clip})` });
-    if (what.earlier?.points.length)
-      body.append(svg("path", { class: "dlp-earlier", d: steps(what.earlier.points.map(([x, y]) => ({ x, y })), X, Y) }));
-    for (const [x, y] of what.crowd)
+    if (content.earlier?.points.length)
+      body.append(svg("path", { class: "dlp-earlier", d: steps(content.earlier.points.map(([x, y]) => ({ x, y })), X, Y) }));
+    for (const [x, y] of content.crowd)
       if (inside(x, y)) body.append(svg("path", { class: "dlp-member", d: cross(X(x), Y(y)) }));
-    for (const { entries, style } of what.lines)
+    for (const { entries, style } of content.lines)
       if (entries.length) body.append(svg("path", { class: `dlp-line ${style ?? ""}`, d: steps(entries, X, Y) }));
     const window = svg("rect", { x: LEFT, y: TOP - 8, width: W - LEFT - right + 8, height: H - TOP - BOTTOM + 8 });
     parts.push(svg("defs", {}, svg("clipPath", { id: clip }, window)), body);
-    if (what.limit !== null && what.limit !== undefined) {
-      const x = Math.min(W - right, Math.max(LEFT, X(what.limit)));
+    if (content.limit !== null && content.limit !== undefined) {
+      const x = Math.min(W - right, Math.max(LEFT, X(content.limit)));
       parts.push(svg("path", { class: "dlp-limit", d: `M${x} ${TOP}V${H - BOTTOM}` }));
     }
-    if (what.earlier?.points.length) parts.push(earlierLabel(what.earlier, inside));
+    if (content.earlier?.points.length) parts.push(earlierLabel(content.earlier, inside));
     parts.push(...endLabels(names));
-    parts.push(dots(main.entries, what.picked));
+    parts.push(dots(main.entries, content.picked));
     drawing.replaceChildren(...parts);
     spots = [
-      ...what.crowd.filter(([x, y]) => inside(x, y)).map(([x, y, weight, text]) => ({ x, y, weight, text })),
-      ...what.lines.filter((line) => !line.main).flatMap((line) => line.entries.map((e) => ({ ...e, of: line.name }))),
+      ...content.crowd.filter(([x, y]) => inside(x, y)).map(([x, y, weight, text]) => ({ x, y, weight, text })),
+      ...content.lines.filter((line) => !line.main).flatMap((line) => line.entries.map((e) => ({ ...e, of: line.name }))),
       ...main.entries.map((e) => ({ ...e, main: true })),
     ];
     if (focused !== null) {
@@ -66,7 +66,7 @@ export function frontierPlot({ pick, caption }) {
     if (shown) hover(spots.find((s) => s.text === shown.text && s.x === shown.x) ?? null);
   }
 
-  /** The prompts that can be picked: one stop of the Tab key, arrow keys move along. */
+  /** Make the dots of the prompts that can be picked: the Tab key reaches one of them, arrow keys move along. */
   function dots(entries, picked) {
     const group = svg("g", { role: "radiogroup", "aria-label": "prompts of the frontier, fluent to strong" });
     const stop = entries.some((e) => e.key === picked) ? picked : entries.at(-1)?.key;
@@ -118,7 +118,7 @@ export function frontierPlot({ pick, caption }) {
       ...(spot.it !== undefined && spot.it !== null ? [`iteration ${spot.it}`] : []),
     ];
     tip.replaceChildren(h("bdi", { dir: "ltr" }, visible(spot.text ?? "")), h("div", { class: "dlp-quiet" }, parts.join(" · ")));
-    const x = X(spot.x) / W, y = Y(spot.y) / H; // away from the nearer edges
+    const x = X(spot.x) / W, y = Y(spot.y) / H; // the tip extends away from the nearer edges
     const across = `${x > 0.5 ? "right" : "left"}: ${(x > 0.5 ? 1 - x : x) * 100}%`;
     const down = `${y > 0.6 ? "bottom" : "top"}: calc(${(y > 0.6 ? 1 - y : y) * 100}% + 12px)`;
     tip.style.cssText = `${across}; ${down}`;
@@ -132,12 +132,12 @@ export function frontierPlot({ pick, caption }) {
     return svg("text", given, `dotted: iteration ${earlier.iteration}`);
   }
 
-  /** Names at the right edge, each as high as its line ends, or as close to that as the others let it be. */
+  /** Make the names at the right edge, each at the height of its line's end, or as close to it as the other names allow. */
   function endLabels(lines) {
-    const found = lines.map((line) => ({ line, end: line.entries.at(-1) })).sort((a, b) => b.end.y - a.end.y);
+    const labels = lines.map((line) => ({ line, end: line.entries.at(-1) })).sort((a, b) => b.end.y - a.end.y);
     let above = -Infinity;
-    const least = (i) => H - BOTTOM - 14 * (found.length - 1 - i);
-    return found.flatMap(({ line, end }, i) => {
+    const least = (i) => H - BOTTOM - 14 * (labels.length - 1 - i);
+    return labels.flatMap(({ line, end }, i) => {
       const at = above = Math.min(least(i), Math.max(above + 14, Math.max(TOP, Y(end.y))));
       const lead = `M${X(end.x)} ${Y(end.y)}L${W - right + 4} ${at}`;
       return [svg("path", { class: `dlp-lead ${line.style ?? ""}`, d: lead }),
@@ -197,7 +197,7 @@ function steps(entries, X, Y) {
   return entries.map((e, i) => (i ? "H" : "M") + at(e).join(i ? "V" : " ")).join("");
 }
 
-/** Axes that hold everything, grow in whole steps, and stay while what they hold still fills them. */
+/** Return axes that contain all points. They grow in whole steps, and stay the same while the points still fill them. */
 function fit(old, points) {
   if (!points.length) return old;
   const xs = points.map((p) => p.x), ys = points.map((p) => p.y);
@@ -216,7 +216,7 @@ function rounded(low, high) {
   return [Math.floor((low - room) / step) * step, Math.ceil((high + room) / step) * step];
 }
 
-/** A quantity over iterations, as steps, with restarts as dashed lines; small. */
+/** Make a small chart of the hypervolume over iterations, with restarts as dashed lines. */
 export function growthChart(growth, restarts, total, at) {
   const w = 600, high = 64, values = growth.hypervolume ?? [], when = growth.iteration ?? [];
   const place = { viewBox: `0 0 ${w} ${high}`, preserveAspectRatio: "none" };

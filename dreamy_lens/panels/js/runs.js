@@ -1,4 +1,4 @@
-// Several runs: each frontier, and what they reach together.
+// View of several runs: each run's frontier, and their merged frontier.
 
 import { WORDS, runBar } from "./bar.js";
 import { count, errorLine, frontierOf, h, heading, hear, listen, notices, painter } from "./common.js";
@@ -7,7 +7,7 @@ import { frontierPlot } from "./plot.js";
 import { attributionView } from "./strip.js";
 import { frontierTable } from "./table.js";
 
-const STYLES = 6, NAMED = 6; // kinds of lines; runs of which each line has its name at its end
+const STYLES = 6, NAMED = 6; // number of line styles; most runs whose lines have a name at the end
 const COLUMNS = ["value", "cross-entropy", "perplexity", "run", "text"];
 
 export const view = {
@@ -22,15 +22,16 @@ export const view = {
     const plot = frontierPlot({ pick, caption: "frontiers of several runs: value against cross-entropy" });
     const table = frontierTable({ columns: COLUMNS, pick, label: "the merged frontier" });
 
-    // Of the prompt that is picked, the run that found it is remembered: it may be beaten, and is asked all the same.
+    // The view remembers which run found the picked prompt, because that run answers even after the prompt is beaten.
     const holds = (run) => run.frontier.some((e) => e.key === picked);
     let picked = get("picked"), group = get("runs").find(holds)?.group ?? 0, only = -1, owner = 0, drawnChoice = "";
     const known = memory(() => get("runs"), () => group, get("attributions"));
     const send = (message) => model.send({ ...message, run: owner });
-    const one = attributionView({ live, known, say, send, name: unique(), python: () => get("runs")[owner]?.python ?? "" });
+    const python = () => get("runs")[owner]?.python ?? "";
+    const prompt = attributionView({ live, known, say, send, name: unique(), python });
     root.append(
       heading(get("title"), count(get("runs").length, "run"), notice),
-      bar.el, error.el, bar.told, choice, h("div", { class: "dlp-two" }, plot.el, table.el), one.el,
+      bar.el, error.el, bar.spoken, choice, h("div", { class: "dlp-two" }, plot.el, table.el), prompt.el,
     );
 
     const mine = () => get("runs").map((run, number) => ({ ...run, number })).filter((run) => run.group === group);
@@ -40,15 +41,15 @@ export const view = {
     function pick(key) {
       picked = key;
       put(model, "picked", key);
-      paint("plot", "table", "one");
+      paint("plot", "table", "prompt");
     }
 
-    /** To another feature: what was looked at is of the one before, even where the same prompt is on both frontiers. */
+    /** Show another feature. The picked prompt's results are those of the old feature, even if both frontiers have it. */
     function turn(to) {
       group = to;
       only = -1;
-      one.show(null);
-      paint("choice", "plot", "table", "one");
+      prompt.show(null);
+      paint("choice", "plot", "table", "prompt");
     }
 
     function drawBar() {
@@ -75,9 +76,9 @@ export const view = {
     }
 
     function drawChoice() {
-      const now = JSON.stringify([get("groups"), mine().map((run) => run.name), group, only]);
-      if (now === drawnChoice) return;
-      drawnChoice = now;
+      const content = JSON.stringify([get("groups"), mine().map((run) => run.name), group, only]);
+      if (content === drawnChoice) return;
+      drawnChoice = content;
       const focus = choice.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
       const each = mine().map((run, i) => toggle(run.name, run.number, i % STYLES));
       choice.replaceChildren(...(get("groups").length > 1 ? [features()] : []), toggle("all together", -1, null), ...each);
@@ -94,14 +95,14 @@ export const view = {
     }
 
     function drawTable() {
-      table.draw(merged(), picked, "The prompts that no other of these runs beats stand here.");
+      table.draw(merged(), picked, "The prompts of the merged frontier appear here.");
     }
 
-    function drawOne() {
-      const found = shown().find(holds) ?? mine().find(holds);
-      if (!found) return; // one that has left the frontier since stays where it is
-      owner = found.number;
-      one.show(found.frontier.find((e) => e.key === picked));
+    function drawPrompt() {
+      const run = shown().find(holds) ?? mine().find(holds);
+      if (!run) return; // a prompt that has left the frontier stays in view
+      owner = run.number;
+      prompt.show(run.frontier.find((e) => e.key === picked));
     }
 
     function follow() {
@@ -109,10 +110,10 @@ export const view = {
       picked = get("picked");
       const other = mine().some(holds) ? undefined : get("runs").find(holds);
       if (other) turn(other.group);
-      paint("plot", "table", "one");
+      paint("plot", "table", "prompt");
     }
 
-    const paint = painter({ bar: drawBar, choice: drawChoice, plot: drawPlot, table: drawTable, one: drawOne });
+    const paint = painter({ bar: drawBar, choice: drawChoice, plot: drawPlot, table: drawTable, prompt: drawPrompt });
     const changed = (...parts) => () => paint(...parts);
     const end = listen(model, {
       "change:status": changed("bar"),
@@ -120,23 +121,23 @@ export const view = {
       "change:steps": changed("bar"),
       "change:error": changed("bar"),
       "change:groups": changed("choice"),
-      "change:runs": changed("bar", "choice", "plot", "table", "one"),
+      "change:runs": changed("bar", "choice", "plot", "table", "prompt"),
       "change:picked": follow,
-      "msg:custom": hear(one, say),
+      "msg:custom": hear(prompt, say),
     });
     drawBar();
     drawChoice();
     drawPlot();
     drawTable();
-    one.draw();
-    drawOne();
+    prompt.draw();
+    drawPrompt();
     return () => { end(); leave(); };
   },
 };
 
 /**
- * What is known of prompts, by key, for the feature that is shown: the same prompt may be on the frontiers of several
- * features. What comes is told apart by its value, and kept wherever it fits.
+ * Make a store of entries by key for the feature that is shown. One prompt may be on the frontiers of several features, so
+ * a new entry is stored for every feature under which the prompt has the entry's value.
  */
 function memory(runs, group, given) {
   const maps = new Map();
@@ -146,12 +147,12 @@ function memory(runs, group, given) {
     return maps.get(number);
   }
 
-  function set(key, found) {
-    const close = (e) => e.key === key && Math.abs(e.y - found.value) <= 1e-3 * (Math.abs(e.y) + 1e-3);
+  function set(key, entry) {
+    const close = (e) => e.key === key && Math.abs(e.y - entry.value) <= 1e-3 * (Math.abs(e.y) + 1e-3);
     const groups = runs().filter((run) => run.frontier.some(close)).map((run) => run.group);
-    for (const number of groups.length ? groups : [group()]) of(number).set(key, found);
+    for (const number of groups.length ? groups : [group()]) of(number).set(key, entry);
   }
 
-  for (const [key, found] of Object.entries(given ?? {})) set(key, found);
+  for (const [key, entry] of Object.entries(given ?? {})) set(key, entry);
   return { get: (key) => of(group()).get(key), set };
 }

@@ -1,13 +1,13 @@
-// What fields a shape asks for, and how what is typed into them is spelt as a feature.
+// The fields for a hook point's shape, and the feature expression that the typed values spell.
 
-/** Text in double quotes as the grammar reads it. */
+/** Return a text in double quotes, as the feature grammar reads it. */
 export function quoted(text) {
   const seen = (c) => /[\p{L}\p{N}\p{P}\p{S}]/u.test(c) || /[\ud800-\udfff]/.test(c);
   const code = (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`;
   return JSON.stringify(text).replace(/[^\x20-\x7e]/g, (c) => (seen(c) ? c : code(c)));
 }
 
-/** A direction as it stands after @: a path, or numbers as float32 in base64. */
+/** Return the text of a direction after @: a path, or numbers as float32 in base64. */
 export function directionText(typed) {
   const text = typed.trim().replace(/^\[|\]$/g, "");
   const numbers = text.split(/[\s,]+/).filter(Boolean).map(Number);
@@ -35,41 +35,41 @@ function axes(shape) {
   });
 }
 
-/** The fields of a shape, with what is typed already: {name, label, kind, value, help, options, min, max}. */
+/** Return the fields for a shape, with the values typed so far: {name, label, kind, value, help, options, min, max}. */
 export function fieldsOf(shape, typed) {
-  const found = [];
+  const fields = [];
   const all = axes(shape);
   for (const axis of all) {
     if (axis.position) {
       if (!axis.several) {
-        const options = [["at", "at one position"], ["max", "the most anywhere"], ["mean", "mean over the prompt"]];
-        found.push({ name: "reduce", label: "where", options, value: typed.reduce ?? "at" });
+        const options = [["at", "at one position"], ["max", "maximum over the prompt"], ["mean", "mean over the prompt"]];
+        fields.push({ name: "reduce", label: "positions", options, value: typed.reduce ?? "at" });
         if ((typed.reduce ?? "at") !== "at") continue;
       }
-      const help = "0 is the first token after the BOS, -1 the last";
-      found.push({ name: axis.name, label: axis.label, kind: "number", value: typed[axis.name] ?? "-1", help });
+      const help = "0 is the first token after BOS, -1 is the last token";
+      fields.push({ name: axis.name, label: axis.label, kind: "number", value: typed[axis.name] ?? "-1", help });
     } else if (axis.unit) {
       const how = typed.how ?? "unit";
       const options = [["unit", "one unit"], ["direction", "along a direction"]];
-      found.push({ name: "how", label: "what", options, value: how });
-      if (how === "unit") found.push(index(axis, typed));
+      fields.push({ name: "how", label: "unit or direction", options, value: how });
+      if (how === "unit") fields.push(index(axis, typed));
       else {
-        const help = `a .npy or .safetensors file, or ${axis.size} numbers with commas`;
-        found.push({ name: "direction", label: "direction", kind: "text", value: typed.direction ?? "", help });
-        const why = "less its mean, over its standard deviation (Eq. 4)";
+        const help = `a .npy or .safetensors file, or ${axis.size} numbers separated by commas`;
+        fields.push({ name: "direction", label: "direction", kind: "text", value: typed.direction ?? "", help });
+        const formula = "subtract the mean, divide by the standard deviation (Eq. 4)";
         const value = Boolean(typed.standardised);
-        found.push({ name: "standardised", label: "standardised", kind: "check", value, help: why });
+        fields.push({ name: "standardised", label: "standardised", kind: "check", value, help: formula });
       }
-    } else found.push(index(axis, typed));
+    } else fields.push(index(axis, typed));
   }
-  return found;
+  return fields;
 }
 
 function index({ name, label, size }, typed) {
   return { name, label, kind: "number", value: typed[name] ?? "0", min: 0, max: size - 1, help: `0 to ${size - 1}` };
 }
 
-/** The feature that the fields describe. */
+/** Return the text of the feature that the fields describe. */
 export function expressionOf(hook, shape, typed) {
   const all = axes(shape);
   const single = all.filter((axis) => axis.position).length === 1;
@@ -104,14 +104,14 @@ export const QUICK = [
   {
     name: "logit",
     label: "logit of a token",
-    help: "with its leading space, if it has one; quotes may be left out",
+    help: "with its leading space, if it has one; quotes are optional",
     initial: '" the"',
     write: (text) => `logit(${token(text)})`,
   },
   {
     name: "log_prob",
     label: "log-probability of a token",
-    help: "likewise; it is highest when the model is sure of the token",
+    help: "with its leading space, if it has one; quotes are optional; highest when the model is sure of the token",
     initial: '" the"',
     write: (text) => `log_prob(${token(text)})`,
   },

@@ -1,20 +1,20 @@
-// One prompt: which tokens carry the feature, what others would do, and any token or text of one's own.
+// View of one prompt: which tokens carry the feature, what substitutes would do, and inputs for other tokens and texts.
 
 import { copy, h, num, perplexity, places, visible, visibleToken } from "./common.js";
 import { heatMap, ledger } from "./substitutes.js";
 import { tokenStrip } from "./tokens.js";
 
 const NOTHING = "Pick a point or a row to see which tokens of the prompt carry the feature.";
-const PATIENCE = 20; // seconds without an answer after which it is said that none has come
+const PATIENCE = 20; // seconds without an answer after which the view reports that
 
-/** Enter in a box sends its form; a prompt may have lines, so there Shift+Enter makes one. */
+/** Submit the form of an input on Enter; Shift+Enter makes a new line, because a prompt may have several lines. */
 const enter = (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing || !/INPUT|TEXTAREA/.test(event.target.tagName)) return;
   event.preventDefault();
   event.currentTarget.requestSubmit();
 };
 
-/** How the model would read what is typed: whether it begins with a space makes it another token. */
+/** Return how the model reads a typed text: a leading space makes it another token. */
 const reading = (text, more = "") => {
   if (text === "") return "";
   const shown = visible(text.replace(/^ +/, (all) => "·".repeat(all.length)));
@@ -22,23 +22,23 @@ const reading = (text, more = "") => {
 };
 
 /**
- * The attribution of a prompt.
+ * Make the view of a prompt's attribution.
  *
- * host: {name, live(), send(message), say(text), python(), known: Map of key to found, nothing: said without a prompt}.
- * `show(entry)` shows a prompt of the frontier or a found one, `answer(message)` takes what Python says, `el` is the
- * element.
+ * host: {name, live(), send(message), say(text), python(), known: Map of entries by key, nothing: text without a prompt}.
+ * `show(entry)` shows a prompt of the frontier or an entry with scores, `answer(message)` takes an answer of Python, `el`
+ * is the element.
  */
 export function attributionView(host) {
   const el = h("section", { class: "dlp-one", "aria-label": "the picked prompt" });
-  let base = null; // where the playing began: {key, ids, tokens, text, value, ce}
-  // What is shown: the same, with drop, floor, subs, series as far as they are known. While it is partial, more than the
-  // substitutes of subs are being tried; that is never kept in known.
+  let base = null; // entry of the picked prompt: {key, ids, tokens, text, value, ce}
+  // Entry that is shown, with drop, floor, subs and series as far as they are known. A partial entry has only the first
+  // substitutes in subs; it is never kept in known.
   let now = null;
-  let trail = []; // prompts to go back to
+  let trail = []; // entries that undo goes back to
   let chosen = -1, grid = false, all = false, pending = 0, numbers = 0, wrong = "", timer;
 
   const nothing = { drop: null, floor: null, subs: null, tried: null, partial: false, series: null };
-  const same = (entry) => ({ value: entry.y, ce: entry.x, ...nothing, ...entry });
+  const complete = (entry) => ({ value: entry.y, ce: entry.x, ...nothing, ...entry });
 
   function show(entry) {
     if (!entry) {
@@ -46,22 +46,22 @@ export function attributionView(host) {
       return draw();
     }
     if (base?.key === entry.key) {
-      // The frontier of a run that goes on comes several times a second: what is asked already is not asked again, or
-      // each question would push the one before it aside, and no answer would be to the newest.
+      // While a run goes on, its frontier comes several times a second. A pending question is not asked again, because
+      // each question makes the one before it obsolete, and no answer would belong to the newest.
       if (now.subs === null && !pending && !wrong) look();
       return;
     }
-    base = same(host.known.get(entry.key) ?? entry);
+    base = complete(host.known.get(entry.key) ?? entry);
     now = base;
     trail = [];
     chosen = -1;
-    pending = 0; // what was asked of another prompt is not waited for
+    pending = 0; // do not wait for answers about another prompt
     wrong = "";
     look();
     draw();
   }
 
-  /** Ask for what is not known yet of the prompt that is shown. */
+  /** Ask Python for the missing results of the prompt that is shown. */
   function look() {
     const known = host.known.get(now.key);
     if (known?.subs) now = { ...now, ...known };
@@ -75,14 +75,14 @@ export function attributionView(host) {
     clearTimeout(timer);
     timer = setTimeout((number) => {
       if (pending !== number || !el.isConnected) return;
-      wrong = "No answer has come yet: the model is busy, or the kernel is not running any more.";
+      wrong = "No answer has come yet: the model is busy, or the kernel is no longer running.";
       draw();
     }, PATIENCE * 1000, pending);
     draw();
   }
 
   function play(message) {
-    if (trail.at(-1) !== now) trail.push(now); // two before the first is answered are one step back
+    if (trail.at(-1) !== now) trail.push(now); // two changes before the first answer are one undo step
     ask(message);
   }
 
@@ -92,7 +92,7 @@ export function attributionView(host) {
       const known = host.known.get(message.found.key);
       if (!known?.subs || message.found.subs) host.known.set(message.found.key, message.found);
     }
-    if (!mine || !base) return; // an answer to an older question
+    if (!mine || !base) return; // the answer belongs to an older question
     if (message.error) {
       wrong = message.error;
       pending = 0;
@@ -118,7 +118,7 @@ export function attributionView(host) {
     draw();
   }
 
-  // How it looks.
+  // Drawing.
 
   function draw() {
     const focus = el.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
@@ -132,19 +132,19 @@ export function attributionView(host) {
     const picture = grid && now.subs ? [heatMap(now, { swap: swap(), say: host.say })] : [strip()];
     if (chosen >= 0 && !grid) picture.push(substitutes());
     el.replaceChildren(head(), ...fault, ...picture, ...(host.live() ? [editor()] : []));
-    for (const [name, of, value] of boxes) { // what was typed stays, as long as it is about the same thing
+    for (const [name, of, value] of boxes) { // keep typed text while it belongs to the same prompt or token
       const box = el.querySelector(`[data-of][data-focus="${name}"]`);
       if (box && box.dataset.of === of) { box.value = value; box.dispatchEvent(new Event("input")); }
     }
     if (focus) {
-      // A button that is gone when it has done its work leaves the focus at the token, or at the first button.
+      // If the focused button no longer exists, the focus goes to the chosen token, or to the first button.
       const again = el.querySelector(`[data-focus="${CSS.escape(focus)}"]`) ?? el.querySelector(".dlp-token.dlp-on, button");
       again?.focus({ preventScroll: true });
       if (again && typed?.[0] !== undefined && again.setSelectionRange) again.setSelectionRange(typed[1], typed[1]);
     }
   }
 
-  /** What a substitute that is clicked does; nothing can be tried in a frozen view. */
+  /** Return the action of a click on a substitute; null in a frozen view, which cannot try anything. */
   const swap = () => (host.live() ? (ids) => play({ type: "look", ids }) : null);
 
   function strip() {
@@ -158,7 +158,7 @@ export function attributionView(host) {
   }
 
   function head() {
-    const mark = h("span", { class: "dlp-mark", title: "as text it encodes to other tokens" }, " ≠ text");
+    const mark = h("span", { class: "dlp-mark", title: "its text encodes to other tokens" }, " ≠ text");
     const text = h("bdi", { dir: "ltr" }, visible(now.text.replace(/^ /, "")));
     return h("div", { class: "dlp-head" },
       h("div", { class: "dlp-text" }, text, now.trips === false ? mark : null),
@@ -168,11 +168,11 @@ export function attributionView(host) {
   function numbersOf() {
     const digits = places([base.value, now.value]), played = now.key !== base.key;
     const change = (text) => (played ? ` (${text})` : "");
-    const one = (value, name) => h("span", {}, h("b", {}, value), ` ${name}`);
+    const score = (value, name) => h("span", {}, h("b", {}, value), ` ${name}`);
     return h("div", { class: "dlp-numbers" },
-      one(num(now.value, digits), `value${change(num(now.value - base.value, digits, true))}`),
-      one(num(now.ce), `cross-entropy${change(num(now.ce - base.ce, 2, true))}`),
-      one(perplexity(now.ce), "perplexity"),
+      score(num(now.value, digits), `value${change(num(now.value - base.value, digits, true))}`),
+      score(num(now.ce), `cross-entropy${change(num(now.ce - base.ce, 2, true))}`),
+      score(perplexity(now.ce), "perplexity"),
       pending ? h("span", { class: "dlp-quiet" }, "working…") : null);
   }
 
@@ -180,7 +180,7 @@ export function attributionView(host) {
     const button = (text, f, name, more = {}) => h("button", { onclick: f, "data-focus": name, ...more }, text);
     const copied = (what, text) => button(what, async () => {
       const done = await copy(text);
-      host.say(done ? `copied as ${what}` : "It could not be copied: the browser does not let this page use the clipboard.");
+      host.say(done ? `copied as ${what}` : "Copying failed: the browser does not let this page use the clipboard.");
     }, `copy-${what}`, { "aria-label": `copy as ${what}` });
     const leave = () => {
       trail = [];
@@ -204,10 +204,10 @@ export function attributionView(host) {
     ];
   }
 
-  /** The token that was clicked, what was tried in its place, and a box for another. */
+  /** Make the part about the chosen token: its substitutes, and an input for another token. */
   function substitutes() {
     const own = (text) => play({ type: "try", ids: now.ids, position: chosen, text });
-    const box = { type: "text", placeholder: "a space before it makes a new word", autocomplete: "off", spellcheck: "false" };
+    const box = { type: "text", placeholder: "a leading space starts a new word", autocomplete: "off", spellcheck: "false" };
     const none = pending ? "trying substitutes…" : "No substitutes were kept for this prompt.";
     const unfold = () => {
       all = true;
@@ -226,7 +226,7 @@ export function attributionView(host) {
     return form("edit", now.key, "edit the whole prompt", "score it", box, (text) => play({ type: "edit", text }));
   }
 
-  /** A box with its button; what is typed stays while it is about the same thing. */
+  /** Make a form with an input and a button; `of` names the prompt or token to which the typed text belongs. */
   function form(name, of, label, act, box, send) {
     const hint = h("span", { class: "dlp-quiet dlp-reading" });
     const first = () => (box.value === now.text ? "" : reading(/^\s*\S*/.exec(box.value)[0], "…"));

@@ -1,16 +1,16 @@
-// What other tokens would do in a prompt: the ledger of one position, and the map of all of them.
+// Substitutes in a prompt: a table for one position, and a heat map for all positions.
 
 import { arrows, h, num, places, visibleToken } from "./common.js";
 
-const BEST = 8, WORST = 4; // rows of a ledger that is folded
+const BEST = 8, WORST = 4; // rows of a folded table
 
 const swapped = (ids, position, id) => [...ids.slice(0, position), id, ...ids.slice(position + 1)];
 
 /**
- * The table of what was tried in the place of one token, best first.
+ * Make the table of the substitutes for one token, best first.
  *
- * swap(ids): one of them is to be tried, null where there is nothing to try it with; all: whether to show more than the
- * ends; unfold(): the rest is asked for; yet: what is said where there is none.
+ * swap(ids): tries a changed prompt, null in a view that cannot; all: whether to show all rows instead of the best and the
+ * worst; unfold(): shows all rows; yet: text of an empty table.
  */
 export function ledger(now, position, { swap, all, unfold, yet }) {
   const subs = now.subs?.[position] ?? [], digits = places([now.value, ...subs.map((s) => s[2])]);
@@ -39,9 +39,9 @@ export function ledger(now, position, { swap, all, unfold, yet }) {
 }
 
 /**
- * Positions across, substitutes down, best first: colour and edge say what each does to the value.
+ * Make the heat map: positions across, substitutes down, best first. Colour and edge show the change of the value.
  *
- * swap(ids) as above; say(text): where nothing can be tried, a cell that is clicked is told about.
+ * swap(ids): tries a changed prompt, null in a view that cannot; then say(text) describes a clicked cell.
  */
 export function heatMap(now, { swap, say }) {
   const deep = Math.max(...now.subs.map((s) => s.length)), digits = places([now.value, ...(now.drop ?? [])], 3);
@@ -61,16 +61,16 @@ export function heatMap(now, { swap, say }) {
 
   const head = now.tokens.map((token) => h("span", { role: "columnheader" }, visibleToken(token)));
   const rows = Array.from({ length: deep }, (_, row) => now.tokens.map((_, i) => cell(row, i)));
-  const cells = rows.flat(), first = cells.find((one) => !one.disabled);
+  const cells = rows.flat(), first = cells.find((cell) => !cell.disabled);
   if (first) first.tabIndex = 0;
   const move = (event) => {
     const next = arrows(event, cells, now.tokens.length);
-    if (next) for (const one of cells) one.tabIndex = one === next ? 0 : -1;
+    if (next) for (const cell of cells) cell.tabIndex = cell === next ? 0 : -1;
   };
   const given = { class: "dlp-heat", role: "grid", "aria-label": "substitutes by position, best first", onkeydown: move };
   const lines = [head, ...rows].map((line) => h("div", { role: "row" }, ...line));
   const table = h("div", { ...given, style: { "--columns": String(now.tokens.length) } }, ...lines);
-  const legend = ` each column: what was tried in its token's place${now.partial ? " so far" : ""}, best on top · `
+  const legend = ` each column: substitutes for its token${now.partial ? " so far" : ""}, best on top · `
     + `blue with an edge raises the value, orange lowers it (full: ${num(most, digits)})`;
   return h("div", {},
     h("div", { class: "dlp-scroll" }, table),

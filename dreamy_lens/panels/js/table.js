@@ -1,10 +1,10 @@
-// The table of a frontier: sorted by any column, picked from by click or by keys.
+// Table of a frontier: click a column to sort, pick a prompt by click or by keys.
 
 import { arrows, h, num, perplexity, places, visible } from "./common.js";
 
-const unlike = "as text it encodes to other tokens";
+const MISMATCH = "its text encodes to other tokens";
 const text = (e) => {
-  const mark = h("span", { class: "dlp-mark", title: unlike, role: "img", "aria-label": unlike }, " ≠");
+  const mark = h("span", { class: "dlp-mark", title: MISMATCH, role: "img", "aria-label": MISMATCH }, " ≠");
   return [h("bdi", { dir: "ltr" }, visible(e.text.replace(/^ /, ""))), e.trips === false ? mark : null];
 };
 const COLUMNS = {
@@ -16,7 +16,7 @@ const COLUMNS = {
   text: [(e) => e.text, text],
 };
 
-/** `draw(entries, picked, nothing)`: nothing is said where there are no entries. Those without a key cannot be picked. */
+/** Make a table. `draw(entries, picked, nothing)` shows the text `nothing` without entries; only keyed entries can be picked. */
 export function frontierTable({ columns, pick, label }) {
   const el = h("div", { class: "dlp-table" });
   let by = "cross-entropy", way = 1, last = null, seen = "";
@@ -38,8 +38,8 @@ export function frontierTable({ columns, pick, label }) {
   function draw(entries, picked, nothing) {
     last = [entries, picked, nothing];
     if (!entries.length) return el.replaceChildren(h("p", { class: "dlp-quiet" }, nothing));
-    const digits = places(entries.map((e) => e.y)), of = COLUMNS[by][0];
-    const rows = [...entries].sort((a, b) => (of(a) < of(b) ? -way : of(a) > of(b) ? way : 0));
+    const digits = places(entries.map((e) => e.y)), value = COLUMNS[by][0];
+    const rows = [...entries].sort((a, b) => (value(a) < value(b) ? -way : value(a) > value(b) ? way : 0));
     const is = (e) => Boolean(e.key) && e.key === picked, stop = (rows.find(is) ?? rows.find((e) => e.key))?.key;
     const row = (e) => {
       const given = {
@@ -51,8 +51,8 @@ export function frontierTable({ columns, pick, label }) {
     const focus = el.contains(document.activeElement) ? document.activeElement.dataset : null;
     const scroll = el.querySelector(".dlp-scroll")?.scrollTop ?? 0;
     const body = h("tbody", { onkeydown: keys }, ...rows.map(row));
-    const whole = h("table", { role: "grid", "aria-label": label }, h("thead", {}, h("tr", {}, ...columns.map(head))), body);
-    const box = h("div", { class: "dlp-scroll" }, whole);
+    const table = h("table", { role: "grid", "aria-label": label }, h("thead", {}, h("tr", {}, ...columns.map(head))), body);
+    const box = h("div", { class: "dlp-scroll" }, table);
     el.replaceChildren(box);
     box.scrollTop = scroll;
     if (picked !== seen) follow(box, body.querySelector(".dlp-on"));
@@ -62,7 +62,7 @@ export function frontierTable({ columns, pick, label }) {
     el.querySelector(again)?.focus({ preventScroll: true });
   }
 
-  /** What was picked elsewhere is brought into sight, without moving the page. */
+  /** Scroll the table to a row that was picked elsewhere, without moving the page. */
   function follow(box, row) {
     if (!row) return;
     const above = box.querySelector("thead").offsetHeight, { offsetTop: top, offsetHeight: high } = row;

@@ -1,8 +1,8 @@
-// The tokens of a prompt: colour, bar and number of each say what it does for the feature.
+// Tokens of a prompt: colour, bar and number show what each token does for the feature.
 
 import { h, num, places, visibleToken } from "./common.js";
 
-/** Full colour and a full bar: the largest losses, bars never on a scale so fine that noise towers. */
+/** Return the losses that give full colour and a full bar. The bar's scale has a minimum, so that noise stays small. */
 function scales(now) {
   const most = (xs) => Math.max(0, ...(xs ?? []).filter((x) => x !== null));
   const colour = most(now.drop) || 1;
@@ -12,10 +12,10 @@ function scales(now) {
 const share = (x, full) => Math.min(1, Math.max(0, (x ?? 0) / full)).toFixed(3);
 
 /**
- * The strip of a prompt's tokens, with its legend.
+ * Make the strip of a prompt's tokens, with its legend.
  *
- * now, base: what is shown, and where the playing began; chosen: position of the token whose substitutes are shown;
- * yet: what is said while there is no attribution; choose(position): a token was clicked.
+ * now, base: entries of the shown prompt and of the picked prompt; chosen: position of the token whose substitutes are
+ * shown; yet: text while there is no attribution; choose(position): called when a token is clicked.
  */
 export function tokenStrip(now, base, { chosen, yet, choose }) {
   const [colour, bar] = scales(now), digits = places([now.value, ...(now.drop ?? [])], 3);
@@ -43,16 +43,16 @@ export function tokenStrip(now, base, { chosen, yet, choose }) {
     return h("button", given, h("i", {}), h("b", {}, visibleToken(text)), ...under);
   }
 
-  // The first few substitutes come soon, and all of them a moment later.
+  // A few substitutes come first, and all of them later.
   const many = `${now.tried} substitutes${now.partial ? " so far" : ""}`;
   const worst = ` colour: lost with the worst of ${many} (full: ${num(colour, digits)}) · `;
-  const said = (...parts) => h("p", { class: "dlp-legend" }, ...parts);
-  const legend = !now.drop ? [said(yet)] : [
-    said(
+  const line = (...parts) => h("p", { class: "dlp-legend" }, ...parts);
+  const legend = !now.drop ? [line(yet)] : [
+    line(
       h("span", { class: "dlp-ramp" }), worst,
       h("span", { class: "dlp-swatch" }), ` bar: lost even with the best (full: ${num(bar, digits)}, dotted: a gain)`,
     ),
-    said(now.series ? "underneath: the value if the prompt ended there · " : "", "click a token for its substitutes"),
+    line(now.series ? "below: the value if the prompt ended there · " : "", "click a token for its substitutes"),
   ];
   const strip = h("div", { class: "dlp-strip", role: "group", "aria-label": "tokens" }, ...now.tokens.map(token));
   return h("div", {}, strip, ...legend);

@@ -1,10 +1,10 @@
-// A tree of hook points with their shapes: blocks, components, hook points. Arrow keys, Home, End, Enter.
+// Tree of hook points with their shapes: blocks, components, hook points. Keys: arrows, Home, End, Enter.
 
 import { h, visible } from "./common.js";
 
-const MOST_FOUND = 200; // rows that a search shows at most
+const MOST_MATCHES = 200; // most rows that a search shows
 
-/** [group, component, rest] of a name: blocks.2.attn.q.hook_out is hook_out of attn.q in blocks.2. */
+/** Return [group, component, rest] of a name: blocks.2.attn.q.hook_out is hook_out of attn.q in blocks.2. */
 export function place(name) {
   const parts = name.split(".");
   const deep = parts.length > 2 && /^\d+$/.test(parts[1]) ? 2 : parts.length > 1 ? 1 : 0;
@@ -12,7 +12,7 @@ export function place(name) {
   return [group, parts.slice(deep, -1).join("."), parts[parts.length - 1]];
 }
 
-/** Whether a name has every word, in any case; with * or ? the whole name must fit, as in Python. */
+/** Return whether a name contains every word, ignoring case; with * or ? the whole name must match, as in Python. */
 export function fits(name, wanted) {
   const [low, words] = [name.toLowerCase(), wanted.toLowerCase().trim()];
   if (!/[*?]/.test(words)) return words.split(/\s+/).every((word) => low.includes(word));
@@ -25,24 +25,24 @@ export function shapeText(shapes, name) {
   return shapes[name] ? `[${shapes[name].join(", ")}]` : "never reached";
 }
 
-/** A tree element with show(hooks, shapes, picked), filter(text) and focus(pick). */
+/** Make a tree element with show(hooks, shapes, picked), filter(text) and focus(pick). */
 export function hookTree({ label, id, picked, counted }) {
   const element = h("div", { class: "dlb-tree", role: "tree", "aria-label": label, id });
   let hooks = [];
   let shapes = null;
   let chosen = "";
   let wanted = "";
-  let current = ""; // the key of the row that Tab reaches
+  let current = ""; // key of the row that Tab reaches
   const open = new Set();
 
-  /** Rows as they stand: {key, level, text, name, open}. */
+  /** Return the visible rows: {key, level, text, name, open}. */
   function rows() {
     const names = hooks.map(([name]) => name);
     if (wanted.trim()) {
-      const found = names.filter((name) => fits(name, wanted));
-      const cut = found.length > MOST_FOUND ? `; the first ${MOST_FOUND} are shown` : "";
-      counted(`${found.length} of ${names.length} hook points${cut}`);
-      return found.slice(0, MOST_FOUND).map((name) => ({ key: name, level: 1, text: name, name }));
+      const matches = names.filter((name) => fits(name, wanted));
+      const cut = matches.length > MOST_MATCHES ? `; the first ${MOST_MATCHES} are shown` : "";
+      counted(`${matches.length} of ${names.length} hook points${cut}`);
+      return matches.slice(0, MOST_MATCHES).map((name) => ({ key: name, level: 1, text: name, name }));
     }
     counted(names.length ? `${names.length} hook points` : "");
     const groups = new Map();
@@ -76,25 +76,25 @@ export function hookTree({ label, id, picked, counted }) {
     const held = element.contains(document.activeElement);
     const top = element.scrollTop;
     const shown = rows();
-    if (!shown.some((one) => one.key === current)) current = shown.length ? shown[0].key : "";
+    if (!shown.some((row) => row.key === current)) current = shown.length ? shown[0].key : "";
     element.replaceChildren(
-      ...shown.map((one) => {
-        const leaf = one.name !== undefined;
+      ...shown.map((row) => {
+        const leaf = row.name !== undefined;
         const item = h("div", {
           class: "dlb-item",
           role: "treeitem",
-          "aria-level": one.level,
-          "aria-expanded": leaf ? null : String(one.open),
-          "aria-selected": leaf ? String(one.name === chosen) : null,
-          title: leaf && one.name,
-          tabindex: one.key === current ? 0 : -1,
-          style: { "padding-inline-start": `${0.4 + 1.1 * (one.level - 1)}em` },
+          "aria-level": row.level,
+          "aria-expanded": leaf ? null : String(row.open),
+          "aria-selected": leaf ? String(row.name === chosen) : null,
+          title: leaf && row.name,
+          tabindex: row.key === current ? 0 : -1,
+          style: { "padding-inline-start": `${0.4 + 1.1 * (row.level - 1)}em` },
         });
-        item.dataset.key = one.key;
-        const sign = leaf ? (one.name === chosen ? "✓" : "") : one.open ? "▾" : "▸";
+        item.dataset.key = row.key;
+        const sign = leaf ? (row.name === chosen ? "✓" : "") : row.open ? "▾" : "▸";
         item.append(h("span", { class: "dlb-fold", "aria-hidden": "true" }, sign));
-        item.append(h("span", { class: "dlb-name" }, visible(one.text)));
-        if (leaf) item.append(h("span", { class: "dlb-shape" }, visible(shapeText(shapes, one.name))));
+        item.append(h("span", { class: "dlb-name" }, visible(row.text)));
+        if (leaf) item.append(h("span", { class: "dlb-shape" }, visible(shapeText(shapes, row.name))));
         return item;
       }),
     );
@@ -143,7 +143,7 @@ export function hookTree({ label, id, picked, counted }) {
     if (!item || event.ctrlKey || event.altKey || event.metaKey) return;
     const list = items();
     const at = list.indexOf(item);
-    const level = (one) => Number(one.getAttribute("aria-level"));
+    const level = (row) => Number(row.getAttribute("aria-level"));
     const expanded = item.getAttribute("aria-expanded");
     const actions = {
       ArrowDown: () => list[at + 1] && move(list[at + 1].dataset.key),
@@ -156,7 +156,7 @@ export function hookTree({ label, id, picked, counted }) {
       },
       ArrowLeft: () => {
         if (expanded === "true") return fold(item.dataset.key, false);
-        const parent = list.slice(0, at).reverse().find((one) => level(one) < level(item));
+        const parent = list.slice(0, at).reverse().find((row) => level(row) < level(item));
         if (parent) move(parent.dataset.key);
       },
       Enter: () => use(item),
@@ -164,7 +164,7 @@ export function hookTree({ label, id, picked, counted }) {
     };
     if (!actions[event.key]) return;
     event.preventDefault();
-    event.stopPropagation(); // notebooks have keys of their own
+    event.stopPropagation(); // notebooks use these keys, too
     actions[event.key]();
   });
 
@@ -180,7 +180,7 @@ export function hookTree({ label, id, picked, counted }) {
       wanted = words;
       draw();
     },
-    /** To the first row; with `pick` it is also chosen. */
+    /** Move the focus to the first row; with `pick`, choose that row. */
     focus(pick = false) {
       const first = items()[0];
       if (!first) return;
