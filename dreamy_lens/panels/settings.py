@@ -14,7 +14,7 @@ from typing import Any
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.search import constraints
 from dreamy_lens.search.config import EPOConfig
-from dreamy_lens.search.settings import SettingField, settings_of
+from dreamy_lens.search.settings import SettingField, setting_fields
 
 MOST_SEEDS = 64
 """Runs that one press of a button starts at most."""
@@ -76,7 +76,8 @@ OWN_FIELDS = (
 
 def form_fields() -> list[FormField]:
     """Return the form's fields, those of the settings first."""
-    return [SEEDS if setting.name == "seed" else _field(setting) for setting in settings_of(EPOConfig)] + [*OWN_FIELDS]
+    settings = setting_fields(EPOConfig)
+    return [SEEDS if setting.name == "seed" else _field(setting) for setting in settings] + [*OWN_FIELDS]
 
 
 def arguments(typed: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def arguments(typed: dict[str, Any]) -> dict[str, Any]:
         ConstraintError: the template has no place for the prompt.
     """
     keywords: dict[str, Any] = {}
-    for setting in settings_of(EPOConfig):
+    for setting in setting_fields(EPOConfig):
         if setting.name != "seed":
             value = _value(setting, typed)
             if value != setting.default:

@@ -149,7 +149,7 @@ def test_k_is_a_positive_number(gpt2, k):
 
 
 def test_attribution_is_of_one_prompt(gpt2):
-    with pytest.raises(PromptError, match=r"Attribution is of one prompt; got 2. Call it once for each"):
+    with pytest.raises(PromptError, match=r"Attribution takes one prompt; got 2. Call it once for each prompt"):
         dl.attribution(FEATURE, ["a dog", "a cat"], gpt2.bridge)
 
 

@@ -201,7 +201,7 @@ def test_what_has_no_effect_says_why(gpt2):
     assert "of your own" in logit_effect(own, gpt2.bridge).path
     # A LayerNorm takes off what all units have in common, and nothing is left of this one.
     flat = logit_effect(dl.hook("blocks.1.hook_resid_post")[-1] @ torch.ones(32), gpt2.bridge)
-    assert not flat and "the same to every logit" in flat.path
+    assert not flat and "adds the same number to every logit" in flat.path
 
 
 def test_what_does_not_fit_the_model_is_refused(gpt2):
