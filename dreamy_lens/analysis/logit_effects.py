@@ -96,7 +96,7 @@ def _describe(words: str, path: DirectPath, values: np.ndarray) -> str:
     spread = np.nanstd(values)
     return (
         f"The direct path: {words}, through the last norm's weights and the unembedding.{later} The norm divides by a "
-        f"scale that depends on the prompt and is taken as 1: compare the numbers with each other.{post} The numbers are "
+        f"scale that depends on the prompt and is taken as 1: compare the numbers with each other.{post} They are "
         f"relative to the mean over all tokens, and their standard deviation over all tokens is {spread:.2g}."
     )
 
@@ -134,7 +134,7 @@ def _locate(f: ex.Feature, model: HookedModel, bos: bool | None) -> Location:
     if all(isinstance(node, (ex.Logit, ex.Scaled, ex.Constant, ex.Sum, ex.Product)) for node in f.walk()):
         raise NoPathError("The feature is made of logits, so it has no effect on them.")
     raise NoPathError(
-        "The feature is made of several features, and no single vector stands for it: ask for one of them at a time."
+        "The feature is made of several features, and no single vector stands for it: ask for one at a time."
     )
 
 

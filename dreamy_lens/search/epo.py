@@ -69,8 +69,8 @@ class EPO:
 
         allowed = AllowedTokens(constraints.allowed, device)
         for iteration in range(state.iteration + 1, config.iterations + 1):
-            # Restart: only the member best under λ_r survives, in every slot. The restart begins an iteration, so that the
-            # last population of a run is complete, and a resumed run equals one that never stopped.
+            # Restart: only the member best under λ_r survives, in every slot. The restart begins an iteration, so that
+            # the last population of a run is complete, and a resumed run equals one that never stopped.
             restart = config.draw_restart(iteration, rng)
             if restart is not None:
                 survivor = choose_survivor(*cache.scores(population), restart)

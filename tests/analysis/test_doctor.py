@@ -70,7 +70,8 @@ def test_a_detached_function_has_no_gradient(gpt2):
 def test_a_function_detached_in_part_has_a_wrong_gradient(gpt2):
     (finding,) = failed(list(examine(custom(lambda x: x[:, 0] + 2 * x[:, 1].detach()), gpt2.bridge)))
     assert finding.check == "the gradient agrees with a finite difference"
-    assert finding.seen.startswith("off by ") and finding.seen.endswith("a part of the computation is not differentiated")
+    assert finding.seen.startswith("off by ")
+    assert finding.seen.endswith("a part of the computation is not differentiated")
 
 
 class Wrong(torch.autograd.Function):
