@@ -44,7 +44,7 @@ class DirectPath:
 
     @property
     def norms(self) -> bool:
-        """Whether a norm is on the path to the residual stream."""
+        """Return whether a norm is on the path to the residual stream."""
         return any(_is_norm(name) for name, _ in self.through)
 
     @property
@@ -71,6 +71,7 @@ def find_direct_path(model: HookedModel, name: str) -> DirectPath:
     points = model.bridge.hook_dict
 
     def is_one_of(*names: str) -> bool:
+        """Return whether the hook point has one of these names."""
         return any(points.get(other) is points[name] for other in names)
 
     if is_one_of("ln_final.hook_in"):
@@ -129,10 +130,12 @@ def logits_of(model: HookedModel, vector: Float[Tensor, " d_model"]) -> Float[Te
 
 
 def _parallel(model: HookedModel) -> bool:
+    """Return whether attention and MLP of a block read the same input."""
     return bool(getattr(model.bridge.cfg, "parallel_attn_mlp", False))
 
 
 def _child(prefix: str, parent: Any, name: str) -> tuple[tuple[str, Any], ...]:
+    """Return a component with its full name, or nothing if the parent does not have it."""
     child = parent._modules.get(name)
     return () if child is None else ((prefix + name, child),)
 

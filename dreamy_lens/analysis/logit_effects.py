@@ -51,9 +51,7 @@ def logit_effect(feature: Any, model: Any = None, count: int = 10, *, prepend_bo
     The feature is a logit itself: its only effect is on that logit.
     """
     if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
-        raise SettingsError(
-            f"count is {count!r}; it is the number of promoted and of suppressed tokens to return, at least 1."
-        )
+        raise SettingsError(f"count is {count!r}; it is the number of tokens to list in each direction, at least 1.")
     hooked, expression = as_hooked(model), parse(feature)
     bind(expression, hooked, prepend_bos=prepend_bos)  # checks names, ranges and widths
     label = expression.label
@@ -65,13 +63,12 @@ def logit_effect(feature: Any, model: Any = None, count: int = 10, *, prepend_bo
             return LogitEffect(label, (), (), None, str(error))
     values = _centre(effects, hooked)
     if not np.nan_to_num(values).any():
-        return LogitEffect(
-            label, (), (), None, f"{label} has no effect: its vector adds the same number to every logit."
-        )
+        return LogitEffect(label, (), (), None, f"{label} has no effect: it adds the same number to every logit.")
     order = np.argsort(-values, kind="stable")
     order = order[~np.isnan(values[order])]
 
     def token_effects(ids: np.ndarray) -> tuple[TokenEffect, ...]:
+        """Pair tokens with their effects."""
         return tuple(TokenEffect(int(i), hooked.vocabulary.piece(int(i)), float(values[i])) for i in ids)
 
     promoted, suppressed = token_effects(order[:count]), token_effects(order[::-1][:count])

@@ -106,7 +106,7 @@ def token_values(
 
     def work() -> dict[Ids, np.ndarray]:
         scorer = run.session.scorer
-        within, alone = scorer.unshared(), scorer.unshared(template=False)
+        within, alone = scorer.without_sharing(), scorer.without_sharing(template=False)
         check_same_model(alone, examples)
         of_dreams = values_at_tokens(within, [p.ids for p in dreams])
         of_windows = values_at_tokens(alone, [w.ids for w in windows if w.values is None])

@@ -113,7 +113,7 @@ class PromptInspector:
     def plain(self) -> Scorer:
         """Scores prompts of any length at once: finding out how they share prefixes would take longer."""
         if self._plain is None:
-            self._plain = self._scorer().unshared()
+            self._plain = self._scorer().without_sharing()
         return self._plain
 
     def _series(self, ids: np.ndarray) -> list[float | None]:

@@ -177,7 +177,7 @@ class BackwardScorer:
                         faster.enter_context(option.parts.bare([*names, EMBEDDING]))
                     activations, output = model.run(full[:, start:], names, logits=logits, embeddings=leaf, past=past)
                 if prefix is not None:
-                    activations, output = prefix.before(activations, output, full.shape[1] - start)
+                    activations, output = prefix.prepend(activations, output, full.shape[1] - start)
                 charge = torch.zeros(len(rows), device=model.device, requires_grad=True)
                 leaves[model] = leaf
                 readings[model] = ForwardPass(activations, output, full, layout, charge)

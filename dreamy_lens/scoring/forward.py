@@ -80,16 +80,17 @@ class ForwardScorer:
         owner = np.repeat(np.arange(len(rows)), sizes)
         with held(self.models):
             sharings = {m: s for m in self.models if (s := self._sharing(m, layout)) is not None}
-            most, budget = None, memory_budget(self.model, "scoring")
+            default_size, budget = None, memory_budget(self.model, "scoring")
             if len(sharings) < len(self.models):
-                most = max(1, LOGITS_BUDGET // (layout.total * max(model.vocabulary.size for model in self.models)))
+                widest = max(model.vocabulary.size for model in self.models)
+                default_size = max(1, LOGITS_BUDGET // (layout.total * widest))
             # Sorting puts rows that share a prefix into one batch.
-            limit = self.batches.limit(most, budget, layout.total) or len(prompts)
+            limit = self.batches.limit(default_size, budget, layout.total) or len(prompts)
             order = np.lexsort(prompts.T[::-1]) if len(prompts) > limit else np.arange(len(prompts))
             parts = self.batches.map(
-                lambda part: self._part(prompts[order[part]], owner[order[part]], layout, sharings, cross_entropy),
+                lambda at: self._score_batch(prompts[order[at]], owner[order[at]], layout, sharings, cross_entropy),
                 len(prompts),
-                most,
+                default_size,
                 budget,
                 layout.total,
             )
@@ -100,7 +101,7 @@ class ForwardScorer:
         pieces = [scores[:, a:b] for a, b in itertools.pairwise(ends)]
         return [ForwardResult(piece[0], piece[1] if cross_entropy else None) for piece in pieces]
 
-    def _part(
+    def _score_batch(
         self,
         prompts: np.ndarray,
         owner: np.ndarray,
@@ -111,7 +112,7 @@ class ForwardScorer:
         """Score one batch: values and, if requested, cross-entropies, `[1 or 2, B]`."""
         runs: dict[HookedModel, PackedPass] = {}
         for model, sharing in sharings.items():
-            final = self._final(model, cross_entropy)
+            final = self._needs_logits(model, cross_entropy)
             if final or any(f.hooks.get(model) for f in self.features):
                 runs[model] = sharing.run(self.frame.rows(prompts, model), final)
         scores = torch.empty(1 + cross_entropy, len(prompts), device=self.model.device)
@@ -134,7 +135,7 @@ class ForwardScorer:
             scores[:, at] = torch.stack(columns)
         return scores
 
-    def _final(self, model: HookedModel, cross_entropy: bool) -> bool:
+    def _needs_logits(self, model: HookedModel, cross_entropy: bool) -> bool:
         """Return whether a pass of this model has to compute logits."""
         return any(model in f.logits for f in self.features) or (cross_entropy and model is self.frame.fluency)
 
@@ -147,7 +148,7 @@ class ForwardScorer:
             capture = tuple(dict.fromkeys(name for f in self.features for name in f.hooks.get(model, ())))
             everywhere = any(model in f.logits for f in self.features)
             sharing = PrefixSharing(
-                model, layout, self.frame, capture, self._final(model, True), everywhere, self.batches.size
+                model, layout, self.frame, capture, self._needs_logits(model, True), everywhere, self.batches.size
             )
             self._sharings[key] = sharing if sharing.packed is not None else None
             if sharing.packed is None:

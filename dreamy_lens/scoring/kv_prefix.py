@@ -42,7 +42,7 @@ class KVPrefix:
             cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), number)
         return cache
 
-    def before(
+    def prepend(
         self, activations: dict[str, Tensor], logits: Tensor | None, rest: int
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Put the prefix before the activations and logits of the rows' last `rest` tokens, `[batch, rest, ...]`."""

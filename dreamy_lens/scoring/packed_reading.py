@@ -29,7 +29,7 @@ LEAST_ROWS = 128
 
 
 class PackedPass:
-    """One model's packed pass.
+    """Packed pass of one model.
 
     Args:
         packed: Packed form of the model.

@@ -23,7 +23,7 @@ from dreamy_lens.scoring.prompts import PromptFrame
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 """Largest difference between a packed and a plain pass, relative to the largest activation, by dtype."""
 
-COARSE = 0.05
+COARSE_TOLERANCE = 0.05
 """Tolerance for less precise dtypes, which round more."""
 
 
@@ -81,7 +81,7 @@ class PrefixSharing:
 
     @property
     def holds(self) -> bool:
-        """Whether the hooks on the model are still those under which the sharing was verified."""
+        """Return whether the hooks on the model are still those under which the sharing was verified."""
         return not self.model.is_hooked and self.model.other_hooks == self._hooks
 
     def run(self, rows: Int64[np.ndarray, "B total"], final: bool, packed: PackedModel | None = None) -> PackedPass:
@@ -171,7 +171,7 @@ def is_close(ours: Tensor, plain: Tensor, dtype: torch.dtype) -> bool:
     """Return whether two tensors that a model of this dtype computed differ by rounding at most."""
     if ours.shape != plain.shape:
         return False
-    tolerance = TOLERANCE.get(dtype, COARSE)
+    tolerance = TOLERANCE.get(dtype, COARSE_TOLERANCE)
     a, b = ours.double().to(plain.device), plain.double()  # if a model spans several devices
     unmasked = b.abs() < 1e30  # larger entries are the minus infinity of masks, which architectures write differently
     if not torch.equal(unmasked, a.abs() < 1e30):

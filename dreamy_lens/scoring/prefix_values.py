@@ -40,7 +40,7 @@ def values_at_tokens(scorer: Scorer, prompts: Iterable[Ids]) -> dict[Ids, Float3
 
     Args:
         scorer: Scorer of the feature, used on the thread that may use the model. A scorer that scores prompts whole is
-            faster here: see :meth:`Scorer.unshared`.
+            faster here: see :meth:`Scorer.without_sharing`.
         prompts: Token ids of each prompt. Prompts of one length share their passes.
 
     Returns:

@@ -115,7 +115,7 @@ class Scorer:
 
     @property
     def allowed(self) -> Bool[np.ndarray, " d_vocab"]:
-        """Whether each token of the feature's model may stand in prompts of every model of this scorer."""
+        """Mask of the tokens that may stand in prompts of every model of this scorer."""
         allowed = self.vocabulary.allowed.copy()
         for model in self.models:
             other = model.vocabulary.allowed
@@ -173,13 +173,13 @@ class Scorer:
         """
         rows = self.check_prompts(ids)
         layout = self.layout(rows.shape[1])
-        full = self._full(rows, self.model)
+        full = self._rows_on_device(rows, self.model)
         with held(self.models), torch.no_grad():
             embeddings = self.model.embedded(full).clone()
             embeddings[:, layout.before : layout.before + layout.length] += shift.to(embeddings)
             readings: dict[HookedModel, ActivationSource] = {}
             for model in self.bound.models:
-                ids = self._full(rows, model)
+                ids = self._rows_on_device(rows, model)
                 hooks, logits = self.bound.hooks[model], model in self.bound.logits
                 readings[model] = ForwardPass(*model.run(ids, hooks, logits=logits), ids, layout)
             hooks, logits = self.bound.hooks[self.model], self.model in self.bound.logits
@@ -223,7 +223,7 @@ class Scorer:
             self._checked.add(n)
         return array
 
-    def unshared(self, template: bool = True) -> Scorer:
+    def without_sharing(self, template: bool = True) -> Scorer:
         """Make a scorer that scores every prompt whole, which is faster for prompts of many lengths.
 
         Prefix sharing is verified anew for each length of prompts, and the verification takes time.
@@ -241,6 +241,6 @@ class Scorer:
             share_prefixes=False,
         )
 
-    def _full(self, rows: np.ndarray, model: HookedModel) -> Tensor:
+    def _rows_on_device(self, rows: np.ndarray, model: HookedModel) -> Tensor:
         """Return the whole rows, with BOS and template, on the model's device."""
         return to_device(self.frame.rows(rows, model), model.device)

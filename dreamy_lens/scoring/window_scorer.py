@@ -26,13 +26,13 @@ from dreamy_lens.scoring.feature_bank import FeatureBank
 from dreamy_lens.scoring.prefix_sharing import is_close
 from dreamy_lens.scoring.prompts import PromptFrame
 
-NUMBERS = {"cpu": 3 << 21, "cuda": 1 << 29}
+MAX_ENTRIES = {"cpu": 3 << 21, "cuda": 1 << 29}
 """Largest count of logits and activations in one pass, by kind of device. The caches of a CPU hold little more."""
 
-LEAST = 16
+MIN_ROWS = 16
 """Smallest number of rows in one pass; with fewer, matrix products become slow."""
 
-TRIED = 8
+TRIAL_ROWS = 8
 """Number of rows on which a faster pass must agree with the plain pass before it is used."""
 
 
@@ -90,7 +90,7 @@ class WindowScorer:
         self._parts: dict[HookedModel, Bypass] = {}
         self.plain: dict[HookedModel, str] = {}
         self._widths: dict[HookedModel, int] = {}
-        self._tried = False
+        self._prepared = False
         self.size = batch_size or 0
 
     def _check_room(self, model: HookedModel, length: int) -> None:
@@ -107,11 +107,11 @@ class WindowScorer:
 
     def prepare(self, rows: Int64[np.ndarray, "B n"]) -> None:
         """Check once, on a few rows, that the faster passes agree with the plain passes, and choose the batch size."""
-        if self._tried or not len(rows):
+        if self._prepared or not len(rows):
             return
         with held(self.models), torch.no_grad():
             for model in self.models:
-                ids = to_device(self.frame.rows(rows[:TRIED], model), model.device)
+                ids = to_device(self.frame.rows(rows[:TRIAL_ROWS], model), model.device)
                 plain = self._plain(model, ids)
                 self._widths[model] = sum(x[0].numel() for x in plain.activations.values())
                 self._parts[model] = Bypass(model.bridge)
@@ -119,17 +119,17 @@ class WindowScorer:
                 if why:
                     self.plain[model] = why
         if not self.size:
-            self.size = self._chosen()
-        self._tried = True
+            self.size = self._choose_size()
+        self._prepared = True
 
-    def _chosen(self) -> int:
+    def _choose_size(self) -> int:
         """Choose the number of rows in one pass, a power of 2, by the size of what a row computes."""
         device = self.model.device.type
         most = TOKENS.get(device, TOKENS["cpu"]) // self.layout.total
-        budget = NUMBERS.get(device, NUMBERS["cpu"])
+        budget = MAX_ENTRIES.get(device, MAX_ENTRIES["cpu"])
         row = sum(self._widths.values()) + sum(self.layout.total * m.vocabulary.size for m in self.logits)
         row += sum(len(bank) for bank in self.banks)
-        size = max(LEAST, min(most, budget // max(row, 1)))
+        size = max(MIN_ROWS, min(most, budget // max(row, 1)))
         return 1 << (size.bit_length() - 1)
 
     def _differs(self, model: HookedModel, ids: Tensor, plain: ForwardPass) -> str:

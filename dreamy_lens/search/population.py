@@ -71,12 +71,12 @@ def evaluate_first(
     """
     new = yield from cache.evaluate(population)
     for _ in range(FRESH_STARTS if redraw else 0):
-        bad = ~cache.finite(population)
+        bad = ~cache.is_finite(population)
         if not bad.any():
             break
         population[bad] = constraints.random(int(bad.sum()), rng)
         new += yield from cache.evaluate(population)
-    finite = cache.finite(population)
+    finite = cache.is_finite(population)
     if not finite.any():
         raise FeatureError(
             f"{label} is NaN or infinite on every one of the {len(cache.non_finite())} initial prompts that were "

@@ -127,7 +127,7 @@ class ScoreCache:
         places = np.array([place_of.get(key, -1) for key in keys], dtype=np.int64)
         return np.array(pairs, dtype=np.float32).reshape(-1, 2).T, places
 
-    def finite(self, rows: Int64[np.ndarray, "B n"]) -> Bool[np.ndarray, " B"]:
+    def is_finite(self, rows: Int64[np.ndarray, "B n"]) -> Bool[np.ndarray, " B"]:
         """Return which prompts have finite scores; all of them must have been evaluated."""
         value, cross_entropy = self.scores(rows)
         return np.isfinite(value) & np.isfinite(cross_entropy)

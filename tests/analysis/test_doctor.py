@@ -75,7 +75,7 @@ def test_a_function_detached_in_part_has_a_wrong_gradient(gpt2):
 
 
 class Wrong(torch.autograd.Function):
-    """The identity, with a gradient of 1.3."""
+    """Identity function with a wrong gradient of 1.3."""
 
     @staticmethod
     def forward(ctx, x):

@@ -57,7 +57,7 @@ def test_every_field_of_the_configuration_is_a_setting_with_a_label_and_a_help()
     assert [field.name for field in setting_fields(dl.EPOConfig)] == [field.name for field in fields(dl.EPOConfig)]
     for field in setting_fields(dl.EPOConfig):
         assert field.label and field.help and field.help[0].islower() and not field.help.endswith(".")
-        assert f"        {field.name}: {field.help.split()[0]}" in (dl.EPOConfig.__doc__ or "")
+        assert f"        {field.name}: {field.help.split()[0].capitalize()}" in (dl.EPOConfig.__doc__ or "")
 
 
 def test_the_command_line_has_an_option_for_every_setting(monkeypatch: pytest.MonkeyPatch):
