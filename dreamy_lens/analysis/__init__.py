@@ -1,4 +1,4 @@
-"""Analyses of a feature on given prompts: attribution, effect on the logits, checks of a model."""
+"""Analyses of a feature: attribution to tokens, direct effect on the logits, checks of feature and model."""
 
 import lazy_loader as _lazy
 

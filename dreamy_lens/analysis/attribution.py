@@ -1,4 +1,4 @@
-"""Token-substitution attribution: which tokens carry the feature (Figure 1 of the paper)."""
+"""Token-substitution attribution: the tokens that carry the feature (Figure 1 of the paper)."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def attribute(
     """Attribute one prompt: try the k most promising substitutes at each position, one position at a time.
 
     Args:
-        scorer: for the feature.
-        prompt: one text, ids `[n]`, or a Prompt.
-        k: substitutes tried at each position.
-        weight: λ in the objective whose gradient ranks them.
-        allowed: the tokens to choose from; None is all that may stand in a prompt.
-        renew: whether to find out anew how prefixes are shared, because the model may have been changed since.
+        scorer: Scorer of the feature.
+        prompt: One text, ids `[n]`, or a Prompt.
+        k: Number of substitutes tried at each position.
+        weight: λ in the objective whose gradient ranks the substitutes.
+        allowed: Tokens to choose from; None allows every token that may stand in a prompt.
+        renew: Whether to forget first what was found out about the model, because the model may have changed.
 
     Raises:
-        NoGradientError: the value does not depend on the tokens differentiably.
-        PromptError: there is not exactly one prompt, or it cannot be scored.
+        NoGradientError: The value does not depend on the tokens differentiably.
+        PromptError: There is not exactly one prompt, or it cannot be scored.
         SettingsError: k is not a whole number, at least 1.
     """
     return next(attributions(scorer, prompt, [k], weight=weight, allowed=allowed, renew=renew))
@@ -55,30 +55,34 @@ def attributions(
     allowed: Bool[np.ndarray, " d_vocab"] | None = None,
     renew: bool = True,
 ) -> Iterator[Attribution]:
-    """Attribute one prompt with more and more substitutes: the first few are known much sooner than all of them.
+    """Attribute one prompt with a growing number of substitutes, so that a first result is available early.
 
     Substitutes are ranked once, and none is scored twice, so the last attribution takes little longer than it would
     alone.
 
     Args:
-        scorer: for the feature.
-        prompt: one text, ids `[n]`, or a Prompt.
-        ks: how many substitutes each of the attributions has at each position, ascending.
-        weight: λ in the objective whose gradient ranks them.
-        allowed: the tokens to choose from; None is all that may stand in a prompt.
-        renew: whether to find out anew, before the first attribution, how prefixes are shared, because the model may
-            have been changed since.
+        scorer: Scorer of the feature.
+        prompt: One text, ids `[n]`, or a Prompt.
+        ks: Number of substitutes at each position, for each of the attributions, ascending.
+        weight: λ in the objective whose gradient ranks the substitutes.
+        allowed: Tokens to choose from; None allows every token that may stand in a prompt.
+        renew: Whether to forget first what was found out about the model, because the model may have changed.
 
     Yields:
-        An attribution for each of `ks`, computed when it is asked for.
+        An attribution for each of `ks`, computed on demand.
+
+    Raises:
+        NoGradientError: The value does not depend on the tokens differentiably.
+        PromptError: There is not exactly one prompt, or it cannot be scored.
+        SettingsError: One of `ks` is not a whole number, at least 1.
     """
     for k in ks:
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise SettingsError(f"k is {k!r}; it is how many substitutes to try at each position, at least 1.")
-    given = as_ids(prompt, scorer.vocabulary)
-    if len(given) != 1:
-        raise PromptError(f"Attribution is of one prompt; got {len(given)}. Call it once for each.")
-    ids = given[0]
+    prompts = as_ids(prompt, scorer.vocabulary)
+    if len(prompts) != 1:
+        raise PromptError(f"Attribution takes one prompt; got {len(prompts)}. Call it once for each prompt.")
+    ids = prompts[0]
     allowed = scorer.allowed if allowed is None else allowed
     if renew:
         scorer.invalidate_cache()
@@ -107,7 +111,7 @@ def attributions(
 def _rank_substitutes(
     scorer: Scorer, ids: Int64[np.ndarray, " n"], k: int, weight: float, allowed: Bool[np.ndarray, " d_vocab"]
 ) -> Int64[np.ndarray, "n k"]:
-    """Substitutes for each position, most promising first."""
+    """Return the substitutes for each position, the most promising first."""
     device = scorer.model.device
     (substitutes,) = to_host(
         rank_candidates(
@@ -123,7 +127,7 @@ def _rank_substitutes(
 
 
 def _substitute(ids: Int64[np.ndarray, " n"], substitutes: Int64[np.ndarray, "n k"]) -> Int64[np.ndarray, "n*k n"]:
-    """The prompt with each of the substitutes in its place."""
+    """Return a copy of the prompt for each substitute, put at its position."""
     rows = repeat(ids, "n -> at k n", at=len(ids), k=substitutes.shape[1]).copy()
     positions = np.arange(len(ids))
     rows[positions, :, positions] = substitutes
@@ -131,5 +135,5 @@ def _substitute(ids: Int64[np.ndarray, " n"], substitutes: Int64[np.ndarray, "n 
 
 
 def _grid(parts: Sequence[np.ndarray], n: int) -> np.ndarray:
-    """Scores of substitutes `[n, k]`, from parts that each begin with the prompt's own score."""
+    """Join scores of substitutes to a table `[n, k]`; each part begins with the prompt's own score."""
     return np.concatenate([rearrange(part[1:], "(n k) -> n k", n=n) for part in parts], axis=1)

@@ -1,4 +1,4 @@
-"""Check a model and a feature step by step, and say what is wrong in words."""
+"""Doctor: step-by-step checks of a model and a feature, whose findings say in words what is wrong."""
 
 from __future__ import annotations
 
@@ -18,12 +18,18 @@ from dreamy_lens.models.load import as_hooked
 from dreamy_lens.scoring.scorer import Scorer
 
 AGREEMENT = 0.02
-"""Relative difference between gradient and finite difference that passes: float32 has about 0.001 of noise here."""
+"""Largest accepted relative difference between gradient and finite difference; float32 noise is about 0.001."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: whether it passed (None: could not be judged), what was checked, and what was seen."""
+    """Result of one check.
+
+    Attributes:
+        passed: Whether the check passed; None if it could not be judged.
+        check: Name of the check.
+        seen: Observation of the check, in words.
+    """
 
     passed: bool | None
     check: str
@@ -37,16 +43,16 @@ class Finding:
 def examine(
     feature: Any = None, model: Any = None, *, prepend_bos: bool | None = None, length: int = 12
 ) -> Iterator[Finding]:
-    """Check that a model can be dreamed about and that a feature of it is computed and differentiated correctly.
+    """Check that a model supports dreams, and that a feature of it is computed and differentiated correctly.
 
     Args:
-        feature: an expression or its text; None checks the model only.
-        model: a bridge, a Hugging Face id or folder; None is the embedded model.
-        prepend_bos: whether prompts follow a BOS; None is the model's convention.
-        length: tokens of the random prompts it is tried on.
+        feature: Expression or its text; None checks the model only.
+        model: Bridge, Hugging Face id or folder; None is the embedded model.
+        prepend_bos: Whether a BOS stands before every prompt; None follows the model's convention.
+        length: Number of tokens of the random prompts on which the feature is tried.
 
     Yields:
-        Findings, the first failed one of a chain last.
+        The finding of each check; a failed check on which later checks depend is the last.
 
     >>> all(finding.passed for finding in examine("L2.N17"))
     True
@@ -69,6 +75,7 @@ def examine(
 
 
 def _tokenizer(hooked: HookedModel, prepend_bos: bool | None) -> Iterator[Finding]:
+    """Check the vocabulary, the BOS and the decoding of text."""
     vocabulary = hooked.vocabulary
     count = f"{int(vocabulary.allowed.sum()):,} of {vocabulary.size:,}"
     others = "the others are special, empty or unused"
@@ -87,24 +94,29 @@ def _tokenizer(hooked: HookedModel, prepend_bos: bool | None) -> Iterator[Findin
 
 
 def _feature(feature: Any, hooked: HookedModel, prepend_bos: bool | None, length: int) -> Iterator[Finding]:
+    """Check the feature's text, binding, values, prefix sharing and gradient."""
     failure, expression = _attempt("the feature can be read", lambda: parse(feature))
     if expression is None:
         yield failure
         return
     yield Finding(True, "the feature can be read", expression.label)
-    failure, scorer = _attempt("it fits the model", lambda: _make_scorer(expression, hooked, prepend_bos, length))
+    failure, scorer = _attempt(
+        "the feature fits the model", lambda: _make_scorer(expression, hooked, prepend_bos, length)
+    )
     if scorer is None:
         yield failure
         return
     hooks = [name for names in scorer.bound.hooks.values() for name in names]
     outputs = ["the model's output"] if scorer.bound.logits else []
-    yield Finding(True, "it fits the model", f"it reads {', '.join(hooks + outputs)}, and a forward pass gets there")
+    yield Finding(
+        True, "the feature fits the model", f"it reads {', '.join(hooks + outputs)}, and a forward pass gets there"
+    )
 
     rng = np.random.default_rng(0)
     ids = rng.choice(np.flatnonzero(scorer.allowed), size=(16, length))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of prompts that cannot share prefixes: that is a finding of its own below
-        failure, scores = _attempt("its value on random prompts", lambda: scorer.score(ids))
+        warnings.simplefilter("ignore")  # unshared prefixes are a finding of their own below
+        failure, scores = _attempt("the value on random prompts", lambda: scorer.score(ids))
     if scores is None:
         yield failure
         return
@@ -113,47 +125,50 @@ def _feature(feature: Any, hooked: HookedModel, prepend_bos: bool | None, length
         coarse = scorer.model.dtype not in (torch.float32, torch.float64)
         advice = "try float32" if coarse else "a search skips such prompts, so check the feature's arithmetic"
         seen = f"NaN or infinite on {int((~finite).sum())} of {len(ids)}; {advice}"
-        yield Finding(False, "its value on random prompts", seen)
+        yield Finding(False, "the value on random prompts", seen)
         return
     low, high = float(scores.value.min()), float(scores.value.max())
     level = f"cross-entropy about {float(np.median(scores.cross_entropy)):.1f}"
     varies = high > low
     seen = f"{low:.4g} to {high:.4g}, {level}" if varies else f"always {low:.4g}, {level}"
-    yield Finding(varies or None, "its value on random prompts", seen)
+    yield Finding(varies or None, "the value on random prompts", seen)
 
     unshared = scorer.forward.unshared
     why = "; ".join(f"no, on {model.name}: {text}" for model, text in unshared.items())
     yield Finding(None if unshared else True, "prompts share prefixes", why or "yes, with the same numbers as without")
 
-    failure, gradient = _attempt("it has a gradient", lambda: scorer.gradient(ids[:4]))
+    failure, gradient = _attempt("the value has a gradient", lambda: scorer.gradient(ids[:4]))
     if gradient is None:
         yield failure
         return
     slope = next(part.value for model, part in zip(scorer.models, gradient.parts, strict=True) if model is scorer.model)
     if not slope.any():
-        # Where the value varies, a search finds its way without a gradient, if slowly.
+        # If the value varies, a search works without a gradient too, but slowly.
         yield Finding(
             None if varies else False,
-            "it has a gradient",
+            "the value has a gradient",
             f"exactly zero on four random prompts{'' if varies else ', and no prompt is better than another'}: a "
-            "latent or "
-            "neuron that is off, or a clip(). A search starts blind; pre_activation=True or hook_pre would guide it",
+            "latent or neuron that is off, or a clip(). A search starts without guidance; pre_activation=True or "
+            "hook_pre would guide it",
         )
         return
-    yield Finding(True, "it has a gradient", f"of length {float(slope.norm(dim=(1, 2)).mean()):.3g} at the embeddings")
+    yield Finding(
+        True, "the value has a gradient", f"of length {float(slope.norm(dim=(1, 2)).mean()):.3g} at the embeddings"
+    )
     yield _finite_difference(scorer, ids[:4], slope)
 
 
 def _make_scorer(expression: Feature, hooked: HookedModel, prepend_bos: bool | None, length: int) -> Scorer:
+    """Make the scorer of a feature, and check that it can score prompts of this length."""
     scorer = Scorer(expression, hooked, prepend_bos=prepend_bos)
     scorer.check_length(length)
     return scorer
 
 
 def _finite_difference(scorer: Scorer, ids: np.ndarray, slope: torch.Tensor) -> Finding:
-    """Compare the gradient with a finite difference along it.
+    """Compare the gradient with a finite difference along its direction.
 
-    Along the gradient, the slope is the gradient's length and so best seen above the noise.
+    In this direction the slope is steepest, and so clearest above the noise: it equals the gradient's length.
     """
     check = "the gradient agrees with a finite difference"
     length = slope.norm(dim=(1, 2), keepdim=True)
@@ -165,7 +180,7 @@ def _finite_difference(scorer: Scorer, ids: np.ndarray, slope: torch.Tensor) -> 
         step = share * row
         ahead, behind = (scorer.values_at(ids, sign * step * direction) for sign in (1, -1))
         measured = (ahead - behind) / (2 * step)
-        # The middle of four prompts: one of them may sit at a kink, where no finite difference is right.
+        # The median over four prompts, because at a kink of the function no finite difference is right.
         error = float(((measured - expected).abs() / expected.clamp_min(1e-30)).median())
         if error < best:
             best, at = error, share
@@ -173,15 +188,16 @@ def _finite_difference(scorer: Scorer, ids: np.ndarray, slope: torch.Tensor) -> 
     if best > AGREEMENT:
         coarse = scorer.model.dtype not in (torch.float32, torch.float64)
         why = (
-            f"in {scorer.model.dtype} this is rounding; judge in float32"
+            f"in {scorer.model.dtype} this is rounding; check again in float32"
             if coarse
-            else "something on the way is not differentiated"
+            else "a part of the computation is not differentiated"
         )
         return Finding(None if coarse else False, check, f"off by {best:.1%} at best; {why}")
     return Finding(True, check, seen)
 
 
 def _attempt(check: str, function: Callable[[], Any]) -> tuple[Finding, Any]:
+    """Call a function, and return a finding with its result, which is None if it raised an error of the package."""
     try:
         return Finding(True, check, ""), function()
     except DreamyLensError as error:

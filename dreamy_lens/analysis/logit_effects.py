@@ -1,4 +1,4 @@
-"""The logit effect of a feature: which tokens it promotes and suppresses by the direct path to the logits."""
+"""Logit effect of a feature: the tokens that it promotes and suppresses by the direct path to the logits."""
 
 from __future__ import annotations
 
@@ -22,36 +22,38 @@ from dreamy_lens.results.logit_effect import LogitEffect, TokenEffect
 
 
 def logit_effect(feature: Any, model: Any = None, count: int = 10, *, prepend_bos: bool | None = None) -> LogitEffect:
-    """The tokens that a feature promotes and suppresses most, by the direct path from its place to the logits.
+    """Compute which tokens a feature promotes and suppresses most, by the direct path to the logits.
 
-    A neuron stands for its row of the output weights, a direction in the residual stream for itself, the latent of a
-    sparse autoencoder for its row of the decoder. That vector goes through the last norm's weights and the unembedding.
-    The norm's scale depends on the prompt, so it is taken as 1: numbers compare with each other, and in a prompt all
-    are divided by one positive number. They are relative to the mean over all tokens, because a softmax is blind to
-    what all logits have in common.
+    A vector stands for the feature: a neuron's row of the output weights, a direction in the residual stream itself, or
+    a latent's row of the decoder of its sparse autoencoder. This vector goes through the last norm's weights and the
+    unembedding. The norm's scale depends on the prompt, so it is taken as 1. The numbers can be compared with each
+    other; in a prompt, all of them are divided by one positive number. They are relative to the mean over all tokens,
+    because a softmax ignores a change that is equal for all logits.
 
     Args:
-        feature: an expression or its text.
-        model: a bridge, a Hugging Face id or folder; None is the embedded model.
-        count: tokens of either kind.
-        prepend_bos: whether prompts follow a BOS; None is the model's convention.
+        feature: Expression or its text.
+        model: Bridge, Hugging Face id or folder; None is the embedded model.
+        count: Number of promoted tokens, and of suppressed tokens, to return.
+        prepend_bos: Whether a BOS stands before every prompt; None follows the model's convention.
 
     Returns:
-        A LogitEffect; for features that have none, such as attention patterns, one that is false and says why.
+        The logit effect. For a feature that has none, such as an attention pattern, the LogitEffect is false and gives
+        the reason.
 
     Raises:
-        FeatureError: or one of its kinds, if the feature does not fit the model.
+        FeatureError: The feature does not fit the model; the error may be of a subclass.
+        SettingsError: `count` is not a whole number, at least 1.
 
     >>> effect = logit_effect("L2.N17", count=3)
     >>> len(effect.promoted), effect.promoted[0].change > 0 > effect.suppressed[0].change
     (3, True)
     >>> print(logit_effect('logit(" the")'))
-    The feature is a logit itself: raising it is all that it does to the logits.
+    The feature is a logit itself: its only effect is on that logit.
     """
     if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
-        raise SettingsError(f"count is {count!r}; it is how many tokens of either kind to show, at least 1.")
+        raise SettingsError(f"count is {count!r}; it is the number of tokens to list in each direction, at least 1.")
     hooked, expression = as_hooked(model), parse(feature)
-    bind(expression, hooked, prepend_bos=prepend_bos)  # names, ranges and widths
+    bind(expression, hooked, prepend_bos=prepend_bos)  # checks names, ranges and widths
     label = expression.label
     with hooked.lock:
         try:
@@ -61,11 +63,12 @@ def logit_effect(feature: Any, model: Any = None, count: int = 10, *, prepend_bo
             return LogitEffect(label, (), (), None, str(error))
     values = _centre(effects, hooked)
     if not np.nan_to_num(values).any():
-        return LogitEffect(label, (), (), None, f"{label} has no effect: what it writes adds the same to every logit.")
+        return LogitEffect(label, (), (), None, f"{label} has no effect: it adds the same number to every logit.")
     order = np.argsort(-values, kind="stable")
     order = order[~np.isnan(values[order])]
 
     def token_effects(ids: np.ndarray) -> tuple[TokenEffect, ...]:
+        """Pair tokens with their effects."""
         return tuple(TokenEffect(int(i), hooked.vocabulary.piece(int(i)), float(values[i])) for i in ids)
 
     promoted, suppressed = token_effects(order[:count]), token_effects(order[::-1][:count])
@@ -73,29 +76,30 @@ def logit_effect(feature: Any, model: Any = None, count: int = 10, *, prepend_bo
 
 
 def _centre(effects: Float32[np.ndarray, " d_vocab"], model: HookedModel) -> Float32[np.ndarray, " d_vocab"]:
-    """Effects relative to the mean over tokens; rows of the unembedding that no token has are NaN."""
+    """Subtract the mean effect over tokens; rows of the unembedding without a token become NaN."""
     vocabulary = model.vocabulary
     real = np.zeros(len(effects), dtype=bool)
     real[: vocabulary.size] = vocabulary.known[: len(effects)]
     values = np.where(real, effects - effects[real].mean(dtype=np.float64), np.nan).astype(np.float32)
     deviation = float(np.nanstd(values))
-    # What is left of a vector that a norm takes off altogether is rounding.
+    # If a norm removes the whole vector, only rounding is left.
     return values if deviation > 1e-6 * float(np.abs(effects[real]).max(initial=0.0)) else np.where(real, 0.0, np.nan)
 
 
 def _describe(words: str, path: DirectPath, values: np.ndarray) -> str:
-    later = " What later layers make of it is left out." if path.later else ""
-    post = " The norm after that component is taken in the same way." if path.norms else ""
+    """Describe the direct path and the meaning of the numbers."""
+    later = " The effect through later layers is left out." if path.later else ""
+    post = " The scale of the norm after that component is taken as 1 too." if path.norms else ""
     spread = np.nanstd(values)
     return (
         f"The direct path: {words}, through the last norm's weights and the unembedding.{later} The norm divides by a "
-        f"scale that depends on the prompt, which is taken as 1: compare the numbers with each other.{post} They are "
+        f"scale that depends on the prompt and is taken as 1: compare the numbers with each other.{post} They are "
         f"relative to the mean over all tokens, and their standard deviation over all tokens is {spread:.2g}."
     )
 
 
 Location = tuple[Float[Tensor, "..."], DirectPath, str]
-"""A vector at a hook point, the direct path from there, and both in words."""
+"""Vector at a hook point, the direct path from there, and a description of both."""
 
 
 def _locate(f: ex.Feature, model: HookedModel, bos: bool | None) -> Location:
@@ -117,16 +121,18 @@ def _locate(f: ex.Feature, model: HookedModel, bos: bool | None) -> Location:
             if isinstance(operand, ex.Hook):
                 return _locate_hook(operand, torch.tensor(f.direction.values), model, bos)
         case ex.Logit(kind="logit"):
-            raise NoPathError("The feature is a logit itself: raising it is all that it does to the logits.")
+            raise NoPathError("The feature is a logit itself: its only effect is on that logit.")
         case ex.Logit() | ex.MeanCrossEntropy():
             raise NoPathError("The feature is computed from the logits, so it has no effect on them.")
         case ex.Custom():
-            raise NoPathError("The feature is a function of your own, and which vector stands for it is not known.")
+            raise NoPathError("The feature is a function of your own, and the vector that stands for it is not known.")
         case ex.Norm():
             raise NoPathError("The feature is the length of a vector, whose direction depends on the prompt.")
     if all(isinstance(node, (ex.Logit, ex.Scaled, ex.Constant, ex.Sum, ex.Product)) for node in f.walk()):
         raise NoPathError("The feature is made of logits, so it has no effect on them.")
-    raise NoPathError("The feature is made of several, and no one vector stands for it: ask for one at a time.")
+    raise NoPathError(
+        "The feature is made of several features, and no single vector stands for it: ask for one at a time."
+    )
 
 
 def _locate_hook(hook: ex.Hook, direction: Tensor | None, model: HookedModel, bos: bool | None) -> Location:
@@ -140,9 +146,9 @@ def _locate_hook(hook: ex.Hook, direction: Tensor | None, model: HookedModel, bo
     if direction is None:
         vector[place] = 1.0
         unit = f"unit {place[-1]} of {hook.name}"
-        return vector, path, f"what {unit} writes, its row of {path.first}" if path.kind == "inside" else unit
+        return vector, path, f"the output of {unit}, its row of {path.first}" if path.kind == "inside" else unit
     vector[place] = direction.view(vector[place].shape)
-    kinds = {"stream": "the direction itself", "output": "the direction, as it is added to the residual stream"}
+    kinds = {"stream": "the direction itself", "output": "the direction, added to the residual stream"}
     return vector, path, kinds.get(path.kind, f"the direction, through the output weights {path.first}")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import dreamy_lens as dl
 from dreamy_lens.cluster.ray_cluster import RayConfig
 from dreamy_lens.models.load import as_hooked
-from dreamy_lens.search.settings import SettingField, settings_of
+from dreamy_lens.search.settings import SettingField, setting_fields
 
 FEATURES = """features:
   L2.N17                                             an MLP neuron, after its nonlinearity, at the last token
@@ -106,7 +106,7 @@ def add_settings(parser: argparse.ArgumentParser, without: tuple[str, ...] = ())
         parser: Parser that gets the options. The setting `prepend_bos` has the options of :func:`add_model` instead.
         without: Names of settings that get no option.
     """
-    for setting in settings_of(dl.EPOConfig):
+    for setting in setting_fields(dl.EPOConfig):
         if setting.name not in ("prepend_bos", *without):
             _add_setting(parser, setting)
 
@@ -130,7 +130,7 @@ def _add_setting(parser: argparse.ArgumentParser, setting: SettingField) -> None
 
 def given_settings(options: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that were given as options of :func:`add_settings` and :func:`add_model`."""
-    values = {setting.name: getattr(options, setting.name, None) for setting in settings_of(dl.EPOConfig)}
+    values = {setting.name: getattr(options, setting.name, None) for setting in setting_fields(dl.EPOConfig)}
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -122,7 +122,7 @@ def token_values(
 
     def compute() -> dict[Ids, np.ndarray]:
         scorer = run.session.scorer
-        with_template, without_template = scorer.unshared(), scorer.unshared(template=False)
+        with_template, without_template = scorer.without_sharing(), scorer.without_sharing(template=False)
         check_same_model(without_template, examples)
         of_dreams = values_at_tokens(with_template, [p.ids for p in dreams])
         of_windows = values_at_tokens(without_template, [w.ids for w in windows if w.values is None])

@@ -139,7 +139,7 @@ class PromptInspector:
     def plain(self) -> Scorer:
         """Scorer without prefix sharing, which would have to be verified again for every new length of a prompt."""
         if self._plain is None:
-            self._plain = self._scorer().unshared()
+            self._plain = self._scorer().without_sharing()
         return self._plain
 
     def _series(self, ids: np.ndarray) -> list[float | None]:

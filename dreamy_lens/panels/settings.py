@@ -14,7 +14,7 @@ from typing import Any
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.search import constraints
 from dreamy_lens.search.config import EPOConfig
-from dreamy_lens.search.settings import SettingField, settings_of
+from dreamy_lens.search.settings import SettingField, setting_fields
 
 MOST_SEEDS = 64
 """Most runs that one press of the start button starts."""
@@ -80,7 +80,8 @@ OWN_FIELDS = (
 
 def form_fields() -> list[FormField]:
     """Return the form's fields; the settings of the search come first."""
-    return [SEEDS if setting.name == "seed" else _field(setting) for setting in settings_of(EPOConfig)] + [*OWN_FIELDS]
+    settings = setting_fields(EPOConfig)
+    return [SEEDS if setting.name == "seed" else _field(setting) for setting in settings] + [*OWN_FIELDS]
 
 
 def arguments(typed: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def arguments(typed: dict[str, Any]) -> dict[str, Any]:
         ConstraintError: The template has no place for the prompt.
     """
     keywords: dict[str, Any] = {}
-    for setting in settings_of(EPOConfig):
+    for setting in setting_fields(EPOConfig):
         if setting.name != "seed":
             value = _value(setting, typed)
             if value != setting.default:

@@ -13,7 +13,7 @@ import numpy as np
 from dreamy_lens.errors import FeatureError, ModelError, RunFolderError
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import parse
-from dreamy_lens.models.hooked_model import HookedModel
+from dreamy_lens.models.hooked_model import HookedModel, keep_hooks
 from dreamy_lens.models.load import EMBEDDED_NAME, as_hooked
 from dreamy_lens.results.history import History, HistoryBuilder
 from dreamy_lens.results.prompt import Provenance
@@ -130,7 +130,7 @@ class Session:
 
     def _standing(self, steps: Iterator[Step]) -> Iterator[Step]:
         """Yield steps, and leave the model's hooks in place between them."""
-        with standing(self.scorer.models):
+        with keep_hooks(self.scorer.models):
             yield from steps
 
     def search(self, until: int, state: State | None, history: History) -> Search:

@@ -22,7 +22,7 @@ from dreamy_lens.scan.sampling import WindowSample, draw_windows, windows_per_bl
 from dreamy_lens.scan.window_store import WindowStore, first_number
 from dreamy_lens.scoring.feature_bank import FeatureBank
 from dreamy_lens.scoring.prompts import PromptFrame
-from dreamy_lens.scoring.window_scorer import TRIED, WindowScorer
+from dreamy_lens.scoring.window_scorer import TRIAL_ROWS, WindowScorer
 
 BUFFERED_VALUES = {"cpu": 1 << 26, "cuda": 1 << 26}
 """Largest number of values to collect before counting them, by kind of device; each counting has a fixed cost."""
@@ -230,7 +230,7 @@ class Scanner:
         ids = windows.ids
         while checkpoint.index < len(rows):
             began = time.perf_counter()
-            self.scorer.prepare(ids[rows[:TRIED]])
+            self.scorer.prepare(ids[rows[:TRIAL_ROWS]])
             part = rows[checkpoint.index : checkpoint.index + self._chunk]
             values, losses = self._values(ids[part])
             checkpoint.consistent = False

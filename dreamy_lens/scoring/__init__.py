@@ -1,4 +1,4 @@
-"""Prompts in, numbers out: every forward and backward pass of the package happens here."""
+"""Scoring of prompts: every forward and backward pass of the package happens here."""
 
 import lazy_loader as _lazy
 

@@ -28,13 +28,13 @@ from dreamy_lens.scoring.token_gradient import Gradient, ModelGradient
 
 @dataclass
 class _PassOptions:
-    """How a model is run: without some of its parts, and from behind a prefix if that is known.
+    """Options of a backward pass that make it faster: components left out, a prefix computed once.
 
     Attributes:
-        parts: those of its bridge that are left out.
-        prefix: the template's prefix, computed once; None computes it in every pass.
-        give_empty_cache: whether the model is given an empty cache, so that Hugging Face does not look, on an
-            accelerator, for packed sequences in rows that are none.
+        parts: Components of the model that are left out.
+        prefix: Cached prefix of the template; None computes the prefix in every pass.
+        give_empty_cache: Whether the model receives an empty cache. With a cache, Hugging Face does not search the
+            rows for packed sequences, which is slow on an accelerator.
     """
 
     parts: ComponentBypass
@@ -42,7 +42,7 @@ class _PassOptions:
     give_empty_cache: bool = False
 
     def past(self, rows: int) -> Any:
-        """A cache of what stands before the rows, or None."""
+        """Return the key-value cache that the model receives for this number of rows, or None."""
         return empty_cache() if self.give_empty_cache else None if self.prefix is None else self.prefix.cache(rows)
 
 
@@ -50,11 +50,11 @@ class BackwardScorer:
     """Token gradients of features of one model, and of the cross-entropy.
 
     Args:
-        features: bound to one model.
-        frame: what stands around every prompt, and whose cross-entropy counts.
-        models: all that are run.
-        batch_size: most prompts in one pass; None chooses.
-        bare: whether parts of bridges may be left out; None leaves them out where that gives the same gradients.
+        features: Features, bound to one model.
+        frame: Tokens around every prompt, and the model whose cross-entropy counts.
+        models: Every model that a pass runs.
+        batch_size: Largest number of prompts in one pass; None chooses it.
+        bare: Whether components of models may be left out. None leaves them out where the gradients stay the same.
     """
 
     def __init__(
@@ -68,32 +68,32 @@ class BackwardScorer:
         self.features, self.frame, self.models, self.bare = tuple(features), frame, models, bare
         self.batches = BatchRunner(batch_size)
         self._options: dict[tuple, dict[HookedModel, _PassOptions]] = {}
-        self._trusted: set[HookedModel] = set()  # models whose embedding table was compared with what they embed
+        self._trusted: set[HookedModel] = set()  # models whose embedding table gave the embeddings they compute
 
     def gradient(self, rows: Sequence[np.ndarray] | Sequence[Tensor]) -> list[Gradient]:
-        """Compute gradients of each feature for its prompts `[B_i, n]`, which are arrays or on the device already."""
+        """Compute the gradients of each feature for its own prompts `[B_i, n]`, given as arrays or device tensors."""
         sizes = [len(r) for r in rows]
         prompts: Any = torch.cat(rows) if isinstance(rows[0], Tensor) else np.concatenate(rows)  # pyright: ignore
         owner = np.repeat(np.arange(len(rows)), sizes)
         layout = self.frame.layout(prompts.shape[1])
         widest = max(model.vocabulary.size for model in self.models)
-        fits = max(1, LOGITS_BUDGET // (layout.total * widest))
-        # Held from the first: another thread's hooks on the model would look like the user's own. A caller's inference
-        # mode is left for the while, since no gradients come from it.
+        default_size = max(1, LOGITS_BUDGET // (layout.total * widest))
+        # The lock is taken first: hooks that another thread has on the model would look like the user's own. Gradients
+        # need the caller's inference mode switched off.
         with locked(self.models), torch.inference_mode(False):
             options = self._pass_options(layout)
             parts = self.batches.map(
                 lambda part: self._gradient(prompts[part], owner[part], layout, options),
                 len(prompts),
-                fits,
+                default_size,
                 memory_budget(self.models[0], "gradients"),
                 layout.total,
             )
-        whole = Gradient.concatenate(parts)
+        gradients = Gradient.concatenate(parts)
         if len(rows) == 1:
-            return [whole]
+            return [gradients]
         ends = np.cumsum([0, *sizes])
-        return [whole.part(slice(int(a), int(b))) for a, b in itertools.pairwise(ends)]
+        return [gradients.part(slice(int(a), int(b))) for a, b in itertools.pairwise(ends)]
 
     def invalidate_cache(self) -> None:
         """Forget which parts may be left out, and prefixes that were computed: the model may have been changed."""
@@ -101,7 +101,7 @@ class BackwardScorer:
         self._trusted.clear()
 
     def _pass_options(self, layout: RowLayout) -> dict[HookedModel, _PassOptions]:
-        """How each model may be run faster: without which parts, and whether from behind a template's prefix."""
+        """Return the options that make the passes of each model faster; models without an entry are run as they are."""
         if self.bare is False or any(model.is_hooked for model in self.models):
             return {}
         key = layout.length, *((model.state, model.other_hooks) for model in self.models)
@@ -112,11 +112,11 @@ class BackwardScorer:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                self._options[key] = {}  # the batches to come will find out what fits
+                self._options[key] = {}  # later batches find the size that fits
         return self._options[key]
 
     def _choose_options(self, layout: RowLayout) -> dict[HookedModel, _PassOptions]:
-        """The first way of each model that gives the gradients of the model as it is; none for a model without one."""
+        """Return, for each model, the first options that leave the gradients unchanged; a model may have none."""
         rows = trial_prompts(self.features[0].model, layout, self.frame)[: min(2, self.batches.size or 2)]
         owners = [np.full(len(rows), i) for i in {f.feature: i for i, f in enumerate(self.features)}.values()]
         plain = [self._gradient(rows, owner, layout, {}) for owner in owners]
@@ -126,7 +126,7 @@ class BackwardScorer:
             for keep_attention, known, empty in tries:
                 if (known and not layout.prefix) or (empty and model.device.type != "cuda"):
                     continue
-                with contextlib.suppress(Exception):  # of whatever an architecture does not like
+                with contextlib.suppress(Exception):  # an architecture may refuse an option in any way
                     option = _PassOptions(model.bypass(keep_attention), give_empty_cache=empty)
                     if known:
                         option.prefix = self._prefix(rows, model, layout, option.parts)
@@ -137,19 +137,21 @@ class BackwardScorer:
         return chosen
 
     def _prefix(self, rows: np.ndarray, model: HookedModel, layout: RowLayout, parts: ComponentBypass) -> KVPrefix:
+        """Compute the cached prefix of the template, without the components that are left out."""
         names, logits = self._reads(model)
         ids = to_device(self.frame.rows(rows[:1], model)[:, : layout.before], model.device)
         with model.kernels.used(), parts.bare([*names, EMBEDDING]):
             return KVPrefix(model, ids, names, logits)
 
     def _reads(self, model: HookedModel) -> tuple[tuple[str, ...], bool]:
-        """Hook points of a model that are read, and whether its logits are."""
+        """Return the hook points that the features read on a model, and whether they read its logits."""
         names = tuple(dict.fromkeys(name for f in self.features for name in f.hooks.get(model, ())))
         return names, any(model in f.logits for f in self.features) or model is self.frame.fluency
 
     def _gradient(
         self, rows: np.ndarray | Tensor, owner: np.ndarray, layout: RowLayout, options: dict[HookedModel, _PassOptions]
     ) -> Gradient:
+        """Compute the gradients of one batch, whose prompts belong to the features numbered by `owner`."""
         leaves: dict[HookedModel, Tensor] = {}
         readings: dict[HookedModel, ForwardPass] = {}
         starts: dict[HookedModel, int] = {}
@@ -162,7 +164,7 @@ class BackwardScorer:
                 option, (names, logits) = options.get(model), self._reads(model)
                 prefix = None if option is None else option.prefix
                 starts[model] = start = 0 if prefix is None else prefix.length
-                # The bridge's own, and not rows of the table, which an edit of the weights can leave behind.
+                # The model computes the embeddings: rows of the table can be out of date after the weights are edited.
                 trust = model.device.type == "cuda" and model in self._trusted
                 leaf = model.embed(full[:, start:], trust).requires_grad_(True)
                 self._trusted.add(model)
@@ -174,7 +176,7 @@ class BackwardScorer:
                         faster.enter_context(option.parts.bare([*names, EMBEDDING]))
                     activations, output = model.run(full[:, start:], names, logits=logits, embeddings=leaf, past=past)
                 if prefix is not None:
-                    activations, output = prefix.before(activations, output, full.shape[1] - start)
+                    activations, output = prefix.prepend(activations, output, full.shape[1] - start)
                 charge = torch.zeros(len(rows), device=model.device, requires_grad=True)
                 leaves[model] = leaf
                 readings[model] = ForwardPass(activations, output, full, layout, charge)
@@ -200,15 +202,15 @@ class BackwardScorer:
         return Gradient(tuple(parts), value.detach(), to_device(cross_entropy.detach(), value.device))
 
     def _values(self, readings: dict[HookedModel, ForwardPass], owner: np.ndarray) -> Tensor:
-        """The value of each prompt, of the feature that it is for, `[B]`."""
-        values, places = [], []
+        """Return the value of each prompt for the feature that owns it, `[B]`."""
+        values, positions = [], []
         for i, feature in enumerate(self.features):
             rows = np.flatnonzero(owner == i)
             if not len(rows):
                 continue
-            mine = readings if len(rows) == len(owner) else {m: r.part(rows) for m, r in readings.items()}
-            values.append(feature(mine).to(feature.model.device))
-            places.append(rows)
+            own_readings = readings if len(rows) == len(owner) else {m: r.part(rows) for m, r in readings.items()}
+            values.append(feature(own_readings).to(feature.model.device))
+            positions.append(rows)
             if not values[-1].requires_grad:
                 raise NoGradientError(
                     f"{feature.feature.label} does not depend on the prompt's tokens differentiably on "
@@ -217,12 +219,12 @@ class BackwardScorer:
                 )
         if len(values) == 1:
             return values[0]
-        back = to_device(np.argsort(np.concatenate(places), kind="stable"), values[0].device)
-        return torch.cat(values)[back]
+        original_order = to_device(np.argsort(np.concatenate(positions), kind="stable"), values[0].device)
+        return torch.cat(values)[original_order]
 
 
 def _same(ours: Gradient, plain: Gradient, dtype: torch.dtype) -> bool:
-    """Whether two gradients are the same but for rounding."""
+    """Return whether two gradients differ by rounding at most."""
     pairs = [(ours.value, plain.value), (ours.cross_entropy, plain.cross_entropy)]
     for a, b in zip(ours.parts, plain.parts, strict=True):
         pairs += [(a.value, b.value), (a.cross_entropy, b.cross_entropy)]

@@ -1,4 +1,4 @@
-"""Work in batches that fit: grow them while there is room, halve them when there is none, and remember what fitted."""
+"""Batches that fit into memory: they grow while memory is free, shrink when it runs out, and the size is remembered."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from dreamy_lens.models.hooked_model import HookedModel
 T = TypeVar("T")
 
 TOKENS = {"cpu": 1 << 13, "cuda": 1 << 16}
-"""Tokens in one pass at first, by kind of device. On a processor larger passes gain nothing, and leave its caches."""
+"""Tokens in the first pass, by kind of device. On a CPU, larger passes gain nothing and overflow its caches."""
 
 
 @dataclass
 class MemoryBudget:
-    """How much one pass of a model can take on its device, as far as is known.
+    """Largest pass of a model that is known to fit into the memory of its device.
 
     Attributes:
-        tokens: tokens in all rows of one pass; prefixes that rows share count in each row.
-        grows: whether more is tried where this much fitted.
+        tokens: Tokens in all rows of one pass; a prefix that rows share counts in each row.
+        grows: Whether a larger pass is tried after one of this size has fitted.
     """
 
     tokens: int
     grows: bool
 
     def rows(self, row_tokens: int) -> int:
-        """How many rows of this many tokens to try at once."""
+        """Return the number of rows of this many tokens to try at once."""
         return max(1, self.tokens // row_tokens)
 
 
@@ -40,11 +40,11 @@ _BUDGETS: weakref.WeakKeyDictionary[Any, dict[tuple[str, ...], MemoryBudget]] = 
 
 
 def memory_budget(model: HookedModel, kind: str) -> MemoryBudget:
-    """Return the budget of a model on the device where it is now; all scorers of the model share it.
+    """Return the budget of a model on its present device; all scorers of the model share it.
 
     Args:
-        model: the model that is run.
-        kind: "scoring" or "gradients"; each kind of pass takes another amount of memory for a token.
+        model: Model that is run.
+        kind: Kind of pass, "scoring" or "gradients"; each kind needs its own amount of memory per token.
     """
     budgets = _BUDGETS.setdefault(model.source, {})
     device = model.device
@@ -55,11 +55,11 @@ def memory_budget(model: HookedModel, kind: str) -> MemoryBudget:
 
 
 class BatchRunner:
-    """Runs a function over slices of rows.
+    """Runner of a function over slices of rows.
 
     Args:
-        size: most rows at once; None sets no limit before memory does.
-        noun: what rows are called in messages.
+        size: Largest number of rows at once; None sets no limit until memory runs out.
+        noun: Word for rows in messages.
     """
 
     def __init__(self, size: int | None, noun: str = "prompts") -> None:
@@ -76,21 +76,24 @@ class BatchRunner:
         budget: MemoryBudget | None = None,
         row_tokens: int = 1,
     ) -> list[T]:
-        """`function(slice)` for consecutive slices of `range(rows)`; an out-of-memory slice is tried again in halves.
+        """Call `function(slice)` for consecutive slices of `range(rows)`; halve the slices when memory runs out.
 
         Args:
-            function: called with each slice.
-            rows: how many rows there are.
-            default_size: most rows at once where no size was given.
-            budget: memory budget of the model, which is kept up to date; it also bounds a size that was given.
-            row_tokens: tokens of a row.
+            function: Function that is called with each slice.
+            rows: Number of rows.
+            default_size: Largest number of rows at once if this runner has no size.
+            budget: Memory budget of the model. It is kept up to date, and it also bounds the size of this runner.
+            row_tokens: Number of tokens of a row.
+
+        Returns:
+            The results, one for each slice.
         """
-        out: list[T] = []
+        results: list[T] = []
         start = 0
         while start < rows:
             size = min(self.limit(default_size, budget, row_tokens) or rows, rows - start)
             try:
-                out.append(function(slice(start, start + size)))
+                results.append(function(slice(start, start + size)))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -104,14 +107,14 @@ class BatchRunner:
                 if budget is not None and budget.grows and size >= budget.rows(row_tokens) and start < rows:
                     budget.tokens *= 2
                 continue
-            # Here, the exception is gone, and with it the frames that kept the failed pass's tensors alive.
+            # Outside the except block, so that the exception no longer keeps the failed pass's tensors alive.
             self._halve(size, budget, row_tokens)
-        return out
+        return results
 
     def limit(
         self, default_size: int | None = None, budget: MemoryBudget | None = None, row_tokens: int = 1
     ) -> int | None:
-        """Most rows at once at present; None is no limit."""
+        """Return the largest number of rows at once at present; None means no limit."""
         limits = [
             self.size if self.size is not None else default_size,
             None if budget is None else budget.rows(row_tokens),
@@ -119,24 +122,25 @@ class BatchRunner:
         return min((limit for limit in limits if limit is not None), default=None)
 
     def _halve(self, size: int, budget: MemoryBudget | None, row_tokens: int) -> None:
+        """Halve the size after a failed pass, and warn unless the budget had grown beyond its first value."""
         grown = budget is not None and budget.grows and budget.tokens > TOKENS["cuda"]
         if budget is not None:
             budget.tokens, budget.grows = size // 2 * row_tokens, False
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if grown:  # that was only to find out how much there is
+        if grown:  # the larger pass was only a trial
             return
         self.size = size // 2
         warnings.warn(
             f"Out of memory with {size} {self.noun} at once; going on with batches of {self.size}. "
-            f"batch_size={self.size} avoids trying.",
+            f"batch_size={self.size} avoids the failed attempt.",
             RuntimeWarning,
             stacklevel=4,
         )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception says that memory ran out, on any device."""
+    """Return whether an exception means that memory ran out, on any device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)

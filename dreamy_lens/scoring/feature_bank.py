@@ -1,8 +1,9 @@
-"""Many features computed together: what they read in common is read once, and their values come as one matrix.
+"""Feature banks: many features that share their reads and are computed together as one matrix of values.
 
-Thousands of features differ in little: the unit of a hook point, a direction, a latent, a token. A `Bank` holds
-features that differ in one such thing. It is computed with one product or one choice of columns for all of them, where
-features by themselves would each take a handful of small operations. Whatever fits no pattern is a bank of one.
+Thousands of features can differ in one thing only: the unit of a hook point, a direction, a latent or a token. A
+:class:`FeatureBank` holds features that differ in one such thing. It computes all of them with one matrix product or
+one selection of columns, where separate features would each need several small operations. A feature that fits no
+pattern is a bank of its own.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ class FeatureBank:
     """Features of one model that are computed together.
 
     Attributes:
-        members: the features, as a sequence; that of a family makes them when they are asked for.
-        hooks: the hook points that they read, by model.
-        logits: the models whose output they read.
-        compute: their values, `[batch, F]`.
-        series: their values if the prompt ended at each of its positions, `[batch, n, F]`, where a pass over the whole
-            prompt tells; None where it does not.
-        positions: every position that is named, and the label of the part that names it.
-        given: the place of each member among the expressions that were given; of a family, its one.
+        members: The F features, as a sequence; a family makes its members on access.
+        hooks: Hook points that the features read, by model.
+        logits: Models whose logits the features read.
+        compute: Function that returns the values of the features, `[batch, F]`.
+        series: Function that returns the values that the features would have if the prompt ended at each of its
+            positions, `[batch, n, F]`; None if one pass over the whole prompt does not determine them.
+        positions: Every position that a feature names, with the label of the part of the feature that names it.
+        given: Index of each member's expression in the input of :func:`make_banks`; a family has one index.
     """
 
     members: Sequence[ex.Feature]
@@ -54,7 +55,7 @@ class FeatureBank:
         return len(self.members)
 
     def __call__(self, readings: Readings) -> Tensor:
-        """Values, float32 `[batch, F]`, from the passes over a batch."""
+        """Compute the values, float32 `[batch, F]`, from the passes over a batch."""
         return self.compute(readings).float()
 
     def check_layout(self, layout: RowLayout) -> None:
@@ -66,20 +67,20 @@ class FeatureBank:
 def make_banks(
     features: Iterable[ex.Feature], model: HookedModel, prepend_bos: bool | None = None
 ) -> list[FeatureBank]:
-    """Features of a model, put together as far as they have things in common.
+    """Group features of a model into banks of features that can be computed together.
 
     Args:
-        features: expressions, of which those that leave axes of units are families.
-        model: whose activations they read.
-        prepend_bos: whether prompts follow a BOS; None is the model's convention.
+        features: Expressions. An expression that leaves axes of units is a family, one feature for each unit.
+        model: Model whose activations the features read.
+        prepend_bos: Whether a BOS stands before every prompt; None follows the model's convention.
 
     Raises:
-        FeatureError: or one of its kinds, if a feature does not fit the model.
+        FeatureError: A feature does not fit the model; the error may be of a subclass.
 
     >>> import dreamy_lens as dl
     >>> from dreamy_lens.models.load import as_hooked
-    >>> found = make_banks([dl.neurons(2), *(dl.neuron(1, i) for i in range(5)), dl.logit(" the")], as_hooked(None))
-    >>> [len(bank) for bank in found]
+    >>> banks = make_banks([dl.neurons(2), *(dl.neuron(1, i) for i in range(5)), dl.logit(" the")], as_hooked(None))
+    >>> [len(bank) for bank in banks]
     [896, 5, 1]
     """
     grouping = _Grouping(model, prepend_bos)
@@ -93,19 +94,21 @@ def make_banks(
 
 
 def given_order(found: Sequence[FeatureBank]) -> np.ndarray:
-    """Order in which the members of all banks, one bank after the other, were given; int64."""
+    """Return the order that sorts the members of all banks, one bank after the other, by their input index; int64."""
     places = [np.broadcast_to(bank.given, (len(bank),)) if len(bank.given) == 1 else bank.given for bank in found]
     return np.argsort(np.concatenate([np.asarray(p, np.int64) for p in places]), kind="stable")
 
 
 class _Members(list[ex.Feature]):
-    """A list of features; lists of them are long, and their representation need not be."""
+    """List of features with a short representation, because such lists are long."""
 
     def __repr__(self) -> str:
         return f"<{len(self)} features>"
 
 
 class _FamilyMembers(Sequence[ex.Feature]):
+    """Members of a family, each made on access."""
+
     def __init__(self, of: Family) -> None:
         self._family = of
 
@@ -122,22 +125,25 @@ class _FamilyMembers(Sequence[ex.Feature]):
 
 
 class _Grouping:
+    """Rules by which features of a model form banks."""
+
     def __init__(self, model: HookedModel, prepend_bos: bool | None) -> None:
         self.model, self.bos = model, prepend_bos
         self._axes: dict[str, Axes] = {}
 
     def axes(self, name: str) -> Axes:
-        """Axes of the activation at a hook point; looked up once."""
+        """Return the axes of the activation at a hook point; each hook point is looked up once."""
         if name not in self._axes:
             self._axes[name] = ShapeProbe(self.model, ex.Hook(name), self.bos).axes[name]
         return self._axes[name]
 
     def key(self, f: ex.Feature) -> Hashable:
-        """Equal for features that differ only in a unit, a direction, a latent or a token; else their own."""
+        """Return a key that features share if they differ only in a unit, a direction, a latent or a token."""
         found = self._key(f)
         return ("alone", f) if found is None else found
 
     def _key(self, f: ex.Feature) -> Hashable | None:
+        """Return the shared key of a feature, or None if it fits no pattern."""
         match f:
             case ex.Hook():
                 template = self._template(f)
@@ -155,7 +161,7 @@ class _Grouping:
         return None
 
     def _template(self, f: ex.Hook) -> ex.Hook | None:
-        """The hook point with every unit and head in the place of those picked; None if they are not all picked."""
+        """Return the hook point with a full slice for each picked unit and head; None if some are not picked."""
         axes = self.axes(f.name)
         if f.index is None or len([e for e in f.index if e is not Ellipsis]) > len(axes):
             return None
@@ -166,11 +172,12 @@ class _Grouping:
         return ex.Hook(f.name, tuple(ex.Span() if i in units else e for i, e in enumerate(elements)))
 
     def bank(self, key: Any, members: list[ex.Feature]) -> FeatureBank:
+        """Make the bank of the features that have this key."""
         if key[0] == "alone":
             return self._alone(members[0])
         compiler = Compiler(ShapeProbe(self.model, members[0], self.bos))
         positional, compute = self._many(members, compiler)
-        if positional:  # the same complaint as for one
+        if positional:  # raises the error that a single feature raises
             bind(members[0], self.model, prepend_bos=self.bos)
         at_all = [at_every_position(f) for f in members]
         series = None
@@ -179,6 +186,7 @@ class _Grouping:
         return self._made(_Members(members), compiler, compute, series)
 
     def _alone(self, f: ex.Feature) -> FeatureBank:
+        """Make the bank of one expression: of a single feature, or of a family."""
         probe = ShapeProbe(self.model, f, self.bos)
         compiler = Compiler(probe)
         axes, of = compiler.build(f)
@@ -198,13 +206,14 @@ class _Grouping:
     def _made(
         self, members: Sequence[ex.Feature], compiler: Compiler, compute: Many, series: Many | None
     ) -> FeatureBank:
+        """Make a bank from its members and what the compiler recorded for them."""
         hooks = {m: tuple(names) for m, names in compiler.hooks.items()}
         return FeatureBank(members, hooks, frozenset(compiler.logits), compute, series, tuple(compiler.positions))
 
-    # Computing many at once.
+    # Computation of many features at once.
 
     def _many(self, fs: list[ex.Feature], compiler: Compiler) -> tuple[bool, Many]:
-        """Whether positions are left, and the values of features of one key."""
+        """Compile features of one key: whether axes of positions are left, and the function of the values."""
         f, model = fs[0], self.model
         match f:
             case ex.Scaled():
@@ -216,11 +225,11 @@ class _Grouping:
             case ex.Reduced():
                 left, of = self._many(inner(fs), compiler)
                 if not left:
-                    compiler.build(f)  # says what is wrong
+                    compiler.build(f)  # raises the error
 
                 def reduced(r: Readings) -> Tensor:
                     x = of(r)
-                    over = tuple(range(1, x.dim() - 1))  # attention has two axes of positions
+                    over = tuple(range(1, x.dim() - 1))  # an attention pattern has two axes of positions
                     return x.amax(over) if f.how == "max" else x.mean(over)
 
                 return False, reduced
@@ -285,6 +294,7 @@ class _Grouping:
         raise FeatureError(f"{type(f).__name__} is not computed in banks.")
 
     def _column(self, f: ex.Hook) -> int:
+        """Return the index of a hook point's picked unit, all axes of units being flattened into one."""
         axes, column = self.axes(f.name), 0
         for axis, element in zip(axes, f.elements(len(axes)), strict=True):
             if axis.name != "position":
@@ -295,10 +305,13 @@ class _Grouping:
     # Values at every position.
 
     def _series(self, fs: list[ex.Feature]) -> Many:
+        """Compile features of one key, read at every position, to running values."""
         compiler = Compiler(ShapeProbe(self.model, fs[0], self.bos))
         return running_values(fs[0], lambda of: self._many(of, compiler)[1], fs)
 
     def _cumulative(self, f: ex.Feature, compiler: Compiler) -> Many:
+        """Compile a family, read at every position, to running values."""
+
         def build(members: list[ex.Feature]) -> Many:
             axes, of = compiler.build(members[0])
             _, flat = units_last(axes)

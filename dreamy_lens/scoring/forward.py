@@ -1,4 +1,4 @@
-"""Forward passes over the prompts of one or several features at once, by shared prefixes where a model allows it."""
+"""Forward passes over the prompts of one or several features at once, with shared prefixes where a model allows it."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from dreamy_lens.scoring.prefix_sharing import PrefixSharing, warn_unshared
 from dreamy_lens.scoring.prompts import PromptFrame
 
 LOGITS_BUDGET = 1 << 28
-"""Entries of `[batch, total, d_vocab]` in one plain pass, unless told otherwise: 1 GiB of float32."""
+"""Default limit on the entries of the logits `[batch, total, d_vocab]` in one plain pass: 1 GiB of float32."""
 
 
 class ForwardResult(NamedTuple):
-    """Values of prompts, and cross-entropies if they were asked for, float32 on the model's device."""
+    """Values of prompts, and cross-entropies if requested, float32 on the model's device."""
 
     value: Float[Tensor, " B"]
     cross_entropy: Float[Tensor, " B"] | None
 
     def stack(self) -> Float[Tensor, "2 B"]:
-        """Values above cross-entropies."""
+        """Return the values (first row) and the cross-entropies (second row) as one tensor."""
         assert self.cross_entropy is not None
         return torch.stack([self.value, self.cross_entropy])
 
 
 class ForwardScorer:
-    """Scores prompts for features of one model, all in the same frame.
+    """Scorer of prompts for features of one model, all in the same frame, by forward passes.
 
     Args:
-        features: bound to one model.
-        frame: what stands around every prompt, and whose cross-entropy counts.
-        batch_size: most prompts in one pass; None chooses.
-        share: whether prefixes that prompts share may be computed once; None does so where it gives the same numbers.
+        features: Features, bound to one model.
+        frame: Tokens around every prompt, and the model whose cross-entropy counts.
+        batch_size: Largest number of prompts in one pass; None chooses it.
+        share: Whether prefixes that prompts share are computed once. None shares them where the numbers stay the same.
     """
 
     def __init__(
@@ -64,43 +64,44 @@ class ForwardScorer:
         self._unshared: dict[HookedModel, str] = {}
 
     def invalidate_cache(self) -> None:
-        """Find out anew how prefixes may be shared, and compute them anew: the model may have been changed since."""
+        """Forget how prefixes may be shared, and the prefixes computed so far: the model may have changed."""
         self._sharings.clear()
 
     @property
     def unshared(self) -> dict[HookedModel, str]:
-        """Models on which prompts had to be scored whole so far, with the reason."""
+        """Models whose prompts had to be scored whole so far, each with the reason."""
         return dict(self._unshared)
 
     @torch.no_grad()
     def score(self, rows: Sequence[np.ndarray], cross_entropy: bool = True) -> list[ForwardResult]:
-        """Score the prompts `[B_i, n]` of each feature: value, and cross-entropy if it is wanted."""
+        """Score the prompts `[B_i, n]` of each feature: value, and cross-entropy if requested."""
         sizes = [len(r) for r in rows]
         prompts, layout = np.concatenate(rows), self.frame.layout(rows[0].shape[1])
         owner = np.repeat(np.arange(len(rows)), sizes)
         with locked(self.models):
             sharings = {m: s for m in self.models if (s := self._sharing(m, layout)) is not None}
-            most, budget = None, memory_budget(self.model, "scoring")
+            default_size, budget = None, memory_budget(self.model, "scoring")
             if len(sharings) < len(self.models):
-                most = max(1, LOGITS_BUDGET // (layout.total * max(model.vocabulary.size for model in self.models)))
-            # Rows that share a prefix come into one batch.
-            limit = self.batches.limit(most, budget, layout.total) or len(prompts)
+                widest = max(model.vocabulary.size for model in self.models)
+                default_size = max(1, LOGITS_BUDGET // (layout.total * widest))
+            # Sorting puts rows that share a prefix into one batch.
+            limit = self.batches.limit(default_size, budget, layout.total) or len(prompts)
             order = np.lexsort(prompts.T[::-1]) if len(prompts) > limit else np.arange(len(prompts))
             parts = self.batches.map(
-                lambda part: self._part(prompts[order[part]], owner[order[part]], layout, sharings, cross_entropy),
+                lambda at: self._score_batch(prompts[order[at]], owner[order[at]], layout, sharings, cross_entropy),
                 len(prompts),
-                most,
+                default_size,
                 budget,
                 layout.total,
             )
         scores = torch.cat(parts, dim=1)
-        back = to_device(np.argsort(order), scores.device) if len(parts) > 1 else slice(None)
-        scores = scores[:, back]
+        original_order = to_device(np.argsort(order), scores.device) if len(parts) > 1 else slice(None)
+        scores = scores[:, original_order]
         ends = np.cumsum([0, *sizes])
         pieces = [scores[:, a:b] for a, b in itertools.pairwise(ends)]
         return [ForwardResult(piece[0], piece[1] if cross_entropy else None) for piece in pieces]
 
-    def _part(
+    def _score_batch(
         self,
         prompts: np.ndarray,
         owner: np.ndarray,
@@ -108,13 +109,13 @@ class ForwardScorer:
         sharings: dict[HookedModel, PrefixSharing],
         cross_entropy: bool,
     ) -> Tensor:
-        """Score one batch: values and, if wanted, cross-entropies, `[1 or 2, B]`."""
+        """Score one batch: values and, if requested, cross-entropies, `[1 or 2, B]`."""
         runs: dict[HookedModel, PackedPass] = {}
         for model, sharing in sharings.items():
-            final = self._final(model, cross_entropy)
+            final = self._needs_logits(model, cross_entropy)
             if final or any(f.hooks.get(model) for f in self.features):
                 runs[model] = sharing.run(self.frame.rows(prompts, model), final)
-        out = torch.empty(1 + cross_entropy, len(prompts), device=self.model.device)
+        scores = torch.empty(1 + cross_entropy, len(prompts), device=self.model.device)
         for i, feature in enumerate(self.features):
             rows = np.flatnonzero(owner == i)
             if not len(rows):
@@ -127,18 +128,19 @@ class ForwardScorer:
                     with contextlib.nullcontext() if self.share is False else model.kernels.used():
                         activations, output = model.run(ids, feature.hooks.get(model, ()), logits=logits)
                     readings[model] = ForwardPass(activations, output, ids, layout)
-            columns = [to_device(feature(readings), out.device)]
+            columns = [to_device(feature(readings), scores.device)]
             if cross_entropy:
-                columns.append(to_device(readings[self.frame.fluency].cross_entropy, out.device))
-            at = slice(None) if len(rows) == len(prompts) else to_device(rows, out.device)
-            out[:, at] = torch.stack(columns)
-        return out
+                columns.append(to_device(readings[self.frame.fluency].cross_entropy, scores.device))
+            at = slice(None) if len(rows) == len(prompts) else to_device(rows, scores.device)
+            scores[:, at] = torch.stack(columns)
+        return scores
 
-    def _final(self, model: HookedModel, cross_entropy: bool) -> bool:
+    def _needs_logits(self, model: HookedModel, cross_entropy: bool) -> bool:
+        """Return whether a pass of this model has to compute logits."""
         return any(model in f.logits for f in self.features) or (cross_entropy and model is self.frame.fluency)
 
     def _sharing(self, model: HookedModel, layout: RowLayout) -> PrefixSharing | None:
-        """How a model's prompts share prefixes, or None if they do not."""
+        """Return the prefix sharing of a model's prompts, or None if each prompt is scored whole."""
         if self.share is False or model.is_hooked:
             return None
         key = model, layout.length, model.state
@@ -146,7 +148,7 @@ class ForwardScorer:
             capture = tuple(dict.fromkeys(name for f in self.features for name in f.hooks.get(model, ())))
             everywhere = any(model in f.logits for f in self.features)
             sharing = PrefixSharing(
-                model, layout, self.frame, capture, self._final(model, True), everywhere, self.batches.size
+                model, layout, self.frame, capture, self._needs_logits(model, True), everywhere, self.batches.size
             )
             self._sharings[key] = sharing if sharing.packed is not None else None
             if sharing.packed is None:
@@ -155,6 +157,7 @@ class ForwardScorer:
         return sharing if sharing is not None and sharing.holds else None
 
     def _warn(self, model: HookedModel, why: str) -> None:
+        """Warn, once for each model, that its prompts are scored whole."""
         if model not in self._unshared:
             self._unshared[model] = why
             warn_unshared(model, why)

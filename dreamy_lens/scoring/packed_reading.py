@@ -1,7 +1,8 @@
-"""One packed pass over many prompts, as features read it.
+"""Packed pass over many prompts, and the form in which features read it.
 
-The counterpart of :class:`~dreamy_lens.features.forward_pass.ForwardPass` for rows that share prefixes: activations
-come by node and are spread to prompts only where a feature looks, and logits exist for a chunk of nodes at a time.
+This is the counterpart of :class:`~dreamy_lens.features.forward_pass.ForwardPass` for rows that share prefixes.
+Activations are stored for each node of the prefix tree, and are expanded to prompts only at the positions that a
+feature reads. Logits exist for one chunk of nodes at a time.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ from dreamy_lens.models.prefix_tree import ROUND, PrefixTree
 from dreamy_lens.models.transfer import to_device
 
 CHUNK = {"cpu": 1 << 21, "cuda": 1 << 27}
-"""Logits that exist at one time, by kind of device: on a processor, so few that they are still near when summed."""
+"""Logits that exist at one time, by kind of device. On a CPU they must fit into its caches until they are summed."""
 
 LEAST_ROWS = 128
-"""Rows that are multiplied with the unembedding at the least, since it has to be read for them as a whole."""
+"""Smallest number of rows in one product with the unembedding, because each product reads the whole matrix."""
 
 
 class PackedPass:
-    """One model's packed pass.
+    """Packed pass of one model.
 
     Args:
-        packed: the model.
-        layout: of every row.
-        ids: the rows, int64 `[B, total]`.
-        packing: of the rows.
-        cut: the packing of the places whose logits are needed.
-        found: activations by hook point, from :meth:`PackedRunner.run`.
-        before: what was known of the prefix.
-        by_rows: hook points whose activations came by rows.
+        packed: Packed form of the model.
+        layout: Layout of every row.
+        ids: Token ids of the rows, int64 `[B, total]`.
+        packing: Prefix tree of the rows.
+        cut: Prefix tree of the positions whose logits are needed.
+        found: Activations by hook point, from :meth:`PackedRunner.run`.
+        before: Cached pass over the template's prefix, if there is one.
+        by_rows: Hook points whose activations are stored for each row, not for each node.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class PackedPass:
         self._by_rows = by_rows
 
     def at_nodes(self, name: str) -> Float[Tensor, "nodes ..."] | None:
-        """The activation at each node, known ones first; None if it comes by whole rows."""
+        """Return the activation at each node, cached nodes first; None if it is stored by rows."""
         tensor = self.found[name]
         if name in self._by_rows:
             return None
@@ -68,42 +69,42 @@ class PackedPass:
         return torch.cat([self.before.activations[name][0], tensor[0]])
 
     def by_rows(self, name: str) -> Float[Tensor, "B ..."]:
-        """An activation inside an attention."""
+        """Return an activation that is stored by rows, such as one inside an attention."""
         return self.found[name]
 
     @cached_property
     def final(self) -> Float[Tensor, "nodes d_model"]:
-        """What the unembedding reads."""
+        """Input of the unembedding at each node."""
         final = self.at_nodes(FINAL)
         assert final is not None
         return final
 
     def logits(self, nodes: Int64[np.ndarray, " m"]) -> Iterator[tuple[slice, Float32[Tensor, "chunk d_vocab"]]]:
-        """Logits of these nodes, a chunk at a time, each with the part of `nodes` that it is of."""
+        """Yield the logits of these nodes chunk by chunk, each with its slice of `nodes`."""
         size = CHUNK.get(self.final.device.type, CHUNK["cpu"]) // max(1, self.packed.model.vocabulary.size)
         size = max(LEAST_ROWS, size // ROUND * ROUND)
         for start in range(0, len(nodes), size):
             part = slice(start, min(start + size, len(nodes)))
             wanted = nodes[part]
-            spare = -len(wanted) % ROUND  # round shapes, as those of packings
+            spare = -len(wanted) % ROUND  # rounds the shape, as prefix trees do
             at = to_device(np.append(wanted, np.repeat(wanted[-1:], spare)), self.final.device)
             yield part, self.packed.logits(self.final[at])[: len(wanted)].float()
 
     @cached_property
     def losses(self) -> Float32[Tensor, "B terms"]:
-        """-log p of each row's predicted tokens."""
+        """-log p of the predicted tokens of each row, in nats."""
         self.layout.check()
         index = self.cut.host_index[:, self.layout.predicting]
         targets = self.ids[:, self.layout.predicted]
         nodes, which = np.unique(index.reshape(-1), return_inverse=True)
-        # Pairs of node and target in the order of their nodes, so that each chunk of nodes has a run of them.
+        # Pairs of node and target are sorted by node, so that each chunk of nodes needs one slice of the pairs.
         order = np.argsort(which, kind="stable")
         ends = np.searchsorted(which[order], np.arange(len(nodes) + 1))
         device = self.final.device
         wanted, places = to_device(targets.reshape(-1)[order], device), to_device(which[order], device)
         sums, chosen = [], []
         for part, logits in self.logits(nodes):
-            if logits.device != places.device:  # of a model on several devices, the unembedding may be on another
+            if logits.device != places.device:  # if a model spans several devices
                 wanted, places = wanted.to(logits.device), places.to(logits.device)
             pairs = slice(int(ends[part.start]), int(ends[part.stop]))
             chosen.append(logits[places[pairs] - part.start, wanted[pairs]])
@@ -112,12 +113,12 @@ class PackedPass:
         return torch.empty_like(losses).index_copy_(0, to_device(order, losses.device), losses).view(targets.shape)
 
     def reading(self, rows: np.ndarray) -> PackedReading:
-        """Select some of the prompts, by their row."""
+        """Return the reading of some of the prompts, given by their row."""
         return PackedReading(self, rows)
 
 
 class PackedReading:
-    """Prompts of a packed pass as an :class:`~dreamy_lens.features.forward_pass.ActivationSource` of a feature."""
+    """Prompts of a packed pass, as an :class:`~dreamy_lens.features.forward_pass.ActivationSource` for features."""
 
     def __init__(self, run: PackedPass, rows: np.ndarray) -> None:
         self.run, self.rows = run, rows
@@ -134,18 +135,22 @@ class PackedReading:
 
     @property
     def activations(self) -> Mapping[str, Tensor]:
-        """Activations by hook point, `[batch, ...]`, made when asked for."""
+        """Activations by hook point, `[batch, ...]`, made on access."""
         return _Spread(self)
 
     def picked(self, name: str, element: ex.Element, what: str) -> Tensor:
-        """The activation at a hook point whose first axis is of positions, `[batch, ...]`, indexed as by `pick`."""
+        """Return the activation `[batch, ...]` at a position or span; the hook point's first axis is the positions."""
         tensor = self.run.at_nodes(name)
         if tensor is None:
             return pick(self.activations[name], 1, element, self.layout, what)
         return tensor[to_device(self._nodes(element, what), tensor.device)]
 
     def over_vocabulary(self, function: Callable[[Tensor], Tensor], element: ex.Element, what: str) -> Tensor:
-        """A function of float32 logits `[..., d_vocab] -> [...]` at a position or a span: `[batch]` or `[batch, m]`."""
+        """Apply a function `[..., d_vocab] -> [...]` to the float32 logits at a position or a span of m positions.
+
+        Returns:
+            `[batch]` for a position, `[batch, m]` for a span.
+        """
         at = self._nodes(element, what)
         nodes, which = np.unique(at.reshape(-1), return_inverse=True)
         values = torch.cat([function(logits) for _, logits in self.run.logits(nodes)])
@@ -158,12 +163,13 @@ class PackedReading:
         return losses[to_device(self.rows, losses.device)].mean(-1)
 
     def _nodes(self, element: ex.Element, what: str) -> np.ndarray:
+        """Return the node of each prompt at a position, or its nodes at a span."""
         index = torch.from_numpy(self.run.packing.host_index[self.rows])
         return pick(index, 1, element, self.layout, what).numpy()
 
 
 class _Spread(Mapping[str, Tensor]):
-    """Activations of whole rows, each made when it is asked for."""
+    """Activations of whole rows by hook point, each made on access."""
 
     def __init__(self, reading: PackedReading) -> None:
         self._reading = reading
@@ -184,7 +190,7 @@ class _Spread(Mapping[str, Tensor]):
 
 
 def _logsumexp_(logits: Float32[Tensor, "chunk d_vocab"]) -> Float32[Tensor, " chunk"]:
-    """Reduce the last axis in place. The logits are not needed again, and `torch.logsumexp` would copy them."""
+    """Compute logsumexp over the last axis in place: `torch.logsumexp` would copy logits that are not needed again."""
     most = logits.amax(-1, keepdim=True)
     most = most.masked_fill(most.isinf(), 0)
     return logits.sub_(most).exp_().sum(-1).log_() + most[..., 0]

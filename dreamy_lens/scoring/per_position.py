@@ -1,4 +1,4 @@
-"""From features at one position to their values at all of them, and what else computing many at once needs."""
+"""Values of features at every position of a prompt, and helpers for the computation of many features at once."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from dreamy_lens.features.shapes import Axes
 from dreamy_lens.models.transfer import to_device
 
 Many = Callable[[Readings], Tensor]
-"""Values `[batch, F]`, or `[batch, positions, F]` where positions are left."""
+"""Function that returns values `[batch, F]`, or `[batch, positions, F]` if an axis of positions is left."""
 
 
 class DeviceCache:
-    """A tensor on any device: models may be moved, and have layers on several devices."""
+    """Copies of a tensor by device: a model may be moved, and its layers may be on several devices."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._there = {torch.device("cpu"): tensor}
 
     def on(self, device: torch.device) -> Tensor:
-        """The tensor on one device."""
+        """Return the tensor on one device."""
         if device not in self._there:
             self._there[device] = to_device(self._there[torch.device("cpu")], device)
         return self._there[device]
 
 
 def inner(fs: list[ex.Feature]) -> list[ex.Feature]:
-    """Operands of features that are all of one kind."""
+    """Return the operands of features that are all of one kind."""
     return [f.of for f in fs]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def units_last(axes: Axes) -> tuple[bool, Callable[[Tensor], Tensor]]:
-    """Whether positions are left, and what brings `[batch, *axes]` to `[batch, positions..., units of all kinds]`."""
+    """Return whether positions are left, and a function `[batch, *axes] -> [batch, positions..., units]`."""
     at = [i + 1 for i, axis in enumerate(axes) if axis.name == "position"]
     rest = [i + 1 for i, axis in enumerate(axes) if axis.name != "position"]
     order = [0, *at, *rest]
@@ -50,9 +50,10 @@ def units_last(axes: Axes) -> tuple[bool, Callable[[Tensor], Tensor]]:
 
 
 def at_every_position(f: ex.Feature) -> ex.Feature | None:
-    """The same feature read at every position, if at position p it is what the prompt's first p tokens would give.
+    """Return the feature read at every position, or None if its value there is not the value of the prompt cut there.
 
-    So it is in a causal model where one position, the last, is read; or all of them, for a running maximum or mean.
+    In a causal model the two agree if the feature reads the last position only, or if it takes the maximum or mean over
+    all positions.
     """
     reduced = next((node for node in f.walk() if isinstance(node, ex.Reduced)), None)
     found = f.at_every_position(-1 if reduced is None else ex.Span())
@@ -61,7 +62,7 @@ def at_every_position(f: ex.Feature) -> ex.Feature | None:
 
 
 def running_values(f: ex.Feature, build: Callable[[list[ex.Feature]], Many], fs: list[ex.Feature]) -> Many:
-    """Values at every position from features read at all of them; reductions run from the prompt's first token."""
+    """Compile features read at every position to values there; reductions run from the prompt's first token."""
     match f:
         case ex.Scaled():
             of = running_values(f.of, build, inner(fs))

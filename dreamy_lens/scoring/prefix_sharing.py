@@ -1,4 +1,4 @@
-"""Whether and how prompts of a model may be scored by shared prefixes, found out on a few prompts before it is used."""
+"""Prefix sharing: the way in which a model scores prompts by shared prefixes, verified on a few prompts before use."""
 
 from __future__ import annotations
 
@@ -22,26 +22,27 @@ from dreamy_lens.scoring.packed_reading import PackedPass
 from dreamy_lens.scoring.prompts import PromptFrame
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
-"""By which part of the largest activation a packed pass may differ from a plain one; less precise types round more."""
+"""Largest difference between a packed and a plain pass, relative to the largest activation, by dtype."""
 
-COARSE = 0.05
+COARSE_TOLERANCE = 0.05
+"""Tolerance for less precise dtypes, which round more."""
 
 
 class PrefixSharing:
     """Packed passes of one model, for prompts of one layout.
 
     Args:
-        model: whose passes they are.
-        layout: of every row.
-        frame: what stands around every prompt.
-        capture: hook points that will be read.
-        final: whether logits will be.
-        everywhere: whether a feature reads logits at other places than those that predict the prompt's tokens.
-        at_most: rows in one pass, if there is a limit.
+        model: Model that is run.
+        layout: Layout of every row.
+        frame: Tokens around every prompt.
+        capture: Hook points that will be read.
+        final: Whether logits will be read.
+        everywhere: Whether a feature reads logits at positions other than those that predict the prompt's tokens.
+        at_most: Largest number of rows in one pass; None sets no limit.
 
     Attributes:
-        packed: the way that was found to give what plain rows give, or None if none does.
-        why: in that case, why.
+        packed: Packed form of the model whose numbers agree with plain passes; None if there is none.
+        why: Reason why `packed` is None; empty otherwise.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class PrefixSharing:
             except UnsupportedAttention as error:
                 self.why = str(error)
             except Exception as error:
-                # Whatever an architecture does not like about packed rows is a reason not to use them.
+                # Architectures refuse packed rows with many kinds of errors; each is a reason to use plain rows.
                 self.why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             else:
                 if not self.why:
@@ -81,16 +82,16 @@ class PrefixSharing:
 
     @property
     def holds(self) -> bool:
-        """Whether no hooks were attached to the model since."""
+        """Return whether the hooks on the model are still those under which the sharing was verified."""
         return not self.model.is_hooked and self.model.other_hooks == self._hooks
 
     def run(self, rows: Int64[np.ndarray, "B total"], final: bool, packed: PackedRunner | None = None) -> PackedPass:
         """Run one packed pass.
 
         Args:
-            rows: the rows, BOS and template included.
-            final: whether logits are wanted.
-            packed: a way to try; None is the one that was found.
+            rows: Token ids of the rows, with BOS and template.
+            final: Whether logits are needed.
+            packed: Packed form of the model to try; None is the verified one.
         """
         packed = packed or self.packed
         assert packed is not None
@@ -104,12 +105,13 @@ class PrefixSharing:
         return PackedPass(packed, layout, rows, packing, cut, found, before, self._by_rows(packed))
 
     def _by_rows(self, packed: PackedRunner) -> frozenset[str]:
+        """Return the hook points whose activations are stored for each row."""
         if packed not in self._rows_of:
             self._rows_of = {packed: packed.row_hooks(self.capture)}
         return self._rows_of[packed]
 
     def _prefix(self, rows: np.ndarray, final: bool, packed: PackedRunner) -> PassCache | None:
-        """What is known of a template's prefix; made by the first pass."""
+        """Return the cached pass over the template's prefix, which the first call makes; None without a prefix."""
         if not self.layout.prefix:
             return None
         if final not in self._kept:
@@ -120,7 +122,7 @@ class PrefixSharing:
         return self._kept[final]
 
     def _tried(self, packed: PackedRunner, at_most: int | None) -> str:
-        """Why a way cannot be used, or nothing; found out on fewer rows where memory does not do for a few."""
+        """Return why a packed form cannot be used, or ""; try fewer rows when memory runs out."""
         rows = self.frame.rows(trial_prompts(self.model, self.layout, self.frame), self.model)[:at_most]
         while True:
             try:
@@ -129,61 +131,61 @@ class PrefixSharing:
                 if not is_out_of_memory(error):
                     raise
                 if len(rows) == 1:
-                    return "one prompt of a trial did not fit into memory"
+                    return "a single trial prompt does not fit into memory"
             rows = rows[: len(rows) // 2]
 
     @torch.no_grad()
     def _differs(self, packed: PackedRunner, rows: np.ndarray) -> str:
-        """Why a way cannot be used, if its activations or losses are not those of plain rows; else nothing."""
+        """Return how the numbers of a packed form differ from those of plain rows, or ""."""
         layout, model = self.layout, self.model
         self._kept.clear()
         run = self.run(rows, self.final, packed)
         ids = to_device(rows, model.device)
-        found, logits = model.run(ids, self.capture, logits=self.final)
-        plain = ForwardPass(found, logits, ids, layout)
+        activations, logits = model.run(ids, self.capture, logits=self.final)
+        plain = ForwardPass(activations, logits, ids, layout)
         reading = run.reading(np.arange(len(rows)))
         for name in self.capture:
             if not is_close(reading.activations[name], plain.activations[name], model.dtype):
-                return f"its activation at {name} comes out differently"
+                return f"its activation at {name} differs"
         if self.final and layout.terms > 0 and not is_close(reading.cross_entropy, plain.cross_entropy, model.dtype):
-            return "its cross-entropy comes out differently"
+            return "its cross-entropy differs"
         return ""
 
 
 def trial_prompts(model: HookedModel, layout: RowLayout, frame: PromptFrame) -> Int64[np.ndarray, "B n"]:
-    """Draw prompts of the kind that a search scores: two, and children of them that differ in one token."""
+    """Draw prompts like those of a search: two parents, and children of them that differ in one token."""
     random = np.random.default_rng(0)
     allowed = model.vocabulary.allowed.nonzero()[0]
     allowed = allowed[allowed < frame.fluency.vocabulary.size]
     n = layout.length
     parents = random.choice(allowed, size=(2, n))
-    places = sorted({0, 1 % n, n // 2, (n + 1) // 2 % n, n - 1})
+    positions = sorted({0, 1 % n, n // 2, (n + 1) // 2 % n, n - 1})
     rows = [parents]
     for parent in parents:
-        children = np.repeat(parent[None], len(places), 0)
-        children[np.arange(len(places)), places] = random.choice(allowed, size=len(places))
+        children = np.repeat(parent[None], len(positions), 0)
+        children[np.arange(len(positions)), positions] = random.choice(allowed, size=len(positions))
         rows.append(children)
     return np.concatenate(rows).astype(np.int64)
 
 
 def is_close(ours: Tensor, plain: Tensor, dtype: torch.dtype) -> bool:
-    """Tell whether two tensors that a model of this type computed differ by rounding at most."""
+    """Return whether two tensors that a model of this dtype computed differ by rounding at most."""
     if ours.shape != plain.shape:
         return False
-    tolerance = TOLERANCE.get(dtype, COARSE)
-    a, b = ours.double().to(plain.device), plain.double()  # of a model on several devices, one may be on another
-    usual = b.abs() < 1e30  # beyond is the minus infinity of a mask, which architectures write differently
-    if not torch.equal(usual, a.abs() < 1e30):
+    tolerance = TOLERANCE.get(dtype, COARSE_TOLERANCE)
+    a, b = ours.double().to(plain.device), plain.double()  # if a model spans several devices
+    unmasked = b.abs() < 1e30  # larger entries are the minus infinity of masks, which architectures write differently
+    if not torch.equal(unmasked, a.abs() < 1e30):
         return False
-    a, b = a[usual], b[usual]
+    a, b = a[unmasked], b[unmasked]
     return a.numel() == 0 or bool((a - b).abs().max() <= tolerance * b.abs().max().clamp_min(1e-6))
 
 
 def warn_unshared(model: HookedModel, why: str) -> None:
-    """Warn that a model's prompts are scored whole."""
+    """Warn that prompts are scored whole on a model."""
     warnings.warn(
         f"Prompts are scored whole on {model.name}, which is slower than by shared prefixes and gives the same "
-        f"numbers: {why}. share_prefixes=False says that this is meant.",
+        f"numbers: {why}. Set share_prefixes=False to silence this warning.",
         RuntimeWarning,
         stacklevel=2,
     )

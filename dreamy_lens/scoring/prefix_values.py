@@ -1,4 +1,4 @@
-"""The feature's value at every token of prompts: what it would be if the prompt ended there."""
+"""Prefix values: the value of a feature at every token of a prompt, as if the prompt ended there."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Ids = tuple[int, ...]
 def values_at_ends(
     rows: int, length: int, compute: Callable[[int], Float32[np.ndarray, " rows"]]
 ) -> Float32[np.ndarray, "rows length"]:
-    """Collect values of rows that are cut after each of their tokens.
+    """Collect the values of rows that are cut after each of their tokens.
 
     Args:
-        rows: number of rows.
-        length: tokens of a row.
-        compute: gives the values of all rows cut after this many tokens.
+        rows: Number of rows.
+        length: Number of tokens of a row.
+        compute: Function that returns the values of all rows, cut after a given number of tokens.
 
     Returns:
-        The values; NaN where the feature has none, as one that reads position 5 has none before it.
+        The values; NaN where the feature has none. A feature that reads position 5 has none at positions 0 to 4.
     """
     values = np.full((rows, length), np.nan, dtype=np.float32)
     for end in range(1, length + 1):
@@ -39,9 +39,12 @@ def values_at_tokens(scorer: Scorer, prompts: Iterable[Ids]) -> dict[Ids, Float3
     """Compute the value at every token of each prompt; NaN where the feature has none.
 
     Args:
-        scorer: for the feature; use it on the thread that may use the model. One that scores prompts whole is faster:
-            see :meth:`Scorer.unshared`.
-        prompts: ids of each prompt. Prompts of one length share their passes.
+        scorer: Scorer of the feature, used on the thread that may use the model. A scorer that scores prompts whole is
+            faster here: see :meth:`Scorer.without_sharing`.
+        prompts: Token ids of each prompt. Prompts of one length share their passes.
+
+    Returns:
+        The values at the tokens of each prompt, by the prompt's ids.
     """
     by_length: dict[int, list[Ids]] = {}
     for prompt in dict.fromkeys(prompts):

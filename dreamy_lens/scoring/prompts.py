@@ -1,4 +1,4 @@
-"""Prompts in the forms in which users give them."""
+"""Prompts: reading them in the forms that users give, and the tokens that stand around them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from dreamy_lens.models.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class PromptFrame:
-    """What stands around every prompt that is scored, and whose cross-entropy counts.
+    """Tokens around every prompt that is scored, and the model whose cross-entropy counts.
 
     Attributes:
-        fluency: the model whose cross-entropy it is.
-        prepend_bos: whether a BOS stands first.
-        prefix: ids of a template before the prompt.
-        suffix: ids after it.
+        fluency: Model whose cross-entropy counts.
+        prepend_bos: Whether a BOS stands first.
+        prefix: Token ids of the template before the prompt.
+        suffix: Token ids of the template after the prompt.
     """
 
     fluency: HookedModel
@@ -34,11 +34,11 @@ class PromptFrame:
     suffix: tuple[int, ...] = ()
 
     def layout(self, n: int) -> RowLayout:
-        """How rows of prompts of n tokens are made up."""
+        """Return the layout of the rows for prompts of n tokens."""
         return RowLayout(int(self.prepend_bos), len(self.prefix), n, len(self.suffix))
 
     def rows(self, prompts: Int64[np.ndarray, "B n"], model: HookedModel) -> Int64[np.ndarray, "B total"]:
-        """BOS, prefix, prompt and suffix of each prompt, as a model reads them."""
+        """Return the row that a model reads for each prompt: BOS, prefix, prompt and suffix."""
         size = len(prompts)
         before = np.array([*model.bos(self.prepend_bos), *self.prefix], dtype=np.int64)
         after = np.array(self.suffix, dtype=np.int64)
@@ -47,7 +47,7 @@ class PromptFrame:
     def on_device(
         self, prompts: Int64[np.ndarray, "B n"] | Int64[Tensor, "B n"], model: HookedModel
     ) -> Int64[Tensor, "B total"]:
-        """BOS, prefix, prompt and suffix on the model's device, of prompts that may be there already."""
+        """Return the row of each prompt on the model's device: BOS, prefix, prompt and suffix."""
         if isinstance(prompts, np.ndarray):
             return to_device(self.rows(prompts, model), model.device)
         around = self.rows(np.zeros((1, 0), dtype=np.int64), model)
@@ -57,11 +57,14 @@ class PromptFrame:
 
 
 def as_ids(prompts: Any, vocabulary: Vocabulary) -> list[Int64[np.ndarray, " n"]]:
-    """Read prompts in any form in which users give them.
+    """Convert prompts, in any form that users give them, to token ids.
 
     Args:
-        prompts: a text, ids `[n]` or `[B, n]`, a Prompt (anything with `.ids`), or a list of these.
-        vocabulary: the model's vocabulary.
+        prompts: Text, ids `[n]` or `[B, n]`, a Prompt (any object with `.ids`), or a list of these.
+        vocabulary: Vocabulary of the model.
+
+    Raises:
+        PromptError: There is no prompt, or one is not of these forms.
     """
     if isinstance(prompts, Tensor):
         (prompts,) = to_host(prompts)
@@ -82,6 +85,7 @@ def as_ids(prompts: Any, vocabulary: Vocabulary) -> list[Int64[np.ndarray, " n"]
 
 
 def _row(prompt: Any, vocabulary: Vocabulary) -> Int64[np.ndarray, " n"]:
+    """Convert one entry of a list of prompts to token ids."""
     if isinstance(prompt, str):
         ids = vocabulary.encode(prompt)
         if not ids:
@@ -92,6 +96,6 @@ def _row(prompt: Any, vocabulary: Vocabulary) -> Int64[np.ndarray, " n"]:
     checked = vocabulary.check(ids)
     if checked.ndim != 1:
         raise PromptError(
-            f"In a list of prompts each is a text or ids [n]; one of these has shape {list(checked.shape)}."
+            f"Each entry of a list of prompts is a text or ids [n]; one entry has shape {list(checked.shape)}."
         )
     return checked

@@ -1,4 +1,4 @@
-"""From prompts to values, cross-entropies and token gradients."""
+"""Scorer: values, cross-entropies and token gradients of prompts for one feature."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ from dreamy_lens.scoring.token_gradient import Gradient
 
 @dataclass(frozen=True)
 class Scores:
-    """Value and cross-entropy of prompts.
+    """Values and cross-entropies of prompts.
 
     Attributes:
-        value: the feature's value, float32 `[B]`.
-        cross_entropy: mean over the predicted tokens, float32 `[B]`, nats per token (Eq. 1).
+        value: Value of the feature for each prompt, float32 `[B]`.
+        cross_entropy: Mean cross-entropy over the predicted tokens of each prompt, float32 `[B]`, nats per token
+            (Eq. 1).
     """
 
     value: Float32[np.ndarray, " B"]
@@ -50,27 +51,28 @@ class Scores:
 
 
 class Scorer:
-    """Scores prompts of one length and layout for one feature.
+    """Scorer of prompts for one feature; the prompts of one call have one length.
 
     Args:
-        feature: an expression, or a bound feature.
-        model: whose activations the feature reads; None is the model that a bound feature is bound to.
-        fluency_model: whose cross-entropy is measured; None is the model itself. It must share the tokenizer.
-        prefix: ids of a template before every prompt.
-        suffix: ids after it; they are read by the feature, and not charged to the cross-entropy.
-        prepend_bos: whether a BOS stands first; None is the model's convention. Eq. 1's first token is charged exactly
-            if something stands before it.
-        batch_size: most prompts in one pass; None chooses, and halves it if memory runs out.
-        share_prefixes: whether prefixes that prompts share are computed once, which gives the same numbers sooner;
-            None does so where a few prompts, scored both ways, agree, and warns where they do not.
+        feature: Expression, or a bound feature.
+        model: Model whose activations the feature reads; None is the model that a bound feature is bound to.
+        fluency_model: Model whose cross-entropy is measured; None is `model`. It must share the tokenizer.
+        prefix: Token ids of the template before every prompt.
+        suffix: Token ids of the template after every prompt. The feature reads them; the cross-entropy does not count
+            them.
+        prepend_bos: Whether a BOS stands first; None follows the model's convention. The cross-entropy (Eq. 1) counts
+            the prompt's first token only if a token stands before it.
+        batch_size: Largest number of prompts in one pass; None chooses it, and halves it if memory runs out.
+        share_prefixes: Whether prefixes that prompts share are computed once, which is faster and gives the same
+            numbers. None first scores a few prompts both ways: it shares if they agree, and warns if they do not.
 
     Attributes:
-        bound: the feature, bound to the model.
-        fluency: the model whose cross-entropy is measured.
-        models: all that are run.
-        frame: what stands around every prompt.
-        forward: scores prompts.
-        backward: computes token gradients.
+        bound: Feature, bound to the model.
+        fluency: Model whose cross-entropy is measured.
+        models: Every model that a pass runs.
+        frame: Tokens around every prompt.
+        forward: Scorer of prompts by forward passes.
+        backward: Scorer of token gradients by backward passes.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class Scorer:
             self.bound, self.model = feature, feature.model if model is None else model
             self.prepend_bos = bool(self.model.bos(prepend_bos))
         elif model is None:
-            raise FeatureError(f"{feature.label} is not bound to a model, so a scorer of it needs one: give the model.")
+            raise FeatureError(f"{feature.label} is not bound to a model, so its scorer needs one: give the model.")
         else:
             self.model, self.prepend_bos = model, bool(model.bos(prepend_bos))
             self.bound = bind(feature, model, prepend_bos=self.prepend_bos)
@@ -113,7 +115,7 @@ class Scorer:
 
     @property
     def allowed(self) -> Bool[np.ndarray, " d_vocab"]:
-        """Tokens of the feature's model that every model of this scorer knows."""
+        """Mask of the tokens that may stand in prompts of every model of this scorer."""
         allowed = self.vocabulary.allowed.copy()
         for model in self.models:
             other = model.vocabulary.allowed
@@ -122,62 +124,62 @@ class Scorer:
         return allowed
 
     def invalidate_cache(self) -> None:
-        """Forget what was found out about the models, which may have been changed since."""
+        """Forget what was found out about the models: they may have been changed since."""
         with locked(self.models):
             self.forward.invalidate_cache()
             self.backward.invalidate_cache()
 
     def score(self, ids: Any) -> Scores:
-        """Value and cross-entropy of each prompt.
+        """Compute value and cross-entropy of each prompt.
 
         Args:
-            ids: `[B, n]` or `[n]` token ids, without BOS and template.
+            ids: Token ids `[B, n]` or `[n]`, without BOS and template.
         """
         return Scores(*to_host(self.score_on_device(ids))[0])
 
     def score_on_device(self, ids: Any) -> Float[Tensor, "2 B"]:
-        """Values and cross-entropies left on the model's device, so that nothing has to wait for them."""
+        """Return values and cross-entropies on the model's device, without waiting for them."""
         return self.forward.score([self.check_prompts(ids)])[0].stack()
 
     def values(self, ids: Any) -> Float32[np.ndarray, " B"]:
-        """Only the feature's value of each prompt: nothing deeper than its hook points runs."""
+        """Compute only the value of each prompt: no layer after the feature's hook points runs."""
         return to_host(self.forward.score([self.check_prompts(ids)], cross_entropy=False)[0].value)[0]
 
     def gradient(self, ids: Any) -> Gradient:
-        """Gradients of value and cross-entropy with respect to the prompts' one-hot tokens.
+        """Compute gradients of value and cross-entropy with respect to the prompts' one-hot tokens.
 
         Args:
-            ids: `[B, n]`; give every prompt once.
+            ids: Token ids `[B, n]` of distinct prompts.
 
         Returns:
-            The gradients, kept as factors: `[B, n, d_model]` and the surprisals, from which any mixture
-            `value - λ cross_entropy` gives `[B, n, d_vocab]`.
+            The gradients, kept as factors: `[B, n, d_model]` and the surprisals. The gradient `[B, n, d_vocab]` of any
+            mixture `value - λ cross_entropy` follows from them.
 
         Raises:
-            NoGradientError: the value does not depend on the tokens differentiably.
+            NoGradientError: The value does not depend on the tokens differentiably.
         """
         return self.backward.gradient([self.check_prompts(ids)])[0]
 
     def gradient_on_device(self, ids: Int64[Tensor, "B n"]) -> Gradient:
-        """Gradients for prompts that are on the model's device and known to be good; they are not checked."""
+        """Compute gradients for prompts on the model's device, without checking the prompts."""
         return self.backward.gradient([ids])[0]
 
     def values_at(self, ids: Any, shift: Float[Tensor, "B n d_model"]) -> Float[Tensor, " B"]:
-        """Compute the value with the prompts' embeddings moved: what :meth:`gradient` is the slope of.
+        """Compute the value at shifted embeddings of the prompts; :meth:`gradient` is its slope.
 
         Args:
-            ids: token ids `[B, n]`.
-            shift: what is added to the embeddings of the prompts' tokens.
+            ids: Token ids `[B, n]`.
+            shift: Vectors that are added to the embeddings of the prompts' tokens.
         """
         rows = self.check_prompts(ids)
         layout = self.layout(rows.shape[1])
-        full = self._full(rows, self.model)
+        full = self._rows_on_device(rows, self.model)
         with locked(self.models), torch.no_grad():
             embeddings = self.model.embed(full).clone()
             embeddings[:, layout.before : layout.before + layout.length] += shift.to(embeddings)
             readings: dict[HookedModel, ActivationSource] = {}
             for model in self.bound.models:
-                ids = self._full(rows, model)
+                ids = self._rows_on_device(rows, model)
                 hooks, logits = self.bound.hooks[model], model in self.bound.logits
                 readings[model] = ForwardPass(*model.run(ids, hooks, logits=logits), ids, layout)
             hooks, logits = self.bound.hooks[self.model], self.model in self.bound.logits
@@ -186,11 +188,16 @@ class Scorer:
             return self.bound(readings)
 
     def layout(self, n: int) -> RowLayout:
-        """How rows of prompts of n tokens are made up."""
+        """Return the layout of the rows for prompts of n tokens."""
         return self.frame.layout(n)
 
     def check_length(self, n: int) -> RowLayout:
-        """Raise PromptError or FeatureRangeError if prompts of n tokens cannot be scored."""
+        """Check that prompts of n tokens can be scored, and return the layout of their rows.
+
+        Raises:
+            PromptError: The prompts are too long for a model, or have no predicted token.
+            FeatureRangeError: The feature names a position that the prompts do not have.
+        """
         layout = self.layout(n)
         for model in self.models:
             if model.n_ctx is not None and layout.total > model.n_ctx:
@@ -207,7 +214,7 @@ class Scorer:
         return layout
 
     def check_prompts(self, ids: Any) -> Int64[np.ndarray, "B n"]:
-        """Prompts as an array, after a check that they can be scored."""
+        """Check that prompts can be scored, and return them as an array."""
         array = self.vocabulary.check(to_host(ids)[0] if isinstance(ids, Tensor) else ids, "A prompt")
         array = array[None] if array.ndim == 1 else array
         n = array.shape[1]
@@ -216,13 +223,13 @@ class Scorer:
             self._checked.add(n)
         return array
 
-    def unshared(self, template: bool = True) -> Scorer:
-        """Make a scorer that scores every prompt whole, which for prompts of many lengths is faster.
+    def without_sharing(self, template: bool = True) -> Scorer:
+        """Make a scorer that scores every prompt whole, which is faster for prompts of many lengths.
 
-        How prefixes can be shared is found out anew for each length of prompts, and that takes time.
+        Prefix sharing is verified anew for each length of prompts, and the verification takes time.
 
         Args:
-            template: whether prompts keep the template around them.
+            template: Whether the template stays around the prompts.
         """
         return Scorer(
             self.bound,
@@ -234,5 +241,6 @@ class Scorer:
             share_prefixes=False,
         )
 
-    def _full(self, rows: np.ndarray, model: HookedModel) -> Tensor:
+    def _rows_on_device(self, rows: np.ndarray, model: HookedModel) -> Tensor:
+        """Return the whole rows, with BOS and template, on the model's device."""
         return to_device(self.frame.rows(rows, model), model.device)

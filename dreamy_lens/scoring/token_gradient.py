@@ -1,4 +1,4 @@
-"""Token gradients, kept as factors: what a substitution would change, to first order."""
+"""Token gradients, kept as factors: the first-order effect of every token substitution."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class ModelGradient:
     """Contribution of one model to a gradient.
 
     Attributes:
-        value: gradient of the value at the prompt's embeddings, float32 `[B, n, d_model]`.
-        cross_entropy: gradient of the cross-entropy at the prompt's embeddings.
-        value_charge: how much the value depends on this model's cross-entropy, `[B]`.
-        cross_entropy_charge: 1 for the fluency model, else 0, `[B]`.
-        surprisal: -log p of each token divided by the number of predicted tokens, `[B, n, d_vocab]`, or None if not
-            needed: the exact change of the mean cross-entropy with the token as a target.
-        table: `[d_vocab, d_model]`, what each token embeds to.
+        value: Gradient of the value at the prompt's embeddings, float32 `[B, n, d_model]`.
+        cross_entropy: Gradient of the cross-entropy at the prompt's embeddings, float32 `[B, n, d_model]`.
+        value_charge: Derivative of the value with respect to this model's cross-entropy, `[B]`.
+        cross_entropy_charge: 1 for the fluency model, otherwise 0, `[B]`.
+        surprisal: -log p of each token divided by the number of predicted tokens, `[B, n, d_vocab]`: the exact
+            contribution of the token, as a target, to the mean cross-entropy. None if not needed.
+        table: Embedding of each token, `[d_vocab, d_model]`.
     """
 
     value: Float[Tensor, "B n d_model"]
@@ -40,9 +40,9 @@ class Gradient:
     """Gradients with respect to the one-hot tokens of B prompts, for one or several models.
 
     Attributes:
-        parts: one for each model that was run.
-        value: the prompts' values, float32 `[B]`.
-        cross_entropy: the prompts' cross-entropies, float32 `[B]`, nats per token.
+        parts: Contribution of each model that was run.
+        value: Values of the prompts, float32 `[B]`.
+        cross_entropy: Cross-entropies of the prompts, float32 `[B]`, nats per token.
     """
 
     parts: tuple[ModelGradient, ...]
@@ -50,27 +50,27 @@ class Gradient:
     cross_entropy: Float[Tensor, " B"]
 
     def objective(self, rows: Int64[Tensor, " M"], lambdas: Float[Tensor, " M"]) -> Float[Tensor, "M n d_vocab"]:
-        """Gradient of the full objective `L = value - λ cross_entropy` (Eq. 1) for members of a population.
+        """Compute the gradient of the full objective `L = value - λ cross_entropy` (Eq. 1) for members of a population.
 
         Args:
-            rows: which prompt each member is, `[M]`; several may be the same one.
-            lambdas: each member's λ, `[M]`.
+            rows: Index of each member's prompt, `[M]`; several members may have one prompt.
+            lambdas: λ of each member, `[M]`.
 
         Returns:
-            `[M, n, d_vocab]` float32. The token that is there has an entry like any other: only differences within a
-            position say what a substitution does.
+            The gradient, float32 `[M, n, d_vocab]`. The present token has an entry too: the effect of a substitution is
+            the difference between two entries of one position.
         """
         return self._mixture(rows, torch.ones_like(lambdas), -lambdas)
 
     def of_value(self) -> Float[Tensor, "B n d_vocab"]:
-        """Gradient of the value alone."""
+        """Compute the gradient of the value alone."""
         rows = torch.arange(len(self.value), device=self.value.device)
         return self._mixture(
             rows, torch.ones(len(rows), device=rows.device), torch.zeros(len(rows), device=rows.device)
         )
 
     def of_cross_entropy(self) -> Float[Tensor, "B n d_vocab"]:
-        """Gradient of the cross-entropy alone."""
+        """Compute the gradient of the cross-entropy alone."""
         rows = torch.arange(len(self.value), device=self.value.device)
         return self._mixture(
             rows, torch.zeros(len(rows), device=rows.device), torch.ones(len(rows), device=rows.device)
@@ -79,24 +79,24 @@ class Gradient:
     def _mixture(
         self, rows: Int64[Tensor, " M"], of_value: Float[Tensor, " M"], of_cross_entropy: Float[Tensor, " M"]
     ) -> Float[Tensor, "M n d_vocab"]:
-        """Sum of both gradients with weights for each member, over all models."""
+        """Sum both gradients over all models, with the weights of each member."""
         width = min(len(part.table) for part in self.parts)
         total: Tensor | None = None
         for part in self.parts:
             device = part.value.device
             at, f, c = (to_device(x, device) for x in (rows, of_value, of_cross_entropy))
             embedded = f[:, None, None] * part.value[at] + c[:, None, None] * part.cross_entropy[at]
-            out = matmul_t(embedded, part.table[:width].float())
+            gradient = matmul_t(embedded, part.table[:width].float())
             if part.surprisal is not None:
                 charge = f * part.value_charge[at] + c * part.cross_entropy_charge[at]
-                out += charge[:, None, None] * part.surprisal[at, :, :width]
-            out = to_device(out, rows.device)
-            total = out if total is None else total + out
+                gradient += charge[:, None, None] * part.surprisal[at, :, :width]
+            gradient = to_device(gradient, rows.device)
+            total = gradient if total is None else total + gradient
         assert total is not None
         return total
 
     def part(self, rows: slice) -> Gradient:
-        """Select some of the prompts."""
+        """Return the gradients of some of the prompts."""
         parts = (
             ModelGradient(
                 p.value[rows],

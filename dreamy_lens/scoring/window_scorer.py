@@ -1,8 +1,8 @@
-"""Values of many features, and cross-entropies, of many prompts that have nothing in common: a corpus' windows.
+"""Window scorer: values of many features, and cross-entropies, of the windows of a corpus.
 
-Prompts of a search share prefixes; windows do not, so every row is run whole. What is saved here is everything around
-the arithmetic: components of a bridge that nobody reads are left out, all features that share a pass take their numbers
-from it, and nothing deeper than the deepest hook point is run unless the cross-entropy is wanted.
+Prompts of a search share prefixes. Windows do not, so every row is run whole. The savings are around the arithmetic:
+components of a model that no feature reads are left out, all features take their numbers from one pass, and no layer
+after the deepest hook point is run unless the cross-entropy is requested.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from dreamy_lens.scoring.feature_bank import FeatureBank
 from dreamy_lens.scoring.prefix_sharing import is_close
 from dreamy_lens.scoring.prompts import PromptFrame
 
-NUMBERS = {"cpu": 3 << 21, "cuda": 1 << 29}
-"""Logits and activations, counted in numbers, of one pass, by kind of device. A processor's caches hold little more."""
+MAX_ENTRIES = {"cpu": 3 << 21, "cuda": 1 << 29}
+"""Largest count of logits and activations in one pass, by kind of device. The caches of a CPU hold little more."""
 
-LEAST = 16
-"""Rows in one pass below which products of matrices become slow."""
+MIN_ROWS = 16
+"""Smallest number of rows in one pass; with fewer, matrix products become slow."""
 
-TRIED = 8
-"""Rows on which a faster pass has to give what the plain one gives before it is used."""
+TRIAL_ROWS = 8
+"""Number of rows on which a faster pass must agree with the plain pass before it is used."""
 
 
 class WindowScores(NamedTuple):
-    """Values of B rows for each bank, and cross-entropies if they were asked for, on the model's device."""
+    """Values of B rows for each bank, and cross-entropies if requested, on the model's device."""
 
     rows: int
     values: list[Float[Tensor, "B F"]]
@@ -45,22 +45,23 @@ class WindowScores(NamedTuple):
 
 
 class WindowScorer:
-    """Scores rows of one length.
+    """Scorer of windows of one length.
 
     Args:
-        banks: of one model.
-        model: that model.
-        frame: what stands around every row, and whose cross-entropy counts.
-        length: tokens of a row, without what the frame puts around it.
-        cross_entropy: whether it is wanted.
-        batch_size: rows in one pass; None chooses.
+        banks: Feature banks of one model.
+        model: Model of the banks.
+        frame: Tokens around every window, and the model whose cross-entropy counts.
+        length: Number of tokens of a window.
+        cross_entropy: Whether cross-entropies are computed.
+        batch_size: Number of windows in one pass; None chooses it.
 
     Raises:
-        SettingsError: rows are longer than a model's context.
+        SettingsError: Windows are longer than the context of a model.
 
     Attributes:
-        size: rows in one pass. Which rows come together decides the last bits of their numbers, so it is fixed.
-        plain: models that are run as TransformerLens runs them, and why.
+        size: Number of windows in one pass. It is fixed, because the windows of a pass affect the last bits of each
+            other's numbers.
+        plain: Models that are run without any component left out, each with the reason.
     """
 
     def __init__(
@@ -89,11 +90,11 @@ class WindowScorer:
         self._parts: dict[HookedModel, ComponentBypass] = {}
         self.plain: dict[HookedModel, str] = {}
         self._widths: dict[HookedModel, int] = {}
-        self._tried = False
+        self._prepared = False
         self.size = batch_size or 0
 
     def _check_room(self, model: HookedModel, length: int) -> None:
-        """Raise SettingsError if a model cannot read rows of this length; that of the cross-entropy has to as well."""
+        """Raise SettingsError if a model, the fluency model included, cannot read windows of this length."""
         layout = self.layout
         models = dict.fromkeys([model, *(m for b in self.banks for m in b.hooks), self.frame.fluency])
         for reader in models:
@@ -105,12 +106,12 @@ class WindowScorer:
                 )
 
     def prepare(self, rows: Int64[np.ndarray, "B n"]) -> None:
-        """Find out on a few rows whether the faster passes give what the plain ones give, once."""
-        if self._tried or not len(rows):
+        """Check once, on a few rows, that the faster passes agree with the plain passes, and choose the batch size."""
+        if self._prepared or not len(rows):
             return
         with locked(self.models), torch.no_grad():
             for model in self.models:
-                ids = to_device(self.frame.rows(rows[:TRIED], model), model.device)
+                ids = to_device(self.frame.rows(rows[:TRIAL_ROWS], model), model.device)
                 plain = self._plain(model, ids)
                 self._widths[model] = sum(x[0].numel() for x in plain.activations.values())
                 self._parts[model] = model.bypass()
@@ -118,39 +119,43 @@ class WindowScorer:
                 if why:
                     self.plain[model] = why
         if not self.size:
-            self.size = self._chosen()
-        self._tried = True
+            self.size = self._choose_size()
+        self._prepared = True
 
-    def _chosen(self) -> int:
+    def _choose_size(self) -> int:
+        """Choose the number of rows in one pass, a power of 2, by the size of what a row computes."""
         device = self.model.device.type
         most = TOKENS.get(device, TOKENS["cpu"]) // self.layout.total
-        budget = NUMBERS.get(device, NUMBERS["cpu"])
+        budget = MAX_ENTRIES.get(device, MAX_ENTRIES["cpu"])
         row = sum(self._widths.values()) + sum(self.layout.total * m.vocabulary.size for m in self.logits)
         row += sum(len(bank) for bank in self.banks)
-        size = max(LEAST, min(most, budget // max(row, 1)))
+        size = max(MIN_ROWS, min(most, budget // max(row, 1)))
         return 1 << (size.bit_length() - 1)
 
     def _differs(self, model: HookedModel, ids: Tensor, plain: ForwardPass) -> str:
+        """Return why the faster pass of a model cannot be used, or ""."""
         if model.is_hooked:
-            return "somebody has hooks on it"
+            return "hooks are attached to it"
         try:
             bare = self._bare(model, ids)
-        except Exception as error:  # whatever an architecture does not like is a reason to run it as it is
+        except Exception as error:  # architectures may refuse in any way; then the plain pass is used
             return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         for name in self.captures[model]:
             if not is_close(bare.activations[name], plain.activations[name], model.dtype):
-                return f"its activation at {name} comes out differently"
+                return f"its activation at {name} differs"
         if model in self.logits:
             assert bare.logits is not None and plain.logits is not None
             if not is_close(bare.logits, plain.logits, model.dtype):
-                return "its logits come out differently"
+                return "its logits differ"
         return ""
 
     def _plain(self, model: HookedModel, ids: Tensor) -> ForwardPass:
+        """Run the whole model over the rows."""
         activations, logits = model.run(ids, self.captures[model], logits=model in self.logits)
         return ForwardPass(activations, logits, ids, self.layout)
 
     def _bare(self, model: HookedModel, ids: Tensor) -> ForwardPass:
+        """Run the model over the rows without the components that no feature reads."""
         with model.kernels.used(), self._parts[model].bare(self.captures[model]):
             return self._plain(model, ids)
 
@@ -167,7 +172,7 @@ class WindowScorer:
         """Compute values and cross-entropies of the rows, batch by batch.
 
         Yields:
-            A slice of the rows with their scores, which are not kept here.
+            Slice of the rows, and their scores, which the scorer does not keep.
         """
         self.prepare(rows)
         batches = BatchRunner(self.size, "windows")
@@ -179,6 +184,7 @@ class WindowScorer:
                 done += scores.rows
 
     def _score(self, rows: Int64[np.ndarray, "B n"]) -> WindowScores:
+        """Score the rows of one batch."""
         with locked(self.models), torch.no_grad():
             readings = self.read(rows)
             values = [bank(readings) for bank in self.banks]
@@ -189,6 +195,6 @@ class WindowScorer:
 
     @contextlib.contextmanager
     def keep_hooks(self) -> Iterator[None]:
-        """Keep the hooks that passes read with attached between passes."""
+        """Keep the hooks of passes attached between passes, inside the `with` block."""
         with keep_hooks(self.models):
             yield

@@ -1,4 +1,4 @@
-"""Evolutionary Prompt Optimization: proposals, constraints, selection, restarts, the loop."""
+"""Evolutionary Prompt Optimization (EPO): settings, constraints, operators, selection, restarts and the loop."""
 
 import lazy_loader as _lazy
 

@@ -1,4 +1,4 @@
-"""The settings of a run."""
+"""Settings of a run."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _NEGATIVE = "a negative λ would reward prompts for being unlikely"
 @documented
 @dataclass(frozen=True)
 class EPOConfig:
-    """Settings of EPO; the defaults are the paper's Table 1. All are also keywords of :func:`dreamy_lens.dream`.
+    """Settings of EPO. The defaults are those of the paper's Table 1. Each setting is a keyword of `dream()` too.
 
-    A setting is declared once, below: the command line and the notebook form offer whatever is declared here.
+    Each setting is declared once, below. The command line and the notebook form offer every setting declared here.
 
     Attributes:
         {settings}
 
     Raises:
-        SettingsError: a setting is outside its range.
+        SettingsError: A setting is outside its range.
 
     >>> print(EPOConfig(population=4).lambdas.round(2))
     [ 0.1   0.46  2.15 10.  ]
@@ -34,7 +34,7 @@ class EPOConfig:
     """
 
     iterations: int = setting(
-        300, "iterations", "how many times (T) the population is replaced by its best children", minimum=0
+        300, "iterations", "number of times (T) that the population is replaced by its best children", minimum=0
     )
     population: int = setting(
         8, "population", "members (M) of the population, each with its own weight λ of fluency", minimum=1
@@ -43,28 +43,28 @@ class EPOConfig:
     top_k: int = setting(
         512,
         "top k",
-        "candidate tokens (k) at each position, the best by the gradient of the full objective; fewer is greedier",
+        "candidate tokens (k) at each position, the best by the gradient of the full objective; a small k is greedier",
         minimum=1,
     )
-    length: int = setting(12, "length", "tokens (n) of a prompt; a start text decides it instead", minimum=1)
+    length: int = setting(12, "length", "number of tokens (n) of a prompt; a start text has its own length", minimum=1)
     lambda_min: float = setting(
         0.1,
         "least λ",
-        "smallest weight λ of fluency; if the largest is 0 too, fluency does not count",
+        "smallest weight λ of fluency; if the largest λ is 0 too, fluency does not count",
         too_low=_NEGATIVE,
         advanced=True,
     )
     lambda_max: float = setting(
         10.0,
         "largest λ",
-        "largest weight λ of fluency; the members' weights are log-uniform between the two",
+        "largest weight λ of fluency; the members' weights are log-uniform between the smallest and the largest",
         too_low=_NEGATIVE,
         advanced=True,
     )
     restart_every: int = setting(
         30,
         "restart every",
-        "iterations between restarts, which only one member survives; 0 for no restarts",
+        "iterations between restarts; only one member survives a restart; 0 for no restarts",
         minimum=0,
         advanced=True,
     )
@@ -78,7 +78,7 @@ class EPOConfig:
     restart_lambda_max: float = setting(
         6.0,
         "largest restart λ",
-        "largest weight λ_r of a restart, which draws it uniformly between the two",
+        "largest weight λ_r of a restart, which draws λ_r uniformly between the smallest and the largest",
         too_low=_NEGATIVE,
         advanced=True,
     )
@@ -96,11 +96,11 @@ class EPOConfig:
         when_none="for the model's convention",
         advanced=True,
     )
-    seed: int = setting(0, "seed", "seed of everything that is drawn at random", minimum=0)
+    seed: int = setting(0, "seed", "seed of the random generator", minimum=0)
     batch_size: int | None = setting(
         None,
         "batch size",
-        "most prompts in one pass through the model; it changes speed, and rounding only",
+        "largest number of prompts in one pass through the model; it affects only speed and rounding",
         minimum=1,
         when_none="to choose it automatically",
         advanced=True,
@@ -108,7 +108,7 @@ class EPOConfig:
     share_prefixes: bool | None = setting(
         None,
         "share prefixes",
-        "compute what children have in common once; it changes speed, and rounding only",
+        "compute prefixes that children share only once; it affects only speed and rounding",
         when_none="to share them where that gives the same numbers",
         advanced=True,
     )
@@ -121,8 +121,8 @@ class EPOConfig:
             raise SettingsError(f"{which}_min is {low:g}, above {which}_max, {high:g}; swap them.")
         if self.lambda_min == 0 < self.lambda_max and self.population > 1:
             raise SettingsError(
-                "lambda_min is 0, and λs are spaced evenly in their logarithm; use a small number such as 0.001, or "
-                "lambda_max=0 too for no fluency at all."
+                "lambda_min is 0, but λs are spaced evenly in their logarithm; use a small number such as 0.001, or "
+                "set lambda_max=0 too for no fluency at all."
             )
 
     def draw_restart(self, iteration: int, rng: np.random.Generator) -> float | None:
@@ -142,27 +142,33 @@ class EPOConfig:
 
     @classmethod
     def gcg(cls, **settings: Any) -> EPOConfig:
-        """Greedy coordinate gradient: one member, no fluency, no restarts; as many children as EPO's default in all."""
+        """Return the settings of greedy coordinate gradient (GCG): one member, no fluency, no restarts, 256 children.
+
+        The number of children is that of a whole iteration under EPO's defaults.
+
+        Args:
+            **settings: Settings to replace.
+        """
         return cls(
             **{"population": 1, "children": 256, "lambda_min": 0.0, "lambda_max": 0.0, "restart_every": 0} | settings
         )
 
     @classmethod
     def from_settings(cls, config: EPOConfig | None, settings: dict[str, Any]) -> EPOConfig:
-        """Replace settings of a configuration.
+        """Return a configuration with some settings replaced.
 
         Args:
-            config: configuration to start from, whose class is kept; None is the default one.
-            settings: new values, by the settings' names.
+            config: Configuration to start from, whose class is kept; None is the default configuration.
+            settings: New values, by the names of the settings.
 
         Raises:
-            SettingsError: a setting is unknown, and the sentence names the nearest; or it is outside its range.
+            SettingsError: A setting is unknown, and the message names the nearest one; or a value is outside its range.
 
         >>> EPOConfig.from_settings(None, {"length": 6}).length
         6
         """
         if config is not None and not isinstance(config, cls):
-            raise SettingsError(f"config is an EPOConfig; got {type(config).__name__!r}.")
+            raise SettingsError(f"config must be an EPOConfig; got {type(config).__name__!r}.")
         kind = cls if config is None else type(config)
         known = [field.name for field in fields(kind)]
         for name in settings:
@@ -176,11 +182,11 @@ def configs_of_seeds(config: EPOConfig, seeds: Iterable[int] | None, named: Coll
 
     Args:
         config: Configuration that all runs share.
-        seeds: Seeds, each of which is there once.
-        named: Names of the settings that the user wrote out; `seed` must not be among them if there are seeds.
+        seeds: Distinct seeds.
+        named: Names of the settings that the user gave; `seed` must not be among them if `seeds` is given.
 
     Raises:
-        SettingsError: The seeds are empty, a single number, or not distinct; or there is a `seed` too.
+        SettingsError: The seeds are empty, a single number, or not distinct; or `seed` is given too.
     """
     if seeds is None:
         return [config]
@@ -188,12 +194,12 @@ def configs_of_seeds(config: EPOConfig, seeds: Iterable[int] | None, named: Coll
         raise SettingsError("Both seed= and seeds= are given; keep one.")
     if isinstance(seeds, (int, np.integer)):
         raise SettingsError(
-            f"seeds is {seeds}; it is several, such as range({max(int(seeds), 2)}). For one, use seed=."
+            f"seeds is {seeds}; give several seeds, such as range({max(int(seeds), 2)}). For one seed, use seed=."
         )
     configs = [replace(config, seed=seed) for seed in seeds]
     if not configs:
         raise SettingsError("seeds is empty; give at least one.")
     given = [config.seed for config in configs]
     if len(set(given)) < len(given):
-        raise SettingsError(f"seeds has one twice: {given}; equal seeds make equal runs.")
+        raise SettingsError(f"seeds contains a seed twice: {given}; equal seeds make equal runs.")
     return configs

@@ -1,4 +1,4 @@
-"""A set of constraints made ready for one vocabulary and one length of prompts."""
+"""Constraint set: constraints compiled for one vocabulary and one length of prompts."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from dreamy_lens.search.constraints import __all__ as FUNCTIONS
 
 
 class ConstraintSet:
-    """A set of constraints, made ready for one vocabulary and one length of prompts.
+    """Constraints, compiled for one vocabulary and one length of prompts.
 
     Args:
-        constraints: see :mod:`dreamy_lens.search.constraints`.
-        vocabulary: the model's.
-        length: n, tokens of a prompt.
-        allowed: bool `[d_vocab]`, tokens that may be proposed before any constraint; None is the vocabulary's own.
+        constraints: Constraints from :mod:`dreamy_lens.search.constraints`.
+        vocabulary: Vocabulary of the model.
+        length: Number of tokens (n) of a prompt.
+        allowed: Tokens that may be proposed apart from constraints, bool `[d_vocab]`; None asks the vocabulary.
 
     Attributes:
-        allowed: bool `[d_vocab]`, tokens that may be proposed.
-        fixed: tokens by position, which never change.
-        free_positions: the positions that may change, int64 `[<= n]`.
-        prefix, suffix: the template's ids.
+        allowed: Tokens that may be proposed, bool `[d_vocab]`.
+        fixed: Tokens that never change, by position.
+        free_positions: Positions that may change, int64 `[<= n]`.
+        prefix, suffix: Token ids of the template before and after the prompt.
 
     Raises:
-        ConstraintError: they contradict each other, or leave no token or no position to change.
+        ConstraintError: The constraints contradict each other, or leave no token or no position to change.
     """
 
     def __init__(
@@ -62,19 +62,20 @@ class ConstraintSet:
         if left < 2:
             raise ConstraintError(
                 f"Of the vocabulary's {vocabulary.size} tokens {'only 1' if left else 'none'} is left to propose, so "
-                f"there is nothing to search (constraints: {self.describe()}). Loosen one."
+                f"there is nothing to search (constraints: {self.describe()}). Loosen a constraint."
             )
         if not len(self.free_positions):
             raise ConstraintError(
-                f"All {length} positions are fixed, so there is nothing to search; free one, or lengthen the prompt."
+                f"All {length} positions are fixed, so there is nothing to search; free one of them, or lengthen the "
+                "prompt."
             )
 
     def describe(self) -> str:
-        """All constraints, in words."""
+        """Describe all constraints in words."""
         return "; ".join(c.describe() for c in self.constraints) or "none"
 
     def check(self, rows: np.ndarray) -> np.ndarray:
-        """Which prompts, `[B, n]` of allowed tokens, obey the rules that concern whole prompts: bool `[B]`."""
+        """Return which prompts, `[B, n]` of allowed tokens, obey the constraints on whole prompts: bool `[B]`."""
         if not self._predicates:
             return np.ones(len(rows), dtype=bool)
         texts = [self.vocabulary.text(row) for row in rows]
@@ -84,7 +85,7 @@ class ConstraintSet:
         )
 
     def require(self, rows: np.ndarray) -> None:
-        """Raise ConstraintError if a given prompt `[B, n]` breaks a rule; the message says which."""
+        """Raise ConstraintError if one of the start prompts `[B, n]` breaks a constraint, which the message names."""
         for row in rows:
             text = self.vocabulary.text(row)
             for position, token in self.fixed.items():
@@ -98,7 +99,7 @@ class ConstraintSet:
                 token = int(row[banned[0]])
                 why = f"which may not be used here (constraints: {self.describe()})"
                 if not self.vocabulary.allowed[token]:
-                    why = "which is special or unused, and has no place in a prompt"
+                    why = "which is special or unused, and cannot stand in a prompt"
                 raise ConstraintError(
                     f"The start {text!r} has the token {self.vocabulary.text([token])!r} (id {token}) at position "
                     f"{banned[0]}, {why}."
@@ -108,10 +109,10 @@ class ConstraintSet:
                     raise ConstraintError(f"The start {text!r} breaks a constraint: {constraint.describe()}.")
 
     def random(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Random prompts that obey the rules, int64 `[count, n]`.
+        """Draw random prompts that obey the constraints, int64 `[count, n]`.
 
         Raises:
-            ConstraintError: hardly any random prompt obeys them.
+            ConstraintError: Too few random prompts obey the constraints.
         """
         candidates = np.flatnonzero(self.allowed)
         prompts: list[np.ndarray] = []
@@ -124,11 +125,12 @@ class ConstraintSet:
                 return np.stack(prompts[:count])
         raise ConstraintError(
             f"Of {400 * max(count, 32)} random prompts of {self.length} tokens only {len(prompts)} obey the "
-            f"constraints ({self.describe()}), and {count} are needed. Give a start that obeys them, shorten the "
-            "prompt, or loosen one."
+            f"constraints ({self.describe()}), and {count} are needed. Give a start that obeys the constraints, "
+            "shorten the prompt, or loosen a constraint."
         )
 
     def _add(self, c: Constraint) -> None:
+        """Apply a constraint to the allowed tokens, the fixed tokens, or the tests of whole prompts."""
         vocabulary = self.vocabulary
         pieces = vocabulary.tokens(range(vocabulary.size)) if isinstance(c, (ForbidText, Printable)) else []
         if isinstance(c, ForbidTokens):
@@ -137,7 +139,7 @@ class ConstraintSet:
         elif isinstance(c, ForbidText):
             needle = c.text.casefold()
             self.allowed &= np.array([needle not in piece.casefold() for piece in pieces])
-            # Beside the prompt, as much of the template as an occurrence can begin or end with.
+            # An occurrence may begin in the template before the prompt, or end in the template after it.
             margin = len(needle) - 1
             before, after = self._around[0][max(0, len(self._around[0]) - margin) :], self._around[1][:margin]
             self._predicates.append((c, lambda row, text: needle not in before + text.casefold() + after))
@@ -150,9 +152,9 @@ class ConstraintSet:
                 self._fix(position, token)
 
     def _check_fixed(self) -> None:
-        """Raise ConstraintError if a fixed token has forbidden text, for then no prompt can exist.
+        """Raise ConstraintError if a fixed token contains forbidden text, because then no prompt can exist.
 
-        A forbidden *token* may be fixed: it is not proposed anywhere else then.
+        A forbidden *token* may be fixed: then it is not proposed at any other position.
         """
         for position, token in self.fixed.items():
             piece = self.vocabulary.piece(token)
@@ -160,10 +162,11 @@ class ConstraintSet:
                 if isinstance(c, ForbidText) and c.text.casefold() in piece.casefold():
                     raise ConstraintError(
                         f"Position {position} is fixed to {piece!r}, and prompts are to be {c.describe()}; drop one of "
-                        "the two."
+                        "the two constraints."
                     )
 
     def _fix(self, position: int, token: str | int) -> None:
+        """Fix the token at a position; raise ConstraintError if that is impossible."""
         if not -self.length <= position < self.length:
             raise ConstraintError(
                 f"fix() names position {position}, and prompts of {self.length} tokens have positions 0 to "
@@ -175,10 +178,11 @@ class ConstraintSet:
             raise ConstraintError(f"fix() at position {position}: {error}") from error
         position %= self.length
         if self.fixed.get(position, chosen) != chosen:
-            raise ConstraintError(f"Position {position} is fixed to two different tokens; keep one.")
+            raise ConstraintError(f"Position {position} is fixed to two different tokens; keep one of them.")
         self.fixed[position] = chosen
 
     def _round_trips(self, row: np.ndarray, text: str) -> bool:
+        """Return whether a prompt, inside its template, is encoded back to the same ids."""
         if not (self.prefix or self.suffix):
             return self.vocabulary.encode(text) == row.tolist()
         ids = [*self.prefix, *row.tolist(), *self.suffix]
@@ -186,7 +190,7 @@ class ConstraintSet:
 
 
 def _continuation(vocabulary: Vocabulary, text: str) -> list[int]:
-    """Ids of a text that stands behind other text, where some tokenizers would put a space before it."""
+    """Encode text that follows other text; alone, some tokenizers would put a space before it."""
     if not text:
         return []
     for anchor in ("", ".", "a", ")", "\n"):
@@ -200,4 +204,5 @@ def _continuation(vocabulary: Vocabulary, text: str) -> list[int]:
 
 
 def _prints(piece: str) -> bool:
+    """Return whether a token's text is printable, new lines and tabs included."""
     return bool(piece) and REPLACEMENT not in piece and all(c.isprintable() or c in "\n\t" for c in piece)

@@ -1,7 +1,7 @@
-"""Constraints on prompts, as values: which tokens may stand where, and which prompts may exist at all.
+"""Constraints on prompts, as values: the tokens that may stand at each position, and the prompts that may exist.
 
-They apply where candidates are drawn: a token that is forbidden is never proposed, and a mutation that breaks a rule is
-drawn again instead of being scored; see :class:`~dreamy_lens.search.constraint_set.ConstraintSet`.
+A search applies constraints when it draws candidates. A forbidden token is never proposed, and a mutation that breaks a
+constraint is drawn again instead of being scored. See :class:`~dreamy_lens.search.constraint_set.ConstraintSet`.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ __all__ = ["fix", "forbid_text", "forbid_tokens", "printable", "round_trip", "te
 
 @dataclass(frozen=True)
 class Constraint:
-    """Base of all constraints: equal values for equal rules; `describe()` is a line for tables and messages."""
+    """Base class of constraints. Equal constraints are equal values; `describe()` is a line for tables and messages."""
 
     def describe(self) -> str:
-        """What it demands, in words."""
+        """Describe the constraint in words."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class ForbidTokens(Constraint):
-    """These tokens never stand in a prompt."""
+    """Constraint that some tokens never stand in a prompt."""
 
     tokens: tuple[str | int, ...]
 
     def describe(self) -> str:
-        """What it demands, in words."""
+        """Describe the constraint in words."""
         shown, more = self.tokens[:8], len(self.tokens) - 8
         listed = ", ".join(map(repr, shown)) + (f" and {more} more" if more > 0 else "")
         return f"without the token{'s' * (len(self.tokens) > 1)} {listed}"
@@ -40,57 +40,57 @@ class ForbidTokens(Constraint):
 
 @dataclass(frozen=True)
 class ForbidText(Constraint):
-    """The prompt's text does not contain this, in any case, within a token or across several."""
+    """Constraint that the prompt's text does not contain a text, in any case, within one token or across several."""
 
     text: str
 
     def describe(self) -> str:
-        """What it demands, in words."""
+        """Describe the constraint in words."""
         return f"without the text {self.text!r} in any case"
 
 
 @dataclass(frozen=True)
 class RoundTrip(Constraint):
-    """The prompt's text encodes to the very same tokens."""
+    """Constraint that the prompt's text encodes back to the same tokens."""
 
     def describe(self) -> str:
-        """What it demands, in words."""
+        """Describe the constraint in words."""
         return "round-trips through its text"
 
 
 @dataclass(frozen=True)
 class Printable(Constraint):
-    """No control characters, and no tokens that are parts of characters."""
+    """Constraint that the prompt has no control characters and no tokens that are parts of characters."""
 
     def describe(self) -> str:
-        """What it demands, in words."""
+        """Describe the constraint in words."""
         return "printable"
 
 
 @dataclass(frozen=True)
 class Fix(Constraint):
-    """Given tokens at given positions."""
+    """Constraint that given tokens stand at given positions."""
 
     at: tuple[tuple[int, str | int], ...]
 
     def describe(self) -> str:
-        """What it demands, in words."""
+        """Describe the constraint in words."""
         return ", ".join(f"{token!r} at position {position}" for position, token in self.at)
 
 
 @dataclass(frozen=True)
 class Template(Constraint):
-    """Fixed text around the prompt, read by the feature, charged to no cross-entropy."""
+    """Fixed text around the prompt. The feature reads it; the cross-entropy does not count it."""
 
     text: str
 
     def describe(self) -> str:
-        """What it demands, in words."""
+        """Describe the constraint in words."""
         return f"inside the template {self.text!r}"
 
 
 def forbid_tokens(*tokens: str | int) -> ForbidTokens:
-    """Tokens, given as text or id, that may not stand in a prompt.
+    """Forbid tokens, each given as text or id, everywhere in the prompt.
 
     >>> forbid_tokens(" the", 17).describe()
     "without the tokens ' the', 17"
@@ -99,9 +99,9 @@ def forbid_tokens(*tokens: str | int) -> ForbidTokens:
 
 
 def forbid_text(text: str) -> ForbidText:
-    """Text that may not occur in the prompt's, whatever its case and whichever tokens it is made of (Section 3.1).
+    """Forbid text in the prompt's text, in any case and in any division into tokens (Section 3.1 of the paper).
 
-    Surrounding white space does not count: ``forbid_text(" dog")`` rejects "Dogma" and "hotdog" too.
+    White space around the text is ignored: ``forbid_text(" dog")`` rejects "Dogma" and "hotdog" too.
     """
     if not isinstance(text, str) or not text.strip():
         raise ConstraintError(f"forbid_text() takes some visible text; got {text!r}.")
@@ -109,17 +109,17 @@ def forbid_text(text: str) -> ForbidText:
 
 
 def round_trip() -> RoundTrip:
-    """The prompt survives being written down: its text encodes to the same tokens, inside its template if any."""
+    """Demand that the prompt's text encodes back to the same tokens, inside the template if there is one."""
     return RoundTrip()
 
 
 def printable() -> Printable:
-    """Only tokens that print: no control characters but new lines and tabs, no halves of characters."""
+    """Demand tokens that print: no control characters except new lines and tabs, and no parts of characters."""
     return Printable()
 
 
 def fix(at: Mapping[int, str | int]) -> Fix:
-    """Tokens, given as text or id, that stand at positions 0, 1, ... (or -1, -2, ...) and are never changed.
+    """Fix tokens, each given as text or id, at positions 0, 1, ... (or -1, -2, ... from the end).
 
     >>> fix({0: "The", -1: " dog"}).describe()
     "'The' at position 0, ' dog' at position -1"
@@ -129,28 +129,32 @@ def fix(at: Mapping[int, str | int]) -> Fix:
     for position in at:
         if isinstance(position, bool) or not isinstance(position, numbers.Integral):
             raise ConstraintError(
-                f"fix() takes tokens by position, and {position!r} is not one: use 0, 1, ... or -1, -2, ..."
+                f"fix() takes tokens by position, and {position!r} is not a position: use 0, 1, ... or -1, -2, ..."
             )
     return Fix(tuple((int(position), _token(token, "fix")) for position, token in at.items()))
 
 
 def _token(token: Any, where: str) -> str | int:
-    """A token as it is kept: its text, or its id as a plain integer, which JSON can hold."""
+    """Check a token and return it as a JSON value: its text, or its id as a plain integer."""
     if isinstance(token, str) and token:
         return token
     if isinstance(token, bool) or not isinstance(token, numbers.Integral):
-        many = " Several are given one by one: forbid_tokens(*tokens)." if where == "forbid_tokens" else ""
+        many = " Give several tokens one by one: forbid_tokens(*tokens)." if where == "forbid_tokens" else ""
         raise ConstraintError(f"{where}() takes a token as its text or its id; got {token!r}.{many}")
     return int(token)
 
 
 def to_dict(constraint: Constraint) -> dict[str, Any]:
-    """A constraint as plain JSON values."""
+    """Return a constraint as JSON values."""
     return {"kind": type(constraint).__name__, **asdict(constraint)}
 
 
 def from_dict(data: dict[str, Any]) -> Constraint:
-    """The inverse of :func:`to_dict`."""
+    """Return the constraint that :func:`to_dict` turned into these values.
+
+    Raises:
+        ConstraintError: There is no constraint of this kind.
+    """
     kinds = {c.__name__: c for c in (ForbidTokens, ForbidText, RoundTrip, Printable, Fix, Template)}
     rest = {name: value for name, value in data.items() if name != "kind"}
     if data.get("kind") not in kinds:
@@ -165,7 +169,7 @@ def from_dict(data: dict[str, Any]) -> Constraint:
 
 
 def template(text: str) -> Template:
-    """Fixed text around the prompt, as in ``template("User: {dream} Assistant:")``."""
+    """Put fixed text around the prompt, which stands at `{dream}`: ``template("User: {dream} Assistant:")``."""
     if not isinstance(text, str) or text.count("{dream}") != 1:
         raise ConstraintError(f"A template has the prompt's place, {{dream}}, exactly once; got {text!r}.")
     return Template(text)

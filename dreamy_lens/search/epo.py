@@ -1,7 +1,7 @@
-"""Evolutionary Prompt Optimization, as in Section 2 of the paper.
+"""Evolutionary Prompt Optimization (EPO), as in Section 2 of the paper.
 
-The order here is that of the paper, in which the host takes every decision. It would wait for an accelerator twice in
-each iteration; :mod:`~dreamy_lens.search.pipelined` does the same work in an order that waits once.
+The loop here follows the order of the paper, in which the host takes every decision. On an accelerator, the host would
+wait for the device twice in each iteration; :mod:`~dreamy_lens.search.pipelined` does the same work and waits once.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from dreamy_lens.search.selection import choose_survivor, select
 from dreamy_lens.search.steps import State
 
 PIPELINED = ("cuda",)
-"""Kinds of devices for which the order that waits once is taken."""
+"""Kinds of devices on which the pipelined order is used."""
 
 
 @dataclass(frozen=True)
 class EPO:
-    """The paper's optimiser: M prompts, of which each maximises `value - λ cross_entropy` for its own λ.
+    """Optimiser of the paper: M prompts, each of which maximises `value - λ cross_entropy` for its own λ.
 
     Attributes:
-        operator: how children are made of members; `replace_one` is the paper's.
+        operator: Operator that makes children of members; `replace_one` is the paper's.
     """
 
     operator: Operator = replace_one
@@ -69,15 +69,15 @@ class EPO:
 
         allowed = AllowedTokens(constraints.allowed, device)
         for iteration in range(state.iteration + 1, config.iterations + 1):
-            # Restart: only the member best under λ_r survives, in every slot. Decided where the next iteration begins,
-            # so that a run's last population is whole, and a run continued later is the run that never stopped.
+            # Restart: only the member best under λ_r survives, in every slot. The restart begins an iteration, so that
+            # the last population of a run is complete, and a resumed run equals one that never stopped.
             restart = config.draw_restart(iteration, rng)
             if restart is not None:
                 survivor = choose_survivor(*cache.scores(population), restart)
                 population = np.repeat(population[[survivor]], config.population, axis=0)  # [M, n]
 
-            # Propose: the k best tokens at each position, by the gradient of each slot's own objective L_λ (Eq. 1).
-            # Members that are the same prompt share one backward pass.
+            # Propose the k best tokens at each position, by the gradient of each slot's own objective L_λ (Eq. 1).
+            # Members with equal prompts share one backward pass.
             distinct, which = np.unique(population, axis=0, return_inverse=True)  # [distinct, n], [M]
             gradient = yield ModelRequest(True, distinct)
             if iteration == 1:
@@ -86,18 +86,18 @@ class EPO:
             ranked = rank_candidates(gradient, rows, weights, ids, allowed, config.top_k)  # [M, n, k]
             (candidates,) = to_host(ranked)
 
-            # Mutate: r children of each member.
+            # Mutate: make r children of each member.
             pool, rejected = make_children(
                 self.operator, population, candidates, config.children, constraints, rng
             )  # [<= M r, n]
 
-            # Evaluate what has not been seen before.
+            # Evaluate the children that have not been scored before.
             new = yield from cache.evaluate(pool)
 
-            # Select, with replacement: the best of all children for each slot's λ.
+            # Select, with replacement, the best of all children for each slot's λ.
             if config.keep_parents:
                 pool = np.concatenate([population, pool])
-            # Members stay where nothing in the pool is finite, so they come last.
+            # The members come last: they stay if no prompt of the pool has finite scores.
             offered = np.concatenate([pool, population])  # [pool + M, n]
             population = offered[select(*cache.scores(offered), lambdas, len(pool))]  # [M, n]
 

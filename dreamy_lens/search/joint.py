@@ -1,4 +1,4 @@
-"""Several searches over one model, whose prompts are scored in the same passes."""
+"""Joint searches: several searches over one model, whose prompts go through the same passes."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from dreamy_lens.search.steps import Step
 def drive_together(
     searches: Sequence[Search], scorer: JointScorer, between: Callable[[], object] | None = None
 ) -> Iterator[tuple[int, Step]]:
-    """Drive searches side by side: each goes on until it requests something, and then all are answered at once.
+    """Drive searches side by side: each runs until it makes a request, and then all requests are answered at once.
 
-    On an accelerator all are waited for together, once in an iteration. Where one has fallen behind, because its first
-    prompts had to be drawn again, the others stand still there until it has caught up.
+    On an accelerator, the host waits for all searches together, once in an iteration. If one search falls behind,
+    because its first prompts had to be drawn again, the other searches wait until it has caught up.
 
-    Every search draws from its own random generator and sees its own prompts only, so it takes the steps that it would
-    take alone; scores may differ in their last digit, as between any two sizes of batches.
+    Every search draws from its own random generator and sees only its own prompts, so it takes the steps that it would
+    take alone. Scores may differ in their last digit, as they do between any two batch sizes.
 
     Args:
-        searches: from :meth:`Optimizer.search <dreamy_lens.search.optimizers.Optimizer.search>`.
-        scorer: for their features, in the same order.
-        between: called before the passes of every stage, so that another user of the model can have a turn.
+        searches: Searches from :meth:`Optimizer.search <dreamy_lens.search.optimizers.Optimizer.search>`.
+        scorer: Joint scorer of the features of the searches, in the order of the searches.
+        between: Function that is called before the passes of every stage, so that another user of the model has a turn.
 
     Yields:
-        The number of a search, and a step of it.
+        The number of a search, and a step of that search.
     """
     answers: dict[int, Any] = dict.fromkeys(range(len(searches)))
     requests: dict[int, ModelRequest | HostTransfer] = {}
@@ -44,17 +44,17 @@ def drive_together(
                     break
                 yield number, event
                 answer = None
-        # The device is waited for once, when no search has anything else to request.
+        # Transfers come last, when every search requests one, so that the host waits for the device once.
         only_transfers = all(isinstance(request, HostTransfer) for request in requests.values())
-        now = {
+        current = {
             number: requests[number]
             for number in sorted(requests)
             if only_transfers or isinstance(requests[number], ModelRequest)
         }
-        requests = {number: request for number, request in requests.items() if number not in now}
-        if now and between is not None:
+        requests = {number: request for number, request in requests.items() if number not in current}
+        if current and between is not None:
             between()
-        answers = _answer(now, scorer)
+        answers = _answer(current, scorer)
 
 
 def _answer(requests: dict[int, ModelRequest | HostTransfer], scorer: JointScorer) -> dict[int, Any]:

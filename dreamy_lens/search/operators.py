@@ -1,4 +1,4 @@
-"""Operators: how children are made of the members of a population and of the candidates for their tokens."""
+"""Operators: functions that make children from the members of a population and the candidates for their tokens."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from jaxtyping import Int64
 from dreamy_lens.search.constraint_set import ConstraintSet
 
 REDRAWS = 16
-"""How often a child that breaks a constraint is drawn again before its place is left empty."""
+"""Number of times that a child that breaks a constraint is drawn again before it is left out."""
 
 
 class Operator(Protocol):
-    """A function that draws one child of each parent."""
+    """Function that draws one child of each parent."""
 
     def __call__(
         self,
@@ -27,11 +27,11 @@ class Operator(Protocol):
         """Draw children.
 
         Args:
-            members: the population. An operator may take tokens of other members than the parent.
-            candidates: tokens for each position of each member, the most promising first.
-            parents: which member each child is a child of.
-            positions: those that may change.
-            rng: the search's random generator; nothing else may be random.
+            members: Prompts of the population. An operator may take tokens from members other than the parent.
+            candidates: Candidate tokens for each position of each member, the most promising first.
+            parents: Index of the parent of each child.
+            positions: Positions that may change.
+            rng: Random generator of the search; no other source of randomness is allowed.
 
         Returns:
             One child for each entry of `parents`, in new memory.
@@ -46,7 +46,7 @@ def replace_one(
     positions: Int64[np.ndarray, " free"],
     rng: np.random.Generator,
 ) -> Int64[np.ndarray, "B n"]:
-    """Replace one token: a position drawn uniformly, a candidate for it drawn uniformly (Section 2 of the paper)."""
+    """Replace one token: draw a position uniformly, then a candidate for it uniformly (Section 2 of the paper)."""
     at = rng.choice(positions, size=len(parents))
     rank = rng.integers(candidates.shape[-1], size=len(parents))
     children = members[parents]
@@ -65,15 +65,16 @@ def make_children(
     """Draw r children of each member that obey the constraints.
 
     Args:
-        operator: draws them.
-        members: the population.
-        candidates: tokens for each position of each member.
-        count: r.
-        constraints: a child that breaks them is drawn again, up to REDRAWS times, and left out after that.
-        rng: the search's random generator.
+        operator: Operator that draws the children.
+        members: Prompts of the population.
+        candidates: Candidate tokens for each position of each member.
+        count: Number of children (r) of each member.
+        constraints: Constraints on children. A child that breaks them is drawn again, up to REDRAWS times, and then
+            left out.
+        rng: Random generator of the search.
 
     Returns:
-        The children, at most M r, in the order of their parents; and how many draws were rejected.
+        The children, at most M r, in the order of their parents; and the number of rejected draws.
     """
     parents = np.repeat(np.arange(len(members)), count)
     children = members[parents]

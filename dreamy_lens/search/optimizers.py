@@ -1,7 +1,7 @@
-"""Which optimiser runs a search: a registry by the class of the settings.
+"""Registry of optimisers: the class of the settings chooses the optimiser of a search.
 
 To add an optimiser, write a module with a subclass of :class:`~dreamy_lens.search.config.EPOConfig` for its settings,
-and a class with a :meth:`~Optimizer.search`; then register the two here. To add an operator, write it in
+and a class with a :meth:`~Optimizer.search`; then register both here. To add an operator, write it in
 :mod:`~dreamy_lens.search.operators` and register `EPO(operator)` here for a subclass of the settings. Users choose by
 the class of the settings: `dl.dream(feature, config=OtherConfig(...))`.
 """
@@ -26,7 +26,7 @@ from dreamy_lens.search.steps import State
 
 
 class Optimizer(Protocol):
-    """A way to search for prompts. :class:`~dreamy_lens.search.epo.EPO` is the paper's."""
+    """Optimiser that searches for prompts. :class:`~dreamy_lens.search.epo.EPO` is the paper's."""
 
     def search(
         self,
@@ -40,31 +40,31 @@ class Optimizer(Protocol):
         """Start or continue a search.
 
         Args:
-            scorer: the feature's scorer. The search sends its requests to it; beyond that it may read only the
-                scorer's device and the feature's label.
-            config: settings, of the class that :mod:`~dreamy_lens.search.optimizers` registers the optimiser for.
-                `config.iterations` is where the run ends, counted from its very beginning.
-            constraints: which prompts may exist.
-            start: initial prompts, any number of them; None draws random ones.
-            cache: scores of prompts evaluated before `state`, when a run is continued.
-            state: where to continue; None starts a new run.
+            scorer: Scorer of the feature, which answers the requests of the search. Apart from requests, the search may
+                read only the scorer's device and the feature's label.
+            config: Settings, of the class for which the optimiser is registered. The run ends at
+                `config.iterations`, counted from the beginning of the run.
+            constraints: Constraints on prompts.
+            start: Initial prompts, any number of them; None draws random prompts.
+            cache: Scores of the prompts evaluated before `state`; None if there are none.
+            state: State from which a run continues; None starts a new run.
 
         Yields:
-            A step for the initial population (iteration 0) and one for each iteration, with the requests that lead to
-            them in between.
+            A step for the initial population (iteration 0) and a step for each iteration; before each step, the
+            requests that it needs.
         """
         ...
 
 
 OPTIMIZERS: dict[type[EPOConfig], Optimizer] = {EPOConfig: EPO()}
-"""The optimiser for each class of settings."""
+"""Optimiser of each class of settings."""
 
 
 def find_optimizer(config: EPOConfig) -> Optimizer:
     """Return the optimiser that is registered for the class of these settings.
 
     Raises:
-        SettingsError: no optimiser is registered for that class.
+        SettingsError: No optimiser is registered for that class.
     """
     if type(config) not in OPTIMIZERS:
         raise SettingsError(
@@ -75,16 +75,16 @@ def find_optimizer(config: EPOConfig) -> Optimizer:
 
 
 def config_to_dict(config: EPOConfig) -> dict[str, Any]:
-    """Settings as JSON values; those of another class than :class:`EPOConfig` say which."""
+    """Return settings as JSON values, with the name of their class if it is not :class:`EPOConfig`."""
     values = dataclasses.asdict(config)
     return values if type(config) is EPOConfig else {"class": type(config).__name__, **values}
 
 
 def config_from_dict(values: Mapping[str, Any]) -> EPOConfig:
-    """Settings from what :func:`config_to_dict` returned.
+    """Return the settings that :func:`config_to_dict` turned into these values.
 
     Raises:
-        SettingsError: the values are not settings, or of a class that is not registered here.
+        SettingsError: The values are not settings, or their class is not registered.
     """
     name = values.get("class", EPOConfig.__name__)
     kind = next((kind for kind in OPTIMIZERS if kind.__name__ == name), None)
@@ -97,4 +97,5 @@ def config_from_dict(values: Mapping[str, Any]) -> EPOConfig:
 
 
 def _names() -> str:
+    """List the registered classes of settings."""
     return ", ".join(kind.__name__ for kind in OPTIMIZERS)

@@ -1,13 +1,13 @@
-"""The same search in the order for an accelerator, which is waited for once in an iteration.
+"""Pipelined EPO: the search in an order for accelerators, in which the host waits for the device once per iteration.
 
-A device works through what it is asked for while the host goes on asking, unless the host needs to see a result. It
-needs two: the candidates, to draw children from, and the children's scores. Between the scores and the next candidates
-lie selection, perhaps a restart, and a backward pass, none of which need the host if the device does the choosing. So
-an iteration begins with candidates that are known here, asks for scores, selection and the next candidates, and only
-then waits for all of them together.
+A device works through a queue while the host adds to it, until the host needs a result. The host needs two results in
+an iteration: the candidates, to draw children from them, and the scores of the children. Between the scores and the
+next candidates there are the selection, perhaps a restart, and a backward pass. None of them needs the host if the
+device itself selects. So an iteration begins with candidates that the host knows. The host queues scores, selection and
+the next candidates, and only then waits for all of them together.
 
-What is drawn, and when, is as in :mod:`~dreamy_lens.search.epo`. Members that are the same prompt do not share a
-backward pass, since only the device knows them when it begins; so gradients may differ in their last digits.
+Random draws happen in the order of :mod:`~dreamy_lens.search.epo`. Members with equal prompts do not share a backward
+pass here, because only the device knows the members when the pass begins. So gradients may differ in their last digits.
 """
 
 from __future__ import annotations
@@ -41,18 +41,21 @@ def run_pipelined(
     first: int,
     population: Int64[np.ndarray, "M n"],
 ) -> Search:
-    """Run the iterations of a search from the `first` one on, as :meth:`EPO.search` yields them.
+    """Run the iterations of a search, beginning with iteration `first`; part of :meth:`EPO.search`.
 
     Args:
-        operator: how children are made of members.
-        scorer: gives values, cross-entropies and gradients.
-        config: settings.
-        constraints: which prompts may exist.
-        cache: scores of the prompts evaluated so far.
-        rng: as it was left by the iteration before.
-        clock: of the run.
-        first: the iteration to begin with.
-        population: the prompts after the iteration before, in the order of the slots.
+        operator: Operator that makes children of members.
+        scorer: Scorer of the feature, of which the device and the feature's label are read.
+        config: Settings of the run.
+        constraints: Constraints on prompts.
+        cache: Scores of the prompts evaluated so far.
+        rng: Random generator, in its state after the previous iteration.
+        clock: Clock of the run.
+        first: Number of the first iteration.
+        population: Prompts after the previous iteration, in the order of the slots.
+
+    Yields:
+        A step for each iteration; before each step, the requests that it needs.
     """
     if first > config.iterations:
         return
@@ -77,16 +80,16 @@ def run_pipelined(
         rng_state = dict(rng.bit_generator.state)  # before the next iteration's restart
         if config.keep_parents:
             pool = np.concatenate([population, pool])
-        # Members stay where nothing in the pool is finite, so they come last.
+        # The members come last: they stay if no prompt of the pool has finite scores.
         offered = np.concatenate([pool, population])  # [pool + M, n]
         scores, places = (to_device(x, device) for x in cache.partial_scores(offered, unseen))
-        wanted: list[Tensor] = []
+        results: list[Tensor] = []
         if unseen:
             computed = yield ModelRequest(False, np.stack(list(unseen.values())), on_device=True)  # [2, unseen]
             scores = torch.where(places < 0, scores, computed[:, places.clamp_min(0)])  # [2, pool + M]
-            wanted.append(computed)
+            results.append(computed)
         selected = members = select_on_device(*scores, lambdas, len(pool))  # [M]
-        begun, restart = restart, None
+        this_restart, restart = restart, None
         upcoming: list[Tensor] = []
         if iteration < config.iterations:
             restart = config.draw_restart(iteration + 1, rng)
@@ -96,12 +99,12 @@ def run_pipelined(
             ids = to_device(offered, device)[members]
             gradient = yield ModelRequest(True, ids)
             upcoming = [rank_candidates(gradient, slots, lambdas, ids, allowed, config.top_k)]
-        wanted += [selected, members, *upcoming]
+        results += [selected, members, *upcoming]
 
-        arrays = list((yield HostTransfer(tuple(wanted))))
+        arrays = list((yield HostTransfer(tuple(results))))
         value, cross_entropy = arrays.pop(0) if unseen else np.empty((2, 0), dtype=np.float32)
         rows = np.stack(list(unseen.values())) if unseen else np.empty((0, pool.shape[1]), dtype=np.int64)
         new = cache.add_new(rows, value, cross_entropy)
         state = State(iteration, offered[arrays[0]], rng_state, clock(), cache.non_finite())
-        yield new.step(state, begun, rejected)
+        yield new.step(state, this_restart, rejected)
         population, candidates = offered[arrays[1]], arrays[-1]

@@ -1,4 +1,4 @@
-"""The initial population of a search, and what can be wrong with it."""
+"""Initial population of a search, and checks of its scores and gradients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dreamy_lens.search.protocol import ModelRequest
 from dreamy_lens.search.score_cache import NewScores, ScoreCache
 
 FRESH_STARTS = 16
-"""How often random initial prompts whose value is not finite are drawn again."""
+"""Number of times that random initial prompts without finite scores are drawn again."""
 
 
 def first_population(
@@ -26,14 +26,14 @@ def first_population(
     """Make the initial population.
 
     Args:
-        start: any number of prompts, or None for random ones. Fewer than `size` are repeated in turn, more are
-            subsampled without replacement.
-        size: M.
-        constraints: which prompts may exist.
-        rng: the search's random generator.
+        start: Any number of prompts; None draws random prompts. If there are fewer than `size`, they are repeated in
+            turn; if there are more, `size` of them are drawn without replacement.
+        size: Number of members (M).
+        constraints: Constraints on prompts.
+        rng: Random generator of the search.
 
     Raises:
-        ConstraintError: a prompt of the start breaks a constraint.
+        ConstraintError: A prompt of the start breaks a constraint.
     """
     if start is None:
         return constraints.random(size, rng)
@@ -55,39 +55,39 @@ def evaluate_first(
     """Score the initial population, and replace members whose scores are not finite.
 
     Args:
-        population: the initial prompts.
-        redraw: whether other prompts may be drawn in the place of those without finite scores; else a member with
-            finite scores takes it at once.
-        constraints: which prompts may exist.
-        cache: scores known so far.
-        rng: the search's random generator.
-        label: of the feature, for messages.
+        population: Initial prompts.
+        redraw: Whether prompts without finite scores are first drawn again. Members that still have none are replaced
+            by a member with finite scores.
+        constraints: Constraints on prompts.
+        cache: Scores of the prompts evaluated so far.
+        rng: Random generator of the search.
+        label: Label of the feature, for messages.
 
     Returns:
-        The population, all of finite scores, int64 `[M, n]`; and what was scored.
+        The population, int64 `[M, n]`, all with finite scores; and the prompts that were scored.
 
     Raises:
-        FeatureError: no prompt that was tried has finite scores.
+        FeatureError: No prompt that was tried has finite scores.
     """
     new = yield from cache.evaluate(population)
     for _ in range(FRESH_STARTS if redraw else 0):
-        bad = ~cache.finite(population)
+        bad = ~cache.is_finite(population)
         if not bad.any():
             break
         population[bad] = constraints.random(int(bad.sum()), rng)
         new += yield from cache.evaluate(population)
-    finite = cache.finite(population)
+    finite = cache.is_finite(population)
     if not finite.any():
         raise FeatureError(
             f"{label} is NaN or infinite on every one of the {len(cache.non_finite())} initial prompts that were "
-            "tried, so nothing can be selected. Check the feature with `dreamy-lens doctor`, or give a start where it "
-            "is finite."
+            "tried, so nothing can be selected. Check the feature with `dreamy-lens doctor`, or give a start on which "
+            "it is finite."
         )
     return population[np.where(finite, np.arange(len(population)), finite.argmax())], new
 
 
 def stack_prompts(rows: list[np.ndarray]) -> Int64[np.ndarray, "P n"]:
-    """Stack given prompts; PromptError if their lengths differ."""
+    """Stack prompts; raise PromptError if their lengths differ."""
     lengths = sorted({len(row) for row in rows})
     if len(lengths) > 1:
         raise PromptError(
@@ -97,11 +97,11 @@ def stack_prompts(rows: list[np.ndarray]) -> Int64[np.ndarray, "P n"]:
 
 
 def warn_if_flat(gradient: Gradient | Any, label: str) -> None:
-    """Warn if the gradient of the value guides nothing at the start."""
+    """Warn if the gradient of the value is zero on every initial prompt."""
     if all(not part.value.any() and not part.value_charge.any() for part in gradient.parts):
         warnings.warn(
             f"The gradient of {label} is exactly zero on every initial prompt, so at first it "
-            "cannot guide the search. A latent or a neuron that is off, or a clip(), does this: try "
+            "cannot guide the search. The cause may be a latent or neuron that is off, or a clip(): try "
             "pre_activation=True, hook_pre, or another start.",
             RuntimeWarning,
             stacklevel=3,

@@ -1,7 +1,7 @@
-"""How a search talks to a model: a coroutine that yields steps and requests, and the loop that answers the requests.
+"""Protocol between a search and a model: a coroutine that yields steps and requests, and the loop that answers them.
 
-A search never calls a model itself. It yields a :class:`ModelRequest` or a :class:`HostTransfer` and is sent the
-answer, so that several searches can run side by side and have their prompts scored in the same passes (see
+A search never calls a model itself. It yields a :class:`ModelRequest` or a :class:`HostTransfer` and receives the
+answer. So several searches can run side by side, and their prompts can go through the same passes (see
 :mod:`~dreamy_lens.search.joint`).
 """
 
@@ -22,12 +22,12 @@ from dreamy_lens.search.steps import Step
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """A request for scores or token gradients of prompts.
+    """Request for scores or token gradients of prompts.
 
     Attributes:
-        gradient: whether token gradients are requested, and not scores.
-        ids: the prompts, int64 `[B, n]`; a tensor on the model's device if the host need not know them.
-        on_device: whether scores are to stay on the device, as a tensor `[2, B]`, so that nothing waits for them.
+        gradient: Whether token gradients are requested instead of scores.
+        ids: Token ids of the prompts, int64 `[B, n]`; a tensor on the model's device if the host does not know them.
+        on_device: Whether scores stay on the device, as a tensor `[2, B]`, so that the host does not wait for them.
     """
 
     gradient: bool
@@ -35,7 +35,7 @@ class ModelRequest:
     on_device: bool = False
 
     def answer(self, scorer: Scorer) -> Any:
-        """Compute what is requested: a :class:`Gradient`, :class:`Scores`, or a tensor of scores."""
+        """Compute the answer: a :class:`Gradient`, :class:`Scores`, or a tensor of scores."""
         if self.gradient:
             return scorer.gradient_on_device(self.ids) if isinstance(self.ids, Tensor) else scorer.gradient(self.ids)
         return scorer.score_on_device(self.ids) if self.on_device else scorer.score(self.ids)
@@ -43,30 +43,30 @@ class ModelRequest:
 
 @dataclass(frozen=True)
 class HostTransfer:
-    """A request to copy tensors from the device: the one thing that the host has to wait for.
+    """Request to copy tensors from the device to the host, the only request for which the host must wait.
 
     Attributes:
-        tensors: on the device.
+        tensors: Tensors on the device.
     """
 
     tensors: tuple[Tensor, ...]
 
     def answer(self, scorer: Scorer) -> tuple[np.ndarray, ...]:
-        """Copy the tensors to arrays."""
+        """Copy the tensors into arrays."""
         return to_host(*self.tensors)
 
 
 Search = Generator["Step | ModelRequest | HostTransfer", Any, None]
-"""A search as a coroutine: it yields steps and requests, and is sent the answer to each request."""
+"""Search as a coroutine: it yields steps and requests, and receives the answer to each request."""
 
 
 def drive(search: Search, scorer: Scorer, between: Callable[[], object] | None = None) -> Iterator[Step]:
-    """Answer a search's requests, and give its steps one at a time.
+    """Answer the requests of a search, and yield its steps one at a time.
 
     Args:
-        search: from :meth:`Optimizer.search <dreamy_lens.search.optimizers.Optimizer.search>`.
-        scorer: answers the requests.
-        between: called before every pass through the model, so that another user of the model can have a turn.
+        search: Search from :meth:`Optimizer.search <dreamy_lens.search.optimizers.Optimizer.search>`.
+        scorer: Scorer that answers the requests.
+        between: Function that is called before every request is answered, so that another user of the model has a turn.
     """
     answer = None
     while True:
@@ -84,11 +84,15 @@ def drive(search: Search, scorer: Scorer, between: Callable[[], object] | None =
 
 
 class Clock:
-    """Seconds since the beginning of a run that has taken some already."""
+    """Clock of a run.
+
+    Args:
+        offset: Seconds that the run has already taken.
+    """
 
     def __init__(self, offset: float) -> None:
         self._start = time.perf_counter() - offset
 
     def __call__(self) -> float:
-        """Seconds."""
+        """Return the seconds that the run has taken."""
         return time.perf_counter() - self._start

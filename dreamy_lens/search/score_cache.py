@@ -1,4 +1,4 @@
-"""Scores of every prompt of a run, so that no prompt is evaluated twice."""
+"""Score cache: the scores of every prompt of a run, so that no prompt is evaluated twice."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dreamy_lens.search.steps import State, Step
 
 @dataclass(frozen=True)
 class NewScores:
-    """Prompts scored for the first time.
+    """Prompts that were scored for the first time.
 
     Attributes:
-        ids: those with finite scores, int64 `[K, n]`.
-        value: their values, float32 `[K]`.
-        cross_entropy: their cross-entropies, float32 `[K]`.
-        non_finite: how many others there were.
+        ids: Token ids of the prompts with finite scores, int64 `[K, n]`.
+        value: Values of these prompts, float32 `[K]`.
+        cross_entropy: Cross-entropies of these prompts, float32 `[K]`, nats per token.
+        non_finite: Number of prompts without finite scores.
     """
 
     ids: Int64[np.ndarray, "K n"]
@@ -41,9 +41,9 @@ class NewScores:
         """Make the step of the iteration in which these prompts were scored.
 
         Args:
-            state: the search after the iteration.
-            restart: λ_r, if the iteration began with a restart.
-            rejected: number of draws that the constraints turned down.
+            state: State of the search after the iteration.
+            restart: λ_r if the iteration began with a restart, otherwise None.
+            rejected: Number of draws that the constraints rejected.
         """
         return Step(
             iteration=state.iteration,
@@ -60,14 +60,14 @@ class NewScores:
 
 
 class ScoreCache:
-    """Scores of every prompt seen in a run, so that no prompt is evaluated twice."""
+    """Cache of the scores of every prompt that a run has evaluated."""
 
     def __init__(self) -> None:
         self._scores: dict[bytes, tuple[float, float]] = {}
         self._non_finite: list[np.ndarray] = []
 
     def add(self, ids: np.ndarray, value: np.ndarray, cross_entropy: np.ndarray) -> None:
-        """Remember scores: ids `[K, n]`, value `[K]`, cross_entropy `[K]`; NaN where they were not finite."""
+        """Add the scores of prompts: ids `[K, n]`, value `[K]`, cross_entropy `[K]`; they may be NaN or infinite."""
         for row, v, c in zip(
             np.ascontiguousarray(ids, dtype=np.int64), value.tolist(), cross_entropy.tolist(), strict=True
         ):
@@ -76,13 +76,13 @@ class ScoreCache:
                 self._non_finite.append(row[None])
 
     def add_new(self, ids: np.ndarray, value: np.ndarray, cross_entropy: np.ndarray) -> NewScores:
-        """Remember scores that have just been computed, and return them as what is new."""
+        """Add scores that have just been computed, and return them as new scores."""
         self.add(ids, value, cross_entropy)
         finite = np.isfinite(value) & np.isfinite(cross_entropy)
         return NewScores(ids[finite], value[finite], cross_entropy[finite], int((~finite).sum()))
 
     def unseen(self, rows: Int64[np.ndarray, "B n"]) -> dict[bytes, np.ndarray]:
-        """Select the prompts that were not evaluated yet, once each, in the order in which they came."""
+        """Return the prompts that have not been evaluated, each once, in the order of their first row."""
         unseen: dict[bytes, np.ndarray] = {}
         for row in np.ascontiguousarray(rows, dtype=np.int64):
             key = row.tobytes()
@@ -91,17 +91,17 @@ class ScoreCache:
         return unseen
 
     def evaluate(self, rows: Int64[np.ndarray, "B n"]) -> Generator[ModelRequest, Scores, NewScores]:
-        """Request scores of the prompts that are new."""
+        """Request the scores of the prompts that have not been evaluated, and add them."""
         unseen = list(self.unseen(rows).values())
         if not unseen:
-            nothing = np.empty(0, np.float32)
-            return self.add_new(np.empty((0, rows.shape[1]), dtype=np.int64), nothing, nothing)
+            empty = np.empty(0, np.float32)
+            return self.add_new(np.empty((0, rows.shape[1]), dtype=np.int64), empty, empty)
         ids = np.stack(unseen)
         scores = yield ModelRequest(False, ids)
         return self.add_new(ids, scores.value, scores.cross_entropy)
 
     def scores(self, rows: Int64[np.ndarray, "B n"]) -> tuple[Float32[np.ndarray, " B"], Float32[np.ndarray, " B"]]:
-        """Value and cross-entropy of prompts that were evaluated."""
+        """Return value and cross-entropy of prompts that have been evaluated."""
         if not len(rows):
             return np.empty(0, np.float32), np.empty(0, np.float32)
         pairs = [self._scores[row.tobytes()] for row in np.ascontiguousarray(rows, dtype=np.int64)]
@@ -111,14 +111,15 @@ class ScoreCache:
     def partial_scores(
         self, rows: Int64[np.ndarray, "B n"], unseen: dict[bytes, np.ndarray]
     ) -> tuple[Float32[np.ndarray, "2 B"], Int64[np.ndarray, " B"]]:
-        """Scores of prompts of which some are still on the device.
+        """Return the scores of prompts, some of which are still on the device.
 
         Args:
-            rows: the prompts.
-            unseen: those whose scores are on the device, in their order there.
+            rows: Token ids of the prompts.
+            unseen: Prompts whose scores are on the device, by key, in their order there.
 
         Returns:
-            The scores that are known here, and the places of the others on the device, -1 for those known here.
+            The known scores, NaN for prompts on the device; and the index of each prompt's scores on the device, -1 for
+            prompts whose scores are known.
         """
         place_of = {key: place for place, key in enumerate(unseen)}
         keys = [row.tobytes() for row in np.ascontiguousarray(rows, dtype=np.int64)]
@@ -126,13 +127,13 @@ class ScoreCache:
         places = np.array([place_of.get(key, -1) for key in keys], dtype=np.int64)
         return np.array(pairs, dtype=np.float32).reshape(-1, 2).T, places
 
-    def finite(self, rows: Int64[np.ndarray, "B n"]) -> Bool[np.ndarray, " B"]:
-        """Tell which prompts, all of them evaluated, have finite scores."""
+    def is_finite(self, rows: Int64[np.ndarray, "B n"]) -> Bool[np.ndarray, " B"]:
+        """Return which prompts have finite scores; all of them must have been evaluated."""
         value, cross_entropy = self.scores(rows)
         return np.isfinite(value) & np.isfinite(cross_entropy)
 
     def non_finite(self) -> Int64[np.ndarray, "K n"]:
-        """Ids of the prompts whose scores are not finite."""
-        if len(self._non_finite) > 1:  # as one array, so that the next call copies no row by itself
+        """Return the token ids of the prompts whose scores are not finite."""
+        if len(self._non_finite) > 1:  # joined once, so that the next call copies no single rows
             self._non_finite = [np.concatenate(self._non_finite)]
         return self._non_finite[0] if self._non_finite else np.empty((0, 0), dtype=np.int64)

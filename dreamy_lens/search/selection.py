@@ -1,6 +1,7 @@
-"""Selection and restart: which prompts make up the next population.
+"""Selection and restart: the choice of the prompts of the next population.
 
-Each is here twice, on the host with numpy and on a device with torch. The two agree bit by bit, ties included.
+Each function exists twice: for the host with numpy, and for a device with torch. The two agree bit by bit, ties
+included.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ def select(
     """Choose the best prompt of the pool for each slot, by `L_λ = value - λ cross_entropy` (Eq. 1).
 
     Args:
-        value: values of the pool, and of the members after it.
-        cross_entropy: cross-entropies of the same prompts.
+        value: Values of the prompts of the pool, followed by those of the members.
+        cross_entropy: Cross-entropies of the prompts of the pool, followed by those of the members.
         lambdas: λ of each slot.
-        pool: number of prompts in the pool.
+        pool: Number of prompts in the pool.
 
     Returns:
-        The place of each slot's choice. Where no prompt of the pool has finite scores, every member stays.
+        The index of the prompt that each slot chooses. If no prompt of the pool has finite scores, every member stays.
     """
     finite = np.flatnonzero(np.isfinite(value[:pool]) & np.isfinite(cross_entropy[:pool]))
     if not len(finite):
@@ -45,19 +46,19 @@ def select_on_device(
     value, cross_entropy = value[:pool], cross_entropy[:pool]
     finite = value.isfinite() & cross_entropy.isfinite()
     objective = value - lambdas[:, None] * cross_entropy
-    objective = objective.clamp_min(torch.finfo(objective.dtype).min)  # so that what is finite is above what is not
+    objective = objective.clamp_min(torch.finfo(objective.dtype).min)  # finite scores rank above the others
     return torch.where(finite.any(), objective.masked_fill(~finite, -torch.inf).argmax(1), members)
 
 
 def choose_survivor(
     value: Float32[np.ndarray, " M"], cross_entropy: Float32[np.ndarray, " M"], restart_lambda: float
 ) -> int:
-    """Choose the only member to survive a restart: the best one under λ_r."""
+    """Choose the only member that survives a restart: the best member under λ_r."""
     return int(np.argmax(value - restart_lambda * cross_entropy))
 
 
 def choose_survivor_on_device(
     value: Float[Tensor, " M"], cross_entropy: Float[Tensor, " M"], restart_lambda: float
 ) -> Int64[Tensor, " 1"]:
-    """Choose the only member to survive a restart, without waiting for the device; see :func:`choose_survivor`."""
+    """Choose the only member that survives a restart, without waiting for the device; see :func:`choose_survivor`."""
     return (value - float(np.float32(restart_lambda)) * cross_entropy).argmax(0, keepdim=True)

@@ -1,8 +1,8 @@
-"""Settings that describe themselves: the fields of a dataclass carry label, help and bounds.
+"""Settings with descriptions: fields of a dataclass that carry a label, a help text and bounds.
 
-A setting is declared once, with :func:`setting`. From this declaration the dataclass checks values
-(:func:`check_values`) and lists the setting in its docstring (:func:`documented`), the command line makes an option,
-and the notebook form makes an input.
+A setting is declared once, with :func:`setting`. The declaration serves four purposes: the dataclass checks values
+(:func:`check_values`) and lists the setting in its docstring (:func:`documented`), the command line offers an option,
+and the notebook form offers an input.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class SettingField:
     """Description of a setting.
 
     Attributes:
-        name: name in Python, also a keyword of `dream()`.
-        type: int, float or bool.
-        default: value where none is given.
-        label: short name for people.
-        help: what the setting does, as a phrase without capital and full stop.
-        minimum: smallest number allowed.
-        too_low: rest of the error's sentence about a number below the minimum; empty names the minimum.
-        when_none: what None is good for, as in "to choose it automatically"; empty where None is not allowed.
-        advanced: whether most users leave it alone, so that a form folds it away.
+        name: Name in Python, also a keyword of `dream()`.
+        type: Type of the value: int, float or bool.
+        default: Default value.
+        label: Short name, shown in forms.
+        help: Effect of the setting, as a phrase without capital letter and full stop.
+        minimum: Smallest number allowed.
+        too_low: End of the error message for a number below the minimum; "" names the minimum.
+        when_none: Effect of None, such as "to choose it automatically"; "" if None is not allowed.
+        advanced: Whether a form hides the setting at first, because most users do not need it.
     """
 
     name: str
@@ -53,7 +53,7 @@ class SettingField:
         """Return the value as a plain Python number or boolean.
 
         Raises:
-            SettingsError: the setting cannot have this value; the sentence begins with its name.
+            SettingsError: The setting cannot have this value; the message begins with the setting's name.
         """
         if value is None and self.when_none:
             return None
@@ -65,6 +65,7 @@ class SettingField:
         return self._checked_number(value, or_none)
 
     def _checked_number(self, value: Any, or_none: str) -> Any:
+        """Return the value as a plain Python number; raise SettingsError if the setting cannot have it."""
         numbers = (int, np.integer) if self.type is int else (int, float, np.integer, np.floating)
         what = "whole" if self.type is int else "finite"
         demand = f"it must be a {what} number, at least {self.minimum}{or_none}"
@@ -81,49 +82,50 @@ def setting(default: Any, label: str, help: str, **description: Any) -> Any:
     """Declare a dataclass field that is a setting.
 
     Args:
-        default: value where none is given.
-        label: short name for people.
-        help: what the setting does, as a phrase without capital and full stop.
-        **description: more attributes of :class:`SettingField`.
+        default: Default value.
+        label: Short name, shown in forms.
+        help: Effect of the setting, as a phrase without capital letter and full stop.
+        **description: Further attributes of :class:`SettingField`.
     """
     return dataclasses.field(default=default, metadata={_KEY: {"label": label, "help": help, **description}})
 
 
 @lru_cache
-def settings_of(cls: type) -> tuple[SettingField, ...]:
-    """Return the settings that a dataclass declares, in order; their types are those of the annotations."""
+def setting_fields(cls: type) -> tuple[SettingField, ...]:
+    """Return the settings that a dataclass declares, in order; their types come from the annotations."""
     hints = get_type_hints(cls)
-    found = []
+    settings = []
     for field in dataclasses.fields(cls):
         if _KEY in field.metadata:
             (kind,) = set(get_args(hints[field.name]) or [hints[field.name]]) - {type(None)}
-            found.append(SettingField(field.name, kind, field.default, **field.metadata[_KEY]))
-    return tuple(found)
+            settings.append(SettingField(field.name, kind, field.default, **field.metadata[_KEY]))
+    return tuple(settings)
 
 
 def check_values(config: Any) -> None:
-    """Check every setting of a frozen dataclass's instance, and replace numpy's numbers by Python's.
+    """Check every setting of an instance of a frozen dataclass, and convert numpy numbers to Python numbers.
 
     Raises:
-        SettingsError: a setting is outside its range.
+        SettingsError: A setting is outside its range.
     """
-    for field in settings_of(type(config)):
+    for field in setting_fields(type(config)):
         object.__setattr__(config, field.name, field.checked(getattr(config, field.name)))
 
 
 def documented(cls: T) -> T:
-    """List a dataclass's settings in its docstring, where it says `{settings}`."""
+    """Replace `{settings}` in the docstring of a dataclass by a list of its settings."""
     wrap = textwrap.TextWrapper(width=112, subsequent_indent=" " * 12)
     entries = []
-    for field in settings_of(cls):
+    for field in setting_fields(cls):
         none = f"; None {field.when_none}" if field.when_none else ""
-        entries.append(wrap.fill(f"{field.name}: {field.help}{none}."))
+        entries.append(wrap.fill(f"{field.name}: {field.help[:1].upper()}{field.help[1:]}{none}."))
     if cls.__doc__:  # `python -OO` removes it
         cls.__doc__ = cls.__doc__.replace("{settings}", f"\n{' ' * 8}".join(entries))
     return cls
 
 
 def _is_finite(value: Any) -> bool:
+    """Return whether a number is finite as a float."""
     try:
         return math.isfinite(value)
     except OverflowError:  # an integer beyond the largest float

@@ -1,4 +1,4 @@
-"""What a search reports after each iteration, and what it needs to continue. Plain data, without torch."""
+"""Steps and states of a search: the report of each iteration, and the data to resume from. Plain data, no torch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from jaxtyping import Float32, Int64
 
 @dataclass(frozen=True)
 class State:
-    """All that the next iteration depends on, besides the scores already known: what resuming needs.
+    """State from which a run can be resumed, together with the scores of its history.
 
     Attributes:
-        iteration: the last one that was completed.
-        population: ids `[M, n]` in the order of the slots.
-        rng: the state of the random generator, as JSON-ready numbers.
-        seconds: how long the run has taken.
-        non_finite: ids `[K, n]` of evaluated prompts whose value or cross-entropy was NaN or infinite.
+        iteration: Number of the last completed iteration.
+        population: Token ids `[M, n]`, in the order of the slots.
+        rng: State of the random generator, as JSON values.
+        seconds: Time that the run has taken, in seconds.
+        non_finite: Token ids `[K, n]` of the evaluated prompts whose value or cross-entropy was NaN or infinite.
     """
 
     iteration: int
@@ -33,16 +33,16 @@ class Step:
     """Result of one iteration.
 
     Attributes:
-        iteration: 0 for the initial population, then 1 to T.
-        ids: prompts scored for the first time, int64 `[K, n]`; all have finite scores.
-        value: float32 `[K]`.
-        cross_entropy: float32 `[K]`, nats per token.
-        population: ids `[M, n]` after this step, in the order of the slots.
-        restart: λ_r, if the iteration began with a restart.
-        rejected: number of draws that the constraints turned down.
-        non_finite: number of prompts whose value or cross-entropy was NaN or infinite; they are not among `ids`.
-        seconds: time from the start of the run to the end of this step.
-        state: from which the run can continue.
+        iteration: Number of the iteration: 0 for the initial population, then 1 to T.
+        ids: Token ids of the prompts scored for the first time, int64 `[K, n]`; all have finite scores.
+        value: Values of these prompts, float32 `[K]`.
+        cross_entropy: Cross-entropies of these prompts, float32 `[K]`, nats per token.
+        population: Token ids of the population after this step, int64 `[M, n]`, in the order of the slots.
+        restart: λ_r if the iteration began with a restart, otherwise None.
+        rejected: Number of draws that the constraints rejected.
+        non_finite: Number of prompts whose value or cross-entropy was NaN or infinite; they are not among `ids`.
+        seconds: Time from the start of the run to the end of this step, in seconds.
+        state: State from which the run can continue.
     """
 
     iteration: int

@@ -54,7 +54,7 @@ def test_drops_are_differences_of_values(gpt2):
     found = dl.attribution(FEATURE, PROMPT, gpt2.bridge, K)
     np.testing.assert_allclose(found.drop_to_worst, found.value - found.values.min(1), atol=1e-6)
     np.testing.assert_allclose(found.drop_to_best, found.value - found.values.max(1), atol=1e-6)
-    assert (found.drop_to_best < 0).any()  # on a prompt that nobody optimised, something is better
+    assert (found.drop_to_best < 0).any()  # on a prompt that was not optimised, some substitute is better
     assert found.top(0, 1)[0].value == found.values[0].max() and found.worst(0, 1)[0].value == found.values[0].min()
 
 
@@ -119,7 +119,7 @@ def test_more_and_more_substitutes_are_found_as_all_at_once(gpt2, monkeypatch):
     several = list(attributions(scorer, ids, [2, 5, 10_000, 20_000]))
     every = several[-1].candidates.shape[1]
     assert [one.candidates.shape[1] for one in several] == [2, 5, every, every] and every > 5
-    assert sum(scored) == 3 * every + 4  # nothing twice, but the prompt itself
+    assert sum(scored) == 3 * every + 4  # only the prompt itself is scored more than once
     for k, one in zip((2, 5, every, every), several, strict=True):
         alone = attribute(scorer, ids, k)
         np.testing.assert_array_equal(one.candidates, alone.candidates)
@@ -149,7 +149,7 @@ def test_k_is_a_positive_number(gpt2, k):
 
 
 def test_attribution_is_of_one_prompt(gpt2):
-    with pytest.raises(PromptError, match=r"Attribution is of one prompt; got 2. Call it once for each"):
+    with pytest.raises(PromptError, match=r"Attribution takes one prompt; got 2. Call it once for each prompt"):
         dl.attribution(FEATURE, ["a dog", "a cat"], gpt2.bridge)
 
 
@@ -169,4 +169,4 @@ def test_a_model_is_left_as_it_was(gpt2):
 def test_on_the_embedded_model_the_strings_that_matter_stand_out():
     """The name that a sentence repeats matters more to its prediction than the words around it."""
     found = dl.attribution('log_prob(" the")', "Return a copy of", k=16)
-    assert found.drop_to_worst.argmax() == len(found) - 1  # what comes after "of" is decided by "of"
+    assert found.drop_to_worst.argmax() == len(found) - 1  # "of" decides the token after "of"

@@ -40,10 +40,10 @@ def test_a_sound_feature_passes_every_check(family, feature, bos):
         "the BOS",
         "text survives the tokenizer",
         "the feature can be read",
-        "it fits the model",
-        "its value on random prompts",
+        "the feature fits the model",
+        "the value on random prompts",
         "prompts share prefixes",
-        "it has a gradient",
+        "the value has a gradient",
         "the gradient agrees with a finite difference",
     ]
     assert findings[-1].seen.startswith("within ")
@@ -61,7 +61,7 @@ def test_a_model_alone(gpt2):
 
 def test_a_detached_function_has_no_gradient(gpt2):
     (finding,) = failed(list(examine(custom(lambda x: x[:, 0].detach()), gpt2.bridge)))
-    assert finding.check == "it has a gradient"
+    assert finding.check == "the value has a gradient"
     assert (
         "does not depend on the prompt's tokens differentiably" in finding.seen and "must not detach()" in finding.seen
     )
@@ -70,11 +70,12 @@ def test_a_detached_function_has_no_gradient(gpt2):
 def test_a_function_detached_in_part_has_a_wrong_gradient(gpt2):
     (finding,) = failed(list(examine(custom(lambda x: x[:, 0] + 2 * x[:, 1].detach()), gpt2.bridge)))
     assert finding.check == "the gradient agrees with a finite difference"
-    assert finding.seen.startswith("off by ") and finding.seen.endswith("something on the way is not differentiated")
+    assert finding.seen.startswith("off by ")
+    assert finding.seen.endswith("a part of the computation is not differentiated")
 
 
 class Wrong(torch.autograd.Function):
-    """The identity, with a gradient of 1.3."""
+    """Identity function with a wrong gradient of 1.3."""
 
     @staticmethod
     def forward(ctx, x):
@@ -94,7 +95,7 @@ def test_a_wrong_gradient_is_measured(gpt2):
 def test_a_gradient_that_is_zero_is_a_note_with_advice(gpt2):
     zero = torch.zeros(1, requires_grad=True)
     findings = list(examine(custom(lambda x: x[:, 0].detach() + zero * x[:, 0]), gpt2.bridge))
-    assert not failed(findings) and findings[-1].passed is None and findings[-1].check == "it has a gradient"
+    assert not failed(findings) and findings[-1].passed is None and findings[-1].check == "the value has a gradient"
     assert "exactly zero on four random prompts: a latent" in findings[-1].seen
     assert findings[-1].seen.endswith("hook_pre would guide it")
 
@@ -108,7 +109,7 @@ def test_a_value_that_never_changes_and_has_no_gradient_is_nothing_to_search(gpt
 
 def test_values_that_are_not_finite(gpt2):
     (finding,) = failed(list(examine(custom(lambda x: x[:, 0].sqrt()), gpt2.bridge)))
-    assert finding.check == "its value on random prompts" and finding.seen.startswith("NaN or infinite on ")
+    assert finding.check == "the value on random prompts" and finding.seen.startswith("NaN or infinite on ")
     assert finding.seen.endswith(" of 16; a search skips such prompts, so check the feature's arithmetic")
 
 
@@ -116,10 +117,10 @@ def test_values_that_are_not_finite(gpt2):
     ("feature", "check", "said"),
     [
         ("L1.N3 +", "the feature can be read", "ends too early"),
-        ("blocks.1.mlp.hook_pst[-1, 3]", "it fits the model", "nearest: blocks.1.mlp.hook_post"),
-        ("L1.N40", "it fits the model", "there is no unit 40"),
-        ("blocks.1.mlp.hook_post[20, 3]", "it fits the model", "there is no position 20; the 12 tokens"),
-        ("blocks.0.attn.qkv.hook_in[-1, 3]", "it fits the model", "a forward pass does not go through it"),
+        ("blocks.1.mlp.hook_pst[-1, 3]", "the feature fits the model", "nearest: blocks.1.mlp.hook_post"),
+        ("L1.N40", "the feature fits the model", "there is no unit 40"),
+        ("blocks.1.mlp.hook_post[20, 3]", "the feature fits the model", "there is no position 20; the 12 tokens"),
+        ("blocks.0.attn.qkv.hook_in[-1, 3]", "the feature fits the model", "a forward pass does not go through it"),
     ],
 )
 def test_the_first_thing_that_is_wrong_comes_last(gpt2, feature, check, said):

@@ -1,4 +1,4 @@
-"""What features do to the logits, against small changes of activations in the models themselves."""
+"""Logit effects of features, compared with small changes of activations in the models themselves."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ LAST = 1  # the small models have two layers
 
 
 def differences(bridge, hook, change, scales):
-    """The change of the logits, `[d_vocab]`, when an activation changes at the last token and norms keep their scales.
+    """Return the change of the logits, `[d_vocab]`, by an activation at the last token; norms keep their scales.
 
-    It is multiplied by the scales, which `scales` names, innermost first.
+    The change is multiplied by the scales that `scales` names, innermost first.
     """
     ids = torch.tensor([IDS])
     kept: dict[str, torch.Tensor] = {}
@@ -64,7 +64,7 @@ def scales_of(family, part=None):
 
 def agrees(effect, found, scale=1.0):
     known = ~np.isnan(effect.values)
-    assert known.sum() == len(models.tokenizer())  # and not the padded rows
+    assert known.sum() == len(models.tokenizer())  # the padded rows are not known tokens
     mine, theirs = effect.values[known].astype(np.float64) * scale, found[known]
     assert np.corrcoef(mine, theirs)[0, 1] > 0.99999
     np.testing.assert_allclose(mine, theirs, atol=2e-3 * np.abs(theirs).max())
@@ -76,7 +76,7 @@ def test_a_neuron_does_to_the_logits_what_turning_it_up_does(family):
     found = differences(family.bridge, f"blocks.{LAST}.mlp.hook_post", change, scales_of(family, "mlp"))
     effect = logit_effect(dl.neuron(LAST, 7), family.bridge)
     agrees(effect, found, 0.5)
-    assert "left out" not in effect.path  # nothing comes after it
+    assert "left out" not in effect.path  # no layer comes after it
 
 
 def test_a_direction_in_the_stream_does_what_adding_it_does(family):
@@ -92,7 +92,7 @@ def test_a_direction_in_the_stream_does_what_adding_it_does(family):
 
 
 def test_it_is_the_derivative_of_the_plain_models_end(family):
-    """With no bridge and nothing frozen: a small step that does not change the norm's scale."""
+    """Nothing is frozen and no bridge is involved: a small step does not change the norm's scale."""
     raw = family.raw
     body = getattr(raw, "transformer", None) or getattr(raw, "gpt_neox", None) or raw.model
     norm = next(getattr(body, n) for n in ("ln_f", "final_layer_norm", "norm") if hasattr(body, n))
@@ -145,7 +145,7 @@ def test_a_head_writes_through_its_output_weights(family):
     feature = dl.hook(f"blocks.{LAST}.attn.hook_z")[-1, 2] @ v
     effect = logit_effect(feature, family.bridge)
     assert "attn.o" in effect.path
-    # The MLP reads what the head writes, so it is held still.
+    # The MLP reads the head's output, so the test freezes it.
     kept: dict[str, torch.Tensor] = {}
     still = f"blocks.{LAST}.mlp.hook_out"
     with torch.no_grad(), family.bridge.hooks(fwd_hooks=[(still, lambda x, hook=None: kept.update(x=x.clone()))]):
@@ -199,9 +199,9 @@ def test_what_has_no_effect_says_why(gpt2):
         assert str(effect) == effect.path and "none" in repr(effect)
     own = dl.custom("mine", ["blocks.0.hook_resid_post"], lambda a: a["blocks.0.hook_resid_post"][:, -1, 0])
     assert "of your own" in logit_effect(own, gpt2.bridge).path
-    # A LayerNorm takes off what all units have in common, and nothing is left of this one.
+    # A LayerNorm subtracts the mean over units, and this vector is nothing but a mean.
     flat = logit_effect(dl.hook("blocks.1.hook_resid_post")[-1] @ torch.ones(32), gpt2.bridge)
-    assert not flat and "the same to every logit" in flat.path
+    assert not flat and "adds the same number to every logit" in flat.path
 
 
 def test_what_does_not_fit_the_model_is_refused(gpt2):

@@ -359,6 +359,6 @@ def test_doctor_passes_a_sound_feature(cli):
 
 def test_doctor_fails_with_a_status(cli, tmp_path):
     status, out, _ = cli("doctor", "L2.N1700")
-    assert status == 1 and out.splitlines()[-1].startswith("FAIL  it fits the model: ")
+    assert status == 1 and out.splitlines()[-1].startswith("FAIL  the feature fits the model: ")
     status, out, _ = cli("doctor", "L2.N17", "--model", str(tmp_path))
     assert status == 1 and out.startswith("FAIL  the model loads: ") and "no config.json" in out

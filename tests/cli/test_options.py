@@ -13,7 +13,7 @@ import pytest
 import dreamy_lens as dl
 from dreamy_lens.cli.main import main, make_parser
 from dreamy_lens.panels import settings as form
-from dreamy_lens.search.settings import setting, settings_of
+from dreamy_lens.search.settings import setting, setting_fields
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def settings_given(monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, An
     monkeypatch.setattr(dl, words[0], called)
     with pytest.raises(Called) as caught:
         main(words)
-    names = {field.name for field in settings_of(dl.EPOConfig)}
+    names = {field.name for field in setting_fields(dl.EPOConfig)}
     return {name: value for name, value in caught.value.args[0].items() if name in names}
 
 
@@ -54,16 +54,16 @@ def settings_given(monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, An
 
 
 def test_every_field_of_the_configuration_is_a_setting_with_a_label_and_a_help():
-    assert [field.name for field in settings_of(dl.EPOConfig)] == [field.name for field in fields(dl.EPOConfig)]
-    for field in settings_of(dl.EPOConfig):
+    assert [field.name for field in setting_fields(dl.EPOConfig)] == [field.name for field in fields(dl.EPOConfig)]
+    for field in setting_fields(dl.EPOConfig):
         assert field.label and field.help and field.help[0].islower() and not field.help.endswith(".")
-        assert f"        {field.name}: {field.help.split()[0]}" in (dl.EPOConfig.__doc__ or "")
+        assert f"        {field.name}: {field.help.split()[0].capitalize()}" in (dl.EPOConfig.__doc__ or "")
 
 
 def test_the_command_line_has_an_option_for_every_setting(monkeypatch: pytest.MonkeyPatch):
     words = ["--keep-parents", "--no-share-prefixes", "--no-bos"]
     wanted: dict[str, Any] = {"keep_parents": True, "share_prefixes": False, "prepend_bos": False}
-    for field in settings_of(dl.EPOConfig):
+    for field in setting_fields(dl.EPOConfig):
         if field.type is not bool:
             wanted[field.name] = field.type(7)
             words += [f"--{field.name.replace('_', '-')}", "7"]

@@ -135,7 +135,7 @@ def test_what_does_not_fit_is_told_before_anything_is_searched(gpt2, monkeypatch
         ({"prepend_bos": 1}, "prepend_bos is 1; use True or False, or None for the"),
         ({"batch_size": 0}, "batch_size is 0; it must be a whole number, at least 1, or None"),
         ({"batch_size": True}, "batch_size is True"),
-        ({"config": {"iterations": 3}}, "config is an EPOConfig; got 'dict'"),
+        ({"config": {"iterations": 3}}, "config must be an EPOConfig; got 'dict'"),
     ],
 )
 def test_settings_out_of_range(gpt2, settings, said):

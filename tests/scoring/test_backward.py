@@ -30,7 +30,7 @@ LENGTH, PROMPTS = 7, 2
 
 
 class Relaxed:
-    """A family's plain model in double precision, as a function of token weights."""
+    """Plain model of a family in double precision, as a function of token weights."""
 
     def __init__(self, family: models.Family, bos: bool) -> None:
         self.family, self.bos = family, int(bos)
@@ -53,13 +53,13 @@ class Relaxed:
         return run.cross_entropy(weights if self.bos else weights[:, 1:])
 
     def gradient(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Of a function `[B, n, d_vocab] -> [B]`, at the prompts, by autograd."""
+        """Return the gradient of a function `[B, n, d_vocab] -> [B]` at the prompts, by autograd."""
         leaf = self.weights.clone().requires_grad_(True)
         (found,) = torch.autograd.grad(function(leaf).sum(), leaf)
         return found
 
     def differences(self, function: Callable[[Tensor], Tensor], step: float = 0.004) -> Tensor:
-        """`[B, n]`: the slope towards another token at each position, by differences of fourth order."""
+        """Return the slopes towards another token at each position, `[B, n]`, by differences of fourth order."""
         slopes = []
         with torch.no_grad():
             for i in range(LENGTH):
@@ -73,7 +73,7 @@ class Relaxed:
         return torch.stack(slopes, 1)
 
     def slopes(self, gradient: Tensor) -> Tensor:
-        """The same according to a gradient `[B, n, d_vocab]`."""
+        """Return the slopes towards another token at each position, `[B, n]`, by a gradient `[B, n, d_vocab]`."""
         pick = lambda ids: gradient.gather(-1, ids[..., None]).squeeze(-1)  # noqa: E731
         return pick(self.others) - pick(self.ids)
 
@@ -119,7 +119,7 @@ def _resid(layer: int, point: str = "post"):
 
 POINT = "blocks.1.mlp.hook_post"
 
-# Each feature, given d_model, beside its value from a plain pass and the place b of the prompt's first token.
+# Each feature, given d_model, with its value from a plain pass, given the index b of the prompt's first token.
 FEATURES: dict[str, tuple[Callable[[int], Any], Callable[[Pass, int], Tensor]]] = {
     "neuron": (lambda d: dl.neuron(1, 5), lambda p, b: p.mlp_post(1)[:, -1, 5]),
     "pre-activation at a position": (
@@ -336,7 +336,7 @@ def test_weights_changed_between_two_gradients_are_noticed(gpt2):
 
 
 def test_a_model_is_without_its_parts_only_while_no_other_thread_may_use_it(gpt2, monkeypatch):
-    """Also while the fastest way to a gradient is found out, behind a template's prefix among others."""
+    """This holds also while the fastest options are chosen, such as a cached prefix of a template."""
     scorer = make_scorer("L1.N5", gpt2.bridge, prefix=[40, 41])
     lock, bare, held = scorer.model.lock, Bypass.bare, []
 

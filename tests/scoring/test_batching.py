@@ -1,4 +1,4 @@
-"""Passes by shared prefixes when memory is short: fewer prompts at once, the same numbers, and nothing tried twice."""
+"""Passes with shared prefixes when memory is short: smaller batches, equal numbers, and a failed size never again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOTAL = 8
 """Tokens of a row, with the BOS."""
 
 TRIAL = 12
-"""Prompts in the pass by which a scorer finds out whether prefixes can be shared."""
+"""Prompts in the pass that verifies prefix sharing."""
 
 
 def same(found: Scores, expected: Scores) -> None:
@@ -34,7 +34,7 @@ def same(found: Scores, expected: Scores) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_rooms(monkeypatch):
-    """No other test is short of memory for what happens here."""
+    """Give each test its own memory budgets, so that no other test runs short of memory."""
     monkeypatch.setattr(batching, "_BUDGETS", weakref.WeakKeyDictionary())
 
 
@@ -46,14 +46,14 @@ def quiet():
 
 
 def scorer_of(bridge: Any, **settings: Any) -> Scorer:
-    """That has made its trial pass."""
+    """Return a scorer that has made its trial pass."""
     scorer = make_scorer(FEATURE, bridge, prepend_bos=True, **settings)
     scorer.score(IDS[:1])
     return scorer
 
 
 def device(monkeypatch, holds: int = 10**6) -> list[int]:
-    """One that holds so many prompts in a packed pass; the sizes that were tried."""
+    """Simulate a device that holds this many prompts in a packed pass; return the list of sizes that are tried."""
     tried: list[int] = []
     run = PackedModel.run
 
@@ -68,14 +68,14 @@ def device(monkeypatch, holds: int = 10**6) -> list[int]:
 
 
 def scoring(bridge: Any, tokens: int | None = None, grows: bool = False) -> MemoryBudget:
-    """A bridge's room for scoring, made like this if tokens are given."""
+    """Return the memory budget of a bridge for scoring; set it first if tokens are given."""
     room = memory_budget(as_hooked(bridge), "scoring")
     if tokens is not None:
         room.tokens, room.grows = tokens, grows
     return room
 
 
-# Too much at once.
+# Too many prompts at once.
 
 
 def test_out_of_memory_halves_the_batch_and_says_so(family, monkeypatch):
@@ -105,7 +105,7 @@ def test_the_next_scorer_of_the_same_bridge_does_not_try_more(gpt2, monkeypatch,
     same(make_scorer(FEATURE, gpt2.bridge, prepend_bos=True).score(IDS), expected)
     assert tried == [10] * 4 + [TRIAL] + [10] * 4
     tried.clear()
-    make_scorer(FEATURE, wrap(gpt2.bridge), prepend_bos=True).score(IDS)  # the bridge counts, not what holds it
+    make_scorer(FEATURE, wrap(gpt2.bridge), prepend_bos=True).score(IDS)  # the budget is the bridge's
     assert tried == [TRIAL] + [10] * 4
     tried.clear()
     make_scorer(FEATURE, gpt2.bridge, prepend_bos=True).score(np.repeat(IDS, 2, 1))  # longer prompts take more
@@ -132,7 +132,7 @@ def test_batches_of_a_template_s_prompts_are_the_same(family, monkeypatch):
 
 
 def test_prompts_come_back_in_their_order_and_related_ones_in_one_batch(gpt2, monkeypatch):
-    """Children of two parents in turns; each batch has those of one."""
+    """Children of two parents come in turns, and each batch holds the children of one parent."""
     parents = IDS[[0, 1]]
     rows = parents[np.arange(40) % 2].copy()
     rows[:, -1] = np.arange(1, 41)
@@ -163,7 +163,7 @@ def test_an_error_of_another_kind_changes_nothing(gpt2, monkeypatch):
     assert scoring(gpt2.bridge).tokens == before and scorer.forward.batches.size is None
 
 
-# More, while it fits.
+# Growing batches.
 
 
 def test_a_room_that_grows_doubles_while_full_batches_fit(gpt2, monkeypatch, quiet):
@@ -211,7 +211,7 @@ def test_the_usual_that_does_not_fit_is_told_and_not_grown_again(gpt2, monkeypat
     assert tried == [32, 16, 16, 8] and room == MemoryBudget(16 * TOTAL, grows=False)
 
 
-# Rooms and limits.
+# Budgets and limits.
 
 
 def test_each_kind_of_pass_has_its_own_room(gpt2, llama, monkeypatch):
@@ -249,7 +249,7 @@ def test_the_least_of_all_limits_counts():
     assert BatchRunner(None).limit() is None
     assert BatchRunner(None).limit(9) == 9
     assert BatchRunner(3).limit() == 3
-    assert BatchRunner(3).limit(2) == 3  # what was given goes before what would be chosen
+    assert BatchRunner(3).limit(2) == 3  # a given size goes before the default
     assert BatchRunner(None).limit(None, room, 10) == 5
     assert BatchRunner(None).limit(4, room, 10) == 4
     assert BatchRunner(None).limit(9, room, 10) == 5

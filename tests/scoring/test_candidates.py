@@ -1,4 +1,4 @@
-"""Candidates for a token are the allowed ones that a gradient ranks highest, whatever is in the gradient."""
+"""Candidates are the allowed tokens that the gradient ranks highest, even if the gradient is not finite."""
 
 from __future__ import annotations
 

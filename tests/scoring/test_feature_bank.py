@@ -1,4 +1,4 @@
-"""Features that are computed together have the values that each of them has by itself, on every family of models."""
+"""Features that are computed together have the values that each of them has alone, on every family of models."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_values_are_those_of_each_feature_by_itself(family):
     features = _features(32)
     bulk, rows = _bulk(family, features), _rows(family)
     (_, found), *rest = bulk.passes(rows)
-    assert not rest and not bulk.plain  # the faster pass gave what the plain one gives
+    assert not rest and not bulk.plain  # the faster pass agreed with the plain pass
     for bank, values in zip(bulk.banks, found.values, strict=True):
         assert values.shape == (len(rows), len(bank))
         for i in range(len(bank)):
@@ -89,11 +89,11 @@ def test_values_at_every_position_are_those_of_prompts_that_end_there(family):
             for end in range(1 if bulk.layout.bos else 2, N + 1):  # one token alone has no cross-entropy
                 assert np.allclose(series[:, end - 1, i], scorer.values(rows[:, :end]), atol=1e-4), (bank, end)
         told += len(bank)
-    assert told > 120  # most features: these are not run again for every position
+    assert told > 120  # most features need no new pass for every position
 
 
 def test_numbers_are_those_of_the_plain_model(family):
-    """Every neuron of a layer, by Hugging Face's own modules."""
+    """Every neuron of a layer has the value that Hugging Face's own modules give."""
     rows, model = _rows(family), as_hooked(family.bridge)
     before = model.bos(None)
     first = np.tile(np.array(before, dtype=np.int64), (len(rows), 1))
@@ -121,7 +121,7 @@ def test_what_is_alike_is_one_bank(neox):
         ["logit(3)", "logit(4)"],
         ["-blocks.0.mlp.hook_post[-1, 3]", "-blocks.0.mlp.hook_post[-1, 5]"],
     ]
-    assert given_order(found).tolist() == [0, 2, 1, 4, 3, 5]  # positions in the banks, in the order that was given
+    assert given_order(found).tolist() == [0, 2, 1, 4, 3, 5]  # indices into the banks, in input order
 
 
 def test_latents_of_an_autoencoder_are_encoded_once(neox):

@@ -1,4 +1,4 @@
-"""Prompts that share prefixes are scored once where they are the same, and get the numbers that whole rows get."""
+"""Shared prefixes of prompts are computed once, and the numbers are those of whole rows."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ ABSENT = {
 
 
 def children(length: int = LENGTH, parents: int = 2) -> np.ndarray:
-    """Parents, and of each a child with another token at each place: the first, the last, and those between."""
+    """Draw parents, and for each parent a child with another token at each position, from the first to the last."""
     random = np.random.default_rng(0)
     rows = np.repeat(random.integers(1, 320, (parents, length)), length + 1, 0)
     for row, place in enumerate(np.tile(np.arange(length + 1), parents)):
@@ -96,7 +96,7 @@ ROWS = children()
 
 
 def close(found: Any, expected: Any, tolerance: float = TOLERANCE) -> None:
-    """Equal but for this part of the largest number."""
+    """Assert that numbers agree up to this fraction of the largest number."""
     found, expected = np.asarray(found), np.asarray(expected)
     assert found.shape == expected.shape and np.isfinite(expected).all()
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * max(np.abs(expected).max(), SMALLEST))
@@ -108,18 +108,18 @@ def agree(found: Scores, expected: Scores, tolerance: float = TOLERANCE) -> None
 
 
 def both(feature: Any, bridge: Any, **options: Any) -> tuple[Scorer, Scorer]:
-    """A scorer that shares prefixes, and one that does not."""
+    """Make a scorer that shares prefixes, and a scorer that does not."""
     return make_scorer(feature, bridge, **options), make_scorer(feature, bridge, share_prefixes=False, **options)
 
 
 def shares(scorer: Scorer) -> bool:
-    """Whether it shares them on all its models."""
+    """Return whether a scorer shares prefixes on all its models."""
     found = scorer.forward._sharings.values()
     return len(found) > 0 and all(s is not None and s.packed is not None for s in found)
 
 
 class Runs:
-    """The packed passes that were made: of which packings, and how many of them were to be kept."""
+    """Record of the packed passes: their prefix trees, and the number of passes whose results were cached."""
 
     def __init__(self) -> None:
         self.packings: list[PrefixTree] = []
@@ -144,7 +144,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
 
 
 def check(feature: Any, bridge: Any, runs: Runs, rows: np.ndarray = ROWS, **options: Any) -> None:
-    """Scores are those of whole rows, of fewer tokens than those have."""
+    """Assert that the scores are those of whole rows, and that fewer tokens were computed."""
     fast, plain = both(feature, bridge, **options)
     agree(fast.score(rows), plain.score(rows))
     assert shares(fast)
@@ -240,7 +240,7 @@ def test_a_sliding_window_shorter_than_the_row_slides_along_each_row(gemma2, kno
         assert shares(scorer)
 
 
-# What is kept, and for how long.
+# Cached prefixes, and how long they last.
 
 
 def test_a_template_s_prefix_is_computed_once_and_anew_when_renewed(family, runs):
@@ -297,7 +297,7 @@ def test_compatibility_mode_between_two_scores_is_noticed(family, runs):
         assert runs.packings
 
 
-# How it is cut into pieces.
+# Batches and chunks.
 
 
 def test_duplicates_single_rows_and_batches_change_nothing(family):
@@ -325,7 +325,7 @@ def test_the_size_of_chunks_of_logits_changes_nothing(family, monkeypatch, chunk
         assert shares(scorer)
 
 
-# Models that somebody has changed.
+# Models that were changed.
 
 
 @pytest.mark.parametrize("prefix", [(), (5, 6)])

@@ -28,7 +28,7 @@ def same(found, expected, tolerance: float = 1e-5) -> None:
 
 
 class Watch:
-    """Which hook points of a model were passed, and how often."""
+    """Record of the hook points that fired on a model, and how often."""
 
     def __init__(self, bridge, *names: str) -> None:
         self.points = {name: bridge.hook_dict[name] for name in names}
@@ -44,7 +44,7 @@ class Watch:
             point.remove_hooks()
 
 
-# Who is asked.
+# Models that are run.
 
 
 @pytest.mark.parametrize("bos", [True, False])
@@ -69,7 +69,7 @@ def test_a_template_is_as_if_it_were_typed_around_the_prompt(family, bos):
     typed = np.concatenate([row * prefix, IDS, row * suffix], axis=1)
     plain = make_scorer(FEATURE, family.bridge, prepend_bos=bos)
     same(inside.score(IDS).value, plain.score(typed).value)
-    # The prompt's seven terms are what the whole has more than the prefix alone.
+    # The prompt's seven terms are the terms of the whole row without those of the prefix.
     short, longer = typed[:, :3], typed[:, :10]
     sums = [plain.score(x).cross_entropy * (x.shape[1] - (not bos)) for x in (short, longer)]
     same(inside.score(IDS).cross_entropy, (sums[1] - sums[0]) / 7, 1e-4)
@@ -116,7 +116,7 @@ def test_nor_does_the_feature_s_model_when_another_one_judges_fluency(gpt2, llam
 def test_two_hook_points_run_to_the_deeper_one(gpt2):
     with Watch(gpt2.bridge, "blocks.1.mlp.hook_pre", "unembed.hook_out") as passed:
         make_scorer(f"blocks.1.mlp.hook_pre[-1, 0] + {FEATURE}", gpt2.bridge).values(IDS)
-        # Once for each of the two passes that look at shapes, for the trial, and for the values.
+        # Two passes probe shapes, one is the trial, and one computes the values.
         assert passed["unembed.hook_out"] == 0 and passed["blocks.1.mlp.hook_pre"] == 4
 
 
@@ -253,7 +253,7 @@ def test_losses_are_float32_whatever_the_model_s_precision(gpt2):
 
 
 def little_memory(monkeypatch, room: int) -> list[int]:
-    """A device that holds `room` whole prompts at once; the sizes that were tried."""
+    """Simulate a device that holds `room` whole prompts at once; return the list of sizes that are tried."""
     monkeypatch.setattr(batching, "_BUDGETS", weakref.WeakKeyDictionary())  # so that no other test is short of memory
     tried: list[int] = []
     run = HookedModel.run

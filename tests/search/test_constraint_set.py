@@ -22,7 +22,7 @@ def vocabulary() -> Vocabulary:
 
 
 def test_ids_out_of_arrays_are_ids():
-    """`forbid_tokens(*run.history.ids[0])` is natural, and what is kept must fit into JSON."""
+    """Users write `forbid_tokens(*run.history.ids[0])`, and the constraint must fit into JSON."""
     row = np.array([5, 7], dtype=np.int32)
     assert rules_of.forbid_tokens(*row) == rules_of.forbid_tokens(5, 7)
     fixed = rules_of.fix({np.int64(0): row[1]})
@@ -34,12 +34,12 @@ def test_ids_out_of_arrays_are_ids():
     [
         (
             lambda: rules_of.forbid_tokens([1, 2]),
-            r"got \[1, 2\]. Several are given one by one: forbid_tokens\(\*tokens\)",
+            r"got \[1, 2\]. Give several tokens one by one: forbid_tokens\(\*tokens\)",
         ),
         (lambda: rules_of.forbid_tokens(1.5), r"takes a token as its text or its id; got 1.5"),
         (lambda: rules_of.forbid_tokens(True), "got True"),
         (lambda: rules_of.forbid_tokens(""), "got ''"),
-        (lambda: rules_of.fix({"a": 1}), r"'a' is not one: use 0, 1, \.\.\. or -1"),
+        (lambda: rules_of.fix({"a": 1}), r"'a' is not a position: use 0, 1, \.\.\. or -1"),
         (lambda: rules_of.fix([1]), r"takes tokens by position, as in fix\(\{0:"),
         (lambda: rules_of.fix({0: None}), "takes a token as its text or its id; got None"),
     ],
@@ -52,7 +52,7 @@ def test_what_is_not_a_token_or_a_position_is_refused_when_written(make, told):
 def test_text_may_not_arise_where_prompt_and_template_meet(vocabulary):
     ids = np.array([vocabulary.encode(" dog")[:1] * 3])
     piece = vocabulary.piece(ids[0, 0])
-    head = piece.strip()[0]  # ends the template, and the prompt goes on with the rest
+    head = piece.strip()[0]  # the template ends with this letter, and the prompt continues with the rest
     rest = vocabulary.encode(piece.strip()[1:])
     row = np.array([rest])
     forbidden = rules_of.forbid_text(piece)
@@ -60,7 +60,7 @@ def test_text_may_not_arise_where_prompt_and_template_meet(vocabulary):
     assert (
         not ConstraintSet([forbidden, rules_of.template(f"A {head}{{dream}}")], vocabulary, len(rest)).check(row).any()
     )
-    own = rules_of.template(f"A{piece}, and {{dream}}")  # the template may say it, being the user's own words
+    own = rules_of.template(f"A{piece}, and {{dream}}")  # the template may contain it, because the user wrote it
     assert ConstraintSet([forbidden, own], vocabulary, len(rest)).check(row).all()
 
 
@@ -70,7 +70,7 @@ def test_fixed_tokens_with_forbidden_text_are_found_at_once(vocabulary):
 
 
 def test_a_templates_text_is_what_the_model_reads_on_sentencepiece(stories):
-    """Behind the prompt, a tokenizer of words must not put a space of its own before the suffix."""
+    """A word tokenizer must not put a space of its own between the prompt and the suffix."""
     vocabulary = Vocabulary(stories.bridge.tokenizer, stories.bridge.cfg.d_vocab)
     for after in ("\nAssistant:", " and then", "!", "so"):
         rules = ConstraintSet([rules_of.template("User: {dream}" + after)], vocabulary, 4)
@@ -79,7 +79,7 @@ def test_a_templates_text_is_what_the_model_reads_on_sentencepiece(stories):
 
 
 def test_random_starts_that_are_not_finite_are_drawn_again():
-    """Half of all prompts are NaN: one member alone would often have begun on one of them."""
+    """Half of all prompts are NaN, so a single member often begins on one of them."""
     hook = "blocks.1.mlp.hook_post"
 
     def sometimes(found):

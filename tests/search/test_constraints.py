@@ -1,4 +1,4 @@
-"""Constraints: which tokens may stand where, which prompts may exist, and what is told when nothing is left."""
+"""Constraints: allowed tokens, allowed prompts, and the errors if no token or prompt is left."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_special_and_padded_rows_are_never_allowed(vocabulary, rng):
     drawn = rules.random(500, rng)
     assert drawn.shape == (500, LENGTH) and drawn.dtype == np.int64
     assert rules.allowed[drawn].all()
-    assert len(np.unique(drawn)) > 300  # all of the others are drawn
+    assert len(np.unique(drawn)) > 300  # every other token is drawn
 
 
 def test_forbidden_tokens_by_text_and_by_id(vocabulary, rng):
@@ -108,7 +108,7 @@ def test_round_trips(vocabulary, rng):
     whole = vocabulary.encode(" the dog and the house")
     row = np.array([(whole * 2)[:LENGTH]])
     assert rules.check(row).all()
-    split = ids(vocabulary, " ", "t", "h", "e", " dog", "s")  # would come back as " the"
+    split = ids(vocabulary, " ", "t", "h", "e", " dog", "s")  # would be encoded as " the"
     assert not rules.check(split).any()
     drawn = rules.random(40, rng)
     assert all(vocabulary.encode(vocabulary.text(row)) == row.tolist() for row in drawn)
@@ -121,7 +121,7 @@ def test_round_trips_inside_a_template(vocabulary):
     inside = ConstraintSet([rules_of.template(" do{dream} over"), rules_of.round_trip()], vocabulary, 2)
     rows = np.concatenate([ids(vocabulary, "g", " cat"), ids(vocabulary, "!", " cat")])
     assert alone.check(rows).tolist() == [True, True]
-    assert inside.check(rows).tolist() == [False, True]  # " do" and "g" would come back as " dog"
+    assert inside.check(rows).tolist() == [False, True]  # " do" and "g" would be encoded as " dog"
 
 
 # Positions.

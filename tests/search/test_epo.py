@@ -162,7 +162,7 @@ def test_the_drawn_weight_is_the_one_that_chooses_the_survivor():
                 survivor.tolist() == before.population[toy.of(toy.cost, before.population).argmin()].tolist()
             )
     assert len(set(drawn)) == len(drawn) and 0.1 <= min(drawn) < 2 and 7 < max(drawn) <= 9
-    assert chose_strongest < len(drawn) and chose_fluent < len(drawn)  # it was the weight that decided
+    assert chose_strongest < len(drawn) and chose_fluent < len(drawn)  # the weight decided
 
 
 @pytest.mark.parametrize(("weight", "table", "sign"), [(0.0, "worth", 1), (1e4, "cost", -1)])
@@ -174,7 +174,7 @@ def test_extreme_weights_keep_the_strongest_or_the_most_fluent_member(weight, ta
     assert (log.members[2] == before[best]).all()
 
 
-# Beginnings.
+# Initial populations.
 
 
 def test_fewer_starts_than_members_are_repeated_in_turn_and_more_are_subsampled():

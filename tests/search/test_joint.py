@@ -30,12 +30,12 @@ MIXED = [PLAIN[0], LOGITS[0], PLAIN[1]]
 
 
 def dreams(model: Any, features: Any = MIXED, **settings: Any) -> Dreams:
-    """Eight iterations unless told otherwise; restarts begin iterations 4 and 7."""
+    """Run dreams of eight iterations by default; restarts begin iterations 4 and 7."""
     return dl.dream(features, model, **(SMALL | {"iterations": 8} | settings))
 
 
 def alike(a: History, b: History) -> None:
-    """The same prompts and populations in the same order; numbers may differ by rounding."""
+    """Assert equal prompts and populations in equal order; numbers may differ by rounding."""
     first, second = a.arrays(), b.arrays()
     assert set(first) == set(second)
     for name in set(first) - {"seconds"}:
@@ -47,11 +47,11 @@ def alike(a: History, b: History) -> None:
 
 @pytest.fixture(scope="module")
 def runs() -> Dreams:
-    """Two features, two seeds each."""
+    """Runs of two features with two seeds each."""
     return dreams(models.family("gpt2").bridge, [PLAIN[0], LOGITS[0]], seeds=[0, 1])
 
 
-# The same runs.
+# Equal runs.
 
 
 @pytest.mark.parametrize("name", ["gpt2", "neox"])
@@ -112,14 +112,14 @@ def test_expressions_and_texts_and_one_feature_twice_may_be_in_a_list(gpt2):
     alike(found[0].history, found[1].history)
 
 
-# The same passes.
+# Joint passes.
 
 
 def test_prompts_of_all_runs_are_scored_in_the_same_passes(gpt2, monkeypatch):
     parts: list[set[int]] = []
     packed: list[int] = []
     slopes: list[set[int]] = []
-    part, run, gradient = ForwardScorer._part, PackedModel.run, BackwardScorer._gradient
+    part, run, gradient = ForwardScorer._score_batch, PackedModel.run, BackwardScorer._gradient
 
     def scored(self, prompts, owner, *rest):
         parts.append(set(owner.tolist()))
@@ -133,17 +133,17 @@ def test_prompts_of_all_runs_are_scored_in_the_same_passes(gpt2, monkeypatch):
         slopes.append(set(owner.tolist()))
         return gradient(self, rows, owner, *rest)
 
-    monkeypatch.setattr(ForwardScorer, "_part", scored)
+    monkeypatch.setattr(ForwardScorer, "_score_batch", scored)
     monkeypatch.setattr(PackedModel, "run", passed)
     monkeypatch.setattr(BackwardScorer, "_gradient", differentiated)
     dreams(gpt2.bridge, PLAIN, seeds=[0, 1])
-    assert parts == [{0, 1, 2, 3}] * 9  # one for the initial populations, and one for each iteration
-    assert len(packed) == 9 + 1  # and a trial
+    assert parts == [{0, 1, 2, 3}] * 9  # a pass for the initial populations, and one for each iteration
+    assert len(packed) == 9 + 1  # and a trial pass
     assert slopes[-8:] == [{0, 1, 2, 3}] * 8 and len(slopes) < 4 * 8
     for seen in (parts, slopes):
         seen.clear()
     dreams(gpt2.bridge, MIXED)
-    assert parts == [{0, 1}, {0}] * 9  # features that read logits apart from the others
+    assert parts == [{0, 1}, {0}] * 9  # features that read logits have passes of their own
     assert slopes[-8:] == [{0, 1, 2}] * 8
 
 
@@ -172,7 +172,7 @@ def test_scorers_of_two_models_or_templates_do_not_work_together(gpt2, neox):
 
 
 class Joint:
-    """Answers for several toys at once, and notes for whom."""
+    """Joint scorer of several toys, which records the toys that it answers for."""
 
     def __init__(self, toys: list[Toy]) -> None:
         self.toys = toys
@@ -212,7 +212,7 @@ def test_searches_of_different_lengths_end_when_they_are_done():
 
 
 def test_a_search_that_asks_more_often_does_not_hold_up_the_others():
-    """One draws its initial prompts again and again, as long as they are not finite, while the other goes on."""
+    """One search draws initial prompts again and again until they are finite, while the other continues."""
     bad = np.flatnonzero(VOCABULARY.allowed)[::4]
     joint = Joint([Toy(), Toy(nan=bad)])
     config = EPOConfig(iterations=3, population=4, children=8, top_k=12, length=LENGTH)
@@ -227,7 +227,7 @@ def test_a_search_that_asks_more_often_does_not_hold_up_the_others():
 
 
 def finite(toy: Toy, bad: np.ndarray) -> np.ndarray:
-    """What was scored and has a finite value, in order of tokens."""
+    """Return the scored prompts with finite values, sorted by their tokens."""
     ids = toy.all_scored
     return np.unique(ids[~np.isin(ids, bad).any(1)], axis=0)
 
@@ -236,7 +236,7 @@ def test_no_searches_take_no_steps():
     assert list(drive_together([], Joint([]))) == []  # pyright: ignore[reportArgumentType]
 
 
-# What comes back.
+# Results.
 
 
 def test_runs_come_feature_by_feature_and_seed_by_seed(runs):
@@ -300,7 +300,7 @@ def test_each_run_is_saved_in_a_folder_of_its_own(gpt2, runs, tmp_path):
         again = dl.load_run(place, gpt2.bridge)
         same(again.history, run.history)
         assert again.provenance == run.provenance and again.config == run.config
-    runs.save(folder)  # they are its own
+    runs.save(folder)  # the folder belongs to these runs
     with pytest.raises(RunFolderError):
         Dreams(runs[::-1].runs).save(folder)
     other = dreams(gpt2.bridge, LOGITS, iterations=1)
@@ -334,7 +334,7 @@ def test_a_folder_with_a_run_in_it_is_an_error_before_the_search(gpt2, runs, tmp
     assert [p.name for p in (tmp_path / "all").iterdir()] == ["run-001"]
 
 
-# Going on, and ways out.
+# Continuing and stopping.
 
 
 @pytest.mark.parametrize("which", range(3))
@@ -348,7 +348,7 @@ def test_an_interrupt_keeps_everything_of_all_runs(gpt2, capsys):
     with interrupt_after(4):
         found = dreams(gpt2.bridge, MIXED)
     assert "Interrupted after 3 of 8 iterations. Everything found so far is kept" in capsys.readouterr().err
-    assert [run.iteration for run in found] == [4, 3, 3]  # the first had just noted its fourth
+    assert [run.iteration for run in found] == [4, 3, 3]  # the first run had just recorded its fourth iteration
     for run, feature in zip(found, MIXED, strict=True):
         assert len(run.frontier) and not run.finished
         alike(run.resume(progress=False).history, dream(gpt2.bridge, feature).history)
@@ -364,7 +364,7 @@ def test_an_error_has_the_runs(gpt2, tmp_path):
         alike(run.resume(progress=False).history, dream(gpt2.bridge, MIXED[number]).history)
 
 
-# What is refused.
+# Errors.
 
 
 @pytest.mark.parametrize(
@@ -374,10 +374,14 @@ def test_an_error_has_the_runs(gpt2, tmp_path):
         ((), {"seeds": [1]}, "The list of features is empty; give at least one feature."),
         (PLAIN[0], {"seeds": []}, "seeds is empty; give at least one."),
         (PLAIN, {"seeds": iter(())}, "seeds is empty; give at least one."),
-        (PLAIN[0], {"seeds": 3}, r"seeds is 3; it is several, such as range\(3\). For one, use seed=."),
-        (PLAIN[0], {"seeds": np.int64(0)}, r"seeds is 0; it is several, such as range\(2\). For one, use seed=."),
+        (PLAIN[0], {"seeds": 3}, r"seeds is 3; give several seeds, such as range\(3\). For one seed, use seed=."),
+        (
+            PLAIN[0],
+            {"seeds": np.int64(0)},
+            r"seeds is 0; give several seeds, such as range\(2\). For one seed, use seed=.",
+        ),
         (PLAIN[0], {"seeds": [0, 1], "seed": 2}, "Both seed= and seeds= are given; keep one."),
-        (PLAIN, {"seeds": [4, 1, 4]}, r"seeds has one twice: \[4, 1, 4\]; equal seeds make equal runs."),
+        (PLAIN, {"seeds": [4, 1, 4]}, r"seeds contains a seed twice: \[4, 1, 4\]; equal seeds make equal runs."),
         (PLAIN, {"seeds": [0, -1]}, "seed is -1"),
     ],
 )

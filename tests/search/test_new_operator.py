@@ -1,4 +1,4 @@
-"""An operator and an optimiser of one's own are written in one place and registered in one more; runs do the rest."""
+"""A new operator or optimiser is written in one file and registered in another; runs need no change."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def replace_two(members, candidates, parents, positions, rng):
 
 
 def cross_over(members, candidates, parents, positions, rng):
-    """Replace one token, and take the tokens behind a random position from another member."""
+    """Replace one token, and take the tokens after a random position from another member."""
     children = replace_one(members, candidates, parents, positions, rng)
     others = members[rng.integers(len(members), size=len(parents))]
     behind = np.arange(children.shape[1]) >= rng.choice(positions, size=len(parents))[:, None]
@@ -49,7 +49,7 @@ def cross_over(members, candidates, parents, positions, rng):
 
 @dataclass(frozen=True)
 class CrossOverConfig(EPOConfig):
-    """Settings of EPO that crosses members."""
+    """Settings of EPO with an operator that crosses members."""
 
 
 # What a contributor writes in a module of their own, search/hill_climbing.py.
@@ -67,7 +67,7 @@ class HillClimbingConfig(EPOConfig):
 
 
 class HillClimbing:
-    """Changes one token at random, without gradients, and stays where that is not better."""
+    """Optimiser without gradients: it changes one token at random, and keeps the prompt if that is not better."""
 
     def search(
         self,
@@ -125,7 +125,7 @@ def test_children_are_the_operator_s(operator: Operator):
             for members, pool in zip(log.members, log.pools, strict=True)
         ]
     )
-    assert changed.max() > 1  # what the paper's operator never does
+    assert changed.max() > 1  # the paper's operator changes one token only
     best = [objective(toy, step.population, 0.1).max() for step in log.steps]
     assert best[-1] > best[0]
 
@@ -138,7 +138,7 @@ def test_the_paper_s_operator_is_the_usual_one():
 def test_a_dream_s_settings_choose_the_operator(gpt2):
     plain = dream(gpt2.bridge)
     crossed = dream(gpt2.bridge, config=CrossOverConfig())
-    np.testing.assert_array_equal(crossed.history.ids[:3], plain.history.ids[:3])  # the same beginning
+    np.testing.assert_array_equal(crossed.history.ids[:3], plain.history.ids[:3])  # equal initial populations
     assert not np.array_equal(crossed.history.ids[-3:], plain.history.ids[-3:])
 
 

@@ -1,4 +1,4 @@
-"""What a search proposes and evaluates: rules hold for every prompt, and no prompt is scored twice."""
+"""Proposals and evaluation: every prompt obeys the constraints, and no prompt is scored twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dreamy_lens.search import ConstraintSet, ScoreCache, make_children, replace
 from tests.helpers import models
 from tests.helpers.toy import LENGTH, VOCABULARY, Log, Toy, search
 
-# What may be proposed.
+# Proposals.
 
 
 def allowed_everywhere(log: Log, rules: ConstraintSet) -> bool:
@@ -62,7 +62,7 @@ def test_fixed_positions_stay():
 
 
 def test_rules_of_whole_prompts_hold_for_every_prompt_that_is_evaluated():
-    # Few letters and a liking for them, so that the forbidden word is close all the time.
+    # Few letters, all with high values, so that the forbidden word is always close.
     letters = [VOCABULARY.token_id(c) for c in "dogDOG ae"]
     only = rules_of.forbid_tokens(*(i for i in range(VOCABULARY.size) if i not in letters))
     rules = ConstraintSet([rules_of.forbid_text("dog"), only], VOCABULARY, LENGTH)
@@ -103,7 +103,7 @@ def test_children_that_break_a_rule_are_drawn_again():
     assert 0 < rejected < 40
 
 
-# Evaluating.
+# Evaluation.
 
 
 def test_no_prompt_is_scored_twice():
@@ -111,7 +111,7 @@ def test_no_prompt_is_scored_twice():
     few = ConstraintSet([rules_of.forbid_tokens(*range(12, VOCABULARY.size))], VOCABULARY, LENGTH)
     log = search(toy, few, iterations=30, restart_every=4)
     assert len(np.unique(toy.all_scored, axis=0)) == len(toy.all_scored) == len(log.ids)
-    assert len(toy.all_scored) < 30 * 32  # children did come twice
+    assert len(toy.all_scored) < 30 * 32  # some children occur twice
     np.testing.assert_array_equal(log.ids, toy.all_scored)
 
 
@@ -125,7 +125,7 @@ def test_scores_are_those_of_the_prompts():
 
 def test_non_finite_prompts_are_counted_and_never_selected():
     toy = Toy(nan=range(20, 60), infinite=range(60, 90))
-    toy.worth[:, 20:90] = 50.0  # the gradient is drawn to them
+    toy.worth[:, 20:90] = 50.0  # the gradient favours these tokens
     log = search(toy, iterations=12, population=6, top_k=200)
     bad = np.isin(toy.all_scored, range(20, 90)).any(1)
     assert sum(step.non_finite for step in log.steps) == bad.sum() > 50
@@ -165,7 +165,7 @@ def test_a_flat_start_is_warned_of():
 
 
 def evaluated(known: ScoreCache, toy: Toy, rows: np.ndarray) -> Any:
-    """What is new among the rows, once the toy has answered what is asked."""
+    """Return the new scores among the rows, after the toy has answered the request."""
     asking = known.evaluate(rows)
     try:
         ask = next(asking)

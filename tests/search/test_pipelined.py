@@ -1,4 +1,4 @@
-"""An accelerator is waited for once in an iteration, and the order of work that makes it so changes nothing else."""
+"""The host waits for an accelerator once in an iteration, and the pipelined order changes nothing else."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def pipelined(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The order for accelerators, on the processor."""
+    """Use the order for accelerators on the CPU."""
     monkeypatch.setattr(epo, "PIPELINED", ("cpu",))
 
 
-# The counter.
+# The counter of waits.
 
 
 def test_the_counter_sees_what_waits():
@@ -97,7 +97,7 @@ def test_what_comes_by_itself_is_there_only_after_a_wait():
 
 
 def waits_of(model: Any, feature: Any, waits: waiting.Waits, **settings: Any) -> tuple[list[list[str]], Any]:
-    """What is waited for in each iteration of a run; and the run."""
+    """Return the waits in each iteration of a run, and the run."""
     run = dream(model, feature, **(settings | {"iterations": 0}))
     found = []
     for step in run.steps(8):
@@ -124,7 +124,7 @@ def test_an_iteration_waits_once_and_finds_what_it_finds_on_the_processor(name, 
         found, run = waits_of(
             waiting.moved(models.new_bridge(name, models.family(name).raw)), feature, waits, **settings
         )
-    # The first iteration finds out how the model can be run, which takes looking.
+    # The first iteration verifies the faster passes, and has to read their results.
     assert [len(one) for one in found[1:]] == [1] * 7, found[1:]
     assert all("transfer.py" in one[0] for one in found[1:])
     np.testing.assert_array_equal(run.history.ids, plain.history.ids)
@@ -168,7 +168,7 @@ def test_several_searches_wait_once_together(gpt2):
         np.testing.assert_array_equal(ours.history.ids, own.history.ids)
 
 
-# The same search.
+# Equal searches.
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
@@ -179,7 +179,7 @@ def test_both_orders_give_one_history(gpt2, monkeypatch, settings):
 
 
 class There(Toy):
-    """A toy that answers as an accelerator does."""
+    """Toy that answers with tensors, as an accelerator does."""
 
     def score_on_device(self, ids: np.ndarray) -> torch.Tensor:
         found = self.score(ids)
@@ -246,7 +246,7 @@ def test_so_they_are_where_nothing_in_a_pool_is_finite_or_nothing_is_new(monkeyp
     assert any(not len(own.ids) for _, own in found)
 
     class Spoilt(There):
-        """Nothing has a finite score after the first prompts."""
+        """Toy whose scores are not finite after the first prompts."""
 
         def score(self, ids: np.ndarray) -> Any:
             scores = super().score(ids)
@@ -275,7 +275,7 @@ def test_a_run_goes_on_from_every_iteration_as_if_it_had_never_stopped(pipelined
 
 
 def equal_but_for_order(ours: Step, own: Step) -> None:
-    """Equal steps; prompts without finite scores are remembered in the order in which they were met."""
+    """Assert that two steps are equal; the order of prompts without finite scores is not compared."""
     assert (ours.iteration, ours.restart, ours.rejected, ours.state.rng) == (
         own.iteration,
         own.restart,

@@ -279,7 +279,7 @@ def test_what_nobody_expected_is_not_hidden(tmp_path, monkeypatch):
         ({"features": []}, SettingsError, "There is no feature"),
         ({"features": ["L1.N3", dl.neuron(1, 3)]}, SettingsError, "is given twice"),
         ({"features": ["L1.N3 +"]}, FeatureSyntaxError, "L1.N3"),
-        ({"seeds": 3}, SettingsError, r"seeds is 3; it is several, such as range\(3\)"),
+        ({"seeds": 3}, SettingsError, r"seeds is 3; give several seeds, such as range\(3\)"),
         ({"seeds": []}, SettingsError, "seeds is empty"),
         ({"settings": {"population": 4}}, SettingsError, "settings is a list of dictionaries"),
         ({"settings": []}, SettingsError, "settings is empty"),
