@@ -25,7 +25,7 @@ import psutil
 from measures import table
 
 import dreamy_lens as dl
-from dreamy_lens.models.load import as_hooked
+from dreamy_lens.models import as_hooked
 
 FORMATS = ("a.txt", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet")
 

@@ -35,8 +35,7 @@ WORDS = (" only", " never", " same", " file", " list", " value", " name", " type
 def answers(feature: str) -> None:
     """Print the seconds from a view's message to each answer, running and paused, and the size of a frozen run."""
     import dreamy_lens as dl
-    from dreamy_lens.panels.dream import DreamPanel
-    from dreamy_lens.panels.run_view import frozen_run
+    from dreamy_lens.panels import DreamPanel, frozen_run
 
     run = dl.dream(feature, iterations=5000, wait=False, progress=False)
     panel, times = DreamPanel(run), {}

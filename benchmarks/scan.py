@@ -22,9 +22,7 @@ import torch
 
 import dreamy_lens as dl
 from dreamy_lens.corpus import open_corpus
-from dreamy_lens.scan.config import ScanConfig
-from dreamy_lens.scan.scan import Scan
-from dreamy_lens.scan.scanner import Scanner
+from dreamy_lens.scan import Scan, ScanConfig, Scanner
 
 
 def main() -> None:

@@ -1,2 +1,12 @@
+from .actor_pool import ActorPool as ActorPool
+from .actor_pool import LostJob as LostJob
+from .model_ref import ModelRef as ModelRef
+from .model_ref import dumps as dumps
 from .ray_cluster import RayConfig as RayConfig
+from .ray_cluster import connected as connected
+from .scan_tasks import ScanTask as ScanTask
+from .scan_tasks import TaskLedger as TaskLedger
+from .scan_tasks import plan_tasks as plan_tasks
+from .scan_worker import ScanWorker as ScanWorker
+from .scan_worker import local_copy as local_copy
 from .shared_folder import SharedFolder as SharedFolder

@@ -2,4 +2,8 @@ from .card import Card as Card
 from .comparison import Comparison as Comparison
 from .corpus_frontier import CorpusFrontier as CorpusFrontier
 from .figure import comparison_figure as comparison_figure
+from .ngram_reader import index_corpus as index_corpus
 from .ngrams import NgramIndex as NgramIndex
+from .overlap import edit_distances as edit_distances
+from .statements import default_limits as default_limits
+from .statements import make_statement as make_statement

@@ -1,5 +1,7 @@
 from .binding import BoundFeature as BoundFeature
 from .binding import bind as bind
+from .compile import Compiler as Compiler
+from .compile import compiles as compiles
 from .constructors import custom as custom
 from .constructors import hook as hook
 from .constructors import log_prob as log_prob
@@ -9,9 +11,13 @@ from .constructors import mean_cross_entropy as mean_cross_entropy
 from .constructors import neuron as neuron
 from .constructors import sae_latent as sae_latent
 from .directions import Direction as Direction
+from .expressions import Constant as Constant
 from .expressions import Feature as Feature
 from .families import Family as Family
 from .families import neurons as neurons
+from .lexer import quote as quote
+from .lexer import tokenise as tokenise
+from .lexer import unquote as unquote
 from .parser import parse as parse
 from .sae import SAE as SAE
 from .sae import load_sae as load_sae

@@ -18,3 +18,4 @@ from .prompt import Provenance as Provenance
 from .snapshot import Snapshot as Snapshot
 from .storage import read_folder as read_folder
 from .storage import write_folder as write_folder
+from .strips import strip_scales as strip_scales

@@ -3,6 +3,8 @@ from .dreams import Dreams as Dreams
 from .model_thread import ModelThread as ModelThread
 from .spec import RunRecord as RunRecord
 from .spec import RunSpec as RunSpec
+from .start import from_prompt as from_prompt
 from .start import new_run as new_run
 from .start import side_by_side as side_by_side
+from .start import spec_of_scorer as spec_of_scorer
 from .worker import RunWorker as RunWorker

@@ -1,6 +1,9 @@
 from . import constraints as constraints
 from .config import EPOConfig as EPOConfig
+from .config import configs_of_seeds as configs_of_seeds
 from .constraint_set import ConstraintSet as ConstraintSet
+from .constraints import from_dict as from_dict
+from .constraints import to_dict as to_dict
 from .epo import EPO as EPO
 from .joint import drive_together as drive_together
 from .operators import Operator as Operator
@@ -23,5 +26,7 @@ from .selection import choose_survivor as choose_survivor
 from .selection import choose_survivor_on_device as choose_survivor_on_device
 from .selection import select as select
 from .selection import select_on_device as select_on_device
+from .settings import setting as setting
+from .settings import setting_fields as setting_fields
 from .steps import State as State
 from .steps import Step as Step

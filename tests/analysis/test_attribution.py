@@ -11,7 +11,7 @@ import torch
 import dreamy_lens as dl
 from dreamy_lens.analysis import attribute, attributions
 from dreamy_lens.errors import NoGradientError, PromptError, SettingsError
-from dreamy_lens.models.load import as_hooked
+from dreamy_lens.models import as_hooked
 from tests.helpers.scorers import make_scorer
 
 FEATURE = "blocks.1.mlp.hook_post[-1, 3]"

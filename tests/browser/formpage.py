@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from dreamy_lens.panels import settings
-from dreamy_lens.panels.form import FeatureForm
+from dreamy_lens.panels import FeatureForm, settings
 
 _MODEL = """async ([source, state]) => {
   const heard = {}, sent = [];

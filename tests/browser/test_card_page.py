@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dreamy_lens.api.card import card
-from dreamy_lens.comparison.card import Card
+from dreamy_lens.comparison import Card
 from tests.comparison.test_card import FEATURE, SCAN, SMALL, texts
 from tests.helpers import models
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dreamy_lens.api.compare import compare
-from dreamy_lens.comparison.comparison import Comparison
+from dreamy_lens.comparison import Comparison
 from tests.comparison.test_comparison import COST, VALUE, hostile, saved
 from tests.helpers.scans import scanned
 

@@ -8,7 +8,7 @@ import contextlib
 import numpy as np
 import pytest
 
-from dreamy_lens.features.parser import parse
+from dreamy_lens.features import parse
 from tests.browser.chromium import watch
 from tests.browser.formpage import SHAPES, FormPage
 

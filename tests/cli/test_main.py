@@ -12,7 +12,7 @@ import pytest
 
 import dreamy_lens as dl
 from dreamy_lens.cli.main import main
-from dreamy_lens.runs.dream import Dream
+from dreamy_lens.runs import Dream
 from dreamy_lens.scoring import Scorer
 from tests.helpers import models
 

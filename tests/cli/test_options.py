@@ -13,7 +13,7 @@ import pytest
 import dreamy_lens as dl
 from dreamy_lens.cli.main import main, make_parser
 from dreamy_lens.panels import settings as form
-from dreamy_lens.search.settings import setting, setting_fields
+from dreamy_lens.search import setting, setting_fields
 
 
 @dataclass(frozen=True)

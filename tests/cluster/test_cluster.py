@@ -17,11 +17,18 @@ import psutil
 import pytest
 
 import dreamy_lens as dl
-from dreamy_lens.cluster import actor_pool, ray_cluster, scan_tasks
-from dreamy_lens.cluster.actor_pool import ActorPool, LostJob
-from dreamy_lens.cluster.model_ref import ModelRef, dumps
-from dreamy_lens.cluster.ray_cluster import RayConfig, connected
-from dreamy_lens.cluster.shared_folder import SharedFolder
+from dreamy_lens.cluster import (
+    ActorPool,
+    LostJob,
+    ModelRef,
+    RayConfig,
+    SharedFolder,
+    actor_pool,
+    connected,
+    dumps,
+    ray_cluster,
+    scan_tasks,
+)
 from dreamy_lens.corpus.corpus import Corpus, Piece, Shard
 from dreamy_lens.corpus.problems import Problems
 from dreamy_lens.errors import (

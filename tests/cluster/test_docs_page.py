@@ -26,7 +26,7 @@ def test_the_page_has_what_the_script_prints():
 
 
 def test_the_bytes_of_a_feature_are_those_of_its_statistics():
-    from dreamy_lens.scan.feature_stats import FeatureStats
+    from dreamy_lens.scan import FeatureStats
 
     tensors = FeatureStats.empty(3, 64, True).tensors().values()
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 3

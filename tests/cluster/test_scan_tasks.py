@@ -11,19 +11,21 @@ import numpy as np
 import pytest
 
 import dreamy_lens as dl
-from dreamy_lens.cluster import scan_tasks
-from dreamy_lens.cluster.actor_pool import LostJob
-from dreamy_lens.cluster.model_ref import ModelRef
-from dreamy_lens.cluster.scan_tasks import ScanTask, TaskLedger, plan_tasks
-from dreamy_lens.cluster.scan_worker import ScanWorker, local_copy
-from dreamy_lens.cluster.shared_folder import SharedFolder
+from dreamy_lens.cluster import (
+    LostJob,
+    ModelRef,
+    ScanTask,
+    ScanWorker,
+    SharedFolder,
+    TaskLedger,
+    local_copy,
+    plan_tasks,
+    scan_tasks,
+)
 from dreamy_lens.corpus import corpus as corpora
 from dreamy_lens.corpus import open_corpus
 from dreamy_lens.errors import ClusterError, CorpusError, ExamplesError, OutOfMemoryError, SettingsError
-from dreamy_lens.scan.checkpoint import Checkpoint
-from dreamy_lens.scan.config import ScanConfig
-from dreamy_lens.scan.scan import Scan
-from dreamy_lens.scan.scanner import Scanner
+from dreamy_lens.scan import Checkpoint, Scan, ScanConfig, Scanner
 from tests.helpers import models
 
 WORDS = "the dog runs over hill and a cat sleeps in house friends bark she said that big red sun".split()
@@ -324,8 +326,7 @@ class Here:
 @pytest.mark.parametrize("always", [True, False])
 def test_values_at_tokens_are_shared_out(tmp_path, monkeypatch, always):
     pytest.importorskip("ray", reason="Ray is not installed")
-    from dreamy_lens.cluster import value_jobs
-    from dreamy_lens.cluster.model_ref import dumps
+    from dreamy_lens.cluster import dumps, value_jobs
 
     worker = worker_of(tmp_path / "a", texts(40))
     worker.features = ["L1.N3", "L0.N5", dl.neurons(1)]

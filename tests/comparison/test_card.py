@@ -14,8 +14,8 @@ import pytest
 import dreamy_lens as dl
 from dreamy_lens.api.card import SCAN_SETTINGS, card
 from dreamy_lens.errors import CorpusError, ExamplesError, NoGradientError, SettingsError, UnknownHookError
-from dreamy_lens.results.prompt import Prompt
-from dreamy_lens.scan.config import ScanConfig
+from dreamy_lens.results import Prompt
+from dreamy_lens.scan import ScanConfig
 from tests.helpers import models
 
 FEATURE = "L1.N7"

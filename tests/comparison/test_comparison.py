@@ -17,17 +17,12 @@ from hypothesis import strategies as st
 
 import dreamy_lens as dl
 from dreamy_lens.api.compare import compare
-from dreamy_lens.comparison.comparison import Comparison
-from dreamy_lens.comparison.figure import comparison_figure
-from dreamy_lens.comparison.ngram_reader import index_corpus
-from dreamy_lens.comparison.ngrams import NgramIndex
-from dreamy_lens.comparison.overlap import edit_distances
+from dreamy_lens.comparison import Comparison, NgramIndex, comparison_figure, edit_distances, index_corpus
 from dreamy_lens.comparison.page import CELL_LIMIT
 from dreamy_lens.errors import ExamplesError, SettingsError
 from dreamy_lens.html.escaping import visible
-from dreamy_lens.results import Frontier, Prompt
-from dreamy_lens.results.merged import SavedRun, merge
-from dreamy_lens.scan.examples import Examples
+from dreamy_lens.results import Frontier, Prompt, SavedRun, merge
+from dreamy_lens.scan import Examples
 from tests.helpers.brute_scan import brute_scan
 from tests.helpers.dreams import dream
 from tests.helpers.fakes import HOSTILE, ORIGIN, Pieces, Reader, frontier_of
@@ -71,7 +66,7 @@ def real(gpt2: Any) -> Comparison:
     """Return a comparison of two seeds of a tiny model with two texts, with all values known."""
     runs = [dream(gpt2.bridge, seed=seed) for seed in (0, 1)]
     tables = brute_scan(["L1.N3", "L1.N4"], gpt2.bridge, TEXTS, k=8, length=5, stride=2)
-    from dreamy_lens.models.load import as_hooked
+    from dreamy_lens.models import as_hooked
 
     return compare(runs, Examples(tables, as_hooked(gpt2.bridge).vocabulary), corpus=TEXTS)
 
@@ -196,8 +191,8 @@ def test_the_same_name_of_another_model_or_tokenizer_is_found_out(gpt2: Any):
     tables = brute_scan(["L1.N3"], gpt2.bridge, TEXTS, k=8, length=5)
     kept = tables.kept.to_pydict()
     kept["value"] = [v + 3 for v in kept["value"]]
-    from dreamy_lens.models.load import as_hooked
-    from dreamy_lens.scan.tables import Tables
+    from dreamy_lens.models import as_hooked
+    from dreamy_lens.scan import Tables
 
     reader = as_hooked(gpt2.bridge).vocabulary
     parts = {"features": tables.features, "windows": tables.windows}
@@ -233,7 +228,7 @@ def test_windows_and_dreams_of_one_fluency_model_compare(gpt2: Any, llama: Any, 
         compare(own, scans)
     with pytest.raises(ExamplesError, match=f"fluency model {named[0]!r}, and the windows' is of .* itself"):
         compare(run, plain)
-    from dreamy_lens.scan.tables import Tables
+    from dreamy_lens.scan import Tables
 
     def of(**header: Any) -> Examples:
         return Examples(Tables({**scans.header, **header}, **scans.tables.parts), scans.reader)
@@ -352,7 +347,7 @@ def test_distances_are_edits_of_tokens(ids, rows):
 
 
 def test_a_dream_that_stands_in_the_corpus_is_told_apart(gpt2: Any):
-    from dreamy_lens.models.load import as_hooked
+    from dreamy_lens.models import as_hooked
 
     vocabulary = as_hooked(gpt2.bridge).vocabulary
     ids = vocabulary.encode("the cat sleeps in the house")
@@ -365,7 +360,7 @@ def test_a_dream_that_stands_in_the_corpus_is_told_apart(gpt2: Any):
 
 def test_runs_across_the_cuts_of_a_long_document_are_found_and_counted_once(gpt2: Any, monkeypatch: pytest.MonkeyPatch):
     from dreamy_lens.corpus import sections
-    from dreamy_lens.models.load import as_hooked
+    from dreamy_lens.models import as_hooked
 
     monkeypatch.setattr(sections, "SECTION", 40)
     vocabulary = as_hooked(gpt2.bridge).vocabulary
@@ -384,7 +379,7 @@ def test_runs_across_the_cuts_of_a_long_document_are_found_and_counted_once(gpt2
 
 
 def test_a_corpus_that_is_not_the_one_that_was_scanned_is_said(gpt2: Any):
-    from dreamy_lens.models.load import as_hooked
+    from dreamy_lens.models import as_hooked
 
     run = dream(gpt2.bridge, iterations=1)
     tables = brute_scan(["L1.N3"], gpt2.bridge, TEXTS, k=8, length=5)

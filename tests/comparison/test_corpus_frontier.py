@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamy_lens.comparison.corpus_frontier import CorpusFrontier
-from dreamy_lens.comparison.statements import default_limits, make_statement
+from dreamy_lens.comparison import CorpusFrontier, default_limits, make_statement
 from dreamy_lens.html.words import format_count, plural
 from tests.helpers.fakes import frontier_of
 from tests.helpers.scans import one

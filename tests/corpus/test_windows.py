@@ -16,7 +16,8 @@ import dreamy_lens as dl
 from dreamy_lens.corpus import Block, Section, WindowSettings, cut_windows
 from dreamy_lens.corpus.windows import NO_HASH
 from dreamy_lens.errors import SettingsError
-from dreamy_lens.models.vocabulary import REPLACEMENT, Vocabulary
+from dreamy_lens.models import Vocabulary
+from dreamy_lens.models.vocabulary import REPLACEMENT
 from tests.helpers import models
 
 WORDS = ["The", " dog", " dogs", "\n", " ", "  ", "é", "日本", "🙂", "house", ",", models.BOS, "<|end", "x" * 7]

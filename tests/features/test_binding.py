@@ -20,8 +20,8 @@ from dreamy_lens.errors import (
     TokenError,
     UnknownHookError,
 )
-from dreamy_lens.features.binding import bind
-from dreamy_lens.models.load import as_hooked
+from dreamy_lens.features import bind
+from dreamy_lens.models import as_hooked
 from tests.helpers import models
 from tests.helpers.scorers import make_scorer
 
@@ -221,7 +221,7 @@ def test_a_direction_of_another_width(gpt2):
 
 
 def test_a_constant_is_no_feature(gpt2):
-    from dreamy_lens.features.expressions import Constant
+    from dreamy_lens.features import Constant
 
     assert "is a constant: it reads nothing of the model" in sentence(FeatureError, Constant(3.0), gpt2.bridge)
 

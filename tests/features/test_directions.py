@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from dreamy_lens.errors import FeatureError, FeatureRangeError
-from dreamy_lens.features.directions import Direction
+from dreamy_lens.features import Direction
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 

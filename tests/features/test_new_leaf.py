@@ -12,9 +12,8 @@ import torch
 
 import dreamy_lens as dl
 from dreamy_lens.errors import FeatureRangeError, FeatureSyntaxError
-from dreamy_lens.features import constructors
+from dreamy_lens.features import Compiler, compiles, constructors
 from dreamy_lens.features import expressions as ex
-from dreamy_lens.features.compile import Compiler, compiles
 from dreamy_lens.features.node import FUNCTIONS
 from tests.helpers.dreams import dream, same
 

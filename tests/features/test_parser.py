@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import dreamy_lens as dl
 from dreamy_lens.errors import FeatureError, FeatureSyntaxError
 from dreamy_lens.features import expressions as ex
-from dreamy_lens.features.lexer import quote, tokenise, unquote
+from dreamy_lens.features import quote, tokenise, unquote
 
 # Every node, with everything that it can hold.
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from dreamy_lens.errors import FeatureRangeError, SAEError
-from dreamy_lens.features.sae import load_sae
+from dreamy_lens.features import load_sae
 
 D_IN, D_SAE, HOOK = 6, 10, "blocks.1.hook_resid_post"
 

@@ -14,12 +14,9 @@ import numpy as np
 import pytest
 
 from dreamy_lens.errors import DreamyLensError, SettingsError
-from dreamy_lens.figures import save, style
-from dreamy_lens.figures.attribution import attribution_figure
-from dreamy_lens.figures.evolution import evolution_figure
-from dreamy_lens.figures.frontier import CLOUD, frontier_figure, runs_figure
-from dreamy_lens.results import Frontier
-from dreamy_lens.results.merged import SavedRun, merge
+from dreamy_lens.figures import attribution_figure, evolution_figure, frontier_figure, runs_figure, save, style
+from dreamy_lens.figures.frontier import CLOUD
+from dreamy_lens.results import Frontier, SavedRun, merge
 from tests.helpers.fakes import HOSTILE, ORIGIN, Pieces, attribution_of, build, frontier_of, prompt, steps
 
 

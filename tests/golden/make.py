@@ -233,13 +233,8 @@ def make_unfinished(place: Path) -> None:
 
 def make_parcels(place: Path) -> None:
     """The folder of a scan on workers of which one was killed in its parcel, and another finished its own."""
-    from dreamy_lens.cluster.model_ref import ModelRef
-    from dreamy_lens.cluster.scan_tasks import ScanTask, TaskLedger
-    from dreamy_lens.cluster.scan_worker import ScanWorker
-    from dreamy_lens.cluster.shared_folder import SharedFolder
-    from dreamy_lens.scan.config import ScanConfig
-    from dreamy_lens.scan.scan import Scan
-    from dreamy_lens.scan.scanner import Scanner
+    from dreamy_lens.cluster import ModelRef, ScanTask, ScanWorker, SharedFolder, TaskLedger
+    from dreamy_lens.scan import Scan, ScanConfig, Scanner
 
     class Killed(BaseException):
         """The death of a worker, without that of this process."""

@@ -14,9 +14,9 @@ import numpy as np
 
 import dreamy_lens as dl
 from dreamy_lens.errors import DreamyLensError
-from dreamy_lens.features.parser import parse
-from dreamy_lens.models.load import as_hooked
-from dreamy_lens.scan.tables import Tables
+from dreamy_lens.features import parse
+from dreamy_lens.models import as_hooked
+from dreamy_lens.scan import Tables
 
 SAMPLE = 64
 FLUENT_STEP = 0.25

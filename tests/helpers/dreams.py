@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import dreamy_lens as dl
-from dreamy_lens.results.history import History
-from dreamy_lens.runs.dream import Dream
+from dreamy_lens.results import History
+from dreamy_lens.runs import Dream
 
 FEATURE = "L1.N3"
 SMALL: dict[str, Any] = {"population": 3, "children": 6, "top_k": 16, "length": 5, "restart_every": 3}

@@ -143,7 +143,7 @@ def _stories() -> Family:
     import pytest
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from dreamy_lens.models.load import load_model
+    from dreamy_lens.models import load_model
 
     folder = shared_folder() / "models" / "stories260K"
     if not (folder / "config.json").is_file():

@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dreamy_lens.scan.checkpoint import Checkpoint
-from dreamy_lens.scan.examples import Examples, FeatureExamples
-from dreamy_lens.scan.scan import Scan
-from dreamy_lens.scan.tables import Tables
+from dreamy_lens.scan import Checkpoint, Examples, Scan, Tables
+from dreamy_lens.scan.examples import FeatureExamples
 from tests.helpers.fakes import Pieces
 
 FEATURE = "blocks.2.mlp.hook_post[-1, 17]"

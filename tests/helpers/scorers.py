@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from dreamy_lens.features.binding import BoundFeature
-from dreamy_lens.features.parser import parse
-from dreamy_lens.models.load import as_hooked
+from dreamy_lens.features import BoundFeature, parse
+from dreamy_lens.models import as_hooked
 from dreamy_lens.scoring import Scorer
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamy_lens.models.vocabulary import Vocabulary
+from dreamy_lens.models import Vocabulary
 from dreamy_lens.scoring import Scores
 from dreamy_lens.search import ConstraintSet, EPOConfig, Optimizer, Step, drive, epo, make_children
 from tests.helpers import models

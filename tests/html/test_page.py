@@ -10,7 +10,7 @@ import pytest
 
 from dreamy_lens.html.escaping import Html
 from dreamy_lens.html.page import document, html_table
-from dreamy_lens.results.frontier import Frontier
+from dreamy_lens.results import Frontier
 from tests.helpers.fakes import HOSTILE, Reader, prompt
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from dreamy_lens.html.tokens import StripToken, ValueScale, token_strip
-from dreamy_lens.results.strips import strip_scales
+from dreamy_lens.results import strip_scales
 from tests.helpers.fakes import HOSTILE, Reader, attribution_of
 
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 import dreamy_lens as dl
 from dreamy_lens.errors import UnknownHookError
-from dreamy_lens.models.backend import EMBEDDING, Backend, NotPackable
+from dreamy_lens.models import Backend, NotPackable, as_hooked
+from dreamy_lens.models.backend import EMBEDDING
 from dreamy_lens.models.hook_points import hook_points
-from dreamy_lens.models.load import as_hooked
-from dreamy_lens.scan.fingerprint import model_digest
+from dreamy_lens.scan import model_digest
 from tests.helpers import models
 from tests.helpers.dreams import SMALL
 from tests.helpers.scorers import make_scorer

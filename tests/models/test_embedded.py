@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from dreamy_lens.errors import ModelError, TokenizerError
+from dreamy_lens.models import HookedModel, as_hooked, load_model
 from dreamy_lens.models.embedded import FOLDER
-from dreamy_lens.models.hooked_model import HookedModel
-from dreamy_lens.models.load import as_hooked, load_model
 
 
 @pytest.fixture

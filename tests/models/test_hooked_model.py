@@ -6,11 +6,8 @@ import pytest
 import torch
 
 from dreamy_lens.errors import HookNotFiredError, ModelError, UnknownHookError
-from dreamy_lens.models.bridge_passes import gate_of
-from dreamy_lens.models.hook_points import hook_points, matches
-from dreamy_lens.models.hooked_model import HookedModel
-from dreamy_lens.models.load import as_hooked, wrap
-from dreamy_lens.models.names import nearest
+from dreamy_lens.models import HookedModel, as_hooked, gate_of, matches, nearest, wrap
+from dreamy_lens.models.hook_points import hook_points
 from tests.helpers.models import family as tiny
 
 GATES = ("use_attn_result", "use_hook_mlp_in", "use_attn_in", "use_split_qkv_input")

@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
-from dreamy_lens.models import kernels
-from dreamy_lens.models.kernels import Kernels, matmul_t
+from dreamy_lens.models import Kernels, kernels, matmul_t
 
 
 class Small(nn.Module):

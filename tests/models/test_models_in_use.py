@@ -19,10 +19,7 @@ from transformers import PreTrainedTokenizerFast
 import dreamy_lens as dl
 from dreamy_lens.cli.main import main
 from dreamy_lens.errors import HookNotFiredError, ModelError, PromptError, TokenError, UnknownHookError
-from dreamy_lens.models.hooked_model import locked
-from dreamy_lens.models.load import as_hooked, load_model, wrap
-from dreamy_lens.models.names import located
-from dreamy_lens.models.vocabulary import Vocabulary
+from dreamy_lens.models import Vocabulary, as_hooked, load_model, located, locked, wrap
 from dreamy_lens.scoring import Scorer
 from tests.helpers import models
 from tests.helpers.dreams import SMALL

@@ -9,13 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from dreamy_lens.models import tree_attention
-from dreamy_lens.models.backend import NotPackable
-from dreamy_lens.models.load import wrap
-from dreamy_lens.models.packed_attention import HEADS, INTERFACE, ROWS, PassCache
-from dreamy_lens.models.packed_forward import FINAL, PackedModel
-from dreamy_lens.models.prefix_tree import build_tree
-from dreamy_lens.models.tree_attention import RUNNING, Current, UnsupportedAttention
+from dreamy_lens.models import (
+    Current,
+    NotPackable,
+    PackedModel,
+    PassCache,
+    UnsupportedAttention,
+    build_tree,
+    tree_attention,
+    wrap,
+)
+from dreamy_lens.models.packed_attention import HEADS, INTERFACE, ROWS
+from dreamy_lens.models.packed_forward import FINAL
+from dreamy_lens.models.tree_attention import RUNNING
 from tests.helpers import models
 from tests.helpers.scorers import make_scorer
 

@@ -11,8 +11,7 @@ import torch
 from transformer_lens.hook_points import HookPoint
 
 import dreamy_lens as dl
-from dreamy_lens.models.load import as_hooked, wrap
-from dreamy_lens.models.persistent_hooks import persistent_hooks_of
+from dreamy_lens.models import as_hooked, persistent_hooks_of, wrap
 from tests.helpers import models
 from tests.helpers.dreams import dream, same
 

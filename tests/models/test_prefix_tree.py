@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamy_lens.models.prefix_tree import ROUND, PrefixTree, build_tree
+from dreamy_lens.models import PrefixTree, build_tree
+from dreamy_lens.models.prefix_tree import ROUND
 
 
 @st.composite

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import dreamy_lens as dl
-from dreamy_lens.models.load import as_hooked
-from dreamy_lens.models.transfer import to_host
+from dreamy_lens.models import as_hooked, to_host
 from tests.helpers import devices, models
 from tests.helpers.devices import Placed, Waits
 from tests.helpers.dreams import SMALL

@@ -11,8 +11,8 @@ from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
 from dreamy_lens.errors import PromptError, TokenError, TokenizerError
-from dreamy_lens.models.load import as_hooked
-from dreamy_lens.models.vocabulary import REPLACEMENT, Vocabulary
+from dreamy_lens.models import Vocabulary, as_hooked
+from dreamy_lens.models.vocabulary import REPLACEMENT
 from tests.helpers.models import BOS, PADDED, tokenizer
 
 SIZE = len(tokenizer())

@@ -10,8 +10,7 @@ import pytest
 
 import dreamy_lens as dl
 from dreamy_lens.errors import ConstraintError, SettingsError
-from dreamy_lens.panels import settings
-from dreamy_lens.panels.browser import FeatureBrowser
+from dreamy_lens.panels import FeatureBrowser, settings
 from dreamy_lens.results import merge
 from dreamy_lens.search import EPOConfig
 

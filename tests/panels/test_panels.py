@@ -13,16 +13,20 @@ import numpy as np
 import pytest
 
 import dreamy_lens as dl
-from dreamy_lens.models.load import as_hooked
-from dreamy_lens.panels import state
-from dreamy_lens.panels.attribution import AttributionPanel, frozen_attribution
-from dreamy_lens.panels.dream import DreamPanel
+from dreamy_lens.models import as_hooked
+from dreamy_lens.panels import (
+    AttributionPanel,
+    DreamPanel,
+    RunsPanel,
+    frozen_attribution,
+    frozen_run,
+    inspector_of,
+    state,
+)
 from dreamy_lens.panels.messages import QUICK, SUBSTITUTES
-from dreamy_lens.panels.run_view import frozen_run, inspector_of
-from dreamy_lens.panels.runs import RunsPanel
 from dreamy_lens.results import non_dominated
-from dreamy_lens.runs.dream import Dream
-from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.runs import Dream
+from dreamy_lens.scoring import Scorer
 from tests.helpers.dreams import dream, same
 
 FEATURE = "L1.N3"

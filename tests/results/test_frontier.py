@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamy_lens.errors import RunFolderError, SettingsError
-from dreamy_lens.results import Frontier, Prompt
-from dreamy_lens.results.merged import Merged, SavedRun, merge
+from dreamy_lens.results import Frontier, Merged, Prompt, SavedRun, merge
 from tests.helpers.fakes import HOSTILE, ORIGIN, Pieces, frontier_of, prompt
 
 points = st.lists(st.tuples(st.floats(-50, 50, width=32), st.floats(0, 20, width=32)), max_size=12)

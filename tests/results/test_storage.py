@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from dreamy_lens import _files
 from dreamy_lens.errors import RunFolderError
-from dreamy_lens.results import History
-from dreamy_lens.results.storage import read_folder, write_folder
+from dreamy_lens.results import History, read_folder, write_folder
 from tests.helpers.fakes import build, steps
 
 META = {"feature": "L2.N17", "seed": 3, "half": "\ud800", "text": "naïve \u2028 </script>"}

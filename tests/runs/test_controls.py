@@ -24,8 +24,8 @@ import torch
 import dreamy_lens as dl
 from dreamy_lens import _host
 from dreamy_lens.errors import SettingsError
-from dreamy_lens.models.hooked_model import HookedModel
-from dreamy_lens.runs.dream import Dream
+from dreamy_lens.models import HookedModel
+from dreamy_lens.runs import Dream
 from dreamy_lens.scoring import Scorer
 from tests.helpers import models
 from tests.helpers.background import PATIENCE, Gate, Press, begun, held, paused, until_status

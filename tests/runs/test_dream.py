@@ -10,7 +10,7 @@ from dreamy_lens import constraints as rules_of
 from dreamy_lens.errors import ConstraintError, FeatureError, PromptError, SettingsError, UnknownHookError
 from dreamy_lens.models import load as loading
 from dreamy_lens.results import merge
-from dreamy_lens.runs.dream import Dream
+from dreamy_lens.runs import Dream
 from dreamy_lens.scoring import Scorer
 from tests.helpers import models
 from tests.helpers.dreams import FEATURE, SMALL, dream, same

@@ -11,7 +11,7 @@ import pytest
 
 import dreamy_lens as dl
 from dreamy_lens.errors import SettingsError
-from dreamy_lens.runs.dreams import Dreams
+from dreamy_lens.runs import Dreams
 from tests.helpers import models
 from tests.helpers.background import PATIENCE, Gate, Press, until_status
 from tests.helpers.dreams import dream, same

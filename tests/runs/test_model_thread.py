@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import dreamy_lens as dl
-from dreamy_lens.runs.model_thread import ModelThread
+from dreamy_lens.runs import ModelThread
 from dreamy_lens.scoring import JointScorer, Scorer
 
 SETTINGS = {"iterations": 3, "population": 2, "children": 4, "length": 5, "top_k": 16, "progress": False}
@@ -46,7 +46,7 @@ def test_when_it_is_answered(neox, monkeypatch, several, soon, order):
     go = threading.Event()
     seeds = {"seeds": [0, 1]} if several else {"seed": 0}
     with monkeypatch.context() as held:  # the run may not begin before `run` is there
-        from dreamy_lens.runs.worker import RunWorker
+        from dreamy_lens.runs import RunWorker
 
         work = RunWorker.work
         held.setattr(RunWorker, "work", lambda self: (go.wait(), work(self))[1])

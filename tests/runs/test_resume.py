@@ -12,8 +12,8 @@ import pytest
 import dreamy_lens as dl
 from dreamy_lens import constraints as rules_of
 from dreamy_lens.errors import RunFolderError, SettingsError
-from dreamy_lens.results.history import HistoryBuilder
-from dreamy_lens.runs.dream import Dream
+from dreamy_lens.results import HistoryBuilder
+from dreamy_lens.runs import Dream
 from dreamy_lens.scoring import Scorer
 from dreamy_lens.search import epo as search
 from tests.helpers import models

@@ -8,8 +8,8 @@ import dreamy_lens as dl
 from dreamy_lens import constraints as rules_of
 from dreamy_lens.errors import ConstraintError, DreamyLensError, ModelError, RunFolderError, SettingsError
 from dreamy_lens.models import load as loading
+from dreamy_lens.runs import Dream
 from dreamy_lens.runs import worker as running
-from dreamy_lens.runs.dream import Dream
 from dreamy_lens.scoring import Scorer
 from tests.helpers import models
 from tests.helpers.dreams import dream, same

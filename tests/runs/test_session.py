@@ -24,7 +24,7 @@ from dreamy_lens.features import constructors
 from dreamy_lens.models import load as loading
 from dreamy_lens.results import merge
 from dreamy_lens.results import storage as folders
-from dreamy_lens.runs.dream import Dream
+from dreamy_lens.runs import Dream
 from dreamy_lens.scoring import Scorer
 from tests.helpers import models
 from tests.helpers.dreams import FEATURE, dream, same
@@ -54,7 +54,7 @@ def strict():
 
 
 def loaded(name: str, dtype: str) -> Any:
-    from dreamy_lens.models.load import wrap
+    from dreamy_lens.models import wrap
 
     return wrap(dl.load_model(name, device="cpu", dtype=dtype), name)
 

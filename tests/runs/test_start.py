@@ -9,12 +9,10 @@ import pytest
 
 import dreamy_lens as dl
 from dreamy_lens.errors import ConstraintError, PromptError, SettingsError
-from dreamy_lens.models.load import as_hooked
-from dreamy_lens.runs.dream import Dream
-from dreamy_lens.runs.spec import RunSpec
-from dreamy_lens.runs.start import from_prompt, new_run, side_by_side, spec_of_scorer
-from dreamy_lens.scoring.scorer import Scorer
-from dreamy_lens.search.config import EPOConfig, configs_of_seeds
+from dreamy_lens.models import as_hooked
+from dreamy_lens.runs import Dream, RunSpec, from_prompt, new_run, side_by_side, spec_of_scorer
+from dreamy_lens.scoring import Scorer
+from dreamy_lens.search import EPOConfig, configs_of_seeds
 from tests.helpers.dreams import SMALL, dream, same
 
 FEATURE = dl.parse("L1.N3")

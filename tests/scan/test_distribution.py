@@ -11,7 +11,7 @@ import pytest
 
 from dreamy_lens.api.compare import compare
 from dreamy_lens.html.numbers import number
-from dreamy_lens.scan.feature_examples import FeatureExamples
+from dreamy_lens.scan import FeatureExamples
 from tests.comparison.test_comparison import saved
 from tests.helpers.scans import one, scanned
 

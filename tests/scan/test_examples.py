@@ -11,8 +11,7 @@ import pytest
 
 import dreamy_lens as dl
 from dreamy_lens.errors import ExamplesError, FeatureError, SettingsError
-from dreamy_lens.scan.examples import Examples
-from dreamy_lens.scan.window import Histogram
+from dreamy_lens.scan import Examples, Histogram
 from tests.helpers.brute_scan import brute_scan, cut_windows
 from tests.helpers.fakes import HOSTILE, Reader
 from tests.helpers.scans import one, scanned
@@ -26,7 +25,7 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def found(gpt2: Any) -> Examples:
     """Examples of two features of a tiny model on every second window of two texts."""
-    from dreamy_lens.models.load import as_hooked
+    from dreamy_lens.models import as_hooked
 
     tables = brute_scan(["L1.N3", dl.logit(" dog")], gpt2.bridge, TEXTS, k=5, length=6, stride=2)
     return Examples(tables, as_hooked(gpt2.bridge).vocabulary)
@@ -190,8 +189,7 @@ def test_no_token_and_no_document_becomes_markup():
     examples = one(np.arange(n) + 1.0, np.full(n, 3.0), k=n, length=3, pieces=HOSTILE)
     rows = examples._tables.parts["windows"].source.to_pydict()
     rows["document"] = [HOSTILE[i % 3] for i in range(len(rows["document"]))]
-    from dreamy_lens.scan.schema import arrow_table
-    from dreamy_lens.scan.tables import Table, Tables
+    from dreamy_lens.scan import Table, Tables, arrow_table
 
     parts = {**examples._tables.parts, "windows": Table(arrow_table("windows", rows))}
     hostile = Examples(Tables(examples.header, **parts), examples.reader)[0]

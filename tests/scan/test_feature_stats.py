@@ -10,10 +10,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamy_lens.scan import feature_stats
-from dreamy_lens.scan.feature_stats import BINS, NO_WINDOW, PER_NAT, FeatureStats, exponents
-from dreamy_lens.scan.sampling import WindowSample, draw_windows, priorities
-from dreamy_lens.scan.window_store import first_number
+from dreamy_lens.scan import (
+    FeatureStats,
+    WindowSample,
+    draw_windows,
+    exponents,
+    feature_stats,
+    first_number,
+    priorities,
+)
+from dreamy_lens.scan.feature_stats import BINS, NO_WINDOW, PER_NAT
 
 K = 5
 

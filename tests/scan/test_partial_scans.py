@@ -10,10 +10,8 @@ import pytest
 import dreamy_lens as dl
 from dreamy_lens.corpus import open_corpus
 from dreamy_lens.errors import CorpusError, SettingsError
-from dreamy_lens.scan import scanner
-from dreamy_lens.scan.config import ScanConfig, check_memory
-from dreamy_lens.scan.sampling import MIN_SHARE, windows_per_block
-from dreamy_lens.scan.scan import Scan
+from dreamy_lens.scan import Scan, ScanConfig, check_memory, scanner, windows_per_block
+from dreamy_lens.scan.sampling import MIN_SHARE
 from tests.helpers.scans import scanned_in_parts
 from tests.scan.test_scan import _cache, scan, small_blocks, texts  # noqa: F401  (fixtures)
 

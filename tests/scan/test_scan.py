@@ -17,10 +17,8 @@ import pytest
 import dreamy_lens as dl
 from dreamy_lens.corpus import open_corpus
 from dreamy_lens.errors import CorpusError, ExamplesError, FeatureError, SettingsError
-from dreamy_lens.scan.checkpoint import Checkpoint
-from dreamy_lens.scan.config import ScanConfig
-from dreamy_lens.scan.examples import Examples
-from dreamy_lens.scan.scan import CHECKPOINT_FILE, Scan
+from dreamy_lens.scan import Checkpoint, Examples, Scan, ScanConfig
+from dreamy_lens.scan.scan import CHECKPOINT_FILE
 from tests.helpers.brute_scan import brute_scan
 from tests.helpers.scans import scanned_in_parts
 
@@ -411,7 +409,7 @@ def test_a_folder_of_another_scan_says_what_differs(neox, gpt2, tmp_path):
 
 def test_a_model_with_another_tokenizer_is_told(neox, tmp_path, monkeypatch):
     scan(dl.neurons(1), neox, texts(), out=tmp_path / "out")
-    from dreamy_lens.models.load import as_hooked
+    from dreamy_lens.models import as_hooked
 
     monkeypatch.setattr(as_hooked(neox.bridge).vocabulary, "digest", "another")
     with pytest.raises(ExamplesError, match="tokenizer was"):

@@ -16,10 +16,8 @@ import numpy as np
 import pytest
 
 from dreamy_lens.errors import ExamplesError
-from dreamy_lens.scan import storage
-from dreamy_lens.scan.detokenize import ByteDecoder
-from dreamy_lens.scan.schema import arrow_table, schema, token_table
-from dreamy_lens.scan.tables import Tables
+from dreamy_lens.scan import ByteDecoder, Tables, arrow_table, storage, token_table
+from dreamy_lens.scan.schema import schema
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -263,7 +261,7 @@ def test_altered_rows_are_found_out_where_they_are_read(tmp_path: Path):
 
 
 def test_texts_are_read_from_the_bytes_of_tokens(gpt2: Any, tmp_path: Path):
-    from dreamy_lens.models.load import as_hooked
+    from dreamy_lens.models import as_hooked
 
     vocabulary = as_hooked(gpt2.bridge).vocabulary
     texts = ["The dog runs over the hill.", "naïve café → 日本 🙂", "a\tb\n\0"]

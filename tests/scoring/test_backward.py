@@ -20,7 +20,7 @@ from torch import Tensor
 
 import dreamy_lens as dl
 from dreamy_lens.errors import NoGradientError
-from dreamy_lens.models.bypass import Bypass
+from dreamy_lens.models import Bypass
 from tests.features.test_oracle import save_sae
 from tests.helpers import models
 from tests.helpers.by_hand import Pass

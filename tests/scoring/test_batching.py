@@ -12,8 +12,7 @@ import torch
 
 import dreamy_lens as dl
 from dreamy_lens.errors import OutOfMemoryError
-from dreamy_lens.models.load import as_hooked, wrap
-from dreamy_lens.models.packed_forward import PackedModel
+from dreamy_lens.models import PackedModel, as_hooked, wrap
 from dreamy_lens.scoring import BackwardScorer, BatchRunner, MemoryBudget, Scorer, Scores, batching, memory_budget
 from tests.helpers import dreams
 from tests.helpers.scorers import make_scorer

@@ -8,8 +8,9 @@ import torch
 
 import dreamy_lens as dl
 from dreamy_lens.errors import FeatureError, FeatureRangeError, SettingsError, UnknownHookError
-from dreamy_lens.features.families import expressions, neurons
-from dreamy_lens.models.load import as_hooked
+from dreamy_lens.features import neurons
+from dreamy_lens.features.families import expressions
+from dreamy_lens.models import as_hooked
 from dreamy_lens.scoring import PromptFrame, WindowScorer, given_order, make_banks
 from tests.helpers.scorers import make_scorer
 

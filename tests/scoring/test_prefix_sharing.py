@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 import dreamy_lens as dl
 from dreamy_lens import constraints as rules_of
-from dreamy_lens.models.packed_forward import PackedModel
-from dreamy_lens.models.prefix_tree import PrefixTree
+from dreamy_lens.models import PackedModel, PrefixTree
 from dreamy_lens.scoring import Scorer, Scores
 from dreamy_lens.scoring import packed_reading as shared_passes
 from tests.helpers import by_hand, dreams, models

@@ -12,8 +12,7 @@ import torch
 
 import dreamy_lens as dl
 from dreamy_lens.errors import FeatureError, OutOfMemoryError, PromptError, SettingsError
-from dreamy_lens.models.hooked_model import HookedModel
-from dreamy_lens.models.load import as_hooked
+from dreamy_lens.models import HookedModel, as_hooked
 from dreamy_lens.scoring import BatchRunner, batching, is_out_of_memory
 from tests.helpers import models
 from tests.helpers.models import BOS

@@ -10,9 +10,8 @@ import pytest
 import dreamy_lens as dl
 from dreamy_lens import constraints as rules_of
 from dreamy_lens.errors import ConstraintError, FeatureError, SettingsError
-from dreamy_lens.models.vocabulary import Vocabulary
-from dreamy_lens.search import ConstraintSet, EPOConfig
-from dreamy_lens.search.constraints import to_dict
+from dreamy_lens.models import Vocabulary
+from dreamy_lens.search import ConstraintSet, EPOConfig, to_dict
 from tests.helpers import models
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from dreamy_lens import constraints as rules_of
 from dreamy_lens.errors import ConstraintError, TokenError
-from dreamy_lens.models.vocabulary import REPLACEMENT, Vocabulary
-from dreamy_lens.search import ConstraintSet
-from dreamy_lens.search.constraints import from_dict, to_dict
+from dreamy_lens.models import Vocabulary
+from dreamy_lens.models.vocabulary import REPLACEMENT
+from dreamy_lens.search import ConstraintSet, from_dict, to_dict
 from tests.helpers import models
 from tests.helpers.models import BOS
 

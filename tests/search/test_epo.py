@@ -12,7 +12,7 @@ import torch
 import dreamy_lens as dl
 from dreamy_lens import constraints as rules_of
 from dreamy_lens.errors import ConstraintError
-from dreamy_lens.results.pareto import hypervolume, non_dominated
+from dreamy_lens.results import hypervolume, non_dominated
 from dreamy_lens.scoring import top_candidates
 from dreamy_lens.search import EPO, ConstraintSet, EPOConfig, drive, first_population
 from tests.helpers.scorers import make_scorer

@@ -11,11 +11,9 @@ import dreamy_lens as dl
 from dreamy_lens import constraints as rules_of
 from dreamy_lens.errors import FeatureError, RunFolderError, SettingsError
 from dreamy_lens.html.escaping import escape
-from dreamy_lens.models.packed_forward import PackedModel
-from dreamy_lens.results.history import History
-from dreamy_lens.results.merged import Merged
-from dreamy_lens.runs.dream import Dream
-from dreamy_lens.runs.dreams import Dreams
+from dreamy_lens.models import PackedModel
+from dreamy_lens.results import History, Merged
+from dreamy_lens.runs import Dream, Dreams
 from dreamy_lens.scoring import BackwardScorer, ForwardScorer, JointScorer
 from dreamy_lens.search import EPO, ConstraintSet, EPOConfig, drive_together
 from tests.helpers import models

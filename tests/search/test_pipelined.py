@@ -12,7 +12,7 @@ import torch
 
 import dreamy_lens as dl
 from dreamy_lens import constraints as rules_of
-from dreamy_lens.models.transfer import to_device, to_host
+from dreamy_lens.models import to_device, to_host
 from dreamy_lens.search import (
     ConstraintSet,
     EPOConfig,

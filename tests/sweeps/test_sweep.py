@@ -12,7 +12,7 @@ import pytest
 
 import dreamy_lens as dl
 from dreamy_lens.api.sweep import sweep
-from dreamy_lens.cluster.shared_folder import SharedFolder
+from dreamy_lens.cluster import SharedFolder
 from dreamy_lens.errors import (
     ClusterError,
     FeatureSyntaxError,
@@ -21,10 +21,8 @@ from dreamy_lens.errors import (
     SettingsError,
     UnknownHookError,
 )
-from dreamy_lens.results import merge
-from dreamy_lens.results.pareto import hypervolume
-from dreamy_lens.sweeps import runner
-from dreamy_lens.sweeps.sweep import Sweep
+from dreamy_lens.results import hypervolume, merge
+from dreamy_lens.sweeps import Sweep, runner
 from tests.helpers import models
 from tests.helpers.dreams import SMALL, dream, same
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from dreamy_lens.corpus import Document, documentation
 from dreamy_lens.errors import SettingsError
+from dreamy_lens.models import as_hooked
 from dreamy_lens.models.embedded import FOLDER
-from dreamy_lens.models.load import as_hooked
 from training import card, train
 from training.evaluate import bits, bits_per_byte, continuation
 from training.export import Record
