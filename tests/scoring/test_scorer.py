@@ -174,7 +174,7 @@ def test_every_form_of_a_prompt_scores_alike(gpt2):
         (7, "A prompt is a text, token ids, or a list of either; got 7"),
         (None, "got None"),
         ([True, False], "must be token ids"),
-        ([[[1, 2], [3, 4]]], r"one of these has shape \[2, 2\]"),
+        ([[[1, 2], [3, 4]]], r"one entry has shape \[2, 2\]"),
         (np.zeros((2, 3, 4), dtype=int), r"got shape \[2, 3, 4\]"),
         (np.zeros((0, 3), dtype=int), r"got shape \[0, 3\]"),
     ],
