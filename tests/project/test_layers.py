@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -191,3 +192,41 @@ def test_an_access_to_another_module_s_private_name_is_found(tmp_path: Path, sou
 def test_own_names_and_those_of_other_libraries_are_no_such_access(tmp_path: Path, source: str):
     (tmp_path / "fine.py").write_text(source)
     assert check_private(tmp_path) == (0, [])
+
+
+# Names, and the page that describes the layers.
+
+
+def defined_in(tree: ast.Module) -> Iterator[str]:
+    """Classes and public functions at the top of a module."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) or (isinstance(node, ast.FunctionDef) and not node.name.startswith("_")):
+            yield node.name
+
+
+def test_no_name_has_two_meanings_across_the_package():
+    """Except `main`, which every command has. The functions of _upcalls.py are named after those that they call."""
+    homes: dict[str, set[str]] = {}
+    for file in sorted(PACKAGE.rglob("*.py")):
+        if file.name != "_upcalls.py":
+            for name in defined_in(ast.parse(file.read_text(encoding="utf-8"))):
+                homes.setdefault(name, set()).add(str(file.relative_to(PACKAGE)))
+    assert {name: files for name, files in homes.items() if len(files) > 1 and name != "main"} == {}
+
+
+def test_the_architecture_page_names_files_that_exist_and_its_picture_is_up_to_date():
+    file = ROOT / "docs" / "architecture.md"
+    if not file.is_file():
+        pytest.skip("needs the documents, which the source distribution does not have")
+    page = file.read_text(encoding="utf-8")
+    files = set(re.findall(r"`([\w./]+\.(?:py|pyi|js))`", page)) - {"dreamy_lens/_upcalls.py"}
+    assert len(files) > 15
+    for file in files:
+        assert (PACKAGE / file).is_file() or (ROOT / file).is_file(), file
+    modules = re.findall(r"^((?:\w+\.)+\w+) {2,}", page, re.MULTILINE)
+    assert len(modules) > 20
+    for module in modules:
+        package, name, *_ = module.split(".")
+        assert (PACKAGE / package / f"{name}.py").is_file(), module
+    check = subprocess.run([sys.executable, str(ROOT / "docs" / "make_layers.py"), "--check"], capture_output=True)
+    assert check.returncode == 0, check.stdout.decode()
