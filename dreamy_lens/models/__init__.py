@@ -1,4 +1,4 @@
-"""Models: how they are loaded, run and hooked, their vocabularies, and the model that ships with the package."""
+"""Models: loading, running and hooking them, their vocabularies, and the model that ships with the package."""
 
 import lazy_loader as _lazy
 

@@ -1,9 +1,9 @@
-"""What the package needs of a model: the protocol that every backend meets.
+"""Protocol that every backend implements.
 
-A backend runs one model and gives access to its hook points. A new one is a class that derives from :class:`Backend`
-and has the members marked *required*; an instance of it can be given wherever a `model` is asked for. The other members
-have defaults, which say that the backend cannot do what the member is for, and the package then takes the plain way:
-whole prompts instead of shared prefixes, every module instead of those that a pass needs.
+A backend runs one model and gives access to its hook points. To add a backend, derive a class from :class:`Backend` and
+define the members marked *required*; you can pass an instance of it as any `model` argument. The other members are
+optional. Their defaults say that the backend does not support the feature, and the package then uses plain passes:
+full prompts instead of shared prefixes, and all modules instead of only those that a pass needs.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from dreamy_lens.models.prefix_tree import PrefixTree
 
 EMBEDDING = "embed.hook_out"
-"""The hook point of what the embedding gives, by the name that every backend has for it."""
+"""Name of the hook point of the embedding's output in every backend."""
 
 Reader = Callable[..., Any]
-"""A function of (activation, hook) that looks at an activation, and returns None."""
+"""Function of (activation, hook) that reads an activation and returns None."""
 
 
 class NotPackable(Exception):
-    """This model, or this hook point of it, cannot be run on a packed row; the message says why."""
+    """Error for a model or hook point that cannot be run on a packed row; the message gives the reason."""
 
 
 class ComponentBypass(Protocol):
-    """Components of a model that passes can do without."""
+    """Components of a model that passes can skip."""
 
     def bare(self, names: Sequence[str]) -> contextlib.AbstractContextManager[None]:
-        """Inside, leave out all components but those that hold one of these hook points."""
+        """Skip, within the context, all components except those that contain one of the hook points."""
         ...
 
 
@@ -43,52 +43,52 @@ class PackedRunner(Protocol):
     """Passes of one model over packed rows, as :class:`~dreamy_lens.models.packed_forward.PackedModel` makes them.
 
     Attributes:
-        model: the HookedModel that is run.
+        model: HookedModel that the passes run.
     """
 
     model: Any
 
     def check(self, capture: Sequence[str]) -> None:
-        """Raise NotPackable if one of these hook points cannot be read in a packed pass."""
+        """Raise NotPackable if one of the hook points cannot be read in a packed pass."""
         ...
 
     def row_hooks(self, capture: Sequence[str]) -> frozenset[str]:
-        """Those of these hook points whose activation comes by whole rows, `[batch, pos, ...]`, and not by nodes."""
+        """Return the hook points whose activation has full rows, `[batch, pos, ...]`, instead of nodes."""
         ...
 
     def depth(self, capture: Sequence[str]) -> int:
-        """The first block that none of these hook points needs."""
+        """Return the index of the first block that none of the hook points needs."""
         ...
 
     def run(self, packing: PrefixTree, capture: Sequence[str], **options: Any) -> dict[str, Tensor]:
-        """One pass over the nodes of a tree, with activations by hook point."""
+        """Run one pass over the nodes of a tree and return activations by hook point."""
         ...
 
     def logits(self, final: Float[Tensor, "node d_model"]) -> Float[Tensor, "node d_vocab"]:
-        """Logits of what the unembedding reads."""
+        """Return the logits for inputs of the unembedding."""
         ...
 
 
 class _NothingToBypass:
-    """A model that is always run whole."""
+    """Bypass for a model whose components are never skipped."""
 
     def bare(self, names: Sequence[str]) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
 
 class Backend(Protocol):
-    """One model, as the package runs it.
+    """Model as the package runs it.
 
     Attributes:
-        name: how results refer to the model (required).
-        tokenizer: a Hugging Face tokenizer (required).
-        module: the torch module whose parameters and buffers decide what the model computes (required).
-        n_layers: how many blocks (required).
-        n_ctx: the longest row, or None if there is no limit (required).
-        d_model: width of the residual stream (required).
-        d_vocab: rows of the embedding (required).
-        default_prepend_bos: whether prompts follow a BOS token unless the user says otherwise.
-        packed_ways: the ways in which packed rows can be run, the fastest first.
+        name: Name of the model in results (required).
+        tokenizer: Hugging Face tokenizer (required).
+        module: Torch module whose parameters and buffers determine what the model computes (required).
+        n_layers: Number of blocks (required).
+        n_ctx: Maximum length of a row in tokens, or None if there is no limit (required).
+        d_model: Width of the residual stream (required).
+        d_vocab: Number of rows of the embedding (required).
+        default_prepend_bos: True if prompts follow a BOS token by default.
+        packed_ways: Names of the ways to run packed rows, fastest first.
     """
 
     name: str
@@ -101,11 +101,11 @@ class Backend(Protocol):
     default_prepend_bos: bool = False
     packed_ways: tuple[str, ...] = ()
 
-    # Required.
+    # Required members.
 
     @abstractmethod
     def hook_names(self) -> list[str]:
-        """Every name by which a hook point can be asked for; :data:`EMBEDDING` is one."""
+        """Return every valid hook point name, including :data:`EMBEDDING`."""
         ...
 
     @abstractmethod
@@ -118,89 +118,89 @@ class Backend(Protocol):
         embeddings: Float[Tensor, "batch pos d_model"] | None = None,
         past: Any = None,
     ) -> tuple[dict[str, Tensor], Float[Tensor, "batch pos d_vocab"] | None]:
-        """One forward pass, as :meth:`dreamy_lens.models.hooked_model.HookedModel.run` describes it.
+        """Run one forward pass, as :meth:`dreamy_lens.models.hooked_model.HookedModel.run` describes it.
 
-        `past` is a Hugging Face cache, and comes only to a backend that has :meth:`key_values`.
+        `past` is a Hugging Face cache; only a backend that defines :meth:`key_values` receives it.
         """
         ...
 
     @abstractmethod
     def embed(self, ids: Int[Tensor, ...]) -> Float[Tensor, "... d_model"]:
-        """What the model embeds ids to, any scaling of the architecture included."""
+        """Return the model's embeddings of token ids, including any scaling of the architecture."""
         ...
 
-    # What the model is. The defaults fit a model that is nothing but its module.
+    # Properties of the model. The defaults fit a model that consists only of its module.
 
     @property
     def source(self) -> Any:
-        """What users hold of this model and can give as `model` again; all models made of it share one lock."""
+        """Object that users pass as `model`; all HookedModels made from it share one lock."""
         return self
 
     @property
     def mode(self) -> tuple[Any, ...]:
-        """What decides how the model computes, besides weights, device and precision."""
+        """Settings that change how the model computes, except weights, device and precision."""
         return ()
 
     @property
     def embedding_weight(self) -> Float[Tensor, "d_vocab d_embed"] | None:
-        """The weights that :meth:`embed` depends on, for noticing that they have changed; None if there are none."""
+        """Weights that :meth:`embed` depends on, used to detect changes; None if there are none."""
         return None
 
     def settings(self) -> Mapping[str, Any]:
-        """The architecture's settings, such as soft caps and window sizes, for telling models apart."""
+        """Return settings of the architecture, such as soft caps and window sizes, which distinguish models."""
         return {}
 
     # Hooks of users, and hook points that are computed on request.
 
     @property
     def is_hooked(self) -> bool:
-        """Whether the user has hooks on hook points; what they do may depend on the place of a token in its row."""
+        """True if the user has hooks on hook points; their effect may depend on the position of a token in its row."""
         return False
 
     @property
     def other_hooks(self) -> tuple[int, ...]:
-        """The numbers that torch has given the hooks on modules that are no hook points."""
+        """Ids that torch gave to the hooks on modules that are not hook points."""
         return ()
 
     def gate_of(self, name: str) -> str | None:
-        """The setting under which a hook point is computed, if it is computed on request only."""
+        """Return the setting that switches on a hook point computed on request, or None for other hook points."""
         return None
 
     def observe(self, ids: Int[Tensor, "batch pos"], readers: Mapping[str, Reader]) -> None:
-        """One whole pass that calls a reader for every hook point that it goes through."""
+        """Run one full pass and call the reader of every hook point that fires."""
         activations, _ = self.run(ids, list(readers))
         for name, activation in activations.items():
             readers[name](activation)
 
     def keep_hooks(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, hooks may stay attached between passes."""
+        """Return a context manager within which hooks may stay attached between passes."""
         return contextlib.nullcontext()
 
     # Faster passes.
 
     def bypass(self, keep_attention: bool = False) -> ComponentBypass:
-        """The components that passes can do without, those of attention aside if `keep_attention`."""
+        """Return the components that passes can skip, except those of attention if `keep_attention`."""
         return _NothingToBypass()
 
     def packed(self, model: Any, way: str) -> PackedRunner:
-        """Packed passes in one of `packed_ways`, for the HookedModel that holds this backend."""
+        """Return a runner of packed passes in one of `packed_ways`, for the HookedModel that holds this backend."""
         raise NotPackable("its backend cannot run packed rows")
 
     def key_values(self, ids: Int[Tensor, "1 pos"]) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of each layer, `[1, head, pos, d_head]`, from which a later pass can go on."""
+        """Return keys and values of each layer, `[1, head, pos, d_head]`, from which a later pass can continue."""
         raise NotImplementedError(f"{type(self).__name__} keeps no keys and values.")
 
-    # Structure, for what is read off weights.
+    # Structure of the model, for results that are computed from weights.
 
     def component(self, name: str) -> torch.nn.Module | None:
-        """The module of a name such as `blocks.0.mlp.out`, `ln_final` or `unembed`; None if there is no such module."""
+        """Return the module with a name such as `blocks.0.mlp.out`, `ln_final` or `unembed`, or None if there is none."""
         return None
 
     def is_same_hook(self, name: str, other: str) -> bool:
-        """Whether two names mean one hook point; a name that the model does not have means none."""
+        """Return whether two names refer to the same hook point; an unknown name refers to no hook point."""
         return name == other
 
     @property
     def parallel_blocks(self) -> bool:
-        """Whether attention and MLP of a block read the same residual stream."""
+        """True if attention and MLP of a block read the same residual stream."""
         return False

@@ -1,12 +1,12 @@
-"""Forward passes of a TransformerLens bridge: read hook points, replace embeddings, leave the bridge as it was.
+"""Forward passes of a TransformerLens bridge: read hook points and replace embeddings.
 
-What this module promises:
+This module promises:
 
-* Activations are keyed by the name that was asked for, never by the hook's own, which changes in compatibility mode.
-* A hook point that does not fire is an error, not an empty result; one that is gated is switched on for the pass.
-* Nothing deeper than the deepest hook point is run when no logits are wanted: an exception raised in the last hook
-  leaves the model, and hooks are removed on every way out.
-* The caller's bridge is left as it was, except that it is put in evaluation mode, also if it has left that since.
+* Activations are keyed by the requested name, never by the hook's own name, which changes in compatibility mode.
+* A hook point that does not fire raises an error. A gated hook point is switched on for the pass.
+* When no logits are wanted, the pass ends at the deepest hook point: an exception raised in the last hook leaves the
+  model. Hooks are removed in every case.
+* The caller's bridge is left unchanged, except that every pass puts it in evaluation mode.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ _GATES = {
 
 
 def gate_of(name: str) -> str | None:
-    """The setting of TransformerLens that a hook point is computed under, if it is computed on request only."""
+    """Return the TransformerLens setting that switches on a hook point computed on request, or None for other hooks."""
     return next((gate for suffix, gate in _GATES.items() if name.endswith(suffix)), None)
 
 
 class _Finished(Exception):
-    """Raised inside a hook when everything wanted has been seen."""
+    """Signal, raised inside a hook, that all requested activations have been read."""
 
 
 class BridgePasses(Backend):
-    """The plain passes of a bridge.
+    """Plain forward passes of a bridge.
 
-    :class:`~dreamy_lens.models.transformer_lens_backend.TransformerLensBackend` adds the faster ones.
+    :class:`~dreamy_lens.models.transformer_lens_backend.TransformerLensBackend` adds faster passes.
 
     Args:
-        bridge: a `TransformerBridge`, or anything with its `hook_dict`, `hooks(...)`, `embed(...)`, `cfg`, `tokenizer`.
-        name: how results refer to it; default: its own name. If it is that of a local folder, the absolute path is.
+        bridge: `TransformerBridge`, or any object with its `hook_dict`, `hooks(...)`, `embed(...)`, `cfg`, `tokenizer`.
+        name: Name of the model in results; default: the bridge's own name. A local folder is named by its absolute path.
     """
 
     def __init__(self, bridge: Any, name: str | None = None) -> None:
@@ -71,42 +71,42 @@ class BridgePasses(Backend):
         self.n_ctx = int(getattr(bridge.cfg, "n_ctx", 0) or 0) or None
         self.n_layers = int(bridge.cfg.n_layers)
         self._point_cache: dict[tuple[str, bool], Any] = {}
-        # The dictionaries in which torch keeps a module's hooks, under numbers that it never gives twice.
+        # Dictionaries in which torch keeps a module's hooks, keyed by ids that it never reuses.
         modules = list(bridge.modules())
         self._hooks_at_points = [hooks for m in modules if hasattr(m, "fwd_hooks") for hooks in _hook_tables(m)]
         self._hooks_elsewhere = [hooks for m in modules if not hasattr(m, "fwd_hooks") for hooks in _hook_tables(m)]
 
-    # What the bridge is.
+    # Properties of the bridge.
 
     @property
     def source(self) -> Any:
-        """The bridge."""
+        """Bridge that this backend runs."""
         return self.bridge
 
     @property
     def default_prepend_bos(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The bridge's own convention."""
+        """True if the bridge puts a BOS token before prompts by default."""
         return bool(getattr(self.bridge.cfg, "default_prepend_bos", None))
 
     @property
     def mode(self) -> tuple[Any, ...]:
-        """Compatibility mode and folded norms."""
+        """Compatibility mode and folding of layer norms, which change how the bridge computes."""
         return self._is_compatible, getattr(self.bridge.cfg, "layer_norm_folding", None)
 
     @property
     def embedding_weight(self) -> Float[Tensor, "d_vocab d_embed"] | None:
-        """The embedding's weight matrix."""
+        """Weight matrix of the embedding, or None if it has none."""
         return getattr(self.bridge.embed, "weight", None)
 
     @property
     def is_hooked(self) -> bool:
-        """Whether the user has hooks on hook points."""
+        """True if the user has hooks on hook points."""
         ours = persistent_hooks_of(self.bridge).ids
         return any(not hooks.keys() <= ours for hooks in self._hooks_at_points if hooks)
 
     @property
     def other_hooks(self) -> tuple[int, ...]:
-        """The numbers of the hooks on modules that are no hook points; TransformerLens sets some up as it runs."""
+        """Ids of the hooks on modules that are not hook points; TransformerLens adds some of them while it runs."""
         return tuple(key for hooks in self._hooks_elsewhere if hooks for key in hooks)
 
     @property
@@ -114,17 +114,17 @@ class BridgePasses(Backend):
         return bool(getattr(self.bridge, "compatibility_mode", False))
 
     def hook_names(self) -> list[str]:
-        """Every name by which a hook point can be asked for."""
+        """Return every valid hook point name, aliases included."""
         return list(self.bridge.hook_dict)
 
     def gate_of(self, name: str) -> str | None:
-        """The setting of TransformerLens that a hook point is computed under, if it is computed on request only."""
+        """Return the TransformerLens setting that switches on a hook point computed on request, or None for other hooks."""
         return gate_of(name)
 
-    # Passes.
+    # Forward passes.
 
     def embed(self, ids: Int[Tensor, ...]) -> Float[Tensor, "... d_model"]:
-        """What the bridge embeds ids to."""
+        """Return the bridge's embeddings of token ids."""
         return self.bridge.embed(ids)
 
     def run(
@@ -136,10 +136,10 @@ class BridgePasses(Backend):
         embeddings: Float[Tensor, "batch pos d_model"] | None = None,
         past: Any = None,
     ) -> tuple[dict[str, Tensor], Float[Tensor, "batch pos d_vocab"] | None]:
-        """One forward pass; see :meth:`dreamy_lens.models.hooked_model.HookedModel.run`."""
+        """Run one forward pass; see :meth:`dreamy_lens.models.hooked_model.HookedModel.run`."""
         names = list(dict.fromkeys(capture))
         activations: dict[str, Tensor] = {}
-        # The leaf goes in first, so that a reader of the same hook point sees it.
+        # The replacement embeddings come first, so that a reader of the embedding hook point sees them.
         leaf = None if embeddings is None else lambda activation, hook=None: embeddings.to(activation.dtype)
         hooks = self._readers(names, activations, end=not logits)
         output = None
@@ -155,10 +155,10 @@ class BridgePasses(Backend):
     def run_to_last_hook(
         self, ids: Int[Tensor, "batch pos"], capture: Sequence[str], **arguments: Any
     ) -> dict[str, Tensor]:
-        """A pass that ends at the last of some hook points, with arguments for the bridge's forward call.
+        """Run a pass that ends at the last requested hook point, with extra arguments for the bridge's forward call.
 
         Returns:
-            Activations by the name asked for.
+            Activations by requested name.
         """
         activations: dict[str, Tensor] = {}
         readers = self._readers(capture, activations)
@@ -169,7 +169,7 @@ class BridgePasses(Backend):
         return activations
 
     def observe(self, ids: Int[Tensor, "batch pos"], readers: Mapping[str, Reader]) -> None:
-        """One whole pass with readers by hook point, of which any may stay silent."""
+        """Run one full pass with a reader for each hook point; a hook point may not fire."""
         hooks = list(readers.items())
         gates = {gate_of(name) for name in readers}
         self._evaluate()
@@ -177,14 +177,14 @@ class BridgePasses(Backend):
             self.bridge(ids, **self._no_cache)
 
     def keep_hooks(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, what passes read with stays attached between them. It may be nested."""
+        """Return a context manager that keeps reader hooks attached between passes; it may be nested."""
         return persistent_hooks_of(self.bridge).keep()
 
-    # How a pass is made.
+    # Parts of a pass.
 
     @staticmethod
     def _readers(names: Sequence[str], activations: dict[str, Tensor], end: bool = True) -> list[tuple[str, Any]]:
-        """Hooks that note activations, and end the pass with the last of them if `end`."""
+        """Return hooks that store activations; if `end`, the last one that fires ends the pass."""
 
         def reader(name: str) -> Any:
             def read(activation: Any, hook: Any = None) -> None:
@@ -198,21 +198,21 @@ class BridgePasses(Backend):
 
     @contextlib.contextmanager
     def _attached(self, hooks: list[tuple[str, Any]], leaf: Any = None) -> Iterator[None]:
-        """Hooks on their hook points for a pass: persistent ones, or ones of its own behind the user's."""
+        """Attach hooks for one pass: persistent hooks, or temporary hooks that run after the user's."""
         if not self.is_hooked:
             persistent = persistent_hooks_of(self.bridge)
             with persistent.in_pass(hooks, self._point, leaf, EMBEDDING) as are_attached:
                 if are_attached:
                     yield
                     return
-        whole = [*([] if leaf is None else [(EMBEDDING, leaf)]), *hooks]
-        if self._is_compatible:  # there, one point goes by several names
-            with self.bridge.hooks(fwd_hooks=whole):
+        all_hooks = [*([] if leaf is None else [(EMBEDDING, leaf)]), *hooks]
+        if self._is_compatible:  # in this mode, one hook point has several names
+            with self.bridge.hooks(fwd_hooks=all_hooks):
                 yield
             return
         attached: list[tuple[Any, Any]] = []
         try:
-            for name, function in whole:
+            for name, function in all_hooks:
                 point = self._point(name)
                 attached.append((point, attach(point, function)))
             yield
@@ -222,21 +222,21 @@ class BridgePasses(Backend):
                 point.fwd_hooks.remove(handle)
 
     def _point(self, name: str) -> Any:
-        """A hook point, looked up once: a bridge goes through all of its points every time."""
+        """Return a hook point by name; cached, because a bridge lists all of its hook points for every lookup."""
         key = name, self._is_compatible
         if key not in self._point_cache:
             self._point_cache[key] = self.bridge.hook_dict[name]
         return self._point_cache[key]
 
     def _evaluate(self) -> None:
-        """Leave training mode, in which dropout makes every score another one, if the user has gone back to it."""
+        """Put the bridge in evaluation mode if the user left it: in training mode, dropout makes scores random."""
         original = getattr(self.bridge, "original_model", None)
         if self.bridge.training or getattr(original, "training", False):
             self.bridge.eval()
 
     @property
     def _no_cache(self) -> dict[str, Any]:
-        """`use_cache=False` where the model underneath knows it: worth 10-20 % on small models."""
+        """Argument `use_cache=False` if the wrapped model accepts it, which saves 10-20 % on small models; else empty."""
         if not hasattr(self, "_no_cache_arguments"):
             original = getattr(self.bridge, "original_model", None)
             known = original is not None and "use_cache" in inspect.signature(original.forward).parameters
@@ -245,13 +245,13 @@ class BridgePasses(Backend):
 
     @contextlib.contextmanager
     def _gated(self, names: Sequence[str]) -> Iterator[None]:
-        """Switch on the hook points that TransformerLens computes only on request, and off again."""
+        """Switch on the hook points that TransformerLens computes only on request, and switch them off afterwards."""
         with contextlib.ExitStack() as switched:
             for name in names:
                 gate = gate_of(name)
                 setter = getattr(self.bridge, f"set_{gate}", None)
                 if gate and setter and not getattr(self.bridge.cfg, gate, False):
-                    switched.callback(self._ungate, gate)  # first: switching on can be interrupted half-way
+                    switched.callback(self._ungate, gate)  # registered first, because switching on can be interrupted
                     try:
                         setter(True)
                     except Exception as error:
@@ -265,7 +265,7 @@ class BridgePasses(Backend):
     def _check_fired(
         self, names: Sequence[str], activations: Mapping[str, Tensor], ids: Int[Tensor, "batch pos"]
     ) -> None:
-        """Raise HookNotFiredError, with names of hook points that do fire, if one of these did not."""
+        """Raise HookNotFiredError, with the nearest hook points that do fire, if a requested hook point did not fire."""
         silent = next((name for name in names if name not in activations), None)
         if silent is None:
             return
@@ -280,5 +280,5 @@ class BridgePasses(Backend):
 
 
 def _hook_tables(module: Any) -> tuple[Any, ...]:
-    """Where torch keeps a module's hooks, forward and backward."""
+    """Return the dictionaries in which torch keeps a module's forward and backward hooks."""
     return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks

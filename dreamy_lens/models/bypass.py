@@ -1,10 +1,9 @@
-"""The Hugging Face modules that a bridge wraps, in the bridge's place where nobody looks.
+"""Bypass of a bridge's components: run the wrapped Hugging Face modules where no hook point is read.
 
-A bridge puts a component with hook points in the place of every module of a Hugging Face model, and writes out norms
-and attention in many operations so that there is something to hook. On a small model that costs more than the
-arithmetic. Inside :meth:`Bypass.bare` only the components that hold a wanted hook point are left, and what they wrap
-stands for the others. Whether the two compute the same is for the caller to make sure of: in compatibility mode some do
-not.
+A bridge replaces every module of a Hugging Face model by a component with hook points, and computes norms and attention
+in many separate operations so that each step can be hooked. On a small model this costs more than the arithmetic.
+Inside :meth:`Bypass.bare` only the components that contain a requested hook point stay; the wrapped modules replace the
+other components. The caller must check that both compute the same results: in compatibility mode some do not.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from dreamy_lens.models.bridge_passes import gate_of
 
 @dataclass(frozen=True)
 class Component:
-    """A component that a bridge put into its Hugging Face model.
+    """Component that a bridge inserted into its Hugging Face model.
 
     Attributes:
-        parent: the module that it was put into.
-        name: its name there.
-        component: what was put there, in place of its `original_component`.
-        points: the hook points in it, by `id`.
-        around: those of the components it is in, blocks aside, which may count on it.
+        parent: Module that the component was inserted into.
+        name: Attribute name of the component in `parent`.
+        component: Inserted component, which replaces its `original_component`.
+        points: `id` of each hook point in the component.
+        around: `id` of each hook point in the enclosing components, except blocks, which may depend on this component.
     """
 
     parent: Any
@@ -39,11 +38,11 @@ class Component:
 
 
 class Bypass:
-    """The components of a bridge that can be left out.
+    """Components of a bridge that can be skipped.
 
     Args:
-        bridge: a `TransformerBridge`; one that wraps no Hugging Face model has none.
-        besides: components to leave alone.
+        bridge: `TransformerBridge`; if it wraps no Hugging Face model, no component can be skipped.
+        besides: Components that are never skipped.
     """
 
     def __init__(self, bridge: Any, besides: Sequence[Any] = ()) -> None:
@@ -52,50 +51,52 @@ class Bypass:
         kept |= {id(getattr(bridge, name, None)) for name in ("embed", "pos_embed", "unembed")}
         blocks = {id(block) for block in getattr(bridge, "blocks", ())}
         self._parts: list[Component] = []
-        self._found: dict[tuple[str, ...], list[Component]] = {}
+        self._chosen: dict[tuple[str, ...], list[Component]] = {}
 
-        def look(parent: Any, around: frozenset[int]) -> None:
+        def collect(parent: Any, around: frozenset[int]) -> None:
             for name, child in parent._modules.items():
                 original = getattr(child, "original_component", None)
                 if not isinstance(original, torch.nn.Module):
                     if child is not None:
-                        look(child, around)
+                        collect(child, around)
                     continue
                 points = frozenset(id(m) for m in child.modules() if hasattr(m, "fwd_hooks"))
                 if id(child) not in kept:
                     self._parts.append(Component(parent, name, child, points, around))
-                look(original, around if id(child) in blocks else around | points)
+                collect(original, around if id(child) in blocks else around | points)
 
-        look(getattr(bridge, "original_model", torch.nn.Module()), frozenset())
+        collect(getattr(bridge, "original_model", torch.nn.Module()), frozenset())
 
     def is_bare(self, component: Any, names: Sequence[str]) -> bool:
-        """Whether a component is left out where these hook points are wanted."""
-        return any(part.component is component for part in self._out(names))
+        """Return whether a component is skipped when these hook points are read."""
+        return any(part.component is component for part in self._skipped(names))
 
     @contextlib.contextmanager
     def bare(self, names: Sequence[str]) -> Iterator[None]:
-        """Leave out all components but those that hold one of these hook points."""
-        out = self._out(names)
+        """Skip, within the context, all components except those that contain one of the hook points."""
+        skipped = self._skipped(names)
         try:
-            for part in out:
+            for part in skipped:
                 part.parent._modules[part.name] = part.component.original_component
             yield
         finally:
-            for part in out:
+            for part in skipped:
                 part.parent._modules[part.name] = part.component
 
-    def _out(self, names: Sequence[str]) -> list[Component]:
-        """The components to leave out; found once for each choice of hook points."""
+    def _skipped(self, names: Sequence[str]) -> list[Component]:
+        """Return the components to skip; computed once for each choice of hook points."""
         key = tuple(names)
-        if key not in self._found:
-            self._found[key] = self._choose(key)
-        return self._found[key]
+        if key not in self._chosen:
+            self._chosen[key] = self._choose(key)
+        return self._chosen[key]
 
     def _choose(self, names: tuple[str, ...]) -> list[Component]:
         points = self._bridge.hook_dict if names else {}
         wanted = {id(points[name]) for name in names}
-        # What is computed on request is made by components that watch each other all over a block.
-        asked = [name.split(".")[1] for name in names if gate_of(name) is not None and name.startswith("blocks.")]
-        for layer in asked:
+        # Hook points computed on request depend on components throughout their block.
+        gated_layers = [
+            name.split(".")[1] for name in names if gate_of(name) is not None and name.startswith("blocks.")
+        ]
+        for layer in gated_layers:
             wanted |= {id(m) for m in self._bridge.blocks[int(layer)].modules()}
         return [part for part in self._parts if not part.points & wanted and not part.around & wanted]

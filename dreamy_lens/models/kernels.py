@@ -1,9 +1,9 @@
-"""The same arithmetic by faster routines of torch, for the length of a pass.
+"""Faster torch routines for a model's linear layers and activation functions, used for the duration of a pass.
 
-torch multiplies float32 matrices on a CPU with MKL, which keeps to AVX2 on processors that are not Intel's. oneDNN,
-which torch has too, uses AVX-512 there and is about twice as fast (benchmarks/README.md has the figures). Models are
-not changed: inside :meth:`Kernels.used`, their linear layers compute the other way. Both sum in float32, so results
-differ as they do between any two batch sizes.
+torch multiplies float32 matrices on a CPU with MKL, which uses only AVX2 on processors that are not made by Intel.
+oneDNN, which is also part of torch, uses AVX-512 on them and is about twice as fast (benchmarks/README.md has the
+figures). Models are not changed: only inside :meth:`Kernels.used` do their linear layers call oneDNN. Both routines sum
+in float32, so results differ as little as they do between any two batch sizes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 @functools.cache
 def _onednn_linear() -> Callable[..., Tensor] | None:
-    """Find oneDNN's float32 `linear`, where it is the better one and gives what it should; else None."""
+    """Return oneDNN's float32 `linear` if it is faster on this processor and its results are correct; else None."""
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkl.is_available():
         return None
     if not torch.backends.mkldnn.is_available() or _is_intel():
@@ -29,15 +29,15 @@ def _onednn_linear() -> Callable[..., Tensor] | None:
     try:
         linear = functools.partial(torch.ops.mkldnn._linear_pointwise.default, attr="none", scalars=[], algorithm="")
         x, w, b = torch.randn(5, 7), torch.randn(3, 7), torch.randn(3)
-        good = torch.allclose(linear(x, w, b), F.linear(x, w, b), atol=1e-5)
-        good = good and torch.allclose(linear(x, w.t().contiguous().t(), None), F.linear(x, w), atol=1e-5)
-    except Exception:  # the operator is torch's own affair: absent or changed, the ordinary one serves
+        is_correct = torch.allclose(linear(x, w, b), F.linear(x, w, b), atol=1e-5)
+        is_correct = is_correct and torch.allclose(linear(x, w.t().contiguous().t(), None), F.linear(x, w), atol=1e-5)
+    except Exception:  # the operator is private to torch: if it is absent or changed, F.linear is used
         return None
-    return linear if good else None
+    return linear if is_correct else None
 
 
 def _is_intel() -> bool:
-    """Whether MKL finds a processor that it uses AVX-512 on. Decided by name: a timing would not be repeatable."""
+    """Return whether the processor is made by Intel, so that MKL uses AVX-512; a timing would not be repeatable."""
     import platform
 
     try:
@@ -49,17 +49,17 @@ def _is_intel() -> bool:
 
 @functools.cache
 def _keep_heap() -> None:
-    """Have glibc keep the memory of one pass for the next.
+    """Make glibc keep the memory of one pass for the next.
 
-    It gives what is free at the end of its heap back to the system beyond twice the largest block that was ever freed,
-    up to a limit, and the system clears every page again that it is asked for: a tenth of a small model's pass. One
-    block of the largest size that counts, freed untouched, raises the bound for good.
+    glibc returns free memory at the end of its heap to the system when it exceeds twice the largest block ever freed
+    (up to a limit). The system clears every page before it hands it out again, which takes a tenth of a small model's
+    pass. Freeing one untouched block of the largest size that counts raises the threshold permanently.
     """
     torch.empty((32 << 20) - 8192, dtype=torch.uint8)
 
 
 class _Linear(torch.autograd.Function):
-    """`x @ weight.T + bias` by oneDNN, differentiable in x."""
+    """Linear layer `x @ weight.T + bias` by oneDNN, differentiable in x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -77,12 +77,12 @@ class _Linear(torch.autograd.Function):
 
 
 def _fits(x: Any, weight: Any, bias: Any) -> bool:
-    """Whether oneDNN may take this: plain float32 on the CPU, and weights that take no gradient."""
+    """Return whether oneDNN can compute the layer: float32 on the CPU, and weights that need no gradient."""
     tensors = [t for t in (x, weight, bias) if t is not None]
     return (
         all(isinstance(t, Tensor) and t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
         and weight.dim() == 2
-        and (weight.is_contiguous() or weight.t().is_contiguous())  # others it multiplies a hundred times slower
+        and (weight.is_contiguous() or weight.t().is_contiguous())  # oneDNN is a hundred times slower on other layouts
         and x.numel() > 0
         and not (torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad)))
     )
@@ -98,15 +98,15 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def matmul_t(x: Float[Tensor, "*row d"], weight: Float[Tensor, "m d"]) -> Float[Tensor, "*row m"]:
-    """`x @ weight.T`, by the best routine there is."""
+    """Return `x @ weight.T`, computed by the fastest available routine."""
     return _linear(x, weight)
 
 
 class Kernels:
-    """The modules of a model that compute faster another way.
+    """Faster replacements for the `forward` methods of a model's modules.
 
     Args:
-        model: to look through.
+        model: Model whose modules are replaced where a faster routine exists.
     """
 
     def __init__(self, model: Any) -> None:
@@ -115,38 +115,38 @@ class Kernels:
         for module in model.modules():
             kind = type(module).__name__
             if type(module) is torch.nn.Linear and _onednn_linear() is not None:
-                self._faster.append((module, functools.partial(_of_linear, module)))
+                self._faster.append((module, functools.partial(_linear_forward, module)))
             elif kind == "Conv1D" and hasattr(module, "nf") and _onednn_linear() is not None:
-                self._faster.append((module, functools.partial(_of_conv1d, module)))
+                self._faster.append((module, functools.partial(_conv1d_forward, module)))
             elif kind in ("NewGELUActivation", "FastGELUActivation"):
                 self._faster.append((module, functools.partial(_gelu, module)))
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
-        """Compute the faster way inside. Modules whose `forward` somebody else has replaced are left alone."""
-        done = []
+        """Use the faster routines within the context; modules whose `forward` is already replaced keep it."""
+        replaced = []
         try:
             for module, function in self._faster:
                 if "forward" not in module.__dict__:
                     module.__dict__["forward"] = function
-                    done.append(module)
+                    replaced.append(module)
             yield
         finally:
-            for module in done:
+            for module in replaced:
                 module.__dict__.pop("forward", None)
 
 
-def _of_linear(module: Any, x: Tensor) -> Tensor:
+def _linear_forward(module: Any, x: Tensor) -> Tensor:
     return _linear(x, module.weight, module.bias)
 
 
-def _of_conv1d(module: Any, x: Tensor) -> Tensor:
-    """GPT-2's linear layer, whose weight is the other way round."""
+def _conv1d_forward(module: Any, x: Tensor) -> Tensor:
+    """Compute GPT-2's linear layer, whose weight is stored transposed."""
     return _linear(x, module.weight.t(), module.bias)
 
 
 def _gelu(module: Any, x: Tensor) -> Tensor:
-    """`0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`, in one operation instead of Hugging Face's eight."""
-    if x.dtype != torch.float32:  # rounding once instead of eight times would show
+    """Return `0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))` in one operation instead of Hugging Face's eight."""
+    if x.dtype != torch.float32:  # in lower precision, rounding once instead of eight times changes the result
         return type(module).forward(module, x)
     return F.gelu(x, approximate="tanh")

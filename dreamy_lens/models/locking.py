@@ -1,4 +1,4 @@
-"""Threads take turns with a model: passes of this package, calls by users, and the fork of a process."""
+"""Locks that make threads take turns with a model: for passes of this package, calls by users, and process forks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _SHARED: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 
 def lock_of(source: Any) -> threading.RLock:
-    """The lock that a thread holds while it uses a model: one for each bridge or backend, and re-entrant."""
+    """Return the re-entrant lock that a thread holds while it uses a model; each bridge or backend has one lock."""
     with _LOCKS_LOCK:
         return _LOCKS.setdefault(source, threading.RLock())
 
 
 class _Waiting:
-    """A method of a model that waits for the passes of other threads, and has them wait for it."""
+    """Method of a model that holds the model's lock while it runs, so that it never overlaps a pass of another thread."""
 
     def __init__(self, source: Any, name: str, lock: Any) -> None:
         self._source, self._name, self._lock = weakref.ref(source), name, lock
@@ -36,14 +36,14 @@ class _Waiting:
         source = self._source()
         return types.MethodType(getattr(type(source), self._name), source)
 
-    def __reduce__(self) -> Any:  # copies of the model have what it has without this
+    def __reduce__(self) -> Any:  # copies of the model get its original method
         source = self._source()
         return types.MethodType, (getattr(type(source), self._name), source)
 
 
 @contextlib.contextmanager
 def shared(models: Iterable[Any]) -> Iterator[None]:
-    """Have other threads that call the models themselves wait for passes in progress, which they would disturb."""
+    """Make direct calls of the models from other threads wait for the pass in progress, which they would disturb."""
     with contextlib.ExitStack() as waiting:
         for source, lock in {id(model.source): (model.source, model.lock) for model in models}.values():
             waiting.enter_context(_waiting(source, lock))
@@ -57,7 +57,7 @@ def _waiting(source: Any, lock: Any) -> Iterator[None]:
     try:
         for name in _CALLED:
             if hasattr(type(source), name):
-                source.__dict__.setdefault(name, _Waiting(source, name, lock))  # past its own __setattr__
+                source.__dict__.setdefault(name, _Waiting(source, name, lock))  # bypasses its __setattr__
         yield
     finally:
         with lock:
@@ -71,7 +71,7 @@ _HELD_TO_FORK: list[threading.RLock] = []
 
 
 def _before_fork() -> None:
-    """A process is forked between two passes: in the middle of one, its copy of the model would be of no use."""
+    """Wait until no pass is in progress: a process forked during a pass would get an unusable copy of the model."""
     with _LOCKS_LOCK:
         _HELD_TO_FORK[:] = sorted(_LOCKS.values(), key=id)
     for lock in _HELD_TO_FORK:

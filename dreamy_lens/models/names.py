@@ -1,4 +1,4 @@
-"""Names of models and of hook points: what they mean in every working folder, and which are like a misspelt one."""
+"""Names of models and hook points: absolute paths of model folders, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 EMBEDDED_NAME = "embedded"
-"""How results refer to the embedded model."""
+"""Name of the embedded model in results."""
 
 
 def located(name: str) -> str:
-    """A model's name that means the same in every working folder: a model folder's absolute path, or else the name."""
+    """Return the absolute path if the name is a model folder, so that it is valid in any working folder; else the name."""
     folder = Path(name).expanduser()
     if name == EMBEDDED_NAME or not (folder / "config.json").is_file():
         return name
@@ -20,7 +20,7 @@ def located(name: str) -> str:
 
 
 def nearest(name: str, names: Sequence[str], count: int = 3) -> list[str]:
-    """The names most like a misspelt one, same layer first; what is only the end of a name is compared with ends."""
+    """Return the names most similar to a misspelt one, same layer first; a partial name is compared with name endings."""
     if name in names:
         return [name]
     parts = name.split(".")

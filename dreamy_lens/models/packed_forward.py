@@ -1,16 +1,17 @@
-"""Run a bridge on a packed row: one token for each distinct prefix of many rows, and every hook point still there.
+"""Run a bridge on a packed row: one token for each distinct prefix of many rows, with all hook points available.
 
-Everything in a transformer but attention works on each token by itself, so the bridge is called on one row of T tokens
-with their positions. Attention, and what TransformerLens writes out in many operations, is replaced for the length of
-the pass (:mod:`~dreamy_lens.models.packed_attention`), in the first of these ways that gives what plain rows give:
+Every part of a transformer except attention works on each token separately, so the bridge is called on one row of T
+tokens with their positions. Attention, and modules that TransformerLens computes in many operations, are replaced for
+the duration of the pass (:mod:`~dreamy_lens.models.packed_attention`). Of the following ways to replace attention, the
+first that gives the same results as plain rows is used:
 
 * `INTERFACE`: the Hugging Face module that the bridge wraps, with :mod:`~dreamy_lens.models.tree_attention`.
-* `HEADS`: the bridge's own attention, with queries, keys and values spread to whole rows between its projections.
-* `ROWS`: the bridge's own attention on whole rows, its projections too; works for any attention. Layers with a hook
-  point inside their attention always go this way, so that scores and patterns are `[head, query, key]` as ever.
+* `HEADS`: the bridge's own attention; queries, keys and values are expanded to full rows between its projections.
+* `ROWS`: the bridge's own attention on full rows, projections included; works for any attention. Layers with a hook
+  point inside their attention always use it, so that scores and patterns keep their axes `[head, query, key]`.
 
-Which of them a model allows is found out by :class:`~dreamy_lens.scoring.prefix_sharing.PrefixSharing`; nothing here
-is trusted.
+:class:`~dreamy_lens.scoring.prefix_sharing.PrefixSharing` tests which of these ways gives correct results for a model.
+This module does not check its results.
 """
 
 from __future__ import annotations
@@ -44,22 +45,22 @@ from dreamy_lens.models.transfer import to_device
 WAYS = (INTERFACE, HEADS, ROWS)
 
 FINAL = "unembed.hook_in"
-"""The hook point whose activation the unembedding turns into logits."""
+"""Hook point whose activation the unembedding turns into logits."""
 
 
 _INSIDE = re.compile(r"blocks\.(\d+)\.(attn\.|hook_[qkv]_input|hook_attn_in)")
-"""Hook points that are computed in the course of a block's attention."""
+"""Pattern of hook points that are computed within a block's attention."""
 
 
 class PackedModel:
-    """A model that can be run on packed rows.
+    """Model that runs on packed rows.
 
     Args:
-        model: a model whose backend runs a bridge.
-        way: one of `WAYS`, for layers with no hook point inside their attention.
+        model: Model whose backend runs a bridge.
+        way: Way to replace attention, one of `WAYS`, in layers with no hook point inside their attention.
 
     Raises:
-        NotPackable: the model is not one stack of blocks with attention.
+        NotPackable: The model is not one stack of blocks with attention.
     """
 
     def __init__(self, model: HookedModel, way: str = INTERFACE) -> None:
@@ -85,13 +86,13 @@ class PackedModel:
         tree_attention.register()
 
     def check(self, capture: Sequence[str]) -> None:
-        """Raise NotPackable if one of these hook points cannot be read in a packed pass."""
+        """Raise NotPackable if one of the hook points cannot be read in a packed pass."""
         for name in capture:
             if name.startswith("unembed.") and name != FINAL:
                 raise NotPackable(f"{name} comes behind what a packed pass computes")
 
     def row_hooks(self, capture: Sequence[str]) -> frozenset[str]:
-        """Those of these hook points whose activation comes as `[B, n, ...]`: in attentions that work on whole rows."""
+        """Return the hook points in attentions that work on full rows; their activations are `[B, n, ...]`."""
         points, inside, by_rows = self.backend.bridge.hook_dict, _layers_inside(capture), set()
         for name in capture:
             layer = re.match(r"blocks\.(\d+)\.", name)
@@ -102,7 +103,7 @@ class PackedModel:
         return frozenset(by_rows)
 
     def depth(self, capture: Sequence[str]) -> int:
-        """The first block that none of these hook points needs."""
+        """Return the index of the first block that none of the hook points needs."""
         early = ("embed.", "hook_embed", "pos_embed.", "hook_pos_embed")
 
         def after(name: str) -> int:
@@ -124,19 +125,19 @@ class PackedModel:
         before: PassCache | None = None,
         keep: PassCache | None = None,
     ) -> dict[str, Tensor]:
-        """One pass.
+        """Run one packed pass.
 
         Args:
-            packing: the rows.
-            capture: hook points to read.
-            final: whether :data:`FINAL` is wanted; without it the pass ends at the last hook point.
-            cut: the packing to go on with in the blocks that no hook point needs.
-            before: what is known of the prefix, if the packing leaves one out.
-            keep: to be filled for later passes.
+            packing: Tree of the rows.
+            capture: Hook points to read.
+            final: True to read :data:`FINAL` too; otherwise the pass ends at the last hook point.
+            cut: Smaller tree that is used from the first block that no hook point needs; default: `packing`.
+            before: Cache of an earlier pass over the prefix, if the tree leaves out a known prefix.
+            keep: Cache that this pass fills for later passes.
 
         Returns:
-            Activations by name: `[1, T, ...]` for nodes (of the cut packing for `FINAL`), or `[B, n, ...]` for what
-            is inside an attention.
+            Activations by hook point: `[1, T, ...]` for the nodes of `packing` (of `cut` for `FINAL`), or
+            `[B, n, ...]` for hook points in an attention that works on full rows.
         """
         names: list[str] = list(dict.fromkeys([*capture, FINAL] if final else capture))
         depth, length = self.depth(capture), packing.length
@@ -147,7 +148,7 @@ class PackedModel:
             cut = packing if cut is None else cut
             state = PackedAttention(self.attentions, self._arguments[key], packing, cut, depth, before, keep)
             with self._replaced(state, names), tree_attention_used(self.attentions):
-                mask = torch.zeros(1, 1, 1, 1, device=packing.ids.device)  # so that no mask of size T² is made
+                mask = torch.zeros(1, 1, 1, 1, device=packing.ids.device)  # prevents a mask of size T²
                 activations = self.backend.run_to_last_hook(
                     packing.ids[None], names, position_ids=packing.positions[None], attention_mask=mask
                 )
@@ -160,7 +161,7 @@ class PackedModel:
         return activations
 
     def logits(self, final: Float[Tensor, "node d_model"]) -> Float[Tensor, "node d_vocab"]:
-        """Logits of what :data:`FINAL` was at some nodes, in the model's precision."""
+        """Return the logits for activations of :data:`FINAL` at some nodes, in the model's precision."""
         bridge = self.backend.bridge
         transform = getattr(getattr(bridge, "adapter", None), "apply_output_logits_transform", None)
         with torch.no_grad(), self.model.kernels.used():
@@ -168,22 +169,22 @@ class PackedModel:
             return logits if transform is None else transform(logits)
 
     def _plain_arguments(self, length: int) -> list[tuple[tuple, dict[str, Any]]]:
-        """What a plain row of this length passes to each layer's attention besides its input."""
+        """Return the arguments, except its input, that each layer's attention receives for a plain row of this length."""
         arguments: list[tuple[tuple, dict[str, Any]] | None] = [None] * len(self.blocks)
 
-        def look(layer: int) -> Any:
-            usual = self.attentions[layer].forward
+        def recorder(layer: int) -> Any:
+            original_forward = self.attentions[layer].forward
 
             def forward(*args: Any, **kwargs: Any) -> Any:
                 rest = {k: v for k, v in kwargs.items() if k != "hidden_states"}
                 arguments[layer] = args if "hidden_states" in kwargs else args[1:], rest
-                return usual(*args, **kwargs)
+                return original_forward(*args, **kwargs)
 
             return forward
 
         token = int(self.model.vocabulary.allowed.nonzero()[0][0])
         ids = torch.full((1, length), token, device=self.model.device)
-        with patched((a, "forward", look(i)) for i, a in enumerate(self.attentions)):
+        with patched((a, "forward", recorder(i)) for i, a in enumerate(self.attentions)):
             self.backend.run_to_last_hook(ids, [FINAL])
         if None in arguments:
             raise NotPackable("a block does not call its attention")
@@ -191,7 +192,7 @@ class PackedModel:
 
     @contextlib.contextmanager
     def _replaced(self, state: PackedAttention, names: Sequence[str]) -> Iterator[None]:
-        """The model's modules for the length of the pass: its own where no hook is, and attention by this package."""
+        """Replace modules for one pass: wrapped modules where no hook point is read, and attention over nodes."""
         inside = _layers_inside(names)
         patches: list[tuple[Any, str, Any]] = []
         for i, attention in enumerate(self.attentions):
@@ -202,7 +203,7 @@ class PackedModel:
                 project = attention._apply_output_projection
                 patches.append((attention, "_apply_output_projection", state.gather(i, project)))
         if state.cuts:
-            # Past the blocks there are as many nodes as before them, since some models count on that.
+            # The last block restores the number of nodes: some models expect the length of their input there.
             for i in {state.depth, len(self.blocks) - 1}:
                 block = self.blocks[i]
                 block = block.original_component if self.parts.is_bare(block, names) else block
@@ -212,5 +213,5 @@ class PackedModel:
 
 
 def _layers_inside(names: Sequence[str]) -> set[int]:
-    """Layers with a hook point inside their attention."""
+    """Return the layers with a hook point inside their attention."""
     return {int(m[1]) for m in map(_INSIDE.match, names) if m}

@@ -1,4 +1,4 @@
-"""The backend of TransformerLens: the passes of a bridge, plain and faster, and the structure of its weights."""
+"""Backend for TransformerLens: plain and faster passes of a bridge, and the structure of its weights."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from dreamy_lens.models.packed_forward import WAYS, PackedModel
 
 
 class TransformerLensBackend(BridgePasses):
-    """A `TransformerBridge` as the package runs it; the arguments are those of :class:`BridgePasses`."""
+    """Backend that runs a `TransformerBridge`; it takes the arguments of :class:`BridgePasses`."""
 
     packed_ways = WAYS
 
     def settings(self) -> Mapping[str, Any]:
-        """The configuration of the Hugging Face model that the bridge wraps."""
+        """Return the configuration of the Hugging Face model that the bridge wraps."""
         config = getattr(getattr(self.bridge, "original_model", None), "config", None)
         return getattr(config, "to_dict", dict)()
 
     def bypass(self, keep_attention: bool = False) -> Bypass:
-        """The bridge's components that passes can do without."""
+        """Return the bridge's components that passes can skip."""
         attentions = [getattr(block, "attn", None) for block in getattr(self.bridge, "blocks", ())]
         return Bypass(self.bridge, attentions if keep_attention else ())
 
     def packed(self, model: Any, way: str) -> PackedModel:
-        """Packed passes in one of `packed_ways`.
+        """Return a runner of packed passes in one of `packed_ways`.
 
         Raises:
-            NotPackable: the model is not one stack of blocks with attention.
+            NotPackable: The model is not one stack of blocks with attention.
         """
         return PackedModel(model, way)
 
     def key_values(self, ids: Int[Tensor, "1 pos"]) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of each layer, from the Hugging Face model's own cache."""
+        """Return keys and values of each layer, from the Hugging Face model's own cache."""
         cache = self.bridge.original_model(input_ids=ids, use_cache=True).past_key_values
         return [(layer.keys, layer.values) for layer in cache.layers]
 
     def component(self, name: str) -> torch.nn.Module | None:
-        """The module of a name such as `blocks.0.mlp.out`, `ln_final` or `unembed`; None if there is no such module."""
+        """Return the module with a name such as `blocks.0.mlp.out`, `ln_final` or `unembed`, or None if there is none."""
         *path, last = name.split(".")
         module: Any = self.bridge
         for part in path:
@@ -52,11 +52,11 @@ class TransformerLensBackend(BridgePasses):
         return module._modules.get(last)
 
     def is_same_hook(self, name: str, other: str) -> bool:
-        """Whether two names mean one hook point; a name that the bridge does not have means none."""
+        """Return whether two names refer to the same hook point; an unknown `other` refers to none."""
         points = self.bridge.hook_dict
         return points[name] is points.get(other)
 
     @property
     def parallel_blocks(self) -> bool:
-        """Whether attention and MLP of a block read the same residual stream."""
+        """True if attention and MLP of a block read the same residual stream."""
         return bool(getattr(self.bridge.cfg, "parallel_attn_mlp", False))

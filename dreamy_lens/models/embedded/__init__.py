@@ -6,4 +6,4 @@ from pathlib import Path
 
 NAME = "docstrings-neox-5m"
 FOLDER = Path(__file__).parent / NAME
-"""The Hugging Face folder with weights, tokenizer and model card."""
+"""Hugging Face folder with weights, tokenizer and model card."""
