@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import dreamy_lens as dl
+from dreamy_lens.analysis import logit_effect
 from dreamy_lens.errors import UnknownHookError
 from dreamy_lens.models import Backend, NotPackable, as_hooked
 from dreamy_lens.models.backend import EMBEDDING
@@ -161,7 +162,7 @@ def test_hook_points_are_listed_with_their_shapes_and_wrong_names_are_answered(b
     points = {point.name: point.shape for point in hook_points(as_hooked(backend))}
     assert points[STREAM] == ("position", 32) and points["blocks.1.mlp.hook_post"] == ("position", 40)
     with pytest.raises(UnknownHookError, match=r"nearest: blocks.1.mlp.hook_post"):
-        dl.bind("blocks.1.mlp.hook_pst[-1, 3]", backend)
+        dl.features.bind("blocks.1.mlp.hook_pst[-1, 3]", backend)
 
 
 def test_edits_of_the_weights_are_followed_and_change_the_digest(backend, raw):
@@ -175,5 +176,5 @@ def test_edits_of_the_weights_are_followed_and_change_the_digest(backend, raw):
 
 
 def test_a_weight_s_effect_on_the_logits_is_not_known_without_components(backend):
-    effect = dl.logit_effect(f"{STREAM}[-1, 3]", backend)
+    effect = logit_effect(f"{STREAM}[-1, 3]", backend)
     assert not effect

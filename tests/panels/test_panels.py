@@ -285,7 +285,7 @@ def test_a_panel_does_not_keep_a_run_or_its_model(gpt2, monkeypatch):
     gc.collect()
     assert there() is None
     panel._handler.hear(panel, {"type": "look", "id": 1, "ids": [1, 2]})
-    assert "gone" in heard.said[0]["text"]
+    assert "This run is no longer in the kernel's memory." in heard.said[0]["text"]
 
 
 # Frozen.

@@ -416,7 +416,7 @@ def test_an_altered_run_is_told_by_its_checksum(whole, tmp_path, name):
     whole.save(tmp_path / "run")
     altered(tmp_path / "run", lambda meta: meta[name].update(added=1), sealed=False)
     with pytest.raises(
-        RunFolderError, match=r"The run.json of .*run' was altered: its content is not what its checksum"
+        RunFolderError, match=r"The run.json of .*run' was altered: its content does not match its checksum"
     ):
         dl.load_run(tmp_path / "run")
 
