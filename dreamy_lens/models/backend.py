@@ -193,7 +193,7 @@ class Backend(Protocol):
     # Structure of the model, for results that are computed from weights.
 
     def component(self, name: str) -> torch.nn.Module | None:
-        """Return the module with a name such as `blocks.0.mlp.out`, `ln_final` or `unembed`, or None if there is none."""
+        """Return the module named, for example, `blocks.0.mlp.out`, `ln_final` or `unembed`; None if there is none."""
         return None
 
     def is_same_hook(self, name: str, other: str) -> bool:

@@ -35,7 +35,7 @@ _GATES = {
 
 
 def gate_of(name: str) -> str | None:
-    """Return the TransformerLens setting that switches on a hook point computed on request, or None for other hooks."""
+    """Return the TransformerLens setting that switches on a hook point computed on request; None for others."""
     return next((gate for suffix, gate in _GATES.items() if name.endswith(suffix)), None)
 
 
@@ -50,7 +50,7 @@ class BridgePasses(Backend):
 
     Args:
         bridge: `TransformerBridge`, or any object with its `hook_dict`, `hooks(...)`, `embed(...)`, `cfg`, `tokenizer`.
-        name: Name of the model in results; default: the bridge's own name. A local folder is named by its absolute path.
+        name: Name of the model in results; default: the bridge's own. A local folder is named by its absolute path.
     """
 
     def __init__(self, bridge: Any, name: str | None = None) -> None:
@@ -118,7 +118,7 @@ class BridgePasses(Backend):
         return list(self.bridge.hook_dict)
 
     def gate_of(self, name: str) -> str | None:
-        """Return the TransformerLens setting that switches on a hook point computed on request, or None for other hooks."""
+        """Return the TransformerLens setting that switches on a hook point computed on request; None for others."""
         return gate_of(name)
 
     # Forward passes.
@@ -236,7 +236,7 @@ class BridgePasses(Backend):
 
     @property
     def _no_cache(self) -> dict[str, Any]:
-        """Argument `use_cache=False` if the wrapped model accepts it, which saves 10-20 % on small models; else empty."""
+        """Argument `use_cache=False` if the wrapped model accepts it (saves 10-20 % on small models); else empty."""
         if not hasattr(self, "_no_cache_arguments"):
             original = getattr(self.bridge, "original_model", None)
             known = original is not None and "use_cache" in inspect.signature(original.forward).parameters
@@ -265,7 +265,7 @@ class BridgePasses(Backend):
     def _check_fired(
         self, names: Sequence[str], activations: Mapping[str, Tensor], ids: Int[Tensor, "batch pos"]
     ) -> None:
-        """Raise HookNotFiredError, with the nearest hook points that do fire, if a requested hook point did not fire."""
+        """Raise HookNotFiredError, naming the nearest hook points that fire, if a requested hook point did not."""
         silent = next((name for name in names if name not in activations), None)
         if silent is None:
             return

@@ -94,9 +94,7 @@ class Bypass:
         points = self._bridge.hook_dict if names else {}
         wanted = {id(points[name]) for name in names}
         # Hook points computed on request depend on components throughout their block.
-        gated_layers = [
-            name.split(".")[1] for name in names if gate_of(name) is not None and name.startswith("blocks.")
-        ]
-        for layer in gated_layers:
+        layers = [name.split(".")[1] for name in names if gate_of(name) is not None and name.startswith("blocks.")]
+        for layer in layers:
             wanted |= {id(m) for m in self._bridge.blocks[int(layer)].modules()}
         return [part for part in self._parts if not part.points & wanted and not part.around & wanted]

@@ -1,4 +1,4 @@
-"""Which hook points a model has, and what an activation there looks like."""
+"""Hook points of a model, and the shapes of their activations."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dreamy_lens.models.hooked_model import HookedModel
 
 @dataclass(frozen=True)
 class HookPoint:
-    """A hook point of a model.
+    """Hook point of a model.
 
     Attributes:
-        name: by which it is asked for.
-        shape: of one prompt's activation, with "position" for axes that grow with the prompt, as in
-            ``("position", 896)``; None if a forward pass does not go through it.
+        name: Name of the hook point.
+        shape: Shape of one prompt's activation, with "position" for axes that grow with the prompt, as in
+            ``("position", 896)``; None if the hook point does not fire in a forward pass.
     """
 
     name: str
@@ -31,16 +31,16 @@ class HookPoint:
 
 
 def hook_points(model: HookedModel, pattern: str = "") -> list[HookPoint]:
-    """The hook points whose name matches, with shapes, in the order of the forward pass.
+    """List the hook points whose name matches a pattern, with shapes, in the order of the forward pass.
 
-    Those that are computed on request only come after the others, and those never reached come last.
+    Hook points that are computed only on request follow the others; hook points that never fire come last.
 
     Args:
-        model: to list.
-        pattern: words that all occur in the name, or a pattern with ``*``; empty lists everything.
+        model: Model whose hook points are listed.
+        pattern: Words that all occur in the name, or a pattern with ``*``; an empty pattern lists all hook points.
     """
     names = [name for name in model.hook_names() if matches(name, pattern)]
-    # Those computed on request are asked for in passes of their own: a request changes what else is computed.
+    # Each kind of request gets a separate pass, because a request can silence other hook points.
     gates = {model.gate_of(name) for name in names} | {None}
     groups = [[n for n in names if model.gate_of(n) == gate] for gate in sorted(gates, key=lambda g: g or "")]
     shapes: list[dict[str, tuple[int, ...]]] = [{}, {}]
@@ -56,7 +56,7 @@ def hook_points(model: HookedModel, pattern: str = "") -> list[HookPoint]:
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a name has every word of a pattern, in any case; with ``*`` or ``?`` the whole name must fit."""
+    """Return whether a name has every word of a pattern, ignoring case; with ``*`` or ``?`` the full name must match."""
     name, pattern = name.lower(), pattern.lower().strip()
     if any(c in pattern for c in "*?"):
         return fnmatch.fnmatchcase(name, pattern)
@@ -65,10 +65,10 @@ def matches(name: str, pattern: str) -> bool:
 
 @torch.no_grad()
 def _shapes(model: HookedModel, names: list[str], length: int) -> dict[str, tuple[int, ...]]:
-    """Shapes without the batch, by name in the order in which they fired."""
+    """Return activation shapes without the batch axis, by hook point, in the order in which they fired."""
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def look(name: str) -> Any:
+    def shape_reader(name: str) -> Any:
         def read(activation: Any, hook: Any = None) -> None:
             tensor = activation[0] if isinstance(activation, tuple) else activation
             if isinstance(tensor, torch.Tensor):
@@ -78,6 +78,6 @@ def _shapes(model: HookedModel, names: list[str], length: int) -> dict[str, tupl
 
     allowed = model.vocabulary.allowed.nonzero()[0][: length - 1].tolist()
     ids = torch.tensor([(model.bos(None) or allowed[:1]) + allowed[: length - 1]], device=model.device)
-    with contextlib.suppress(HookNotFiredError):  # of a request that the architecture has no way to grant
-        model.observe(ids, {name: look(name) for name in names})
+    with contextlib.suppress(HookNotFiredError):  # the architecture may not support the request
+        model.observe(ids, {name: shape_reader(name) for name in names})
     return shapes

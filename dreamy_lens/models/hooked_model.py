@@ -1,11 +1,11 @@
-"""A model with hook points as the rest of the package uses it, whichever backend runs it.
+"""Hooked models: models with hook points as the rest of the package uses them, with any backend.
 
-What this module promises:
+This module promises:
 
-* A model is used by one thread at a time: hooks, requests and frozen parameters are state that all threads share.
-  While a run goes on, a model that is called by another thread waits for the pass in progress: see
+* Only one thread uses a model at a time: hooks, requests and frozen parameters are state that all threads share.
+  During a run, a call of the model from another thread waits for the pass in progress: see
   :func:`dreamy_lens.models.locking.shared`.
-* A hook point that the model does not have is an error that names the nearest ones.
+* A hook point that the model does not have raises an error that names the nearest hook points.
 * The embedding table follows edits of the weights, moves and changes of precision.
 """
 
@@ -30,18 +30,18 @@ from dreamy_lens.models.vocabulary import Vocabulary
 
 
 class HookedModel:
-    """A model with the few operations that scoring needs.
+    """Model with the operations that scoring needs.
 
     Args:
-        backend: what runs the model.
+        backend: Backend that runs the model.
 
     Attributes:
-        name: how results refer to the model.
-        vocabulary: its tokens.
-        n_ctx: the longest row that it reads, or None.
-        n_layers: how many blocks it has.
-        d_model: width of its residual stream.
-        kernels: faster routines for its arithmetic.
+        name: Name of the model in results.
+        vocabulary: Vocabulary of the model.
+        n_ctx: Maximum length of a row in tokens, or None if there is no limit.
+        n_layers: Number of blocks.
+        d_model: Width of the residual stream.
+        kernels: Faster routines for the model's modules.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -54,51 +54,51 @@ class HookedModel:
         self._table: Tensor | None = None
         self._table_state: tuple[Any, ...] | None = None
 
-    # What the model has.
+    # Properties of the model.
 
     @property
     def source(self) -> Any:
-        """What the model was made of, as users can give it again: a bridge, or a backend of their own."""
+        """Object that the model was made from and that users pass as `model`: a bridge or a custom backend."""
         return self.backend.source
 
     @property
     def device(self) -> torch.device:
-        """Where the model is now."""
+        """Current device of the model."""
         return next(self.backend.module.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of its weights now."""
+        """Current precision of the weights."""
         return next(self.backend.module.parameters()).dtype
 
     @property
     def is_hooked(self) -> bool:
-        """Whether the user has hooks on hook points; what they do may depend on the place of a token in its row."""
+        """True if the user has hooks on hook points; their effect may depend on the position of a token in its row."""
         return self.backend.is_hooked
 
     @property
     def other_hooks(self) -> tuple[int, ...]:
-        """The numbers of the hooks on modules that are no hook points."""
+        """Ids of the hooks on modules that are not hook points."""
         return self.backend.other_hooks
 
     @property
     def state(self) -> tuple[Any, ...]:
-        """What decides how it computes, weights aside: another value after a move or a change of mode."""
+        """State, except weights, that changes how the model computes; it differs after a move or a change of mode."""
         return self.device, self.dtype, *self.backend.mode
 
     @property
     def lock(self) -> threading.RLock:
-        """The lock that a thread holds while it uses the model; one for all models of one source, and re-entrant."""
-        # Not an attribute, of this or of the source, because models are copied and pickled, and locks cannot be.
+        """Re-entrant lock that a thread holds while it uses the model; all models of one source share it."""
+        # Not stored on the model or its source: models are copied and pickled, and locks cannot be.
         return lock_of(self.source)
 
     @property
     def prepends_bos(self) -> bool:
-        """The model's own convention: whether prompts follow a BOS token."""
+        """True if prompts follow a BOS token by the model's own convention."""
         return bool(self.backend.default_prepend_bos) and self.tokenizer.bos_token_id is not None
 
     def bos(self, prepend_bos: bool | None) -> list[int]:
-        """The ids that stand before every prompt: one BOS, or nothing."""
+        """Return the ids that precede every prompt: one BOS token, or none."""
         if not (self.prepends_bos if prepend_bos is None else prepend_bos):
             return []
         if self.tokenizer.bos_token_id is None:
@@ -106,11 +106,11 @@ class HookedModel:
         return [int(self.tokenizer.bos_token_id)]
 
     def hook_names(self) -> list[str]:
-        """Every name by which a hook point can be asked for."""
+        """Return every valid hook point name, aliases included."""
         return self.backend.hook_names()
 
     def gate_of(self, name: str) -> str | None:
-        """The setting under which a hook point is computed, if it is computed on request only."""
+        """Return the setting that switches on a hook point computed on request, or None for other hook points."""
         return self.backend.gate_of(name)
 
     def check_hook(self, name: str) -> None:
@@ -130,7 +130,7 @@ class HookedModel:
         raise UnknownHookError(f"{self.name} has no hook point {name!r}; {near_text}.")
 
     def check_same_tokenizer(self, other: HookedModel) -> None:
-        """Raise FeatureError unless another model means the same text by the same ids."""
+        """Raise FeatureError unless another model has the same tokenizer."""
         if self.vocabulary.digest != other.vocabulary.digest:
             raise FeatureError(
                 f"{self.name} and {other.name} have different tokenizers, so one prompt's ids mean different text to "
@@ -141,7 +141,7 @@ class HookedModel:
 
     @property
     def embedding_table(self) -> Float[Tensor, "d_vocab d_model"]:
-        """What each token embeds to, any scaling of the architecture included."""
+        """Embedding of each token, including any scaling of the architecture."""
         with self.lock:
             table, state = self._table, self._weights_state()
             if table is None or state != self._table_state:
@@ -149,19 +149,19 @@ class HookedModel:
                     table = self.backend.embed(torch.arange(self.vocabulary.size, device=self.device)).detach()
                     weight = self.backend.embedding_weight
                     if weight is not None and weight.shape == table.shape and torch.equal(weight, table):
-                        table = weight.detach()  # the same memory; architectures that scale need one of their own
+                        table = weight.detach()  # shares memory; architectures with scaling need a separate table
                 self._table, self._table_state = table, state
             return table
 
     def embed(self, ids: Int[Tensor, "batch pos"], trust: bool = False) -> Float[Tensor, "batch pos d_model"]:
-        """What the model embeds ids to now.
+        """Return the embeddings of token ids with the current weights.
 
-        If the embedding table says otherwise, because weights were edited in a way that torch does not count (through
-        ``.data``), the table is made anew when it is next asked for.
+        If they differ from the embedding table, because weights were edited in a way that torch does not record (through
+        ``.data``), the table is computed again when it is next used.
 
         Args:
-            ids: rows of token ids.
-            trust: leave out that comparison with the table, which waits for the device.
+            ids: Rows of token ids.
+            trust: True to skip the comparison with the table, which waits for the device.
         """
         with self.lock, torch.no_grad():
             embeddings = self.backend.embed(ids).detach()
@@ -172,11 +172,11 @@ class HookedModel:
             return embeddings
 
     def _weights_state(self) -> tuple[Any, ...] | None:
-        """A key for the embedding's weights: another one after an edit, a move or a change of precision."""
+        """Return a key for the embedding's weights, which changes after an edit, a move or a change of precision."""
         weight = self.backend.embedding_weight
         return None if weight is None else (weight.data_ptr(), weight._version, weight.device, weight.dtype)
 
-    # Running it.
+    # Forward passes.
 
     def run(
         self,
@@ -187,20 +187,20 @@ class HookedModel:
         embeddings: Float[Tensor, "batch pos d_model"] | None = None,
         past: Any = None,
     ) -> tuple[dict[str, Tensor], Float[Tensor, "batch pos d_vocab"] | None]:
-        """One forward pass.
+        """Run one forward pass.
 
         Args:
-            ids: rows of token ids, BOS and everything included.
-            capture: hook points to read.
-            logits: whether the model's output is wanted; without it the pass ends at the last hook point.
-            embeddings: what to use in the place of the tokens' own embeddings.
-            past: a Hugging Face cache of what stands before these tokens.
+            ids: Rows of token ids, BOS and template included.
+            capture: Hook points to read.
+            logits: True to compute the model's output; otherwise the pass ends at the last hook point.
+            embeddings: Embeddings that replace the tokens' own embeddings.
+            past: Hugging Face cache of the tokens that precede `ids`.
 
         Returns:
-            Activations by the name asked for, `[batch, ...]`, and the logits or None.
+            Activations by requested hook point name, `[batch, ...]`, and the logits or None.
 
         Raises:
-            HookNotFiredError: the pass never went through one of the hook points.
+            HookNotFiredError: One of the hook points did not fire.
         """
         with self.lock:
             if past is None:
@@ -208,23 +208,23 @@ class HookedModel:
             return self.backend.run(ids, capture, logits=logits, embeddings=embeddings, past=past)
 
     def observe(self, ids: Int[Tensor, "batch pos"], readers: Mapping[str, Reader]) -> None:
-        """One whole pass with functions of (activation, hook) by hook point, of which any may stay silent.
+        """Run one full pass with a function of (activation, hook) for each hook point; a hook point may not fire.
 
-        Hook points that are computed on request fire only if all that are asked for need the same request, because a
-        request can silence other hook points; see :meth:`gate_of`.
+        Hook points that are computed on request fire only if all hook points in `readers` need the same request,
+        because a request can silence other hook points; see :meth:`gate_of`.
         """
         with self.lock:
             self.backend.observe(ids, readers)
 
     def keep_hooks(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, leave the hooks of passes attached between them, for a caller that makes many. It may be nested."""
+        """Return a context manager that keeps hooks attached between passes, for many passes; it may be nested."""
         return self.backend.keep_hooks()
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """Parameters take no gradient inside, so that a backward pass keeps only what the embeddings need."""
+        """Freeze the parameters within the context, so that a backward pass keeps only what the embeddings need."""
         with self.lock:
-            if self._parameters is None:  # listed once: going through the modules takes longer than a short pass
+            if self._parameters is None:  # cached: listing the parameters takes longer than a short pass
                 self._parameters = list(self.backend.module.parameters())
             active = [p for p in self._parameters if p.requires_grad]
             try:
@@ -235,27 +235,27 @@ class HookedModel:
                 for p in active:
                     p.requires_grad_(True)
 
-    # Running it faster, where the backend can.
+    # Faster passes, if the backend supports them.
 
     def bypass(self, keep_attention: bool = False) -> ComponentBypass:
-        """The components that passes can do without, those of attention aside if `keep_attention`."""
+        """Return the components that passes can skip, except those of attention if `keep_attention`."""
         return self.backend.bypass(keep_attention)
 
     @property
     def packed_ways(self) -> tuple[str, ...]:
-        """The ways in which packed rows can be run, the fastest first; none if they cannot."""
+        """Names of the ways to run packed rows, fastest first; empty if the backend cannot run them."""
         return self.backend.packed_ways
 
     def packed(self, way: str) -> PackedRunner:
-        """Packed passes in one of `packed_ways`.
+        """Return a runner of packed passes in one of `packed_ways`.
 
         Raises:
-            NotPackable: the model cannot be run on packed rows in this way.
+            NotPackable: The model cannot be run on packed rows in this way.
         """
         return self.backend.packed(self, way)
 
     def key_values(self, ids: Int[Tensor, "1 pos"]) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of each layer, `[1, head, pos, d_head]`, from which a later pass can go on."""
+        """Return keys and values of each layer, `[1, head, pos, d_head]`, from which a later pass can continue."""
         with self.lock:
             return self.backend.key_values(ids)
 
@@ -265,7 +265,7 @@ class HookedModel:
 
 @contextlib.contextmanager
 def locked(models: Iterable[HookedModel]) -> Iterator[None]:
-    """Keep several models to this thread; all threads take them in one order, so that none waits in a circle."""
+    """Hold the locks of several models; all threads acquire them in the same order, which prevents deadlocks."""
     with contextlib.ExitStack() as locks:
         for lock in sorted({model.lock for model in models}, key=id):
             locks.enter_context(lock)
@@ -274,7 +274,7 @@ def locked(models: Iterable[HookedModel]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def keep_hooks(models: Iterable[HookedModel]) -> Iterator[None]:
-    """Leave the hooks of passes attached between them, on several models; see :meth:`HookedModel.keep_hooks`."""
+    """Keep the hooks of several models attached between passes; see :meth:`HookedModel.keep_hooks`."""
     with contextlib.ExitStack() as kept:
         for model in models:
             kept.enter_context(model.keep_hooks())

@@ -1,4 +1,4 @@
-"""Load models: the embedded one, any Hugging Face id or folder, or one the user already has."""
+"""Loading of models: the embedded model, a Hugging Face id or folder, or a model in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dreamy_lens.models.names import EMBEDDED_NAME
 if TYPE_CHECKING:
     from dreamy_lens.models.hooked_model import HookedModel
 
-# Two threads that ask for one model at once get the same one.
+# Threads that request a model at the same time get the same HookedModel.
 _WRAPPING = threading.RLock()
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
 
@@ -26,19 +26,19 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
     """Load a model with hook points.
 
     Args:
-        name: a Hugging Face id, or a local folder with model and tokenizer; None, or "embedded", is the embedded model,
+        name: Hugging Face id, or local folder with model and tokenizer; None or "embedded" means the embedded model,
             which needs no network: a GPT-NeoX of 5.5 M parameters trained on Python's documentation.
-        device: any torch device; default: the first GPU if there is one.
-        dtype: a torch dtype or its name; default: float32.
-        **options: passed on to `TransformerBridge.boot_transformers`, such as `revision=` or `trust_remote_code=`.
+        device: Torch device; default: the first GPU if there is one.
+        dtype: Torch dtype or its name; default: float32.
+        **options: Keyword arguments of `TransformerBridge.boot_transformers`, such as `revision=` or `trust_remote_code=`.
 
     Returns:
-        A `transformer_lens` `TransformerBridge` in evaluation mode. A folder's is called by its absolute path, so that
-        it is found again from any working folder.
+        A `transformer_lens` `TransformerBridge` in evaluation mode. The model of a folder is named by its
+        absolute path, so that it can be loaded again from any working folder.
 
     Raises:
-        ModelError: there is no such model, device or dtype, or the model cannot be loaded.
-        TokenizerError: the folder has no tokenizer.
+        ModelError: The model, device or dtype does not exist, or the model cannot be loaded.
+        TokenizerError: The folder has no tokenizer.
 
     >>> model = load_model()
     >>> model.cfg.n_layers, model.cfg.d_model
@@ -69,18 +69,18 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
 
 
 def as_hooked(model: Any = None, *, device: Any = None, dtype: Any = None) -> HookedModel:
-    """Return a :class:`~dreamy_lens.models.hooked_model.HookedModel` for whatever users pass as `model`.
+    """Return a :class:`~dreamy_lens.models.hooked_model.HookedModel` for a `model` argument.
 
-    The embedded model is loaded once, and one bridge or backend gives one HookedModel however often it is asked for.
+    The embedded model is loaded once. Repeated calls with the same bridge or backend return the same HookedModel.
 
     Args:
-        model: None (the embedded model), a Hugging Face id or folder, a bridge, a backend (an object that derives from
-            :class:`~dreamy_lens.models.backend.Backend`), or a HookedModel.
-        device: device of a model that is loaded by name; default: as for :func:`load_model`.
-        dtype: precision of a model that is loaded by name; default: as for :func:`load_model`.
+        model: None (the embedded model), Hugging Face id or folder, bridge, backend (object that derives from
+            :class:`~dreamy_lens.models.backend.Backend`), or HookedModel.
+        device: Device of a model that is loaded by name; default: the default of :func:`load_model`.
+        dtype: Precision of a model that is loaded by name; default: the default of :func:`load_model`.
 
     Raises:
-        ModelError: it cannot be loaded, or is nothing that can be hooked.
+        ModelError: The model cannot be loaded, or cannot be hooked.
     """
     from dreamy_lens.models.hooked_model import HookedModel
 
@@ -97,20 +97,20 @@ def as_hooked(model: Any = None, *, device: Any = None, dtype: Any = None) -> Ho
         if cached is not None and cached.source is model:
             return cached
         hooked = wrap(model)
-        with contextlib.suppress(Exception):  # a model that takes no attributes is wrapped anew each time
+        with contextlib.suppress(Exception):  # a model that accepts no attributes is wrapped again each time
             object.__setattr__(model, "_dreamy_lens_access", hooked)
         return hooked
 
 
 def wrap(model: Any, name: str | None = None) -> HookedModel:
-    """Make a new HookedModel of a bridge or of a backend.
+    """Return a new HookedModel for a bridge or backend.
 
     Args:
-        model: a bridge, or an object that derives from :class:`~dreamy_lens.models.backend.Backend`.
-        name: how results refer to a bridge; default: its own name. A backend says its name itself.
+        model: Bridge, or object that derives from :class:`~dreamy_lens.models.backend.Backend`.
+        name: Name of a bridge in results; default: the bridge's own name. A backend always uses its own name.
 
     Raises:
-        ModelError: it is nothing that can be hooked.
+        ModelError: The object cannot be hooked.
     """
     from dreamy_lens.models.backend import Backend
     from dreamy_lens.models.hooked_model import HookedModel
@@ -136,7 +136,7 @@ def _embedded_folder() -> str:
 
 
 def _checked_source(source: str) -> str:
-    """The Hub id as it is, or the folder's absolute path; an error if it can be neither."""
+    """Return a Hub id unchanged, or a folder's absolute path; raise an error if the source can be neither."""
     folder = Path(source).expanduser()
     if not folder.exists():
         reason = _why_no_hub_id(source)
@@ -156,10 +156,10 @@ def _checked_source(source: str) -> str:
 
 
 def _why_no_hub_id(source: str) -> str | None:
-    """The rest of a sentence about why the Hub need not be asked for a name, or None if it must be."""
+    """Return the end of a sentence about why a name cannot be a Hub id, or None if it can be one."""
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         return ""
-    # The Hub has more rules, and its client knows them; these tell typed text and paths of other systems from ids.
+    # The Hub's client checks more rules; these only reject typed text and paths of other operating systems.
     if not re.fullmatch(r"([\w.-]+/)?[\w.-]{1,96}", source):
         return ", and a model of the Hugging Face Hub cannot be called so: its id is like 'owner/name'"
     return None
@@ -191,17 +191,17 @@ def _checked_device(device: Any) -> Any:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError) as error:
-        there = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+        gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
         reason = str(error).split("\n")[0]
         raise ModelError(
-            f"There is no device {device!r} here; there is {', '.join(['cpu', *there])} ({reason})"
+            f"There is no device {device!r} here; there is {', '.join(['cpu', *gpus])} ({reason})"
         ) from None
     return device
 
 
 @contextlib.contextmanager
 def _quiet_progress() -> Iterator[None]:
-    """Silence transformers' progress bar over weights; a script that wants one bar should see one bar."""
+    """Hide transformers' progress bar for loading weights, so that it does not mix with a script's own progress bar."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -23,7 +23,7 @@ def lock_of(source: Any) -> threading.RLock:
 
 
 class _Waiting:
-    """Method of a model that holds the model's lock while it runs, so that it never overlaps a pass of another thread."""
+    """Method of a model that holds the model's lock while it runs, so that it overlaps no pass of another thread."""
 
     def __init__(self, source: Any, name: str, lock: Any) -> None:
         self._source, self._name, self._lock = weakref.ref(source), name, lock

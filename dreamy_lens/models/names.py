@@ -12,7 +12,7 @@ EMBEDDED_NAME = "embedded"
 
 
 def located(name: str) -> str:
-    """Return the absolute path if the name is a model folder, so that it is valid in any working folder; else the name."""
+    """Return the absolute path of a model folder, which is valid in any working folder; return other names unchanged."""
     folder = Path(name).expanduser()
     if name == EMBEDDED_NAME or not (folder / "config.json").is_file():
         return name
@@ -20,7 +20,7 @@ def located(name: str) -> str:
 
 
 def nearest(name: str, names: Sequence[str], count: int = 3) -> list[str]:
-    """Return the names most similar to a misspelt one, same layer first; a partial name is compared with name endings."""
+    """Return the names most similar to a misspelt name, same layer first; compare a partial name with name endings."""
     if name in names:
         return [name]
     parts = name.split(".")

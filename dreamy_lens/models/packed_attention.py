@@ -1,4 +1,4 @@
-"""Attention of a bridge on a packed row: what replaces the bridge's modules for the length of one pass."""
+"""Attention of a bridge on a packed row: replacements for the bridge's modules during one pass."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from dreamy_lens.models.transfer import to_device
 from dreamy_lens.models.tree_attention import NAME, RUNNING, Current
 
 INTERFACE, HEADS, ROWS = "interface", "heads", "rows"
-"""The ways in which attention is replaced; :mod:`~dreamy_lens.models.packed_forward` describes them."""
+"""Ways to replace attention; :mod:`~dreamy_lens.models.packed_forward` describes them."""
 
 
 @dataclass
 class PassCache:
-    """What a pass leaves for later passes over rows that begin with the same tokens.
+    """Cache of a pass, for later passes over rows that begin with the same tokens.
 
     Attributes:
-        length: P, how many tokens.
-        inputs: by layer, what attention needs of them: keys and values, or inputs.
-        activations: by hook point, `[1, P, ...]`.
+        length: Number P of cached tokens.
+        inputs: Tensors that attention needs for the cached tokens, by layer: keys and values, or attention inputs.
+        activations: Activations of the cached tokens by hook point, `[1, P, ...]`.
     """
 
     length: int
@@ -35,16 +35,16 @@ class PassCache:
 
 @dataclass
 class PackedAttention:
-    """The replacements that one packed pass makes in a bridge.
+    """Replacements that one packed pass makes in a bridge.
 
     Attributes:
-        attentions: the bridge's attention components, layer by layer.
-        arguments: what a plain row passes to each of them besides its input.
-        packing: the tree of the rows.
-        cut: the tree of the places that matter behind `depth`, or `packing` itself.
-        depth: the first block that works on `cut`.
-        before: what is known of the prefix, if the tree leaves one out.
-        keep: to be filled for later passes.
+        attentions: Attention components of the bridge, layer by layer.
+        arguments: Arguments, except its input, that each attention component receives for a plain row.
+        packing: Tree of the rows.
+        cut: Tree of the positions that blocks from `depth` on compute; may be `packing` itself.
+        depth: Index of the first block that works on `cut`.
+        before: Cache of an earlier pass over the prefix, if the tree leaves out a known prefix.
+        keep: Cache that this pass fills for later passes.
     """
 
     attentions: list[Any]
@@ -58,32 +58,32 @@ class PackedAttention:
     _kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def tree_at(self, layer: int) -> PrefixTree:
-        """The tree that a layer works on."""
+        """Return the tree that a layer works on."""
         return self.packing if layer < self.depth else self.cut
 
     def attention(self, layer: int, way: str, usual: Any) -> Any:
-        """Attention of one layer over the nodes, in one of the ways, from the `usual` forward of its component."""
+        """Return a layer's attention over the nodes, in one of the ways; `usual` is the component's own forward."""
         module = self.attentions[layer]
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             x = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-            more, named = self.arguments[layer]
+            positional, named = self.arguments[layer]
             packing = self.tree_at(layer)
             if way == ROWS:
-                # What the residual stream was before the norm, where a bridge forks it for its heads.
+                # Residual stream before the norm, which some bridges store for the inputs of their heads.
                 forked = getattr(module, "_captured_pre_ln_residual", None)
                 index = to_device(packing.index, x.device)  # layers may be on several devices
-                rows = [y[index] for y in self._whole(layer, x, *([] if forked is None else [forked]))]
+                rows = [y[index] for y in self._with_prefix(layer, x, *([] if forked is None else [forked]))]
                 if forked is not None:
                     module._captured_pre_ln_residual = rows[1]
-                out = usual(rows[0], *_cut(more, packing), **_cut(named, packing))
+                out = usual(rows[0], *_cut(positional, packing), **_cut(named, packing))
                 return _first(out, lambda y: y.flatten(0, 1)[to_device(packing.owners, y.device)][None])
             if way == HEADS:
-                return usual(x, *more, **named)
+                return usual(x, *positional, **named)
             named = {k: self._at_nodes(k, v, layer) for k, v in named.items()}
             RUNNING.current = Current(packing, *self._exchange(layer))
             try:
-                out = module.original_component(module.hook_in(x), *more, **named)
+                out = module.original_component(module.hook_in(x), *positional, **named)
             finally:
                 RUNNING.current = None
             if self.keep is not None:
@@ -96,8 +96,8 @@ class PackedAttention:
         before = None if self.before is None else self.before.inputs[layer]
         return before, None if self.keep is None else self._kept
 
-    def _whole(self, layer: int, *tensors: Tensor) -> list[Tensor]:
-        """Tensors `[1, T, ...]` with what is known of the prefix before them, `[P + T, ...]`."""
+    def _with_prefix(self, layer: int, *tensors: Tensor) -> list[Tensor]:
+        """Prepend the cached tensors of the known prefix to tensors `[1, T, ...]`; return them as `[P + T, ...]`."""
         if self.keep is not None:
             self.keep.inputs[layer] = tuple(x[:, : self.keep.length] for x in tensors)
         if self.before is None:
@@ -106,7 +106,7 @@ class PackedAttention:
         return [torch.cat([old[0], new[0]]) for old, new in zip(known, tensors, strict=True)]
 
     def _at_nodes(self, name: str, value: Any, layer: int) -> Any:
-        """An argument of a plain row's attention as the packed row needs it."""
+        """Convert an attention argument of a plain row to the packed row."""
         positions = self.tree_at(layer).positions
         if name == "attention_mask":
             return None
@@ -120,27 +120,27 @@ class PackedAttention:
         return value
 
     def spread(self, layer: int, usual: Any) -> Any:
-        """Queries, keys and values of whole rows, from those of the nodes."""
+        """Return a function that expands queries, keys and values of the nodes to full rows before `usual`."""
 
         def reconstruct(q: Tensor, k: Tensor, v: Tensor, **named: Any) -> Any:
             packing = self.tree_at(layer)
             index = to_device(packing.index, q.device)
-            rows = [x[index] for x in self._whole(layer, q, k, v)]
+            rows = [x[index] for x in self._with_prefix(layer, q, k, v)]
             return usual(*rows, **_cut(self.arguments[layer][1], packing))
 
         return reconstruct
 
     def gather(self, layer: int, usual: Any) -> Any:
-        """The outputs of the heads at the nodes, from those of whole rows."""
+        """Return a function that selects head outputs at the nodes from those of full rows before `usual`."""
         return lambda out: usual(out.flatten(0, 1)[to_device(self.tree_at(layer).owners, out.device)][None])
 
     @property
     def cuts(self) -> bool:
-        """Whether some blocks work on fewer nodes."""
+        """True if some blocks work on fewer nodes than the first."""
         return self.cut is not self.packing and self.depth < len(self.attentions)
 
     def cut_at(self, layer: int, usual: Any) -> Any:
-        """The block that drops nodes, and the last one, behind which they are zeros."""
+        """Return the forward of the block that drops nodes, or of the last block, which restores them as zeros."""
         kept, nodes = self.cut.kept, self.packing.nodes
         assert kept is not None
 
@@ -160,7 +160,7 @@ class PackedAttention:
 
 
 def _cut(values: Any, packing: PrefixTree) -> Any:
-    """Arguments of a plain row for the first positions of it."""
+    """Truncate the arguments of a plain row to the length of the tree's rows."""
     n = packing.length
 
     def cut(name: str, value: Any) -> Any:
@@ -176,18 +176,18 @@ def _cut(values: Any, packing: PrefixTree) -> Any:
 
 
 def _first(out: Any, function: Any) -> Any:
-    """A function of the first of several outputs, or of the only one."""
+    """Apply a function to the first of several outputs, or to a single output."""
     return (function(out[0]), *out[1:]) if isinstance(out, tuple) else function(out)
 
 
 @contextlib.contextmanager
 def patched(patches: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Set attributes of single modules, and put back what they had: models that are spread over devices have such."""
+    """Set attributes of single modules, then restore earlier ones, which models spread over devices have."""
     replaced: list[tuple[Any, str, Any]] = []
     try:
         for module, name, value in patches:
             replaced.append((module, name, module.__dict__.get(name)))
-            # Past the module's own __setattr__, which passes names on to what it wraps.
+            # Bypasses the module's __setattr__, which forwards names to the wrapped module.
             module.__dict__[name] = value
         yield
     finally:
@@ -200,7 +200,7 @@ def patched(patches: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def tree_attention_used(attentions: Sequence[Any]) -> Iterator[None]:
-    """Have the Hugging Face modules call the attention of this package."""
+    """Make the Hugging Face modules call this package's attention within the context."""
     configs = {id(c): c for a in attentions if (c := getattr(a.original_component, "config", None)) is not None}
     former = {key: config._attn_implementation for key, config in configs.items()}
     try:

@@ -169,7 +169,7 @@ class PackedModel:
             return logits if transform is None else transform(logits)
 
     def _plain_arguments(self, length: int) -> list[tuple[tuple, dict[str, Any]]]:
-        """Return the arguments, except its input, that each layer's attention receives for a plain row of this length."""
+        """Return the arguments, except its input, that each layer's attention gets for a plain row of this length."""
         arguments: list[tuple[tuple, dict[str, Any]] | None] = [None] * len(self.blocks)
 
         def recorder(layer: int) -> Any:

@@ -1,9 +1,8 @@
-"""Hooks that stay on a model's hook points for the length of a run, instead of coming and going with every pass.
+"""Persistent hooks: hooks that stay on a model's hook points for a full run instead of being attached for every pass.
 
-Between this package's passes they stand there and do nothing: whoever else calls the model meanwhile, from this thread
-or another, gets what it would get without them. TransformerLens, which decides by a hook point's list of hooks what it
-computes, finds them in that list during a pass that wants them, and at no other time; so they are neither listed nor
-reset.
+Between the passes of this package they do nothing: other calls of the model, from any thread, give the results that
+they give without these hooks. TransformerLens decides from a hook point's list of hooks what it computes. Persistent
+hooks are in that list only during a pass that uses them, so TransformerLens neither lists nor resets them.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ Hook = Callable[..., Any]
 
 
 class _ThreadHooks(threading.local):
-    """What hooks do in the pass that this thread is in, by whose they are, name, and whether they come first."""
+    """Functions that hooks call in this thread's current pass, by owner, hook point name, and whether they come first."""
 
     functions: dict[tuple[Any, str, bool], Hook] | None = None
 
 
-_NOW = _ThreadHooks()
+_CURRENT = _ThreadHooks()
 _LOCK = threading.RLock()
 
 
 class PersistentHooks:
-    """The hooks that stay on one bridge while a caller is inside :meth:`keep`.
+    """Hooks that stay on one bridge while a caller is inside :meth:`keep`.
 
     Attributes:
-        ids: the numbers that torch has given them.
+        ids: Ids that torch gave to the hooks.
     """
 
     def __init__(self) -> None:
@@ -41,7 +40,7 @@ class PersistentHooks:
 
     @contextlib.contextmanager
     def keep(self) -> Iterator[None]:
-        """Hooks stay inside; when the last one leaves they are gone, whatever ended it, and in whichever thread."""
+        """Keep hooks within the context; when the last such context ends, in any thread and for any reason, remove them."""
         with _LOCK:
             self._kept += 1
         try:
@@ -53,22 +52,22 @@ class PersistentHooks:
     def in_pass(
         self, hooks: Sequence[tuple[str, Hook]], point: Callable[[str], Any], first: Hook | None, where: str
     ) -> Iterator[bool]:
-        """Use hooks at these names in one pass, if hooks stay at present; give whether they do.
+        """Use persistent hooks in one pass if a caller keeps hooks; yield whether one does.
 
         Args:
-            hooks: functions of (activation, hook) by the name of a hook point.
-            point: finds the hook point of a name.
-            first: a function for the hook point `where`, to be called before all others there.
-            where: its name.
+            hooks: Pairs of a hook point name and a function of (activation, hook).
+            point: Function that returns the hook point with a name.
+            first: Function for the hook point `where`, called before all other hooks on it; or None.
+            where: Name of the hook point for `first`.
         """
         with _LOCK:
             stays = self._kept > 0
-            self._kept += stays  # whoever ends the run meanwhile leaves this pass its hooks
+            self._kept += stays  # this pass keeps its hooks even if the run ends in the meantime
         if not stays:
             yield False
             return
         shown: list[tuple[Any, Any]] = []
-        former = _NOW.functions
+        former = _CURRENT.functions
         try:
             wanted = {(name, False): function for name, function in hooks}
             if first is not None:
@@ -77,16 +76,16 @@ class PersistentHooks:
                 at, handle = self._persistent(key, point(key[0]))
                 at.fwd_hooks.insert(0 if key[1] else len(at.fwd_hooks), handle)
                 shown.append((at, handle))
-            _NOW.functions = {(self, *key): function for key, function in wanted.items()}
+            _CURRENT.functions = {(self, *key): function for key, function in wanted.items()}
             yield True
         finally:
-            _NOW.functions = former
+            _CURRENT.functions = former
             for at, handle in shown:
                 _hide(at, handle)
             self._leave()
 
     def _persistent(self, key: tuple[str, bool], point: Any) -> tuple[Any, Any]:
-        """A hook that stays; attached now if it is new, if somebody removed it, or if the point is another one."""
+        """Return a persistent hook; attach it if it is new, if it was removed, or if the hook point was replaced."""
         at, handle = self._hooks.get(key, (None, None))
         if at is point and handle.hook.id in point._forward_hooks:
             return at, handle
@@ -94,7 +93,7 @@ class PersistentHooks:
             self._remove(handle)
 
         def persistent(activation: Any, hook: Any = None) -> Any:
-            functions = _NOW.functions
+            functions = _CURRENT.functions
             function = None if functions is None else functions.get((self, *key))
             return None if function is None else function(activation, hook=hook)
 
@@ -107,10 +106,10 @@ class PersistentHooks:
     def _leave(self) -> None:
         with _LOCK:
             self._kept -= 1
-            gone = [] if self._kept else list(self._hooks.values())
+            unused = [] if self._kept else list(self._hooks.values())
             if not self._kept:
                 self._hooks = {}
-        for _, handle in gone:
+        for _, handle in unused:
             self._remove(handle)
 
     def _remove(self, handle: Any) -> None:
@@ -119,7 +118,7 @@ class PersistentHooks:
 
 
 def attach(point: Any, function: Hook, first: bool = False) -> Any:
-    """Put a function on a hook point and return its handle, which earlier TransformerLens does not give."""
+    """Put a function on a hook point and return its handle, which earlier versions of TransformerLens do not return."""
     handle = point.add_hook(function, prepend=True) if first else point.add_hook(function)
     return point.fwd_hooks[0 if first else -1] if handle is None else handle
 
@@ -128,12 +127,12 @@ def _hide(point: Any, handle: Any) -> None:
     point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
 
 
-_OF: weakref.WeakKeyDictionary[Any, PersistentHooks] = weakref.WeakKeyDictionary()
+_HOOKS_OF_BRIDGES: weakref.WeakKeyDictionary[Any, PersistentHooks] = weakref.WeakKeyDictionary()
 
 
 def persistent_hooks_of(bridge: Any) -> PersistentHooks:
-    """The persistent hooks of a bridge, the same for every model that was made of it."""
+    """Return the persistent hooks of a bridge; all models made from the bridge share them."""
     with _LOCK:
-        if bridge not in _OF:
-            _OF[bridge] = PersistentHooks()
-        return _OF[bridge]
+        if bridge not in _HOOKS_OF_BRIDGES:
+            _HOOKS_OF_BRIDGES[bridge] = PersistentHooks()
+        return _HOOKS_OF_BRIDGES[bridge]

@@ -1,9 +1,9 @@
-"""Rows of tokens as a tree: where every token stands if no prefix that rows share is there twice.
+"""Prefix trees: rows of tokens in which every shared prefix is stored once.
 
-The children of a population differ from their parent in one token, a template stands before every prompt, and an
-attribution tries many tokens at one position: most of what plain batches compute has been computed in the row above. A
-:class:`PrefixTree` has one *node* for each distinct prefix of the rows. What a causal model computes for a token
-depends on the tokens before it and on nothing else, so one value for each node is enough, whatever the layer.
+The children of a population differ from their parent in one token, a template begins every prompt, and an attribution
+tries many tokens at one position. Most of the work in plain batches therefore repeats the work for another row. A
+:class:`PrefixTree` has one *node* for each distinct prefix of the rows. A causal model computes a token's activations
+from that token and the tokens before it only, so one value for each node is enough at every layer.
 
     rows          nodes (in the order of the packed row)
     a b c d       a b c d | x d | y
@@ -11,11 +11,11 @@ depends on the tokens before it and on nothing else, so one value for each node 
     a b c y
     index = [[0 1 2 3], [0 1 4 5], [0 1 2 6]]
 
-Behind the nodes come a few that stand for nothing, up to a round number: matrix libraries prepare themselves for every
-shape that they have not seen yet, which takes as long as the product itself. They are left out of the above.
+Padding nodes follow these nodes, up to a round number: matrix libraries prepare for every new shape, which takes as
+long as the product itself. The example above omits the padding.
 
-A row's own nodes are the end of it, from the first token at which it leaves the rows before it. Rows whose own nodes
-begin at one position are neighbours (a *group*), so that attention works on whole blocks.
+A row's own nodes are its last tokens, from the first token at which it differs from the rows before it. Rows whose own
+nodes begin at the same position are adjacent (a *group*), so that attention works on full blocks.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from torch import Tensor
 from dreamy_lens.models.transfer import to_device
 
 ROUND = 64
-"""Nodes of a packing come in multiples of this."""
+"""Number of which the node count of a tree is a multiple."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows whose own nodes begin at the same position.
+    """Group of rows whose own nodes begin at the same position.
 
     Attributes:
-        start: that position, `s`.
-        rows: how many rows, R.
-        first: the first of their nodes; all R (n - s) of them follow, row by row.
-        keys: the nodes of every position of these rows, int64 `[R n]` in the processor's memory.
+        start: Position `s` at which the rows' own nodes begin.
+        rows: Number of rows, R.
+        first: Index of the first own node; the R (n - s) own nodes of the group are consecutive, row by row.
+        keys: Node of every position of the rows, int64 `[R n]`, in the CPU's memory.
     """
 
     start: int
@@ -53,15 +53,15 @@ class Group:
 
 @dataclass(frozen=True)
 class PrefixTree:
-    """A tree of rows `[B, n]`.
+    """Prefix tree of rows `[B, n]`.
 
     Attributes:
-        ids: token of each node that is to be computed, int64 `[T]`, those that stand for nothing at the end.
-        positions: its position in its row, int64 `[T]`.
-        index: node of every row and position, int64 `[B, n]`; nodes below `known` were computed before.
-        known: P, how many first positions, the same in all rows, were computed before.
-        groups: all rows that have nodes of their own.
-        kept: of the packing that this one was cut from, which of its T nodes are in it, int64 `[T]`; else None.
+        ids: Token id of each node to compute, int64 `[T]`; padding nodes come last.
+        positions: Position of each node in its row, int64 `[T]`.
+        index: Node of every row and position, int64 `[B, n]`; nodes below `known` were computed by an earlier pass.
+        known: Number P of first positions, equal in all rows, that an earlier pass computed.
+        groups: Groups of all rows that have own nodes.
+        kept: Nodes of the larger tree that this tree was truncated from, int64 `[T]`; None if it was not truncated.
     """
 
     ids: Int[Tensor, " node"]
@@ -75,26 +75,26 @@ class PrefixTree:
 
     @property
     def nodes(self) -> int:
-        """T, how many tokens are to be computed."""
+        """Number T of nodes to compute, padding included."""
         return len(self.ids)
 
     @property
     def length(self) -> int:
-        """n, positions of a row."""
+        """Number n of positions in a row."""
         return self._host.shape[1]
 
     @property
     def rows(self) -> int:
-        """B, how many rows."""
+        """Number B of rows."""
         return self._host.shape[0]
 
     @property
     def host_index(self) -> np.ndarray:
-        """`index` in the memory of the processor: what is read from it costs no wait for a device."""
+        """Copy of `index` in the CPU's memory, which can be read without waiting for a device."""
         return self._host
 
     def truncate(self, length: int) -> PrefixTree:
-        """The packing of the rows' first `length` positions, whose nodes are some of this one's in the same order."""
+        """Return the tree of the rows' first `length` positions; it has a subset of the nodes, in the same order."""
         if length >= self.length:
             return self
         kept = np.flatnonzero(self._positions() < length)
@@ -102,35 +102,41 @@ class PrefixTree:
         renumbered[: self.known] = np.arange(self.known)
         renumbered[self.known + kept] = self.known + np.arange(len(kept))
         spare = _rounded(len(kept)) - len(kept)
-        at = to_device(np.append(kept, np.full(spare, self.nodes - 1)), self.ids.device)  # the last stands for nothing
+        # The last node is always padding.
+        kept_nodes = to_device(np.append(kept, np.full(spare, self.nodes - 1)), self.ids.device)
         return _assembled(
-            self.ids[at], self.positions[at], renumbered[self._host[:, :length]], self._starts, self.known, at
+            self.ids[kept_nodes],
+            self.positions[kept_nodes],
+            renumbered[self._host[:, :length]],
+            self._starts,
+            self.known,
+            kept_nodes,
         )
 
     @cached_property
     def owners(self) -> Tensor:
-        """Of each node a row and position that it stands at, as `row n + position`, int64 `[T]`."""
+        """Place of each node in one row that contains it, as `row n + position`, int64 `[T]`."""
         flat = self._host.reshape(-1)
-        out = np.zeros(self.known + self.nodes, dtype=np.int64)
-        out[flat] = np.arange(flat.size)
-        return to_device(out[self.known :], self.ids.device)
+        places = np.zeros(self.known + self.nodes, dtype=np.int64)
+        places[flat] = np.arange(flat.size)
+        return to_device(places[self.known :], self.ids.device)
 
     def _positions(self) -> np.ndarray:
-        out = np.full(self.nodes, self.length)
+        positions = np.full(self.nodes, self.length)
         for group in self.groups:
             count = self.length - group.start
             first = group.first - self.known
-            out[first : first + group.rows * count] = np.tile(np.arange(group.start, self.length), group.rows)
-        return out
+            positions[first : first + group.rows * count] = np.tile(np.arange(group.start, self.length), group.rows)
+        return positions
 
 
 def build_tree(rows: Int[np.ndarray, "batch pos"], device: torch.device | str = "cpu", known: int = 0) -> PrefixTree:
-    """Build the tree of rows.
+    """Build the prefix tree of rows.
 
     Args:
-        rows: rows of token ids; they may be equal, and may come in any order.
-        device: where its tensors are to be.
-        known: how many first positions, the same in all rows, need not be computed.
+        rows: Rows of token ids, in any order; rows may be equal.
+        device: Device of the tree's tensors.
+        known: Number of first positions, equal in all rows, that an earlier pass computed.
 
     >>> import numpy as np
     >>> packing = build_tree(np.array([[1, 2, 3, 4], [1, 2, 9, 4], [1, 2, 3, 7]]))
@@ -143,11 +149,11 @@ def build_tree(rows: Int[np.ndarray, "batch pos"], device: torch.device | str = 
     count, length = rows.shape
     order = np.lexsort(rows.T[::-1])  # neighbours share the longest prefixes
     ordered = rows[order]
-    starts = np.full(count, known, dtype=np.int64)  # where each row leaves the one before it
+    starts = np.full(count, known, dtype=np.int64)  # first position at which each row differs from the row before it
     if count > 1:
         differs = ordered[1:] != ordered[:-1]
         starts[1:] = np.where(differs.any(1), differs.argmax(1), length)
-    # A node belongs to the last row, up to this one, that left before its position.
+    # At each position, a row shares the node of the last row, up to itself, whose own nodes begin at or before it.
     at = np.arange(length)
     owner = np.maximum.accumulate(np.where(starts[:, None] <= at, np.arange(count)[:, None], -1), axis=0)
     by_start = np.argsort(starts, kind="stable")
@@ -160,13 +166,13 @@ def build_tree(rows: Int[np.ndarray, "batch pos"], device: torch.device | str = 
     ids, positions = np.full(_rounded(total), rows[0, 0]), np.zeros(_rounded(total), dtype=np.int64)
     slots = node[mine] - known
     ids[slots], positions[slots] = ordered[mine], np.broadcast_to(at, mine.shape)[mine]
-    index, given = np.empty_like(node), np.empty_like(starts)
-    index[order], given[order] = node, starts
-    return _assembled(to_device(ids, device), to_device(positions, device), index, given, known, None)
+    index, starts_in_order = np.empty_like(node), np.empty_like(starts)
+    index[order], starts_in_order[order] = node, starts
+    return _assembled(to_device(ids, device), to_device(positions, device), index, starts_in_order, known, None)
 
 
 def _rounded(count: int) -> int:
-    """At least one more, so that there is always a node that stands for nothing."""
+    """Round a node count up to a larger multiple of `ROUND`, so that there is always a padding node."""
     return (count // ROUND + 1) * ROUND
 
 
@@ -177,6 +183,6 @@ def _assembled(
     groups = []
     for start in np.unique(starts[starts < length]):
         rows = np.flatnonzero(starts == start)
-        rows = rows[np.argsort(index[rows, start])]  # in the order of their nodes
+        rows = rows[np.argsort(index[rows, start])]  # in order of their own nodes
         groups.append(Group(int(start), len(rows), int(index[rows[0], start]), index[rows].reshape(-1)))
     return PrefixTree(ids, positions, to_device(index, ids.device), known, tuple(groups), kept, starts, index)

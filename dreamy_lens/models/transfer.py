@@ -1,7 +1,7 @@
-"""Between the memory of the processor and that of a device, without waiting for the device unless its answer is wanted.
+"""Transfers between the CPU's memory and a device, which wait for the device only when its results are read.
 
-A plain copy to or from an accelerator waits until that has done all that was asked of it, and asks for nothing more
-meanwhile. Every array of a search comes and goes through here, so that waits are few and can be counted.
+A plain copy to or from an accelerator waits until the accelerator has finished all queued work, and queues nothing
+meanwhile. All arrays of a search are copied by these functions, so that waits are few and can be counted.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from torch import Tensor
 
 
 def to_device(array: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
-    """An array, or a tensor anywhere, as a tensor on a device; nothing waits for what the device still has to do."""
+    """Copy an array or tensor to a device without waiting for the device's queued work."""
     tensor = array if isinstance(array, Tensor) else torch.from_numpy(np.ascontiguousarray(array))
     if torch.device(device).type != "cuda":
         return tensor.to(device)
-    # Only from pinned memory does a copy go on by itself; torch keeps that memory until it is done.
+    # Only copies from pinned memory are asynchronous; torch keeps that memory until the copy is done.
     source = _pinned(tensor) if tensor.device.type == "cpu" else tensor
     return source.to(device, non_blocking=True)
 
 
 def to_host(*tensors: Tensor) -> tuple[np.ndarray, ...]:
-    """Tensors as arrays, for the price of one wait for each device that they are on."""
+    """Copy tensors to arrays, waiting once for each device that they are on."""
     copies = [_copied(t.detach()) if t.device.type == "cuda" else t.detach().cpu() for t in tensors]
     for device in {t.device for t in tensors if t.device.type == "cuda"}:
         _wait(device)
@@ -34,7 +34,7 @@ def _pinned(tensor: Tensor) -> Tensor:
 
 
 def _copied(tensor: Tensor) -> Tensor:
-    """A copy in pinned memory, which is there once the device has been waited for."""
+    """Return a copy in pinned memory, which is complete only after a wait for the device."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
 

@@ -43,7 +43,7 @@ class TransformerLensBackend(BridgePasses):
         return [(layer.keys, layer.values) for layer in cache.layers]
 
     def component(self, name: str) -> torch.nn.Module | None:
-        """Return the module with a name such as `blocks.0.mlp.out`, `ln_final` or `unembed`, or None if there is none."""
+        """Return the module named, for example, `blocks.0.mlp.out`, `ln_final` or `unembed`; None if there is none."""
         *path, last = name.split(".")
         module: Any = self.bridge
         for part in path:

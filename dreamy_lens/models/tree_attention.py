@@ -1,9 +1,9 @@
-"""Causal attention over a packed row, in which every token sees its own row's tokens up to itself.
+"""Causal attention over a packed row, in which every token attends to its own row's tokens up to itself.
 
-This is an attention function of transformers' `AttentionInterface`: a Hugging Face attention module makes queries, keys
-and values for the nodes of a :class:`~dreamy_lens.models.prefix_tree.PrefixTree` in its own way (projections, norms,
-rotation) and hands them over here together with what else its architecture asks for: scale, soft cap, sliding window,
-sinks.
+:func:`tree_attention` is an attention function of transformers' `AttentionInterface`. A Hugging Face attention module
+computes queries, keys and values for the nodes of a :class:`~dreamy_lens.models.prefix_tree.PrefixTree` (projections,
+norms, rotation) and passes them to this function with other settings of its architecture, such as scale, soft cap,
+sliding window and sinks.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from dreamy_lens.models.prefix_tree import PrefixTree
 from dreamy_lens.models.transfer import to_device
 
 NAME = "dreamy_lens_tree"
-"""By which transformers knows this attention."""
+"""Name of this attention in transformers."""
 
 TOGETHER = 2
-"""Groups in one product: a few more queries than are needed, for half as many calls."""
+"""Number of groups in one product: it computes a few unneeded queries but halves the number of calls."""
 
 _IGNORED = {"use_cache", "position_ids", "cache_position", "output_attentions", "is_causal", "layer_past"}
-"""Arguments of Hugging Face's attention functions that change nothing here."""
+"""Arguments of Hugging Face's attention functions that do not change the result."""
 
 
 class UnsupportedAttention(Exception):
-    """The architecture asks for something that is not done here; another way must be taken."""
+    """Error for an architecture that needs an unsupported setting; its attention must be replaced in another way."""
 
 
 @dataclass
 class Current:
-    """What the attention of the pass that is running needs to know.
+    """State of the running pass that attention needs.
 
     Attributes:
-        packing: of the layer's input.
-        before: keys and values `[1, heads, P, d_head]` of the known prefix, or None.
-        kept: where the layer's own keys and values are to be left, if they are wanted.
+        packing: Tree of the layer's input.
+        before: Keys and values `[1, heads, P, d_head]` of the known prefix, or None.
+        kept: List to which the layer appends its own keys and values, or None.
     """
 
     packing: PrefixTree
@@ -56,11 +56,11 @@ class _ThreadState(threading.local):
 
 
 RUNNING = _ThreadState()
-"""The pass that this thread is in."""
+"""Running pass of this thread."""
 
 
 def register() -> None:
-    """Make the function known to transformers; again does no harm."""
+    """Register the attention function with transformers; it may be registered repeatedly."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(NAME, tree_attention)
@@ -79,30 +79,30 @@ def tree_attention(
     softcap: float | None = None,
     **other: Any,
 ) -> tuple[Float[Tensor, "1 node head d_head"], None]:
-    """Attention of packed nodes, in the form that transformers calls.
+    """Compute attention of packed nodes, with the signature that transformers requires.
 
     Args:
-        module: the attention module; not used.
-        query: queries of the nodes.
-        key: keys of the nodes; several heads may share a key head.
-        value: values of the nodes; several heads may share them in the same way.
-        attention_mask: ignored: the packing says who sees whom.
-        scaling: of the scores; None is `d_head ** -0.5`.
-        dropout: ignored: models are in evaluation mode.
-        sliding_window: how many tokens back a token sees, itself counted; None sees all.
-        softcap: `c` in `c tanh(scores / c)`.
-        **other: nothing else that would change the result.
+        module: Attention module, used only in error messages.
+        query: Queries of the nodes.
+        key: Keys of the nodes; several heads may share a key head.
+        value: Values of the nodes; several heads may share a key head's values.
+        attention_mask: Ignored; the tree determines which tokens attend to which.
+        scaling: Factor of the scores; None means `d_head ** -0.5`.
+        dropout: Ignored; models are in evaluation mode.
+        sliding_window: Number of last tokens, itself included, that a token attends to; None means all.
+        softcap: Constant `c` in `c tanh(scores / c)`; None for no soft cap.
+        **other: Further arguments of transformers; one that could change the result raises an error.
 
     Returns:
-        What each head gives at each node, and None in place of the weights.
+        Output of each head at each node, and None in place of the attention weights.
 
     Raises:
-        UnsupportedAttention: an argument is not known here.
+        UnsupportedAttention: An argument is not supported, or no packed pass is running.
     """
-    strange = sorted(k for k, v in other.items() if v is not None and k not in _IGNORED)
+    unsupported = sorted(k for k, v in other.items() if v is not None and k not in _IGNORED)
     current = RUNNING.current
-    if current is None or strange:
-        raise UnsupportedAttention(f"{type(module).__name__} wants {', '.join(strange) or 'no packed pass'}")
+    if current is None or unsupported:
+        raise UnsupportedAttention(f"{type(module).__name__} wants {', '.join(unsupported) or 'no packed pass'}")
     if current.kept is not None:
         current.kept.append((key, value))
     if current.before is not None:
@@ -115,9 +115,9 @@ def tree_attention(
 def _by_groups(
     q: Tensor, k: Tensor, v: Tensor, packing: PrefixTree, scale: float, softcap: float | None, window: int | None
 ) -> Tensor:
-    """For a processor: only the queries that are needed, in blocks of equal shape. Returns `[T, heads, d_head]`."""
+    """Compute attention on a CPU: only needed queries, in blocks of equal shape. Return `[T, heads, d_head]`."""
     heads, nodes, width = q.shape
-    if not packing.groups:  # all that there is was known before
+    if not packing.groups:  # an earlier pass computed all nodes
         return v.new_zeros(nodes, heads, v.shape[-1])
     plan, length = _plan(packing, heads, k.shape[0]), packing.length
     asked = q.reshape(-1, width).index_select(0, plan.queries)
@@ -125,7 +125,7 @@ def _by_groups(
     blocks = list(zip(plan.ends[:-1], plan.ends[1:], plan.key_ends[:-1], plan.key_ends[1:], plan.own, strict=True))
 
     def product(out: Tensor, left: Tensor, right: Tensor, at: slice, size: int) -> Tensor:
-        """A batched product into a part of `out`, or beside it where gradients are wanted."""
+        """Return a batched product, written into a part of `out` unless gradients are enabled."""
         if torch.is_grad_enabled():
             return torch.bmm(left, right).view(-1, out.shape[-1])
         part = out[at]
@@ -161,7 +161,7 @@ def _by_groups(
 
 
 def _softmax(scores: Tensor) -> Tensor:
-    """Over the last axis; `scores` is used up. torch's own is slow where rows are shorter than a register."""
+    """Return the softmax over the last axis, overwriting `scores`; torch's softmax is slow for very short rows."""
     if scores.shape[-1] >= 16 or torch.is_grad_enabled():
         return scores.softmax(-1)
     weights = scores.sub_(scores.amax(-1, keepdim=True)).exp_()
@@ -170,17 +170,17 @@ def _softmax(scores: Tensor) -> Tensor:
 
 @dataclass
 class _Plan:
-    """Where the blocks of :func:`_by_groups` are: some groups after others, head by head, row by row.
+    """Layout of the blocks of :func:`_by_groups`, ordered by groups, then heads, then rows.
 
     Attributes:
-        queries: of each query in this order, its place in `[heads T]`.
-        keys: of each key, its place in `[key heads (P + T)]`.
-        back: of each place in `[T heads]`, the query in this order.
-        ends: where the queries of each block begin, and the last end.
-        key_ends: where its keys do.
-        own: how many queries each row of them has.
-        positions: of each query.
-        length: n.
+        queries: Index in `[heads T]` of each query in block order.
+        keys: Index in `[key heads (P + T)]` of each key in block order.
+        back: Index in block order of the query for each element of `[T heads]`.
+        ends: Index of the first query of each block, followed by the total number of queries.
+        key_ends: Index of the first key of each block, followed by the total number of keys.
+        own: Number of queries of each row, for each block.
+        positions: Position of each query in its row.
+        length: Number n of positions in a row.
     """
 
     queries: Tensor
@@ -194,14 +194,14 @@ class _Plan:
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     def mask(self, window: int | None) -> Tensor:
-        """What is added to the scores, `[queries, n]`."""
+        """Return the mask that is added to the scores, `[queries, n]`."""
         if window not in self._masks:
             self._masks[window] = _mask(self.length, window, "cpu")[self.positions]
         return self._masks[window]
 
 
 def _plan(packing: PrefixTree, heads: int, key_heads: int) -> _Plan:
-    plans = packing.__dict__.setdefault("_plans", {})  # not a field: it says nothing that the packing does not
+    plans = packing.__dict__.setdefault("_plans", {})  # a cache and not a field: it is derived from the tree
     if (heads, key_heads) not in plans:
         plans[heads, key_heads] = _planned(packing, heads, key_heads)
     return plans[heads, key_heads]
@@ -212,7 +212,7 @@ def _planned(packing: PrefixTree, heads: int, key_heads: int) -> _Plan:
     head, key_head = np.arange(heads)[:, None], (np.arange(heads) * key_heads // heads)[:, None]
     queries, keys, positions, own = [], [], [], []
     for i in range(0, len(packing.groups), TOGETHER):
-        groups = packing.groups[i : i + TOGETHER]  # by start; rows of later ones ask for a token that is another row's
+        groups = packing.groups[i : i + TOGETHER]  # sorted by start; later groups compute some nodes twice
         rows = np.concatenate([group.keys.reshape(-1, length) for group in groups])
         count = length - groups[0].start
         wanted = rows[:, groups[0].start :] - known
@@ -238,11 +238,11 @@ def _planned(packing: PrefixTree, heads: int, key_heads: int) -> _Plan:
 def _by_rows(
     q: Tensor, k: Tensor, v: Tensor, packing: PrefixTree, scale: float, softcap: float | None, window: int | None
 ) -> Tensor:
-    """For an accelerator: whole rows in one call, since a launch costs more than the queries that nobody needs."""
+    """Compute attention on an accelerator: full rows in one call, as a launch costs more than unneeded queries."""
     shared, length = q.shape[0] // k.shape[0], packing.length
     index = to_device(packing.index, q.device)
     k_rows, v_rows = (x[:, index].transpose(0, 1).repeat_interleave(shared, 1) for x in (k, v))
-    asked = q[:, (index - packing.known).clamp_min(0)].transpose(0, 1)  # those of a known prefix are not used
+    asked = q[:, (index - packing.known).clamp_min(0)].transpose(0, 1)  # queries of a known prefix are not used
     if softcap is None:
         mask = None if window is None or window >= length else _mask(length, window, str(q.device)).to(q.dtype)
         outputs = F.scaled_dot_product_attention(
@@ -257,7 +257,7 @@ def _by_rows(
 
 @functools.lru_cache(maxsize=16)
 def _mask(length: int, window: int | None, device: str) -> Tensor:
-    """What is added to scores `[query, key]`: minus infinity where a token does not see a position."""
+    """Return the mask added to scores `[query, key]`: minus infinity where a token does not attend to a position."""
     ago = torch.arange(length)[:, None] - torch.arange(length)
     seen = (ago >= 0) & (ago < (length if window is None else window))
     return to_device(torch.zeros(seen.shape).masked_fill(~seen, -torch.inf), device)

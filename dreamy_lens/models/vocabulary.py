@@ -1,4 +1,4 @@
-"""Token ids and text: what may be proposed, how it reads, and whether a prompt survives being written down."""
+"""Vocabulary of a model: tokens that may be proposed, their text, and prompts whose text encodes to the same ids."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
 class Vocabulary:
-    """A model's tokens.
+    """Vocabulary of a model.
 
     Args:
-        tokenizer: a Hugging Face tokenizer.
-        size: rows of the model's embedding, which can be more than the tokenizer has tokens.
+        tokenizer: Hugging Face tokenizer.
+        size: Number of rows of the model's embedding, which can exceed the number of tokens of the tokenizer.
 
     Attributes:
-        size: rows of the embedding.
-        known: bool `[size]`, the ids that the tokenizer has a token for.
-        allowed: bool `[size]`, the tokens that may be proposed: known to the tokenizer, not special, not empty, and not
-            a name for nothing, as the padded rows of an embedding are.
-        digest: identifies the mapping from ids to text; equal for equal tokenizers.
+        size: Number of rows of the embedding.
+        known: Mask of the ids for which the tokenizer has a token, bool `[size]`.
+        allowed: Mask of the tokens that may be proposed, bool `[size]`: known to the tokenizer, not special, and with
+            text. It excludes the padding rows of an embedding.
+        digest: Hash of the mapping from ids to text; equal for equal tokenizers.
     """
 
     def __init__(self, tokenizer: Any, size: int) -> None:
@@ -39,7 +39,7 @@ class Vocabulary:
         self.size = int(size)
         self._pieces: list[str | None] = [None] * self.size
         self._ids: dict[str, list[int]] | None = None
-        # Ids can have gaps, so counting tokens does not tell which of them stand for something.
+        # Ids can have gaps, so the number of tokens does not show which ids have a token.
         known = sorted({i for i in tokenizer.get_vocab().values() if 0 <= i < self.size})
         names = dict(zip(known, tokenizer.convert_ids_to_tokens(known), strict=True))
         self.known = np.array([names.get(i) is not None for i in range(self.size)], dtype=bool)
@@ -59,13 +59,13 @@ class Vocabulary:
         ).hexdigest()[:16]
 
     def text(self, ids: Iterable[int]) -> str:
-        """The text that ids stand for; half characters become U+FFFD."""
+        """Return the text of token ids; incomplete characters become U+FFFD."""
         return self.tokenizer.decode(
             [int(i) for i in ids], skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
 
     def piece(self, token: int) -> str:
-        """One token decoded as it reads inside a text."""
+        """Return the text of one token as it reads within a longer text."""
         token = int(token)
         if not (0 <= token < self.size and self.known[token]):
             return ""
@@ -74,47 +74,47 @@ class Vocabulary:
             piece = self.text([token])
             name = self.tokenizer.convert_ids_to_tokens(token)
             if isinstance(name, str) and name.startswith("▁"):
-                # SentencePiece drops the space of a text's first word.
+                # SentencePiece drops the space before a text's first word.
                 spaces = len(name) - len(name.lstrip("▁"))
                 piece = " " * (spaces - (len(piece) - len(piece.lstrip(" ")))) + piece
             self._pieces[token] = piece
         return piece
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """Each token by itself."""
+        """Return the text of each token."""
         return [self.piece(i) for i in ids]
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without BOS or other special tokens."""
+        """Return the token ids of a text, without BOS or other special tokens."""
         try:
             return [int(i) for i in self.tokenizer.encode(text, add_special_tokens=False)]
         except (ValueError, TypeError) as error:
             raise _not_a_text(text, error) from None
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of several texts, without special tokens; one call of the tokenizer.
+        """Return the token ids of several texts, without special tokens, in one call of the tokenizer.
 
-        Texts may be longer than what the model can read, as the sections of a corpus are, and nothing is said about it.
+        Texts may be longer than the model's maximum, as sections of a corpus are; no warning is given.
         """
         try:
             return self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
         except (ValueError, TypeError):
-            return [self.encode(text) for text in texts]  # so that the error is about the text at fault
+            return [self.encode(text) for text in texts]  # so that the error names the invalid text
 
     def round_trips(self, ids: Iterable[int]) -> bool:
-        """Whether the text of a prompt encodes to the very same ids."""
+        """Return whether the text of a prompt encodes to the same ids."""
         ids = [int(i) for i in ids]
         return self.encode(self.text(ids)) == ids
 
     def token_id(self, token: str | int) -> int:
         """Return the id of a target given as text or id.
 
-        A text is the token that reads so inside a text, if there is one, or else the one that it encodes to by itself:
-        after SentencePiece, " the" and "the" are two tokens, and both encode with a space before them.
+        A text means the token that reads as this text within a longer text, if there is one, or else the token that the
+        text encodes to: with SentencePiece, " the" and "the" are two tokens, and both encode with a leading space.
 
         Raises:
-            TokenError: it is several tokens (the message shows the split), outside the vocabulary, or neither a text
-                nor an id.
+            TokenError: The target is several tokens (the message shows the split), is outside the vocabulary, or is
+                neither a text nor an id.
         """
         if isinstance(token, numbers.Integral) and not isinstance(token, bool):
             token = int(token)
@@ -139,17 +139,17 @@ class Vocabulary:
             return ids[0]
         pieces = self.tokens(ids)
         advice = [f"take the first, {pieces[0]!r} (id {ids[0]})"] if pieces[0].strip() else []
-        for other, how in ((" " + token, "with a leading space"), (token.removeprefix(" "), "without the space")):
-            single = self._single(other) if other and other != token else None
-            if single is not None and self.piece(single) == other:
-                advice.append(f"{other!r} {how}, which is one token")
+        for variant, change in ((" " + token, "with a leading space"), (token.removeprefix(" "), "without the space")):
+            single = self._single(variant) if variant and variant != token else None
+            if single is not None and self.piece(single) == variant:
+                advice.append(f"{variant!r} {change}, which is one token")
         raise TokenError(
             f"The target {token!r} is {len(ids)} tokens here: {' + '.join(map(repr, pieces))}. A target is one token: "
             f"{'; or '.join(advice) or 'choose another'}."
         )
 
     def _single(self, text: str) -> int | None:
-        """The one token that reads as a text, or that it encodes to; None if it is several."""
+        """Return the only token that reads as a text, or else that the text encodes to; None if it is several tokens."""
         if self._ids is None:
             ids_of: dict[str, list[int]] = {}
             for i in range(self.size):
@@ -164,13 +164,13 @@ class Vocabulary:
         return ids[0] if len(ids) == 1 else None
 
     def _within(self, text: str, ids: list[int]) -> list[int]:
-        """The ids of a text as it stands within another: without the space that SentencePiece puts before it."""
+        """Return the ids of a text within a longer text: without the space that SentencePiece puts before it."""
         rest = ids[1:]
         is_own = self.piece(ids[0]) == " " and "".join(self.tokens(rest)) == text
         return rest if rest and is_own else ids
 
     def check(self, ids: Any, what: str = "The prompt") -> Int[np.ndarray, "*batch pos"]:
-        """Ids of one prompt or of several as int64, or a PromptError that says what is wrong with them."""
+        """Return the ids of one or several prompts as int64; raise PromptError, with the reason, if they are invalid."""
         try:
             array = np.asarray(ids)
         except ValueError:
