@@ -133,8 +133,8 @@ def mean_cross_entropy(model: Any = None) -> ex.MeanCrossEntropy:
     """Return the mean cross-entropy of the prompt, in nats per token (Eq. 1), as a feature.
 
     Args:
-        model: Model that computes the cross-entropy: a Hugging Face id, folder or TransformerBridge, with the tokenizer of
-            the model that the feature is bound to. None stands for the model that the feature is bound to.
+        model: Model that computes the cross-entropy: a Hugging Face id, folder or TransformerBridge. It
+            must have the tokenizer of the model that the feature is bound to. None stands for that model itself.
     """
     if isinstance(model, (bool, int, float)) or (isinstance(model, str) and not model):
         raise FeatureError(f"mean_cross_entropy() takes a model, its Hugging Face id or a folder; got {model!r}.")
