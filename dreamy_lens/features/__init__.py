@@ -1,4 +1,4 @@
-"""Features: scalar functions of a prompt, as values that need no model until they are bound to one."""
+"""Features: scalar functions of a prompt. They are plain values, and need no model until they are bound to one."""
 
 import lazy_loader as _lazy
 

@@ -1,6 +1,6 @@
-"""The algebra of features: what can be done with one, and the nodes that this makes.
+"""Algebra of features: operators and methods, and the tree nodes that they create.
 
-An expression is a small immutable tree. Nothing here knows a model, imports torch or computes anything.
+An expression is a small immutable tree. This module knows no model, imports no torch and computes nothing.
 """
 
 from __future__ import annotations
@@ -19,45 +19,48 @@ if TYPE_CHECKING:
 
 
 class Feature(Node):
-    """A function of a prompt, read from a model: the base of every expression.
+    """Scalar function of a prompt, read from a model; base class of every expression.
 
-    Supports ``+ - *`` with other features and numbers, division by numbers, ``feature @ direction``, and the methods
-    below. Equal expressions are equal values with equal hashes, and ``dreamy_lens.parse(str(feature)) == feature``.
+    A feature supports ``+ - *`` with other features and numbers, division by numbers, ``feature @ direction``, and the
+    methods below. Equal expressions are equal values with equal hashes, and ``dreamy_lens.parse(str(feature)) == feature``.
     """
 
-    __array_ufunc__ = None  # so that numpy's scalars and arrays leave the operators to us
-    __iter__ = None  # indexing would otherwise make a feature look like an endless sequence
+    __array_ufunc__ = None  # makes numpy's scalars and arrays use the operators of this class
+    __iter__ = None  # without this, Python would take a class with __getitem__ for an endless sequence
 
     # Reductions of activations.
 
     def __getitem__(self, index: Any) -> Feature:
         raise FeatureError(
-            f"Only a hook point can be indexed, and once: write hook(name)[...] before anything else. This is "
-            f"{self.label!r}."
+            f"Only a hook point can be indexed, and only once; this feature is "
+            f"{self.label!r}. Write the index directly after the hook point: hook(name)[...]."
         )
 
     def standardised(self) -> Feature:
-        """Subtract the mean over the units and divide by their population standard deviation, as in Eq. 4."""
+        """Subtract the mean over the units and divide by their population standard deviation (Eq. 4)."""
         return Standardised(self)
 
     def __matmul__(self, direction: Any) -> Feature:
-        """Inner product over the units with a direction `[d]`; ``hook(...)[-1].standardised() @ v`` is Eq. 4."""
+        """Return the inner product of the units with a direction `[d]`.
+
+        ``hook(...)[-1].standardised() @ v`` is Eq. 4.
+        """
         return Projected(self, Direction(direction))
 
     def cosine(self, direction: Any) -> Feature:
-        """Cosine of the angle between the units' vector and a direction `[d]`."""
+        """Return the cosine of the angle between the vector of units and a direction `[d]`."""
         return Cosine(self, Direction(direction))
 
     def norm(self) -> Feature:
-        """Euclidean length of the units' vector."""
+        """Return the Euclidean length of the vector of units."""
         return Norm(self)
 
     def max(self) -> Feature:
-        """Largest over the positions that are left (the BOS is not among them)."""
+        """Return the maximum over the remaining positions (the BOS is not among them)."""
         return Reduced(self, "max")
 
     def mean(self) -> Feature:
-        """Mean over the positions that are left (the BOS is not among them)."""
+        """Return the mean over the remaining positions (the BOS is not among them)."""
         return Reduced(self, "mean")
 
     def clip(self, min: float | None = None, max: float | None = None) -> Feature:
@@ -69,7 +72,7 @@ class Feature(Node):
             raise FeatureError(f"clip(min={low:g}, max={high:g}) leaves nothing: min is above max.")
         return Clipped(self, low, high)
 
-    # Arithmetic. Sums are flat, multiples are folded, so that one meaning has one tree.
+    # Arithmetic. Sums are flattened and multiples are folded, so that equal features have equal trees.
 
     def __add__(self, other: Any) -> Feature:
         other = _operand(other)
@@ -107,23 +110,27 @@ class Feature(Node):
 
 @dataclass(frozen=True, repr=False)
 class Unary(Feature):
-    """A function of one feature."""
+    """Function of one feature.
+
+    Attributes:
+        of: Feature that the function is applied to.
+    """
 
     of: Feature
 
     @property
     def children(self) -> tuple[Feature, ...]:
-        """The feature."""
+        """Feature that the function is applied to, as a tuple of one."""
         return (self.of,)
 
     def rebuild(self, children: tuple[Any, ...]) -> Self:
-        """The same function of another feature."""
+        """Return this function of another feature."""
         return replace(self, of=children[0])
 
     def at_every_position(self, place: Element) -> Feature | None:
-        """The same function of the feature at every position."""
-        of = self.of.at_every_position(place)
-        return None if of is None else replace(self, of=of)
+        """Return this function of the feature read at every position, or None if it cannot be read so."""
+        operand = self.of.at_every_position(place)
+        return None if operand is None else replace(self, of=operand)
 
 
 @dataclass(frozen=True, repr=False)
@@ -131,7 +138,7 @@ class Standardised(Unary, methods={"standardised": ()}):
     """``(h - mean(h)) / std(h)`` over the units, with the population standard deviation (Eq. 4)."""
 
     def write(self, writer: Writer) -> str:
-        """`feature.standardised()`."""
+        """Write `feature.standardised()`."""
         return f"{writer.operand(self.of)}.standardised()"
 
 
@@ -140,147 +147,147 @@ class Norm(Unary, methods={"norm": ()}):
     """Euclidean length over the units."""
 
     def write(self, writer: Writer) -> str:
-        """`feature.norm()`."""
+        """Write `feature.norm()`."""
         return f"{writer.operand(self.of)}.norm()"
 
 
 @dataclass(frozen=True, repr=False)
 class Directed(Unary):
-    """A function of the units' vector and of a direction."""
+    """Function of the vector of units and a direction."""
 
     direction: Direction
 
     def map_paths(self, change: Callable[[str], str]) -> Self:
-        """The same with another file for the direction, if it has one."""
+        """Return this node with the path of the direction's file changed, if the direction is read from a file."""
         path = self.direction.path
         return self if path is None else replace(self, direction=Direction(change(path)))
 
     def digest_key(self) -> bytes:
-        """The numbers of a direction that is read from a file."""
+        """Return the numbers of the direction if it is read from a file, else nothing."""
         return b"" if self.direction.path is None else self.direction.values.tobytes()
 
 
 @dataclass(frozen=True, repr=False)
 class Projected(Directed):
-    """Inner product over the units with a direction."""
+    """Inner product of the units with a direction."""
 
     binds_loosely = True
 
     def write(self, writer: Writer) -> str:
-        """`feature @ "direction"`."""
+        """Write `feature @ "direction"`."""
         return f"{writer.operand(self.of)} @ {writer.direction(self.direction)}"
 
 
 @dataclass(frozen=True, repr=False)
 class Cosine(Directed, methods={"cosine": ("direction",)}):
-    """Cosine similarity over the units with a direction."""
+    """Cosine similarity of the units and a direction."""
 
     def write(self, writer: Writer) -> str:
-        """`feature.cosine("direction")`."""
+        """Write `feature.cosine("direction")`."""
         return f"{writer.operand(self.of)}.cosine({writer.direction(self.direction)})"
 
 
 @dataclass(frozen=True, repr=False)
 class Reduced(Unary, methods={"max": (), "mean": ()}):
-    """`max` or `mean` over the positions that are left."""
+    """Maximum or mean over the remaining positions; `how` is "max" or "mean"."""
 
     how: str
 
     def write(self, writer: Writer) -> str:
-        """`feature.max()` or `feature.mean()`."""
+        """Write `feature.max()` or `feature.mean()`."""
         return f"{writer.operand(self.of)}.{self.how}()"
 
 
 @dataclass(frozen=True, repr=False)
 class Clipped(Unary, methods={"clip": ("min", "max")}):
-    """The value limited to `[low, high]`."""
+    """Value of a feature, limited to `[low, high]`."""
 
     low: float | None
     high: float | None
 
     def write(self, writer: Writer) -> str:
-        """`feature.clip(min=..., max=...)`."""
+        """Write `feature.clip(min=..., max=...)`."""
         limits = [f"{n}={writer.number(x)}" for n, x in (("min", self.low), ("max", self.high)) if x is not None]
         return f"{writer.operand(self.of)}.clip({', '.join(limits)})"
 
 
 @dataclass(frozen=True, repr=False)
 class Scaled(Unary):
-    """A multiple of a feature."""
+    """Feature multiplied by a number."""
 
     factor: float
 
     binds_loosely = True
 
     def write(self, writer: Writer) -> str:
-        """`factor * feature`, or `-feature`."""
-        of = writer.operand(self.of)
-        return f"-{of}" if self.factor == -1 else f"{writer.number(self.factor)} * {of}"
+        """Write `factor * feature`, or `-feature`."""
+        operand = writer.operand(self.of)
+        return f"-{operand}" if self.factor == -1 else f"{writer.number(self.factor)} * {operand}"
 
 
 @dataclass(frozen=True, repr=False)
 class Constant(Feature):
-    """A number; only inside a sum."""
+    """Number, which occurs only inside a sum."""
 
     value: float
 
     binds_loosely = True
 
     def write(self, writer: Writer) -> str:
-        """The number."""
+        """Write the number."""
         return writer.number(self.value)
 
 
 @dataclass(frozen=True, repr=False)
 class Sum(Feature):
-    """The sum of two or more features."""
+    """Sum of two or more features."""
 
     terms: tuple[Feature, ...]
 
     @property
     def children(self) -> tuple[Feature, ...]:
-        """The terms."""
+        """Terms of the sum."""
         return self.terms
 
     binds_loosely = True
 
     def rebuild(self, children: tuple[Any, ...]) -> Self:
-        """The sum of other terms."""
+        """Return the sum of other terms."""
         return type(self)(children)
 
     def write(self, writer: Writer) -> str:
-        """`term + term - term`."""
+        """Write `term + term - term`."""
         text = self.terms[0].write(writer)
         for term in self.terms[1:]:
-            more = term.write(writer)
-            text += f" - {more[1:]}" if more.startswith("-") else f" + {more}"
+            addend = term.write(writer)
+            text += f" - {addend[1:]}" if addend.startswith("-") else f" + {addend}"
         return text
 
 
 @dataclass(frozen=True, repr=False)
 class Product(Feature):
-    """The product of two or more features."""
+    """Product of two or more features."""
 
     factors: tuple[Feature, ...]
 
     @property
     def children(self) -> tuple[Feature, ...]:
-        """The factors."""
+        """Factors of the product."""
         return self.factors
 
     binds_loosely = True
 
     def rebuild(self, children: tuple[Any, ...]) -> Self:
-        """The product of other factors."""
+        """Return the product of other factors."""
         return type(self)(children)
 
     def write(self, writer: Writer) -> str:
-        """`factor * factor`."""
+        """Write `factor * factor`."""
         return " * ".join(writer.operand(factor) for factor in self.factors)
 
 
 def scaled(factor: float, feature: Feature) -> Feature:
-    """`factor * feature` in normal form: multiples of multiples folded, sums multiplied out term by term."""
+    """Return `factor * feature` in normal form: multiples of multiples are folded, sums are multiplied term by term."""
     factor = number(factor, "arithmetic")
     if isinstance(feature, Constant):
         return Constant(number(factor * feature.value, "arithmetic"))
@@ -292,7 +299,7 @@ def scaled(factor: float, feature: Feature) -> Feature:
 
 
 def total(*terms: Feature) -> Feature:
-    """The sum in normal form: flat, at most one constant, which comes last."""
+    """Return the sum in normal form: flat, with at most one constant, which comes last."""
     flat = [inner for term in terms for inner in (term.terms if isinstance(term, Sum) else (term,))]
     constant = number(sum(term.value for term in flat if isinstance(term, Constant)), "arithmetic")
     rest = [term for term in flat if not isinstance(term, Constant)]
@@ -304,7 +311,7 @@ def total(*terms: Feature) -> Feature:
 
 
 def product(*factors: Feature) -> Feature:
-    """The product in normal form: flat, with constants and multiples in front of it."""
+    """Return the product in normal form: flat, with one numeric factor in front of it."""
     constant, flat = 1.0, []
     for factor in factors:
         for inner in factor.factors if isinstance(factor, Product) else (factor,):

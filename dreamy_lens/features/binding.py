@@ -1,4 +1,4 @@
-"""Check a feature against a model before anything is searched, and make it computable."""
+"""Bind a feature to a model: check that the feature fits before a search starts, and make it computable."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
 
 MASKED = -1e30
-"""Values below this are the minus infinity of an attention mask, in whichever way an architecture writes it."""
+"""Threshold below which a value comes from an attention mask. Architectures write its minus infinity differently."""
 
 
 @dataclass(frozen=True)
 class BoundFeature:
-    """A feature that fits a model. Made by :func:`bind`.
+    """Feature that was checked against a model and can be computed. Created by :func:`bind`.
 
     Attributes:
-        feature: the expression.
-        model: what it is bound to.
-        hooks: the hook points it reads, for every model it reads: its own, and others whose cross-entropy it uses.
-        logits: the models whose output it reads; the others' passes end at the last hook point.
+        feature: Expression of the feature.
+        model: Model that the feature is bound to.
+        hooks: Hook points that the feature reads, by model. Besides `model`, these are the models whose cross-entropy
+            the feature uses.
+        logits: Models whose logits the feature reads. Forward passes of all other models end at the last hook point.
     """
 
     feature: ex.Feature
@@ -41,38 +42,39 @@ class BoundFeature:
 
     @property
     def models(self) -> tuple[HookedModel, ...]:
-        """Every model it reads."""
+        """Every model that the feature reads."""
         return tuple(self.hooks)
 
     def check_layout(self, layout: RowLayout) -> None:
-        """Raise FeatureRangeError if the feature names a position that prompts of this layout do not have."""
+        """Raise FeatureRangeError if the feature names a position that rows of this layout do not have."""
         for element, what in self._positions:
             check_position(element, layout, what)
 
     def __call__(self, readings: Readings) -> Tensor:
-        """The value of each prompt, float32 `[batch]`, from the passes over a batch."""
+        """Return the value of each prompt, float32 `[batch]`, from the forward passes over a batch."""
         return self._compute(readings).float()
 
 
 def bind(
     feature: Any, model: Any = None, *, prepend_bos: bool | None = None, length: int | None = None
 ) -> BoundFeature:
-    """Check a feature against a model.
+    """Bind a feature to a model, after checking that the feature fits it.
 
     Args:
-        feature: an expression or its text.
-        model: a bridge, a Hugging Face id or folder, or None for the embedded model.
-        prepend_bos: whether prompts follow a BOS; None is the model's convention.
-        length: how many tokens prompts have, BOS not counted, to check positions too.
+        feature: Feature as an expression or as text.
+        model: TransformerBridge, Hugging Face id or model folder. None stands for the embedded model.
+        prepend_bos: True if a BOS precedes every prompt, False if not. None follows the model's convention.
+        length: Number of tokens of the prompts, without the BOS. If given, positions are checked against it.
 
     Returns:
-        What :class:`~dreamy_lens.scoring.scorer.Scorer` evaluates.
+        The bound feature, which :class:`~dreamy_lens.scoring.scorer.Scorer` evaluates.
 
     Raises:
-        UnknownHookError: the model has no such hook point; the nearest names are in the message.
-        FeatureRangeError: an index, a direction's width or what is left of an activation does not fit.
-        TokenError: a target is not one token.
-        HookNotFiredError: the hook point exists but is never passed.
+        UnknownHookError: The model has no such hook point. The message lists the nearest names.
+        FeatureRangeError: An index or the width of a direction does not fit, or the feature is not one number for each
+            prompt.
+        TokenError: A target token is not exactly one token of the model.
+        HookNotFiredError: The hook point exists, but the forward pass does not go through it.
 
     >>> import dreamy_lens as dl
     >>> dl.features.bind("L2.N17").hooks.popitem()[1]
@@ -86,7 +88,7 @@ def bind(
     expression = parse(feature)
     if not any(node.is_leaf for node in expression.walk()):
         raise FeatureError(
-            f"{expression.label} is a constant: it reads nothing of the model. Name a hook point or a logit."
+            f"{expression.label} is a constant: it reads nothing from the model. Name a hook point or a logit."
         )
     probe = ShapeProbe(hooked, expression, prepend_bos)
     compiler = Compiler(probe)
@@ -109,14 +111,14 @@ def bind(
 
 @torch.no_grad()
 def _try_out(bound: BoundFeature, compiler: Compiler) -> None:
-    """One evaluation, so that users' functions and what they return are checked before a search starts."""
+    """Evaluate the feature once, to check custom functions and what they return before a search starts."""
     readings: dict[HookedModel, ActivationSource] = {}
     layout = compiler.probe.layout
     for model, names in bound.hooks.items():
         ids = compiler.probe.row(layout, model)
         activations, logits = model.run(ids, names, logits=model in bound.logits)
         readings[model] = ForwardPass(activations, logits, ids, layout)
-    # Each function by itself first: then it is clear whose failure it is.
+    # Every custom function is called alone first, so that an error names the function that failed.
     for node in bound.feature.walk():
         if isinstance(node, ex.Custom):
             try:
@@ -134,8 +136,8 @@ def _try_out(bound: BoundFeature, compiler: Compiler) -> None:
     value = bound(readings)
     if all(not isinstance(node, ex.Custom) for node in bound.feature.walk()) and bool((value < MASKED).all()):
         raise FeatureRangeError(
-            f"{bound.feature.label} is {float(value[0]):.3g} for every prompt: it takes in attention scores that are "
-            "masked, because a token attends only to itself and to what is before it. Name a key that is not after the "
+            f"{bound.feature.label} is {float(value[0]):.3g} for every prompt: it reads attention scores that are "
+            "masked, because a token attends only to itself and to earlier tokens. Name a key that is not after the "
             "query, as in hook_attn_scores[0, -1, 2], or use hook_pattern, where masked entries are 0."
         )
 

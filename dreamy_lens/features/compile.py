@@ -1,7 +1,7 @@
-"""From an expression to a function of readings: which axes are left at each node, and how to compute it.
+"""Compilation of an expression to a function of forward passes.
 
-Every kind of node has a *rule*, a function of the compiler and of the node. A new kind adds its own with
-:func:`compiles`.
+Every kind of node has a *rule*: a function of the compiler and the node that returns the axes that the node leaves and
+the computation of its values. A new kind of node registers its rule with :func:`compiles`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from dreamy_lens.models.load import as_hooked
 from dreamy_lens.models.transfer import to_device
 
 Compute = Callable[[Readings], Tensor]
-"""Computes `[batch, *axes]` from the passes over a batch."""
+"""Function that computes `[batch, *axes]` from the forward passes over a batch."""
 
 Rule = Callable[["Compiler", Any], "tuple[Axes, Compute]"]
-"""The axes that a node leaves, and its computation to `[batch, *axes]`."""
+"""Function that returns the axes that a node leaves, and the computation of its values `[batch, *axes]`."""
 
 R = TypeVar("R", bound=Rule)
 
@@ -33,7 +33,7 @@ _RULES: dict[type[ex.Feature], Rule] = {}
 
 
 def compiles(*kinds: type[ex.Feature]) -> Callable[[R], R]:
-    """Make a function the rule of some kinds of nodes, and of the kinds that derive from them."""
+    """Register a function as the rule of these kinds of nodes and of their subclasses."""
 
     def register(rule: R) -> R:
         _RULES.update(dict.fromkeys(kinds, rule))
@@ -43,7 +43,13 @@ def compiles(*kinds: type[ex.Feature]) -> Callable[[R], R]:
 
 
 class Units(NamedTuple):
-    """A node that leaves one axis of units: its axes, its computation, and which dimension the units are."""
+    """Compiled node that leaves exactly one axis of units.
+
+    Attributes:
+        axes: Axes that the node leaves.
+        compute: Function that computes `[batch, *axes]`.
+        dim: Dimension of the units in the computed tensor.
+    """
 
     axes: Axes
     compute: Compute
@@ -51,15 +57,15 @@ class Units(NamedTuple):
 
 
 class Compiler:
-    """Compiles expressions for the model of a probe.
+    """Compiler of expressions for the model of a probe.
 
     Args:
-        probe: what the model has where the whole feature reads it.
+        probe: Axes of the model's activations at every hook point that the feature reads.
 
     Attributes:
-        hooks: hook points to read, by model.
-        logits: models whose output is read.
-        positions: every position that is named, and the label of the part that names it.
+        hooks: Hook points to read, by model.
+        logits: Models whose logits are read.
+        positions: Every position that the feature names, with the label of the part that names it.
     """
 
     def __init__(self, probe: ShapeProbe) -> None:
@@ -70,28 +76,31 @@ class Compiler:
         self.positions: list[tuple[ex.Element, str]] = []
 
     def build(self, f: ex.Feature) -> tuple[Axes, Compute]:
-        """The axes that a feature leaves, and its computation to `[batch, *axes]`.
+        """Return the axes that a feature leaves, and the computation of its values `[batch, *axes]`.
 
         Raises:
-            FeatureError: or one of its kinds, if it does not fit the model.
+            FeatureError: The feature does not fit the model (often as a subclass, such as FeatureRangeError).
         """
         rule = next((_RULES[kind] for kind in type(f).__mro__ if kind in _RULES), None)
         if rule is None:
-            raise FeatureError(f"{type(f).__name__} is not a feature that can be bound.")
+            raise FeatureError(f"{type(f).__name__} has no rule, so it cannot be bound; register one with compiles().")
         return rule(self, f)
 
     def at(self, element: ex.Element, label: str) -> Axes:
-        """Note a position; the axis that it leaves, if any."""
+        """Record and check a position, and return the axis that it leaves, if any."""
         self.positions.append((element, label))
         check_position(element, self.probe.layout, label)
         return (Axis("position"),) if isinstance(element, ex.Span) else ()
 
     def units(self, f: Any, what: str) -> Units:
-        """What a function over units is taken of.
+        """Compile the operand of a function over units.
 
         Args:
-            f: the function's node.
-            what: how it is written, for messages.
+            f: Node of the function.
+            what: Text form of the function, for error messages.
+
+        Raises:
+            FeatureRangeError: The operand does not leave exactly one axis of units.
         """
         axes, compute = self.build(f.of)
         names = [axis.name for axis in axes]
@@ -121,21 +130,21 @@ def _hook(compiler: Compiler, f: ex.Hook) -> tuple[Axes, Compute]:
             left.append(Axis(axis.name, None if axis.size is None else len(range(axis.size)[element.slice()])))
 
     def compute(r: Readings) -> Tensor:
-        rest, at = list(zip(axes, elements, strict=True)), 1
+        rest, dim = list(zip(axes, elements, strict=True)), 1
         if rest and rest[0][0].name == "position":
             element = rest.pop(0)[1]
             out = r[model].picked(name, element, label)
-            at += isinstance(element, ex.Span)
+            dim += isinstance(element, ex.Span)
         else:
             out = r[model].activations[name]
         for axis, element in rest:
             if axis.name == "position":
-                out = pick(out, at, element, r[model].layout, label)
+                out = pick(out, dim, element, r[model].layout, label)
             elif isinstance(element, int):
-                out = out.select(at, element)
+                out = out.select(dim, element)
             elif element != ex.Span():
-                out = out[(slice(None),) * at + (element.slice(),)]
-            at += isinstance(element, ex.Span)
+                out = out[(slice(None),) * dim + (element.slice(),)]
+            dim += isinstance(element, ex.Span)
         return out.float()
 
     return tuple(left), compute
@@ -158,16 +167,16 @@ def _logit(compiler: Compiler, f: ex.Logit) -> tuple[Axes, Compute]:
     model, token, label = compiler.model, compiler.model.vocabulary.token_id(f.token), f.label
     compiler.logits.add(model)
 
-    def of(logits: Float[Tensor, "*place d_vocab"]) -> Float[Tensor, "*place"]:
+    def reduce(logits: Float[Tensor, "*place d_vocab"]) -> Float[Tensor, "*place"]:
         if f.kind == "log_prob":
             return logits[..., token] - logits.logsumexp(-1)
         if f.kind == "runner_up":
-            # Above the token and below it, so that nothing of the size of the vocabulary is copied.
+            # The two parts around the token are views, so no tensor of the size of the vocabulary is copied.
             sides = [s.amax(-1) for s in (logits[..., :token], logits[..., token + 1 :]) if s.shape[-1]]
             return sides[0] if len(sides) == 1 else torch.maximum(*sides)
         return logits[..., token]
 
-    return compiler.at(f.position, label), lambda r: r[model].over_vocabulary(of, f.position, label)
+    return compiler.at(f.position, label), lambda r: r[model].over_vocabulary(reduce, f.position, label)
 
 
 @compiles(ex.Latent)
@@ -178,7 +187,7 @@ def _latent(compiler: Compiler, f: ex.Latent) -> tuple[Axes, Compute]:
     if axes[0].name != "position":
         raise FeatureRangeError(
             f"{label}: an activation at {name} is {listed(axes)}, and an autoencoder reads one position at a time. "
-            "Name the hook point it was trained at: hook=..."
+            "Name the hook point that the autoencoder was trained on: hook=..."
         )
     sae.check_latent(f.latent)
     sae.check_activation([compiler.probe.layout.total, *(axis.size for axis in axes[1:])])
@@ -213,7 +222,7 @@ def _custom(compiler: Compiler, f: ex.Custom) -> tuple[Axes, Compute]:
             what = f"shape {list(values.shape)}" if isinstance(values, Tensor) else repr(type(values).__name__)
             raise FeatureError(
                 f"The function of {f.label} returned {what} for {count} prompts; it must return a tensor with one "
-                f"number for each, [{count}]."
+                f"number for each prompt, [{count}]."
             )
         return values
 
@@ -231,20 +240,20 @@ def _constant(compiler: Compiler, f: ex.Constant) -> tuple[Axes, Compute]:
 
 @compiles(ex.Standardised)
 def _standardised(compiler: Compiler, f: ex.Standardised) -> tuple[Axes, Compute]:
-    axes, of, dim = compiler.units(f, "standardised()")
-    return axes, lambda r: _standardise(of(r), dim)
+    axes, operand, dim = compiler.units(f, "standardised()")
+    return axes, lambda r: _standardise(operand(r), dim)
 
 
 @compiles(ex.Norm)
 def _norm(compiler: Compiler, f: ex.Norm) -> tuple[Axes, Compute]:
-    axes, of, dim = compiler.units(f, "norm()")
-    return _without(axes, "unit"), lambda r: of(r).float().norm(dim=dim)
+    axes, operand, dim = compiler.units(f, "norm()")
+    return _without(axes, "unit"), lambda r: operand(r).float().norm(dim=dim)
 
 
 @compiles(ex.Projected, ex.Cosine)
 def _projected(compiler: Compiler, f: ex.Projected | ex.Cosine) -> tuple[Axes, Compute]:
     is_cosine = isinstance(f, ex.Cosine)
-    axes, of, dim = compiler.units(f, "cosine()" if is_cosine else "@")
+    axes, operand, dim = compiler.units(f, "cosine()" if is_cosine else "@")
     direction = torch.from_numpy(f.direction.values.copy())
     width = axes[dim - 1].size
     if len(direction) != width:
@@ -253,13 +262,13 @@ def _projected(compiler: Compiler, f: ex.Projected | ex.Cosine) -> tuple[Axes, C
             f"{compiler.model.name}."
         )
     length = float(direction.norm())
-    there: dict[torch.device, Tensor] = {}  # wherever the model has been: it may be moved
+    copies: dict[torch.device, Tensor] = {}  # by device, because the model may be moved between two calls
 
     def compute(r: Readings) -> Tensor:
-        x = of(r).float().movedim(dim, -1)
-        if x.device not in there:
-            there[x.device] = to_device(direction, x.device)
-        inner = x @ there[x.device]
+        x = operand(r).float().movedim(dim, -1)
+        if x.device not in copies:
+            copies[x.device] = to_device(direction, x.device)
+        inner = x @ copies[x.device]
         return inner / (length * x.norm(dim=-1)).clamp_min(1e-12) if is_cosine else inner
 
     return _without(axes, "unit"), compute
@@ -267,26 +276,26 @@ def _projected(compiler: Compiler, f: ex.Projected | ex.Cosine) -> tuple[Axes, C
 
 @compiles(ex.Reduced)
 def _reduced(compiler: Compiler, f: ex.Reduced) -> tuple[Axes, Compute]:
-    axes, of = compiler.build(f.of)
+    axes, operand = compiler.build(f.of)
     dims = tuple(i + 1 for i, axis in enumerate(axes) if axis.name == "position")
     if not dims:
         raise FeatureRangeError(
             f"{f.label}: .{f.how}() is over positions, and {f.of.label} leaves none; write ':' or '...' where the "
             "position is."
         )
-    return _without(axes, "position"), lambda r: of(r).amax(dims) if f.how == "max" else of(r).mean(dims)
+    return _without(axes, "position"), lambda r: operand(r).amax(dims) if f.how == "max" else operand(r).mean(dims)
 
 
 @compiles(ex.Clipped)
 def _clipped(compiler: Compiler, f: ex.Clipped) -> tuple[Axes, Compute]:
-    axes, of = compiler.build(f.of)
-    return axes, lambda r: of(r).clamp(f.low, f.high)
+    axes, operand = compiler.build(f.of)
+    return axes, lambda r: operand(r).clamp(f.low, f.high)
 
 
 @compiles(ex.Scaled)
 def _scaled(compiler: Compiler, f: ex.Scaled) -> tuple[Axes, Compute]:
-    axes, of = compiler.build(f.of)
-    return axes, lambda r: of(r) * f.factor
+    axes, operand = compiler.build(f.of)
+    return axes, lambda r: operand(r) * f.factor
 
 
 @compiles(ex.Sum, ex.Product)
@@ -300,14 +309,14 @@ def _combined(compiler: Compiler, f: ex.Sum | ex.Product) -> tuple[Axes, Compute
     axes = shapes[0] if shapes else ()
 
     def compute(r: Readings) -> Tensor:
-        values = [of(r).float() for _, of in parts]
+        values = [compute_part(r).float() for _, compute_part in parts]
         values = [v.to(values[0].device) for v in values]  # layers may be on several devices
         full = [v if v.dim() == len(axes) + 1 else v.view(-1, *[1] * len(axes)) for v in values]
         sizes = {tuple(v.shape[1:]) for v in values if v.dim() > 1}
-        if len(sizes) > 1:  # two slices of positions, whose lengths depend on the prompt's
+        if len(sizes) > 1:  # slices of positions, whose lengths depend on the length of the prompt
             lengths = " and ".join(str(size[0] if len(size) == 1 else list(size)) for size in sorted(sizes))
             raise FeatureRangeError(
-                f"The parts of {f.label} leave {lengths} positions; give them slices of one length."
+                f"The parts of {f.label} leave {lengths} positions; give them slices of equal length."
             )
         out = full[0]
         for value in full[1:]:
@@ -318,7 +327,7 @@ def _combined(compiler: Compiler, f: ex.Sum | ex.Product) -> tuple[Axes, Compute
 
 
 def left_over(axes: Axes) -> str:
-    """What is left of an activation, in words: "one number for every position and for each of 32 units"."""
+    """Describe axes in words, such as "one number for every position and for each of 32 units"."""
     parts = []
     for axis in dict.fromkeys(axes):
         if axis.name == "position":
@@ -331,7 +340,7 @@ def left_over(axes: Axes) -> str:
 
 
 def _standardise(h: Tensor, dim: int) -> Tensor:
-    # Eq. 4, with the population's deviation; a vector of equal entries stays zero rather than becoming NaN.
+    # Eq. 4 with the population standard deviation. The clamp turns a vector of equal entries into zeros, not NaN.
     h = h.float()
     h = h - h.mean(dim, keepdim=True)
     return h / h.pow(2).mean(dim, keepdim=True).sqrt().clamp_min(1e-12)

@@ -1,4 +1,4 @@
-"""The functions that researchers call to name a feature."""
+"""Functions that create features: `hook`, `neuron`, `logit`, `sae_latent` and others."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any
 from dreamy_lens.errors import FeatureError
 from dreamy_lens.features import expressions as ex
 
-_customs: dict[str, ex.Custom] = {}  # so that the text custom("name") means something in the session that defined it
+_customs: dict[str, ex.Custom] = {}  # gives the text custom("name") a meaning in the Python session that defined it
 
 
 def hook(name: str) -> ex.Hook:
-    """The activation at a hook point of the model, to be indexed, reduced and combined.
+    """Return the activation at a hook point, ready to be indexed, reduced and combined.
 
     Without the batch, an activation is `[position, unit]` for the residual stream and the MLPs, `[position, head,
     unit]` for queries, keys, values and head outputs, `[head, query, key]` for attention scores and patterns. Positions
-    count the tokens that follow the BOS, so that 0 is the prompt's first token on every model, -1 is the last token the
-    model reads, and `.max()` and `.mean()` leave the BOS out; the index ``"bos"`` is the BOS itself. With a template,
-    its tokens count.
+    count the tokens after the BOS. Position 0 is therefore the first token of the prompt on every model, -1 is the last
+    token that the model reads, and `.max()` and `.mean()` leave the BOS out. The index ``"bos"`` reads the BOS itself.
+    If the prompt stands in a template, the tokens of the template are counted too.
 
     Args:
-        name: a hook point's name, such as ``blocks.4.hook_resid_pre``; `dreamy-lens hooks` lists a model's.
+        name: Name of a hook point, such as ``blocks.4.hook_resid_pre``. `dreamy-lens hooks` lists the hook points of a
+            model.
 
     >>> hook("blocks.2.mlp.hook_post")[-1, 17]
     Feature(blocks.2.mlp.hook_post[-1, 17])
@@ -37,7 +38,12 @@ def hook(name: str) -> ex.Hook:
 
 
 def neuron(layer: int, index: int, position: int = -1) -> ex.Feature:
-    """One MLP neuron after its nonlinearity, at the last token unless said otherwise.
+    """Return one MLP neuron, read after its nonlinearity.
+
+    Args:
+        layer: Index of the layer, from 0.
+        index: Index of the neuron in its layer, from 0.
+        position: Position at which the neuron is read. Default: the last token.
 
     >>> neuron(10, 5) == hook("blocks.10.mlp.hook_post")[-1, 5]
     True
@@ -46,14 +52,16 @@ def neuron(layer: int, index: int, position: int = -1) -> ex.Feature:
 
 
 class _Logit:
-    """`logit(token)` is a token's logit; `logit.runner_up(token)` the largest logit of any other token."""
+    """Constructor of logit features: `logit(token)`, and `logit.runner_up(token)` for the best other token."""
 
     def __call__(self, token: str | int, position: Any = -1) -> ex.Logit:
-        """The logit with which a token is predicted after `position` (default: after the last token).
+        """Return the logit with which the model predicts a token after `position`.
 
         Args:
-            token: its text, which must be exactly one token of the model, leading space included; or its id.
-            position: integer, slice (then reduce with `.max()` or `.mean()`), or "bos".
+            token: Text of the token, or its id. The text, including a leading space, must be exactly one token of the
+                model.
+            position: Position after which the token is predicted: an integer, "bos", or a slice, which must then be
+                reduced with `.max()` or `.mean()`. Default: the last token.
 
         >>> logit(" dog") - logit.runner_up(" dog") == logit_difference(" dog")
         True
@@ -61,7 +69,12 @@ class _Logit:
         return ex.Logit("logit", _token(token), ex.position(position))
 
     def runner_up(self, token: str | int, position: Any = -1) -> ex.Logit:
-        """The largest logit among all tokens other than this one: the second term of Eq. 3."""
+        """Return the largest logit of all tokens except this one, the second term of Eq. 3.
+
+        Args:
+            token: Text or id of the token that is left out.
+            position: Position after which the tokens are predicted: an integer, a slice, or "bos".
+        """
         return ex.Logit("runner_up", _token(token), ex.position(position))
 
     def __repr__(self) -> str:
@@ -72,28 +85,41 @@ logit = _Logit()
 
 
 def logit_difference(token: str | int, position: Any = -1) -> ex.Feature:
-    """A token's logit minus the largest other logit (Eq. 3): above zero exactly where it is the model's choice."""
+    """Return the logit of a token minus the largest logit of any other token (Eq. 3).
+
+    The value is above zero exactly where the token is the model's most likely next token.
+
+    Args:
+        token: Text or id of the token.
+        position: Position after which the token is predicted: an integer, a slice, or "bos".
+    """
     return logit(token, position) - logit.runner_up(token, position)
 
 
 def log_prob(token: str | int, position: Any = -1) -> ex.Logit:
-    """The natural logarithm of the probability with which a token is predicted after `position`."""
+    """Return the natural logarithm of the probability with which the model predicts a token after `position`.
+
+    Args:
+        token: Text or id of the token.
+        position: Position after which the token is predicted: an integer, a slice, or "bos".
+    """
     return ex.Logit("log_prob", _token(token), ex.position(position))
 
 
 def sae_latent(
     sae: Any, latent: int, position: Any = -1, *, pre_activation: bool = False, hook: str | None = None
 ) -> ex.Latent:
-    """One latent of a sparse autoencoder, read at the hook point that the autoencoder was trained on.
+    """Return one latent of a sparse autoencoder, read at the hook point that the autoencoder was trained on.
 
     Args:
-        sae: a folder in SAELens' format (``cfg.json`` and ``sae_weights.safetensors``), or an object with
+        sae: Folder in SAELens format (``cfg.json`` and ``sae_weights.safetensors``), or an object with
             ``encode(activation)``.
-        latent: index of the latent.
-        position: integer, slice (then reduce with `.max()` or `.mean()`), or "bos".
-        pre_activation: measure the latent before its nonlinearity. Use this to dream: a latent that is off has a
-            gradient of exactly zero, while its pre-activation says which way is on.
-        hook: hook point to read, where the autoencoder does not say it.
+        latent: Index of the latent, from 0.
+        position: Position at which the latent is read: an integer, "bos", or a slice, which must then be reduced with
+            `.max()` or `.mean()`. Default: the last token.
+        pre_activation: True to measure the latent before its nonlinearity. Use this for dreaming: the gradient of an
+            inactive latent is exactly zero, while the gradient of its pre-activation shows how to activate it.
+        hook: Hook point to read. Needed only if the autoencoder does not name its hook point.
     """
     source = str(sae) if isinstance(sae, (str, Path)) else sae
     if not isinstance(source, str) and not callable(getattr(source, "encode", None)):
@@ -104,10 +130,11 @@ def sae_latent(
 
 
 def mean_cross_entropy(model: Any = None) -> ex.MeanCrossEntropy:
-    """Mean cross-entropy of the prompt in nats per token (Eq. 1), as a feature.
+    """Return the mean cross-entropy of the prompt, in nats per token (Eq. 1), as a feature.
 
     Args:
-        model: another model (Hugging Face id, folder or bridge) with the same tokenizer; None is the model itself.
+        model: Model that computes the cross-entropy: a Hugging Face id, folder or TransformerBridge. It
+            must have the tokenizer of the model that the feature is bound to. None stands for that model itself.
     """
     if isinstance(model, (bool, int, float)) or (isinstance(model, str) and not model):
         raise FeatureError(f"mean_cross_entropy() takes a model, its Hugging Face id or a folder; got {model!r}.")
@@ -115,13 +142,14 @@ def mean_cross_entropy(model: Any = None) -> ex.MeanCrossEntropy:
 
 
 def custom(name: str, hooks: Sequence[str], function: Callable[[Mapping[str, Any]], Any]) -> ex.Custom:
-    """Your own function of named hook points.
+    """Return a feature that your own function computes from named hook points.
 
     Args:
-        name: what to call it; ``custom("name")`` is its text form in the session that defined it.
-        hooks: the hook points it needs; nothing deeper than them is run.
-        function: takes ``{hook point: tensor [batch, ...]}`` as the model computes them, BOS included where there is
-            one, and returns `[batch]`. It must be differentiable by torch for dreaming.
+        name: Name of the feature. Its text form ``custom("name")`` is valid in the Python session that defined it.
+        hooks: Hook points that the function needs. The forward pass ends after the deepest of them.
+        function: Function that takes ``{hook point: tensor [batch, ...]}`` and returns `[batch]`. The tensors are as
+            the model computes them, and include the BOS if there is one. For dreaming, torch must be able to
+            differentiate the function.
 
     >>> custom("gap", ["blocks.0.mlp.hook_post"], lambda a: a["blocks.0.mlp.hook_post"][:, -1, :2].diff().squeeze(-1))
     Feature(custom("gap"))
@@ -136,7 +164,11 @@ def custom(name: str, hooks: Sequence[str], function: Callable[[Mapping[str, Any
 
 
 def defined_custom(name: str) -> ex.Custom:
-    """The custom feature last defined under a name."""
+    """Return the custom feature that was last defined under a name.
+
+    Raises:
+        FeatureError: This Python session has defined no custom feature of this name.
+    """
     if name not in _customs:
         known = ", ".join(map(repr, _customs)) or "none"
         raise FeatureError(

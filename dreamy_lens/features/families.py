@@ -28,17 +28,17 @@ _WILD_NAME = re.compile(r"(?<![\w.])[A-Za-z_][\w.]*\*[\w.*]*")
 
 
 def neurons(layer: int | None = None, position: int = -1) -> ex.Feature:
-    """Every MLP neuron of a layer, or of the model, each a feature of its own.
+    """Return every MLP neuron of one layer, or of the model, each as a separate feature.
 
     Args:
-        layer: which layer; None is all of them.
-        position: where the neurons are read; default: at the last token.
+        layer: Index of the layer, from 0. None stands for all layers.
+        position: Position at which the neurons are read. Default: the last token.
 
     >>> neurons(2)
     Feature(blocks.2.mlp.hook_post[-1])
     """
-    where = "*" if layer is None else ex.integer(layer, "neurons")
-    return hook(f"blocks.{where}.mlp.hook_post")[position]
+    name = "*" if layer is None else ex.integer(layer, "neurons")
+    return hook(f"blocks.{name}.mlp.hook_post")[position]
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Family:
     """Features that one expression stands for.
 
     Attributes:
-        expression: leaves `axes`, or none if it is a feature by itself.
-        axes: what it leaves, without positions.
-        hooks: the axes of every hook point that the expression names.
+        expression: Expression that stands for the features.
+        axes: Axes of units or heads that the expression leaves; empty if it is a single feature.
+        hooks: Axes of every hook point that the expression names.
     """
 
     expression: ex.Feature
@@ -74,15 +74,15 @@ class Family:
 
 
 def expressions(features: Any, model: HookedModel) -> list[ex.Feature]:
-    """List what users give as features: flat, without wildcards, each once.
+    """Return the given features as a flat list, without wildcards and without duplicates.
 
     Args:
-        features: an expression, its text, or any nesting of lists of these.
-        model: whose hook points a `*` matches.
+        features: Expression, its text, or any nesting of lists of these.
+        model: Model whose hook points a `*` matches.
 
     Raises:
-        FeatureError: there are none.
-        UnknownHookError: a pattern matches no hook point.
+        FeatureError: No feature is given.
+        UnknownHookError: A pattern matches no hook point.
     """
     expressions = [one for given in _flat(features) for one in _spread(given, model)]
     if not expressions:

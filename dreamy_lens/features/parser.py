@@ -34,11 +34,12 @@ def parse(text: str | ex.Feature) -> ex.Feature:
     """Read a feature from its text form.
 
     Args:
-        text: for example ``blocks.2.mlp.hook_post[-1, 17]``, ``L2.N17``, ``logit(" dog") - logit.runner_up(" dog")``,
-            ``0.5 * L2.N17 - blocks.4.hook_resid_post[-1].standardised() @ "v.safetensors"``; a feature stays as it is.
+        text: Text of a feature, or a feature, which is returned unchanged. Examples:
+            ``blocks.2.mlp.hook_post[-1, 17]``, ``L2.N17``, ``logit(" dog") - logit.runner_up(" dog")``,
+            ``0.5 * L2.N17 - blocks.4.hook_resid_post[-1].standardised() @ "v.safetensors"``.
 
     Raises:
-        FeatureSyntaxError: the text does not parse; the message points at the character.
+        FeatureSyntaxError: The text does not parse. The message points at the character.
 
     >>> parse("L2.N17") == constructors.neuron(2, 17)
     True

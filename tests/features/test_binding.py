@@ -223,7 +223,7 @@ def test_a_direction_of_another_width(gpt2):
 def test_a_constant_is_no_feature(gpt2):
     from dreamy_lens.features import Constant
 
-    assert "is a constant: it reads nothing of the model" in sentence(FeatureError, Constant(3.0), gpt2.bridge)
+    assert "is a constant: it reads nothing from the model" in sentence(FeatureError, Constant(3.0), gpt2.bridge)
 
 
 # Targets.
@@ -289,7 +289,10 @@ def test_autoencoders_that_do_not_fit(gpt2):
         (lambda a: a[POST][:, -1], r'The function of custom\("f"\) returned shape \[2, 40\] for 2 prompts; .* \[2\]\.'),
         (lambda a: a[POST].mean(), r"returned shape \[\] for 2 prompts"),
         (lambda a: torch.zeros(3), r"returned shape \[3\] for 2 prompts"),
-        (lambda a: 3.0, r"returned 'float' for 2 prompts; it must return a tensor with one number for each, \[2\]\."),
+        (
+            lambda a: 3.0,
+            r"returned 'float' for 2 prompts; it must return a tensor with one number for each prompt, \[2\]\.",
+        ),
         (lambda a: None, r"returned 'NoneType'"),
     ],
 )

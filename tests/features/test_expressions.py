@@ -153,8 +153,8 @@ def test_objects_are_compared_by_identity():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: F[0], "Only a hook point can be indexed, and once"),
-        (lambda: dl.hook("a")[1][2], "Only a hook point can be indexed, and once.*a\\[1\\]"),
+        (lambda: F[0], "Only a hook point can be indexed, and only once"),
+        (lambda: dl.hook("a")[1][2], "Only a hook point can be indexed, and only once.*a\\[1\\]"),
         (lambda: dl.hook("a")[1.5], 'indexed with integers, slices, ..., or "bos"; got 1.5'),
         (lambda: dl.hook("a")[True], "got True"),
         (lambda: dl.hook("a")["eos"], "got 'eos'"),
