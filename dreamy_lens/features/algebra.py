@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreamy_lens.errors import FeatureError
 from dreamy_lens.features.directions import Direction
-from dreamy_lens.features.node import Element, Node, Writer, number
+from dreamy_lens.features.node import Element, Node, Writer, finite_number
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -22,7 +22,8 @@ class Feature(Node):
     """Scalar function of a prompt, read from a model; base class of every expression.
 
     A feature supports ``+ - *`` with other features and numbers, division by numbers, ``feature @ direction``, and the
-    methods below. Equal expressions are equal values with equal hashes, and ``dreamy_lens.parse(str(feature)) == feature``.
+    methods below. Equal expressions are equal values with equal hashes, and
+    ``dreamy_lens.parse(str(feature)) == feature``.
     """
 
     __array_ufunc__ = None  # makes numpy's scalars and arrays use the operators of this class
@@ -67,7 +68,7 @@ class Feature(Node):
         """Limit the value from below, from above, or both. Beyond a limit the gradient is zero."""
         if min is None and max is None:
             raise FeatureError("clip() needs a limit: clip(min=...), clip(max=...), or both.")
-        low, high = (None if x is None else number(x, "clip") for x in (min, max))
+        low, high = (None if x is None else finite_number(x, "clip") for x in (min, max))
         if low is not None and high is not None and low > high:
             raise FeatureError(f"clip(min={low:g}, max={high:g}) leaves nothing: min is above max.")
         return Clipped(self, low, high)
@@ -288,9 +289,9 @@ class Product(Feature):
 
 def scaled(factor: float, feature: Feature) -> Feature:
     """Return `factor * feature` in normal form: multiples of multiples are folded, sums are multiplied term by term."""
-    factor = number(factor, "arithmetic")
+    factor = finite_number(factor, "arithmetic")
     if isinstance(feature, Constant):
-        return Constant(number(factor * feature.value, "arithmetic"))
+        return Constant(finite_number(factor * feature.value, "arithmetic"))
     if isinstance(feature, Scaled):
         return scaled(factor * feature.factor, feature.of)
     if isinstance(feature, Sum):
@@ -301,7 +302,7 @@ def scaled(factor: float, feature: Feature) -> Feature:
 def total(*terms: Feature) -> Feature:
     """Return the sum in normal form: flat, with at most one constant, which comes last."""
     flat = [inner for term in terms for inner in (term.terms if isinstance(term, Sum) else (term,))]
-    constant = number(sum(term.value for term in flat if isinstance(term, Constant)), "arithmetic")
+    constant = finite_number(sum(term.value for term in flat if isinstance(term, Constant)), "arithmetic")
     rest = [term for term in flat if not isinstance(term, Constant)]
     if not rest:
         return Constant(constant)
@@ -331,5 +332,5 @@ def _operand(x: Any) -> Feature | None:
     if isinstance(x, Feature):
         return x
     if isinstance(x, numbers.Real) and not isinstance(x, bool):
-        return Constant(number(x, "arithmetic"))
+        return Constant(finite_number(x, "arithmetic"))
     return None

@@ -234,7 +234,7 @@ def integer(x: Any, name: str) -> int:
     return int(x)
 
 
-def number(x: Any, where: str) -> float:
+def finite_number(x: Any, where: str) -> float:
     """A finite number as a `float`; anything else is an error that names `where` it was given."""
     if isinstance(x, bool) or not isinstance(x, numbers.Real):
         raise FeatureError(f"{where} takes a number; got {x!r} ({type(x).__name__}).")

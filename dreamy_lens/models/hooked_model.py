@@ -156,7 +156,7 @@ class HookedModel:
     def embed(self, ids: Int[Tensor, "batch pos"], trust: bool = False) -> Float[Tensor, "batch pos d_model"]:
         """Return the embeddings of token ids with the current weights.
 
-        If they differ from the embedding table, because weights were edited in a way that torch does not record (through
+        If they differ from the embedding table, because weights were edited in a way that torch does not note (through
         ``.data``), the table is computed again when it is next used.
 
         Args:

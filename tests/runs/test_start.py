@@ -9,7 +9,7 @@ import pytest
 
 import dreamy_lens as dl
 from dreamy_lens.errors import ConstraintError, PromptError, SettingsError
-from dreamy_lens.models import as_hooked
+from dreamy_lens.models import as_hooked, wrap
 from dreamy_lens.runs import Dream, RunSpec, from_prompt, new_run, side_by_side, spec_of_scorer
 from dreamy_lens.scoring import Scorer
 from dreamy_lens.search import EPOConfig, configs_of_seeds
@@ -80,7 +80,7 @@ def test_the_spec_of_a_scorer_has_its_models_template_and_bos(hooked, tiny_fluen
 @pytest.fixture
 def tiny_fluency(gpt2, hooked):
     """Another model object over the same tokenizer."""
-    return type(hooked)(gpt2.bridge, "another")
+    return wrap(gpt2.bridge, "another")
 
 
 # Records.
