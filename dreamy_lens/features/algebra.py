@@ -22,7 +22,8 @@ class Feature(Node):
     """Scalar function of a prompt, read from a model; base class of every expression.
 
     A feature supports ``+ - *`` with other features and numbers, division by numbers, ``feature @ direction``, and the
-    methods below. Equal expressions are equal values with equal hashes, and ``dreamy_lens.parse(str(feature)) == feature``.
+    methods below. Equal expressions are equal values with equal hashes, and
+    ``dreamy_lens.parse(str(feature)) == feature``.
     """
 
     __array_ufunc__ = None  # makes numpy's scalars and arrays use the operators of this class
