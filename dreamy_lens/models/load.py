@@ -30,7 +30,7 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
             which needs no network: a GPT-NeoX of 5.5 M parameters trained on Python's documentation.
         device: Torch device; default: the first GPU if there is one.
         dtype: Torch dtype or its name; default: float32.
-        **options: Keyword arguments of `TransformerBridge.boot_transformers`, such as `revision=` or `trust_remote_code=`.
+        **options: Arguments of `TransformerBridge.boot_transformers`, such as `revision=` or `trust_remote_code=`.
 
     Returns:
         A `transformer_lens` `TransformerBridge` in evaluation mode. The model of a folder is named by its

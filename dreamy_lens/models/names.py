@@ -12,7 +12,7 @@ EMBEDDED_NAME = "embedded"
 
 
 def located(name: str) -> str:
-    """Return the absolute path of a model folder, which is valid in any working folder; return other names unchanged."""
+    """Return the absolute path of a model folder, valid in any working folder; return other names unchanged."""
     folder = Path(name).expanduser()
     if name == EMBEDDED_NAME or not (folder / "config.json").is_file():
         return name
