@@ -56,7 +56,7 @@ def hook_points(model: HookedModel, pattern: str = "") -> list[HookPoint]:
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Return whether a name has every word of a pattern, in any case; with ``*`` or ``?`` the full name must match."""
+    """Return whether a name has every word of a pattern, ignoring case; ``*`` or ``?`` must match the full name."""
     name, pattern = name.lower(), pattern.lower().strip()
     if any(c in pattern for c in "*?"):
         return fnmatch.fnmatchcase(name, pattern)

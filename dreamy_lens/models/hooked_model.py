@@ -156,8 +156,8 @@ class HookedModel:
     def embed(self, ids: Int[Tensor, "batch pos"], trust: bool = False) -> Float[Tensor, "batch pos d_model"]:
         """Return the embeddings of token ids with the current weights.
 
-        If they differ from the embedding table, because weights were edited in a way that torch does not note (through
-        ``.data``), the table is computed again when it is next used.
+        If they differ from the embedding table, because weights were edited in a way that torch does not record
+        (through ``.data``), the table is computed again when it is next used.
 
         Args:
             ids: Rows of token ids.

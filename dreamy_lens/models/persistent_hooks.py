@@ -17,7 +17,7 @@ Hook = Callable[..., Any]
 
 
 class _ThreadHooks(threading.local):
-    """Functions that hooks call in this thread's pass, by owner, hook point name, and whether they come first."""
+    """Functions of the hooks in this thread's current pass, by owner, hook point name, and whether they come first."""
 
     functions: dict[tuple[Any, str, bool], Hook] | None = None
 
@@ -40,7 +40,7 @@ class PersistentHooks:
 
     @contextlib.contextmanager
     def keep(self) -> Iterator[None]:
-        """Keep hooks within the context, and remove them when the last such context ends, in any thread."""
+        """Keep hooks within the context; remove them when the last such context ends, in any thread."""
         with _LOCK:
             self._kept += 1
         try:

@@ -149,7 +149,7 @@ class Vocabulary:
         )
 
     def _single(self, text: str) -> int | None:
-        """Return the only token that reads as a text, or that the text encodes to; None for several tokens."""
+        """Return the only token that reads as a text, or else that it encodes to; None if it is several tokens."""
         if self._ids is None:
             ids_of: dict[str, list[int]] = {}
             for i in range(self.size):
@@ -170,7 +170,7 @@ class Vocabulary:
         return rest if rest and is_own else ids
 
     def check(self, ids: Any, what: str = "The prompt") -> Int[np.ndarray, "*batch pos"]:
-        """Return ids of one or several prompts as int64; raise PromptError, with the reason, if they are invalid."""
+        """Return the ids of one or several prompts as int64; raise PromptError with the reason if invalid."""
         try:
             array = np.asarray(ids)
         except ValueError:
