@@ -273,7 +273,7 @@ def test_without_permission_it_says_so_or_copies_all_the_same(mount: Mount):
     assert view.focused == "copy as text"  # the focus is where it was
     view.page.evaluate("() => { host.allowed = false; }")
     view.button("copy as ids").click()
-    view.page.get_by_text("could not be copied").wait_for()
+    view.page.get_by_text("Copying failed: the browser does not let this page use the clipboard.").wait_for()
     assert view.page.locator("textarea.dlp-away").count() == 0
 
 

@@ -258,7 +258,7 @@ def test_the_frontier_as_it_stood(mount: Mount):
     state = run_state(120)
     view = mount("dream", {**state, "past": None})
     slide(view, ".dlp-times input", 50)
-    assert view.sent("past") == [{"type": "past"}] and "in a moment" in view.text(".dlp-times output")
+    assert view.sent("past") == [{"type": "past"}] and "loading…" in view.text(".dlp-times output")
     assert keys(view) == [e["key"] for e in state["frontier"]]
     view.change(past=state["past"])
     assert "after iteration 50" in view.text(".dlp-times output")

@@ -92,18 +92,26 @@ def pick(it: FormPage, name: str) -> None:
     [
         ("blocks.0.mlp.hook_post", {"unit": "17"}, "{}[-1, 17]"),
         ("blocks.0.mlp.hook_post", {"position": "2", "unit": "3"}, "{}[2, 3]"),
-        ("blocks.0.mlp.hook_post", {"where": "max", "unit": "17"}, "{}[..., 17].max()"),
-        ("blocks.0.mlp.hook_post", {"where": "mean"}, "{}[..., 0].mean()"),
+        ("blocks.0.mlp.hook_post", {"positions": "max", "unit": "17"}, "{}[..., 17].max()"),
+        ("blocks.0.mlp.hook_post", {"positions": "mean"}, "{}[..., 0].mean()"),
         ("blocks.0.attn.hook_z", {"head": "3", "unit": "7"}, "{}[-1, 3, 7]"),
         ("blocks.0.attn.hook_pattern", {"head": "1", "key position": "2"}, "{}[1, -1, 2]"),
-        ("hook_embed", {"what": "direction", "direction": "v.npy"}, '{}[-1] @ "v.npy"'),
-        ("hook_embed", {"what": "direction", "direction": "a b.npy", "where": "max"}, '({} @ "a b.npy").max()'),
+        ("hook_embed", {"unit or direction": "direction", "direction": "v.npy"}, '{}[-1] @ "v.npy"'),
         (
             "hook_embed",
-            {"what": "direction", "standardised": True, "direction": "v.safetensors:w"},
+            {"unit or direction": "direction", "direction": "a b.npy", "positions": "max"},
+            '({} @ "a b.npy").max()',
+        ),
+        (
+            "hook_embed",
+            {"unit or direction": "direction", "standardised": True, "direction": "v.safetensors:w"},
             '{}[-1].standardised() @ "v.safetensors:w"',
         ),
-        ("blocks.0.attn.hook_z", {"what": "direction", "head": "2", "direction": "v.npy"}, '{}[-1, 2] @ "v.npy"'),
+        (
+            "blocks.0.attn.hook_z",
+            {"unit or direction": "direction", "head": "2", "direction": "v.npy"},
+            '{}[-1, 2] @ "v.npy"',
+        ),
     ],
 )
 def test_fields_spell_a_feature_for_every_shape(form, hook, fill, spelt):
@@ -111,7 +119,7 @@ def test_fields_spell_a_feature_for_every_shape(form, hook, fill, spelt):
     pick(it, hook)
     for label, value in fill.items():
         box = it.page.get_by_label(label, exact=True)
-        if label in ("where", "what"):
+        if label in ("positions", "unit or direction"):
             box.select_option(value)
         elif value is True:
             box.check()

@@ -61,7 +61,7 @@ def test_nothing_is_known_yet(mount: Mount):
         run.update(frontier=[], evaluated=0, step=0)
     view = mount("runs", state)
     assert view.find(".dlp-plot text").text_content() == "The frontiers grow here."
-    assert "no other of these runs beats" in view.text(".dlp-table") and view.sent() == []
+    assert "The prompts of the merged frontier appear here." in view.text(".dlp-table") and view.sent() == []
 
 
 def test_what_is_picked_is_asked_of_the_run_that_found_it_also_when_it_is_beaten_since(mount: Mount):
