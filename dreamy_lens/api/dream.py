@@ -52,7 +52,7 @@ def dream(
         model: TransformerBridge, Hugging Face id, or folder of a model; None is the embedded model.
         start: Initial prompts: a text, token ids `[n]` or `[P, n]` without BOS, or a list of texts or of ids. Their
             number may differ from the population: they are repeated or subsampled. None draws random tokens.
-        constraints: One constraint or several, from :mod:`dreamy_lens.constraints`.
+        constraints: One constraint or several, such as `dl.constraints.round_trip()`.
         fluency_model: Model whose cross-entropy measures fluency, with the same tokenizer; None is `model`.
         config: Settings of EPO; None is the paper's Table 1.
         save_to: Folder to save the run in, every half minute and at the end. Several runs get one folder each inside

@@ -100,6 +100,6 @@ class LivePanel(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Close the view; the runs go on."""
-        for end in self._endings:
+        for end in getattr(self, "_endings", ()):  # a constructor that failed early has none
             end()
         super().close()

@@ -69,7 +69,8 @@ def find_optimizer(config: EPOConfig) -> Optimizer:
     if type(config) not in OPTIMIZERS:
         raise SettingsError(
             f"No optimiser is registered for settings of the class {type(config).__name__}; there are optimisers for "
-            f"{_names()}."
+            f"{_names()}. "
+            f"Register one: dreamy_lens.search.OPTIMIZERS[{type(config).__name__}] = EPO(), for example."
         )
     return OPTIMIZERS[type(config)]
 
