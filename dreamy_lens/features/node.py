@@ -1,7 +1,7 @@
-"""The tree that a feature is: its nodes, the text that they write, and what every kind of node tells about itself.
+"""Nodes of the feature tree, their text form, and the properties that every kind of node reports.
 
-A kind of node answers for itself wherever that needs no model: how it is written, which files it names, whether its
-text says all that it is. So a new kind is a new class, and not a new case in many places.
+Each kind of node is a class that defines everything about itself that needs no model: its text form, the files that it
+names, and whether its text describes it completely. A new kind is therefore a new class, not a new case in many places.
 """
 
 from __future__ import annotations
@@ -20,53 +20,53 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 FUNCTIONS: dict[str, tuple[str, ...]] = {}
-"""Functions of the text form, with the names of their arguments; every kind of node adds its own."""
+"""Functions of the text form, with the names of their arguments; every kind of node adds its own functions."""
 
 METHODS: dict[str, tuple[str, ...]] = {}
-"""Methods of the text form, with the names of their arguments; every kind of node adds its own."""
+"""Methods of the text form, with the names of their arguments; every kind of node adds its own methods."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """A slice ``start:stop:step`` of positions or units, hashable on every Python."""
+    """A slice ``start:stop:step`` of positions or units, hashable on every Python version."""
 
     start: int | None = None
     stop: int | None = None
     step: int | None = None
 
     def slice(self) -> slice:
-        """The builtin slice."""
+        """Return the equivalent builtin slice."""
         return slice(self.start, self.stop, self.step)
 
 
 BOS = "bos"
-"""The index that stands for the beginning-of-sequence token, which prompt positions do not count."""
+"""The index of the beginning-of-sequence token, which is not counted in the prompt positions."""
 
 Element = Any  # int | Span | "bos" | Ellipsis
 
 
 class Writer:
-    """Writes nodes as text, always on one line.
+    """A writer of nodes as text, always on one line.
 
     Args:
-        short: whether inline directions and paths are abbreviated, for people only.
+        short: True to abbreviate inline directions and paths; such text is only for display to people.
     """
 
     def __init__(self, short: bool = False) -> None:
         self.short = short
 
     def operand(self, node: Node) -> str:
-        """A node inside another one: in brackets unless it binds as tightly."""
+        """Return the text of a node inside another node, in brackets if the node binds loosely."""
         return f"({node.write(self)})" if node.binds_loosely else node.write(self)
 
     def direction(self, direction: Any) -> str:
-        """A direction in quotes, or an inline one's abbreviation without."""
+        """Return the text of a direction in quotes; the abbreviation of an inline direction has no quotes."""
         if self.short:
             return direction.short if direction.path is None else quote(direction.short)
         return quote(direction.text)
 
     def source(self, source: Any) -> str:
-        """A folder or a model's name; an object, which has no text form, as <its name>."""
+        """Return a folder or a model's name in quotes; an object, which has no text form, is written as <its name>."""
         if isinstance(source, str):
             return quote(source.rstrip("/").rpartition("/")[2] if self.short else source)
         name = getattr(getattr(source, "cfg", None), "model_name", None) or type(source).__name__
@@ -74,7 +74,7 @@ class Writer:
 
     @staticmethod
     def element(element: Element) -> str:
-        """One element of an index."""
+        """Return the text of one element of an index."""
         if element is Ellipsis:
             return "..."
         if isinstance(element, Span):
@@ -84,12 +84,12 @@ class Writer:
 
     @classmethod
     def position(cls, position: Element) -> str:
-        """A position as the further argument of a function; nothing for the last token, which is the default."""
+        """Return the text of a position argument of a function; empty for the last token, which is the default."""
         return "" if position == -1 else f", position={cls.element(position)}"
 
     @staticmethod
     def number(x: float) -> str:
-        """A number, without a decimal point if it is whole."""
+        """Return the text of a number, without a decimal point if the number is whole."""
         return str(int(x)) if x == int(x) and abs(x) < 1e15 else repr(x)
 
 
@@ -97,8 +97,8 @@ class Node:
     """One node of an expression.
 
     Attributes:
-        is_leaf: whether nodes of this kind read something of a model.
-        binds_loosely: whether the text needs brackets inside other nodes.
+        is_leaf: True if nodes of this kind read values from a model.
+        binds_loosely: True if the text of the node needs brackets inside other nodes.
     """
 
     is_leaf: ClassVar[bool] = False
@@ -110,8 +110,8 @@ class Node:
         """Declare a kind of node.
 
         Args:
-            functions: functions of the text form that make nodes of this kind, with the names of their arguments.
-            methods: methods of the text form that make nodes of this kind, with the names of their arguments.
+            functions: Functions of the text form that make nodes of this kind, with the names of their arguments.
+            methods: Methods of the text form that make nodes of this kind, with the names of their arguments.
         """
         super().__init_subclass__()
         FUNCTIONS.update(functions or {})
@@ -121,24 +121,24 @@ class Node:
 
     @property
     def children(self) -> tuple[Any, ...]:
-        """The nodes that this one is made of."""
+        """The child nodes of this node."""
         return ()
 
     def rebuild(self, children: tuple[Any, ...]) -> Self:
-        """The same node over other children, as many as it has."""
+        """Return this node with other children, equal in number to its present children."""
         return self
 
     def walk(self) -> Iterator[Any]:
-        """This node and everything below it."""
+        """Yield this node and all nodes below it."""
         yield self
         for child in self.children:
             yield from child.walk()
 
     def transform(self, change: Callable[[Any], Any | None]) -> Any:
-        """The tree with some nodes replaced.
+        """Return the tree with some nodes replaced.
 
         Args:
-            change: gives what is to stand in a node's place, or None to look further down.
+            change: Function that returns the replacement of a node, or None to continue with the node's children.
         """
         new = change(self)
         return self.rebuild(tuple(child.transform(change) for child in self.children)) if new is None else new
@@ -146,12 +146,12 @@ class Node:
     # Text.
 
     def write(self, writer: Writer) -> str:
-        """The text form of this node."""
+        """Return the text form of this node."""
         raise TypeError(f"no text form for {type(self).__name__}")
 
     @property
     def label(self) -> str:
-        """The text form, with long directions abbreviated: for titles and tables."""
+        """The text form with long directions abbreviated, for titles and tables."""
         return self.write(Writer(short=True))
 
     def __str__(self) -> str:
@@ -160,60 +160,60 @@ class Node:
     def __repr__(self) -> str:
         return f"Feature({self.label})"
 
-    # What a node tells about itself, its children aside.
+    # Properties of a node itself, without its children.
 
     @property
     def has_text_form(self) -> bool:
-        """Whether the text says all that the node is: not so for functions and for objects of this session."""
+        """True if the text describes the node completely; False for functions and for objects of this session."""
         return True
 
     def map_paths(self, change: Callable[[str], str]) -> Self:
-        """The node with the files and folders that it names replaced by what `change` makes of them."""
+        """Return the node with `change` applied to the paths of the files and folders that the node names."""
         return self
 
     def digest_key(self) -> bytes:
-        """What decides the node's values besides its text: the contents of the files that it names, or their stamps."""
+        """Return data besides the text that determine the node's values: contents or stamps of the files it names."""
         return b""
 
     def named_hooks(self) -> tuple[str, ...]:
-        """The hook points that the node names."""
+        """Return the hook points that the node names."""
         return ()
 
     def named_positions(self) -> tuple[Element, ...]:
-        """The positions that the node names, those in an index of a hook point aside."""
+        """Return the positions that the node names, except positions in an index of a hook point."""
         return ()
 
     def at_every_position(self, place: Element) -> Any | None:
-        """The tree below this node read at all positions instead of at `place`, which is the last one or all of them.
+        """Return the tree below this node, read at all positions instead of at `place`.
 
-        None if it is not read at `place`, or if its value at a position is not what a prompt that ended there would
-        give.
+        `place` is the last position or all positions. The result is None if the tree is not read at `place`, or if its
+        value at a position differs from its value on a prompt that ends at that position.
         """
         return None
 
     def absolute(self) -> Any:
-        """The tree with absolute paths in the place of relative ones that exist here, so that it holds in any folder.
+        """Return the tree with existing relative paths made absolute, so that it is valid in any working folder.
 
-        This goes for directions' files, for sparse autoencoders' folders, and for the folders of other models.
+        The change applies to files of directions, folders of sparse autoencoders, and folders of other models.
         """
         return self.rebuild(tuple(child.absolute() for child in self.children)).map_paths(absolute_path)
 
 
-# Checks of what users give.
+# Checks of user input.
 
 
 def position(index: Any) -> int | Span | str:
-    """A position as an expression keeps it: an integer, a span, or "bos"."""
+    """Return a position in the form that expressions store: an integer, a span, or "bos"."""
     checked = element(index, "position")
     return Span() if checked is Ellipsis else checked
 
 
 def element(index: Any, name: str) -> Element:
-    """One element of an index as an expression keeps it: an integer, a span, ``...`` or "bos".
+    """Return one element of an index in the form that expressions store: an integer, a span, ``...`` or "bos".
 
     Args:
-        index: what the user gave.
-        name: what is indexed, for messages.
+        index: Element given by the user.
+        name: Name of the indexed object, for error messages.
     """
     if index is Ellipsis or isinstance(index, Span) or (isinstance(index, str) and index == BOS):
         return index
@@ -228,19 +228,19 @@ def element(index: Any, name: str) -> Element:
 
 
 def integer(x: Any, name: str) -> int:
-    """An integer of any kind as an `int`; anything else is an error that says what `name` is indexed with."""
+    """Return an integer of any type as an `int`; raise FeatureError, with the valid indices of `name`, otherwise."""
     if isinstance(x, bool) or not isinstance(x, numbers.Integral):
         raise FeatureError(f'{name} is indexed with integers, slices, ..., or "bos"; got {x!r} ({type(x).__name__}).')
     return int(x)
 
 
 def finite_number(x: Any, where: str) -> float:
-    """A finite number as a `float`; anything else is an error that names `where` it was given."""
+    """Return a finite number as a `float`; raise FeatureError, which names the place `where`, otherwise."""
     if isinstance(x, bool) or not isinstance(x, numbers.Real):
         raise FeatureError(f"{where} takes a number; got {x!r} ({type(x).__name__}).")
     try:
         value = float(x)
-    except OverflowError:  # an integer beyond every float
+    except OverflowError:  # an integer too large for a float
         value = math.inf
     if not math.isfinite(value):
         raise FeatureError(f"{where} takes finite numbers only; here is one that is {value}.")
