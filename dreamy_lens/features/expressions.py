@@ -1,15 +1,15 @@
-"""Feature expressions: what to measure, written as a value.
+"""Feature expressions: immutable values that describe the quantity to measure.
 
-An expression is a small immutable tree. Leaves read something of a model (a hook point, a logit, an SAE's latents, the
-cross-entropy of a model) and are defined here; the inner nodes, which reduce and combine, are those of
-:mod:`dreamy_lens.features.algebra`, and have the same names here. Nothing here knows a model, imports torch or computes
-anything: :mod:`dreamy_lens.features.binding` checks an expression against a model and evaluates it, and
-:mod:`dreamy_lens.features.parser` is the text form of exactly these nodes.
+An expression is a small immutable tree. Leaves read values from a model (a hook point, a logit, an SAE's latents, the
+cross-entropy of a model) and are defined in this module. The inner nodes reduce and combine values; they are defined in
+:mod:`dreamy_lens.features.algebra` and imported here under the same names. This module uses no model, does not import
+torch and computes no values: :mod:`dreamy_lens.features.binding` checks an expression against a model and evaluates it,
+and :mod:`dreamy_lens.features.parser` parses the text form of exactly these nodes.
 
-A new leaf is a class here, derived from :class:`Leaf`; a function in :mod:`~dreamy_lens.features.constructors` that
-makes it, by the name that the class gives as `functions=`; and a rule in :mod:`~dreamy_lens.features.compile` that
-computes it. If it reads hook points or positions that it cannot name without a model, it also has a case in
-:mod:`~dreamy_lens.features.shapes`.
+A new leaf needs three parts: a class in this module, derived from :class:`Leaf`; a function in
+:mod:`~dreamy_lens.features.constructors` that makes the leaf, under the name that the class declares in `functions=`;
+and a rule in :mod:`~dreamy_lens.features.compile` that computes it. A leaf that reads hook points or positions that it
+cannot name without a model also needs a case in :mod:`~dreamy_lens.features.shapes`.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ __all__ = [
 
 
 class Leaf(Feature):
-    """A feature that reads something of a model, and is made of no other features."""
+    """A feature that reads values from a model and contains no other features."""
 
     is_leaf: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, repr=False)
 class Hook(Leaf, functions={"hook": ("name",), "neuron": ("layer", "index", "position")}):
-    """The activation at a hook point, one prompt's `[...]` without the batch; `index` picks from its axes."""
+    """The activation at a hook point, `[...]` for one prompt without the batch axis; `index` selects from its axes."""
 
     name: str
     index: tuple[Element, ...] | None = None
@@ -95,25 +95,25 @@ class Hook(Leaf, functions={"hook": ("name",), "neuron": ("layer", "index", "pos
         return Hook(self.name, tuple(element(e, self.name) for e in elements))
 
     def elements(self, count: int) -> list[Element]:
-        """One element of the index for each of `count` axes, with `...` and what is missing written out as spans."""
+        """Return one element for each of `count` axes, with `...` and missing elements replaced by full spans."""
         index = self.index or ()
         fill: list[Element] = [Span()] * (count - len([e for e in index if e is not Ellipsis]))
         cut = index.index(Ellipsis) if Ellipsis in index else len(index)
         return [*index[:cut], *fill, *index[cut + 1 :]]
 
     def write(self, writer: Writer) -> str:
-        """`name[index]`, with the name in quotes where it could be taken for something else."""
+        """Return `name[index]`; a name that is ambiguous in the text form is written as `hook("name")`."""
         name = self.name if _stands_alone(self.name) else f"hook({quote(self.name)})"
         return name if self.index is None else f"{name}[{', '.join(map(writer.element, self.index))}]"
 
     def named_hooks(self) -> tuple[str, ...]:
-        """The hook point."""
+        """Return the name of the hook point."""
         return (self.name,)
 
     def at_every_position(self, place: Element) -> Hook | None:
-        """The same units at every position, where the first index is `place`."""
+        """Return this hook with its other indices at every position, or None if the first index is not `place`."""
         index = self.index or ()
-        # A residual stream's, an MLP's, a head's: positions first, and no second axis of them.
+        # Activations of residual streams, MLPs and heads have positions first, and no second axis of positions.
         if any(part in self.name for part in ("hook_pattern", "attn_scores", "rot_attn")):
             return None
         first = index[0] if index else None
@@ -133,30 +133,30 @@ class Logit(
         "log_prob": ("token", "position"),
     },
 ):
-    """A token's logit, the best other logit (`runner_up`), or its log-probability, at a position (Eq. 3)."""
+    """A token's logit, the largest other logit (`runner_up`), or the token's log-probability, at a position (Eq. 3)."""
 
     kind: str
     token: str | int
     position: int | Span | str = -1
 
     def write(self, writer: Writer) -> str:
-        """`logit(token, position=...)`, or another of its functions."""
+        """Return `logit(token, position=...)`, or the text with another of the functions of this class."""
         function = "logit.runner_up" if self.kind == "runner_up" else self.kind
         token = quote(self.token) if isinstance(self.token, str) else str(self.token)
         return f"{function}({token}{writer.position(self.position)})"
 
     def named_positions(self) -> tuple[Element, ...]:
-        """The position after which the token is predicted."""
+        """Return the position after which the model predicts the token."""
         return (self.position,)
 
     def at_every_position(self, place: Element) -> Logit | None:
-        """The same token after every position."""
+        """Return the feature of this token after every position, or None if its position is not `place`."""
         return replace(self, position=Span()) if self.position == place else None
 
 
 @dataclass(frozen=True, repr=False)
 class Latent(Leaf, functions={"sae_latent": ("sae", "latent", "position", "pre_activation", "hook")}):
-    """One latent of a sparse autoencoder, at the SAE's own hook point."""
+    """One latent of a sparse autoencoder (SAE), at the SAE's own hook point."""
 
     sae: Any
     latent: int
@@ -165,30 +165,30 @@ class Latent(Leaf, functions={"sae_latent": ("sae", "latent", "position", "pre_a
     hook: str | None = None
 
     def write(self, writer: Writer) -> str:
-        """`sae_latent(folder, latent, ...)`."""
+        """Return `sae_latent(folder, latent, ...)`."""
         pre = ", pre_activation=true" if self.pre_activation else ""
         hook = f", hook={quote(self.hook)}" if self.hook else ""
         return f"sae_latent({writer.source(self.sae)}, {self.latent}{writer.position(self.position)}{pre}{hook})"
 
     @property
     def has_text_form(self) -> bool:
-        """Whether the autoencoder is a folder."""
+        """True if the autoencoder is given as a folder."""
         return isinstance(self.sae, str)
 
     def map_paths(self, change: Callable[[str], str]) -> Latent:
-        """The same latent of an autoencoder in another folder."""
+        """Return this latent with `change` applied to the folder of the autoencoder."""
         return replace(self, sae=change(self.sae)) if isinstance(self.sae, str) else self
 
     def digest_key(self) -> bytes:
-        """The stamps of the autoencoder's files."""
+        """Return the stamps of the autoencoder's files."""
         return file_stamps(self.sae) if isinstance(self.sae, str) else b""
 
     def named_positions(self) -> tuple[Element, ...]:
-        """The position that the autoencoder reads."""
+        """Return the position that the autoencoder reads."""
         return (self.position,)
 
     def at_every_position(self, place: Element) -> Latent | None:
-        """The same latent at every position."""
+        """Return this latent at every position, or None if its position is not `place`."""
         return replace(self, position=Span()) if self.position == place else None
 
     def __hash__(self) -> int:
@@ -206,21 +206,21 @@ class Latent(Leaf, functions={"sae_latent": ("sae", "latent", "position", "pre_a
 
 @dataclass(frozen=True, repr=False)
 class MeanCrossEntropy(Leaf, functions={"mean_cross_entropy": ("model",)}):
-    """Mean cross-entropy of the prompt, nats per token (Eq. 1), under the model itself (None) or another one."""
+    """Mean cross-entropy of the prompt, nats per token (Eq. 1), under the model itself (None) or another model."""
 
     model: Any = None
 
     def write(self, writer: Writer) -> str:
-        """`mean_cross_entropy(model)`."""
+        """Return `mean_cross_entropy(model)`."""
         return f"mean_cross_entropy({'' if self.model is None else writer.source(self.model)})"
 
     @property
     def has_text_form(self) -> bool:
-        """Whether the model has a name by which it is loaded."""
+        """True if the model is the model itself (None) or is given by a name from which it can be loaded."""
         return self.model is None or isinstance(self.model, str)
 
     def map_paths(self, change: Callable[[str], str]) -> MeanCrossEntropy:
-        """The same of a model in another folder."""
+        """Return this feature with `change` applied to the folder of the other model."""
         is_path = isinstance(self.model, str) and self.model != EMBEDDED_NAME
         return replace(self, model=change(self.model)) if is_path else self
 
@@ -234,21 +234,21 @@ class Custom(Leaf, functions={"custom": ("name",)}):
     function: Callable[[Mapping[str, Any]], Any]
 
     def write(self, writer: Writer) -> str:
-        """`custom(name)`, which means something in the session that defined it."""
+        """Return `custom(name)`, which has a meaning only in the session that defined the function."""
         return f"custom({quote(self.name)})"
 
     @property
     def has_text_form(self) -> bool:
-        """False: the function is not in the text."""
+        """False, because the text does not contain the function."""
         return False
 
     def named_hooks(self) -> tuple[str, ...]:
-        """The hook points that the function is given."""
+        """Return the hook points whose activations are passed to the function."""
         return self.hooks
 
 
 def _stands_alone(name: str) -> bool:
-    """Whether a hook point's name can stand by itself in a text, without being taken for something else."""
+    """Return True if a hook point's name is unambiguous without `hook(...)` in the text form."""
     return (
         is_name(name)
         and SHORT_NEURON.fullmatch(name) is None
