@@ -1,4 +1,4 @@
-"""What one forward pass gave: activations, logits and cross-entropy, with the places of the prompt's tokens in it."""
+"""Results of one forward pass: activations, logits, cross-entropy, and the places of the prompt's tokens in a row."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RowLayout:
-    """How a row of ids is made up: BOS, then a template's prefix, the prompt, and the template's suffix.
+    """Layout of a row of ids: BOS, then a template's prefix, the prompt, and the template's suffix.
 
     Attributes:
-        bos: 1 if a BOS stands first, else 0.
-        prefix: tokens of the template before the prompt.
-        length: tokens of the prompt.
-        suffix: tokens of the template after the prompt.
+        bos: 1 if the row starts with a BOS, else 0.
+        prefix: Number of template tokens before the prompt.
+        length: Number of prompt tokens.
+        suffix: Number of template tokens after the prompt.
     """
 
     bos: int
@@ -40,36 +40,36 @@ class RowLayout:
 
     @property
     def before(self) -> int:
-        """Tokens before the prompt."""
+        """Number of tokens before the prompt."""
         return self.bos + self.prefix
 
     @property
     def total(self) -> int:
-        """Tokens of the whole row."""
+        """Number of tokens in the whole row."""
         return self.before + self.length + self.suffix
 
     @property
     def positions(self) -> int:
-        """Positions that a feature can name: all but the BOS."""
+        """Number of positions that a feature can name: all except the BOS."""
         return self.total - self.bos
 
     @property
     def terms(self) -> int:
-        """Predicted tokens of the prompt: all of them if anything stands before it, else all but the first (Eq. 1)."""
+        """Number of predicted prompt tokens: all if a token precedes the prompt, else all except the first (Eq. 1)."""
         return self.length if self.before else self.length - 1
 
     @property
     def predicting(self) -> slice:
-        """The places whose logits predict the prompt's tokens."""
+        """The places in the row whose logits predict the prompt's tokens."""
         return slice(max(self.before - 1, 0), self.before + self.length - 1)
 
     @property
     def predicted(self) -> slice:
-        """The places of the prompt's predicted tokens."""
+        """The places in the row of the prompt's predicted tokens."""
         return slice(max(self.before, 1), self.before + self.length)
 
     def check(self) -> None:
-        """Raise PromptError if there is nothing to take a cross-entropy of."""
+        """Raise PromptError if the prompt has no predicted token, and therefore no cross-entropy."""
         if self.terms < 1:
             raise PromptError(
                 "A prompt of one token with nothing before it has no predicted token, so it has no cross-entropy. "
@@ -78,21 +78,21 @@ class RowLayout:
 
 
 class ActivationSource(Protocol):
-    """One model's pass over a batch of prompts, as features read it; :class:`ForwardPass` is the plain one."""
+    """Interface by which features read one model's pass over a batch; :class:`ForwardPass` is the plain version."""
 
     @property
     def layout(self) -> RowLayout:
-        """Of every row."""
+        """The layout of every row."""
         ...
 
     @property
     def size(self) -> int:
-        """How many prompts."""
+        """The number of prompts."""
         ...
 
     @property
     def activations(self) -> Mapping[str, Tensor]:
-        """By hook point, `[batch, ...]`."""
+        """The activations by hook point, `[batch, ...]`."""
         ...
 
     @property
@@ -101,25 +101,30 @@ class ActivationSource(Protocol):
         ...
 
     def picked(self, name: str, element: ex.Element, what: str) -> Tensor:
-        """The activation at a hook point whose first axis is of positions, `[batch, ...]`, indexed by :func:`pick`."""
+        """Return the activation `[batch, ...]` at a hook point with positions first, indexed by :func:`pick`."""
         ...
 
     def over_vocabulary(self, function: Callable[[Tensor], Tensor], element: ex.Element, what: str) -> Tensor:
-        """A function of float32 logits `[..., d_vocab] -> [...]` at a position or a span: `[batch]` or `[batch, m]`."""
+        """Apply a function `[..., d_vocab] -> [...]` to float32 logits.
+
+        Returns:
+            Values `[batch]` at a position, or `[batch, m]` at a span.
+        """
         ...
 
 
 @dataclass
 class ForwardPass:
-    """One model's plain pass over a batch.
+    """Results of one model's plain pass over a batch of prompts.
 
     Attributes:
-        activations: by hook point, `[batch, ...]`.
-        logits: `[batch, total, d_vocab]`, or None if nothing needed them.
-        ids: `[batch, total]`.
-        layout: of every row.
-        charge: zeros `[batch]`, added to the cross-entropy. Its gradient says how much a value depends on the prompt's
-            cross-entropy, and so on the tokens as *targets*, which the gradient at the embeddings does not show.
+        activations: Activations by hook point, `[batch, ...]`.
+        logits: Logits `[batch, total, d_vocab]`, or None if no feature needed them.
+        ids: Token ids `[batch, total]`.
+        layout: Layout of every row.
+        charge: Zeros `[batch]`, added to the cross-entropy, or None. The gradient at `charge` measures how much a value
+            depends on the prompt's cross-entropy, and therefore on the tokens as *targets*. The gradient at the
+            embeddings does not include this dependence.
     """
 
     activations: dict[str, Tensor]
@@ -130,25 +135,29 @@ class ForwardPass:
 
     @property
     def size(self) -> int:
-        """How many prompts."""
+        """The number of prompts."""
         return len(self.ids)
 
     def part(self, rows: np.ndarray) -> ForwardPass:
-        """Some of the prompts, by their row."""
+        """Return the results of the prompts with these row numbers."""
         at = to_device(rows, self.ids.device)
 
         def of(x: Tensor) -> Tensor:
-            return x[at.to(x.device)]  # layers may be on several devices
+            return x[at.to(x.device)]  # layers can be on several devices
 
         logits, charge = (None if x is None else of(x) for x in (self.logits, self.charge))
         return ForwardPass({k: of(x) for k, x in self.activations.items()}, logits, self.ids[at], self.layout, charge)
 
     def picked(self, name: str, element: ex.Element, what: str) -> Tensor:
-        """The activation at a hook point whose first axis is of positions, `[batch, ...]`, indexed by :func:`pick`."""
+        """Return the activation `[batch, ...]` at a hook point with positions first, indexed by :func:`pick`."""
         return pick(self.activations[name], 1, element, self.layout, what)
 
     def over_vocabulary(self, function: Callable[[Tensor], Tensor], element: ex.Element, what: str) -> Tensor:
-        """A function of float32 logits `[..., d_vocab] -> [...]` at a position or a span: `[batch]` or `[batch, m]`."""
+        """Apply a function `[..., d_vocab] -> [...]` to float32 logits.
+
+        Returns:
+            Values `[batch]` at a position, or `[batch, m]` at a span.
+        """
         assert self.logits is not None
         return function(pick(self.logits, 1, element, self.layout, what).float())
 
@@ -170,9 +179,9 @@ class ForwardPass:
 
     @torch.no_grad()
     def surprisal(self) -> Float[Tensor, "batch length d_vocab"]:
-        """-log p of every token at each of the prompt's positions, float32.
+        """Return -log p of every token at each of the prompt's positions, float32.
 
-        The first position's is zero if nothing stands before it, for then it is not predicted.
+        The values at the first position are zero if no token precedes it, because the model does not predict it then.
         """
         assert self.logits is not None
         surprisal = -self.logits[:, self.layout.predicting].detach().float().log_softmax(-1)
@@ -184,10 +193,10 @@ Readings = Mapping["HookedModel", ActivationSource]
 
 
 def pick(tensor: Tensor, axis: int, element: ex.Element, layout: RowLayout, what: str) -> Tensor:
-    """Index a positional axis: positions count the tokens after the BOS, which only ``"bos"`` names.
+    """Index an axis of positions. Positions count the tokens after the BOS; only ``"bos"`` selects the BOS.
 
     Returns:
-        The tensor without the axis for an integer or ``"bos"``, with a shorter one for a span.
+        The tensor without the axis for an integer or ``"bos"``, or with the selected positions for a span.
     """
     check_position(element, layout, what)
     size = tensor.shape[axis]
@@ -200,7 +209,7 @@ def pick(tensor: Tensor, axis: int, element: ex.Element, layout: RowLayout, what
 
 
 def check_position(element: ex.Element, layout: RowLayout, what: str) -> None:
-    """Raise FeatureRangeError if a position is not there, or a span has none."""
+    """Raise FeatureRangeError if a position does not exist or a span contains no position."""
     count = layout.positions
     if element == ex.BOS:
         if not layout.bos:
