@@ -1,7 +1,8 @@
-"""Look at a model's hook points before anything is computed: do they fire, and what does an activation there look like?
+"""Check a model's hook points before a feature is computed: whether they fire, and the axes of their activations.
 
-Two short passes of different lengths tell: an axis that grows with the prompt is a position, any other is a unit or a
-head, whatever the architecture calls it. So ranks and ranges are checked against what the model really computes.
+Two short passes of different lengths show the axes: an axis that grows with the prompt is a position, and any other
+axis is a unit or a head, for every architecture. Ranks and ranges are thus checked against the model's real
+activations.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from dreamy_lens.features.forward_pass import RowLayout
 from dreamy_lens.models.hooked_model import HookedModel
 
 PROBE_LENGTH = 6
-"""Tokens of the prompts that a model is looked at with."""
+"""Number of tokens in the longer of the two probe prompts."""
 
 
 class Axis(NamedTuple):
-    """An axis of an activation, besides the batch.
+    """An axis of an activation, other than the batch axis.
 
     Attributes:
-        name: "position", "unit", "head", or "axis 2" where nobody knows better.
-        size: how many there are; None for positions, which come with the prompt.
+        name: "position", "unit" or "head", or a numbered name such as "axis 2" if the kind of axis is unknown.
+        size: Length of the axis; None for positions, because their number depends on the prompt.
     """
 
     name: str
@@ -39,23 +40,24 @@ Axes = tuple[Axis, ...]
 
 
 class ShapeProbe:
-    """What a model has where a feature reads it.
+    """Axes of a model's activations at the hook points that a feature reads.
 
     Args:
-        model: to look at.
-        feature: an expression.
-        prepend_bos: whether prompts follow a BOS; None is the model's convention.
+        model: Model to examine.
+        feature: Feature expression that reads the model.
+        prepend_bos: True if a BOS precedes each prompt; None selects the model's convention.
 
     Attributes:
-        bos: ids before every prompt.
-        hooks: the hook points that the feature names, each once.
-        axes: of the activations there.
-        layout: of rows long enough for every position that the feature names.
+        bos: Token ids before every prompt.
+        hooks: Hook points that the feature names, each once.
+        axes: Axes of the activation at each hook point.
+        layout: Layout of rows that are long enough for every position that the feature names.
 
     Raises:
-        UnknownHookError: the model has no such hook point.
-        HookNotFiredError: a forward pass does not go through it.
-        FeatureRangeError: it does not depend on the prompts, or has fewer axes than the index.
+        UnknownHookError: The model has no hook point of a name that the feature reads.
+        HookNotFiredError: A forward pass does not compute the activation at a hook point.
+        FeatureRangeError: An activation does not depend on the prompts, an index has more elements than the activation
+            has axes, or a position is beyond the model's context.
     """
 
     def __init__(self, model: HookedModel, feature: ex.Feature, prepend_bos: bool | None) -> None:
@@ -79,13 +81,13 @@ class ShapeProbe:
         self.layout = RowLayout(before, 0, max(needed, PROBE_LENGTH), 0)
 
     def row(self, layout: RowLayout, model: HookedModel) -> Tensor:
-        """Two equal prompts of some tokens or other, as `model` reads them, `[2, total]`."""
+        """Return the ids of two equal prompts of arbitrary allowed tokens, as `model` reads them, `[2, total]`."""
         allowed = model.vocabulary.allowed.nonzero()[0]
         tokens = [*model.bos(bool(self.bos)), *(int(allowed[i % len(allowed)]) for i in range(layout.length))]
         return torch.tensor([tokens, tokens], device=model.device)
 
     def sae(self, node: ex.Latent) -> Any:
-        """The autoencoder of a latent."""
+        """Return the autoencoder of a latent."""
         from dreamy_lens.features.sae import load_sae
 
         if node not in self._saes:
@@ -93,7 +95,7 @@ class ShapeProbe:
         return self._saes[node]
 
     def spread(self, f: ex.Hook) -> list[ex.Element]:
-        """One element for each axis, with `...` and what is missing written out as whole axes."""
+        """Return one index element for each axis, with `...` and missing elements replaced by full spans."""
         index, axes = f.index or (), self.axes[f.name]
         if index.count(Ellipsis) > 1:
             raise FeatureError(f"{f.label}: '...' can stand only once in an index of {listed(axes)}.")
@@ -106,11 +108,11 @@ class ShapeProbe:
         return f.elements(len(axes))
 
     def _named_by(self, node: ex.Feature) -> tuple[str, ...]:
-        """The hook points that a node reads; an autoencoder says by itself where it was trained."""
+        """Return the hook points that a node reads; an autoencoder stores the hook point of its training."""
         return (self.sae(node).hook_name,) if isinstance(node, ex.Latent) else node.named_hooks()
 
     def _positions(self, node: ex.Feature) -> tuple[ex.Element, ...]:
-        """The positions that a node reads; which elements of an index are positions, the hook point's axes tell."""
+        """Return the positions that a node reads; a hook point's axes show which elements of an index are positions."""
         if isinstance(node, ex.Hook):
             pairs = zip(self.axes[node.name], self.spread(node), strict=True)
             return tuple(element for axis, element in pairs if axis.name == "position")
@@ -139,12 +141,12 @@ class ShapeProbe:
 
 
 def listed(axes: Axes) -> str:
-    """Axes as messages show them: `[position, unit]`."""
+    """Return the text of axes for messages: `[position, unit]`."""
     return f"[{', '.join(map(str, axes))}]"
 
 
 def _reach(element: ex.Element) -> int:
-    """How many positions there must be for this one to exist, or for a span not to be empty."""
+    """Return the number of positions that a prompt needs for this position to exist or this span to be non-empty."""
     if isinstance(element, ex.Span):
         return max(element.start or 0, 0) + max(-(element.stop or 0), 0) + 1
     if not isinstance(element, int):
