@@ -1,4 +1,4 @@
-"""Directions in activation space: vectors that are values, so that a feature with one can be compared and written."""
+"""Directions in activation space: immutable vectors, so that a feature with a direction can be compared and written."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _INLINE = "data:float32,"
 
 
 class Direction:
-    """A vector `[d]` in float32, given as numbers or as a file that holds one.
+    """Vector `[d]` in float32, given as numbers or as the file that holds it.
 
-    Two directions are equal if their numbers are the same bits, or if they name the same file. A file is read when the
-    feature is bound to a model, not before.
+    Two directions are equal if their numbers have the same bits, or if they name the same file. A file is read when
+    the feature is bound to a model, not before.
 
     Args:
-        source: a sequence, array or tensor of rank 1; the path of a ``.npy`` file or of a ``.safetensors`` file holding
-            one tensor (``file.safetensors:name`` chooses one of several); or the inline form ``data:float32,<base64>``.
+        source: Sequence, array or tensor of rank 1; path of a ``.npy`` file or of a ``.safetensors`` file with one
+            tensor (``file.safetensors:name`` chooses one of several); or the inline form ``data:float32,<base64>``.
 
     Raises:
-        FeatureRangeError: the numbers are not a finite, non-zero vector.
+        FeatureRangeError: The numbers are not a finite, non-zero vector.
 
     >>> Direction([3.0, 4.0])
     Direction([3, 4])
@@ -59,7 +59,7 @@ class Direction:
 
     @property
     def values(self) -> np.ndarray:
-        """The numbers, float32 `[d]`; reads the file if there is one."""
+        """Return the numbers, float32 `[d]`. A direction given as a file reads the file."""
         if self._values is None:
             assert self.path is not None
             return _read(self.path)
@@ -67,7 +67,7 @@ class Direction:
 
     @property
     def text(self) -> str:
-        """The path, or the numbers inline; `Direction(text)` is equal to this one."""
+        """Return the path, or the numbers in the inline form. `Direction(text)` is equal to this direction."""
         if self.path is not None:
             return self.path
         assert self._values is not None
@@ -75,7 +75,7 @@ class Direction:
 
     @property
     def short(self) -> str:
-        """A few characters for titles: the file's name, or the size and a fingerprint."""
+        """Return a short text for titles: the name of the file, or the size and a fingerprint of the numbers."""
         if self.path is not None:
             return Path(self.path).name
         assert self._values is not None
@@ -100,7 +100,7 @@ def _checked(values: np.ndarray, what: str) -> np.ndarray:
         raise FeatureRangeError(f"{what} has shape {list(values.shape)}; a direction is one vector of shape [d].")
     if values.dtype.kind not in "fiub":
         raise FeatureRangeError(f"{what} does not consist of real numbers.")
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused below
+    with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite; refused below
         values = values.astype(np.float32)
     if not np.isfinite(values).all():
         raise FeatureRangeError(f"{what} has NaN or infinite entries.")

@@ -1,9 +1,9 @@
-"""Many features written as one: every unit of a hook point, every layer, every token of a list.
+"""Families of features written as one expression: all units of a hook point, all layers, all tokens of a list.
 
-An expression that leaves axes of units or heads stands for one feature for each entry: ``hook(name)[-1]`` for every
-neuron of a layer, ``hook(name)[..., :].max()`` for each one's maximum over the prompt. A `*` in a hook point's name
-stands for every name of the model that matches: ``hook("blocks.*.mlp.hook_post")[-1]`` is every neuron there is. Which
-units there are is the model's affair, so families are spread out when they are bound to one.
+An expression that keeps axes of units or heads stands for one feature per entry: ``hook(name)[-1]`` for every
+neuron of a layer, ``hook(name)[..., :].max()`` for the maximum of each over the prompt. A `*` in a hook point's name
+stands for every name of the model that matches: ``hook("blocks.*.mlp.hook_post")[-1]`` is every MLP neuron of the
+model. The model determines the units, so a family is expanded when it is bound to a model.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def neurons(layer: int | None = None, position: int = -1) -> ex.Feature:
 
 @dataclass(frozen=True)
 class Family:
-    """Features that one expression stands for.
+    """Set of features that one expression stands for.
 
     Attributes:
         expression: Expression that stands for the features.
-        axes: Axes of units or heads that the expression leaves; empty if it is a single feature.
+        axes: Axes of units or heads that the expression keeps; empty if it is a single feature.
         hooks: Axes of every hook point that the expression names.
     """
 
@@ -59,7 +59,7 @@ class Family:
         return math.prod(axis.size or 0 for axis in self.axes)
 
     def member(self, i: int) -> ex.Feature:
-        """The feature of entry i, entries counted as the axes come, the last one fastest."""
+        """Return the feature of entry i. Entries are counted in the order of the axes, the last axis fastest."""
         if not self.axes:
             return self.expression
         places = []
@@ -118,7 +118,7 @@ def _spread(given: str | ex.Feature, model: HookedModel) -> list[ex.Feature]:
 
 
 def _in_full(short: re.Match[str]) -> str:
-    """What "L2.N*", "L*.N3" and "L*.N*" stand for; one neuron, or text in quotes, stays as it is."""
+    """Return the full form of "L2.N*", "L*.N3" or "L*.N*". A single neuron and text in quotes stay unchanged."""
     layer, unit = short[1], short[2]
     if layer is None or "*" not in (layer, unit):
         return short[0]
@@ -126,7 +126,7 @@ def _in_full(short: re.Match[str]) -> str:
 
 
 def _matching(pattern: str, model: HookedModel) -> list[str]:
-    # A star is one part of the name, as in a path, so that blocks.*.hook_out is not blocks.0.attn.q.hook_out.
+    # A star matches within one part of the name, as in a path: blocks.*.hook_out excludes blocks.0.attn.q.hook_out.
     rule = re.compile("[^.]*".join(map(re.escape, pattern.split("*"))))
     known = [name for name in model.hook_names() if rule.fullmatch(name)]
     if not known:
@@ -140,7 +140,7 @@ def _renamed(feature: ex.Feature, old: str, new: str) -> ex.Feature:
 
 
 def _picked(feature: ex.Feature, places: Sequence[int], hooks: dict[str, Axes]) -> ex.Feature:
-    """A family's expression with its units and heads picked, wherever a hook point of it leaves them."""
+    """Return the expression of a family with units and heads picked in every hook point that keeps those axes."""
 
     def pick(f: ex.Feature) -> ex.Feature | None:
         if not isinstance(f, ex.Hook):
@@ -153,7 +153,7 @@ def _picked(feature: ex.Feature, places: Sequence[int], hooks: dict[str, Axes]) 
         return ex.Hook(f.name, tuple(elements))
 
     def walk(f: ex.Feature) -> ex.Feature | None:
-        # What projects, standardises or takes a norm has used up the units below it.
+        # A projection, a cosine and a norm have already reduced the units of their operand.
         if isinstance(f, (ex.Projected, ex.Cosine, ex.Norm)):
             return f
         return pick(f)
@@ -162,10 +162,10 @@ def _picked(feature: ex.Feature, places: Sequence[int], hooks: dict[str, Axes]) 
 
 
 def family(expression: ex.Feature, axes: Axes, probe: ShapeProbe) -> Family:
-    """The family that an expression is, given what it leaves of its activations.
+    """Return the family of an expression, given the axes that the expression keeps.
 
     Raises:
-        FeatureRangeError: it leaves positions, or its entries have no expression of their own.
+        FeatureRangeError: The expression keeps positions, or its entries have no expression of their own.
     """
     label = expression.label
     if any(axis.name == "position" for axis in axes):

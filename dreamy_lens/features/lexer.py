@@ -1,4 +1,4 @@
-"""The words of the text form: how it is cut into tokens, and how quoted text is written."""
+"""Tokens of the text form of features, and the writing and reading of quoted text."""
 
 from __future__ import annotations
 
@@ -21,11 +21,17 @@ _TOKEN = re.compile(
 )
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _ESCAPES = {'"': '"', "'": "'", "\\": "\\", "/": "/", "n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
-_LONGEST_NUMBER = 400  # characters; Python refuses to make integers of some thousands
+_LONGEST_NUMBER = 400  # characters; Python refuses to convert several thousand digits to an integer
 
 
 class Token(NamedTuple):
-    """A word: its kind ("number", "name", "string", "dots", "mark" or "end"), itself, and where it starts."""
+    """One token of the text form.
+
+    Attributes:
+        kind: Kind of the token: "number", "name", "string", "dots", "mark" or "end".
+        text: Characters of the token.
+        at: Index of the first character of the token in the text.
+    """
 
     kind: str
     text: str
@@ -33,10 +39,10 @@ class Token(NamedTuple):
 
 
 def tokenise(text: str) -> list[Token]:
-    """Cut a text into tokens, the last of which is an "end".
+    """Split a text into tokens. The last token is of kind "end".
 
     Raises:
-        FeatureSyntaxError: a character has no meaning in a feature.
+        FeatureSyntaxError: A character has no meaning in a feature.
     """
     tokens: list[Token] = []
     at = 0
@@ -67,13 +73,13 @@ def _stray(character: str) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether a text is one word of the kind "name": letters, digits and underscores, with dots between them."""
+    """Return True if a text is one token of kind "name": words of letters, digits and underscores, joined by dots."""
     match = _TOKEN.fullmatch(text)
     return match is not None and match.lastgroup == "name"
 
 
 def quote(text: str) -> str:
-    r"""A text in double quotes, on one line: what cannot be printed is escaped.
+    r"""Return a text in double quotes, on one line. Unprintable characters are escaped.
 
     >>> print(quote('a "word"'))
     "a \"word\""
@@ -83,10 +89,10 @@ def quote(text: str) -> str:
 
 
 def unquote(token: Token, text: str) -> str:
-    """What a "string" token of `text` stands for.
+    """Return the text that a "string" token of `text` represents.
 
     Raises:
-        FeatureSyntaxError: an escape that does not exist.
+        FeatureSyntaxError: The token has an unknown escape.
     """
 
     def meaning(match: re.Match[str]) -> str:

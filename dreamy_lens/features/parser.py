@@ -1,4 +1,4 @@
-"""The text form of features: a small grammar with its own reader (never `eval`).
+"""Parser of the text form of features: a small grammar with its own reader, without `eval`.
 
     sum      := product (("+" | "-") product)*
     product  := factor (("*" | "/") factor | "@" STRING)*
@@ -9,7 +9,7 @@
     index    := "[" element ("," element)* "]"
     element  := "..." | "bos" | integer | integer? ":" integer? (":" integer?)?
 
-Methods are those of :class:`~dreamy_lens.features.expressions.Feature`; functions those of
+The methods are defined by :class:`~dreamy_lens.features.expressions.Feature`, the functions by
 :mod:`dreamy_lens.features.constructors`. `parse(str(feature)) == feature` for every feature whose parts have a text
 form.
 """
@@ -62,7 +62,7 @@ class _Reader:
         self.tokens = tokenise(text)
         self.i = 0
 
-    # Small tools.
+    # Helpers of the grammar.
 
     @property
     def now(self) -> Token:
@@ -89,7 +89,7 @@ class _Reader:
         self.next()
 
     def attempt(self, do: Callable[[], Any], at: int) -> Any:
-        """What `do` makes, with the errors of the algebra pointed at a character."""
+        """Return the result of `do()`. Errors of the algebra are raised again with the position `at`."""
         try:
             return do()
         except FeatureSyntaxError:
@@ -194,7 +194,10 @@ class _Reader:
         return constructors.neuron(int(match[1]), int(match[2])) if match else ex.Hook(name)
 
     def call(self, name: str, at: int) -> Any:
-        """A function, or a method of a hook point without an index: the dots before a method belong to its name."""
+        """Read a function call, or a method call on a hook point without an index.
+
+        In a method call the name contains the hook point, a dot and the method.
+        """
         stem, _, last = name.rpartition(".")
         if name not in FUNCTIONS:
             if stem in ("dl", "dreamy_lens") and last in FUNCTIONS:

@@ -1,4 +1,4 @@
-"""Files and folders that features name: their absolute paths, and what tells that one of them has changed."""
+"""Files and folders that features name: their absolute paths, and stamps that show a change of their content."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _WITH_NAME = ".safetensors:"
 
 
 def split_location(location: str) -> tuple[Path, str]:
-    """Split `file.safetensors:name` into the file and the tensor's name; the name is empty where there is none.
+    """Split `file.safetensors:name` into the file and the tensor name, which is empty if none is given.
 
     >>> file, name = split_location("probe.safetensors:layer 3")
     >>> str(file), name
@@ -24,7 +24,7 @@ def split_location(location: str) -> tuple[Path, str]:
 
 
 def absolute_path(location: str) -> str:
-    """Make a path, or `file.safetensors:name`, absolute if it exists in the working folder; other texts stay."""
+    """Return a path, or `file.safetensors:name`, made absolute if the file exists, and any other text unchanged."""
     file, name = split_location(location)
     if not file.exists():
         return location
@@ -32,7 +32,10 @@ def absolute_path(location: str) -> str:
 
 
 def file_stamps(location: str) -> bytes:
-    """Size, times and number of a file, or of every file of a folder: other bytes after a change, without reading."""
+    """Return the size, times and inode number of a file, or of every file in a folder, as bytes.
+
+    The bytes differ after a change of a file. No content is read.
+    """
     place = Path(location).expanduser()
     stamps = [str(place.absolute())]
     for file in sorted(place.rglob("*")) if place.is_dir() else [place]:

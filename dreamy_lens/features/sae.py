@@ -1,11 +1,11 @@
 """Latents of sparse autoencoders, read from a folder or from any object with `encode`.
 
-What this module promises:
+This module promises:
 
 - `import dreamy_lens.features.sae` imports no torch, and `load_sae` reads a folder's configuration and its tensors'
-  *shapes*; numbers are read when a latent is first asked for, and then only the columns that latent needs.
-- One latent costs one column of the encoder. Only whether a TopK latent is among the k strongest needs all of them.
-- Arithmetic is in float32 (float64 if the activation is), on the activation's device, whatever the file's precision.
+  *shapes*; the first request for a latent reads numbers, and then only the columns that this latent needs.
+- One latent costs one column of the encoder. A TopK latent needs all columns, to find the k strongest latents.
+- Arithmetic is in float32 (float64 if the activation is), on the activation's device, for every precision of the file.
 - An SAE is a value: two SAEs read from the same folder for the same hook point are equal.
 
 The format is that of SAELens: `cfg.json` beside `sae_weights.safetensors`, as its versions 1 to 6 write them. With x
@@ -17,7 +17,7 @@ the activation, after the centring and scaling that the configuration asks for:
     jumprelu:  relu(pre) where pre > threshold, else 0
     gated:     relu(pre) where x @ W_enc + b_gate > 0, else 0, with pre = x @ W_enc * exp(r_mag) + b_mag
 
-An inactive latent has no gradient at all, so a search that starts far from the latent climbs its pre-activation.
+An inactive latent has zero gradient, so a search that starts far from the latent climbs its pre-activation.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class SAE:
-    """A sparse autoencoder's encoder at one hook point. Made by `load_sae`.
+    """Encoder of a sparse autoencoder at one hook point. `load_sae` makes instances.
 
     Attributes:
-        hook_name: the hook point whose activation it encodes.
-        d_in: width of that activation (None if a wrapped object does not tell).
-        d_sae: number of latents (None if a wrapped object does not tell).
-        architecture: "standard", "topk", "jumprelu" or "gated"; "encode" for a wrapped object that does not tell.
-        source: the folder as it was given; None for a wrapped object.
-        encoder: how a latent is computed, as its configuration says; None for a wrapped object that has none.
+        hook_name: Hook point whose activation is encoded.
+        d_in: Width of the activation. None if a wrapped object does not state it.
+        d_sae: Number of latents. None if a wrapped object does not state it.
+        architecture: "standard", "topk", "jumprelu" or "gated"; "encode" for a wrapped object that does not state it.
+        source: Folder as given by the caller. None for a wrapped object.
+        encoder: Settings of the computation, from the configuration. None for a wrapped object without a configuration.
     """
 
     hook_name: str
@@ -84,7 +84,7 @@ class SAE:
             raise FeatureRangeError(f"latent {i} is out of range: {self} has latents {exist}. Choose one of those.")
 
     def check_activation(self, shape: Sequence[int]) -> None:
-        """Raise SAEError unless this shape of activation can be encoded: `[..., d_in]` or `[..., heads, d_head]`."""
+        """Raise SAEError unless an activation of this shape can be encoded: `[..., d_in]` or `[..., heads, d_head]`."""
         head = self.encoder.head if self.encoder else None
         if head is not None and (len(shape) < 2 or head >= shape[-2]):
             raise SAEError(
@@ -102,22 +102,22 @@ class SAE:
 
     @property
     def joins_heads(self) -> bool:
-        """Whether the heads of an activation `[..., heads, d_head]` are laid side by side first."""
+        """Return True if the heads of an activation `[..., heads, d_head]` are concatenated before encoding."""
         return self.encoder is not None and self.encoder.joins_heads
 
     @property
     def output_hook(self) -> str:
-        """The hook point that the decoder writes to: the one that a wrapped object names, or the encoder's own."""
+        """Return the hook point that the decoder writes to: that named by a wrapped object, or `hook_name`."""
         config = getattr(self._object, "cfg", None)
         named = getattr(config, "hook_name_out", None)
         return named or getattr(getattr(config, "metadata", None), "hook_name_out", None) or self.hook_name
 
     def decoder_row(self, i: int) -> Float[torch.Tensor, " d_out"]:
-        """A latent's row of the decoder, float32 in the processor's memory.
+        """Return the decoder row of latent `i`, float32 on the CPU.
 
         Raises:
-            FeatureRangeError: there is no such latent.
-            SAEError: no decoder can be read.
+            FeatureRangeError: Latent `i` does not exist.
+            SAEError: No decoder can be read.
         """
         self.check_latent(i)
         try:
@@ -129,17 +129,17 @@ class SAE:
     def encode(
         self, x: Float[torch.Tensor, "*row d_in"], pre_activation: bool = False
     ) -> Float[torch.Tensor, "*row latent"]:
-        """All latents, or what goes into their nonlinearity.
+        """Compute all latents, or their pre-activations.
 
         Args:
-            x: activation `[..., d_in]` (or `[..., heads, d_head]` for one trained on heads).
-            pre_activation: as for :meth:`latent`.
+            x: Activation `[..., d_in]`, or `[..., heads, d_head]` for an autoencoder trained on heads.
+            pre_activation: Return the pre-activations, as in :meth:`latent`.
 
         Returns:
-            latents `[..., d_sae]`, float32 (float64 if x is).
+            Latents `[..., d_sae]`, float32 (float64 if x is).
 
         Raises:
-            SAEError: x has another width, or a wrapped object does not show what its pre-activations are.
+            SAEError: x has another width, or a wrapped object does not expose its pre-activations.
         """
         if self._object is not None and not pre_activation:
             return self._encode_by_object(x)
@@ -150,20 +150,20 @@ class SAE:
     def latent(
         self, x: Float[torch.Tensor, "*row d_in"], i: int, pre_activation: bool = False
     ) -> Float[torch.Tensor, "*row"]:
-        """One latent, or what goes into its nonlinearity.
+        """Compute one latent, or its pre-activation.
 
         Args:
-            x: activation `[..., d_in]` (or `[..., heads, d_head]` for one trained on heads).
-            i: which latent, from 0.
-            pre_activation: return the pre-activation, which has a gradient even where the latent is inactive. For a
-                gated autoencoder that of the magnitude.
+            x: Activation `[..., d_in]`, or `[..., heads, d_head]` for an autoencoder trained on heads.
+            i: Index of the latent, from 0.
+            pre_activation: Return the pre-activation, which has a gradient even where the latent is inactive. For a
+                gated autoencoder this is the pre-activation of the magnitude.
 
         Returns:
-            `[...]`, float32 (float64 if x is): equal to `encode(x)[..., i]` unless `pre_activation`.
+            Latent `[...]`, float32 (float64 if x is): equal to `encode(x)[..., i]` unless `pre_activation`.
 
         Raises:
-            FeatureRangeError: there is no such latent.
-            SAEError: x has another width, or a wrapped object does not show what its pre-activations are.
+            FeatureRangeError: Latent `i` does not exist.
+            SAEError: x has another width, or a wrapped object does not expose its pre-activations.
         """
         self.check_latent(i)
         if self._object is not None and not pre_activation:
@@ -205,7 +205,7 @@ class SAE:
 
     def _weight(self, name: str, i: int | None, like: torch.Tensor) -> torch.Tensor:
         assert self._read is not None
-        if self._object is not None:  # it may be in training: never remember its numbers
+        if self._object is not None:  # the object may be in training: never cache its numbers
             return self._read(name, i).detach().to(like)
         key = name, i, like.device, like.dtype
         if key not in self._cache:
@@ -221,13 +221,13 @@ class SAE:
         if self.encoder.normalisation == "constant_norm_rescale":
             x = x * (x.shape[-1] ** 0.5 / x.norm(dim=-1, keepdim=True))
         elif self.encoder.normalisation == "layer_norm":
-            # The format's own layer norm: the sample deviation (n - 1), with epsilon added to it.
+            # Layer norm as the format defines it: divide by the sample standard deviation (n - 1) plus epsilon.
             x = x - x.mean(-1, keepdim=True)
             x = x / (x.std(-1, keepdim=True) + 1e-5)
         return x - self._weight("b_dec", None, x) if self.encoder.subtracts_b_dec else x
 
     def _pre_activation(self, x: torch.Tensor, i: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The pre-activations, and for a gated autoencoder what opens the gate where positive."""
+        """Return the pre-activations, and for a gated autoencoder the gate values: a gate is open where positive."""
         assert self.encoder is not None
         linear = x @ self._weight("W_enc", i, x)
         if self.architecture == "gated":
@@ -272,17 +272,17 @@ def load_sae(source: str | os.PathLike[str] | object, hook: str | None = None) -
     """Read a sparse autoencoder from a folder, or wrap one that is already in memory.
 
     Args:
-        source: a folder in SAELens format (`cfg.json`, `sae_weights.safetensors`), or any object with
+        source: Folder in SAELens format (`cfg.json`, `sae_weights.safetensors`), or any object with
             `encode(x [..., d_in]) -> [..., d_sae]`, or an `SAE`.
-        hook: the hook point it encodes; by default the one its configuration names (for an object `cfg.hook_name` or
-            `cfg.metadata.hook_name`).
+        hook: Hook point that the autoencoder encodes. Default: the hook point named by its configuration (for an object
+            `cfg.hook_name` or `cfg.metadata.hook_name`).
 
     Returns:
-        the autoencoder as a value. A folder's numbers are read when they are first needed.
+        Autoencoder as an immutable value. The numbers of a folder are read when first needed.
 
     Raises:
-        SAEError: the folder is incomplete or contradicts itself, its architecture is not one of
-            `sae_format.ARCHITECTURES`, or nothing says which hook point it encodes.
+        SAEError: The folder is incomplete or contradicts itself, its architecture is not one of
+            `sae_format.ARCHITECTURES`, or neither `hook` nor the configuration names a hook point.
 
     Example:
         >>> class Halves:
@@ -325,7 +325,7 @@ def _wrap(thing: Any, hook: str | None) -> SAE:
         try:
             encoder = read_config(config.to_dict(), shapes, f"The {kind}")  # pyright: ignore[reportOptionalMemberAccess]
         except SAEError:
-            read = None  # its encode() is still good; only its pre-activations are not known
+            read = None  # encode() works; only the pre-activations are unknown
     if encoder is not None:
         return SAE(name, encoder.d_in, encoder.d_sae, encoder.architecture, None, encoder, read, thing)
     sizes = (getattr(thing, size, None) or getattr(config, size, None) for size in ("d_in", "d_sae"))

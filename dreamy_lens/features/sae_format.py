@@ -1,10 +1,10 @@
-"""The SAELens folder format: `cfg.json` and `sae_weights.safetensors`, as versions 1 to 6 of that library write them.
+"""SAELens folder format: `cfg.json` and `sae_weights.safetensors`, as versions 1 to 6 of SAELens write them.
 
 Configurations differ between the versions: the hook point is `hook_point`, `hook_name`, or `metadata.hook_name`; a TopK
-autoencoder is told by `architecture` with `k`, or by `activation_fn`/`activation_fn_str` with `activation_fn_kwargs.k`;
-normalisation may be a truth value. The tensors are the same in all: `W_enc [d_in, d_sae]`, `W_dec [d_sae, d_in]`,
+autoencoder has `architecture` with `k`, or `activation_fn`/`activation_fn_str` with `activation_fn_kwargs.k`;
+normalisation may be a boolean. The tensors are the same in all: `W_enc [d_in, d_sae]`, `W_dec [d_sae, d_in]`,
 `b_dec [d_in]`, and one number per latent in `b_enc`, `threshold` (jumprelu), `b_gate`, `b_mag`, `r_mag` (gated). A
-`scaling_factor`, where there is one, concerns only the decoder.
+`scaling_factor`, if present, applies only to the decoder.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ NORMALISATIONS = ("none", "expected_average_only_in", "constant_norm_rescale", "
 _LATENT_AXIS = {"W_enc": 1, "W_dec": 0, "b_enc": 0, "threshold": 0, "b_gate": 0, "b_mag": 0, "r_mag": 0}
 
 Read = Callable[[str, "int | None"], "torch.Tensor"]
-"""`read(name, None)` is a whole tensor, `read(name, i)` its part for latent i."""
+"""Function that reads tensors: `read(name, None)` returns a whole tensor, `read(name, i)` its part for latent i."""
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """How the latents follow from an activation, as a configuration tells.
+    """Settings of the computation of latents from an activation, as a configuration states them.
 
     Attributes:
-        architecture: one of `ARCHITECTURES`.
-        d_in: width of the activation.
-        d_sae: number of latents.
-        hook_name: the hook point named by the configuration, if it names one.
-        head: the attention head whose part of the activation is encoded, None for all of it.
-        joins_heads: whether the heads of an activation `[..., heads, d_head]` are laid side by side first.
-        k: how many latents a TopK autoencoder keeps.
-        activation: "relu", or "tanh-relu" for tanh(relu(x)).
-        normalisation: one of `NORMALISATIONS`.
-        subtracts_b_dec: whether the decoder's bias is taken off the activation first.
-        scales_by_decoder_norm: whether pre-activations are multiplied by the length of the latent's decoder row.
+        architecture: One of `ARCHITECTURES`.
+        d_in: Width of the activation.
+        d_sae: Number of latents.
+        hook_name: Hook point named by the configuration. None if the configuration names none.
+        head: Attention head whose part of the activation is encoded. None for the whole activation.
+        joins_heads: True if the heads of an activation `[..., heads, d_head]` are concatenated before encoding.
+        k: Number of latents that a TopK autoencoder keeps.
+        activation: Activation function: "relu", or "tanh-relu" for tanh(relu(x)).
+        normalisation: One of `NORMALISATIONS`.
+        subtracts_b_dec: True if the decoder bias is subtracted from the activation before encoding.
+        scales_by_decoder_norm: True if each pre-activation is multiplied by the norm of the latent's decoder row.
     """
 
     architecture: str
@@ -64,10 +64,10 @@ class Encoder:
 
 
 def open_folder(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]], Read]:
-    """A folder's configuration, the shapes of its tensors, and how to read them.
+    """Return the configuration of a folder, the shapes of its tensors, and a function that reads the tensors.
 
     Raises:
-        SAEError: the folder or one of its two files is missing or damaged.
+        SAEError: The folder or one of its two files is missing or damaged.
     """
     if not folder.is_dir():
         raise SAEError(
@@ -91,7 +91,7 @@ def open_folder(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     except Exception as error:
-        # Half a download, or the placeholder that a large file leaves in a plain git checkout, ends here.
+        # An incomplete download, or the pointer that Git LFS leaves in place of a large file, ends here.
         raise SAEError(
             f"{path} cannot be read as safetensors: {error} ({path.stat().st_size} bytes). Download it again."
         ) from error
@@ -107,7 +107,7 @@ def open_folder(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]
 
 
 def reader_of(thing: Any) -> tuple[dict[str, tuple[int, ...]], Read]:
-    """The same as `open_folder` gives, of an object that has the tensors as attributes."""
+    """Return the tensor shapes and the reading function, as in `open_folder`, for an object with tensor attributes."""
     names = (*_LATENT_AXIS, "b_dec")
     shapes = {name: tuple(getattr(thing, name).shape) for name in names if hasattr(getattr(thing, name, None), "shape")}
 
@@ -128,15 +128,15 @@ def _what_is_there(folder: Path) -> str:
 
 
 def read_config(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], whose: str) -> Encoder:
-    """What a configuration of any version means, checked against the tensors that are there.
+    """Return the settings that a configuration of any version states, checked against the available tensors.
 
     Args:
-        config: the contents of `cfg.json`.
-        shapes: shapes of the tensors by name.
-        whose: subject of the error messages, as in "The SAE folder x".
+        config: Contents of `cfg.json`.
+        shapes: Shapes of the tensors, by tensor name.
+        whose: Subject of the error messages, as in "The SAE folder x".
 
     Raises:
-        SAEError: an unsupported setting, a tensor missing, or shapes that contradict each other.
+        SAEError: A setting is unsupported, a tensor is missing, or shapes contradict each other.
     """
     metadata = config.get("metadata")
     fields = {**metadata, **config} if isinstance(metadata, Mapping) else dict(config)
@@ -189,7 +189,7 @@ def _one_of(value: Any, known: tuple[str, ...], whose: str, what: str) -> None:
 
 
 def _normalisation(setting: Any, whose: str) -> str:
-    name = "expected_average_only_in" if setting is True else setting or "none"  # versions 1 and 2 had a truth value
+    name = "expected_average_only_in" if setting is True else setting or "none"  # versions 1 and 2 had a boolean
     _one_of(name, NORMALISATIONS, whose, "normalisation of activations")
     if name == "expected_average_only_in":
         warnings.warn(
