@@ -6,8 +6,8 @@ There are two kinds of goldens:
   are what users have on their disks. `python tests/golden/make.py --only data` wrote them once; they must never be
   written again: code that cannot open them, or finds other numbers, has broken the files that users have.
 * *Words*: `pages/`, `cli.json.gz` and `texts.json.gz` have what people read: pages, what commands print, the texts of
-  results and of errors. Whoever rewords something on purpose writes them again, with
-  `python tests/golden/make.py --only pages cli texts`, and reads the difference that the test shows before that.
+  results and of errors. When you reword something on purpose, read the difference that the test shows, then write
+  them again with `python tests/golden/make.py --only pages cli texts`.
 
 `examples.json` counts the examples in the docstrings of every public name, so that none is lost unnoticed; it
 is written with `--only examples`.
@@ -187,7 +187,7 @@ def make_scans(place: Path) -> None:
 
 
 class Text:
-    """A text that counts how often it is read, and may interrupt whoever reads it.
+    """A text that counts how often it is read, and may interrupt the reader.
 
     Args:
         text: it.

@@ -88,7 +88,7 @@ def test_one_that_goes_on_by_itself_is_left_to_it(gpt2, whole):
     assert (runs[0].status, runs[1].status, runs.status, runs.active) == ("running", "done", "running", True)
     told: list[str] = []
     runs.listen(lambda runs: told.append(runs.status))
-    assert runs.ask(lambda: 1) and runs[0].worker.active  # nobody takes the run away from its worker
+    assert runs.ask(lambda: 1) and runs[0].worker.active  # the run stays with its worker
     with pytest.raises(SettingsError, match="still"):
         runs.resume(5)
     gate.open()
