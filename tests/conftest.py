@@ -30,19 +30,18 @@ os.environ["DREAMY_LENS_CACHE"] = _cache
 ONE_PROCESS = (
     "tests/browser/",
     "tests/cluster/",
-    "tests/sweeps/",
+    "tests/golden/test_golden.py::test_a_scan_on_workers",
     "tests/project/test_notebooks.py",
-    "tests/golden/",
 )
-"""Tests that start browsers, Ray or kernels: beside each other they would compete for the machine."""
+"""Beginnings of the ids of tests that start browsers, Ray or kernels: beside each other they would compete for the machine."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file in one process of pytest-xdist, and all of browsers, Ray and kernels in the same one."""
     for item in items:
-        path = item.nodeid.partition("::")[0]
-        group = "browsers, Ray and kernels" if path.startswith(ONE_PROCESS) else path
+        alone = item.nodeid.startswith(ONE_PROCESS)
+        group = "browsers, Ray and kernels" if alone else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
 
 
