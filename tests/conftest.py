@@ -33,7 +33,7 @@ ONE_PROCESS = (
     "tests/golden/test_golden.py::test_a_scan_on_workers",
     "tests/project/test_notebooks.py",
 )
-"""Beginnings of the ids of tests that start browsers, Ray or kernels: beside each other they would compete for the machine."""
+"""Beginnings of the ids of tests that start browsers, Ray or kernels, which would compete for the machine."""
 
 
 @pytest.hookimpl(tryfirst=True)
