@@ -189,8 +189,9 @@ class _Text:
         self._names: dict[str, str] = {}
 
     def __call__(self, text: str) -> str:
-        text = re.sub(r"\S*ipykernel_\d+/\d+\.py", "cell.py", text)
-        text = re.sub(r"""[^\s"'<>=(]*/site-packages/""", "…/site-packages/", text)
+        # A path is looked for only where a word begins: a plot is one word of 100,000 characters.
+        text = re.sub(r"(?<!\S)\S*ipykernel_\d+/\d+\.py", "cell.py", text)
+        text = re.sub(r"""(?<![^\s"'<>=(])[^\s"'<>=(]*/site-packages/""", "…/site-packages/", text)
         for folder, instead in self._places:
             text = folder.sub(instead, text)
         text = re.sub(r"\b0x[0-9a-f]{6,16}\b", "0x…", text)
