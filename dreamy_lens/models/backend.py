@@ -184,7 +184,7 @@ class Backend(Protocol):
 
     def packed(self, model: Any, way: str) -> PackedRunner:
         """Return a runner of packed passes in one of `packed_ways`, for the HookedModel that holds this backend."""
-        raise NotPackable("its backend cannot run packed rows")
+        raise NotPackable("its backend has no packed passes")
 
     def key_values(self, ids: Int[Tensor, "1 pos"]) -> list[tuple[Tensor, Tensor]]:
         """Return keys and values of each layer, `[1, head, pos, d_head]`, from which a later pass can continue."""

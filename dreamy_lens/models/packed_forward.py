@@ -66,21 +66,21 @@ class PackedModel:
     def __init__(self, model: HookedModel, way: str = INTERFACE) -> None:
         backend = model.backend
         if not isinstance(backend, BridgePasses):
-            raise NotPackable("its backend runs no bridge")
+            raise NotPackable("packed passes need a backend that runs a TransformerBridge of TransformerLens")
         bridge = backend.bridge
         self.model, self.backend, self.way = model, backend, way
         self.blocks: list[Any] = list(getattr(bridge, "blocks", ()))
         encoder = getattr(getattr(getattr(bridge, "original_model", None), "config", None), "is_encoder_decoder", False)
         if len(self.blocks) != model.n_layers or encoder:
-            raise NotPackable("it is not one stack of blocks")
+            raise NotPackable("packed passes need a decoder that is one stack of blocks")
         attentions = [getattr(block, "attn", None) for block in self.blocks]
         if any(getattr(a, "original_component", None) is None for a in attentions):
-            raise NotPackable("a block of it has no attention")
+            raise NotPackable("packed passes need attention in every block, and some blocks have none")
         if FINAL not in bridge.hook_dict:
-            raise NotPackable(f"it has no hook point {FINAL}")
+            raise NotPackable(f"packed passes end at the hook point {FINAL}, and this model has none")
         self.attentions: list[Any] = attentions
         if way == HEADS and not all(hasattr(a, "_reconstruct_attention") for a in attentions):
-            raise NotPackable("its attention does not keep its heads apart from its projections")
+            raise NotPackable("its attention has no separate step for its heads, which packed passes replace")
         self.parts = Bypass(bridge, besides=attentions)
         self._arguments: dict[Any, list[tuple[tuple, dict[str, Any]]]] = {}
         tree_attention.register()
@@ -89,7 +89,7 @@ class PackedModel:
         """Raise NotPackable if one of the hook points cannot be read in a packed pass."""
         for name in capture:
             if name.startswith("unembed.") and name != FINAL:
-                raise NotPackable(f"{name} comes behind what a packed pass computes")
+                raise NotPackable(f"the hook point {name} comes after {FINAL}, where packed passes end")
 
     def row_hooks(self, capture: Sequence[str]) -> frozenset[str]:
         """Return the hook points in attentions that work on full rows; their activations are `[B, n, ...]`."""
@@ -187,7 +187,7 @@ class PackedModel:
         with patched((a, "forward", recorder(i)) for i, a in enumerate(self.attentions)):
             self.backend.run_to_last_hook(ids, [FINAL])
         if None in arguments:
-            raise NotPackable("a block does not call its attention")
+            raise NotPackable("a forward pass skips the attention of some blocks, which packed passes replace")
         return arguments  # pyright: ignore[reportReturnType]
 
     @contextlib.contextmanager

@@ -102,7 +102,10 @@ def tree_attention(
     unsupported = sorted(k for k, v in other.items() if v is not None and k not in _IGNORED)
     current = RUNNING.current
     if current is None or unsupported:
-        raise UnsupportedAttention(f"{type(module).__name__} wants {', '.join(unsupported) or 'no packed pass'}")
+        caller = type(module).__name__
+        if unsupported:
+            raise UnsupportedAttention(f"{caller} passes {', '.join(unsupported)}, which packed attention cannot use")
+        raise UnsupportedAttention(f"{caller} calls packed attention outside a packed pass")
     if current.kept is not None:
         current.kept.append((key, value))
     if current.before is not None:

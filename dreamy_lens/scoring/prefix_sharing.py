@@ -58,7 +58,7 @@ class PrefixSharing:
         self.model, self.layout, self.frame, self.capture = model, layout, frame, tuple(capture)
         self.final, self.everywhere = final, everywhere
         self.packed: PackedRunner | None = None
-        self.why = "" if model.packed_ways else "its backend cannot run packed rows"
+        self.why = "" if model.packed_ways else "its backend has no packed passes"
         self._kept: dict[bool, PassCache] = {}
         self._rows_of: dict[PackedRunner, frozenset[str]] = {}
         for way in model.packed_ways:

@@ -125,7 +125,7 @@ def test_everything_is_as_with_a_bridge_over_the_same_weights(backend, gpt2):
 
 
 def test_prompts_are_scored_whole_and_the_warning_says_why(backend):
-    with pytest.warns(RuntimeWarning, match="scored whole on plain-gpt2.*its backend cannot run packed rows"):
+    with pytest.warns(RuntimeWarning, match="scored whole on plain-gpt2.*its backend has no packed passes"):
         make_scorer(FEATURE, backend).score(IDS)
     with pytest.raises(NotPackable):
         as_hooked(backend).packed("interface")

@@ -107,11 +107,11 @@ def test_what_an_architecture_asks_of_attention_is_done_or_refused():
     packing = build_tree(children())
     q = torch.randn(1, 4, packing.nodes, 8)
     module = SimpleNamespace()
-    with pytest.raises(UnsupportedAttention, match="no packed pass"):
+    with pytest.raises(UnsupportedAttention, match="calls packed attention outside a packed pass"):
         tree_attention.tree_attention(module, q, q, q)
     RUNNING.current = Current(packing)
     try:
-        with pytest.raises(UnsupportedAttention, match="wants position_bias, s_aux"):
+        with pytest.raises(UnsupportedAttention, match="passes position_bias, s_aux, which"):
             tree_attention.tree_attention(module, q, q, q, s_aux=q, position_bias=q)
         out, weights = tree_attention.tree_attention(module, q, q, q, use_cache=False, position_ids=None)
         assert out.shape == (1, packing.nodes, 4, 8) and weights is None
