@@ -52,7 +52,7 @@ def test_every_way_gives_the_activations_of_plain_rows_or_is_refused(family, way
     if way == INTERFACE and compatible and family.name in ("gpt2", "neox"):
         pytest.skip("the wrapped module keeps other weights then; a scorer finds that out")
     if way == HEADS and family.name in ("llama", "gemma2"):
-        with pytest.raises(NotPackable, match="does not keep its heads apart"):
+        with pytest.raises(NotPackable, match="its attention has no separate step for its heads"):
             PackedModel(model, way)
         return
     rows = children()
@@ -159,7 +159,7 @@ def test_a_model_without_a_stack_of_attention_blocks_is_refused(gpt2):
 
     model = wrap(gpt2.bridge)
     model.backend.bridge = Headless()
-    with pytest.raises(NotPackable, match="not one stack of blocks"):
+    with pytest.raises(NotPackable, match="need a decoder that is one stack of blocks"):
         PackedModel(model)
     with pytest.raises(NotPackable, match=r"unembed.hook_out comes behind"):
         PackedModel(wrap(gpt2.bridge)).check(["unembed.hook_out"])
