@@ -161,7 +161,7 @@ def test_a_model_without_a_stack_of_attention_blocks_is_refused(gpt2):
     model.backend.bridge = Headless()
     with pytest.raises(NotPackable, match="need a decoder that is one stack of blocks"):
         PackedModel(model)
-    with pytest.raises(NotPackable, match=r"unembed.hook_out comes behind"):
+    with pytest.raises(NotPackable, match=r"unembed.hook_out comes after unembed.hook_in"):
         PackedModel(wrap(gpt2.bridge)).check(["unembed.hook_out"])
 
 
