@@ -91,7 +91,8 @@ class RayConfig:
                 raise SettingsError(f"{name} is {value!r}; it must be a number, {least}.")
             if value > 1 and value != int(value):
                 raise SettingsError(
-                    f"{name} is {value!r}; above 1 it must be whole: Ray allows fractions only of a single one."
+                    f"{name} is {value!r}; above 1 it must be a whole number, because Ray allows fractions "
+                    "only below 1."
                 )
 
     @classmethod
@@ -124,7 +125,7 @@ class RayConfig:
         for name in settings:
             if name in {field.name for field in fields(cls)}:
                 raise SettingsError(
-                    f"{name}= is about the workers of a Ray cluster: give ray=RayConfig({name}=...), with RayConfig "
+                    f"{name}= is an option of RayConfig: give ray=RayConfig({name}=...), with RayConfig "
                     "from dreamy_lens.cluster."
                 )
 
@@ -201,7 +202,9 @@ def _start(ray: Any, workers: int | None, cpus: float) -> None:
             namespace="dreamy_lens",
         )
     except Exception as error:
-        raise ClusterError(f"Ray does not start on this machine: {error}") from error
+        raise ClusterError(
+            f"Ray does not start on this machine: {error}. Without ray= everything runs in this process."
+        ) from error
 
 
 def _join(ray: Any, address: str) -> None:

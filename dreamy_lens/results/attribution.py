@@ -183,7 +183,7 @@ class Attribution:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise RunFolderError(
-                f"The file {os.fspath(path)!r} is not a whole attribution: {error}. Save it again."
+                f"The file {os.fspath(path)!r} is not a complete attribution: {error}. Save it again."
             ) from None
 
     def __len__(self) -> int:

@@ -188,7 +188,7 @@ class Frontier(Sequence[Prompt]):
             return cls(Prompt.from_dict(p) for p in read_json(path, FORMAT)["prompts"])
         except (KeyError, TypeError) as error:
             raise RunFolderError(
-                f"The file {os.fspath(path)!r} is not a whole frontier: {error}. Save it again."
+                f"The file {os.fspath(path)!r} is not a complete frontier: {error}. Save it again."
             ) from None
 
     @overload

@@ -113,7 +113,7 @@ class Merged:
             ]
         except (KeyError, TypeError) as error:
             raise RunFolderError(
-                f"The file {os.fspath(path)!r} has no whole merged runs: {error}. Save them again."
+                f"The file {os.fspath(path)!r} is not a complete file of merged runs: {error}. Save them again."
             ) from None
         return merge(runs)
 

@@ -166,7 +166,7 @@ def test_what_does_not_belong_together_is_refused(run, examples, bridge, neox):
         card(FEATURE, run=run, examples=other)
     with pytest.raises(ExamplesError, match="tiny-neox"):
         card(FEATURE, neox.bridge, examples=examples, strips=1, **SMALL)
-    with pytest.raises(SettingsError, match="iterations would be for dreams"):
+    with pytest.raises(SettingsError, match="makes no new dreams, so iterations would have no effect"):
         card(FEATURE, run=run, examples=examples, iterations=3)
     with pytest.raises(SettingsError, match="keep one"):
         card(FEATURE, run=run, examples=examples, corpus=texts())
@@ -174,7 +174,7 @@ def test_what_does_not_belong_together_is_refused(run, examples, bridge, neox):
         card(FEATURE, run=run, examples=examples, scan={"k": 3})
     with pytest.raises(SettingsError, match="'kk'"):
         card(FEATURE, run=run, scan={"kk": 3})
-    with pytest.raises(ExamplesError, match="or the folder they are in; got 5"):
+    with pytest.raises(ExamplesError, match="or a folder that holds it; got 5"):
         card(FEATURE, run=run, examples=5)
 
 
