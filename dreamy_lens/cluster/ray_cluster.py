@@ -70,7 +70,10 @@ class RayConfig:
     """
 
     address: str | None = field(default=None, metadata={"help": "address of the cluster to join", "type": str})
-    workers: int | None = field(default=None, metadata={"help": "workers, which each load the model", "type": int})
+    workers: int | None = field(
+        default=None,
+        metadata={"help": "number of workers, which each load the model; default: as many as fit", "type": int},
+    )
     cpus_per_worker: float = field(default=1, metadata={"help": "CPU cores of each worker", "type": float})
     gpus_per_worker: float = field(
         default=0, metadata={"help": "GPUs of each worker; may be a fraction", "type": float}

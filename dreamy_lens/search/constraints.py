@@ -46,7 +46,7 @@ class ForbidText(Constraint):
 
     def describe(self) -> str:
         """Describe the constraint in words."""
-        return f"without the text {self.text!r} in upper or lower case"
+        return f"without the text {self.text!r} in any case"
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def test_dream_with_constraints_starts_and_a_template(cli, tmp_path):
     said = [c.describe() for c in run.constraints]
     template = "inside the template 'User: {dream} Assistant:'"
     assert said == [
-        "without the text 'e' in upper or lower case",
+        "without the text 'e' in any case",
         "round-trips through its text",
         "printable",
         template,
