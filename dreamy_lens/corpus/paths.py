@@ -207,7 +207,7 @@ def _remote(source: str, options: dict[str, Any], problems: Problems) -> tuple[b
         else:
             entries, root = system.find(path, detail=True), path
     except FileNotFoundError:
-        raise CorpusError(f"There is nothing at {source!r}.") from None
+        raise CorpusError(f"There is nothing at {source!r}. Check the URL.") from None
     except Exception as error:  # an unknown protocol, no connection, no permission: each driver raises its own types
         raise CorpusError(f"{source!r} cannot be opened: {type(error).__name__}: {error}") from error
     files = []
@@ -218,7 +218,7 @@ def _remote(source: str, options: dict[str, Any], problems: Problems) -> tuple[b
         stamp = next((str(info[key]) for key in _STAMPS if info.get(key)), "")
         files.append(File(name, system.unstrip_protocol(path), int(info.get("size") or 0), stamp, options))
     if not files:
-        raise CorpusError(f"There are no files at {source!r}.")
+        raise CorpusError(f"There are no files at {source!r}. Check the URL.")
     return is_single, files
 
 

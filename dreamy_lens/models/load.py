@@ -194,7 +194,7 @@ def _checked_device(device: Any) -> Any:
         gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
         reason = str(error).split("\n")[0]
         raise ModelError(
-            f"There is no device {device!r} here; there is {', '.join(['cpu', *gpus])} ({reason})"
+            f"There is no device {device!r} here; there is {', '.join(['cpu', *gpus])} ({reason})."
         ) from None
     return device
 
