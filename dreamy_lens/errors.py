@@ -9,6 +9,7 @@
     │   ├── FeatureRangeError   an index, rank or size is outside the range of the hook point
     │   ├── TokenError          a target is not exactly one token of the model
     │   ├── HookNotFiredError   the hook point exists, but no forward pass reaches it
+    │   ├── HookMeaningError    the hook point does not hold what its name says, such as neurons
     │   ├── NoGradientError     the value is not a differentiable function of the prompt
     │   └── SAEError            a sparse autoencoder cannot be read or does not fit
     ├── PromptError             a prompt is empty, too long, or not made of the model's tokens (also a ValueError)
@@ -77,6 +78,10 @@ class FeatureRangeError(FeatureError):
 
 class TokenError(FeatureError):
     """A target is not exactly one token of the model."""
+
+
+class HookMeaningError(FeatureError):
+    """The hook point does not hold what its name says, such as an MLP's neurons, on this architecture."""
 
 
 class HookNotFiredError(FeatureError):

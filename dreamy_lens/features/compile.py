@@ -17,6 +17,7 @@ from dreamy_lens.errors import FeatureError, FeatureRangeError
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.forward_pass import Readings, check_position, pick
 from dreamy_lens.features.shapes import Axes, Axis, ShapeProbe, listed
+from dreamy_lens.models.causality import check_causal
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.models.transfer import to_device
@@ -209,6 +210,7 @@ def _mean_cross_entropy(compiler: Compiler, f: ex.MeanCrossEntropy) -> tuple[Axe
         model = as_hooked(f.model)
         compiler.model.check_same_tokenizer(model)
         model.bos(bool(compiler.probe.bos))
+    check_causal(model)
     compiler.hooks.setdefault(model, [])
     compiler.logits.add(model)
     return (), lambda r: to_device(r[model].cross_entropy, compiler.model.device)

@@ -15,6 +15,7 @@ from torch import Tensor
 from dreamy_lens.errors import FeatureError, FeatureRangeError
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.forward_pass import RowLayout
+from dreamy_lens.models.hook_meanings import check_meaning
 from dreamy_lens.models.hooked_model import HookedModel
 
 PROBE_LENGTH = 6
@@ -56,6 +57,7 @@ class ShapeProbe:
     Raises:
         UnknownHookError: The model has no hook point of a name that the feature reads.
         HookNotFiredError: A forward pass does not compute the activation at a hook point.
+        HookMeaningError: A hook point does not hold what its name says, such as neurons.
         FeatureRangeError: An activation does not depend on the prompts, an index has more elements than the activation
             has axes, or a position is beyond the model's context.
     """
@@ -70,6 +72,8 @@ class ShapeProbe:
         before = len(self.bos)
         long, short = (self._shapes(RowLayout(before, 0, PROBE_LENGTH - less, 0)) for less in (0, 1))
         self.axes = {name: self._describe(name, long[name], short[name]) for name in self.hooks}
+        for name in self.hooks:
+            check_meaning(model, name)
 
         needed = max((_reach(e) for node in feature.walk() for e in self._positions(node)), default=0)
         if model.n_ctx is not None and needed + before > model.n_ctx:

@@ -105,7 +105,11 @@ class Backend(Protocol):
 
     @abstractmethod
     def hook_names(self) -> list[str]:
-        """Return every valid hook point name, including :data:`EMBEDDING`."""
+        """Return every valid hook point name, including :data:`EMBEDDING`.
+
+        The familiar names mean here what they mean elsewhere: `blocks.1.mlp.hook_post` holds neurons. A backend with
+        :meth:`component` is checked (:mod:`dreamy_lens.models.hook_meanings`); another one promises it.
+        """
         ...
 
     @abstractmethod

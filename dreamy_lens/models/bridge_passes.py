@@ -70,6 +70,7 @@ class BridgePasses(Backend):
         self.d_model = int(getattr(bridge.cfg, "d_model", 0))
         self.n_ctx = int(getattr(bridge.cfg, "n_ctx", 0) or 0) or None
         self.n_layers = int(bridge.cfg.n_layers)
+        self.n_heads = int(getattr(bridge.cfg, "n_heads", 0) or 0) or None
         self._point_cache: dict[tuple[str, bool], Any] = {}
         # Dictionaries in which torch keeps a module's hooks, keyed by ids that it never reuses.
         modules = list(bridge.modules())

@@ -24,6 +24,7 @@ from dreamy_lens.features.compile import Compiler
 from dreamy_lens.features.families import Family, family
 from dreamy_lens.features.forward_pass import Readings, RowLayout, check_position
 from dreamy_lens.features.shapes import Axes, ShapeProbe
+from dreamy_lens.models.causality import is_causal
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.scoring.per_position import DeviceCache, Many, at_every_position, inner, running_values, units_last
 
@@ -181,7 +182,7 @@ class _Grouping:
             bind(members[0], self.model, prepend_bos=self.bos)
         at_all = [at_every_position(f) for f in members]
         series = None
-        if None not in at_all:
+        if None not in at_all and is_causal(self.model):
             series = self._series(at_all)  # pyright: ignore[reportArgumentType]
         return self._made(_Members(members), compiler, compute, series)
 
@@ -199,7 +200,7 @@ class _Grouping:
         found = family(f, axes, probe)
         at_all = at_every_position(f)
         series = None
-        if at_all is not None:
+        if at_all is not None and is_causal(self.model):
             series = self._cumulative(at_all, Compiler(ShapeProbe(self.model, at_all, self.bos)))
         return self._made(_FamilyMembers(found), compiler, lambda r: of(r).flatten(1), series)
 
