@@ -79,7 +79,7 @@ def attributions(
     for k in ks:
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise SettingsError(f"k is {k!r}; it is how many substitutes to try at each position, at least 1.")
-    prompts = as_ids(prompt, scorer.vocabulary)
+    prompts = as_ids(prompt, scorer.vocabulary, scorer.frame.bos)
     if len(prompts) != 1:
         raise PromptError(f"Attribution takes one prompt; got {len(prompts)}. Call it once for each prompt.")
     ids = prompts[0]

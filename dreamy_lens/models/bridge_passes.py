@@ -23,6 +23,7 @@ from dreamy_lens.errors import HookNotFiredError, ModelError
 from dreamy_lens.models.backend import EMBEDDING, Backend, Reader
 from dreamy_lens.models.names import located, nearest
 from dreamy_lens.models.persistent_hooks import attach, persistent_hooks_of
+from dreamy_lens.models.stand_ins import without_stand_ins
 
 _GATES = {
     "attn.hook_result": "use_attn_result",
@@ -63,7 +64,7 @@ class BridgePasses(Backend):
             )
         bridge.eval()
         self.bridge = self.module = bridge
-        self.tokenizer = bridge.tokenizer
+        self.tokenizer = without_stand_ins(bridge.tokenizer)
         self.name = located(name or str(getattr(bridge.cfg, "model_name", type(bridge).__name__)))
         weight = self.embedding_weight
         self.d_vocab = int(weight.shape[0] if weight is not None else bridge.cfg.d_vocab)

@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from dreamy_lens.errors import LONGEST
+
 EMBEDDED_NAME = "embedded"
 """Name of the embedded model in results."""
 
@@ -20,9 +22,13 @@ def located(name: str) -> str:
 
 
 def nearest(name: str, names: Sequence[str], count: int = 3) -> list[str]:
-    """Return the names most similar to a misspelt name, same layer first; compare a partial name with name endings."""
+    """Return the names most similar to a misspelt name, same layer first; compare a partial name with name endings.
+
+    Of a name of absurd length, only the beginning is compared.
+    """
     if name in names:
         return [name]
+    name = name[:LONGEST]
     parts = name.split(".")
 
     def likeness(other: str) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dreamy_lens.errors import ConstraintError, TokenError
+from dreamy_lens.errors import ConstraintError, PromptError, TokenError
 from dreamy_lens.models.vocabulary import REPLACEMENT, Vocabulary
 from dreamy_lens.search.constraints import Constraint, Fix, ForbidText, ForbidTokens, Printable, RoundTrip, Template
 from dreamy_lens.search.constraints import __all__ as FUNCTIONS
@@ -25,7 +25,7 @@ class ConstraintSet:
         allowed: Tokens that may be proposed, bool `[d_vocab]`.
         fixed: Tokens that never change, by position.
         free_positions: Positions that may change, int64 `[<= n]`.
-        prefix, suffix: Token ids of the template before and after the prompt.
+        prefix, suffix: Token ids of the template before and after the prompt, with the BOS that its text states.
 
     Raises:
         ConstraintError: The constraints contradict each other, or leave no token or no position to change.
@@ -47,13 +47,9 @@ class ConstraintSet:
         self.allowed = (vocabulary.allowed if allowed is None else allowed).copy()
         self.fixed: dict[int, int] = {}
         self._predicates: list[tuple[Constraint, Callable[[np.ndarray, str], bool]]] = []
-        templates = [c for c in self.constraints if isinstance(c, Template)]
-        if len(templates) > 1:
-            raise ConstraintError(f"There can be one template; got {len(templates)}.")
-        before, after = templates[0].text.split("{dream}") if templates else ("", "")
+        before, after = _template_texts(self.constraints)
         self._around = before.casefold(), after.casefold()
-        self.prefix = vocabulary.encode(before) if before else []
-        self.suffix = _continuation(vocabulary, after)
+        self.prefix, self.suffix = template_ids(self.constraints, vocabulary)
         for c in self.constraints:
             self._add(c)
         self._check_fixed()
@@ -174,7 +170,8 @@ class ConstraintSet:
             )
         try:
             chosen = self.vocabulary.token_id(token)
-        except TokenError as error:
+            self.vocabulary.check([chosen], "The fixed token")
+        except (TokenError, PromptError) as error:
             raise ConstraintError(f"fix() at position {position}: {error}") from error
         position %= self.length
         if self.fixed.get(position, chosen) != chosen:
@@ -187,6 +184,39 @@ class ConstraintSet:
             return self.vocabulary.encode(text) == row.tolist()
         ids = [*self.prefix, *row.tolist(), *self.suffix]
         return self.vocabulary.encode(self.vocabulary.text(ids)) == ids
+
+
+def template_ids(constraints: Sequence[Constraint], vocabulary: Vocabulary) -> tuple[list[int], list[int]]:
+    """Return the token ids of the template before and after the prompt; none without a template.
+
+    Special tokens in the text, such as those of a chat, are tokens. A BOS that the text begins with is the first of the
+    ids: where a BOS stands before every row anyway, the scorer takes it once.
+
+    Args:
+        constraints: Constraints, of which at most one is a template.
+        vocabulary: Vocabulary of the model.
+
+    Raises:
+        ConstraintError: There are several templates, or the template has a token that the model has no row for.
+    """
+    before, after = _template_texts(constraints)
+    ids = vocabulary.encode(before) if before else [], _continuation(vocabulary, after)
+    for part in ids:
+        if part:
+            try:
+                vocabulary.check(part, "The template")
+            except PromptError as error:
+                raise ConstraintError(str(error)) from None
+    return ids
+
+
+def _template_texts(constraints: Sequence[Constraint]) -> tuple[str, str]:
+    """Return the text of the template before and after the prompt."""
+    templates = [c for c in constraints if isinstance(c, Template)]
+    if len(templates) > 1:
+        raise ConstraintError(f"There can be one template; got {len(templates)}.")
+    before, after = templates[0].text.split("{dream}") if templates else ("", "")
+    return before, after
 
 
 def _continuation(vocabulary: Vocabulary, text: str) -> list[int]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dreamy_lens.errors import ConstraintError
+from dreamy_lens.errors import ConstraintError, quoted
 
 __all__ = ["fix", "forbid_text", "forbid_tokens", "printable", "round_trip", "template"]
 
@@ -169,7 +169,11 @@ def from_dict(data: dict[str, Any]) -> Constraint:
 
 
 def template(text: str) -> Template:
-    """Put fixed text around the prompt, which stands at `{dream}`: ``template("User: {dream} Assistant:")``."""
+    """Put fixed text around the prompt, which stands at `{dream}`: ``template("User: {dream} Assistant:")``.
+
+    The text of a chat template can be given as it is: special tokens in it are tokens, and a BOS that it begins with is
+    the one that stands before every prompt, not a second one.
+    """
     if not isinstance(text, str) or text.count("{dream}") != 1:
-        raise ConstraintError(f"A template has the prompt's place, {{dream}}, exactly once; got {text!r}.")
+        raise ConstraintError(f"A template has the prompt's place, {{dream}}, exactly once; got {quoted(text)}.")
     return Template(text)
