@@ -53,8 +53,8 @@ class HookedModel:
         self.kernels = Kernels(backend.module)
         if backend.default_prepend_bos and self.vocabulary.bos is None:
             warnings.warn(
-                f"{self.name}'s tokenizer {self.vocabulary.why_no_bos}, so its prompts start without one. To put a token "
-                'of your choice before every prompt, use a template, such as template("<token>{dream}").',
+                f"{self.name}'s tokenizer {self.vocabulary.why_no_bos}, so its prompts start without one. To put a "
+                'token of your choice before every prompt, use a template, such as template("<token>{dream}").',
                 UserWarning,
                 stacklevel=2,
             )

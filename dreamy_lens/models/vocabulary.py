@@ -137,7 +137,9 @@ class Vocabulary:
         if isinstance(token, numbers.Integral) and not isinstance(token, bool):
             token = int(token)
             if not (0 <= token < self.size):
-                raise TokenError(f"Token {quoted(token)} is outside the vocabulary, which has ids 0 to {self.size - 1}.")
+                raise TokenError(
+                    f"Token {quoted(token)} is outside the vocabulary, which has ids 0 to {self.size - 1}."
+                )
             return token
         if not isinstance(token, str):
             raise TokenError(

@@ -15,11 +15,11 @@ import numpy as np
 from dreamy_lens.errors import DreamyLensError, PromptError
 from dreamy_lens.panels import state
 from dreamy_lens.scoring.prefix_values import values_at_tokens
+from dreamy_lens.scoring.prompts import strip_bos
 
 if TYPE_CHECKING:
     from dreamy_lens.results.attribution import Attribution
-    from dreamy_lens.scoring.prompts import strip_bos
-from dreamy_lens.scoring.scorer import Scorer
+    from dreamy_lens.scoring.scorer import Scorer
 
 LOG = logging.getLogger("dreamy_lens")
 

@@ -233,7 +233,9 @@ class Scorer:
             raise PromptError(
                 f"The template {where} the prompt is given as token ids here; got the text {quoted(ids)}. Encode it."
             )
-        checked = self.vocabulary.check(to_host(ids)[0] if isinstance(ids, Tensor) else ids, f"The template {where} the prompt")
+        checked = self.vocabulary.check(
+            to_host(ids)[0] if isinstance(ids, Tensor) else ids, f"The template {where} the prompt"
+        )
         return tuple(checked.reshape(-1).tolist())
 
     def without_sharing(self, template: bool = True) -> Scorer:

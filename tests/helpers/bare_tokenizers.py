@@ -1,4 +1,4 @@
-"""Tokenizers without BOS of every kind, and a small model with random weights for each, made in memory or in a folder."""
+"""Tokenizers without BOS of every kind, and a small model with random weights for each, in memory or in a folder."""
 
 from __future__ import annotations
 

@@ -121,7 +121,10 @@ def test_a_declared_bos_without_a_row_does_not_start_prompts():
     tokenizer = bare_tokenizer("byte-level BPE")
     rows = len(tokenizer)
     declared = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend_tokenizer, bos_token="<s>", eos_token="<s>", add_bos_token=True,
+        tokenizer_object=tokenizer.backend_tokenizer,
+        bos_token="<s>",
+        eos_token="<s>",
+        add_bos_token=True,
         name_or_path="local",
     )
     raw = raw_gpt2(rows)
