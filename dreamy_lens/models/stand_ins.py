@@ -7,7 +7,6 @@ or, if it has a token for unknown text, the BOS becomes that one. A model never 
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 from collections.abc import Mapping
@@ -48,7 +47,7 @@ def without_stand_ins(tokenizer: Any) -> Any:
         setattr(tokenizer, name, None)
     # A declared BOS or padding token can be this one too, and then it is part of the vocabulary.
     if added and STAND_IN in tokenizer.get_vocab() and STAND_IN not in tokenizer.all_special_tokens:
-        _take_out(tokenizer, STAND_IN)
+        return _take_out(tokenizer, STAND_IN)
     return tokenizer
 
 
@@ -66,22 +65,23 @@ def _has_own(tokenizer: Any, declared: Mapping[str, Any]) -> bool:
     return token not in getattr(tokenizer, "added_tokens_decoder", {}) or token != max(vocabulary.values())
 
 
-def _take_out(tokenizer: Any, text: str) -> None:
-    """Remove an added token from a tokenizer, for which Hugging Face has no function."""
+def _take_out(tokenizer: Any, text: str) -> Any:
+    """Return a copy of a tokenizer without an added token, for which Hugging Face has no function."""
+    from transformers import PreTrainedTokenizerFast
+
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    with contextlib.suppress(AttributeError, KeyError, TypeError):
-        if backend is not None:
-            state = json.loads(backend.to_str())
-            state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] != text]
-            tokenizer._tokenizer = type(backend).from_str(json.dumps(state))
-        else:
-            token = tokenizer._added_tokens_encoder.pop(text)
-            del tokenizer._added_tokens_decoder[token]
-            tokenizer._update_trie()
-            tokenizer._update_total_vocab_size()
-    if text in tokenizer.get_vocab():
-        raise TokenizerError(
-            f"TransformerLens added {text!r} to the tokenizer, which has no end-of-text token, and it cannot be taken "
-            "out again. Declare the tokenizer's own tokens before the model is made: eos_token= and bos_token=, in "
-            "tokenizer_config.json or as arguments of the tokenizer."
+    if backend is not None:
+        state = json.loads(backend.to_str())
+        state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] != text]
+        special = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+        splits = bool(getattr(tokenizer, "split_special_tokens", False))
+        plain = PreTrainedTokenizerFast(
+            tokenizer_object=type(backend).from_str(json.dumps(state)), split_special_tokens=splits, **special
         )
+        if plain.get_vocab().keys() == tokenizer.get_vocab().keys() - {text}:
+            return plain
+    raise TokenizerError(
+        f"TransformerLens added {text!r} to the tokenizer, which has no end-of-text token, and it cannot be taken out "
+        "again. Declare the tokenizer's own tokens before the model is made: eos_token= and bos_token=, in "
+        "tokenizer_config.json or as arguments of the tokenizer."
+    )
