@@ -19,7 +19,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dreamy_lens.errors import HookNotFiredError, ModelError
+from dreamy_lens.errors import HookNotFiredError, ModelError, quoted
 from dreamy_lens.models.backend import EMBEDDING, Backend, Reader
 from dreamy_lens.models.names import located, nearest
 from dreamy_lens.models.persistent_hooks import attach, persistent_hooks_of
@@ -62,6 +62,7 @@ class BridgePasses(Backend):
                 "TransformerBridge, a Hugging Face id or a local folder; for a Hugging Face model in memory use "
                 "TransformerBridge.boot_transformers(name, hf_model=..., tokenizer=...)."
             )
+        _check_weights(bridge)
         bridge.eval()
         self.bridge = self.module = bridge
         self.tokenizer = without_stand_ins(bridge.tokenizer)
@@ -275,9 +276,24 @@ class BridgePasses(Backend):
         self.observe(ids, {n: lambda activation, hook=None, n=n: fired.setdefault(n) for n in others})
         near = nearest(silent, [n for n in fired if n.startswith(silent.rpartition(".")[0])] or list(fired))
         raise HookNotFiredError(
-            f"{self.name} lists the hook point {silent!r}, but a forward pass does not go through it; "
+            f"{self.name} lists the hook point {quoted(silent)}, but a forward pass does not go through it; "
             f"nearest of those it does: {', '.join(near)}."
         )
+
+
+def _check_weights(bridge: Any) -> None:
+    """Raise ModelError if the bridge has no weights, or weights that can have no gradients."""
+    for parameter in bridge.parameters():
+        if parameter.device.type == "meta":
+            raise ModelError(
+                "The model has weights on the device 'meta', which are only shapes: they were not loaded, or were "
+                "moved to the disk. Load the model on a CPU or a GPU."
+            )
+        if parameter.is_inference():
+            raise ModelError(
+                "The model was made inside torch.inference_mode(), so its weights can have no gradients. Make it "
+                "outside, or inside torch.no_grad()."
+            )
 
 
 def _hook_tables(module: Any) -> tuple[Any, ...]:

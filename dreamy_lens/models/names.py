@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from dreamy_lens.errors import LONGEST
 
@@ -15,8 +14,8 @@ EMBEDDED_NAME = "embedded"
 
 def located(name: str) -> str:
     """Return the absolute path of a model folder, valid in any working folder; return other names unchanged."""
-    folder = Path(name).expanduser()
-    if name == EMBEDDED_NAME or not (folder / "config.json").is_file():
+    folder = os.path.expanduser(name)
+    if name == EMBEDDED_NAME or not os.path.isfile(os.path.join(folder, "config.json")):
         return name
     return os.path.abspath(folder)
 

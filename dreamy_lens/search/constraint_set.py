@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dreamy_lens.errors import ConstraintError, PromptError, TokenError
+from dreamy_lens.errors import ConstraintError, PromptError, TokenError, quoted
 from dreamy_lens.models.vocabulary import REPLACEMENT, Vocabulary
 from dreamy_lens.search.constraints import Constraint, Fix, ForbidText, ForbidTokens, Printable, RoundTrip, Template
 from dreamy_lens.search.constraints import __all__ as FUNCTIONS
@@ -39,7 +39,7 @@ class ConstraintSet:
         for c in constraints:
             if not isinstance(c, Constraint):
                 raise ConstraintError(
-                    f"{c!r} is not a constraint; use those of dreamy_lens.constraints: {', '.join(FUNCTIONS)}."
+                    f"{quoted(c)} is not a constraint; use those of dreamy_lens.constraints: {', '.join(FUNCTIONS)}."
                 )
         self.constraints = tuple(constraints)
         self.vocabulary = vocabulary
@@ -87,8 +87,8 @@ class ConstraintSet:
             for position, token in self.fixed.items():
                 if row[position] != token:
                     raise ConstraintError(
-                        f"The start {text!r} has {self.vocabulary.piece(row[position])!r} at position {position}, "
-                        f"where {self.vocabulary.piece(token)!r} is fixed."
+                        f"The start {quoted(text)} has {self.vocabulary.piece(row[position])!r} at position "
+                        f"{position}, where {self.vocabulary.piece(token)!r} is fixed."
                     )
             banned = [i for i in self.free_positions if not self.allowed[row[i]]]
             if banned:
@@ -97,12 +97,12 @@ class ConstraintSet:
                 if not self.vocabulary.allowed[token]:
                     why = "which is special or unused, and cannot stand in a prompt"
                 raise ConstraintError(
-                    f"The start {text!r} has the token {self.vocabulary.text([token])!r} (id {token}) at position "
-                    f"{banned[0]}, {why}."
+                    f"The start {quoted(text)} has the token {self.vocabulary.text([token])!r} (id {token}) at "
+                    f"position {banned[0]}, {why}."
                 )
             for constraint, test in self._predicates:
                 if not test(row, text):
-                    raise ConstraintError(f"The start {text!r} breaks a constraint: {constraint.describe()}.")
+                    raise ConstraintError(f"The start {quoted(text)} breaks a constraint: {constraint.describe()}.")
 
     def random(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Draw random prompts that obey the constraints, int64 `[count, n]`.
@@ -165,7 +165,7 @@ class ConstraintSet:
         """Fix the token at a position; raise ConstraintError if that is impossible."""
         if not -self.length <= position < self.length:
             raise ConstraintError(
-                f"fix() names position {position}, and prompts of {self.length} tokens have positions 0 to "
+                f"fix() names position {quoted(position)}, and prompts of {self.length} tokens have positions 0 to "
                 f"{self.length - 1}."
             )
         try:
