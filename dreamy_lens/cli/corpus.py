@@ -186,11 +186,11 @@ def _open_corpus(options: argparse.Namespace) -> Any:
     names = {"text_field": options.text_field, "separator": options.separator, "split": options.split}
     keywords = {name: value for name, value in names.items() if value is not None}
     if "separator" in keywords:
-        keywords["separator"] = _unescaped(keywords["separator"])
+        keywords["separator"] = unescaped(keywords["separator"])
     return dl.corpus.open(options.corpus, **keywords)
 
 
-def _unescaped(text: str) -> str:
+def unescaped(text: str) -> str:
     """Return a text with its escape sequences, such as backslash and n, replaced by the characters they stand for.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import tracemalloc
 
 import pytest
@@ -111,8 +112,6 @@ def test_values_are_shown_as_they_are_or_with_their_length():
 
 
 def test_counts_of_the_command_line_are_bounded():
-    import argparse
-
     for text in ("9" * 400, "9" * 18 + "G"):
         with pytest.raises(argparse.ArgumentTypeError, match="more than any corpus has"):
             parse_count(text)
