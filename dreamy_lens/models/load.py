@@ -58,6 +58,12 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
         with _quiet_progress(), torch.inference_mode(False):
             bridge = TransformerBridge.boot_transformers(source, device=device, dtype=dtype or torch.float32, **options)
     except Exception as error:
+        if Path(source).exists() and not _has_tokenizer_files(source) and isinstance(error, ValueError):
+            raise TokenizerError(
+                f"The folder {quoted(source, 300)} has a model but no tokenizer: it has {_TOKENIZER_CONFIG}, and that "
+                f"tokenizer needs more files, such as {', '.join(_TOKENIZER_FILES)}. Save it again beside the model: "
+                "tokenizer.save_pretrained(folder)."
+            ) from error
         if Path(source).exists():
             raise ModelError(
                 f"The folder {quoted(source, 300)} cannot be loaded as a Hugging Face model: {error}"
@@ -68,7 +74,7 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
             "embedded model needs no network: load_model()."
         ) from error
     bridge.eval()
-    if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in _TOKENIZER_FILES):
+    if Path(source).is_dir() and not _has_tokenizer_files(source):
         Vocabulary(bridge.tokenizer, bridge.cfg.d_vocab)  # an empty tokenizer is an error
     if embedded:
         bridge.cfg.default_prepend_bos = True  # every document it was trained on follows the end-of-text token
@@ -168,6 +174,11 @@ def _checked_source(source: str) -> str:
             f"{', '.join(_TOKENIZER_FILES)}. Save the tokenizer beside the model: tokenizer.save_pretrained(folder)."
         )
     return os.path.abspath(folder)
+
+
+def _has_tokenizer_files(folder: str) -> bool:
+    """Return whether a folder has one of the files that most tokenizers need."""
+    return any((Path(folder) / name).is_file() for name in _TOKENIZER_FILES)
 
 
 def _why_no_adapter(folder: Path, source: str) -> str:
