@@ -133,7 +133,8 @@ def _locate(f: ex.Feature, model: HookedModel, bos: bool | None) -> Location:
     if all(isinstance(node, (ex.Logit, ex.Scaled, ex.Constant, ex.Sum, ex.Product)) for node in f.walk()):
         raise NoPathError("The feature is made of logits, so it has no effect on them.")
     raise NoPathError(
-        "The feature is made of several features, and no single vector stands for it: ask for one at a time."
+        "The feature is made of several features, and no single vector stands for it: ask for the effect of one "
+        "feature at a time."
     )
 
 

@@ -70,7 +70,10 @@ class RayConfig:
     """
 
     address: str | None = field(default=None, metadata={"help": "address of the cluster to join", "type": str})
-    workers: int | None = field(default=None, metadata={"help": "workers, which each load the model", "type": int})
+    workers: int | None = field(
+        default=None,
+        metadata={"help": "number of workers, which each load the model; default: as many as fit", "type": int},
+    )
     cpus_per_worker: float = field(default=1, metadata={"help": "CPU cores of each worker", "type": float})
     gpus_per_worker: float = field(
         default=0, metadata={"help": "GPUs of each worker; may be a fraction", "type": float}
@@ -91,7 +94,8 @@ class RayConfig:
                 raise SettingsError(f"{name} is {quoted(value)}; it must be a number, {least}.")
             if value > 1 and value != int(value):
                 raise SettingsError(
-                    f"{name} is {quoted(value)}; above 1 it must be whole: Ray allows fractions only of a single one."
+                    f"{name} is {quoted(value)}; above 1 it must be a whole number, because Ray allows fractions "
+                    "only below 1."
                 )
 
     @classmethod
@@ -124,7 +128,7 @@ class RayConfig:
         for name in settings:
             if name in {field.name for field in fields(cls)}:
                 raise SettingsError(
-                    f"{name}= is about the workers of a Ray cluster: give ray=RayConfig({name}=...), with RayConfig "
+                    f"{name}= is an option of RayConfig: give ray=RayConfig({name}=...), with RayConfig "
                     "from dreamy_lens.cluster."
                 )
 
@@ -202,7 +206,9 @@ def _start(ray: Any, workers: int | None, cpus: float) -> None:
             namespace="dreamy_lens",
         )
     except Exception as error:
-        raise ClusterError(f"Ray does not start on this machine: {error}") from error
+        raise ClusterError(
+            f"Ray does not start on this machine: {error}. Without ray= everything runs in this process."
+        ) from error
 
 
 def _join(ray: Any, address: str) -> None:

@@ -65,7 +65,7 @@ def merge_runs_of(feature: Feature, runs: Any) -> Merged:
     matching = [run for run in members if run.provenance.feature in names]
     if members and not matching:
         others = ", ".join(dict.fromkeys(run.provenance.feature for run in members))
-        raise SettingsError(f"The card is of {feature}, and the run is of {others}; give a run of this feature.")
+        raise SettingsError(f"The card is about {feature}, but the run is of {others}; give a run of {feature}.")
     return merge(matching)
 
 

@@ -112,7 +112,8 @@ def load_dataset(name: str, split: str | None, config: str | None) -> tuple[str,
     path, _, part = name.partition(":")
     if part and split and part != split:
         raise CorpusError(
-            f"{quoted(name, 300)} names the split {quoted(part)}, and split= says {quoted(split)}; give one of them."
+            f"{quoted(name, 300)} names the split {quoted(part)}, but split= names {quoted(split)}; name only "
+            "one of them."
         )
     split = part or split
     try:
@@ -170,13 +171,17 @@ def _field(source: Any, name: str, wanted: str | None) -> str:
     """Return the column with the texts of a data set; raise CorpusError if none can be chosen."""
     features = source.features
     if hasattr(source, "__len__") and not len(source):
-        raise CorpusError(f"There are no rows in {name}.")
+        raise CorpusError(
+            f"There are no rows in {name}, so there is no text. Give a data set or a split that has rows."
+        )
     if features is not None:
         columns = {key: getattr(kind, "dtype", "") in ("string", "large_string") for key, kind in features.items()}
     else:
         rows = list(itertools.islice(iter(source), 20))
         if not rows:
-            raise CorpusError(f"There are no rows in {name}.")
+            raise CorpusError(
+                f"There are no rows in {name}, so there is no text. Give a data set or a split that has rows."
+            )
         columns: dict[str, bool] = {}
         for row in rows:
             columns |= {key: columns.get(key, False) or isinstance(value, str) for key, value in row.items()}

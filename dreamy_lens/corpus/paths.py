@@ -206,7 +206,7 @@ def _remote(source: str, options: dict[str, Any], problems: Problems) -> tuple[b
         else:
             entries, root = system.find(path, detail=True), path
     except FileNotFoundError:
-        raise CorpusError(f"There is nothing at {quoted(source, 300)}.") from None
+        raise CorpusError(f"There is nothing at {quoted(source, 300)}. Check the URL.") from None
     except Exception as error:  # an unknown protocol, no connection, no permission: each driver raises its own types
         raise CorpusError(f"{quoted(source, 300)} cannot be opened: {type(error).__name__}: {error}") from error
     files = []
@@ -217,7 +217,7 @@ def _remote(source: str, options: dict[str, Any], problems: Problems) -> tuple[b
         stamp = next((str(info[key]) for key in _STAMPS if info.get(key)), "")
         files.append(File(name, system.unstrip_protocol(path), int(info.get("size") or 0), stamp, options))
     if not files:
-        raise CorpusError(f"There are no files at {quoted(source, 300)}.")
+        raise CorpusError(f"There are no files at {quoted(source, 300)}. Check the URL.")
     return is_single, files
 
 

@@ -113,7 +113,7 @@ def _check_options(given: Mapping[str, Any], known: Sequence[str], kind: str) ->
     for name in given:
         if name not in known:
             options = f"; its options are {', '.join(known)}" if known else ""
-            raise SettingsError(f"{name}= does not go with {kind}{options}.")
+            raise SettingsError(f"{name}= does not apply to {kind}{options}.")
 
 
 def _named(source: str, given: dict[str, Any]) -> Corpus:
@@ -197,14 +197,19 @@ def _read_options(options: Mapping[str, Any]) -> tuple[ReadOptions, dict[str, An
         keeps_ascii = "a \n".encode(settings.encoding) == b"a \n"
         (settings.separator or "").encode(settings.encoding)
     except LookupError:
-        raise SettingsError(f"There is no encoding {quoted(settings.encoding)}.") from None
+        raise SettingsError(
+            f"There is no encoding {quoted(settings.encoding)}; give a name that Python knows, such as "
+            "'utf-8' or 'latin-1'."
+        ) from None
     except UnicodeEncodeError:
         raise SettingsError(
-            f"The separator {quoted(settings.separator)} cannot be written in {settings.encoding}."
+            f"The separator {quoted(settings.separator)} cannot be written in {settings.encoding}; change one of "
+            "the two."
         ) from None
     if not keeps_ascii:
         raise SettingsError(
-            f"Files in {settings.encoding} must be converted, best to UTF-8: the encoding does not keep ASCII."
+            f"The encoding {settings.encoding} does not keep ASCII, so its files cannot be read here. Convert them to "
+            "UTF-8."
         )
     return settings, storage
 
@@ -278,7 +283,7 @@ def _list(texts: Sequence[Any]) -> Corpus:
         )
     shard = TextShard("texts", texts)
     if not shard.characters:
-        raise CorpusError("All texts of the list are empty.")
+        raise CorpusError("All texts of the list are empty; give at least one text that is not.")
     return _corpus(f"{len(texts)} text{'s' * (len(texts) != 1)}", [shard], shard.fingerprint)
 
 
@@ -287,4 +292,7 @@ def _check_texts(items: Sequence[Any], name: str) -> None:
     if not items:
         raise CorpusError(f"There is no text in {name}: it is empty.")
     if all(isinstance(named_text(item, ""), Problem) for item in items):
-        raise CorpusError(f"Expected texts, but the items of {name} are {type(items[0]).__name__}.")
+        raise CorpusError(
+            f"Expected texts, but the items of {name} are of type {type(items[0]).__name__}. Give str, or objects with "
+            ".text."
+        )

@@ -83,7 +83,10 @@ class Compiler:
         """
         rule = next((_RULES[kind] for kind in type(f).__mro__ if kind in _RULES), None)
         if rule is None:
-            raise FeatureError(f"{type(f).__name__} has no rule, so it cannot be bound; register one with compiles().")
+            raise FeatureError(
+                f"{type(f).__name__} has no function that computes it, so it cannot be bound; register one with "
+                "@compiles."
+            )
         return rule(self, f)
 
     def at(self, element: ex.Element, label: str) -> Axes:
@@ -316,7 +319,8 @@ def _combined(compiler: Compiler, f: ex.Sum | ex.Product) -> tuple[Axes, Compute
         if len(sizes) > 1:  # slices of positions, whose lengths depend on the length of the prompt
             lengths = " and ".join(str(size[0] if len(size) == 1 else list(size)) for size in sorted(sizes))
             raise FeatureRangeError(
-                f"The parts of {f.label} leave {lengths} positions; give them slices of equal length."
+                f"The parts of {f.label} leave different numbers of positions, {lengths}; give them slices of equal "
+                "length."
             )
         out = full[0]
         for value in full[1:]:

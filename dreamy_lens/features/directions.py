@@ -114,7 +114,10 @@ def _decode(text: str) -> np.ndarray:
     try:
         return np.frombuffer(base64.b64decode(text[len(_INLINE) :], validate=True), dtype="<f4")
     except (ValueError, binascii.Error):
-        raise FeatureError(f"The inline direction {text[:40]!r}… is not base64 of float32 numbers.") from None
+        raise FeatureError(
+            f"The inline direction {text[:40]!r}… is not base64 of float32 numbers. Copy the whole text of the feature "
+            "again, or give a file."
+        ) from None
 
 
 def _read(location: str) -> np.ndarray:
@@ -125,7 +128,9 @@ def _read(location: str) -> np.ndarray:
         try:
             values = np.load(file, allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
-            raise FeatureError(f"{file} cannot be read as an array of numbers: {error}") from error
+            raise FeatureError(
+                f"{file} cannot be read as an array of numbers: {error}. Save the direction again with numpy.save."
+            ) from error
         return _checked(values, f"{file}")
     if file.suffix != ".safetensors":
         raise FeatureError(f"A direction is read from a .safetensors or .npy file; {file.name!r} is neither.")
@@ -144,4 +149,4 @@ def _read(location: str) -> np.ndarray:
     except FeatureError:
         raise
     except Exception as error:
-        raise FeatureError(f"{file} cannot be read as safetensors: {error}") from error
+        raise FeatureError(f"{file} cannot be read as safetensors: {error}. Save the direction again.") from error

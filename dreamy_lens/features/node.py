@@ -243,5 +243,5 @@ def finite_number(x: Any, where: str) -> float:
     except OverflowError:  # an integer too large for a float
         value = math.inf
     if not math.isfinite(value):
-        raise FeatureError(f"{where} takes finite numbers only; here is one that is {value}.")
+        raise FeatureError(f"{where} takes finite numbers only; got {value}.")
     return value

@@ -130,7 +130,7 @@ class _Reader:
                 continue
             right = self.factor()
             if mark.text == "/" and isinstance(right, ex.Feature):
-                raise self.fail("A feature can be divided by a number only.", mark.at)
+                raise self.fail("A feature can only be divided by a number.", mark.at)
             left = self.attempt(lambda a=left, b=right, m=mark: a * b if m.text == "*" else a / b, mark.at)
         return left
 
@@ -159,7 +159,7 @@ class _Reader:
 
     def must_be_feature(self, part: Any, at: int) -> None:
         if not isinstance(part, ex.Feature):
-            raise self.fail("This applies to a feature, not to a number.", at)
+            raise self.fail("This can only be applied to a feature, not to a number.", at)
 
     def method(self, feature: ex.Feature, name: str, at: int) -> Any:
         if name not in METHODS:

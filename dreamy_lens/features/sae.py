@@ -123,7 +123,9 @@ class SAE:
         try:
             row = self._read("W_dec", i) if self._read is not None else self._object.W_dec[i]
         except Exception as error:
-            raise SAEError(f"{self} shows no decoder (W_dec), so what its latents write is not known.") from error
+            raise SAEError(
+                f"{self} has no decoder (W_dec) that can be read, so it is not known what its latents write."
+            ) from error
         return row.detach().float().cpu().flatten()
 
     def encode(

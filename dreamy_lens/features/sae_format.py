@@ -194,7 +194,8 @@ def _normalisation(setting: Any, whose: str) -> str:
     if name == "expected_average_only_in":
         warnings.warn(
             f"{whose} was trained on activations scaled by one number, which its files do not hold. Activations are "
-            "used as they are: right if that number was folded into the weights when it was saved, as is usual.",
+            "used as they are. This is right if that number was folded into the weights when the autoencoder was "
+            "saved, as is usual.",
             stacklevel=4,
         )
     return str(name)

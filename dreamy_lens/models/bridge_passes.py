@@ -277,7 +277,7 @@ class BridgePasses(Backend):
         near = nearest(silent, [n for n in fired if n.startswith(silent.rpartition(".")[0])] or list(fired))
         raise HookNotFiredError(
             f"{self.name} lists the hook point {quoted(silent)}, but a forward pass does not go through it; "
-            f"nearest of those it does: {', '.join(near)}."
+            f"the nearest hook points that it goes through: {', '.join(near)}."
         )
 
 

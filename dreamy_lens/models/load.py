@@ -238,7 +238,7 @@ def _checked_device(device: Any) -> Any:
         gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
         reason = shorten(str(error).split("\n")[0], 200)
         raise ModelError(
-            f"There is no device {quoted(device)} here; there is {', '.join(['cpu', *gpus])} ({reason})"
+            f"There is no device {quoted(device)} here; there is {', '.join(['cpu', *gpus])} ({reason})."
         ) from None
     return device
 

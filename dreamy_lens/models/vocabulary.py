@@ -159,7 +159,7 @@ class Vocabulary:
         if token in self.tokenizer.all_special_tokens:
             return self._with_row(int(self.tokenizer.convert_tokens_to_ids(token)))
         if not ids:
-            raise TokenError(f"The target {quoted(token)} encodes to no token at all.")
+            raise TokenError(f"The target {quoted(token)} encodes to no token at all; a target is one token.")
         ids = self._within(token, ids)
         if len(ids) == 1:
             return self._with_row(ids[0])

@@ -187,8 +187,9 @@ class Frontier(Sequence[Prompt]):
         try:
             return cls(Prompt.from_dict(p) for p in read_json(path, FORMAT)["prompts"])
         except (KeyError, TypeError) as error:
+            reason = f"the entry {error} is missing" if isinstance(error, KeyError) else error
             raise RunFolderError(
-                f"The file {os.fspath(path)!r} is not a whole frontier: {error}. Save it again."
+                f"The file {os.fspath(path)!r} is not a complete frontier: {reason}. Save it again."
             ) from None
 
     @overload

@@ -280,4 +280,8 @@ class RunWorker(ModelThread):
             with uninterrupted(forget=True):
                 self.run.save(self.save_to)
         except Exception as error:
-            warnings.warn(f"The run could not be saved: {error}", RuntimeWarning, stacklevel=6)
+            warnings.warn(
+                f"The run could not be saved: {str(error).rstrip('.')}. run.save(folder) saves it to another folder.",
+                RuntimeWarning,
+                stacklevel=6,
+            )

@@ -213,9 +213,9 @@ class BackwardScorer:
             positions.append(rows)
             if not values[-1].requires_grad:
                 raise NoGradientError(
-                    f"{feature.feature.label} does not depend on the prompt's tokens differentiably on "
-                    f"{feature.model.name}, so there is nothing to rank substitutions by. Choose another hook point; a "
-                    "custom function must not detach()."
+                    f"On {feature.model.name}, {feature.feature.label} is not a differentiable function of the "
+                    "prompt's tokens, so no gradient can rank substitutions. Choose another hook point; a custom "
+                    "function must not detach()."
                 )
         if len(values) == 1:
             return values[0]

@@ -291,7 +291,7 @@ class _Grouping:
                     return r[model].over_vocabulary(of, f.position, f.label)
 
                 return isinstance(f.position, ex.Span), logits
-        raise FeatureError(f"{type(f).__name__} is not computed in banks.")
+        raise FeatureError(f"{type(f).__name__} cannot be computed together with other features.")
 
     def _column(self, f: ex.Hook) -> int:
         """Return the index of a hook point's picked unit, all axes of units being flattened into one."""

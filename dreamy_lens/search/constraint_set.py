@@ -39,7 +39,8 @@ class ConstraintSet:
         for c in constraints:
             if not isinstance(c, Constraint):
                 raise ConstraintError(
-                    f"{quoted(c)} is not a constraint; use those of dreamy_lens.constraints: {', '.join(FUNCTIONS)}."
+                    f"{quoted(c)} is not a constraint; use those of dl.constraints (dreamy_lens.constraints): "
+                    f"{', '.join(FUNCTIONS)}."
                 )
         self.constraints = tuple(constraints)
         self.vocabulary = vocabulary
@@ -57,8 +58,8 @@ class ConstraintSet:
         left = int(self.allowed.sum())
         if left < 2:
             raise ConstraintError(
-                f"Of the vocabulary's {vocabulary.size} tokens {'only 1' if left else 'none'} is left to propose, so "
-                f"there is nothing to search (constraints: {self.describe()}). Loosen a constraint."
+                f"The constraints leave {'only 1' if left else 'none'} of the vocabulary's {vocabulary.size} tokens, "
+                f"so there is nothing to search (constraints: {self.describe()}). Loosen a constraint."
             )
         if not len(self.free_positions):
             raise ConstraintError(
@@ -88,7 +89,8 @@ class ConstraintSet:
                 if row[position] != token:
                     raise ConstraintError(
                         f"The start {quoted(text)} has {self.vocabulary.piece(row[position])!r} at position "
-                        f"{position}, where {self.vocabulary.piece(token)!r} is fixed."
+                        f"{position}, where {self.vocabulary.piece(token)!r} is fixed. Change the start, or "
+                        "the constraint fix()."
                     )
             banned = [i for i in self.free_positions if not self.allowed[row[i]]]
             if banned:
@@ -102,7 +104,10 @@ class ConstraintSet:
                 )
             for constraint, test in self._predicates:
                 if not test(row, text):
-                    raise ConstraintError(f"The start {quoted(text)} breaks a constraint: {constraint.describe()}.")
+                    raise ConstraintError(
+                        f"The start {quoted(text)} breaks a constraint: {constraint.describe()}. Change the start, or "
+                        "drop the constraint."
+                    )
 
     def random(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Draw random prompts that obey the constraints, int64 `[count, n]`.
@@ -157,8 +162,8 @@ class ConstraintSet:
             for c in self.constraints:
                 if isinstance(c, ForbidText) and c.text.casefold() in piece.casefold():
                     raise ConstraintError(
-                        f"Position {position} is fixed to {piece!r}, and prompts are to be {c.describe()}; drop one of "
-                        "the two constraints."
+                        f"Position {position} is fixed to {piece!r}, but a constraint asks for prompts {c.describe()}; "
+                        "drop one of the two constraints."
                     )
 
     def _fix(self, position: int, token: str | int) -> None:
@@ -214,7 +219,7 @@ def _template_texts(constraints: Sequence[Constraint]) -> tuple[str, str]:
     """Return the text of the template before and after the prompt."""
     templates = [c for c in constraints if isinstance(c, Template)]
     if len(templates) > 1:
-        raise ConstraintError(f"There can be one template; got {len(templates)}.")
+        raise ConstraintError(f"There can be only one template; got {len(templates)}.")
     before, after = templates[0].text.split("{dream}") if templates else ("", "")
     return before, after
 

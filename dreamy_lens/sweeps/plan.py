@@ -128,7 +128,7 @@ class Plan:
         given = list(features) if isinstance(features, (list, tuple)) else [features]
         expressions = [parse(feature).absolute() for feature in given]
         if not expressions:
-            raise SettingsError("There is no feature: the list is empty.")
+            raise SettingsError("The list of features is empty; give at least one feature.")
         texts = [str(feature) for feature in expressions]
         duplicate = next((text for text in texts if texts.count(text) > 1), None)
         if duplicate is not None:

@@ -68,7 +68,10 @@ class Sweep(Sequence["Dream"]):
         place = SharedFolder(out)
         manifest = place.read(MANIFEST)
         if manifest is None:
-            raise RunFolderError(f"There is no sweep in {place}: it has no {MANIFEST}, or a damaged one.")
+            raise RunFolderError(
+                f"There is no sweep in {place}: it has no {MANIFEST}, or a damaged one. Give the folder that "
+                "sweep(..., out=...) wrote."
+            )
         return cls(place, cls.checked(manifest, place), model=model, fluency_model=fluency_model)
 
     @staticmethod
@@ -80,7 +83,10 @@ class Sweep(Sequence["Dream"]):
             place: Folder of the sweep, for messages.
         """
         if manifest.get("format") != FORMAT:
-            raise RunFolderError(f"The {MANIFEST} in {place} is not the manifest of a sweep.")
+            raise RunFolderError(
+                f"The {MANIFEST} in {place} is not the manifest of a sweep. Give the folder that sweep(..., out=...) "
+                "wrote."
+            )
         if not isinstance(manifest.get("version"), int) or manifest["version"] > VERSION:
             raise RunFolderError(
                 f"The sweep in {place} has format version {manifest.get('version')}, and this dreamy_lens reads up to "
@@ -88,7 +94,9 @@ class Sweep(Sequence["Dream"]):
             )
         missing = [name for name in ("features", "settings", "seeds", "model", "mark") if name not in manifest]
         if missing:
-            raise RunFolderError(f"The {MANIFEST} in {place} was altered: it has no {missing[0]}.")
+            raise RunFolderError(
+                f"The {MANIFEST} in {place} was altered: it has no {missing[0]}. Replace it by an intact copy."
+            )
         return manifest
 
     # The runs and their status.

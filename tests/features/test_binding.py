@@ -49,7 +49,10 @@ def test_a_layer_that_is_not_there_is_answered_with_the_layers(gpt2):
 
 def test_a_hook_point_that_never_fires(neox):
     said = sentence(HookNotFiredError, "blocks.0.attn.hook_rot_q[-1, 0]", neox.bridge)
-    assert "lists the hook point 'blocks.0.attn.hook_rot_q', but a forward pass does not go through it; nearest" in said
+    assert (
+        "lists the hook point 'blocks.0.attn.hook_rot_q', but a forward pass does not go through it; the nearest"
+        in said
+    )
 
 
 def test_a_hook_point_without_prompts_in_it(llama):
