@@ -29,7 +29,9 @@ def score(
 
     Args:
         feature: Expression, or its text such as ``"L2.N17"``.
-        prompts: One text, several texts of any lengths, or token ids `[n]` or `[B, n]` without BOS.
+        prompts: One text, several texts of any lengths, or token ids `[n]` or `[B, n]`. A BOS is put before each by the
+            model's convention; one that a prompt begins with is that one, and there are never two. Other special
+            tokens in a text are tokens of the prompt.
         model: TransformerBridge, Hugging Face id, or folder of a model; None is the embedded model.
         fluency_model: Model whose cross-entropy is measured, with the same tokenizer; None is `model`.
         prepend_bos: Whether a BOS token stands before every prompt; None is the model's convention.
@@ -64,7 +66,7 @@ def score(
         batch_size=batch_size,
         share_prefixes=share_prefixes,
     )
-    rows = as_ids(prompts, scorer.vocabulary)
+    rows = as_ids(prompts, scorer.vocabulary, scorer.frame.bos)
     value = np.empty(len(rows), dtype=np.float32)
     cross_entropy = np.empty(len(rows), dtype=np.float32)
     for length in sorted({len(row) for row in rows}):

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from dreamy_lens.errors import ClusterError, SettingsError
+from dreamy_lens.errors import ClusterError, SettingsError, quoted
 
 # Environment of a cluster that this process starts; values that the user has set are kept. The second variable chooses
 # the behaviour of newer versions of Ray, because Ray prints a warning where it is not set.
@@ -81,20 +81,20 @@ class RayConfig:
 
     def __post_init__(self) -> None:
         if self.address is not None and (not isinstance(self.address, str) or not self.address):
-            raise SettingsError(f"address is {self.address!r}; use 'auto', 'host:port' or 'ray://host:10001'.")
+            raise SettingsError(f"address is {quoted(self.address)}; use 'auto', 'host:port' or 'ray://host:10001'.")
         workers = self.workers
         if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
             raise SettingsError(
-                f"workers is {workers!r}; it must be a whole number, at least 1, or None to fill the cluster."
+                f"workers is {quoted(workers)}; it must be a whole number, at least 1, or None to fill the cluster."
             )
         for name, least in (("cpus_per_worker", "more than 0"), ("gpus_per_worker", "at least 0")):
             value = getattr(self, name)
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             if not is_number or value < 0 or (value == 0 and name == "cpus_per_worker"):
-                raise SettingsError(f"{name} is {value!r}; it must be a number, {least}.")
+                raise SettingsError(f"{name} is {quoted(value)}; it must be a number, {least}.")
             if value > 1 and value != int(value):
                 raise SettingsError(
-                    f"{name} is {value!r}; above 1 it must be a whole number, because Ray allows fractions "
+                    f"{name} is {quoted(value)}; above 1 it must be a whole number, because Ray allows fractions "
                     "only below 1."
                 )
 
@@ -118,8 +118,8 @@ class RayConfig:
         if isinstance(ray, str) and ray:
             return cls(address=ray)
         raise SettingsError(
-            f"ray is {ray!r}; use ray=True for a cluster that starts by itself, an address to join a cluster ('auto', "
-            "'host:port' or 'ray://host:10001'), or ray=RayConfig(workers=2) for more options."
+            f"ray is {quoted(ray)}; use ray=True for a cluster that starts by itself, an address to join a cluster "
+            "('auto', 'host:port' or 'ray://host:10001'), or ray=RayConfig(workers=2) for more options."
         )
 
     @classmethod
@@ -162,7 +162,8 @@ def connected(config: RayConfig, tasks: int | None = None) -> Iterator[Cluster]:
     if ray.is_initialized():
         if address not in (None, "auto", "local") and not _is_at(ray, address):
             raise ClusterError(
-                f"This process is connected to another Ray cluster than {address!r}; call ray.shutdown() to leave it."
+                f"This process is connected to another Ray cluster than {quoted(address)}; call ray.shutdown() to "
+                "leave it."
             )
     elif address is None or address == "local":
         _start(ray, workers, cpus)
@@ -217,7 +218,7 @@ def _join(ray: Any, address: str) -> None:
     except Exception as error:
         if "ray[client]" in str(error):
             raise ClusterError(
-                f"To join {address!r} from outside the cluster, install Ray's client: pip install 'ray[client]'."
+                f"To join {quoted(address)} from outside the cluster, install Ray's client: pip install 'ray[client]'."
             ) from None
         why = str(error).splitlines()[0] if str(error) else repr(error)
         if os.environ.get("RAY_AUTH_MODE") != "token":
@@ -238,7 +239,7 @@ def _check_reachable(address: str) -> None:
 
 def _unreachable(address: str, why: str) -> str:
     return (
-        f"There is no Ray cluster to join at {address!r}: {why.rstrip('.')}. `ray start --head` on one machine "
+        f"There is no Ray cluster to join at {quoted(address)}: {why.rstrip('.')}. `ray start --head` on one machine "
         "starts a cluster and prints its address; ray=True needs no address."
     )
 

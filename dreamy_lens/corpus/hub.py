@@ -14,7 +14,7 @@ from dreamy_lens.corpus.memory import SAMPLE, texts_digest
 from dreamy_lens.corpus.problems import Problem
 from dreamy_lens.corpus.records import Note
 from dreamy_lens.corpus.text_field import choose_text_field, explain_no_text
-from dreamy_lens.errors import CorpusError
+from dreamy_lens.errors import CorpusError, quoted
 
 BATCH = 1 << 20
 """Characters of rows that are fetched at once."""
@@ -111,14 +111,18 @@ def load_dataset(name: str, split: str | None, config: str | None) -> tuple[str,
 
     path, _, part = name.partition(":")
     if part and split and part != split:
-        raise CorpusError(f"{name!r} names the split {part!r}, but split= names {split!r}; name only one of them.")
+        raise CorpusError(
+            f"{quoted(name, 300)} names the split {quoted(part)}, but split= names {quoted(split)}; name only "
+            "one of them."
+        )
     split = part or split
     try:
         dataset = datasets.load_dataset(path, config, split=split, streaming=True)
     except Exception as error:  # no connection, or the name, the split or the configuration does not exist
         why = f"{type(error).__name__}: {error}"
         raise CorpusError(
-            f"There is no file or folder {path!r} here, and no data set of that name can be loaded from the Hub. {why}"
+            f"There is no file or folder {quoted(path, 300)} here, and no data set of that name can be loaded from the "
+            f"Hub. {why}"
         ) from error
     return f"{path}:{split}" if split else path, dataset
 
@@ -140,7 +144,7 @@ def dataset_shards(source: Any, name: str, split: str | None, wanted: str | None
         source, split = _one_split(source, name, split)
         name = f"{name}:{split}"
     elif split is not None and str(getattr(source, "split", None)) != split:
-        raise CorpusError(f"This data set has no split {split!r}: it is a single split. Leave out split=.")
+        raise CorpusError(f"This data set has no split {quoted(split)}: it is a single split. Leave out split=.")
     is_streamed = not hasattr(source, "__len__")
     field = _field(source, name, wanted)
     if not is_streamed:
@@ -158,7 +162,7 @@ def _one_split(splits: Any, name: str, split: str | None) -> tuple[Any, str]:
     if split is None and len(splits) == 1:
         split = next(iter(splits))
     if split not in splits:
-        advice = "Name one of its splits" if split is None else f"There is no split {split!r}; name another"
+        advice = "Name one of its splits" if split is None else f"There is no split {quoted(split)}; name another"
         raise CorpusError(f"{advice} with split=: {name} has {', '.join(map(repr, splits))}.")
     return splits[split], str(split)
 

@@ -22,7 +22,7 @@ from dreamy_lens.corpus.memory import DocstringShard, IterableShard, SinglePassS
 from dreamy_lens.corpus.paths import COMPRESSIONS, FORMATS, File, find_files, is_glob, is_url
 from dreamy_lens.corpus.problems import Problem, Problems
 from dreamy_lens.corpus.sections import BLOCK, SECTION
-from dreamy_lens.errors import CorpusError, SettingsError
+from dreamy_lens.errors import CorpusError, SettingsError, quoted
 
 VERSION = 1
 """Version of the rules that turn a source into sections and blocks; a part of every fingerprint."""
@@ -161,7 +161,7 @@ def _corpus(name: str, shards: list[Shard], fingerprint: Any, problems: Problems
 
 def _documentation(split: str | None = None, packages: Iterable[str] = PACKAGES) -> Corpus:
     if split is not None and split not in SPLITS:
-        raise SettingsError(f"There is no split {split!r}; use 'train', 'held_out', or None for both.")
+        raise SettingsError(f"There is no split {quoted(split)}; use 'train', 'held_out', or None for both.")
     packages = tuple(packages)
     splits = [s for s in SPLITS if split in (None, s)]
     shards: list[Shard] = [DocstringShard(s, packages) for s in splits]
@@ -198,11 +198,13 @@ def _read_options(options: Mapping[str, Any]) -> tuple[ReadOptions, dict[str, An
         (settings.separator or "").encode(settings.encoding)
     except LookupError:
         raise SettingsError(
-            f"There is no encoding {settings.encoding!r}; give a name that Python knows, such as 'utf-8' or 'latin-1'."
+            f"There is no encoding {quoted(settings.encoding)}; give a name that Python knows, such as "
+            "'utf-8' or 'latin-1'."
         ) from None
     except UnicodeEncodeError:
         raise SettingsError(
-            f"The separator {settings.separator!r} cannot be written in {settings.encoding}; change one of the two."
+            f"The separator {quoted(settings.separator)} cannot be written in {settings.encoding}; change one of "
+            "the two."
         ) from None
     if not keeps_ascii:
         raise SettingsError(
@@ -277,7 +279,7 @@ def _list(texts: Sequence[Any]) -> Corpus:
     first = texts[0]
     if isinstance(first, str) and first.lower().endswith((*FORMATS, *COMPRESSIONS)) and os.path.isfile(first):
         raise CorpusError(
-            f"{first!r} is a file. A list of str is a list of texts; give pathlib.Path objects for files."
+            f"{quoted(first, 300)} is a file. A list of str is a list of texts; give pathlib.Path objects for files."
         )
     shard = TextShard("texts", texts)
     if not shard.characters:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
-from pathlib import Path
+
+from dreamy_lens.errors import LONGEST
 
 EMBEDDED_NAME = "embedded"
 """Name of the embedded model in results."""
@@ -13,16 +14,20 @@ EMBEDDED_NAME = "embedded"
 
 def located(name: str) -> str:
     """Return the absolute path of a model folder, valid in any working folder; return other names unchanged."""
-    folder = Path(name).expanduser()
-    if name == EMBEDDED_NAME or not (folder / "config.json").is_file():
+    folder = os.path.expanduser(name)
+    if name == EMBEDDED_NAME or not os.path.isfile(os.path.join(folder, "config.json")):
         return name
     return os.path.abspath(folder)
 
 
 def nearest(name: str, names: Sequence[str], count: int = 3) -> list[str]:
-    """Return the names most similar to a misspelt name, same layer first; compare a partial name with name endings."""
+    """Return the names most similar to a misspelt name, same layer first; compare a partial name with name endings.
+
+    Of a name of absurd length, only the beginning is compared.
+    """
     if name in names:
         return [name]
+    name = name[:LONGEST]
     parts = name.split(".")
 
     def likeness(other: str) -> float:

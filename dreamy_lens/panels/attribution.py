@@ -65,7 +65,7 @@ class AttributionPanel(LivePanel):
             options["fluency_model"] = as_hooked(options["fluency_model"])
         expression = feature if isinstance(feature, BoundFeature) else parse(feature)
         scorer = Scorer(expression, as_hooked(model), **options)
-        ids = as_ids(prompt, scorer.vocabulary)[0]
+        ids = as_ids(prompt, scorer.vocabulary, scorer.frame.bos)[0]
         self._thread = ModelThread(self)
         self._inspector = PromptInspector(lambda: scorer, lambda ids, ks: attributions(scorer, ids, ks, renew=False))
         super().__init__(**_labels(scorer))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from dreamy_lens.errors import RunFolderError, SettingsError
+from dreamy_lens.errors import RunFolderError, SettingsError, quoted
 from dreamy_lens.figures.frontier import frontier_figure
 from dreamy_lens.html.page import fragment
 from dreamy_lens.results.pareto import hull_rows, hypervolume, non_dominated
@@ -226,5 +226,7 @@ def _limit(name: str, limit: Any, unit: str) -> float:
     except (TypeError, ValueError):
         number = np.nan
     if np.isnan(number):
-        raise SettingsError(f"{name} is {limit!r}, which is not a number; give it in {unit}, or None for no limit.")
+        raise SettingsError(
+            f"{name} is {quoted(limit)}, which is not a number; give it in {unit}, or None for no limit."
+        )
     return number

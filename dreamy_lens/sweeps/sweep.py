@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from dreamy_lens._files import StrPath
 from dreamy_lens.cluster.shared_folder import SharedFolder
-from dreamy_lens.errors import RunFolderError, SettingsError
+from dreamy_lens.errors import RunFolderError, SettingsError, quoted
 from dreamy_lens.sweeps.plan import FORMAT, MANIFEST, VERSION, SweepTask, label_of, tasks_of
 from dreamy_lens.sweeps.runner import DONE, FAILED, RESULTS, RUNS
 
@@ -156,7 +156,9 @@ class Sweep(Sequence["Dream"]):
             values = [self._value(task, name) for task in tasks]
             tasks = [task for task, own_value in zip(tasks, values, strict=True) if own_value == value]
             if not tasks:
-                raise SettingsError(f"This sweep has no runs with {name}={value!r}; there are: {_listed(values)}.")
+                raise SettingsError(
+                    f"This sweep has no runs with {name}={quoted(value)}; there are: {_listed(values)}."
+                )
         model, fluency = self._models
         objects = {"features": self._features, "model": model, "fluency_model": fluency}
         return Sweep(self._place, self._manifest, tasks=tasks, like=self, **objects)
@@ -214,7 +216,7 @@ class Sweep(Sequence["Dream"]):
         setting = self._manifest["settings"][task.setting]
         values = {**setting["config"], **setting["given"]}
         if name not in values:
-            raise SettingsError(f"There is no setting {name!r}; there are: seed, {', '.join(values)}.")
+            raise SettingsError(f"There is no setting {quoted(name)}; there are: seed, {', '.join(values)}.")
         return values[name]
 
     def _label(self, feature: int) -> str:

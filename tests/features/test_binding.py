@@ -21,7 +21,7 @@ from dreamy_lens.errors import (
     UnknownHookError,
 )
 from dreamy_lens.features import bind
-from dreamy_lens.models import as_hooked
+from dreamy_lens.models import Vocabulary, as_hooked
 from tests.helpers import models
 from tests.helpers.scorers import make_scorer
 
@@ -161,7 +161,8 @@ def test_logits_and_latents_have_positions_too(gpt2):
 def test_a_bos_that_the_tokenizer_does_not_have(gpt2, monkeypatch):
     tokenizer = copy.deepcopy(gpt2.tokenizer)
     tokenizer.bos_token = None
-    monkeypatch.setattr(as_hooked(gpt2.bridge), "tokenizer", tokenizer)
+    hooked = as_hooked(gpt2.bridge)
+    monkeypatch.setattr(hooked, "vocabulary", Vocabulary(tokenizer, hooked.vocabulary.size))
     said = sentence(ModelError, "L0.N1", gpt2.bridge, prepend_bos=True)
     assert "tokenizer has no BOS token, so prepend_bos=True is impossible; use False." in said
     bind("L0.N1", gpt2.bridge)
