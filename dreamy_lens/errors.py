@@ -123,6 +123,18 @@ class OutOfMemoryError(DreamyLensError):
     """A single prompt does not fit into the device's memory."""
 
 
+def shortened(text: str, limit: int = 80) -> str:
+    """Return a text that a message repeats, with its middle left out beyond `limit` characters.
+
+    >>> shortened("a" * 100, 11)
+    'aaaaa…aaaaa'
+    """
+    if len(text) <= limit:
+        return text
+    half = (limit - 1) // 2
+    return f"{text[:half]}…{text[-half:]}"
+
+
 def unknown_setting(name: str, known: Sequence[str]) -> SettingsError:
     """Return the error for a setting that does not exist. Its message names the nearest setting.
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from dreamy_lens.errors import FeatureError, FeatureRangeError
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.forward_pass import Readings, check_position, pick
+from dreamy_lens.features.sae_conditions import Conditions
 from dreamy_lens.features.shapes import Axes, Axis, ShapeProbe, listed
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
@@ -66,6 +67,7 @@ class Compiler:
         hooks: Hook points to read, by model.
         logits: Models whose logits are read.
         positions: Every position that the feature names, with the label of the part that names it.
+        conditions: Conditions of every autoencoder that the feature reads, with the position that it reads.
     """
 
     def __init__(self, probe: ShapeProbe) -> None:
@@ -74,6 +76,7 @@ class Compiler:
         self.hooks: dict[HookedModel, list[str]] = {probe.model: probe.hooks}
         self.logits: set[HookedModel] = set()
         self.positions: list[tuple[ex.Element, str]] = []
+        self.conditions: list[tuple[Conditions, ex.Element]] = []
 
     def build(self, f: ex.Feature) -> tuple[Axes, Compute]:
         """Return the axes that a feature leaves, and the computation of its values `[batch, *axes]`.
@@ -190,6 +193,8 @@ def _latent(compiler: Compiler, f: ex.Latent) -> tuple[Axes, Compute]:
             "Name the hook point that the autoencoder was trained on: hook=..."
         )
     sae.check_latent(f.latent)
+    if sae.conditions is not None:
+        compiler.conditions.append((sae.conditions, f.position))
     sae.check_activation([compiler.probe.layout.total, *(axis.size for axis in axes[1:])])
 
     def compute(r: Readings) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dreamy_lens.errors import FeatureError
 from dreamy_lens.features import expressions as ex
+from dreamy_lens.features.sae_conditions import chosen_conditions
 
 _customs: dict[str, ex.Custom] = {}  # gives the text custom("name") a meaning in the Python session that defined it
 
@@ -107,7 +108,13 @@ def log_prob(token: str | int, position: Any = -1) -> ex.Logit:
 
 
 def sae_latent(
-    sae: Any, latent: int, position: Any = -1, *, pre_activation: bool = False, hook: str | None = None
+    sae: Any,
+    latent: int,
+    position: Any = -1,
+    *,
+    pre_activation: bool = False,
+    hook: str | None = None,
+    ignore: str | Iterable[str] | None = None,
 ) -> ex.Latent:
     """Return one latent of a sparse autoencoder, read at the hook point that the autoencoder was trained on.
 
@@ -120,13 +127,17 @@ def sae_latent(
         pre_activation: True to measure the latent before its nonlinearity. Use this for dreaming: the gradient of an
             inactive latent is exactly zero, while the gradient of its pre-activation shows how to activate it.
         hook: Hook point to read. Needed only if the autoencoder does not name its hook point.
+        ignore: Conditions of its training that are not kept: "model_name", "prepend_bos",
+            "model_from_pretrained_kwargs". Without it, a model or a prompt that does not fit them raises an error.
     """
     source = str(sae) if isinstance(sae, (str, Path)) else sae
     if not isinstance(source, str) and not callable(getattr(source, "encode", None)):
         raise FeatureError(f"sae_latent() takes a folder or an object with encode(...); got {type(sae).__name__}.")
     if hook is not None and (not isinstance(hook, str) or not hook):
         raise FeatureError(f"sae_latent(): hook is the name of a hook point; got {hook!r}.")
-    return ex.Latent(source, ex.integer(latent, "sae_latent"), ex.position(position), bool(pre_activation), hook)
+    ignored = ", ".join(chosen_conditions(ignore)) or None
+    index = ex.integer(latent, "sae_latent")
+    return ex.Latent(source, index, ex.position(position), bool(pre_activation), hook, ignored)
 
 
 def mean_cross_entropy(model: Any = None) -> ex.MeanCrossEntropy:

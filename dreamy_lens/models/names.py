@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 EMBEDDED_NAME = "embedded"
@@ -32,3 +34,56 @@ def nearest(name: str, names: Sequence[str], count: int = 3) -> list[str]:
     ranked = sorted(names, key=lambda other: -likeness(other))
     same_layer = [other for other in ranked if other.split(".")[:2] == parts[:2]]
     return (same_layer or ranked)[:count]
+
+
+def same_model(stated: str, name: str) -> bool | None:
+    """Return whether two names mean the same model; None if that cannot be decided.
+
+    The owner of a Hugging Face id does not count, because many models are copied, and the short names of
+    TransformerLens stand for the ids. The name of a folder decides only if it is equal, or if it is the name of another
+    well-known model.
+
+    Args:
+        stated: Name in a file.
+        name: Name of a loaded model: a Hugging Face id, a short name, or a folder.
+
+    >>> same_model("gpt2-small", "openai-community/gpt2"), same_model("gpt2-small", "embedded")
+    (True, False)
+    >>> same_model("gpt2-small", "/models/mine") is None
+    True
+    """
+    (one, one_is_known), (other, other_is_known) = _identity(stated), _identity(name)
+    if one == other:
+        return True
+    return False if one_is_known and other_is_known else None
+
+
+def _identity(name: str) -> tuple[str, bool]:
+    """Return the last part of the official name of a model, in small letters, and whether the name is a known one."""
+    text = name.strip().rstrip("/\\").replace("\\", "/").lower()
+    cached = re.search(r"models--[^/]+?--([^/]+)/snapshots/[^/]+$", text)  # the cache of the Hugging Face Hub
+    last = cached[1] if cached else text.rpartition("/")[2]
+    official = _aliases().get(text) or _aliases().get(last)
+    is_id = text.count("/") == 1 and not text.startswith((".", "/", "~")) and not Path(name).exists()
+    return official or last, official is not None or is_id or cached is not None or text == EMBEDDED_NAME
+
+
+@lru_cache(maxsize=1)
+def _aliases() -> dict[str, str]:
+    """Return the last part of the official name for every name that TransformerLens knows, in small letters."""
+    try:
+        from transformer_lens.supported_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES
+    except ImportError:  # version 3 has them elsewhere
+        try:
+            from transformer_lens.loading_from_pretrained import (  # pyright: ignore[reportMissingImports]
+                MODEL_ALIASES,
+                OFFICIAL_MODEL_NAMES,
+            )
+        except ImportError:
+            return {}
+    known: dict[str, str] = {}
+    for official in {*OFFICIAL_MODEL_NAMES, *MODEL_ALIASES}:
+        last = official.lower().rpartition("/")[2]
+        for alias in (official, last, *MODEL_ALIASES.get(official, [])):
+            known.setdefault(alias.lower(), last)
+    return known
