@@ -55,6 +55,7 @@ class FeatureSyntaxError(FeatureError):
     """
 
     def __init__(self, message: str, text: str, position: int) -> None:
+        message = shortened(message, 1000)
         self.message, self.text, self.position = message, text, position
         # One line of bounded length with one character for each of the text, so that the caret is at the right place.
         start, stop = max(0, position - 60), position + 40
@@ -133,6 +134,24 @@ def shortened(text: str, limit: int = 80) -> str:
         return text
     half = (limit - 1) // 2
     return f"{text[:half]}…{text[-half:]}"
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """Return the representation of any value for a message: bounded, and without an error of its own.
+
+    >>> shown("file"), shown(10**5000)
+    ("'file'", 'an integer of 16610 bits')
+    """
+    if isinstance(value, (str, bytes)) and len(value) > limit:
+        return shortened(repr(value[:limit]) + "…", limit)
+    if (
+        isinstance(value, int) and value.bit_length() > 256
+    ):  # Python refuses to write integers of several thousand digits
+        return f"an integer of {value.bit_length()} bits"
+    try:
+        return shortened(repr(value), limit)
+    except Exception:
+        return f"a {type(value).__name__}"
 
 
 def unknown_setting(name: str, known: Sequence[str]) -> SettingsError:

@@ -11,7 +11,14 @@ from torch import Tensor
 from dreamy_lens.errors import DreamyLensError, FeatureError, FeatureRangeError
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.compile import Compiler, Compute, left_over
-from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass, Readings, RowLayout, check_position, check_training
+from dreamy_lens.features.forward_pass import (
+    ActivationSource,
+    ForwardPass,
+    Readings,
+    RowLayout,
+    check_position,
+    check_training,
+)
 from dreamy_lens.features.parser import parse
 from dreamy_lens.features.sae_conditions import Conditions
 from dreamy_lens.features.shapes import Axes, ShapeProbe

@@ -135,9 +135,9 @@ class SAE:
         return self._checked("W_dec", row.detach().float().cpu().flatten())
 
     def check_weights(self) -> None:
-        """Raise SAEError if a wrapped object has a weight that is not a finite number; a folder's are checked on reading.
+        """Raise SAEError if a wrapped object has a weight that is not a finite number.
 
-        All weights are read once, so this is for the start of a run.
+        All weights are read once, so this is for the start of a run. A folder's weights are checked on reading.
         """
         if self._object is None:
             return

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dreamy_lens.errors import FeatureError, SAEError, shortened
+from dreamy_lens.errors import FeatureError, SAEError, shortened, shown
 
 CONDITIONS = ("model_name", "model_from_pretrained_kwargs", "prepend_bos")
 """Conditions that can be ignored on request; each has the name of its key."""
@@ -45,10 +45,11 @@ IRRELEVANT = frozenset(
     "model_class_name mse_loss_normalization n_batches_in_buffer n_checkpoints n_eval_batches n_eval_seqs "
     "n_restart_cycles n_shuffles_final n_shuffles_in_entire_dir n_shuffles_with_last_section neuronpedia_id "
     "new_cached_activations_path noise_scale normalize_sae_decoder output_path pre_act_loss_coefficient resume "
-    "resume_from_checkpoint run_name sae_compilation_mode save_final_checkpoint scale_sparsity_penalty_by_decoder_norm "
-    "seed sequence_separator_token shuffle_every_n_buffers store_batch_size store_batch_size_prompts streaming "
-    "tokens_per_buffer topk_threshold_lr train_batch_size train_batch_size_tokens training_tokens use_cached_activations "
-    "use_ghost_grads use_sparse_activations verbose wandb_entity wandb_id wandb_log_frequency wandb_project".split()
+    "resume_from_checkpoint run_name sae_compilation_mode save_final_checkpoint "
+    "scale_sparsity_penalty_by_decoder_norm seed sequence_separator_token shuffle_every_n_buffers store_batch_size "
+    "store_batch_size_prompts streaming tokens_per_buffer topk_threshold_lr train_batch_size train_batch_size_tokens "
+    "training_tokens use_cached_activations use_ghost_grads use_sparse_activations verbose wandb_entity wandb_id "
+    "wandb_log_frequency wandb_project".split()
 )
 
 HARMLESS_LOADING = frozenset(
@@ -105,7 +106,9 @@ class Conditions:
 
     def remedy(self, name: str) -> str:
         """Return the end of an error message: how to ignore a condition."""
-        return f'If it does not matter here, say so: load_sae(..., ignore="{name}") or sae_latent(..., ignore="{name}").'
+        return (
+            f'If it does not matter here, say so: load_sae(..., ignore="{name}") or sae_latent(..., ignore="{name}").'
+        )
 
     def say_once(self, about: str, sentence: str) -> None:
         """Warn about something that cannot be decided; the same autoencoder says the same sentence only once."""
@@ -188,7 +191,9 @@ def read_conditions(fields: Mapping[str, Any], whose: str, ignored: tuple[str, .
         folds_value_biases=flags["fold_value_biases"],
         refactored=bool(flags["refactor_factored_attn_matrices"]),
         other_weights=", ".join(
-            f"{k}={shortened(str(v))}" for k, v in loading.items() if k in OTHER_WEIGHTS and v not in (None, False, "main")
+            f"{k}={shortened(str(v))}"
+            for k, v in loading.items()
+            if k in OTHER_WEIGHTS and v not in (None, False, "main")
         ),
         prepend_bos=typed(fields, "prepend_bos", bool, whose),
         context_size=_context(typed(fields, "context_size", int, whose)),
@@ -208,7 +213,7 @@ def read_conditions(fields: Mapping[str, Any], whose: str, ignored: tuple[str, .
         return conditions
     if version < _UNPROCESSED:
         return replace(conditions, centred_by_default=conditions.centred is None)
-    unstated = {name: False for name in ("centred", "folds_norms", "folds_value_biases")}
+    unstated = dict.fromkeys(("centred", "folds_norms", "folds_value_biases"), False)
     return replace(conditions, **{name: value for name, value in unstated.items() if getattr(conditions, name) is None})
 
 
@@ -244,8 +249,7 @@ def chosen_conditions(ignore: str | Iterable[str] | None) -> tuple[str, ...]:
     wrong = [name for name in names if name not in CONDITIONS and name != ""]
     if wrong:
         raise FeatureError(
-            f"There is no condition {shortened(repr(wrong[0]))} of an autoencoder to ignore; there are "
-            f"{', '.join(CONDITIONS)}."
+            f"There is no condition {shown(wrong[0])} of an autoencoder to ignore; there are {', '.join(CONDITIONS)}."
         )
     return tuple(name for name in CONDITIONS if name in names)
 
@@ -260,9 +264,7 @@ def typed(fields: Mapping[str, Any], key: str, kind: Any, whose: str) -> Any:
     if value is None or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool))):
         return value
     wanted = {str: "a text", bool: "true or false", int: "a whole number", Mapping: "an object"}.get(kind, str(kind))
-    raise SAEError(
-        f"{whose} has {key} = {shortened(repr(value))}, where {wanted} is needed. Correct it in the configuration."
-    )
+    raise SAEError(f"{whose} has {key} = {shown(value)}, where {wanted} is needed. Correct it in the configuration.")
 
 
 def _context(size: int | None) -> int | None:
@@ -276,7 +278,7 @@ def _positions(value: Any, whose: str) -> tuple[int | None, int | None, int | No
     right = all(x is None or (isinstance(x, int) and not isinstance(x, bool)) for x in parts)
     if not right or not 1 <= len(parts) <= 3 or (len(parts) == 3 and parts[2] is not None and parts[2] < 1):
         raise SAEError(
-            f"{whose} has seqpos_slice = {shortened(repr(value))}, where [start, stop, step] is needed. Correct it in "
+            f"{whose} has seqpos_slice = {shown(value)}, where [start, stop, step] is needed. Correct it in "
             "the configuration."
         )
     start, stop, step = [None, parts[0], None] if len(parts) == 1 else [*parts, None][:3]

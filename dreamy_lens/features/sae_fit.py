@@ -63,7 +63,8 @@ def fitted(sae: SAE, model: HookedModel, has_bos: bool, ids: Callable[[], Int[Te
         )
     if conditions.chat:
         conditions.say_once(
-            "chat", "was trained on texts in a chat's form (use_chat_formatting); use template=... for prompts like these."
+            "chat",
+            "was trained on texts in a chat's form (use_chat_formatting); use template=... for prompts like these.",
         )
     _check_attention(sae, conditions, model)
     _check_normalized(sae, conditions, model)
@@ -80,8 +81,8 @@ def _check_model(conditions: Conditions, named: str, model: HookedModel) -> None
     if same is None:
         conditions.say_once(
             f"model {model.name}",
-            f"was trained on {shortened(named)} (model_name), and whether {model.name} is the same model cannot be told "
-            f'from its name. If it is, ignore="model_name" says so.',
+            f"was trained on {shortened(named)} (model_name), and whether {model.name} is the same model cannot be "
+            f'told from its name. If it is, ignore="model_name" says so.',
         )
 
 
@@ -129,9 +130,7 @@ def _check_normalized(sae: SAE, conditions: Conditions, model: HookedModel) -> N
         )
 
 
-def _centred(
-    sae: SAE, conditions: Conditions, model: HookedModel, ids: Callable[[], Int[Tensor, "batch pos"]]
-) -> SAE:
+def _centred(sae: SAE, conditions: Conditions, model: HookedModel, ids: Callable[[], Int[Tensor, "batch pos"]]) -> SAE:
     """Keep center_writing_weights: compute its effect on a plain model, and refuse a centred model without it."""
     name, wanted = sae.hook_name, conditions.centred
     if _BEHIND_NORM.fullmatch(name) or model.backend.normalisation == "rms":
@@ -151,17 +150,16 @@ def _centred(
         return sae
     if not wanted and centred:
         raise SAEError(
-            f"{conditions.whose} was trained on {shortened(name)} with its mean (center_writing_weights: false), and the "
-            f"writing weights of {model.name} are centred, so the mean is lost. Use the model as it was loaded, without "
-            f"enable_compatibility_mode(). {conditions.remedy('model_from_pretrained_kwargs')}"
+            f"{conditions.whose} was trained on {shortened(name)} with its mean (center_writing_weights: false), and "
+            f"the writing weights of {model.name} are centred, so the mean is lost. Use the model as it was loaded, "
+            f"without enable_compatibility_mode(). {conditions.remedy('model_from_pretrained_kwargs')}"
         )
     if not wanted or centred:
         return sae
     if not is_written or model.backend.normalisation != "layer" or not ignores_mean(model, ids()):
         raise SAEError(
-            f"{conditions.whose} was trained on a model with centred writing weights (center_writing_weights), and what "
-            f"that does to {shortened(name)} of {model.name} cannot be computed. Use the model after "
+            f"{conditions.whose} was trained on a model with centred writing weights (center_writing_weights), and "
+            f"what that does to {shortened(name)} of {model.name} cannot be computed. Use the model after "
             f"model.enable_compatibility_mode(). {conditions.remedy('model_from_pretrained_kwargs')}"
         )
     return replace(sae, centres=True)
-

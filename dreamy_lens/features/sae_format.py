@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamy_lens.errors import SAEError, shortened
+from dreamy_lens.errors import SAEError, shortened, shown
 from dreamy_lens.features.sae_conditions import CHECKED, USED, typed
 
 if TYPE_CHECKING:
@@ -35,7 +35,11 @@ NORMALISATIONS = ("none", "expected_average_only_in", "constant_norm_rescale", "
 
 _TRANSCODERS = {"transcoder": "standard", "skip_transcoder": "standard", "jumprelu_transcoder": "jumprelu"}
 _SCALES = ("scaling_factor", "finetuning_scaling_factor")
-_LATENT_AXIS = {"W_enc": 1, "W_dec": 0, **dict.fromkeys(("b_enc", "threshold", "b_gate", "b_mag", "r_mag", *_SCALES), 0)}
+_LATENT_AXIS = {
+    "W_enc": 1,
+    "W_dec": 0,
+    **dict.fromkeys(("b_enc", "threshold", "b_gate", "b_mag", "r_mag", *_SCALES), 0),
+}
 _LONGEST_CONFIG = 16 * 2**20  # bytes; configurations have a few thousand
 
 Read = Callable[[str, "int | None"], "torch.Tensor"]
@@ -171,8 +175,8 @@ def fields_of(config: Mapping[str, Any], whose: str) -> dict[str, Any]:
     both = sorted(key for key in both if config.get(key) not in (None, metadata[key]))
     if both:
         raise SAEError(
-            f"{whose} contradicts itself: {shortened(both[0])} is {shortened(repr(config[both[0]]))} in {CONFIG}, and "
-            f"{shortened(repr(metadata[both[0]]))} in its metadata. Correct the configuration."
+            f"{whose} contradicts itself: {shortened(both[0])} is {shown(config[both[0]])} in {CONFIG}, and "
+            f"{shown(metadata[both[0]])} in its metadata. Correct the configuration."
         )
     given = {key: value for key, value in config.items() if value is not None or key not in metadata}
     return {**metadata, **given}
@@ -219,8 +223,8 @@ def read_config(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
     d_in, d_sae = _check_shapes(fields, shapes, architecture, subtracts, scales, whose)
     if architecture == "topk" and (not isinstance(k, int) or isinstance(k, bool) or not 0 < k <= d_sae):
         raise SAEError(
-            f'{whose} is a TopK autoencoder with {d_sae} latents, but its configuration gives k = {shortened(repr(k))}. Set "k" in '
-            f"{CONFIG} to the number of latents that stay active."
+            f'{whose} is a TopK autoencoder with {d_sae} latents, but its configuration gives k = {shown(k)}. Set "k" '
+            f"in {CONFIG} to the number of latents that stay active."
         )
     hook, head = _hook_of(first, whose)
     reshape = first(str, "reshape_activations")
@@ -254,18 +258,18 @@ def _hook_of(first: Callable[..., Any], whose: str) -> tuple[str | None, int | N
     if named and isinstance(layer, int) and int(named[1]) != layer:
         raise SAEError(
             f"{whose} contradicts itself: its hook point is {shortened(str(hook))}, and its layer is "
-            f"{shortened(repr(layer))}. Correct {CONFIG}."
+            f"{shown(layer)}. Correct {CONFIG}."
         )
     if head is not None and not 0 <= head < 2**31:
-        raise SAEError(f"{whose} has the head index {shortened(repr(head))}; heads are counted from 0. Correct {CONFIG}.")
+        raise SAEError(f"{whose} has the head index {shown(head)}; heads are counted from 0. Correct {CONFIG}.")
     return hook, head
 
 
 def _one_of(value: Any, known: tuple[str, ...], whose: str, what: str, also: Iterable[str] = ()) -> None:
     if value not in known:
         raise SAEError(
-            f"{whose} has the {what} {shortened(repr(value))}; dreamy_lens computes {', '.join([*known, *also])}. Wrap it instead: any object "
-            "with encode(x) can be given in its place."
+            f"{whose} has the {what} {shown(value)}; dreamy_lens computes {', '.join([*known, *also])}. Wrap it "
+            "instead: any object with encode(x) can be given in its place."
         )
 
 
@@ -312,7 +316,7 @@ def _check_shapes(
     for name, size in (("d_in", d_in), ("d_sae", d_sae)):
         stated = typed(fields, name, int, whose)
         if stated not in (None, size):
-            wrong.append(f"{name} = {shortened(repr(stated))} in {CONFIG}")
+            wrong.append(f"{name} = {shown(stated)} in {CONFIG}")
     if wrong:
         raise SAEError(
             f"{whose} contradicts itself: W_enc is {[d_in, d_sae]}, read as [d_in, d_sae], beside {', '.join(wrong)}. "

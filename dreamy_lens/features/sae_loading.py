@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamy_lens.errors import SAEError
+from dreamy_lens.features.paths import checked_path
 from dreamy_lens.features.sae import SAE
 from dreamy_lens.features.sae_conditions import CONDITIONS, chosen_conditions, read_conditions, warn_of_unknown_keys
 from dreamy_lens.features.sae_format import CONFIG, WEIGHTS, fields_of, open_folder, read_config, reader_of
@@ -53,7 +54,7 @@ def load_sae(
         return load_sae(inner, hook or source.hook_name, ignore=[*before, *ignored])
     if not isinstance(source, (str, os.PathLike)):
         return _wrap(source, hook, ignored)
-    given = Path(source)
+    given = Path(checked_path(os.fspath(source), "The folder of an autoencoder"))
     given = given.parent if given.name in (CONFIG, WEIGHTS) else given
     folder = given.expanduser()
     config, shapes, read = open_folder(folder)

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dreamy_lens.errors import FeatureError, ModelError, UnknownHookError
+from dreamy_lens.errors import FeatureError, ModelError, UnknownHookError, shortened
 from dreamy_lens.models.backend import Backend, ComponentBypass, PackedRunner, Reader
 from dreamy_lens.models.kernels import Kernels
 from dreamy_lens.models.locking import lock_of
@@ -125,14 +125,15 @@ class HookedModel:
             return
         near = nearest(name, names)
         layer = name.split(".")
-        neuron = re.fullmatch(r"[lL]\.?([0-9]+)[._ ]?[nN]\.?([0-9]+)", name)
-        if len(layer) > 1 and layer[0] == "blocks" and layer[1].isdigit() and int(layer[1]) >= self.n_layers:
+        neuron = re.fullmatch(r"[lL]\.?([0-9]{1,9})[._ ]?[nN]\.?([0-9]{1,9})", name)
+        number = int(layer[1]) if len(layer) > 1 and re.fullmatch("[0-9]{1,9}", layer[1]) else -1
+        if layer[0] == "blocks" and number >= self.n_layers:
             near_text = f"its layers are 0 to {self.n_layers - 1}"
         elif neuron:
             near_text = f"the neuron {neuron[2]} of layer {neuron[1]} is written L{neuron[1]}.N{neuron[2]}"
         else:
             near_text = "nearest: " + ", ".join(near) if near else "see `dreamy-lens hooks`"
-        raise UnknownHookError(f"{self.name} has no hook point {name!r}; {near_text}.")
+        raise UnknownHookError(f"{self.name} has no hook point {shortened(name, 300)!r}; {near_text}.")
 
     def check_same_tokenizer(self, other: HookedModel) -> None:
         """Raise FeatureError unless another model has the same tokenizer."""

@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamy_lens.errors import ModelError, TokenizerError
-from dreamy_lens.models.names import EMBEDDED_NAME
+from dreamy_lens.errors import ModelError, TokenizerError, shortened
+from dreamy_lens.models.names import EMBEDDED_NAME, why_no_path
 
 if TYPE_CHECKING:
     from dreamy_lens.models.hooked_model import HookedModel
@@ -137,6 +137,9 @@ def _embedded_folder() -> str:
 
 def _checked_source(source: str) -> str:
     """Return a Hub id unchanged, or a folder's absolute path; raise an error if the source can be neither."""
+    impossible = why_no_path(source)
+    if impossible is not None:
+        raise ModelError(f"{shortened(source)!r} cannot be a model's folder: {impossible}. Give an id or a folder.")
     folder = Path(source).expanduser()
     if not folder.exists():
         reason = _why_no_hub_id(source)

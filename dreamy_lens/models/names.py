@@ -9,22 +9,48 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from dreamy_lens.errors import shortened
+
+_LONGEST = 200  # characters; comparing grows with the square of the length
+
 EMBEDDED_NAME = "embedded"
 """Name of the embedded model in results."""
 
 
 def located(name: str) -> str:
     """Return the absolute path of a model folder, valid in any working folder; return other names unchanged."""
+    if why_no_path(name):
+        return name
     folder = Path(name).expanduser()
     if name == EMBEDDED_NAME or not (folder / "config.json").is_file():
         return name
     return os.path.abspath(folder)
 
 
+def why_no_path(text: str) -> str | None:
+    """Return why a text cannot be the path of a file or folder, or None if it can; the system is not asked.
+
+    >>> why_no_path("a" * 300), why_no_path("models/gpt2")
+    ('a part of it is longer than 255 bytes', None)
+    """
+    if "\0" in text:
+        return "it contains a NUL character"
+    encoded = text.encode("utf-8", "surrogatepass")
+    if len(encoded) > 4000 or any(len(part) > 255 for part in encoded.split(b"/")):
+        return "it is longer than 4,000 bytes" if len(encoded) > 4000 else "a part of it is longer than 255 bytes"
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        return "there is no such user"
+    return None
+
+
 def nearest(name: str, names: Sequence[str], count: int = 3) -> list[str]:
     """Return the names most similar to a misspelt name, same layer first; compare a partial name with name endings."""
     if name in names:
         return [name]
+    if len(name) > _LONGEST:
+        return []
     parts = name.split(".")
 
     def likeness(other: str) -> float:
@@ -60,11 +86,12 @@ def same_model(stated: str, name: str) -> bool | None:
 
 def _identity(name: str) -> tuple[str, bool]:
     """Return the last part of the official name of a model, in small letters, and whether the name is a known one."""
+    name = shortened(name, 400)
     text = name.strip().rstrip("/\\").replace("\\", "/").lower()
     cached = re.search(r"models--[^/]+?--([^/]+)/snapshots/[^/]+$", text)  # the cache of the Hugging Face Hub
     last = cached[1] if cached else text.rpartition("/")[2]
     official = _aliases().get(text) or _aliases().get(last)
-    is_id = text.count("/") == 1 and not text.startswith((".", "/", "~")) and not Path(name).exists()
+    is_id = text.count("/") == 1 and not text.startswith((".", "/", "~")) and not Path(name).is_dir()
     return official or last, official is not None or is_id or cached is not None or text == EMBEDDED_NAME
 
 

@@ -274,12 +274,17 @@ class _Grouping:
                 latents = [one.latent for one in fs]  # pyright: ignore[reportAttributeAccessIssue]
                 columns = DeviceCache(torch.tensor(latents))
 
-                def encoded(r: Readings) -> Tensor:
-                    x = r[model].picked(sae.hook_name, f.position, f.label)
+                def encode(x: Tensor) -> Tensor:
                     if len(fs) == 1:
                         return sae.latent(x, latents[0], f.pre_activation)[..., None]
                     found = sae.encode(x, f.pre_activation)
                     return found.index_select(-1, columns.on(found.device))
+
+                def encoded(r: Readings) -> Tensor:
+                    return encode(r[model].picked(sae.hook_name, f.position, f.label))
+
+                # Weights are read now, so that damaged ones are an error before the corpus is read.
+                encode(torch.ones(1, *(axis.size or 1 for axis in self.axes(sae.hook_name)[1:]), device=model.device))
 
                 return isinstance(f.position, ex.Span), encoded
             case ex.Logit():

@@ -28,7 +28,10 @@ POST = "blocks.1.hook_resid_post"
 def saved(folder: Path, width: int, hook: str = POST, **settings: Any) -> tuple[str, dict[str, torch.Tensor]]:
     """An autoencoder with random weights, whose mean over the units matters; its folder and its tensors."""
     g = torch.Generator().manual_seed(11)
-    weights = {"W_enc": 0.3 + torch.randn(width, LATENTS, generator=g), "W_dec": torch.randn(LATENTS, width, generator=g)}
+    weights = {
+        "W_enc": 0.3 + torch.randn(width, LATENTS, generator=g),
+        "W_dec": torch.randn(LATENTS, width, generator=g),
+    }
     weights |= {"b_enc": torch.randn(LATENTS, generator=g), "b_dec": torch.randn(width, generator=g)}
     metadata = {"hook_name": hook} | settings
     folder.mkdir(exist_ok=True)
@@ -74,9 +77,11 @@ def latent(folder: str, **options: Any) -> Any:
 def activation(raw: Any, family: Family, ids: torch.Tensor, hook: str = POST) -> torch.Tensor:
     with torch.no_grad():
         seen = Pass(family, torch.cat([torch.full((len(ids), 1), family.bos), ids], 1), raw=raw)
-        return {POST: seen.resid_post, "blocks.1.hook_resid_pre": seen.resid_pre, "blocks.1.mlp.hook_post": seen.mlp_post}[
-            hook
-        ](1)[:, -1]
+        return {
+            POST: seen.resid_post,
+            "blocks.1.hook_resid_pre": seen.resid_pre,
+            "blocks.1.mlp.hook_post": seen.mlp_post,
+        }[hook](1)[:, -1]
 
 
 @pytest.mark.parametrize("hook", [POST, "blocks.1.hook_resid_pre", "blocks.1.mlp.hook_post"])
@@ -138,8 +143,12 @@ def test_the_mean_that_a_centred_model_has_lost_is_missed(gpt2, tmp_path, stated
 
 
 def test_folded_value_biases_are_compared_with_the_model(gpt2, tmp_path):
-    folded, _ = saved(tmp_path / "a", 32, "blocks.1.attn.hook_z", model_from_pretrained_kwargs={"fold_value_biases": True})
-    plain, _ = saved(tmp_path / "b", 32, "blocks.1.attn.hook_z", model_from_pretrained_kwargs={"fold_value_biases": False})
+    folded, _ = saved(
+        tmp_path / "a", 32, "blocks.1.attn.hook_z", model_from_pretrained_kwargs={"fold_value_biases": True}
+    )
+    plain, _ = saved(
+        tmp_path / "b", 32, "blocks.1.attn.hook_z", model_from_pretrained_kwargs={"fold_value_biases": False}
+    )
     ids = prompts(gpt2)
     with pytest.raises(SAEError, match=r"with folded value biases .*after model.enable_compatibility_mode\(\)"):
         dl.score(latent(folded), ids, gpt2.bridge)
@@ -269,7 +278,7 @@ def test_what_is_ignored_is_part_of_the_feature(tmp_path):
         "model_name",
         "prepend_bos",
     )
-    with pytest.raises(FeatureError, match="no condition 'modelname'.*there are model_name, model_from"):
+    with pytest.raises(FeatureError, match=r"no condition 'modelname'.*there are model_name, model_from"):
         latent(folder, ignore="modelname")
 
 
