@@ -106,6 +106,11 @@ class SAE:
             )
 
     @property
+    def origin(self) -> Any:
+        """Return what the autoencoder was made from: its folder, or the wrapped object."""
+        return self.source if self.source is not None else self._object
+
+    @property
     def joins_heads(self) -> bool:
         """Return True if the heads of an activation `[..., heads, d_head]` are concatenated before encoding."""
         return self.encoder is not None and self.encoder.joins_heads
@@ -125,6 +130,11 @@ class SAE:
             SAEError: No decoder can be read.
         """
         self.check_latent(i)
+        if self.encoder is not None and self.encoder.output_head is not None:
+            raise SAEError(
+                f"{self} writes to the attention head {self.encoder.output_head} (hook_head_index_out), and effects "
+                "are computed for whole hook points only."
+            )
         try:
             row = self._read("W_dec", i) if self._read is not None else self._object.W_dec[i]
             scale = self.encoder.decoder_scale if self.encoder else None
@@ -141,9 +151,9 @@ class SAE:
         """
         if self._object is None:
             return
-        named = getattr(self._object, "named_parameters", None)
-        weights = dict(named()) if callable(named) else dict(getattr(self._object, "__dict__", {}))
-        for name, tensor in weights.items():
+        named: Any = getattr(self._object, "named_parameters", None)
+        weights: Any = named() if callable(named) else getattr(self._object, "__dict__", {}).items()
+        for name, tensor in weights:
             if hasattr(tensor, "isfinite") and getattr(tensor, "is_floating_point", bool)():
                 self._checked(str(name), tensor.detach())
 

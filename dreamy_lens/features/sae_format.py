@@ -63,6 +63,7 @@ class Encoder:
         subtracts_b_dec: True if the decoder bias is subtracted from the activation before encoding.
         scales_by_decoder_norm: True if each pre-activation is multiplied by the norm of the latent's decoder row.
         output_hook: Hook point that the decoder writes to, if it is not `hook_name`.
+        output_head: Attention head that the decoder writes to. None for the whole of the hook point.
         decoder_scale: Name of the tensor `[d_sae]` that scales the rows of the decoder. None if there is none.
     """
 
@@ -78,6 +79,7 @@ class Encoder:
     subtracts_b_dec: bool = True
     scales_by_decoder_norm: bool = False
     output_hook: str | None = None
+    output_head: int | None = None
     decoder_scale: str | None = None
 
 
@@ -244,6 +246,7 @@ def read_config(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
         subtracts_b_dec=subtracts,
         scales_by_decoder_norm=scales,
         output_hook=first(str, "hook_name_out") or None,
+        output_head=first(int, "hook_head_index_out"),
         decoder_scale=scale if first(bool, "finetuning_scaling_factor") else None,
     )
 

@@ -50,8 +50,7 @@ def load_sae(
         before = source.conditions.ignored if source.conditions else ()
         if hook in (None, source.hook_name) and not set(ignored) - set(before):
             return source
-        inner = source.source if source.source is not None else source._object
-        return load_sae(inner, hook or source.hook_name, ignore=[*before, *ignored])
+        return load_sae(source.origin, hook or source.hook_name, ignore=[*before, *ignored])
     if not isinstance(source, (str, os.PathLike)):
         return _wrap(source, hook, ignored)
     given = Path(checked_path(os.fspath(source), "The folder of an autoencoder"))

@@ -110,13 +110,20 @@ def wrap(model: Any, name: str | None = None) -> HookedModel:
         name: Name of a bridge in results; default: the bridge's own name. A backend always uses its own name.
 
     Raises:
-        ModelError: The object cannot be hooked.
+        ModelError: The object cannot be hooked, or its configuration states something that it does not compute.
     """
     from dreamy_lens.models.backend import Backend
     from dreamy_lens.models.hooked_model import HookedModel
+    from dreamy_lens.models.stated import check_settings, say_disagreements
     from dreamy_lens.models.transformer_lens_backend import TransformerLensBackend
 
-    return HookedModel(model if Backend in type(model).__mro__ else TransformerLensBackend(model, name))
+    if Backend in type(model).__mro__:
+        return HookedModel(model)
+    backend = TransformerLensBackend(model, name)
+    settings = backend.settings()
+    check_settings(backend.name, settings)
+    say_disagreements(backend.name, settings, backend.tokenizer)
+    return HookedModel(backend)
 
 
 @lru_cache(maxsize=1)

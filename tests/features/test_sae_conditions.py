@@ -114,6 +114,13 @@ def test_scans_dreams_and_attributions_keep_the_condition_too(gpt2, tmp_path):
     best = run.frontier[-1]
     again = dl.score(latent(folder), torch.tensor([list(best.ids)]), gpt2.bridge, prepend_bos=True).value
     np.testing.assert_allclose(best.value, again[0], atol=1e-4)
+    text = " ".join(["The dog runs over the hill and the cat sleeps in the house."] * 4)
+    scanned = dl.max_activating(latent(folder), gpt2.bridge, [text], length=5, k=3, prepend_bos=True, progress=False)
+    windows = scanned[latent(folder)]
+    assert len(windows.top) == 3
+    for window in windows.top:
+        x = activation(centred(gpt2.raw), gpt2, torch.tensor([list(window.ids)]))
+        np.testing.assert_allclose(window.value, by_hand(x, weights)[0], atol=2e-4)
     found = dl.attribution(latent(folder), ids[0].tolist(), gpt2.bridge, prepend_bos=True)
     np.testing.assert_allclose(found.value, expected[0], atol=2e-4)
 
