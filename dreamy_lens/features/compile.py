@@ -185,23 +185,18 @@ def _logit(compiler: Compiler, f: ex.Logit) -> tuple[Axes, Compute]:
 @compiles(ex.Latent)
 def _latent(compiler: Compiler, f: ex.Latent) -> tuple[Axes, Compute]:
     sae, model, label = compiler.probe.sae(f), compiler.model, f.label
-    name = sae.hook_name
-    axes = compiler.probe.axes[name]
+    name, axes = sae.hook_name, compiler.probe.axes[sae.hook_name]
     if axes[0].name != "position":
         raise FeatureRangeError(
             f"{label}: an activation at {name} is {listed(axes)}, and an autoencoder reads one position at a time. "
             "Name the hook point that the autoencoder was trained on: hook=..."
         )
     sae.check_latent(f.latent)
+    sae.check_activation([compiler.probe.layout.total, *(axis.size for axis in axes[1:])])
     if sae.conditions is not None:
         compiler.conditions.append((sae.conditions, f.position))
-    sae.check_activation([compiler.probe.layout.total, *(axis.size for axis in axes[1:])])
-
-    def compute(r: Readings) -> Tensor:
-        x = r[model].picked(name, f.position, label)
-        return sae.latent(x, f.latent, f.pre_activation)
-
-    return compiler.at(f.position, label), compute
+    place = compiler.at(f.position, label)
+    return place, lambda r: sae.latent(r[model].picked(name, f.position, label), f.latent, f.pre_activation)
 
 
 @compiles(ex.MeanCrossEntropy)

@@ -19,7 +19,7 @@ from dreamy_lens.features import load_sae
 from dreamy_lens.features.sae_conditions import CHECKED, CONDITIONS, HARMLESS_LOADING, IRRELEVANT, OTHER_WEIGHTS, USED
 from dreamy_lens.models.names import same_model
 from tests.helpers.by_hand import Pass
-from tests.helpers.models import Family, compatible
+from tests.helpers.models import Family, compatible, new_bridge
 
 LATENTS, LATENT = 9, 4
 POST = "blocks.1.hook_resid_post"
@@ -308,3 +308,14 @@ def test_every_key_that_is_known_is_described():
     tables = (USED, CHECKED, IRRELEVANT, HARMLESS_LOADING, OTHER_WEIGHTS)
     assert [key for table in tables for key in sorted(table) if f"`{key}`" not in page] == []
     assert not USED & CHECKED and not (USED | CHECKED) & IRRELEVANT and set(CONDITIONS) <= CHECKED
+
+
+def test_a_model_with_a_norm_behind_its_embedding_is_not_centred_by_guess(tmp_path):
+    import transformers as hf
+
+    config = hf.BloomConfig(vocab_size=340, hidden_size=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0)
+    torch.manual_seed(0)
+    bridge = new_bridge("bloom", hf.BloomForCausalLM(config).eval())
+    folder, _ = saved(tmp_path / "sae", 32, model_from_pretrained_kwargs={"center_writing_weights": True})
+    with pytest.raises(SAEError, match=r"of tiny-bloom cannot be computed. Use the model after model\.enable_comp"):
+        dl.score(latent(folder), [5, 6, 7], bridge, prepend_bos=True)
