@@ -58,6 +58,7 @@ class FeatureSyntaxError(FeatureError):
     """
 
     def __init__(self, message: str, text: str, position: int) -> None:
+        message = shorten(message, 1000)
         self.message, self.text, self.position = message, text, position
         # One line of bounded length with one character for each of the text, so that the caret is at the right place.
         start, stop = max(0, position - 60), position + 40
@@ -165,6 +166,8 @@ def quoted(value: Any, limit: int = 80) -> str:
         return shorten(repr(value), limit)
     except ValueError:  # Python writes no whole number of more than some thousand digits
         return "a number of thousands of digits"
+    except Exception:
+        return f"an object of type {type(value).__name__}"
 
 
 def close_names(name: str, names: Iterable[str], count: int = 3, cutoff: float = 0.6) -> list[str]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from dreamy_lens.errors import FeatureError, FeatureRangeError
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.forward_pass import Readings, check_position, pick
+from dreamy_lens.features.sae_conditions import Conditions
 from dreamy_lens.features.shapes import Axes, Axis, ShapeProbe, listed
 from dreamy_lens.models.causality import check_causal
 from dreamy_lens.models.hooked_model import HookedModel
@@ -67,6 +68,7 @@ class Compiler:
         hooks: Hook points to read, by model.
         logits: Models whose logits are read.
         positions: Every position that the feature names, with the label of the part that names it.
+        conditions: Conditions of every autoencoder that the feature reads, with the position that it reads.
     """
 
     def __init__(self, probe: ShapeProbe) -> None:
@@ -75,6 +77,7 @@ class Compiler:
         self.hooks: dict[HookedModel, list[str]] = {probe.model: probe.hooks}
         self.logits: set[HookedModel] = set()
         self.positions: list[tuple[ex.Element, str]] = []
+        self.conditions: list[tuple[Conditions, ex.Element]] = []
 
     def build(self, f: ex.Feature) -> tuple[Axes, Compute]:
         """Return the axes that a feature leaves, and the computation of its values `[batch, *axes]`.
@@ -186,8 +189,7 @@ def _logit(compiler: Compiler, f: ex.Logit) -> tuple[Axes, Compute]:
 @compiles(ex.Latent)
 def _latent(compiler: Compiler, f: ex.Latent) -> tuple[Axes, Compute]:
     sae, model, label = compiler.probe.sae(f), compiler.model, f.label
-    name = sae.hook_name
-    axes = compiler.probe.axes[name]
+    name, axes = sae.hook_name, compiler.probe.axes[sae.hook_name]
     if axes[0].name != "position":
         raise FeatureRangeError(
             f"{label}: an activation at {name} is {listed(axes)}, and an autoencoder reads one position at a time. "
@@ -195,12 +197,10 @@ def _latent(compiler: Compiler, f: ex.Latent) -> tuple[Axes, Compute]:
         )
     sae.check_latent(f.latent)
     sae.check_activation([compiler.probe.layout.total, *(axis.size for axis in axes[1:])])
-
-    def compute(r: Readings) -> Tensor:
-        x = r[model].picked(name, f.position, label)
-        return sae.latent(x, f.latent, f.pre_activation)
-
-    return compiler.at(f.position, label), compute
+    if sae.conditions is not None:
+        compiler.conditions.append((sae.conditions, f.position))
+    place = compiler.at(f.position, label)
+    return place, lambda r: sae.latent(r[model].picked(name, f.position, label), f.latent, f.pre_activation)
 
 
 @compiles(ex.MeanCrossEntropy)

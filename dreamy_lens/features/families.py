@@ -23,7 +23,7 @@ from dreamy_lens.features.shapes import Axes, ShapeProbe
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.names import nearest
 
-_NEURONS = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\w.])[lL](\d+|\*)\.?[nN](\d+|\*)(?!\w)')
+_NEURONS = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\w.])[lL]([0-9]+|\*)\.?[nN]([0-9]+|\*)(?!\w)')
 _WILD_NAME = re.compile(r"(?<![\w.])[A-Za-z_][\w.]*\*[\w.*]*")
 
 

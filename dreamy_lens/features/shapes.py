@@ -65,7 +65,7 @@ class ShapeProbe:
     def __init__(self, model: HookedModel, feature: ex.Feature, prepend_bos: bool | None) -> None:
         self.model = model
         self.bos = model.bos(prepend_bos)
-        self._saes: dict[ex.Latent, Any] = {}
+        self._saes: dict[Any, Any] = {}
         self.hooks = list(dict.fromkeys(name for node in feature.walk() for name in self._named_by(node)))
         for name in self.hooks:
             model.check_hook(name)
@@ -91,12 +91,22 @@ class ShapeProbe:
         return torch.tensor([tokens, tokens], device=model.device)
 
     def sae(self, node: ex.Latent) -> Any:
-        """Return the autoencoder of a latent."""
-        from dreamy_lens.features.sae import load_sae
+        """Return the autoencoder of a latent, made to keep the conditions of its training on this model.
 
-        if node not in self._saes:
-            self._saes[node] = load_sae(node.sae, node.hook)
-        return self._saes[node]
+        Raises:
+            SAEError: It cannot be read, has weights that are no finite numbers, or does not fit the model.
+        """
+        from dreamy_lens.features.sae_fit import fitted
+        from dreamy_lens.features.sae_loading import load_sae
+
+        key = node.sae if isinstance(node.sae, str) else id(node.sae), node.hook, node.ignore
+        if key not in self._saes:
+            sae = load_sae(node.sae, node.hook, ignore=node.ignore)
+            sae.check_weights()
+            self.model.check_hook(sae.hook_name)
+            layout = RowLayout(len(self.bos), 0, PROBE_LENGTH, 0)
+            self._saes[key] = fitted(sae, self.model, bool(self.bos), lambda: self.row(layout, self.model))
+        return self._saes[key]
 
     def spread(self, f: ex.Hook) -> list[ex.Element]:
         """Return one index element for each axis, with `...` and missing elements replaced by full spans."""

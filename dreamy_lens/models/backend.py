@@ -205,6 +205,15 @@ class Backend(Protocol):
         return name == other
 
     @property
+    def normalisation(self) -> str | None:
+        """Kind of the norms that read the residual stream: "layer" or "rms"; None if it is not known."""
+        return None
+
+    def value_bias(self, layer: int) -> Tensor | None:
+        """Return the bias of the attention's values in a layer; None if there is none or it is not known."""
+        return None
+
+    @property
     def parallel_blocks(self) -> bool:
         """True if attention and MLP of a block read the same residual stream."""
         return False

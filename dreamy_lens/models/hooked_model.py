@@ -95,6 +95,11 @@ class HookedModel:
         return self.device, self.dtype, *self.backend.mode
 
     @property
+    def is_processed(self) -> bool:
+        """True if the model is in a mode in which its weights are usually processed, as in compatibility mode."""
+        return any(self.backend.mode)
+
+    @property
     def lock(self) -> threading.RLock:
         """Re-entrant lock that a thread holds while it uses the model; all models of one source share it."""
         # Not stored on the model or its source: models are copied and pickled, and locks cannot be.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamy_lens.errors import ModelError, TokenizerError, quoted, shorten
-from dreamy_lens.models.names import EMBEDDED_NAME
+from dreamy_lens.models.names import EMBEDDED_NAME, why_no_path
 from dreamy_lens.models.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -124,13 +124,20 @@ def wrap(model: Any, name: str | None = None) -> HookedModel:
         name: Name of a bridge in results; default: the bridge's own name. A backend always uses its own name.
 
     Raises:
-        ModelError: The object cannot be hooked.
+        ModelError: The object cannot be hooked, or its configuration states something that it does not compute.
     """
     from dreamy_lens.models.backend import Backend
     from dreamy_lens.models.hooked_model import HookedModel
+    from dreamy_lens.models.stated import check_settings, say_disagreements
     from dreamy_lens.models.transformer_lens_backend import TransformerLensBackend
 
-    return HookedModel(model if Backend in type(model).__mro__ else TransformerLensBackend(model, name))
+    if Backend in type(model).__mro__:
+        return HookedModel(model)
+    backend = TransformerLensBackend(model, name)
+    settings = backend.settings()
+    check_settings(backend.name, settings)
+    say_disagreements(backend.name, settings, backend.tokenizer)
+    return HookedModel(backend)
 
 
 @lru_cache(maxsize=1)
@@ -151,8 +158,11 @@ def _embedded_folder() -> str:
 
 def _checked_source(source: str) -> str:
     """Return a Hub id unchanged, or a folder's absolute path; raise an error if the source can be neither."""
-    folder = Path(os.path.expanduser(source))
-    if not os.path.lexists(folder):  # also without an error for names that are too long for any file
+    impossible = why_no_path(source)
+    if impossible is not None:
+        raise ModelError(f"{quoted(source)} cannot be a model's folder: {impossible}. Give an id or a folder.")
+    folder = Path(source).expanduser()
+    if not os.path.lexists(folder):
         reason = _why_no_hub_id(source)
         if reason is not None:
             raise ModelError(f"There is no folder {quoted(source, 300)} (working folder: {Path.cwd()}){reason}.")
