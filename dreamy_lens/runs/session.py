@@ -18,6 +18,7 @@ from dreamy_lens.models.load import EMBEDDED_NAME, as_hooked
 from dreamy_lens.results.history import History, HistoryBuilder
 from dreamy_lens.results.prompt import Provenance
 from dreamy_lens.runs.spec import RunRecord, RunSpec
+from dreamy_lens.scoring.gradient_check import require_gradient
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.constraint_set import ConstraintSet
 from dreamy_lens.search.constraints import Template
@@ -124,14 +125,31 @@ class Session:
             state: State from which the search continues; None before the first step.
             history: Every prompt evaluated so far.
             between: Function to call before every pass through the model.
+
+        Raises:
+            NoGradientError: The run has not begun, and its feature moves where its gradient is exactly zero.
         """
         self.scorer.invalidate_cache()
+        if state is None:
+            self.check_gradient()
         return self._standing(drive(self.search(until, state, history), self.scorer, between))
 
     def _standing(self, steps: Iterator[Step]) -> Iterator[Step]:
         """Yield steps, and leave the model's hooks in place between them."""
         with keep_hooks(self.scorer.models):
             yield from steps
+
+    def check_gradient(self) -> None:
+        """Compare the gradient of the feature with finite differences, if the optimiser is guided by gradients.
+
+        A run does this once, before its first step.
+
+        Raises:
+            NoGradientError: The value moves with the embeddings, and the gradient is exactly zero.
+        """
+        config = self.spec.config
+        if getattr(find_optimizer(config), "uses_gradient", False):
+            require_gradient(self.scorer, config.length, self.spec.start)
 
     def search(self, until: int, state: State | None, history: History) -> Search:
         """Return the next steps of the search as a coroutine; the caller answers its requests for scores and gradients.
