@@ -39,6 +39,9 @@ class Span:
         return slice(self.start, self.stop, self.step)
 
 
+FLOAT32_TINY, FLOAT32_MAX = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+"""Smallest and largest size of a float32 number other than zero, in full precision."""
+
 BOS = "bos"
 """The index of the beginning-of-sequence token, which is not counted in the prompt positions."""
 
@@ -244,4 +247,6 @@ def finite_number(x: Any, where: str) -> float:
         value = math.inf
     if not math.isfinite(value):
         raise FeatureError(f"{where} takes finite numbers only; here is one that is {value}.")
+    if abs(value) > FLOAT32_MAX:
+        raise FeatureError(f"{where} is computed in float32, whose numbers end at 3.4e38; here is one that is {value}.")
     return value

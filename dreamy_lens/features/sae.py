@@ -77,6 +77,11 @@ class SAE:
         size = f"{self.d_sae} latents" if self.d_sae is not None else "latents"
         return f"SAE {where} ({self.architecture}, {size} at {self.hook_name})"
 
+    @property
+    def wrapped(self) -> Any:
+        """Return the object whose `encode` computes the latents, or None for a folder."""
+        return self._object
+
     def check_latent(self, i: int) -> None:
         """Raise FeatureRangeError unless latent `i` exists."""
         if i < 0 or (self.d_sae is not None and i >= self.d_sae):
@@ -122,6 +127,8 @@ class SAE:
         self.check_latent(i)
         try:
             row = self._read("W_dec", i) if self._read is not None else self._object.W_dec[i]
+        except SAEError:
+            raise
         except Exception as error:
             raise SAEError(f"{self} shows no decoder (W_dec), so what its latents write is not known.") from error
         return row.detach().float().cpu().flatten()

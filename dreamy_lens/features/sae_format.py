@@ -103,7 +103,7 @@ def open_folder(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]
             part = file.get_slice(name)
             return part[:, latent] if _LATENT_AXIS[name] == 1 else part[latent]
 
-    return config, shapes, read
+    return config, shapes, finite_only(read, f"The SAE folder {folder}")
 
 
 def reader_of(thing: Any) -> tuple[dict[str, tuple[int, ...]], Read]:
@@ -115,7 +115,38 @@ def reader_of(thing: Any) -> tuple[dict[str, tuple[int, ...]], Read]:
         tensor = getattr(thing, name)
         return tensor if latent is None else tensor.select(_LATENT_AXIS[name], latent)
 
-    return shapes, read
+    return shapes, finite_only(read, f"The {type(thing).__name__}")
+
+
+def finite_only(read: Read, whose: str) -> Read:
+    """Return a function that reads tensors, and raises SAEError if one has an entry that is NaN or infinite.
+
+    A tensor of an object is read for every pass, and looked at the first time.
+
+    Args:
+        read: Function that reads the tensors.
+        whose: Subject of the error message, as in "The SAE folder x".
+    """
+    looked_at: set[tuple[str, int | None]] = set()
+
+    def read_finite(name: str, latent: int | None) -> torch.Tensor:
+        tensor = read(name, latent)
+        if (name, latent) not in looked_at:
+            check_finite(tensor, name, whose)
+            looked_at.add((name, latent))
+        return tensor
+
+    return read_finite
+
+
+def check_finite(tensor: torch.Tensor, name: str, whose: str) -> None:
+    """Raise SAEError if a tensor of an autoencoder has an entry that is NaN or infinite."""
+    bad = int((~tensor.detach().isfinite()).sum()) if tensor.is_floating_point() else 0
+    if bad:
+        raise SAEError(
+            f"{whose} is damaged: {bad:,} of the {tensor.numel():,} numbers of {name} that are needed are NaN or "
+            "infinite. Download or save the autoencoder again."
+        )
 
 
 def _what_is_there(folder: Path) -> str:

@@ -15,6 +15,7 @@ from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.hooked_model import HookedModel, keep_hooks
 from dreamy_lens.models.load import EMBEDDED_NAME, as_hooked
+from dreamy_lens.models.weights import have_changed
 from dreamy_lens.results.history import History, HistoryBuilder
 from dreamy_lens.results.prompt import Provenance
 from dreamy_lens.runs.spec import RunRecord, RunSpec
@@ -48,6 +49,7 @@ class Session:
     constraint_set: ConstraintSet
     change: str | None = None
     mixed: bool = False
+    _identities: dict[HookedModel, dict[str, Any]] = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, spec: RunSpec) -> Session:
@@ -187,8 +189,16 @@ class Session:
     @property
     def identity(self) -> dict[str, Any]:
         """JSON values that identify the models and what their numbers depend on."""
-        fluency = None if self.fluency_name is None else _identity(self.scorer.fluency)
-        return {**_identity(self.scorer.model), "fluency": fluency, "mixed": self.mixed}
+        fluency = None if self.fluency_name is None else self._identity(self.scorer.fluency)
+        return {**self._identity(self.scorer.model), "fluency": fluency, "mixed": self.mixed}
+
+    def _identity(self, model: HookedModel) -> dict[str, Any]:
+        """Return JSON values that identify a model, computed once."""
+        if model not in self._identities:
+            names = {"tokenizer": model.vocabulary.digest, "n_layers": model.n_layers, "d_vocab": model.vocabulary.size}
+            names |= {"dtype": str(model.dtype).removeprefix("torch."), "device": model.device.type}
+            self._identities[model] = {**names, "weights": model.weights_digest}
+        return self._identities[model]
 
     def go_on_changed(self) -> None:
         """Accept the present precision and device: the history will have scores of more than one kind."""
@@ -239,6 +249,13 @@ class Session:
                         f"it is another {role}model. Give the {role}model of the run: "
                         f"load_run(path, {'fluency_model=' if role else ''}model)."
                     )
+            kept = all(before.get(key) == after[key] for key in ("dtype", "device"))
+            if kept and have_changed(before.get("weights"), after["weights"]):
+                raise RunFolderError(
+                    f"The run was made on {former!r} with other weights than {present!r} has now: it is another "
+                    f"{role}model of the same shape, such as a fine-tuned one. Give the {role}model of the run: "
+                    f"load_run(path, {'fluency_model=' if role else ''}model)."
+                )
         history = record.history
         rows = np.unique(np.linspace(0, len(history) - 1, SAMPLE).astype(int)) if len(history) else []
         if not len(rows):
@@ -275,11 +292,6 @@ def available(device: str | None) -> str | None:
     except (RuntimeError, AssertionError, TypeError, NotImplementedError):
         return None
     return device
-
-
-def _identity(model: HookedModel) -> dict[str, Any]:
-    names = {"tokenizer": model.vocabulary.digest, "n_layers": model.n_layers, "d_vocab": model.vocabulary.size}
-    return {**names, "dtype": str(model.dtype).removeprefix("torch."), "device": model.device.type}
 
 
 def _feature(record: RunRecord) -> Feature:

@@ -22,6 +22,9 @@ T = TypeVar("T", bound=type)
 
 _KEY = "setting"
 
+SMALLEST, LARGEST = 1e-30, 1e30
+"""Limits of settings that are not whole numbers: products with a score stay within the range of float32."""
+
 
 @dataclass(frozen=True)
 class SettingField:
@@ -33,7 +36,8 @@ class SettingField:
         default: Default value.
         label: Short name, shown in forms.
         help: Effect of the setting, as a phrase without capital letter and full stop.
-        minimum: Smallest number allowed.
+        minimum: Smallest number allowed. A number that is not whole is at most :data:`LARGEST`, and not closer to zero
+            than :data:`SMALLEST`, unless it is zero.
         too_low: End of the error message for a number below the minimum; "" names the minimum.
         when_none: Effect of None, such as "to choose it automatically"; "" if None is not allowed.
         advanced: Whether a form hides the setting at first, because most users do not need it.
@@ -75,6 +79,9 @@ class SettingField:
         if value < self.minimum:
             reason = self.too_low or (demand if self.when_none else f"it must be at least {self.minimum}")
             raise SettingsError(f"{self.name} is {value}; {reason}.")
+        if self.type is float and not (value == 0 or SMALLEST <= value <= LARGEST):
+            bound = f"at most {LARGEST:g}" if value > LARGEST else f"0 or at least {SMALLEST:g}"
+            raise SettingsError(f"{self.name} is {value}; it must be {bound}, because scores are float32 numbers.")
         return self.type(value)
 
 
