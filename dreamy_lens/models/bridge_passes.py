@@ -236,10 +236,19 @@ class BridgePasses(Backend):
 
     @property
     def _no_cache(self) -> dict[str, Any]:
-        """Argument `use_cache=False` if the wrapped model accepts it (saves 10-20 % on small models); else empty."""
+        """Argument `use_cache=False` if the wrapped model accepts it (saves 10-20 % on small models); else empty.
+
+        A model of several parts, such as one for text and images, passes it on to the part for text.
+        """
         if not hasattr(self, "_no_cache_arguments"):
             original = getattr(self.bridge, "original_model", None)
-            known = original is not None and "use_cache" in inspect.signature(original.forward).parameters
+            known = False
+            if original is not None:
+                parameters = inspect.signature(original.forward).parameters
+                config = getattr(original, "config", None)
+                text = getattr(config, "get_text_config", lambda: None)()
+                passed_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+                known = "use_cache" in parameters or (passed_on and text is not config and hasattr(text, "use_cache"))
             self._no_cache_arguments = {"use_cache": False} if known else {}
         return self._no_cache_arguments
 

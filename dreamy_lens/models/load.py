@@ -6,12 +6,14 @@ import contextlib
 import os
 import re
 import threading
+import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamy_lens.errors import ModelError, TokenizerError
+from dreamy_lens.models.installs import no_installs
 from dreamy_lens.models.names import EMBEDDED_NAME
 
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
         **options: Arguments of `TransformerBridge.boot_transformers`, such as `revision=` or `trust_remote_code=`.
 
     Returns:
-        A `transformer_lens` `TransformerBridge` in evaluation mode. The model of a folder is named by its
+        A `transformer_lens` `TransformerBridge` in evaluation mode. Of a model for text and images, the part for images
+        may be missing, with a warning: no library may install what it lacks. The model of a folder is named by its
         absolute path, so that it can be loaded again from any working folder.
 
     Raises:
@@ -50,17 +53,29 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
     embedded = name is None or name == EMBEDDED_NAME
     source = _embedded_folder() if embedded else _checked_source(str(name))
     dtype, device = _checked_dtype(dtype), _checked_device(device)
+    stopped: list[str] = []
     try:
-        with _quiet_progress():
+        with _quiet_progress(), no_installs() as stopped:
             bridge = TransformerBridge.boot_transformers(source, device=device, dtype=dtype or torch.float32, **options)
     except Exception as error:
         if Path(source).exists():
-            raise ModelError(f"The folder {source!r} cannot be loaded as a Hugging Face model: {error}") from error
+            tried = f" It needs what {stopped[0]!r} would install; nothing was installed." if stopped else ""
+            raise ModelError(
+                f"The folder {source!r} cannot be loaded as a Hugging Face model: {error}{tried}"
+            ) from error
         raise ModelError(
             f"{source!r} is neither a local folder nor a model that could be loaded from the Hugging Face Hub: "
             f"{str(error).rstrip('.')}. There is no such folder in {str(Path.cwd())!r}{_if_offline()}. The embedded "
             "model needs no network: load_model()."
         ) from error
+    if stopped:
+        warnings.warn(
+            f"Of {source!r} only the part for text was loaded. For the rest, TransformerLens tried to run "
+            f"{stopped[0]!r}, and was stopped, because dreamy_lens lets no library install anything. Features of text need nothing "
+            "more; for other uses of the model, install the package yourself.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     bridge.eval()
     if embedded:
         bridge.cfg.default_prepend_bos = True  # every document it was trained on follows the end-of-text token
