@@ -71,8 +71,8 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
     if stopped:
         warnings.warn(
             f"Of {source!r} only the part for text was loaded. For the rest, TransformerLens tried to run "
-            f"{stopped[0]!r}, and was stopped, because dreamy_lens lets no library install anything. Features of text need nothing "
-            "more; for other uses of the model, install the package yourself.",
+            f"{stopped[0]!r}, and was stopped, because dreamy_lens lets no library install anything. "
+            "Features of text need nothing more; for other uses of the model, install the package yourself.",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -191,9 +191,7 @@ class PackedModel:
             self.backend.run_to_last_hook(ids, [FINAL])
         if None in arguments:
             raise NotPackable("a forward pass skips the attention of some blocks, which packed passes replace")
-        self._has_alibi = any(
-            named.get(name) is not None for _, named in filter(None, arguments) for name in HEAD_BIASES
-        )
+        self._has_alibi = any(x[1].get(name) is not None for x in arguments if x for name in HEAD_BIASES)
         return arguments  # pyright: ignore[reportReturnType]
 
     @contextlib.contextmanager
