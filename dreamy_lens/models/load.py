@@ -129,9 +129,14 @@ def wrap(model: Any, name: str | None = None) -> HookedModel:
     """
     from dreamy_lens.models.backend import Backend
     from dreamy_lens.models.hooked_model import HookedModel
+    from dreamy_lens.models.hooked_transformer_backend import HookedTransformerBackend
     from dreamy_lens.models.transformer_lens_backend import TransformerLensBackend
 
-    return HookedModel(model if Backend in type(model).__mro__ else TransformerLensBackend(model, name))
+    if Backend in type(model).__mro__:
+        return HookedModel(model)
+    # Asked of the object and not of its class: HookedTransformer does not exist in TransformerLens 4.
+    own = hasattr(model, "W_E") and not hasattr(model, "original_model")
+    return HookedModel((HookedTransformerBackend if own else TransformerLensBackend)(model, name))
 
 
 @lru_cache(maxsize=1)
