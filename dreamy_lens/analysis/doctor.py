@@ -15,10 +15,24 @@ from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
+from dreamy_lens.scoring.gradient_check import (
+    CAUSES,
+    DIFFERS,
+    MISSING,
+    GradientCheck,
+    check_gradient,
+    check_reach,
+    choose_prompts,
+)
 from dreamy_lens.scoring.scorer import Scorer
 
 AGREEMENT = 0.02
 """Largest accepted relative difference between gradient and finite difference; float32 noise is about 0.001."""
+
+STEPS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
+"""Steps of the finite differences, as shares of the length of an embedding."""
+
+NOT_DIFFERENTIATED = "a part of the computation is not differentiated"
 
 
 @dataclass(frozen=True)
@@ -137,25 +151,55 @@ def _feature(feature: Any, hooked: HookedModel, prepend_bos: bool | None, length
     why = "; ".join(f"no, on {model.name}: {text}" for model, text in unshared.items())
     yield Finding(None if unshared else True, "prompts share prefixes", why or "yes, with the same numbers as without")
 
-    failure, gradient = _attempt("the value has a gradient", lambda: scorer.gradient(ids[:4]))
-    if gradient is None:
+    yield from _gradient(scorer, choose_prompts(ids, scores.value), varies)
+
+
+def _gradient(scorer: Scorer, ids: np.ndarray, varies: bool) -> Iterator[Finding]:
+    """Check the gradient on some prompts, against finite differences; `varies` says whether the value differs."""
+    check = "the value has a gradient"
+    failure, found = _attempt(check, lambda: check_gradient(scorer, ids, STEPS))
+    if found is None:
         yield failure
         return
-    slope = next(part.value for model, part in zip(scorer.models, gradient.parts, strict=True) if model is scorer.model)
-    if not slope.any():
+    if found.verdict == MISSING:
+        yield Finding(
+            False,
+            check,
+            f"exactly zero, but the value moves with the embeddings: by {found.measured:.3g} for a step of an "
+            f"embedding's length. Likely causes: {CAUSES}",
+        )
+        return
+    if not found.length:
+        reach = check_reach(scorer, ids)
+        if reach is not None and reach.verdict == MISSING:
+            seen = f"exactly zero, and so is that of everything the feature reads. Likely causes: {CAUSES}"
+            yield Finding(False, check, seen)
+            return
         # If the value varies, a search works without a gradient too, but slowly.
         yield Finding(
             None if varies else False,
-            "the value has a gradient",
+            check,
             f"exactly zero on four random prompts{'' if varies else ', and no prompt is better than another'}: a "
             "latent or neuron that is off, or a clip(). A search starts without guidance; pre_activation=True or "
             "hook_pre would guide it",
         )
         return
-    yield Finding(
-        True, "the value has a gradient", f"of length {float(slope.norm(dim=(1, 2)).mean()):.3g} at the embeddings"
-    )
-    yield _finite_difference(scorer, ids[:4], slope)
+    yield Finding(True, check, f"of length {found.length:.3g} at the embeddings")
+    yield _difference(scorer, found)
+
+
+def _difference(scorer: Scorer, found: GradientCheck) -> Finding:
+    """Return the finding on how far a gradient is from finite differences."""
+    check = "the gradient agrees with a finite difference"
+    coarse = scorer.model.dtype not in (torch.float32, torch.float64)
+    if found.error > AGREEMENT:
+        why = f"in {scorer.model.dtype} this is rounding; check again in float32" if coarse else NOT_DIFFERENTIATED
+        wrong = not coarse or found.verdict == DIFFERS
+        return Finding(False if wrong else None, check, f"off by {found.error:.1%} at best; {why}")
+    if found.verdict == DIFFERS:
+        slopes = f"{found.measured:.3g} in a direction in which the gradient says {found.gradient:.3g}"
+        return Finding(False, check, f"the value moves by {slopes}; {NOT_DIFFERENTIATED}")
+    return Finding(True, check, f"within {found.error:.1e} of it (steps of {found.share:g} of an embedding's length)")
 
 
 def _make_scorer(expression: Feature, hooked: HookedModel, prepend_bos: bool | None, length: int) -> Scorer:
@@ -163,37 +207,6 @@ def _make_scorer(expression: Feature, hooked: HookedModel, prepend_bos: bool | N
     scorer = Scorer(expression, hooked, prepend_bos=prepend_bos)
     scorer.check_length(length)
     return scorer
-
-
-def _finite_difference(scorer: Scorer, ids: np.ndarray, slope: torch.Tensor) -> Finding:
-    """Compare the gradient with a finite difference along its direction.
-
-    In this direction the slope is steepest, and so clearest above the noise: it equals the gradient's length.
-    """
-    check = "the gradient agrees with a finite difference"
-    length = slope.norm(dim=(1, 2), keepdim=True)
-    direction = slope / length.clamp_min(1e-30)
-    expected = length.flatten()
-    row = float(scorer.model.embedding_table[torch.from_numpy(ids).to(slope.device)].norm(dim=-1).mean())
-    best, at = float("inf"), 0.0
-    for share in (1e-1, 3e-2, 1e-2, 3e-3, 1e-3):
-        step = share * row
-        ahead, behind = (scorer.values_at(ids, sign * step * direction) for sign in (1, -1))
-        measured = (ahead - behind) / (2 * step)
-        # The median over four prompts, because at a kink of the function no finite difference is right.
-        error = float(((measured - expected).abs() / expected.clamp_min(1e-30)).median())
-        if error < best:
-            best, at = error, share
-    seen = f"within {best:.1e} of it (steps of {at:g} of an embedding's length)"
-    if best > AGREEMENT:
-        coarse = scorer.model.dtype not in (torch.float32, torch.float64)
-        why = (
-            f"in {scorer.model.dtype} this is rounding; check again in float32"
-            if coarse
-            else "a part of the computation is not differentiated"
-        )
-        return Finding(None if coarse else False, check, f"off by {best:.1%} at best; {why}")
-    return Finding(True, check, seen)
 
 
 def _attempt(check: str, function: Callable[[], Any]) -> tuple[Finding, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,7 @@ def score(
     Raises:
         FeatureError: The feature does not fit the model.
         PromptError: A prompt is empty, too long for the model, or has ids outside its vocabulary.
+        ModelError: A weight of the model is NaN or infinite.
 
     >>> import dreamy_lens as dl
     >>> scores = dl.score('log_prob(" the")', ["Return a copy of", "pickle pickle"])
@@ -73,4 +75,13 @@ def score(
         indices = [i for i, row in enumerate(rows) if len(row) == length]
         scores = scorer.score(np.stack([rows[i] for i in indices]))
         value[indices], cross_entropy[indices] = scores.value, scores.cross_entropy
+    odd = int((~(np.isfinite(value) & np.isfinite(cross_entropy))).sum())
+    if odd:
+        coarse = scorer.model.dtype.itemsize < 4 or scorer.fluency.dtype.itemsize < 4
+        advice = "try float32" if coarse else "check the feature's arithmetic"
+        warnings.warn(
+            f"{odd} of the {len(rows)} prompts have a value or cross-entropy that is NaN or infinite; {advice}.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return Scores(value, cross_entropy)

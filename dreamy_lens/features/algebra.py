@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreamy_lens.errors import FeatureError
 from dreamy_lens.features.directions import Direction
-from dreamy_lens.features.node import Element, Node, Writer, finite_number
+from dreamy_lens.features.node import FLOAT32_TINY, Element, Node, Writer, finite_number
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -290,6 +290,10 @@ class Product(Feature):
 def scaled(factor: float, feature: Feature) -> Feature:
     """Return `factor * feature` in normal form: multiples of multiples are folded, sums are multiplied term by term."""
     factor = finite_number(factor, "arithmetic")
+    if factor and abs(factor) < FLOAT32_TINY:
+        raise FeatureError(
+            f"A factor of {factor} is zero in float32, in which features are computed; use a larger one."
+        )
     if isinstance(feature, Constant):
         return Constant(finite_number(factor * feature.value, "arithmetic"))
     if isinstance(feature, Scaled):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dreamy_lens.errors import DreamyLensError, FeatureError, FeatureRangeError
+from dreamy_lens.errors import FeatureError, FeatureRangeError
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.compile import Compiler, Compute, left_over
 from dreamy_lens.features.forward_pass import (
@@ -22,6 +23,7 @@ from dreamy_lens.features.forward_pass import (
 from dreamy_lens.features.parser import parse
 from dreamy_lens.features.sae_conditions import Conditions
 from dreamy_lens.features.shapes import Axes, ShapeProbe
+from dreamy_lens.features.verification import PROMPTS, checked_values, verify_function
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
 
@@ -122,28 +124,16 @@ def bind(
 
 @torch.no_grad()
 def _try_out(bound: BoundFeature, compiler: Compiler) -> None:
-    """Evaluate the feature once, to check custom functions and what they return before a search starts."""
+    """Evaluate the feature on a few prompts, to check what functions of users return before a search starts."""
     readings: dict[HookedModel, ActivationSource] = {}
     layout = compiler.probe.layout
     for model, names in bound.hooks.items():
-        ids = compiler.probe.row(layout, model)
+        ids = compiler.probe.rows(layout, model)
         activations, logits = model.run(ids, names, logits=model in bound.logits)
         readings[model] = ForwardPass(activations, logits, ids, layout)
-    # Every custom function is called alone first, so that an error names the function that failed.
+    # Functions of users are tried alone first, so that an error names the function that failed.
     for node in bound.feature.walk():
-        if isinstance(node, ex.Custom):
-            try:
-                compiler.build(node)[1](readings)
-            except DreamyLensError:
-                raise
-            except Exception as error:
-                advice = ""
-                if "require grad" in str(error):
-                    advice = ". It is called without gradients, on plain forward passes, so it cannot differentiate"
-                raise FeatureError(
-                    f"The function of {node.label} failed on two prompts of {layout.total} tokens: "
-                    f"{type(error).__name__}: {error}{advice}"
-                ) from error
+        _verify(node, compiler, readings[bound.model].activations)
     value = bound(readings)
     if all(not isinstance(node, ex.Custom) for node in bound.feature.walk()) and bool((value < MASKED).all()):
         raise FeatureRangeError(
@@ -151,6 +141,17 @@ def _try_out(bound: BoundFeature, compiler: Compiler) -> None:
             "masked, because a token attends only to itself and to earlier tokens. Name a key that is not after the "
             "query, as in hook_attn_scores[0, -1, 2], or use hook_pattern, where masked entries are 0."
         )
+
+
+def _verify(node: ex.Feature, compiler: Compiler, activations: Mapping[str, Tensor]) -> None:
+    """Try the function that a user supplied for a node on the activations of several prompts; others are not tried."""
+    if isinstance(node, ex.Custom):
+        own = {name: activations[name] for name in node.hooks}
+        values = verify_function(node.function, own, f"The function of {node.label}")
+        checked_values(values, PROMPTS, node.label)
+    elif isinstance(node, ex.Latent) and (sae := compiler.probe.sae(node)).wrapped is not None:
+        own = {sae.hook_name: activations[sae.hook_name]}
+        verify_function(lambda given: sae.encode(given[sae.hook_name]), own, f"encode() of {sae}")
 
 
 def _leaves_axes(feature: ex.Feature, axes: Axes, probe: ShapeProbe) -> str:

@@ -18,6 +18,7 @@ from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.forward_pass import Readings, check_position, pick
 from dreamy_lens.features.sae_conditions import Conditions
 from dreamy_lens.features.shapes import Axes, Axis, ShapeProbe, listed
+from dreamy_lens.features.verification import checked_values
 from dreamy_lens.models.causality import check_causal
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
@@ -221,15 +222,7 @@ def _custom(compiler: Compiler, f: ex.Custom) -> tuple[Axes, Compute]:
     model, hooks = compiler.model, f.hooks
 
     def compute(r: Readings) -> Tensor:
-        values = f.function({h: r[model].activations[h] for h in hooks})
-        count = r[model].size
-        if not isinstance(values, Tensor) or tuple(values.shape) != (count,):
-            what = f"shape {list(values.shape)}" if isinstance(values, Tensor) else repr(type(values).__name__)
-            raise FeatureError(
-                f"The function of {f.label} returned {what} for {count} prompts; it must return a tensor with one "
-                f"number for each prompt, [{count}]."
-            )
-        return values
+        return checked_values(f.function({h: r[model].activations[h] for h in hooks}), r[model].size, f.label)
 
     return (), compute
 

@@ -42,6 +42,9 @@ class Span:
 DEEPEST = 100
 """Number of levels of the deepest tree. Python gives up after some 1,000 calls, and a level needs up to five."""
 
+FLOAT32_TINY, FLOAT32_MAX = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+"""Smallest and largest size of a float32 number other than zero, in full precision."""
+
 BOS = "bos"
 """The index of the beginning-of-sequence token, which is not counted in the prompt positions."""
 
@@ -264,4 +267,6 @@ def finite_number(x: Any, where: str) -> float:
         value = math.inf
     if not math.isfinite(value):
         raise FeatureError(f"{where} takes finite numbers only; got {value}.")
+    if abs(value) > FLOAT32_MAX:
+        raise FeatureError(f"{where} is computed in float32, whose numbers end at 3.4e38; got {value}.")
     return value

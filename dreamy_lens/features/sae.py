@@ -82,6 +82,11 @@ class SAE:
         size = f"{self.d_sae} latents" if self.d_sae is not None else "latents"
         return f"SAE {where} ({self.architecture}, {size} at {self.hook_name})"
 
+    @property
+    def wrapped(self) -> Any:
+        """Return the object whose `encode` computes the latents, or None for a folder."""
+        return self._object
+
     def check_latent(self, i: int) -> None:
         """Raise FeatureRangeError unless latent `i` exists."""
         if i < 0 or (self.d_sae is not None and i >= self.d_sae):
@@ -140,6 +145,8 @@ class SAE:
             scale = self.encoder.decoder_scale if self.encoder else None
             if scale is not None and self._read is not None:  # trained after the decoder, and multiplied at its input
                 row = row * self._read(scale, i)
+        except SAEError:
+            raise
         except Exception as error:
             raise SAEError(
                 f"{self} has no decoder (W_dec) that can be read, so it is not known what its latents write."
@@ -248,10 +255,11 @@ class SAE:
         return self._cache[key]
 
     def _checked(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        if not bool(weight.isfinite().all()):
+        bad = int((~weight.isfinite()).sum())
+        if bad:
             raise SAEError(
-                f"{self} has weights {name} that are NaN or infinite, so its latents would be no numbers. Download or "
-                "save the autoencoder again."
+                f"{self} is damaged: {bad:,} of the {weight.numel():,} numbers of {name} that are needed are NaN or "
+                "infinite. Download or save the autoencoder again."
             )
         return weight
 

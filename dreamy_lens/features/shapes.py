@@ -15,6 +15,7 @@ from torch import Tensor
 from dreamy_lens.errors import FeatureError, FeatureRangeError
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.forward_pass import RowLayout
+from dreamy_lens.features.verification import PROMPTS
 from dreamy_lens.models.hook_meanings import check_meaning
 from dreamy_lens.models.hooked_model import HookedModel
 
@@ -89,6 +90,12 @@ class ShapeProbe:
         allowed = model.vocabulary.allowed.nonzero()[0]
         tokens = [*model.bos(bool(self.bos)), *(int(allowed[i % len(allowed)]) for i in range(layout.length))]
         return torch.tensor([tokens, tokens], device=model.device)
+
+    def rows(self, layout: RowLayout, model: HookedModel) -> Tensor:
+        """Return the ids of three different prompts of allowed tokens, as `model` reads them, `[3, total]`."""
+        allowed, before = model.vocabulary.allowed.nonzero()[0], model.bos(bool(self.bos))
+        prompts = [[allowed[(i + k * (7 + i)) % len(allowed)] for i in range(layout.length)] for k in range(PROMPTS)]
+        return torch.tensor([[*before, *map(int, tokens)] for tokens in prompts], device=model.device)
 
     def sae(self, node: ex.Latent) -> Any:
         """Return the autoencoder of a latent, made to keep the conditions of its training on this model.

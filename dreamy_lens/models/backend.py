@@ -89,6 +89,9 @@ class Backend(Protocol):
         d_vocab: Number of rows of the embedding (required).
         default_prepend_bos: True if prompts follow a BOS token by default.
         packed_ways: Names of the ways to run packed rows, fastest first.
+        has_aliases: True if familiar names, such as `blocks.1.mlp.hook_post`, are aliases that may lead to other places
+            than they say; they are then verified by means of :meth:`component`
+            (:mod:`dreamy_lens.models.hook_meanings`).
     """
 
     name: str
@@ -100,6 +103,7 @@ class Backend(Protocol):
     d_vocab: int
     default_prepend_bos: bool = False
     packed_ways: tuple[str, ...] = ()
+    has_aliases: bool = False
 
     # Required members.
 
@@ -107,8 +111,7 @@ class Backend(Protocol):
     def hook_names(self) -> list[str]:
         """Return every valid hook point name, including :data:`EMBEDDING`.
 
-        The familiar names mean here what they mean elsewhere: `blocks.1.mlp.hook_post` holds neurons. A backend with
-        :meth:`component` is checked (:mod:`dreamy_lens.models.hook_meanings`); another one promises it.
+        The familiar names mean here what they mean elsewhere: `blocks.1.mlp.hook_post` holds neurons.
         """
         ...
 

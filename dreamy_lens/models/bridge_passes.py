@@ -19,7 +19,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dreamy_lens.errors import HookNotFiredError, ModelError, quoted
+from dreamy_lens.errors import HookNotFiredError, ModelError, NoGradientError, quoted
 from dreamy_lens.models.backend import EMBEDDING, Backend, Reader
 from dreamy_lens.models.names import located, nearest
 from dreamy_lens.models.persistent_hooks import attach, persistent_hooks_of
@@ -65,6 +65,8 @@ class BridgePasses(Backend):
         _check_weights(bridge)
         bridge.eval()
         self.bridge = self.module = bridge
+        points = bridge.hook_dict
+        self._embedding_point = next((name for name in (EMBEDDING, "hook_embed") if name in points), None)
         self.tokenizer = without_stand_ins(bridge.tokenizer)
         self.name = located(name or str(getattr(bridge.cfg, "model_name", type(bridge).__name__)))
         weight = self.embedding_weight
@@ -141,6 +143,11 @@ class BridgePasses(Backend):
     ) -> tuple[dict[str, Tensor], Float[Tensor, "batch pos d_vocab"] | None]:
         """Run one forward pass; see :meth:`dreamy_lens.models.hooked_model.HookedModel.run`."""
         names = list(dict.fromkeys(capture))
+        if embeddings is not None and self._embedding_point is None:
+            raise NoGradientError(
+                f"{self.name} has no hook point {EMBEDDING!r} at the embeddings of its tokens, so there are values of "
+                "features, but no gradients of prompts, and no search. Choose another model."
+            )
         activations: dict[str, Tensor] = {}
         # The replacement embeddings come first, so that a reader of the embedding hook point sees them.
         leaf = None if embeddings is None else lambda activation, hook=None: embeddings.to(activation.dtype)
@@ -204,11 +211,11 @@ class BridgePasses(Backend):
         """Attach hooks for one pass: persistent hooks, or temporary hooks that run after the user's."""
         if not self.is_hooked:
             persistent = persistent_hooks_of(self.bridge)
-            with persistent.in_pass(hooks, self._point, leaf, EMBEDDING) as are_attached:
+            with persistent.in_pass(hooks, self._point, leaf, self._embedding_point or "") as are_attached:
                 if are_attached:
                     yield
                     return
-        all_hooks = [*([] if leaf is None else [(EMBEDDING, leaf)]), *hooks]
+        all_hooks = [*([] if leaf is None else [(str(self._embedding_point), leaf)]), *hooks]
         if self._is_compatible:  # in this mode, one hook point has several names
             with self.bridge.hooks(fwd_hooks=all_hooks):
                 yield
@@ -239,10 +246,19 @@ class BridgePasses(Backend):
 
     @property
     def _no_cache(self) -> dict[str, Any]:
-        """Argument `use_cache=False` if the wrapped model accepts it (saves 10-20 % on small models); else empty."""
+        """Argument `use_cache=False` if the wrapped model accepts it (saves 10-20 % on small models); else empty.
+
+        A model of several parts, such as one for text and images, passes it on to the part for text.
+        """
         if not hasattr(self, "_no_cache_arguments"):
             original = getattr(self.bridge, "original_model", None)
-            known = original is not None and "use_cache" in inspect.signature(original.forward).parameters
+            known = False
+            if original is not None:
+                parameters = inspect.signature(original.forward).parameters
+                config = getattr(original, "config", None)
+                text = getattr(config, "get_text_config", lambda: None)()
+                passed_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+                known = "use_cache" in parameters or (passed_on and text is not config and hasattr(text, "use_cache"))
             self._no_cache_arguments = {"use_cache": False} if known else {}
         return self._no_cache_arguments
 

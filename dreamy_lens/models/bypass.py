@@ -92,7 +92,7 @@ class Bypass:
 
     def _choose(self, names: tuple[str, ...]) -> list[Component]:
         points = self._bridge.hook_dict if names else {}
-        wanted = {id(points[name]) for name in names}
+        wanted = {id(points.get(name)) for name in names}  # not every model has a hook point for its embeddings
         # Hook points computed on request depend on components throughout their block.
         layers = [name.split(".")[1] for name in names if gate_of(name) is not None and name.startswith("blocks.")]
         for layer in layers:

@@ -13,8 +13,8 @@ modules that give the name its meaning:
 - `attn.hook_pattern` and `attn.hook_attn_scores` have one square per head, and a pattern's weights are 0 to 1;
 - the heads of `attn.hook_result` sum to the output of the attention's last linear map, except for its bias.
 
-Other hook points are named after places, and need no verification. A backend that describes no components, see
-:meth:`dreamy_lens.models.backend.Backend.component`, promises these meanings for its names itself.
+Other hook points are named after places, and need no verification. A backend whose names are no aliases, see
+:attr:`dreamy_lens.models.backend.Backend.has_aliases`, promises these meanings itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 
 from dreamy_lens.errors import HookMeaningError
-from dreamy_lens.models.backend import Backend
 
 if TYPE_CHECKING:
     from dreamy_lens.models.hooked_model import HookedModel
@@ -73,12 +72,15 @@ def unmeant(model: HookedModel, name: str) -> str | None:
         name: Name of the hook point, which fires in a forward pass.
     """
     layer, meaning = _named(name)
-    if meaning is None or type(model.backend).component is Backend.component:
+    if meaning is None or not model.backend.has_aliases:
         return None
     known = _FOUND.setdefault(model, {})
     key = name, model.backend.mode
     if key not in known:
-        known[key] = meaning.test(_observe(model, name, layer, meaning))
+        evidence = _observe(model, name, layer, meaning)
+        if not evidence.activation.isfinite().all() and "scores" not in name:
+            return None  # NaN shows nothing; the scorer says which weights are damaged
+        known[key] = meaning.test(evidence)
     return known[key]
 
 

@@ -28,6 +28,7 @@ from dreamy_lens.models.kernels import Kernels
 from dreamy_lens.models.locking import lock_of
 from dreamy_lens.models.names import nearest
 from dreamy_lens.models.vocabulary import Vocabulary
+from dreamy_lens.models.weights import check_finite, weights_digest
 
 
 class HookedModel:
@@ -60,6 +61,7 @@ class HookedModel:
             )
         self._parameters: list[Tensor] | None = None
         self._table: Tensor | None = None
+        self._checked_weights: tuple[Any, ...] | None = None
         self._table_state: tuple[Any, ...] | None = None
 
     # Properties of the model.
@@ -152,6 +154,23 @@ class HookedModel:
                 f"{self.name} and {other.name} have different tokenizers, so one prompt's ids mean different text to "
                 "them. Choose two models of one family."
             )
+
+    # Weights.
+
+    def check_weights(self) -> None:
+        """Raise ModelError if a weight is NaN or infinite. The weights are looked at once, and again after an edit."""
+        with self.lock, torch.no_grad():
+            named = list(self.backend.module.named_parameters())
+            state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for _, p in named if not p.is_meta)
+            if state != self._checked_weights:
+                check_finite(named, self.name)
+                self._checked_weights = state
+
+    @property
+    def weights_digest(self) -> str:
+        """Digest of the weights; see :func:`dreamy_lens.models.weights.weights_digest`."""
+        with self.lock:
+            return weights_digest(self.backend.module, str(self.backend.mode))
 
     # Embeddings.
 

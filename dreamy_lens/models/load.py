@@ -7,12 +7,14 @@ import json
 import os
 import re
 import threading
+import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamy_lens.errors import ModelError, TokenizerError, quoted, shorten
+from dreamy_lens.models.installs import no_installs
 from dreamy_lens.models.names import EMBEDDED_NAME, why_no_path
 from dreamy_lens.models.vocabulary import Vocabulary
 
@@ -36,7 +38,8 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
         **options: Arguments of `TransformerBridge.boot_transformers`, such as `revision=` or `trust_remote_code=`.
 
     Returns:
-        A `transformer_lens` `TransformerBridge` in evaluation mode. The model of a folder is named by its
+        A `transformer_lens` `TransformerBridge` in evaluation mode. Of a model for text and images, the part for images
+        may be missing, with a warning: no library may install what it lacks. The model of a folder is named by its
         absolute path, so that it can be loaded again from any working folder.
 
     Raises:
@@ -53,9 +56,10 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
     embedded = name is None or name == EMBEDDED_NAME
     source = _embedded_folder() if embedded else _checked_source(str(name))
     dtype, device = _checked_dtype(dtype), _checked_device(device)
+    stopped: list[str] = []
     try:
         # Weights that are made in inference mode could have no gradients.
-        with _quiet_progress(), torch.inference_mode(False):
+        with _quiet_progress(), torch.inference_mode(False), no_installs() as stopped:
             bridge = TransformerBridge.boot_transformers(source, device=device, dtype=dtype or torch.float32, **options)
     except Exception as error:
         if Path(source).exists() and not _has_tokenizer_files(source) and isinstance(error, ValueError):
@@ -65,14 +69,23 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
                 "tokenizer.save_pretrained(folder)."
             ) from error
         if Path(source).exists():
+            tried = f" It needs what {stopped[0]!r} would install; nothing was installed." if stopped else ""
             raise ModelError(
-                f"The folder {quoted(source, 300)} cannot be loaded as a Hugging Face model: {error}"
+                f"The folder {quoted(source, 300)} cannot be loaded as a Hugging Face model: {error}{tried}"
             ) from error
         raise ModelError(
             f"{quoted(source, 300)} is neither a local folder nor a model that could be loaded from the Hugging Face "
             f"Hub: {str(error).rstrip('.')}. There is no such folder in {str(Path.cwd())!r}{_if_offline()}. The "
             "embedded model needs no network: load_model()."
         ) from error
+    if stopped:
+        warnings.warn(
+            f"Of {source!r} only the part for text was loaded. For the rest, TransformerLens tried to run "
+            f"{stopped[0]!r}, and was stopped, because dreamy_lens lets no library install anything. "
+            "Features of text need nothing more; for other uses of the model, install the package yourself.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     bridge.eval()
     if Path(source).is_dir() and not _has_tokenizer_files(source):
         Vocabulary(bridge.tokenizer, bridge.cfg.d_vocab)  # an empty tokenizer is an error
@@ -128,12 +141,15 @@ def wrap(model: Any, name: str | None = None) -> HookedModel:
     """
     from dreamy_lens.models.backend import Backend
     from dreamy_lens.models.hooked_model import HookedModel
+    from dreamy_lens.models.hooked_transformer_backend import HookedTransformerBackend
     from dreamy_lens.models.stated import check_settings, say_disagreements
     from dreamy_lens.models.transformer_lens_backend import TransformerLensBackend
 
     if Backend in type(model).__mro__:
         return HookedModel(model)
-    backend = TransformerLensBackend(model, name)
+    # Asked of the object and not of its class: HookedTransformer does not exist in TransformerLens 4.
+    own = hasattr(model, "W_E") and not hasattr(model, "original_model")
+    backend = (HookedTransformerBackend if own else TransformerLensBackend)(model, name)
     settings = backend.settings()
     check_settings(backend.name, settings)
     say_disagreements(backend.name, settings, backend.tokenizer)

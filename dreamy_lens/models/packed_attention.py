@@ -17,6 +17,9 @@ from dreamy_lens.models.tree_attention import NAME, RUNNING, Current
 INTERFACE, HEADS, ROWS = "interface", "heads", "rows"
 """Ways to replace attention; :mod:`~dreamy_lens.models.packed_forward` describes them."""
 
+HEAD_BIASES = ("alibi", "position_bias")
+"""Names of arguments that add the distance of a key to the scores of each head (ALiBi)."""
+
 
 @dataclass
 class PassCache:
@@ -66,20 +69,24 @@ class PackedAttention:
         module = self.attentions[layer]
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            x = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            x, own = (kwargs["hidden_states"], args) if "hidden_states" in kwargs else (args[0], args[1:])
             positional, named = self.arguments[layer]
             packing = self.tree_at(layer)
+            # Some attentions add the residual stream to their output; it belongs to the nodes, as their input does.
+            at_nodes = [i for i, y in enumerate(own) if isinstance(y, Tensor) and y.shape[:2] == x.shape[:2]]
             if way == ROWS:
                 # Residual stream before the norm, which some bridges store for the inputs of their heads.
                 forked = getattr(module, "_captured_pre_ln_residual", None)
                 index = to_device(packing.index, x.device)  # layers may be on several devices
-                rows = [y[index] for y in self._with_prefix(layer, x, *([] if forked is None else [forked]))]
+                inputs = [x, *(own[i] for i in at_nodes), *([] if forked is None else [forked])]
+                rows = [y[index] for y in self._with_prefix(layer, *inputs)]
                 if forked is not None:
-                    module._captured_pre_ln_residual = rows[1]
-                out = usual(rows[0], *_cut(positional, packing), **_cut(named, packing))
+                    module._captured_pre_ln_residual = rows[-1]
+                of_rows = _replaced(_cut(positional, packing), at_nodes, rows[1:])
+                out = usual(rows[0], *of_rows, **_cut(named, packing, len(index)))
                 return _first(out, lambda y: y.flatten(0, 1)[to_device(packing.owners, y.device)][None])
             if way == HEADS:
-                return usual(x, *positional, **named)
+                return usual(x, *_replaced(positional, at_nodes, [own[i] for i in at_nodes]), **named)
             named = {k: self._at_nodes(k, v, layer) for k, v in named.items()}
             RUNNING.current = Current(packing, *self._exchange(layer))
             try:
@@ -126,7 +133,7 @@ class PackedAttention:
             packing = self.tree_at(layer)
             index = to_device(packing.index, q.device)
             rows = [x[index] for x in self._with_prefix(layer, q, k, v)]
-            return usual(*rows, **_cut(self.arguments[layer][1], packing))
+            return usual(*rows, **_cut(self.arguments[layer][1], packing, len(index)))
 
         return reconstruct
 
@@ -159,13 +166,21 @@ class PackedAttention:
         return forward
 
 
-def _cut(values: Any, packing: PrefixTree) -> Any:
-    """Truncate the arguments of a plain row to the length of the tree's rows."""
+def _replaced(values: tuple, places: Sequence[int], tensors: Sequence[Tensor]) -> tuple:
+    """Return values with tensors in some places."""
+    given = dict(zip(places, tensors, strict=False))
+    return tuple(given.get(i, value) for i, value in enumerate(values))
+
+
+def _cut(values: Any, packing: PrefixTree, rows: int = 1) -> Any:
+    """Truncate the arguments of a plain row to the length of the tree's rows; repeat those of heads for every row."""
     n = packing.length
 
     def cut(name: str, value: Any) -> Any:
         if name == "position_embeddings" and value is not None:
             return tuple(x[:, :n] for x in value)
+        if name == "alibi" and isinstance(value, Tensor):  # [row * head, 1, key] or [row, head, 1, key]
+            return value[..., :n].repeat(rows, *[1] * (value.dim() - 1))
         if isinstance(value, Tensor):
             return value[..., :n, :n] if name == "attention_mask" else value[..., :n]
         return value

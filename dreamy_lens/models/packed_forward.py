@@ -31,6 +31,7 @@ from dreamy_lens.models.bridge_passes import BridgePasses
 from dreamy_lens.models.bypass import Bypass
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.packed_attention import (
+    HEAD_BIASES,
     HEADS,
     INTERFACE,
     ROWS,
@@ -82,6 +83,7 @@ class PackedModel:
         if way == HEADS and not all(hasattr(a, "_reconstruct_attention") for a in attentions):
             raise NotPackable("its attention has no separate step for its heads, which packed passes replace")
         self.parts = Bypass(bridge, besides=attentions)
+        self._has_alibi = False
         self._arguments: dict[Any, list[tuple[tuple, dict[str, Any]]]] = {}
         tree_attention.register()
 
@@ -148,7 +150,8 @@ class PackedModel:
             cut = packing if cut is None else cut
             state = PackedAttention(self.attentions, self._arguments[key], packing, cut, depth, before, keep)
             with self._replaced(state, names), tree_attention_used(self.attentions):
-                mask = torch.zeros(1, 1, 1, 1, device=packing.ids.device)  # prevents a mask of size T²
+                # An empty mask prevents one of size T², but models with ALiBi read positions from the mask.
+                mask = None if self._has_alibi else torch.zeros(1, 1, 1, 1, device=packing.ids.device)
                 activations = self.backend.run_to_last_hook(
                     packing.ids[None], names, position_ids=packing.positions[None], attention_mask=mask
                 )
@@ -188,6 +191,7 @@ class PackedModel:
             self.backend.run_to_last_hook(ids, [FINAL])
         if None in arguments:
             raise NotPackable("a forward pass skips the attention of some blocks, which packed passes replace")
+        self._has_alibi = any(x[1].get(name) is not None for x in arguments if x for name in HEAD_BIASES)
         return arguments  # pyright: ignore[reportReturnType]
 
     @contextlib.contextmanager

@@ -35,13 +35,14 @@ class PersistentHooks:
 
     def __init__(self) -> None:
         self.ids: set[int] = set()
+        self._lock = _LOCK  # kept, because a search that the program's end interrupts leaves when modules are empty
         self._kept = 0
         self._hooks: dict[tuple[str, bool], tuple[Any, Any]] = {}
 
     @contextlib.contextmanager
     def keep(self) -> Iterator[None]:
         """Keep hooks within the context; remove them when the last such context ends, in any thread."""
-        with _LOCK:
+        with self._lock:
             self._kept += 1
         try:
             yield
@@ -60,7 +61,7 @@ class PersistentHooks:
             first: Function for the hook point `where`, called before all other hooks on it; or None.
             where: Name of the hook point for `first`.
         """
-        with _LOCK:
+        with self._lock:
             stays = self._kept > 0
             self._kept += stays  # this pass keeps its hooks even if the run ends in the meantime
         if not stays:
@@ -104,7 +105,7 @@ class PersistentHooks:
         return point, handle
 
     def _leave(self) -> None:
-        with _LOCK:
+        with self._lock:
             self._kept -= 1
             unused = [] if self._kept else list(self._hooks.values())
             if not self._kept:

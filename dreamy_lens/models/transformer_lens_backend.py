@@ -18,6 +18,7 @@ class TransformerLensBackend(BridgePasses):
     """Backend that runs a `TransformerBridge`; it takes the arguments of :class:`BridgePasses`."""
 
     packed_ways = WAYS
+    has_aliases = True
 
     def settings(self) -> Mapping[str, Any]:
         """Return the configuration of the Hugging Face model that the bridge wraps."""

@@ -242,6 +242,11 @@ class Dream(RecordedRun):
         return self.session.search(until, self._state, self.history)
 
     @property
+    def is_new(self) -> bool:
+        """True before the first step of the search."""
+        return self._state is None
+
+    @property
     def frontier_rows(self) -> np.ndarray:
         """Rows of the history on the frontier, from fluent to strong; unlike `frontier`, this decodes no prompts."""
         self._settle()

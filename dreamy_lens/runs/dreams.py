@@ -186,6 +186,8 @@ class Dreams(RunControls, Sequence["Dream"]):
             until: Last iteration.
             between: Function to call before every pass through the model.
         """
+        for run in {run.feature: run for run in self.runs if run.is_new}.values():
+            run.session.check_gradient()
         scorer = JointScorer([run.session.scorer for run in self.runs])
         with keep_hooks(self.models):
             for number, step in drive_together([run.search(until) for run in self.runs], scorer, between):

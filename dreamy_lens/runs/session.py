@@ -15,9 +15,11 @@ from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.hooked_model import HookedModel, keep_hooks
 from dreamy_lens.models.load import EMBEDDED_NAME, as_hooked
+from dreamy_lens.models.weights import have_changed
 from dreamy_lens.results.history import History, HistoryBuilder
 from dreamy_lens.results.prompt import Provenance
 from dreamy_lens.runs.spec import RunRecord, RunSpec
+from dreamy_lens.scoring.gradient_check import require_gradient
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.constraint_set import ConstraintSet, template_ids
 from dreamy_lens.search.optimizers import find_optimizer
@@ -46,6 +48,7 @@ class Session:
     constraint_set: ConstraintSet
     change: str | None = None
     mixed: bool = False
+    _identities: dict[HookedModel, dict[str, Any]] = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, spec: RunSpec) -> Session:
@@ -127,14 +130,31 @@ class Session:
             state: State from which the search continues; None before the first step.
             history: Every prompt evaluated so far.
             between: Function to call before every pass through the model.
+
+        Raises:
+            NoGradientError: The run has not begun, and its feature moves where its gradient is exactly zero.
         """
         self.scorer.invalidate_cache()
+        if state is None:
+            self.check_gradient()
         return self._standing(drive(self.search(until, state, history), self.scorer, between))
 
     def _standing(self, steps: Iterator[Step]) -> Iterator[Step]:
         """Yield steps, and leave the model's hooks in place between them."""
         with keep_hooks(self.scorer.models):
             yield from steps
+
+    def check_gradient(self) -> None:
+        """Compare the gradient of the feature with finite differences, if the optimiser is guided by gradients.
+
+        A run does this once, before its first step.
+
+        Raises:
+            NoGradientError: The value moves with the embeddings, and the gradient is exactly zero.
+        """
+        config = self.spec.config
+        if getattr(find_optimizer(config), "uses_gradient", False):
+            require_gradient(self.scorer, config.length, self.spec.start)
 
     def search(self, until: int, state: State | None, history: History) -> Search:
         """Return the next steps of the search as a coroutine; the caller answers its requests for scores and gradients.
@@ -172,8 +192,16 @@ class Session:
     @property
     def identity(self) -> dict[str, Any]:
         """JSON values that identify the models and what their numbers depend on."""
-        fluency = None if self.fluency_name is None else _identity(self.scorer.fluency)
-        return {**_identity(self.scorer.model), "fluency": fluency, "mixed": self.mixed}
+        fluency = None if self.fluency_name is None else self._identity(self.scorer.fluency)
+        return {**self._identity(self.scorer.model), "fluency": fluency, "mixed": self.mixed}
+
+    def _identity(self, model: HookedModel) -> dict[str, Any]:
+        """Return JSON values that identify a model, computed once."""
+        if model not in self._identities:
+            names = {"tokenizer": model.vocabulary.digest, "n_layers": model.n_layers, "d_vocab": model.vocabulary.size}
+            names |= {"dtype": str(model.dtype).removeprefix("torch."), "device": model.device.type}
+            self._identities[model] = {**names, "weights": model.weights_digest}
+        return self._identities[model]
 
     def go_on_changed(self) -> None:
         """Accept the present precision and device: the history will have scores of more than one kind."""
@@ -224,6 +252,13 @@ class Session:
                         f"it is another {role}model. Give the {role}model of the run: "
                         f"load_run(path, {'fluency_model=' if role else ''}model)."
                     )
+            kept = all(before.get(key) == after[key] for key in ("dtype", "device"))
+            if kept and have_changed(before.get("weights"), after["weights"]):
+                raise RunFolderError(
+                    f"The run was made on {former!r} with other weights than {present!r} has now: it is another "
+                    f"{role}model of the same shape, such as a fine-tuned one. Give the {role}model of the run: "
+                    f"load_run(path, {'fluency_model=' if role else ''}model)."
+                )
         if record.provenance.prefix != self.scorer.prefix:
             raise RunFolderError(
                 "The run cannot continue: the text of its template gives other tokens than when the run was made. An "
@@ -266,11 +301,6 @@ def available(device: str | None) -> str | None:
     except (RuntimeError, AssertionError, TypeError, NotImplementedError):
         return None
     return device
-
-
-def _identity(model: HookedModel) -> dict[str, Any]:
-    names = {"tokenizer": model.vocabulary.digest, "n_layers": model.n_layers, "d_vocab": model.vocabulary.size}
-    return {**names, "dtype": str(model.dtype).removeprefix("torch."), "device": model.device.type}
 
 
 def _feature(record: RunRecord) -> Feature:

@@ -11,6 +11,11 @@ from .feature_bank import given_order as given_order
 from .feature_bank import make_banks as make_banks
 from .forward import ForwardResult as ForwardResult
 from .forward import ForwardScorer as ForwardScorer
+from .gradient_check import GradientCheck as GradientCheck
+from .gradient_check import check_gradient as check_gradient
+from .gradient_check import check_reach as check_reach
+from .gradient_check import choose_prompts as choose_prompts
+from .gradient_check import require_gradient as require_gradient
 from .joint import JointScorer as JointScorer
 from .prefix_sharing import PrefixSharing as PrefixSharing
 from .prefix_sharing import is_close as is_close

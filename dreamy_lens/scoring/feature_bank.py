@@ -272,6 +272,8 @@ class _Grouping:
                 for one in fs:
                     axes, _ = compiler.build(one)
                 sae = compiler.probe.sae(f)
+                if sae.wrapped is not None:  # tries the object's encode()
+                    bind(dataclasses.replace(f, position=-1), self.model, prepend_bos=self.bos)
                 latents = [one.latent for one in fs]  # pyright: ignore[reportAttributeAccessIssue]
                 columns = DeviceCache(torch.tensor(latents))
 

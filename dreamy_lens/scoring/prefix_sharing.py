@@ -77,7 +77,8 @@ class PrefixSharing:
                 self.why = str(error)
             except Exception as error:
                 # Architectures refuse packed rows with many kinds of errors; each is a reason to use plain rows.
-                self.why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+                detail = (str(error).splitlines() or [""])[0].rstrip(".")
+                self.why = f"the model does not run on packed rows ({type(error).__name__}: {detail})"
             else:
                 if not self.why:
                     self.packed = packed

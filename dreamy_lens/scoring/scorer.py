@@ -112,6 +112,7 @@ class Scorer:
         self.models = self.forward.models
         for other in self.models:
             other.bos(self.prepend_bos)
+            other.check_weights()
         self.backward = BackwardScorer([self.bound], self.frame, self.models, batch_size, share_prefixes)
         self._checked: set[int] = set()
 

@@ -58,6 +58,7 @@ class WindowScorer:
 
     Raises:
         SettingsError: Windows are longer than the context of a model.
+        ModelError: A weight of a model is NaN or infinite.
 
     Attributes:
         size: Number of windows in one pass. It is fixed, because the windows of a pass affect the last bits of each
@@ -84,6 +85,8 @@ class WindowScorer:
         self.models: tuple[HookedModel, ...] = tuple(
             dict.fromkeys([*(m for b in banks for m in b.hooks), *([frame.fluency] if cross_entropy else [])])
         )
+        for reader in self.models:
+            reader.check_weights()
         self.captures = {
             m: tuple(dict.fromkeys(name for b in banks for name in b.hooks.get(m, ()))) for m in self.models
         }

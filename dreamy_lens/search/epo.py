@@ -7,6 +7,7 @@ wait for the device twice in each iteration; :mod:`~dreamy_lens.search.pipelined
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int64
@@ -34,9 +35,11 @@ class EPO:
 
     Attributes:
         operator: Operator that makes children of members; `replace_one` is the paper's.
+        uses_gradient: Whether the search is guided by gradients, which are then checked before it starts.
     """
 
     operator: Operator = replace_one
+    uses_gradient: ClassVar[bool] = True
 
     def search(
         self,

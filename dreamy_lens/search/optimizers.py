@@ -26,7 +26,11 @@ from dreamy_lens.search.steps import State
 
 
 class Optimizer(Protocol):
-    """Optimiser that searches for prompts. :class:`~dreamy_lens.search.epo.EPO` is the paper's."""
+    """Optimiser that searches for prompts. :class:`~dreamy_lens.search.epo.EPO` is the paper's.
+
+    An optimiser may have an attribute `uses_gradient`. If it is true, the gradient of the feature is compared with
+    finite differences before a search starts.
+    """
 
     def search(
         self,

@@ -23,6 +23,9 @@ T = TypeVar("T", bound=type)
 _KEY = "setting"
 _LARGEST = 2**63 - 1
 
+SMALLEST, LARGEST = 1e-30, 1e30
+"""Limits of settings that are not whole numbers: products with a score stay within the range of float32."""
+
 
 @dataclass(frozen=True)
 class SettingField:
@@ -34,7 +37,8 @@ class SettingField:
         default: Default value.
         label: Short name, shown in forms.
         help: Effect of the setting, as a phrase without capital letter and full stop.
-        minimum: Smallest number allowed.
+        minimum: Smallest number allowed. A number that is not whole is at most :data:`LARGEST`, and not closer to zero
+            than :data:`SMALLEST`, unless it is zero.
         maximum: Largest number allowed, so that nothing is allocated for a number that is typed by mistake.
         too_low: End of the error message for a number below the minimum; "" names the minimum.
         when_none: Effect of None, such as "to choose it automatically"; "" if None is not allowed.
@@ -81,6 +85,9 @@ class SettingField:
         most = _LARGEST if self.type is int and self.maximum == math.inf else self.maximum
         if value > most:
             raise SettingsError(f"{self.name} is {quoted(value)}; it must be at most {most:,}.")
+        if self.type is float and not (value == 0 or SMALLEST <= value <= LARGEST):
+            bound = f"at most {LARGEST:g}" if value > LARGEST else f"0 or at least {SMALLEST:g}"
+            raise SettingsError(f"{self.name} is {value}; it must be {bound}, because scores are float32 numbers.")
         return self.type(value)
 
 

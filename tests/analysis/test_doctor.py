@@ -94,9 +94,16 @@ def test_a_wrong_gradient_is_measured(gpt2):
     assert finding.check == "the gradient agrees with a finite difference" and 20 < share < 26  # 0.3 / 1.3
 
 
-def test_a_gradient_that_is_zero_is_a_note_with_advice(gpt2):
+def test_a_gradient_that_is_zero_where_the_value_moves_is_missing(gpt2):
     zero = torch.zeros(1, requires_grad=True)
-    findings = list(examine(custom(lambda x: x[:, 0].detach() + zero * x[:, 0]), gpt2.bridge))
+    (finding,) = failed(list(examine(custom(lambda x: x[:, 0].detach() + zero * x[:, 0]), gpt2.bridge)))
+    assert finding.check == "the value has a gradient"
+    assert finding.seen.startswith("exactly zero, but the value moves with the embeddings: by ")
+    assert "an operation under no_grad() or detach()" in finding.seen and "a latent" not in finding.seen
+
+
+def test_a_value_that_is_off_has_no_gradient_and_that_is_a_note_with_advice(gpt2):
+    findings = list(examine(custom(lambda x: (x[:, 0] * 0).relu() + (x[:, 1] > 0)), gpt2.bridge))
     assert not failed(findings) and findings[-1].passed is None and findings[-1].check == "the value has a gradient"
     assert "exactly zero on four random prompts: a latent" in findings[-1].seen
     assert findings[-1].seen.endswith("hook_pre would guide it")

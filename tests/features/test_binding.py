@@ -287,15 +287,19 @@ def test_autoencoders_that_do_not_fit(gpt2):
     [
         (
             lambda a: 1 / 0,
-            r'The function of custom\("f"\) failed on two prompts of 7 tokens: ZeroDivisionError: division',
+            r'The function of custom\("f"\) failed on 3 prompts of 7 tokens: ZeroDivisionError: division',
         ),
-        (lambda a: a["blocks.9"], r"failed on two prompts of 7 tokens: KeyError: 'blocks.9'"),
-        (lambda a: a[POST][:, -1], r'The function of custom\("f"\) returned shape \[2, 40\] for 2 prompts; .* \[2\]\.'),
-        (lambda a: a[POST].mean(), r"returned shape \[\] for 2 prompts"),
-        (lambda a: torch.zeros(3), r"returned shape \[3\] for 2 prompts"),
+        (lambda a: a["blocks.9"], r"failed on 3 prompts of 7 tokens: KeyError: 'blocks.9'"),
+        (lambda a: a[POST][:, -1], r'The function of custom\("f"\) returned shape \[3, 40\] for 3 prompts; .* \[3\]\.'),
+        (lambda a: a[POST].mean(), r"returned shape \[\] for 3 prompts"),
+        (lambda a: torch.zeros(2), r"returned shape \[2\] for 3 prompts"),
+        (
+            lambda a: torch.zeros(3),
+            r"returned shape \[3\] for one prompt alone; its first axis",
+        ),
         (
             lambda a: 3.0,
-            r"returned 'float' for 2 prompts; it must return a tensor with one number for each prompt, \[2\]\.",
+            r"returned 'float' for 3 prompts; it must return a tensor with one number for each prompt, \[3\]\.",
         ),
         (lambda a: None, r"returned 'NoneType'"),
     ],
@@ -314,10 +318,10 @@ def test_the_function_that_failed_is_the_one_that_is_named(gpt2):
 
 
 def test_a_function_whose_shape_is_right_by_chance_is_found_out_when_scoring(gpt2):
-    feature = dl.custom("two", [POST], lambda a: a[POST][:2, -1, 0])
+    feature = dl.custom("two", [POST], lambda a: a[POST][:3, -1, 0])
     bind(feature, gpt2.bridge)
-    with pytest.raises(FeatureError, match=r"returned shape \[2\] for 3 prompts"):
-        dl.score(feature, [[1, 2], [3, 4], [5, 6]], gpt2.bridge)
+    with pytest.raises(FeatureError, match=r"returned shape \[3\] for 4 prompts"):
+        dl.score(feature, [[1, 2], [3, 4], [5, 6], [7, 8]], gpt2.bridge)
 
 
 # What it gives.

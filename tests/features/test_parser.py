@@ -25,6 +25,7 @@ NAMES = st.one_of(
     ANYTHING,
 )
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e12, max_value=1e12)
+FACTORS = st.floats(min_value=-1e3, max_value=1e3).filter(lambda x: x == 0 or abs(x) > 1e-3)
 INDICES = st.integers(-(10**6), 10**6)
 STEPS = st.one_of(st.none(), st.integers(1, 5))
 SPANS = st.builds(slice, st.one_of(st.none(), INDICES), st.one_of(st.none(), INDICES), STEPS)
@@ -67,8 +68,8 @@ def larger(of: st.SearchStrategy[ex.Feature]) -> st.SearchStrategy[ex.Feature]:
         st.builds(lambda f, v: f.cosine(v), of, DIRECTIONS),
         of.flatmap(lambda f: clipped(f)),
         st.builds(lambda f: -f, of),
-        st.builds(lambda f, x: x * f, of, NUMBERS),
-        st.builds(lambda f, x: f / x, of, NUMBERS.filter(lambda x: abs(x) > 1e-9)),
+        st.builds(lambda f, x: x * f, of, FACTORS),
+        st.builds(lambda f, x: f / x, of, FACTORS.filter(bool)),
         st.builds(lambda f, x: f + x, of, NUMBERS),
         st.builds(lambda f, x: x - f, of, NUMBERS),
         st.builds(lambda f, g: f + g, of, of),

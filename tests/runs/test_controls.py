@@ -572,6 +572,23 @@ def test_a_program_that_ends_meanwhile_ends_well(last):
     assert done.stdout.strip() in ("running", "paused", "stopped")
 
 
+_UNFINISHED = """
+import dreamy_lens as dl
+from dreamy_lens.models import as_hooked
+model = dl.load_model()
+settings = dict(iterations=1, population=2, children=4, length=6, progress=False)
+one, two = dl.dream("L2.N17", model, **settings), dl.dream(["L1.N3", "L1.N4"], model, **settings)
+kept = [one.steps(5), one.session.steps(5, None, one.history), two.steps(5), as_hooked(model).keep_hooks()]
+print([next(steps, None) is not None for steps in kept[:3]], kept[3].__enter__())
+"""
+
+
+def test_a_program_that_ends_with_unfinished_searches_says_nothing():
+    """Python ends generators when the globals of modules are gone already."""
+    done = subprocess.run([sys.executable, "-c", _UNFINISHED], capture_output=True, text=True, timeout=PATIENCE * 2)
+    assert (done.returncode, done.stderr, done.stdout.strip()) == (0, "", "[True, True, True] None")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked there")
 def test_a_forked_process_has_what_was_found(gpt2, whole):
     run, gate = held(gpt2.bridge)
