@@ -30,7 +30,10 @@ def is_causal(model: HookedModel) -> bool:
     with model.lock:
         known, key = _FOUND.setdefault(model, {}), model.backend.mode
         if key not in known:
-            known[key] = _try(model)
+            verdict = _try(model)
+            if verdict is None:
+                return True  # logits that are NaN show nothing; the scorer says which weights are damaged
+            known[key] = verdict
         return known[key]
 
 
@@ -45,8 +48,8 @@ def check_causal(model: HookedModel) -> None:
 
 
 @torch.no_grad()
-def _try(model: HookedModel) -> bool:
-    """Compare logits before the last position between rows that differ in the last token only."""
+def _try(model: HookedModel) -> bool | None:
+    """Compare logits before the last position between rows that differ in the last token only; None if some are NaN."""
     allowed = [int(i) for i in model.vocabulary.allowed.nonzero()[0]]
     length = min(_LENGTH, model.n_ctx or _LENGTH)
     row = [*model.bos(None), *(allowed[i * 5 % len(allowed)] for i in range(length))][:length]
@@ -54,7 +57,9 @@ def _try(model: HookedModel) -> bool:
     ids = torch.tensor([[*row[:-1], token] for token in last], device=model.device)
     _, logits = model.run(ids, logits=True)
     assert logits is not None
+    if logits.isnan().any() or length == 1:
+        return None
     # Rounding may differ between rows where experts group tokens, but by far less than by what a token tells.
-    tolerance = max(4 * torch.finfo(logits.dtype).eps, 1e-4) * float(logits.abs().max())
-    before = logits[:, : length - 1].float()
-    return bool(((before - before[:1]).abs().max() <= tolerance).item()) if length > 1 else True
+    tolerance = max(4 * torch.finfo(logits.dtype).eps, 1e-4) * float(logits.nan_to_num(posinf=0.0, neginf=0.0).abs().max())
+    before = logits[:, : length - 1].float().nan_to_num(posinf=0.0, neginf=0.0)
+    return bool(((before - before[:1]).abs().max() <= tolerance).item())
