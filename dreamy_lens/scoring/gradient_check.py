@@ -192,7 +192,8 @@ def check_gradient(
     found = backward.gradient([scorer.check_prompts(ids)])[0]
     slope = next(part.value for model, part in zip(scorer.models, found.parts, strict=True) if model is scorer.model)
     lengths = slope.norm(dim=(1, 2), keepdim=True)
-    random = torch.randn(slope.shape, generator=torch.Generator().manual_seed(0)).to(slope.device)
+    random = torch.randn(slope.shape, generator=torch.Generator().manual_seed(0))
+    random = to_device(random, slope.device)
     random /= random.norm(dim=-1, keepdim=True)  # one unit vector for each token
     # In the direction of the gradient the slope is steepest, and so clearest above the noise. A random direction shows
     # what the gradient lacks altogether.
@@ -209,7 +210,8 @@ def check_gradient(
 
     def shifts(part: slice) -> Tensor:
         picked = directions[to_device(at[part], slope.device), to_device(k[part], slope.device)]
-        return picked * to_device(row * sides[side[part]], slope.device).to(picked)[:, None, None]
+        sizes = (row * sides[side[part]]).astype(np.float32)
+        return picked * to_device(sizes, slope.device)[:, None, None]
 
     (values,) = to_host(torch.cat(_batches(scorer, ids[k], shifts)))
     values = values.astype(np.float64).reshape(len(sides), 2, count)

@@ -179,7 +179,7 @@ class Scorer:
         full = self._rows_on_device(rows, self.model)
         with locked(self.models), torch.no_grad():
             embeddings = self.model.embed(full).clone()
-            embeddings[:, layout.before : layout.before + layout.length] += shift.to(embeddings)
+            embeddings[:, layout.before : layout.before + layout.length] += to_device(shift, full.device)
             readings: dict[HookedModel, ActivationSource] = {}
             for model in self.bound.models:
                 ids = self._rows_on_device(rows, model)
