@@ -18,14 +18,15 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dreamy_lens._files import write_whole
+from dreamy_lens._files import explain, write_whole
+from dreamy_lens._folder_lock import FolderBusy, locked
 from dreamy_lens.errors import ExamplesError
 from dreamy_lens.scan.schema import NAMES, Rows, arrow_table, schema
 from dreamy_lens.scan.tables import Table, Tables
@@ -75,26 +76,41 @@ def write_tables(
         files = {name: _write_part(_pending(folder, name, generation), name, rows) for name, rows in sources.items()}
         head = {"format": FORMAT, "version": VERSION, **header, "generation": generation, "rows": files}
         text = json.dumps(head, indent=1, default=_plain).encode("ascii")
-        write_whole(folder / HEADER, text)  # from here on, the folder holds the new examples
+        with locked(folder):
+            _commit(folder, text, generation, sources)
     except BaseException as error:
         for name in NAMES:
             with suppress(OSError):
                 _pending(folder, name, generation).unlink()
         if isinstance(error, OSError):
             raise ExamplesError(
-                f"The examples cannot be written to {str(folder)!r}: {error.strerror or error}. The examples that it "
-                "held before are unchanged; make room, or name another folder."
+                f"The examples cannot be written to {str(folder)!r}: {explain(error)} The examples that it held before "
+                "are unchanged."
             ) from error
+        if isinstance(error, FolderBusy):
+            raise ExamplesError(f"The examples cannot be written: {error}. Name another folder, or wait.") from error
         raise
+    return folder
+
+
+def _commit(folder: Path, text: bytes, generation: str, names: Collection[str]) -> None:
+    """Make the tables of a generation valid, and give them their usual names.
+
+    Args:
+        folder: Folder that has the tables under their temporary names.
+        text: Content of `examples.json`.
+        generation: Mark of the tables.
+        names: Names of the tables.
+    """
+    write_whole(folder / HEADER, text)  # from here on, the folder holds the new examples
     for name in NAMES:
         # On Windows, a reader may hold the old file open; then the new file keeps its temporary name.
         with suppress(OSError):
-            if name in sources:
+            if name in names:
                 os.replace(_pending(folder, name, generation), _usual(folder, name))
             else:
                 _usual(folder, name).unlink(missing_ok=True)
     _remove_abandoned(folder, generation)
-    return folder
 
 
 def read_tables(folder: str | os.PathLike[str]) -> Tables:

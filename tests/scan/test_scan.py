@@ -503,12 +503,49 @@ def test_a_full_disk_leaves_what_was_saved(neox, small_blocks, tmp_path, monkeyp
         return usual(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ExamplesError, match=r"No space left.*make room"):
-        scan(dl.neurons(1), neox, texts(20), out=tmp_path / "out", batch_size=4)
+    with pytest.warns(RuntimeWarning, match=r"No space left.*Make room") as warned:
+        found = scan(dl.neurons(1), neox, texts(20), out=tmp_path / "out", batch_size=4)
+    assert len(warned) == 1 and found.folder is None and found.header["complete"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [CHECKPOINT_FILE]  # complete, and no partial file
     monkeypatch.setattr(os, "fsync", usual)
     whole = scan(dl.neurons(1), neox, texts(20), out=tmp_path / "out", batch_size=4)
-    assert whole.tables.kept.equals(scan(dl.neurons(1), neox, texts(20), cache=False, batch_size=4).tables.kept)
+    straight = scan(dl.neurons(1), neox, texts(20), cache=False, batch_size=4)
+    assert whole.tables.kept.equals(straight.tables.kept) and found.tables.kept.equals(straight.tables.kept)
+    assert found.save(tmp_path / "later") == tmp_path / "later"
+    assert Examples.load(tmp_path / "later").tables.kept.equals(straight.tables.kept)
+
+
+@pytest.mark.parametrize("cache", ["/dev/null/x", "/proc/x", "a\0b", "~no_such_user/x", "{long}"])
+def test_a_cache_that_cannot_be_written_costs_nothing_but_a_warning(neox, monkeypatch, cache):
+    cache = cache.format(long="x" * 300)
+    straight = scan(dl.neurons(1), neox, texts(), cache=False)
+    if "\0" in cache:
+        monkeypatch.setattr(os, "environ", {**os.environ, "DREAMY_LENS_CACHE": cache})
+    else:
+        monkeypatch.setenv("DREAMY_LENS_CACHE", cache)
+    if cache.startswith("~"):  # then the folder for temporary files is used
+        found = scan(dl.neurons(1), neox, texts())
+        assert found.folder is not None
+    else:
+        with pytest.warns(RuntimeWarning, match=r"cache folder .* cannot be written: .* goes on without") as warned:
+            found = scan(dl.neurons(1), neox, texts())
+        assert len(warned) == 1 and found.folder is None
+        with pytest.raises(ExamplesError, match=r"cannot be (written|read).*: .+\. [A-Z].+\.$"):  # which was asked for
+            scan(dl.neurons(1), neox, texts(), out=cache)
+    assert found.tables.kept.equals(straight.tables.kept)
+
+
+@pytest.mark.parametrize("name", ["examples.json", "kept.parquet", CHECKPOINT_FILE])
+def test_a_damaged_cache_is_scanned_again(neox, name):
+    first = scan(dl.neurons(1), neox, texts(4, seed=9))
+    assert first.folder is not None
+    if name == CHECKPOINT_FILE:
+        (first.folder / "examples.json").unlink()
+    (first.folder / name).write_bytes(b"{ damaged")
+    with pytest.warns(RuntimeWarning, match=r"in .*cannot be used: .+") as warned:
+        second = scan(dl.neurons(1), neox, texts(4, seed=9))
+    assert len(warned) == 1 and second.folder == first.folder
+    assert second.tables.kept.equals(Examples.load(first.folder).tables.kept) and second.header["complete"]
 
 
 def test_what_is_held_does_not_grow_with_the_corpus(neox, small_blocks):

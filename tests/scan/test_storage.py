@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(
-        ExamplesError, match=r"cannot be written to .*: No space left on device. The examples that it held before"
+        ExamplesError, match=r"cannot be written to .*: No space left on device. Make room.*held before"
     ):
         storage.write_tables(tmp_path, {"seed": 1}, **some(seed=1))
     assert content(tmp_path) == old and sorted(os.listdir(tmp_path)) == files
