@@ -208,9 +208,8 @@ class Scan:
         """
         if folder.exists() and not folder.is_dir():
             raise ExamplesError(f"{str(folder)!r} is a file, and examples are a folder; choose another name.")
+        entries = storage.other_entries(folder) - {PARTS_FOLDER}  # before the header, which may be written just now
         if not (folder / HEADER).exists():
-            entries = {path.name for path in folder.iterdir()} - {PARTS_FOLDER} if folder.is_dir() else set()
-            entries = {name for name in entries if not name.startswith(".")}  # such as the files of locks
             if entries and CHECKPOINT_FILE not in entries:
                 raise ExamplesError(f"{str(folder)!r} exists and holds no scan; choose another name.")
             return None

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Collection, Mapping
@@ -120,12 +121,14 @@ def read_tables(folder: str | os.PathLike[str]) -> Tables:
         ExamplesError: The folder is missing, has no examples, is damaged, or has a newer version.
     """
     folder = Path(folder).expanduser()
-    for attempt in range(3):  # another process may write the folder between reading the header and reading the tables
+    tries, before = 0, None
+    while True:  # another process may write the folder between reading the header and reading the tables
         head = _read_header(folder)
+        tries, before = (tries + 1 if head["generation"] == before else 0), head["generation"]
         try:
             parts = {name: Table(_file(folder, name, head["generation"])) for name in head["rows"]}
         except _Missing as missing:
-            if attempt == 2:
+            if tries == 2:
                 raise ExamplesError(
                     f"The examples in {str(folder)!r} are damaged: {missing}. Copy the folder again, or scan again."
                 ) from None
@@ -137,7 +140,6 @@ def read_tables(folder: str | os.PathLike[str]) -> Tables:
                     f"says {head['rows'][name]:,}. Copy the folder again, or scan again."
                 )
         return Tables(head, **parts)
-    raise AssertionError("unreachable")
 
 
 class _Missing(Exception):
@@ -214,6 +216,14 @@ def _file(folder: Path, name: str, generation: str) -> Path:
 
 def _usual(folder: Path, name: str) -> Path:
     return folder / f"{name}.parquet"
+
+
+def other_entries(folder: Path) -> set[str]:
+    """Return the names in a folder, without those of writes that go on or were cut off; none if it is missing."""
+    if not folder.is_dir():
+        return set()
+    written = re.compile(rf"\..*|({'|'.join(NAMES)})-[0-9a-f]{{16}}\.parquet")
+    return {path.name for path in folder.iterdir() if not written.fullmatch(path.name)}
 
 
 def _pending(folder: Path, name: str, generation: str) -> Path:

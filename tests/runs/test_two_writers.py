@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +12,7 @@ import dreamy_lens as dl
 from dreamy_lens import _folder_lock
 from dreamy_lens.errors import RunFolderError
 from dreamy_lens.results import read_folder, write_folder
+from tests.helpers.background import processes
 from tests.helpers.dreams import dream, same
 
 WRITER = """
@@ -30,27 +28,6 @@ for step in range(40):
     meta, arrays = read_folder(folder)
     assert (arrays["x"] == 100 * meta["mark"] + meta["step"]).all()
 """
-
-
-def processes(script: str, *arguments: list[str]) -> None:
-    """Run a script several times at once; each waits until all are ready."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    children = [
-        subprocess.Popen([sys.executable, "-c", script, *words], env=environment, **pipes) for words in arguments
-    ]
-    try:
-        for child in children:
-            assert child.stdout is not None and child.stdout.readline() == "ready\n", child.communicate()[1]
-        for child in children:
-            assert child.stdin is not None
-            child.stdin.write("\n")
-            child.stdin.flush()
-        errors = [child.communicate(timeout=120)[1] for child in children]
-        assert [child.returncode for child in children] == [0] * len(children), errors
-    finally:
-        for child in children:
-            child.kill()
 
 
 def test_two_writers_of_a_run_folder_never_damage_it(tmp_path):
