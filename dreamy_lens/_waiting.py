@@ -98,10 +98,20 @@ def within(seconds: float, what: str, function: Callable[[], T]) -> T:
         thread.start()
         while not ended.wait(min(SLICE_SECONDS, max(0.0, end - time.monotonic()))):
             if time.monotonic() >= end:
-                raise WaitError(
-                    f"{what} took longer than {seconds:g} seconds, and was given up. Set the environment variable "
-                    f"{VARIABLE} to wait longer."
-                )
+                raise too_long(what, seconds)
     if errors:
         raise errors[0]
     return results[0]
+
+
+def too_long(what: str, seconds: float) -> WaitError:
+    """Return the error for a wait that has reached its limit.
+
+    Args:
+        what: What was waited for, as in "Waiting for the browser".
+        seconds: The limit.
+    """
+    return WaitError(
+        f"{what} took longer than {seconds:g} seconds, and was given up. Set the environment variable {VARIABLE} to a "
+        "larger number of seconds to wait longer."
+    )
