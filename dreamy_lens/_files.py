@@ -37,6 +37,7 @@ _REMEDIES = {
     errno.EPERM: "Choose a folder where you may write.",
     errno.ENAMETOOLONG: "Choose a shorter name.",
     errno.ENOTDIR: "A part of the path is a file: choose a path whose folders are folders.",
+    errno.EEXIST: "A part of the path is a file: choose a path whose folders are folders.",
     errno.EISDIR: "It is a folder: choose another name for the file.",
     errno.ENOTEMPTY: "It is a folder with files in it: choose another name.",
 }
@@ -122,8 +123,10 @@ def write_file(path: StrPath, data: bytes) -> Path:
     try:
         file = Path(path).expanduser()
         target = Path(os.path.realpath(file))
-        if target.exists() and not target.is_file() and not target.is_dir():
-            with open(target, "wb") as stream:
+        # `/dev/stdout` may be a link to a file that the shell has opened: to replace that would hide what is printed.
+        is_device = file.absolute().parts[1:2] == ("dev",) or not (target.is_file() or target.is_dir())
+        if is_device and file.exists():
+            with open(file, "ab") as stream:
                 stream.write(data)
             return file
         if target.is_dir():
@@ -144,6 +147,27 @@ def write_text(path: StrPath, text: str) -> Path:
     Lone surrogates, which tokens may contain and UTF-8 cannot encode, become "?".
     """
     return write_file(path, text.encode("utf-8", "replace"))
+
+
+def check_file(path: StrPath) -> None:
+    """Check, before a long computation, that :func:`write_file` can write a file.
+
+    Args:
+        path: File that will be written.
+
+    Raises:
+        FileWriteError: The file cannot be written; the message says why, and what to do.
+    """
+    try:
+        target = Path(os.path.realpath(Path(path).expanduser()))
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if target.is_file() or not os.path.lexists(target):
+            with contextlib.suppress(FileNotFoundError):
+                os.lstat(target)  # raises another error if, for example, the name is too long
+            check_writable(target.parent)
+    except FAILURES as error:
+        raise FileWriteError(f"The file {os.fspath(path)[:300]!r} cannot be written: {explain(error)}") from error
 
 
 def explain(error: BaseException) -> str:

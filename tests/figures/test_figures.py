@@ -283,10 +283,10 @@ def ended(pid: int) -> bool:
 
 
 def test_a_browser_that_says_nothing_is_ended(silent_browser, tmp_path, monkeypatch, capfd):
-    monkeypatch.setenv("DREAMY_LENS_TIMEOUT", "8")
-    with pytest.raises(WaitError, match=r"browser .* took longer than 8 seconds.*DREAMY_LENS_TIMEOUT.*figure\.html"):
+    monkeypatch.setenv("DREAMY_LENS_TIMEOUT", "5")
+    with pytest.raises(WaitError, match=r"browser .* took longer than 5 seconds.*DREAMY_LENS_TIMEOUT.*figure\.html"):
         save(frontier_of((1, 2)).plot(), tmp_path / "figure.svg")
-    assert "Waiting for the browser that draws the figure, at most 8 s (Ctrl-C ends it)" in capfd.readouterr().err
+    assert "Waiting for the browser that draws the figure, at most 5 s (Ctrl-C ends it)" in capfd.readouterr().err
     assert not (tmp_path / "figure.svg").exists()
     if silent_browser.exists():  # on a busy machine, the limit may come before the browser
         assert ended(int(silent_browser.read_text()))
