@@ -56,9 +56,9 @@ def announced(what: str, seconds: float | None = None) -> Iterator[None]:
     """
 
     def say() -> None:
-        bound = "" if seconds is None else f", at most {seconds:g} s"
+        bound = "" if seconds is None else f", at most {seconds:g} s (Ctrl-C ends it)"
         with contextlib.suppress(Exception):  # stderr may be closed
-            print(f"{what}{bound} (Ctrl-C ends it) ...", file=sys.stderr, flush=True)
+            print(f"{what}{bound} ...", file=sys.stderr, flush=True)
 
     timer = threading.Timer(QUIET_SECONDS, say)
     timer.daemon = True

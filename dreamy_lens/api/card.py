@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from dreamy_lens._files import check_file
+from dreamy_lens._host import working
 from dreamy_lens.analysis.logit_effects import logit_effect
 from dreamy_lens.api.compare import compare
 from dreamy_lens.api.dream import dream, load_run
@@ -104,7 +105,8 @@ def card(
         if merged is None:
             check_same_fluency(None if fluency is None else fluency.name, examples.header)
     bos = settings.get("prepend_bos") if merged is None else merged.runs[0].provenance.prepend_bos
-    effect = logit_effect(expression, hooked, prepend_bos=bos)
+    with working("Computing the logit effect", progress):
+        effect = logit_effect(expression, hooked, prepend_bos=bos)
     if examples is None and not isinstance(corpus, Corpus):
         corpus = open_corpus(corpus)
     if merged is None:
@@ -114,8 +116,9 @@ def card(
         scan_settings = {"length": prompt_length(merged), "prepend_bos": bos, **scan_settings}
         scan_settings["fluency_model"] = fluency_model_of(merged)
         examples = max_activating(expression, hooked, corpus, progress=progress, **scan_settings)
-    comparison = compare(merged, examples)
-    attributions, reason = attribute_prompts(merged.frontier, strips, k)
+    comparison = compare(merged, examples, progress=progress)
+    with working("Computing the attributions of the dreams", progress):
+        attributions, reason = attribute_prompts(merged.frontier, strips, k)
     result = Card(comparison, merged, examples_of(examples, merged), effect, attributions, reason)
     if path is not None:
         try:

@@ -11,7 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamy_lens._host import working
 from dreamy_lens.errors import ModelError, TokenizerError
+from dreamy_lens.models import hub
 from dreamy_lens.models.names import EMBEDDED_NAME
 
 if TYPE_CHECKING:
@@ -50,16 +52,17 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
     embedded = name is None or name == EMBEDDED_NAME
     source = _embedded_folder() if embedded else _checked_source(str(name))
     dtype, device = _checked_dtype(dtype), _checked_device(device)
+    unanswered = ""
     try:
-        with _quiet_progress():
+        with hub.asked(source) as unanswered, working(f"Loading the model {source[:200]!r}"), _quiet_progress():
             bridge = TransformerBridge.boot_transformers(source, device=device, dtype=dtype or torch.float32, **options)
     except Exception as error:
         if Path(source).exists():
             raise ModelError(f"The folder {source!r} cannot be loaded as a Hugging Face model: {error}") from error
         raise ModelError(
             f"{source!r} is neither a local folder nor a model that could be loaded from the Hugging Face Hub: "
-            f"{str(error).rstrip('.')}. There is no such folder in {str(Path.cwd())!r}{_if_offline()}. The embedded "
-            "model needs no network: load_model()."
+            f"{str(error).rstrip('.')}. There is no such folder in {str(Path.cwd())!r}{unanswered or _if_offline()}. "
+            "The embedded model needs no network: load_model()."
         ) from error
     bridge.eval()
     if embedded:

@@ -13,6 +13,7 @@ import numpy as np
 
 from dreamy_lens import _upcalls
 from dreamy_lens._files import write_text
+from dreamy_lens._host import working
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
@@ -125,7 +126,8 @@ class Dream(RecordedRun):
         Returns:
             Page as HTML.
         """
-        page = (report.static_page_of_run if static else _upcalls.page_of_run)(self, k=k, strips=strips)
+        with working("Computing the attributions of the page"):
+            page = (report.static_page_of_run if static else _upcalls.page_of_run)(self, k=k, strips=strips)
         if path is not None:
             write_text(path, page)
         return page

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dreamy_lens._files import cache_folder
+from dreamy_lens._host import working
 from dreamy_lens.corpus.corpus import Corpus
 from dreamy_lens.corpus.problems import Problems
 from dreamy_lens.corpus.sources import open_corpus
@@ -120,12 +121,13 @@ class Scan:
     ) -> Examples:
         """Scan, continue an unfinished scan, or open a finished one; see :func:`dreamy_lens.max_activating`."""
         folder = self.scan_folder(out, cache)
-        finished = None if folder.path is None else self.open_finished(folder)
-        if finished is not None:
-            return finished
-        folder.check_writable()
+        with working("Looking for an earlier scan of this model and corpus", progress):
+            finished = None if folder.path is None else self.open_finished(folder)
+            if finished is not None:
+                return finished
+            folder.check_writable()
+            state = None if folder.path is None else folder.load_state(self.identity, self.model.device)
         scanner = self.scanner()
-        state = None if folder.path is None else folder.load_state(self.identity, self.model.device)
         state = scanner.new_checkpoint() if state is None else state
         complete = self._scan(scanner, state, folder, progress)
         return self.build_examples(scanner, state, folder, complete, progress)
