@@ -123,8 +123,9 @@ def _read(location: str) -> np.ndarray:
         raise FeatureError(f"There is no file {str(file)!r} to read a direction from (working folder: {Path.cwd()}).")
     if file.suffix == ".npy":
         try:
-            values = np.load(file, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+            # Mapped, so that nothing is read or allocated before shape and size are known to fit the file.
+            values = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError, OSError, OverflowError, MemoryError) as error:
             raise FeatureError(f"{file} cannot be read as an array of numbers: {error}") from error
         return _checked(values, f"{file}")
     if file.suffix != ".safetensors":
@@ -140,6 +141,9 @@ def _read(location: str) -> np.ndarray:
                 listed = ", ".join(names[:8]) or "none"
                 asked = f"no tensor {name!r}" if name else "several tensors"
                 raise FeatureError(f"{file} holds {asked} (it has: {listed}); write {file.name}:NAME to choose one.")
+            shape = tensors.get_slice(name).get_shape()
+            if len(shape) != 1:  # told before a matrix is read that may be large
+                raise FeatureRangeError(f"{file}:{name} has shape {shape}; a direction is one vector of shape [d].")
             return _checked(tensors.get_tensor(name).float().numpy(), f"{file}:{name}")
     except FeatureError:
         raise

@@ -204,11 +204,17 @@ def _file(folder: Path, name: str, generation: str) -> Path:
         if not file.is_file():
             continue
         try:
-            metadata = pq.read_schema(file).metadata or {}
+            written = pq.read_schema(file)
+            metadata = written.metadata or {}
         except (OSError, ValueError) as error:
             reason = f"{file.name} is truncated or altered ({error})"
             continue
-        if metadata.get(_GENERATION, b"").decode() == generation:
+        wrong = [form.name for form in schema(name) if form.name not in written.names]
+        wrong += [form.name for form in schema(name) if form.name in written.names and written.field(form.name) != form]
+        if wrong:
+            reason = f"{file.name} was altered: its column {wrong[0]!r} is missing or has another type"
+            continue
+        if metadata.get(_GENERATION, b"").decode("ascii", "replace") == generation:
             return file
         reason = f"{file.name} does not belong to its {HEADER}"
     raise _Missing(reason)

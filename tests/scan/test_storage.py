@@ -249,6 +249,25 @@ def test_damage_is_told_in_a_sentence(tmp_path: Path, name: str, change: Any, sa
         storage.read_tables(tmp_path / "z")
 
 
+@pytest.mark.parametrize("name", ["features", "windows", "kept", "tokens"])
+def test_a_table_without_a_column_or_with_another_type_is_told(tmp_path: Path, name: str):
+    tokens = {"id": [1, 2], "bytes": [b"a", b"b"]}
+    storage.write_tables(tmp_path, {}, **some(), tokens=tokens)
+    file = tmp_path / f"{name}.parquet"
+    whole = pq.read_table(file)
+    last = whole.schema.names[-1]
+    for altered in (
+        whole.drop_columns([last]),
+        whole.set_column(whole.num_columns - 1, last, pa.array([True] * len(whole))),
+    ):
+        pq.write_table(altered.replace_schema_metadata(whole.schema.metadata), file)
+        says = f"damaged: {name}.parquet was altered: its column '{last}' is missing or has another type"
+        with pytest.raises(ExamplesError, match=says):
+            storage.read_tables(tmp_path)
+    pq.write_table(whole, file)
+    assert len(storage.read_tables(tmp_path).parts[name]) == len(whole)
+
+
 def test_altered_rows_are_found_out_where_they_are_read(tmp_path: Path):
     storage.write_tables(tmp_path, {}, **some())
     file = tmp_path / "windows.parquet"
