@@ -19,7 +19,7 @@ class FolderBusy(Exception):
 
 
 @contextlib.contextmanager
-def locked(folder: str | os.PathLike[str], wait: bool = True) -> Iterator[None]:
+def lock_folder(folder: str | os.PathLike[str], wait: bool = True) -> Iterator[None]:
     """Hold the lock of a folder, which need not exist yet.
 
     The lock is a hidden file beside the folder, `.NAME.lock`, which is removed at the end. The operating system frees

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dreamy_lens._folder_lock import FolderBusy, locked
+from dreamy_lens._folder_lock import FolderBusy, lock_folder
 from dreamy_lens.cluster import actor_pool
 from dreamy_lens.cluster.model_ref import ModelRef, dumps
 from dreamy_lens.cluster.ray_cluster import Cluster, RayConfig, connected
@@ -118,7 +118,7 @@ class ClusterScan:
             return None
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(folder.path / FOLDER, wait=False))
+            stack.enter_context(lock_folder(folder.path / FOLDER, wait=False))
         except FolderBusy:
             if out is None:
                 return None  # the other process will fill the cache

@@ -132,7 +132,7 @@ def _drawn(figure: go.Figure, options: dict[str, Any]) -> bytes:
 
 def _drawn_in_process(figure: go.Figure, options: dict[str, Any], seconds: float, what: str) -> bytes:
     """Return the image of a figure, drawn by :mod:`~dreamy_lens.figures.drawing` in a process that can be ended."""
-    request = json.dumps({"figure": json.loads(figure.to_json()), "options": options}).encode("ascii") + b"\n"
+    request = json.dumps({"figure": json.loads(str(figure.to_json())), "options": options}).encode("ascii") + b"\n"
     command = [sys.executable, "-c", inspect.getsource(drawing)]
     with tempfile.TemporaryDirectory(prefix="dreamy_lens.", ignore_cleanup_errors=True) as folder:
         path = os.pathsep.join(filter(None, sys.path))

@@ -21,7 +21,7 @@ import numpy as np
 
 from dreamy_lens import _files
 from dreamy_lens._files import FAILURES, StrPath, explain
-from dreamy_lens._folder_lock import FolderBusy, locked
+from dreamy_lens._folder_lock import FolderBusy, lock_folder
 from dreamy_lens.errors import RunFolderError
 
 FORMAT = "dreamy_lens run"
@@ -69,7 +69,7 @@ def write_folder(
     try:
         _check_kind(folder, overwrite)
         Path(os.path.realpath(folder)).parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
+        with lock_folder(folder):
             if _check_kind(folder, overwrite) == "missing":
                 _create(folder, text, data)
             else:

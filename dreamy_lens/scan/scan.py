@@ -289,15 +289,15 @@ class Scan:
         with ValuesBar(shown) as bar:
             builder = TableBuilder(scanner, state, bar.update)
             builder.compute_values(run_jobs)
-        kept = folder is not None and folder.path is not None
-        header = builder.header(self.identity if kept else {}, complete)
+        folder = ScanFolder(None, cached=True) if folder is None else folder
+        header = builder.header({} if folder.path is None else self.identity, complete)
         rows = arrow_table("windows", builder.windows())
         token_bytes = token_table(self.model.vocabulary, rows)
 
         def write(path: Path) -> None:
             storage.write_tables(path, header, builder.features(), rows, builder.kept_rows(), token_bytes)
 
-        saved = folder.save_results(write, complete, state.counts["tokens"], self.identity) if kept else None
+        saved = folder.save_results(write, complete, state.counts["tokens"], header["identity"])
         if saved is not None:
             return saved
         return Examples(Tables(header, builder.features(), rows, builder.kept_rows(), token_bytes))

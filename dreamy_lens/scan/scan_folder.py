@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamy_lens import _files
-from dreamy_lens._folder_lock import FolderBusy, locked
+from dreamy_lens._folder_lock import FolderBusy, lock_folder
 from dreamy_lens.errors import ExamplesError
 from dreamy_lens.scan.checkpoint import Checkpoint
 from dreamy_lens.scan.examples import Examples
@@ -115,7 +115,7 @@ class ScanFolder:
             return False
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with locked(self.path):
+            with lock_folder(self.path):
                 if _tokens_of_state(self.path / CHECKPOINT_FILE, identity) <= state.counts["tokens"]:
                     state.save(self.path / CHECKPOINT_FILE, identity)
             return True

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from dreamy_lens._files import explain, write_whole
-from dreamy_lens._folder_lock import FolderBusy, locked
+from dreamy_lens._folder_lock import FolderBusy, lock_folder
 from dreamy_lens.errors import ExamplesError
 from dreamy_lens.scan.schema import NAMES, Rows, arrow_table, schema
 from dreamy_lens.scan.tables import Table, Tables
@@ -77,7 +77,7 @@ def write_tables(
         files = {name: _write_part(_pending(folder, name, generation), name, rows) for name, rows in sources.items()}
         head = {"format": FORMAT, "version": VERSION, **header, "generation": generation, "rows": files}
         text = json.dumps(head, indent=1, default=_plain).encode("ascii")
-        with locked(folder):
+        with lock_folder(folder):
             _commit(folder, text, generation, sources)
     except BaseException as error:
         for name in NAMES:

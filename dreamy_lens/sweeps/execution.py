@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dreamy_lens._files import FAILURES
-from dreamy_lens._folder_lock import FolderBusy, locked
+from dreamy_lens._folder_lock import FolderBusy, lock_folder
 from dreamy_lens._host import progress_bar
 from dreamy_lens.cluster.actor_pool import ActorPool, LostJob
 from dreamy_lens.cluster.model_ref import dumps
@@ -61,7 +61,7 @@ def _sole_writer(place: SharedFolder) -> Iterator[None]:
     try:
         with contextlib.suppress(*FAILURES):  # the manifest cannot be written then, which raises a full sentence
             os.makedirs(place.text, exist_ok=True)
-        with locked(os.path.join(place.text, MANIFEST), wait=False):
+        with lock_folder(os.path.join(place.text, MANIFEST), wait=False):
             yield
     except FolderBusy:
         raise RunFolderError(
@@ -160,6 +160,7 @@ def _run_on_cluster(cluster: Cluster, runner: Runner, groups: Groups, bar: Sweep
         plan=dataclasses.replace(plan, model=plan.model.packed(), fluency_model=fluency),
         device="cuda" if cluster.gpus else "cpu",
         threads=max(1, int(cluster.cpus)),
+        unsaved=None,
     )
     try:
         data = dumps(worker)

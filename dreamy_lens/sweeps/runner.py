@@ -32,7 +32,7 @@ class Runner:
         device: Device of models that are loaded by name; None is the first GPU if there is one.
         threads: Number of torch threads; None leaves it unchanged.
         version: Version of dreamy_lens in the process that distributes the runs.
-        unsaved: Finished runs that could not be saved, by their names.
+        unsaved: Finished runs that could not be saved, by their names; None does not keep them in memory.
     """
 
     plan: Plan
@@ -41,7 +41,7 @@ class Runner:
     device: str | None = None
     threads: int | None = None
     version: str = __version__
-    unsaved: dict[str, Any] = field(default_factory=dict)
+    unsaved: dict[str, Any] | None = field(default_factory=dict)
 
     def ready(self) -> None:
         """Load the model, and check every feature against it.
@@ -144,7 +144,8 @@ class Runner:
                 run.save(self.place.local(name), overwrite=True)
             return self.keep({**_result(task, DONE, attempt), **summary(run)})
         except (DreamyLensError, OSError) as error:
-            self.unsaved[task.name] = run
+            if self.unsaved is not None:
+                self.unsaved[task.name] = run
             return self._try_to_keep(failure(task, error, attempt))
 
     def _try_to_keep(self, result: dict[str, Any]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def test_another_run_that_was_saved_in_the_folder_meanwhile_stays(gpt2, tmp_path
 
 def test_a_writer_that_waits_too_long_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("DREAMY_LENS_TIMEOUT", "0.1")
-    with _folder_lock.locked(tmp_path / "run"):
+    with _folder_lock.lock_folder(tmp_path / "run"):
         with pytest.raises(RunFolderError, match=r"another process has been writing to .*run' for 0.1 seconds"):
             write_folder(tmp_path / "run", {}, {"x": np.zeros(3)})
     write_folder(tmp_path / "run", {}, {"x": np.zeros(3)})
