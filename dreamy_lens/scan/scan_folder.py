@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -99,6 +100,8 @@ class ScanFolder:
         try:
             return Checkpoint.load(file, identity, device) if file is not None and file.exists() else None
         except _PROBLEMS as error:
+            if file is not None and not os.path.lexists(file):  # another process has finished the scan meanwhile
+                return None
             if not self.cached:
                 raise
             self._warn(f"The unfinished scan in {_shown(self.path)} cannot be used: {_reason(error)}. It begins anew.")

@@ -126,7 +126,7 @@ def read_tables(folder: str | os.PathLike[str]) -> Tables:
         head = _read_header(folder)
         tries, before = (tries + 1 if head["generation"] == before else 0), head["generation"]
         try:
-            parts = {name: Table(_file(folder, name, head["generation"])) for name in head["rows"]}
+            parts = {name: _opened(folder, name, str(head["generation"])) for name in head["rows"]}
         except _Missing as missing:
             if tries == 2:
                 raise ExamplesError(
@@ -140,6 +140,17 @@ def read_tables(folder: str | os.PathLike[str]) -> Tables:
                     f"says {head['rows'][name]:,}. Copy the folder again, or scan again."
                 )
         return Tables(head, **parts)
+
+
+def _opened(folder: Path, name: str, generation: str) -> Table:
+    """Open a table of a generation, or raise _Missing: its file may be renamed or replaced before it is open."""
+    table = Table(_file(folder, name, generation))
+    try:
+        if table.metadata.get(_GENERATION) == generation.encode():
+            return table
+    except (OSError, ValueError) as error:
+        raise _Missing(f"{name}.parquet cannot be opened ({error})") from None
+    raise _Missing(f"{name}.parquet does not belong to its {HEADER}")
 
 
 class _Missing(Exception):
