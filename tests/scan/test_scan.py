@@ -558,7 +558,7 @@ def test_two_scans_into_one_folder_at_the_same_time_leave_it_whole(neox, small_b
     for name in ("scan", "copy"):
         found = Examples.load(tmp_path / "out" / name)
         assert found.header["counts"] == {**straight.header["counts"], "blocks": found.header["counts"]["blocks"]}
-        assert found.tables.kept.equals(straight.tables.kept)
+        assert_same(found.tables, straight.tables)  # other tests edit weights, and undo it up to rounding
         files = {path.name for path in (tmp_path / "out" / name).iterdir()}
         assert files - {CHECKPOINT_FILE} == {"examples.json", *(f"{t}.parquet" for t in found.tables.parts)}
 
