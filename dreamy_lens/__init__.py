@@ -25,5 +25,5 @@ _load, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
-        raise AttributeError(f"module 'dreamy_lens' has no attribute {name!r}; it has: {', '.join(__all__)}")
+        raise AttributeError(f"module 'dreamy_lens' has no attribute {name[:80]!r}; it has: {', '.join(__all__)}")
     return _load(name)

@@ -9,6 +9,7 @@
     │   ├── FeatureRangeError   an index, rank or size is outside the range of the hook point
     │   ├── TokenError          a target is not exactly one token of the model
     │   ├── HookNotFiredError   the hook point exists, but no forward pass reaches it
+    │   ├── HookMeaningError    the hook point does not hold what its name says, such as neurons
     │   ├── NoGradientError     the value is not a differentiable function of the prompt
     │   └── SAEError            a sparse autoencoder cannot be read or does not fit
     ├── PromptError             a prompt is empty, too long, or not made of the model's tokens (also a ValueError)
@@ -28,7 +29,9 @@ Every message says what was wrong, what exists instead, and what to do.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class DreamyLensError(Exception):
@@ -57,6 +60,7 @@ class FeatureSyntaxError(FeatureError):
     """
 
     def __init__(self, message: str, text: str, position: int) -> None:
+        message = shorten(message, 1000)
         self.message, self.text, self.position = message, text, position
         # One line of bounded length with one character for each of the text, so that the caret is at the right place.
         start, stop = max(0, position - 60), position + 40
@@ -79,6 +83,10 @@ class FeatureRangeError(FeatureError):
 
 class TokenError(FeatureError):
     """A target is not exactly one token of the model."""
+
+
+class HookMeaningError(FeatureError):
+    """The hook point does not hold what its name says, such as an MLP's neurons, on this architecture."""
 
 
 class HookNotFiredError(FeatureError):
@@ -133,6 +141,60 @@ class OutOfMemoryError(DreamyLensError):
     """A single prompt does not fit into the device's memory."""
 
 
+LONGEST = 200
+"""Largest number of characters of a name that are compared with other names: the time grows with their product."""
+MOST = 20_000
+"""Largest number of names with which a name is compared."""
+
+
+def shorten(text: str, limit: int = 80) -> str:
+    """Return a text for a message: whole if it is short, or else its beginning and its length.
+
+    Args:
+        text: Text of any length.
+        limit: Largest number of characters that are shown.
+
+    >>> shorten("a" * 500, 4)
+    'aaaa… (500 characters)'
+    """
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text):,} characters)"
+
+
+def quoted(value: Any, limit: int = 80) -> str:
+    """Return what a user gave as it would be written in Python, for a message: its beginning if it is long.
+
+    Args:
+        value: Text, or any other object.
+        limit: Largest number of characters that are shown.
+
+    >>> quoted("a" * 500, 4), quoted(12)
+    ("'aaaa'… (500 characters)", '12')
+    """
+    if isinstance(value, str):
+        return repr(value) if len(value) <= limit else f"{value[:limit]!r}… ({len(value):,} characters)"
+    try:
+        return shorten(repr(value), limit)
+    except ValueError:  # Python writes no whole number of more than some thousand digits
+        return "a number of thousands of digits"
+    except Exception:
+        return f"an object of type {type(value).__name__}"
+
+
+def close_names(name: str, names: Iterable[str], count: int = 3, cutoff: float = 0.6) -> list[str]:
+    """Return the names that a misspelt name may stand for, the closest first; none for a name of absurd length.
+
+    Args:
+        name: Name that the user gave.
+        names: Names that exist.
+        count: Largest number of names to return.
+        cutoff: Least similarity, from 0 to 1.
+    """
+    if len(name) > LONGEST:
+        return []
+    comparable = (other for other in itertools.islice(names, MOST) if len(other) <= LONGEST)
+    return difflib.get_close_matches(name, list(comparable), count, cutoff)
+
+
 def unknown_setting(name: str, known: Sequence[str]) -> SettingsError:
     """Return the error for a setting that does not exist. Its message names the nearest setting.
 
@@ -143,6 +205,6 @@ def unknown_setting(name: str, known: Sequence[str]) -> SettingsError:
     >>> print(unknown_setting("lenght", ["length", "stride"]))
     There is no setting 'lenght'; did you mean length?
     """
-    near = difflib.get_close_matches(name, known, n=1)
+    near = close_names(name, known, 1)
     hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(known)}."
-    return SettingsError(f"There is no setting {name!r}{hint}")
+    return SettingsError(f"There is no setting {quoted(name)}{hint}")

@@ -10,7 +10,7 @@ import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Int64
 
-from dreamy_lens.errors import PromptError, SettingsError
+from dreamy_lens.errors import PromptError, SettingsError, quoted
 from dreamy_lens.models.hooked_model import keep_hooks
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.results.attribution import Attribution
@@ -78,8 +78,8 @@ def attributions(
     """
     for k in ks:
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise SettingsError(f"k is {k!r}; it is how many substitutes to try at each position, at least 1.")
-    prompts = as_ids(prompt, scorer.vocabulary)
+            raise SettingsError(f"k is {quoted(k)}; it is how many substitutes to try at each position, at least 1.")
+    prompts = as_ids(prompt, scorer.vocabulary, scorer.frame.bos)
     if len(prompts) != 1:
         raise PromptError(f"Attribution takes one prompt; got {len(prompts)}. Call it once for each prompt.")
     ids = prompts[0]

@@ -174,7 +174,9 @@ def apply_norm(component: Any, x: Float[Tensor, " d_model"], name: str) -> Float
         if all(_close(a, gain * _scaled(t)) for a, t in zip(outputs[2:], expected, strict=True)):
             x = x.to(gain.device)
             return gain * (_centred(x) if centres else x)
-    raise NoPathError(f"{name} is a {type(component).__name__} that is neither a LayerNorm nor an RMSNorm.")
+    raise NoPathError(
+        f"{name} is a {type(component).__name__}, which behaves neither as a LayerNorm nor as an RMSNorm."
+    )
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from dreamy_lens.analysis.direct_path import DirectPath, NoPathError, find_direct_path, logits_of
-from dreamy_lens.errors import SAEError, SettingsError
+from dreamy_lens.errors import SAEError, SettingsError, quoted
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.binding import bind
 from dreamy_lens.features.parser import parse
@@ -51,7 +51,9 @@ def logit_effect(feature: Any, model: Any = None, count: int = 10, *, prepend_bo
     The feature is a logit itself: its only effect is on that logit.
     """
     if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
-        raise SettingsError(f"count is {count!r}; it is the number of tokens to list in each direction, at least 1.")
+        raise SettingsError(
+            f"count is {quoted(count)}; it is the number of tokens to list in each direction, at least 1."
+        )
     hooked, expression = as_hooked(model), parse(feature)
     bind(expression, hooked, prepend_bos=prepend_bos)  # checks names, ranges and widths
     label = expression.label
@@ -131,7 +133,8 @@ def _locate(f: ex.Feature, model: HookedModel, bos: bool | None) -> Location:
     if all(isinstance(node, (ex.Logit, ex.Scaled, ex.Constant, ex.Sum, ex.Product)) for node in f.walk()):
         raise NoPathError("The feature is made of logits, so it has no effect on them.")
     raise NoPathError(
-        "The feature is made of several features, and no single vector stands for it: ask for one at a time."
+        "The feature is made of several features, and no single vector stands for it: ask for the effect of one "
+        "feature at a time."
     )
 
 

@@ -33,7 +33,8 @@ def attribution(
 
     Args:
         feature: Expression, or its text such as ``"L2.N17"``.
-        prompt: One text, token ids `[n]` without BOS, or a :class:`~dreamy_lens.results.Prompt`.
+        prompt: One text, token ids `[n]`, or a :class:`~dreamy_lens.results.Prompt`. If it begins with the BOS that is
+            put before it anyway, the BOS is left out, and the attribution does not count it.
         model: TransformerBridge, Hugging Face id, or folder of a model; None is the embedded model.
         k: Number of substitutes that are tried at each position: those that the token gradient ranks highest, as in
             EPO.

@@ -83,12 +83,12 @@ def card(
         check_file(path)
     if run is not None and settings:
         raise SettingsError(
-            f"{', '.join(settings)} would be for dreams, and with run= no new dreams are made. Leave out either these "
-            "settings or run=."
+            f"With run= the card makes no new dreams, so {', '.join(settings)} would have no effect. Leave out either "
+            "these settings or run=."
         )
     if examples is not None and corpus is not None:
         raise SettingsError(
-            "Both a corpus and examples are given, and the examples come from a corpus already; keep one."
+            "Both corpus= and examples= are given, but examples come from a corpus already; keep one of them."
         )
     expression = parse(feature)
     if isinstance(run, (str, os.PathLike)):
@@ -133,9 +133,9 @@ def _check_scan_settings(scan: Mapping[str, Any] | None, examples: Any) -> dict[
     settings = dict(scan or {})
     if settings and examples is not None:
         raise SettingsError(
-            "scan= has settings of a scan, and the given examples are not scanned again. Leave out scan= or examples=."
+            "scan= has settings of a scan, but with examples= the card scans nothing. Leave out scan= or examples=."
         )
     known = (*SCAN_SETTINGS, "out", "cache")
     if unknown := [name for name in settings if name not in known]:
-        raise SettingsError(f"scan= has {', '.join(map(repr, unknown))}; a card's scan accepts {', '.join(known)}.")
+        raise SettingsError(f"scan= has no setting {', '.join(map(repr, unknown))}; there are: {', '.join(known)}.")
     return settings

@@ -11,7 +11,7 @@ from dreamy_lens.comparison.build import build_comparison
 from dreamy_lens.comparison.comparison import Comparison
 from dreamy_lens.comparison.merged_runs import merge_runs
 from dreamy_lens.corpus import open_corpus
-from dreamy_lens.errors import SettingsError
+from dreamy_lens.errors import SettingsError, quoted
 from dreamy_lens.scan.page import QUANTILES
 
 
@@ -62,7 +62,7 @@ def compare(
     chosen_limits = _parse_limits(limits)
     for q in quantiles:
         if not 0 <= q <= 1:
-            raise SettingsError(f"A quantile is a share from 0 to 1, such as 0.99; got {q!r}.")
+            raise SettingsError(f"A quantile is a share from 0 to 1, such as 0.99; got {quoted(q)}.")
     with working("Comparing the dreams with the windows of the corpus", progress):
         return build_comparison(merged, examples, chosen_limits, quantiles, corpus, values, progress)
 
@@ -76,5 +76,7 @@ def _parse_limits(given: float | Iterable[float] | None) -> tuple[float, ...] | 
     except (TypeError, ValueError):
         limits = ()
     if not limits or any(math.isnan(x) or x <= 0 for x in limits):
-        raise SettingsError(f"limits are cross-entropies in nats per token, such as 4 or [3, 4, 5]; got {given!r}.")
+        raise SettingsError(
+            f"limits are cross-entropies in nats per token, such as 4 or [3, 4, 5]; got {quoted(given)}."
+        )
     return limits

@@ -51,8 +51,9 @@ def dream(
         feature: Expression, or its text such as ``"blocks.2.mlp.hook_post[-1, 17]"`` or ``"L2.N17"``. A list of
             features starts one run for each, side by side.
         model: TransformerBridge, Hugging Face id, or folder of a model; None is the embedded model.
-        start: Initial prompts: a text, token ids `[n]` or `[P, n]` without BOS, or a list of texts or of ids. Their
-            number may differ from the population: they are repeated or subsampled. None draws random tokens.
+        start: Initial prompts: a text, token ids `[n]` or `[P, n]`, or a list of texts or of ids. A BOS that they begin
+            with, and that stands before every prompt anyway, is taken once. Their number may differ from the
+            population: they are repeated or subsampled. None draws random tokens.
         constraints: One constraint or several, such as `dl.constraints.round_trip()`.
         fluency_model: Model whose cross-entropy measures fluency, with the same tokenizer; None is `model`.
         config: Settings of EPO; None is the paper's Table 1.

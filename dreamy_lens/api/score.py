@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,18 +21,26 @@ def score(
     *,
     fluency_model: Any = None,
     prepend_bos: bool | None = None,
-    **options: Any,
+    prefix: Sequence[int] = (),
+    suffix: Sequence[int] = (),
+    batch_size: int | None = None,
+    share_prefixes: bool | None = None,
 ) -> Scores:
     """Compute the feature's value and the cross-entropy of given prompts.
 
     Args:
         feature: Expression, or its text such as ``"L2.N17"``.
-        prompts: One text, several texts of any lengths, or token ids `[n]` or `[B, n]` without BOS.
+        prompts: One text, several texts of any lengths, or token ids `[n]` or `[B, n]`. A BOS is put before each by the
+            model's convention; one that a prompt begins with is that one, and there are never two. Other special
+            tokens in a text are tokens of the prompt.
         model: TransformerBridge, Hugging Face id, or folder of a model; None is the embedded model.
         fluency_model: Model whose cross-entropy is measured, with the same tokenizer; None is `model`.
         prepend_bos: Whether a BOS token stands before every prompt; None is the model's convention.
-        **options: Other keywords of :class:`~dreamy_lens.scoring.scorer.Scorer`: `prefix`, `suffix`, `batch_size`,
-            `share_prefixes`.
+        prefix: Token ids of a template before every prompt.
+        suffix: Token ids of a template after every prompt.
+        batch_size: Most prompts in one forward pass; None chooses the number.
+        share_prefixes: Whether prompts with a common beginning share its computation. None shares it where the numbers
+            are the same; False scores whole prompts.
 
     Returns:
         Scores of the prompts, in the given order: `.value`, float32 `[B]`, in the feature's units; `.cross_entropy`,
@@ -48,8 +57,17 @@ def score(
     """
     hooked, expression = as_hooked(model), parse(feature)
     fluency = None if fluency_model is None else as_hooked(fluency_model)
-    scorer = Scorer(expression, hooked, fluency_model=fluency, prepend_bos=prepend_bos, **options)
-    rows = as_ids(prompts, scorer.vocabulary)
+    scorer = Scorer(
+        expression,
+        hooked,
+        fluency_model=fluency,
+        prefix=prefix,
+        suffix=suffix,
+        prepend_bos=prepend_bos,
+        batch_size=batch_size,
+        share_prefixes=share_prefixes,
+    )
+    rows = as_ids(prompts, scorer.vocabulary, scorer.frame.bos)
     value = np.empty(len(rows), dtype=np.float32)
     cross_entropy = np.empty(len(rows), dtype=np.float32)
     with working(f"Scoring {len(rows):,} prompt{'s' * (len(rows) != 1)}"):

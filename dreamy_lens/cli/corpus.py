@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import warnings
 from typing import Any
 
 import dreamy_lens as dl
@@ -19,6 +20,7 @@ from dreamy_lens.cli.options import (
     ray_keywords,
     write_page,
 )
+from dreamy_lens.errors import SettingsError, quoted, shorten
 
 SHOWN = 5
 """Number of windows that are printed for each feature."""
@@ -185,8 +187,25 @@ def _open_corpus(options: argparse.Namespace) -> Any:
     names = {"text_field": options.text_field, "separator": options.separator, "split": options.split}
     keywords = {name: value for name, value in names.items() if value is not None}
     if "separator" in keywords:
-        keywords["separator"] = keywords["separator"].encode("latin-1", "backslashreplace").decode("unicode_escape")
+        keywords["separator"] = unescaped(keywords["separator"])
     return dl.corpus.open(options.corpus, **keywords)
+
+
+def unescaped(text: str) -> str:
+    """Return a text with its escape sequences, such as backslash and n, replaced by the characters they stand for.
+
+    Raises:
+        SettingsError: An escape sequence is incomplete or stands for no character.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python keeps a sequence that it does not know, and warns
+            return text.encode("latin-1", "backslashreplace").decode("unicode_escape")
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"--separator {shorten(text)} has an escape sequence that cannot be read ({error.reason}). A new line is "
+            "\\n, a tab \\t, any character \\x and two hexadecimal digits, and a backslash itself \\\\."
+        ) from None
 
 
 def _add_windows(parser: argparse.ArgumentParser) -> None:
@@ -219,5 +238,8 @@ def parse_count(text: str) -> int:
     """
     match = re.fullmatch(r"(\d+(?:[.,_]\d+)*)\s*([kKmMgGbB]?)", text.strip())
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count; write for example 500000, 500k or 1.5M")
-    return int(float(match[1].replace("_", "").replace(",", "")) * _SIZES[match[2].lower()])
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a count; write for example 500000, 500k or 1.5M")
+    count = float(match[1].replace("_", "").replace(",", "")) * _SIZES[match[2].lower()]
+    if count >= 2**63:
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is more than any corpus has")
+    return int(count)

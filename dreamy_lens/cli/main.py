@@ -25,7 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         as SystemExit; 130 after an interrupt outside a search. If a search fails, its frontier so far is on stderr.
     """
     parser = make_parser()
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:  # the error comes from the command's own parser, which prints the usage of this command
+        getattr(options, "misused", parser.error)(f"unrecognized arguments: {' '.join(unknown)}")
     if options.run is None:
         parser.print_help()
         return 2

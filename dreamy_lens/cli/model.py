@@ -7,7 +7,7 @@ import sys
 
 import dreamy_lens as dl
 from dreamy_lens.cli.options import Commands, add_model, add_page, load_selected_model
-from dreamy_lens.errors import DreamyLensError
+from dreamy_lens.errors import DreamyLensError, quoted
 
 
 def add_attribute(commands: Commands) -> None:
@@ -49,7 +49,7 @@ def _hooks(options: argparse.Namespace) -> int:
     if not points:
         nearest_names = ", ".join(nearest(pattern, model.hook_names()))
         print(
-            f"dreamy-lens: no hook point of {model.name} matches {pattern!r}; nearest: {nearest_names}.",
+            f"dreamy-lens: no hook point of {model.name} matches {quoted(pattern)}; nearest: {nearest_names}.",
             file=sys.stderr,
         )
         return 1

@@ -75,7 +75,8 @@ def add_model(parser: argparse.ArgumentParser, bos: bool = True) -> None:
     parser.add_argument("--dtype", metavar="DTYPE", help="float32 (default), bfloat16 or float16")
     if bos:
         group = parser.add_mutually_exclusive_group()
-        yes, no = "put a BOS before the prompt", "put no BOS before the prompt; default: the model's convention"
+        yes = "put a BOS (beginning-of-sequence token) before the prompt"
+        no = "put no BOS before the prompt; default: the model's convention"
         group.add_argument("--bos", dest="prepend_bos", action="store_true", default=None, help=yes)
         group.add_argument("--no-bos", dest="prepend_bos", action="store_false", help=no)
 
@@ -152,7 +153,8 @@ def add_ray(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         nargs="?",
         const=True,
-        help="run on the Ray cluster at ADDRESS; without ADDRESS, on the cluster that RAY_ADDRESS names, or a new one",
+        help="run on the Ray cluster at ADDRESS; without ADDRESS, on the cluster that RAY_ADDRESS names, or on a new "
+        "one",
     )
     for field in _worker_fields():
         kind, help = field.metadata["type"], field.metadata["help"]

@@ -24,7 +24,7 @@ _COLUMNS = ["feature", "seed", "status", "value", "cross_entropy", "hypervolume"
 
 def add_sweep(commands: Commands) -> None:
     """Add the command `sweep`."""
-    help = "dream of features with many seeds, and save each run as it finishes"
+    help = "search for prompts that drive features, with many seeds, and save each run as it finishes"
     parser = commands.add("sweep", _sweep, help, features=True)
     parser.add_argument("feature", metavar="FEATURE", nargs="+", help="features to drive; see below")
     add_model(parser)

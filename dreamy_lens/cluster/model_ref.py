@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamy_lens.errors import ModelError, SettingsError
+from dreamy_lens.errors import ModelError, SettingsError, quoted
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.models.names import EMBEDDED_NAME, located
 
@@ -52,7 +52,10 @@ class ModelRef:
             name = EMBEDDED_NAME if model is None else located(str(model))
             return cls(name, None if dtype is None else str(dtype).removeprefix("torch."))
         if dtype is not None:
-            raise SettingsError(f"dtype is {dtype!r}, and the model is in memory already; give one of them.")
+            raise SettingsError(
+                f"dtype is {quoted(dtype)}, but the model is in memory already, with a dtype of its own. Leave out "
+                "dtype=, or give the model by its Hugging Face id or folder."
+            )
         from dreamy_lens.scan.fingerprint import model_digest
 
         hooked = as_hooked(model)

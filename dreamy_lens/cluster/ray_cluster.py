@@ -15,7 +15,7 @@ from typing import Any
 
 from dreamy_lens import _waiting
 from dreamy_lens._host import working
-from dreamy_lens.errors import ClusterError, SettingsError
+from dreamy_lens.errors import ClusterError, SettingsError, quoted
 
 ANSWER_SECONDS = 10.0
 """Most seconds that a cluster may take to answer at its address, without `DREAMY_LENS_TIMEOUT`."""
@@ -78,7 +78,10 @@ class RayConfig:
     """
 
     address: str | None = field(default=None, metadata={"help": "address of the cluster to join", "type": str})
-    workers: int | None = field(default=None, metadata={"help": "workers, which each load the model", "type": int})
+    workers: int | None = field(
+        default=None,
+        metadata={"help": "number of workers, which each load the model; default: as many as fit", "type": int},
+    )
     cpus_per_worker: float = field(default=1, metadata={"help": "CPU cores of each worker", "type": float})
     gpus_per_worker: float = field(
         default=0, metadata={"help": "GPUs of each worker; may be a fraction", "type": float}
@@ -86,20 +89,21 @@ class RayConfig:
 
     def __post_init__(self) -> None:
         if self.address is not None and (not isinstance(self.address, str) or not self.address):
-            raise SettingsError(f"address is {self.address!r}; use 'auto', 'host:port' or 'ray://host:10001'.")
+            raise SettingsError(f"address is {quoted(self.address)}; use 'auto', 'host:port' or 'ray://host:10001'.")
         workers = self.workers
         if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
             raise SettingsError(
-                f"workers is {workers!r}; it must be a whole number, at least 1, or None to fill the cluster."
+                f"workers is {quoted(workers)}; it must be a whole number, at least 1, or None to fill the cluster."
             )
         for name, least in (("cpus_per_worker", "more than 0"), ("gpus_per_worker", "at least 0")):
             value = getattr(self, name)
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             if not is_number or value < 0 or (value == 0 and name == "cpus_per_worker"):
-                raise SettingsError(f"{name} is {value!r}; it must be a number, {least}.")
+                raise SettingsError(f"{name} is {quoted(value)}; it must be a number, {least}.")
             if value > 1 and value != int(value):
                 raise SettingsError(
-                    f"{name} is {value!r}; above 1 it must be whole: Ray allows fractions only of a single one."
+                    f"{name} is {quoted(value)}; above 1 it must be a whole number, because Ray allows fractions "
+                    "only below 1."
                 )
 
     @classmethod
@@ -122,8 +126,8 @@ class RayConfig:
         if isinstance(ray, str) and ray:
             return cls(address=ray)
         raise SettingsError(
-            f"ray is {ray!r}; use ray=True for a cluster that starts by itself, an address to join a cluster ('auto', "
-            "'host:port' or 'ray://host:10001'), or ray=RayConfig(workers=2) for more options."
+            f"ray is {quoted(ray)}; use ray=True for a cluster that starts by itself, an address to join a cluster "
+            "('auto', 'host:port' or 'ray://host:10001'), or ray=RayConfig(workers=2) for more options."
         )
 
     @classmethod
@@ -132,7 +136,7 @@ class RayConfig:
         for name in settings:
             if name in {field.name for field in fields(cls)}:
                 raise SettingsError(
-                    f"{name}= is about the workers of a Ray cluster: give ray=RayConfig({name}=...), with RayConfig "
+                    f"{name}= is an option of RayConfig: give ray=RayConfig({name}=...), with RayConfig "
                     "from dreamy_lens.cluster."
                 )
 
@@ -166,7 +170,8 @@ def connected(config: RayConfig, tasks: int | None = None) -> Iterator[Cluster]:
     if ray.is_initialized():
         if address not in (None, "auto", "local") and not _is_at(ray, address):
             raise ClusterError(
-                f"This process is connected to another Ray cluster than {address!r}; call ray.shutdown() to leave it."
+                f"This process is connected to another Ray cluster than {quoted(address)}; call ray.shutdown() to "
+                "leave it."
             )
     elif address is None or address == "local":
         _start(ray, workers, cpus)
@@ -203,7 +208,9 @@ def _start(ray: Any, workers: int | None, cpus: float) -> None:
         with working("Starting a Ray cluster on this machine"):
             _init_local(ray, cores)
     except Exception as error:
-        raise ClusterError(f"Ray does not start on this machine: {error}") from error
+        raise ClusterError(
+            f"Ray does not start on this machine: {error}. Without ray= everything runs in this process."
+        ) from error
 
 
 def _init_local(ray: Any, cores: int) -> None:
@@ -225,7 +232,7 @@ def _join(ray: Any, address: str) -> None:
     except Exception as error:
         if "ray[client]" in str(error):
             raise ClusterError(
-                f"To join {address!r} from outside the cluster, install Ray's client: pip install 'ray[client]'."
+                f"To join {quoted(address)} from outside the cluster, install Ray's client: pip install 'ray[client]'."
             ) from None
         why = str(error).splitlines()[0] if str(error) else repr(error)
         if os.environ.get("RAY_AUTH_MODE") != "token":
@@ -260,7 +267,7 @@ def _check_reachable(address: str) -> None:
 
 def _unreachable(address: str, why: str) -> str:
     return (
-        f"There is no Ray cluster to join at {address!r}: {why.rstrip('.')}. `ray start --head` on one machine "
+        f"There is no Ray cluster to join at {quoted(address)}: {why.rstrip('.')}. `ray start --head` on one machine "
         "starts a cluster and prints its address; ray=True needs no address."
     )
 

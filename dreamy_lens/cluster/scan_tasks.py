@@ -160,7 +160,8 @@ class TaskLedger:
         version = manifest.get("version")
         if manifest.get("format") != FORMAT or not isinstance(version, int) or version > VERSION:
             raise ExamplesError(
-                f"The {MANIFEST} in {place} has a format that this dreamy_lens does not read; remove the folder."
+                f"The {MANIFEST} in {place} has a format that this dreamy_lens does not read. Remove the folder to "
+                "scan again, or choose another one."
             )
         check_identity(manifest["identity"], identity, place.text)
         return cls(place, manifest["mark"], identity, [ScanTask(*row) for row in manifest["parcels"]])

@@ -51,7 +51,9 @@ class SharedFolder:
         try:
             return fsspec.core.url_to_fs(self.text)[0]
         except (ImportError, ValueError) as error:
-            raise RunFolderError(f"{self.text!r} cannot be reached: {error}") from None
+            raise RunFolderError(
+                f"{self.text!r} cannot be reached: {error}. Check the URL, or choose another folder."
+            ) from None
 
     def _at(self, name: str) -> str:
         return f"{self.text}/{name}" if name else self.text

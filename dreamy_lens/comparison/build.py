@@ -110,7 +110,8 @@ def token_values(
     if run is None:
         if wanted:
             raise SettingsError(
-                "These runs were loaded without a model. Compare runs that have their model, or pass values=None."
+                "values=True needs the model of the runs, and these runs have none. Compare runs that have their "
+                "model, or leave out values=."
             )
         return {}
     try:

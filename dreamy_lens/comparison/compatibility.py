@@ -78,7 +78,7 @@ def open_examples(source: Any) -> Examples | FeatureExamples:
     if isinstance(source, (str, os.PathLike)):
         return Examples.load(source)
     raise ExamplesError(
-        f"Examples are the result of max_activating(), or the folder they are in; got {_short(repr(source))}."
+        f"Examples are the result of max_activating(), or a folder that holds it; got {_short(repr(source))}."
     )
 
 
@@ -144,7 +144,8 @@ def warnings_of(merged: Merged, examples: FeatureExamples, corpus: Corpus | None
     if failed:
         names = ", ".join(str(shard.get("name")) for shard in failed[:3]) + (", …" if len(failed) > 3 else "")
         warnings.append(
-            f"{len(failed)} shards of the corpus could not be scanned ({names}); their windows are missing."
+            f"{len(failed)} shard{'s' * (len(failed) != 1)} of the corpus could not be scanned completely ({names}); "
+            "the windows behind the failure are missing."
         )
     scanned = header.get("corpus", {})
     if corpus is not None and scanned.get("fingerprint") not in (None, corpus.fingerprint):
@@ -153,7 +154,7 @@ def warnings_of(merged: Merged, examples: FeatureExamples, corpus: Corpus | None
             f"{scanned.get('name')}."
         )
     if examples.non_finite:
-        warnings.append(f"{examples.non_finite:,} windows had no finite value and are ignored.")
+        warnings.append(f"{examples.non_finite:,} of the windows had no finite value; they are ignored.")
     return tuple(warnings)
 
 

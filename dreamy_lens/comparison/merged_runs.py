@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dreamy_lens.errors import SettingsError
+from dreamy_lens.errors import SettingsError, quoted
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
@@ -31,7 +31,9 @@ def merge_runs(runs: Any) -> Merged:
     try:
         members = list(runs)
     except TypeError:
-        raise SettingsError(f"compare() takes one run or several, and examples; got {runs!r} for the runs.") from None
+        raise SettingsError(
+            f"compare() takes one run or several, and examples; got {quoted(runs)} for the runs."
+        ) from None
     if not all(isinstance(run, Merged) or _is_run(run) for run in members):
         raise SettingsError(
             f"compare() takes one run or several, and then examples; got {type(runs).__name__} for the runs. "
@@ -63,7 +65,7 @@ def merge_runs_of(feature: Feature, runs: Any) -> Merged:
     matching = [run for run in members if run.provenance.feature in names]
     if members and not matching:
         others = ", ".join(dict.fromkeys(run.provenance.feature for run in members))
-        raise SettingsError(f"The card is of {feature}, and the run is of {others}; give a run of this feature.")
+        raise SettingsError(f"The card is about {feature}, but the run is of {others}; give a run of {feature}.")
     return merge(matching)
 
 

@@ -229,7 +229,8 @@ class Corpus:
             if not finished:
                 if self._shards[shard].single_pass:
                     raise CorpusError(
-                        f"{self._shards[shard].name} can be read only once, and counting its blocks would read it."
+                        f"{self._shards[shard].name} can be read only once, and counting its blocks would use that up. "
+                        "Give a list, files, or a function that returns a new iterator."
                     )
                 for _ in self._read(shard, len(self._characters[shard])):
                     pass
@@ -237,7 +238,9 @@ class Corpus:
 
     def _shard(self, shard: int) -> Shard:
         if not 0 <= shard < len(self._shards):
-            raise SettingsError(f"There is no shard {shard}; {self.name} has {len(self._shards)}, counted from 0.")
+            raise SettingsError(
+                f"There is no shard {shard}; {self.name} has {len(self._shards)} in all, numbered from 0."
+            )
         return self._shards[shard]
 
     def _read(self, shard: int, start: int) -> Iterator[Block]:

@@ -35,7 +35,7 @@ import numpy as np
 
 from dreamy_lens._files import cached_json
 from dreamy_lens._host import working
-from dreamy_lens.errors import SettingsError
+from dreamy_lens.errors import SettingsError, quoted
 
 PACKAGES: tuple[str, ...] = (
     "stdlib",
@@ -129,7 +129,7 @@ def docstrings(split: str | None = None, packages: Iterable[str] = PACKAGES) -> 
     The "assert" statement
     """
     if split is not None and split not in SPLITS:
-        raise SettingsError(f"There is no split {split!r}; use 'train', 'held_out', or None for both.")
+        raise SettingsError(f"There is no split {quoted(split)}; use 'train', 'held_out', or None for both.")
     train, held_out = _splits(tuple(packages))
     return [*(() if split == "held_out" else train), *(() if split == "train" else held_out)]
 

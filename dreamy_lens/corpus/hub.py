@@ -15,7 +15,7 @@ from dreamy_lens.corpus.problems import Problem
 from dreamy_lens.corpus.records import Note
 from dreamy_lens.corpus.remote import patiently
 from dreamy_lens.corpus.text_field import choose_text_field, explain_no_text
-from dreamy_lens.errors import CorpusError, WaitError
+from dreamy_lens.errors import CorpusError, WaitError, quoted
 
 BATCH = 1 << 20
 """Characters of rows that are fetched at once."""
@@ -130,7 +130,10 @@ def load_dataset(name: str, split: str | None, config: str | None) -> tuple[str,
 
     path, _, part = name.partition(":")
     if part and split and part != split:
-        raise CorpusError(f"{name!r} names the split {part!r}, and split= says {split!r}; give one of them.")
+        raise CorpusError(
+            f"{quoted(name, 300)} names the split {quoted(part)}, but split= names {quoted(split)}; name only "
+            "one of them."
+        )
     split = part or split
     try:
         dataset = patiently(path, lambda: datasets.load_dataset(path, config, split=split, streaming=True))
@@ -139,7 +142,8 @@ def load_dataset(name: str, split: str | None, config: str | None) -> tuple[str,
     except Exception as error:  # no connection, or the name, the split or the configuration does not exist
         why = f"{type(error).__name__}: {error}"
         raise CorpusError(
-            f"There is no file or folder {path!r} here, and no data set of that name can be loaded from the Hub. {why}"
+            f"There is no file or folder {quoted(path, 300)} here, and no data set of that name can be loaded from the "
+            f"Hub. {why}"
         ) from error
     return f"{path}:{split}" if split else path, dataset
 
@@ -161,7 +165,7 @@ def dataset_shards(source: Any, name: str, split: str | None, wanted: str | None
         source, split = _one_split(source, name, split)
         name = f"{name}:{split}"
     elif split is not None and str(getattr(source, "split", None)) != split:
-        raise CorpusError(f"This data set has no split {split!r}: it is a single split. Leave out split=.")
+        raise CorpusError(f"This data set has no split {quoted(split)}: it is a single split. Leave out split=.")
     is_streamed = not hasattr(source, "__len__")
     field = _field(source, name, wanted)
     if not is_streamed:
@@ -179,7 +183,7 @@ def _one_split(splits: Any, name: str, split: str | None) -> tuple[Any, str]:
     if split is None and len(splits) == 1:
         split = next(iter(splits))
     if split not in splits:
-        advice = "Name one of its splits" if split is None else f"There is no split {split!r}; name another"
+        advice = "Name one of its splits" if split is None else f"There is no split {quoted(split)}; name another"
         raise CorpusError(f"{advice} with split=: {name} has {', '.join(map(repr, splits))}.")
     return splits[split], str(split)
 
@@ -188,13 +192,17 @@ def _field(source: Any, name: str, wanted: str | None) -> str:
     """Return the column with the texts of a data set; raise CorpusError if none can be chosen."""
     features = source.features
     if hasattr(source, "__len__") and not len(source):
-        raise CorpusError(f"There are no rows in {name}.")
+        raise CorpusError(
+            f"There are no rows in {name}, so there is no text. Give a data set or a split that has rows."
+        )
     if features is not None:
         columns = {key: getattr(kind, "dtype", "") in ("string", "large_string") for key, kind in features.items()}
     else:
         rows = list(itertools.islice(iter(source), 20))
         if not rows:
-            raise CorpusError(f"There are no rows in {name}.")
+            raise CorpusError(
+                f"There are no rows in {name}, so there is no text. Give a data set or a split that has rows."
+            )
         columns: dict[str, bool] = {}
         for row in rows:
             columns |= {key: columns.get(key, False) or isinstance(value, str) for key, value in row.items()}

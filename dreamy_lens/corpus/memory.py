@@ -130,7 +130,8 @@ class IterableShard(Shard):
             return iter(items)
         except TypeError:
             raise CorpusError(
-                f"{self.name} returned {type(items).__name__}, which is not an iterator of texts."
+                f"{self.name} returned {type(items).__name__}, which is not an iterator of texts. Return an iterator, "
+                "a generator or a list of texts."
             ) from None
 
 

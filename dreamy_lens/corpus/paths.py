@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import os
 import stat
@@ -12,7 +11,7 @@ from typing import Any
 
 from dreamy_lens.corpus.problems import Problem, Problems
 from dreamy_lens.corpus.remote import RemoteFile, patiently
-from dreamy_lens.errors import CorpusError, WaitError
+from dreamy_lens.errors import CorpusError, WaitError, close_names, quoted
 
 FORMATS = {
     ".txt": "text",
@@ -157,13 +156,15 @@ def _local(source: str, _: dict[str, Any], problems: Problems) -> tuple[bool, li
         return False, _walk(path, problems)
     if os.path.exists(path):
         if not os.path.isfile(path):
-            raise CorpusError(f"{source!r} is a pipe or a device; save what it gives as a file, and name that.")
+            raise CorpusError(
+                f"{quoted(source, 300)} is a pipe or a device; save what it gives as a file, and name that."
+            )
         return True, [local_file(path, os.path.basename(path))]
     if not is_glob(path):
-        raise CorpusError(f"There is no file or folder {source!r}. {_beside(path)}")
+        raise CorpusError(f"There is no file or folder {quoted(source, 300)}. {_beside(path)}")
     names = sorted(name for name in glob.glob(path, recursive=True) if os.path.isfile(name))
     if not names:
-        raise CorpusError(f"No file matches {source!r}. {_beside(path)}")
+        raise CorpusError(f"No file matches {quoted(source, 300)}. {_beside(path)}")
     root = os.path.commonpath([os.path.dirname(name) for name in names])
     return False, [local_file(name, os.path.relpath(name, root).replace(os.sep, "/")) for name in names]
 
@@ -216,9 +217,9 @@ def _remote(source: str, options: dict[str, Any], problems: Problems) -> tuple[b
     except WaitError:
         raise
     except FileNotFoundError:
-        raise CorpusError(f"There is nothing at {source!r}.") from None
+        raise CorpusError(f"There is nothing at {quoted(source, 300)}. Check the URL.") from None
     except Exception as error:  # an unknown protocol, no connection, no permission: each driver raises its own types
-        raise CorpusError(f"{source!r} cannot be opened: {type(error).__name__}: {error}") from error
+        raise CorpusError(f"{quoted(source, 300)} cannot be opened: {type(error).__name__}: {error}") from error
     files = []
     for path, info in sorted(entries.items()):
         name = path.removeprefix(root).lstrip("/").partition("?")[0] or path
@@ -227,7 +228,7 @@ def _remote(source: str, options: dict[str, Any], problems: Problems) -> tuple[b
         stamp = next((str(info[key]) for key in _STAMPS if info.get(key)), "")
         files.append(File(name, system.unstrip_protocol(path), int(info.get("size") or 0), stamp, options))
     if not files:
-        raise CorpusError(f"There are no files at {source!r}.")
+        raise CorpusError(f"There are no files at {quoted(source, 300)}. Check the URL.")
     return is_single, files
 
 
@@ -240,7 +241,7 @@ def _beside(path: str) -> str:
         names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError:
         return f"The folder {folder} cannot be read."
-    similar = difflib.get_close_matches(os.path.basename(path), names, n=8, cutoff=0.5)
+    similar = close_names(os.path.basename(path), names, 8, 0.5)
     shown = [*similar, *(name for name in names if name not in similar)][:8]
     more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
     return f"In {folder} there {'is nothing' if not names else 'are: ' + ', '.join(shown) + more}."

@@ -22,7 +22,7 @@ from dreamy_lens.corpus.memory import DocstringShard, IterableShard, SinglePassS
 from dreamy_lens.corpus.paths import COMPRESSIONS, FORMATS, File, find_files, is_glob, is_url
 from dreamy_lens.corpus.problems import Problem, Problems
 from dreamy_lens.corpus.sections import BLOCK, SECTION
-from dreamy_lens.errors import CorpusError, SettingsError
+from dreamy_lens.errors import CorpusError, SettingsError, quoted
 
 VERSION = 1
 """Version of the rules that turn a source into sections and blocks; a part of every fingerprint."""
@@ -113,7 +113,7 @@ def _check_options(given: Mapping[str, Any], known: Sequence[str], kind: str) ->
     for name in given:
         if name not in known:
             options = f"; its options are {', '.join(known)}" if known else ""
-            raise SettingsError(f"{name}= does not go with {kind}{options}.")
+            raise SettingsError(f"{name}= does not apply to {kind}{options}.")
 
 
 def _named(source: str, given: dict[str, Any]) -> Corpus:
@@ -161,7 +161,7 @@ def _corpus(name: str, shards: list[Shard], fingerprint: Any, problems: Problems
 
 def _documentation(split: str | None = None, packages: Iterable[str] = PACKAGES) -> Corpus:
     if split is not None and split not in SPLITS:
-        raise SettingsError(f"There is no split {split!r}; use 'train', 'held_out', or None for both.")
+        raise SettingsError(f"There is no split {quoted(split)}; use 'train', 'held_out', or None for both.")
     packages = tuple(packages)
     splits = [s for s in SPLITS if split in (None, s)]
     shards: list[Shard] = [DocstringShard(s, packages) for s in splits]
@@ -197,12 +197,19 @@ def _read_options(options: Mapping[str, Any]) -> tuple[ReadOptions, dict[str, An
         keeps_ascii = "a \n".encode(settings.encoding) == b"a \n"
         (settings.separator or "").encode(settings.encoding)
     except LookupError:
-        raise SettingsError(f"There is no encoding {settings.encoding!r}.") from None
+        raise SettingsError(
+            f"There is no encoding {quoted(settings.encoding)}; give a name that Python knows, such as "
+            "'utf-8' or 'latin-1'."
+        ) from None
     except UnicodeEncodeError:
-        raise SettingsError(f"The separator {settings.separator!r} cannot be written in {settings.encoding}.") from None
+        raise SettingsError(
+            f"The separator {quoted(settings.separator)} cannot be written in {settings.encoding}; change one of "
+            "the two."
+        ) from None
     if not keeps_ascii:
         raise SettingsError(
-            f"Files in {settings.encoding} must be converted, best to UTF-8: the encoding does not keep ASCII."
+            f"The encoding {settings.encoding} does not keep ASCII, so its files cannot be read here. Convert them to "
+            "UTF-8."
         )
     return settings, storage
 
@@ -272,11 +279,11 @@ def _list(texts: Sequence[Any]) -> Corpus:
     first = texts[0]
     if isinstance(first, str) and first.lower().endswith((*FORMATS, *COMPRESSIONS)) and os.path.isfile(first):
         raise CorpusError(
-            f"{first!r} is a file. A list of str is a list of texts; give pathlib.Path objects for files."
+            f"{quoted(first, 300)} is a file. A list of str is a list of texts; give pathlib.Path objects for files."
         )
     shard = TextShard("texts", texts)
     if not shard.characters:
-        raise CorpusError("All texts of the list are empty.")
+        raise CorpusError("All texts of the list are empty; give at least one text that is not.")
     return _corpus(f"{len(texts)} text{'s' * (len(texts) != 1)}", [shard], shard.fingerprint)
 
 
@@ -285,4 +292,7 @@ def _check_texts(items: Sequence[Any], name: str) -> None:
     if not items:
         raise CorpusError(f"There is no text in {name}: it is empty.")
     if all(isinstance(named_text(item, ""), Problem) for item in items):
-        raise CorpusError(f"Expected texts, but the items of {name} are {type(items[0]).__name__}.")
+        raise CorpusError(
+            f"Expected texts, but the items of {name} are of type {type(items[0]).__name__}. Give str, or objects with "
+            ".text."
+        )

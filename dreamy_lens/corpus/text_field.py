@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dreamy_lens.errors import quoted
+
 DEFAULT_FIELDS = ("text", "content")
 
 
@@ -24,7 +26,11 @@ def choose_text_field(columns: Mapping[str, bool], wanted: str | None) -> tuple[
     if wanted is not None:
         if wanted in strings:
             return wanted, ""
-        reason = f"its column {wanted!r} holds no strings" if wanted in columns else f"it has no column {wanted!r}"
+        reason = (
+            f"its column {quoted(wanted)} holds no strings"
+            if wanted in columns
+            else f"it has no column {quoted(wanted)}"
+        )
         return None, f"{reason}; columns of strings: {_listed(strings)}"
     for name in DEFAULT_FIELDS:
         if name in strings:
@@ -41,8 +47,8 @@ def explain_no_text(row: Any, field: str) -> str:
     if not isinstance(row, dict):
         return f"an object was expected, but it is {_kind(row)}"
     if field not in row:
-        return f"it has no field {field!r}; its fields: {_listed(list(row))}"
-    return f"its field {field!r} is {_kind(row[field])}"
+        return f"it has no field {quoted(field)}; its fields: {_listed(list(row))}"
+    return f"its field {quoted(field)} is {_kind(row[field])}"
 
 
 def _kind(value: Any) -> str:

@@ -11,7 +11,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from dreamy_lens.corpus.corpus import Block
 from dreamy_lens.corpus.tokenizing import character_offsets, encode_sections
-from dreamy_lens.errors import SettingsError
+from dreamy_lens.errors import SettingsError, quoted
 from dreamy_lens.models.vocabulary import Vocabulary
 
 NO_HASH = 2**63 - 1
@@ -37,12 +37,15 @@ class WindowSettings:
     context: int = 24
 
     def __post_init__(self) -> None:
-        for name, least in (("length", 1), ("stride", 1), ("context", 0)):
+        # Arrays with a column for each token of a window and of the text around it are allocated for every block.
+        for name, least, most in (("length", 1, 10**6), ("stride", 1, 2**63 - 1), ("context", 0, 10**5)):
             value = getattr(self, name)
             if name == "stride" and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-                raise SettingsError(f"{name} is a whole number of tokens, at least {least}; got {value!r}.")
+                raise SettingsError(f"{name} is a whole number of tokens, at least {least}; got {quoted(value)}.")
+            if value > most:
+                raise SettingsError(f"{name} is at most {most:,} tokens; got {quoted(value)}.")
 
     @property
     def step(self) -> int:

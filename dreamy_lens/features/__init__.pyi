@@ -20,4 +20,4 @@ from .lexer import tokenise as tokenise
 from .lexer import unquote as unquote
 from .parser import parse as parse
 from .sae import SAE as SAE
-from .sae import load_sae as load_sae
+from .sae_loading import load_sae as load_sae

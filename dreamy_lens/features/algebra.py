@@ -105,7 +105,7 @@ class Feature(Node):
         if isinstance(other, Feature) or _operand(other) is None:
             return NotImplemented
         if float(other) == 0:
-            raise FeatureError(f"{self.label} / 0 is not a feature.")
+            raise FeatureError(f"{self.label} / 0 is not a feature; divide by another number.")
         return scaled(1.0 / float(other), self)
 
 

@@ -11,8 +11,16 @@ from torch import Tensor
 from dreamy_lens.errors import DreamyLensError, FeatureError, FeatureRangeError
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.compile import Compiler, Compute, left_over
-from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass, Readings, RowLayout, check_position
+from dreamy_lens.features.forward_pass import (
+    ActivationSource,
+    ForwardPass,
+    Readings,
+    RowLayout,
+    check_position,
+    check_training,
+)
 from dreamy_lens.features.parser import parse
+from dreamy_lens.features.sae_conditions import Conditions
 from dreamy_lens.features.shapes import Axes, ShapeProbe
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
@@ -39,6 +47,7 @@ class BoundFeature:
     logits: frozenset[HookedModel]
     _compute: Compute = field(repr=False)
     _positions: tuple[tuple[ex.Element, str], ...] = field(default=(), repr=False)
+    _conditions: tuple[tuple[Conditions, ex.Element], ...] = field(default=(), repr=False)
 
     @property
     def models(self) -> tuple[HookedModel, ...]:
@@ -49,6 +58,7 @@ class BoundFeature:
         """Raise FeatureRangeError if the feature names a position that rows of this layout do not have."""
         for element, what in self._positions:
             check_position(element, layout, what)
+        check_training(self._conditions, layout)
 
     def __call__(self, readings: Readings) -> Tensor:
         """Return the value of each prompt, float32 `[batch]`, from the forward passes over a batch."""
@@ -102,6 +112,7 @@ def bind(
         frozenset(compiler.logits),
         compute,
         tuple(compiler.positions),
+        tuple(compiler.conditions),
     )
     if length is not None:
         bound.check_layout(RowLayout(len(probe.bos), 0, length, 0))

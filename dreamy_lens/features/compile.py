@@ -16,7 +16,9 @@ from torch import Tensor
 from dreamy_lens.errors import FeatureError, FeatureRangeError
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.forward_pass import Readings, check_position, pick
+from dreamy_lens.features.sae_conditions import Conditions
 from dreamy_lens.features.shapes import Axes, Axis, ShapeProbe, listed
+from dreamy_lens.models.causality import check_causal
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.models.transfer import to_device
@@ -66,6 +68,7 @@ class Compiler:
         hooks: Hook points to read, by model.
         logits: Models whose logits are read.
         positions: Every position that the feature names, with the label of the part that names it.
+        conditions: Conditions of every autoencoder that the feature reads, with the position that it reads.
     """
 
     def __init__(self, probe: ShapeProbe) -> None:
@@ -74,6 +77,7 @@ class Compiler:
         self.hooks: dict[HookedModel, list[str]] = {probe.model: probe.hooks}
         self.logits: set[HookedModel] = set()
         self.positions: list[tuple[ex.Element, str]] = []
+        self.conditions: list[tuple[Conditions, ex.Element]] = []
 
     def build(self, f: ex.Feature) -> tuple[Axes, Compute]:
         """Return the axes that a feature leaves, and the computation of its values `[batch, *axes]`.
@@ -83,7 +87,10 @@ class Compiler:
         """
         rule = next((_RULES[kind] for kind in type(f).__mro__ if kind in _RULES), None)
         if rule is None:
-            raise FeatureError(f"{type(f).__name__} has no rule, so it cannot be bound; register one with compiles().")
+            raise FeatureError(
+                f"{type(f).__name__} has no function that computes it, so it cannot be bound; register one with "
+                "@compiles."
+            )
         return rule(self, f)
 
     def at(self, element: ex.Element, label: str) -> Axes:
@@ -182,8 +189,7 @@ def _logit(compiler: Compiler, f: ex.Logit) -> tuple[Axes, Compute]:
 @compiles(ex.Latent)
 def _latent(compiler: Compiler, f: ex.Latent) -> tuple[Axes, Compute]:
     sae, model, label = compiler.probe.sae(f), compiler.model, f.label
-    name = sae.hook_name
-    axes = compiler.probe.axes[name]
+    name, axes = sae.hook_name, compiler.probe.axes[sae.hook_name]
     if axes[0].name != "position":
         raise FeatureRangeError(
             f"{label}: an activation at {name} is {listed(axes)}, and an autoencoder reads one position at a time. "
@@ -191,12 +197,10 @@ def _latent(compiler: Compiler, f: ex.Latent) -> tuple[Axes, Compute]:
         )
     sae.check_latent(f.latent)
     sae.check_activation([compiler.probe.layout.total, *(axis.size for axis in axes[1:])])
-
-    def compute(r: Readings) -> Tensor:
-        x = r[model].picked(name, f.position, label)
-        return sae.latent(x, f.latent, f.pre_activation)
-
-    return compiler.at(f.position, label), compute
+    if sae.conditions is not None:
+        compiler.conditions.append((sae.conditions, f.position))
+    place = compiler.at(f.position, label)
+    return place, lambda r: sae.latent(r[model].picked(name, f.position, label), f.latent, f.pre_activation)
 
 
 @compiles(ex.MeanCrossEntropy)
@@ -206,6 +210,7 @@ def _mean_cross_entropy(compiler: Compiler, f: ex.MeanCrossEntropy) -> tuple[Axe
         model = as_hooked(f.model)
         compiler.model.check_same_tokenizer(model)
         model.bos(bool(compiler.probe.bos))
+    check_causal(model)
     compiler.hooks.setdefault(model, [])
     compiler.logits.add(model)
     return (), lambda r: to_device(r[model].cross_entropy, compiler.model.device)
@@ -316,7 +321,8 @@ def _combined(compiler: Compiler, f: ex.Sum | ex.Product) -> tuple[Axes, Compute
         if len(sizes) > 1:  # slices of positions, whose lengths depend on the length of the prompt
             lengths = " and ".join(str(size[0] if len(size) == 1 else list(size)) for size in sorted(sizes))
             raise FeatureRangeError(
-                f"The parts of {f.label} leave {lengths} positions; give them slices of equal length."
+                f"The parts of {f.label} leave different numbers of positions, {lengths}; give them slices of equal "
+                "length."
             )
         out = full[0]
         for value in full[1:]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreamy_lens.errors import FeatureError
+from dreamy_lens.errors import FeatureError, quoted
 from dreamy_lens.features import expressions as ex
+from dreamy_lens.features.sae_conditions import chosen_conditions
 
 _customs: dict[str, ex.Custom] = {}  # gives the text custom("name") a meaning in the Python session that defined it
 
@@ -33,7 +34,9 @@ def hook(name: str) -> ex.Hook:
     Feature(blocks.3.attn.hook_pattern[0, -1, bos])
     """
     if not isinstance(name, str) or not name:
-        raise FeatureError(f"hook() takes the name of a hook point, such as 'blocks.2.mlp.hook_post'; got {name!r}.")
+        raise FeatureError(
+            f"hook() takes the name of a hook point, such as 'blocks.2.mlp.hook_post'; got {quoted(name)}."
+        )
     return ex.Hook(name)
 
 
@@ -107,7 +110,13 @@ def log_prob(token: str | int, position: Any = -1) -> ex.Logit:
 
 
 def sae_latent(
-    sae: Any, latent: int, position: Any = -1, *, pre_activation: bool = False, hook: str | None = None
+    sae: Any,
+    latent: int,
+    position: Any = -1,
+    *,
+    pre_activation: bool = False,
+    hook: str | None = None,
+    ignore: str | Iterable[str] | None = None,
 ) -> ex.Latent:
     """Return one latent of a sparse autoencoder, read at the hook point that the autoencoder was trained on.
 
@@ -120,13 +129,17 @@ def sae_latent(
         pre_activation: True to measure the latent before its nonlinearity. Use this for dreaming: the gradient of an
             inactive latent is exactly zero, while the gradient of its pre-activation shows how to activate it.
         hook: Hook point to read. Needed only if the autoencoder does not name its hook point.
+        ignore: Conditions of its training that are not kept: "model_name", "prepend_bos",
+            "model_from_pretrained_kwargs". Without it, a model or a prompt that does not fit them raises an error.
     """
     source = str(sae) if isinstance(sae, (str, Path)) else sae
     if not isinstance(source, str) and not callable(getattr(source, "encode", None)):
         raise FeatureError(f"sae_latent() takes a folder or an object with encode(...); got {type(sae).__name__}.")
     if hook is not None and (not isinstance(hook, str) or not hook):
-        raise FeatureError(f"sae_latent(): hook is the name of a hook point; got {hook!r}.")
-    return ex.Latent(source, ex.integer(latent, "sae_latent"), ex.position(position), bool(pre_activation), hook)
+        raise FeatureError(f"sae_latent(): hook is the name of a hook point; got {quoted(hook)}.")
+    ignored = ", ".join(chosen_conditions(ignore)) or None
+    index = ex.integer(latent, "sae_latent")
+    return ex.Latent(source, index, ex.position(position), bool(pre_activation), hook, ignored)
 
 
 def mean_cross_entropy(model: Any = None) -> ex.MeanCrossEntropy:
@@ -137,7 +150,7 @@ def mean_cross_entropy(model: Any = None) -> ex.MeanCrossEntropy:
             must have the tokenizer of the model that the feature is bound to. None stands for that model itself.
     """
     if isinstance(model, (bool, int, float)) or (isinstance(model, str) and not model):
-        raise FeatureError(f"mean_cross_entropy() takes a model, its Hugging Face id or a folder; got {model!r}.")
+        raise FeatureError(f"mean_cross_entropy() takes a model, its Hugging Face id or a folder; got {quoted(model)}.")
     return ex.MeanCrossEntropy(str(model) if isinstance(model, Path) else model)
 
 
@@ -155,9 +168,11 @@ def custom(name: str, hooks: Sequence[str], function: Callable[[Mapping[str, Any
     Feature(custom("gap"))
     """
     if isinstance(hooks, str) or not hooks or not all(isinstance(h, str) for h in hooks):
-        raise FeatureError(f"custom({name!r}): hooks is a list of hook point names; got {hooks!r}.")
+        raise FeatureError(f"custom({quoted(name)}): hooks is a list of hook point names; got {quoted(hooks)}.")
     if not callable(function):
-        raise FeatureError(f"custom({name!r}): the third argument is a function of the activations; got {function!r}.")
+        raise FeatureError(
+            f"custom({quoted(name)}): the third argument is a function of the activations; got {quoted(function)}."
+        )
     feature = ex.Custom(name, tuple(hooks), function)
     _customs[name] = feature
     return feature
@@ -172,8 +187,8 @@ def defined_custom(name: str) -> ex.Custom:
     if name not in _customs:
         known = ", ".join(map(repr, _customs)) or "none"
         raise FeatureError(
-            f"custom({name!r}) is not defined in this session (defined: {known}); call "
-            f"dreamy_lens.custom({name!r}, ...) first."
+            f"custom({quoted(name)}) is not defined in this session (defined: {known}); call "
+            f"dreamy_lens.custom({quoted(name)}, ...) first."
         )
     return _customs[name]
 
@@ -184,4 +199,4 @@ def _token(token: Any) -> str | int:
     try:
         return ex.integer(token, "a token")
     except FeatureError:
-        raise FeatureError(f"A token is given as its text or its id; got {token!r}.") from None
+        raise FeatureError(f"A token is given as its text or its id; got {quoted(token)}.") from None

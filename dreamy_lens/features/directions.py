@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from dreamy_lens.errors import FeatureError, FeatureRangeError
-from dreamy_lens.features.paths import split_location
+from dreamy_lens.errors import FeatureError, FeatureRangeError, quoted, shorten
+from dreamy_lens.features.paths import checked_path, split_location
 
 _INLINE = "data:float32,"
+_WIDEST = 2**24  # numbers; no hook point of a model is as wide
 
 
 class Direction:
@@ -96,8 +97,7 @@ class Direction:
 
 
 def _checked(values: np.ndarray, what: str) -> np.ndarray:
-    if values.ndim != 1 or len(values) == 0:
-        raise FeatureRangeError(f"{what} has shape {list(values.shape)}; a direction is one vector of shape [d].")
+    _check_shape(values.shape, what)
     if values.dtype.kind not in "fiub":
         raise FeatureRangeError(f"{what} does not consist of real numbers.")
     with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite; refused below
@@ -110,23 +110,37 @@ def _checked(values: np.ndarray, what: str) -> np.ndarray:
     return values
 
 
+def _check_shape(shape: tuple[int, ...], what: str) -> None:
+    """Raise FeatureRangeError unless a direction can have this shape; called before any number is read."""
+    if len(shape) != 1 or not 0 < shape[0] <= _WIDEST:
+        much = f", at most {_WIDEST} numbers" if len(shape) == 1 and shape[0] else ""
+        raise FeatureRangeError(f"{what} has shape {list(shape[:8])}; a direction is one vector of shape [d]{much}.")
+
+
 def _decode(text: str) -> np.ndarray:
     try:
         return np.frombuffer(base64.b64decode(text[len(_INLINE) :], validate=True), dtype="<f4")
     except (ValueError, binascii.Error):
-        raise FeatureError(f"The inline direction {text[:40]!r}… is not base64 of float32 numbers.") from None
+        raise FeatureError(
+            f"The inline direction {text[:40]!r}… is not base64 of float32 numbers. Copy the whole text of the feature "
+            "again, or give a file."
+        ) from None
 
 
 def _read(location: str) -> np.ndarray:
-    file, name = split_location(location)
+    file, name = split_location(checked_path(location, "A direction's file"))
     if not file.is_file():
         raise FeatureError(f"There is no file {str(file)!r} to read a direction from (working folder: {Path.cwd()}).")
     if file.suffix == ".npy":
         try:
-            # Mapped, so that nothing is read or allocated before shape and size are known to fit the file.
-            values = np.load(file, mmap_mode="r", allow_pickle=False)
+            values = np.load(file, mmap_mode="r", allow_pickle=False)  # a map: a header may announce any number
         except (ValueError, EOFError, OSError, OverflowError, MemoryError) as error:
-            raise FeatureError(f"{file} cannot be read as an array of numbers: {error}") from error
+            why = shorten(str(error), 300)
+            raise FeatureError(
+                f"{file} cannot be read as an array of numbers: {why}. Save the direction again with numpy.save."
+            ) from error
+        if not isinstance(values, np.ndarray):  # an archive of several arrays, whatever the name of the file
+            raise FeatureError(f"{file} holds several arrays; save the direction alone: numpy.save(file, vector).")
         return _checked(values, f"{file}")
     if file.suffix != ".safetensors":
         raise FeatureError(f"A direction is read from a .safetensors or .npy file; {file.name!r} is neither.")
@@ -138,14 +152,13 @@ def _read(location: str) -> np.ndarray:
             if not name and len(names) == 1:
                 name = names[0]
             if name not in names:
-                listed = ", ".join(names[:8]) or "none"
-                asked = f"no tensor {name!r}" if name else "several tensors"
+                listed = ", ".join(map(shorten, names[:8])) or "none"
+                asked = f"no tensor {quoted(name)}" if name else "several tensors"
                 raise FeatureError(f"{file} holds {asked} (it has: {listed}); write {file.name}:NAME to choose one.")
-            shape = tensors.get_slice(name).get_shape()
-            if len(shape) != 1:  # told before a matrix is read that may be large
-                raise FeatureRangeError(f"{file}:{name} has shape {shape}; a direction is one vector of shape [d].")
+            _check_shape(tuple(tensors.get_slice(name).get_shape()), f"{file}:{name}")
             return _checked(tensors.get_tensor(name).float().numpy(), f"{file}:{name}")
     except FeatureError:
         raise
     except Exception as error:
-        raise FeatureError(f"{file} cannot be read as safetensors: {error}") from error
+        why = shorten(str(error), 300)
+        raise FeatureError(f"{file} cannot be read as safetensors: {why}. Save the direction again.") from error

@@ -155,7 +155,7 @@ class Logit(
 
 
 @dataclass(frozen=True, repr=False)
-class Latent(Leaf, functions={"sae_latent": ("sae", "latent", "position", "pre_activation", "hook")}):
+class Latent(Leaf, functions={"sae_latent": ("sae", "latent", "position", "pre_activation", "hook", "ignore")}):
     """One latent of a sparse autoencoder (SAE), at the SAE's own hook point."""
 
     sae: Any
@@ -163,12 +163,14 @@ class Latent(Leaf, functions={"sae_latent": ("sae", "latent", "position", "pre_a
     position: int | Span | str = -1
     pre_activation: bool = False
     hook: str | None = None
+    ignore: str | None = None
 
     def write(self, writer: Writer) -> str:
         """Return `sae_latent(folder, latent, ...)`."""
         pre = ", pre_activation=true" if self.pre_activation else ""
         hook = f", hook={quote(self.hook)}" if self.hook else ""
-        return f"sae_latent({writer.source(self.sae)}, {self.latent}{writer.position(self.position)}{pre}{hook})"
+        more = f"{pre}{hook}" + (f", ignore={quote(self.ignore)}" if self.ignore else "")
+        return f"sae_latent({writer.source(self.sae)}, {self.latent}{writer.position(self.position)}{more})"
 
     @property
     def has_text_form(self) -> bool:
@@ -200,7 +202,7 @@ class Latent(Leaf, functions={"sae_latent": ("sae", "latent", "position", "pre_a
         same = (
             self.sae == other.sae if isinstance(self.sae, str) and isinstance(other.sae, str) else self.sae is other.sae
         )
-        rest = ("latent", "position", "pre_activation", "hook")
+        rest = ("latent", "position", "pre_activation", "hook", "ignore")
         return same and all(getattr(self, name) == getattr(other, name) for name in rest)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dreamy_lens.errors import FeatureError, FeatureRangeError, UnknownHookError
+from dreamy_lens.errors import FeatureError, FeatureRangeError, UnknownHookError, quoted
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.constructors import hook
 from dreamy_lens.features.parser import parse
@@ -23,7 +23,7 @@ from dreamy_lens.features.shapes import Axes, ShapeProbe
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.names import nearest
 
-_NEURONS = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\w.])[lL](\d+|\*)\.?[nN](\d+|\*)(?!\w)')
+_NEURONS = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\w.])[lL]([0-9]+|\*)\.?[nN]([0-9]+|\*)(?!\w)')
 _WILD_NAME = re.compile(r"(?<![\w.])[A-Za-z_][\w.]*\*[\w.*]*")
 
 
@@ -98,7 +98,8 @@ def _flat(features: Any) -> Iterator[Any]:
             yield from _flat(inner)
     else:
         raise FeatureError(
-            f"Features are expressions, their texts, or lists of these; got {features!r} ({type(features).__name__})."
+            f"Features are expressions, their texts, or lists of these; got {quoted(features)} "
+            f"({type(features).__name__})."
         )
 
 
@@ -131,7 +132,7 @@ def _matching(pattern: str, model: HookedModel) -> list[str]:
     known = [name for name in model.hook_names() if rule.fullmatch(name)]
     if not known:
         near = ", ".join(nearest(pattern.replace("*", "0"), model.hook_names()))
-        raise UnknownHookError(f"{model.name} has no hook point that matches {pattern!r}; nearest: {near}.")
+        raise UnknownHookError(f"{model.name} has no hook point that matches {quoted(pattern)}; nearest: {near}.")
     return known
 
 

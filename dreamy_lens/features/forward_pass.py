@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -19,6 +19,7 @@ from dreamy_lens.features import expressions as ex
 from dreamy_lens.models.transfer import to_device
 
 if TYPE_CHECKING:
+    from dreamy_lens.features.sae_conditions import Conditions
     from dreamy_lens.models.hooked_model import HookedModel
 
 
@@ -206,6 +207,17 @@ def pick(tensor: Tensor, axis: int, element: ex.Element, layout: RowLayout, what
         return tensor.select(axis, element + layout.bos if element >= 0 else size + element)
     tensor = tensor.narrow(axis, layout.bos, size - layout.bos)
     return tensor if element == ex.Span() else tensor[(slice(None),) * axis + (element.slice(),)]
+
+
+def check_training(conditions: Iterable[tuple[Conditions, ex.Element]], layout: RowLayout) -> None:
+    """Warn once where an autoencoder reads rows or positions that its training did not have."""
+    for condition, element in conditions:
+        place: int | None = None
+        if element == ex.BOS:
+            place = 0
+        elif isinstance(element, int):
+            place = element + layout.bos if element >= 0 else layout.total + element
+        condition.check_rows(layout.total, place, place == 0 and layout.bos > 0)
 
 
 def check_position(element: ex.Element, layout: RowLayout, what: str) -> None:

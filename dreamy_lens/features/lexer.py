@@ -9,6 +9,8 @@ from typing import NamedTuple
 from dreamy_lens.errors import FeatureSyntaxError
 
 SHORT_NEURON = re.compile(r"L([0-9]+)\.N([0-9]+)")
+LONGEST_NAME = 500
+"""Number of characters of the longest name in a feature; those of hook points have about 50."""
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+)
@@ -53,6 +55,8 @@ def tokenise(text: str) -> list[Token]:
         kind = str(match.lastgroup)
         if kind == "number" and len(match.group()) > _LONGEST_NUMBER:
             raise FeatureSyntaxError("This number has too many digits.", text, at)
+        if kind == "name" and len(match.group()) > LONGEST_NAME:
+            raise FeatureSyntaxError(f"This name is longer than {LONGEST_NAME} characters.", text, at)
         if kind != "space":
             tokens.append(Token(kind, match.group(), at))
         at = match.end()

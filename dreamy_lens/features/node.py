@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dreamy_lens.errors import FeatureError
+from dreamy_lens.errors import FeatureError, quoted, shorten
 from dreamy_lens.features.lexer import quote
 from dreamy_lens.features.paths import absolute_path
 
@@ -39,8 +39,14 @@ class Span:
         return slice(self.start, self.stop, self.step)
 
 
+DEEPEST = 100
+"""Number of levels of the deepest tree. Python gives up after some 1,000 calls, and a level needs up to five."""
+
 BOS = "bos"
 """The index of the beginning-of-sequence token, which is not counted in the prompt positions."""
+
+LARGEST = 2**31
+"""Bound of every index; no axis of an activation is as long."""
 
 Element = Any  # int | Span | "bos" | Ellipsis
 
@@ -116,6 +122,16 @@ class Node:
         super().__init_subclass__()
         FUNCTIONS.update(functions or {})
         METHODS.update(methods or {})
+
+    def __post_init__(self) -> None:
+        """Raise FeatureError if the tree is nested too deeply for the functions that walk through it."""
+        depth = 1 + max((getattr(child, "_depth", 1) for child in self.children), default=0)
+        if depth > DEEPEST:
+            raise FeatureError(
+                f"A feature is nested at most {DEEPEST} levels deep, and this one is deeper: {shorten(self.label)}. "
+                "Sums and products of many features are one level; write it with fewer functions inside each other."
+            )
+        object.__setattr__(self, "_depth", depth)
 
     # The tree.
 
@@ -230,18 +246,22 @@ def element(index: Any, name: str) -> Element:
 def integer(x: Any, name: str) -> int:
     """Return an integer of any type as an `int`; raise FeatureError, with the valid indices of `name`, otherwise."""
     if isinstance(x, bool) or not isinstance(x, numbers.Integral):
-        raise FeatureError(f'{name} is indexed with integers, slices, ..., or "bos"; got {x!r} ({type(x).__name__}).')
+        raise FeatureError(
+            f'{name} is indexed with integers, slices, ..., or "bos"; got {quoted(x)} ({type(x).__name__}).'
+        )
+    if not -LARGEST < int(x) < LARGEST:  # such a number may not even be written: Python refuses 5,000 digits
+        raise FeatureError(f"{name} is indexed with integers below {LARGEST}; here is one that is larger.")
     return int(x)
 
 
 def finite_number(x: Any, where: str) -> float:
     """Return a finite number as a `float`; raise FeatureError, which names the place `where`, otherwise."""
     if isinstance(x, bool) or not isinstance(x, numbers.Real):
-        raise FeatureError(f"{where} takes a number; got {x!r} ({type(x).__name__}).")
+        raise FeatureError(f"{where} takes a number; got {quoted(x)} ({type(x).__name__}).")
     try:
         value = float(x)
     except OverflowError:  # an integer too large for a float
         value = math.inf
     if not math.isfinite(value):
-        raise FeatureError(f"{where} takes finite numbers only; here is one that is {value}.")
+        raise FeatureError(f"{where} takes finite numbers only; got {value}.")
     return value

@@ -21,7 +21,7 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dreamy_lens.errors import FeatureError, FeatureSyntaxError
+from dreamy_lens.errors import FeatureError, FeatureSyntaxError, quoted
 from dreamy_lens.features import constructors
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.lexer import SHORT_NEURON, Token, tokenise, unquote
@@ -49,7 +49,7 @@ def parse(text: str | ex.Feature) -> ex.Feature:
     if isinstance(text, ex.Feature):
         return text
     if not isinstance(text, str):
-        raise FeatureError(f"A feature is an expression or its text; got {text!r} ({type(text).__name__}).")
+        raise FeatureError(f"A feature is an expression or its text; got {quoted(text)} ({type(text).__name__}).")
     try:
         return _Reader(text).whole()
     except RecursionError:
@@ -130,7 +130,7 @@ class _Reader:
                 continue
             right = self.factor()
             if mark.text == "/" and isinstance(right, ex.Feature):
-                raise self.fail("A feature can be divided by a number only.", mark.at)
+                raise self.fail("A feature can only be divided by a number.", mark.at)
             left = self.attempt(lambda a=left, b=right, m=mark: a * b if m.text == "*" else a / b, mark.at)
         return left
 
@@ -159,7 +159,7 @@ class _Reader:
 
     def must_be_feature(self, part: Any, at: int) -> None:
         if not isinstance(part, ex.Feature):
-            raise self.fail("This applies to a feature, not to a number.", at)
+            raise self.fail("This can only be applied to a feature, not to a number.", at)
 
     def method(self, feature: ex.Feature, name: str, at: int) -> Any:
         if name not in METHODS:
@@ -187,11 +187,13 @@ class _Reader:
         self.next()
         if self.is_mark("("):
             return self.call(token.text, token.at)
-        return self.named(token.text)
+        return self.named(token.text, token.at)
 
-    def named(self, name: str) -> ex.Feature:
+    def named(self, name: str, at: int) -> ex.Feature:
         match = SHORT_NEURON.fullmatch(name)
-        return constructors.neuron(int(match[1]), int(match[2])) if match else ex.Hook(name)
+        if match is None:
+            return ex.Hook(name)
+        return self.attempt(lambda: constructors.neuron(int(match[1]), int(match[2])), at)
 
     def call(self, name: str, at: int) -> Any:
         """Read a function call, or a method call on a hook point without an index.
@@ -203,7 +205,7 @@ class _Reader:
             if stem in ("dl", "dreamy_lens") and last in FUNCTIONS:
                 raise self.fail(f"Write {last}(...) without {stem!r} before it.", at)
             if stem:
-                return self.method(self.named(stem), last, at + len(stem) + 1)
+                return self.method(self.named(stem, at), last, at + len(stem) + 1)
             raise self.fail(
                 f"There is no function {name!r}{_did_you_mean(name, FUNCTIONS)}; there are {', '.join(FUNCTIONS)}.", at
             )

@@ -6,6 +6,9 @@ import contextlib
 import os
 from pathlib import Path
 
+from dreamy_lens.errors import FeatureError, quoted
+from dreamy_lens.models.names import why_no_path
+
 _WITH_NAME = ".safetensors:"
 
 
@@ -17,14 +20,31 @@ def split_location(location: str) -> tuple[Path, str]:
     ('probe.safetensors', 'layer 3')
     """
     name = ""
+    if why_no_path(location):
+        return Path(location), name
     if not Path(location).expanduser().exists() and _WITH_NAME in location:
         stem, _, name = location.partition(_WITH_NAME)
         location = f"{stem}.safetensors"
     return Path(location).expanduser(), name
 
 
+def checked_path(location: str, what: str) -> str:
+    """Return a path unchanged; raise FeatureError if no file or folder can have it, before the system is asked.
+
+    Args:
+        location: Path, as a text.
+        what: Subject of the error message, as in "A direction's file".
+    """
+    impossible = why_no_path(location)
+    if impossible is not None:
+        raise FeatureError(f"{what} cannot be {quoted(location)}: {impossible}. Give another path.")
+    return location
+
+
 def absolute_path(location: str) -> str:
     """Return a path, or `file.safetensors:name`, made absolute if the file exists, and any other text unchanged."""
+    if why_no_path(location):
+        return location
     file, name = split_location(location)
     if not file.exists():
         return location
@@ -36,6 +56,8 @@ def file_stamps(location: str) -> bytes:
 
     The bytes differ after a change of a file. No content is read.
     """
+    if why_no_path(location):
+        return location.encode("utf-8", "surrogatepass")
     place = Path(location).expanduser()
     stamps = [str(place.absolute())]
     for file in sorted(place.rglob("*")) if place.is_dir() else [place]:

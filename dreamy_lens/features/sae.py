@@ -2,11 +2,12 @@
 
 This module promises:
 
-- `import dreamy_lens.features.sae` imports no torch, and `load_sae` reads a folder's configuration and its tensors'
-  *shapes*; the first request for a latent reads numbers, and then only the columns that this latent needs.
+- `import dreamy_lens.features.sae` imports no torch. `sae_loading.load_sae` reads a folder's configuration and its
+  tensors' *shapes*; the first request for a latent reads numbers, and then only the columns that this latent needs.
 - One latent costs one column of the encoder. A TopK latent needs all columns, to find the k strongest latents.
 - Arithmetic is in float32 (float64 if the activation is), on the activation's device, for every precision of the file.
 - An SAE is a value: two SAEs read from the same folder for the same hook point are equal.
+- Weights that are not finite numbers raise an error when they are read.
 
 The format is that of SAELens: `cfg.json` beside `sae_weights.safetensors`, as its versions 1 to 6 write them. With x
 the activation, after the centring and scaling that the configuration asks for:
@@ -22,7 +23,6 @@ An inactive latent has zero gradient, so a search that starts far from the laten
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any
 from einops import rearrange
 
 from dreamy_lens.errors import FeatureRangeError, SAEError
-from dreamy_lens.features.sae_format import CONFIG, WEIGHTS, Encoder, Read, open_folder, read_config, reader_of
+from dreamy_lens.features.sae_conditions import Conditions
+from dreamy_lens.features.sae_format import Encoder, Read
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,8 @@ class SAE:
         architecture: "standard", "topk", "jumprelu" or "gated"; "encode" for a wrapped object that does not state it.
         source: Folder as given by the caller. None for a wrapped object.
         encoder: Settings of the computation, from the configuration. None for a wrapped object without a configuration.
+        conditions: Conditions of the training, from the configuration; `sae_fit.fitted` keeps them for a model.
+        centres: True if the mean of the units is subtracted from an activation first, as centred weights would do.
     """
 
     hook_name: str
@@ -57,6 +60,8 @@ class SAE:
     architecture: str
     source: str | None = None
     encoder: Encoder | None = field(default=None, repr=False)
+    conditions: Conditions | None = field(default=None, repr=False)
+    centres: bool = field(default=False, repr=False)
     _read: Read | None = field(default=None, repr=False)
     _object: Any = field(default=None, repr=False)
     _cache: dict[Any, torch.Tensor] = field(default_factory=dict, repr=False)
@@ -64,7 +69,7 @@ class SAE:
     @property
     def _identity(self) -> tuple[object, ...]:
         where = id(self._object) if self.source is None else str(Path(self.source).expanduser().resolve())
-        return where, self.hook_name
+        return where, self.hook_name, self.conditions.ignored if self.conditions else ()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SAE) and self._identity == other._identity
@@ -101,6 +106,11 @@ class SAE:
             )
 
     @property
+    def origin(self) -> Any:
+        """Return what the autoencoder was made from: its folder, or the wrapped object."""
+        return self.source if self.source is not None else self._object
+
+    @property
     def joins_heads(self) -> bool:
         """Return True if the heads of an activation `[..., heads, d_head]` are concatenated before encoding."""
         return self.encoder is not None and self.encoder.joins_heads
@@ -109,7 +119,7 @@ class SAE:
     def output_hook(self) -> str:
         """Return the hook point that the decoder writes to: that named by a wrapped object, or `hook_name`."""
         config = getattr(self._object, "cfg", None)
-        named = getattr(config, "hook_name_out", None)
+        named = getattr(config, "hook_name_out", None) or (self.encoder.output_hook if self.encoder else None)
         return named or getattr(getattr(config, "metadata", None), "hook_name_out", None) or self.hook_name
 
     def decoder_row(self, i: int) -> Float[torch.Tensor, " d_out"]:
@@ -120,11 +130,34 @@ class SAE:
             SAEError: No decoder can be read.
         """
         self.check_latent(i)
+        if self.encoder is not None and self.encoder.output_head is not None:
+            raise SAEError(
+                f"{self} writes to the attention head {self.encoder.output_head} (hook_head_index_out), and effects "
+                "are computed for whole hook points only."
+            )
         try:
             row = self._read("W_dec", i) if self._read is not None else self._object.W_dec[i]
+            scale = self.encoder.decoder_scale if self.encoder else None
+            if scale is not None and self._read is not None:  # trained after the decoder, and multiplied at its input
+                row = row * self._read(scale, i)
         except Exception as error:
-            raise SAEError(f"{self} shows no decoder (W_dec), so what its latents write is not known.") from error
-        return row.detach().float().cpu().flatten()
+            raise SAEError(
+                f"{self} has no decoder (W_dec) that can be read, so it is not known what its latents write."
+            ) from error
+        return self._checked("W_dec", row.detach().float().cpu().flatten())
+
+    def check_weights(self) -> None:
+        """Raise SAEError if a wrapped object has a weight that is not a finite number.
+
+        All weights are read once, so this is for the start of a run. A folder's weights are checked on reading.
+        """
+        if self._object is None:
+            return
+        named: Any = getattr(self._object, "named_parameters", None)
+        weights: Any = named() if callable(named) else getattr(self._object, "__dict__", {}).items()
+        for name, tensor in weights:
+            if hasattr(tensor, "isfinite") and getattr(tensor, "is_floating_point", bool)():
+                self._checked(str(name), tensor.detach())
 
     def encode(
         self, x: Float[torch.Tensor, "*row d_in"], pre_activation: bool = False
@@ -189,6 +222,8 @@ class SAE:
         self.check_activation(x.shape)
         # The object may live in another precision or on another device than the model.
         own = next((p for p in getattr(self._object, "parameters", list)() if p.is_floating_point()), None)
+        if self.centres:
+            x = _centred(_floats(x))
         x_own = self._one_head(_floats(x) if own is None else x.to(own))
         latents = self._object.encode(x_own)
         rows = list(x_own.shape[: -2 if self.joins_heads else -1])
@@ -209,13 +244,22 @@ class SAE:
             return self._read(name, i).detach().to(like)
         key = name, i, like.device, like.dtype
         if key not in self._cache:
-            self._cache[key] = self._read(name, i).to(like)
+            self._cache[key] = self._checked(name, self._read(name, i).to(like))
         return self._cache[key]
+
+    def _checked(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        if not bool(weight.isfinite().all()):
+            raise SAEError(
+                f"{self} has weights {name} that are NaN or infinite, so its latents would be no numbers. Download or "
+                "save the autoencoder again."
+            )
+        return weight
 
     def _prepare(self, x: torch.Tensor) -> torch.Tensor:
         assert self.encoder is not None
         self.check_activation(x.shape)
-        x = _floats(self._one_head(x))
+        x = _floats(x)
+        x = self._one_head(_centred(x) if self.centres else x)
         if self.joins_heads:
             x = rearrange(x, "... head d_head -> ... (head d_head)")
         if self.encoder.normalisation == "constant_norm_rescale":
@@ -268,78 +312,11 @@ class SAE:
             return torch.zeros_like(pre, dtype=torch.bool).scatter(-1, strongest, True)
 
 
-def load_sae(source: str | os.PathLike[str] | object, hook: str | None = None) -> SAE:
-    """Read a sparse autoencoder from a folder, or wrap one that is already in memory.
-
-    Args:
-        source: Folder in SAELens format (`cfg.json`, `sae_weights.safetensors`), or any object with
-            `encode(x [..., d_in]) -> [..., d_sae]`, or an `SAE`.
-        hook: Hook point that the autoencoder encodes. Default: the hook point named by its configuration (for an object
-            `cfg.hook_name` or `cfg.metadata.hook_name`).
-
-    Returns:
-        Autoencoder as an immutable value. The numbers of a folder are read when first needed.
-
-    Raises:
-        SAEError: The folder is incomplete or contradicts itself, its architecture is not one of
-            `sae_format.ARCHITECTURES`, or neither `hook` nor the configuration names a hook point.
-
-    Example:
-        >>> class Halves:
-        ...     def encode(self, x):
-        ...         return (x[..., :2] - x[..., 2:]).relu()
-        >>> sae = load_sae(Halves(), hook="blocks.0.hook_resid_post")
-        >>> import torch
-        >>> sae.latent(torch.tensor([[1.0, 5.0, 3.0, 2.0]]), 1)
-        tensor([3.])
-    """
-    if isinstance(source, SAE):
-        if hook is None or hook == source.hook_name:
-            return source
-        return load_sae(source.source if source.source is not None else source._object, hook)
-    if not isinstance(source, (str, os.PathLike)):
-        return _wrap(source, hook)
-    given = Path(source)
-    given = given.parent if given.name in (CONFIG, WEIGHTS) else given
-    folder = given.expanduser()
-    config, shapes, read = open_folder(folder)
-    encoder = read_config(config, shapes, f"The SAE folder {folder}")
-    name = _hook_name(hook, encoder.hook_name, f"{CONFIG} of the SAE folder {folder}")
-    return SAE(name, encoder.d_in, encoder.d_sae, encoder.architecture, str(given), encoder, read)
-
-
-def _wrap(thing: Any, hook: str | None) -> SAE:
-    kind = type(thing).__name__
-    if not callable(getattr(thing, "encode", None)):
-        raise SAEError(
-            f"An object of type {kind} is not a sparse autoencoder: it has no encode(x). Give a folder with {CONFIG} "
-            f"and {WEIGHTS}, or an object whose encode(x [..., d_in]) returns latents [..., d_sae]."
-        )
-    config = getattr(thing, "cfg", None)
-    metadata = getattr(config, "metadata", None)
-    named = getattr(config, "hook_name", None) or getattr(metadata, "hook_name", None)
-    name = _hook_name(hook, named, f"The configuration of the {kind}")
-    encoder = read = None
-    if callable(getattr(config, "to_dict", None)):
-        shapes, read = reader_of(thing)
-        try:
-            encoder = read_config(config.to_dict(), shapes, f"The {kind}")  # pyright: ignore[reportOptionalMemberAccess]
-        except SAEError:
-            read = None  # encode() works; only the pre-activations are unknown
-    if encoder is not None:
-        return SAE(name, encoder.d_in, encoder.d_sae, encoder.architecture, None, encoder, read, thing)
-    sizes = (getattr(thing, size, None) or getattr(config, size, None) for size in ("d_in", "d_sae"))
-    d_in, d_sae = (size if isinstance(size, int) else None for size in sizes)
-    return SAE(name, d_in, d_sae, "encode", _object=thing)
-
-
-def _hook_name(given: str | None, configured: Any, where: str) -> str:
-    if given or configured:
-        return given or str(configured)
-    raise SAEError(f'{where} does not say which hook point it encodes. Name it: hook="blocks.3.hook_resid_post".')
-
-
 def _floats(x: torch.Tensor) -> torch.Tensor:
     import torch
 
     return x if x.dtype == torch.float64 else x.float()
+
+
+def _centred(x: torch.Tensor) -> torch.Tensor:
+    return x - x.mean(-1, keepdim=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 from dreamy_lens.errors import FeatureError, FeatureRangeError
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.forward_pass import RowLayout
+from dreamy_lens.models.hook_meanings import check_meaning
 from dreamy_lens.models.hooked_model import HookedModel
 
 PROBE_LENGTH = 6
@@ -56,6 +57,7 @@ class ShapeProbe:
     Raises:
         UnknownHookError: The model has no hook point of a name that the feature reads.
         HookNotFiredError: A forward pass does not compute the activation at a hook point.
+        HookMeaningError: A hook point does not hold what its name says, such as neurons.
         FeatureRangeError: An activation does not depend on the prompts, an index has more elements than the activation
             has axes, or a position is beyond the model's context.
     """
@@ -63,13 +65,15 @@ class ShapeProbe:
     def __init__(self, model: HookedModel, feature: ex.Feature, prepend_bos: bool | None) -> None:
         self.model = model
         self.bos = model.bos(prepend_bos)
-        self._saes: dict[ex.Latent, Any] = {}
+        self._saes: dict[Any, Any] = {}
         self.hooks = list(dict.fromkeys(name for node in feature.walk() for name in self._named_by(node)))
         for name in self.hooks:
             model.check_hook(name)
         before = len(self.bos)
         long, short = (self._shapes(RowLayout(before, 0, PROBE_LENGTH - less, 0)) for less in (0, 1))
         self.axes = {name: self._describe(name, long[name], short[name]) for name in self.hooks}
+        for name in self.hooks:
+            check_meaning(model, name)
 
         needed = max((_reach(e) for node in feature.walk() for e in self._positions(node)), default=0)
         if model.n_ctx is not None and needed + before > model.n_ctx:
@@ -87,12 +91,22 @@ class ShapeProbe:
         return torch.tensor([tokens, tokens], device=model.device)
 
     def sae(self, node: ex.Latent) -> Any:
-        """Return the autoencoder of a latent."""
-        from dreamy_lens.features.sae import load_sae
+        """Return the autoencoder of a latent, made to keep the conditions of its training on this model.
 
-        if node not in self._saes:
-            self._saes[node] = load_sae(node.sae, node.hook)
-        return self._saes[node]
+        Raises:
+            SAEError: It cannot be read, has weights that are no finite numbers, or does not fit the model.
+        """
+        from dreamy_lens.features.sae_fit import fitted
+        from dreamy_lens.features.sae_loading import load_sae
+
+        key = node.sae if isinstance(node.sae, str) else id(node.sae), node.hook, node.ignore
+        if key not in self._saes:
+            sae = load_sae(node.sae, node.hook, ignore=node.ignore)
+            sae.check_weights()
+            self.model.check_hook(sae.hook_name)
+            layout = RowLayout(len(self.bos), 0, PROBE_LENGTH, 0)
+            self._saes[key] = fitted(sae, self.model, bool(self.bos), lambda: self.row(layout, self.model))
+        return self._saes[key]
 
     def spread(self, f: ex.Hook) -> list[ex.Element]:
         """Return one index element for each axis, with `...` and missing elements replaced by full spans."""

@@ -105,7 +105,11 @@ class Backend(Protocol):
 
     @abstractmethod
     def hook_names(self) -> list[str]:
-        """Return every valid hook point name, including :data:`EMBEDDING`."""
+        """Return every valid hook point name, including :data:`EMBEDDING`.
+
+        The familiar names mean here what they mean elsewhere: `blocks.1.mlp.hook_post` holds neurons. A backend with
+        :meth:`component` is checked (:mod:`dreamy_lens.models.hook_meanings`); another one promises it.
+        """
         ...
 
     @abstractmethod
@@ -199,6 +203,15 @@ class Backend(Protocol):
     def is_same_hook(self, name: str, other: str) -> bool:
         """Return whether two names refer to the same hook point; an unknown name refers to no hook point."""
         return name == other
+
+    @property
+    def normalisation(self) -> str | None:
+        """Kind of the norms that read the residual stream: "layer" or "rms"; None if it is not known."""
+        return None
+
+    def value_bias(self, layer: int) -> Tensor | None:
+        """Return the bias of the attention's values in a layer; None if there is none or it is not known."""
+        return None
 
     @property
     def parallel_blocks(self) -> bool:

@@ -19,10 +19,11 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dreamy_lens.errors import HookNotFiredError, ModelError
+from dreamy_lens.errors import HookNotFiredError, ModelError, quoted
 from dreamy_lens.models.backend import EMBEDDING, Backend, Reader
 from dreamy_lens.models.names import located, nearest
 from dreamy_lens.models.persistent_hooks import attach, persistent_hooks_of
+from dreamy_lens.models.stand_ins import without_stand_ins
 
 _GATES = {
     "attn.hook_result": "use_attn_result",
@@ -61,15 +62,17 @@ class BridgePasses(Backend):
                 "TransformerBridge, a Hugging Face id or a local folder; for a Hugging Face model in memory use "
                 "TransformerBridge.boot_transformers(name, hf_model=..., tokenizer=...)."
             )
+        _check_weights(bridge)
         bridge.eval()
         self.bridge = self.module = bridge
-        self.tokenizer = bridge.tokenizer
+        self.tokenizer = without_stand_ins(bridge.tokenizer)
         self.name = located(name or str(getattr(bridge.cfg, "model_name", type(bridge).__name__)))
         weight = self.embedding_weight
         self.d_vocab = int(weight.shape[0] if weight is not None else bridge.cfg.d_vocab)
         self.d_model = int(getattr(bridge.cfg, "d_model", 0))
         self.n_ctx = int(getattr(bridge.cfg, "n_ctx", 0) or 0) or None
         self.n_layers = int(bridge.cfg.n_layers)
+        self.n_heads = int(getattr(bridge.cfg, "n_heads", 0) or 0) or None
         self._point_cache: dict[tuple[str, bool], Any] = {}
         # Dictionaries in which torch keeps a module's hooks, keyed by ids that it never reuses.
         modules = list(bridge.modules())
@@ -274,9 +277,24 @@ class BridgePasses(Backend):
         self.observe(ids, {n: lambda activation, hook=None, n=n: fired.setdefault(n) for n in others})
         near = nearest(silent, [n for n in fired if n.startswith(silent.rpartition(".")[0])] or list(fired))
         raise HookNotFiredError(
-            f"{self.name} lists the hook point {silent!r}, but a forward pass does not go through it; "
-            f"nearest of those it does: {', '.join(near)}."
+            f"{self.name} lists the hook point {quoted(silent)}, but a forward pass does not go through it; "
+            f"the nearest hook points that it goes through: {', '.join(near)}."
         )
+
+
+def _check_weights(bridge: Any) -> None:
+    """Raise ModelError if the bridge has no weights, or weights that can have no gradients."""
+    for parameter in bridge.parameters():
+        if parameter.device.type == "meta":
+            raise ModelError(
+                "The model has weights on the device 'meta', which are only shapes: they were not loaded, or were "
+                "moved to the disk. Load the model on a CPU or a GPU."
+            )
+        if parameter.is_inference():
+            raise ModelError(
+                "The model was made inside torch.inference_mode(), so its weights can have no gradients. Make it "
+                "outside, or inside torch.no_grad()."
+            )
 
 
 def _hook_tables(module: Any) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dreamy_lens.errors import FeatureError, ModelError, UnknownHookError
+from dreamy_lens.errors import FeatureError, ModelError, UnknownHookError, quoted
 from dreamy_lens.models.backend import Backend, ComponentBypass, PackedRunner, Reader
 from dreamy_lens.models.kernels import Kernels
 from dreamy_lens.models.locking import lock_of
@@ -50,6 +51,13 @@ class HookedModel:
         self.vocabulary = Vocabulary(self.tokenizer, backend.d_vocab)
         self.n_ctx, self.n_layers, self.d_model = backend.n_ctx, backend.n_layers, backend.d_model
         self.kernels = Kernels(backend.module)
+        if backend.default_prepend_bos and self.vocabulary.bos is None:
+            warnings.warn(
+                f"{self.name}'s tokenizer {self.vocabulary.why_no_bos}, so its prompts start without one. To put a "
+                'token of your choice before every prompt, use a template, such as template("<token>{dream}").',
+                UserWarning,
+                stacklevel=2,
+            )
         self._parameters: list[Tensor] | None = None
         self._table: Tensor | None = None
         self._table_state: tuple[Any, ...] | None = None
@@ -87,6 +95,11 @@ class HookedModel:
         return self.device, self.dtype, *self.backend.mode
 
     @property
+    def is_processed(self) -> bool:
+        """True if the model is in a mode in which its weights are usually processed, as in compatibility mode."""
+        return any(self.backend.mode)
+
+    @property
     def lock(self) -> threading.RLock:
         """Re-entrant lock that a thread holds while it uses the model; all models of one source share it."""
         # Not stored on the model or its source: models are copied and pickled, and locks cannot be.
@@ -95,15 +108,17 @@ class HookedModel:
     @property
     def prepends_bos(self) -> bool:
         """True if prompts follow a BOS token by the model's own convention."""
-        return bool(self.backend.default_prepend_bos) and self.tokenizer.bos_token_id is not None
+        return bool(self.backend.default_prepend_bos) and self.vocabulary.bos is not None
 
     def bos(self, prepend_bos: bool | None) -> list[int]:
         """Return the ids that precede every prompt: one BOS token, or none."""
         if not (self.prepends_bos if prepend_bos is None else prepend_bos):
             return []
-        if self.tokenizer.bos_token_id is None:
-            raise ModelError(f"{self.name}'s tokenizer has no BOS token, so prepend_bos=True is impossible; use False.")
-        return [int(self.tokenizer.bos_token_id)]
+        if self.vocabulary.bos is None:
+            raise ModelError(
+                f"{self.name}'s tokenizer {self.vocabulary.why_no_bos}, so prepend_bos=True is impossible; use False."
+            )
+        return [self.vocabulary.bos]
 
     def hook_names(self) -> list[str]:
         """Return every valid hook point name, aliases included."""
@@ -120,14 +135,15 @@ class HookedModel:
             return
         near = nearest(name, names)
         layer = name.split(".")
-        neuron = re.fullmatch(r"[lL]\.?([0-9]+)[._ ]?[nN]\.?([0-9]+)", name)
-        if len(layer) > 1 and layer[0] == "blocks" and layer[1].isdigit() and int(layer[1]) >= self.n_layers:
+        neuron = re.fullmatch(r"[lL]\.?([0-9]{1,9})[._ ]?[nN]\.?([0-9]{1,9})", name)
+        is_layer = len(layer) > 1 and layer[0] == "blocks" and re.fullmatch("[0-9]+", layer[1]) is not None
+        if is_layer and (len(layer[1]) > 9 or int(layer[1]) >= self.n_layers):
             near_text = f"its layers are 0 to {self.n_layers - 1}"
         elif neuron:
             near_text = f"the neuron {neuron[2]} of layer {neuron[1]} is written L{neuron[1]}.N{neuron[2]}"
         else:
             near_text = "nearest: " + ", ".join(near) if near else "see `dreamy-lens hooks`"
-        raise UnknownHookError(f"{self.name} has no hook point {name!r}; {near_text}.")
+        raise UnknownHookError(f"{self.name} has no hook point {quoted(name)}; {near_text}.")
 
     def check_same_tokenizer(self, other: HookedModel) -> None:
         """Raise FeatureError unless another model has the same tokenizer."""

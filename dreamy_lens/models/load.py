@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import threading
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamy_lens._host import working
-from dreamy_lens.errors import ModelError, TokenizerError
+from dreamy_lens.errors import ModelError, TokenizerError, quoted, shorten
 from dreamy_lens.models import hub
-from dreamy_lens.models.names import EMBEDDED_NAME
+from dreamy_lens.models.names import EMBEDDED_NAME, why_no_path
+from dreamy_lens.models.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from dreamy_lens.models.hooked_model import HookedModel
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 # Threads that request a model at the same time get the same HookedModel.
 _WRAPPING = threading.RLock()
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any = None, **options: Any) -> Any:
@@ -54,17 +57,30 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
     dtype, device = _checked_dtype(dtype), _checked_device(device)
     unanswered = ""
     try:
-        with hub.asked(source) as unanswered, working(f"Loading the model {source[:200]!r}"), _quiet_progress():
+        # Weights that are made in inference mode could have no gradients.
+        loading = working(f"Loading the model {quoted(source, 200)}")
+        with hub.asked(source) as unanswered, loading, _quiet_progress(), torch.inference_mode(False):
             bridge = TransformerBridge.boot_transformers(source, device=device, dtype=dtype or torch.float32, **options)
     except Exception as error:
+        if Path(source).exists() and not _has_tokenizer_files(source) and isinstance(error, ValueError):
+            raise TokenizerError(
+                f"The folder {quoted(source, 300)} has a model but no tokenizer: it has {_TOKENIZER_CONFIG}, and that "
+                f"tokenizer needs more files, such as {', '.join(_TOKENIZER_FILES)}. Save it again beside the model: "
+                "tokenizer.save_pretrained(folder)."
+            ) from error
         if Path(source).exists():
-            raise ModelError(f"The folder {source!r} cannot be loaded as a Hugging Face model: {error}") from error
+            raise ModelError(
+                f"The folder {quoted(source, 300)} cannot be loaded as a Hugging Face model: {error}"
+            ) from error
         raise ModelError(
-            f"{source!r} is neither a local folder nor a model that could be loaded from the Hugging Face Hub: "
-            f"{str(error).rstrip('.')}. There is no such folder in {str(Path.cwd())!r}{unanswered or _if_offline()}. "
+            f"{quoted(source, 300)} is neither a local folder nor a model that could be loaded from the Hugging Face "
+            f"Hub: {str(error).rstrip('.')}. There is no such folder in {str(Path.cwd())!r}"
+            f"{unanswered or _if_offline()}. "
             "The embedded model needs no network: load_model()."
         ) from error
     bridge.eval()
+    if Path(source).is_dir() and not _has_tokenizer_files(source):
+        Vocabulary(bridge.tokenizer, bridge.cfg.d_vocab)  # an empty tokenizer is an error
     if embedded:
         bridge.cfg.default_prepend_bos = True  # every document it was trained on follows the end-of-text token
         bridge.cfg.model_name = EMBEDDED_NAME
@@ -113,13 +129,20 @@ def wrap(model: Any, name: str | None = None) -> HookedModel:
         name: Name of a bridge in results; default: the bridge's own name. A backend always uses its own name.
 
     Raises:
-        ModelError: The object cannot be hooked.
+        ModelError: The object cannot be hooked, or its configuration states something that it does not compute.
     """
     from dreamy_lens.models.backend import Backend
     from dreamy_lens.models.hooked_model import HookedModel
+    from dreamy_lens.models.stated import check_settings, say_disagreements
     from dreamy_lens.models.transformer_lens_backend import TransformerLensBackend
 
-    return HookedModel(model if Backend in type(model).__mro__ else TransformerLensBackend(model, name))
+    if Backend in type(model).__mro__:
+        return HookedModel(model)
+    backend = TransformerLensBackend(model, name)
+    settings = backend.settings()
+    check_settings(backend.name, settings)
+    say_disagreements(backend.name, settings, backend.tokenizer)
+    return HookedModel(backend)
 
 
 @lru_cache(maxsize=1)
@@ -140,22 +163,52 @@ def _embedded_folder() -> str:
 
 def _checked_source(source: str) -> str:
     """Return a Hub id unchanged, or a folder's absolute path; raise an error if the source can be neither."""
+    impossible = why_no_path(source)
+    if impossible is not None:
+        raise ModelError(f"{quoted(source)} cannot be a model's folder: {impossible}. Give an id or a folder.")
     folder = Path(source).expanduser()
-    if not folder.exists():
+    if not os.path.lexists(folder):
         reason = _why_no_hub_id(source)
         if reason is not None:
-            raise ModelError(f"There is no folder {source!r} (working folder: {Path.cwd()}){reason}.")
+            raise ModelError(f"There is no folder {quoted(source, 300)} (working folder: {Path.cwd()}){reason}.")
         return source
     if not folder.is_dir():
-        raise ModelError(f"{source!r} is a file; name the folder that holds the model: {str(folder.parent)!r}?")
+        raise ModelError(
+            f"{quoted(source, 300)} is a file; name the folder that holds the model: {str(folder.parent)!r}?"
+        )
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(_why_no_adapter(folder, source))
     if not (folder / "config.json").is_file():
-        raise ModelError(f"The folder {source!r} has no config.json, so it is not a Hugging Face model folder.")
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(
+            f"The folder {quoted(source, 300)} has no config.json, so it is not a Hugging Face model folder."
+        )
+    # Tokenizers of bytes or of code points need no file but their configuration.
+    if not any((folder / name).is_file() for name in (*_TOKENIZER_FILES, _TOKENIZER_CONFIG)):
         raise TokenizerError(
-            f"The folder {source!r} has a model but no tokenizer (looked for {', '.join(_TOKENIZER_FILES)}). "
-            "Save the tokenizer beside the model: tokenizer.save_pretrained(folder)."
+            f"The folder {quoted(source, 300)} has a model but no tokenizer: neither {_TOKENIZER_CONFIG} nor any of "
+            f"{', '.join(_TOKENIZER_FILES)}. Save the tokenizer beside the model: tokenizer.save_pretrained(folder)."
         )
     return os.path.abspath(folder)
+
+
+def _has_tokenizer_files(folder: str) -> bool:
+    """Return whether a folder has one of the files that most tokenizers need."""
+    return any((Path(folder) / name).is_file() for name in _TOKENIZER_FILES)
+
+
+def _why_no_adapter(folder: Path, source: str) -> str:
+    """Return the error message for a folder of an adapter, with the name of the model that it belongs to."""
+    try:
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base = None
+    named = "MODEL" if not isinstance(base, str) else quoted(base)
+    return (
+        f"The folder {quoted(source, 300)} holds an adapter, not a whole model, and TransformerLens cannot run "
+        "adapters. Merge it into its model with the library peft, and load the result: PeftModel.from_pretrained("
+        f"AutoModelForCausalLM.from_pretrained({named}), {quoted(source, 300)}).merge_and_unload()"
+        ".save_pretrained(folder), and save the tokenizer there too."
+    )
 
 
 def _why_no_hub_id(source: str) -> str | None:
@@ -183,7 +236,9 @@ def _checked_dtype(dtype: Any) -> Any:
         return checked
     if dtype is None:
         return None
-    raise ModelError(f"{dtype!r} is not a torch dtype that a model can have; use 'float32', 'bfloat16' or 'float16'.")
+    raise ModelError(
+        f"{quoted(dtype)} is not a torch dtype that a model can have; use 'float32', 'bfloat16' or 'float16'."
+    )
 
 
 def _checked_device(device: Any) -> Any:
@@ -192,12 +247,13 @@ def _checked_device(device: Any) -> Any:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
+        if torch.empty(0, device=device).device.type == "meta":
+            raise ModelError("A model on the device 'meta' has no weights, only their shapes; use 'cpu' or a GPU.")
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-        reason = str(error).split("\n")[0]
+        reason = shorten(str(error).split("\n")[0], 200)
         raise ModelError(
-            f"There is no device {device!r} here; there is {', '.join(['cpu', *gpus])} ({reason})"
+            f"There is no device {quoted(device)} here; there is {', '.join(['cpu', *gpus])} ({reason})."
         ) from None
     return device
 

@@ -57,6 +57,19 @@ class TransformerLensBackend(BridgePasses):
         return points[name] is points.get(other)
 
     @property
+    def normalisation(self) -> str | None:
+        """Kind of the norms that read the residual stream, "layer" or "rms", by TransformerLens' name for it."""
+        named = str(getattr(self.bridge.cfg, "normalization_type", None))
+        return {"LN": "layer", "LNPre": "layer", "RMS": "rms", "RMSPre": "rms"}.get(named)
+
+    def value_bias(self, layer: int) -> Tensor | None:
+        """Return the bias of the attention's values in a layer, in any shape; None if there is none."""
+        try:
+            return self.bridge.blocks[layer].attn.b_V
+        except (AttributeError, IndexError, KeyError, NotImplementedError):
+            return None
+
+    @property
     def parallel_blocks(self) -> bool:
         """True if attention and MLP of a block read the same residual stream."""
         return bool(getattr(self.bridge.cfg, "parallel_attn_mlp", False))

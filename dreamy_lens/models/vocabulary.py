@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from dreamy_lens.errors import PromptError, TokenError, TokenizerError
+from dreamy_lens.errors import PromptError, TokenError, TokenizerError, quoted, shorten
 
 REPLACEMENT = "\ufffd"
+LONGEST_TARGET = 1000
+"""Largest number of characters of a text that is looked up as one token."""
+SHOWN = 12
+"""Largest number of tokens that a message shows."""
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
@@ -29,6 +33,8 @@ class Vocabulary:
         known: Mask of the ids for which the tokenizer has a token, bool `[size]`.
         allowed: Mask of the tokens that may be proposed, bool `[size]`: known to the tokenizer, not special, and with
             text. It excludes the padding rows of an embedding.
+        bos: Id of the BOS token; None if the tokenizer has none, or has one that the embedding has no row for.
+        why_no_bos: End of a sentence about the tokenizer that says why `bos` is None.
         digest: Hash of the mapping from ids to text; equal for equal tokenizers.
     """
 
@@ -47,6 +53,7 @@ class Vocabulary:
         added = getattr(tokenizer, "added_tokens_decoder", {})
         special |= {i for i, token in added.items() if getattr(token, "special", False)}
         self.special = frozenset(special)
+        self.bos, self.why_no_bos = self._find_bos()
         self.allowed = np.array([bool(k) and i not in special for i, k in enumerate(self.known)])
         self.allowed &= np.array([bool(self.piece(i)) for i in range(self.size)])
         if not self.allowed.any():
@@ -57,6 +64,17 @@ class Vocabulary:
         self.digest = hashlib.sha256(
             "\0".join(f"{i} {name}" for i, name in names.items()).encode("utf-8", "surrogatepass")
         ).hexdigest()[:16]
+
+    def _find_bos(self) -> tuple[int | None, str]:
+        """Return the id of the BOS token, and the reason if there is none."""
+        name, token = self.tokenizer.bos_token, self.tokenizer.bos_token_id
+        if name is None or token is None:
+            return None, "has no BOS token"
+        if not 0 <= token < self.size:
+            return None, f"has the BOS token {name!r} with id {token}, and the embedding has only {self.size} rows"
+        if self.tokenizer.convert_ids_to_tokens(token) != str(name):  # the token for unknown text stands in for it
+            return None, f"names {name!r} as its BOS, which is not a token of its vocabulary"
+        return int(token), ""
 
     def text(self, ids: Iterable[int]) -> str:
         """Return the text of token ids; incomplete characters become U+FFFD."""
@@ -119,33 +137,51 @@ class Vocabulary:
         if isinstance(token, numbers.Integral) and not isinstance(token, bool):
             token = int(token)
             if not (0 <= token < self.size):
-                raise TokenError(f"Token {token} is outside the vocabulary, which has ids 0 to {self.size - 1}.")
+                raise TokenError(
+                    f"Token {quoted(token)} is outside the vocabulary, which has ids 0 to {self.size - 1}."
+                )
             return token
         if not isinstance(token, str):
-            raise TokenError(f"A target is one token, as a text or as an id; got {token!r} ({type(token).__name__}).")
+            raise TokenError(
+                f"A target is one token, as a text or as an id; got {quoted(token)} ({type(token).__name__})."
+            )
+        if len(token) > LONGEST_TARGET:
+            raise TokenError(
+                f"The target {quoted(token, 40)} is far longer than one token. A target is one token: choose another."
+            )
         try:
             single = self._single(token)
             if single is not None:
-                return single
+                return self._with_row(single)
             ids = self.encode(token)
         except PromptError as error:
             raise TokenError(str(error)) from None
         if token in self.tokenizer.all_special_tokens:
-            return int(self.tokenizer.convert_tokens_to_ids(token))
+            return self._with_row(int(self.tokenizer.convert_tokens_to_ids(token)))
         if not ids:
-            raise TokenError(f"The target {token!r} encodes to no token at all.")
+            raise TokenError(f"The target {quoted(token)} encodes to no token at all; a target is one token.")
         ids = self._within(token, ids)
         if len(ids) == 1:
-            return ids[0]
+            return self._with_row(ids[0])
         pieces = self.tokens(ids)
         advice = [f"take the first, {pieces[0]!r} (id {ids[0]})"] if pieces[0].strip() else []
         for variant, change in ((" " + token, "with a leading space"), (token.removeprefix(" "), "without the space")):
             single = self._single(variant) if variant and variant != token else None
             if single is not None and self.piece(single) == variant:
                 advice.append(f"{variant!r} {change}, which is one token")
+        split = " + ".join(map(quoted, pieces[:SHOWN])) + " + …" * (len(pieces) > SHOWN)
         raise TokenError(
-            f"The target {token!r} is {len(ids)} tokens here: {' + '.join(map(repr, pieces))}. A target is one token: "
+            f"The target {quoted(token)} is {len(ids)} tokens here: {split}. A target is one token: "
             f"{'; or '.join(advice) or 'choose another'}."
+        )
+
+    def _with_row(self, token: int) -> int:
+        """Return the id of a token, or raise TokenError if the embedding has no row for it."""
+        if token < self.size:
+            return token
+        raise TokenError(
+            f"The target is {self._named(token)}, and the model's embedding has rows for the ids 0 to {self.size - 1} "
+            "only."
         )
 
     def _single(self, text: str) -> int | None:
@@ -183,16 +219,29 @@ class Vocabulary:
             )
         if array.min() < 0 or array.max() >= self.size:
             bad = int(array.min() if array.min() < 0 else array.max())
-            raise PromptError(f"{what} contains id {bad}, outside the vocabulary, which has ids 0 to {self.size - 1}.")
+            raise PromptError(
+                f"{what} contains {self._named(bad)}, outside the vocabulary, which has ids 0 to {self.size - 1}."
+            )
+        if not self.known[array].all():
+            bad = int(array[~self.known[array]][0])
+            raise PromptError(
+                f"{what} contains id {bad}, and the tokenizer has no such token: its row of the embedding was never "
+                "trained. Use ids of tokens."
+            )
         return array.astype(np.int64)
+
+    def _named(self, token: int) -> str:
+        """Return an id that has no row in the embedding, with its token if the tokenizer has one."""
+        name = self.tokenizer.convert_ids_to_tokens(token) if 0 <= token < len(self.tokenizer) else None
+        return f"id {token}" if name is None else f"the token {quoted(name)} with id {token}"
 
 
 def _not_a_text(text: Any, error: Exception) -> PromptError:
     if not isinstance(text, str):
-        return PromptError(f"A text was expected, and got {text!r} ({type(text).__name__}).")
+        return PromptError(f"A text was expected, and got {quoted(text)} ({type(text).__name__}).")
     at = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
     if at is None:
-        return PromptError(f"The text {text[:40]!r} cannot be tokenized: {str(error).rstrip('.')}.")
+        return PromptError(f"The text {text[:40]!r} cannot be tokenized: {shorten(str(error).rstrip('.'), 200)}.")
     return PromptError(
         f"The text {text[:40]!r} cannot be tokenized: its character {at}, {text[at]!r}, is half of a surrogate pair "
         "and stands for nothing by itself. Leave it out, or read the text with the right encoding."

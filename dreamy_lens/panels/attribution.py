@@ -8,7 +8,7 @@ import traitlets
 
 from dreamy_lens._host import in_kernel
 from dreamy_lens.analysis.attribution import attributions
-from dreamy_lens.errors import DreamyLensError
+from dreamy_lens.errors import DreamyLensError, unknown_setting
 from dreamy_lens.features.binding import BoundFeature
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from dreamy_lens.runs.dream import Dream
     from dreamy_lens.runs.spec import RunSpec
 
+_OPTIONS = ("prepend_bos", "prefix", "suffix", "fluency_model", "batch_size", "share_prefixes")
+
 
 class AttributionPanel(LivePanel):
     """Live view of a prompt under a feature: click a token, try another token, edit the prompt, undo.
@@ -35,7 +37,11 @@ class AttributionPanel(LivePanel):
         prompt: One text, ids `[n]`, or a Prompt.
         model: Bridge, Hugging Face id or folder; None is the embedded model.
         spec: Spec for runs that are started from the panel; None uses the default settings in the panel's template.
-        **options: Keywords of :func:`dreamy_lens.attribution`: `prepend_bos`, `prefix`, `suffix`, `fluency_model`.
+        **options: Keywords of :func:`dreamy_lens.attribution`: `prepend_bos`, `prefix`, `suffix`, `fluency_model`,
+            `batch_size`; and `share_prefixes=False` to score whole prompts.
+
+    Raises:
+        SettingsError: There is no such option.
 
     >>> import dreamy_lens as dl
     >>> panel = dl.panels.AttributionPanel("L2.N812", "the same as described only")
@@ -52,11 +58,14 @@ class AttributionPanel(LivePanel):
     def __init__(
         self, feature: Any, prompt: Any, model: Any = None, *, spec: RunSpec | None = None, **options: Any
     ) -> None:
+        for name in options:
+            if name not in _OPTIONS:
+                raise unknown_setting(name, _OPTIONS)
         if options.get("fluency_model") is not None:
             options["fluency_model"] = as_hooked(options["fluency_model"])
         expression = feature if isinstance(feature, BoundFeature) else parse(feature)
         scorer = Scorer(expression, as_hooked(model), **options)
-        ids = as_ids(prompt, scorer.vocabulary)[0]
+        ids = as_ids(prompt, scorer.vocabulary, scorer.frame.bos)[0]
         self._thread = ModelThread(self)
         self._inspector = PromptInspector(lambda: scorer, lambda ids, ks: attributions(scorer, ids, ks, renew=False))
         super().__init__(**_labels(scorer))
@@ -117,7 +126,8 @@ def explore(feature: Any, prompt: Any, model: Any = None, **options: Any) -> Att
         feature: Expression, or its text.
         prompt: One text, ids `[n]`, or a Prompt.
         model: Bridge, Hugging Face id or folder; None is the embedded model.
-        **options: Keywords of :func:`dreamy_lens.attribution`: `prepend_bos`, `prefix`, `suffix`, `fluency_model`.
+        **options: Keywords of :func:`dreamy_lens.attribution`: `prepend_bos`, `prefix`, `suffix`, `fluency_model`,
+            `batch_size`; and `share_prefixes=False` to score whole prompts.
 
     Returns:
         Panel that displays itself as the last line of a notebook cell.
@@ -125,6 +135,7 @@ def explore(feature: Any, prompt: Any, model: Any = None, **options: Any) -> Att
     Raises:
         FeatureError: The feature does not fit the model.
         PromptError: The prompt is empty, too long, or has tokens that the model does not have.
+        SettingsError: There is no such option.
 
     >>> import dreamy_lens as dl
     >>> dl.explore("L2.N812", "the same as described only")

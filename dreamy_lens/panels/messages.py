@@ -15,6 +15,7 @@ import numpy as np
 from dreamy_lens.errors import DreamyLensError, PromptError
 from dreamy_lens.panels import state
 from dreamy_lens.scoring.prefix_values import values_at_tokens
+from dreamy_lens.scoring.prompts import strip_bos
 
 if TYPE_CHECKING:
     from dreamy_lens.results.attribution import Attribution
@@ -63,7 +64,8 @@ class PromptInspector:
         Raises:
             PromptError: The prompt has no tokens, or is too long.
         """
-        vocabulary = self._scorer().vocabulary
+        scorer = self._scorer()
+        vocabulary = scorer.vocabulary
         if message["type"] == "edit":
             ids = vocabulary.encode(str(message["text"]))
         else:
@@ -71,9 +73,10 @@ class PromptInspector:
             if message["type"] == "try":
                 at = int(message["position"])
                 ids[at : at + 1] = vocabulary.encode(str(message["text"]))
+        ids = strip_bos(ids, scorer.frame.bos)  # there is one before every prompt anyway
         if not len(ids):
             raise PromptError("A prompt needs at least one token; type something.")
-        return self._scorer().check_prompts(np.asarray(ids, dtype=np.int64))[0]
+        return scorer.check_prompts(np.asarray(ids, dtype=np.int64))[0]
 
     def scores(self, ids: np.ndarray) -> dict[str, Any]:
         """Return the entry of a prompt with its value and cross-entropy only, which is the fastest.

@@ -11,7 +11,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dreamy_lens.errors import SettingsError
+from dreamy_lens.errors import SettingsError, quoted
 from dreamy_lens.search import constraints
 from dreamy_lens.search.config import EPOConfig
 from dreamy_lens.search.settings import SettingField, setting_fields
@@ -142,10 +142,10 @@ def parse_seeds(text: str) -> list[int]:
     for part in filter(None, re.split(r"[,;\s]+", re.sub(r"\s*[-–]\s*", "-", text.strip()))):
         match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part)
         if match is None:
-            raise SettingsError(f"seeds has {part!r}; give whole numbers of at least 0, such as 0, 1, 2 or 0-3.")
+            raise SettingsError(f"seeds has {quoted(part)}; give whole numbers of at least 0, such as 0, 1, 2 or 0-3.")
         low, high = int(match[1]), int(match[2] or match[1])
         if high < low:
-            raise SettingsError(f"seeds has {part!r}, which is an empty range; give {high}-{low}.")
+            raise SettingsError(f"seeds has {quoted(part)}, which is an empty range; give {high}-{low}.")
         if len(seeds) + high - low >= MOST_SEEDS:
             raise SettingsError(
                 f"seeds has more than {MOST_SEEDS} seeds; start the runs from Python: dl.dream(..., seeds=...)."

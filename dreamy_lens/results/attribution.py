@@ -182,8 +182,9 @@ class Attribution:
                 **arrays,
             )
         except (KeyError, TypeError, ValueError) as error:
+            reason = f"the entry {error} is missing" if isinstance(error, KeyError) else error
             raise RunFolderError(
-                f"The file {os.fspath(path)!r} is not a whole attribution: {error}. Save it again."
+                f"The file {os.fspath(path)!r} is not a complete attribution: {reason}. Save it again."
             ) from None
 
     def __len__(self) -> int:

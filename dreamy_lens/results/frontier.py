@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from dreamy_lens.errors import RunFolderError, SettingsError
+from dreamy_lens.errors import RunFolderError, SettingsError, quoted
 from dreamy_lens.figures.frontier import frontier_figure
 from dreamy_lens.html.page import fragment
 from dreamy_lens.results.pareto import hull_rows, hypervolume, non_dominated
@@ -187,8 +187,9 @@ class Frontier(Sequence[Prompt]):
         try:
             return cls(Prompt.from_dict(p) for p in read_json(path, FORMAT)["prompts"])
         except (KeyError, TypeError) as error:
+            reason = f"the entry {error} is missing" if isinstance(error, KeyError) else error
             raise RunFolderError(
-                f"The file {os.fspath(path)!r} is not a whole frontier: {error}. Save it again."
+                f"The file {os.fspath(path)!r} is not a complete frontier: {reason}. Save it again."
             ) from None
 
     @overload
@@ -225,5 +226,7 @@ def _limit(name: str, limit: Any, unit: str) -> float:
     except (TypeError, ValueError):
         number = np.nan
     if np.isnan(number):
-        raise SettingsError(f"{name} is {limit!r}, which is not a number; give it in {unit}, or None for no limit.")
+        raise SettingsError(
+            f"{name} is {quoted(limit)}, which is not a number; give it in {unit}, or None for no limit."
+        )
     return number

@@ -112,8 +112,9 @@ class Merged:
                 for r in read_json(path, FORMAT)["runs"]
             ]
         except (KeyError, TypeError) as error:
+            reason = f"the entry {error} is missing" if isinstance(error, KeyError) else error
             raise RunFolderError(
-                f"The file {os.fspath(path)!r} has no whole merged runs: {error}. Save them again."
+                f"The file {os.fspath(path)!r} is not a complete file of merged runs: {reason}. Save them again."
             ) from None
         return merge(runs)
 

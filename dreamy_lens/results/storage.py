@@ -154,14 +154,19 @@ def read_json(path: StrPath, form: str) -> dict[str, Any]:
     try:
         content = json.loads(file.read_bytes())
     except ValueError:
-        raise RunFolderError(f"{_quoted(file)} is not whole JSON: it was truncated or altered.") from None
+        raise RunFolderError(
+            f"{_quoted(file)} is not complete JSON: it was truncated or altered. Copy the file again from an intact "
+            "one."
+        ) from None
     format_in_file = content.get("format") if isinstance(content, dict) else None
     if format_in_file != form:
         kind = f"says it is {format_in_file!r}" if format_in_file else "says nothing about its format"
         raise RunFolderError(f"{_quoted(file)} is not a {form} file: it {kind}.")
     version = content.get("version")
     if not isinstance(version, int):
-        raise RunFolderError(f"{_quoted(file)} says nothing about its version: it was altered.")
+        raise RunFolderError(
+            f"{_quoted(file)} says nothing about its version: it was altered. Copy the file again from an intact one."
+        )
     if version > VERSION:
         raise RunFolderError(
             f"{_quoted(file)} has format version {version}, and this dreamy_lens reads up to {VERSION}: "
@@ -224,11 +229,14 @@ def _read_pair(folder: Path) -> tuple[dict[str, Any], bytes]:
             size, digest = int(head["arrays"]["bytes"]), str(head["arrays"]["sha256"])
             head["meta"].keys()
         except (KeyError, TypeError, AttributeError, ValueError):
-            raise RunFolderError(f"The {RUN} of {_quoted(folder)} was altered: parts of it are missing.") from None
+            raise RunFolderError(
+                f"The {RUN} of {_quoted(folder)} was altered: parts of it are missing. Copy the folder again from an "
+                "intact one."
+            ) from None
         if head.get("meta_sha256") not in (None, _fingerprint(head["meta"])):  # runs of early versions have no checksum
             raise RunFolderError(
                 f"The {RUN} of {_quoted(folder)} was altered: its content does not match its checksum. Undo the "
-                "change, or copy the folder again from a whole one."
+                "change, or copy the folder again from an intact one."
             )
         tries = tries + 1 if digest == before else 0
         before = digest
@@ -244,7 +252,7 @@ def _read_pair(folder: Path) -> tuple[dict[str, Any], bytes]:
             error = f"{ARRAYS} is {damage} ({len(data):,} bytes, and {RUN} says {size:,})"
             if len(data) == size:
                 error = f"{ARRAYS} is altered (its checksum is not the one in {RUN})"
-    raise RunFolderError(f"The run in {_quoted(folder)} is damaged: {error}. Copy the folder again from a whole one.")
+    raise RunFolderError(f"The run in {_quoted(folder)} is damaged: {error}. Copy the folder again from an intact one.")
 
 
 def _fingerprint(meta: dict[str, Any]) -> str:

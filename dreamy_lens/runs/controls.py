@@ -168,7 +168,9 @@ class RunControls:
         """
         with _TAKING:
             if self.active:
-                raise SettingsError(f"The run is already {self.status}. Call wait() for its end, or stop() it, first.")
+                raise SettingsError(
+                    f"The run is already {self.status}. First call wait(), which waits for its end, or stop()."
+                )
             for part in self._parts():
                 worker.follow(part._worker)
                 part._worker = worker

@@ -14,7 +14,7 @@ import numpy as np
 from dreamy_lens import _upcalls
 from dreamy_lens._files import write_text
 from dreamy_lens._host import working
-from dreamy_lens.errors import SettingsError
+from dreamy_lens.errors import SettingsError, quoted
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
 from dreamy_lens.results.prompt import Prompt
@@ -181,7 +181,9 @@ class Dream(RecordedRun):
         """
         is_integer = isinstance(iterations, (int, np.integer)) and not isinstance(iterations, bool)
         if iterations is not None and (not is_integer or iterations < 1):
-            raise SettingsError(f"resume() takes the number of iterations to add, at least 1; got {iterations!r}.")
+            raise SettingsError(
+                f"resume() takes the number of iterations to add, at least 1; got {quoted(iterations)}."
+            )
         return self.config.iterations if iterations is None else self.iteration + int(iterations)
 
     def go_until(self, until: int) -> None:

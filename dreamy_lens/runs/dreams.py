@@ -71,7 +71,8 @@ class Dreams(RunControls, Sequence["Dream"]):
         if len(until) > 1:
             iterations_of_runs = sorted({run.iteration for run in self.runs})
             raise SettingsError(
-                f"The runs are at iterations {iterations_of_runs}; resume() with no number completes all of them."
+                f"resume(n) needs runs that are at the same iteration, and these are at {iterations_of_runs}; resume() "
+                "without a number completes all of them."
             )
         for run in self.runs:
             run.go_until(max(until))

@@ -174,7 +174,7 @@ def unpack_record(
     """
     where = "The run" if folder is None else f"The run in {str(folder)!r}"
     if meta.get("kind") != "dream":
-        raise RunFolderError(f"{str(folder)!r} holds {meta.get('kind')!r}, not a dream.")
+        raise RunFolderError(f"{str(folder)!r} holds a {meta.get('kind')!r}, not a dream; give the folder of a run.")
     history = History.from_arrays(arrays)
     try:
         provenance = Provenance.from_dict(meta["provenance"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamy_lens.errors import FeatureError, ModelError, RunFolderError
+from dreamy_lens.errors import ConstraintError, FeatureError, ModelError, RunFolderError
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.hooked_model import HookedModel, keep_hooks
@@ -19,8 +19,7 @@ from dreamy_lens.results.history import History, HistoryBuilder
 from dreamy_lens.results.prompt import Provenance
 from dreamy_lens.runs.spec import RunRecord, RunSpec
 from dreamy_lens.scoring.scorer import Scorer
-from dreamy_lens.search.constraint_set import ConstraintSet
-from dreamy_lens.search.constraints import Template
+from dreamy_lens.search.constraint_set import ConstraintSet, template_ids
 from dreamy_lens.search.optimizers import find_optimizer
 from dreamy_lens.search.protocol import Search, drive
 from dreamy_lens.search.score_cache import ScoreCache
@@ -63,20 +62,24 @@ class Session:
         feature, model, config = spec.feature, spec.model, spec.config
         assert feature is not None, "only the feature of a saved run may be None; see reopen()"
         # The scorer needs the template's ids; the constraints need the tokens that the scorer's models allow.
-        templates = [c for c in spec.constraints if isinstance(c, Template)]
-        outside = ConstraintSet(templates, model.vocabulary, config.length)
+        prefix, suffix = template_ids(spec.constraints, model.vocabulary)
         scorer = Scorer(
             feature,
             model,
             fluency_model=spec.fluency_model,
-            prefix=outside.prefix,
-            suffix=outside.suffix,
+            prefix=prefix,
+            suffix=suffix,
             prepend_bos=config.prepend_bos,
             batch_size=config.batch_size,
             share_prefixes=config.share_prefixes,
         )
         scorer.check_length(config.length)
         constraint_set = ConstraintSet(spec.constraints, model.vocabulary, config.length, scorer.allowed)
+        if scorer.frame.bos == [constraint_set.fixed.get(0)]:
+            raise ConstraintError(
+                "fix() puts the BOS at position 0, and a BOS stands before every prompt anyway. Leave it out, or set "
+                "prepend_bos=False."
+            )
         if spec.start is not None:
             constraint_set.require(spec.start)
         return cls(spec, scorer, constraint_set)
@@ -221,6 +224,12 @@ class Session:
                         f"it is another {role}model. Give the {role}model of the run: "
                         f"load_run(path, {'fluency_model=' if role else ''}model)."
                     )
+        if record.provenance.prefix != self.scorer.prefix:
+            raise RunFolderError(
+                "The run cannot continue: the text of its template gives other tokens than when the run was made. An "
+                "earlier version put a second BOS before a template that began with one. Its results can be read; for "
+                "more, start a new run."
+            )
         history = record.history
         rows = np.unique(np.linspace(0, len(history) - 1, SAMPLE).astype(int)) if len(history) else []
         if not len(rows):

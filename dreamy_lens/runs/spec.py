@@ -14,8 +14,9 @@ from dreamy_lens.features.expressions import Feature
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.results.history import History
 from dreamy_lens.results.prompt import Provenance
-from dreamy_lens.scoring.prompts import as_ids
+from dreamy_lens.scoring.prompts import as_ids, strip_bos
 from dreamy_lens.search.config import EPOConfig
+from dreamy_lens.search.constraint_set import template_ids
 from dreamy_lens.search.constraints import Constraint
 from dreamy_lens.search.population import stack_prompts
 from dreamy_lens.search.steps import State
@@ -71,15 +72,17 @@ class RunSpec:
                 `length` that is not that of the start.
         """
         rows = None
+        several = (constraints,) if isinstance(constraints, Constraint) else tuple(constraints)
         if start is not None:
-            rows = stack_prompts(as_ids(start, model.vocabulary))
+            bos = model.bos(config.prepend_bos)
+            is_first = not strip_bos(template_ids(several, model.vocabulary)[0], bos)
+            rows = stack_prompts(as_ids(start, model.vocabulary, bos if is_first else []))
             if "length" in named and rows.shape[1] != config.length:
                 raise PromptError(
                     f"The start has {rows.shape[1]} tokens, but length={config.length} was given; leave out length, "
                     f"or give a start of {config.length} tokens."
                 )
             config = dataclasses.replace(config, length=rows.shape[1])
-        several = (constraints,) if isinstance(constraints, Constraint) else tuple(constraints)
         return cls(feature, model, config, several, fluency_model, rows)
 
 

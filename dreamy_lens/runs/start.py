@@ -11,16 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from dreamy_lens.errors import ConstraintError
+from dreamy_lens.errors import ConstraintError, quoted
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.dreams import Dreams
 from dreamy_lens.runs.session import Session
 from dreamy_lens.runs.spec import RunSpec
+from dreamy_lens.scoring.prompts import strip_bos
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.config import EPOConfig
-from dreamy_lens.search.constraint_set import ConstraintSet
+from dreamy_lens.search.constraint_set import template_ids
 from dreamy_lens.search.constraints import Template, template
 
 
@@ -89,13 +90,14 @@ def spec_of_scorer(scorer: Scorer) -> RunSpec:
 def _template_of(scorer: Scorer) -> tuple[Template, ...]:
     if not (scorer.prefix or scorer.suffix):
         return ()
-    vocabulary = scorer.vocabulary
+    vocabulary, bos = scorer.vocabulary, scorer.model.bos(scorer.prepend_bos)
     text = f"{vocabulary.text(scorer.prefix)}{{dream}}{vocabulary.text(scorer.suffix)}"
-    constraint = template(text)
-    around = ConstraintSet([constraint], vocabulary, 1)
-    if (tuple(around.prefix), tuple(around.suffix)) != (scorer.prefix, scorer.suffix):
-        raise ConstraintError(
-            f"No dream can start here: the text of the template, {text!r}, encodes to other tokens than the template "
-            "has. Explore the prompt inside a template whose text encodes to its tokens."
-        )
-    return (constraint,)
+    # Some tokenizers split the first word of a text in another way than a word that follows the BOS.
+    for constraint in (template(text), template(vocabulary.text(bos) + text)):
+        before, after = template_ids([constraint], vocabulary)
+        if (tuple(strip_bos(before, bos)), tuple(after)) == (scorer.prefix, scorer.suffix):
+            return (constraint,)
+    raise ConstraintError(
+        f"No dream can start here: the text of the template, {quoted(text)}, encodes to other tokens than the template "
+        "has. Explore the prompt inside a template whose text encodes to its tokens."
+    )

@@ -298,4 +298,8 @@ class RunWorker(ModelThread):
                 self.run.save(self.save_to)
         except Exception as error:
             self.save_error = error
-            warnings.warn(f"The run could not be saved: {error}", RuntimeWarning, stacklevel=6)
+            warnings.warn(
+                f"The run could not be saved: {str(error).rstrip('.')}. run.save(folder) saves it to another folder.",
+                RuntimeWarning,
+                stacklevel=6,
+            )

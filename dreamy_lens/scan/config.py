@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dreamy_lens.corpus.windows import WindowSettings
-from dreamy_lens.errors import SettingsError, unknown_setting
+from dreamy_lens.errors import SettingsError, quoted, unknown_setting
 from dreamy_lens.scan.feature_stats import BINS, LEVELS
 
 MAX_BYTES = 4 << 30
@@ -58,12 +58,15 @@ class ScanConfig:
             if value is None and name in ("tokens", "seed", "batch_size"):
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
-                raise SettingsError(f"{name} is a whole number of at least {minimum}; got {value!r}.")
+                raise SettingsError(f"{name} is a whole number of at least {minimum}; got {quoted(value)}.")
+            most = 2**128 if name == "seed" else 2**63 - 1
+            if value > most:
+                raise SettingsError(f"{name} is at most {most:,}; got {quoted(value)}.")
         for name in ("cross_entropy", "prepend_bos"):
             value = getattr(self, name)
             if not isinstance(value, (bool, np.bool_)) and (value is not None or name == "cross_entropy"):
                 also = "" if name == "cross_entropy" else ", or None"
-                raise SettingsError(f"{name} is True or False{also}; got {value!r}.")
+                raise SettingsError(f"{name} is True or False{also}; got {quoted(value)}.")
         if self.tokens is not None and self.tokens < self.length:
             raise SettingsError(f"tokens={self.tokens} is less than one window of {self.length} tokens; ask for more.")
         _ = self.windows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamy_lens.errors import ExamplesError
+from dreamy_lens.errors import ExamplesError, close_names
 from dreamy_lens.figures.protocols import TextDecoder
 from dreamy_lens.html.escaping import escape
 from dreamy_lens.html.page import fragment, html_table
@@ -223,7 +222,7 @@ class Examples:
         labels = self.labels
         same_hook = [label for label in labels if label.split("[")[0] == text.split("[")[0]] or list(labels)
         pool = same_hook[:: -(-len(same_hook) // _CLOSE)]
-        near = difflib.get_close_matches(text, pool, 3, 0.6) or pool[:3]
+        near = close_names(text, pool) or pool[:3]
         return f" The nearest: {', '.join(map(_short, near))}." if near else ""
 
     def _repr_html_(self) -> str:

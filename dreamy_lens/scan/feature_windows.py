@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamy_lens.errors import FeatureError, SettingsError
+from dreamy_lens.errors import FeatureError, SettingsError, quoted
 from dreamy_lens.features.parser import parse
 from dreamy_lens.figures.protocols import TextDecoder
 from dreamy_lens.scan.distribution import Distribution
@@ -238,7 +238,7 @@ class FeatureWindows:
 def _share(q: float) -> float:
     """Return a quantile as a float, or raise SettingsError if it is not from 0 to 1."""
     if isinstance(q, bool) or not isinstance(q, (int, float, np.number)) or not 0 <= q <= 1:
-        raise SettingsError(f"A quantile is a share from 0 to 1, such as 0.99; got {q!r}.")
+        raise SettingsError(f"A quantile is a share from 0 to 1, such as 0.99; got {quoted(q)}.")
     return float(q)
 
 

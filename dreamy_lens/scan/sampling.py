@@ -68,7 +68,10 @@ class WindowSample:
         chosen = np.zeros(len(all_priorities), bool)
         chosen[np.argsort(all_priorities, kind="stable")[: self.size]] = True
         new = np.flatnonzero(chosen[current:])
-        slots = np.concatenate([np.flatnonzero(~chosen[:current]), np.arange(current, self.size)])[: len(new)]
+        slots = np.concatenate(
+            [np.flatnonzero(~chosen[:current]), np.arange(current, min(self.size, current + len(new)))]
+        )
+        slots = slots[: len(new)]
         grown = max(current, int(slots.max()) + 1) if len(slots) else current
         for name, added in (("number", numbers), ("priority", priority)):
             column = np.concatenate([getattr(self, name), np.empty(grown - current, np.int64)])

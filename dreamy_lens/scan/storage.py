@@ -182,7 +182,7 @@ def _read_header(folder: Path) -> dict[str, Any]:
     """Return the content of `examples.json`, or raise ExamplesError."""
     name = repr(str(folder))
     if not folder.is_dir():
-        raise ExamplesError(f"There is no folder {name}.")
+        raise ExamplesError(f"There is no folder {name}. Give the folder that a scan wrote.")
     file = folder / HEADER
     if not file.is_file():
         raise ExamplesError(f"{name} has no {HEADER}, so it holds no examples, or their scan is not finished yet.")

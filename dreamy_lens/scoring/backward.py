@@ -16,6 +16,7 @@ from dreamy_lens.errors import NoGradientError
 from dreamy_lens.features.binding import BoundFeature
 from dreamy_lens.features.forward_pass import ForwardPass, RowLayout
 from dreamy_lens.models.backend import EMBEDDING, ComponentBypass
+from dreamy_lens.models.causality import check_causal, is_causal
 from dreamy_lens.models.hooked_model import HookedModel, locked
 from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.batching import BatchRunner, is_out_of_memory, memory_budget
@@ -71,7 +72,12 @@ class BackwardScorer:
         self._trusted: set[HookedModel] = set()  # models whose embedding table gave the embeddings they compute
 
     def gradient(self, rows: Sequence[np.ndarray] | Sequence[Tensor]) -> list[Gradient]:
-        """Compute the gradients of each feature for its own prompts `[B_i, n]`, given as arrays or device tensors."""
+        """Compute the gradients of each feature for its own prompts `[B_i, n]`, given as arrays or device tensors.
+
+        Raises:
+            ModelError: The model whose cross-entropy counts is not causal.
+            NoGradientError: A value does not depend on the tokens differentiably.
+        """
         sizes = [len(r) for r in rows]
         prompts: Any = torch.cat(rows) if isinstance(rows[0], Tensor) else np.concatenate(rows)  # pyright: ignore
         owner = np.repeat(np.arange(len(rows)), sizes)
@@ -81,6 +87,7 @@ class BackwardScorer:
         # The lock is taken first: hooks that another thread has on the model would look like the user's own. Gradients
         # need the caller's inference mode switched off.
         with locked(self.models), torch.inference_mode(False):
+            check_causal(self.frame.fluency)
             options = self._pass_options(layout)
             parts = self.batches.map(
                 lambda part: self._gradient(prompts[part], owner[part], layout, options),
@@ -124,7 +131,7 @@ class BackwardScorer:
         for model in self.models:
             tries = [(False, True, False), *itertools.product((False, True), (False,), (True, False))]
             for keep_attention, known, empty in tries:
-                if (known and not layout.prefix) or (empty and model.device.type != "cuda"):
+                if (known and not (layout.prefix and is_causal(model))) or (empty and model.device.type != "cuda"):
                     continue
                 with contextlib.suppress(Exception):  # an architecture may refuse an option in any way
                     option = _PassOptions(model.bypass(keep_attention), give_empty_cache=empty)
@@ -213,9 +220,9 @@ class BackwardScorer:
             positions.append(rows)
             if not values[-1].requires_grad:
                 raise NoGradientError(
-                    f"{feature.feature.label} does not depend on the prompt's tokens differentiably on "
-                    f"{feature.model.name}, so there is nothing to rank substitutions by. Choose another hook point; a "
-                    "custom function must not detach()."
+                    f"On {feature.model.name}, {feature.feature.label} is not a differentiable function of the "
+                    "prompt's tokens, so no gradient can rank substitutions. Choose another hook point; a custom "
+                    "function must not detach()."
                 )
         if len(values) == 1:
             return values[0]

@@ -22,8 +22,10 @@ from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.binding import bind
 from dreamy_lens.features.compile import Compiler
 from dreamy_lens.features.families import Family, family
-from dreamy_lens.features.forward_pass import Readings, RowLayout, check_position
+from dreamy_lens.features.forward_pass import Readings, RowLayout, check_position, check_training
+from dreamy_lens.features.sae_conditions import Conditions
 from dreamy_lens.features.shapes import Axes, ShapeProbe
+from dreamy_lens.models.causality import is_causal
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.scoring.per_position import DeviceCache, Many, at_every_position, inner, running_values, units_last
 
@@ -40,6 +42,7 @@ class FeatureBank:
         series: Function that returns the values that the features would have if the prompt ended at each of its
             positions, `[batch, n, F]`; None if one pass over the whole prompt does not determine them.
         positions: Every position that a feature names, with the label of the part of the feature that names it.
+        conditions: Conditions of every autoencoder that a feature reads, with the position that it reads.
         given: Index of each member's expression in the input of :func:`make_banks`; a family has one index.
     """
 
@@ -50,6 +53,7 @@ class FeatureBank:
     series: Many | None = dataclasses.field(repr=False, default=None)
     positions: tuple[tuple[ex.Element, str], ...] = dataclasses.field(repr=False, default=())
     given: tuple[int, ...] = ()
+    conditions: tuple[tuple[Conditions, ex.Element], ...] = dataclasses.field(repr=False, default=())
 
     def __len__(self) -> int:
         return len(self.members)
@@ -62,6 +66,7 @@ class FeatureBank:
         """Raise FeatureRangeError if a feature names a position that prompts of this layout do not have."""
         for element, what in self.positions:
             check_position(element, layout, what)
+        check_training(self.conditions, layout)
 
 
 def make_banks(
@@ -151,7 +156,7 @@ class _Grouping:
             case ex.Projected() | ex.Cosine():
                 return (type(f).__name__, f.of)
             case ex.Latent():
-                return ("latent", ex.Latent(f.sae, 0, f.position, f.pre_activation, f.hook))
+                return ("latent", dataclasses.replace(f, latent=0))
             case ex.Logit(kind="logit" | "log_prob"):
                 return (f.kind, f.position)
             case ex.Scaled() | ex.Clipped() | ex.Reduced():
@@ -181,7 +186,7 @@ class _Grouping:
             bind(members[0], self.model, prepend_bos=self.bos)
         at_all = [at_every_position(f) for f in members]
         series = None
-        if None not in at_all:
+        if None not in at_all and is_causal(self.model):
             series = self._series(at_all)  # pyright: ignore[reportArgumentType]
         return self._made(_Members(members), compiler, compute, series)
 
@@ -193,13 +198,13 @@ class _Grouping:
         if not axes:
             bound = bind(f, self.model, prepend_bos=self.bos)
             hooks = dict(bound.hooks)
-            return FeatureBank(
-                _Members([f]), hooks, bound.logits, lambda r: bound(r)[:, None], None, tuple(compiler.positions)
+            return dataclasses.replace(
+                self._made(_Members([f]), compiler, lambda r: bound(r)[:, None], None), hooks=hooks, logits=bound.logits
             )
         found = family(f, axes, probe)
         at_all = at_every_position(f)
         series = None
-        if at_all is not None:
+        if at_all is not None and is_causal(self.model):
             series = self._cumulative(at_all, Compiler(ShapeProbe(self.model, at_all, self.bos)))
         return self._made(_FamilyMembers(found), compiler, lambda r: of(r).flatten(1), series)
 
@@ -208,7 +213,8 @@ class _Grouping:
     ) -> FeatureBank:
         """Make a bank from its members and what the compiler recorded for them."""
         hooks = {m: tuple(names) for m, names in compiler.hooks.items()}
-        return FeatureBank(members, hooks, frozenset(compiler.logits), compute, series, tuple(compiler.positions))
+        places, conditions = tuple(compiler.positions), tuple(compiler.conditions)
+        return FeatureBank(members, hooks, frozenset(compiler.logits), compute, series, places, conditions=conditions)
 
     # Computation of many features at once.
 
@@ -269,12 +275,17 @@ class _Grouping:
                 latents = [one.latent for one in fs]  # pyright: ignore[reportAttributeAccessIssue]
                 columns = DeviceCache(torch.tensor(latents))
 
-                def encoded(r: Readings) -> Tensor:
-                    x = r[model].picked(sae.hook_name, f.position, f.label)
+                def encode(x: Tensor) -> Tensor:
                     if len(fs) == 1:
                         return sae.latent(x, latents[0], f.pre_activation)[..., None]
                     found = sae.encode(x, f.pre_activation)
                     return found.index_select(-1, columns.on(found.device))
+
+                def encoded(r: Readings) -> Tensor:
+                    return encode(r[model].picked(sae.hook_name, f.position, f.label))
+
+                # Weights are read now, so that damaged ones are an error before the corpus is read.
+                encode(torch.ones(1, *(axis.size or 1 for axis in self.axes(sae.hook_name)[1:]), device=model.device))
 
                 return isinstance(f.position, ex.Span), encoded
             case ex.Logit():
@@ -291,7 +302,7 @@ class _Grouping:
                     return r[model].over_vocabulary(of, f.position, f.label)
 
                 return isinstance(f.position, ex.Span), logits
-        raise FeatureError(f"{type(f).__name__} is not computed in banks.")
+        raise FeatureError(f"{type(f).__name__} cannot be computed together with other features.")
 
     def _column(self, f: ex.Hook) -> int:
         """Return the index of a hook point's picked unit, all axes of units being flattened into one."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dreamy_lens.features.binding import BoundFeature
 from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass, RowLayout
+from dreamy_lens.models.causality import check_causal
 from dreamy_lens.models.hooked_model import HookedModel, locked
 from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.batching import BatchRunner, memory_budget
@@ -74,11 +75,17 @@ class ForwardScorer:
 
     @torch.no_grad()
     def score(self, rows: Sequence[np.ndarray], cross_entropy: bool = True) -> list[ForwardResult]:
-        """Score the prompts `[B_i, n]` of each feature: value, and cross-entropy if requested."""
+        """Score the prompts `[B_i, n]` of each feature: value, and cross-entropy if requested.
+
+        Raises:
+            ModelError: Cross-entropies are requested of a model that is not causal.
+        """
         sizes = [len(r) for r in rows]
         prompts, layout = np.concatenate(rows), self.frame.layout(rows[0].shape[1])
         owner = np.repeat(np.arange(len(rows)), sizes)
         with locked(self.models):
+            if cross_entropy:
+                check_causal(self.frame.fluency)
             sharings = {m: s for m in self.models if (s := self._sharing(m, layout)) is not None}
             default_size, budget = None, memory_budget(self.model, "scoring")
             if len(sharings) < len(self.models):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dreamy_lens.features.forward_pass import ForwardPass, RowLayout
 from dreamy_lens.models.backend import NotPackable, PackedRunner
+from dreamy_lens.models.causality import is_causal
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.packed_attention import PassCache
 from dreamy_lens.models.prefix_tree import build_tree
@@ -58,9 +59,13 @@ class PrefixSharing:
         self.model, self.layout, self.frame, self.capture = model, layout, frame, tuple(capture)
         self.final, self.everywhere = final, everywhere
         self.packed: PackedRunner | None = None
-        self.why = "" if model.packed_ways else "its backend has no packed passes"
         self._kept: dict[bool, PassCache] = {}
         self._rows_of: dict[PackedRunner, frozenset[str]] = {}
+        self._hooks = model.other_hooks
+        self.why = "" if model.packed_ways else "its backend has no packed passes"
+        if model.packed_ways and not is_causal(model):
+            self.why = "a token's activations depend on later tokens, so prefixes cannot be shared"
+            return
         for way in model.packed_ways:
             try:
                 packed = model.packed(way)
@@ -78,7 +83,7 @@ class PrefixSharing:
                     self.packed = packed
                     break
         self._kept.clear()
-        self._hooks = model.other_hooks
+        self._hooks = model.other_hooks  # the trials may have added hooks of TransformerLens
 
     @property
     def holds(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from dreamy_lens.errors import PromptError
+from dreamy_lens.errors import PromptError, quoted
 from dreamy_lens.features.forward_pass import RowLayout
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.transfer import to_device, to_host
@@ -37,6 +38,11 @@ class PromptFrame:
         """Return the layout of the rows for prompts of n tokens."""
         return RowLayout(int(self.prepend_bos), len(self.prefix), n, len(self.suffix))
 
+    @property
+    def bos(self) -> list[int]:
+        """Ids of the BOS, if it stands directly before the prompt; otherwise none."""
+        return [] if self.prefix else self.fluency.bos(self.prepend_bos)
+
     def rows(self, prompts: Int64[np.ndarray, "B n"], model: HookedModel) -> Int64[np.ndarray, "B total"]:
         """Return the row that a model reads for each prompt: BOS, prefix, prompt and suffix."""
         size = len(prompts)
@@ -56,16 +62,48 @@ class PromptFrame:
         return torch.cat([ends[:, :before], to_device(prompts, model.device), ends[:, before:]], dim=1)
 
 
-def as_ids(prompts: Any, vocabulary: Vocabulary) -> list[Int64[np.ndarray, " n"]]:
+def as_ids(prompts: Any, vocabulary: Vocabulary, bos: Sequence[int] = ()) -> list[Int64[np.ndarray, " n"]]:
     """Convert prompts, in any form that users give them, to token ids.
+
+    A BOS that a prompt begins with, and that stands directly before every prompt anyway, is taken once: it is left out
+    here. All other special tokens in a text stay, as tokens of the prompt.
 
     Args:
         prompts: Text, ids `[n]` or `[B, n]`, a Prompt (any object with `.ids`), or a list of these.
         vocabulary: Vocabulary of the model.
+        bos: Ids of the BOS that stands directly before the prompts, or none; :attr:`PromptFrame.bos`.
 
     Raises:
-        PromptError: There is no prompt, or one is not of these forms.
+        PromptError: There is no prompt, or one is not of these forms, or has an id that is not a token of the model.
     """
+    return [_without_bos(row, bos) for row in _all_ids(prompts, vocabulary)]
+
+
+def strip_bos(ids: Sequence[int], bos: Sequence[int]) -> Sequence[int]:
+    """Return ids without the BOS tokens at their beginning, if a BOS is put before them.
+
+    Args:
+        ids: Token ids.
+        bos: Ids of the BOS that is put before them, or none.
+
+    >>> strip_bos([0, 7, 0], [0]), strip_bos([0, 7, 0], [])
+    ([7, 0], [0, 7, 0])
+    """
+    start = 0
+    while bos and start < len(ids) and ids[start] == bos[0]:
+        start += 1
+    return ids[start:]
+
+
+def _without_bos(row: Int64[np.ndarray, " n"], bos: Sequence[int]) -> Int64[np.ndarray, " n"]:
+    kept: Any = strip_bos(row, bos) if bos and row[0] == bos[0] else row  # pyright: ignore[reportArgumentType]
+    if not len(kept):
+        raise PromptError("The prompt is only the BOS, which stands before every prompt anyway; give more tokens.")
+    return kept
+
+
+def _all_ids(prompts: Any, vocabulary: Vocabulary) -> list[Int64[np.ndarray, " n"]]:
+    """Convert prompts to token ids as they are given."""
     if isinstance(prompts, Tensor):
         (prompts,) = to_host(prompts)
     if isinstance(prompts, str) or hasattr(prompts, "ids"):
@@ -76,7 +114,7 @@ def as_ids(prompts: Any, vocabulary: Vocabulary) -> list[Int64[np.ndarray, " n"]
     try:
         prompts = list(prompts)
     except TypeError:
-        raise PromptError(f"A prompt is a text, token ids, or a list of either; got {prompts!r}.") from None
+        raise PromptError(f"A prompt is a text, token ids, or a list of either; got {quoted(prompts)}.") from None
     if not prompts:
         raise PromptError("There is no prompt: give a text, token ids, or a list of either.")
     if all(isinstance(p, (int, np.integer)) and not isinstance(p, bool) for p in prompts):
@@ -89,7 +127,7 @@ def _row(prompt: Any, vocabulary: Vocabulary) -> Int64[np.ndarray, " n"]:
     if isinstance(prompt, str):
         ids = vocabulary.encode(prompt)
         if not ids:
-            raise PromptError(f"The text {prompt!r} has no tokens; a prompt needs at least one.")
+            raise PromptError(f"The text {quoted(prompt)} has no tokens; a prompt needs at least one.")
     else:
         ids = getattr(prompt, "ids", prompt)
         ids = to_host(ids)[0] if isinstance(ids, Tensor) else ids

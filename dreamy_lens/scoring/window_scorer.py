@@ -19,6 +19,7 @@ from torch import Tensor
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass
 from dreamy_lens.models.backend import ComponentBypass
+from dreamy_lens.models.causality import check_causal
 from dreamy_lens.models.hooked_model import HookedModel, keep_hooks, locked
 from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.batching import TOKENS, BatchRunner
@@ -76,6 +77,8 @@ class WindowScorer:
         self.banks, self.model, self.frame, self.cross_entropy = tuple(banks), model, frame, cross_entropy
         self.layout = frame.layout(length)
         self._check_room(model, length)
+        if cross_entropy:
+            check_causal(frame.fluency)
         for bank in banks:
             bank.check_layout(self.layout)
         self.models: tuple[HookedModel, ...] = tuple(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
-from dreamy_lens.errors import SettingsError, unknown_setting
+from dreamy_lens.errors import SettingsError, quoted, unknown_setting
 from dreamy_lens.search.settings import check_values, documented, setting
 
+MAX_IDS = 2**27
+"""Largest number of token ids of the prompts of one iteration: a gigabyte."""
+MAX_SEEDS = 100_000
+"""Largest number of seeds, each of which is a run."""
 _NEGATIVE = "a negative λ would reward prompts for being unlikely"
 
 
@@ -37,16 +42,28 @@ class EPOConfig:
         300, "iterations", "number of times (T) that the population is replaced by its best children", minimum=0
     )
     population: int = setting(
-        8, "population", "members (M) of the population, each with its own weight λ of fluency", minimum=1
+        8,
+        "population",
+        "members (M) of the population, each with its own weight λ of fluency",
+        minimum=1,
+        maximum=100_000,
     )
-    children: int = setting(32, "children", "mutations (r) of each member that are scored in one iteration", minimum=1)
+    children: int = setting(
+        32, "children", "mutations (r) of each member that are scored in one iteration", minimum=1, maximum=1_000_000
+    )
     top_k: int = setting(
         512,
         "top k",
         "candidate tokens (k) at each position, the best by the gradient of the full objective; a small k is greedier",
         minimum=1,
     )
-    length: int = setting(12, "length", "number of tokens (n) of a prompt; a start text has its own length", minimum=1)
+    length: int = setting(
+        12,
+        "length",
+        "number of tokens (n) of a prompt; a start text has its own length",
+        minimum=1,
+        maximum=MAX_IDS,
+    )
     lambda_min: float = setting(
         0.1,
         "least λ",
@@ -96,7 +113,7 @@ class EPOConfig:
         when_none="for the model's convention",
         advanced=True,
     )
-    seed: int = setting(0, "seed", "seed of the random generator", minimum=0)
+    seed: int = setting(0, "seed", "seed of the random generator", minimum=0, maximum=2**128)
     batch_size: int | None = setting(
         None,
         "batch size",
@@ -119,6 +136,13 @@ class EPOConfig:
             which = "lambda" if self.lambda_min > self.lambda_max else "restart_lambda"
             low, high = getattr(self, f"{which}_min"), getattr(self, f"{which}_max")
             raise SettingsError(f"{which}_min is {low:g}, above {which}_max, {high:g}; swap them.")
+        ids = self.population * (self.children + 1) * self.length
+        if ids > MAX_IDS:
+            raise SettingsError(
+                f"An iteration of {self.population} members with {self.children} children of {self.length} tokens has "
+                f"{ids:,} token ids, and the limit is {MAX_IDS:,}; use a smaller population, fewer children or a "
+                "smaller length."
+            )
         if self.lambda_min == 0 < self.lambda_max and self.population > 1:
             raise SettingsError(
                 "lambda_min is 0, but λs are spaced evenly in their logarithm; use a small number such as 0.001, or "
@@ -193,13 +217,17 @@ def configs_of_seeds(config: EPOConfig, seeds: Iterable[int] | None, named: Coll
     if "seed" in named:
         raise SettingsError("Both seed= and seeds= are given; keep one.")
     if isinstance(seeds, (int, np.integer)):
+        several = f"range({min(max(int(seeds), 2), MAX_SEEDS)})"
         raise SettingsError(
-            f"seeds is {seeds}; give several seeds, such as range({max(int(seeds), 2)}). For one seed, use seed=."
+            f"seeds is {quoted(seeds)}; give several seeds, such as {several}. For one seed, use seed=."
         )
-    configs = [replace(config, seed=seed) for seed in seeds]
+    given = list(itertools.islice(seeds, MAX_SEEDS + 1))
+    if len(given) > MAX_SEEDS:
+        raise SettingsError(f"There are more than {MAX_SEEDS:,} seeds, and each is a run; give fewer.")
+    configs = [replace(config, seed=seed) for seed in given]
     if not configs:
         raise SettingsError("seeds is empty; give at least one.")
     given = [config.seed for config in configs]
     if len(set(given)) < len(given):
-        raise SettingsError(f"seeds contains a seed twice: {given}; equal seeds make equal runs.")
+        raise SettingsError(f"seeds contains a seed twice: {quoted(given)}; equal seeds make equal runs.")
     return configs

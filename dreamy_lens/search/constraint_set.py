@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dreamy_lens.errors import ConstraintError, TokenError
+from dreamy_lens.errors import ConstraintError, PromptError, TokenError, quoted
 from dreamy_lens.models.vocabulary import REPLACEMENT, Vocabulary
 from dreamy_lens.search.constraints import Constraint, Fix, ForbidText, ForbidTokens, Printable, RoundTrip, Template
 from dreamy_lens.search.constraints import __all__ as FUNCTIONS
@@ -25,7 +25,7 @@ class ConstraintSet:
         allowed: Tokens that may be proposed, bool `[d_vocab]`.
         fixed: Tokens that never change, by position.
         free_positions: Positions that may change, int64 `[<= n]`.
-        prefix, suffix: Token ids of the template before and after the prompt.
+        prefix, suffix: Token ids of the template before and after the prompt, with the BOS that its text states.
 
     Raises:
         ConstraintError: The constraints contradict each other, or leave no token or no position to change.
@@ -39,7 +39,8 @@ class ConstraintSet:
         for c in constraints:
             if not isinstance(c, Constraint):
                 raise ConstraintError(
-                    f"{c!r} is not a constraint; use those of dreamy_lens.constraints: {', '.join(FUNCTIONS)}."
+                    f"{quoted(c)} is not a constraint; use those of dl.constraints (dreamy_lens.constraints): "
+                    f"{', '.join(FUNCTIONS)}."
                 )
         self.constraints = tuple(constraints)
         self.vocabulary = vocabulary
@@ -47,13 +48,9 @@ class ConstraintSet:
         self.allowed = (vocabulary.allowed if allowed is None else allowed).copy()
         self.fixed: dict[int, int] = {}
         self._predicates: list[tuple[Constraint, Callable[[np.ndarray, str], bool]]] = []
-        templates = [c for c in self.constraints if isinstance(c, Template)]
-        if len(templates) > 1:
-            raise ConstraintError(f"There can be one template; got {len(templates)}.")
-        before, after = templates[0].text.split("{dream}") if templates else ("", "")
+        before, after = _template_texts(self.constraints)
         self._around = before.casefold(), after.casefold()
-        self.prefix = vocabulary.encode(before) if before else []
-        self.suffix = _continuation(vocabulary, after)
+        self.prefix, self.suffix = template_ids(self.constraints, vocabulary)
         for c in self.constraints:
             self._add(c)
         self._check_fixed()
@@ -61,8 +58,8 @@ class ConstraintSet:
         left = int(self.allowed.sum())
         if left < 2:
             raise ConstraintError(
-                f"Of the vocabulary's {vocabulary.size} tokens {'only 1' if left else 'none'} is left to propose, so "
-                f"there is nothing to search (constraints: {self.describe()}). Loosen a constraint."
+                f"The constraints leave {'only 1' if left else 'none'} of the vocabulary's {vocabulary.size} tokens, "
+                f"so there is nothing to search (constraints: {self.describe()}). Loosen a constraint."
             )
         if not len(self.free_positions):
             raise ConstraintError(
@@ -91,8 +88,9 @@ class ConstraintSet:
             for position, token in self.fixed.items():
                 if row[position] != token:
                     raise ConstraintError(
-                        f"The start {text!r} has {self.vocabulary.piece(row[position])!r} at position {position}, "
-                        f"where {self.vocabulary.piece(token)!r} is fixed."
+                        f"The start {quoted(text)} has {self.vocabulary.piece(row[position])!r} at position "
+                        f"{position}, where {self.vocabulary.piece(token)!r} is fixed. Change the start, or "
+                        "the constraint fix()."
                     )
             banned = [i for i in self.free_positions if not self.allowed[row[i]]]
             if banned:
@@ -101,12 +99,15 @@ class ConstraintSet:
                 if not self.vocabulary.allowed[token]:
                     why = "which is special or unused, and cannot stand in a prompt"
                 raise ConstraintError(
-                    f"The start {text!r} has the token {self.vocabulary.text([token])!r} (id {token}) at position "
-                    f"{banned[0]}, {why}."
+                    f"The start {quoted(text)} has the token {self.vocabulary.text([token])!r} (id {token}) at "
+                    f"position {banned[0]}, {why}."
                 )
             for constraint, test in self._predicates:
                 if not test(row, text):
-                    raise ConstraintError(f"The start {text!r} breaks a constraint: {constraint.describe()}.")
+                    raise ConstraintError(
+                        f"The start {quoted(text)} breaks a constraint: {constraint.describe()}. Change the start, or "
+                        "drop the constraint."
+                    )
 
     def random(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Draw random prompts that obey the constraints, int64 `[count, n]`.
@@ -161,20 +162,21 @@ class ConstraintSet:
             for c in self.constraints:
                 if isinstance(c, ForbidText) and c.text.casefold() in piece.casefold():
                     raise ConstraintError(
-                        f"Position {position} is fixed to {piece!r}, and prompts are to be {c.describe()}; drop one of "
-                        "the two constraints."
+                        f"Position {position} is fixed to {piece!r}, but a constraint asks for prompts {c.describe()}; "
+                        "drop one of the two constraints."
                     )
 
     def _fix(self, position: int, token: str | int) -> None:
         """Fix the token at a position; raise ConstraintError if that is impossible."""
         if not -self.length <= position < self.length:
             raise ConstraintError(
-                f"fix() names position {position}, and prompts of {self.length} tokens have positions 0 to "
+                f"fix() names position {quoted(position)}, and prompts of {self.length} tokens have positions 0 to "
                 f"{self.length - 1}."
             )
         try:
             chosen = self.vocabulary.token_id(token)
-        except TokenError as error:
+            self.vocabulary.check([chosen], "The fixed token")
+        except (TokenError, PromptError) as error:
             raise ConstraintError(f"fix() at position {position}: {error}") from error
         position %= self.length
         if self.fixed.get(position, chosen) != chosen:
@@ -187,6 +189,39 @@ class ConstraintSet:
             return self.vocabulary.encode(text) == row.tolist()
         ids = [*self.prefix, *row.tolist(), *self.suffix]
         return self.vocabulary.encode(self.vocabulary.text(ids)) == ids
+
+
+def template_ids(constraints: Sequence[Constraint], vocabulary: Vocabulary) -> tuple[list[int], list[int]]:
+    """Return the token ids of the template before and after the prompt; none without a template.
+
+    Special tokens in the text, such as those of a chat, are tokens. A BOS that the text begins with is the first of the
+    ids: where a BOS stands before every row anyway, the scorer takes it once.
+
+    Args:
+        constraints: Constraints, of which at most one is a template.
+        vocabulary: Vocabulary of the model.
+
+    Raises:
+        ConstraintError: There are several templates, or the template has a token that the model has no row for.
+    """
+    before, after = _template_texts(constraints)
+    ids = vocabulary.encode(before) if before else [], _continuation(vocabulary, after)
+    for part in ids:
+        if part:
+            try:
+                vocabulary.check(part, "The template")
+            except PromptError as error:
+                raise ConstraintError(str(error)) from None
+    return ids
+
+
+def _template_texts(constraints: Sequence[Constraint]) -> tuple[str, str]:
+    """Return the text of the template before and after the prompt."""
+    templates = [c for c in constraints if isinstance(c, Template)]
+    if len(templates) > 1:
+        raise ConstraintError(f"There can be only one template; got {len(templates)}.")
+    before, after = templates[0].text.split("{dream}") if templates else ("", "")
+    return before, after
 
 
 def _continuation(vocabulary: Vocabulary, text: str) -> list[int]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dreamy_lens.errors import ConstraintError
+from dreamy_lens.errors import ConstraintError, quoted
 
 __all__ = ["fix", "forbid_text", "forbid_tokens", "printable", "round_trip", "template"]
 
@@ -46,7 +46,7 @@ class ForbidText(Constraint):
 
     def describe(self) -> str:
         """Describe the constraint in words."""
-        return f"without the text {self.text!r} in any case"
+        return f"without the text {quoted(self.text, 300)} in any case"
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Fix(Constraint):
 
     def describe(self) -> str:
         """Describe the constraint in words."""
-        return ", ".join(f"{token!r} at position {position}" for position, token in self.at)
+        return ", ".join(f"{quoted(token)} at position {position}" for position, token in self.at)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Template(Constraint):
 
     def describe(self) -> str:
         """Describe the constraint in words."""
-        return f"inside the template {self.text!r}"
+        return f"inside the template {quoted(self.text, 300)}"
 
 
 def forbid_tokens(*tokens: str | int) -> ForbidTokens:
@@ -104,7 +104,7 @@ def forbid_text(text: str) -> ForbidText:
     White space around the text is ignored: ``forbid_text(" dog")`` rejects "Dogma" and "hotdog" too.
     """
     if not isinstance(text, str) or not text.strip():
-        raise ConstraintError(f"forbid_text() takes some visible text; got {text!r}.")
+        raise ConstraintError(f"forbid_text() takes some visible text; got {quoted(text)}.")
     return ForbidText(text.strip())
 
 
@@ -125,11 +125,12 @@ def fix(at: Mapping[int, str | int]) -> Fix:
     "'The' at position 0, ' dog' at position -1"
     """
     if not isinstance(at, Mapping):
-        raise ConstraintError(f'fix() takes tokens by position, as in fix({{0: "The"}}); got {at!r}.')
+        raise ConstraintError(f'fix() takes tokens by position, as in fix({{0: "The"}}); got {quoted(at)}.')
     for position in at:
         if isinstance(position, bool) or not isinstance(position, numbers.Integral):
             raise ConstraintError(
-                f"fix() takes tokens by position, and {position!r} is not a position: use 0, 1, ... or -1, -2, ..."
+                f"fix() takes tokens by position, and {quoted(position)} is not a position: use 0, 1, ... "
+                "or -1, -2, ..."
             )
     return Fix(tuple((int(position), _token(token, "fix")) for position, token in at.items()))
 
@@ -140,7 +141,7 @@ def _token(token: Any, where: str) -> str | int:
         return token
     if isinstance(token, bool) or not isinstance(token, numbers.Integral):
         many = " Give several tokens one by one: forbid_tokens(*tokens)." if where == "forbid_tokens" else ""
-        raise ConstraintError(f"{where}() takes a token as its text or its id; got {token!r}.{many}")
+        raise ConstraintError(f"{where}() takes a token as its text or its id; got {quoted(token)}.{many}")
     return int(token)
 
 
@@ -169,7 +170,11 @@ def from_dict(data: dict[str, Any]) -> Constraint:
 
 
 def template(text: str) -> Template:
-    """Put fixed text around the prompt, which stands at `{dream}`: ``template("User: {dream} Assistant:")``."""
+    """Put fixed text around the prompt, which stands at `{dream}`: ``template("User: {dream} Assistant:")``.
+
+    The text of a chat template can be given as it is: special tokens in it are tokens, and a BOS that it begins with is
+    the one that stands before every prompt, not a second one.
+    """
     if not isinstance(text, str) or text.count("{dream}") != 1:
-        raise ConstraintError(f"A template has the prompt's place, {{dream}}, exactly once; got {text!r}.")
+        raise ConstraintError(f"A template has the prompt's place, {{dream}}, exactly once; got {quoted(text)}.")
     return Template(text)

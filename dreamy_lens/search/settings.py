@@ -16,11 +16,12 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import numpy as np
 
-from dreamy_lens.errors import SettingsError
+from dreamy_lens.errors import SettingsError, quoted
 
 T = TypeVar("T", bound=type)
 
 _KEY = "setting"
+_LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class SettingField:
         label: Short name, shown in forms.
         help: Effect of the setting, as a phrase without capital letter and full stop.
         minimum: Smallest number allowed.
+        maximum: Largest number allowed, so that nothing is allocated for a number that is typed by mistake.
         too_low: End of the error message for a number below the minimum; "" names the minimum.
         when_none: Effect of None, such as "to choose it automatically"; "" if None is not allowed.
         advanced: Whether a form hides the setting at first, because most users do not need it.
@@ -45,6 +47,7 @@ class SettingField:
     label: str
     help: str
     minimum: float = 0
+    maximum: float = math.inf
     too_low: str = ""
     when_none: str = ""
     advanced: bool = False
@@ -60,7 +63,7 @@ class SettingField:
         or_none = f", or None {self.when_none}" if self.when_none else ""
         if self.type is bool:
             if not isinstance(value, (bool, np.bool_)):
-                raise SettingsError(f"{self.name} is {value!r}; use True or False{or_none}.")
+                raise SettingsError(f"{self.name} is {quoted(value)}; use True or False{or_none}.")
             return bool(value)
         return self._checked_number(value, or_none)
 
@@ -71,10 +74,13 @@ class SettingField:
         demand = f"it must be a {what} number, at least {self.minimum}{or_none}"
         is_number = isinstance(value, numbers) and not isinstance(value, bool)
         if not is_number or (self.type is float and not _is_finite(value)):
-            raise SettingsError(f"{self.name} is {value!r}; {demand}.")
+            raise SettingsError(f"{self.name} is {quoted(value)}; {demand}.")
         if value < self.minimum:
             reason = self.too_low or (demand if self.when_none else f"it must be at least {self.minimum}")
-            raise SettingsError(f"{self.name} is {value}; {reason}.")
+            raise SettingsError(f"{self.name} is {quoted(value)}; {reason}.")
+        most = _LARGEST if self.type is int and self.maximum == math.inf else self.maximum
+        if value > most:
+            raise SettingsError(f"{self.name} is {quoted(value)}; it must be at most {most:,}.")
         return self.type(value)
 
 

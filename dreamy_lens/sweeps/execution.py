@@ -18,7 +18,7 @@ from dreamy_lens.cluster.actor_pool import ActorPool, LostJob
 from dreamy_lens.cluster.model_ref import dumps
 from dreamy_lens.cluster.ray_cluster import Cluster, RayConfig, connected
 from dreamy_lens.cluster.shared_folder import SharedFolder
-from dreamy_lens.errors import RunFolderError, SettingsError
+from dreamy_lens.errors import RunFolderError, SettingsError, quoted
 from dreamy_lens.sweeps.plan import MANIFEST, Plan, SweepTask, add_seeds
 from dreamy_lens.sweeps.runner import DONE, FAILED, RESULTS, Runner, failure
 from dreamy_lens.sweeps.sweep import Sweep
@@ -43,7 +43,7 @@ def carry_out(
         RunFolderError: The folder holds another sweep, or other files.
     """
     if isinstance(together, bool) or not isinstance(together, int) or together < 1:
-        raise SettingsError(f"together is {together!r}; it must be a whole number, at least 1.")
+        raise SettingsError(f"together is {quoted(together)}; it must be a whole number, at least 1.")
     with _sole_writer(place):
         return _carry_out(plan, place, ray, together, progress)
 

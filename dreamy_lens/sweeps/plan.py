@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreamy_lens.cluster.model_ref import ModelRef
-from dreamy_lens.errors import RunFolderError, SettingsError
+from dreamy_lens.errors import RunFolderError, SettingsError, quoted
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import parse
 from dreamy_lens.search.config import EPOConfig, configs_of_seeds
@@ -128,7 +128,7 @@ class Plan:
         given = list(features) if isinstance(features, (list, tuple)) else [features]
         expressions = [parse(feature).absolute() for feature in given]
         if not expressions:
-            raise SettingsError("There is no feature: the list is empty.")
+            raise SettingsError("The list of features is empty; give at least one feature.")
         texts = [str(feature) for feature in expressions]
         duplicate = next((text for text in texts if texts.count(text) > 1), None)
         if duplicate is not None:
@@ -235,7 +235,7 @@ def _settings(base: EPOConfig, not_in_config: dict[str, Any], settings: Any, com
         settings = [{}]
     if isinstance(settings, Mapping) or not all(isinstance(variant, Mapping) for variant in settings):
         raise SettingsError(
-            f"settings is a list of dictionaries, such as [{{'length': 4}}, {{'length': 8}}]; got {settings!r}. "
+            f"settings is a list of dictionaries, such as [{{'length': 4}}, {{'length': 8}}]; got {quoted(settings)}. "
             "Settings that all runs share are keywords: sweep(..., length=8)."
         )
     variants = []

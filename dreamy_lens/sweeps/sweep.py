@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from dreamy_lens._files import StrPath
 from dreamy_lens.cluster.shared_folder import SharedFolder
-from dreamy_lens.errors import RunFolderError, SettingsError
+from dreamy_lens.errors import RunFolderError, SettingsError, quoted
 from dreamy_lens.sweeps.plan import FORMAT, MANIFEST, VERSION, SweepTask, label_of, tasks_of
 from dreamy_lens.sweeps.runner import DONE, FAILED, RESULTS, RUNS
 
@@ -78,7 +78,10 @@ class Sweep(Sequence["Dream"]):
         place = SharedFolder(out)
         manifest = place.read(MANIFEST)
         if manifest is None:
-            raise RunFolderError(f"There is no sweep in {place}: it has no {MANIFEST}, or a damaged one.")
+            raise RunFolderError(
+                f"There is no sweep in {place}: it has no {MANIFEST}, or a damaged one. Give the folder that "
+                "sweep(..., out=...) wrote."
+            )
         return cls(place, cls.checked(manifest, place), model=model, fluency_model=fluency_model)
 
     @staticmethod
@@ -90,7 +93,10 @@ class Sweep(Sequence["Dream"]):
             place: Folder of the sweep, for messages.
         """
         if manifest.get("format") != FORMAT:
-            raise RunFolderError(f"The {MANIFEST} in {place} is not the manifest of a sweep.")
+            raise RunFolderError(
+                f"The {MANIFEST} in {place} is not the manifest of a sweep. Give the folder that sweep(..., out=...) "
+                "wrote."
+            )
         if not isinstance(manifest.get("version"), int) or manifest["version"] > VERSION:
             raise RunFolderError(
                 f"The sweep in {place} has format version {manifest.get('version')}, and this dreamy_lens reads up to "
@@ -98,7 +104,9 @@ class Sweep(Sequence["Dream"]):
             )
         missing = [name for name in ("features", "settings", "seeds", "model", "mark") if name not in manifest]
         if missing:
-            raise RunFolderError(f"The {MANIFEST} in {place} was altered: it has no {missing[0]}.")
+            raise RunFolderError(
+                f"The {MANIFEST} in {place} was altered: it has no {missing[0]}. Replace it by an intact copy."
+            )
         return manifest
 
     # The runs and their status.
@@ -158,7 +166,9 @@ class Sweep(Sequence["Dream"]):
             values = [self._value(task, name) for task in tasks]
             tasks = [task for task, own_value in zip(tasks, values, strict=True) if own_value == value]
             if not tasks:
-                raise SettingsError(f"This sweep has no runs with {name}={value!r}; there are: {_listed(values)}.")
+                raise SettingsError(
+                    f"This sweep has no runs with {name}={quoted(value)}; there are: {_listed(values)}."
+                )
         model, fluency = self._models
         objects = {"features": self._features, "model": model, "fluency_model": fluency}
         return Sweep(self._place, self._manifest, tasks=tasks, like=self, **objects)
@@ -216,7 +226,7 @@ class Sweep(Sequence["Dream"]):
         setting = self._manifest["settings"][task.setting]
         values = {**setting["config"], **setting["given"]}
         if name not in values:
-            raise SettingsError(f"There is no setting {name!r}; there are: seed, {', '.join(values)}.")
+            raise SettingsError(f"There is no setting {quoted(name)}; there are: seed, {', '.join(values)}.")
         return values[name]
 
     def _label(self, feature: int) -> str:

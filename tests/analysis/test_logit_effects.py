@@ -135,7 +135,7 @@ def test_what_a_norm_does_is_found_out_by_asking_it(size):
     with torch.no_grad():
         torch.testing.assert_close(apply_norm(layer, x, "ln"), layer.weight * (x - x.mean()), rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(apply_norm(rms, x, "ln"), rms.weight * x, rtol=1e-3, atol=1e-4)
-    with pytest.raises(NoPathError, match="neither a LayerNorm nor"), torch.no_grad():
+    with pytest.raises(NoPathError, match="behaves neither as a LayerNorm nor"), torch.no_grad():
         apply_norm(torch.nn.Tanh(), x, "ln")
 
 

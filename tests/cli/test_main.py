@@ -98,7 +98,12 @@ def test_dream_with_constraints_starts_and_a_template(cli, tmp_path):
     run = dl.load_run(tmp_path / "run")
     said = [c.describe() for c in run.constraints]
     template = "inside the template 'User: {dream} Assistant:'"
-    assert said == ["without the text 'e' in any case", "round-trips through its text", "printable", template]
+    assert said == [
+        "without the text 'e' in any case",
+        "round-trips through its text",
+        "printable",
+        template,
+    ]
     assert run.provenance.prefix and not any("e" in p.text for p in run.frontier)
     small = " ".join(SMALL).replace("--length 4 ", "").split()
     status, _, err = cli("dream", "L2.N17", "--start", "Return a copy", *small, "--out", str(tmp_path / "b"))
@@ -185,6 +190,9 @@ def test_a_resumed_run_keeps_its_settings(cli, words, named):
         (["attribute", "L2.N17"], 2, "required: PROMPT"),
         (["show", "./nowhere"], 1, "There is no folder"),
         (["show"], 2, "required: RUN"),
+        (["show", "run", "--wrong"], 2, "usage: dreamy-lens show [-h]"),
+        (["show", "run", "--wrong"], 2, "dreamy-lens show: error: unrecognized arguments: --wrong"),
+        (["--wrong"], 2, "dreamy-lens: error: unrecognized arguments: --wrong"),
     ],
 )
 def test_sentences_and_statuses(cli, words, status, said):

@@ -136,7 +136,7 @@ def test_models_are_told_apart(gpt2, tmp_path):
     assert ModelRef.of("some/model", dtype="bfloat16").identity["dtype"] == "bfloat16"
     (tmp_path / "config.json").write_text("{}")
     assert ModelRef.of(tmp_path).name == str(tmp_path)
-    with pytest.raises(SettingsError, match="dtype is 'float16', and the model is in memory already"):
+    with pytest.raises(SettingsError, match="dtype is 'float16', but the model is in memory already"):
         ModelRef.of(gpt2.bridge, dtype="float16")
     with pytest.raises(ModelError, match="not a model dreamy_lens can hook"):
         ModelRef.of(object())
@@ -196,7 +196,7 @@ def test_what_a_call_asks_for():
         ((True, 1, 0), "workers is True"),
         ((None, 0, 0), "cpus_per_worker is 0; it must be a number, more than 0"),
         ((None, 1, -1), "gpus_per_worker is -1; it must be a number, at least 0"),
-        ((None, 1, 1.5), "gpus_per_worker is 1.5; above 1 it must be whole"),
+        ((None, 1, 1.5), "gpus_per_worker is 1.5; above 1 it must be a whole number"),
         ((None, float("nan"), 0), "cpus_per_worker is nan"),
     ],
 )

@@ -359,7 +359,7 @@ def test_values_at_tokens_are_shared_out(tmp_path, monkeypatch, always):
         (
             {"workers": 3},
             SettingsError,
-            r"about the workers of a Ray cluster: give ray=RayConfig\(workers=",
+            r"is an option of RayConfig: give ray=RayConfig\(workers=",
         ),
         ({"ray": 7}, SettingsError, "ray is 7; use ray=True for a cluster that starts by itself"),
         (

@@ -159,22 +159,22 @@ def test_it_takes_what_is_there(made, run, examples, bridge, tmp_path):
 
 
 def test_what_does_not_belong_together_is_refused(run, examples, bridge, neox):
-    with pytest.raises(SettingsError, match=r"card is of .*8.*run is of .*7"):
+    with pytest.raises(SettingsError, match=r"card is about .*8.*run is of .*7"):
         card("L1.N8", run=run, examples=examples)
     other = dl.max_activating("L1.N8", bridge, texts(), length=6, cache=False, progress=False)
     with pytest.raises(ExamplesError, match="not among"):
         card(FEATURE, run=run, examples=other)
     with pytest.raises(ExamplesError, match="tiny-neox"):
         card(FEATURE, neox.bridge, examples=examples, strips=1, **SMALL)
-    with pytest.raises(SettingsError, match="iterations would be for dreams"):
+    with pytest.raises(SettingsError, match="makes no new dreams, so iterations would have no effect"):
         card(FEATURE, run=run, examples=examples, iterations=3)
-    with pytest.raises(SettingsError, match="keep one"):
+    with pytest.raises(SettingsError, match="keep one of them"):
         card(FEATURE, run=run, examples=examples, corpus=texts())
-    with pytest.raises(SettingsError, match="not scanned again"):
+    with pytest.raises(SettingsError, match="with examples= the card scans nothing"):
         card(FEATURE, run=run, examples=examples, scan={"k": 3})
     with pytest.raises(SettingsError, match="'kk'"):
         card(FEATURE, run=run, scan={"kk": 3})
-    with pytest.raises(ExamplesError, match="or the folder they are in; got 5"):
+    with pytest.raises(ExamplesError, match="or a folder that holds it; got 5"):
         card(FEATURE, run=run, examples=5)
 
 

@@ -261,7 +261,7 @@ def test_values_that_are_no_numbers_are_not_drawn():
 def test_what_is_no_run_and_what_are_no_examples_is_said():
     examples = scanned(VALUE, COST)
     for wrong in (5, None, [1, 2]):
-        with pytest.raises(ExamplesError, match=r"Examples are the result of max_activating\(\), or the folder"):
+        with pytest.raises(ExamplesError, match=r"Examples are the result of max_activating\(\), or a folder"):
             compare(saved((5.2, 3.5)), wrong)
     for wrong in (examples, "a folder", [examples]):
         with pytest.raises(SettingsError, match=r"compare\(\) takes one run or several, and then examples; got"):

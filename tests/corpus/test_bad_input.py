@@ -189,22 +189,26 @@ def test_a_row_that_is_too_long_is_not_read_into_memory(tmp_path: Path):
         ("nothing", {}, "There is no file or folder 'nothing'"),
         ([], {}, "There is no text in the list: it is empty"),
         (["", ""], {}, "All texts of the list are empty"),
-        ([1, 2], {}, "Expected texts, but the items of the list are int"),
-        ([[1, 2]], {}, "items of the list are list"),
+        ([1, 2], {}, "Expected texts, but the items of the list are of type int"),
+        ([[1, 2]], {}, "items of the list are of type list"),
         (["stories.txt"], {}, "'stories.txt' is a file. A list of str is a list of texts; give pathlib.Path"),
         ({"a": "b"}, {}, "got dict: give list"),
         ({"a", "b"}, {}, "a set has no order"),
         (b"bytes", {}, "got bytes: decode them"),
         (5, {}, r"There is no corpus in 5 \(int\). Give a path"),
-        (range(3), {}, "the items of range are int"),
-        ("stories.txt", {"encoding": "utf-16"}, "must be converted"),
+        (range(3), {}, "the items of range are of type int"),
+        (
+            "stories.txt",
+            {"encoding": "utf-16"},
+            "does not keep ASCII, so its files cannot be read here. Convert them to UTF-8",
+        ),
         ("stories.txt", {"encoding": "klingon"}, "There is no encoding 'klingon'"),
         ("stories.txt", {"encoding": "ascii", "separator": "é"}, "cannot be written in ascii"),
         ("stories.txt", {"separator": ""}, "separator= is an empty text"),
-        ("stories.txt", {"split": "train"}, "split= does not go with files; its options are text_field"),
-        (["a"], {"separator": "\n"}, "separator= does not go with texts"),
+        ("stories.txt", {"split": "train"}, "split= does not apply to files; its options are text_field"),
+        (["a"], {"separator": "\n"}, "separator= does not apply to texts"),
         (None, {"split": "test"}, "There is no split 'test'; use 'train', 'held_out'"),
-        (None, {"text_field": "text"}, "text_field= does not go with the documentation"),
+        (None, {"text_field": "text"}, "text_field= does not apply to the documentation"),
         ("memory://nowhere/a.txt", {}, "There is nothing at 'memory://nowhere/a.txt'"),
         ("nosuch://bucket/a.txt", {}, "cannot be opened: ValueError: Protocol not known: nosuch"),
     ],
@@ -240,7 +244,7 @@ def test_the_field_of_texts_is_found_or_asked_for(tmp_path: Path):
 
 
 def test_a_shard_that_is_not_there_is_an_error():
-    with pytest.raises(SettingsError, match="There is no shard 1; 1 text has 1, counted from 0"):
+    with pytest.raises(SettingsError, match="There is no shard 1; 1 text has 1 in all, numbered from 0"):
         open_corpus(["one"]).blocks(1)
 
 

@@ -23,7 +23,7 @@ def test_a_generator_is_read_once_and_read_on_from_where_it_stands():
         assert list(corpus.blocks(0, 3)) == expected[3:]
         with pytest.raises(CorpusError, match="can be read only once, and 40 of its texts have already been read"):
             list(corpus.blocks(0))
-        with pytest.raises(CorpusError, match="can be read only once, and counting its blocks would read it"):
+        with pytest.raises(CorpusError, match="can be read only once, and counting its blocks would use that up"):
             open_corpus(iter(TEXTS)).block_sizes()
         with pytest.raises(CorpusError, match="cannot be sent to another process"):
             pickle.dumps(open_corpus(text for text in TEXTS))
@@ -126,7 +126,7 @@ def test_names_on_the_hub_are_streamed_with_a_shard_for_each_file(tmp_path: Path
             CorpusError, match=r"'no/such' here, and no data set .* from the Hub\. DatasetNotFoundError: "
         ):
             open_corpus("no/such")
-        with pytest.raises(CorpusError, match="names the split 'train', and split= says 'test'"):
+        with pytest.raises(CorpusError, match="names the split 'train', but split= names 'test'"):
             open_corpus("owner/name:train", split="test")
 
 

@@ -21,7 +21,7 @@ from dreamy_lens.errors import (
     UnknownHookError,
 )
 from dreamy_lens.features import bind
-from dreamy_lens.models import as_hooked
+from dreamy_lens.models import Vocabulary, as_hooked
 from tests.helpers import models
 from tests.helpers.scorers import make_scorer
 
@@ -49,7 +49,10 @@ def test_a_layer_that_is_not_there_is_answered_with_the_layers(gpt2):
 
 def test_a_hook_point_that_never_fires(neox):
     said = sentence(HookNotFiredError, "blocks.0.attn.hook_rot_q[-1, 0]", neox.bridge)
-    assert "lists the hook point 'blocks.0.attn.hook_rot_q', but a forward pass does not go through it; nearest" in said
+    assert (
+        "lists the hook point 'blocks.0.attn.hook_rot_q', but a forward pass does not go through it; the nearest"
+        in said
+    )
 
 
 def test_a_hook_point_without_prompts_in_it(llama):
@@ -158,7 +161,8 @@ def test_logits_and_latents_have_positions_too(gpt2):
 def test_a_bos_that_the_tokenizer_does_not_have(gpt2, monkeypatch):
     tokenizer = copy.deepcopy(gpt2.tokenizer)
     tokenizer.bos_token = None
-    monkeypatch.setattr(as_hooked(gpt2.bridge), "tokenizer", tokenizer)
+    hooked = as_hooked(gpt2.bridge)
+    monkeypatch.setattr(hooked, "vocabulary", Vocabulary(tokenizer, hooked.vocabulary.size))
     said = sentence(ModelError, "L0.N1", gpt2.bridge, prepend_bos=True)
     assert "tokenizer has no BOS token, so prepend_bos=True is impossible; use False." in said
     bind("L0.N1", gpt2.bridge)

@@ -103,8 +103,11 @@ def test_a_folder_in_the_home_is_found(folder: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_folder_without_a_tokenizer_is_told(folder: Path):
     (folder / "tokenizer.json").unlink()
+    with pytest.raises(TokenizerError, match=r"has a model but no tokenizer: .*such as tokenizer\.json.*Save it again"):
+        load_model(folder)
+    (folder / "tokenizer_config.json").unlink()
     with pytest.raises(
-        TokenizerError, match=r"has a model but no tokenizer \(looked for tokenizer.json.*save_pretrained"
+        TokenizerError, match=r"has a model but no tokenizer: .* any of tokenizer\.json.*save_pretrained"
     ):
         load_model(folder)
 

@@ -59,6 +59,7 @@ def begun(bridge: Any, feature: Any = "L1.N3", steps: int = 3) -> Any:
 @pytest.mark.parametrize("feature", [*FEATURES, GATED])
 def test_a_run_attaches_as_many_hooks_however_long_it_is(bridge, attached, feature):
     counts = []
+    dream(bridge, feature, iterations=1)  # the first run verifies what the hook point's name says
     for iterations in (1, 4):
         attached.clear()
         dream(bridge, feature, iterations=iterations)
@@ -78,6 +79,7 @@ def test_without_that_they_are_counted_again_and_again(gpt2, attached, monkeypat
 
 def test_runs_side_by_side_attach_as_many_hooks_however_long_they_are(gpt2, attached):
     counts = []
+    dream(gpt2.bridge, FEATURES[:3], iterations=1, seeds=[0, 1])
     for iterations in (1, 4):
         attached.clear()
         dream(gpt2.bridge, FEATURES[:3], iterations=iterations, seeds=[0, 1])

@@ -198,3 +198,26 @@ def test_gaps_in_the_ids_are_not_proposed_and_nothing_is_cut_off():
     words.decoder = decoders.Fuse()
     vocabulary = Vocabulary(PreTrainedTokenizerFast(tokenizer_object=words), 12)
     assert np.flatnonzero(vocabulary.allowed).tolist() == [0, 2, 9]
+
+
+# What is long or large.
+
+
+def test_unknown_targets_of_any_length_give_short_errors():
+    for target in ("dog " * 200, "dog" * 300_000):
+        with pytest.raises(TokenError) as caught:
+            VOCABULARY.token_id(target)
+        assert len(str(caught.value)) < 500
+    with pytest.raises(TokenError, match="a number of thousands of digits is outside the vocabulary"):
+        VOCABULARY.token_id(10**5000)
+
+
+def test_targets_and_ids_without_a_row_are_named():
+    vocabulary = Vocabulary(tokenizer(), 100)
+    over = VOCABULARY.token_id(" over")
+    with pytest.raises(TokenError, match=f"'Ġover' with id {over}, and the model's embedding has rows for .* 0 to 99"):
+        vocabulary.token_id(" over")
+    with pytest.raises(PromptError, match=f"the token 'Ġover' with id {over}, outside the vocabulary"):
+        vocabulary.check([1, over])
+    with pytest.raises(PromptError, match=f"id {SIZE}, and the tokenizer has no such token"):
+        VOCABULARY.check([1, SIZE])

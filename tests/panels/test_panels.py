@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import dreamy_lens as dl
+from dreamy_lens.errors import SettingsError
 from dreamy_lens.models import as_hooked
 from dreamy_lens.panels import (
     AttributionPanel,
@@ -353,6 +354,11 @@ def until(happened, seconds=60.0) -> None:
     while not happened():
         assert time.monotonic() < end, "it has not happened"
         time.sleep(0.01)
+
+
+def test_an_unknown_option_of_explore_is_named(gpt2):
+    with pytest.raises(SettingsError, match="There is no setting 'prefixes'; did you mean prefix"):
+        dl.explore("L1.N3", "a prompt", gpt2, prefixes=[1])
 
 
 def test_a_dream_from_an_explored_prompt_keeps_the_template(gpt2):

@@ -75,7 +75,7 @@ def test_it_survives_its_file(tmp_path):
     assert (read.feature, read.cross_entropy, read.values.dtype) == ("L2.N17", 4.5, np.float32)
     data = (tmp_path / "a.json").read_text()
     (tmp_path / "a.json").write_text(data.replace('"candidates"', '"candidate"'))
-    with pytest.raises(RunFolderError, match="not a whole attribution"):
+    with pytest.raises(RunFolderError, match="not a complete attribution"):
         Attribution.load(tmp_path / "a.json")
 
 

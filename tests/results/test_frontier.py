@@ -99,7 +99,7 @@ def test_a_damaged_file_is_told_in_a_sentence(tmp_path):
     with pytest.raises(RunFolderError, match="truncated or altered"):
         Frontier.load(file)
     file.write_text(data.replace("cross_entropy", "crossentropy"))
-    with pytest.raises(RunFolderError, match="not a whole frontier"):
+    with pytest.raises(RunFolderError, match="not a complete frontier"):
         Frontier.load(file)
     with pytest.raises(RunFolderError, match=r"There is no file .*g\.json"):
         Frontier.load(tmp_path / "g.json")

@@ -96,7 +96,7 @@ def test_a_start_decides_the_length(gpt2):
             PromptError,
             "A prompt of 70 tokens makes 71 with the BOS, and tiny-gpt2's context is 64",
         ),
-        ({"start": [[0, 5]]}, ConstraintError, "which is special or unused"),
+        ({"start": [[5, 0]]}, ConstraintError, "which is special or unused"),
         ({"start": "a dog", "constraints": rules_of.forbid_text("dog")}, ConstraintError, "may not be used here"),
         ({"start": "a dog", "constraints": [rules_of.fix({0: "b"})]}, ConstraintError, "where 'b' is fixed"),
         ({"length": 64}, PromptError, "use at most 63"),

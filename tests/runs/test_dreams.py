@@ -69,7 +69,10 @@ def test_where_they_are_at_different_iterations_they_are_completed(gpt2, whole, 
     for run in runs:
         run.go_until(whole[0].config.iterations)
     runs[first].resume(1, progress=False)
-    with pytest.raises(SettingsError, match=r"at iterations \[3, 4\]; resume\(\) with no number completes all"):
+    with pytest.raises(
+        SettingsError,
+        match=r"at the same iteration, and these are at \[3, 4\]; resume\(\) without a number completes all",
+    ):
         runs.resume(2, progress=False)
     for run in runs:
         run.go_until(8)

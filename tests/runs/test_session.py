@@ -463,7 +463,7 @@ def test_the_layout_of_run_json_is_free(whole, tmp_path):
         (lambda m: m.update(texts={"1,2": {"text": "a"}}), "'tokens' is missing"),
         (lambda m: m.update(constraints=[{"kind": "colour"}]), "is damaged"),
         (lambda m: m.update(constraints=3), "is damaged"),
-        (lambda m: m.update(kind="nightmare"), "holds 'nightmare', not a dream"),
+        (lambda m: m.update(kind="nightmare"), "holds a 'nightmare', not a dream"),
     ],
 )
 def test_what_does_not_fit_together_is_told_in_a_sentence(whole, tmp_path, change, said):

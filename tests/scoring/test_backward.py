@@ -300,7 +300,7 @@ def test_beyond_a_clip_the_gradient_is_zero(gpt2):
 def test_a_value_without_a_gradient_is_an_error_that_says_so(gpt2):
     ids, point = Relaxed(gpt2, bos=True).ids, "blocks.0.mlp.hook_post"
     detached = dl.custom("detached", [point], lambda a: a[point][:, -1, 0].detach())
-    with pytest.raises(NoGradientError, match=r"detached.*does not depend on the prompt's tokens differentiably"):
+    with pytest.raises(NoGradientError, match=r"detached.*is not a differentiable function of the prompt's tokens"):
         make_scorer(detached, gpt2.bridge).gradient(ids)
 
 

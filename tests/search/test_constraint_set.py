@@ -64,7 +64,9 @@ def test_text_may_not_arise_where_prompt_and_template_meet(vocabulary):
 
 
 def test_fixed_tokens_with_forbidden_text_are_found_at_once(vocabulary):
-    with pytest.raises(ConstraintError, match=r"Position 2 is fixed to ' dog', and prompts are to be without the text"):
+    with pytest.raises(
+        ConstraintError, match=r"Position 2 is fixed to ' dog', but a constraint asks for prompts without the text"
+    ):
         ConstraintSet([rules_of.fix({2: " dog"}), rules_of.forbid_text("DOG")], vocabulary, 4)
 
 

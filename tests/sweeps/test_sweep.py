@@ -333,7 +333,7 @@ def test_two_sweeps_into_one_folder_at_the_same_time_are_refused(tmp_path, monke
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ({"features": []}, SettingsError, "There is no feature"),
+        ({"features": []}, SettingsError, "The list of features is empty"),
         ({"features": ["L1.N3", dl.neuron(1, 3)]}, SettingsError, "is given twice"),
         ({"features": ["L1.N3 +"]}, FeatureSyntaxError, "L1.N3"),
         ({"seeds": 3}, SettingsError, r"seeds is 3; give several seeds, such as range\(3\)"),
@@ -347,7 +347,7 @@ def test_two_sweeps_into_one_folder_at_the_same_time_are_refused(tmp_path, monke
         (
             {"workers": 2},
             SettingsError,
-            r"about the workers of a Ray cluster: give ray=RayConfig\(workers=",
+            r"is an option of RayConfig: give ray=RayConfig\(workers=",
         ),
         ({"ray": 7}, SettingsError, "ray is 7; use ray=True for a cluster that starts by itself"),
         ({"model": "no/such/folder"}, ModelError, "There is no folder"),

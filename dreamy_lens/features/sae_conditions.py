@@ -1,0 +1,297 @@
+"""Conditions under which an autoencoder was trained, as its configuration states them.
+
+A latent means something only for the activations that the autoencoder was trained on: of one model, processed in one
+way, with or without a BOS before the text. SAELens writes these conditions beside the settings of the computation.
+Every key of a configuration is in one of the tables here, and docs/conditions.md explains each: *used* keys decide the
+computation, *checked* keys are compared with the model or the prompts, *irrelevant* keys describe the training only. A
+key in no table may come from a later version and change the numbers, so it is named in a warning.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dreamy_lens.errors import FeatureError, SAEError, quoted, shorten
+
+CONDITIONS = ("model_name", "model_from_pretrained_kwargs", "prepend_bos")
+"""Conditions that can be ignored on request; each has the name of its key."""
+
+USED = frozenset(
+    "activation_fn activation_fn_kwargs activation_fn_str apply_b_dec_to_input architecture d_in d_out d_sae "
+    "finetuning_scaling_factor hook_head_index hook_name hook_name_out hook_point hook_point_head_index k metadata "
+    "normalize_activations rescale_acts_by_decoder_norm reshape_activations".split()
+)
+
+CHECKED = frozenset(
+    "context_size exclude_special_tokens hook_head_index_out hook_layer hook_point_layer model_from_pretrained_kwargs "
+    "model_kwargs model_name prepend_bos sae_lens_training_version sae_lens_version seqpos_slice "
+    "use_chat_formatting".split()
+)
+
+IRRELEVANT = frozenset(
+    "act_store_device activations_mixing_fraction adam_beta1 adam_beta2 autocast autocast_lm aux_loss_coefficient "
+    "b_dec_init_method cached_activations_path checkpoint_path compile_llm compile_sae dataset_path "
+    "dataset_trust_remote_code dead_feature_threshold dead_feature_window decoder_heuristic_init decoder_init_norm "
+    "decoder_orthogonal_init device disable_concat_sequences dtype eval_batch_size_prompts eval_every_n_wandb_logs "
+    "expansion_factor feature_sampling_window finetuning_method finetuning_tokens from_pretrained_path hook_eval "
+    "hook_layer_out hook_point_eval init_encoder_as_decoder_transpose is_dataset_tokenized jumprelu_bandwidth "
+    "jumprelu_init_threshold jumprelu_sparsity_loss_mode jumprelu_tanh_scale l0_coefficient l0_warm_up_steps "
+    "l1_coefficient l1_warm_up_steps llm_compilation_mode log_activations_store_to_wandb log_optimizer_state_to_wandb "
+    "log_to_wandb logger lp_norm lr lr_decay_steps lr_end lr_scheduler_name lr_warm_up_steps matryoshka_widths "
+    "model_class_name mse_loss_normalization n_batches_in_buffer n_checkpoints n_eval_batches n_eval_seqs "
+    "n_restart_cycles n_shuffles_final n_shuffles_in_entire_dir n_shuffles_with_last_section neuronpedia_id "
+    "new_cached_activations_path noise_scale normalize_sae_decoder output_path pre_act_loss_coefficient resume "
+    "resume_from_checkpoint run_name sae_compilation_mode save_final_checkpoint "
+    "scale_sparsity_penalty_by_decoder_norm seed sequence_separator_token shuffle_every_n_buffers store_batch_size "
+    "store_batch_size_prompts streaming tokens_per_buffer topk_threshold_lr train_batch_size train_batch_size_tokens "
+    "training_tokens use_cached_activations use_ghost_grads use_sparse_activations verbose wandb_entity wandb_id "
+    "wandb_log_frequency wandb_project".split()
+)
+
+HARMLESS_LOADING = frozenset(
+    "attn_implementation cache_dir center_unembed default_padding_side default_prepend_bos device device_map dtype "
+    "first_n_layers local_files_only low_cpu_mem_usage move_to_device n_ctx n_devices token torch_dtype "
+    "trust_remote_code use_auth_token".split()
+)
+"""Arguments of model loading that change no activation, or only its precision: center_unembed moves only the logits."""
+
+OTHER_WEIGHTS = frozenset(
+    "checkpoint_index checkpoint_value load_in_4bit load_in_8bit quantization_config revision".split()
+)
+"""Arguments of model loading that select or round the weights, which a loaded model does not show."""
+
+_SAID: set[tuple[Any, ...]] = set()
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Conditions that a configuration states; None stands for a condition that it does not state.
+
+    Attributes:
+        whose: Subject of messages, as in "The SAE folder x".
+        model_name: Name of the model.
+        centred: True if the model's writing weights were centred, False if not.
+        centred_by_default: True if the configuration does not say so, but comes from a version of SAELens that centred
+            them by default.
+        folds_norms: True if the weights of layer norms were folded into the following layers.
+        folds_value_biases: True if the biases of the attention's values were folded into its output bias.
+        refactored: True if the attention's matrices were factored anew.
+        other_weights: Loading arguments that select other weights, as text.
+        prepend_bos: True if a BOS stood before each text, False if not.
+        context_size: Number of tokens of the rows.
+        positions: Slice of the row whose activations were used, as (start, stop, step).
+        no_special: True if the activations of special tokens were left out.
+        chat: True if the texts were in a chat's form.
+        ignored: Conditions that are ignored on request.
+    """
+
+    whose: str
+    model_name: str | None = None
+    centred: bool | None = None
+    centred_by_default: bool = False
+    folds_norms: bool | None = None
+    folds_value_biases: bool | None = None
+    refactored: bool = False
+    other_weights: str = ""
+    prepend_bos: bool | None = None
+    context_size: int | None = None
+    positions: tuple[int | None, int | None, int | None] | None = None
+    no_special: bool = False
+    chat: bool = False
+    ignored: tuple[str, ...] = ()
+
+    def remedy(self, name: str) -> str:
+        """Return the end of an error message: how to ignore a condition."""
+        return (
+            f'If it does not matter here, say so: load_sae(..., ignore="{name}") or sae_latent(..., ignore="{name}").'
+        )
+
+    def say_once(self, about: str, sentence: str) -> None:
+        """Warn about something that cannot be decided; the same autoencoder says the same sentence only once."""
+        key = (self.whose, about, sentence)
+        if key not in _SAID:
+            _SAID.add(key)
+            warnings.warn(f"{self.whose} {sentence}", UserWarning, stacklevel=3)
+
+    def check_bos(self, has_bos: bool, tokenizer_has_bos: bool) -> None:
+        """Raise SAEError if rows have a BOS and the training had none, or the other way round."""
+        if self.prepend_bos is None or self.prepend_bos is has_bos or "prepend_bos" in self.ignored:
+            return
+        with_bos, are = ("with", "have none") if self.prepend_bos else ("without", "have one")
+        if self.prepend_bos and not tokenizer_has_bos:
+            raise SAEError(
+                f"{self.whose} was trained with a BOS before each text (prepend_bos: true), and this model's tokenizer "
+                f"has no BOS. {self.remedy('prepend_bos')}"
+            )
+        raise SAEError(
+            f"{self.whose} was trained {with_bos} a BOS before each text (prepend_bos: "
+            f"{str(self.prepend_bos).lower()}), and the prompts here {are}: use prepend_bos={self.prepend_bos}. "
+            f"{self.remedy('prepend_bos')}"
+        )
+
+    def check_rows(self, total: int, place: int | None, is_bos: bool) -> None:
+        """Warn once if rows are longer than in training, or if a position was never part of it.
+
+        Args:
+            total: Number of tokens of a row, with BOS and template.
+            place: Index in the row of the position that is read; None for a slice of positions.
+            is_bos: True if the BOS is at that position.
+        """
+        if self.context_size is not None and total > self.context_size:
+            self.say_once(
+                "context",
+                f"was trained on rows of {self.context_size} tokens (context_size), and rows here are longer: latents "
+                "after that are computed, and were never trained.",
+            )
+        if self.positions is not None and place is not None and self.context_size is not None:
+            if place not in range(self.context_size)[slice(*self.positions)]:
+                self.say_once(
+                    "positions",
+                    f"was trained on the positions {_slice_text(self.positions)} of a row of {self.context_size} "
+                    f"(seqpos_slice), and position {place} of the row is not among them: it is computed, and was never "
+                    "trained.",
+                )
+        if self.no_special and is_bos:
+            self.say_once(
+                "special",
+                "was trained without the activations of special tokens (exclude_special_tokens): latents of the BOS "
+                "are computed, and were never trained.",
+            )
+
+
+def read_conditions(fields: Mapping[str, Any], whose: str, ignored: tuple[str, ...] = ()) -> Conditions:
+    """Return the conditions that a configuration states.
+
+    Args:
+        fields: Keys of the configuration and of its metadata, in one mapping.
+        whose: Subject of messages, as in "The SAE folder x".
+        ignored: Names of conditions that are not kept.
+
+    Raises:
+        SAEError: A condition has a value that it cannot have, or asks for something that dreamy_lens cannot keep.
+    """
+    name = typed(fields, "model_name", str, whose)
+    loading = typed(fields, "model_from_pretrained_kwargs", Mapping, whose) or {}
+    if "model_from_pretrained_kwargs" in ignored:
+        loading = {}
+    flags = {key: typed(loading, key, bool, f"{whose}, in model_from_pretrained_kwargs,") for key in _FLAGS}
+    known = HARMLESS_LOADING | OTHER_WEIGHTS | set(_FLAGS)
+    strange = {k: v for k, v in loading.items() if k not in known and v not in (None, False, {}, [])}
+    if typed(fields, "model_kwargs", Mapping, whose):
+        strange |= {"model_kwargs": fields["model_kwargs"]} if "model_from_pretrained_kwargs" not in ignored else {}
+    conditions = Conditions(
+        whose=whose,
+        model_name=name or None,
+        centred=flags["center_writing_weights"],
+        folds_norms=flags["fold_ln"],
+        folds_value_biases=flags["fold_value_biases"],
+        refactored=bool(flags["refactor_factored_attn_matrices"]),
+        other_weights=", ".join(
+            f"{k}={shorten(str(v))}"
+            for k, v in loading.items()
+            if k in OTHER_WEIGHTS and v not in (None, False, "main")
+        ),
+        prepend_bos=typed(fields, "prepend_bos", bool, whose),
+        context_size=_context(typed(fields, "context_size", int, whose)),
+        positions=_positions(fields.get("seqpos_slice"), whose),
+        no_special=bool(fields.get("exclude_special_tokens")),
+        chat=bool(typed(fields, "use_chat_formatting", bool, whose)),
+        ignored=ignored,
+    )
+    if strange:
+        listed = ", ".join(f"{shorten(str(k))}={shorten(str(v))}" for k, v in list(strange.items())[:5])
+        raise SAEError(
+            f"{whose} was trained on a model loaded with {listed}, and dreamy_lens does not know what that changes "
+            f"(model_from_pretrained_kwargs). {conditions.remedy('model_from_pretrained_kwargs')}"
+        )
+    version = None if "model_from_pretrained_kwargs" in ignored else _version(fields)
+    if version is None:
+        return conditions
+    if version < _UNPROCESSED:
+        return replace(conditions, centred_by_default=conditions.centred is None)
+    unstated = dict.fromkeys(("centred", "folds_norms", "folds_value_biases"), False)
+    return replace(conditions, **{name: value for name, value in unstated.items() if getattr(conditions, name) is None})
+
+
+_UNPROCESSED = (3, 19, 2)
+"""Version from which SAELens processes no weights unless it is told to. Before, it centred and folded by default."""
+
+_FLAGS = ("center_writing_weights", "fold_ln", "fold_value_biases", "refactor_factored_attn_matrices")
+
+
+def warn_of_unknown_keys(fields: Mapping[str, Any], conditions: Conditions) -> None:
+    """Warn once about keys that dreamy_lens does not know and that have a value."""
+    known = USED | CHECKED | IRRELEVANT
+    unknown = sorted(str(key) for key, value in fields.items() if key not in known and value not in (None, False, {}))
+    if unknown:
+        listed = ", ".join(map(shorten, unknown[:8])) + (", …" if len(unknown) > 8 else "")
+        conditions.say_once(
+            "keys", f"has settings that dreamy_lens does not know, and computes as if they were absent: {listed}."
+        )
+
+
+def chosen_conditions(ignore: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Return the names of conditions to ignore, in the order of `CONDITIONS`.
+
+    Args:
+        ignore: Names, or one text with commas or spaces between names.
+
+    Raises:
+        FeatureError: There is no condition of such a name.
+    """
+    if ignore is None:
+        return ()
+    names = re.split(r"[,\s]+", ignore.strip()) if isinstance(ignore, str) else list(ignore)
+    wrong = [name for name in names if name not in CONDITIONS and name != ""]
+    if wrong:
+        raise FeatureError(
+            f"There is no condition {quoted(wrong[0])} of an autoencoder to ignore; there are {', '.join(CONDITIONS)}."
+        )
+    return tuple(name for name in CONDITIONS if name in names)
+
+
+def typed(fields: Mapping[str, Any], key: str, kind: Any, whose: str) -> Any:
+    """Return a setting of a configuration, or None if it is absent or null.
+
+    Raises:
+        SAEError: The setting is of another type. A text "false" is not a false value, so nothing is converted.
+    """
+    value = fields.get(key)
+    if value is None or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool))):
+        return value
+    wanted = {str: "a text", bool: "true or false", int: "a whole number", Mapping: "an object"}.get(kind, str(kind))
+    raise SAEError(f"{whose} has {key} = {quoted(value)}, where {wanted} is needed. Correct it in the configuration.")
+
+
+def _context(size: int | None) -> int | None:
+    return size if size is not None and size > 0 else None
+
+
+def _positions(value: Any, whose: str) -> tuple[int | None, int | None, int | None] | None:
+    if value is None:
+        return None
+    parts = list(value) if isinstance(value, (list, tuple)) else [value]
+    right = all(x is None or (isinstance(x, int) and not isinstance(x, bool)) for x in parts)
+    if not right or not 1 <= len(parts) <= 3 or (len(parts) == 3 and parts[2] is not None and parts[2] < 1):
+        raise SAEError(
+            f"{whose} has seqpos_slice = {quoted(value)}, where [start, stop, step] is needed. Correct it in "
+            "the configuration."
+        )
+    start, stop, step = [None, parts[0], None] if len(parts) == 1 else [*parts, None][:3]
+    return None if (start or 0) == 0 and stop is None and step in (None, 1) else (start, stop, step)
+
+
+def _slice_text(parts: tuple[int | None, int | None, int | None]) -> str:
+    start, stop, step = ("" if x is None else str(x) for x in parts)
+    return f"{start}:{stop}" + (f":{step}" if step else "")
+
+
+def _version(fields: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Return the version of SAELens that trained the autoencoder, or else that wrote the files; None if not stated."""
+    text = fields.get("sae_lens_training_version") or fields.get("sae_lens_version")
+    found = re.match(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?", text) if isinstance(text, str) else None
+    return None if found is None else tuple(int(part or 0) for part in found.groups())
