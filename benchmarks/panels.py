@@ -32,7 +32,7 @@ PARTS = ("value and cross-entropy", "quick strip", "whole strip", "every positio
 WORDS = (" only", " never", " same", " file", " list", " value", " name", " type", " default", " module")
 
 
-def answers(feature: str) -> None:
+def answers(feature: str, iterations: int) -> None:
     """Print the seconds from a view's message to each answer, running and paused, and the size of a frozen run."""
     import dreamy_lens as dl
     from dreamy_lens.panels import DreamPanel, frozen_run
@@ -64,9 +64,12 @@ def answers(feature: str) -> None:
     began = time.perf_counter()
     run.stop().wait()
     print(f"stopped after {time.perf_counter() - began:.3f} s")
-    run = dl.dream(feature, iterations=300, seed=1, progress=False)
+    run = dl.dream(feature, iterations=iterations, seed=1, progress=False)
     run.to_html()
-    print(f"a run of 300 iterations, {len(run.frontier)} prompts on its frontier: {len(frozen_run(run)):,} characters")
+    print(
+        f"a run of {iterations} iterations, {len(run.frontier)} prompts on its frontier: "
+        f"{len(frozen_run(run)):,} characters"
+    )
 
 
 def main() -> None:
@@ -78,7 +81,7 @@ def main() -> None:
     parser.add_argument("--answers", action="store_true", help="measure how soon questions are answered instead")
     options = parser.parse_args()
     if options.answers:
-        return answers(options.feature)
+        return answers(options.feature, 3 * options.iterations)
 
     from jupyter_client.manager import start_new_kernel
 

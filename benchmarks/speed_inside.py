@@ -84,6 +84,7 @@ class Timers:
         self.device = device
         self.seconds: dict[str, float] = defaultdict(float)
         self._inner: list[float] = []
+        self._replaced: list[tuple[Any, str, Any]] = []
 
     def put(self, part: str, module: str, owner: str | None, name: str) -> None:
         """Replace a function by a timed one."""
@@ -104,7 +105,13 @@ class Timers:
                 if self._inner:
                     self._inner[-1] += total
 
+        self._replaced.append((holder, name, function))
         setattr(holder, name, timed)
+
+    def remove(self) -> None:
+        """Put the functions back."""
+        for holder, name, function in reversed(self._replaced):
+            setattr(holder, name, function)
 
 
 def profile(place: Place, iterations: int) -> dict[str, float]:
@@ -113,12 +120,15 @@ def profile(place: Place, iterations: int) -> dict[str, float]:
     import dreamy_lens as dl
 
     timers = Timers(place.device)
-    for part in PARTS:
-        timers.put(*part)
     model = bridge(place.model, place.device)
-    search = Steps(dl.dream(SHAPES[place.model].feature, model, iterations=0, prepend_bos=False, progress=False))
-    search.run(2)  # warm-up
-    timers.seconds.clear()
-    total = sum(search.run(iterations)) / iterations
+    try:
+        for part in PARTS:
+            timers.put(*part)
+        search = Steps(dl.dream(SHAPES[place.model].feature, model, iterations=0, prepend_bos=False, progress=False))
+        search.run(2)  # warm-up
+        timers.seconds.clear()
+        total = sum(search.run(iterations)) / iterations
+    finally:
+        timers.remove()
     parts = {part: timers.seconds[part] / iterations for part, *_ in PARTS}
     return parts | {"rest": total - sum(parts.values())}

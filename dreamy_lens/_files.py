@@ -1,22 +1,46 @@
 """Files that are complete at every moment, and a cache on disk that may be deleted at any time.
 
-The functions raise OSError. Their callers turn it into errors of the package.
+:func:`write_text` and :func:`write_file` raise errors of the package. The other functions raise OSError, and their
+callers turn it into errors of the package with :func:`explain`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import stat
+import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from dreamy_lens.errors import FileWriteError
+
 StrPath = str | os.PathLike[str]
+
+FAILURES = (OSError, ValueError, RuntimeError)
+"""What writing to a path can raise: ValueError for a NUL character in it, RuntimeError for `~` without a home."""
+
+_REMEDIES = {
+    errno.ENOSPC: "Make room, or choose a folder on another disk.",
+    getattr(errno, "EDQUOT", errno.ENOSPC): "Make room, or choose a folder on another disk.",
+    errno.EFBIG: "Choose a folder on another disk.",
+    errno.EROFS: "Choose a folder where you may write.",
+    errno.EACCES: "Choose a folder where you may write.",
+    errno.EPERM: "Choose a folder where you may write.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.ENOTDIR: "A part of the path is a file: choose a path whose folders are folders.",
+    errno.EEXIST: "A part of the path is a file: choose a path whose folders are folders.",
+    errno.EISDIR: "It is a folder: choose another name for the file.",
+    errno.ENOTEMPTY: "It is a folder with files in it: choose another name.",
+}
 
 
 @contextlib.contextmanager
@@ -31,7 +55,8 @@ def replacing(path: StrPath) -> Iterator[Path]:
         path: File to replace, or folder to make. A folder that already exists must be empty.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    # Only the beginning of the name, so that every name that the file system takes has a temporary name, too.
+    temporary = target.with_name(f".{target.name[:32]}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         if temporary.is_dir() and target.is_dir():
@@ -79,10 +104,113 @@ def sync_folder(folder: StrPath) -> None:
             os.close(handle)
 
 
+def write_file(path: StrPath, data: bytes) -> Path:
+    """Write a file for the user: a page, a figure, a table.
+
+    A file is replaced in one step, and nothing remains of a write that fails. A link is followed; a device, such as
+    `/dev/stdout`, is written to. Missing parent folders are made.
+
+    Args:
+        path: File to write or to replace.
+        data: Content of the file.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        FileWriteError: The file cannot be written; the message says why, and what to do.
+    """
+    try:
+        file = Path(path).expanduser()
+        target = Path(os.path.realpath(file))
+        # `/dev/stdout` may be a link to a file that the shell has opened: to replace that would hide what is printed.
+        is_device = file.absolute().parts[1:2] == ("dev",) or not (target.is_file() or target.is_dir())
+        if is_device and file.exists():
+            with open(file, "ab") as stream:
+                stream.write(data)
+            return file
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as temporary:
+            write_synced(temporary, data)
+            with contextlib.suppress(OSError):
+                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+        return file
+    except FAILURES as error:
+        raise FileWriteError(f"The file {os.fspath(path)[:300]!r} cannot be written: {explain(error)}") from error
+
+
+def write_text(path: StrPath, text: str) -> Path:
+    """Write a text as UTF-8; see :func:`write_file`.
+
+    Lone surrogates, which tokens may contain and UTF-8 cannot encode, become "?".
+    """
+    return write_file(path, text.encode("utf-8", "replace"))
+
+
+def check_file(path: StrPath) -> None:
+    """Check, before a long computation, that :func:`write_file` can write a file.
+
+    Args:
+        path: File that will be written.
+
+    Raises:
+        FileWriteError: The file cannot be written; the message says why, and what to do.
+    """
+    try:
+        target = Path(os.path.realpath(Path(path).expanduser()))
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if target.is_file() or not os.path.lexists(target):
+            with contextlib.suppress(FileNotFoundError):
+                os.lstat(target)  # raises another error if, for example, the name is too long
+            check_writable(target.parent)
+    except FAILURES as error:
+        raise FileWriteError(f"The file {os.fspath(path)[:300]!r} cannot be written: {explain(error)}") from error
+
+
+def explain(error: BaseException) -> str:
+    """Return the reason why a file or folder could not be written, and a remedy, as sentences.
+
+    >>> explain(OSError(errno.EROFS, "Read-only file system"))
+    'Read-only file system. Choose a folder where you may write.'
+    >>> explain(ValueError("embedded null byte"))
+    'embedded null byte. Choose another name.'
+    """
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error) or type(error).__name__
+        return f"{reason.rstrip('.')}. {_REMEDIES.get(error.errno or 0, 'Choose another folder.')}"
+    return f"{str(error).rstrip('.')}. Choose another name."
+
+
+def check_writable(folder: StrPath) -> None:
+    """Raise an error of :data:`FAILURES` unless a file can be made in a folder, or the folder itself can be made.
+
+    Args:
+        folder: Folder, which need not exist.
+    """
+    # Permission bits do not decide everything, so try to create a folder in the nearest parent that exists.
+    path = Path(os.path.realpath(folder))
+    for parent in (path, *path.parents):
+        try:
+            os.lstat(parent)  # raises another error if, for example, a name is too long
+        except FileNotFoundError:
+            continue
+        os.rmdir(tempfile.mkdtemp(prefix=".dreamy_lens.", dir=parent))
+        return
+
+
 def cache_folder(*parts: str) -> Path:
-    """Return a folder of the cache, below the folder that `DREAMY_LENS_CACHE` names, or `~/.cache/dreamy_lens`."""
-    root = os.environ.get("DREAMY_LENS_CACHE") or Path.home() / ".cache" / "dreamy_lens"
-    return Path(root).expanduser().joinpath(*parts)
+    """Return a folder of the cache, below the folder that `DREAMY_LENS_CACHE` names, or `~/.cache/dreamy_lens`.
+
+    Without a home folder, the cache is in the folder for temporary files.
+    """
+    try:
+        root = Path(os.environ.get("DREAMY_LENS_CACHE") or Path.home() / ".cache" / "dreamy_lens").expanduser()
+    except RuntimeError:
+        root = Path(tempfile.gettempdir()) / "dreamy_lens"
+    return root.joinpath(*parts)
 
 
 def cached_json(name: str, key: Any, compute: Callable[[], Any]) -> Any:
@@ -97,16 +225,11 @@ def cached_json(name: str, key: Any, compute: Callable[[], Any]) -> Any:
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:24]
     file = cache_folder(f"{name}-{digest}.json.gz")
-    with contextlib.suppress(OSError, EOFError, ValueError):  # a damaged file is written again
+    with contextlib.suppress(*FAILURES, EOFError, zlib.error):  # a damaged file is written again
         return json.loads(gzip.decompress(file.read_bytes()))
     value = compute()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(*FAILURES):
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as temporary:
             temporary.write_bytes(gzip.compress(json.dumps(value).encode(), compresslevel=1))
     return value
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text as UTF-8. Lone surrogates, which tokens may contain and UTF-8 cannot encode, become "?"."""
-    Path(path).write_text(text, encoding="utf-8", errors="replace")

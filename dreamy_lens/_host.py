@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import sys
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+from dreamy_lens import _waiting
 
 
 def in_kernel() -> bool:
@@ -26,6 +30,18 @@ def is_notebook() -> bool:
 def is_watched() -> bool:
     """Return whether a user would see a progress bar: in a Jupyter kernel or a terminal."""
     return in_kernel() or sys.stderr.isatty()
+
+
+@contextlib.contextmanager
+def working(what: str, shown: bool | None = None) -> Iterator[None]:
+    """Write a line to stderr if the block takes longer than two seconds.
+
+    Args:
+        what: What the block does, as in "Loading the model".
+        shown: Whether to write it; None writes it where a user would see a progress bar.
+    """
+    with _waiting.announced(what) if (is_watched() if shown is None else shown) else contextlib.nullcontext():
+        yield
 
 
 def versions(*packages: str) -> dict[str, str]:

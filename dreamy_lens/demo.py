@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import dreamy_lens as dl
+from dreamy_lens._files import check_file
+from dreamy_lens.errors import FileWriteError
 
 FEATURE = "L2.N812"
 """Neuron that is active on "only" as a restriction: "if given, applied only to"."""
@@ -43,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--html", default="dream.html", help="file to write the page to (default: %(default)s)")
     options = parser.parse_args(arguments)
 
+    try:
+        check_file(options.html)
+    except FileWriteError as error:
+        parser.error(str(error))
     print("Loading the embedded model ...", flush=True)
     model = dl.load_model()
     feature = dl.parse(options.feature)

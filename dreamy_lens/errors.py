@@ -19,6 +19,8 @@
     ├── RunFolderError          a saved run is incomplete, damaged, or belongs to another model
     ├── ClusterError            Ray is not installed or not reachable, or the workers cannot do the requested work
     ├── ExamplesError           examples from a corpus are damaged, lack a feature, or belong to another model
+    ├── FileWriteError          a page, a figure or a table cannot be written (also an OSError)
+    ├── WaitError               something outside this process did not answer in time (also a TimeoutError)
     └── OutOfMemoryError        a single prompt does not fit into memory
 
 Every message says what was wrong, what exists instead, and what to do.
@@ -125,6 +127,14 @@ class ClusterError(DreamyLensError):
 
 class ExamplesError(DreamyLensError):
     """Examples from a corpus cannot be written or read, lack a feature, or belong to another model."""
+
+
+class FileWriteError(DreamyLensError, OSError):
+    """A page, a figure or a table cannot be written to its file."""
+
+
+class WaitError(DreamyLensError, TimeoutError):
+    """Something outside this process, such as a browser or a server, did not answer in time."""
 
 
 class OutOfMemoryError(DreamyLensError):

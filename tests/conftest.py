@@ -28,6 +28,7 @@ os.environ["DREAMY_LENS_CACHE"] = _cache
 
 
 ONE_PROCESS = (
+    "tests/benchmarks/test_benchmarks.py::test_the_benchmark_panels",
     "tests/browser/",
     "tests/cluster/",
     "tests/golden/test_golden.py::test_a_scan_on_workers",

@@ -26,6 +26,7 @@ THIRD_PARTY = {
     "_reconstruct_attention": "a transformer_lens attention bridge",
     "_apply_output_projection": "a transformer_lens attention bridge",
     "_captured_pre_ln_residual": "a transformer_lens block bridge",
+    "_global_server": "kaleido",
     "_strip_protocol": "an fsspec file system",
     "_fingerprint": "a datasets.Dataset",
     "_exit": "os",

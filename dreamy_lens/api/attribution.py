@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dreamy_lens._host import working
 from dreamy_lens.analysis.attribution import attribute
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
@@ -73,4 +74,5 @@ def attribution(
         prepend_bos=prepend_bos,
         batch_size=batch_size,
     )
-    return attribute(scorer, prompt, k, weight=weight)
+    with working("Computing the attribution"):
+        return attribute(scorer, prompt, k, weight=weight)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from dreamy_lens._files import check_file
+from dreamy_lens._host import working
 from dreamy_lens.analysis.logit_effects import logit_effect
 from dreamy_lens.api.compare import compare
 from dreamy_lens.api.dream import dream, load_run
@@ -15,7 +18,7 @@ from dreamy_lens.comparison.card import Card, attribute_prompts
 from dreamy_lens.comparison.compatibility import check_same_fluency, examples_of, open_examples
 from dreamy_lens.comparison.merged_runs import fluency_model_of, merge_runs_of, model_of, prompt_length
 from dreamy_lens.corpus import Corpus, open_corpus
-from dreamy_lens.errors import SettingsError
+from dreamy_lens.errors import FileWriteError, SettingsError
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.scan.config import ScanConfig
@@ -65,6 +68,7 @@ def card(
     Raises:
         FeatureError: The feature does not fit the model. No search has begun.
         CorpusError: The corpus does not exist.
+        FileWriteError: `path` cannot be written. No search has begun; later, when it has, a warning says so instead.
         SettingsError: The run is of another feature, or there are settings for a search or a scan that is not done.
         ExamplesError: The examples belong to another model, fluency model, feature or BOS convention than the run.
 
@@ -75,6 +79,8 @@ def card(
     ('blocks.2.mlp.hook_post[-1, 17]', 10, False)
     """
     scan_settings = _check_scan_settings(scan, examples)
+    if path is not None:
+        check_file(path)
     if run is not None and settings:
         raise SettingsError(
             f"With run= the card makes no new dreams, so {', '.join(settings)} would have no effect. Leave out either "
@@ -99,7 +105,8 @@ def card(
         if merged is None:
             check_same_fluency(None if fluency is None else fluency.name, examples.header)
     bos = settings.get("prepend_bos") if merged is None else merged.runs[0].provenance.prepend_bos
-    effect = logit_effect(expression, hooked, prepend_bos=bos)
+    with working("Computing the logit effect", progress):
+        effect = logit_effect(expression, hooked, prepend_bos=bos)
     if examples is None and not isinstance(corpus, Corpus):
         corpus = open_corpus(corpus)
     if merged is None:
@@ -109,11 +116,15 @@ def card(
         scan_settings = {"length": prompt_length(merged), "prepend_bos": bos, **scan_settings}
         scan_settings["fluency_model"] = fluency_model_of(merged)
         examples = max_activating(expression, hooked, corpus, progress=progress, **scan_settings)
-    comparison = compare(merged, examples)
-    attributions, reason = attribute_prompts(merged.frontier, strips, k)
+    comparison = compare(merged, examples, progress=progress)
+    with working("Computing the attributions of the dreams", progress):
+        attributions, reason = attribute_prompts(merged.frontier, strips, k)
     result = Card(comparison, merged, examples_of(examples, merged), effect, attributions, reason)
     if path is not None:
-        result.to_html(path)
+        try:
+            result.to_html(path)
+        except FileWriteError as error:
+            warnings.warn(f"{error} The card is complete: card.to_html(path) writes it.", RuntimeWarning, stacklevel=2)
     return result
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from dreamy_lens._host import working
 from dreamy_lens.comparison.build import build_comparison
 from dreamy_lens.comparison.comparison import Comparison
 from dreamy_lens.comparison.merged_runs import merge_runs
@@ -62,7 +63,8 @@ def compare(
     for q in quantiles:
         if not 0 <= q <= 1:
             raise SettingsError(f"A quantile is a share from 0 to 1, such as 0.99; got {quoted(q)}.")
-    return build_comparison(merged, examples, chosen_limits, quantiles, corpus, values, progress)
+    with working("Comparing the dreams with the windows of the corpus", progress):
+        return build_comparison(merged, examples, chosen_limits, quantiles, corpus, values, progress)
 
 
 def _parse_limits(given: float | Iterable[float] | None) -> tuple[float, ...] | None:

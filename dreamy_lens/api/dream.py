@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
+from dreamy_lens._host import working
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
@@ -106,12 +107,14 @@ def dream(
         "named": set(settings),
     }
     if several:
-        run = side_by_side(features, hooked, configs, **options)
+        with working("Preparing the runs", progress):
+            run = side_by_side(features, hooked, configs, **options)
         for folder in [] if save_to is None else run.run_folders(save_to):
             saving.check_free(folder)
         advance(run, run[0].config.iterations, progress, save_to, wait)
         return run
-    run = new_run(RunSpec.of(features[0], hooked, config, **options))
+    with working("Preparing the run", progress):
+        run = new_run(RunSpec.of(features[0], hooked, config, **options))
     advance(run, run.config.iterations, progress, save_to, wait)
     return run
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamy_lens._host import working
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.scoring.prompts import as_ids
@@ -71,10 +72,11 @@ def score(
     rows = as_ids(prompts, scorer.vocabulary, scorer.frame.bos)
     value = np.empty(len(rows), dtype=np.float32)
     cross_entropy = np.empty(len(rows), dtype=np.float32)
-    for length in sorted({len(row) for row in rows}):
-        indices = [i for i, row in enumerate(rows) if len(row) == length]
-        scores = scorer.score(np.stack([rows[i] for i in indices]))
-        value[indices], cross_entropy[indices] = scores.value, scores.cross_entropy
+    with working(f"Scoring {len(rows):,} prompt{'s' * (len(rows) != 1)}"):
+        for length in sorted({len(row) for row in rows}):
+            indices = [i for i, row in enumerate(rows) if len(row) == length]
+            scores = scorer.score(np.stack([rows[i] for i in indices]))
+            value[indices], cross_entropy[indices] = scores.value, scores.cross_entropy
     odd = int((~(np.isfinite(value) & np.isfinite(cross_entropy))).sum())
     if odd:
         coarse = scorer.model.dtype.itemsize < 4 or scorer.fluency.dtype.itemsize < 4

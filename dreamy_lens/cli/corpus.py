@@ -61,7 +61,7 @@ def add_scan(commands: Commands) -> None:
     add_ray(parser)
 
 
-def _scan(options: argparse.Namespace) -> None:
+def _scan(options: argparse.Namespace) -> int:
     keywords: dict[str, Any] = {"k": options.k, "batch_size": options.batch_size, "out": options.out}
     keywords |= ray_keywords(options) | model_keywords(options)
     if options.html:
@@ -83,6 +83,7 @@ def _scan(options: argparse.Namespace) -> None:
         print(f"\nIn {examples.folder}")
     if options.html:
         write_page(examples.of(0), options)
+    return int(options.out is not None and examples.folder is None)  # a warning has said why
 
 
 def _print_windows(examples: Any) -> None:

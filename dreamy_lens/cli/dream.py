@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 import dreamy_lens as dl
+from dreamy_lens._files import write_text
 from dreamy_lens.cli.options import (
     Commands,
     add_model,
@@ -46,7 +47,7 @@ def add_dream(commands: Commands) -> None:
     add_quiet(parser)
 
 
-def _dream(options: argparse.Namespace) -> None:
+def _dream(options: argparse.Namespace) -> int:
     if options.resume is not None:
         run = _saved_run(options)
         save_to = options.out or options.resume
@@ -66,6 +67,7 @@ def _dream(options: argparse.Namespace) -> None:
         )
     print(run)
     write_page(run, options)
+    return int(run.worker is not None and run.worker.save_error is not None)  # a warning has said why
 
 
 def _constraints(options: argparse.Namespace) -> list[Any]:
@@ -117,6 +119,6 @@ def _show(options: argparse.Namespace) -> None:
         best = run.frontier.best(max_cross_entropy=options.max_cross_entropy)
         print(f"{best.text!r}\nvalue {best.value:.4g}, cross-entropy {best.cross_entropy:.2f}, ids {list(best.ids)}")
     if options.csv:
-        run.frontier.to_pandas().to_csv(options.csv, index=False)
+        write_text(options.csv, run.frontier.to_pandas().to_csv(index=False))
         print(f"Written: {options.csv}")
     write_page(run, options)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import dreamy_lens as dl
+from dreamy_lens._files import check_file
 from dreamy_lens.cli import corpus, dream, model, sweep
 from dreamy_lens.cli.options import Commands
 from dreamy_lens.errors import DreamyLensError
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
+        if getattr(options, "html", None):  # said before what may take long
+            check_file(options.html)
         status = options.run(options) or 0
         sys.stdout.flush()
         return status

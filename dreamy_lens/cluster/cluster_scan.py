@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from dreamy_lens._folder_lock import FolderBusy, lock_folder
 from dreamy_lens.cluster import actor_pool
 from dreamy_lens.cluster.model_ref import ModelRef, dumps
 from dreamy_lens.cluster.ray_cluster import Cluster, RayConfig, connected
@@ -18,11 +19,12 @@ from dreamy_lens.cluster.scan_worker import DONE, FAILED, GIVEN_UP, ScanWorker, 
 from dreamy_lens.cluster.shared_folder import SharedFolder
 from dreamy_lens.cluster.task_queue import ClusterBar, run_tasks
 from dreamy_lens.cluster.value_jobs import value_job_runner
-from dreamy_lens.errors import ClusterError, CorpusError, SettingsError
+from dreamy_lens.errors import ClusterError, CorpusError, ExamplesError, SettingsError
 from dreamy_lens.scan import scan as scan_module
 from dreamy_lens.scan.checkpoint import Checkpoint
 from dreamy_lens.scan.examples import Examples
 from dreamy_lens.scan.scan import Scan
+from dreamy_lens.scan.scan_folder import ScanFolder
 from dreamy_lens.scan.storage import HEADER
 
 
@@ -68,14 +70,13 @@ class ClusterScan:
             )
         scan.scanner()  # raises, before a cluster starts, if windows are too long for the model or memory is too small
         with contextlib.ExitStack() as stack:
-            place = SharedFolder(out) if out is not None else None
-            if place is None and cache and scan.is_reproducible:
-                place = SharedFolder(scan.folder())
+            place = self._place(out, cache, stack)
             is_kept = place is not None
             if place is None:
                 place = SharedFolder(stack.enter_context(tempfile.TemporaryDirectory(prefix="dreamy_lens.")))
-            folder = self._results(place)
-            if is_kept and (finished := scan.open_finished(folder, cached=out is None)) is not None:
+            results = ScanFolder(self._results(place), cached=out is None)
+            folder = Path(str(results.path))
+            if is_kept and (finished := scan.open_finished(results)) is not None:
                 if place.is_url and HEADER not in place.names(""):
                     place.put(folder, "")
                 return finished
@@ -90,12 +91,41 @@ class ClusterScan:
             state = self._merged(ledger)
             scanner = scan.scanner()
             run_jobs = value_job_runner(cluster, data, scanner, always=cluster.gpus > 0)
-            examples = scan.build_examples(scanner, state, folder if is_kept else None, is_complete, progress, run_jobs)
+            examples = scan.build_examples(
+                scanner, state, results if is_kept else None, is_complete, progress, run_jobs
+            )
+            if examples.folder is None:
+                return examples
             if place.is_url:
                 place.put(folder, "")
-            if is_kept and is_complete:
+            if is_complete:
                 place.remove_folder(FOLDER)
             return examples
+
+    def _place(self, out: Any, cache: bool, stack: contextlib.ExitStack) -> SharedFolder | None:
+        """Return the folder that keeps the scan: `out`, or a folder of the cache; None if there is none.
+
+        No other process may scan into it until the stack is closed.
+
+        Raises:
+            ExamplesError: `out` cannot be written, or another process is scanning into it.
+        """
+        if out is not None and "://" in str(out):
+            return SharedFolder(out)
+        folder = self.scan.scan_folder(out, cache)
+        folder.check_writable()
+        if folder.path is None:
+            return None
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock_folder(folder.path / FOLDER, wait=False))
+        except FolderBusy:
+            if out is None:
+                return None  # the other process will fill the cache
+            raise ExamplesError(
+                f"Another process is scanning into {str(folder.path)!r}: wait until it ends, or name another folder."
+            ) from None
+        return SharedFolder(folder.path)
 
     def _results(self, place: SharedFolder) -> Path:
         """Return the folder of the results on this machine: the shared folder, or a copy of it if it is a URL."""

@@ -13,7 +13,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from dreamy_lens import _waiting
+from dreamy_lens._host import working
 from dreamy_lens.errors import ClusterError, SettingsError, quoted
+
+ANSWER_SECONDS = 10.0
+"""Most seconds that a cluster may take to answer at its address, without `DREAMY_LENS_TIMEOUT`."""
+
+# The beginning of HTTP/2, on which gRPC is built, and an empty frame of settings.
+_HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 # Environment of a cluster that this process starts; values that the user has set are kept. The second variable chooses
 # the behaviour of newer versions of Ray, because Ray prints a warning where it is not set.
@@ -197,24 +205,30 @@ def _start(ray: Any, workers: int | None, cpus: float) -> None:
     # If there are more workers than cores, they take turns on the cores, which is slow but works.
     cores = max(os.cpu_count() or 1, math.ceil((workers or 1) * cpus))
     try:
-        ray.init(
-            address="local",
-            num_cpus=cores,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            namespace="dreamy_lens",
-        )
+        with working("Starting a Ray cluster on this machine"):
+            _init_local(ray, cores)
     except Exception as error:
         raise ClusterError(
             f"Ray does not start on this machine: {error}. Without ray= everything runs in this process."
         ) from error
 
 
+def _init_local(ray: Any, cores: int) -> None:
+    ray.init(
+        address="local",
+        num_cpus=cores,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        namespace="dreamy_lens",
+    )
+
+
 def _join(ray: Any, address: str) -> None:
     _check_reachable(address)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="dreamy_lens")
+        with working(f"Joining the Ray cluster at {address}"):
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="dreamy_lens")
     except Exception as error:
         if "ray[client]" in str(error):
             raise ClusterError(
@@ -227,12 +241,26 @@ def _join(ray: Any, address: str) -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise ClusterError if no process listens at the host and port of an address, which Ray would try for minutes."""
+    """Raise ClusterError unless a server of gRPC answers at the host and port of an address.
+
+    Ray would try for minutes. Such a server, as Ray's are, sends its settings as soon as a client has sent its own.
+    """
     match = re.fullmatch(r"(?:ray://)?([^\s:/]+):(\d+)", address)
     if match is None:
         return
+    seconds = _waiting.limit(ANSWER_SECONDS)
     try:
-        socket.create_connection((match[1], int(match[2])), timeout=10).close()
+        with _waiting.announced(f"Waiting for the Ray cluster at {address}", seconds):
+            with socket.create_connection((match[1], int(match[2])), timeout=seconds) as connection:
+                if os.environ.get("RAY_USE_TLS", "0") not in ("1", "true", "True"):  # it would wait for a certificate
+                    connection.settimeout(seconds)
+                    connection.sendall(_HTTP2_GREETING)
+                    if not connection.recv(1):
+                        raise OSError("what listens there ends the connection, so it is no Ray cluster")
+    except TimeoutError:
+        raise ClusterError(
+            _unreachable(address, f"it has not answered in {seconds:g} s ({_waiting.VARIABLE} sets the limit)")
+        ) from None
     except (OSError, OverflowError) as error:
         raise ClusterError(_unreachable(address, str(error))) from None
 

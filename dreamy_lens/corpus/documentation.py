@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from dreamy_lens._files import cached_json
+from dreamy_lens._host import working
 from dreamy_lens.errors import SettingsError, quoted
 
 PACKAGES: tuple[str, ...] = (
@@ -179,7 +180,9 @@ def without_near_duplicates(documents: Iterable[Document]) -> tuple[list[Documen
 
 @lru_cache(maxsize=2)
 def _splits(packages: tuple[str, ...]) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
-    splits = cached_json("documentation", [VERSION, *packages, _files_digest(packages)], lambda: _read_splits(packages))
+    with working("Reading the documentation of the installed packages"):
+        key = [VERSION, *packages, _files_digest(packages)]
+        splits = cached_json("documentation", key, lambda: _read_splits(packages))
     train, held_out = (tuple(Document(text, source) for text, source in split) for split in splits)
     return train, held_out
 

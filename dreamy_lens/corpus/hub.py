@@ -13,11 +13,15 @@ from dreamy_lens.corpus.corpus import Piece, Shard
 from dreamy_lens.corpus.memory import SAMPLE, texts_digest
 from dreamy_lens.corpus.problems import Problem
 from dreamy_lens.corpus.records import Note
+from dreamy_lens.corpus.remote import patiently
 from dreamy_lens.corpus.text_field import choose_text_field, explain_no_text
-from dreamy_lens.errors import CorpusError, quoted
+from dreamy_lens.errors import CorpusError, WaitError, quoted
 
 BATCH = 1 << 20
 """Characters of rows that are fetched at once."""
+
+ROWS_PER_READ = 32
+"""Most rows of a stream that are fetched at once; a wait for them has a limit."""
 
 ROWS_PER_STATE = 1000
 """Rows of a stream between two states that are kept, from which reading can go on."""
@@ -69,18 +73,33 @@ class StreamShard(Shard):
             stream.load_state_dict(self._states[at][1])
         rows = iter(stream)
         while True:
-            try:
-                fields = next(rows)
-            except StopIteration:
-                return
-            except Exception as error:
+            # States are kept between two reads, when the stream is exactly at `row`.
+            count = min(ROWS_PER_READ, ROWS_PER_STATE - row % ROWS_PER_STATE)
+            read, ended, error = patiently(self.name, lambda count=count: _rows(rows, count))
+            for fields in read:
+                if row >= point:
+                    yield from _piece(self, fields.get(self.field), row, note)
+                row += 1
+            if error is not None:
                 why = f"{type(error).__name__}: {error}"
                 raise CorpusError(f"{self.name} could not be read beyond row {row}. {why}") from error
-            if row >= point:
-                yield from _piece(self, fields.get(self.field), row, note)
-            row += 1
+            if ended:
+                return
             if row % ROWS_PER_STATE == 0 and row > (self._states[-1][0] if self._states else 0):
                 self._states.append((row, stream.state_dict()))
+
+
+def _rows(rows: Iterator[Any], count: int) -> tuple[list[Any], bool, Exception | None]:
+    """Return the next rows, whether they are the last ones, and the error that ended the reading, or None."""
+    read: list[Any] = []
+    try:
+        while len(read) < count:
+            read.append(next(rows))
+    except StopIteration:
+        return read, True, None
+    except Exception as error:
+        return read, False, error
+    return read, False, None
 
 
 def _piece(shard: TableShard | StreamShard, text: Any, row: int, note: Note) -> Iterator[Piece]:
@@ -117,7 +136,9 @@ def load_dataset(name: str, split: str | None, config: str | None) -> tuple[str,
         )
     split = part or split
     try:
-        dataset = datasets.load_dataset(path, config, split=split, streaming=True)
+        dataset = patiently(path, lambda: datasets.load_dataset(path, config, split=split, streaming=True))
+    except WaitError:
+        raise
     except Exception as error:  # no connection, or the name, the split or the configuration does not exist
         why = f"{type(error).__name__}: {error}"
         raise CorpusError(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dreamy_lens.corpus.problems import Problem, Problems
-from dreamy_lens.errors import CorpusError, close_names, quoted
+from dreamy_lens.corpus.remote import RemoteFile, patiently
+from dreamy_lens.errors import CorpusError, WaitError, close_names, quoted
 
 FORMATS = {
     ".txt": "text",
@@ -74,11 +76,13 @@ class File:
             OSError: The file cannot be opened.
         """
         if not self.remote:
+            if not stat.S_ISREG(os.stat(self.path).st_mode):
+                raise OSError("it is a pipe or a device, not a file")  # to open it could wait for ever
             return open(self.path, "rb")
         import fsspec
 
         opened: Any = fsspec.open(self.path, "rb", **self.options)
-        return opened.open()
+        return RemoteFile(self.path, patiently(self.path, opened.open))
 
 
 def is_url(source: str) -> bool:
@@ -151,6 +155,10 @@ def _local(source: str, _: dict[str, Any], problems: Problems) -> tuple[bool, li
     if os.path.isdir(path):
         return False, _walk(path, problems)
     if os.path.exists(path):
+        if not os.path.isfile(path):
+            raise CorpusError(
+                f"{quoted(source, 300)} is a pipe or a device; save what it gives as a file, and name that."
+            )
         return True, [local_file(path, os.path.basename(path))]
     if not is_glob(path):
         raise CorpusError(f"There is no file or folder {quoted(source, 300)}. {_beside(path)}")
@@ -197,14 +205,17 @@ def _remote(source: str, options: dict[str, Any], problems: Problems) -> tuple[b
 
     try:
         system, path = fsspec.core.url_to_fs(source, **options)
-        info = None if is_glob(source) else system.info(path)
+        info = None if is_glob(source) else patiently(source, lambda: system.info(path))
         is_single = info is not None and info["type"] != "directory"
         if info is None:
-            entries, root = system.glob(path, detail=True), path.split("*")[0].rpartition("/")[0]
+            entries = patiently(source, lambda: system.glob(path, detail=True))
+            root = path.split("*")[0].rpartition("/")[0]
         elif is_single:
             entries, root = {path: info}, path.rpartition("/")[0]
         else:
-            entries, root = system.find(path, detail=True), path
+            entries, root = patiently(source, lambda: system.find(path, detail=True)), path
+    except WaitError:
+        raise
     except FileNotFoundError:
         raise CorpusError(f"There is nothing at {quoted(source, 300)}. Check the URL.") from None
     except Exception as error:  # an unknown protocol, no connection, no permission: each driver raises its own types

@@ -16,10 +16,11 @@ from dreamy_lens.corpus.sections import SECTION, end_of_section
 from dreamy_lens.corpus.streams import Stream
 from dreamy_lens.corpus.text_field import choose_text_field, explain_no_text
 
-LONGEST_LINE = 1 << 28
-"""Bytes of the longest line of JSON that is read; longer lines are skipped."""
+LONGEST_LINE = 1 << 26
+"""Bytes of the longest line of JSON that is read, which takes about five times as much memory; longer lines are skipped
+piece by piece."""
 
-LARGEST_ARRAY = 1 << 28
+LARGEST_ARRAY = 1 << 27
 """Bytes of the largest file that may be one JSON array, because such a file is read into memory at once."""
 
 PEEK = 1 << 20
@@ -151,8 +152,10 @@ def json_rows(
             note(Problem(label, f"the line is longer than {LONGEST_LINE >> 20} MB", "broken line"))
             continue
         text, invalid = _decode(line, "utf-8")
+        del line  # a long line and its text are not kept while it is parsed and used
         try:
             row = json.loads(text)
+            del text
         except (ValueError, RecursionError) as error:
             why = "it is nested too deeply" if isinstance(error, RecursionError) else f"it is not JSON: {error}"
             note(Problem(label, why, "broken line"))
@@ -182,7 +185,7 @@ def _line(stream: Stream) -> bytes | None:
             return line
         if count > LONGEST_LINE:
             break
-        searched, wanted = count, 2 * count
+        searched, wanted = count, min(2 * count, LONGEST_LINE + 1)
     beginning = stream.data[stream.at : stream.at + LONGEST_LINE + 1]
     while (count := stream.fill(1)) and (at := stream.data.find(b"\n", stream.at)) < 0:
         stream.skip(count)

@@ -13,7 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamy_lens._host import working
 from dreamy_lens.errors import ModelError, TokenizerError, quoted, shorten
+from dreamy_lens.models import hub
 from dreamy_lens.models.installs import no_installs
 from dreamy_lens.models.names import EMBEDDED_NAME, why_no_path
 from dreamy_lens.models.vocabulary import Vocabulary
@@ -56,10 +58,18 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
     embedded = name is None or name == EMBEDDED_NAME
     source = _embedded_folder() if embedded else _checked_source(str(name))
     dtype, device = _checked_dtype(dtype), _checked_device(device)
+    unanswered = ""
     stopped: list[str] = []
     try:
         # Weights that are made in inference mode could have no gradients.
-        with _quiet_progress(), torch.inference_mode(False), no_installs() as stopped:
+        loading = working(f"Loading the model {quoted(source, 200)}")
+        with (
+            hub.asked(source) as unanswered,
+            loading,
+            _quiet_progress(),
+            torch.inference_mode(False),
+            no_installs() as stopped,
+        ):
             bridge = TransformerBridge.boot_transformers(source, device=device, dtype=dtype or torch.float32, **options)
     except Exception as error:
         if Path(source).exists() and not _has_tokenizer_files(source) and isinstance(error, ValueError):
@@ -75,8 +85,9 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
             ) from error
         raise ModelError(
             f"{quoted(source, 300)} is neither a local folder nor a model that could be loaded from the Hugging Face "
-            f"Hub: {str(error).rstrip('.')}. There is no such folder in {str(Path.cwd())!r}{_if_offline()}. The "
-            "embedded model needs no network: load_model()."
+            f"Hub: {str(error).rstrip('.')}. There is no such folder in {str(Path.cwd())!r}"
+            f"{unanswered or _if_offline()}. "
+            "The embedded model needs no network: load_model()."
         ) from error
     if stopped:
         warnings.warn(

@@ -203,6 +203,12 @@ def _check(columns: dict[str, np.ndarray], restarts: np.ndarray, counts: np.ndar
     fits = all(columns[name].ndim == d for name, d in dimensions.items())
     fits = fits and all(len(columns[name]) == n for name in ("value", "cross_entropy", "iteration"))
     fits = fits and population.shape == (steps, len(columns["lambdas"])) and restarts.shape[1:] == (2,)
+    kinds = {"ids": "iu", "iteration": "iu", "population": "iu"}
+    fits = fits and all(array.dtype.kind in kinds.get(name, "fiu") for name, array in columns.items())
+    fits = fits and counts.dtype.kind in "iu" and restarts.dtype.kind in "fiu"
+    numbers = (*(columns[name] for name in ("value", "cross_entropy", "seconds", "lambdas")), restarts)
+    if fits and not all(np.isfinite(array).all() for array in numbers):
+        raise RunFolderError("The run's history has NaN or infinite numbers, which no run writes. Save the run again.")
     fits = fits and counts.shape == (2,) and bool(np.all((population >= -1) & (population < n)))
     order = columns["iteration"]
     fits = fits and bool(np.all(np.diff(order) >= 0)) and (n == 0 or (order[0] >= 0 and int(order[-1]) < steps))

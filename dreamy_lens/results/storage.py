@@ -3,7 +3,7 @@
 A new folder is written under a temporary name beside its final place and then renamed. To replace an older run, the new
 arrays are first written under a name of their own. Replacing run.json, a single step of the file system, makes them
 valid. Then they get the usual name. If the process stops at any point, the folder holds either the older or the newer
-run. Other files in the folder are never changed.
+run. Other files in the folder are never changed. Writers in other processes and threads take turns, with a lock.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from dreamy_lens import _files
-from dreamy_lens._files import StrPath
+from dreamy_lens._files import FAILURES, StrPath, explain
+from dreamy_lens._folder_lock import FolderBusy, lock_folder
 from dreamy_lens.errors import RunFolderError
 
 FORMAT = "dreamy_lens run"
@@ -26,7 +29,18 @@ VERSION = 1
 RUN, ARRAYS = "run.json", "arrays.safetensors"
 
 
-def write_folder(path: StrPath, meta: dict[str, Any], arrays: dict[str, np.ndarray], overwrite: bool = False) -> Path:
+_ABANDONED = 3600.0  # seconds after which arrays that no run.json names are taken for the rest of a save that failed
+
+Check = Callable[[dict[str, Any], dict[str, np.ndarray]], None]
+
+
+def write_folder(
+    path: StrPath,
+    meta: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    overwrite: bool = False,
+    check: Check | None = None,
+) -> Path:
     """Write a run folder.
 
     Args:
@@ -34,17 +48,42 @@ def write_folder(path: StrPath, meta: dict[str, Any], arrays: dict[str, np.ndarr
         meta: JSON values that describe the run.
         arrays: Numeric arrays of any shape, by name.
         overwrite: Whether to replace a run that is already in the folder.
+        check: Function that is called with the JSON values and arrays of the run that is to be replaced, and that
+            raises RunFolderError if it must stay. A damaged run is replaced without a check.
 
     Returns:
         Path of the folder.
 
     Raises:
-        RunFolderError: The folder holds a run and `overwrite` is false, or the path is not a run folder. Nothing is
-            changed.
+        RunFolderError: The folder holds a run and `overwrite` is false, the path is not a run folder, the folder cannot
+            be written, or another process has been writing to it for a minute. Nothing is changed.
     """
     from safetensors.numpy import save
 
     folder = Path(path)
+    # safetensors writes the memory of an array without regard to strides, so arrays must be contiguous.
+    data = save({name: np.asarray(array, order="C") for name, array in arrays.items()})
+    digest = hashlib.sha256(data).hexdigest()
+    head = {"format": FORMAT, "version": VERSION, "arrays": {"file": ARRAYS, "bytes": len(data), "sha256": digest}}
+    text = json.dumps({**head, "meta_sha256": _fingerprint(meta), "meta": meta}, indent=1).encode("ascii")
+    try:
+        _check_kind(folder, overwrite)
+        Path(os.path.realpath(folder)).parent.mkdir(parents=True, exist_ok=True)
+        with lock_folder(folder):
+            if _check_kind(folder, overwrite) == "missing":
+                _create(folder, text, data)
+            else:
+                _check_run(folder, check)
+                _replace(folder, text, data, digest)
+    except FolderBusy as error:
+        raise RunFolderError(f"The run cannot be saved: {error}. Save it in another folder, or later.") from None
+    except FAILURES as error:
+        raise RunFolderError(f"The run cannot be saved in {_quoted(folder)}: {explain(error)}") from error
+    return folder
+
+
+def _check_kind(folder: Path, overwrite: bool) -> str:
+    """Return what is at a path, "missing" or "run"; raise RunFolderError if no run may be written there."""
     kind = _kind(folder)
     if kind == "other":
         raise RunFolderError(
@@ -52,16 +91,18 @@ def write_folder(path: StrPath, meta: dict[str, Any], arrays: dict[str, np.ndarr
         )
     if kind == "run" and not overwrite:
         raise RunFolderError(f"{_quoted(folder)} holds a run already; choose another name, or pass overwrite=True.")
-    # safetensors writes the memory of an array without regard to strides, so arrays must be contiguous.
-    data = save({name: np.asarray(array, order="C") for name, array in arrays.items()})
-    digest = hashlib.sha256(data).hexdigest()
-    head = {"format": FORMAT, "version": VERSION, "arrays": {"file": ARRAYS, "bytes": len(data), "sha256": digest}}
-    text = json.dumps({**head, "meta_sha256": _fingerprint(meta), "meta": meta}, indent=1).encode("ascii")
-    if kind == "missing":
-        _create(folder, text, data)
-    else:
-        _replace(folder, text, data, digest)
-    return folder
+    return kind
+
+
+def _check_run(folder: Path, check: Check | None) -> None:
+    """Call a check with the run in a folder, unless that is damaged."""
+    if check is None:
+        return
+    try:
+        old = read_folder(folder)
+    except RunFolderError:
+        return
+    check(*old)
 
 
 def read_folder(path: StrPath) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -137,7 +178,6 @@ def read_json(path: StrPath, form: str) -> dict[str, Any]:
 def _create(folder: Path, text: bytes, data: bytes) -> None:
     """Write a new run folder with the content of run.json and of the arrays."""
     folder = Path(os.path.realpath(folder))
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with _files.replacing(folder) as temporary:
         temporary.mkdir()
         _files.write_synced(temporary / ARRAYS, data)
@@ -148,14 +188,31 @@ def _create(folder: Path, text: bytes, data: bytes) -> None:
 
 def _replace(folder: Path, text: bytes, data: bytes, digest: str) -> None:
     """Replace the run in a folder, such that it can be read at every moment."""
-    _files.write_synced(folder / _pending(digest), data)
-    _files.sync_folder(folder)
-    _files.write_whole(folder / RUN, text)  # from here on the folder holds the new run
-    os.replace(folder / _pending(digest), folder / ARRAYS)
-    for leftover in folder.glob(f"arrays-{'?' * 16}.safetensors"):  # of saves that did not finish
+    _finish_replacing(folder)
+    pending = folder / _pending(digest)
+    try:
+        _files.write_synced(pending, data)
+        _files.sync_folder(folder)
+        _files.write_whole(folder / RUN, text)  # from here on the folder holds the new run
+    except Exception:
         with suppress(OSError):
-            leftover.unlink()
+            pending.unlink()
+        raise
+    os.replace(pending, folder / ARRAYS)
+    for leftover in folder.glob(f"arrays-{'?' * 16}.safetensors"):  # of saves that did not finish
+        # A writer on a machine that does not see this lock may be writing a new one.
+        with suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > _ABANDONED:
+                leftover.unlink()
     _files.sync_folder(folder)
+
+
+def _finish_replacing(folder: Path) -> None:
+    """Give the arrays of the run their usual name, if a process that saved them ended before it could."""
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        named = folder / _pending(json.loads((folder / RUN).read_bytes())["arrays"]["sha256"])
+        if named.is_file() and hashlib.sha256(named.read_bytes()).hexdigest().startswith(named.stem[7:]):
+            os.replace(named, folder / ARRAYS)
 
 
 def _pending(digest: str) -> str:
@@ -165,8 +222,8 @@ def _pending(digest: str) -> str:
 
 def _read_pair(folder: Path) -> tuple[dict[str, Any], bytes]:
     """Return the content of run.json, and the bytes of the arrays that belong to it."""
-    error = None
-    for _ in range(3):  # another process may save the run between the two readings
+    error, before, tries = None, None, 0
+    while tries < 3:  # another process may save the run between the two readings
         head = read_json(folder / RUN, FORMAT)
         try:
             size, digest = int(head["arrays"]["bytes"]), str(head["arrays"]["sha256"])
@@ -181,6 +238,8 @@ def _read_pair(folder: Path) -> tuple[dict[str, Any], bytes]:
                 f"The {RUN} of {_quoted(folder)} was altered: its content does not match its checksum. Undo the "
                 "change, or copy the folder again from an intact one."
             )
+        tries = tries + 1 if digest == before else 0
+        before = digest
         for name in (ARRAYS, _pending(digest)):
             try:
                 data = (folder / name).read_bytes()

@@ -13,6 +13,7 @@ import numpy as np
 
 from dreamy_lens import _upcalls
 from dreamy_lens._files import write_text
+from dreamy_lens._host import working
 from dreamy_lens.errors import SettingsError, quoted
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
@@ -125,7 +126,8 @@ class Dream(RecordedRun):
         Returns:
             Page as HTML.
         """
-        page = (report.static_page_of_run if static else _upcalls.page_of_run)(self, k=k, strips=strips)
+        with working("Computing the attributions of the page"):
+            page = (report.static_page_of_run if static else _upcalls.page_of_run)(self, k=k, strips=strips)
         if path is not None:
             write_text(path, page)
         return page
@@ -201,6 +203,9 @@ class Dream(RecordedRun):
     def save(self, path: str | os.PathLike[str] | None = None, *, overwrite: bool = False) -> Path:
         """Write the run as a folder of JSON and safetensors, in one step: the folder can be loaded at every moment.
 
+        The folder in which the run was last saved is replaced, unless another process has continued the run further
+        there.
+
         Args:
             path: Folder to write; None is the folder in which the run was last saved, or from which it was loaded.
             overwrite: Whether to replace another run in the folder.
@@ -209,13 +214,13 @@ class Dream(RecordedRun):
             The folder.
 
         Raises:
-            RunFolderError: The folder holds something else.
+            RunFolderError: The folder holds something else or a longer continuation of this run, or cannot be written.
         """
         if path is None and self.folder is None:
             raise SettingsError("This run has not been saved yet; give a folder: run.save('my_run').")
         target = Path(path) if path is not None else Path(str(self.folder))
         # While the run goes on, its thread saves between two steps, so that everything in the folder fits together.
-        self.use_model(lambda: saving.save_record(self.record(), target, overwrite or self._is_own(target)))
+        self.use_model(lambda: saving.save_record(self.record(), target, overwrite, self._is_own(target)))
         self.folder = target.absolute()
         return target
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamy_lens._files import FAILURES, check_writable, explain
 from dreamy_lens._host import versions
 from dreamy_lens.errors import DreamyLensError, FeatureError, RunFolderError
 from dreamy_lens.features.expressions import Feature
@@ -28,15 +28,56 @@ from dreamy_lens.search.steps import State
 _PACKAGES = ("dreamy-lens", "torch", "transformers", "transformer-lens", "numpy")
 
 
-def save_record(record: RunRecord, path: Path, overwrite: bool) -> None:
+def save_record(record: RunRecord, path: Path, overwrite: bool, own: bool = False) -> None:
     """Write the record of a run to a folder; see :meth:`Dream.save`.
 
     Args:
         record: Record of the run.
         path: Folder to write.
         overwrite: Whether to replace another run in the folder.
+        own: Whether to replace this run in the folder, if it has not been continued further there.
+
+    Raises:
+        RunFolderError: The folder holds something that must stay, or cannot be written.
     """
-    write_folder(path, *pack_record(record), overwrite)
+    meta, arrays = pack_record(record)
+
+    def check(old_meta: dict[str, Any], old_arrays: dict[str, np.ndarray]) -> None:
+        _check_own(old_meta, old_arrays, record.history, path)
+
+    write_folder(path, meta, arrays, overwrite or own, None if overwrite else check)
+
+
+def _check_own(meta: dict[str, Any], arrays: dict[str, np.ndarray], history: History, path: Path) -> None:
+    """Raise RunFolderError unless a run in a folder is an earlier point of a history.
+
+    Args:
+        meta: JSON values of the run in the folder.
+        arrays: Arrays of the run in the folder.
+        history: History that will replace it.
+        path: The folder.
+    """
+    try:
+        saved = History.from_arrays(arrays)
+    except DreamyLensError:  # not readable as a run, so nothing is lost
+        return
+    common = min(len(saved), len(history))
+    names = ("ids", "value", "cross_entropy", "iteration")
+    is_same = meta.get("kind") == "dream" and all(
+        np.array_equal(getattr(saved, name)[:common], getattr(history, name)[:common], equal_nan=name != "ids")
+        for name in (names if common else ())
+    )
+    if is_same and saved.iterations <= history.iterations:
+        return
+    what = (
+        f"holds a longer continuation of this run, with {saved.iterations} iterations instead of {history.iterations}"
+        if is_same
+        else "holds another run now"
+    )
+    raise RunFolderError(
+        f"{str(path)!r} {what}, which another process saved there. Save into another folder, or replace it with "
+        "save(folder, overwrite=True)."
+    )
 
 
 def pack_record(record: RunRecord) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -81,19 +122,15 @@ def check_free(path: str | os.PathLike[str]) -> None:
     """
     folder = Path(path)
     try:
+        place = folder
         if folder.is_dir() and not any(folder.iterdir()):
-            folder = folder.absolute()
+            place = folder.absolute().parent
         elif os.path.lexists(folder):
             state = "already holds a run" if (folder / RUN).is_file() else "exists and is not a run folder"
             raise RunFolderError(f"{str(folder)!r} {state}; choose another name, or delete it first.")
-        # Permission bits do not decide everything, so try to create a folder in the nearest parent that exists.
-        nearest = next(parent for parent in Path(os.path.realpath(folder)).parents if os.path.lexists(parent))
-        os.rmdir(tempfile.mkdtemp(prefix=".dreamy_lens.", dir=nearest))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RunFolderError(
-            f"The folder {str(folder)!r} cannot be created: {reason}. Choose a place where you may write."
-        ) from error
+        check_writable(place)
+    except FAILURES as error:
+        raise RunFolderError(f"The folder {str(folder)[:300]!r} cannot be created: {explain(error)}") from error
 
 
 def read_record(

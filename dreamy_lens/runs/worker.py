@@ -70,6 +70,7 @@ class RunWorker(ModelThread):
         error: Error that ended the run, if it failed.
         interrupted: Whether Ctrl-C ended the run.
         error_seen: Whether the user has seen the error, as an exception or a warning.
+        save_error: Error of the last attempt to save the run; None if it was saved. It does not end the run.
     """
 
     def __init__(self, run: Steppable, until: int, save_to: str | os.PathLike[str] | None = None) -> None:
@@ -79,6 +80,8 @@ class RunWorker(ModelThread):
         self.status = READY
         self.error: BaseException | None = None
         self.interrupted = self.error_seen = False
+        self.save_error: Exception | None = None
+        self._warned_of_saving = False
         self._wish = RUNNING
         self._saved: float | None = None
         self._in_own_thread = False
@@ -170,10 +173,7 @@ class RunWorker(ModelThread):
                 with contextlib.suppress(Exception):
                     steps.close()
                 if self.save_to is not None and status != FAILED:
-                    try:
-                        self._save_finished()
-                    except Exception as error:
-                        status = self._failed(error)
+                    self._save_finished()
         finally:  # so that no thread waits for ever, whatever happens
             with uninterrupted(forget=True):
                 try:
@@ -199,10 +199,10 @@ class RunWorker(ModelThread):
                 with uninterrupted():
                     self.run.take(step)
                 self._listeners.notify()
-                # The first step is saved at once, so that a folder that cannot be written fails at the beginning.
+                # The first step is saved at once, so that the user hears of a folder that cannot be written early on.
                 if self.save_to is not None and (self._saved is None or time.monotonic() - self._saved > SAVE_SECONDS):
                     with uninterrupted():
-                        self.run.save(self.save_to)
+                        self._save()
                     self._saved = time.monotonic()
         return STOPPED
 
@@ -258,12 +258,29 @@ class RunWorker(ModelThread):
             traceback.clear_frames(error.__traceback__)
         return FAILED
 
+    def _save(self) -> None:
+        """Save the run. An error does not end the run, which is complete in memory: the first one is a warning."""
+        assert self.save_to is not None
+        try:
+            self.run.save(self.save_to)
+            self.save_error = None
+        except Exception as error:
+            self.save_error = error
+            if not self._warned_of_saving:
+                self._warned_of_saving = True
+                warnings.warn(
+                    f"The run could not be saved in {os.fspath(self.save_to)[:300]!r}: {str(error).rstrip('.')}. The "
+                    "search goes on, and tries again until its end; run.save(folder) writes the run to another folder.",
+                    RuntimeWarning,
+                    stacklevel=7,
+                )
+
     def _save_finished(self) -> None:
         """Save the finished run. A Ctrl-C at this point must not lose the run, so an interrupted save is repeated."""
         assert self.save_to is not None
         for again in (True, True, False):
             try:
-                self.run.save(self.save_to)
+                self._save()
                 return
             except KeyboardInterrupt:  # possible because Python may deliver Ctrl-C before it is held back
                 if not again:
@@ -280,6 +297,7 @@ class RunWorker(ModelThread):
             with uninterrupted(forget=True):
                 self.run.save(self.save_to)
         except Exception as error:
+            self.save_error = error
             warnings.warn(
                 f"The run could not be saved: {str(error).rstrip('.')}. run.save(folder) saves it to another folder.",
                 RuntimeWarning,

@@ -83,7 +83,8 @@ class Examples:
             raise ExamplesError(f"{str(folder)!r} is a file; examples are a folder. Choose another name.")
         if (folder / storage.HEADER).exists() and not overwrite:
             raise ExamplesError(f"{str(folder)!r} holds examples already; choose another name, or pass overwrite=True.")
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / storage.HEADER).exists():
+        others = storage.other_entries(folder)  # looked at before the header, which another process may be writing
+        if others and not (folder / storage.HEADER).exists():
             raise ExamplesError(f"{str(folder)!r} exists and has no examples in it; choose another name.")
         parts = dict(self.tables.parts)
         tokens = parts.pop("tokens", None)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ def model_digest(model: HookedModel) -> str:
     digest = hashlib.sha256()
     module, mode = model.backend.module, model.state[1:]
     # Soft caps and window sizes are not weights, but the values depend on them.
-    settings = sorted(map(str, model.backend.settings().items()))
+    settings = sorted(map(str, _of_the_model(model.backend.settings()).items()))
     digest.update(repr((type(model.source).__name__, str(mode), settings)).encode())
     with model.lock, torch.no_grad():
         seen: set[int] = set()
@@ -32,6 +33,15 @@ def model_digest(model: HookedModel) -> str:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(_bits(tensor).encode())
     return digest.hexdigest()[:16]
+
+
+def _of_the_model(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without those that say where a model was loaded from and which library wrote them down."""
+    return {
+        name: _of_the_model(value) if isinstance(value, Mapping) else value
+        for name, value in settings.items()
+        if name not in ("_name_or_path", "_commit_hash", "transformers_version")
+    }
 
 
 def _bits(tensor: torch.Tensor) -> str:

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import sys
 import time
 import warnings
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dreamy_lens._files import cache_folder
+from dreamy_lens._host import working
 from dreamy_lens.corpus.corpus import Corpus
 from dreamy_lens.corpus.problems import Problems
 from dreamy_lens.corpus.sources import open_corpus
@@ -30,6 +30,7 @@ from dreamy_lens.scan.config import ScanConfig
 from dreamy_lens.scan.examples import Examples
 from dreamy_lens.scan.fingerprint import features_digest, has_complete_text, library_versions, model_digest
 from dreamy_lens.scan.progress_bar import InterruptGuard, ScanBar, ValuesBar
+from dreamy_lens.scan.scan_folder import CHECKPOINT_FILE, ScanFolder, report_stop
 from dreamy_lens.scan.scanner import Scanner
 from dreamy_lens.scan.schema import arrow_table, token_table
 from dreamy_lens.scan.storage import HEADER
@@ -46,9 +47,6 @@ CHECKED = 8
 
 PARTS_FOLDER = "parcels"
 """Name of the folder of an unfinished scan that is distributed over several processes."""
-
-CHECKPOINT_FILE = "scan.safetensors"
-"""Name of the file of an unfinished scan."""
 
 
 class Scan:
@@ -122,29 +120,42 @@ class Scan:
         self, out: str | os.PathLike[str] | None = None, cache: bool = True, progress: bool | None = None
     ) -> Examples:
         """Scan, continue an unfinished scan, or open a finished one; see :func:`dreamy_lens.max_activating`."""
-        folder = Path(out).expanduser() if out is not None else None
-        if folder is None and cache and self.is_reproducible:
-            folder = self.folder()
-        finished = None if folder is None else self.open_finished(folder, cached=out is None)
-        if finished is not None:
-            return finished
+        folder = self.scan_folder(out, cache)
+        with working("Looking for an earlier scan of this model and corpus", progress):
+            finished = None if folder.path is None else self.open_finished(folder)
+            if finished is not None:
+                return finished
+            folder.check_writable()
+            state = None if folder.path is None else folder.load_state(self.identity, self.model.device)
         scanner = self.scanner()
-        state = scanner.new_checkpoint()
-        if folder is not None and (folder / CHECKPOINT_FILE).exists():
-            state = Checkpoint.load(folder / CHECKPOINT_FILE, self.identity, self.model.device)
+        state = scanner.new_checkpoint() if state is None else state
         complete = self._scan(scanner, state, folder, progress)
         return self.build_examples(scanner, state, folder, complete, progress)
 
-    def open_finished(self, folder: Path, cached: bool) -> Examples | None:
+    def scan_folder(self, out: str | os.PathLike[str] | None, cache: bool) -> ScanFolder:
+        """Return the folder in which this scan is saved: `out`, a folder of the cache, or none.
+
+        Args:
+            out: Folder of the results, or None.
+            cache: Whether results without `out` are kept in the cache.
+        """
+        if out is not None:
+            return ScanFolder(Path(os.path.expanduser(out)), cached=False)
+        return ScanFolder(self.folder() if cache and self.is_reproducible else None, cached=True)
+
+    def open_finished(self, folder: ScanFolder) -> Examples | None:
         """Return the finished scan in a folder, if there is one whose values are those of a new scan.
 
         Args:
-            folder: Folder to look in.
-            cached: Whether the folder is in the cache, where a new scan may replace it.
+            folder: Folder to look in. In the cache, a new scan may replace what it holds.
 
         Raises:
             ExamplesError: A folder outside the cache holds another scan.
         """
+        path = folder.path
+        return None if path is None else folder.attempt(lambda: self._finished(path, folder.cached))
+
+    def _finished(self, folder: Path, cached: bool) -> Examples | None:
         finished = self._read_finished(folder)
         if finished is None:
             return None
@@ -199,8 +210,8 @@ class Scan:
         """
         if folder.exists() and not folder.is_dir():
             raise ExamplesError(f"{str(folder)!r} is a file, and examples are a folder; choose another name.")
+        entries = storage.other_entries(folder) - {PARTS_FOLDER}  # before the header, which may be written just now
         if not (folder / HEADER).exists():
-            entries = {path.name for path in folder.iterdir()} - {PARTS_FOLDER} if folder.is_dir() else set()
             if entries and CHECKPOINT_FILE not in entries:
                 raise ExamplesError(f"{str(folder)!r} exists and holds no scan; choose another name.")
             return None
@@ -208,15 +219,15 @@ class Scan:
         check_identity(examples.header.get("identity", {}), self.identity, str(folder))
         return examples if examples.header.get("complete") else None
 
-    def _scan(self, scanner: Scanner, state: Checkpoint, folder: Path | None, shown: bool | None) -> bool:
+    def _scan(self, scanner: Scanner, state: Checkpoint, folder: ScanFolder, shown: bool | None) -> bool:
         """Scan, and return whether the scan reached its end; after an interrupt, another call continues it."""
         saved = time.monotonic()
 
         def after(checkpoint: Checkpoint, block: Any) -> bool:
             nonlocal saved
             bar.update(checkpoint, block)
-            if folder is not None and time.monotonic() - saved >= SAVE_SECONDS:
-                checkpoint.save(folder / CHECKPOINT_FILE, self.identity)
+            if folder.path is not None and time.monotonic() - saved >= SAVE_SECONDS:
+                folder.save_state(checkpoint, self.identity)
                 saved = time.monotonic()
             return guard.stop_requested
 
@@ -224,16 +235,14 @@ class Scan:
             try:
                 complete = scanner.run(state, after=after)
             except Exception:
-                if folder is not None and state.consistent and state.counts["windows"]:
-                    state.save(folder / CHECKPOINT_FILE, self.identity)
+                if folder.path is not None and state.consistent and state.counts["windows"]:
+                    folder.save_state(state, self.identity)
                 raise
         if not state.counts["windows"]:
             raise self.no_windows_error(state)
         if not complete:
-            if folder is not None:
-                state.save(folder / CHECKPOINT_FILE, self.identity)
-            hint = "call again with the same arguments to go on" if folder is not None else "nothing was saved"
-            print(f"Stopped after {state.counts['tokens']:,} tokens; {hint}.", file=sys.stderr)
+            saved_state = folder.path is not None and folder.save_state(state, self.identity)
+            report_stop(state.counts["tokens"], saved_state)
         return complete
 
     def no_windows_error(self, state: Checkpoint) -> CorpusError:
@@ -254,7 +263,7 @@ class Scan:
         self,
         scanner: Scanner,
         state: Checkpoint,
-        folder: Path | None,
+        folder: ScanFolder | None,
         complete: bool = True,
         shown: bool | None = None,
         run_jobs: JobRunner | None = None,
@@ -264,7 +273,7 @@ class Scan:
         Args:
             scanner: Scanner of this scan.
             state: Results of the scan.
-            folder: Folder to write the examples to; None keeps them in memory.
+            folder: Folder to write the examples to; None keeps them in memory, as does a folder that cannot be written.
             complete: Whether the scan reached its end.
             shown: Whether to show a progress bar; None shows it in terminals and notebooks.
             run_jobs: Function that computes the values at tokens in other processes; None computes them in this one.
@@ -280,15 +289,18 @@ class Scan:
         with ValuesBar(shown) as bar:
             builder = TableBuilder(scanner, state, bar.update)
             builder.compute_values(run_jobs)
-        header = builder.header(self.identity if folder is not None else {}, complete)
+        folder = ScanFolder(None, cached=True) if folder is None else folder
+        header = builder.header({} if folder.path is None else self.identity, complete)
         rows = arrow_table("windows", builder.windows())
         token_bytes = token_table(self.model.vocabulary, rows)
-        if folder is None:
-            return Examples(Tables(header, builder.features(), rows, builder.kept_rows(), token_bytes))
-        storage.write_tables(folder, header, builder.features(), rows, builder.kept_rows(), token_bytes)
-        if complete:
-            (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
-        return Examples.load(folder)
+
+        def write(path: Path) -> None:
+            storage.write_tables(path, header, builder.features(), rows, builder.kept_rows(), token_bytes)
+
+        saved = folder.save_results(write, complete, state.counts["tokens"], header["identity"])
+        if saved is not None:
+            return saved
+        return Examples(Tables(header, builder.features(), rows, builder.kept_rows(), token_bytes))
 
 
 def _check_names(features: list[Any]) -> None:

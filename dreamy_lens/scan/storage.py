@@ -16,16 +16,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dreamy_lens._files import write_whole
+from dreamy_lens._files import explain, write_whole
+from dreamy_lens._folder_lock import FolderBusy, lock_folder
 from dreamy_lens.errors import ExamplesError
 from dreamy_lens.scan.schema import NAMES, Rows, arrow_table, schema
 from dreamy_lens.scan.tables import Table, Tables
@@ -75,26 +77,41 @@ def write_tables(
         files = {name: _write_part(_pending(folder, name, generation), name, rows) for name, rows in sources.items()}
         head = {"format": FORMAT, "version": VERSION, **header, "generation": generation, "rows": files}
         text = json.dumps(head, indent=1, default=_plain).encode("ascii")
-        write_whole(folder / HEADER, text)  # from here on, the folder holds the new examples
+        with lock_folder(folder):
+            _commit(folder, text, generation, sources)
     except BaseException as error:
         for name in NAMES:
             with suppress(OSError):
                 _pending(folder, name, generation).unlink()
         if isinstance(error, OSError):
             raise ExamplesError(
-                f"The examples cannot be written to {str(folder)!r}: {error.strerror or error}. The examples that it "
-                "held before are unchanged; make room, or name another folder."
+                f"The examples cannot be written to {str(folder)!r}: {explain(error)} The examples that it held before "
+                "are unchanged."
             ) from error
+        if isinstance(error, FolderBusy):
+            raise ExamplesError(f"The examples cannot be written: {error}. Name another folder, or wait.") from error
         raise
+    return folder
+
+
+def _commit(folder: Path, text: bytes, generation: str, names: Collection[str]) -> None:
+    """Make the tables of a generation valid, and give them their usual names.
+
+    Args:
+        folder: Folder that has the tables under their temporary names.
+        text: Content of `examples.json`.
+        generation: Mark of the tables.
+        names: Names of the tables.
+    """
+    write_whole(folder / HEADER, text)  # from here on, the folder holds the new examples
     for name in NAMES:
         # On Windows, a reader may hold the old file open; then the new file keeps its temporary name.
         with suppress(OSError):
-            if name in sources:
+            if name in names:
                 os.replace(_pending(folder, name, generation), _usual(folder, name))
             else:
                 _usual(folder, name).unlink(missing_ok=True)
     _remove_abandoned(folder, generation)
-    return folder
 
 
 def read_tables(folder: str | os.PathLike[str]) -> Tables:
@@ -104,12 +121,14 @@ def read_tables(folder: str | os.PathLike[str]) -> Tables:
         ExamplesError: The folder is missing, has no examples, is damaged, or has a newer version.
     """
     folder = Path(folder).expanduser()
-    for attempt in range(3):  # another process may write the folder between reading the header and reading the tables
+    tries, before = 0, None
+    while True:  # another process may write the folder between reading the header and reading the tables
         head = _read_header(folder)
+        tries, before = (tries + 1 if head["generation"] == before else 0), head["generation"]
         try:
-            parts = {name: Table(_file(folder, name, head["generation"])) for name in head["rows"]}
+            parts = {name: _opened(folder, name, str(head["generation"])) for name in head["rows"]}
         except _Missing as missing:
-            if attempt == 2:
+            if tries == 2:
                 raise ExamplesError(
                     f"The examples in {str(folder)!r} are damaged: {missing}. Copy the folder again, or scan again."
                 ) from None
@@ -121,7 +140,17 @@ def read_tables(folder: str | os.PathLike[str]) -> Tables:
                     f"says {head['rows'][name]:,}. Copy the folder again, or scan again."
                 )
         return Tables(head, **parts)
-    raise AssertionError("unreachable")
+
+
+def _opened(folder: Path, name: str, generation: str) -> Table:
+    """Open a table of a generation, or raise _Missing: its file may be renamed or replaced before it is open."""
+    table = Table(_file(folder, name, generation))
+    try:
+        if table.metadata.get(_GENERATION) == generation.encode():
+            return table
+    except (OSError, ValueError) as error:
+        raise _Missing(f"{name}.parquet cannot be opened ({error})") from None
+    raise _Missing(f"{name}.parquet does not belong to its {HEADER}")
 
 
 class _Missing(Exception):
@@ -186,11 +215,17 @@ def _file(folder: Path, name: str, generation: str) -> Path:
         if not file.is_file():
             continue
         try:
-            metadata = pq.read_schema(file).metadata or {}
+            written = pq.read_schema(file)
+            metadata = written.metadata or {}
         except (OSError, ValueError) as error:
             reason = f"{file.name} is truncated or altered ({error})"
             continue
-        if metadata.get(_GENERATION, b"").decode() == generation:
+        wrong = [form.name for form in schema(name) if form.name not in written.names]
+        wrong += [form.name for form in schema(name) if form.name in written.names and written.field(form.name) != form]
+        if wrong:
+            reason = f"{file.name} was altered: its column {wrong[0]!r} is missing or has another type"
+            continue
+        if metadata.get(_GENERATION, b"").decode("ascii", "replace") == generation:
             return file
         reason = f"{file.name} does not belong to its {HEADER}"
     raise _Missing(reason)
@@ -198,6 +233,14 @@ def _file(folder: Path, name: str, generation: str) -> Path:
 
 def _usual(folder: Path, name: str) -> Path:
     return folder / f"{name}.parquet"
+
+
+def other_entries(folder: Path) -> set[str]:
+    """Return the names in a folder, without those of writes that go on or were cut off; none if it is missing."""
+    if not folder.is_dir():
+        return set()
+    written = re.compile(rf"\..*|({'|'.join(NAMES)})-[0-9a-f]{{16}}\.parquet")
+    return {path.name for path in folder.iterdir() if not written.fullmatch(path.name)}
 
 
 def _pending(folder: Path, name: str, generation: str) -> Path:

@@ -34,6 +34,11 @@ class Table:
         return pq.ParquetFile(self.source, memory_map=True, page_checksum_verification=True)
 
     @property
+    def metadata(self) -> dict[bytes, bytes]:
+        """Metadata of the file's schema. This opens the file, which then stays open."""
+        return self._file.schema_arrow.metadata or {}
+
+    @property
     def is_file(self) -> bool:
         """True if the rows are on disk."""
         return isinstance(self.source, Path)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import secrets
 import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from dreamy_lens._files import FAILURES
+from dreamy_lens._folder_lock import FolderBusy, lock_folder
 from dreamy_lens._host import progress_bar
 from dreamy_lens.cluster.actor_pool import ActorPool, LostJob
 from dreamy_lens.cluster.model_ref import dumps
@@ -40,28 +44,59 @@ def carry_out(
     """
     if isinstance(together, bool) or not isinstance(together, int) or together < 1:
         raise SettingsError(f"together is {quoted(together)}; it must be a whole number, at least 1.")
+    with _sole_writer(place):
+        return _carry_out(plan, place, ray, together, progress)
+
+
+@contextlib.contextmanager
+def _sole_writer(place: SharedFolder) -> Iterator[None]:
+    """Hold the lock of a sweep's folder on disk, since two sweeps would take each other's runs for their own.
+
+    Raises:
+        RunFolderError: Another process works on a sweep in the folder.
+    """
+    if place.is_url:
+        yield
+        return
+    try:
+        with contextlib.suppress(*FAILURES):  # the manifest cannot be written then, which raises a full sentence
+            os.makedirs(place.text, exist_ok=True)
+        with lock_folder(os.path.join(place.text, MANIFEST), wait=False):
+            yield
+    except FolderBusy:
+        raise RunFolderError(
+            f"Another process works on the sweep in {place}: wait until it ends, or name another folder."
+        ) from None
+
+
+def _carry_out(plan: Plan, place: SharedFolder, ray: RayConfig | None, together: int, progress: bool | None) -> Sweep:
     manifest = _write_manifest(place, plan)
-    sweep = _open(place, manifest, plan)
+    sweep = _open(place, manifest, plan, {})
     unfinished = [task for task in plan.tasks if not sweep.is_done(task)]
     groups = _groups(unfinished, together)
     runner = Runner(plan, place, manifest["mark"])
+    results: dict[str, dict[str, Any]] = {}
     with SweepBar(plan, len(plan.tasks) - len(unfinished), progress) as bar:
         try:
             if unfinished and ray is not None:
                 with connected(ray, tasks=len(groups)) as cluster:
-                    _show_all(_run_on_cluster(cluster, runner, groups, bar), bar)
+                    _show_all(_run_on_cluster(cluster, runner, groups, bar), bar, results)
             elif unfinished:
-                _show_all(_run_here(runner, groups), bar)
+                _show_all(_run_here(runner, groups), bar, results)
         except KeyboardInterrupt:
             bar.report_interrupt()
-    sweep = _open(place, manifest, plan)
-    failed = [task for task in unfinished if sweep.status(task) == FAILED]
+    if results and place.read(MANIFEST) is None:  # somebody removed the folder while the sweep went on
+        with contextlib.suppress(RunFolderError):
+            place.write(MANIFEST, manifest)
+    sweep = _open(place, manifest, plan, results, runner.unsaved)
+    failed = [task for task in plan.tasks if sweep.status(task) == FAILED]
     if failed:
+        unsaved = f" The Sweep's .unsaved has {len(runner.unsaved)} runs in memory." if runner.unsaved else ""
         warnings.warn(
             f"{len(failed)} of {len(plan.tasks)} runs failed; the Sweep's .failed says why. Repeat the call to try "
-            "them again.",
+            f"them again.{unsaved}",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return sweep
 
@@ -85,9 +120,16 @@ def _write_manifest(place: SharedFolder, plan: Plan) -> dict[str, Any]:
     return manifest
 
 
-def _open(place: SharedFolder, manifest: dict[str, Any], plan: Plan) -> Sweep:
+def _open(
+    place: SharedFolder,
+    manifest: dict[str, Any],
+    plan: Plan,
+    results: dict[str, dict[str, Any]],
+    unsaved: dict[str, Any] | None = None,
+) -> Sweep:
     fluency = None if plan.fluency_model is None else plan.fluency_model.model
-    return Sweep(place, manifest, features=plan.features, model=plan.model.model, fluency_model=fluency)
+    objects = {"features": plan.features, "model": plan.model.model, "fluency_model": fluency}
+    return Sweep(place, manifest, results=results, unsaved=unsaved, **objects)
 
 
 def _groups(tasks: list[SweepTask], together: int) -> Groups:
@@ -118,6 +160,7 @@ def _run_on_cluster(cluster: Cluster, runner: Runner, groups: Groups, bar: Sweep
         plan=dataclasses.replace(plan, model=plan.model.packed(), fluency_model=fluency),
         device="cuda" if cluster.gpus else "cpu",
         threads=max(1, int(cluster.cpus)),
+        unsaved=None,
     )
     try:
         data = dumps(worker)
@@ -139,11 +182,18 @@ def _run_on_cluster(cluster: Cluster, runner: Runner, groups: Groups, bar: Sweep
         groups = separate
 
 
-def _show_all(results: Iterator[list[dict[str, Any]]], bar: SweepBar) -> None:
-    """Add results to the progress bar as they come, and then close their iterator, which ends the workers."""
+def _show_all(results: Iterator[list[dict[str, Any]]], bar: SweepBar, collected: dict[str, dict[str, Any]]) -> None:
+    """Add results to the progress bar and to a dictionary as they come, and then close their iterator.
+
+    Args:
+        results: Results of groups of runs; closing it ends the workers.
+        bar: Progress bar.
+        collected: Dictionary that gets the results, by the names of their runs.
+    """
     try:
         for group_results in results:
             for result in group_results:
+                collected[result["name"]] = result
                 bar.add(result)
     finally:
         results.close()  # type: ignore[attr-defined]

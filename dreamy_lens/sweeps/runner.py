@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class Runner:
         device: Device of models that are loaded by name; None is the first GPU if there is one.
         threads: Number of torch threads; None leaves it unchanged.
         version: Version of dreamy_lens in the process that distributes the runs.
+        unsaved: Finished runs that could not be saved, by their names; None does not keep them in memory.
     """
 
     plan: Plan
@@ -39,6 +41,7 @@ class Runner:
     device: str | None = None
     threads: int | None = None
     version: str = __version__
+    unsaved: dict[str, Any] | None = field(default_factory=dict)
 
     def ready(self) -> None:
         """Load the model, and check every feature against it.
@@ -91,7 +94,7 @@ class Runner:
         except DreamyLensError as error:
             if len(tasks) > 1:
                 return [result for task in tasks for result in self.run([task], attempt)]
-            return [self.keep(failure(tasks[0], error, attempt))]
+            return [self._try_to_keep(failure(tasks[0], error, attempt))]
         return [self._save(task, run, attempt) for task, run in zip(tasks, runs, strict=True)]
 
     def keep(self, result: dict[str, Any]) -> dict[str, Any]:
@@ -127,18 +130,29 @@ class Runner:
         return not worker.interrupted
 
     def _save(self, task: SweepTask, run: Any, attempt: int) -> dict[str, Any]:
-        """Save a finished run, then write and return its result."""
+        """Save a finished run, then write and return its result; a run that cannot be saved has failed."""
         name = f"{RUNS}/{task.name}"
-        if self.place.is_url:
-            local = Path(tempfile.mkdtemp(prefix="dreamy_lens."))
-            try:
-                run.save(local / "run")
-                self.place.put(local / "run", name)
-            finally:
-                shutil.rmtree(local, ignore_errors=True)
-        else:
-            run.save(self.place.local(name), overwrite=True)
-        return self.keep({**_result(task, DONE, attempt), **summary(run)})
+        try:
+            if self.place.is_url:
+                local = Path(tempfile.mkdtemp(prefix="dreamy_lens."))
+                try:
+                    run.save(local / "run")
+                    self.place.put(local / "run", name)
+                finally:
+                    shutil.rmtree(local, ignore_errors=True)
+            else:
+                run.save(self.place.local(name), overwrite=True)
+            return self.keep({**_result(task, DONE, attempt), **summary(run)})
+        except (DreamyLensError, OSError) as error:
+            if self.unsaved is not None:
+                self.unsaved[task.name] = run
+            return self._try_to_keep(failure(task, error, attempt))
+
+    def _try_to_keep(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Write the result of a run that failed, if possible, and return it."""
+        with contextlib.suppress(DreamyLensError, OSError):
+            self.keep(result)
+        return result
 
 
 def summary(run: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from dreamy_lens._files import StrPath
@@ -29,6 +29,8 @@ class Sweep(Sequence["Dream"]):
 
     Attributes:
         where: Folder or URL of the sweep.
+        unsaved: Runs that were finished but could not be saved, for example because the disk was full. They are in
+            memory: `run.save(folder)` writes each of them.
     """
 
     def __init__(
@@ -40,6 +42,8 @@ class Sweep(Sequence["Dream"]):
         model: Any = None,
         fluency_model: Any = None,
         tasks: Sequence[SweepTask] | None = None,
+        results: dict[str, dict[str, Any]] | None = None,
+        unsaved: dict[str, Dream] | None = None,
         like: Sweep | None = None,
     ) -> None:
         self.where = place.text
@@ -47,7 +51,13 @@ class Sweep(Sequence["Dream"]):
         self._models = (model, fluency_model)
         all_tasks = tasks_of(len(manifest["features"]), len(manifest["settings"]), manifest["seeds"])
         self._tasks = list(all_tasks if tasks is None else tasks)
-        self._results = results_of(place) if like is None else like._results
+        if like is None:
+            self._results = results_of(place, {} if results is None else results)
+            kept = {} if unsaved is None else unsaved
+        else:
+            self._results, kept = like._results, like._unsaved
+        self._unsaved = {task.name: kept[task.name] for task in self._tasks if task.name in kept}
+        self.unsaved = list(self._unsaved.values())
         self._opened: dict[SweepTask, Dream] = {} if like is None else like._opened
         self._done = [task for task in self._tasks if self.is_done(task)]
 
@@ -262,17 +272,34 @@ class Sweep(Sequence["Dream"]):
         return fragment(f"<p>{escape(repr(self))}</p>{table}")
 
 
-def results_of(place: SharedFolder) -> dict[str, dict[str, Any]]:
-    """Return the results of a sweep's runs by name, without results of finished runs that are damaged or removed."""
+def results_of(place: SharedFolder, known: Mapping[str, dict[str, Any]] | None = None) -> dict[str, dict[str, Any]]:
+    """Return the results of a sweep's runs by name. A finished run that is damaged or gone has failed.
+
+    Args:
+        place: Folder of the sweep.
+        known: Results that this process has seen, for runs whose results are not in the folder.
+    """
     files = [name for name in place.names(RESULTS) if name.endswith(".json")]
     contents = place.read_all(f"{RESULTS}/{name}" for name in files).values()
-    results = {str(result.get("name")): result for result in contents}
+    results = {name: {**result, "gone": True} for name, result in (known or {}).items()}
+    results |= {str(result.get("name")): result for result in contents}
     runs = set(place.names(RUNS)) if results else set()
-    return {
-        name: result
-        for name, result in results.items()
-        if result.get("status") != DONE or (name in runs and _is_complete(result))
-    }
+    return {name: _checked(result, name in runs) for name, result in results.items()}
+
+
+def _checked(result: dict[str, Any], has_folder: bool) -> dict[str, Any]:
+    """Return the result of a run, as a failure if the run is said to be finished and is not there."""
+    if result.get("status") != DONE:
+        return result
+    name, reason = result.get("name"), None
+    if not has_folder:
+        reason = f"The folder {RUNS}/{name} was removed after the run was saved."
+    elif result.get("gone") or not _is_complete(result):
+        reason = f"The file {RESULTS}/{name}.json was removed or damaged after the run was saved."
+    if reason is None:
+        return result
+    plain = {key: result[key] for key in ("name", "seed", "attempts", "worker") if key in result}
+    return {**plain, "status": FAILED, "error": reason, "kind": "RunFolderError"}
 
 
 def _is_complete(result: dict[str, Any]) -> bool:

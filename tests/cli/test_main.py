@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -253,10 +255,31 @@ def test_an_interrupt_elsewhere_ends_quietly(cli, monkeypatch):
     assert (status, out, err) == (130, "", "dreamy-lens: interrupted.\n")
 
 
-def test_a_file_that_cannot_be_written(cli, tmp_path):
-    status, out, err = cli("dream", "L2.N17", *SMALL, "--html", str(tmp_path / "no" / "page.html"))
-    assert status == 1 and "perplexity" in out  # what was found is not lost
-    assert "dreamy-lens: " in err and "No such file or directory" in err and "Traceback" not in err
+def test_a_file_that_cannot_be_written_is_told_before_the_search(cli, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(Scorer, "score", lambda *a: pytest.fail("it was searched"))
+    for place, words in ((tmp_path / "file" / "page.html", "Not a directory. A part"), (tmp_path, "It is a folder")):
+        status, out, err = cli("dream", "L2.N17", *SMALL, "--html", str(place))
+        assert (status, out) == (1, "") and words in err and "Traceback" not in err
+
+
+def test_what_was_found_is_printed_though_it_cannot_be_written(cli, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    status, out, err = cli("dream", "L2.N17", *SMALL, "--html", str(tmp_path / "page.html"))
+    assert status == 1 and "perplexity" in out
+    assert "page.html' cannot be written: No space left on device. Make room" in err and "Traceback" not in err
+    with pytest.warns(RuntimeWarning, match="could not be saved .* No space left"):
+        status, out, err = cli("dream", "L2.N17", *SMALL, "--out", str(tmp_path / "run"))
+    assert status == 1 and "perplexity" in out
+    (tmp_path / "corpus.txt").write_text("The dog runs over the hill, and the cat sleeps in the house. " * 9)
+    with pytest.warns(RuntimeWarning, match="could not be saved .* No space left"):
+        corpus = str(tmp_path / "corpus.txt")
+        status, out, err = cli("scan", "L2.N17", "--corpus", corpus, "--out", str(tmp_path / "scan"), "--quiet")
+    assert status == 1 and "blocks.2" in out
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["corpus.txt"]
 
 
 # attribute.

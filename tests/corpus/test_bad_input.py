@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 
 from dreamy_lens.corpus import open_corpus
+from dreamy_lens.corpus.problems import Problem
 from dreamy_lens.errors import CorpusError, SettingsError
 from tests.helpers.texts import TEXTS, small, texts_of, write
 
@@ -145,6 +146,30 @@ def test_a_line_that_is_too_long_is_passed_over(tmp_path: Path):
         corpus = open_corpus(path)
         assert texts_of(corpus) == {"a.jsonl:1": "one", "a.jsonl:3": "two"}
     assert corpus.problems.counts == {"broken line": 2}
+
+
+def test_a_row_that_is_too_long_is_not_read_into_memory(tmp_path: Path):
+    from dreamy_lens.corpus import records
+    from dreamy_lens.corpus.paths import local_file
+    from dreamy_lens.corpus.streams import open_stream
+
+    path = tmp_path / "a.jsonl"
+    with open(path, "w") as file:
+        file.write('{"text": "one"}\n{"text": "' + "x" * (1 << 22) + '"}\n{"text": "two"}\n')
+    problems: list[Problem] = []
+    with small(chunk=1 << 12), mock.patch.object(records, "LONGEST_LINE", 1 << 16):
+        with open_stream(local_file(str(path), "a.jsonl")) as stream:
+            most, fill = [0], stream.fill
+
+            def measured(count: int) -> int:
+                have = fill(count)
+                most[0] = max(most[0], len(stream.data))
+                return have
+
+            stream.fill = measured  # type: ignore[method-assign]
+            rows = list(records.json_rows(stream, "a.jsonl", (0, 1, 0), problems.append))
+    assert [row for _, row, _, _ in rows] == [{"text": "one"}, {"text": "two"}]
+    assert most[0] <= (1 << 16) + (1 << 13) and "the line is longer than" in problems[0].why
 
 
 # What is an error

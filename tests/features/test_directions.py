@@ -76,6 +76,12 @@ def test_files_that_hold_no_direction_are_told_why(tmp_path):
     np.save(tmp_path / "matrix.npy", np.ones((2, 3)))
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY")
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (%s,), }"
+    for name, size in (("endless", 10**12), ("beyond", 10**30)):  # which nothing is allocated for
+        text = (header % size).encode().ljust(117) + b"\n"
+        (tmp_path / f"{name}.npy").write_bytes(
+            b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(64)
+        )
     (tmp_path / "empty.npy").write_bytes(b"")
     (tmp_path / "broken.safetensors").write_bytes(b"12345678{")
     (tmp_path / "v.pt").write_bytes(b"")
@@ -83,6 +89,8 @@ def test_files_that_hold_no_direction_are_told_why(tmp_path):
         ("matrix.npy", r"shape \[2, 3\]; a direction is one vector"),
         ("objects.npy", "cannot be read as an array of numbers"),
         ("broken.npy", "cannot be read as an array of numbers"),
+        ("endless.npy", "cannot be read as an array of numbers"),
+        ("beyond.npy", "cannot be read as an array of numbers"),
         ("empty.npy", "cannot be read as an array of numbers"),
         ("broken.safetensors", "cannot be read as safetensors"),
         ("v.pt", "read from a .safetensors or .npy file; 'v.pt' is neither"),

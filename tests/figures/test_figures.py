@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
+import os
 import re
 import struct
+import subprocess
 import sys
+import time
 from importlib.resources import files
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from dreamy_lens.errors import DreamyLensError, SettingsError
+from dreamy_lens.errors import DreamyLensError, SettingsError, WaitError
 from dreamy_lens.figures import attribution_figure, evolution_figure, frontier_figure, runs_figure, save, style
 from dreamy_lens.figures.frontier import CLOUD
 from dreamy_lens.results import Frontier, SavedRun, merge
@@ -220,10 +225,6 @@ def test_a_figure_is_a_page_without_a_network(tmp_path):
     assert "<html>" in page and "Plotly.newPlot" in page and "cdn.plot.ly/plotly" not in page
 
 
-def raised(error):
-    raise error
-
-
 def test_what_is_missing_for_images_is_said(tmp_path, monkeypatch):
     figure = frontier_of((1, 2)).plot()
     with pytest.raises(DreamyLensError, match=r"does not end in a format .* \.svg"):
@@ -232,14 +233,83 @@ def test_what_is_missing_for_images_is_said(tmp_path, monkeypatch):
         patch.setitem(sys.modules, "kaleido", None)
         with pytest.raises(DreamyLensError, match=r"dreamy-lens\[export\].*figure\.html"):
             save(figure, tmp_path / "figure.svg")
-    kaleido = pytest.importorskip("kaleido")
-    monkeypatch.setattr(kaleido, "calc_fig_sync", lambda *args, **kwargs: raised(kaleido.errors.ChromeNotFoundError()))
-    with pytest.raises(DreamyLensError, match=r"none was found.*apt-get install chromium.*BROWSER_PATH"):
-        save(figure, tmp_path / "figure.png")
+    monkeypatch.setattr(pytest.importorskip("kaleido"), "_global_server", None)  # that of the other tests
     monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "no-browser"))
     with pytest.raises(DreamyLensError, match=r"none at BROWSER_PATH=.*no-browser.*chromium"):
         save(figure, tmp_path / "figure.png")
-    monkeypatch.setattr(kaleido, "calc_fig_sync", lambda *args, **kwargs: raised(ValueError("no fonts")))
-    with pytest.raises(DreamyLensError, match=r"figure\.pdf could not be drawn \(ValueError: no fonts\)"):
-        save(figure, tmp_path / "figure.pdf")
+    monkeypatch.delenv("BROWSER_PATH")
+    for report, words in (
+        ('["A", "ChromeNotFoundError", ""]', r"none was found.*apt-get install chromium.*BROWSER_PATH"),
+        ('["ValueError", "", "no fonts"]', r"figure\.pdf could not be drawn \(ValueError: no fonts\)"),
+        ("Segmentation fault", r"ended with status 3: Segmentation fault"),
+    ):
+        program = f"import sys; sys.stdin.buffer.readline(); print({report!r}, file=sys.stderr); sys.exit(3)"
+        monkeypatch.setattr(inspect, "getsource", lambda module, program=program: program)
+        with pytest.raises(DreamyLensError, match=words):
+            save(figure, tmp_path / "figure.pdf")
     assert not list(tmp_path.iterdir())
+
+
+SILENT = """#!/bin/sh
+echo $$ > {pid}
+exec sleep 600
+"""
+
+
+@pytest.fixture
+def silent_browser(tmp_path, monkeypatch):
+    """A browser that starts and says nothing; the path of the file with its number."""
+    monkeypatch.setattr(pytest.importorskip("kaleido"), "_global_server", None)  # that of the other tests
+    if os.name == "nt":
+        pytest.skip("the browser of this test is a shell script")
+    program, pid = tmp_path / "browser", tmp_path / "pid"
+    program.write_text(SILENT.format(pid=pid))
+    program.chmod(0o755)
+    monkeypatch.setenv("BROWSER_PATH", str(program))
+    return pid
+
+
+def ended(pid: int) -> bool:
+    """Whether a process ends within a minute; one that nobody has asked about yet counts as ended."""
+    for _ in range(600):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_browser_that_says_nothing_is_ended(silent_browser, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("DREAMY_LENS_TIMEOUT", "5")
+    with pytest.raises(WaitError, match=r"browser .* took longer than 5 seconds.*DREAMY_LENS_TIMEOUT.*figure\.html"):
+        save(frontier_of((1, 2)).plot(), tmp_path / "figure.svg")
+    assert "Waiting for the browser that draws the figure, at most 5 s (Ctrl-C ends it)" in capfd.readouterr().err
+    assert not (tmp_path / "figure.svg").exists()
+    if silent_browser.exists():  # on a busy machine, the limit may come before the browser
+        assert ended(int(silent_browser.read_text()))
+
+
+def test_ctrl_c_ends_the_wait_for_a_browser(silent_browser, tmp_path):
+    script = f"""
+import os, signal, threading, time
+from pathlib import Path
+from dreamy_lens.figures import save
+import plotly.graph_objects as go
+pid = Path({str(silent_browser)!r})
+def press():
+    while not pid.exists() or not pid.read_text().strip():
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=press, daemon=True).start()
+try:
+    save(go.Figure(), {str(tmp_path / "figure.svg")!r})
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=120)
+    assert (child.returncode, child.stdout) == (0, "interrupted\n"), child.stderr
+    assert ended(int(silent_browser.read_text()))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tests.helpers.dreams import dream
@@ -91,3 +94,24 @@ class Press:
 
     def __exit__(self, *error: Any) -> None:
         self.thread.join()
+
+
+def processes(script: str, *arguments: list[str]) -> None:
+    """Run a script several times at once; each waits until all are ready."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    children = [
+        subprocess.Popen([sys.executable, "-c", script, *words], env=environment, **pipes) for words in arguments
+    ]
+    try:
+        for child in children:
+            assert child.stdout is not None and child.stdout.readline() == "ready\n", child.communicate()[1]
+        for child in children:
+            assert child.stdin is not None
+            child.stdin.write("\n")
+            child.stdin.flush()
+        errors = [child.communicate(timeout=120)[1] for child in children]
+        assert [child.returncode for child in children] == [0] * len(children), errors
+    finally:
+        for child in children:
+            child.kill()

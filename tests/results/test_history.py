@@ -133,12 +133,28 @@ def test_tables_and_prompts_come_out_of_the_history():
         ("iteration", lambda a: a + 1),
         ("restarts", lambda a: a[:, :1]),
         ("counts", lambda a: a[:1]),
+        ("counts", lambda a: a * np.nan),
+        ("ids", lambda a: a.astype(np.float32)),
+        ("population", lambda a: a * 1.0),
+        ("value", lambda a: a.astype("U8")),
+        ("lambdas", lambda a: a.astype(bool)),
     ],
 )
 def test_arrays_that_do_not_fit_together_are_refused(name, change):
     arrays = build(steps(5)).arrays()
     arrays[name] = change(arrays[name])
     with pytest.raises(RunFolderError, match="do not fit together"):
+        History.from_arrays(arrays)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["restarts", "seconds", "value", "cross_entropy", "lambdas"])
+def test_numbers_that_no_run_writes_are_refused(name, number):
+    arrays = build(steps(9)).arrays()
+    arrays[name] = arrays[name].copy()
+    assert arrays[name].size
+    arrays[name].flat[0] = number
+    with pytest.raises(RunFolderError, match="NaN or infinite numbers"):
         History.from_arrays(arrays)
 
 

@@ -178,7 +178,7 @@ def test_an_error_while_writing_leaves_no_litter(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(_files, "write_synced", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(RunFolderError, match=r"No space left on device\. Make room, or choose"):
             write_folder(tmp_path / "run", META, arrays())
     assert names(tmp_path) == []
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import warnings
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from dreamy_lens import constraints as rules_of
 from dreamy_lens.errors import RunFolderError, SettingsError
 from dreamy_lens.results import HistoryBuilder
 from dreamy_lens.runs import Dream
+from dreamy_lens.runs import worker as running
 from dreamy_lens.scoring import Scorer
 from dreamy_lens.search import epo as search
 from tests.helpers import models
@@ -214,9 +217,39 @@ def test_an_error_is_not_hidden_by_a_folder_that_cannot_be_written_any_more(gpt2
         with pytest.warns(RuntimeWarning, match="The run could not be saved: no space left"):
             dream(gpt2.bridge, save_to=tmp_path / "run")
     assert caught.value.run.iteration == 3  # type: ignore[attr-defined]
-    with pytest.raises(OSError, match="no space left") as caught:
-        dream(gpt2.bridge, save_to=tmp_path / "other")
-    assert caught.value.run.finished  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_a_disk_that_is_full_does_not_end_a_run(gpt2, whole, tmp_path, monkeypatch, first):
+    write = os.fsync
+
+    def full(descriptor):
+        if run_iterations() >= first:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor)
+
+    taken = []
+    take = Dream.take
+    monkeypatch.setattr(Dream, "take", lambda self, step: (take(self, step), taken.append(step.iteration))[0])
+    monkeypatch.setattr(running, "SAVE_SECONDS", 0.0)
+
+    def run_iterations():
+        return taken[-1]
+
+    with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        patch.setattr(os, "fsync", full)
+        run = dream(gpt2.bridge, save_to=tmp_path / "run")
+    texts = [str(warning.message) for warning in warned if "could not be saved" in str(warning.message)]
+    assert len(texts) == 1 and "No space left on device. Make room" in texts[0] and "The search goes on" in texts[0]
+    same(run.history, whole.history)
+    assert run.status == "done" and run.worker is not None and "No space left" in str(run.worker.save_error)
+    assert (tmp_path / "run").exists() == (first > 0)
+    if first:
+        assert dl.load_run(tmp_path / "run").iteration == first - 1
+    run.save(tmp_path / "run")  # once there is room
+    same(dl.load_run(tmp_path / "run").history, whole.history)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["arrays.safetensors", "run", "run.json"]
 
 
 def test_a_feature_that_fails_in_the_middle(gpt2):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,9 @@ import pytest
 import dreamy_lens as dl
 from dreamy_lens.corpus import open_corpus
 from dreamy_lens.errors import CorpusError, ExamplesError, FeatureError, SettingsError
-from dreamy_lens.scan import Checkpoint, Examples, Scan, ScanConfig
-from dreamy_lens.scan.scan import CHECKPOINT_FILE
+from dreamy_lens.scan import Checkpoint, Examples, Scan, ScanConfig, model_digest
+from dreamy_lens.scan.scan_folder import CHECKPOINT_FILE, ScanFolder
+from tests.helpers.background import processes
 from tests.helpers.brute_scan import brute_scan
 from tests.helpers.scans import scanned_in_parts
 
@@ -503,12 +505,116 @@ def test_a_full_disk_leaves_what_was_saved(neox, small_blocks, tmp_path, monkeyp
         return usual(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ExamplesError, match=r"No space left.*make room"):
-        scan(dl.neurons(1), neox, texts(20), out=tmp_path / "out", batch_size=4)
+    with pytest.warns(RuntimeWarning, match=r"No space left.*Make room") as warned:
+        found = scan(dl.neurons(1), neox, texts(20), out=tmp_path / "out", batch_size=4)
+    assert len(warned) == 1 and found.folder is None and found.header["complete"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [CHECKPOINT_FILE]  # complete, and no partial file
     monkeypatch.setattr(os, "fsync", usual)
     whole = scan(dl.neurons(1), neox, texts(20), out=tmp_path / "out", batch_size=4)
-    assert whole.tables.kept.equals(scan(dl.neurons(1), neox, texts(20), cache=False, batch_size=4).tables.kept)
+    straight = scan(dl.neurons(1), neox, texts(20), cache=False, batch_size=4)
+    assert whole.tables.kept.equals(straight.tables.kept) and found.tables.kept.equals(straight.tables.kept)
+    assert found.save(tmp_path / "later") == tmp_path / "later"
+    assert Examples.load(tmp_path / "later").tables.kept.equals(straight.tables.kept)
+
+
+def test_a_model_that_has_moved_is_the_same_model(tmp_path):
+    from dreamy_lens.models import as_hooked
+    from dreamy_lens.models.embedded import FOLDER
+
+    digests = []
+    for name in ("here", "there"):
+        shutil.copytree(FOLDER, tmp_path / name)
+        digests.append(model_digest(as_hooked(str(tmp_path / name))))
+    assert digests[0] == digests[1]
+    config = tmp_path / "there" / "config.json"
+    config.write_text(config.read_text().replace('"layer_norm_eps": 1e-05', '"layer_norm_eps": 1e-04'))
+    shutil.copytree(tmp_path / "there", tmp_path / "changed")
+    assert model_digest(as_hooked(str(tmp_path / "changed"))) != digests[0]
+
+
+SCANNER = """
+import sys
+import dreamy_lens as dl
+from dreamy_lens.corpus import corpus
+from dreamy_lens.scan import scan
+from tests.helpers import models
+from tests.scan.test_scan import texts
+scan.SAVE_SECONDS, corpus.BLOCK = 0.0, 800
+bridge = models.family("neox").bridge
+print("ready", flush=True)
+sys.stdin.readline()
+settings = {"k": 4, "length": 6, "batch_size": 8, "progress": False}
+found = dl.max_activating(dl.neurons(1), bridge, texts(6), out=sys.argv[1] + "/scan", **settings)
+assert found.header["complete"] and len(found.of("L1.N3").top) == 4
+for _ in range(4):
+    found.save(sys.argv[1] + "/copy", overwrite=True)
+    assert len(dl.scan.Examples.load(sys.argv[1] + "/copy")) == len(found)
+"""
+
+
+def test_two_scans_into_one_folder_at_the_same_time_leave_it_whole(neox, small_blocks, tmp_path):
+    processes(SCANNER, *[[str(tmp_path / "out")]] * 2)
+    straight = scan(dl.neurons(1), neox, texts(6), cache=False, batch_size=8)
+    for name in ("scan", "copy"):
+        found = Examples.load(tmp_path / "out" / name)
+        assert found.header["counts"] == {**straight.header["counts"], "blocks": found.header["counts"]["blocks"]}
+        assert_same(found.tables, straight.tables)  # other tests edit weights, and undo it up to rounding
+        files = {path.name for path in (tmp_path / "out" / name).iterdir()}
+        assert files - {CHECKPOINT_FILE} == {"examples.json", *(f"{t}.parquet" for t in found.tables.parts)}
+
+
+def test_a_slower_scan_never_replaces_the_state_of_a_longer_one(neox, small_blocks, tmp_path):
+    one = Scan(dl.neurons(1), neox.bridge, texts(12), ScanConfig(k=4, length=6, batch_size=8))
+    states = {}
+    scanner = one.scanner()
+    states["long"] = scanner.new_checkpoint()
+    scanner.run(states["long"])
+    scanner = one.scanner()
+    states["short"] = scanner.new_checkpoint()
+    scanner.run(states["short"], after=lambda *_: True)
+    folder = ScanFolder(tmp_path / "out", cached=False)
+    for name, expected in (("short", "short"), ("long", "long"), ("short", "long")):
+        assert folder.save_state(states[name], one.identity)
+        saved = folder.load_state(one.identity, "cpu")
+        assert saved is not None and saved.counts["tokens"] == states[expected].counts["tokens"]
+    assert 0 < states["short"].counts["tokens"] < states["long"].counts["tokens"]
+    scan(dl.neurons(1), neox, texts(12), out=tmp_path / "done", batch_size=8)
+    done = ScanFolder(tmp_path / "done", cached=False)
+    assert done.save_results(lambda path: pytest.fail("it was written"), False, 10, one.identity) is None
+    assert Examples.load(tmp_path / "done").header["complete"]
+
+
+@pytest.mark.parametrize("cache", ["/dev/null/x", "/proc/x", "a\0b", "~no_such_user/x", "{long}"])
+def test_a_cache_that_cannot_be_written_costs_nothing_but_a_warning(neox, monkeypatch, cache):
+    cache = cache.format(long="x" * 300)
+    straight = scan(dl.neurons(1), neox, texts(), cache=False)
+    if "\0" in cache:
+        monkeypatch.setattr(os, "environ", {**os.environ, "DREAMY_LENS_CACHE": cache})
+    else:
+        monkeypatch.setenv("DREAMY_LENS_CACHE", cache)
+    if cache.startswith("~"):  # then the folder for temporary files is used
+        found = scan(dl.neurons(1), neox, texts())
+        assert found.folder is not None
+    else:
+        with pytest.warns(RuntimeWarning, match=r"cache folder .* cannot be written: .* goes on without") as warned:
+            found = scan(dl.neurons(1), neox, texts())
+        assert len(warned) == 1 and found.folder is None
+        with pytest.raises(ExamplesError, match=r"cannot be (written|read).*: .+\. [A-Z].+\.$"):  # which was asked for
+            scan(dl.neurons(1), neox, texts(), out=cache)
+    assert found.tables.kept.equals(straight.tables.kept)
+
+
+@pytest.mark.parametrize("name", ["examples.json", "kept.parquet", CHECKPOINT_FILE])
+def test_a_damaged_cache_is_scanned_again(neox, name):
+    first = scan(dl.neurons(1), neox, texts(4, seed=9))
+    assert first.folder is not None
+    if name == CHECKPOINT_FILE:
+        (first.folder / "examples.json").unlink()
+    (first.folder / name).write_bytes(b"{ damaged")
+    with pytest.warns(RuntimeWarning, match=r"in .*cannot be used: .+") as warned:
+        second = scan(dl.neurons(1), neox, texts(4, seed=9))
+    assert len(warned) == 1 and second.folder == first.folder
+    assert second.tables.kept.equals(Examples.load(first.folder).tables.kept) and second.header["complete"]
 
 
 def test_what_is_held_does_not_grow_with_the_corpus(neox, small_blocks):

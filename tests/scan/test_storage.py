@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(
-        ExamplesError, match=r"cannot be written to .*: No space left on device. The examples that it held before"
+        ExamplesError, match=r"cannot be written to .*: No space left on device. Make room.*held before"
     ):
         storage.write_tables(tmp_path, {"seed": 1}, **some(seed=1))
     assert content(tmp_path) == old and sorted(os.listdir(tmp_path)) == files
@@ -247,6 +247,25 @@ def test_damage_is_told_in_a_sentence(tmp_path: Path, name: str, change: Any, sa
         storage.read_tables(tmp_path / "x")
     with pytest.raises(ExamplesError, match="There is no folder"):
         storage.read_tables(tmp_path / "z")
+
+
+@pytest.mark.parametrize("name", ["features", "windows", "kept", "tokens"])
+def test_a_table_without_a_column_or_with_another_type_is_told(tmp_path: Path, name: str):
+    tokens = {"id": [1, 2], "bytes": [b"a", b"b"]}
+    storage.write_tables(tmp_path, {}, **some(), tokens=tokens)
+    file = tmp_path / f"{name}.parquet"
+    whole = pq.read_table(file)
+    last = whole.schema.names[-1]
+    for altered in (
+        whole.drop_columns([last]),
+        whole.set_column(whole.num_columns - 1, last, pa.array([True] * len(whole))),
+    ):
+        pq.write_table(altered.replace_schema_metadata(whole.schema.metadata), file)
+        says = f"damaged: {name}.parquet was altered: its column '{last}' is missing or has another type"
+        with pytest.raises(ExamplesError, match=says):
+            storage.read_tables(tmp_path)
+    pq.write_table(whole, file)
+    assert len(storage.read_tables(tmp_path).parts[name]) == len(whole)
 
 
 def test_altered_rows_are_found_out_where_they_are_read(tmp_path: Path):

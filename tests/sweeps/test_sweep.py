@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -262,13 +263,71 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path, whole):
     np.testing.assert_array_equal(runs[2].history.ids, whole[2].history.ids)
 
 
-def test_what_nobody_expected_is_not_hidden(tmp_path, monkeypatch):
-    def broken(self: Any, *rest: Any, **more: Any) -> None:
-        raise OSError("No space left on device")
+def test_runs_that_cannot_be_saved_have_failed_and_stay_in_memory(tmp_path, monkeypatch, whole):
+    save, full = dl.runs.dream.Dream.save, [1, 2]
+
+    def broken(self: Any, *rest: Any, **more: Any) -> Any:
+        if full:
+            raise OSError(full.pop(), "No space left on device")
+        return save(self, *rest, **more)
 
     monkeypatch.setattr(dl.runs.dream.Dream, "save", broken)
-    with pytest.raises(OSError, match="No space left"):
-        made(tmp_path / "a")
+    with pytest.warns(RuntimeWarning, match=r"2 of 4 runs failed; .* \.unsaved has 2 runs in memory"):
+        runs = made(tmp_path / "a")
+    assert len(runs) == 2 and all("No space left" in error for error in runs.failed["error"])
+    for run, other in zip(runs.unsaved, whole, strict=False):
+        same(run.history, other.history)
+    again = made(tmp_path / "a")
+    assert len(again) == 4 and not again.unsaved and not len(again.failed)
+
+
+@pytest.mark.parametrize("what", ["the run", "the result", "everything"])
+def test_a_run_that_vanishes_while_the_sweep_goes_on_has_failed(tmp_path, monkeypatch, what):
+    from dreamy_lens.sweeps.runner import Runner
+
+    run, calls = Runner.run, []
+
+    def removing(self: Any, *rest: Any) -> Any:
+        if calls:  # the first run is saved
+            folder = tmp_path / "a"
+            if what == "the result":
+                next((folder / "results").iterdir()).unlink()
+            else:
+                shutil.rmtree(next((folder / "runs").iterdir()) if what == "the run" else folder)
+        calls.append(1)
+        return run(self, *rest)
+
+    monkeypatch.setattr(Runner, "run", removing)
+    with pytest.warns(RuntimeWarning, match="of 4 runs failed; the Sweep's .failed says why"):
+        runs = made(tmp_path / "a")
+    assert 1 <= len(runs.failed) == 4 - len(runs) and runs.failed["error"].str.contains("was removed").all()
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "run", run)
+        again = made(tmp_path / "a")
+    assert len(again) == 4 and not len(again.failed) and len(dl.sweeps.Sweep.load(tmp_path / "a")) == 4
+
+
+def test_a_run_that_was_removed_later_has_failed(tmp_path):
+    made(tmp_path / "a")
+    shutil.rmtree(next((tmp_path / "a" / "runs").iterdir()))
+    runs = dl.sweeps.Sweep.load(tmp_path / "a")
+    assert len(runs) == 3 and list(runs.failed["error"].str.contains("was removed after the run was saved")) == [True]
+
+
+def test_two_sweeps_into_one_folder_at_the_same_time_are_refused(tmp_path, monkeypatch):
+    from dreamy_lens.sweeps.runner import Runner
+
+    run, seen = Runner.run, []
+
+    def also(self: Any, *rest: Any) -> Any:
+        with pytest.raises(RunFolderError, match=r"Another process works on the sweep in .*: wait until it ends"):
+            made(tmp_path / "a", features=["L1.N9"])
+        seen.append(1)
+        return run(self, *rest)
+
+    monkeypatch.setattr(Runner, "run", also)
+    assert len(made(tmp_path / "a")) == 4 and len(seen) == 4
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["results", "runs", "sweep.json"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,182 @@
+"""Waits for something outside: each has a limit that can be set, says what it waits for, and ends on Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import dreamy_lens as dl
+from dreamy_lens import _waiting
+from dreamy_lens._host import working
+from dreamy_lens.cluster import RayConfig, ray_cluster
+from dreamy_lens.corpus.files import ReadOptions, file_shards
+from dreamy_lens.corpus.paths import File
+from dreamy_lens.errors import ClusterError, CorpusError, DreamyLensError, ModelError, SettingsError, WaitError
+
+
+@contextlib.contextmanager
+def silent_server() -> Iterator[str]:
+    """A server that takes connections and says nothing: its host and port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def server(monkeypatch) -> Iterator[str]:
+    monkeypatch.setenv("DREAMY_LENS_TIMEOUT", "0.5")
+    for name in ("HF_HUB_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "*")
+    with silent_server() as address:
+        yield address
+
+
+def test_a_wait_ends_with_the_result_the_error_or_the_limit():
+    assert _waiting.within(60, "Waiting", lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        _waiting.within(60, "Waiting", lambda: 1 // 0)
+    event = threading.Event()
+    with pytest.raises(WaitError, match=r"Waiting for it took longer than 0.3 seconds.*DREAMY_LENS_TIMEOUT") as caught:
+        _waiting.within(0.3, "Waiting for it", event.wait)
+    event.set()
+    assert isinstance(caught.value, TimeoutError) and isinstance(caught.value, DreamyLensError)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "soon", "nan", "inf", "1e99"])
+def test_a_limit_is_a_positive_number(monkeypatch, text):
+    assert _waiting.limit(7) == 7
+    monkeypatch.setenv("DREAMY_LENS_TIMEOUT", "2.5")
+    assert _waiting.limit(7) == 2.5
+    monkeypatch.setenv("DREAMY_LENS_TIMEOUT", text)
+    with pytest.raises(SettingsError, match="number of seconds, more than 0"):
+        _waiting.limit(7)
+
+
+def test_what_takes_long_says_what_it_does(monkeypatch, capsys):
+    monkeypatch.setattr(_waiting, "QUIET_SECONDS", 0.05)
+    for shown in (True, False, None):
+        with working(f"Working {shown}", shown):
+            time.sleep(0.3)
+    assert capsys.readouterr().err == "Working True ...\n"  # None is for terminals and notebooks
+    with _waiting.announced("Waiting for it", 60):
+        time.sleep(0.3)
+    assert capsys.readouterr().err == "Waiting for it, at most 60 s (Ctrl-C ends it) ...\n"
+
+
+def test_ctrl_c_ends_a_wait():
+    script = """
+import threading
+from dreamy_lens import _waiting
+print("ready", flush=True)
+try:
+    _waiting.within(600, "Waiting", threading.Event().wait)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert child.stdout is not None and child.stdout.readline() == "ready\n"
+    while child.poll() is None:  # the first one may come before the wait
+        child.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(1)
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, out) == (0, "interrupted\n") or "KeyboardInterrupt" in err
+
+
+def test_a_hub_that_says_nothing(server, monkeypatch):
+    pytest.importorskip("transformers")
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("HF_ENDPOINT", f"http://{server}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(ModelError, match=r"only the cache was searched, because http://.* gave no answer in 0.5 s"):
+        dl.load_model("nobody/has-such-a-model")
+    assert constants.HF_HUB_OFFLINE is False
+
+
+@pytest.fixture
+def never() -> Iterator[threading.Event]:
+    """An event that never comes while the test lasts."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_a_url_that_says_nothing(server, monkeypatch, never):
+    class Silent:
+        def info(self, path: str) -> dict[str, str]:
+            never.wait()
+            return {"type": "file"}
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda source, **options: (Silent(), source))
+    with pytest.raises(WaitError, match=r"Waiting for s3://bucket/corpus.txt took longer than 0.5 seconds"):
+        dl.corpus.open("s3://bucket/corpus.txt")
+
+
+def test_a_file_at_a_url_that_stops_in_the_middle(server, monkeypatch, never):
+    class Stops(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            data = super().read(size)
+            return data if data else b"x" * never.wait()
+
+    monkeypatch.setattr("fsspec.open", lambda path, mode, **options: SimpleNamespace(open=lambda: Stops(b"One text.")))
+    file = File("corpus.txt", "s3://bucket/corpus.txt", 100, "")
+    (shard,) = file_shards([file], ReadOptions())
+    with pytest.raises(CorpusError, match=r"s3://bucket/corpus.txt could not be read: .*longer than 0.5 s.* Try again"):
+        list(shard.pieces(None, lambda problem: None))
+
+
+def test_a_data_set_that_stops_in_the_middle(server, never):
+    datasets = pytest.importorskip("datasets")
+
+    def rows() -> Iterator[dict[str, str]]:
+        for i in range(40):
+            yield {"text": f"Text {i}."}
+        never.wait()
+
+    corpus = dl.corpus.open(datasets.IterableDataset.from_generator(rows))
+    texts = []
+    with pytest.raises(WaitError, match=r"took longer than 0.5 seconds"):
+        for block in corpus.blocks(0):
+            texts += [section.text for section in block.sections]
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_cluster_that_says_nothing(server, scheme):
+    pytest.importorskip("ray")
+    with pytest.raises(ClusterError, match=r"no Ray cluster to join at .*: it has not answered in 0.5 s"):
+        with ray_cluster.connected(RayConfig(address=scheme + server)):
+            pass
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_pipe_or_a_device_in_a_corpus_is_passed_over(tmp_path):
+    (tmp_path / "a.txt").write_text("The dog runs over the hill.")
+    for name in ("b.txt", "c.jsonl", "d.parquet", "e.txt.gz"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "f.txt").symlink_to("/dev/zero")
+    corpus = dl.corpus.open(tmp_path)
+    texts = [text for shard in range(len(corpus.shards)) for block in corpus.blocks(shard) for text in block.sections]
+    assert len(texts) == 1
+    for name in ("b.txt", "f.txt"):
+        with pytest.raises(CorpusError, match="is a pipe or a device; save what it gives as a file"):
+            dl.corpus.open(tmp_path / name)
+
+
+def test_every_test_has_a_limit(request):
+    assert request.config.getini("timeout") and request.config.pluginmanager.hasplugin("timeout")
