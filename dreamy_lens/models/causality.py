@@ -60,8 +60,7 @@ def _try(model: HookedModel) -> bool | None:
     if logits.isnan().any() or length == 1:
         return None
     # Rounding may differ between rows where experts group tokens, but by far less than by what a token tells.
-    tolerance = max(4 * torch.finfo(logits.dtype).eps, 1e-4) * float(
-        logits.nan_to_num(posinf=0.0, neginf=0.0).abs().max()
-    )
-    before = logits[:, : length - 1].float().nan_to_num(posinf=0.0, neginf=0.0)
+    finite = logits.float().nan_to_num(posinf=0.0, neginf=0.0)
+    tolerance = max(4 * torch.finfo(logits.dtype).eps, 1e-4) * float(finite.abs().max())
+    before = finite[:, : length - 1]
     return bool(((before - before[:1]).abs().max() <= tolerance).item())
