@@ -89,6 +89,7 @@ def test_a_run_with_another_fluency_model(gpt2, llama, tmp_path):
         dl.load_run(tmp_path / "run", gpt2.bridge, fluency_model=gpt2.bridge).resume(1)
 
 
+@pytest.mark.filterwarnings("ignore:.*NaN or infinite")
 def test_non_finite_prompts_are_known_after_a_resume(gpt2, tmp_path):
     point = "blocks.1.mlp.hook_post"
 
@@ -257,10 +258,10 @@ def test_a_feature_that_fails_in_the_middle(gpt2):
 
     def tires(a):
         calls.append(None)
-        if len(calls) > 12:
+        if len(calls) > 24:
             raise ArithmeticError("tired")
         return a[point][:, -1, 0]
 
     with pytest.raises(ArithmeticError, match="tired") as caught:
         dream(gpt2.bridge, dl.custom("tires", [point], tires))
-    assert caught.value.run.iteration > 1  # type: ignore[attr-defined]
+    assert 1 < caught.value.run.iteration < 8  # type: ignore[attr-defined]
