@@ -255,8 +255,8 @@ class Session:
             kept = all(before.get(key) == after[key] for key in ("dtype", "device"))
             if kept and have_changed(before.get("weights"), after["weights"]):
                 raise RunFolderError(
-                    f"The run was made on {former!r} with other weights than {present!r} has now: it is another "
-                    f"{role}model of the same shape, such as a fine-tuned one. Give the {role}model of the run: "
+                    f"The run belongs to another {role}model: it was made on {former!r} with other weights than "
+                    f"{present!r} has now, as a fine-tuned model would have. Give the {role}model of the run: "
                     f"load_run(path, {'fluency_model=' if role else ''}model)."
                 )
         if record.provenance.prefix != self.scorer.prefix:
