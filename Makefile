@@ -4,9 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 
-# Processes that the tests are shared out to: one more than CI has cores. Tests of browsers, of Ray and of notebooks stay
-# in one of them, which waits for these most of the time.
-TEST_PROCESSES ?= 3
+# Processes that the tests are shared out to. Tests of browsers, of Ray and of notebooks stay in one of them.
+TEST_PROCESSES ?= 2
 NOTEBOOKS ?=
 
 # Where to look first for torch. The build for CPUs is a tenth the size of the one that PyPI has for Linux, which brings
