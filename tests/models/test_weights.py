@@ -123,9 +123,7 @@ def test_a_run_does_not_go_on_with_a_fine_tuned_model_though_scores_agree(family
         atol=1e-2,
         rtol=1e-2,
     )
-    with pytest.raises(
-        RunFolderError, match=r"another model: .* with other weights than .* as a fine-tuned"
-    ):
+    with pytest.raises(RunFolderError, match=r"another model: .* with other weights than .* as a fine-tuned"):
         dl.load_run(tmp_path / "run", other).resume(1)
     again = models.new_bridge(family.name, family.raw)  # another bridge with the same weights
     assert dl.load_run(tmp_path / "run", again).resume(1).iteration == 2
