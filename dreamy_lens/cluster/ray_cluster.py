@@ -20,6 +20,9 @@ from dreamy_lens.errors import ClusterError, SettingsError, quoted
 ANSWER_SECONDS = 10.0
 """Most seconds that a cluster may take to answer at its address, without `DREAMY_LENS_TIMEOUT`."""
 
+STARTS = 3
+"""Number of times that Ray is started on a machine too busy for it to be ready in time."""
+
 # The beginning of HTTP/2, on which gRPC is built, and an empty frame of settings.
 _HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
@@ -204,13 +207,20 @@ def _start(ray: Any, workers: int | None, cpus: float) -> None:
         os.environ.setdefault(name, value)
     # If there are more workers than cores, they take turns on the cores, which is slow but works.
     cores = max(os.cpu_count() or 1, math.ceil((workers or 1) * cpus))
-    try:
-        with working("Starting a Ray cluster on this machine"):
-            _init_local(ray, cores)
-    except Exception as error:
-        raise ClusterError(
-            f"Ray does not start on this machine: {error}. Without ray= everything runs in this process."
-        ) from error
+    with working("Starting a Ray cluster on this machine"):
+        for left in reversed(range(STARTS)):
+            try:
+                _init_local(ray, cores)
+                return
+            except Exception as error:
+                # Ray waits half a minute for its own processes, which is too short on a busy machine.
+                if "timed out during startup" in str(error) and left:
+                    ray.shutdown()
+                    continue
+                raise ClusterError(
+                    f"Ray does not start on this machine: {str(error).rstrip('.')}. Without ray= everything runs in "
+                    "this process."
+                ) from error
 
 
 def _init_local(ray: Any, cores: int) -> None:
