@@ -26,7 +26,7 @@ from dreamy_lens.errors import FileWriteError
 StrPath = str | os.PathLike[str]
 
 FAILURES = (OSError, ValueError, RuntimeError)
-"""What writing to a path can raise: ValueError for a NUL character in it, RuntimeError for `~` without a home."""
+"""Errors of writing to a path: ValueError for a NUL character in it, RuntimeError for `~` without a home."""
 
 _REMEDIES = {
     errno.ENOSPC: "Make room, or choose a folder on another disk.",

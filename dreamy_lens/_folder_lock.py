@@ -53,7 +53,7 @@ def lock_folder(folder: str | os.PathLike[str], wait: bool = True) -> Iterator[N
         yield
     finally:
         if lock is not None:
-            # The file goes while the lock is held; whoever opened it before notices that it has no name any more.
+            # The file is removed while the lock is held: a process that opened it before sees that its name is gone.
             with contextlib.suppress(OSError):
                 os.unlink(lock.lock_file)
             lock.release()

@@ -164,6 +164,10 @@ class Backend(Protocol):
         """True if the user has hooks on hook points; their effect may depend on the position of a token in its row."""
         return False
 
+    def unhooked(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context manager within which hooks of the user do nothing; the caller holds the lock."""
+        return contextlib.nullcontext()
+
     @property
     def other_hooks(self) -> tuple[int, ...]:
         """Ids that torch gave to the hooks on modules that are not hook points."""

@@ -109,6 +109,22 @@ class BridgePasses(Backend):
         ours = persistent_hooks_of(self.bridge).ids
         return any(not hooks.keys() <= ours for hooks in self._hooks_at_points if hooks)
 
+    @contextlib.contextmanager
+    def unhooked(self) -> Iterator[None]:
+        """Take the user's hooks off the hook points within the context, and put them back afterwards."""
+        ours = persistent_hooks_of(self.bridge).ids
+        tables = [(hooks, dict(hooks)) for hooks in self._hooks_at_points if not hooks.keys() <= ours]
+        for hooks, former in tables:
+            for key in former.keys() - ours:
+                del hooks[key]
+        try:
+            yield
+        finally:
+            for hooks, former in tables:  # in their former order, which is the order in which they run
+                rest = dict(hooks)
+                hooks.clear()
+                hooks.update(former | rest)
+
     @property
     def other_hooks(self) -> tuple[int, ...]:
         """Ids of the hooks on modules that are not hook points; TransformerLens adds some of them while it runs."""

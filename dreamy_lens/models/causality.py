@@ -22,7 +22,7 @@ _CHANGES = 4
 """Number of different last tokens that are tried."""
 
 _FOUND: weakref.WeakKeyDictionary[Any, dict[Any, bool]] = weakref.WeakKeyDictionary()
-"""Verdicts of each model, by mode of the model. Hooks of the user are not part of the model."""
+"""Verdicts of each model, by mode of the model."""
 
 
 def is_causal(model: HookedModel) -> bool:
@@ -55,7 +55,8 @@ def _try(model: HookedModel) -> bool | None:
     row = [*model.bos(None), *(allowed[i * 5 % len(allowed)] for i in range(length))][:length]
     last = [allowed[(i * len(allowed)) // _CHANGES] for i in range(_CHANGES)]
     ids = torch.tensor([[*row[:-1], token] for token in last], device=model.device)
-    _, logits = model.run(ids, logits=True)
+    with model.backend.unhooked():  # hooks of the user are not part of the model
+        _, logits = model.run(ids, logits=True)
     assert logits is not None
     if logits.isnan().any() or length == 1:
         return None

@@ -24,43 +24,16 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor
-
 from dreamy_lens.errors import HookMeaningError
+from dreamy_lens.models.hook_evidence import PROBE_LENGTH, Evidence, observe, same_numbers
 
 if TYPE_CHECKING:
     from dreamy_lens.models.hooked_model import HookedModel
 
-_LOW_PRECISION = {torch.float16, torch.bfloat16}
-
-_SIDES = ("in", "out")
-_LENGTH = 6
-"""Number of tokens of each of the two prompts of the pass."""
-
-
-class _Evidence(NamedTuple):
-    """What one pass shows about a hook point.
-
-    Attributes:
-        activation: Activation at the hook point, `[batch, ...]`.
-        inputs: Inputs of the layer's components that ran, by name, such as "out".
-        outputs: Outputs of those components.
-        n_heads: Number of attention heads of the layer; None if it is not known.
-        d_model: Width of the residual stream.
-    """
-
-    activation: Tensor
-    inputs: dict[str, Tensor]
-    outputs: dict[str, Tensor]
-    n_heads: int | None
-    d_model: int
-
-
 _FOUND: weakref.WeakKeyDictionary[Any, dict[Any, str | None]] = weakref.WeakKeyDictionary()
 """Verdicts of each model, by name of the hook point and mode of the model."""
 
-Test = Callable[[_Evidence], "str | None"]
+Test = Callable[[Evidence], "str | None"]
 """Function that returns why an activation does not have its meaning, or None if it has."""
 
 
@@ -77,7 +50,7 @@ def unmeant(model: HookedModel, name: str) -> str | None:
     known = _FOUND.setdefault(model, {})
     key = name, model.backend.mode
     if key not in known:
-        evidence = _observe(model, name, layer, meaning)
+        evidence = observe(model, name, layer, meaning.components)
         if not evidence.activation.isfinite().all() and "scores" not in name:
             return None  # NaN shows nothing; the scorer says which weights are damaged
         known[key] = meaning.test(evidence)
@@ -107,89 +80,89 @@ def check_meaning(model: HookedModel, name: str) -> None:
 # The tests.
 
 
-def _neurons(e: _Evidence) -> str | None:
+def _neurons(e: Evidence) -> str | None:
     if "out" not in e.inputs:
         return "this layer has no single last linear map whose inputs would be its neurons, as in a mixture of experts"
-    if not _equal(e.activation, e.inputs["out"]):
+    if not same_numbers(e.activation, e.inputs["out"]):
         return "it differs from the input of the MLP's last linear map"
     if e.outputs["out"].shape[-1] != e.d_model:
         return f"the linear map that reads it writes {e.outputs['mlp.out'].shape[-1]} numbers, not {e.d_model}"
     return None
 
 
-def _pre_activations(e: _Evidence) -> str | None:
+def _pre_activations(e: Evidence) -> str | None:
     if "out" not in e.inputs:
         return "this layer has no single last linear map whose inputs would be its neurons, as in a mixture of experts"
     width = e.inputs["out"].shape[-1]
     if e.activation.shape[-1] != width:
         return f"it has {e.activation.shape[-1]} numbers and the layer has {width} neurons"
-    if not any(_equal(e.activation, e.outputs[part]) for part in ("gate", "in") if part in e.outputs):
+    if not any(same_numbers(e.activation, e.outputs[part]) for part in ("gate", "in") if part in e.outputs):
         return "it differs from the output of the MLP's first linear map"
     return None
 
 
-def _head_outputs(e: _Evidence) -> str | None:
-    if "o" not in e.inputs or not _equal(e.activation, e.inputs["o"]):
+def _head_outputs(e: Evidence) -> str | None:
+    if "o" not in e.inputs or not same_numbers(e.activation, e.inputs["o"]):
         return "it differs from the input of the attention's last linear map"
     return _wrong_heads(e, e.activation.shape[-2])
 
 
-def _queries(e: _Evidence) -> str | None:
+def _queries(e: Evidence) -> str | None:
     return _projected(e, "q") or _wrong_heads(e, _heads_of(e))
 
 
-def _keys(e: _Evidence) -> str | None:
+def _keys(e: Evidence) -> str | None:
     return _projected(e, "k") or _wrong_groups(e)
 
 
-def _values(e: _Evidence) -> str | None:
+def _values(e: Evidence) -> str | None:
     return _projected(e, "v") or _wrong_groups(e)
 
 
-def _scores(e: _Evidence) -> str | None:
+def _scores(e: Evidence) -> str | None:
     if e.activation.ndim != 4 or e.activation.shape[2] > e.activation.shape[3]:
         return f"it has shape {list(e.activation.shape[1:])}, where [heads, queries, keys] is needed"
     return _wrong_heads(e, e.activation.shape[1])
 
 
-def _weights(e: _Evidence) -> str | None:
+def _weights(e: Evidence) -> str | None:
     why = _scores(e)
     if why is None and not (e.activation.min() >= 0 and e.activation.float().sum(-1).max() <= 1.05):
         why = "its numbers are not weights of 0 to 1 that sum to at most 1"
     return why
 
 
-def _results(e: _Evidence) -> str | None:
+def _results(e: Evidence) -> str | None:
     if "o" not in e.outputs or e.activation.ndim != 4:
         return "it does not show what each head adds to the output of the attention's last linear map"
     rest = e.outputs["o"].reshape(-1, e.d_model).float() - e.activation.float().sum(2).reshape(-1, e.d_model)
-    if not _equal(rest, rest[:1].expand_as(rest), e.outputs["o"]):
+    if not same_numbers(rest, rest[:1].expand_as(rest), e.outputs["o"]):
         return "its sum over heads differs from the output of the attention's last linear map by more than a bias"
     return _wrong_heads(e, e.activation.shape[2])
 
 
-def _projected(e: _Evidence, part: str) -> str | None:
+def _projected(e: Evidence, part: str) -> str | None:
     """Return why an activation is not the output of a projection; heads may stand before or after positions."""
     x, y = e.activation, e.outputs.get(part)
     if y is None:  # computed from a low-rank projection, as in multi-head latent attention: only heads can be counted
         return None if x.ndim == 4 else "it has no axis of heads"
-    if not (_equal(x, y) or (x.ndim == 4 and _equal(x.transpose(1, 2), y))):
+    if not (same_numbers(x, y) or (x.ndim == 4 and same_numbers(x.transpose(1, 2), y))):
         return f"it differs from the output of the attention's linear map {part!r}"
     return None if x.ndim == 4 else "it has no axis of heads"
 
 
-def _heads_of(e: _Evidence) -> int:
+def _heads_of(e: Evidence) -> int:
     """Return the number of heads of `[batch, head, pos, d_head]` or `[batch, pos, head, d_head]`."""
-    return e.activation.shape[2] if e.activation.shape[1] == _LENGTH else e.activation.shape[1]
+    return e.activation.shape[2] if e.activation.shape[1] == PROBE_LENGTH else e.activation.shape[1]
 
 
-def _wrong_heads(e: _Evidence, heads: int) -> str | None:
+def _wrong_heads(e: Evidence, heads: int) -> str | None:
     if e.n_heads in (None, heads):
         return None
     return f"it is cut into {heads} heads and the layer has {e.n_heads}"
 
 
-def _wrong_groups(e: _Evidence) -> str | None:
+def _wrong_groups(e: Evidence) -> str | None:
     heads = _heads_of(e)
     if e.n_heads is None or (heads <= e.n_heads and e.n_heads % heads == 0):
         return None
@@ -231,94 +204,3 @@ def _named(name: str) -> tuple[str, _Meaning | None]:
     if match is None:
         return "", None
     return match["layer"], _MEANINGS.get(f"{'mlp' if match['kind'] == 'mlp' else 'attn'}.{match['point']}")
-
-
-# The pass.
-
-
-@torch.no_grad()
-def _observe(model: HookedModel, name: str, layer: str, meaning: _Meaning) -> _Evidence:
-    """Run one pass over two prompts, and return what the hook point and the components of its layer hold."""
-    inputs: dict[str, Tensor] = {}
-    outputs: dict[str, Tensor] = {}
-
-    def keep(part: str) -> Callable[..., None]:
-        def hook(module: Any, args: Any, output: Any) -> None:
-            first = args[0] if args else None
-            result = output[0] if isinstance(output, tuple) else output
-            # A component that runs several times, such as an expert, is not the only one of its kind.
-            if isinstance(first, Tensor) and isinstance(result, Tensor) and part not in inputs:
-                inputs[part], outputs[part] = first, result
-
-        return hook
-
-    allowed = model.vocabulary.allowed.nonzero()[0]
-    rows = [[int(allowed[(i * 7 + row * 3) % len(allowed)]) for i in range(_LENGTH)] for row in range(2)]
-    ids = torch.tensor(rows, device=model.device)
-    known = set(model.hook_names())
-    pattern = f"{layer}.hook_pattern"  # shows the number of heads
-    wanted = [name] if pattern not in known else [name, pattern]
-    seen: dict[str, Tensor] = {}
-
-    def read(point: str) -> Callable[..., None]:
-        def reader(activation: Any, hook: Any = None) -> None:
-            tensor = activation[0] if isinstance(activation, tuple) else activation
-            if isinstance(tensor, Tensor):
-                seen[point] = tensor
-
-        return reader
-
-    # In compatibility mode, TransformerLens computes some layers from their weights and does not call their modules.
-    around = [f"{layer}.{part}.hook_{side}" for part in meaning.components for side in _SIDES]
-    wanted += [point for point in (f"{layer}.hook_in", *around) if point in known and point not in wanted]
-    modules = {part: _component(model, f"{layer}.{part}") for part in meaning.components}
-    handles = []
-    with model.lock:
-        try:
-            for part, module in modules.items():
-                if module is not None:
-                    module = getattr(module, "original_component", None) or module
-                    handles.append(module.register_forward_hook(keep(part)))
-            if model.gate_of(name) is None:
-                model.observe(ids, {point: read(point) for point in wanted})
-            else:
-                activations, _ = model.run(ids, [name], logits=True)
-                seen |= activations
-                model.observe(ids, {point: read(point) for point in wanted if point != name})
-        finally:
-            for handle in handles:
-                handle.remove()
-    for part, module in modules.items():
-        if module is not None and part not in inputs:
-            x = seen.get(f"{layer}.{part}.hook_in", seen.get(f"{layer}.hook_in"))
-            y = _by_weights(module, x)
-            if x is not None and y is not None and _equal(y, seen.get(f"{layer}.{part}.hook_out", y[:0])):
-                inputs[part], outputs[part] = x, y
-    heads = seen[pattern].shape[1] if pattern in seen else getattr(model.backend, "n_heads", None)
-    return _Evidence(seen[name], inputs, outputs, heads, model.d_model)
-
-
-def _component(model: HookedModel, name: str) -> torch.nn.Module | None:
-    """Return the module that computes a component; None if the layer has none of this name."""
-    try:
-        return model.backend.component(name)
-    except (AttributeError, IndexError, KeyError, TypeError):
-        return None
-
-
-def _by_weights(module: Any, x: Tensor | None) -> Tensor | None:
-    """Compute a linear map from its weights `[out, in]`; None if it has no such weights for this input."""
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    if x is None or not isinstance(weight, Tensor) or weight.ndim != 2 or weight.shape[1] != x.shape[-1]:
-        return None
-    return torch.nn.functional.linear(x, weight.to(x), None if bias is None else bias.to(x))
-
-
-def _equal(a: Tensor, b: Tensor, scale: Tensor | None = None) -> bool:
-    """Return whether two tensors hold the same numbers in the same order, up to rounding; shapes may differ."""
-    if a.numel() != b.numel():
-        return False
-    precision = 0.02 if {a.dtype, b.dtype, *([] if scale is None else [scale.dtype])} & _LOW_PRECISION else 1e-4
-    a, b = a.reshape(-1).float(), b.reshape(-1).float().to(a.device)
-    size = (b if scale is None else scale.float()).abs().max().clamp_min(1e-6)
-    return bool(((a - b).abs().max() <= precision * size).item())

@@ -1,4 +1,4 @@
-"""Whether the Hugging Face Hub answers: its client tries for minutes, file by file, before it says that it does not."""
+"""Probe of the Hugging Face Hub, whose client tries for minutes, file by file, if it gets no answer."""
 
 from __future__ import annotations
 

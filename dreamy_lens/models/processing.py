@@ -1,4 +1,4 @@
-"""How a model's weights were processed after loading, measured on the model itself.
+"""Processing of a model's weights after loading, measured on the model itself.
 
 TransformerLens can rewrite the weights of a model so that its logits stay the same and its activations do not: writing
 weights are centred, norms and value biases are folded. No model says afterwards which of these were done, so each is

@@ -1,4 +1,4 @@
-"""Weights of a model: are they finite numbers, and are they those of a saved run?"""
+"""Checks of a model's weights: they are finite numbers, and those with which a saved run was made."""
 
 from __future__ import annotations
 

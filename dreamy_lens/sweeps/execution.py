@@ -85,7 +85,7 @@ def _carry_out(plan: Plan, place: SharedFolder, ray: RayConfig | None, together:
                 _show_all(_run_here(runner, groups), bar, results)
         except KeyboardInterrupt:
             bar.report_interrupt()
-    if results and place.read(MANIFEST) is None:  # somebody removed the folder while the sweep went on
+    if results and place.read(MANIFEST) is None:  # the folder was removed while the sweep went on
         with contextlib.suppress(RunFolderError):
             place.write(MANIFEST, manifest)
     sweep = _open(place, manifest, plan, results, runner.unsaved)

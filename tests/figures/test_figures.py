@@ -270,7 +270,7 @@ def silent_browser(tmp_path, monkeypatch):
 
 
 def ended(pid: int) -> bool:
-    """Whether a process ends within a minute; one that nobody has asked about yet counts as ended."""
+    """Return whether a process ends within a minute; one that was not waited for yet counts as ended."""
     for _ in range(600):
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -92,3 +92,27 @@ def test_a_hook_point_that_was_moved_is_noticed(gpt2):
     with pytest.raises(HookMeaningError, match="differs from the input of the MLP's last linear map"):
         bind("L1.N3", as_hooked(bridge))
     bind("L0.N3", as_hooked(bridge))
+
+
+def test_hooks_of_the_user_do_not_change_what_a_name_means(gpt2):
+    """They change numbers: a reader behind them sees others than the module that is before them."""
+    from tests.helpers.models import new_bridge
+
+    bridge = new_bridge("gpt2", gpt2.raw)
+    plain = dl.score("blocks.1.mlp.hook_pre[-1, 3]", "The dog", bridge).value[0]
+    bridge = new_bridge("gpt2", gpt2.raw)
+    order: list[str] = []
+    for name in ("first", "second"):
+        bridge.add_hook("blocks.1.mlp.hook_pre", lambda x, hook, name=name: order.append(name) or 2 * x)
+    value = dl.score("blocks.1.mlp.hook_pre[-1, 3]", "The dog", bridge).value[0]
+    assert value == pytest.approx(4 * plain, rel=1e-4)
+    assert order[:2] == ["first", "second"] and order[::2] == ["first"] * (len(order) // 2)
+
+
+def test_nor_do_they_make_a_model_see_later_tokens(gpt2):
+    from dreamy_lens.models.causality import is_causal
+    from tests.helpers.models import new_bridge
+
+    bridge = new_bridge("gpt2", gpt2.raw)
+    bridge.add_hook("blocks.0.hook_resid_post", lambda x, hook: x.flip(1))
+    assert is_causal(as_hooked(bridge)) and as_hooked(bridge).is_hooked

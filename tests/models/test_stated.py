@@ -1,4 +1,4 @@
-"""What a model's configuration states is computed as the plain Hugging Face model computes it, or refused."""
+"""The settings of a model's configuration are computed as the plain Hugging Face model computes it, or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What dreamy_lens computes on an architecture, compared with the plain Hugging Face model, kind by kind of feature."""
+"""Numbers of dreamy_lens on an architecture, compared with the plain Hugging Face model for each kind of feature."""
 
 from __future__ import annotations
 
