@@ -173,6 +173,8 @@ def quoted(value: Any, limit: int = 80) -> str:
     if isinstance(value, str):
         return repr(value) if len(value) <= limit else f"{value[:limit]!r}… ({len(value):,} characters)"
     try:
+        if getattr(value, "ndim", None) == 0 and type(value).__module__ == "numpy":
+            value = value.item()  # NumPy's own repr is np.int64(12)
         return shorten(repr(value), limit)
     except ValueError:  # Python writes no whole number of more than some thousand digits
         return "a number of thousands of digits"

@@ -26,6 +26,9 @@ _cache = tempfile.mkdtemp(prefix="dreamy_lens_cache_")
 atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 os.environ["DREAMY_LENS_CACHE"] = _cache
 
+# Ray's workers give way to every other process unless told otherwise, and get no time at all beside busy ones.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 
 ONE_PROCESS = (
     "tests/benchmarks/test_benchmarks.py::test_the_benchmark_panels",
