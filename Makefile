@@ -79,6 +79,7 @@ $(VENV)/.test: $(VENV)/.package
 	@$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.package
+# One installation of everything: after it, nothing is left to do for the other stamps.
+$(VENV)/.dev: $(VENV)/.torch $(SETUP)
 	@$(PIP) install --quiet --constraint constraints.txt --editable '.[test,dev]'
-	@touch $@
+	@touch $(VENV)/.package $(VENV)/.test $@

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,8 @@ FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 SECONDS = 120  # that a cell may take on a busy machine
 LARGEST = 1_000_000  # bytes
+SHRUNK = {"iterations": 3, "tokens": 5}
+"""Settings of a notebook's cells that are divided by a number, so that a test is short."""
 
 pytest.importorskip("nbmake")
 pytest.importorskip("ipykernel")
@@ -52,13 +55,16 @@ def kernel(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return "python3"
 
 
-def run(path: Path, kernel: str, folder: Path, seconds: int = SECONDS) -> Any:
-    """Execute a copy of a notebook with nbmake; what it found."""
+def run(path: Path, kernel: str, folder: Path, seconds: int = SECONDS, smaller: bool = False) -> Any:
+    """Execute a copy of a notebook with nbmake, perhaps with small numbers; what it found."""
     from nbmake.nb_run import NotebookRun
 
-    copy = folder / path.name
-    copy.write_bytes(path.read_bytes())
-    return NotebookRun(copy, seconds, kernel=kernel).execute()
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells if smaller else ():
+        for name, divisor in SHRUNK.items():
+            cell.source = re.sub(rf"\b{name}=([\d_]+)", lambda m: f"{name}={int(m[1]) // divisor}", cell.source)  # noqa: B023
+    nbformat.write(notebook, folder / path.name)
+    return NotebookRun(folder / path.name, seconds, kernel=kernel).execute()
 
 
 # The notebooks of the project.
@@ -66,7 +72,8 @@ def run(path: Path, kernel: str, folder: Path, seconds: int = SECONDS) -> Any:
 
 @every_notebook
 def test_it_runs_from_the_top(path: Path, kernel: str, tmp_path: Path):
-    result = run(path, kernel, tmp_path)
+    """At the size of a test. `make notebooks` runs them whole, and fails if a cell does."""
+    result = run(path, kernel, tmp_path, smaller=True)
     assert result.error is None, f"cell {result.error.failing_cell_index}: {result.error.summary}\n{result.error.trace}"
 
 
