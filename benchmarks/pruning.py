@@ -66,8 +66,7 @@ class Study:
         A row has the number of new children, the shares of them that could be dropped (for the selection, and for
         selection and frontier), and the shares of the remaining work that dropping them would save.
         """
-        from dreamy_lens.results import Staircase
-        from dreamy_lens.search import epo
+        from dreamy_lens.search import Staircase, epo
 
         make_children, last = epo.make_children, {}
 

@@ -79,11 +79,11 @@ class DreamyLens:
         settings: dict[str, Any] = {"length": LENGTH, "top_k": TOP_K, "prepend_bos": False, "iterations": 0}
         feature = shape.feature
         if isinstance(self, DreamyLensGCG):
-            feature, config = f'log_prob("{shape.word}")', dl.EPOConfig.gcg(children=SEARCH_WIDTH, **settings)
+            feature, config = f'log_prob("{shape.word}")', dl.GCG(children=SEARCH_WIDTH, **settings)
         else:
             sizes = {"population": POPULATION, "children": CHILDREN, "restart_every": RESTART_EVERY}
-            config = dl.EPOConfig(keep_parents=False, **sizes, **settings)
-        self.steps = Steps(dl.dream(feature, bridge(place.model, place.device), config=config, progress=False))
+            config = dl.EPO(keep_parents=False, **sizes, **settings)
+        self.steps = Steps(dl.dream(feature, bridge(place.model, place.device), search=config, progress=False))
 
     def run(self, k: int) -> list[float]:
         return self.steps.run(k)

@@ -24,6 +24,8 @@ from .models.load import load_model as load_model
 from .panels.attribution import explore as explore
 from .panels.browser import browse as browse
 from .search import constraints as constraints
-from .search.config import EPOConfig as EPOConfig
+from .search.epo_config import EPO as EPO
+from .search.epo_config import GCG as GCG
+from .search.random_search import RandomSearch as RandomSearch
 
 __version__: str

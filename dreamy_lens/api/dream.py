@@ -16,8 +16,9 @@ from dreamy_lens.runs.dreams import Dreams
 from dreamy_lens.runs.progress import advance
 from dreamy_lens.runs.spec import RunSpec
 from dreamy_lens.runs.start import new_run, side_by_side
-from dreamy_lens.search.config import EPOConfig, configs_of_seeds
+from dreamy_lens.search.config import SearchConfig, configs_of_seeds
 from dreamy_lens.search.constraints import Constraint
+from dreamy_lens.search.epo_config import EPO
 
 
 @overload
@@ -35,14 +36,14 @@ def dream(
     start: Any = None,
     constraints: Sequence[Constraint] | Constraint = (),
     fluency_model: Any = None,
-    config: EPOConfig | None = None,
+    search: SearchConfig | None = None,
     save_to: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
     wait: bool | None = None,
     seeds: Iterable[int] | None = None,
     **settings: Any,
 ) -> Dream | Dreams:
-    """Search for fluent prompts that drive a feature to high values, with EPO (Section 2 of the paper).
+    """Search for fluent prompts that drive a feature to high values, by default with EPO (Section 2 of the paper).
 
     In a notebook, `dream` returns at once: the run continues in the background, a panel shows its progress, and code
     that reads its results waits for its end. Everywhere else, `dream` returns when the run is done.
@@ -56,13 +57,14 @@ def dream(
             population: they are repeated or subsampled. None draws random tokens.
         constraints: One constraint or several, such as `dl.constraints.round_trip()`.
         fluency_model: Model whose cross-entropy measures fluency, with the same tokenizer; None is `model`.
-        config: Settings of EPO; None is the paper's Table 1.
+        search: Settings of a search: `dl.EPO(...)`, `dl.GCG(...)` or `dl.RandomSearch(...)`. None is EPO with the
+            settings of the paper's Table 1.
         save_to: Folder to save the run in, every half minute and at the end. Several runs get one folder each inside
             it. Relative paths in the feature's text are saved as absolute paths, if they exist.
         progress: Whether to show a panel or a progress bar; None shows a panel in notebooks and a bar in terminals.
         wait: Whether to return only when the run is done; None waits everywhere but in notebooks.
         seeds: Seeds to run each feature with, side by side, instead of the setting `seed`.
-        **settings: Fields of :class:`~dreamy_lens.EPOConfig`, such as `seed=1` or `iterations=100`.
+        **settings: Settings that replace those of `search`, such as `seed=1`, `iterations=100` or `seconds=60`.
 
     Returns:
         A :class:`Dream`. A list of features or `seeds` gives :class:`Dreams`, a sequence of them: feature by feature,
@@ -90,7 +92,7 @@ def dream(
     >>> [(run.feature_label, run.config.seed) for run in runs][1:3]
     [('blocks.2.mlp.hook_post[-1, 17]', 1), ('logit(" the")', 0)]
     """
-    config = EPOConfig.from_settings(config, settings)
+    config = EPO.from_settings(search, settings)
     is_list = isinstance(feature, (list, tuple))
     configs = configs_of_seeds(config, seeds, settings)
     several = is_list or seeds is not None

@@ -8,7 +8,7 @@ from typing import Any
 from dreamy_lens._files import StrPath
 from dreamy_lens.cluster.ray_cluster import RayConfig
 from dreamy_lens.cluster.shared_folder import SharedFolder
-from dreamy_lens.search.config import EPOConfig
+from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.constraints import Constraint
 from dreamy_lens.sweeps.execution import carry_out
 from dreamy_lens.sweeps.plan import Plan
@@ -25,7 +25,7 @@ def sweep(
     start: Any = None,
     constraints: Sequence[Constraint] | Constraint = (),
     fluency_model: Any = None,
-    config: EPOConfig | None = None,
+    search: SearchConfig | None = None,
     dtype: Any = None,
     together: int = 1,
     ray: bool | str | RayConfig | None = None,
@@ -45,13 +45,13 @@ def sweep(
             the workers. None is the embedded model.
         out: Folder that all workers see by the same path, or a URL for which fsspec has a driver, such as
             `s3://bucket/sweep`.
-        seeds: Seeds to run each feature and setting with; None is the seed of `config`.
-        settings: Variants to try: one dictionary for each, with fields of :class:`~dreamy_lens.EPOConfig`, `start` or
+        seeds: Seeds to run each feature and setting with; None is the seed of `search`.
+        settings: Variants to try: one dictionary for each, with settings of the search, `search`, `start` or
             `constraints`.
         start: Initial prompts of all runs, in any form that :func:`dreamy_lens.dream` takes.
         constraints: Constraints of all runs.
         fluency_model: Model whose cross-entropy measures fluency, with the same tokenizer; None is `model`.
-        config: Settings of EPO for all runs; None is the paper's Table 1.
+        search: Settings of the search of all runs, such as `dl.EPO(...)`; None is EPO with the paper's Table 1.
         dtype: Precision of a model that is given by name, such as "bfloat16"; None is float32.
         together: Number of runs with the same settings that are scored in the same forward passes. More is faster on a
             GPU, and changes only the last digits.
@@ -60,7 +60,7 @@ def sweep(
             address of a cluster to join; a :class:`~dreamy_lens.cluster.RayConfig` also sets the number of workers and
             the resources of each.
         progress: Whether to show a progress bar; None shows it in terminals and notebooks.
-        **common: Fields of :class:`~dreamy_lens.EPOConfig` for all runs, such as `iterations=100`.
+        **common: Settings of all runs that replace those of `search`, such as `iterations=100`.
 
     Returns:
         A :class:`~dreamy_lens.sweeps.Sweep`. An interrupt ends it early, raises no exception, and keeps every finished
@@ -93,7 +93,7 @@ def sweep(
         start=start,
         constraints=constraints,
         fluency_model=fluency_model,
-        config=config,
+        search=search,
         dtype=dtype,
         common=common,
     )

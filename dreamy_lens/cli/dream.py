@@ -114,7 +114,7 @@ def _show(options: argparse.Namespace) -> None:
     run = dl.load_run(options.path)
     if options.max_cross_entropy is None:
         print(run)
-        print(f"\n{run.history!r}, {run.iteration} of {run.config.iterations} iterations, seed {run.config.seed}")
+        print(f"\n{run.history!r}, {run.done_text}, seed {run.config.seed}")
     else:
         best = run.frontier.best(max_cross_entropy=options.max_cross_entropy)
         print(f"{best.text!r}\nvalue {best.value:.4g}, cross-entropy {best.cross_entropy:.2f}, ids {list(best.ids)}")

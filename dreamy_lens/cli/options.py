@@ -11,6 +11,7 @@ from typing import Any
 import dreamy_lens as dl
 from dreamy_lens.cluster.ray_cluster import RayConfig
 from dreamy_lens.models.load import as_hooked
+from dreamy_lens.search.optimizers import searches
 from dreamy_lens.search.settings import SettingField, setting_fields
 
 FEATURES = """features:
@@ -101,15 +102,24 @@ def model_keywords(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_settings(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
-    """Add an option for every setting of :class:`dreamy_lens.EPOConfig`.
+    """Add `--search`, and an option for every setting of every search.
 
     Args:
         parser: Parser that gets the options. The setting `prepend_bos` has the options of :func:`add_model` instead.
         without: Names of settings that get no option.
     """
-    for setting in setting_fields(dl.EPOConfig):
+    names = ", ".join(searches())
+    help = f"kind of search: {names}; without it, {dl.EPO.name}, the paper's"
+    parser.add_argument("--search", metavar="NAME", choices=tuple(searches()), help=help)
+    for setting in _all_settings():
         if setting.name not in ("prepend_bos", *without):
             _add_setting(parser, setting)
+
+
+def _all_settings() -> list[SettingField]:
+    """Return the settings of all searches, each once, as the first search that has it describes it."""
+    fields = [setting for kind in (dl.EPO, *searches().values()) for setting in setting_fields(kind)]
+    return list({setting.name: setting for setting in reversed(fields)}.values())[::-1]
 
 
 def _add_setting(parser: argparse.ArgumentParser, setting: SettingField) -> None:
@@ -130,8 +140,13 @@ def _add_setting(parser: argparse.ArgumentParser, setting: SettingField) -> None
 
 
 def given_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings that were given as options of :func:`add_settings` and :func:`add_model`."""
-    values = {setting.name: getattr(options, setting.name, None) for setting in setting_fields(dl.EPOConfig)}
+    """Return the settings that were given as options of :func:`add_settings` and :func:`add_model`.
+
+    The kind of search is among them, as the keyword `search`.
+    """
+    values = {setting.name: getattr(options, setting.name, None) for setting in _all_settings()}
+    name = getattr(options, "search", None)
+    values["search"] = None if name is None else searches()[name]()
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -15,8 +15,8 @@ from dreamy_lens.comparison.scan_source import ScanSource
 from dreamy_lens.comparison.statements import Statement, make_statement
 from dreamy_lens.html.words import format_values, plural
 from dreamy_lens.results.frontier import Frontier
-from dreamy_lens.results.pareto import hypervolume
 from dreamy_lens.scan.window import Histogram, Window, frontier_windows
+from dreamy_lens.search.pareto import hypervolume
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -18,7 +18,8 @@ from dreamy_lens.runs.dreams import Dreams
 from dreamy_lens.runs.progress import advance
 from dreamy_lens.runs.spec import RunSpec
 from dreamy_lens.runs.start import new_run, side_by_side
-from dreamy_lens.search.config import EPOConfig, configs_of_seeds
+from dreamy_lens.search.config import configs_of_seeds
+from dreamy_lens.search.epo_config import EPO
 
 if TYPE_CHECKING:
     from dreamy_lens.models.hooked_model import HookedModel
@@ -109,7 +110,7 @@ class FeatureBrowser(VBox):
         settings = dict(keywords)
         seeds = settings.pop("seeds", None)
         options = {name: settings.pop(name) for name in ("start", "constraints") if name in settings}
-        config = EPOConfig.from_settings(None, settings)
+        config = EPO.from_settings(None, settings)
         if seeds is None:
             started: Dream | Dreams = new_run(RunSpec.of(feature, hooked, config, named=set(settings), **options))
         else:

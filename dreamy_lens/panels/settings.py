@@ -1,6 +1,6 @@
 """Fields of the feature browser's form for the settings of a run, and their values as arguments of `dream()`.
 
-The form has a field for every setting that :class:`~dreamy_lens.search.config.EPOConfig` declares, and further fields
+The form has a field for every setting that :class:`~dreamy_lens.search.config.EPO` declares, and further fields
 for seeds, constraints, the start text and the template.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from dreamy_lens.errors import SettingsError, quoted
 from dreamy_lens.search import constraints
-from dreamy_lens.search.config import EPOConfig
+from dreamy_lens.search.epo_config import EPO
 from dreamy_lens.search.settings import SettingField, setting_fields
 
 MOST_SEEDS = 64
@@ -80,7 +80,7 @@ OWN_FIELDS = (
 
 def form_fields() -> list[FormField]:
     """Return the form's fields; the settings of the search come first."""
-    settings = setting_fields(EPOConfig)
+    settings = setting_fields(EPO)
     return [SEEDS if setting.name == "seed" else _field(setting) for setting in settings] + [*OWN_FIELDS]
 
 
@@ -95,12 +95,12 @@ def arguments(typed: dict[str, Any]) -> dict[str, Any]:
         ConstraintError: The template has no place for the prompt.
     """
     keywords: dict[str, Any] = {}
-    for setting in setting_fields(EPOConfig):
+    for setting in setting_fields(EPO):
         if setting.name != "seed":
             value = _value(setting, typed)
             if value != setting.default:
                 keywords[setting.name] = value
-    EPOConfig.from_settings(None, keywords)
+    EPO.from_settings(None, keywords)
     seeds = parse_seeds(str(typed.get("seeds", "")))
     keywords |= {"seeds": seeds} if len(seeds) > 1 else {"seed": seeds[0]}
     pairs = _constraints(typed)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamy_lens.results.pareto import Staircase
+from dreamy_lens.search.config import UNLIMITED
+from dreamy_lens.search.pareto import Staircase
 
 if TYPE_CHECKING:
     from dreamy_lens.results.attribution import Attribution
@@ -151,7 +152,7 @@ class RunFollower:
         return {
             "status": run.status,
             "step": so_far.iteration,
-            "steps": run.config.iterations,
+            "steps": 0 if run.config.iterations == UNLIMITED else run.config.iterations,
             "seconds": round(seconds, 2),
             "left": self._left(history),
             "evaluated": len(history),
@@ -170,7 +171,7 @@ class RunFollower:
         return {
             "status": run.status,
             "step": so_far.iteration,
-            "steps": run.config.iterations,
+            "steps": 0 if run.config.iterations == UNLIMITED else run.config.iterations,
             "evaluated": len(so_far.history),
             "error": "" if run.error is None else f"{type(run.error).__name__}: {run.error}",
             "frontier": [self._entry(so_far, row) for row in so_far.frontier_rows.tolist()],
@@ -222,9 +223,13 @@ class RunFollower:
 
     def _left(self, history: History) -> float:
         """Return the seconds to the end, estimated from the last iterations; -1 if there are too few."""
-        remaining = self.run.config.iterations - history.iterations
+        config = self.run.config
+        remaining = config.iterations - history.iterations
         if remaining <= 0 or not self.run.active:
             return 0.0
+        if config.iterations == UNLIMITED:
+            passed = float(history.seconds[-1]) if len(history.seconds) else 0.0
+            return -1.0 if config.seconds is None else round(max(0.0, config.seconds - passed), 1)
         recent = history.seconds[-31:]
         # The median, because a pause makes the time between two iterations very long.
         return round(float(np.median(np.diff(recent))) * remaining, 1) if len(recent) > 3 else -1.0

@@ -8,10 +8,6 @@ from .logit_effect import TokenEffect as TokenEffect
 from .merged import Merged as Merged
 from .merged import SavedRun as SavedRun
 from .merged import merge as merge
-from .pareto import Staircase as Staircase
-from .pareto import hull_rows as hull_rows
-from .pareto import hypervolume as hypervolume
-from .pareto import non_dominated as non_dominated
 from .prompt import Decoder as Decoder
 from .prompt import Prompt as Prompt
 from .prompt import Provenance as Provenance

@@ -13,10 +13,10 @@ import numpy as np
 from dreamy_lens.errors import RunFolderError, SettingsError, quoted
 from dreamy_lens.figures.frontier import frontier_figure
 from dreamy_lens.html.page import fragment
-from dreamy_lens.results.pareto import hull_rows, hypervolume, non_dominated
 from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
 from dreamy_lens.results.prompt_table import PROMPT_COLUMNS, prompt_rows, prompt_table, text_table
 from dreamy_lens.results.storage import read_json, write_json
+from dreamy_lens.search.pareto import hull_rows, hypervolume, non_dominated
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,8 +13,8 @@ from dreamy_lens.errors import RunFolderError
 from dreamy_lens.figures.evolution import frontiers_figure
 from dreamy_lens.html.escaping import escape
 from dreamy_lens.html.page import fragment
-from dreamy_lens.results.pareto import Staircase, non_dominated
 from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
+from dreamy_lens.search.pareto import Staircase, non_dominated
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,9 +12,9 @@ from dreamy_lens.html.escaping import escape
 from dreamy_lens.html.page import fragment
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
-from dreamy_lens.results.pareto import hypervolume
 from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
 from dreamy_lens.results.prompt_table import prompt_table
+from dreamy_lens.search.pareto import hypervolume
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,6 +23,7 @@ from dreamy_lens.runs.progress import advance
 from dreamy_lens.runs.recorded_run import RecordedRun
 from dreamy_lens.runs.session import Session
 from dreamy_lens.runs.spec import RunRecord
+from dreamy_lens.search.config import iterations_text
 from dreamy_lens.search.protocol import Search
 from dreamy_lens.search.steps import Step
 
@@ -246,6 +247,12 @@ class Dream(RecordedRun):
         """
         return self.session.search(until, self._state, self.history)
 
+    def end_here(self) -> None:
+        """Make the present iteration the last one of the settings, after a budget has ended the run."""
+        if self.iteration < self.config.iterations:
+            config = dataclasses.replace(self.config, iterations=self.iteration)
+            self._spec = dataclasses.replace(self._spec, config=config)
+
     @property
     def is_new(self) -> bool:
         """True before the first step of the search."""
@@ -271,12 +278,12 @@ class Dream(RecordedRun):
 
     def __repr__(self) -> str:
         feature, so_far = self.feature_label, self.so_far
-        done = f"{so_far.iteration} of {self.config.iterations} iterations"
+        done = iterations_text(so_far.iteration, self.config.iterations)
         state = f"{self.status}, " if self.active else ""
         return f"Dream({feature} on {self.provenance.model}, {state}{done}, {so_far.frontier!r})"
 
     def __str__(self) -> str:
-        state = f" ({self.status}, {self.iteration} of {self.config.iterations} iterations)" if self.active else ""
+        state = f" ({self.status}, {self.done_text})" if self.active else ""
         return f"{self.feature_label} on {self.provenance.model}{state}\n{self.so_far.frontier}"
 
     def _repr_html_(self) -> str:
@@ -284,7 +291,5 @@ class Dream(RecordedRun):
         from dreamy_lens.html.page import fragment
         from dreamy_lens.results.prompt_table import prompt_table
 
-        title = (
-            f"{self.feature_label} on {self.provenance.model}, {self.iteration} of {self.config.iterations} iterations"
-        )
+        title = f"{self.feature_label} on {self.provenance.model}, {self.done_text}"
         return fragment(f"<p>{escape(title)}</p>" + prompt_table(self.so_far.frontier.prompts))

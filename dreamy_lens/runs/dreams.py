@@ -198,6 +198,11 @@ class Dreams(RunControls, Sequence["Dream"]):
         run, own_step = step
         run.take(own_step)
 
+    def end_here(self) -> None:
+        """Make the present iteration of every run the last one of its settings; see :meth:`Dream.end_here`."""
+        for run in self.runs:
+            run.end_here()
+
     def unlock(self) -> None:
         """Replace the lock of every run by a new one."""
         for run in self.runs:

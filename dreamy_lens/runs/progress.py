@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from dreamy_lens import _upcalls
 from dreamy_lens._host import is_notebook, is_watched
 from dreamy_lens.runs.worker import RunWorker, Steppable
+from dreamy_lens.search.config import UNLIMITED, iterations_text
 
 LOG = logging.getLogger("dreamy_lens")
 
@@ -69,7 +70,7 @@ def advance(
         worker.work()
         leave()
         if worker.interrupted:
-            done = f"Interrupted after {run.iteration} of {until} iterations"
+            done = f"Interrupted after {iterations_text(run.iteration, until)}"
             bar.write(f"{done}. Everything found so far is kept; .resume() continues.", file=sys.stderr)
     if worker.error is not None:
         worker.error_seen = True
@@ -86,7 +87,8 @@ def _show(run: Displayable) -> None:
 def _bar(run: Displayable, until: int, shown: bool) -> Any:
     from tqdm.auto import tqdm
 
-    return tqdm(total=until, initial=run.iteration, desc="dreaming", disable=not shown, dynamic_ncols=True)
+    total = None if until == UNLIMITED else until
+    return tqdm(total=total, initial=run.iteration, desc="dreaming", disable=not shown, dynamic_ncols=True)
 
 
 def _update(bar: Any, run: Displayable) -> None:

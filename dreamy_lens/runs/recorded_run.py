@@ -25,7 +25,7 @@ from dreamy_lens.runs.controls import RunControls
 from dreamy_lens.runs.session import Session, available
 from dreamy_lens.runs.spec import RunRecord, RunSpec
 from dreamy_lens.runs.worker import DONE, READY, STOPPED
-from dreamy_lens.search.config import EPOConfig
+from dreamy_lens.search.config import SearchConfig, iterations_text
 from dreamy_lens.search.constraints import Constraint
 from dreamy_lens.search.steps import Step
 
@@ -83,7 +83,7 @@ class RecordedRun(RunControls):
     # What the run was asked for.
 
     @property
-    def config(self) -> EPOConfig:
+    def config(self) -> SearchConfig:
         """Settings of the search."""
         return self._spec.config
 
@@ -128,6 +128,11 @@ class RecordedRun(RunControls):
     def iteration(self) -> int:
         """Number of iterations completed so far."""
         return 0 if self._state is None else self._state.iteration
+
+    @property
+    def done_text(self) -> str:
+        """Number of completed iterations in words, such as "3 of 20 iterations"."""
+        return iterations_text(self.iteration, self.config.iterations)
 
     @property
     def finished(self) -> bool:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dreamy_lens.results.prompt import Prompt, Provenance
-    from dreamy_lens.search.config import EPOConfig
+    from dreamy_lens.search.config import SearchConfig
 
 VERSIONED = ("dreamy-lens", "torch", "transformer-lens", "transformers", "numpy")
 """Packages that a run's numbers depend on."""
@@ -37,7 +37,7 @@ class ReportedRun(Protocol):
     """Run that a page can report; a :class:`~dreamy_lens.runs.dream.Dream` is one."""
 
     @property
-    def config(self) -> EPOConfig:
+    def config(self) -> SearchConfig:
         """Settings of the search."""
         ...
 

@@ -21,7 +21,7 @@ from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
 from dreamy_lens.results.storage import RUN, read_folder, write_folder
 from dreamy_lens.runs.spec import RunRecord, RunSpec
 from dreamy_lens.search import constraints
-from dreamy_lens.search.config import EPOConfig
+from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.optimizers import config_from_dict, config_to_dict
 from dreamy_lens.search.steps import State
 
@@ -204,15 +204,15 @@ def unpack_record(
     return RunRecord(spec, provenance, history, state, meta["identity"], meta["fluency_model"], texts)
 
 
-def _contradiction(config: EPOConfig, history: History, state: State | None, start: np.ndarray | None) -> str | None:
+def _contradiction(config: SearchConfig, history: History, state: State | None, start: np.ndarray | None) -> str | None:
     """Return a contradiction between the parts of a saved run, or None if the search can rely on them."""
     completed, ended = -1 if state is None else state.iteration, history.iterations
     if completed != ended:
         in_state, in_history = ("no iteration" if end < 0 else f"iteration {end}" for end in (completed, ended))
         return f"its state has completed {in_state}, but its history ends with {in_history}"
-    if len(history.lambdas) != config.population or not np.allclose(history.lambdas, config.lambdas, rtol=1e-4):
+    if len(history.lambdas) != len(config.lambdas) or not np.allclose(history.lambdas, config.lambdas, rtol=1e-4):
         return f"the {len(history.lambdas)} λs of its history are not those of its settings"
-    shape = (config.population, config.length)
+    shape = (len(config.lambdas), config.length)
     if len(history) and history.ids.shape[1] != config.length:
         return f"its prompts have {history.ids.shape[1]} tokens, but its settings say {config.length}"
     for name, ids in (("initial prompts", start), ("prompts without finite scores", state and state.non_finite)):

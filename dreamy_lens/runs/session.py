@@ -21,6 +21,7 @@ from dreamy_lens.results.prompt import Provenance
 from dreamy_lens.runs.spec import RunRecord, RunSpec
 from dreamy_lens.scoring.gradient_check import require_gradient
 from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.search.budgets import Budget, within_budget
 from dreamy_lens.search.constraint_set import ConstraintSet, template_ids
 from dreamy_lens.search.optimizers import find_optimizer
 from dreamy_lens.search.protocol import Search, drive
@@ -166,7 +167,11 @@ class Session:
         """
         config = dataclasses.replace(self.spec.config, iterations=until)
         cache = self._score_cache(state, history)
-        return find_optimizer(config).search(self.scorer, config, self.constraint_set, self.spec.start, cache, state)
+        search = find_optimizer(config).search(self.scorer, config, self.constraint_set, self.spec.start, cache, state)
+        budget = Budget(config)
+        is_used_up = budget.add_steps(history.value, history.cross_entropy, history.iteration, history.seconds)
+        # A run that is continued beyond its budgets ends at the iteration that the user named.
+        return search if is_used_up else within_budget(search, budget)
 
     def _score_cache(self, state: State | None, history: History) -> ScoreCache:
         cache = ScoreCache()

@@ -15,7 +15,7 @@ from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.results.history import History
 from dreamy_lens.results.prompt import Provenance
 from dreamy_lens.scoring.prompts import as_ids, strip_bos
-from dreamy_lens.search.config import EPOConfig
+from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.constraint_set import template_ids
 from dreamy_lens.search.constraints import Constraint
 from dreamy_lens.search.population import stack_prompts
@@ -39,7 +39,7 @@ class RunSpec:
 
     feature: Feature | None
     model: Any
-    config: EPOConfig
+    config: SearchConfig
     constraints: tuple[Constraint, ...] = ()
     fluency_model: Any = None
     start: np.ndarray | None = None
@@ -49,7 +49,7 @@ class RunSpec:
         cls,
         feature: Feature,
         model: HookedModel,
-        config: EPOConfig,
+        config: SearchConfig,
         *,
         start: Any = None,
         constraints: Sequence[Constraint] | Constraint = (),

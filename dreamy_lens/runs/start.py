@@ -20,9 +20,10 @@ from dreamy_lens.runs.session import Session
 from dreamy_lens.runs.spec import RunSpec
 from dreamy_lens.scoring.prompts import strip_bos
 from dreamy_lens.scoring.scorer import Scorer
-from dreamy_lens.search.config import EPOConfig
+from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.constraint_set import template_ids
 from dreamy_lens.search.constraints import Template, template
+from dreamy_lens.search.epo_config import EPO
 
 
 def new_run(spec: RunSpec) -> Dream:
@@ -41,7 +42,7 @@ def new_run(spec: RunSpec) -> Dream:
 
 
 def side_by_side(
-    features: Sequence[Feature], model: HookedModel, configs: Sequence[EPOConfig], **settings: Any
+    features: Sequence[Feature], model: HookedModel, configs: Sequence[SearchConfig], **settings: Any
 ) -> Dreams:
     """Make a run of each feature with each configuration: feature by feature, and seed by seed within each.
 
@@ -82,7 +83,7 @@ def spec_of_scorer(scorer: Scorer) -> RunSpec:
     Raises:
         ConstraintError: The text of the template encodes to other tokens, so no constraint can express the template.
     """
-    config = EPOConfig(prepend_bos=scorer.prepend_bos)
+    config = EPO(prepend_bos=scorer.prepend_bos)
     fluency_model = None if scorer.fluency is scorer.model else scorer.fluency
     return RunSpec(scorer.bound.feature, scorer.model, config, _template_of(scorer), fluency_model)
 

@@ -52,6 +52,10 @@ class Steppable(Protocol):
         """Write the run to a folder, which can be loaded at every moment."""
         ...
 
+    def end_here(self) -> None:
+        """Make the present iteration the last one of the settings: a budget may have ended the run before it."""
+        ...
+
     def unlock(self) -> None:
         """Replace the locks by new ones: in a forked process, the threads that held them do not exist."""
         ...
@@ -195,6 +199,7 @@ class RunWorker(ModelThread):
             while self._take_another_step():
                 step = next(steps, None)
                 if step is None:
+                    self.run.end_here()
                     return DONE
                 with uninterrupted():
                     self.run.take(step)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamy_lens.results.pareto import non_dominated
+from dreamy_lens.search.pareto import non_dominated
 
 
 @dataclass(frozen=True)

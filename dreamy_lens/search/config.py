@@ -1,11 +1,12 @@
-"""Settings of a run."""
+"""Settings of a search: those that every optimiser has, and budgets."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,48 +15,39 @@ from dreamy_lens.search.settings import check_values, documented, setting
 
 MAX_IDS = 2**27
 """Largest number of token ids of the prompts of one iteration: a gigabyte."""
+UNLIMITED = 10**9
+"""Number of iterations of a run that another budget ends."""
 MAX_SEEDS = 100_000
 """Largest number of seeds, each of which is a run."""
-_NEGATIVE = "a negative λ would reward prompts for being unlikely"
 
 
 @documented
 @dataclass(frozen=True)
-class EPOConfig:
-    """Settings of EPO. The defaults are those of the paper's Table 1. Each setting is a keyword of `dream()` too.
+class SearchConfig:
+    """Settings that every optimiser has. Each setting is a keyword of `dream()` too.
 
-    Each setting is declared once, below. The command line and the notebook form offer every setting declared here.
+    Each setting is declared once. The command line and the notebook form offer every setting that is declared here or
+    in a subclass. A run ends at the first of its budgets: `iterations`, `seconds`, `prompts` and `until`.
 
     Attributes:
         {settings}
 
     Raises:
         SettingsError: A setting is outside its range.
-
-    >>> print(EPOConfig(population=4).lambdas.round(2))
-    [ 0.1   0.46  2.15 10.  ]
-    >>> EPOConfig.gcg().lambdas.tolist()
-    [0.0]
     """
 
+    _names_iterations: ClassVar[bool]
+    name: ClassVar[str] = ""
+    """Name of the search on the command line; "" for none."""
+
     iterations: int = setting(
-        300, "iterations", "number of times (T) that the population is replaced by its best children", minimum=0
-    )
-    population: int = setting(
-        8,
-        "population",
-        "members (M) of the population, each with its own weight λ of fluency",
-        minimum=1,
-        maximum=100_000,
-    )
-    children: int = setting(
-        32, "children", "mutations (r) of each member that are scored in one iteration", minimum=1, maximum=1_000_000
-    )
-    top_k: int = setting(
-        512,
-        "top k",
-        "candidate tokens (k) at each position, the best by the gradient of the full objective; a small k is greedier",
-        minimum=1,
+        None,
+        "iterations",
+        "largest number of iterations (T)",
+        minimum=0,
+        maximum=UNLIMITED,
+        when_none="for 300, or for no limit if another budget is given",
+        place=0,
     )
     length: int = setting(
         12,
@@ -63,48 +55,32 @@ class EPOConfig:
         "number of tokens (n) of a prompt; a start text has its own length",
         minimum=1,
         maximum=MAX_IDS,
+        place=20,
     )
-    lambda_min: float = setting(
-        0.1,
-        "least λ",
-        "smallest weight λ of fluency; if the largest λ is 0 too, fluency does not count",
-        too_low=_NEGATIVE,
-        advanced=True,
+    seconds: float | None = setting(
+        None,
+        "seconds",
+        "largest number of seconds; the iteration in progress is completed",
+        when_none="for no limit",
+        place=0,
     )
-    lambda_max: float = setting(
-        10.0,
-        "largest λ",
-        "largest weight λ of fluency; the members' weights are log-uniform between the smallest and the largest",
-        too_low=_NEGATIVE,
+    prompts: int | None = setting(
+        None,
+        "prompts",
+        "largest number of evaluated prompts; the iteration in progress is completed",
+        minimum=1,
+        when_none="for no limit",
         advanced=True,
+        place=40,
     )
-    restart_every: int = setting(
-        30,
-        "restart every",
-        "iterations between restarts; only one member survives a restart; 0 for no restarts",
-        minimum=0,
+    until: float | None = setting(
+        None,
+        "until growth below",
+        "end the run when its hypervolume has grown by less than this share over the last quarter of the run",
+        maximum=1,
+        when_none="to go on",
         advanced=True,
-    )
-    restart_lambda_min: float = setting(
-        0.667,
-        "least restart λ",
-        "smallest weight λ_r by which a restart chooses the member that survives",
-        too_low=_NEGATIVE,
-        advanced=True,
-    )
-    restart_lambda_max: float = setting(
-        6.0,
-        "largest restart λ",
-        "largest weight λ_r of a restart, which draws λ_r uniformly between the smallest and the largest",
-        too_low=_NEGATIVE,
-        advanced=True,
-    )
-    keep_parents: bool = setting(
-        False,
-        "keep parents",
-        "let parents compete with their children; the paper selects from the children only, and the history keeps "
-        "every prompt either way",
-        advanced=True,
+        place=40,
     )
     prepend_bos: bool | None = setting(
         None,
@@ -112,8 +88,9 @@ class EPOConfig:
         "put a BOS token before every prompt",
         when_none="for the model's convention",
         advanced=True,
+        place=50,
     )
-    seed: int = setting(0, "seed", "seed of the random generator", minimum=0, maximum=2**128)
+    seed: int = setting(0, "seed", "seed of the random generator", minimum=0, maximum=2**128, place=50)
     batch_size: int | None = setting(
         None,
         "batch size",
@@ -121,6 +98,7 @@ class EPOConfig:
         minimum=1,
         when_none="to choose it automatically",
         advanced=True,
+        place=50,
     )
     share_prefixes: bool | None = setting(
         None,
@@ -128,80 +106,95 @@ class EPOConfig:
         "compute prefixes that children share only once; it affects only speed and rounding",
         when_none="to share them where that gives the same numbers",
         advanced=True,
+        place=50,
     )
 
     def __post_init__(self) -> None:
         check_values(self)
-        if self.lambda_min > self.lambda_max or self.restart_lambda_min > self.restart_lambda_max:
-            which = "lambda" if self.lambda_min > self.lambda_max else "restart_lambda"
-            low, high = getattr(self, f"{which}_min"), getattr(self, f"{which}_max")
-            raise SettingsError(f"{which}_min is {low:g}, above {which}_max, {high:g}; swap them.")
-        ids = self.population * (self.children + 1) * self.length
+        # Whether the user named the number of iterations is kept: another budget that is added later may replace it.
+        object.__setattr__(self, "_names_iterations", self.iterations is not None)
+        if self.iterations is None:
+            others = (self.seconds, self.prompts, self.until)
+            object.__setattr__(self, "iterations", 300 if others == (None, None, None) else UNLIMITED)
+        ids = self.prompts_at_once * self.length
         if ids > MAX_IDS:
             raise SettingsError(
-                f"An iteration of {self.population} members with {self.children} children of {self.length} tokens has "
-                f"{ids:,} token ids, and the limit is {MAX_IDS:,}; use a smaller population, fewer children or a "
-                "smaller length."
-            )
-        if self.lambda_min == 0 < self.lambda_max and self.population > 1:
-            raise SettingsError(
-                "lambda_min is 0, but λs are spaced evenly in their logarithm; use a small number such as 0.001, or "
-                "set lambda_max=0 too for no fluency at all."
+                f"An iteration of up to {self.prompts_at_once:,} prompts of {self.length} tokens has {ids:,} token ids "
+                f"and the limit is {MAX_IDS:,}; use fewer prompts in an iteration, or a smaller length."
             )
 
-    def draw_restart(self, iteration: int, rng: np.random.Generator) -> float | None:
-        """Draw λ_r if the iteration begins with a restart, and return None otherwise."""
-        if not self.restart_every or iteration == 1 or (iteration - 1) % self.restart_every:
-            return None
-        return float(rng.uniform(self.restart_lambda_min, self.restart_lambda_max))
+    @property
+    def prompts_at_once(self) -> int:
+        """Largest number of prompts that one iteration handles."""
+        return 1
 
     @property
     def lambdas(self) -> np.ndarray:
-        """λ of each slot, float32 `[population]`, log-uniform and ascending."""
-        if self.lambda_max == 0:
-            return np.zeros(self.population, dtype=np.float32)
-        if self.population == 1:
-            return np.array([self.lambda_min], dtype=np.float32)
-        return np.geomspace(self.lambda_min, self.lambda_max, self.population).astype(np.float32)
+        """λ of each slot of the population, float32 `[M]`, ascending; empty for an optimiser without slots."""
+        return np.empty(0, dtype=np.float32)
 
     @classmethod
-    def gcg(cls, **settings: Any) -> EPOConfig:
-        """Return the settings of greedy coordinate gradient (GCG): one member, no fluency, no restarts, 256 children.
-
-        The number of children is that of a whole iteration under EPO's defaults.
-
-        Args:
-            **settings: Settings to replace.
-        """
-        return cls(
-            **{"population": 1, "children": 256, "lambda_min": 0.0, "lambda_max": 0.0, "restart_every": 0} | settings
-        )
-
-    @classmethod
-    def from_settings(cls, config: EPOConfig | None, settings: dict[str, Any]) -> EPOConfig:
+    def from_settings(cls, config: SearchConfig | None, settings: dict[str, Any]) -> SearchConfig:
         """Return a configuration with some settings replaced.
 
         Args:
-            config: Configuration to start from, whose class is kept; None is the default configuration.
+            config: Configuration to start from, whose class is kept; None is the default configuration of this class.
             settings: New values, by the names of the settings.
 
         Raises:
             SettingsError: A setting is unknown, and the message names the nearest one; or a value is outside its range.
 
-        >>> EPOConfig.from_settings(None, {"length": 6}).length
+        >>> from dreamy_lens.search import EPO
+        >>> EPO.from_settings(None, {"length": 6}).length
         6
         """
-        if config is not None and not isinstance(config, cls):
-            raise SettingsError(f"config must be an EPOConfig; got {type(config).__name__!r}.")
+        if config is not None and not isinstance(config, SearchConfig):
+            raise SettingsError(f"search must be settings such as dl.EPO(iterations=100); got {quoted(config)}.")
         kind = cls if config is None else type(config)
         known = [field.name for field in fields(kind)]
         for name in settings:
             if name not in known:
+                owners = [other.__name__ for other in _kinds(SearchConfig) if name in other.__dataclass_fields__]
+                if owners:
+                    raise SettingsError(f"{name} is a setting of {', '.join(owners)}, and not of {kind.__name__}.")
                 raise unknown_setting(name, known)
-        return kind(**({} if config is None else asdict(config)) | settings)
+        former = {} if config is None else asdict(config)
+        if config is not None and not config._names_iterations:
+            former["iterations"] = None
+        return kind(**former | settings)
 
 
-def configs_of_seeds(config: EPOConfig, seeds: Iterable[int] | None, named: Collection[str] = ()) -> list[EPOConfig]:
+def _kinds(kind: type[SearchConfig]) -> list[type[SearchConfig]]:
+    """Return a class of settings and all classes that inherit from it."""
+    return [kind, *(inner for child in kind.__subclasses__() for inner in _kinds(child))]
+
+
+def iterations_text(completed: int, last: int) -> str:
+    """Return how many iterations of a run are completed, in words.
+
+    >>> iterations_text(3, 20), iterations_text(1, UNLIMITED)
+    ('3 of 20 iterations', '1 iteration')
+    """
+    if last < UNLIMITED:
+        return f"{completed} of {last} iterations"
+    return f"{completed} iteration{'s' * (completed != 1)}"
+
+
+def with_default(kind: type[SearchConfig], name: str, default: Any) -> Any:
+    """Return a dataclass field like a setting of another class, with another default.
+
+    Args:
+        kind: Class that declares the setting.
+        name: Name of the setting.
+        default: New default value.
+    """
+    declared = {field.name: field for field in fields(kind)}[name]
+    return dataclasses.field(default=default, metadata=declared.metadata)
+
+
+def configs_of_seeds(
+    config: SearchConfig, seeds: Iterable[int] | None, named: Collection[str] = ()
+) -> list[SearchConfig]:
     """Return a configuration for each seed; for `seeds=None` the configuration itself.
 
     Args:

@@ -15,8 +15,8 @@ from jaxtyping import Int64
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.scoring.candidates import AllowedTokens, rank_candidates
 from dreamy_lens.scoring.scorer import Scorer
-from dreamy_lens.search.config import EPOConfig
 from dreamy_lens.search.constraint_set import ConstraintSet
+from dreamy_lens.search.epo_config import EPO
 from dreamy_lens.search.operators import Operator, make_children, replace_one
 from dreamy_lens.search.pipelined import run_pipelined
 from dreamy_lens.search.population import evaluate_first, first_population, warn_if_flat
@@ -30,7 +30,7 @@ PIPELINED = ("cuda",)
 
 
 @dataclass(frozen=True)
-class EPO:
+class EPOOptimizer:
     """Optimiser of the paper: M prompts, each of which maximises `value - λ cross_entropy` for its own λ.
 
     Attributes:
@@ -44,7 +44,7 @@ class EPO:
     def search(
         self,
         scorer: Scorer,
-        config: EPOConfig,
+        config: EPO,
         constraints: ConstraintSet,
         start: Int64[np.ndarray, "P n"] | None = None,
         cache: ScoreCache | None = None,

@@ -1,14 +1,13 @@
 """Registry of optimisers: the class of the settings chooses the optimiser of a search.
 
-To add an optimiser, write a module with a subclass of :class:`~dreamy_lens.search.config.EPOConfig` for its settings,
-and a class with a :meth:`~Optimizer.search`; then register both here. To add an operator, write it in
-:mod:`~dreamy_lens.search.operators` and register `EPO(operator)` here for a subclass of the settings. Users choose by
-the class of the settings: `dl.dream(feature, config=OtherConfig(...))`.
+To add an optimiser, write a module with a subclass of :class:`~dreamy_lens.search.config.SearchConfig` for its
+settings, and a class with a :meth:`~Optimizer.search`; then register both here. To add an operator, write it in
+:mod:`~dreamy_lens.search.operators` and register `EPOOptimizer(operator)` here for a subclass of the settings. Users
+choose by the class of the settings: `dl.dream(feature, search=dl.GCG(...))`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -17,16 +16,19 @@ from jaxtyping import Int64
 
 from dreamy_lens.errors import SettingsError
 from dreamy_lens.scoring.scorer import Scorer
-from dreamy_lens.search.config import EPOConfig
+from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.constraint_set import ConstraintSet
-from dreamy_lens.search.epo import EPO
+from dreamy_lens.search.epo import EPOOptimizer
+from dreamy_lens.search.epo_config import EPO, GCG
 from dreamy_lens.search.protocol import Search
+from dreamy_lens.search.random_search import RandomOptimizer, RandomSearch
 from dreamy_lens.search.score_cache import ScoreCache
+from dreamy_lens.search.settings import setting_fields
 from dreamy_lens.search.steps import State
 
 
 class Optimizer(Protocol):
-    """Optimiser that searches for prompts. :class:`~dreamy_lens.search.epo.EPO` is the paper's.
+    """Optimiser that searches for prompts. :class:`~dreamy_lens.search.epo.EPOOptimizer` is the paper's.
 
     An optimiser may have an attribute `uses_gradient`. If it is true, the gradient of the feature is compared with
     finite differences before a search starts.
@@ -60,11 +62,20 @@ class Optimizer(Protocol):
         ...
 
 
-OPTIMIZERS: dict[type[EPOConfig], Optimizer] = {EPOConfig: EPO()}
+OPTIMIZERS: dict[type[SearchConfig], Optimizer] = {
+    EPO: EPOOptimizer(),
+    GCG: EPOOptimizer(),
+    RandomSearch: RandomOptimizer(),
+}
 """Optimiser of each class of settings."""
 
 
-def find_optimizer(config: EPOConfig) -> Optimizer:
+def searches() -> dict[str, type[SearchConfig]]:
+    """Return the registered classes of settings that have a name for the command line, by these names."""
+    return {kind.name: kind for kind in OPTIMIZERS if "name" in vars(kind) and kind.name}
+
+
+def find_optimizer(config: SearchConfig) -> Optimizer:
     """Return the optimiser that is registered for the class of these settings.
 
     Raises:
@@ -74,24 +85,27 @@ def find_optimizer(config: EPOConfig) -> Optimizer:
         raise SettingsError(
             f"No optimiser is registered for settings of the class {type(config).__name__}; there are optimisers for "
             f"{_names()}. "
-            f"Register one: dreamy_lens.search.OPTIMIZERS[{type(config).__name__}] = EPO(), for example."
+            f"Register one: dreamy_lens.search.OPTIMIZERS[{type(config).__name__}] = EPOOptimizer(), for example."
         )
     return OPTIMIZERS[type(config)]
 
 
-def config_to_dict(config: EPOConfig) -> dict[str, Any]:
-    """Return settings as JSON values, with the name of their class if it is not :class:`EPOConfig`."""
-    values = dataclasses.asdict(config)
-    return values if type(config) is EPOConfig else {"class": type(config).__name__, **values}
+def config_to_dict(config: SearchConfig) -> dict[str, Any]:
+    """Return settings as JSON values, with the name of their class if it is not :class:`EPO`."""
+    values = {field.name: getattr(config, field.name) for field in setting_fields(type(config))}
+    for name in ("seconds", "prompts", "until"):
+        if values[name] is None:  # as the folders of earlier versions, which had no such budgets
+            del values[name]
+    return values if type(config) is EPO else {"class": type(config).__name__, **values}
 
 
-def config_from_dict(values: Mapping[str, Any]) -> EPOConfig:
+def config_from_dict(values: Mapping[str, Any]) -> SearchConfig:
     """Return the settings that :func:`config_to_dict` turned into these values.
 
     Raises:
         SettingsError: The values are not settings, or their class is not registered.
     """
-    name = values.get("class", EPOConfig.__name__)
+    name = values.get("class", EPO.__name__)
     kind = next((kind for kind in OPTIMIZERS if kind.__name__ == name), None)
     if kind is None:
         raise SettingsError(

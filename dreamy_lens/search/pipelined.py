@@ -20,8 +20,8 @@ from torch import Tensor
 from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.candidates import AllowedTokens, rank_candidates
 from dreamy_lens.scoring.scorer import Scorer
-from dreamy_lens.search.config import EPOConfig
 from dreamy_lens.search.constraint_set import ConstraintSet
+from dreamy_lens.search.epo_config import EPO
 from dreamy_lens.search.operators import Operator, make_children
 from dreamy_lens.search.population import warn_if_flat
 from dreamy_lens.search.protocol import Clock, HostTransfer, ModelRequest, Search
@@ -33,7 +33,7 @@ from dreamy_lens.search.steps import State
 def run_pipelined(
     operator: Operator,
     scorer: Scorer,
-    config: EPOConfig,
+    config: EPO,
     constraints: ConstraintSet,
     cache: ScoreCache,
     rng: np.random.Generator,
@@ -41,7 +41,7 @@ def run_pipelined(
     first: int,
     population: Int64[np.ndarray, "M n"],
 ) -> Search:
-    """Run the iterations of a search, beginning with iteration `first`; part of :meth:`EPO.search`.
+    """Run the iterations of a search, beginning with iteration `first`; part of :meth:`EPOOptimizer.search`.
 
     Args:
         operator: Operator that makes children of members.

@@ -43,6 +43,8 @@ class SettingField:
         too_low: End of the error message for a number below the minimum; "" names the minimum.
         when_none: Effect of None, such as "to choose it automatically"; "" if None is not allowed.
         advanced: Whether a form hides the setting at first, because most users do not need it.
+        place: Place of the setting among all settings of its class, those of base classes included: lower ones come
+            first, equal ones as they are declared. None is 10, or 30 for an advanced setting.
     """
 
     name: str
@@ -55,6 +57,7 @@ class SettingField:
     too_low: str = ""
     when_none: str = ""
     advanced: bool = False
+    place: int | None = None
 
     def checked(self, value: Any) -> Any:
         """Return the value as a plain Python number or boolean.
@@ -105,14 +108,14 @@ def setting(default: Any, label: str, help: str, **description: Any) -> Any:
 
 @lru_cache
 def setting_fields(cls: type) -> tuple[SettingField, ...]:
-    """Return the settings that a dataclass declares, in order; their types come from the annotations."""
+    """Return the settings that a dataclass declares, by their places; their types come from the annotations."""
     hints = get_type_hints(cls)
     settings = []
     for field in dataclasses.fields(cls):
         if _KEY in field.metadata:
             (kind,) = set(get_args(hints[field.name]) or [hints[field.name]]) - {type(None)}
             settings.append(SettingField(field.name, kind, field.default, **field.metadata[_KEY]))
-    return tuple(settings)
+    return tuple(sorted(settings, key=lambda s: (30 if s.advanced else 10) if s.place is None else s.place))
 
 
 def check_values(config: Any) -> None:

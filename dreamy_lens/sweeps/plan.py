@@ -12,15 +12,17 @@ from dreamy_lens.cluster.model_ref import ModelRef
 from dreamy_lens.errors import RunFolderError, SettingsError, quoted
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import parse
-from dreamy_lens.search.config import EPOConfig, configs_of_seeds
+from dreamy_lens.search.config import SearchConfig, configs_of_seeds
 from dreamy_lens.search.constraints import Constraint, to_dict
+from dreamy_lens.search.epo_config import EPO
+from dreamy_lens.search.optimizers import config_to_dict
 
 FORMAT = "dreamy_lens sweep"
 VERSION = 1
 MANIFEST = "sweep.json"
 
 _NOT_IN_CONFIG = ("start", "constraints")
-"""Entries of a dictionary of settings that are not fields of EPOConfig."""
+"""Entries of a dictionary of settings that are not fields of EPO."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,14 @@ class Setting:
     """A variant of the settings of a sweep.
 
     Attributes:
-        config: Settings of EPO; its seed is replaced by the seed of each run.
+        config: Settings of the search; its seed is replaced by the seed of each run.
         given: Settings in which this variant differs from the common ones, for tables: `{"population": 4}`.
         start: Initial prompts in any form, or None.
         constraints: Constraints on prompts.
         named: Names of the settings that the user gave.
     """
 
-    config: EPOConfig
+    config: SearchConfig
     given: dict[str, Any]
     start: Any
     constraints: tuple[Constraint, ...]
@@ -48,7 +50,7 @@ class Setting:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the variant as JSON values."""
-        config = {name: value for name, value in dataclasses.asdict(self.config).items() if name != "seed"}
+        config = {name: value for name, value in config_to_dict(self.config).items() if name != "seed"}
         rules = [_plain(to_dict(rule)) for rule in self.constraints]
         return {"config": config, "given": _plain(self.given), "start": _plain(self.start), "constraints": rules}
 
@@ -102,7 +104,7 @@ class Plan:
         start: Any,
         constraints: Sequence[Constraint] | Constraint,
         fluency_model: Any,
-        config: EPOConfig | None,
+        search: SearchConfig | None,
         dtype: Any,
         common: dict[str, Any],
     ) -> Plan:
@@ -116,9 +118,9 @@ class Plan:
             start: Initial prompts in any form, for variants that have none of their own.
             constraints: Constraints on prompts, for variants that have none of their own.
             fluency_model: Model whose cross-entropy counts as fluency, in any form; None is `model`.
-            config: Common settings of EPO; None is the defaults.
+            search: Common settings of the search; None is EPO with its defaults.
             dtype: Precision of a model that is loaded by name.
-            common: Common settings that were given by keyword, which replace those of `config`.
+            common: Common settings that were given by keyword, which replace those of `search`.
 
         Raises:
             FeatureError: A feature does not parse.
@@ -133,11 +135,11 @@ class Plan:
         duplicate = next((text for text in texts if texts.count(text) > 1), None)
         if duplicate is not None:
             raise SettingsError(f"The feature {duplicate} is given twice; equal features make equal runs.")
-        base = EPOConfig.from_settings(config, common)
+        base = EPO.from_settings(search, common)
         not_in_config = {"start": start, "constraints": constraints}
         return cls(
             tuple(expressions),
-            _settings(base, not_in_config, settings, set(common)),
+            _settings(base, not_in_config, settings, common),
             tuple(config.seed for config in configs_of_seeds(base, seeds, common)),
             ModelRef.of(model, dtype),
             None if fluency_model is None else ModelRef.of(fluency_model),
@@ -148,7 +150,7 @@ class Plan:
         """Every run, in the order of the features, then of the settings, then of the seeds."""
         return tasks_of(len(self.features), len(self.settings), self.seeds)
 
-    def config(self, task: SweepTask) -> EPOConfig:
+    def config(self, task: SweepTask) -> SearchConfig:
         """Return the configuration of one run."""
         return dataclasses.replace(self.settings[task.setting].config, seed=task.seed)
 
@@ -222,14 +224,16 @@ def _difference(name: str, old: Any, new: Any) -> str:
     return f"its {name} is {old!r}, and {new!r} was requested"
 
 
-def _settings(base: EPOConfig, not_in_config: dict[str, Any], settings: Any, common: set[str]) -> tuple[Setting, ...]:
+def _settings(
+    base: SearchConfig, not_in_config: dict[str, Any], settings: Any, common: dict[str, Any]
+) -> tuple[Setting, ...]:
     """Return the variants of the settings.
 
     Args:
-        base: Common settings of EPO.
+        base: Common settings of the search.
         not_in_config: Common start and constraints.
         settings: Variants as the user gave them.
-        common: Names of the common settings that the user gave.
+        common: Common settings that the user gave by keyword.
     """
     if settings is None:
         settings = [{}]
@@ -242,13 +246,16 @@ def _settings(base: EPOConfig, not_in_config: dict[str, Any], settings: Any, com
     for variant in settings:
         if "seed" in variant:
             raise SettingsError("settings has a seed; give seeds=[...], which all variants share.")
-        own = {name: value for name, value in variant.items() if name not in _NOT_IN_CONFIG}
+        own = {name: value for name, value in variant.items() if name not in (*_NOT_IN_CONFIG, "search")}
+        # A variant with another search has the settings that were given for all runs, too.
+        search, replaced = (variant["search"], common | own) if "search" in variant else (base, own)
         other = not_in_config | {name: value for name, value in variant.items() if name in _NOT_IN_CONFIG}
         rules = other["constraints"]
         rules = (rules,) if isinstance(rules, Constraint) else tuple(rules)
-        given = own | {name: _summary(name, variant[name]) for name in _NOT_IN_CONFIG if name in variant}
+        given = own | ({"search": type(search).__name__} if "search" in variant else {})
+        given |= {name: _summary(name, variant[name]) for name in _NOT_IN_CONFIG if name in variant}
         variants.append(
-            Setting(EPOConfig.from_settings(base, own), given, other["start"], rules, frozenset(common | own.keys()))
+            Setting(EPO.from_settings(search, replaced), given, other["start"], rules, frozenset(common | own))
         )
     if not variants:
         raise SettingsError("settings is empty; leave it out, or give at least one dictionary.")

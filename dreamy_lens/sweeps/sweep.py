@@ -314,7 +314,7 @@ def _numbers(result: dict[str, Any], reference: tuple[float, float] | None) -> d
         result: Result of the run; empty for a run that is missing.
         reference: Lowest value and highest cross-entropy, for the hypervolume; None if it is not known.
     """
-    from dreamy_lens.results.pareto import hypervolume
+    from dreamy_lens.search.pareto import hypervolume
 
     frontier = result.get("frontier", {"value": [], "cross_entropy": []})
     value, cross_entropy = frontier["value"], frontier["cross_entropy"]

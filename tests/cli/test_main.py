@@ -179,7 +179,11 @@ def test_a_resumed_run_keeps_its_settings(cli, words, named):
         ),
         (["dream", "L2.N17 +"], 1, "    L2.N17 +\n            ^"),
         (["dream", "blocks.2.mlp.hook_pst[-1, 3]"], 1, "nearest: blocks.2.mlp.hook_post"),
-        (["dream", "L2.N17", "--iterations", "-1"], 1, "iterations is -1; it must be at least 0"),
+        (
+            ["dream", "L2.N17", "--iterations", "-1"],
+            1,
+            "iterations is -1; it must be a whole number, at least 0",
+        ),
         (["dream", "L2.N17", "--template", "no place"], 1, "A template has the prompt's place, {dream}, exactly once"),
         (["dream", "L2.N17", "--length", "600"], 1, "embedded's context is 512; use at most 511"),
         (["dream", "L2.N17", "--model", "./nowhere"], 1, "There is no folder './nowhere'"),

@@ -1,4 +1,4 @@
-"""Test options that commands share: every setting that `EPOConfig` declares becomes an option."""
+"""Test options that commands share: every setting that `EPO` declares becomes an option."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dreamy_lens.search import setting, setting_fields
 
 
 @dataclass(frozen=True)
-class MoreSettings(dl.EPOConfig):
-    """A configuration with a setting of each kind that `EPOConfig` does not have."""
+class MoreSettings(dl.EPO):
+    """A configuration with a setting of each kind that `EPO` does not have."""
 
     temperature: float = setting(1.5, "temperature", "how much the choice of a candidate is left to chance")
     patience: int | None = setting(None, "patience", "iterations without progress", minimum=1, when_none="to go on")
@@ -30,8 +30,8 @@ NEW = ["temperature", "patience", "shuffled"]
 
 @pytest.fixture
 def more_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dl, "EPOConfig", MoreSettings)
-    monkeypatch.setattr(form, "EPOConfig", MoreSettings)
+    monkeypatch.setattr(dl, "EPO", MoreSettings)
+    monkeypatch.setattr(form, "EPO", MoreSettings)
 
 
 def settings_given(monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def settings_given(monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, An
     monkeypatch.setattr(dl, words[0], called)
     with pytest.raises(Called) as caught:
         main(words)
-    names = {field.name for field in setting_fields(dl.EPOConfig)}
+    names = {field.name for field in setting_fields(dl.EPO)}
     return {name: value for name, value in caught.value.args[0].items() if name in names}
 
 
@@ -54,20 +54,20 @@ def settings_given(monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, An
 
 
 def test_every_field_of_the_configuration_is_a_setting_with_a_label_and_a_help():
-    assert [field.name for field in setting_fields(dl.EPOConfig)] == [field.name for field in fields(dl.EPOConfig)]
-    for field in setting_fields(dl.EPOConfig):
+    assert sorted(field.name for field in setting_fields(dl.EPO)) == sorted(field.name for field in fields(dl.EPO))
+    for field in setting_fields(dl.EPO):
         assert field.label and field.help and field.help[0].islower() and not field.help.endswith(".")
-        assert f"        {field.name}: {field.help.split()[0].capitalize()}" in (dl.EPOConfig.__doc__ or "")
+        assert f"        {field.name}: {field.help.split()[0].capitalize()}" in (dl.EPO.__doc__ or "")
 
 
 def test_the_command_line_has_an_option_for_every_setting(monkeypatch: pytest.MonkeyPatch):
     words = ["--keep-parents", "--no-share-prefixes", "--no-bos"]
     wanted: dict[str, Any] = {"keep_parents": True, "share_prefixes": False, "prepend_bos": False}
-    for field in setting_fields(dl.EPOConfig):
+    for field in setting_fields(dl.EPO):
         if field.type is not bool:
             wanted[field.name] = field.type(7)
             words += [f"--{field.name.replace('_', '-')}", "7"]
-    assert set(wanted) == {field.name for field in fields(dl.EPOConfig)}
+    assert set(wanted) == {field.name for field in fields(dl.EPO)}
     assert settings_given(monkeypatch, "dream", "L2.N17", *words) == wanted
     assert settings_given(monkeypatch, "dream", "L2.N17") == {}
     at = words.index("--seed")

@@ -45,6 +45,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that the test
 import numpy as np
 
 import dreamy_lens as dl
+from dreamy_lens.search import config_to_dict
 from tests.golden import cases
 from tests.golden.cases import EXAMPLES, LOGIT_EFFECT, MERGE, SWEEP, sentences
 from tests.helpers import models
@@ -55,6 +56,8 @@ PRE = "blocks.2.mlp.hook_pre[-1, 812]"
 PROMPT = "the same as described only"
 TEXTS = sentences(24, 30)
 LONG = 9000  # texts of the corpus of several blocks
+
+GREEDY = dl.EPO(lambda_min=0.0, lambda_max=0.0, restart_every=0)
 
 
 # Runs.
@@ -84,7 +87,7 @@ def _searches() -> dict[str, tuple[Any, Any, dict[str, Any]]]:
         "pattern": (hook("blocks.3.attn.hook_pattern")[0, -1, 2], None, {}),
         "combined": (difference, None, {"prepend_bos": False}),
         "norm": (resid[-1].norm(), None, {"seed": 2}),
-        "greedy": (PRE, None, {"config": dl.EPOConfig.gcg(), "population": 1, "children": 8}),
+        "greedy": (PRE, None, {"search": GREEDY, "population": 1, "children": 8}),
         "custom": (dl.custom("golden gap", ["blocks.1.mlp.hook_pre"], cases.gap), None, {}),
         "fluency": ("blocks.1.mlp.hook_pre[-1, 3]", "gpt2", {"fluency_model": "neox", "iterations": 4}),
         "llama": ("blocks.1.mlp.hook_post[-1, 3]", "llama", {}),
@@ -304,7 +307,7 @@ def make_others(place: Path) -> None:
             }
             for text, effect in effects.items()
         },
-        "config": {name: getattr(dl.EPOConfig(), name) for name in inspect.signature(dl.EPOConfig).parameters},
+        "config": config_to_dict(dl.EPO()),
     }
     write(place / "others.json", found)
     write(place / "features.json", {name: str(feature) for name, feature in cases.features().items()})
@@ -424,7 +427,7 @@ def texts() -> dict[str, dict[str, str]]:
         "history": run.history,
         "prompt": run.frontier[0],
         "found so far": run.so_far,
-        "config": dl.EPOConfig(),
+        "config": dl.EPO(),
         "provenance": run.provenance,
         "runs of a sweep": SWEEP.load(DATA / "sweep"),
         "merged": MERGE([run, opened(DATA, "half")]),

@@ -12,7 +12,7 @@ import torch
 
 from dreamy_lens.models import Vocabulary
 from dreamy_lens.scoring import Scores
-from dreamy_lens.search import ConstraintSet, EPOConfig, Optimizer, Step, drive, epo, make_children
+from dreamy_lens.search import EPO, ConstraintSet, Optimizer, Step, drive, epo, make_children
 from tests.helpers import models
 
 LENGTH = 5
@@ -97,11 +97,13 @@ def search(
         return pool, rejected
 
     own: dict[str, Any] = {"iterations": 7, "population": 4, "children": 8, "top_k": 12, "restart_every": 0}
-    config = EPOConfig(**{**own, "length": LENGTH, **settings})
+    config = EPO(**{**own, "length": LENGTH, **settings})
     scorer = Toy() if scorer is None else scorer
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(epo, "make_children", noted)
-        running = (optimizer or epo.EPO()).search(scorer, config, rules or ConstraintSet([], VOCABULARY, LENGTH), start)
+        running = (optimizer or epo.EPOOptimizer()).search(
+            scorer, config, rules or ConstraintSet([], VOCABULARY, LENGTH), start
+        )
         log.steps = list(drive(running, scorer))
     return log
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dreamy_lens.html import svg
-from dreamy_lens.results import hull_rows
+from dreamy_lens.search import hull_rows
 from tests.helpers.fakes import build, frontier_of, steps
 
 

@@ -148,5 +148,5 @@ def test_digests_are_the_same_after_use_and_are_not_compared_across_modes(gpt2, 
 @pytest.mark.parametrize("value", [1e300, 1e31, 1e-300])
 def test_weights_of_fluency_that_float32_does_not_hold_are_refused(name, value):
     with pytest.raises(DreamyLensError, match=f"{name} is .*; it must be (at most 1e.30|0 or at least 1e-30), because"):
-        dl.EPOConfig(**{name: value})
-    assert torch.from_numpy(dl.EPOConfig(lambda_max=1e30).lambdas).isfinite().all()
+        dl.EPO(**{name: value})
+    assert torch.from_numpy(dl.EPO(lambda_max=1e30).lambdas).isfinite().all()

@@ -25,9 +25,9 @@ from dreamy_lens.panels import (
     state,
 )
 from dreamy_lens.panels.messages import QUICK, SUBSTITUTES
-from dreamy_lens.results import non_dominated
 from dreamy_lens.runs import Dream
 from dreamy_lens.scoring import Scorer
+from dreamy_lens.search import non_dominated
 from tests.helpers.dreams import dream, same
 
 FEATURE = "L1.N3"

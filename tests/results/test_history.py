@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamy_lens.errors import RunFolderError
-from dreamy_lens.results import Frontier, History, HistoryBuilder, hypervolume, non_dominated
+from dreamy_lens.results import Frontier, History, HistoryBuilder
+from dreamy_lens.search import hypervolume, non_dominated
 from tests.helpers.fakes import ORIGIN, Pieces, build, steps
 
 

@@ -52,9 +52,9 @@ def test_one_seed_is_one_history(gpt2, whole):
 
 
 def test_settings_come_by_name_or_as_a_whole(gpt2, whole):
-    config = dl.EPOConfig(iterations=8, **{k: v for k, v in SMALL.items() if k != "progress"})
-    same(dl.dream(FEATURE, gpt2.bridge, config=config, progress=False).history, whole.history)
-    other = dl.dream(FEATURE, gpt2.bridge, config=config, seed=4, progress=False)
+    config = dl.EPO(iterations=8, **{k: v for k, v in SMALL.items() if k != "progress"})
+    same(dl.dream(FEATURE, gpt2.bridge, search=config, progress=False).history, whole.history)
+    other = dl.dream(FEATURE, gpt2.bridge, search=config, seed=4, progress=False)
     assert other.config.seed == 4 and other.config.top_k == 16
 
 
@@ -121,8 +121,8 @@ def test_what_does_not_fit_is_told_before_anything_is_searched(gpt2, monkeypatch
     [
         ({"iteration": 3}, "There is no setting 'iteration'; did you mean iterations?"),
         ({"lambda_mn": 3}, "did you mean lambda_min?"),
-        ({"colour": 3}, "There is no setting 'colour'; there are: iterations, population, "),
-        ({"iterations": -1}, "iterations is -1; it must be at least 0"),
+        ({"colour": 3}, "There is no setting 'colour'; there are: iterations, length, "),
+        ({"iterations": -1}, "iterations is -1; it must be a whole number, at least 0, or None for 300"),
         ({"population": 0}, "population is 0; it must be at least 1"),
         ({"children": 2.5}, "children is 2.5; it must be a whole number, at least 1"),
         ({"top_k": True}, "top_k is True"),
@@ -135,7 +135,10 @@ def test_what_does_not_fit_is_told_before_anything_is_searched(gpt2, monkeypatch
         ({"prepend_bos": 1}, "prepend_bos is 1; use True or False, or None for the"),
         ({"batch_size": 0}, "batch_size is 0; it must be a whole number, at least 1, or None"),
         ({"batch_size": True}, "batch_size is True"),
-        ({"config": {"iterations": 3}}, "config must be an EPOConfig; got 'dict'"),
+        (
+            {"search": {"iterations": 3}},
+            "search must be settings such as dl.EPO(iterations=100); got {'iter",
+        ),
     ],
 )
 def test_settings_out_of_range(gpt2, settings, said):
@@ -145,12 +148,12 @@ def test_settings_out_of_range(gpt2, settings, said):
 
 
 def test_numpy_numbers_are_numbers(gpt2):
-    config = dl.EPOConfig(iterations=np.int64(3), seed=np.int32(2), lambda_min=np.float32(0.5))
-    assert config == dl.EPOConfig(iterations=3, seed=2, lambda_min=0.5) and type(config.iterations) is int
+    config = dl.EPO(iterations=np.int64(3), seed=np.int32(2), lambda_min=np.float32(0.5))
+    assert config == dl.EPO(iterations=3, seed=2, lambda_min=0.5) and type(config.iterations) is int
 
 
 def test_the_paper_s_table_1():
-    config = dl.EPOConfig()
+    config = dl.EPO()
     assert (config.iterations, config.population, config.children, config.top_k, config.length) == (300, 8, 32, 512, 12)
     assert (config.restart_lambda_min, config.restart_lambda_max, config.restart_every) == (0.667, 6.0, 30)
     ratios = config.lambdas[1:] / config.lambdas[:-1]

@@ -452,7 +452,7 @@ def test_the_layout_of_run_json_is_free(whole, tmp_path):
         (lambda m: m["config"].update(length=6), "its prompts have 5 tokens, but its settings say 6"),
         (
             lambda m: m["config"].update(iterations=-1),
-            r"iterations is -1; it must be at least 0\. Copy the folder again from an intact one\.$",
+            r"iterations is -1; it must be a whole number, .*\. Copy the folder again from an intact one\.$",
         ),
         (lambda m: m["config"].update(colour=1), "There is no setting 'colour'"),
         (lambda m: m.update(config=[]), "is damaged"),

@@ -12,12 +12,12 @@ from dreamy_lens.errors import ConstraintError, PromptError, SettingsError
 from dreamy_lens.models import as_hooked, wrap
 from dreamy_lens.runs import Dream, RunSpec, from_prompt, new_run, side_by_side, spec_of_scorer
 from dreamy_lens.scoring import Scorer
-from dreamy_lens.search import EPOConfig, configs_of_seeds
+from dreamy_lens.search import EPO, configs_of_seeds
 from tests.helpers.dreams import SMALL, dream, same
 
 FEATURE = dl.parse("L1.N3")
 SETTINGS = {name: value for name, value in SMALL.items() if name != "progress"}
-CONFIG = EPOConfig(**{**SETTINGS, "iterations": 8})
+CONFIG = EPO(**{**SETTINGS, "iterations": 8})
 
 
 @pytest.fixture

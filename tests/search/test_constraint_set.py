@@ -11,7 +11,7 @@ import dreamy_lens as dl
 from dreamy_lens import constraints as rules_of
 from dreamy_lens.errors import ConstraintError, FeatureError, SettingsError
 from dreamy_lens.models import Vocabulary
-from dreamy_lens.search import ConstraintSet, EPOConfig, to_dict
+from dreamy_lens.search import EPO, ConstraintSet, to_dict
 from tests.helpers import models
 
 
@@ -101,10 +101,10 @@ def test_random_starts_that_are_not_finite_are_drawn_again():
 
 def test_settings_out_of_numpy_are_settings_and_words_are_not():
     given = {"keep_parents": np.True_, "prepend_bos": np.False_, "batch_size": np.int64(4)}
-    config = EPOConfig(**given)
+    config = EPO(**given)
     assert config.keep_parents is True and config.prepend_bos is False and config.batch_size == 4
     for name in ("keep_parents", "prepend_bos"):
         with pytest.raises(SettingsError, match=f"{name} is 'no'; use True or False"):
-            EPOConfig(**{name: "no"})
+            EPO(**{name: "no"})
     with pytest.raises(SettingsError, match="batch_size is 'many'; it must be a whole number"):
-        EPOConfig(batch_size="many")
+        EPO(batch_size="many")

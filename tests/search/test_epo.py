@@ -12,9 +12,17 @@ import torch
 import dreamy_lens as dl
 from dreamy_lens import constraints as rules_of
 from dreamy_lens.errors import ConstraintError
-from dreamy_lens.results import hypervolume, non_dominated
 from dreamy_lens.scoring import top_candidates
-from dreamy_lens.search import EPO, ConstraintSet, EPOConfig, drive, first_population
+from dreamy_lens.search import (
+    EPO,
+    GCG,
+    ConstraintSet,
+    EPOOptimizer,
+    drive,
+    first_population,
+    hypervolume,
+    non_dominated,
+)
 from tests.helpers.scorers import make_scorer
 from tests.helpers.toy import LENGTH, VOCABULARY, Toy, objective, search
 
@@ -51,7 +59,7 @@ def test_positions_and_candidates_are_drawn_uniformly():
 def test_proposals_rank_by_the_gradient_of_each_slot_s_own_objective():
     toy = Toy()
     log = search(toy, restart_every=2)
-    lambdas = EPOConfig(population=4).lambdas
+    lambdas = EPO(population=4).lambdas
     rules = ConstraintSet([], VOCABULARY, LENGTH)
     for members, proposals in zip(log.members, log.proposals, strict=True):
         for slot, weight in enumerate(lambdas):
@@ -71,7 +79,7 @@ def test_on_a_real_model_they_equal_those_of_the_member_alone(gpt2, bos):
     shared = 0
     for members, proposals in zip(log.members, log.proposals, strict=True):
         shared += len(members) - len(np.unique(members, axis=0))
-        for slot, weight in enumerate(EPOConfig(population=4).lambdas):
+        for slot, weight in enumerate(EPO(population=4).lambdas):
             alone = scorer.gradient(members[slot : slot + 1]).objective(
                 torch.tensor([0]), torch.tensor([float(weight)])
             )
@@ -93,7 +101,7 @@ def test_members_that_are_the_same_prompt_share_one_backward_pass():
 def test_the_best_child_is_selected_for_each_slot_with_replacement():
     toy = Toy()
     log = search(toy, iterations=12)
-    lambdas = EPOConfig(population=4).lambdas
+    lambdas = EPO(population=4).lambdas
     repeated = 0
     for step, pool in zip(log.steps[1:], log.pools, strict=True):
         for slot, weight in enumerate(lambdas):
@@ -122,7 +130,7 @@ def test_parents_compete_with_their_children_only_if_asked(keep):
 def test_with_parents_kept_no_slot_ever_gets_worse():
     toy = Toy()
     log = search(toy, keep_parents=True, iterations=15)
-    for slot, weight in enumerate(EPOConfig(population=4).lambdas):
+    for slot, weight in enumerate(EPO(population=4).lambdas):
         course = [objective(toy, step.population, weight)[slot] for step in log.steps]
         assert all(b >= a - 1e-5 for a, b in itertools.pairwise(course))
 
@@ -208,7 +216,7 @@ def test_no_iterations_score_the_start_only():
 
 
 def test_gcg_is_one_member_without_fluency_or_restarts():
-    config = EPOConfig.gcg(iterations=6, top_k=9, length=LENGTH)
+    config = GCG(iterations=6, top_k=9, length=LENGTH)
     assert config.lambdas.tolist() == [0.0] and config.population * config.children == 8 * 32
     settings: dict[str, Any] = {
         "population": 1,
@@ -228,7 +236,7 @@ def test_gcg_is_one_member_without_fluency_or_restarts():
         np.testing.assert_array_equal(proposals[0], np.argsort(-gain, axis=1)[:, :9])
     np.testing.assert_array_equal(search(other, **settings).ids, log.ids)  # whatever the cross-entropy
     toy: Any = Toy()
-    steps = list(drive(EPO().search(toy, config, ConstraintSet([], VOCABULARY, LENGTH)), toy))
+    steps = list(drive(EPOOptimizer().search(toy, config, ConstraintSet([], VOCABULARY, LENGTH)), toy))
     np.testing.assert_array_equal(np.concatenate([step.ids for step in steps]), log.ids)
 
 

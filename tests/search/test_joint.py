@@ -15,7 +15,7 @@ from dreamy_lens.models import PackedModel
 from dreamy_lens.results import History, Merged
 from dreamy_lens.runs import Dream, Dreams
 from dreamy_lens.scoring import BackwardScorer, ForwardScorer, JointScorer
-from dreamy_lens.search import EPO, ConstraintSet, EPOConfig, drive_together
+from dreamy_lens.search import EPO, ConstraintSet, EPOOptimizer, drive_together
 from tests.helpers import models
 from tests.helpers.dreams import SMALL, dream, interrupt_after, same
 from tests.helpers.scorers import make_scorer
@@ -192,7 +192,7 @@ def test_searches_of_different_lengths_end_when_they_are_done():
     joint = Joint([Toy(w) for w in worth])
     rules = ConstraintSet([], VOCABULARY, LENGTH)
     searches = [
-        EPO().search(toy, EPOConfig(iterations=n, length=LENGTH, seed=i, **settings), rules)  # pyright: ignore
+        EPOOptimizer().search(toy, EPO(iterations=n, length=LENGTH, seed=i, **settings), rules)  # pyright: ignore
         for i, (toy, n) in enumerate(zip(joint.toys, lengths, strict=True))
     ]
     steps: list[list[Any]] = [[], [], [], []]
@@ -213,10 +213,10 @@ def test_a_search_that_asks_more_often_does_not_hold_up_the_others():
     """One search draws initial prompts again and again until they are finite, while the other continues."""
     bad = np.flatnonzero(VOCABULARY.allowed)[::4]
     joint = Joint([Toy(), Toy(nan=bad)])
-    config = EPOConfig(iterations=3, population=4, children=8, top_k=12, length=LENGTH)
+    config = EPO(iterations=3, population=4, children=8, top_k=12, length=LENGTH)
     rules = ConstraintSet([], VOCABULARY, LENGTH)
     order = []
-    for number, step in drive_together([EPO().search(toy, config, rules) for toy in joint.toys], joint):  # pyright: ignore
+    for number, step in drive_together([EPOOptimizer().search(toy, config, rules) for toy in joint.toys], joint):  # pyright: ignore
         order.append((number, step.iteration))
     assert sorted(order) == [(i, n) for i in (0, 1) for n in range(4)] and [0] not in joint.scored
     assert order.index((0, 1)) < order.index((1, 0))

@@ -14,7 +14,7 @@ from dreamy_lens.errors import RunFolderError, SettingsError
 from dreamy_lens.search import (
     EPO,
     OPTIMIZERS,
-    EPOConfig,
+    EPOOptimizer,
     Operator,
     ScoreCache,
     Search,
@@ -48,7 +48,7 @@ def cross_over(members, candidates, parents, positions, rng):
 
 
 @dataclass(frozen=True)
-class CrossOverConfig(EPOConfig):
+class CrossOverConfig(EPO):
     """Settings of EPO with an operator that crosses members."""
 
 
@@ -56,7 +56,7 @@ class CrossOverConfig(EPOConfig):
 
 
 @dataclass(frozen=True)
-class HillClimbingConfig(EPOConfig):
+class HillClimbingConfig(EPO):
     """Settings of hill climbing.
 
     Attributes:
@@ -108,7 +108,7 @@ class HillClimbing:
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(OPTIMIZERS, CrossOverConfig, EPO(cross_over))
+    monkeypatch.setitem(OPTIMIZERS, CrossOverConfig, EPOOptimizer(cross_over))
     monkeypatch.setitem(OPTIMIZERS, HillClimbingConfig, HillClimbing())
 
 
@@ -118,7 +118,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("operator", [replace_two, cross_over])
 def test_children_are_the_operator_s(operator: Operator):
     toy = Toy()
-    log = search(toy, optimizer=EPO(operator), iterations=12)
+    log = search(toy, optimizer=EPOOptimizer(operator), iterations=12)
     changed = np.concatenate(
         [
             (pool != np.repeat(members, 8, axis=0)).sum(axis=1)
@@ -131,28 +131,28 @@ def test_children_are_the_operator_s(operator: Operator):
 
 
 def test_the_paper_s_operator_is_the_usual_one():
-    log, same_log = search(), search(optimizer=EPO(replace_one))
+    log, same_log = search(), search(optimizer=EPOOptimizer(replace_one))
     np.testing.assert_array_equal(log.ids, same_log.ids)
 
 
 def test_a_dream_s_settings_choose_the_operator(gpt2):
     plain = dream(gpt2.bridge)
-    crossed = dream(gpt2.bridge, config=CrossOverConfig())
+    crossed = dream(gpt2.bridge, search=CrossOverConfig())
     np.testing.assert_array_equal(crossed.history.ids[:3], plain.history.ids[:3])  # equal initial populations
     assert not np.array_equal(crossed.history.ids[-3:], plain.history.ids[-3:])
 
 
 def test_both_orders_of_work_use_the_operator(gpt2, monkeypatch):
-    plain = dream(gpt2.bridge, config=CrossOverConfig())
+    plain = dream(gpt2.bridge, search=CrossOverConfig())
     monkeypatch.setattr(epo, "PIPELINED", ("cpu",))
-    same(dream(gpt2.bridge, config=CrossOverConfig()).history, plain.history)
+    same(dream(gpt2.bridge, search=CrossOverConfig()).history, plain.history)
 
 
 # An optimiser.
 
 
 def test_a_dream_s_settings_choose_the_optimiser(gpt2):
-    run = dream(gpt2.bridge, config=HillClimbingConfig(neighbours=5))
+    run = dream(gpt2.bridge, search=HillClimbingConfig(neighbours=5))
     assert run.finished and run.iteration == 8 and run.config.neighbours == 5
     best = [run.history.value[rows].max() for rows in run.history.population]
     assert best == sorted(best)
@@ -163,8 +163,8 @@ def test_a_dream_s_settings_choose_the_optimiser(gpt2):
     "config", [CrossOverConfig(), HillClimbingConfig(neighbours=4)], ids=lambda c: type(c).__name__
 )
 def test_it_is_saved_and_goes_on_as_if_it_had_never_stopped(gpt2, tmp_path, config):
-    whole = dream(gpt2.bridge, config=config)
-    dream(gpt2.bridge, config=config, iterations=3).save(tmp_path / "run")
+    whole = dream(gpt2.bridge, search=config)
+    dream(gpt2.bridge, search=config, iterations=3).save(tmp_path / "run")
     again = dl.load_run(tmp_path / "run", gpt2.bridge).resume(5, progress=False)
     assert again.config == whole.config
     same(again.history, whole.history)
@@ -172,27 +172,27 @@ def test_it_is_saved_and_goes_on_as_if_it_had_never_stopped(gpt2, tmp_path, conf
 
 def test_several_of_them_run_side_by_side(gpt2):
     config = HillClimbingConfig(iterations=4)
-    runs = dl.dream(FEATURE, gpt2.bridge, seeds=[0, 1], config=config, **SMALL)
+    runs = dl.dream(FEATURE, gpt2.bridge, seeds=[0, 1], search=config, **SMALL)
     for run in runs:
-        alone = dream(gpt2.bridge, seed=run.config.seed, config=config, iterations=4)
+        alone = dream(gpt2.bridge, seed=run.config.seed, search=config, iterations=4)
         np.testing.assert_array_equal(run.history.ids, alone.history.ids)
 
 
 def test_settings_of_a_saved_run_name_their_class_unless_they_are_the_paper_s():
-    assert "class" not in config_to_dict(EPOConfig())
+    assert "class" not in config_to_dict(EPO())
     values = json.loads(json.dumps(config_to_dict(HillClimbingConfig(neighbours=7))))
     assert values["class"] == "HillClimbingConfig" and config_from_dict(values) == HillClimbingConfig(neighbours=7)
 
 
 def test_settings_without_an_optimiser_are_an_error(gpt2, tmp_path, monkeypatch):
     @dataclass(frozen=True)
-    class Unknown(EPOConfig):
+    class Unknown(EPO):
         pass
 
     with pytest.raises(SettingsError, match="No optimiser is registered for settings of the class Unknown; there are"):
-        dream(gpt2.bridge, config=Unknown())
-    assert find_optimizer(EPOConfig()) == EPO(replace_one)
-    dream(gpt2.bridge, config=HillClimbingConfig(), iterations=1).save(tmp_path / "run")
+        dream(gpt2.bridge, search=Unknown())
+    assert find_optimizer(EPO()) == EPOOptimizer(replace_one)
+    dream(gpt2.bridge, search=HillClimbingConfig(), iterations=1).save(tmp_path / "run")
     monkeypatch.delitem(OPTIMIZERS, HillClimbingConfig)
     with pytest.raises(RunFolderError, match="No optimiser is registered for settings of the class HillClimbingConfig"):
         dl.load_run(tmp_path / "run")
@@ -200,4 +200,4 @@ def test_settings_without_an_optimiser_are_an_error(gpt2, tmp_path, monkeypatch)
 
 def test_a_wrong_setting_of_an_optimiser_s_own_is_named(gpt2):
     with pytest.raises(SettingsError, match="There is no setting 'neigbours'; did you mean neighbours"):
-        dream(gpt2.bridge, config=HillClimbingConfig(), neigbours=3)
+        dream(gpt2.bridge, search=HillClimbingConfig(), neigbours=3)

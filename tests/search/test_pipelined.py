@@ -14,8 +14,8 @@ import dreamy_lens as dl
 from dreamy_lens import constraints as rules_of
 from dreamy_lens.models import to_device, to_host
 from dreamy_lens.search import (
+    EPO,
     ConstraintSet,
-    EPOConfig,
     ScoreCache,
     Step,
     choose_survivor,
@@ -191,9 +191,11 @@ class There(Toy):
 
 def steps(toy: Any = None, rules: Any = (), known: ScoreCache | None = None, state: Any = None, **settings: Any) -> Any:
     own = {"iterations": 9, "population": 4, "children": 8, "top_k": 12, "restart_every": 3, "length": LENGTH}
-    config = EPOConfig(**{**own, **settings})
+    config = EPO(**{**own, **settings})
     toy = There() if toy is None else toy
-    return drive(epo.EPO().search(toy, config, ConstraintSet(rules, VOCABULARY, LENGTH), cache=known, state=state), toy)
+    return drive(
+        epo.EPOOptimizer().search(toy, config, ConstraintSet(rules, VOCABULARY, LENGTH), cache=known, state=state), toy
+    )
 
 
 def equal(ours: Step, own: Step) -> None:
@@ -297,7 +299,7 @@ def test_a_saved_run_goes_on_as_if_it_had_never_stopped(gpt2, pipelined, tmp_pat
 
 def test_the_choice_on_the_device_is_numpy_s():
     rng = np.random.default_rng(0)
-    lambdas = EPOConfig(population=4).lambdas
+    lambdas = EPO(population=4).lambdas
     for _ in range(200):
         value, cross_entropy = rng.integers(0, 4, (2, 12)).astype(np.float32)
         value[rng.integers(0, 8, 3)] = rng.choice([np.nan, np.inf, -np.inf, 0])

@@ -22,7 +22,8 @@ from dreamy_lens.errors import (
     SettingsError,
     UnknownHookError,
 )
-from dreamy_lens.results import hypervolume, merge
+from dreamy_lens.results import merge
+from dreamy_lens.search import hypervolume
 from dreamy_lens.sweeps import Sweep, runner
 from tests.helpers import models
 from tests.helpers.dreams import SMALL, dream, same
@@ -126,7 +127,7 @@ def test_one_feature_and_what_dreams_take(gpt2, tmp_path):
     runs = made(tmp_path / "a", features="L1.N3", seeds=None, seed=5, start=start, constraints=rules)
     same(runs[0].history, dream(gpt2.bridge, iterations=3, seed=5, start=start, constraints=rules).history)
     variants = [{"constraints": [rules]}, {"start": start}]
-    runs = made(tmp_path / "b", features="L1.N3", seeds=[0], settings=variants, config=dl.EPOConfig(lambda_max=7))
+    runs = made(tmp_path / "b", features="L1.N3", seeds=[0], settings=variants, search=dl.EPO(lambda_max=7))
     assert runs.settings == ["constraints=without the text 'dog' in any case", "start=ids"]
     assert [run.constraints for run in runs] == [(rules,), ()] and runs[0].config.lambda_max == 7
 

@@ -8,6 +8,9 @@ export const WORDS = {
 const ANNOUNCE = 20000; // milliseconds between two reports of progress for screen readers
 
 /** Return whether a run with this status has not ended. */
+/** The iteration in words; `last` is 0 for a run that another budget ends. */
+export const iterations = (step, last) => (last ? `iteration ${step} of ${last}` : `iteration ${step}`);
+
 export const isGoing = (status) => ["ready", "running", "paused"].includes(status);
 
 /**
@@ -53,11 +56,12 @@ export function runBar({ model, live, suffix = "", more = 0 }) {
       drawn = `${status} ${live()}`;
       renew(status);
       speak(WORDS[status] ?? status);
-    } else if (status === "running" && Date.now() - spokenAt > ANNOUNCE) speak(`iteration ${step} of ${steps}`);
+    } else if (status === "running" && Date.now() - spokenAt > ANNOUNCE) speak(iterations(step, steps));
     const progress = el.querySelector("progress");
     if (progress) {
       progress.max = Math.max(1, steps);
-      progress.value = step;
+      if (steps) progress.value = step;
+      else progress.removeAttribute("value");
     }
     words.textContent = text;
   }

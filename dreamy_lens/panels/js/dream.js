@@ -1,6 +1,6 @@
 // View of a run: watch the frontier grow, click a prompt, try other tokens.
 
-import { WORDS, isGoing, runBar } from "./bar.js";
+import { WORDS, isGoing, iterations, runBar } from "./bar.js";
 import { count, duration, errorLine, frontierOf, h, heading, hear, listen, notices, num, painter } from "./common.js";
 import { places, put, register, stage, unique, visible } from "./common.js";
 import { frontierPlot, growthChart } from "./plot.js";
@@ -77,7 +77,7 @@ export const view = {
       const rest = get("left") >= 0 && status === "running" ? `, about ${duration(get("left"))} left` : "";
       return [
         WORDS[status] ?? status,
-        `iteration ${get("step")} of ${get("steps")}`,
+        iterations(get("step"), get("steps")),
         duration(get("seconds")) + rest,
         count(get("evaluated"), "prompt"),
         ...(best ? [`best value ${num(best.y, places([best.y]))}`, `hypervolume ${num(area, places([area]))}`] : []),

@@ -1,6 +1,6 @@
 // View of several runs: each run's frontier, and their merged frontier.
 
-import { WORDS, runBar } from "./bar.js";
+import { WORDS, iterations, runBar } from "./bar.js";
 import { count, errorLine, frontierOf, h, heading, hear, listen, notices, painter } from "./common.js";
 import { put, register, stage, unique, visible } from "./common.js";
 import { frontierPlot } from "./plot.js";
@@ -54,7 +54,7 @@ export const view = {
 
     function drawBar() {
       const status = get("status"), prompts = get("runs").reduce((n, run) => n + run.evaluated, 0);
-      const done = `iteration ${get("step")} of ${get("steps")}`;
+      const done = iterations(get("step"), get("steps"));
       bar.draw([WORDS[status] ?? status, done, count(prompts, "prompt")].join(" · "));
       error.draw();
     }

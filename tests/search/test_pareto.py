@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamy_lens.results import Staircase, hull_rows, hypervolume, non_dominated
+from dreamy_lens.search import Staircase, hull_rows, hypervolume, non_dominated
 
 # Small whole numbers make ties and collinear points common; exact arithmetic makes them exact.
 points = st.lists(st.tuples(st.integers(-6, 6), st.integers(0, 8)), max_size=24)

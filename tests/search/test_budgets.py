@@ -1,0 +1,73 @@
+"""Budgets: a run ends at the first that is used up, after the iteration in progress, and can be continued beyond it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import dreamy_lens as dl
+from dreamy_lens.errors import SettingsError
+from dreamy_lens.search import UNLIMITED, Budget
+from tests.helpers.dreams import dream, same
+
+
+def test_without_another_budget_a_run_has_300_iterations_and_with_one_as_many_as_it_takes():
+    assert dl.EPO().iterations == dl.RandomSearch().iterations == 300
+    assert dl.EPO(seconds=5).iterations == dl.GCG(prompts=5).iterations == dl.EPO(until=0.1).iterations == UNLIMITED
+    assert dl.EPO(seconds=5, iterations=7).iterations == 7
+    for named, given in ((300, dl.EPO(iterations=300)), (UNLIMITED, dl.EPO())):
+        assert dl.EPO.from_settings(given, {"seconds": 3}).iterations == named
+    assert dataclasses.replace(dl.EPO(), seed=4).iterations == 300
+
+
+def test_prompts_end_a_run_after_the_iteration_in_which_they_are_reached(gpt2):
+    whole = dream(gpt2.bridge, iterations=6)
+    counts = np.bincount(whole.history.iteration).cumsum()
+    run = dream(gpt2.bridge, iterations=None, prompts=int(counts[2]) + 1)
+    assert run.iteration == 3 and run.finished and run.config.iterations == 3 and run.config.prompts == counts[2] + 1
+    assert run.resume(progress=False).iteration == 3
+    same(run.resume(3, progress=False).history, whole.history)
+
+
+def test_seconds_end_a_run(gpt2):
+    run = dream(gpt2.bridge, iterations=None, seconds=1e-6)
+    assert run.iteration == 0 and run.status == "done" and run.finished
+
+
+def test_a_run_that_is_loaded_keeps_what_is_left_of_its_budget(gpt2, tmp_path):
+    run = dream(gpt2.bridge, iterations=1, prompts=10**6, save_to=tmp_path / "run")
+    again = dl.load_run(tmp_path / "run", gpt2.bridge)
+    assert again.config.prompts == 10**6 and again.resume(2, progress=False).iteration == 3
+    assert len(run.history) < len(again.history)
+
+
+def test_runs_side_by_side_end_each_at_its_own_budget(gpt2):
+    alone = [dream(gpt2.bridge, seed=seed, iterations=None, prompts=60) for seed in (0, 1)]
+    for run, other in zip(dream(gpt2.bridge, seeds=[0, 1], iterations=None, prompts=60), alone, strict=True):
+        same(run.history, other.history)
+        assert run.finished and run.status == "done"
+
+
+def test_growth_is_measured_over_the_last_quarter_of_the_steps():
+    budget = Budget(dl.EPO(until=0.1))
+    ended = [budget.add(np.array([float(min(i, 10))]), np.array([5.0 if i else 6.0]), float(i)) for i in range(60)]
+    # After step 10 nothing grows: the growth over the last quarter is zero once that quarter begins at step 10.
+    first = ended.index(True)
+    assert first >= 20 and all(ended[first:]) and not any(ended[:20])
+
+
+def test_a_setting_of_another_search_is_told_from_one_that_does_not_exist(gpt2):
+    with pytest.raises(SettingsError, match=r"top_k is a setting of EPO, GCG.* and not of RandomSearch"):
+        dl.dream("L1.N3", gpt2.bridge, search=dl.RandomSearch(), top_k=3)
+
+
+def test_random_search_scores_new_random_prompts_and_goes_on_as_if_it_had_not_stopped(gpt2, tmp_path):
+    settings = {"search": dl.RandomSearch(children=20, length=5), "seed": 3, "progress": False}
+    whole = dl.dream("L1.N3", gpt2.bridge, iterations=4, **settings)
+    assert len(whole.history) == 100 and whole.history.population.shape == (5, 0) and not whole.history.restarts
+    dl.dream("L1.N3", gpt2.bridge, iterations=2, save_to=tmp_path / "run", **settings)
+    same(dl.load_run(tmp_path / "run", gpt2.bridge).resume(2, progress=False).history, whole.history)
+    started = dl.dream("L1.N3", gpt2.bridge, iterations=1, start="one two", **settings)
+    assert started.history.ids.shape[1] == len(started.history.ids[0]) and (started.history.iteration == 0).sum() == 1
