@@ -20,6 +20,7 @@ from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.constraint_set import ConstraintSet
 from dreamy_lens.search.epo import EPOOptimizer
 from dreamy_lens.search.epo_config import EPO, GCG
+from dreamy_lens.search.frontier_search import FrontierOptimizer, FrontierSearch
 from dreamy_lens.search.protocol import Search
 from dreamy_lens.search.random_search import RandomOptimizer, RandomSearch
 from dreamy_lens.search.score_cache import ScoreCache
@@ -65,6 +66,7 @@ class Optimizer(Protocol):
 OPTIMIZERS: dict[type[SearchConfig], Optimizer] = {
     EPO: EPOOptimizer(),
     GCG: EPOOptimizer(),
+    FrontierSearch: FrontierOptimizer(),
     RandomSearch: RandomOptimizer(),
 }
 """Optimiser of each class of settings."""

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from dreamy_lens.models.transfer import to_host
+from dreamy_lens.models.transfer import to_device, to_host
+from dreamy_lens.scoring.bigrams import bigram_table
+from dreamy_lens.scoring.sampling import Samples, draw_samples
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.steps import Step
 
@@ -28,17 +31,60 @@ class ModelRequest:
         gradient: Whether token gradients are requested instead of scores.
         ids: Token ids of the prompts, int64 `[B, n]`; a tensor on the model's device if the host does not know them.
         on_device: Whether scores stay on the device, as a tensor `[2, B]`, so that the host does not wait for them.
+        values_only: Whether only values are requested, as an array `[B]`.
     """
 
     gradient: bool
     ids: np.ndarray | Tensor
     on_device: bool = False
+    values_only: bool = False
 
     def answer(self, scorer: Scorer) -> Any:
         """Compute the answer: a :class:`Gradient`, :class:`Scores`, or a tensor of scores."""
         if self.gradient:
             return scorer.gradient_on_device(self.ids) if isinstance(self.ids, Tensor) else scorer.gradient(self.ids)
+        if self.values_only:
+            return scorer.values(self.ids)
         return scorer.score_on_device(self.ids) if self.on_device else scorer.score(self.ids)
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """Request for prompts drawn from the model that measures fluency.
+
+    Attributes:
+        count: Number of prompts (B).
+        length: Number of tokens (n) of a prompt.
+        allowed: Tokens that may be drawn, bool `[d_vocab]`.
+        fixed: Tokens that never change, by position.
+        seed: Seed of the random generator.
+        keep: Number of prompts whose surprisals are kept.
+    """
+
+    count: int
+    length: int
+    allowed: np.ndarray
+    fixed: dict[int, int]
+    seed: int
+    keep: int
+
+    def answer(self, scorer: Scorer) -> Samples:
+        """Draw the prompts."""
+        device = scorer.fluency.device
+        generator = torch.Generator(device).manual_seed(self.seed)
+        allowed = to_device(self.allowed, device)
+        return draw_samples(
+            scorer.fluency, scorer.frame, self.count, self.length, allowed, self.fixed, generator, self.keep
+        )
+
+
+@dataclass(frozen=True)
+class BigramRequest:
+    """Request for the predictions of the model that measures fluency after single tokens."""
+
+    def answer(self, scorer: Scorer) -> Tensor | None:
+        """Compute the table; None if it would be too large."""
+        return bigram_table(scorer.fluency, scorer.prepend_bos)
 
 
 @dataclass(frozen=True)
@@ -56,7 +102,7 @@ class HostTransfer:
         return to_host(*self.tensors)
 
 
-Search = Generator["Step | ModelRequest | HostTransfer", Any, None]
+Search = Generator["Step | ModelRequest | SampleRequest | BigramRequest | HostTransfer", Any, None]
 """Search as a coroutine: it yields steps and requests, and receives the answer to each request."""
 
 

@@ -66,6 +66,10 @@ class ScoreCache:
         self._scores: dict[bytes, tuple[float, float]] = {}
         self._non_finite: list[np.ndarray] = []
 
+    def __contains__(self, key: bytes) -> bool:
+        """Return whether the prompt with these bytes of int64 ids has been evaluated."""
+        return key in self._scores
+
     def add(self, ids: np.ndarray, value: np.ndarray, cross_entropy: np.ndarray) -> None:
         """Add the scores of prompts: ids `[K, n]`, value `[K]`, cross_entropy `[K]`; they may be NaN or infinite."""
         for row, v, c in zip(

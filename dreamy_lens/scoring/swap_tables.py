@@ -1,0 +1,86 @@
+"""Swap tables: predicted changes of value and cross-entropy for every token at every position of a prompt."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from dreamy_lens.models.kernels import matmul_t
+from dreamy_lens.models.transfer import to_device
+from dreamy_lens.scoring.token_gradient import Gradient
+
+CONTEXT = 0.25
+"""Share of the context's gradient that predicts best beside the bigrams; without bigrams, it counts in full."""
+FOLLOWING = 1.1
+"""Weight of the change of the next token's surprisal that the bigrams predict."""
+
+
+class SwapTables(NamedTuple):
+    """Tables of P prompts, on the device of the gradients.
+
+    Attributes:
+        value: Change of the value that the gradient predicts, float32 `[P, n, d_vocab]`.
+        cross_entropy: Predicted change of the cross-entropy, nats per token; infinite for tokens that are not allowed
+            and for the present one.
+        surprisal: -log p of every token given what stands before it, in nats.
+        own: -log p of the prompts' own tokens, `[P, n]`.
+    """
+
+    value: Float[Tensor, "P n d_vocab"]
+    cross_entropy: Float[Tensor, "P n d_vocab"]
+    surprisal: Float[Tensor, "P n d_vocab"]
+    own: Float[Tensor, "P n"]
+
+    def rows(self, which: slice) -> SwapTables:
+        """Return the tables of some of the prompts."""
+        return SwapTables(*(table[which] for table in self))
+
+    @staticmethod
+    def stack(parts: list[SwapTables]) -> SwapTables:
+        """Put tables together."""
+        return SwapTables(*(torch.cat(tables) for tables in zip(*parts, strict=True)))
+
+
+def swap_tables(
+    gradient: Gradient,
+    ids: Int64[Tensor, "P n"],
+    allowed: Bool[Tensor, " d_vocab"],
+    terms: int,
+    bigrams: Float[Tensor, "d_vocab d_vocab"] | None,
+) -> SwapTables:
+    """Predict the changes that replacing single tokens would make.
+
+    The surprisal of the new token itself is exact. That of the token after it is predicted by the model's bigrams, and
+    that of later tokens by the gradient.
+
+    Args:
+        gradient: Gradients at the prompts.
+        ids: Token ids of the prompts.
+        allowed: Tokens that may be proposed.
+        terms: Number of tokens whose surprisals are averaged in the cross-entropy.
+        bigrams: log p of every next token (rows) after every token (columns), or None.
+    """
+    fluency = next(part for part in gradient.parts if bool(part.cross_entropy_charge.any()))
+    width = min(len(part.table) for part in gradient.parts)
+    device = fluency.value.device
+    at, allowed = to_device(ids, device)[..., None], allowed[:width]
+    value = to_device(gradient.of_value()[..., :width], device)
+    value = value - value.gather(-1, at)
+    assert fluency.surprisal is not None
+    surprisal = fluency.surprisal[..., :width] * terms
+    own = surprisal.gather(-1, at)
+    change = surprisal - own
+    context = matmul_t(fluency.cross_entropy, fluency.table[:width].float())
+    context = (context - context.gather(-1, at)) * terms
+    if bigrams is None:
+        change += context
+    else:
+        following = bigrams[at[:, 1:, 0]]  # [P, n - 1, d_vocab]
+        change[:, :-1] -= FOLLOWING * (following - following.gather(-1, at[:, :-1]))
+        change += CONTEXT * context
+    change /= terms
+    change.masked_fill_(~allowed, torch.inf).scatter_(-1, at, torch.inf)
+    return SwapTables(value, change, surprisal, own[..., 0])
