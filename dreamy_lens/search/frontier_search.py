@@ -34,6 +34,8 @@ OPERATORS = {"swap": 0.40, "explore": 0.30, "cross": 0.15, "shift": 0.15}
 """Share of the children of each operator: the swaps predicted best; swaps among the best by gradient, uniformly; the
 beginning of another prompt before the parent's end; a token deleted at one place and one inserted at another."""
 
+PATIENCE, GROWTH = 12, 0.02
+"""An island is left when its hypervolume grew by less than this share in this number of iterations."""
 SWEPT = 1 << 15
 """Largest number of last tokens that the start tries."""
 TABLE_BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}
@@ -136,6 +138,8 @@ class _Run:
         self.tables: OrderedDict[int, SwapTables] = OrderedDict()
         self.samples: Samples | None = None
         self.rejected = 0
+        self.island = self.islands = 1
+        self.areas: list[float] = []
 
     # The start.
 
@@ -170,6 +174,7 @@ class _Run:
             swept = yield from self._sweep()
             new = new + swept
         self.scale = float(np.std(self.archive.value)) or float(np.abs(self.archive.value).max()) or 1.0
+        self.floor = float(np.median(self.archive.value))
         self.statistics = SwapStatistics(length, 1.0)
         self.crossed = np.zeros((length, 3))  # number, sum and sum of squares of changes by the cut
         yield new.step(self._state(0), None, self._rejections())
@@ -182,7 +187,8 @@ class _Run:
         if len(tokens) > SWEPT:
             likely = samples.surprisal[:, last].mean(0).masked_fill(~self.allowed, torch.inf)
             (tokens,) = yield HostTransfer((likely.topk(SWEPT, largest=False).indices,))
-        rows = np.repeat(self.archive.ids[[int(np.argmax(self.archive.value))]], len(tokens), axis=0)
+        mine = np.where(self.archive.islands == self.island, self.archive.value, -np.inf)
+        rows = np.repeat(self.archive.ids[[int(np.argmax(mine))]], len(tokens), axis=0)
         rows[:, last] = tokens
         value = yield ModelRequest(False, rows, values_only=True)
         best = tokens[np.argsort(-np.nan_to_num(value, nan=-np.inf))[:64]]
@@ -197,8 +203,43 @@ class _Run:
 
     # An iteration.
 
+    def _voyage(self) -> Any:
+        """Leave an island that has stopped growing, for everything found so far or for a new island."""
+        self.areas.append(self.archive.area(self.island, self.floor))
+        patience = PATIENCE
+        if len(self.areas) <= patience or self.areas[-1] > (1 + GROWTH) * self.areas[-1 - patience]:
+            return None
+        self.areas = []
+        if self.island and self.islands > 1:
+            self.island = 0
+            return None
+        self.islands += 1
+        self.island = self.islands
+        return (yield from self._settle())
+
+    def _settle(self) -> Any:
+        """Draw new samples, and score them and the best last tokens behind them."""
+        config, length = self.config, self.config.length
+        width = int(self.allowed.shape[0])
+        keep = max(1, min(config.samples, TABLE_BYTES["cpu"] // 4 // (4 * length * width)))
+        samples: Samples = yield SampleRequest(
+            config.samples, length, self.constraints.allowed, dict(self.constraints.fixed), self._seed(), keep
+        )
+        (rows,) = yield HostTransfer((samples.ids,))
+        good = self.constraints.check(rows)
+        new = yield from self.cache.evaluate(rows[good])
+        self._take(new)
+        kept = np.flatnonzero(good[: len(samples.surprisal)])
+        if not len(kept) or not len(new.ids):
+            self.island = 0
+            return new
+        self.pool = rows[kept]
+        self.samples = Samples(samples.ids[torch.as_tensor(kept, device=self.device)], samples.surprisal[kept])
+        return new + (yield from self._sweep())
+
     def step(self, iteration: int) -> Search:
         """Choose parents, make children, score them, and learn from them."""
+        settled = yield from self._voyage()
         estimates = self.statistics.estimates()
         parents = self._choose(estimates)
         yield from self._prepare([parent.row for parent in parents])
@@ -207,16 +248,18 @@ class _Run:
         new = yield from self.cache.evaluate(rows)
         self._take(new)
         self._learn(children)
+        new = new if settled is None else settled + new
         yield new.step(self._state(iteration), None, self._rejections())
 
     def _choose(self, estimates: Estimates) -> list[Parent]:
         """Choose parents: each is one of the best for the slope of the hull at a cross-entropy drawn uniformly."""
         archive, rng = self.archive, self.rng
-        at, height = archive.hull()
+        at, height = archive.hull(self.island)
         height = height / self.scale
         slopes = np.diff(height) / np.maximum(np.diff(at), 1e-3) if len(at) > 1 else np.array([1.0])
         least, most = slopes.min() / 4, 2 * slopes.max()
-        rows = np.flatnonzero(archive.cross_entropy < archive.most - 0.2)
+        near = archive.cross_entropy < archive.most - 0.2
+        rows = np.flatnonzero(near & (archive.islands == self.island) if self.island else near)
         value, cost = archive.value[rows] / self.scale, archive.cross_entropy[rows]
         chosen = []
         for _ in range(self.config.parents):
@@ -392,7 +435,7 @@ class _Run:
             Ids of the donors, and flat numbers of (donor, cut) of each parent, best first (on the device).
         """
         length, most = self.config.length, max(1, int(counts.max(initial=0)))
-        recent = list(self.tables)[-64:]
+        recent = [row for row in self.tables if not self.island or self.archive.islands[row] == self.island][-64:]
         if self.samples is not None and len(self.pool) and (len(recent) < 16 or self.rng.random() < 0.5):
             donors, surprisal = self.pool, self.samples.surprisal[..., : tables.surprisal.shape[-1]]
             own = surprisal.gather(-1, self.samples.ids[..., None])[..., 0]
@@ -435,7 +478,7 @@ class _Run:
     def _take(self, new: Any) -> None:
         """Add prompts to the archive."""
         first = len(self.archive)
-        self.archive.add(new.ids, new.value, new.cross_entropy)
+        self.archive.add(new.ids, new.value, new.cross_entropy, self.island)
         for number, row in enumerate(np.ascontiguousarray(new.ids, dtype=np.int64)):
             self.row_of[row.tobytes()] = first + number
 
