@@ -97,11 +97,6 @@ class HookedModel:
         return self.device, self.dtype, *self.backend.mode
 
     @property
-    def versions(self) -> int:
-        """Hash of the identities and versions of the parameters: it differs after they are replaced or edited."""
-        return hash(tuple((id(p), p._version) for p in self.backend.module.parameters()))
-
-    @property
     def is_processed(self) -> bool:
         """True if the model is in a mode in which its weights are usually processed, as in compatibility mode."""
         return any(self.backend.mode)

@@ -17,7 +17,6 @@ from dreamy_lens import constraints as rules_of
 from dreamy_lens.models import PackedModel, PrefixTree
 from dreamy_lens.scoring import Scorer, Scores
 from dreamy_lens.scoring import packed_reading as shared_passes
-from dreamy_lens.scoring.prefix_sharing import PrefixSharing
 from tests.helpers import by_hand, dreams, models
 from tests.helpers.scorers import make_scorer
 
@@ -448,24 +447,3 @@ def test_a_dream_selects_the_same_populations(name, feature, template, seed):
     np.testing.assert_array_equal(fast.population, plain.population)
     close(fast.value, plain.value)
     close(fast.cross_entropy, plain.cross_entropy)
-
-
-def test_it_is_tried_once_for_each_model_and_again_after_the_model_has_changed(gpt2, monkeypatch):
-    tried: list[int] = []
-    differs = PrefixSharing._differs
-    monkeypatch.setattr(PrefixSharing, "_differs", lambda *given: (tried.append(len(given[2])), differs(*given))[1])
-    bridge = models.new_bridge("gpt2", gpt2.raw)
-    ids = np.arange(21).reshape(3, 7) + 10
-
-    def times(feature: str = "L1.N3", **settings) -> int:
-        tried.clear()
-        scores = make_scorer(feature, bridge, **settings).score(ids)
-        plain = make_scorer(feature, bridge, share_prefixes=False, **settings).score(ids)
-        np.testing.assert_allclose(scores.value, plain.value, rtol=1e-4, atol=1e-5)
-        return len(tried)
-
-    assert [times(), times(), times("L1.N4")] == [1, 0, 0]
-    assert [times("L0.N4"), times(prefix=[11, 12]), times(prefix=[11, 12])] == [1, 1, 0]
-    with torch.no_grad():
-        next(iter(bridge.parameters())).mul_(1.01)
-    assert [times(), times()] == [1, 0]

@@ -134,7 +134,7 @@ def test_prompts_of_all_runs_are_scored_in_the_same_passes(gpt2, monkeypatch):
     monkeypatch.setattr(ForwardScorer, "_score_batch", scored)
     monkeypatch.setattr(PackedModel, "run", passed)
     monkeypatch.setattr(BackwardScorer, "_gradient", differentiated)
-    dreams(models.new_bridge("gpt2", gpt2.raw), PLAIN, seeds=[0, 1])
+    dreams(gpt2.bridge, PLAIN, seeds=[0, 1])
     assert parts == [{0, 1, 2, 3}] * 9  # a pass for the initial populations, and one for each iteration
     assert len(packed) == 9 + 1  # and a trial pass
     assert slopes[-8:] == [{0, 1, 2, 3}] * 8 and len(slopes) < 4 * 8
