@@ -60,6 +60,7 @@ class HookedModel:
                 stacklevel=2,
             )
         self._parameters: list[Tensor] | None = None
+        self._buffers: list[Tensor] = []
         self._table: Tensor | None = None
         self._checked_weights: tuple[Any, ...] | None = None
         self._table_state: tuple[Any, ...] | None = None
@@ -95,6 +96,30 @@ class HookedModel:
     def state(self) -> tuple[Any, ...]:
         """State, except weights, that changes how the model computes; it differs after a move or a change of mode."""
         return self.device, self.dtype, *self.backend.mode
+
+    @property
+    def has_foreign_hooks(self) -> bool:
+        """True if modules that are not hook points have hooks that none of the libraries involved put there."""
+        return self.backend.has_foreign_hooks
+
+    @property
+    def versions(self) -> int:
+        """Number that grows whenever a parameter or a buffer is edited in place; edits of `.data` do not count."""
+        tensors = (*self._listed_parameters(), *self._buffers)
+        return sum(0 if tensor.is_inference() else tensor._version for tensor in tensors)
+
+    def renew(self) -> None:
+        """Look at the modules and their parameters anew: the user may have replaced some."""
+        with self.lock:
+            self._parameters = None
+            self.backend.renew()
+
+    def _listed_parameters(self) -> list[Tensor]:
+        """Return the parameters, listed once, because listing them takes longer than a short pass."""
+        if self._parameters is None:
+            self._parameters = list(self.backend.module.parameters())
+            self._buffers = list(self.backend.module.buffers())
+        return self._parameters
 
     @property
     def is_processed(self) -> bool:
@@ -259,9 +284,7 @@ class HookedModel:
     def frozen(self) -> Iterator[None]:
         """Freeze the parameters within the context, so that a backward pass keeps only what the embeddings need."""
         with self.lock:
-            if self._parameters is None:  # cached: listing the parameters takes longer than a short pass
-                self._parameters = list(self.backend.module.parameters())
-            active = [p for p in self._parameters if p.requires_grad]
+            active = [p for p in self._listed_parameters() if p.requires_grad]
             try:
                 for p in active:
                     p.requires_grad_(False)

@@ -358,6 +358,25 @@ def test_functions_of_the_session_and_hooked_models_are_not_cached(neox):
         assert scan(dl.neuron(1, 3), neox, texts()).folder is None
 
 
+def test_a_hook_on_a_module_behind_the_feature_changes_cross_entropies_and_no_cache_hides_it(neox, tmp_path):
+    block = neox.bridge.original_model.gpt_neox.layers[1].mlp
+    clean = scan("L0.N3", neox, texts(), out=tmp_path / "clean")
+    cached = scan("L0.N3", neox, texts())
+    handle = block.register_forward_hook(lambda module, given, found: found * 5)
+    try:
+        hooked = scan("L0.N3", neox, texts())
+        with pytest.raises(ExamplesError, match="windows that it kept have other scores now"):
+            scan("L0.N3", neox, texts(), out=tmp_path / "clean")
+        window = hooked.of("L0.N3").top[0]
+        with pytest.warns(RuntimeWarning, match="scored whole"):  # the hook is not run on shared prefixes
+            score = dl.score("L0.N3", [list(window.ids)], neox.bridge)
+        np.testing.assert_allclose(window.cross_entropy, score.cross_entropy[0], atol=1e-4)
+    finally:
+        handle.remove()
+    assert scan("L0.N3", neox, texts()).of("L0.N3").top[0].cross_entropy == cached.of("L0.N3").top[0].cross_entropy
+    assert abs(window.cross_entropy - clean.of("L0.N3").top[0].cross_entropy) > 1e-3
+
+
 def test_what_features_name_is_part_of_what_they_are(neox, tmp_path):
     vector = np.random.default_rng(0).normal(size=32).astype(np.float32)
     np.save(tmp_path / "v.npy", vector)
@@ -371,7 +390,7 @@ def test_what_features_name_is_part_of_what_they_are(neox, tmp_path):
 def test_a_folder_is_not_opened_for_what_has_other_values(neox, tmp_path):
     post = "blocks.0.mlp.hook_post"
     scan(dl.custom("mine", [post], lambda a: a[post][:, -1, 3]), neox, texts(), out=tmp_path / "out")
-    with pytest.raises(ExamplesError, match="other values now"):
+    with pytest.raises(ExamplesError, match="other scores now"):
         scan(dl.custom("mine", [post], lambda a: -a[post][:, -1, 3]), neox, texts(), out=tmp_path / "out")
     again = scan(dl.custom("mine", [post], lambda a: a[post][:, -1, 3]), neox, texts(), out=tmp_path / "out")
     assert again.header["complete"]

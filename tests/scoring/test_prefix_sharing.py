@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -256,7 +257,7 @@ def test_a_template_s_prefix_is_computed_once_and_anew_when_renewed(family, runs
     assert runs.kept > 0
 
 
-def test_weights_that_are_changed_in_place_count_once_renewed(family):
+def test_weights_that_are_changed_in_place_count_at_once(family):
     def change(bridge: Any) -> None:
         with torch.no_grad():
             for parameter in bridge.parameters():
@@ -267,7 +268,6 @@ def test_weights_that_are_changed_in_place_count_once_renewed(family):
     scorer = make_scorer("L1.N3", bridge, **options)
     before, slope = scorer.score(ROWS), scorer.gradient(ROWS[:2]).of_value()
     change(bridge)
-    scorer.invalidate_cache()
     change(other)
     plain = make_scorer("L1.N3", other, share_prefixes=False, **options)
     agree(scorer.score(ROWS), plain.score(ROWS))
@@ -447,3 +447,15 @@ def test_a_dream_selects_the_same_populations(name, feature, template, seed):
     np.testing.assert_array_equal(fast.population, plain.population)
     close(fast.value, plain.value)
     close(fast.cross_entropy, plain.cross_entropy)
+
+
+def test_a_hook_on_a_module_that_was_put_in_later_is_noticed_by_the_next_scorer(llama):
+    bridge = models.new_bridge("llama", llama.raw)
+    mlp = bridge.original_model.model.layers[0].mlp
+    before = make_scorer("L1.N3", bridge).score(ROWS)
+    mlp.act_fn = copy.deepcopy(mlp.act_fn)
+    mlp.act_fn.register_forward_hook(lambda module, given, found: found * (torch.arange(found.shape[1]) != 2)[:, None])
+    with pytest.warns(RuntimeWarning, match="scored whole"):
+        after = make_scorer("L1.N3", bridge).score(ROWS)
+    agree(after, make_scorer("L1.N3", bridge, share_prefixes=False).score(ROWS))
+    assert not np.allclose(after.value, before.value, atol=1e-3)
