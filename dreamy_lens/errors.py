@@ -29,8 +29,9 @@ Every message says what was wrong, what exists instead, and what to do.
 from __future__ import annotations
 
 import difflib
+import inspect
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -210,3 +211,27 @@ def unknown_setting(name: str, known: Sequence[str]) -> SettingsError:
     near = close_names(name, known, 1)
     hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(known)}."
     return SettingsError(f"There is no setting {quoted(name)}{hint}")
+
+
+def keywords_of(function: Callable[..., Any]) -> list[str]:
+    """Return the names of a function's arguments, without those that stand for any number of arguments.
+
+    >>> keywords_of(shorten)
+    ['text', 'limit']
+    """
+    several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return [name for name, each in inspect.signature(function).parameters.items() if each.kind not in several]
+
+
+def refuse_keywords(misspelt: Mapping[str, Any], function: Callable[..., Any]) -> None:
+    """Raise SettingsError if a function was called with a keyword that it does not have.
+
+    Python's own error is a TypeError, which no `except DreamyLensError` catches, and before Python 3.12 it names no
+    other keyword.
+
+    Args:
+        misspelt: Keywords that are no argument of the function.
+        function: Function that was called.
+    """
+    for name in misspelt:
+        raise unknown_setting(name, keywords_of(function))

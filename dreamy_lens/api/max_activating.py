@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dreamy_lens.errors import SettingsError
+from dreamy_lens.errors import SettingsError, keywords_of
 
 if TYPE_CHECKING:
     from dreamy_lens._files import StrPath
@@ -82,7 +82,7 @@ def max_activating(
     from dreamy_lens.scan.scan import Scan
 
     RayConfig.check_not_settings(settings)
-    config = ScanConfig.from_settings(config, settings)
+    config = ScanConfig.from_settings(config, settings, keywords_of(max_activating))
     ray_config = RayConfig.from_argument(ray)
     if ray_config is None:
         if out is not None and "://" in str(out):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamy_lens._host import working
-from dreamy_lens.errors import ModelError, TokenizerError, quoted, shorten
+from dreamy_lens.errors import ModelError, TokenizerError, quoted, shorten, unknown_setting
 from dreamy_lens.models import hub
 from dreamy_lens.models.installs import no_installs
 from dreamy_lens.models.names import EMBEDDED_NAME, why_no_path
@@ -47,6 +48,7 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
     Raises:
         ModelError: The model, device or dtype does not exist, or the model cannot be loaded.
         TokenizerError: The folder has no tokenizer.
+        SettingsError: An option is none of TransformerLens; the message names the nearest one.
 
     >>> model = load_model()
     >>> model.cfg.n_layers, model.cfg.d_model
@@ -55,6 +57,7 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
     import torch
     from transformer_lens.model_bridge import TransformerBridge
 
+    _check_options(TransformerBridge.boot_transformers, options)
     embedded = name is None or name == EMBEDDED_NAME
     source = _embedded_folder() if embedded else _checked_source(str(name))
     dtype, device = _checked_dtype(dtype), _checked_device(device)
@@ -181,6 +184,17 @@ def _embedded_folder() -> str:
             "package again, or train the model: python -m training.train --out FOLDER."
         )
     return str(FOLDER)
+
+
+def _check_options(load: Any, options: dict[str, Any]) -> None:
+    """Raise SettingsError if an option is none of the function that loads; its own error would blame the model."""
+    parameters = inspect.signature(load).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    known = [name for name in parameters if name != "model_name"]  # which is the argument `name`
+    for name in options:
+        if name not in known:
+            raise unknown_setting(name, known)
 
 
 def _checked_source(source: str) -> str:

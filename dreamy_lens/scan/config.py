@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -77,12 +78,15 @@ class ScanConfig:
         return WindowSettings(self.length, self.stride, self.context)
 
     @classmethod
-    def from_settings(cls, config: ScanConfig | None, settings: dict[str, Any]) -> ScanConfig:
+    def from_settings(
+        cls, config: ScanConfig | None, settings: dict[str, Any], keywords: Sequence[str] = ()
+    ) -> ScanConfig:
         """Return the settings with some fields replaced.
 
         Args:
             config: Settings to begin with; None is the defaults.
             settings: New values of fields, by name.
+            keywords: Names of the caller's other keywords, which an unknown setting may stand for.
 
         Raises:
             SettingsError: A field does not exist; the message names the nearest one.
@@ -90,7 +94,7 @@ class ScanConfig:
         known = [field.name for field in fields(cls)]
         for name in settings:
             if name not in known:
-                raise unknown_setting(name, known)
+                raise unknown_setting(name, [*known, *keywords])
         if config is not None and not isinstance(config, cls):
             raise SettingsError(f"config is a ScanConfig; got {type(config).__name__!r}.")
         return cls(**({} if config is None else asdict(config)) | settings)

@@ -8,8 +8,16 @@ import numpy as np
 
 from dreamy_lens.errors import ConstraintError, PromptError, TokenError, quoted
 from dreamy_lens.models.vocabulary import REPLACEMENT, Vocabulary
-from dreamy_lens.search.constraints import Constraint, Fix, ForbidText, ForbidTokens, Printable, RoundTrip, Template
-from dreamy_lens.search.constraints import __all__ as FUNCTIONS
+from dreamy_lens.search.constraints import (
+    Constraint,
+    Fix,
+    ForbidText,
+    ForbidTokens,
+    Printable,
+    RoundTrip,
+    Template,
+    listed_constraints,
+)
 
 
 class ConstraintSet:
@@ -34,15 +42,7 @@ class ConstraintSet:
     def __init__(
         self, constraints: Sequence[Constraint], vocabulary: Vocabulary, length: int, allowed: np.ndarray | None = None
     ) -> None:
-        if isinstance(constraints, Constraint):
-            constraints = [constraints]
-        for c in constraints:
-            if not isinstance(c, Constraint):
-                raise ConstraintError(
-                    f"{quoted(c)} is not a constraint; use those of dl.constraints (dreamy_lens.constraints): "
-                    f"{', '.join(FUNCTIONS)}."
-                )
-        self.constraints = tuple(constraints)
+        self.constraints = listed_constraints(constraints)
         self.vocabulary = vocabulary
         self.length = length
         self.allowed = (vocabulary.allowed if allowed is None else allowed).copy()
