@@ -86,10 +86,15 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
             raise ModelError(
                 f"The folder {quoted(source, 300)} cannot be loaded as a Hugging Face model: {error}{tried}"
             ) from error
+        # The library's own sentence about a lost connection has line breaks, and a URL that is of no help here.
+        reason = " ".join(str(error).split()).rstrip(".")
+        if hub.is_unreachable(error):
+            reason = "its cache on this machine has no such model, and the Hub did not give it"
+        offline = _if_offline()
         raise ModelError(
             f"{quoted(source, 300)} is neither a local folder nor a model that could be loaded from the Hugging Face "
-            f"Hub: {str(error).rstrip('.')}. There is no such folder in {str(Path.cwd())!r}"
-            f"{unanswered or _if_offline()}. "
+            f"Hub: {reason}. There is no such folder in {str(Path.cwd())!r}"
+            f"{offline or unanswered}. {'' if offline else f'{hub.AT_ONCE} '}"
             "The embedded model needs no network: load_model()."
         ) from error
     if stopped:
