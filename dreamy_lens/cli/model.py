@@ -47,11 +47,9 @@ def _hooks(options: argparse.Namespace) -> int:
     pattern = " ".join(options.pattern)
     points = hook_points(model, pattern)
     if not points:
-        nearest_names = ", ".join(nearest(pattern, model.hook_names()))
-        print(
-            f"dreamy-lens: no hook point of {model.name} matches {quoted(pattern)}; nearest: {nearest_names}.",
-            file=sys.stderr,
-        )
+        near = nearest(pattern, model.hook_names())
+        advice = f"nearest: {', '.join(near)}" if near else "`dreamy-lens hooks` without a word lists all"
+        print(f"dreamy-lens: no hook point of {model.name} matches {quoted(pattern)}; {advice}.", file=sys.stderr)
         return 1
     width = max(len(point.name) for point in points)
     for point in points:

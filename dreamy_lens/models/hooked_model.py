@@ -138,11 +138,14 @@ class HookedModel:
         near = nearest(name, names)
         layer = name.split(".")
         neuron = re.fullmatch(r"[lL]\.?([0-9]{1,9})[._ ]?[nN]\.?([0-9]{1,9})", name)
+        only_layer = re.fullmatch(r"[lL]\.?([0-9]{1,9})(?:[._ ]?[nN]\.?)?", name)
         is_layer = len(layer) > 1 and layer[0] == "blocks" and re.fullmatch("[0-9]+", layer[1]) is not None
         if is_layer and (len(layer[1]) > 9 or int(layer[1]) >= self.n_layers):
             near_text = f"its layers are 0 to {self.n_layers - 1}"
         elif neuron:
             near_text = f"the neuron {neuron[2]} of layer {neuron[1]} is written L{neuron[1]}.N{neuron[2]}"
+        elif only_layer:
+            near_text = f"a neuron of layer {only_layer[1]} is, for example, L{only_layer[1]}.N812"
         else:
             near_text = "nearest: " + ", ".join(near) if near else "see `dreamy-lens hooks`"
         raise UnknownHookError(f"{self.name} has no hook point {quoted(name)}; {near_text}.")

@@ -320,6 +320,13 @@ def test_hooks_that_match_nothing(cli):
     )
 
 
+def test_where_no_hook_point_is_near_none_is_named(cli):
+    status, out, err = cli("hooks", "nosuch")
+    assert (status, out) == (1, "")
+    advice = "`dreamy-lens hooks` without a word lists all"
+    assert err == f"dreamy-lens: no hook point of embedded matches 'nosuch'; {advice}.\n"
+
+
 class Closed(io.StringIO):
     """Writing end of a pipe whose reader has closed it."""
 

@@ -38,6 +38,12 @@ def sentence(error: type[Exception], feature, model, **settings) -> str:
 # Hook points.
 
 
+@pytest.mark.parametrize("name", ["L2.N", "l2", "L2N"])
+def test_half_of_a_neuron_is_answered_with_a_whole_one(gpt2, name):
+    with pytest.raises(UnknownHookError, match=r"; a neuron of layer 2 is, for example, L2\.N812\.$"):
+        dl.score(name, [5, 6], gpt2.bridge)
+
+
 def test_an_unknown_hook_point_is_answered_with_the_nearest_names(gpt2):
     said = sentence(UnknownHookError, "blocks.1.mlp.hook_pst[-1, 3]", gpt2.bridge)
     assert "tiny-gpt2 has no hook point 'blocks.1.mlp.hook_pst'; nearest: blocks.1.mlp.hook_post, " in said
