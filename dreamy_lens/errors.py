@@ -31,6 +31,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import itertools
+import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -142,6 +144,10 @@ class OutOfMemoryError(DreamyLensError):
     """A single prompt does not fit into the device's memory."""
 
 
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_BETWEEN = ("concurrent", "contextlib", "functools", "threading", "torch", "transformer_lens")
+"""Libraries through which the package calls its own functions, as with context managers, threads and hooks."""
+
 LONGEST = 200
 """Largest number of characters of a name that are compared with other names: the time grows with their product."""
 MOST = 20_000
@@ -235,3 +241,25 @@ def refuse_keywords(misspelt: Mapping[str, Any], function: Callable[..., Any]) -
     """
     for name in misspelt:
         raise unknown_setting(name, keywords_of(function))
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Issue a warning that points at the code of the user, whatever part of the package finds the reason for it.
+
+    Python prints the file and line that a warning points at. Here these are of the nearest frame that belongs neither
+    to the package nor to a library through which the package calls itself. In a thread of the package's own there may
+    be none; the nearest frame outside of the package then takes its place.
+
+    Args:
+        message: Sentence of the warning.
+        category: Kind of the warning.
+    """
+    frame, level, outside = inspect.currentframe(), 1, 0
+    while frame is not None:
+        if not frame.f_code.co_filename.startswith(_PACKAGE):
+            outside = outside or level
+            if str(frame.f_globals.get("__name__")).partition(".")[0] not in _BETWEEN:
+                outside = level
+                break
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=outside or 2)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dreamy_lens._host import working
-from dreamy_lens.errors import refuse_keywords
+from dreamy_lens.errors import refuse_keywords, warn
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.scoring.prompts import as_ids
@@ -88,9 +87,8 @@ def score(
     if odd:
         coarse = scorer.model.dtype.itemsize < 4 or scorer.fluency.dtype.itemsize < 4
         advice = "try float32" if coarse else "check the feature's arithmetic"
-        warnings.warn(
+        warn(
             f"{odd} of the {len(rows)} prompts have a value or cross-entropy that is NaN or infinite; {advice}.",
             RuntimeWarning,
-            stacklevel=2,
         )
     return Scores(value, cross_entropy)

@@ -10,12 +10,11 @@ key in no table may come from a later version and change the numbers, so it is n
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dreamy_lens.errors import FeatureError, SAEError, quoted, shorten
+from dreamy_lens.errors import FeatureError, SAEError, quoted, shorten, warn
 
 CONDITIONS = ("model_name", "model_from_pretrained_kwargs", "model_kwargs", "prepend_bos")
 """Conditions that can be ignored on request; each has the name of its key."""
@@ -115,7 +114,7 @@ class Conditions:
         key = (self.whose, about, sentence)
         if key not in _SAID:
             _SAID.add(key)
-            warnings.warn(f"{self.whose} {sentence}", UserWarning, stacklevel=3)
+            warn(f"{self.whose} {sentence}", UserWarning)
 
     def check_bos(self, has_bos: bool, tokenizer_has_bos: bool) -> None:
         """Raise SAEError if rows have a BOS and the training had none, or the other way round."""

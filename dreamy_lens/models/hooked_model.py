@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -22,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dreamy_lens.errors import FeatureError, ModelError, UnknownHookError, quoted
+from dreamy_lens.errors import FeatureError, ModelError, UnknownHookError, quoted, warn
 from dreamy_lens.models.backend import Backend, ComponentBypass, PackedRunner, Reader
 from dreamy_lens.models.kernels import Kernels
 from dreamy_lens.models.locking import lock_of
@@ -53,11 +52,10 @@ class HookedModel:
         self.n_ctx, self.n_layers, self.d_model = backend.n_ctx, backend.n_layers, backend.d_model
         self.kernels = Kernels(backend.module)
         if backend.default_prepend_bos and self.vocabulary.bos is None:
-            warnings.warn(
+            warn(
                 f"{self.name}'s tokenizer {self.vocabulary.why_no_bos}, so its prompts start without one. To put a "
                 'token of your choice before every prompt, use a template, such as template("<token>{dream}").',
                 UserWarning,
-                stacklevel=2,
             )
         self._parameters: list[Tensor] | None = None
         self._table: Tensor | None = None

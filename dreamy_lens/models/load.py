@@ -8,14 +8,13 @@ import json
 import os
 import re
 import threading
-import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamy_lens._host import working
-from dreamy_lens.errors import ModelError, TokenizerError, quoted, shorten, unknown_setting
+from dreamy_lens.errors import ModelError, TokenizerError, quoted, shorten, unknown_setting, warn
 from dreamy_lens.models import hub
 from dreamy_lens.models.installs import no_installs
 from dreamy_lens.models.names import EMBEDDED_NAME, why_no_path
@@ -98,12 +97,11 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
             "The embedded model needs no network: load_model()."
         ) from error
     if stopped:
-        warnings.warn(
+        warn(
             f"Of {source!r} only the part for text was loaded. For the rest, TransformerLens tried to run "
             f"{stopped[0]!r}, and was stopped, because dreamy_lens lets no library install anything. "
             "Features of text need nothing more; for other uses of the model, install the package yourself.",
             RuntimeWarning,
-            stacklevel=2,
         )
     bridge.eval()
     if Path(source).is_dir() and not _has_tokenizer_files(source):
