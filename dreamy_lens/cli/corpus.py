@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import warnings
 from typing import Any
 
@@ -20,7 +19,7 @@ from dreamy_lens.cli.options import (
     ray_keywords,
     write_page,
 )
-from dreamy_lens.errors import SettingsError, quoted, shorten
+from dreamy_lens.errors import SettingsError, shorten
 
 SHOWN = 5
 """Number of windows that are printed for each feature."""
@@ -28,7 +27,6 @@ SHOWN = 5
 LISTED = 12
 """Largest number of features whose windows are printed."""
 
-_SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 _WINDOWS = ("length", "stride", "tokens", "seed", "cross_entropy", "prepend_bos")
 
 
@@ -236,10 +234,9 @@ def parse_count(text: str) -> int:
     >>> parse_count("500k"), parse_count("1.5M"), parse_count("2000")
     (500000, 1500000, 2000)
     """
-    match = re.fullmatch(r"(\d+(?:[.,_]\d+)*)\s*([kKmMgGbB]?)", text.strip())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a count; write for example 500000, 500k or 1.5M")
-    count = float(match[1].replace("_", "").replace(",", "")) * _SIZES[match[2].lower()]
-    if count >= 2**63:
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is more than any corpus has")
-    return int(count)
+    from dreamy_lens.scan import config
+
+    try:
+        return config.parse_count(text)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
