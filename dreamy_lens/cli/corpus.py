@@ -128,13 +128,14 @@ def add_compare(commands: Commands) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
+    from dreamy_lens.comparison.content import SEARCH_ALL
     from dreamy_lens.scan.examples import Examples
 
     runs = [dl.load_run(path) for path in options.runs]
     examples = Examples.load(options.examples)
     run = runs[0] if len(runs) == 1 else runs
     comparison = dl.compare(run, examples, limits=options.limit, corpus=options.corpus)
-    print(comparison)
+    print(str(comparison).replace(SEARCH_ALL, "--corpus SOURCE"))
     if options.html:
         comparison.to_html(options.html)
         print(f"Written: {options.html}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+from pathlib import Path
 from typing import Any
 
 import dreamy_lens as dl
@@ -20,6 +22,8 @@ from dreamy_lens.cli.options import (
     progress_of,
     write_page,
 )
+from dreamy_lens.errors import RunFolderError
+from dreamy_lens.results.storage import RUN
 
 
 def add_dream(commands: Commands) -> None:
@@ -55,6 +59,11 @@ def _dream(options: argparse.Namespace) -> int:
     else:
         if options.feature is None:
             options.misused("name a feature, as in `dreamy-lens dream L2.N17`")
+        if options.out is not None and (Path(options.out) / RUN).is_file():  # the error of dream() speaks of Python
+            raise RunFolderError(
+                f"{options.out!r} already holds a run; continue it with --resume {shlex.quote(options.out)}, choose "
+                "another name, or delete it first."
+            )
         run = dl.dream(
             options.feature,
             load_selected_model(options),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dreamy_lens.errors import ConstraintError, PromptError, TokenError, quoted
-from dreamy_lens.models.vocabulary import REPLACEMENT, Vocabulary
+from dreamy_lens.models.vocabulary import LONGEST_TARGET, REPLACEMENT, Vocabulary
 from dreamy_lens.search.constraints import (
     Constraint,
     Fix,
@@ -177,11 +177,24 @@ class ConstraintSet:
             chosen = self.vocabulary.token_id(token)
             self.vocabulary.check([chosen], "The fixed token")
         except (TokenError, PromptError) as error:
-            raise ConstraintError(f"fix() at position {position}: {error}") from error
+            several = self._one_by_one(position, token) if isinstance(token, str) else None
+            raise ConstraintError(f"fix() at position {position}: {several or error}") from error
         position %= self.length
         if self.fixed.get(position, chosen) != chosen:
             raise ConstraintError(f"Position {position} is fixed to two different tokens; keep one of them.")
         self.fixed[position] = chosen
+
+    def _one_by_one(self, position: int, text: str) -> str | None:
+        """Return how to fix a text that is several tokens, or None if it is not."""
+        if len(text) > LONGEST_TARGET:
+            return None
+        pieces = self.vocabulary.tokens(self.vocabulary.encode(text))
+        if len(pieces) < 2:
+            return None
+        first = position if position >= 0 else position - len(pieces) + 1
+        listed = ", ".join(f"{first + i}: {quoted(piece)}" for i, piece in enumerate(pieces[:8]))
+        more = ", ..." * (len(pieces) > 8)
+        return f"{quoted(text)} is {len(pieces)} tokens here. Fix one token at each position: fix({{{listed}{more}}})."
 
     def _round_trips(self, row: np.ndarray, text: str) -> bool:
         """Return whether a prompt, inside its template, is encoded back to the same ids."""

@@ -137,6 +137,8 @@ def test_save_resume_and_show(cli, tmp_path):
     run, more = str(tmp_path / "run"), str(tmp_path / "more")
     assert cli("dream", "L2.N17", *SMALL, "--out", run)[0] == 0
     _, whole, _ = cli("dream", "L2.N17", *SMALL, "--iterations", "5")
+    status, out, err = cli("dream", "L2.N17", *SMALL, "--out", run)
+    assert (status, out) == (1, "") and f"already holds a run; continue it with --resume {run}, choose another" in err
     status, resumed, err = cli("dream", "--resume", run, "--iterations", "3", "--quiet", "--out", more)
     assert status == 0 and resumed == whole, err
     assert dl.load_run(run).iteration == 2 and dl.load_run(more).iteration == 5
