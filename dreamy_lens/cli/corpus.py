@@ -13,6 +13,7 @@ from dreamy_lens.cli.options import (
     add_page,
     add_quiet,
     add_ray,
+    announce,
     load_selected_model,
     model_keywords,
     progress_of,
@@ -71,6 +72,7 @@ def _scan(options: argparse.Namespace) -> int:
                 f"--html writes the page of a single feature, and there are {count:,} features; leave out --html, or "
                 "name one feature"
             )
+    announce(f"Scanning {options.corpus or 'the documentation of installed packages'}", options)
     corpus, progress = _open_corpus(options), progress_of(options)
     examples = dl.max_activating(
         options.feature, corpus=corpus, progress=progress, **_window_keywords(options), **keywords
@@ -165,6 +167,7 @@ def _card(options: argparse.Namespace) -> None:
     keywords: dict[str, Any] = {"run": options.run_folder, "examples": options.examples}
     keywords |= dream if options.run_folder is None else {}
     keywords |= {"scan": windows} if options.examples is None else {}
+    announce(f"Making the card of {options.feature}", options)
     corpus = _open_corpus(options) if options.examples is None else None
     write_page(dl.card(options.feature, model, corpus, progress=progress_of(options), **keywords), options)
 

@@ -16,6 +16,7 @@ from dreamy_lens.cli.options import (
     add_quiet,
     add_settings,
     add_start,
+    announce,
     flag_of,
     given_settings,
     load_selected_model,
@@ -54,6 +55,7 @@ def add_dream(commands: Commands) -> None:
 def _dream(options: argparse.Namespace) -> int:
     if options.resume is not None:
         run = _saved_run(options)
+        announce(f"Continuing the dream of {run.feature_label}", options)
         save_to = options.out or options.resume
         run.resume(options.iterations, progress=progress_of(options), save_to=save_to)
     else:
@@ -64,9 +66,11 @@ def _dream(options: argparse.Namespace) -> int:
                 f"{options.out!r} already holds a run; continue it with --resume {shlex.quote(options.out)}, choose "
                 "another name, or delete it first."
             )
+        model = load_selected_model(options)
+        announce(f"Dreaming of {options.feature}", options)
         run = dl.dream(
             options.feature,
-            load_selected_model(options),
+            model,
             start=options.start,
             constraints=_constraints(options),
             fluency_model=options.fluency_model,

@@ -109,9 +109,15 @@ class Conditions:
             f'If it does not matter here, say so: load_sae(..., ignore="{name}") or sae_latent(..., ignore="{name}").'
         )
 
-    def say_once(self, about: str, sentence: str) -> None:
-        """Warn about something that cannot be decided; the same autoencoder says the same sentence only once."""
-        key = (self.whose, about, sentence)
+    def say_once(self, about: str, sentence: str, whatever: bool = False) -> None:
+        """Warn about something that cannot be decided; the same autoencoder says the same sentence only once.
+
+        Args:
+            about: Subject of the sentence.
+            sentence: Sentence without its subject.
+            whatever: Whether another sentence about the same is not said either, because only a number differs.
+        """
+        key = (self.whose, about, "" if whatever else sentence)
         if key not in _SAID:
             _SAID.add(key)
             warn(f"{self.whose} {sentence}", UserWarning)
@@ -143,8 +149,10 @@ class Conditions:
         if self.context_size is not None and total > self.context_size:
             self.say_once(
                 "context",
-                f"was trained on rows of {self.context_size} tokens (context_size), and rows here are longer: latents "
-                "after that are computed, and were never trained.",
+                f"was trained on rows of {self.context_size} tokens (context_size), and rows here have {total}: "
+                "latents after that are computed, and were never trained. Use shorter prompts or windows: a row "
+                "counts the BOS and the template too.",
+                whatever=True,
             )
         if self.positions is not None and place is not None:
             self._check_place(self.positions, place)

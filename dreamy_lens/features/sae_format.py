@@ -223,8 +223,9 @@ def read_config(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 
     d_in, d_sae = _check_shapes(fields, shapes, architecture, subtracts, scales, whose)
     if architecture == "topk" and (not isinstance(k, int) or isinstance(k, bool) or not 0 < k <= d_sae):
+        stated = "no k" if k is None else f"k = {quoted(k)}"
         raise SAEError(
-            f'{whose} is a TopK autoencoder with {d_sae} latents, but its configuration gives k = {quoted(k)}. Set "k" '
+            f'{whose} is a TopK autoencoder with {d_sae} latents, but its configuration gives {stated}. Set "k" '
             f"in {CONFIG} to the number of latents that stay active."
         )
     hook, head = _hook_of(first, whose)

@@ -104,4 +104,6 @@ def _wrap(thing: Any, hook: str | None, ignored: tuple[str, ...]) -> SAE:
 def _hook_name(given: str | None, configured: Any, where: str) -> str:
     if given or configured:
         return given or str(configured)
-    raise SAEError(f'{where} does not say which hook point it encodes. Name it: hook="blocks.3.hook_resid_post".')
+    raise SAEError(
+        f'{where} does not say which hook point it encodes. Name it, for example hook="blocks.3.hook_resid_post".'
+    )

@@ -217,7 +217,10 @@ def test_another_model_is_refused_and_an_unknown_name_is_said_once(gpt2, tmp_pat
         dl.score(latent(own), " a file")
         for _ in range(3):
             dl.score(latent(unknown), prompts(gpt2), gpt2.bridge)
-    assert [str(w.message) for w in said if "cannot be told" in str(w.message)].__len__() == 1
+    (sentence,) = (str(w.message) for w in said if "cannot be told" in str(w.message))
+    assert sentence.endswith(
+        "if it is not, the latents mean nothing: load the model of the training, load_model('gpt2-small')."
+    )
 
 
 @pytest.mark.parametrize(
@@ -255,7 +258,9 @@ def test_rows_and_positions_outside_the_training_are_said_once(gpt2, tmp_path):
         dl.score(latent(folder, position="bos") + latent(folder), ids[:, :7], gpt2.bridge, prepend_bos=True)
         for _ in range(2):
             dl.score(latent(folder, position=3), ids, gpt2.bridge, prepend_bos=True)
+        dl.score(latent(folder, position=3), ids[:, :8], gpt2.bridge, prepend_bos=True)
     texts = " ".join(str(w.message) for w in said)
+    assert "of 8 tokens (context_size), and rows here have 10: " in texts and "Use shorter prompts or windows" in texts
     for part in ("context_size", "seqpos_slice", "exclude_special_tokens"):
         assert texts.count(part) == (1 if part != "seqpos_slice" else 2)  # positions 1 and 0 are two facts
 
