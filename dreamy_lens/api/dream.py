@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from dreamy_lens._host import working
-from dreamy_lens.errors import SettingsError
+from dreamy_lens.errors import SettingsError, keywords_of, refuse_keywords
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.runs import saving
@@ -18,6 +18,9 @@ from dreamy_lens.runs.spec import RunSpec
 from dreamy_lens.runs.start import new_run, side_by_side
 from dreamy_lens.search.config import EPOConfig, configs_of_seeds
 from dreamy_lens.search.constraints import Constraint
+
+if TYPE_CHECKING:
+    from typing_extensions import Never
 
 
 @overload
@@ -90,7 +93,7 @@ def dream(
     >>> [(run.feature_label, run.config.seed) for run in runs][1:3]
     [('blocks.2.mlp.hook_post[-1, 17]', 1), ('logit(" the")', 0)]
     """
-    config = EPOConfig.from_settings(config, settings)
+    config = EPOConfig.from_settings(config, settings, keywords_of(dream))
     is_list = isinstance(feature, (list, tuple))
     configs = configs_of_seeds(config, seeds, settings)
     several = is_list or seeds is not None
@@ -120,7 +123,12 @@ def dream(
 
 
 def load_run(
-    path: str | os.PathLike[str], model: Any = None, *, fluency_model: Any = None, feature: Any = None
+    path: str | os.PathLike[str],
+    model: Any = None,
+    *,
+    fluency_model: Any = None,
+    feature: Any = None,
+    **misspelt: Never,
 ) -> Dream:
     """Open a saved run. Models are loaded only when they are needed.
 
@@ -132,6 +140,7 @@ def load_run(
             name.
         feature: Feature of the run, needed where its text alone cannot rebuild it: because it holds an object (a
             sparse autoencoder, a model, a function of your own), or because a file that it names was moved.
+        **misspelt: No further keyword: it raises SettingsError, which names the nearest one.
 
     Returns:
         The run, as it was when it was saved: read its results, or continue it with `.resume()`.
@@ -147,4 +156,5 @@ def load_run(
     >>> again.iteration
     2
     """
+    refuse_keywords(misspelt, load_run)
     return Dream.load(path, model, fluency_model, None if feature is None else parse(feature))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dreamy_lens._host import working
+from dreamy_lens.errors import refuse_keywords, warn
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.scoring.prompts import as_ids
 from dreamy_lens.scoring.scorer import Scorer, Scores
+
+if TYPE_CHECKING:
+    from typing_extensions import Never
 
 
 def score(
@@ -26,6 +29,7 @@ def score(
     suffix: Sequence[int] = (),
     batch_size: int | None = None,
     share_prefixes: bool | None = None,
+    **misspelt: Never,
 ) -> Scores:
     """Compute the feature's value and the cross-entropy of given prompts.
 
@@ -42,6 +46,7 @@ def score(
         batch_size: Most prompts in one forward pass; None chooses the number.
         share_prefixes: Whether prompts with a common beginning share its computation. None shares it where the numbers
             are the same; False scores whole prompts.
+        **misspelt: No further keyword: it raises SettingsError, which names the nearest one.
 
     Returns:
         Scores of the prompts, in the given order: `.value`, float32 `[B]`, in the feature's units; `.cross_entropy`,
@@ -57,6 +62,7 @@ def score(
     >>> bool(scores.value[0] > scores.value[1])
     True
     """
+    refuse_keywords(misspelt, score)
     hooked, expression = as_hooked(model), parse(feature)
     fluency = None if fluency_model is None else as_hooked(fluency_model)
     scorer = Scorer(
@@ -81,9 +87,8 @@ def score(
     if odd:
         coarse = scorer.model.dtype.itemsize < 4 or scorer.fluency.dtype.itemsize < 4
         advice = "try float32" if coarse else "check the feature's arithmetic"
-        warnings.warn(
+        warn(
             f"{odd} of the {len(rows)} prompts have a value or cross-entropy that is NaN or infinite; {advice}.",
             RuntimeWarning,
-            stacklevel=2,
         )
     return Scores(value, cross_entropy)

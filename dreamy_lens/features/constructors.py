@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dreamy_lens.errors import FeatureError, quoted
+from dreamy_lens.errors import FeatureError, quoted, refuse_keywords
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.sae_conditions import chosen_conditions
+
+if TYPE_CHECKING:
+    from typing_extensions import Never
 
 _customs: dict[str, ex.Custom] = {}  # gives the text custom("name") a meaning in the Python session that defined it
 
@@ -117,6 +121,7 @@ def sae_latent(
     pre_activation: bool = False,
     hook: str | None = None,
     ignore: str | Iterable[str] | None = None,
+    **misspelt: Never,
 ) -> ex.Latent:
     """Return one latent of a sparse autoencoder, read at the hook point that the autoencoder was trained on.
 
@@ -130,14 +135,22 @@ def sae_latent(
             inactive latent is exactly zero, while the gradient of its pre-activation shows how to activate it.
         hook: Hook point to read. Needed only if the autoencoder does not name its hook point.
         ignore: Conditions of its training that are not kept: "model_name", "prepend_bos",
-            "model_from_pretrained_kwargs". Without it, a model or a prompt that does not fit them raises an error.
+            "model_from_pretrained_kwargs", "model_kwargs". Without it, a model or a prompt that does not fit them
+            raises an error.
+        **misspelt: No further keyword: it raises SettingsError, which names the nearest one.
     """
+    refuse_keywords(misspelt, sae_latent)
     source = str(sae) if isinstance(sae, (str, Path)) else sae
     if not isinstance(source, str) and not callable(getattr(source, "encode", None)):
         raise FeatureError(f"sae_latent() takes a folder or an object with encode(...); got {type(sae).__name__}.")
     if hook is not None and (not isinstance(hook, str) or not hook):
         raise FeatureError(f"sae_latent(): hook is the name of a hook point; got {quoted(hook)}.")
     ignored = ", ".join(chosen_conditions(ignore)) or None
+    if isinstance(latent, bool) or not isinstance(latent, numbers.Integral):
+        raise FeatureError(
+            f"sae_latent(): a latent is a whole number, its index from 0; got {quoted(latent)} "
+            f"({type(latent).__name__}). For several latents, make one feature of each."
+        )
     index = ex.integer(latent, "sae_latent")
     return ex.Latent(source, index, ex.position(position), bool(pre_activation), hook, ignored)
 

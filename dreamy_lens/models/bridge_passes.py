@@ -323,7 +323,7 @@ class BridgePasses(Backend):
         fired: dict[str, None] = {}
         others = (n for n in self.bridge.hook_dict if n != silent and gate_of(n) is None)
         self.observe(ids, {n: lambda activation, hook=None, n=n: fired.setdefault(n) for n in others})
-        near = nearest(silent, [n for n in fired if n.startswith(silent.rpartition(".")[0])] or list(fired))
+        near = nearest(silent, [n for n in fired if n.startswith(silent.rpartition(".")[0])] or list(fired), cutoff=0)
         raise HookNotFiredError(
             f"{self.name} lists the hook point {quoted(silent)}, but a forward pass does not go through it; "
             f"the nearest hook points that it goes through: {', '.join(near)}."

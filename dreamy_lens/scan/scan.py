@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import time
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from dreamy_lens._host import working
 from dreamy_lens.corpus.corpus import Corpus
 from dreamy_lens.corpus.problems import Problems
 from dreamy_lens.corpus.sources import open_corpus
-from dreamy_lens.errors import CorpusError, ExamplesError, FeatureError
+from dreamy_lens.errors import CorpusError, ExamplesError, FeatureError, warn
 from dreamy_lens.features.families import expressions
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
@@ -172,11 +171,10 @@ class Scan:
             )
         if finished.failed_shards:
             named = "; ".join(f"{shard['name']} ({shard['why']})" for shard in finished.failed_shards[:5])
-            warnings.warn(
+            warn(
                 f"This scan lacks parts of {self.corpus.name} that could not be read: {named}. Scan into another "
                 "folder to try again.",
                 RuntimeWarning,
-                stacklevel=4,
             )
         return finished
 
@@ -292,11 +290,10 @@ class Scan:
         """
         if state.failed:
             named = "; ".join(f"{name} ({why})" for name, why in list(state.failed.items())[:5])
-            warnings.warn(
+            warn(
                 f"{len(state.failed)} of {len(self.corpus.shards)} parts of {self.corpus.name} could not be read to "
                 f"their end, and the rest of these parts is not in the examples: {named}.",
                 RuntimeWarning,
-                stacklevel=3,
             )
         with ValuesBar(shown) as bar:
             builder = TableBuilder(scanner, state, bar.update)

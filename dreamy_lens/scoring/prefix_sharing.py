@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from dreamy_lens.errors import warn
 from dreamy_lens.features.forward_pass import ForwardPass, RowLayout
 from dreamy_lens.models.backend import NotPackable, PackedRunner
 from dreamy_lens.models.causality import is_causal
@@ -189,9 +189,8 @@ def is_close(ours: Tensor, plain: Tensor, dtype: torch.dtype) -> bool:
 
 def warn_unshared(model: HookedModel, why: str) -> None:
     """Warn that prompts are scored whole on a model."""
-    warnings.warn(
+    warn(
         f"Prompts are scored whole on {model.name}, which is slower than by shared prefixes and gives the same "
         f"numbers: {why}. Set share_prefixes=False to silence this warning.",
         RuntimeWarning,
-        stacklevel=2,
     )

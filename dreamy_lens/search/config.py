@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -178,12 +178,15 @@ class EPOConfig:
         )
 
     @classmethod
-    def from_settings(cls, config: EPOConfig | None, settings: dict[str, Any]) -> EPOConfig:
+    def from_settings(
+        cls, config: EPOConfig | None, settings: dict[str, Any], keywords: Sequence[str] = ()
+    ) -> EPOConfig:
         """Return a configuration with some settings replaced.
 
         Args:
             config: Configuration to start from, whose class is kept; None is the default configuration.
             settings: New values, by the names of the settings.
+            keywords: Names of the caller's other keywords, which an unknown setting may stand for.
 
         Raises:
             SettingsError: A setting is unknown, and the message names the nearest one; or a value is outside its range.
@@ -197,7 +200,7 @@ class EPOConfig:
         known = [field.name for field in fields(kind)]
         for name in settings:
             if name not in known:
-                raise unknown_setting(name, known)
+                raise unknown_setting(name, [*known, *keywords])
         return kind(**({} if config is None else asdict(config)) | settings)
 
 

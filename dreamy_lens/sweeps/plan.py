@@ -13,7 +13,7 @@ from dreamy_lens.errors import RunFolderError, SettingsError, quoted
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import parse
 from dreamy_lens.search.config import EPOConfig, configs_of_seeds
-from dreamy_lens.search.constraints import Constraint, to_dict
+from dreamy_lens.search.constraints import Constraint, listed_constraints, to_dict
 
 FORMAT = "dreamy_lens sweep"
 VERSION = 1
@@ -244,8 +244,7 @@ def _settings(base: EPOConfig, not_in_config: dict[str, Any], settings: Any, com
             raise SettingsError("settings has a seed; give seeds=[...], which all variants share.")
         own = {name: value for name, value in variant.items() if name not in _NOT_IN_CONFIG}
         other = not_in_config | {name: value for name, value in variant.items() if name in _NOT_IN_CONFIG}
-        rules = other["constraints"]
-        rules = (rules,) if isinstance(rules, Constraint) else tuple(rules)
+        rules = listed_constraints(other["constraints"])
         given = own | {name: _summary(name, variant[name]) for name in _NOT_IN_CONFIG if name in variant}
         variants.append(
             Setting(EPOConfig.from_settings(base, own), given, other["start"], rules, frozenset(common | own.keys()))
@@ -264,8 +263,7 @@ def _settings(base: EPOConfig, not_in_config: dict[str, Any], settings: Any, com
 def _summary(name: str, value: Any) -> Any:
     """Return a short text for a start or for constraints, for tables."""
     if name == "constraints":
-        rules = (value,) if isinstance(value, Constraint) else tuple(value)
-        return "; ".join(rule.describe() for rule in rules)
+        return "; ".join(rule.describe() for rule in listed_constraints(value))
     return value if isinstance(value, str) or value is None else "ids"
 
 

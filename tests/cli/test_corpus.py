@@ -56,6 +56,7 @@ def test_scan_compare_and_card(corpus: Path, tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert main(["compare", str(run), str(out), "--html", str(page)]) == 0
     told = capsys.readouterr().out
+    assert "compare(" not in told  # which is Python; the option is --corpus
     assert "against" in told and "Written:" in told and "<html" in page.read_text()
 
     card = [

@@ -17,7 +17,7 @@ import pytest
 
 import dreamy_lens as dl
 from dreamy_lens.corpus import open_corpus
-from dreamy_lens.errors import CorpusError, ExamplesError, FeatureError, SettingsError
+from dreamy_lens.errors import CorpusError, ExamplesError, FeatureError, ModelError, SettingsError
 from dreamy_lens.scan import Checkpoint, Examples, Scan, ScanConfig, model_digest
 from dreamy_lens.scan.scan_folder import CHECKPOINT_FILE, ScanFolder
 from tests.helpers.background import processes
@@ -458,6 +458,24 @@ def test_a_corpus_without_windows_is_told(neox, corpus, error, words):
 def test_settings_out_of_range_are_told(neox, settings):
     with pytest.raises(SettingsError):
         scan(dl.neuron(1, 3), neox, texts(), **settings)
+
+
+def test_a_count_of_tokens_may_be_a_text():
+    assert ScanConfig(tokens="1.5k") == ScanConfig(tokens=1500)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SettingsError, match=r"'many' is not a count; write for example 500000, 500k or 1\.5M\."):
+        ScanConfig(tokens="many")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("model", ["stories/", "stories/a.txt", ["A text.", "Another one."]])
+def test_a_corpus_in_the_place_of_the_model_is_told(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stories").mkdir()
+    (tmp_path / "stories" / "a.txt").write_text("A text.")
+    with pytest.raises(
+        ModelError, match=r"The second argument is the model; to scan a corpus, write corpus="
+    ) as caught:
+        dl.max_activating("L2.N17", model)
+    assert str(caught.value).endswith(f"write corpus={model!r}.")
 
 
 def test_a_feature_that_needs_gradients_is_told(neox):
