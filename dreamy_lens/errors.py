@@ -29,12 +29,13 @@ Every message says what was wrong, what exists instead, and what to do.
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import itertools
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 
 class DreamyLensError(Exception):
@@ -144,6 +145,9 @@ class OutOfMemoryError(DreamyLensError):
     """A single prompt does not fit into the device's memory."""
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _BETWEEN = ("concurrent", "contextlib", "functools", "threading", "torch", "transformer_lens")
 """Libraries through which the package calls its own functions, as with context managers, threads and hooks."""
@@ -229,18 +233,25 @@ def keywords_of(function: Callable[..., Any]) -> list[str]:
     return [name for name, each in inspect.signature(function).parameters.items() if each.kind not in several]
 
 
-def refuse_keywords(misspelt: Mapping[str, Any], function: Callable[..., Any]) -> None:
-    """Raise SettingsError if a function was called with a keyword that it does not have.
+def names_keywords(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function raise SettingsError for a keyword that it does not have.
 
     Python's own error is a TypeError, which no `except DreamyLensError` catches, and before Python 3.12 it names no
     other keyword.
 
     Args:
-        misspelt: Keywords that are no argument of the function.
-        function: Function that was called.
+        function: Function, which keeps its signature and its documentation.
     """
-    for name in misspelt:
-        raise unknown_setting(name, keywords_of(function))
+    known = keywords_of(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **keywords: P.kwargs) -> R:
+        for name in keywords:
+            if name not in known:
+                raise unknown_setting(name, known)
+        return function(*args, **keywords)
+
+    return call
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

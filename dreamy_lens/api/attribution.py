@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dreamy_lens._host import working
 from dreamy_lens.analysis.attribution import attribute
-from dreamy_lens.errors import refuse_keywords
+from dreamy_lens.errors import names_keywords
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results.attribution import Attribution
 from dreamy_lens.scoring.scorer import Scorer
 
-if TYPE_CHECKING:
-    from typing_extensions import Never
 
-
+@names_keywords
 def attribution(
     feature: Any,
     prompt: Any,
@@ -29,7 +27,6 @@ def attribution(
     suffix: Sequence[int] = (),
     fluency_model: Any = None,
     batch_size: int | None = None,
-    **misspelt: Never,
 ) -> Attribution:
     """Measure how much each token of a prompt contributes to a feature's value (Figure 1 of the paper).
 
@@ -50,7 +47,6 @@ def attribution(
         suffix: Token ids of a template after the prompt; they are not substituted.
         fluency_model: Model whose cross-entropy is measured, with the same tokenizer; None is `model`.
         batch_size: Most prompts in one forward pass; None chooses the number.
-        **misspelt: No further keyword: it raises SettingsError, which names the nearest one.
 
     Returns:
         An :class:`~dreamy_lens.results.Attribution`: the substitutes `candidates`, int64 `[n, k]`, their `values` and
@@ -70,7 +66,6 @@ def attribution(
     >>> bool((result.drop_to_worst >= result.drop_to_best).all())
     True
     """
-    refuse_keywords(misspelt, attribution)
     hooked, expression = as_hooked(model), parse(feature)
     scorer = Scorer(
         expression,

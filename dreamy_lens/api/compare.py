@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dreamy_lens._host import working
 from dreamy_lens.comparison.build import build_comparison
 from dreamy_lens.comparison.comparison import Comparison
 from dreamy_lens.comparison.merged_runs import merge_runs
 from dreamy_lens.corpus import open_corpus
-from dreamy_lens.errors import SettingsError, quoted, refuse_keywords
+from dreamy_lens.errors import SettingsError, names_keywords, quoted
 from dreamy_lens.scan.page import QUANTILES
 
-if TYPE_CHECKING:
-    from typing_extensions import Never
 
-
+@names_keywords
 def compare(
     runs: Any,
     examples: Any,
@@ -27,7 +25,6 @@ def compare(
     corpus: Any = None,
     values: bool | None = None,
     progress: bool | None = None,
-    **misspelt: Never,
 ) -> Comparison:
     """Compare dreams with the windows of a corpus that drive the same feature most (Figure 3 of the paper).
 
@@ -45,7 +42,6 @@ def compare(
         values: Whether to compute the feature's value at every token of the dreams, which needs the model. None does
             so if the model is in memory.
         progress: Whether to show a progress bar while `corpus` is read; None shows it in terminals and notebooks.
-        **misspelt: No further keyword: it raises SettingsError, which names the nearest one.
 
     Returns:
         A :class:`~dreamy_lens.comparison.Comparison`: `.sentence`, `.summary`, `.figure()`, `.to_html(path)`,
@@ -62,7 +58,6 @@ def compare(
     >>> comparison.sentence == str(comparison.headline) and len(comparison.beyond) == len(run.frontier)
     True
     """
-    refuse_keywords(misspelt, compare)
     merged = merge_runs(runs)
     corpus = None if corpus is None else open_corpus(corpus)
     chosen_limits = _parse_limits(limits)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 from dreamy_lens._host import working
-from dreamy_lens.errors import SettingsError, keywords_of, refuse_keywords
+from dreamy_lens.errors import SettingsError, keywords_of, names_keywords
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.runs import saving
@@ -18,9 +18,6 @@ from dreamy_lens.runs.spec import RunSpec
 from dreamy_lens.runs.start import new_run, side_by_side
 from dreamy_lens.search.config import EPOConfig, configs_of_seeds
 from dreamy_lens.search.constraints import Constraint
-
-if TYPE_CHECKING:
-    from typing_extensions import Never
 
 
 @overload
@@ -122,13 +119,13 @@ def dream(
     return run
 
 
+@names_keywords
 def load_run(
     path: str | os.PathLike[str],
     model: Any = None,
     *,
     fluency_model: Any = None,
     feature: Any = None,
-    **misspelt: Never,
 ) -> Dream:
     """Open a saved run. Models are loaded only when they are needed.
 
@@ -140,7 +137,6 @@ def load_run(
             name.
         feature: Feature of the run, needed where its text alone cannot rebuild it: because it holds an object (a
             sparse autoencoder, a model, a function of your own), or because a file that it names was moved.
-        **misspelt: No further keyword: it raises SettingsError, which names the nearest one.
 
     Returns:
         The run, as it was when it was saved: read its results, or continue it with `.resume()`.
@@ -156,5 +152,4 @@ def load_run(
     >>> again.iteration
     2
     """
-    refuse_keywords(misspelt, load_run)
     return Dream.load(path, model, fluency_model, None if feature is None else parse(feature))

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from dreamy_lens._host import working
-from dreamy_lens.errors import refuse_keywords, warn
+from dreamy_lens.errors import names_keywords, warn
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.scoring.prompts import as_ids
 from dreamy_lens.scoring.scorer import Scorer, Scores
 
-if TYPE_CHECKING:
-    from typing_extensions import Never
 
-
+@names_keywords
 def score(
     feature: Any,
     prompts: Any,
@@ -29,7 +27,6 @@ def score(
     suffix: Sequence[int] = (),
     batch_size: int | None = None,
     share_prefixes: bool | None = None,
-    **misspelt: Never,
 ) -> Scores:
     """Compute the feature's value and the cross-entropy of given prompts.
 
@@ -46,7 +43,6 @@ def score(
         batch_size: Most prompts in one forward pass; None chooses the number.
         share_prefixes: Whether prompts with a common beginning share its computation. None shares it where the numbers
             are the same; False scores whole prompts.
-        **misspelt: No further keyword: it raises SettingsError, which names the nearest one.
 
     Returns:
         Scores of the prompts, in the given order: `.value`, float32 `[B]`, in the feature's units; `.cross_entropy`,
@@ -62,7 +58,6 @@ def score(
     >>> bool(scores.value[0] > scores.value[1])
     True
     """
-    refuse_keywords(misspelt, score)
     hooked, expression = as_hooked(model), parse(feature)
     fluency = None if fluency_model is None else as_hooked(fluency_model)
     scorer = Scorer(

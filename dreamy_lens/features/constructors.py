@@ -5,14 +5,11 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dreamy_lens.errors import FeatureError, quoted, refuse_keywords
+from dreamy_lens.errors import FeatureError, names_keywords, quoted
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.sae_conditions import chosen_conditions
-
-if TYPE_CHECKING:
-    from typing_extensions import Never
 
 _customs: dict[str, ex.Custom] = {}  # gives the text custom("name") a meaning in the Python session that defined it
 
@@ -113,6 +110,7 @@ def log_prob(token: str | int, position: Any = -1) -> ex.Logit:
     return ex.Logit("log_prob", _token(token), ex.position(position))
 
 
+@names_keywords
 def sae_latent(
     sae: Any,
     latent: int,
@@ -121,7 +119,6 @@ def sae_latent(
     pre_activation: bool = False,
     hook: str | None = None,
     ignore: str | Iterable[str] | None = None,
-    **misspelt: Never,
 ) -> ex.Latent:
     """Return one latent of a sparse autoencoder, read at the hook point that the autoencoder was trained on.
 
@@ -137,9 +134,7 @@ def sae_latent(
         ignore: Conditions of its training that are not kept: "model_name", "prepend_bos",
             "model_from_pretrained_kwargs", "model_kwargs". Without it, a model or a prompt that does not fit them
             raises an error.
-        **misspelt: No further keyword: it raises SettingsError, which names the nearest one.
     """
-    refuse_keywords(misspelt, sae_latent)
     source = str(sae) if isinstance(sae, (str, Path)) else sae
     if not isinstance(source, str) and not callable(getattr(source, "encode", None)):
         raise FeatureError(f"sae_latent() takes a folder or an object with encode(...); got {type(sae).__name__}.")
