@@ -202,6 +202,11 @@ def _check_options(load: Any, options: dict[str, Any]) -> None:
 
 def _checked_source(source: str) -> str:
     """Return a Hub id unchanged, or a folder's absolute path; raise an error if the source can be neither."""
+    if not source.strip():
+        raise ModelError(
+            "The name of the model is empty. Give a Hugging Face id or a folder; load_model() without a name loads the "
+            "embedded model."
+        )
     impossible = why_no_path(source)
     if impossible is not None:
         raise ModelError(f"{quoted(source)} cannot be a model's folder: {impossible}. Give an id or a folder.")

@@ -264,7 +264,7 @@ class Dream(RecordedRun):
             return ""
         best = rows[-1]
         return (
-            f"best value {history.value[best]:.3g} at cross-entropy {history.cross_entropy[best]:.2f}, "
+            f"best value {history.value[best] + 0.0:.3g} at cross-entropy {history.cross_entropy[best]:.2f}, "
             f"frontier {len(rows)}, hypervolume {self.hypervolume:.4g}"
         )
 

@@ -59,6 +59,12 @@ def test_an_adapter_is_refused_with_its_model_and_the_way_to_merge_it(tmp_path, 
             dl.load_model(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["", "  "])
+def test_an_empty_name_is_no_folder(name):
+    with pytest.raises(ModelError, match=r"^The name of the model is empty\. Give a Hugging Face id or a folder"):
+        dl.load_model(name)
+
+
 def test_a_misspelt_option_is_named_before_anything_is_loaded(tmp_path):
     with pytest.raises(SettingsError, match=r"^There is no setting 'devcie'; did you mean device\?$"):
         dl.load_model(tmp_path, devcie="cpu")
