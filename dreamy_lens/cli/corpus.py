@@ -217,7 +217,7 @@ def _add_windows(parser: argparse.ArgumentParser) -> None:
         "--stride", type=int, metavar="N", help="tokens from one window to the next (default: the length)"
     )
     tokens = "scan a random part of the corpus, of this many tokens in all, as in 500k or 100M; default: all of it"
-    parser.add_argument("--tokens", type=parse_count, metavar="N", help=tokens)
+    parser.add_argument("--tokens", type=count_option, metavar="N", help=tokens)
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of everything that is drawn at random (default 0)"
     )
@@ -232,15 +232,15 @@ def _window_keywords(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in _WINDOWS}
 
 
-def parse_count(text: str) -> int:
-    """Return the number of a text such as "500k".
+def count_option(text: str) -> int:
+    """Return the number of an option such as "500k".
 
-    >>> parse_count("500k"), parse_count("1.5M"), parse_count("2000")
-    (500000, 1500000, 2000)
+    >>> count_option("500k"), count_option("2000")
+    (500000, 2000)
     """
-    from dreamy_lens.scan import config
+    from dreamy_lens.scan.config import parse_count
 
     try:
-        return config.parse_count(text)
+        return parse_count(text)
     except SettingsError as error:
         raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
