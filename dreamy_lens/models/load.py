@@ -53,21 +53,26 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
     >>> model.cfg.n_layers, model.cfg.d_model
     (6, 224)
     """
+    embedded = name is None or name == EMBEDDED_NAME
+    # The first call imports the libraries too, which takes as long as loading a small model.
+    with working(f"Loading the {'embedded model' if embedded else f'model {quoted(name, 200)}'}"):
+        return _boot(name, embedded, device, dtype, options)
+
+
+def _boot(name: str | os.PathLike[str] | None, embedded: bool, device: Any, dtype: Any, options: dict[str, Any]) -> Any:
+    """Load a model; see :func:`load_model`."""
     import torch
     from transformer_lens.model_bridge import TransformerBridge
 
     _check_options(TransformerBridge.boot_transformers, options)
-    embedded = name is None or name == EMBEDDED_NAME
     source = _embedded_folder() if embedded else _checked_source(str(name))
     dtype, device = _checked_dtype(dtype), _checked_device(device)
     unanswered = ""
     stopped: list[str] = []
     try:
         # Weights that are made in inference mode could have no gradients.
-        loading = working(f"Loading the model {quoted(source, 200)}")
         with (
             hub.asked(source) as unanswered,
-            loading,
             _quiet_progress(),
             torch.inference_mode(False),
             no_installs() as stopped,
