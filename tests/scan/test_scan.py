@@ -342,12 +342,13 @@ def test_an_edited_weight_is_another_model(neox):
 
     first = scan(dl.neurons(1), neox, texts())
     weight = next(p for n, p in neox.bridge.named_parameters() if "mlp" in n and p.ndim == 2)
+    before = weight[0, 0].item()
     with torch.no_grad():
         weight[0, 0] += 1
         try:
             second = scan(dl.neurons(1), neox, texts())
         finally:
-            weight[0, 0] -= 1
+            weight[0, 0] = before  # to the last bit: other tests compare digests of this model
     assert second.folder != first.folder
 
 
