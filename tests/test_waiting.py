@@ -106,7 +106,7 @@ def test_a_hub_that_says_nothing(server, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", f"http://{server}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(ModelError, match=r"only the cache was searched, because http://.* gave no answer in 0.5 s"):
-        dl.load_model("nobody/has-such-a-model")
+        dl.load_model("owner/missing")
     assert constants.HF_HUB_OFFLINE is False
 
 
@@ -118,7 +118,7 @@ def test_a_hub_that_cannot_be_reached_is_given_up_at_once(server, monkeypatch, c
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     began = time.monotonic()
     with pytest.raises(ModelError) as caught:
-        dl.load_model("nobody/has-such-a-model")
+        dl.load_model("owner/missing")
     assert time.monotonic() - began < 5  # the client alone tries for 23 seconds
     text = str(caught.value)
     assert f"only the cache was searched, because {endpoint} cannot be reached" in text and "HF_HUB_OFFLINE=1" in text
@@ -134,7 +134,7 @@ def test_the_attempts_of_the_hubs_client_are_one_line(monkeypatch, capsys):
     heard.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
     logger.addHandler(heard)
     try:
-        with hub.asked("nobody/nothing") as unanswered:
+        with hub.asked("owner/missing") as unanswered:
             for i in range(3):
                 logger.warning(f"'{OSError('gone')}' thrown while requesting HEAD https://huggingface.co/x")
                 logger.warning(f"Retrying in {2**i}s [Retry {i + 1}/5].")
