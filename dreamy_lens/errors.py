@@ -29,9 +29,13 @@ Every message says what was wrong, what exists instead, and what to do.
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import itertools
-from collections.abc import Iterable, Sequence
-from typing import Any
+import os
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 
 class DreamyLensError(Exception):
@@ -141,6 +145,13 @@ class OutOfMemoryError(DreamyLensError):
     """A single prompt does not fit into the device's memory."""
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_BETWEEN = ("concurrent", "contextlib", "functools", "threading", "torch", "transformer_lens")
+"""Libraries through which the package calls its own functions, as with context managers, threads and hooks."""
+
 LONGEST = 200
 """Largest number of characters of a name that are compared with other names: the time grows with their product."""
 MOST = 20_000
@@ -210,3 +221,56 @@ def unknown_setting(name: str, known: Sequence[str]) -> SettingsError:
     near = close_names(name, known, 1)
     hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(known)}."
     return SettingsError(f"There is no setting {quoted(name)}{hint}")
+
+
+def keywords_of(function: Callable[..., Any]) -> list[str]:
+    """Return the names of a function's arguments, without those that stand for any number of arguments.
+
+    >>> keywords_of(shorten)
+    ['text', 'limit']
+    """
+    several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return [name for name, each in inspect.signature(function).parameters.items() if each.kind not in several]
+
+
+def names_keywords(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function raise SettingsError for a keyword that it does not have.
+
+    Python's own error is a TypeError, which no `except DreamyLensError` catches, and before Python 3.12 it names no
+    other keyword.
+
+    Args:
+        function: Function, which keeps its signature and its documentation.
+    """
+    known = keywords_of(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **keywords: P.kwargs) -> R:
+        for name in keywords:
+            if name not in known:
+                raise unknown_setting(name, known)
+        return function(*args, **keywords)
+
+    return call
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Issue a warning that points at the code of the user, whatever part of the package finds the reason for it.
+
+    Python prints the file and line that a warning points at. Here these are of the nearest frame that belongs neither
+    to the package nor to a library through which the package calls itself. In a thread of the package's own there may
+    be none; the nearest frame outside of the package then takes its place.
+
+    Args:
+        message: Sentence of the warning.
+        category: Kind of the warning.
+    """
+    frame, level, outside = inspect.currentframe(), 1, 0
+    while frame is not None:
+        if not frame.f_code.co_filename.startswith(_PACKAGE):
+            outside = outside or level
+            if str(frame.f_globals.get("__name__")).partition(".")[0] not in _BETWEEN:
+                outside = level
+                break
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=outside or 2)

@@ -6,6 +6,7 @@ import atexit
 import os
 import random
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -25,6 +26,10 @@ torch.set_num_threads(1)
 _cache = tempfile.mkdtemp(prefix="dreamy_lens_cache_")
 atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 os.environ["DREAMY_LENS_CACHE"] = _cache
+
+# A shell starts background jobs with Ctrl-C ignored; the tests of interrupts send it to this very process.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Ray's workers give way to every other process unless told otherwise, and get no time at all beside busy ones.
 os.environ.setdefault("RAY_worker_niceness", "0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import constants
 
 import dreamy_lens as dl
 from dreamy_lens import _waiting
@@ -24,6 +26,7 @@ from dreamy_lens.cluster import RayConfig, ray_cluster
 from dreamy_lens.corpus.files import ReadOptions, file_shards
 from dreamy_lens.corpus.paths import File
 from dreamy_lens.errors import ClusterError, CorpusError, DreamyLensError, ModelError, SettingsError, WaitError
+from dreamy_lens.models import hub
 
 
 @contextlib.contextmanager
@@ -100,13 +103,49 @@ except KeyboardInterrupt:
 
 def test_a_hub_that_says_nothing(server, monkeypatch):
     pytest.importorskip("transformers")
-    from huggingface_hub import constants
-
     monkeypatch.setenv("HF_ENDPOINT", f"http://{server}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(ModelError, match=r"only the cache was searched, because http://.* gave no answer in 0.5 s"):
-        dl.load_model("nobody/has-such-a-model")
+        dl.load_model("owner/missing")
     assert constants.HF_HUB_OFFLINE is False
+
+
+def test_a_hub_that_cannot_be_reached_is_given_up_at_once(server, monkeypatch, capfd):
+    pytest.importorskip("transformers")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    began = time.monotonic()
+    with pytest.raises(ModelError) as caught:
+        dl.load_model("owner/missing")
+    assert time.monotonic() - began < 5  # the client alone tries for 23 seconds
+    text = str(caught.value)
+    assert f"only the cache was searched, because {endpoint} cannot be reached" in text and "HF_HUB_OFFLINE=1" in text
+    assert "\n" not in text and "installation#offline-mode" not in text
+    assert "Retry" not in capfd.readouterr().err and constants.HF_HUB_OFFLINE is False
+
+
+def test_the_attempts_of_the_hubs_client_are_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub.urllib.request, "urlopen", lambda *_, **__: io.BytesIO())
+    logger, heard = logging.getLogger("huggingface_hub.utils._http"), logging.Handler()
+    seen: list[str] = []
+    heard.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(heard)
+    try:
+        with hub.asked("owner/missing") as unanswered:
+            for i in range(3):
+                logger.warning(f"'{OSError('gone')}' thrown while requesting HEAD https://huggingface.co/x")
+                logger.warning(f"Retrying in {2**i}s [Retry {i + 1}/5].")
+            logger.warning("something else")
+        logger.warning("Retrying in 1s [Retry 1/5].")
+    finally:
+        logger.removeHandler(heard)
+    assert unanswered == "" and seen == ["something else", "Retrying in 1s [Retry 1/5]."]
+    line = capsys.readouterr().err
+    assert line.startswith("Waiting for the Hugging Face Hub at ") and line.count("\n") == 1
+    assert "HF_HUB_OFFLINE=1" in line
 
 
 @pytest.fixture

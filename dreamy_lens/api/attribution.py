@@ -7,12 +7,14 @@ from typing import Any
 
 from dreamy_lens._host import working
 from dreamy_lens.analysis.attribution import attribute
+from dreamy_lens.errors import names_keywords
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results.attribution import Attribution
 from dreamy_lens.scoring.scorer import Scorer
 
 
+@names_keywords
 def attribution(
     feature: Any,
     prompt: Any,
@@ -55,7 +57,7 @@ def attribution(
         FeatureError: The feature does not fit the model.
         NoGradientError: The value is not a differentiable function of the tokens.
         PromptError: The prompt is empty, too long for the model, or has ids outside its vocabulary.
-        SettingsError: `k` is not a whole number of at least 1.
+        SettingsError: `k` is not a whole number of at least 1, or a keyword does not exist.
 
     >>> import dreamy_lens as dl
     >>> result = dl.attribution('log_prob(" the")', "Return a copy of", k=4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -18,7 +17,7 @@ from dreamy_lens.comparison.card import Card, attribute_prompts
 from dreamy_lens.comparison.compatibility import check_same_fluency, examples_of, open_examples
 from dreamy_lens.comparison.merged_runs import fluency_model_of, merge_runs_of, model_of, prompt_length
 from dreamy_lens.corpus import Corpus, open_corpus
-from dreamy_lens.errors import FileWriteError, SettingsError
+from dreamy_lens.errors import FileWriteError, SettingsError, warn
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.scan.config import ScanConfig
@@ -124,7 +123,7 @@ def card(
         try:
             result.to_html(path)
         except FileWriteError as error:
-            warnings.warn(f"{error} The card is complete: card.to_html(path) writes it.", RuntimeWarning, stacklevel=2)
+            warn(f"{error} The card is complete: card.to_html(path) writes it.", RuntimeWarning)
     return result
 
 

@@ -11,10 +11,11 @@ from dreamy_lens.comparison.build import build_comparison
 from dreamy_lens.comparison.comparison import Comparison
 from dreamy_lens.comparison.merged_runs import merge_runs
 from dreamy_lens.corpus import open_corpus
-from dreamy_lens.errors import SettingsError, quoted
+from dreamy_lens.errors import SettingsError, names_keywords, quoted
 from dreamy_lens.scan.page import QUANTILES
 
 
+@names_keywords
 def compare(
     runs: Any,
     examples: Any,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
 from dreamy_lens._host import working
-from dreamy_lens.errors import SettingsError
+from dreamy_lens.errors import SettingsError, keywords_of, names_keywords
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.runs import saving
@@ -92,7 +92,7 @@ def dream(
     >>> [(run.feature_label, run.config.seed) for run in runs][1:3]
     [('blocks.2.mlp.hook_post[-1, 17]', 1), ('logit(" the")', 0)]
     """
-    config = EPO.from_settings(search, settings)
+    config = EPO.from_settings(search, settings, keywords_of(dream))
     is_list = isinstance(feature, (list, tuple))
     configs = configs_of_seeds(config, seeds, settings)
     several = is_list or seeds is not None
@@ -121,8 +121,13 @@ def dream(
     return run
 
 
+@names_keywords
 def load_run(
-    path: str | os.PathLike[str], model: Any = None, *, fluency_model: Any = None, feature: Any = None
+    path: str | os.PathLike[str],
+    model: Any = None,
+    *,
+    fluency_model: Any = None,
+    feature: Any = None,
 ) -> Dream:
     """Open a saved run. Models are loaded only when they are needed.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from dreamy_lens.errors import SettingsError
+from dreamy_lens.errors import ModelError, SettingsError, keywords_of, quoted
 
 if TYPE_CHECKING:
     from dreamy_lens._files import StrPath
@@ -56,7 +57,7 @@ def max_activating(
             the resources of each. The results are the same as without Ray. With Ray, `out` may be a URL such as
             `s3://bucket/scan`; a folder must be visible to all workers.
         progress: Whether to show a progress bar; None shows it in terminals and notebooks.
-        **settings: Fields of :class:`~dreamy_lens.scan.ScanConfig`, such as `k=8`, `length=6`, `tokens=10**6` or
+        **settings: Fields of :class:`~dreamy_lens.scan.ScanConfig`, such as `k=8`, `length=6`, `tokens="500k"` or
             `cross_entropy=False`.
 
     Returns:
@@ -82,7 +83,7 @@ def max_activating(
     from dreamy_lens.scan.scan import Scan
 
     RayConfig.check_not_settings(settings)
-    config = ScanConfig.from_settings(config, settings)
+    config = ScanConfig.from_settings(config, settings, keywords_of(max_activating))
     ray_config = RayConfig.from_argument(ray)
     if ray_config is None:
         if out is not None and "://" in str(out):
@@ -90,7 +91,7 @@ def max_activating(
                 f"out={str(out)!r} is a URL, and only a scan on a Ray cluster can write to it; add ray=True, or name a "
                 "folder."
             )
-        local_model = model if dtype is None else ModelRef.of(model, dtype).loaded()
+        local_model = _loaded(model, corpus) if dtype is None else ModelRef.of(model, dtype).loaded()
         return Scan(features, local_model, corpus, config, fluency_model).run(out=out, cache=cache, progress=progress)
     from dreamy_lens.cluster.cluster_scan import ClusterScan
 
@@ -99,3 +100,22 @@ def max_activating(
     local = [None if reference is None else reference.loaded("cpu") for reference in models]
     scan = Scan(features, local[0], corpus, config, local[1])
     return ClusterScan(scan, *models, ray_config).run(out=out, cache=cache, progress=progress)
+
+
+def _loaded(model: Any, corpus: Any) -> Any:
+    """Return a model that is given by name in memory, and other models unchanged.
+
+    Raises:
+        ModelError: There is no such model. If no corpus is given either, the name may be that of a corpus.
+    """
+    from dreamy_lens.models.load import as_hooked
+
+    if corpus is not None or not isinstance(model, (str, PathLike, list, tuple)):
+        return model
+    try:
+        if not isinstance(model, (list, tuple)):
+            return as_hooked(model)
+        error = f"{quoted(model)} is given as the model, and it is a {type(model).__name__}."
+    except ModelError as cause:
+        error = str(cause)
+    raise ModelError(f"{error} The second argument is the model; to scan a corpus, write corpus={quoted(model)}.")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from dreamy_lens._host import working
+from dreamy_lens.errors import names_keywords, warn
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.scoring.prompts import as_ids
 from dreamy_lens.scoring.scorer import Scorer, Scores
 
 
+@names_keywords
 def score(
     feature: Any,
     prompts: Any,
@@ -81,9 +82,8 @@ def score(
     if odd:
         coarse = scorer.model.dtype.itemsize < 4 or scorer.fluency.dtype.itemsize < 4
         advice = "try float32" if coarse else "check the feature's arithmetic"
-        warnings.warn(
+        warn(
             f"{odd} of the {len(rows)} prompts have a value or cross-entropy that is NaN or infinite; {advice}.",
             RuntimeWarning,
-            stacklevel=2,
         )
     return Scores(value, cross_entropy)

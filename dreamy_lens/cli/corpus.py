@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import warnings
 from typing import Any
 
@@ -14,13 +13,14 @@ from dreamy_lens.cli.options import (
     add_page,
     add_quiet,
     add_ray,
+    announce,
     load_selected_model,
     model_keywords,
     progress_of,
     ray_keywords,
     write_page,
 )
-from dreamy_lens.errors import SettingsError, quoted, shorten
+from dreamy_lens.errors import SettingsError, shorten
 
 SHOWN = 5
 """Number of windows that are printed for each feature."""
@@ -28,7 +28,6 @@ SHOWN = 5
 LISTED = 12
 """Largest number of features whose windows are printed."""
 
-_SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 _WINDOWS = ("length", "stride", "tokens", "seed", "cross_entropy", "prepend_bos")
 
 
@@ -73,6 +72,7 @@ def _scan(options: argparse.Namespace) -> int:
                 f"--html writes the page of a single feature, and there are {count:,} features; leave out --html, or "
                 "name one feature"
             )
+    announce(f"Scanning {options.corpus or 'the documentation of installed packages'}", options)
     corpus, progress = _open_corpus(options), progress_of(options)
     examples = dl.max_activating(
         options.feature, corpus=corpus, progress=progress, **_window_keywords(options), **keywords
@@ -130,13 +130,14 @@ def add_compare(commands: Commands) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
+    from dreamy_lens.comparison.content import SEARCH_ALL
     from dreamy_lens.scan.examples import Examples
 
     runs = [dl.load_run(path) for path in options.runs]
     examples = Examples.load(options.examples)
     run = runs[0] if len(runs) == 1 else runs
     comparison = dl.compare(run, examples, limits=options.limit, corpus=options.corpus)
-    print(comparison)
+    print(str(comparison).replace(SEARCH_ALL, "--corpus SOURCE"))
     if options.html:
         comparison.to_html(options.html)
         print(f"Written: {options.html}")
@@ -166,6 +167,7 @@ def _card(options: argparse.Namespace) -> None:
     keywords: dict[str, Any] = {"run": options.run_folder, "examples": options.examples}
     keywords |= dream if options.run_folder is None else {}
     keywords |= {"scan": windows} if options.examples is None else {}
+    announce(f"Making the card of {options.feature}", options)
     corpus = _open_corpus(options) if options.examples is None else None
     write_page(dl.card(options.feature, model, corpus, progress=progress_of(options), **keywords), options)
 
@@ -215,7 +217,7 @@ def _add_windows(parser: argparse.ArgumentParser) -> None:
         "--stride", type=int, metavar="N", help="tokens from one window to the next (default: the length)"
     )
     tokens = "scan a random part of the corpus, of this many tokens in all, as in 500k or 100M; default: all of it"
-    parser.add_argument("--tokens", type=parse_count, metavar="N", help=tokens)
+    parser.add_argument("--tokens", type=count_option, metavar="N", help=tokens)
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of everything that is drawn at random (default 0)"
     )
@@ -230,16 +232,15 @@ def _window_keywords(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in _WINDOWS}
 
 
-def parse_count(text: str) -> int:
-    """Return the number of a text such as "500k".
+def count_option(text: str) -> int:
+    """Return the number of an option such as "500k".
 
-    >>> parse_count("500k"), parse_count("1.5M"), parse_count("2000")
-    (500000, 1500000, 2000)
+    >>> count_option("500k"), count_option("2000")
+    (500000, 2000)
     """
-    match = re.fullmatch(r"(\d+(?:[.,_]\d+)*)\s*([kKmMgGbB]?)", text.strip())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a count; write for example 500000, 500k or 1.5M")
-    count = float(match[1].replace("_", "").replace(",", "")) * _SIZES[match[2].lower()]
-    if count >= 2**63:
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is more than any corpus has")
-    return int(count)
+    from dreamy_lens.scan.config import parse_count
+
+    try:
+        return parse_count(text)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+from pathlib import Path
 from typing import Any
 
 import dreamy_lens as dl
@@ -14,12 +16,15 @@ from dreamy_lens.cli.options import (
     add_quiet,
     add_settings,
     add_start,
+    announce,
     flag_of,
     given_settings,
     load_selected_model,
     progress_of,
     write_page,
 )
+from dreamy_lens.errors import RunFolderError
+from dreamy_lens.results.storage import RUN
 
 
 def add_dream(commands: Commands) -> None:
@@ -50,14 +55,22 @@ def add_dream(commands: Commands) -> None:
 def _dream(options: argparse.Namespace) -> int:
     if options.resume is not None:
         run = _saved_run(options)
+        announce(f"Continuing the dream of {run.feature_label}", options)
         save_to = options.out or options.resume
         run.resume(options.iterations, progress=progress_of(options), save_to=save_to)
     else:
         if options.feature is None:
             options.misused("name a feature, as in `dreamy-lens dream L2.N17`")
+        if options.out is not None and (Path(options.out) / RUN).is_file():  # the error of dream() speaks of Python
+            raise RunFolderError(
+                f"{options.out!r} already holds a run; continue it with --resume {shlex.quote(options.out)}, choose "
+                "another name, or delete it first."
+            )
+        model = load_selected_model(options)
+        announce(f"Dreaming of {options.feature}", options)
         run = dl.dream(
             options.feature,
-            load_selected_model(options),
+            model,
             start=options.start,
             constraints=_constraints(options),
             fluency_model=options.fluency_model,

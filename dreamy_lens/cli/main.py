@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 
 import dreamy_lens as dl
 from dreamy_lens._files import check_file
@@ -34,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if getattr(options, "html", None):  # said before what may take long
             check_file(options.html)
-        status = options.run(options) or 0
+        with _warnings_in_words():
+            status = options.run(options) or 0
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # as in `dreamy-lens hooks | head`: a later flush must not fail again
@@ -71,6 +74,17 @@ def make_parser() -> argparse.ArgumentParser:
     dream.add_show(commands)
     model.add_doctor(commands)
     return parser
+
+
+@contextlib.contextmanager
+def _warnings_in_words() -> Iterator[None]:
+    """Print warnings like errors: who calls no Python functions needs no file and line of them."""
+    former = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"dreamy-lens: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = former
 
 
 def _print_frontier_of(error: Exception) -> None:

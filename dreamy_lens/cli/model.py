@@ -6,7 +6,7 @@ import argparse
 import sys
 
 import dreamy_lens as dl
-from dreamy_lens.cli.options import Commands, add_model, add_page, load_selected_model
+from dreamy_lens.cli.options import Commands, add_model, add_page, add_quiet, announce, load_selected_model
 from dreamy_lens.errors import DreamyLensError, quoted
 
 
@@ -20,10 +20,12 @@ def add_attribute(commands: Commands) -> None:
     substitutes = "number of substitutes to try at each position (default 32)"
     parser.add_argument("-k", type=int, default=32, metavar="N", help=substitutes)
     add_page(parser, "write the coloured tokens as a self-contained page")
+    add_quiet(parser, "do not say what is being done")
 
 
 def _attribute(options: argparse.Namespace) -> None:
     model = load_selected_model(options)
+    announce(f"Attributing {options.feature} to the tokens of the prompt", options)
     attribution = dl.attribution(options.feature, options.prompt, model, options.k, prepend_bos=options.prepend_bos)
     print(attribution)
     if options.html:
@@ -47,11 +49,9 @@ def _hooks(options: argparse.Namespace) -> int:
     pattern = " ".join(options.pattern)
     points = hook_points(model, pattern)
     if not points:
-        nearest_names = ", ".join(nearest(pattern, model.hook_names()))
-        print(
-            f"dreamy-lens: no hook point of {model.name} matches {quoted(pattern)}; nearest: {nearest_names}.",
-            file=sys.stderr,
-        )
+        near = nearest(pattern, model.hook_names())
+        advice = f"nearest: {', '.join(near)}" if near else "`dreamy-lens hooks` without a word lists all"
+        print(f"dreamy-lens: no hook point of {model.name} matches {quoted(pattern)}; {advice}.", file=sys.stderr)
         return 1
     width = max(len(point.name) for point in points)
     for point in points:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import Field, fields
 from pathlib import Path
@@ -84,6 +85,8 @@ def add_model(parser: argparse.ArgumentParser, bos: bool = True) -> None:
 
 def load_selected_model(options: argparse.Namespace) -> Any:
     """Load the model that the options of :func:`add_model` choose."""
+    if options.model is not None and "quiet" in options:
+        announce(f"Loading the model {options.model}", options)
     return as_hooked(options.model, device=options.device, dtype=options.dtype)
 
 
@@ -200,6 +203,17 @@ def _worker_fields() -> list[Field[Any]]:
 def add_quiet(parser: argparse.ArgumentParser, help: str = "show no progress bar") -> None:
     """Add the option `--quiet`, which hides progress bars."""
     parser.add_argument("--quiet", action="store_true", help=help)
+
+
+def announce(what: str, options: argparse.Namespace) -> None:
+    """Write a line to stderr when work begins, unless `--quiet` is given; terminals have progress bars instead.
+
+    Args:
+        what: What begins, as in "Dreaming of L2.N17".
+        options: Options of the command.
+    """
+    if not options.quiet and not sys.stderr.isatty():
+        print(f"{what} ...", file=sys.stderr, flush=True)
 
 
 def progress_of(options: argparse.Namespace) -> bool | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ import numpy as np
 from dreamy_lens.cluster.actor_pool import ActorPool, LostJob
 from dreamy_lens.cluster.model_ref import dumps
 from dreamy_lens.cluster.ray_cluster import Cluster
+from dreamy_lens.errors import warn
 from dreamy_lens.scan.scanner import Scanner
 from dreamy_lens.scan.token_values import JobArguments, JobRunner, TokenValueJob, TokenValues
 
@@ -59,10 +59,9 @@ def value_job_runner(cluster: Cluster, data: bytes, scanner: Scanner, always: bo
         pool = ActorPool(cluster, dumps(ValueWorker(data)), lambda text: print(text, file=sys.stderr), arguments)
         for job, values in pool.work(jobs):
             if isinstance(values, LostJob):
-                warnings.warn(
+                warn(
                     f"Values at the tokens of {len(job[2]):,} windows are missing from the examples. {values.reason}",
                     RuntimeWarning,
-                    stacklevel=2,
                 )
                 continue
             yield job, values

@@ -18,6 +18,9 @@ from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.scan.window import Histogram, Window, frontier_windows
 from dreamy_lens.search.pareto import hypervolume
 
+SEARCH_ALL = "compare(..., corpus=...)"
+"""Call that searches a whole corpus, as sentences name it; the command line has an option in its place."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ComparisonContent:
@@ -170,7 +173,7 @@ class ComparisonContent:
             return f"No token of any dream appears in {where}."
         if span.share < MEMORIZED:
             start = f"No dream has more than {span.length} of {span.total} tokens in a row in common with {where}"
-            rest = ": none is memorized." if searched else "; compare(..., corpus=...) searches the whole corpus."
+            rest = ": none is memorized." if searched else f"; {SEARCH_ALL} searches the whole corpus."
             return start + rest
         count = sum(o.longest.share >= MEMORIZED for o in self.overlaps)
         return (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,16 +19,57 @@ from dreamy_lens.features.forward_pass import (
     RowLayout,
     check_position,
     check_training,
+    place_of,
 )
 from dreamy_lens.features.parser import parse
 from dreamy_lens.features.sae_conditions import Conditions
 from dreamy_lens.features.shapes import Axes, ShapeProbe
 from dreamy_lens.features.verification import PROMPTS, checked_values, verify_function
+from dreamy_lens.models.causality import is_causal
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
 
 MASKED = -1e30
 """Threshold below which a value comes from an attention mask. Architectures write its minus infinity differently."""
+
+
+@dataclass(frozen=True)
+class _Attention:
+    """Attention of one head from one token, the query, to another, the key."""
+
+    label: str
+    head: Any
+    query: int | str
+    key: int | str
+
+    @property
+    def is_known(self) -> bool:
+        """Whether rows of every length have the query and the key in the same order."""
+        signs = {place < 0 for place in (self.query, self.key) if isinstance(place, int)}
+        return len(signs) < 2
+
+    def check(self, model: HookedModel, layout: RowLayout) -> None:
+        """Raise FeatureRangeError if the key comes after the query, and the model sees no later tokens."""
+        query, key = place_of(self.query, layout), place_of(self.key, layout)
+        if query is None or key is None or key <= query or not is_causal(model):
+            return
+        value = "minus infinity" if self.label.partition("[")[0].endswith("scores") else "0"
+        order = "" if self.query == ex.BOS else f": write [{self.head}, {self.key}, {self.query}]"
+        raise FeatureRangeError(
+            f"{self.label} is {value} for every prompt here: a token attends only to itself and to earlier tokens, and "
+            f"position {self.key} comes after position {self.query}. The order is head, query, key{order}."
+        )
+
+
+def _attentions(feature: ex.Feature, probe: ShapeProbe) -> Iterator[_Attention]:
+    """Yield every attention from one token to another that a feature reads."""
+    for node in feature.walk():
+        if isinstance(node, ex.Hook) and node.name.endswith((".attn.hook_pattern", ".attn.hook_attn_scores")):
+            axes, elements = probe.axes[node.name], probe.spread(node)
+            if [axis.name for axis in axes][1:] == ["position", "position"]:
+                head, query, key = elements
+                if all(isinstance(place, int) or place == ex.BOS for place in (query, key)):
+                    yield _Attention(node.label, head, query, key)  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True)
@@ -50,6 +91,7 @@ class BoundFeature:
     _compute: Compute = field(repr=False)
     _positions: tuple[tuple[ex.Element, str], ...] = field(default=(), repr=False)
     _conditions: tuple[tuple[Conditions, ex.Element], ...] = field(default=(), repr=False)
+    _attentions: tuple[_Attention, ...] = field(default=(), repr=False)
 
     @property
     def models(self) -> tuple[HookedModel, ...]:
@@ -57,9 +99,14 @@ class BoundFeature:
         return tuple(self.hooks)
 
     def check_layout(self, layout: RowLayout) -> None:
-        """Raise FeatureRangeError if the feature names a position that rows of this layout do not have."""
+        """Raise FeatureRangeError if the feature names a position that rows of this layout do not have.
+
+        It also raises if an attention that the feature reads is from a token to a later one.
+        """
         for element, what in self._positions:
             check_position(element, layout, what)
+        for attention in self._attentions:
+            attention.check(self.model, layout)
         check_training(self._conditions, layout)
 
     def __call__(self, readings: Readings) -> Tensor:
@@ -115,7 +162,11 @@ def bind(
         compute,
         tuple(compiler.positions),
         tuple(compiler.conditions),
+        tuple(_attentions(expression, probe)),
     )
+    for attention in bound._attentions:
+        if attention.is_known:
+            attention.check(hooked, probe.layout)
     if length is not None:
         bound.check_layout(RowLayout(len(probe.bos), 0, length, 0))
     _try_out(bound, compiler)

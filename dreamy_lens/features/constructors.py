@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreamy_lens.errors import FeatureError, quoted
+from dreamy_lens.errors import FeatureError, names_keywords, quoted
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.sae_conditions import chosen_conditions
 
@@ -109,6 +110,7 @@ def log_prob(token: str | int, position: Any = -1) -> ex.Logit:
     return ex.Logit("log_prob", _token(token), ex.position(position))
 
 
+@names_keywords
 def sae_latent(
     sae: Any,
     latent: int,
@@ -130,7 +132,8 @@ def sae_latent(
             inactive latent is exactly zero, while the gradient of its pre-activation shows how to activate it.
         hook: Hook point to read. Needed only if the autoencoder does not name its hook point.
         ignore: Conditions of its training that are not kept: "model_name", "prepend_bos",
-            "model_from_pretrained_kwargs". Without it, a model or a prompt that does not fit them raises an error.
+            "model_from_pretrained_kwargs", "model_kwargs". Without it, a model or a prompt that does not fit them
+            raises an error.
     """
     source = str(sae) if isinstance(sae, (str, Path)) else sae
     if not isinstance(source, str) and not callable(getattr(source, "encode", None)):
@@ -138,6 +141,11 @@ def sae_latent(
     if hook is not None and (not isinstance(hook, str) or not hook):
         raise FeatureError(f"sae_latent(): hook is the name of a hook point; got {quoted(hook)}.")
     ignored = ", ".join(chosen_conditions(ignore)) or None
+    if isinstance(latent, bool) or not isinstance(latent, numbers.Integral):
+        raise FeatureError(
+            f"sae_latent(): a latent is a whole number, its index from 0; got {quoted(latent)} "
+            f"({type(latent).__name__}). For several latents, make one feature of each."
+        )
     index = ex.integer(latent, "sae_latent")
     return ex.Latent(source, index, ex.position(position), bool(pre_activation), hook, ignored)
 

@@ -18,13 +18,13 @@ from typing import Any
 from dreamy_lens.errors import FeatureError, FeatureRangeError, UnknownHookError, quoted
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.constructors import hook
+from dreamy_lens.features.lexer import NEURONS, WILD_NAME
 from dreamy_lens.features.parser import parse
 from dreamy_lens.features.shapes import Axes, ShapeProbe
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.names import nearest
 
-_NEURONS = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\w.])[lL]([0-9]+|\*)\.?[nN]([0-9]+|\*)(?!\w)')
-_WILD_NAME = re.compile(r"(?<![\w.])[A-Za-z_][\w.]*\*[\w.*]*")
+_ONE_PATTERN = "write one with a * at a time"
 
 
 def neurons(layer: int | None = None, position: int = -1) -> ex.Feature:
@@ -105,16 +105,19 @@ def _flat(features: Any) -> Iterator[Any]:
 
 def _spread(given: str | ex.Feature, model: HookedModel) -> list[ex.Feature]:
     if isinstance(given, str):
-        text = _NEURONS.sub(_in_full, given)
-        wild = None if '"' in text else _WILD_NAME.search(text.replace(" * ", " "))
+        text = NEURONS.sub(_in_full, given)
+        wild = None if '"' in text else WILD_NAME.search(text.replace(" * ", " "))
         if wild is None or "." not in wild[0]:
             return [parse(text)]
+        other = WILD_NAME.search(text.replace(" * ", " ").replace(wild[0], ""))
+        if other is not None and "." in other[0]:
+            raise FeatureError(f"{quoted(given)} has two patterns, {wild[0]} and {other[0]}; {_ONE_PATTERN}.")
         return [parse(text.replace(wild[0], name)) for name in _matching(wild[0], model)]
     names = list(dict.fromkeys(f.name for f in given.walk() if isinstance(f, ex.Hook) and "*" in f.name))
     if not names:
         return [given]
     if len(names) > 1:
-        raise FeatureError(f"{given.label} has two patterns, {names[0]} and {names[1]}; write one with a * at a time.")
+        raise FeatureError(f"{given.label} has two patterns, {names[0]} and {names[1]}; {_ONE_PATTERN}.")
     return [_renamed(given, names[0], name) for name in _matching(names[0], model)]
 
 
@@ -132,7 +135,8 @@ def _matching(pattern: str, model: HookedModel) -> list[str]:
     known = [name for name in model.hook_names() if rule.fullmatch(name)]
     if not known:
         near = ", ".join(nearest(pattern.replace("*", "0"), model.hook_names()))
-        raise UnknownHookError(f"{model.name} has no hook point that matches {quoted(pattern)}; nearest: {near}.")
+        advice = f"nearest: {near}" if near else "see `dreamy-lens hooks`"
+        raise UnknownHookError(f"{model.name} has no hook point that matches {quoted(pattern)}; {advice}.")
     return known
 
 

@@ -209,14 +209,19 @@ def pick(tensor: Tensor, axis: int, element: ex.Element, layout: RowLayout, what
     return tensor if element == ex.Span() else tensor[(slice(None),) * axis + (element.slice(),)]
 
 
+def place_of(element: ex.Element, layout: RowLayout) -> int | None:
+    """Return the place in the row of a position that a feature names; None for a span."""
+    if element == ex.BOS:
+        return 0
+    if isinstance(element, int):
+        return element + layout.bos if element >= 0 else layout.total + element
+    return None
+
+
 def check_training(conditions: Iterable[tuple[Conditions, ex.Element]], layout: RowLayout) -> None:
     """Warn once where an autoencoder reads rows or positions that its training did not have."""
     for condition, element in conditions:
-        place: int | None = None
-        if element == ex.BOS:
-            place = 0
-        elif isinstance(element, int):
-            place = element + layout.bos if element >= 0 else layout.total + element
+        place = place_of(element, layout)
         condition.check_rows(layout.total, place, place == 0 and layout.bos > 0)
 
 

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import difflib
 import operator
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dreamy_lens.errors import FeatureError, FeatureSyntaxError, quoted
+from dreamy_lens.errors import FeatureError, FeatureSyntaxError, quoted, shorten
 from dreamy_lens.features import constructors
 from dreamy_lens.features import expressions as ex
-from dreamy_lens.features.lexer import SHORT_NEURON, Token, tokenise, unquote
+from dreamy_lens.features.lexer import NEURONS, SHORT_NEURON, WILD_NAME, Token, tokenise, unquote
 from dreamy_lens.features.node import FUNCTIONS, METHODS
 
 _NOT_A_FEATURE = "A number alone is not a feature; name a hook point or a logit."
@@ -54,6 +55,17 @@ def parse(text: str | ex.Feature) -> ex.Feature:
         return _Reader(text).whole()
     except RecursionError:
         raise FeatureSyntaxError("This is nested too deeply to be read.", text, 0) from None
+    except FeatureSyntaxError:
+        pattern = _pattern_in(text)
+        if pattern is None:
+            raise
+        found, example = pattern
+        raise FeatureSyntaxError(
+            f"{shorten(found[0])} is a pattern, which names many features. Patterns are for scans: max_activating() "
+            f"and `dreamy-lens scan`. Name one feature here, such as {shorten(example)}.",
+            text,
+            found.start(),
+        ) from None
 
 
 class _Reader:
@@ -303,6 +315,22 @@ class _Reader:
 
     def string(self) -> str:
         return unquote(self.next(), self.text)
+
+
+def _pattern_in(text: str) -> tuple[re.Match[str], str] | None:
+    """Return the first pattern of a text that is no feature, and one feature that it stands for; None without one."""
+    for match in NEURONS.finditer(text):
+        if "*" in (match[1], match[2]):
+            layer, unit = (default if part == "*" else part for part, default in ((match[1], "2"), (match[2], "812")))
+            return match, f"L{layer}.N{unit}"
+    name = WILD_NAME.search(re.sub(r'"(?:[^"\\]|\\.)*"', lambda quotes: " " * len(quotes[0]), text))
+    if name is None or "." not in name[0] or SHORT_NEURON.fullmatch(name[0].rstrip("*")):
+        return None
+    # Behind the star of a product comes a factor, and behind that of a pattern the rest of the name or an index.
+    if "*." in name[0] or (name[0].endswith("*") and text[name.end() : name.end() + 1] in ("", "[")):
+        layers = name[0].startswith("blocks.*.") and name[0].count("*") == 1
+        return name, name[0].replace("*", "2") if layers else "blocks.2.mlp.hook_post[-1, 812]"
+    return None
 
 
 def _methods_list() -> str:

@@ -10,14 +10,13 @@ key in no table may come from a later version and change the numbers, so it is n
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dreamy_lens.errors import FeatureError, SAEError, quoted, shorten
+from dreamy_lens.errors import FeatureError, SAEError, quoted, shorten, warn
 
-CONDITIONS = ("model_name", "model_from_pretrained_kwargs", "prepend_bos")
+CONDITIONS = ("model_name", "model_from_pretrained_kwargs", "model_kwargs", "prepend_bos")
 """Conditions that can be ignored on request; each has the name of its key."""
 
 USED = frozenset(
@@ -110,12 +109,18 @@ class Conditions:
             f'If it does not matter here, say so: load_sae(..., ignore="{name}") or sae_latent(..., ignore="{name}").'
         )
 
-    def say_once(self, about: str, sentence: str) -> None:
-        """Warn about something that cannot be decided; the same autoencoder says the same sentence only once."""
-        key = (self.whose, about, sentence)
+    def say_once(self, about: str, sentence: str, whatever: bool = False) -> None:
+        """Warn about something that cannot be decided; the same autoencoder says the same sentence only once.
+
+        Args:
+            about: Subject of the sentence.
+            sentence: Sentence without its subject.
+            whatever: Whether another sentence about the same is not said either, because only a number differs.
+        """
+        key = (self.whose, about, "" if whatever else sentence)
         if key not in _SAID:
             _SAID.add(key)
-            warnings.warn(f"{self.whose} {sentence}", UserWarning, stacklevel=3)
+            warn(f"{self.whose} {sentence}", UserWarning)
 
     def check_bos(self, has_bos: bool, tokenizer_has_bos: bool) -> None:
         """Raise SAEError if rows have a BOS and the training had none, or the other way round."""
@@ -144,22 +149,37 @@ class Conditions:
         if self.context_size is not None and total > self.context_size:
             self.say_once(
                 "context",
-                f"was trained on rows of {self.context_size} tokens (context_size), and rows here are longer: latents "
-                "after that are computed, and were never trained.",
+                f"was trained on rows of {self.context_size} tokens (context_size), and rows here have {total}: "
+                "latents after that are computed, and were never trained. Use shorter prompts or windows: a row "
+                "counts the BOS and the template too.",
+                whatever=True,
             )
-        if self.positions is not None and place is not None and self.context_size is not None:
-            if place not in range(self.context_size)[slice(*self.positions)]:
-                self.say_once(
-                    "positions",
-                    f"was trained on the positions {_slice_text(self.positions)} of a row of {self.context_size} "
-                    f"(seqpos_slice), and position {place} of the row is not among them: it is computed, and was never "
-                    "trained.",
-                )
+        if self.positions is not None and place is not None:
+            self._check_place(self.positions, place)
         if self.no_special and is_bos:
             self.say_once(
                 "special",
                 "was trained without the activations of special tokens (exclude_special_tokens): latents of the BOS "
                 "are computed, and were never trained.",
+            )
+
+    def _check_place(self, positions: tuple[int | None, int | None, int | None], place: int) -> None:
+        """Warn once if a place in the row was not part of the training, or if the slice cannot tell."""
+        size, (start, stop, _) = self.context_size, positions
+        row = "a row" if size is None else f"a row of {size}"
+        trained = f"was trained on the positions {_slice_text(positions)} of {row} (seqpos_slice)"
+        if size is None and min(start or 0, stop or 0) < 0:
+            self.say_once(
+                "positions",
+                f"{trained}, counted from the end of rows whose length the configuration does not state "
+                f"(context_size): whether position {place} of the row is among them cannot be told. State "
+                "context_size.",
+            )
+        # Without an end that is counted from the row's end, a longer row has the same positions and more.
+        elif place not in range(place + 1 if size is None else size)[slice(*positions)]:
+            self.say_once(
+                "positions",
+                f"{trained}, and position {place} of the row is not among them: it is computed, and was never trained.",
             )
 
 
@@ -181,8 +201,7 @@ def read_conditions(fields: Mapping[str, Any], whose: str, ignored: tuple[str, .
     flags = {key: typed(loading, key, bool, f"{whose}, in model_from_pretrained_kwargs,") for key in _FLAGS}
     known = HARMLESS_LOADING | OTHER_WEIGHTS | set(_FLAGS)
     strange = {k: v for k, v in loading.items() if k not in known and v not in (None, False, {}, [])}
-    if typed(fields, "model_kwargs", Mapping, whose):
-        strange |= {"model_kwargs": fields["model_kwargs"]} if "model_from_pretrained_kwargs" not in ignored else {}
+    passes = typed(fields, "model_kwargs", Mapping, whose) or {}
     conditions = Conditions(
         whose=whose,
         model_name=name or None,
@@ -202,12 +221,16 @@ def read_conditions(fields: Mapping[str, Any], whose: str, ignored: tuple[str, .
         chat=bool(typed(fields, "use_chat_formatting", bool, whose)),
         ignored=ignored,
     )
-    if strange:
-        listed = ", ".join(f"{shorten(str(k))}={shorten(str(v))}" for k, v in list(strange.items())[:5])
-        raise SAEError(
-            f"{whose} was trained on a model loaded with {listed}, and dreamy_lens does not know what that changes "
-            f"(model_from_pretrained_kwargs). {conditions.remedy('model_from_pretrained_kwargs')}"
-        )
+    for key, arguments, what in (
+        ("model_from_pretrained_kwargs", strange, "a model loaded with"),
+        ("model_kwargs", passes, "passes of the model with the arguments"),
+    ):
+        if arguments and key not in ignored:
+            listed = ", ".join(f"{shorten(str(k))}={shorten(str(v))}" for k, v in list(arguments.items())[:5])
+            raise SAEError(
+                f"{whose} was trained on {what} {listed}, and dreamy_lens does not know what that changes ({key}). "
+                f"{conditions.remedy(key)}"
+            )
     version = None if "model_from_pretrained_kwargs" in ignored else _version(fields)
     if version is None:
         return conditions
@@ -278,8 +301,9 @@ def _positions(value: Any, whose: str) -> tuple[int | None, int | None, int | No
     right = all(x is None or (isinstance(x, int) and not isinstance(x, bool)) for x in parts)
     if not right or not 1 <= len(parts) <= 3 or (len(parts) == 3 and parts[2] is not None and parts[2] < 1):
         raise SAEError(
-            f"{whose} has seqpos_slice = {quoted(value)}, where [start, stop, step] is needed. Correct it in "
-            "the configuration."
+            f"{whose} has seqpos_slice = {quoted(value)}, where [start, stop, step], [start, stop] or [stop] is "
+            "needed: whole numbers, or null for an end that is open, and a step of at least 1. Correct it in the "
+            "configuration."
         )
     start, stop, step = [None, parts[0], None] if len(parts) == 1 else [*parts, None][:3]
     return None if (start or 0) == 0 and stop is None and step in (None, 1) else (start, stop, step)

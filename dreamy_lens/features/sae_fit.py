@@ -13,7 +13,7 @@ from dataclasses import replace
 from jaxtyping import Int
 from torch import Tensor
 
-from dreamy_lens.errors import SAEError, shorten
+from dreamy_lens.errors import SAEError, quoted, shorten
 from dreamy_lens.features.sae import SAE
 from dreamy_lens.features.sae_conditions import Conditions
 from dreamy_lens.models.hooked_model import HookedModel
@@ -82,7 +82,8 @@ def _check_model(conditions: Conditions, named: str, model: HookedModel) -> None
         conditions.say_once(
             f"model {model.name}",
             f"was trained on {shorten(named)} (model_name), and whether {model.name} is the same model cannot be "
-            f'told from its name. If it is, ignore="model_name" says so.',
+            f'told from its name. If it is, ignore="model_name" says so; if it is not, the latents mean nothing: load '
+            f"the model of the training, load_model({quoted(named)}).",
         )
 
 

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamy_lens.errors import SAEError, quoted, shorten
+from dreamy_lens.errors import SAEError, quoted, shorten, warn
 from dreamy_lens.features.sae_conditions import CHECKED, USED, typed
 
 if TYPE_CHECKING:
@@ -224,8 +223,9 @@ def read_config(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 
     d_in, d_sae = _check_shapes(fields, shapes, architecture, subtracts, scales, whose)
     if architecture == "topk" and (not isinstance(k, int) or isinstance(k, bool) or not 0 < k <= d_sae):
+        stated = "no k" if k is None else f"k = {quoted(k)}"
         raise SAEError(
-            f'{whose} is a TopK autoencoder with {d_sae} latents, but its configuration gives k = {quoted(k)}. Set "k" '
+            f'{whose} is a TopK autoencoder with {d_sae} latents, but its configuration gives {stated}. Set "k" '
             f"in {CONFIG} to the number of latents that stay active."
         )
     hook, head = _hook_of(first, whose)
@@ -282,11 +282,10 @@ def _normalisation(setting: Any, whose: str) -> str:
     name = setting
     _one_of(name, NORMALISATIONS, whose, "normalisation of activations")
     if name == "expected_average_only_in":
-        warnings.warn(
+        warn(
             f"{whose} was trained on activations scaled by one number, which its files do not hold. Activations are "
             "used as they are. This is right if that number was folded into the weights when the autoencoder was "
             "saved, as is usual.",
-            stacklevel=4,
         )
     return str(name)
 

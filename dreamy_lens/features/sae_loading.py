@@ -26,7 +26,7 @@ def load_sae(
             `cfg.hook_name` or `cfg.metadata.hook_name`).
         ignore: Conditions of the configuration that are not kept, as names or as one text: "model_name" (use it with
             another model than that of its training), "prepend_bos", "model_from_pretrained_kwargs" (how the model's
-            weights were processed). docs/conditions.md explains them.
+            weights were processed), "model_kwargs" (arguments of its passes). docs/conditions.md explains them.
 
     Returns:
         Autoencoder as an immutable value. The numbers of a folder are read when first needed.
@@ -104,4 +104,6 @@ def _wrap(thing: Any, hook: str | None, ignored: tuple[str, ...]) -> SAE:
 def _hook_name(given: str | None, configured: Any, where: str) -> str:
     if given or configured:
         return given or str(configured)
-    raise SAEError(f'{where} does not say which hook point it encodes. Name it: hook="blocks.3.hook_resid_post".')
+    raise SAEError(
+        f'{where} does not say which hook point it encodes. Name it, for example hook="blocks.3.hook_resid_post".'
+    )

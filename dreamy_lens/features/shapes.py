@@ -7,7 +7,6 @@ activations.
 
 from __future__ import annotations
 
-import weakref
 from typing import Any, NamedTuple
 
 import torch
@@ -22,9 +21,6 @@ from dreamy_lens.models.hooked_model import HookedModel
 
 PROBE_LENGTH = 6
 """Number of tokens in the longer of the two probe prompts."""
-
-_SHAPES: weakref.WeakKeyDictionary[HookedModel, dict[Any, list[int]]] = weakref.WeakKeyDictionary()
-"""Shapes of each model's activations, by hook point, length of the rows, and mode of the model."""
 
 
 class Axis(NamedTuple):
@@ -145,18 +141,8 @@ class ShapeProbe:
 
     @torch.no_grad()
     def _shapes(self, layout: RowLayout) -> dict[str, list[int]]:
-        """Return the shape of each activation for two rows; a model without the user's hooks runs once for each."""
-        model = self.model
-        known = {} if model.is_hooked else _SHAPES.setdefault(model, {})
-
-        def keys() -> dict[str, Any]:
-            return {name: (name, layout.total, model.state, model.other_hooks) for name in self.hooks}
-
-        if not all(key in known for key in keys().values()):
-            activations, _ = model.run(self.row(layout, model), self.hooks, logits=False)
-            # The keys are made anew, because a first pass may add hooks of TransformerLens.
-            known |= {key: list(activations[name].shape) for name, key in keys().items()}
-        return {name: known[key] for name, key in keys().items()}
+        activations, _ = self.model.run(self.row(layout, self.model), self.hooks, logits=False)
+        return {name: list(activations[name].shape) for name in self.hooks}
 
     def _describe(self, name: str, long: list[int], short: list[int]) -> Axes:
         if len(long) < 2 or long[0] != 2:

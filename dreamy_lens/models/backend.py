@@ -173,6 +173,14 @@ class Backend(Protocol):
         """Ids that torch gave to the hooks on modules that are not hook points."""
         return ()
 
+    @property
+    def has_foreign_hooks(self) -> bool:
+        """True if modules that are not hook points have hooks that none of the libraries involved put there."""
+        return False
+
+    def renew(self) -> None:
+        """Look at the modules anew, so that hooks on modules that were put in later are noticed."""
+
     def gate_of(self, name: str) -> str | None:
         """Return the setting that switches on a hook point computed on request, or None for other hook points."""
         return None

@@ -40,6 +40,10 @@ def gate_of(name: str) -> str | None:
     return next((gate for suffix, gate in _GATES.items() if name.endswith(suffix)), None)
 
 
+LIBRARIES = ("accelerate", "bitsandbytes", "dreamy_lens", "peft", "torch", "transformer_lens", "transformers")
+"""Packages whose hooks on modules belong to the model."""
+
+
 class _Finished(Exception):
     """Signal, raised inside a hook, that all requested activations have been read."""
 
@@ -76,8 +80,14 @@ class BridgePasses(Backend):
         self.n_layers = int(bridge.cfg.n_layers)
         self.n_heads = int(getattr(bridge.cfg, "n_heads", 0) or 0) or None
         self._point_cache: dict[tuple[str, bool], Any] = {}
+        self._hooks_at_points: list[Any] = []
+        self._hooks_elsewhere: list[Any] = []
+        self.renew()
+
+    def renew(self) -> None:
+        """Look at the modules anew, so that hooks on modules that were put in later are noticed."""
         # Dictionaries in which torch keeps a module's hooks, keyed by ids that it never reuses.
-        modules = list(bridge.modules())
+        modules = list(self.bridge.modules())
         self._hooks_at_points = [hooks for m in modules if hasattr(m, "fwd_hooks") for hooks in _hook_tables(m)]
         self._hooks_elsewhere = [hooks for m in modules if not hasattr(m, "fwd_hooks") for hooks in _hook_tables(m)]
 
@@ -129,6 +139,12 @@ class BridgePasses(Backend):
     def other_hooks(self) -> tuple[int, ...]:
         """Ids of the hooks on modules that are not hook points; TransformerLens adds some of them while it runs."""
         return tuple(key for hooks in self._hooks_elsewhere if hooks for key in hooks)
+
+    @property
+    def has_foreign_hooks(self) -> bool:
+        """True if modules that are not hook points have hooks that none of the libraries involved put there."""
+        hooks = (hook for table in self._hooks_elsewhere if table for hook in table.values())
+        return any(_library_of(hook) not in LIBRARIES for hook in hooks)
 
     @property
     def _is_compatible(self) -> bool:
@@ -307,7 +323,7 @@ class BridgePasses(Backend):
         fired: dict[str, None] = {}
         others = (n for n in self.bridge.hook_dict if n != silent and gate_of(n) is None)
         self.observe(ids, {n: lambda activation, hook=None, n=n: fired.setdefault(n) for n in others})
-        near = nearest(silent, [n for n in fired if n.startswith(silent.rpartition(".")[0])] or list(fired))
+        near = nearest(silent, [n for n in fired if n.startswith(silent.rpartition(".")[0])] or list(fired), cutoff=0)
         raise HookNotFiredError(
             f"{self.name} lists the hook point {quoted(silent)}, but a forward pass does not go through it; "
             f"the nearest hook points that it goes through: {', '.join(near)}."
@@ -327,6 +343,12 @@ def _check_weights(bridge: Any) -> None:
                 "The model was made inside torch.inference_mode(), so its weights can have no gradients. Make it "
                 "outside, or inside torch.no_grad()."
             )
+
+
+def _library_of(hook: Any) -> str:
+    """Return the name of the package that defines a hook; "" if it is unknown."""
+    function = getattr(hook, "func", hook)  # of a functools.partial
+    return str(getattr(function, "__module__", None) or "").partition(".")[0]
 
 
 def _hook_tables(module: Any) -> tuple[Any, ...]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -22,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dreamy_lens.errors import FeatureError, ModelError, UnknownHookError, quoted
+from dreamy_lens.errors import FeatureError, ModelError, UnknownHookError, quoted, warn
 from dreamy_lens.models.backend import Backend, ComponentBypass, PackedRunner, Reader
 from dreamy_lens.models.kernels import Kernels
 from dreamy_lens.models.locking import lock_of
@@ -53,13 +52,13 @@ class HookedModel:
         self.n_ctx, self.n_layers, self.d_model = backend.n_ctx, backend.n_layers, backend.d_model
         self.kernels = Kernels(backend.module)
         if backend.default_prepend_bos and self.vocabulary.bos is None:
-            warnings.warn(
+            warn(
                 f"{self.name}'s tokenizer {self.vocabulary.why_no_bos}, so its prompts start without one. To put a "
                 'token of your choice before every prompt, use a template, such as template("<token>{dream}").',
                 UserWarning,
-                stacklevel=2,
             )
         self._parameters: list[Tensor] | None = None
+        self._buffers: list[Tensor] = []
         self._table: Tensor | None = None
         self._checked_weights: tuple[Any, ...] | None = None
         self._table_state: tuple[Any, ...] | None = None
@@ -97,9 +96,28 @@ class HookedModel:
         return self.device, self.dtype, *self.backend.mode
 
     @property
+    def has_foreign_hooks(self) -> bool:
+        """True if modules that are not hook points have hooks that none of the libraries involved put there."""
+        return self.backend.has_foreign_hooks
+
+    @property
     def versions(self) -> int:
-        """Hash of the identities and versions of the parameters: it differs after they are replaced or edited."""
-        return hash(tuple((id(p), p._version) for p in self.backend.module.parameters()))
+        """Number that grows whenever a parameter or a buffer is edited in place; edits of `.data` do not count."""
+        tensors = (*self._listed_parameters(), *self._buffers)
+        return sum(0 if tensor.is_inference() else tensor._version for tensor in tensors)
+
+    def renew(self) -> None:
+        """Look at the modules and their parameters anew: the user may have replaced some."""
+        with self.lock:
+            self._parameters = None
+            self.backend.renew()
+
+    def _listed_parameters(self) -> list[Tensor]:
+        """Return the parameters, listed once, because listing them takes longer than a short pass."""
+        if self._parameters is None:
+            self._parameters = list(self.backend.module.parameters())
+            self._buffers = list(self.backend.module.buffers())
+        return self._parameters
 
     @property
     def is_processed(self) -> bool:
@@ -143,11 +161,14 @@ class HookedModel:
         near = nearest(name, names)
         layer = name.split(".")
         neuron = re.fullmatch(r"[lL]\.?([0-9]{1,9})[._ ]?[nN]\.?([0-9]{1,9})", name)
+        only_layer = re.fullmatch(r"[lL]\.?([0-9]{1,9})(?:[._ ]?[nN]\.?)?", name)
         is_layer = len(layer) > 1 and layer[0] == "blocks" and re.fullmatch("[0-9]+", layer[1]) is not None
         if is_layer and (len(layer[1]) > 9 or int(layer[1]) >= self.n_layers):
             near_text = f"its layers are 0 to {self.n_layers - 1}"
         elif neuron:
             near_text = f"the neuron {neuron[2]} of layer {neuron[1]} is written L{neuron[1]}.N{neuron[2]}"
+        elif only_layer:
+            near_text = f"a neuron of layer {only_layer[1]} is, for example, L{only_layer[1]}.N812"
         else:
             near_text = "nearest: " + ", ".join(near) if near else "see `dreamy-lens hooks`"
         raise UnknownHookError(f"{self.name} has no hook point {quoted(name)}; {near_text}.")
@@ -264,9 +285,7 @@ class HookedModel:
     def frozen(self) -> Iterator[None]:
         """Freeze the parameters within the context, so that a backward pass keeps only what the embeddings need."""
         with self.lock:
-            if self._parameters is None:  # cached: listing the parameters takes longer than a short pass
-                self._parameters = list(self.backend.module.parameters())
-            active = [p for p in self._parameters if p.requires_grad]
+            active = [p for p in self._listed_parameters() if p.requires_grad]
             try:
                 for p in active:
                     p.requires_grad_(False)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import re
 import threading
-import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamy_lens._host import working
-from dreamy_lens.errors import ModelError, TokenizerError, quoted, shorten
+from dreamy_lens.errors import ModelError, TokenizerError, quoted, shorten, unknown_setting, warn
 from dreamy_lens.models import hub
 from dreamy_lens.models.installs import no_installs
 from dreamy_lens.models.names import EMBEDDED_NAME, why_no_path
@@ -47,25 +47,32 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
     Raises:
         ModelError: The model, device or dtype does not exist, or the model cannot be loaded.
         TokenizerError: The folder has no tokenizer.
+        SettingsError: An option is none of TransformerLens; the message names the nearest one.
 
     >>> model = load_model()
     >>> model.cfg.n_layers, model.cfg.d_model
     (6, 224)
     """
+    embedded = name is None or name == EMBEDDED_NAME
+    # The first call imports the libraries too, which takes as long as loading a small model.
+    with working(f"Loading the {'embedded model' if embedded else f'model {quoted(name, 200)}'}"):
+        return _boot(name, embedded, device, dtype, options)
+
+
+def _boot(name: str | os.PathLike[str] | None, embedded: bool, device: Any, dtype: Any, options: dict[str, Any]) -> Any:
+    """Load a model; see :func:`load_model`."""
     import torch
     from transformer_lens.model_bridge import TransformerBridge
 
-    embedded = name is None or name == EMBEDDED_NAME
+    _check_options(TransformerBridge.boot_transformers, options)
     source = _embedded_folder() if embedded else _checked_source(str(name))
     dtype, device = _checked_dtype(dtype), _checked_device(device)
     unanswered = ""
     stopped: list[str] = []
     try:
         # Weights that are made in inference mode could have no gradients.
-        loading = working(f"Loading the model {quoted(source, 200)}")
         with (
             hub.asked(source) as unanswered,
-            loading,
             _quiet_progress(),
             torch.inference_mode(False),
             no_installs() as stopped,
@@ -83,19 +90,23 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
             raise ModelError(
                 f"The folder {quoted(source, 300)} cannot be loaded as a Hugging Face model: {error}{tried}"
             ) from error
+        # The library's own sentence about a lost connection has line breaks, and a URL that is of no help here.
+        reason = " ".join(str(error).split()).rstrip(".")
+        if hub.is_unreachable(error):
+            reason = "its cache on this machine has no such model, and the Hub did not give it"
+        offline = _if_offline()
         raise ModelError(
             f"{quoted(source, 300)} is neither a local folder nor a model that could be loaded from the Hugging Face "
-            f"Hub: {str(error).rstrip('.')}. There is no such folder in {str(Path.cwd())!r}"
-            f"{unanswered or _if_offline()}. "
+            f"Hub: {reason}. There is no such folder in {str(Path.cwd())!r}"
+            f"{offline or unanswered}. {'' if offline else f'{hub.AT_ONCE} '}"
             "The embedded model needs no network: load_model()."
         ) from error
     if stopped:
-        warnings.warn(
+        warn(
             f"Of {source!r} only the part for text was loaded. For the rest, TransformerLens tried to run "
             f"{stopped[0]!r}, and was stopped, because dreamy_lens lets no library install anything. "
             "Features of text need nothing more; for other uses of the model, install the package yourself.",
             RuntimeWarning,
-            stacklevel=2,
         )
     bridge.eval()
     if Path(source).is_dir() and not _has_tokenizer_files(source):
@@ -183,8 +194,24 @@ def _embedded_folder() -> str:
     return str(FOLDER)
 
 
+def _check_options(load: Any, options: dict[str, Any]) -> None:
+    """Raise SettingsError if an option is none of the function that loads; its own error would blame the model."""
+    parameters = inspect.signature(load).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    known = [name for name in parameters if name != "model_name"]  # which is the argument `name`
+    for name in options:
+        if name not in known:
+            raise unknown_setting(name, known)
+
+
 def _checked_source(source: str) -> str:
     """Return a Hub id unchanged, or a folder's absolute path; raise an error if the source can be neither."""
+    if not source.strip():
+        raise ModelError(
+            "The name of the model is empty. Give a Hugging Face id or a folder; load_model() without a name loads the "
+            "embedded model."
+        )
     impossible = why_no_path(source)
     if impossible is not None:
         raise ModelError(f"{quoted(source)} cannot be a model's folder: {impossible}. Give an id or a folder.")

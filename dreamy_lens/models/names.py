@@ -43,13 +43,20 @@ def why_no_path(text: str) -> str | None:
     return None
 
 
-def nearest(name: str, names: Sequence[str], count: int = 3) -> list[str]:
+def nearest(name: str, names: Sequence[str], count: int = 3, cutoff: float = 0.5) -> list[str]:
     """Return the names most similar to a misspelt name, same layer first; compare a partial name with name endings.
 
     Of a name of absurd length, only the beginning is compared.
+
+    Args:
+        name: Name that does not exist.
+        names: Names that exist.
+        count: Largest number of names to return.
+        cutoff: Least likeness, from 0 to 1, of the names that are returned; there may be none.
     """
     if name in names:
         return [name]
+    cutoff = cutoff if len(name) <= LONGEST else 0.0  # such a name is like no other by its length alone
     name = name[:LONGEST]
     parts = name.split(".")
 
@@ -57,7 +64,8 @@ def nearest(name: str, names: Sequence[str], count: int = 3) -> list[str]:
         end = ".".join(other.split(".")[-len(parts) :])
         return max(difflib.SequenceMatcher(None, name, text).ratio() for text in {other, end})
 
-    ranked = sorted(names, key=lambda other: -likeness(other))
+    degrees = {other: likeness(other) for other in names}
+    ranked = sorted((other for other in names if degrees[other] >= cutoff), key=lambda other: -degrees[other])
     same_layer = [other for other in ranked if other.split(".")[:2] == parts[:2]]
     return (same_layer or ranked)[:count]
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from dreamy_lens.errors import ModelError
+from dreamy_lens.errors import ModelError, warn
 
 _NOT_KEPT: dict[str, tuple[Any, str]] = {
     "scale_attn_weights": (True, "attention scores that are not divided by the root of the heads' width"),
@@ -37,10 +36,9 @@ def say_disagreements(name: str, settings: Mapping[str, Any], tokenizer: Any) ->
     """Warn if the model and its tokenizer state different tokens as BOS; prompts follow the tokenizer's."""
     stated, used = settings.get("bos_token_id"), getattr(tokenizer, "bos_token_id", None)
     if isinstance(stated, int) and isinstance(used, int) and stated != used:
-        warnings.warn(
+        warn(
             f"{name} states the BOS {stated} in config.json, and its tokenizer the BOS {used}. Prompts follow "
             f"{used}, the tokenizer's; if the model was trained with {stated}, set tokenizer.bos_token_id = {stated} "
             "before you use it.",
             UserWarning,
-            stacklevel=4,
         )

@@ -210,7 +210,9 @@ class Frontier(Sequence[Prompt]):
             return "Frontier(no prompts)"
         low, high, n = self.prompts[0], self.prompts[-1], len(self.prompts)
         span = f"cross-entropy {low.cross_entropy:.2f} to {high.cross_entropy:.2f}"
-        return f"Frontier({n} prompt{'s' * (n != 1)}, value {low.value:.4g} to {high.value:.4g}, {span})"
+        # Adding zero turns the -0.0 of a latent or neuron that is off into 0.0.
+        values = f"value {low.value + 0.0:.4g} to {high.value + 0.0:.4g}"
+        return f"Frontier({n} prompt{'s' * (n != 1)}, {values}, {span})"
 
     def __str__(self) -> str:
         return text_table(PROMPT_COLUMNS, prompt_rows(self.prompts))

@@ -7,14 +7,13 @@ import os
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from dreamy_lens import _upcalls
 from dreamy_lens._host import in_kernel
-from dreamy_lens.errors import SettingsError
+from dreamy_lens.errors import SettingsError, warn
 from dreamy_lens.runs.listeners import LISTEN_SECONDS
 from dreamy_lens.runs.signals import SLICE_SECONDS
 from dreamy_lens.runs.worker import RunWorker
@@ -237,11 +236,10 @@ class RunControls:
         self._wait_for(worker, None)
         if worker.error is not None and not worker.error_seen:
             worker.error_seen = True
-            warnings.warn(
+            warn(
                 f"The run failed ({type(worker.error).__name__}: {worker.error}), so these are its results until then. "
                 ".wait() raises the error, .resume() tries to continue.",
                 RuntimeWarning,
-                stacklevel=3,
             )
 
     def _wait_for(self, worker: RunWorker, timeout: float | None) -> None:

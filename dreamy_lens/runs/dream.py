@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ import numpy as np
 from dreamy_lens import _upcalls
 from dreamy_lens._files import write_text
 from dreamy_lens._host import working
-from dreamy_lens.errors import SettingsError, quoted
+from dreamy_lens.errors import SettingsError, quoted, warn
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
 from dreamy_lens.results.prompt import Prompt
@@ -195,7 +194,7 @@ class Dream(RecordedRun):
         """
         session = self.session
         if session.change is not None:
-            warnings.warn(session.change, RuntimeWarning, stacklevel=3)
+            warn(session.change, RuntimeWarning)
             session.go_on_changed()
             self._identity = session.identity
         config = dataclasses.replace(self.config, iterations=max(until, self.iteration))
@@ -272,7 +271,7 @@ class Dream(RecordedRun):
             return ""
         best = rows[-1]
         return (
-            f"best value {history.value[best]:.3g} at cross-entropy {history.cross_entropy[best]:.2f}, "
+            f"best value {history.value[best] + 0.0:.3g} at cross-entropy {history.cross_entropy[best]:.2f}, "
             f"frontier {len(rows)}, hypervolume {self.hypervolume:.4g}"
         )
 

@@ -217,17 +217,21 @@ class Dreams(RunControls, Sequence["Dream"]):
         best = [run.history.value[run.frontier_rows[-1]] for run in scored]
         area = [run.hypervolume for run in scored]
         return (
-            f"{len(self)} runs, best values {min(best):.3g} to {max(best):.3g}, "
+            f"{len(self)} runs, best values {min(best) + 0.0:.3g} to {max(best) + 0.0:.3g}, "
             f"hypervolumes {min(area):.4g} to {max(area):.4g}"
         )
 
     def __repr__(self) -> str:
-        inside = "".join(f"\n  {run!r}" for run in self.runs)
+        inside = "".join(f"\n  {line}" for line in self._lines())
         return f"Dreams({len(self)} runs){inside}"
+
+    def _lines(self) -> list[str]:
+        """Return a line for each run, with the seed, which may be all that tells two runs apart."""
+        return [f"seed {run.config.seed}: {run!r}" for run in self.runs]
 
     def _repr_html_(self) -> str:
         from dreamy_lens.html.escaping import escape
         from dreamy_lens.html.page import fragment
 
-        rows = "".join(f"<li>{escape(repr(run))}</li>" for run in self.runs)
+        rows = "".join(f"<li>{escape(line)}</li>" for line in self._lines())
         return fragment(f"<p>{len(self)} runs</p><ol start='0'>{rows}</ol>")

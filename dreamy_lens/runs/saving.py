@@ -126,8 +126,14 @@ def check_free(path: str | os.PathLike[str]) -> None:
         if folder.is_dir() and not any(folder.iterdir()):
             place = folder.absolute().parent
         elif os.path.lexists(folder):
-            state = "already holds a run" if (folder / RUN).is_file() else "exists and is not a run folder"
-            raise RunFolderError(f"{str(folder)!r} {state}; choose another name, or delete it first.")
+            if (folder / RUN).is_file():
+                raise RunFolderError(
+                    f"{str(folder)!r} already holds a run; choose another name, delete it first, or continue the run "
+                    "in it: load_run(path).resume()."
+                )
+            raise RunFolderError(
+                f"{str(folder)!r} exists and is not a run folder; choose another name, or delete it first."
+            )
         check_writable(place)
     except FAILURES as error:
         raise RunFolderError(f"The folder {str(folder)[:300]!r} cannot be created: {explain(error)}") from error

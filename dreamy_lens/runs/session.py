@@ -107,7 +107,16 @@ class Session:
         )
         # The start was checked when the run was new. BOS is as in the run, whatever the default is now.
         config = dataclasses.replace(spec.config, prepend_bos=origin.prepend_bos)
-        session = cls.open(dataclasses.replace(live, config=config, start=None))
+        try:
+            session = cls.open(dataclasses.replace(live, config=config, start=None))
+        except FeatureError as error:
+            name = None if live.model is None else live.model.name
+            if name in (None, origin.model):
+                raise
+            raise RunFolderError(
+                f"The run was made on {origin.model!r}, and its feature does not fit {name!r}, which is another model: "
+                f"{str(error).rstrip('.')}. Give the model of the run: load_run(path, model)."
+            ) from error
         session.spec, session.mixed = live, bool(saved.get("mixed"))
         session.change = session._change(saved)
         session._check_same(record, saved)

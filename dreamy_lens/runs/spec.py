@@ -17,7 +17,7 @@ from dreamy_lens.results.prompt import Provenance
 from dreamy_lens.scoring.prompts import as_ids, strip_bos
 from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.constraint_set import template_ids
-from dreamy_lens.search.constraints import Constraint
+from dreamy_lens.search.constraints import Constraint, listed_constraints
 from dreamy_lens.search.population import stack_prompts
 from dreamy_lens.search.steps import State
 
@@ -70,9 +70,10 @@ class RunSpec:
         Raises:
             PromptError: A start has tokens that the model does not have, starts differ in length, or the user gave a
                 `length` that is not that of the start.
+            ConstraintError: Something among the constraints is not a constraint.
         """
         rows = None
-        several = (constraints,) if isinstance(constraints, Constraint) else tuple(constraints)
+        several = listed_constraints(constraints)
         if start is not None:
             bos = model.bos(config.prepend_bos)
             is_first = not strip_bos(template_ids(several, model.vocabulary)[0], bos)

@@ -11,11 +11,11 @@ import os
 import threading
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from dreamy_lens.errors import warn
 from dreamy_lens.models.locking import shared
 from dreamy_lens.runs.model_thread import ModelThread
 from dreamy_lens.runs.signals import SLICE_SECONDS, uninterrupted
@@ -273,11 +273,10 @@ class RunWorker(ModelThread):
             self.save_error = error
             if not self._warned_of_saving:
                 self._warned_of_saving = True
-                warnings.warn(
+                warn(
                     f"The run could not be saved in {os.fspath(self.save_to)[:300]!r}: {str(error).rstrip('.')}. The "
                     "search goes on, and tries again until its end; run.save(folder) writes the run to another folder.",
                     RuntimeWarning,
-                    stacklevel=7,
                 )
 
     def _save_finished(self) -> None:
@@ -289,10 +288,9 @@ class RunWorker(ModelThread):
                 return
             except KeyboardInterrupt:  # possible because Python may deliver Ctrl-C before it is held back
                 if not again:
-                    warnings.warn(
+                    warn(
                         f"The run was interrupted while it was saved; call run.save({str(self.save_to)!r}) to save it.",
                         RuntimeWarning,
-                        stacklevel=6,
                     )
 
     def _save_after_error(self) -> None:
@@ -303,8 +301,7 @@ class RunWorker(ModelThread):
                 self.run.save(self.save_to)
         except Exception as error:
             self.save_error = error
-            warnings.warn(
+            warn(
                 f"The run could not be saved: {str(error).rstrip('.')}. run.save(folder) saves it to another folder.",
                 RuntimeWarning,
-                stacklevel=6,
             )

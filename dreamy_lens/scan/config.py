@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -10,6 +13,8 @@ import numpy as np
 from dreamy_lens.corpus.windows import WindowSettings
 from dreamy_lens.errors import SettingsError, quoted, unknown_setting
 from dreamy_lens.scan.feature_stats import BINS, LEVELS
+
+_SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 
 MAX_BYTES = 4 << 30
 """Largest number of bytes that the statistics of all features may take."""
@@ -24,9 +29,9 @@ class ScanConfig:
         length: Tokens of a window.
         stride: Tokens from one window to the next; None is `length`.
         context: Tokens to store on each side of a kept window, for display; the model does not read them.
-        tokens: Number of tokens to scan, in windows that are a random sample of the corpus: a share of every block,
-            or, if the shares would be only a few windows, windows of randomly drawn blocks. None scans the whole
-            corpus.
+        tokens: Number of tokens to scan, also as a text such as "500k" or "1.5M", in windows that are a random
+            sample of the corpus: a share of every block, or, if the shares would be only a few windows, windows of
+            randomly drawn blocks. None scans the whole corpus.
         seed: Seed of the random samples. With None, `tokens` are the first tokens of the corpus.
         cross_entropy: Whether to measure the cross-entropy of every window. Otherwise, the scan runs no layers deeper
             than the features', and computes the cross-entropy of the kept windows only.
@@ -53,6 +58,8 @@ class ScanConfig:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.tokens, str):
+            object.__setattr__(self, "tokens", parse_count(self.tokens))
         for name, minimum in (("k", 1), ("tokens", 1), ("seed", 0), ("sample", 0), ("batch_size", 1)):
             value = getattr(self, name)
             if value is None and name in ("tokens", "seed", "batch_size"):
@@ -77,12 +84,15 @@ class ScanConfig:
         return WindowSettings(self.length, self.stride, self.context)
 
     @classmethod
-    def from_settings(cls, config: ScanConfig | None, settings: dict[str, Any]) -> ScanConfig:
+    def from_settings(
+        cls, config: ScanConfig | None, settings: dict[str, Any], keywords: Sequence[str] = ()
+    ) -> ScanConfig:
         """Return the settings with some fields replaced.
 
         Args:
             config: Settings to begin with; None is the defaults.
             settings: New values of fields, by name.
+            keywords: Names of the caller's other keywords, which an unknown setting may stand for.
 
         Raises:
             SettingsError: A field does not exist; the message names the nearest one.
@@ -90,10 +100,32 @@ class ScanConfig:
         known = [field.name for field in fields(cls)]
         for name in settings:
             if name not in known:
-                raise unknown_setting(name, known)
+                raise unknown_setting(name, [*known, *keywords])
         if config is not None and not isinstance(config, cls):
             raise SettingsError(f"config is a ScanConfig; got {type(config).__name__!r}.")
         return cls(**({} if config is None else asdict(config)) | settings)
+
+
+def parse_count(text: str) -> int:
+    """Return the number of a text such as "500k".
+
+    Raises:
+        SettingsError: The text is not a count.
+
+    >>> parse_count("500k"), parse_count("1.5M"), parse_count("2000")
+    (500000, 1500000, 2000)
+    """
+    match = re.fullmatch(r"([0-9]+(?:[.,_][0-9]+)*)\s*([kKmMgGbB]?)", text.strip())
+    try:
+        number = math.nan if match is None or len(text) > 400 else float(match[1].replace("_", "").replace(",", ""))
+    except ValueError:  # as of "1.2.3"
+        number = math.nan
+    if match is None or math.isnan(number):
+        raise SettingsError(f"{quoted(text)} is not a count; write for example 500000, 500k or 1.5M.")
+    count = number * _SIZES[match[2].lower()]
+    if count >= 2**63:
+        raise SettingsError(f"{quoted(text)} is more than any corpus has.")
+    return int(count)
 
 
 def check_memory(features: int, k: int) -> None:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import time
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from dreamy_lens._host import working
 from dreamy_lens.corpus.corpus import Corpus
 from dreamy_lens.corpus.problems import Problems
 from dreamy_lens.corpus.sources import open_corpus
-from dreamy_lens.errors import CorpusError, ExamplesError, FeatureError
+from dreamy_lens.errors import CorpusError, ExamplesError, FeatureError, warn
 from dreamy_lens.features.families import expressions
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
@@ -107,7 +106,10 @@ class Scan:
     @property
     def is_reproducible(self) -> bool:
         """True if the identity decides the result: no objects in memory, no hooks, no corpus that is read only once."""
-        hooked = any(m.is_hooked for m in (self.model, self.fluency or self.model))
+        models = {self.model, self.fluency or self.model, *self._other_models()}
+        for model in models:
+            model.renew()
+        hooked = any(model.is_hooked or model.has_foreign_hooks for model in models)
         vague = self.corpus.single_pass or self.corpus.partial_fingerprint
         return all(map(has_complete_text, self.features)) and not hooked and not vague
 
@@ -164,21 +166,20 @@ class Scan:
         if not self.agrees_with(finished):
             raise ExamplesError(
                 f"{str(folder)!r} holds a scan of another model, or of other features with the same names: windows "
-                "that it kept have other values now. Did a function, an autoencoder or the model change, or does the "
+                "that it kept have other scores now. Did a function, an autoencoder or the model change, or does the "
                 "model have hooks? Scan into another folder."
             )
         if finished.failed_shards:
             named = "; ".join(f"{shard['name']} ({shard['why']})" for shard in finished.failed_shards[:5])
-            warnings.warn(
+            warn(
                 f"This scan lacks parts of {self.corpus.name} that could not be read: {named}. Scan into another "
                 "folder to try again.",
                 RuntimeWarning,
-                stacklevel=4,
             )
         return finished
 
     def agrees_with(self, finished: Examples) -> bool:
-        """Return whether the windows that a scan kept still have their values.
+        """Return whether the windows that a scan kept still have their values and cross-entropies.
 
         Digests of weights and texts do not cover everything that a model computes, so some windows are scored again.
         """
@@ -193,10 +194,19 @@ class Scan:
         windows = finished.tables.parts["windows"].where("window", {row["window"] for row in kept}).to_pylist()
         ids = {row["window"]: row["ids"] for row in windows}
         rows = np.array([ids[row["window"]] for row in kept], dtype=np.int64)
-        passes = self.scanner().scorer.passes(rows)
-        values = np.concatenate([np.concatenate(to_host(*scores.values), axis=1) for _, scores in passes])
+        passes = [scores for _, scores in self.scanner().scorer.passes(rows)]
+        values = np.concatenate([np.concatenate(to_host(*scores.values), axis=1) for scores in passes])
         current = values[np.arange(len(kept)), order[[row["feature"] for row in kept]]]
-        saved = np.array([row["value"] for row in kept])
+        agree = self._agree(current, np.array([row["value"] for row in kept]))
+        losses = [scores.cross_entropy for scores in passes if scores.cross_entropy is not None]
+        if losses:
+            former = {row["window"]: row["cross_entropy"] for row in windows}
+            saved = np.array([former[row["window"]] for row in kept])
+            agree = agree and self._agree(np.concatenate(to_host(*losses)), saved)
+        return agree
+
+    def _agree(self, current: np.ndarray, saved: np.ndarray) -> bool:
+        """Return whether numbers computed now differ from saved ones by rounding at most."""
         coarse = self.model.dtype.itemsize < 4
         allowed = (0.05 if coarse else 1e-3) * np.maximum(np.abs(saved), np.abs(saved).mean()) + 1e-4
         differs = np.nan_to_num(np.abs(current - saved), nan=np.inf) > allowed
@@ -280,11 +290,10 @@ class Scan:
         """
         if state.failed:
             named = "; ".join(f"{name} ({why})" for name, why in list(state.failed.items())[:5])
-            warnings.warn(
+            warn(
                 f"{len(state.failed)} of {len(self.corpus.shards)} parts of {self.corpus.name} could not be read to "
                 f"their end, and the rest of these parts is not in the examples: {named}.",
                 RuntimeWarning,
-                stacklevel=3,
             )
         with ValuesBar(shown) as bar:
             builder = TableBuilder(scanner, state, bar.update)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from dreamy_lens import _files
 from dreamy_lens._folder_lock import FolderBusy, lock_folder
-from dreamy_lens.errors import ExamplesError
+from dreamy_lens.errors import ExamplesError, warn
 from dreamy_lens.scan.checkpoint import Checkpoint
 from dreamy_lens.scan.examples import Examples
 from dreamy_lens.scan.storage import HEADER
@@ -160,7 +159,7 @@ class ScanFolder:
     def _warn(self, text: str) -> None:
         if not self._warned:
             self._warned = True
-            warnings.warn(text, RuntimeWarning, stacklevel=5)
+            warn(text, RuntimeWarning)
 
 
 def report_stop(tokens: int, saved: bool) -> None:

@@ -111,7 +111,7 @@ class BackwardScorer:
         """Return the options that make the passes of each model faster; models without an entry are run as they are."""
         if self.bare is False or any(model.is_hooked for model in self.models):
             return {}
-        key = layout.length, *((model.state, model.other_hooks) for model in self.models)
+        key = layout.length, *((model.state, model.other_hooks, model.versions) for model in self.models)
         if key not in self._options:
             try:
                 with locked(self.models):  # other threads' passes must not meet a model without some of its parts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from dreamy_lens.errors import OutOfMemoryError, SettingsError
+from dreamy_lens.errors import OutOfMemoryError, SettingsError, warn
 from dreamy_lens.models.hooked_model import HookedModel
 
 T = TypeVar("T")
@@ -131,11 +130,10 @@ class BatchRunner:
         if grown:  # the larger pass was only a trial
             return
         self.size = size // 2
-        warnings.warn(
+        warn(
             f"Out of memory with {size} {self.noun} at once; going on with batches of {self.size}. "
             f"batch_size={self.size} avoids the failed attempt.",
             RuntimeWarning,
-            stacklevel=4,
         )
 
 

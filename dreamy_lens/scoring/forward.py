@@ -150,7 +150,7 @@ class ForwardScorer:
         """Return the prefix sharing of a model's prompts, or None if each prompt is scored whole."""
         if self.share is False or model.is_hooked:
             return None
-        key = model, layout.length, model.state
+        key = model, layout.length, model.state, model.versions
         if key not in self._sharings:
             capture = tuple(dict.fromkeys(name for f in self.features for name in f.hooks.get(model, ())))
             everywhere = any(model in f.logits for f in self.features)

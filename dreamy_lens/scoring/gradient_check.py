@@ -11,7 +11,6 @@ probability and the rounding of sixteen bits therefore leave the check without a
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from dreamy_lens.errors import DreamyLensError, NoGradientError
+from dreamy_lens.errors import DreamyLensError, NoGradientError, warn
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.scoring.backward import BackwardScorer
@@ -103,12 +102,11 @@ def require_gradient(scorer: Scorer, n: int, start: Int64[np.ndarray, "P n"] | N
             f"for a step of an embedding's length. A search would go on without guidance. Likely causes: {CAUSES}."
         )
     if found.verdict == DIFFERS:
-        warnings.warn(
+        warn(
             f"The gradient of {what} is wrong: it says that the value moves by {found.gradient:.3g} for a step of an "
             f"embedding's length, and the value moves by {found.measured:.3g}. The search will be badly guided. Likely "
             f"causes: {CAUSES}.",
             RuntimeWarning,
-            stacklevel=2,
         )
 
 

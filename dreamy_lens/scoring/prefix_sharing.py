@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-import weakref
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from dreamy_lens.errors import warn
 from dreamy_lens.features.forward_pass import ForwardPass, RowLayout
 from dreamy_lens.models.backend import NotPackable, PackedRunner
 from dreamy_lens.models.causality import is_causal
@@ -29,9 +27,6 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 
 COARSE_TOLERANCE = 0.05
 """Tolerance for less precise dtypes, which round more."""
-
-_AGREED: weakref.WeakKeyDictionary[HookedModel, set[Any]] = weakref.WeakKeyDictionary()
-"""Packed passes of each model whose numbers agreed with those of plain rows, so that each is tried once."""
 
 
 class PrefixSharing:
@@ -75,7 +70,7 @@ class PrefixSharing:
             try:
                 packed = model.packed(way)
                 packed.check(self.capture)
-                self.why = self._tried_once(way, packed, at_most)
+                self.why = self._tried(packed, at_most)
             except NotPackable as error:
                 self.why = self.why or str(error)
             except UnsupportedAttention as error:
@@ -131,23 +126,6 @@ class PrefixSharing:
             packed.run(packing, self.capture, final=final, keep=kept)
             self._kept[final] = kept
         return self._kept[final]
-
-    def _tried_once(self, way: str, packed: PackedRunner, at_most: int | None) -> str:
-        """Return why a packed form cannot be used, or ""; agreement is remembered while the model is as it was."""
-        agreed, key = _AGREED.setdefault(self.model, set()), self._key(way, at_most)
-        if key in agreed:
-            return ""
-        why = self._tried(packed, at_most)
-        if not why:
-            agreed.add(self._key(way, at_most))  # the trial may have added hooks of TransformerLens
-        return why
-
-    def _key(self, way: str, at_most: int | None) -> tuple[Any, ...]:
-        """Return all that the comparison of packed with plain passes depends on."""
-        model, frame = self.model, self.frame
-        passes = way, self.layout, self.capture, self.final, self.everywhere, at_most
-        rows = frame.bos, frame.prefix, frame.suffix, frame.fluency.vocabulary.size
-        return repr((passes, rows)), model.state, model.other_hooks, model.versions
 
     def _tried(self, packed: PackedRunner, at_most: int | None) -> str:
         """Return why a packed form cannot be used, or ""; try fewer rows when memory runs out."""
@@ -211,9 +189,8 @@ def is_close(ours: Tensor, plain: Tensor, dtype: torch.dtype) -> bool:
 
 def warn_unshared(model: HookedModel, why: str) -> None:
     """Warn that prompts are scored whole on a model."""
-    warnings.warn(
+    warn(
         f"Prompts are scored whole on {model.name}, which is slower than by shared prefixes and gives the same "
         f"numbers: {why}. Set share_prefixes=False to silence this warning.",
         RuntimeWarning,
-        stacklevel=2,
     )

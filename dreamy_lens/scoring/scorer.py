@@ -111,6 +111,7 @@ class Scorer:
         self.forward = ForwardScorer([self.bound], self.frame, batch_size, share_prefixes)
         self.models = self.forward.models
         for other in self.models:
+            other.renew()
             other.bos(self.prepend_bos)
             other.check_weights()
         self.backward = BackwardScorer([self.bound], self.frame, self.models, batch_size, share_prefixes)

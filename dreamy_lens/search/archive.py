@@ -36,9 +36,6 @@ class Archive:
         return self.frontiers.get(0, np.empty(0, dtype=np.int64))
 
     @property
-    def islands(self) -> np.ndarray:
-        return self._islands[: self._size]
-
     def __len__(self) -> int:
         return self._size
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -134,12 +134,15 @@ class SearchConfig:
         return np.empty(0, dtype=np.float32)
 
     @classmethod
-    def from_settings(cls, config: SearchConfig | None, settings: dict[str, Any]) -> SearchConfig:
+    def from_settings(
+        cls, config: SearchConfig | None, settings: dict[str, Any], keywords: Sequence[str] = ()
+    ) -> SearchConfig:
         """Return a configuration with some settings replaced.
 
         Args:
             config: Configuration to start from, whose class is kept; None is the default configuration of this class.
             settings: New values, by the names of the settings.
+            keywords: Names of the caller's other keywords, which an unknown setting may stand for.
 
         Raises:
             SettingsError: A setting is unknown, and the message names the nearest one; or a value is outside its range.
@@ -157,7 +160,7 @@ class SearchConfig:
                 owners = [other.__name__ for other in _kinds(SearchConfig) if name in other.__dataclass_fields__]
                 if owners:
                     raise SettingsError(f"{name} is a setting of {', '.join(owners)}, and not of {kind.__name__}.")
-                raise unknown_setting(name, known)
+                raise unknown_setting(name, [*known, *keywords])
         former = {} if config is None else asdict(config)
         if config is not None and not config._names_iterations:
             former["iterations"] = None

@@ -7,9 +7,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dreamy_lens.errors import ConstraintError, PromptError, TokenError, quoted
-from dreamy_lens.models.vocabulary import REPLACEMENT, Vocabulary
-from dreamy_lens.search.constraints import Constraint, Fix, ForbidText, ForbidTokens, Printable, RoundTrip, Template
-from dreamy_lens.search.constraints import __all__ as FUNCTIONS
+from dreamy_lens.models.vocabulary import LONGEST_TARGET, REPLACEMENT, Vocabulary
+from dreamy_lens.search.constraints import (
+    Constraint,
+    Fix,
+    ForbidText,
+    ForbidTokens,
+    Printable,
+    RoundTrip,
+    Template,
+    listed_constraints,
+)
 
 
 class ConstraintSet:
@@ -34,15 +42,7 @@ class ConstraintSet:
     def __init__(
         self, constraints: Sequence[Constraint], vocabulary: Vocabulary, length: int, allowed: np.ndarray | None = None
     ) -> None:
-        if isinstance(constraints, Constraint):
-            constraints = [constraints]
-        for c in constraints:
-            if not isinstance(c, Constraint):
-                raise ConstraintError(
-                    f"{quoted(c)} is not a constraint; use those of dl.constraints (dreamy_lens.constraints): "
-                    f"{', '.join(FUNCTIONS)}."
-                )
-        self.constraints = tuple(constraints)
+        self.constraints = listed_constraints(constraints)
         self.vocabulary = vocabulary
         self.length = length
         self.allowed = (vocabulary.allowed if allowed is None else allowed).copy()
@@ -177,11 +177,24 @@ class ConstraintSet:
             chosen = self.vocabulary.token_id(token)
             self.vocabulary.check([chosen], "The fixed token")
         except (TokenError, PromptError) as error:
-            raise ConstraintError(f"fix() at position {position}: {error}") from error
+            several = self._one_by_one(position, token) if isinstance(token, str) else None
+            raise ConstraintError(f"fix() at position {position}: {several or error}") from error
         position %= self.length
         if self.fixed.get(position, chosen) != chosen:
             raise ConstraintError(f"Position {position} is fixed to two different tokens; keep one of them.")
         self.fixed[position] = chosen
+
+    def _one_by_one(self, position: int, text: str) -> str | None:
+        """Return how to fix a text that is several tokens, or None if it is not."""
+        if len(text) > LONGEST_TARGET:
+            return None
+        pieces = self.vocabulary.tokens(self.vocabulary.encode(text))
+        if len(pieces) < 2:
+            return None
+        first = position if position >= 0 else position - len(pieces) + 1
+        listed = ", ".join(f"{first + i}: {quoted(piece)}" for i, piece in enumerate(pieces[:8]))
+        more = ", ..." * (len(pieces) > 8)
+        return f"{quoted(text)} is {len(pieces)} tokens here. Fix one token at each position: fix({{{listed}{more}}})."
 
     def _round_trips(self, row: np.ndarray, text: str) -> bool:
         """Return whether a prompt, inside its template, is encoded back to the same ids."""

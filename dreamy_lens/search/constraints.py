@@ -7,7 +7,7 @@ constraint is drawn again instead of being scored. See :class:`~dreamy_lens.sear
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -143,6 +143,44 @@ def _token(token: Any, where: str) -> str | int:
         many = " Give several tokens one by one: forbid_tokens(*tokens)." if where == "forbid_tokens" else ""
         raise ConstraintError(f"{where}() takes a token as its text or its id; got {quoted(token)}.{many}")
     return int(token)
+
+
+def listed_constraints(constraints: Any) -> tuple[Constraint, ...]:
+    """Return one constraint, or several in any iterable, as a tuple.
+
+    Raises:
+        ConstraintError: Something among them is not a constraint.
+    """
+    if isinstance(constraints, Constraint):
+        return (constraints,)
+    one_by_one = isinstance(constraints, Iterable) and not isinstance(constraints, (str, bytes, Mapping))
+    listed: tuple[Any, ...] = tuple(constraints) if one_by_one else (constraints,)
+    for one in listed:
+        if not isinstance(one, Constraint):
+            raise ConstraintError(_why_no_constraint(one))
+    return listed
+
+
+def _why_no_constraint(thing: Any) -> str:
+    """Return the error message for something that is not a constraint."""
+    for name, arguments in _CALLS.items():
+        if thing is globals()[name]:
+            return f"{name} is a function that makes a constraint, and it was not called: write {name}({arguments})."
+    return (
+        f"{quoted(thing)} is not a constraint; use those of dl.constraints (dreamy_lens.constraints): "
+        f"{', '.join(__all__)}."
+    )
+
+
+_CALLS = {
+    "fix": '{0: "The"}',
+    "forbid_text": '" the"',
+    "forbid_tokens": '" the", 17',
+    "printable": "",
+    "round_trip": "",
+    "template": '"User: {dream}"',
+}
+"""Examples of the arguments of each function that makes a constraint."""
 
 
 def to_dict(constraint: Constraint) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from dreamy_lens.search.protocol import BigramRequest, Clock, HostTransfer, Mode
 from dreamy_lens.search.score_cache import ScoreCache
 from dreamy_lens.search.settings import documented, setting
 from dreamy_lens.search.steps import State
-from dreamy_lens.search.swap_statistics import Estimates, SwapStatistics
+from dreamy_lens.search.swap_effects import SwapEffects
 
 OPERATORS = {"swap": 0.40, "explore": 0.30, "cross": 0.15, "shift": 0.15}
 """Share of the children of each operator: the swaps predicted best; swaps among the best by gradient, uniformly; the
@@ -175,7 +175,10 @@ class _Run:
             new = new + swept
         self.scale = float(np.std(self.archive.value)) or float(np.abs(self.archive.value).max()) or 1.0
         self.floor = float(np.median(self.archive.value))
-        self.statistics = SwapStatistics(length, 1.0)
+        self.effects = [
+            SwapEffects(length, width, 0.0, True, 1.0, 6.0, self.device),
+            SwapEffects(length, width, 1.0, False, 0.4, 2.0, self.device),
+        ]
         self.crossed = np.zeros((length, 3))  # number, sum and sum of squares of changes by the cut
         yield new.step(self._state(0), None, self._rejections())
 
@@ -240,10 +243,9 @@ class _Run:
     def step(self, iteration: int) -> Search:
         """Choose parents, make children, score them, and learn from them."""
         settled = yield from self._voyage()
-        estimates = self.statistics.estimates()
-        parents = self._choose(estimates)
+        parents = self._choose()
         yield from self._prepare([parent.row for parent in parents])
-        children = yield from self._children(parents, estimates)
+        children = yield from self._children(parents)
         rows = np.stack([child.ids for child in children]) if children else np.empty((0, self.config.length), np.int64)
         new = yield from self.cache.evaluate(rows)
         self._take(new)
@@ -251,7 +253,7 @@ class _Run:
         new = new if settled is None else settled + new
         yield new.step(self._state(iteration), None, self._rejections())
 
-    def _choose(self, estimates: Estimates) -> list[Parent]:
+    def _choose(self) -> list[Parent]:
         """Choose parents: each is one of the best for the slope of the hull at a cross-entropy drawn uniformly."""
         archive, rng = self.archive, self.rng
         at, height = archive.hull(self.island)
@@ -269,7 +271,7 @@ class _Run:
             weight = float(np.clip(weight * np.exp(0.4 * rng.normal()), least, most))
             score = value - weight * cost
             best = np.argpartition(-score, min(64, len(score) - 1))[:64]
-            noise = float(np.hypot(np.median(estimates.deviation), weight * estimates.cross_entropy_deviation))
+            noise = float(np.hypot(self.effects[0].deviation, weight * self.effects[1].deviation))
             used = archive.uses[rows[best]]
             score = score[best] - 0.15 * noise * used + 0.1 * noise * rng.gumbel(size=len(best))
             row = int(rows[best[score.argmax()]])
@@ -293,7 +295,7 @@ class _Run:
         while len(self.tables) > min(most, 25 * self.config.parents):
             self.tables.popitem(last=False)
 
-    def _children(self, parents: list[Parent], estimates: Estimates) -> Any:
+    def _children(self, parents: list[Parent]) -> Any:
         """Make new children of the parents that obey the constraints, each once."""
         config, rng, free = self.config, self.rng, self.free
         per = np.full(len(parents), config.children // len(parents))
@@ -306,10 +308,10 @@ class _Run:
         tables = SwapTables.stack([self.tables[parent.row] for parent in parents])
         weights = np.array([parent.weight for parent in parents], dtype=np.float32)
 
-        swaps = self._swaps(tables, weights, estimates, int(4 * counts[:, 0].max() + 8))
+        swaps = self._swaps(tables, ids, weights, int(4 * counts[:, 0].max() + 8))
         explored = self._explored(tables, weights, counts[:, 1])
         shifts = self._shifts(tables, ids, counts[:, 3])
-        donors, crossings = self._crossings(tables, ids, parents, weights, estimates, counts[:, 2])
+        donors, crossings = self._crossings(tables, ids, parents, weights, counts[:, 2])
         found = yield HostTransfer((swaps, explored[2], shifts[3], crossings))
         swaps, tokens, inserted, crossings = found
 
@@ -353,16 +355,19 @@ class _Run:
         child[position] = token
         return Child(child, row, operator, position, token)
 
-    def _swaps(self, tables: SwapTables, weights: np.ndarray, estimates: Estimates, count: int) -> Tensor:
+    def _swaps(self, tables: SwapTables, ids: np.ndarray, weights: np.ndarray, count: int) -> Tensor:
         """Draw the swaps that are predicted best, `[P, count]` flat numbers of (position, token), best first.
 
         Differences that the language model makes between tokens count at its own temperature: Gumbel noise of λ / n.
         """
-        mean = to_device(estimates.mean.astype(np.float32), self.device)[:, None]
         weight = to_device(weights, self.device)[:, None, None]
-        score = tables.value * (estimates.slope / self.scale)
-        score += mean
-        score -= weight * tables.cross_entropy
+        value, cost = self.effects
+        lost = value.lost(ids) - weights[:, None] * cost.lost(ids)
+        gained = [to_device(effects.gained().astype(np.float32), self.device) for effects in self.effects]
+        score = tables.value * (value.slope / self.scale)
+        score += to_device(lost.astype(np.float32), self.device)[..., None]
+        score += gained[0]
+        score -= weight * (tables.cross_entropy + gained[1])
         noise = torch.empty_like(score).exponential_(generator=self.generator).log_()
         score -= noise * (weight / self.terms)
         score = self._only_free(score).flatten(1)
@@ -424,7 +429,6 @@ class _Run:
         ids: np.ndarray,
         parents: list[Parent],
         weights: np.ndarray,
-        estimates: Estimates,
         counts: np.ndarray,
     ) -> tuple[np.ndarray, Tensor]:
         """Rank the crossings of each parent with donors: the donor's beginning, then the parent's end from a cut on.
@@ -451,12 +455,12 @@ class _Run:
         change = (head[None] + joint + tail[:, None] - flipped[:, :1, None]) / self.terms
         number, total, squares = self.crossed.T
         mean = total / (number + 2)
-        spread = (squares + 3 * np.median(estimates.deviation) ** 2) / (number + 3) - mean**2
+        spread = (squares + 3 * self.effects[0].deviation ** 2) / (number + 3) - mean**2
         deviation = np.sqrt(np.maximum(spread, 1e-6))
         gain, width = (to_device(array.astype(np.float32), self.device) for array in (mean, deviation))
         weight = to_device(weights, self.device)[:, None, None]
         noise = torch.empty_like(change).normal_(generator=self.generator)
-        noise *= torch.sqrt(width**2 + (1.5 * weight * estimates.cross_entropy_deviation) ** 2)
+        noise *= torch.sqrt(width**2 + (1.5 * weight * self.effects[1].deviation) ** 2)
         score = gain - weight * change + noise
         other = to_device(donors, self.device)
         same = (other[None] != at[:, None]).cumsum(2).roll(1, 2) == 0  # the beginnings are equal: no new prompt
@@ -494,8 +498,10 @@ class _Run:
             position = np.array([child.position for child, _ in swaps])
             predicted = self._predicted(swaps)
             change = (archive.value[row] - archive.value[parent]) / self.scale
-            error = archive.cross_entropy[row] - archive.cross_entropy[parent] - predicted[1]
-            self.statistics.add(position, predicted[0] / self.scale, change, error)
+            dearer = archive.cross_entropy[row] - archive.cross_entropy[parent]
+            old, new = archive.ids[parent, position], archive.ids[row, position]
+            self.effects[0].learn(position, old, new, predicted[0] / self.scale, change)
+            self.effects[1].learn(position, old, new, predicted[1], dearer)
         crossed = [(child, row) for child, row in known if child.operator == "cross"]
         if crossed:
             change = np.array([archive.value[row] - archive.value[child.parent] for child, row in crossed]) / self.scale

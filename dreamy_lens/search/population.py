@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Generator
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
-from dreamy_lens.errors import FeatureError, PromptError
+from dreamy_lens.errors import FeatureError, PromptError, warn
 from dreamy_lens.scoring.scorer import Scores
 from dreamy_lens.scoring.token_gradient import Gradient
 from dreamy_lens.search.constraint_set import ConstraintSet
@@ -99,10 +98,9 @@ def stack_prompts(rows: list[np.ndarray]) -> Int64[np.ndarray, "P n"]:
 def warn_if_flat(gradient: Gradient | Any, label: str) -> None:
     """Warn if the gradient of the value is zero on every initial prompt."""
     if all(not part.value.any() and not part.value_charge.any() for part in gradient.parts):
-        warnings.warn(
+        warn(
             f"The gradient of {label} is exactly zero on every initial prompt, so at first it "
             "cannot guide the search. The cause may be a latent or neuron that is off, or a clip(): try "
             "pre_activation=True, hook_pre, or another start.",
             RuntimeWarning,
-            stacklevel=3,
         )

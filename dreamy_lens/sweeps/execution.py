@@ -7,7 +7,6 @@ import dataclasses
 import os
 import secrets
 import sys
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +17,7 @@ from dreamy_lens.cluster.actor_pool import ActorPool, LostJob
 from dreamy_lens.cluster.model_ref import dumps
 from dreamy_lens.cluster.ray_cluster import Cluster, RayConfig, connected
 from dreamy_lens.cluster.shared_folder import SharedFolder
-from dreamy_lens.errors import RunFolderError, SettingsError, quoted
+from dreamy_lens.errors import RunFolderError, SettingsError, quoted, warn
 from dreamy_lens.sweeps.plan import MANIFEST, Plan, SweepTask, add_seeds
 from dreamy_lens.sweeps.runner import DONE, FAILED, RESULTS, Runner, failure
 from dreamy_lens.sweeps.sweep import Sweep
@@ -92,11 +91,10 @@ def _carry_out(plan: Plan, place: SharedFolder, ray: RayConfig | None, together:
     failed = [task for task in plan.tasks if sweep.status(task) == FAILED]
     if failed:
         unsaved = f" The Sweep's .unsaved has {len(runner.unsaved)} runs in memory." if runner.unsaved else ""
-        warnings.warn(
+        warn(
             f"{len(failed)} of {len(plan.tasks)} runs failed; the Sweep's .failed says why. Repeat the call to try "
             f"them again.{unsaved}",
             RuntimeWarning,
-            stacklevel=4,
         )
     return sweep
 

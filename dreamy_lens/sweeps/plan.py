@@ -13,7 +13,7 @@ from dreamy_lens.errors import RunFolderError, SettingsError, quoted
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import parse
 from dreamy_lens.search.config import SearchConfig, configs_of_seeds
-from dreamy_lens.search.constraints import Constraint, to_dict
+from dreamy_lens.search.constraints import Constraint, listed_constraints, to_dict
 from dreamy_lens.search.epo_config import EPO
 from dreamy_lens.search.optimizers import config_to_dict
 
@@ -250,8 +250,7 @@ def _settings(
         # A variant with another search has the settings that were given for all runs, too.
         search, replaced = (variant["search"], common | own) if "search" in variant else (base, own)
         other = not_in_config | {name: value for name, value in variant.items() if name in _NOT_IN_CONFIG}
-        rules = other["constraints"]
-        rules = (rules,) if isinstance(rules, Constraint) else tuple(rules)
+        rules = listed_constraints(other["constraints"])
         given = own | ({"search": type(search).__name__} if "search" in variant else {})
         given |= {name: _summary(name, variant[name]) for name in _NOT_IN_CONFIG if name in variant}
         variants.append(
@@ -271,8 +270,7 @@ def _settings(
 def _summary(name: str, value: Any) -> Any:
     """Return a short text for a start or for constraints, for tables."""
     if name == "constraints":
-        rules = (value,) if isinstance(value, Constraint) else tuple(value)
-        return "; ".join(rule.describe() for rule in rules)
+        return "; ".join(rule.describe() for rule in listed_constraints(value))
     return value if isinstance(value, str) or value is None else "ids"
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from dreamy_lens.panels import bundle
-from tests.browser.chromium import watch
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Locator, Page
 
 # One exact event name for each listener, as marimo has it, and what is set travels only when changes are saved. Lone
 # surrogates do not survive the way from Python, so the state comes as the JSON that the frozen form has too.
@@ -111,26 +109,10 @@ class Mounted:
 
 
 @pytest.fixture
-def mount(chromium: Browser) -> Iterator[Callable[..., Mounted]]:
+def mount(page_for: Callable[..., Page]) -> Callable[..., Mounted]:
     """`mount(view, state, scheme=, width=)` shows a view; an error in a script, a dialog or a request fails."""
-    with contextlib.ExitStack() as stack:
-        watched, dialogs = [], []
 
-        def show(view: str, state: dict[str, Any], scheme: str = "light", width: int = 1000, **more: Any) -> Mounted:
-            context = chromium.new_context(
-                offline=True,
-                viewport={"width": width, "height": 1000},
-                color_scheme="dark" if scheme == "dark" else "light",
-                **more,
-            )
-            stack.callback(context.close)
-            context.set_default_timeout(5000)
-            watched.append(watch(context))
-            page = context.new_page()
-            page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
-            page.on("console", lambda said: said.type == "error" and dialogs.append(said.text))
-            return Mounted(page, view, state)
+    def show(view: str, state: dict[str, Any], scheme: str = "light", width: int = 1000, **more: Any) -> Mounted:
+        return Mounted(page_for(scheme, width, 1000, **more), view, state)
 
-        yield show
-        problems = [problem for one in watched for problem in (*one.errors, *one.refused)]
-        assert not problems + dialogs
+    return show

@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 
 import numpy as np
 import pytest
 
 from dreamy_lens.features import parse
-from tests.browser.chromium import watch
 from tests.browser.formpage import SHAPES, FormPage
 
 HOSTILE = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"
 
 
 @pytest.fixture
-def form(chromium):
+def form(page_for):
     """A function that opens a form in a page; an error in the view, or a request, is an error of the test."""
-    with contextlib.ExitStack() as pages:
-        found = []
 
-        def opened(scheme: str = "light", **changes) -> FormPage:
-            context = chromium.new_context(
-                offline=True, viewport={"width": 1100, "height": 800}, color_scheme=scheme, reduced_motion="reduce"
-            )
-            pages.callback(context.close)
-            found.append(watch(context))
-            context.set_default_timeout(5000)
-            return FormPage(context.new_page(), **changes)
+    def opened(scheme: str = "light", **changes) -> FormPage:
+        return FormPage(page_for(scheme, 1100, 800, reduced_motion="reduce"), **changes)
 
-        yield opened
-        assert not [problem for one in found for problem in (*one.errors, *one.refused)]
+    return opened
 
 
 # Hook points.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import dreamy_lens as dl
-from dreamy_lens.cli.corpus import parse_count
+from dreamy_lens.cli.corpus import count_option
 from dreamy_lens.cli.main import main
 from dreamy_lens.cluster import RayConfig
 from dreamy_lens.scan import Examples
@@ -56,6 +56,7 @@ def test_scan_compare_and_card(corpus: Path, tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert main(["compare", str(run), str(out), "--html", str(page)]) == 0
     told = capsys.readouterr().out
+    assert "compare(" not in told  # which is Python; the option is --corpus
     assert "against" in told and "Written:" in told and "<html" in page.read_text()
 
     card = [
@@ -106,12 +107,12 @@ def test_options_of_ray_without_it_are_a_mistake(capsys):
 
 
 def test_counts_as_people_write_them():
-    assert [parse_count(t) for t in ("12", "1_000", "2,000", "500k", "1.5M", "2G", "3b")] == [
+    assert [count_option(t) for t in ("12", "1_000", "2,000", "500k", "1.5M", "2G", "3b")] == [
         12, 1000, 2000, 500_000, 1_500_000, 2 * 10**9, 3 * 10**9,
     ]  # fmt: skip
     for text in ("many", "-5", "", "1.5.2x"):
         with pytest.raises(Exception, match="is not a count"):
-            parse_count(text)
+            count_option(text)
 
 
 def test_of_many_features_those_that_stand_out_are_printed(corpus: Path, capsys: pytest.CaptureFixture[str]):

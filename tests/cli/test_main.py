@@ -137,6 +137,8 @@ def test_save_resume_and_show(cli, tmp_path):
     run, more = str(tmp_path / "run"), str(tmp_path / "more")
     assert cli("dream", "L2.N17", *SMALL, "--out", run)[0] == 0
     _, whole, _ = cli("dream", "L2.N17", *SMALL, "--iterations", "5")
+    status, out, err = cli("dream", "L2.N17", *SMALL, "--out", run)
+    assert (status, out) == (1, "") and f"already holds a run; continue it with --resume {run}, choose another" in err
     status, resumed, err = cli("dream", "--resume", run, "--iterations", "3", "--quiet", "--out", more)
     assert status == 0 and resumed == whole, err
     assert dl.load_run(run).iteration == 2 and dl.load_run(more).iteration == 5
@@ -255,7 +257,7 @@ def test_an_interrupt_elsewhere_ends_quietly(cli, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Scorer, "gradient", pressed)
-    status, out, err = cli("attribute", "L2.N17", "a prompt")
+    status, out, err = cli("attribute", "L2.N17", "a prompt", "--quiet")
     assert (status, out, err) == (130, "", "dreamy-lens: interrupted.\n")
 
 
@@ -293,7 +295,7 @@ def test_attribute_prints_a_row_for_each_token(cli, tmp_path):
     page = tmp_path / "strip.html"
     status, out, err = cli("attribute", 'log_prob(" the")', "Return a copy of", "-k", "3", "--html", str(page))
     lines = out.splitlines()
-    assert status == 0 and err == ""
+    assert status == 0 and err == 'Attributing log_prob(" the") to the tokens of the prompt ...\n'
     assert "drop to worst" in lines[0] and "drop to best" in lines[0]
     assert [line.split("'")[1] for line in lines[1:5]] == ["Return", " a", " copy", " of"]
     assert lines[5] == f"Written: {page}" and "<html" in page.read_text(encoding="utf-8")
@@ -322,6 +324,32 @@ def test_hooks_that_match_nothing(cli):
     assert err.startswith(
         "dreamy-lens: no hook point of embedded matches 'hook_pst'; nearest: blocks.0.mlp.hook_post, "
     )
+
+
+def test_through_a_pipe_each_command_says_what_begins(cli, folder, tmp_path):
+    small, corpus = SMALL[:-1], tmp_path / "corpus.txt"
+    corpus.write_text("The dog runs over the hill and the cat sleeps in the house. " * 9)
+    run, model = str(tmp_path / "run"), ("--model", folder)
+    scan = ("scan", "L1.N3", "--corpus", str(corpus), "--length", "4", *model)
+    for words, said in (
+        (("dream", "L1.N3", *small, "--out", run, *model), "Dreaming of L1.N3 ..."),
+        (scan, f"Scanning {corpus} ..."),
+        (("attribute", "L1.N3", "the dog", *model), "Attributing L1.N3 to the tokens of the prompt ..."),
+    ):
+        status, _, err = cli(*words)
+        loading = [f"Loading the model {folder} ..."] * (words is not scan)  # which loads it where it scans
+        assert status == 0 and err.splitlines() == [*loading, said]
+    _, _, err = cli("dream", "--resume", run, "--iterations", "1")
+    assert err.startswith("Continuing the dream of blocks.1.mlp.hook_post[-1, 3] ...\n")
+    status, out, err = cli(*scan, "--quiet")
+    assert (status, err) == (0, "") and out
+
+
+def test_where_no_hook_point_is_near_none_is_named(cli):
+    status, out, err = cli("hooks", "nosuch")
+    assert (status, out) == (1, "")
+    advice = "`dreamy-lens hooks` without a word lists all"
+    assert err == f"dreamy-lens: no hook point of embedded matches 'nosuch'; {advice}.\n"
 
 
 class Closed(io.StringIO):

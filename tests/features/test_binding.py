@@ -38,6 +38,30 @@ def sentence(error: type[Exception], feature, model, **settings) -> str:
 # Hook points.
 
 
+@pytest.mark.parametrize(
+    ("index", "order"),
+    [("0, 0, 5", "0, 5, 0"), ("1, -4, -2", "1, -2, -4"), ("0, 2, -1", "0, -1, 2"), ("-1, 1, 2", "-1, 2, 1")],
+)
+def test_attention_to_a_later_token_is_refused_with_the_right_order(gpt2, index, order):
+    ids = [5, 6, 7, 8, 9, 10, 11]
+    for name, value in (("pattern", "0"), ("attn_scores", "minus infinity")):
+        feature = f"blocks.0.attn.hook_{name}[{index}]"
+        with pytest.raises(FeatureRangeError) as caught:
+            dl.score(feature, ids, gpt2.bridge)
+        assert f"is {value} for every prompt here" in str(caught.value) or "masked" in str(caught.value)
+        assert name != "pattern" or f"The order is head, query, key: write [{order}]." in str(caught.value)
+    assert dl.score(f"blocks.0.attn.hook_pattern[{order}]", ids, gpt2.bridge).value[0] > 0
+    assert dl.score("blocks.0.attn.hook_pattern[0, 2, -1]", ids[:3], gpt2.bridge).value[0] > 0  # -1 is 2 there
+    with pytest.raises(FeatureRangeError, match=r"position -1 comes after position 2\. The order is head, query, key"):
+        dl.dream("blocks.0.attn.hook_pattern[0, 2, -1]", gpt2.bridge, length=5)
+
+
+@pytest.mark.parametrize("name", ["L2.N", "l2", "L2N"])
+def test_half_of_a_neuron_is_answered_with_a_whole_one(gpt2, name):
+    with pytest.raises(UnknownHookError, match=r"; a neuron of layer 2 is, for example, L2\.N812\.$"):
+        dl.score(name, [5, 6], gpt2.bridge)
+
+
 def test_an_unknown_hook_point_is_answered_with_the_nearest_names(gpt2):
     said = sentence(UnknownHookError, "blocks.1.mlp.hook_pst[-1, 3]", gpt2.bridge)
     assert "tiny-gpt2 has no hook point 'blocks.1.mlp.hook_pst'; nearest: blocks.1.mlp.hook_post, " in said

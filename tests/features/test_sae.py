@@ -291,7 +291,7 @@ def broken(tmp_path, **changes):
         ({"normalize_activations": "batch"}, "normalisation of activations 'batch'"),
         ({"drop": ["b_enc"]}, "lacks b_enc, which a standard autoencoder needs; it has W_dec, W_enc, b_dec"),
         ({"architecture": "jumprelu"}, "lacks threshold"),
-        ({"architecture": "topk", "k": None}, "gives k = None"),
+        ({"architecture": "topk", "k": None}, r"gives no k\. Set"),
         ({"architecture": "topk", "k": 11}, "10 latents, but its configuration gives k = 11"),
         ({"tensors": {"W_enc": torch.zeros(D_SAE, D_IN)}}, "contradicts itself: W_enc is \\[10, 6\\].*transposing"),
         ({"d_sae": 11}, "d_sae = 11 in cfg.json"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,10 @@ def test_another_model_is_refused_and_an_unknown_name_is_said_once(gpt2, tmp_pat
         dl.score(latent(own), " a file")
         for _ in range(3):
             dl.score(latent(unknown), prompts(gpt2), gpt2.bridge)
-    assert [str(w.message) for w in said if "cannot be told" in str(w.message)].__len__() == 1
+    (sentence,) = (str(w.message) for w in said if "cannot be told" in str(w.message))
+    assert sentence.endswith(
+        "if it is not, the latents mean nothing: load the model of the training, load_model('gpt2-small')."
+    )
 
 
 @pytest.mark.parametrize(
@@ -254,9 +258,51 @@ def test_rows_and_positions_outside_the_training_are_said_once(gpt2, tmp_path):
         dl.score(latent(folder, position="bos") + latent(folder), ids[:, :7], gpt2.bridge, prepend_bos=True)
         for _ in range(2):
             dl.score(latent(folder, position=3), ids, gpt2.bridge, prepend_bos=True)
+        dl.score(latent(folder, position=3), ids[:, :8], gpt2.bridge, prepend_bos=True)
     texts = " ".join(str(w.message) for w in said)
+    assert "of 8 tokens (context_size), and rows here have 10: " in texts and "Use shorter prompts or windows" in texts
     for part in ("context_size", "seqpos_slice", "exclude_special_tokens"):
         assert texts.count(part) == (1 if part != "seqpos_slice" else 2)  # positions 1 and 0 are two facts
+
+
+@pytest.mark.parametrize(
+    ("stated", "position", "said_of"),
+    [
+        ([1, 2], -1, r"positions 1:2 of a row \(seqpos_slice\), and position 5 of the row is not among them"),
+        ([1, 3, 1], -1, r"positions 1:3:1 of a row \(seqpos_slice\), and position 5 of the row is not among them"),
+        ([3], 3, r"positions :3 of a row \(seqpos_slice\), and position 4 of the row is not among them"),
+        ([2, None], 0, r"positions 2: of a row \(seqpos_slice\), and position 1 of the row is not among them"),
+        ([0, -1], -1, r"positions 0:-1 of a row .* whether position 5 of the row is among them cannot be told"),
+        ([1, 2], 0, None),
+        ([2, None], -1, None),
+    ],
+)
+def test_a_slice_of_positions_is_kept_without_the_size_of_the_context(gpt2, tmp_path, stated, position, said_of):
+    folder, _ = saved(tmp_path / "sae", 32, seqpos_slice=stated)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            dl.score(latent(folder, position=position), prompts(gpt2, 5), gpt2.bridge, prepend_bos=True)
+    texts = [str(w.message) for w in said]
+    assert len(texts) == (said_of is not None)
+    if said_of is not None:
+        assert re.search(said_of, texts[0])
+
+
+@pytest.mark.parametrize("stated", ["1:", [1, 2, 3, 4], [1, 2, 0], []])
+def test_a_slice_that_is_none_is_refused_with_what_is_accepted(tmp_path, stated):
+    folder, _ = saved(tmp_path / "sae", 32, seqpos_slice=stated)
+    with pytest.raises(SAEError, match=r"\[start, stop, step\], \[start, stop\] or \[stop\] is needed: whole numbers"):
+        load_sae(folder)
+
+
+def test_arguments_of_passes_are_refused_and_ignored_by_their_own_name(gpt2, tmp_path):
+    folder, _ = saved(tmp_path / "sae", 32, model_kwargs={"a": 1})
+    with pytest.raises(SAEError, match=r'arguments a=1, .*\(model_kwargs\).*load_sae\(\.\.\., ignore="model_kwargs"\)'):
+        load_sae(folder)
+    with pytest.raises(SAEError, match="model_kwargs"):
+        load_sae(folder, ignore="model_from_pretrained_kwargs")
+    assert np.isfinite(dl.score(latent(folder, ignore="model_kwargs"), prompts(gpt2), gpt2.bridge).value).all()
 
 
 def test_other_weights_old_versions_and_unknown_keys_are_said_once(gpt2, tmp_path):

@@ -145,11 +145,11 @@ def test_a_hub_id_that_cannot_be_loaded_is_told_with_the_reason(monkeypatch: pyt
         raise OSError("no connection.")
 
     monkeypatch.setattr(TransformerBridge, "boot_transformers", unreachable)
-    expected = r"'nobody/nothing' is neither a local folder nor a model .* Hub: no connection. .* load_model\(\)"
+    expected = r"'owner/missing' is neither a local folder nor a model .* Hub: no connection. .* load_model\(\)"
     with pytest.raises(ModelError, match=expected):
-        load_model("nobody/nothing")
-    with pytest.raises(ModelError, match="nobody/nothing"):
-        as_hooked("nobody/nothing")
+        load_model("owner/missing")
+    with pytest.raises(ModelError, match="owner/missing"):
+        as_hooked("owner/missing")
 
 
 def test_dtypes_and_devices_that_do_not_exist_are_told():

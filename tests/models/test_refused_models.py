@@ -59,6 +59,20 @@ def test_an_adapter_is_refused_with_its_model_and_the_way_to_merge_it(tmp_path, 
             dl.load_model(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["", "  "])
+def test_an_empty_name_is_no_folder(name):
+    with pytest.raises(ModelError, match=r"^The name of the model is empty\. Give a Hugging Face id or a folder"):
+        dl.load_model(name)
+
+
+def test_a_misspelt_option_is_named_before_anything_is_loaded(tmp_path):
+    with pytest.raises(SettingsError, match=r"^There is no setting 'devcie'; did you mean device\?$"):
+        dl.load_model(tmp_path, devcie="cpu")
+    with pytest.raises(SettingsError, match=r"There is no setting 'colour'; there are: .*dtype.*revision"):
+        dl.load_model(colour=1)
+    assert dl.load_model(n_ctx=32, trust_remote_code=False).cfg.n_ctx == 32
+
+
 def test_a_model_without_weights_is_refused(capsys):
     with pytest.raises(ModelError, match="device 'meta' has no weights"):
         dl.load_model(device="meta")

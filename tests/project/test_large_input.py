@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 
 import dreamy_lens as dl
-from dreamy_lens.cli.corpus import parse_count
+from dreamy_lens.cli.corpus import count_option
 from dreamy_lens.errors import (
     ConstraintError,
     CorpusError,
@@ -114,4 +114,4 @@ def test_values_are_shown_as_they_are_or_with_their_length():
 def test_counts_of_the_command_line_are_bounded():
     for text in ("9" * 400, "9" * 18 + "G"):
         with pytest.raises(argparse.ArgumentTypeError, match="more than any corpus has"):
-            parse_count(text)
+            count_option(text)

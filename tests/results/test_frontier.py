@@ -75,6 +75,7 @@ def test_a_frontier_reads_as_text_and_html():
     assert len(lines) == 3 and lines[1].endswith("at 1 2") and "30.00" in lines[2]
     assert len({line.index("at") for line in lines[1:]}) == 1
     assert repr(frontier) == "Frontier(2 prompts, value 1 to 30, cross-entropy 2.00 to 4.00)"
+    assert repr(frontier_of((-2, 2), (-0.0, 4))).startswith("Frontier(2 prompts, value -2 to 0, ")
     assert "<table" in frontier._repr_html_() and "<script" not in frontier._repr_html_()
     assert repr(Frontier([])) == "Frontier(no prompts)" and str(Frontier([])) and Frontier([])._repr_html_()
     frame = frontier.to_pandas()

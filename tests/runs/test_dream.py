@@ -104,6 +104,10 @@ def test_a_start_decides_the_length(gpt2):
         ({"feature": "blocks.1.mlp.hook_pst[-1, 2]"}, UnknownHookError, "nearest: blocks.1.mlp.hook_post"),
         ({"feature": "L1.N3 +"}, FeatureError, "The text ends too early"),
         ({"constraints": [rules_of.fix({9: " dog"})], "length": 5}, ConstraintError, "positions 0 to 4"),
+        ({"constraints": rules_of.printable}, ConstraintError, r"printable is a function .* write printable\(\)\."),
+        ({"constraints": [rules_of.printable]}, ConstraintError, r"it was not called: write printable\(\)\."),
+        ({"constraints": 3, "start": "dog"}, ConstraintError, "3 is not a constraint; use those of dl.constraints"),
+        ({"constraints": rules_of.fix}, ConstraintError, r'write fix\(\{0: "The"\}\)\.'),
         ({"length": 1, "prepend_bos": False}, PromptError, "has no cross-entropy. Use prepend_bos=True"),
     ],
 )
@@ -121,6 +125,7 @@ def test_what_does_not_fit_is_told_before_anything_is_searched(gpt2, monkeypatch
     [
         ({"iteration": 3}, "There is no setting 'iteration'; did you mean iterations?"),
         ({"lambda_mn": 3}, "did you mean lambda_min?"),
+        ({"constraint": ()}, "There is no setting 'constraint'; did you mean constraints?"),
         ({"colour": 3}, "There is no setting 'colour'; there are: iterations, length, "),
         ({"iterations": -1}, "iterations is -1; it must be a whole number, at least 0, or None for 300"),
         ({"population": 0}, "population is 0; it must be at least 1"),

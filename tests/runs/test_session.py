@@ -133,6 +133,14 @@ def test_weights_that_are_a_little_other_are_another_model(gpt2, whole, tmp_path
     assert again.resume(1, progress=False).iteration == 9
 
 
+def test_a_model_without_the_feature_is_told_to_be_another_model(gpt2, tmp_path):
+    small = {"iterations": 1, "population": 2, "children": 4, "length": 5, "progress": False}
+    dl.dream("L2.N812", save_to=tmp_path / "run", **small)
+    said = r"made on 'embedded', and its feature does not fit 'tiny-gpt2', which is another model: .*\. Give the"
+    with pytest.raises(RunFolderError, match=said):
+        dl.load_run(tmp_path / "run", model=gpt2.bridge).resume(1)
+
+
 def test_a_fluency_model_of_another_make_is_told_by_what_it_has(gpt2, whole, tmp_path):
     dream(gpt2.bridge, fluency_model=models.family("llama").bridge, iterations=1).save(tmp_path / "run")
     altered(tmp_path / "run", lambda meta: meta["identity"]["fluency"].update(n_layers=7))

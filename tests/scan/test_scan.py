@@ -17,7 +17,7 @@ import pytest
 
 import dreamy_lens as dl
 from dreamy_lens.corpus import open_corpus
-from dreamy_lens.errors import CorpusError, ExamplesError, FeatureError, SettingsError
+from dreamy_lens.errors import CorpusError, ExamplesError, FeatureError, ModelError, SettingsError
 from dreamy_lens.scan import Checkpoint, Examples, Scan, ScanConfig, model_digest
 from dreamy_lens.scan.scan_folder import CHECKPOINT_FILE, ScanFolder
 from tests.helpers.background import processes
@@ -342,12 +342,13 @@ def test_an_edited_weight_is_another_model(neox):
 
     first = scan(dl.neurons(1), neox, texts())
     weight = next(p for n, p in neox.bridge.named_parameters() if "mlp" in n and p.ndim == 2)
+    before = weight[0, 0].item()
     with torch.no_grad():
         weight[0, 0] += 1
         try:
             second = scan(dl.neurons(1), neox, texts())
         finally:
-            weight[0, 0] -= 1
+            weight[0, 0] = before  # to the last bit: other tests compare digests of this model
     assert second.folder != first.folder
 
 
@@ -356,6 +357,25 @@ def test_functions_of_the_session_and_hooked_models_are_not_cached(neox):
     assert scan(custom, neox, texts()).folder is None
     with neox.bridge.hooks(fwd_hooks=[("blocks.0.hook_resid_post", lambda x, hook: x * 0)]):
         assert scan(dl.neuron(1, 3), neox, texts()).folder is None
+
+
+def test_a_hook_on_a_module_behind_the_feature_changes_cross_entropies_and_no_cache_hides_it(neox, tmp_path):
+    block = neox.bridge.original_model.gpt_neox.layers[1].mlp
+    clean = scan("L0.N3", neox, texts(), out=tmp_path / "clean")
+    cached = scan("L0.N3", neox, texts())
+    handle = block.register_forward_hook(lambda module, given, found: found * 5)
+    try:
+        hooked = scan("L0.N3", neox, texts())
+        with pytest.raises(ExamplesError, match="windows that it kept have other scores now"):
+            scan("L0.N3", neox, texts(), out=tmp_path / "clean")
+        window = hooked.of("L0.N3").top[0]
+        with pytest.warns(RuntimeWarning, match="scored whole"):  # the hook is not run on shared prefixes
+            score = dl.score("L0.N3", [list(window.ids)], neox.bridge)
+        np.testing.assert_allclose(window.cross_entropy, score.cross_entropy[0], atol=1e-4)
+    finally:
+        handle.remove()
+    assert scan("L0.N3", neox, texts()).of("L0.N3").top[0].cross_entropy == cached.of("L0.N3").top[0].cross_entropy
+    assert abs(window.cross_entropy - clean.of("L0.N3").top[0].cross_entropy) > 1e-3
 
 
 def test_what_features_name_is_part_of_what_they_are(neox, tmp_path):
@@ -371,7 +391,7 @@ def test_what_features_name_is_part_of_what_they_are(neox, tmp_path):
 def test_a_folder_is_not_opened_for_what_has_other_values(neox, tmp_path):
     post = "blocks.0.mlp.hook_post"
     scan(dl.custom("mine", [post], lambda a: a[post][:, -1, 3]), neox, texts(), out=tmp_path / "out")
-    with pytest.raises(ExamplesError, match="other values now"):
+    with pytest.raises(ExamplesError, match="other scores now"):
         scan(dl.custom("mine", [post], lambda a: -a[post][:, -1, 3]), neox, texts(), out=tmp_path / "out")
     again = scan(dl.custom("mine", [post], lambda a: a[post][:, -1, 3]), neox, texts(), out=tmp_path / "out")
     assert again.header["complete"]
@@ -439,6 +459,24 @@ def test_a_corpus_without_windows_is_told(neox, corpus, error, words):
 def test_settings_out_of_range_are_told(neox, settings):
     with pytest.raises(SettingsError):
         scan(dl.neuron(1, 3), neox, texts(), **settings)
+
+
+def test_a_count_of_tokens_may_be_a_text():
+    assert ScanConfig(tokens="1.5k") == ScanConfig(tokens=1500)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SettingsError, match=r"'many' is not a count; write for example 500000, 500k or 1\.5M\."):
+        ScanConfig(tokens="many")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("model", ["stories/", "stories/a.txt", ["A text.", "Another one."]])
+def test_a_corpus_in_the_place_of_the_model_is_told(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stories").mkdir()
+    (tmp_path / "stories" / "a.txt").write_text("A text.")
+    with pytest.raises(
+        ModelError, match=r"The second argument is the model; to scan a corpus, write corpus="
+    ) as caught:
+        dl.max_activating("L2.N17", model)
+    assert str(caught.value).endswith(f"write corpus={model!r}.")
 
 
 def test_a_feature_that_needs_gradients_is_told(neox):

@@ -392,9 +392,8 @@ def test_the_models_of_a_scorer_are_each_run_once(gpt2, llama, monkeypatch):
     run = HookedModel.run
     monkeypatch.setattr(HookedModel, "run", lambda self, *a, **k: (ran.append(self.name), run(self, *a, **k))[1])
     feature = dl.parse(FEATURE) + dl.features.mean_cross_entropy(llama.bridge)
-    scorer = make_scorer(feature, gpt2.bridge, fluency_model=llama.bridge, share_prefixes=False)
+    scorer = make_scorer(feature, gpt2.bridge, fluency_model=llama.bridge)
     assert scorer.models == (as_hooked(gpt2.bridge), as_hooked(llama.bridge))
-    scorer.score(IDS)  # the first score checks that the models are causal
     ran.clear()
     scorer.score(IDS)
     assert sorted(ran) == ["tiny-gpt2", "tiny-llama"]

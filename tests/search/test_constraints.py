@@ -153,7 +153,8 @@ def test_a_fixed_token_need_not_be_one_that_may_be_proposed(vocabulary, rng):
     [
         ({6: " the"}, "names position 6, and prompts of 6 tokens have positions 0 to 5"),
         ({-7: " the"}, "names position -7"),
-        ({2: " dog house"}, r"fix\(\) at position 2: The target ' dog house' is 2 tokens here"),
+        ({2: " dog house"}, r"2: ' dog house' is 2 tokens here\. Fix one .* fix\(\{2: ' dog', 3: ' house'\}\)\.$"),
+        ({-1: " dog house"}, r"at position -1: .* fix\(\{-2: ' dog', -1: ' house'\}\)\.$"),
         ({0: " the", -6: " dog"}, "Position 0 is fixed to two different tokens"),
         (dict.fromkeys(range(6), 5), "All 6 positions are fixed, so there is nothing to search; free one"),
     ],

@@ -134,7 +134,7 @@ def test_prompts_of_all_runs_are_scored_in_the_same_passes(gpt2, monkeypatch):
     monkeypatch.setattr(ForwardScorer, "_score_batch", scored)
     monkeypatch.setattr(PackedModel, "run", passed)
     monkeypatch.setattr(BackwardScorer, "_gradient", differentiated)
-    dreams(models.new_bridge("gpt2", gpt2.raw), PLAIN, seeds=[0, 1])
+    dreams(gpt2.bridge, PLAIN, seeds=[0, 1])
     assert parts == [{0, 1, 2, 3}] * 9  # a pass for the initial populations, and one for each iteration
     assert len(packed) == 9 + 1  # and a trial pass
     assert slopes[-8:] == [{0, 1, 2, 3}] * 8 and len(slopes) < 4 * 8
@@ -281,10 +281,10 @@ def test_the_table_has_every_run_s_frontier(runs):
 def test_their_texts_show_every_run(runs):
     text = repr(runs)
     assert text.splitlines()[0] == "Dreams(4 runs)" and len(text.splitlines()) == 5
-    assert all(f"\n  {run!r}" in text for run in runs)
+    assert all(f"\n  seed {run.config.seed}: {run!r}" in text for run in runs)
     page = runs._repr_html_()
     assert "<p>4 runs</p>" in page and page.count("<li>") == 4
-    assert all(escape(repr(run)) in page for run in runs)
+    assert all(escape(f"seed {run.config.seed}: {run!r}") in page for run in runs)
 
 
 # Folders.

@@ -1,0 +1,55 @@
+"""Warnings of the package: each points at the line of the user who called it, whatever part of the package warns."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dreamy_lens as dl
+from dreamy_lens import errors
+from tests.features.test_sae_conditions import saved
+
+PACKAGE = Path(dl.__file__).parent
+
+
+def test_every_warning_of_the_package_goes_through_one_function():
+    calls = [
+        file
+        for file in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn"
+    ]
+    assert calls == [PACKAGE / "errors.py"]
+
+
+@pytest.mark.parametrize("pre_activation", [False, True])
+def test_a_warning_points_at_the_line_that_called_the_package(gpt2, tmp_path, pre_activation):
+    folder, _ = saved(tmp_path / f"sae-{pre_activation}", 32, context_size=3, twist=2, prepend_bos=True)
+    feature = dl.sae_latent(folder, 3, pre_activation=pre_activation)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        dl.score(feature, [[5, 6, 7, 8]], gpt2.bridge, prepend_bos=True)
+    assert len(said) == 2 and {warning.filename for warning in said} == {__file__}
+
+
+def test_a_warning_inside_a_hook_points_past_the_library_that_calls_it():
+    library: dict[str, Any] = {"__name__": "torch.somewhere"}
+    exec(compile("def call(function): return function('seen')", "/lib/torch/somewhere.py", "exec"), library)
+    with pytest.warns(UserWarning, match="seen") as said:
+        library["call"](errors.warn)
+    assert said[0].filename == __file__
+
+
+def test_the_command_line_prints_warnings_without_lines_of_code(tmp_path):
+    folder, _ = saved(tmp_path / "sae", 224, "blocks.2.hook_resid_post", twist=2, prepend_bos=True)
+    words = ["-m", "dreamy_lens", "attribute", f'sae_latent("{folder}", 1, pre_activation=true)', "the dog", "-k", "2"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    (line,) = [line for line in done.stderr.splitlines() if "does not know" in line]
+    assert line.startswith("dreamy-lens: The SAE folder ") and "Warning" not in done.stderr
+    assert "sys.exit" not in done.stderr
