@@ -26,7 +26,7 @@ from .panels.browser import browse as browse
 from .search import constraints as constraints
 from .search.epo_config import EPO as EPO
 from .search.epo_config import GCG as GCG
-from .search.frontier_search import FrontierSearch as FrontierSearch
+from .search.frontier.config import FrontierSearch as FrontierSearch
 from .search.random_search import RandomSearch as RandomSearch
 
 __version__: str

@@ -25,6 +25,8 @@ from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.optimizers import config_from_dict, config_to_dict
 from dreamy_lens.search.steps import State
 
+_MEMORY = "memory_"
+"""Beginning of the names of the arrays that an optimiser remembers."""
 _PACKAGES = ("dreamy-lens", "torch", "transformers", "transformer-lens", "numpy")
 
 
@@ -87,6 +89,7 @@ def pack_record(record: RunRecord) -> tuple[dict[str, Any], dict[str, np.ndarray
     if state is not None:
         arrays["state_population"] = state.population
         arrays["state_non_finite"] = state.non_finite
+        arrays |= {f"{_MEMORY}{name}": array for name, array in state.memory.items()}
     if spec.start is not None:
         arrays["start"] = spec.start
     meta = {
@@ -193,7 +196,8 @@ def unpack_record(
         state, saved = None, meta["state"]
         if saved is not None:
             population, lost = arrays["state_population"], arrays["state_non_finite"]
-            state = State(int(saved["iteration"]), population, saved["rng"], float(saved["seconds"]), lost)
+            memory = {name.removeprefix(_MEMORY): a for name, a in arrays.items() if name.startswith(_MEMORY)}
+            state = State(int(saved["iteration"]), population, saved["rng"], float(saved["seconds"]), lost, memory)
         names = {"feature": provenance.feature, "model": provenance.model, "fluency model": meta["fluency_model"] or ""}
         odd = [name for name, value in names.items() if not isinstance(value, str)]
         problem = f"its {odd[0]} is not a text" if odd else _contradiction(config, history, state, arrays.get("start"))

@@ -11,6 +11,8 @@ from dreamy_lens.models.hooked_model import HookedModel
 LARGEST = 1 << 28
 """Largest number of bytes of a table; a model with a larger vocabulary gets none."""
 CHUNK = 512
+LEAST = -50.0
+"""Smallest log p that a table holds, so that differences of its entries are finite."""
 
 
 @torch.no_grad()
@@ -33,7 +35,7 @@ def bigram_table(model: HookedModel, prepend_bos: bool) -> Float[Tensor, "d_voca
         for start in range(0, size, CHUNK):
             tokens = torch.arange(start, min(start + CHUNK, size), device=device)[:, None]
             table[start : start + len(tokens)] = torch.log_softmax(_last(model, before, tokens)[:, :size], -1)
-    return table.T.contiguous()
+    return table.T.clamp(min=LEAST).contiguous()
 
 
 def _last(model: HookedModel, before: list[int], tokens: Tensor) -> Tensor:

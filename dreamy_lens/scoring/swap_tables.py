@@ -19,7 +19,7 @@ FOLLOWING = 1.1
 
 
 class SwapTables(NamedTuple):
-    """Tables of P prompts, on the device of the gradients.
+    """Tables of P prompts, on one device.
 
     Attributes:
         value: Change of the value that the gradient predicts, float32 `[P, n, d_vocab]`.
@@ -58,22 +58,22 @@ def swap_tables(
 
     Args:
         gradient: Gradients at the prompts.
-        ids: Token ids of the prompts.
+        ids: Token ids of the prompts, on the device that the tables are wanted on.
         allowed: Tokens that may be proposed.
         terms: Number of tokens whose surprisals are averaged in the cross-entropy.
         bigrams: log p of every next token (rows) after every token (columns), or None.
     """
     fluency = next(part for part in gradient.parts if bool(part.cross_entropy_charge.any()))
     width = min(len(part.table) for part in gradient.parts)
-    device = fluency.value.device
-    at, allowed = to_device(ids, device)[..., None], allowed[:width]
+    device = ids.device
+    at, allowed = ids[..., None], allowed[:width]
     value = to_device(gradient.of_value()[..., :width], device)
     value = value - value.gather(-1, at)
     assert fluency.surprisal is not None
-    surprisal = fluency.surprisal[..., :width] * terms
+    surprisal = to_device(fluency.surprisal[..., :width], device) * terms
     own = surprisal.gather(-1, at)
     change = surprisal - own
-    context = matmul_t(fluency.cross_entropy, fluency.table[:width].float())
+    context = to_device(matmul_t(fluency.cross_entropy, fluency.table[:width].float()), device)
     context = (context - context.gather(-1, at)) * terms
     if bigrams is None:
         change += context

@@ -9,8 +9,8 @@ from .constraints import to_dict as to_dict
 from .epo import EPOOptimizer as EPOOptimizer
 from .epo_config import EPO as EPO
 from .epo_config import GCG as GCG
-from .frontier_search import FrontierOptimizer as FrontierOptimizer
-from .frontier_search import FrontierSearch as FrontierSearch
+from .frontier.config import FrontierSearch as FrontierSearch
+from .frontier.optimizer import FrontierOptimizer as FrontierOptimizer
 from .joint import drive_together as drive_together
 from .operators import Operator as Operator
 from .operators import make_children as make_children

@@ -7,7 +7,7 @@ from typing import Any
 
 from dreamy_lens.models.transfer import to_host
 from dreamy_lens.scoring.joint import JointScorer
-from dreamy_lens.search.protocol import HostTransfer, ModelRequest, Search
+from dreamy_lens.search.protocol import HostTransfer, ModelRequest, Request, Search
 from dreamy_lens.search.steps import Step
 
 
@@ -31,7 +31,7 @@ def drive_together(
         The number of a search, and a step of that search.
     """
     answers: dict[int, Any] = dict.fromkeys(range(len(searches)))
-    requests: dict[int, ModelRequest | HostTransfer] = {}
+    requests: dict[int, Request] = {}
     while answers:
         for number, answer in answers.items():
             while True:
@@ -49,7 +49,7 @@ def drive_together(
         current = {
             number: requests[number]
             for number in sorted(requests)
-            if only_transfers or isinstance(requests[number], ModelRequest)
+            if only_transfers or not isinstance(requests[number], HostTransfer)
         }
         requests = {number: request for number, request in requests.items() if number not in current}
         if current and between is not None:
@@ -57,12 +57,20 @@ def drive_together(
         answers = _answer(current, scorer)
 
 
-def _answer(requests: dict[int, ModelRequest | HostTransfer], scorer: JointScorer) -> dict[int, Any]:
-    """Answer the requests of several searches at one stage of an iteration."""
+def _answer(requests: dict[int, Request], scorer: JointScorer) -> dict[int, Any]:
+    """Answer the requests of several searches at one stage of an iteration.
+
+    Scores and gradients of all searches are computed in the same passes; rare requests are answered one by one.
+    """
     transfers = {number: request.tensors for number, request in requests.items() if isinstance(request, HostTransfer)}
     arrays = iter(to_host(*(tensor for tensors in transfers.values() for tensor in tensors)))
     answers: dict[int, Any] = {number: tuple(next(arrays) for _ in tensors) for number, tensors in transfers.items()}
-    passes = {number: request for number, request in requests.items() if isinstance(request, ModelRequest)}
+    passes: dict[int, ModelRequest] = {}
+    for number, request in requests.items():
+        if isinstance(request, ModelRequest) and not request.values_only:
+            passes[number] = request
+        elif not isinstance(request, HostTransfer):
+            answers[number] = request.answer(scorer.scorers[number])
     for on_device in (False, True):
         ids: dict[int, Any] = {
             number: request.ids

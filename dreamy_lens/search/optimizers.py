@@ -20,7 +20,8 @@ from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.constraint_set import ConstraintSet
 from dreamy_lens.search.epo import EPOOptimizer
 from dreamy_lens.search.epo_config import EPO, GCG
-from dreamy_lens.search.frontier_search import FrontierOptimizer, FrontierSearch
+from dreamy_lens.search.frontier.config import FrontierSearch
+from dreamy_lens.search.frontier.optimizer import FrontierOptimizer
 from dreamy_lens.search.protocol import Search
 from dreamy_lens.search.random_search import RandomOptimizer, RandomSearch
 from dreamy_lens.search.score_cache import ScoreCache

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -102,7 +102,10 @@ class HostTransfer:
         return to_host(*self.tensors)
 
 
-Search = Generator["Step | ModelRequest | SampleRequest | BigramRequest | HostTransfer", Any, None]
+Request: TypeAlias = ModelRequest | SampleRequest | BigramRequest | HostTransfer
+"""Request of a search for something that only the model or the device has."""
+
+Search = Generator["Step | Request", Any, None]
 """Search as a coroutine: it yields steps and requests, and receives the answer to each request."""
 
 

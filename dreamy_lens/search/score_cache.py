@@ -136,6 +136,13 @@ class ScoreCache:
         value, cross_entropy = self.scores(rows)
         return np.isfinite(value) & np.isfinite(cross_entropy)
 
+    def finite(self) -> tuple[Int64[np.ndarray, "N n"], Float32[np.ndarray, " N"], Float32[np.ndarray, " N"]]:
+        """Return ids, value and cross-entropy of all prompts with finite scores, in the order of their evaluation."""
+        keys = [key for key, (v, c) in self._scores.items() if np.isfinite(v) and np.isfinite(c)]
+        ids = np.stack([np.frombuffer(key, dtype=np.int64) for key in keys]) if keys else np.empty((0, 0), np.int64)
+        value, cross_entropy = np.array([self._scores[key] for key in keys], dtype=np.float32).reshape(-1, 2).T
+        return ids, value, cross_entropy
+
     def non_finite(self) -> Int64[np.ndarray, "K n"]:
         """Return the token ids of the prompts whose scores are not finite."""
         if len(self._non_finite) > 1:  # joined once, so that the next call copies no single rows

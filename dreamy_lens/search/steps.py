@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ class State:
         rng: State of the random generator, as JSON values.
         seconds: Time that the run has taken, in seconds.
         non_finite: Token ids `[K, n]` of the evaluated prompts whose value or cross-entropy was NaN or infinite.
+        memory: What the optimiser has learned, as arrays by name; empty for one that remembers only its population.
     """
 
     iteration: int
@@ -26,6 +28,7 @@ class State:
     rng: dict[str, Any]
     seconds: float
     non_finite: Int64[np.ndarray, "K n"]
+    memory: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

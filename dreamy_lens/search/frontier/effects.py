@@ -12,9 +12,7 @@ before.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Int64
-from torch import Tensor
 
 DECAY = 0.97
 """Weight that old swaps keep from one batch to the next in the slope and the deviation."""
@@ -34,7 +32,6 @@ class SwapEffects:
         learns_slope: Whether the slope is learned.
         deviation: Standard deviation of the errors in the beginning.
         most: Largest change that is believed; larger ones are clipped.
-        device: Device of the tables.
     """
 
     def __init__(
@@ -45,19 +42,17 @@ class SwapEffects:
         learns_slope: bool,
         deviation: float,
         most: float,
-        device: torch.device,
     ) -> None:
         self.slope, self._learns_slope, self._most = slope, learns_slope, most
         self._position = np.zeros(length)
         self._seen = np.zeros(length)
         self._regression = np.array([0.0, 1e-9])  # sums of predicted * error and predicted ** 2
         self._squares = np.array([5.0, 5.0 * deviation**2])  # number and sum of squares of errors
-        # Sums of errors are kept as means; the first row of each pair holds the number of observations.
+        # Of each pair of tables, the first holds the number of observations, and the second the effect.
         self._gained = np.zeros((2, length, width), dtype=np.float32)
         self._lost = np.zeros((2, length, width), dtype=np.float32)
         self._gained_anywhere = np.zeros((2, width), dtype=np.float32)
         self._lost_anywhere = np.zeros((2, width), dtype=np.float32)
-        self._device = device
 
     @property
     def deviation(self) -> float:
@@ -67,7 +62,7 @@ class SwapEffects:
     def lost(self, ids: Int64[np.ndarray, "P n"]) -> Float32[np.ndarray, "P n"]:
         """Return the part of a change that depends on what is replaced: the position and the present token."""
         at = np.arange(ids.shape[1])
-        return self._position + self._lost[1, at, ids] + self._lost_anywhere[1, ids]
+        return (self._position + self._lost[1, at, ids] + self._lost_anywhere[1, ids]).astype(np.float32)
 
     def gained(self) -> Float32[np.ndarray, "n d_vocab"]:
         """Return the part of a change that depends on the new token."""

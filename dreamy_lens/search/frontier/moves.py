@@ -1,0 +1,466 @@
+"""Moves of the frontier search: how children are made of parents, ranked on the device by predicted scores.
+
+A swap replaces one token. A pair replaces two neighbours. A shift deletes a token at one place and inserts one at
+another. A crossing puts the beginning of another prompt before the parent's end. The device ranks them, and the host
+makes the children of those that rank highest and are new.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+from dreamy_lens.models.transfer import to_device
+from dreamy_lens.scoring.swap_tables import FOLLOWING, SwapTables
+from dreamy_lens.search.constraint_set import ConstraintSet
+from dreamy_lens.search.frontier.effects import SwapEffects
+
+SHARES = {"swap": 0.42, "explore": 0.15, "pair": 0.15, "cross": 0.15, "shift": 0.13}
+"""Share of the children of each kind of move: swaps that are predicted best; swaps at a uniform position, of which
+better ones are more likely; pairs; crossings; shifts."""
+FIRST_TOKENS = 24
+"""Largest number of tokens that are tried as the first of a pair."""
+PAIR_ENTRIES = 1 << 22
+"""Largest number of pairs that are ranked in one iteration."""
+FROM_PAIR = 12
+"""Number of pairs that are kept of those at one place of a parent, of which two become children."""
+NOISE = 1 << 21
+"""Number of random numbers that are drawn once, and then read from changing offsets."""
+
+
+class Batch(NamedTuple):
+    """Parents of one iteration.
+
+    Attributes:
+        rows: Rows of the parents in the archive, `[P]`.
+        ids: Their token ids, int64 `[P, n]`.
+        weight: Weight of cross-entropy (λ) for which each is changed, in units of the value's scale, float32 `[P]`.
+        tables: Their swap tables, whose values are divided by the value's scale.
+    """
+
+    rows: np.ndarray
+    ids: Int64[np.ndarray, "P n"]
+    weight: Float32[np.ndarray, " P"]
+    tables: SwapTables
+
+
+class Donors(NamedTuple):
+    """Prompts whose beginnings are offered to parents.
+
+    Attributes:
+        ids: Token ids, int64 `[D, n]`.
+        surprisal: -log p of every token given what stands before it, in nats.
+        own: -log p of the prompts' own tokens.
+    """
+
+    ids: Int64[np.ndarray, "D n"]
+    surprisal: Float[Tensor, "D n d_vocab"]
+    own: Float[Tensor, "D n"]
+
+
+class Offers(NamedTuple):
+    """Children that are offered, in the order of preference within each group.
+
+    Attributes:
+        ids: Token ids, int64 `[K, n]`.
+        parent: Row of the parent of each in the archive.
+        kind: Number of the kind of move of each, in the order of :data:`SHARES`.
+        group: Number of the group of each, of which only the first new ones become children.
+        quota: Number of children of each group.
+        position: For a swap, the position; for a crossing, the cut; else -1.
+        predicted: For a swap, the changes of value and cross-entropy that the tables predict, float32 `[2, K]`.
+    """
+
+    ids: np.ndarray
+    parent: np.ndarray
+    kind: np.ndarray
+    group: np.ndarray
+    quota: np.ndarray
+    position: np.ndarray
+    predicted: np.ndarray
+
+    def take(self, which: np.ndarray) -> Offers:
+        """Return some of the offers."""
+        picked = {name: getattr(self, name)[which] for name in ("ids", "parent", "kind", "group", "position")}
+        return self._replace(**picked, predicted=self.predicted[:, which])
+
+
+class Ranking(NamedTuple):
+    """Moves as the device has ranked them: what the host knows, and the tensors that it still has to read."""
+
+    known: dict[str, Any]
+    tensors: tuple[Tensor, ...]
+
+
+class Moves:
+    """Maker of moves for one search.
+
+    Args:
+        constraints: Constraints on prompts.
+        terms: Number of tokens whose surprisals are averaged in the cross-entropy.
+        bigrams: log p of every next token (rows) after every token (columns), or None.
+        device: Device of the tables.
+        seed: Seed of the random numbers on the device.
+    """
+
+    def __init__(
+        self, constraints: ConstraintSet, terms: int, bigrams: Tensor | None, device: torch.device, seed: int
+    ) -> None:
+        self.constraints, self.terms, self.bigrams = constraints, terms, bigrams
+        self.allowed = to_device(constraints.allowed, device)
+        self.after = None if bigrams is None else bigrams.T.contiguous()  # log p of every next token (columns)
+        self._device = device
+        generator = torch.Generator(device).manual_seed(seed)
+        self._gumbel = torch.empty(NOISE, device=device).exponential_(generator=generator).log_().neg_()
+        self._normal = torch.empty(NOISE, device=device).normal_(generator=generator)
+        self._runs = _runs(constraints.free_positions)
+
+    def rank(
+        self,
+        batch: Batch,
+        effects: tuple[SwapEffects, SwapEffects],
+        donors: Donors | None,
+        crossed: Crossings,
+        children: int,
+        rng: np.random.Generator,
+    ) -> Ranking:
+        """Rank the moves of parents on the device.
+
+        Args:
+            batch: Parents.
+            effects: What has been learned about swaps, for value and cross-entropy.
+            donors: Prompts whose beginnings are offered, or None.
+            crossed: What has been learned about crossings.
+            children: Number of children to make.
+            rng: Random generator.
+        """
+        count = len(batch.rows)
+        shares = np.array(list(SHARES.values()))
+        if self.bigrams is None or not self._runs.pairs:
+            shares[2] = 0
+        if donors is None:
+            shares[3] = 0
+        if not self._runs.shifts:
+            shares[4] = 0
+        each = np.full(count, children // count)
+        each[: children - each.sum()] += 1
+        counts = np.array([rng.multinomial(c, shares / shares.sum()) for c in each])
+        known: dict[str, Any] = {"counts": counts, "batch": batch}
+        score = self._scores(batch, effects)  # [P, n, V]
+        tensors = [*self._swaps(score, batch, counts[:, 0], rng)]
+        known["explore"], found = self._explored(score, batch, counts[:, 1], effects[0].deviation, rng)
+        tensors += found
+        if counts[:, 2].sum():
+            known["pair"], found = self._pairs(batch, effects, int(counts[:, 2].sum()), rng)
+            tensors += found
+        if donors is not None and counts[:, 3].sum():
+            known["donors"] = donors.ids
+            tensors.append(self._crossings(batch, donors, crossed, effects, int(counts[:, 3].max()), rng))
+        if counts[:, 4].sum():
+            known["shift"], found = self._shifts(batch, counts[:, 4], rng)
+            tensors.append(found)
+        return Ranking(known, tuple(tensors))
+
+    def offers(self, ranking: Ranking, arrays: tuple[np.ndarray, ...]) -> Offers:
+        """Return the children that a ranking offers, with the arrays that its tensors hold."""
+        known, rest = ranking.known, iter(arrays)
+        batch, counts = known["batch"], known["counts"]
+        width = batch.tables.value.shape[-1]
+        size = len(counts)
+        parts: list[tuple] = []
+        quota = [counts[:, 0]]
+
+        flat, *predicted = next(rest), next(rest), next(rest)
+        parent = np.repeat(np.arange(size), flat.shape[1])
+        position, token = np.divmod(flat.reshape(-1), width)
+        parts.append((_swap(batch.ids, parent, position, token), parent, 0, parent, position, np.stack(predicted)))
+
+        parent, position = known["explore"]
+        token, *predicted = next(rest), next(rest), next(rest)
+        rows = _swap(batch.ids, parent, position, token)
+        parts.append((rows, parent, 1, size + parent, position, np.stack(predicted)))
+        quota.append(counts[:, 1])
+
+        base = 2 * size
+        if "pair" in known:
+            parent, position = known["pair"]
+            first, second = next(rest), next(rest)
+            group = np.repeat(np.arange(len(parent)), first.shape[1])
+            parent, position = parent[group], position[group]
+            rows = _swap(batch.ids, parent, position, first.reshape(-1))
+            rows[np.arange(len(rows)), position + 1] = second.reshape(-1)
+            parts.append((rows, parent, 2, base + group, None, None))
+            quota.append(np.full(len(first), 2))
+            base += len(first)
+        if "donors" in known:
+            flat = next(rest)
+            parent = np.repeat(np.arange(size), flat.shape[1])
+            donor, cut = np.divmod(flat.reshape(-1), batch.ids.shape[1])
+            begins = np.arange(batch.ids.shape[1]) < cut[:, None]
+            rows = np.where(begins, known["donors"][donor], batch.ids[parent])
+            parts.append((rows, parent, 3, base + parent, cut, None))
+            quota.append(counts[:, 3])
+            base += size
+        if "shift" in known:
+            parent, gone, place = known["shift"]
+            rows = _shifted(batch.ids[parent], gone, place, next(rest))
+            parts.append((rows, parent, 4, base + parent, None, None))
+            quota.append(counts[:, 4])
+        lengths = [len(part[0]) for part in parts]
+        columns = list(zip(*parts, strict=True))
+        nowhere = [np.full(c, -1) if p is None else p for p, c in zip(columns[4], lengths, strict=True)]
+        nothing = [
+            np.zeros((2, c), np.float32) if p is None else p.reshape(2, -1)
+            for p, c in zip(columns[5], lengths, strict=True)
+        ]
+        return Offers(
+            np.ascontiguousarray(np.concatenate(columns[0]), dtype=np.int64),
+            batch.rows[np.concatenate(columns[1])],
+            np.repeat(columns[2], lengths),
+            np.concatenate(columns[3]),
+            np.concatenate(quota),
+            np.concatenate(nowhere),
+            np.concatenate(nothing, axis=1),
+        )
+
+    # Random numbers.
+
+    def _noise(self, pool: Tensor, shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:
+        """Return random numbers from a pool, from a random offset on."""
+        size = int(np.prod(shape))
+        if size > len(pool):
+            return self._noise(pool.repeat(-(-size // len(pool)) + 1), shape, rng)
+        at = int(rng.integers(len(pool) - size + 1))
+        return pool[at : at + size].view(shape)
+
+    # Ranking.
+
+    def _on_device(self, *arrays: np.ndarray) -> list[Tensor]:
+        return [to_device(array, self._device) for array in arrays]
+
+    def _scores(self, batch: Batch, effects: tuple[SwapEffects, SwapEffects]) -> Float[Tensor, "P n d_vocab"]:
+        """Return the predicted change of `value - λ cross_entropy` for every swap; -inf where there is none."""
+        value, cost = effects
+        lost = value.lost(batch.ids) - batch.weight[:, None] * cost.lost(batch.ids)
+        weight, lost, gained, dearer = self._on_device(batch.weight, lost, value.gained(), cost.gained())
+        score = batch.tables.cross_entropy + dearer
+        score *= -weight[:, None, None]
+        score.add_(batch.tables.value, alpha=value.slope)
+        score += gained
+        score += lost[..., None]
+        for position in self.constraints.fixed:
+            score[:, position] = -torch.inf
+        return score
+
+    def _swaps(self, score: Tensor, batch: Batch, counts: np.ndarray, rng: np.random.Generator) -> list[Tensor]:
+        """Rank the swaps that are predicted best: `[P, K]` flat numbers of (position, token), and their predictions.
+
+        Differences that the language model makes between tokens count at its own temperature: Gumbel noise of λ / n.
+        """
+        (weight,) = self._on_device(batch.weight / self.terms)
+        noise = self._noise(self._gumbel, tuple(score.shape), rng)
+        noisy = torch.addcmul(score, noise, weight[:, None, None]).flatten(1)
+        at = noisy.topk(min(int(4 * counts.max(initial=0) + 8), noisy.shape[1]), dim=1).indices
+        return [at, batch.tables.value.flatten(1).gather(1, at), batch.tables.cross_entropy.flatten(1).gather(1, at)]
+
+    def _explored(
+        self, score: Tensor, batch: Batch, counts: np.ndarray, temperature: float, rng: np.random.Generator
+    ) -> tuple[tuple[np.ndarray, np.ndarray], list[Tensor]]:
+        """Draw swaps at uniform positions from the Boltzmann distribution of their scores.
+
+        Returns:
+            Number of the parent and position of each; and on the device, its token and its predictions.
+        """
+        parent = np.repeat(np.arange(len(counts)), counts)
+        position = rng.choice(self.constraints.free_positions, size=len(parent))
+        at = self._on_device(parent, position)
+        noisy = score[at[0], at[1]]
+        noisy += self._noise(self._gumbel, tuple(noisy.shape), rng) * temperature
+        token = noisy.argmax(1) if len(parent) else torch.empty(0, dtype=torch.int64, device=self._device)
+        place = (*at, token)
+        return (parent, position), [token, batch.tables.value[place], batch.tables.cross_entropy[place]]
+
+    def _pairs(
+        self, batch: Batch, effects: tuple[SwapEffects, SwapEffects], count: int, rng: np.random.Generator
+    ) -> tuple[tuple[np.ndarray, np.ndarray], list[Tensor]]:
+        """Rank replacements of two neighbours, at random places of random parents.
+
+        The surprisal of the first token is exact; that of the second, and of the token after it, is corrected by
+        bigrams.
+
+        Returns:
+            Number of the parent and first position of each place; and on the device, first and second tokens `[K, 12]`.
+        """
+        assert self.bigrams is not None and self.after is not None
+        places = -(-count // 2)
+        parent = rng.integers(len(batch.rows), size=places)
+        position = rng.choice(self._runs.pairs, size=places)
+        ids, length = batch.ids[parent], batch.ids.shape[1]
+        index = np.arange(places)
+        value, cost = effects
+        has_next = (position + 2 < length).astype(np.float32)
+        following = ids[index, np.minimum(position + 2, length - 1)]
+        at, first, second, old, old_second, follower, factor, weight = self._on_device(
+            parent,
+            position,
+            position + 1,
+            ids[index, position],
+            ids[index, position + 1],
+            following,
+            has_next,
+            batch.weight[parent] / self.terms,
+        )
+        dearer = cost.gained() * self.terms
+        gained, dearer = self._on_device(value.gained(), dearer)
+        weight = weight[:, None]
+        tables, width = batch.tables, batch.tables.value.shape[-1]
+
+        def alone(place: Tensor) -> Tensor:
+            surprisal = tables.surprisal[at, place] + dearer[place]
+            return (tables.value[at, place] * value.slope + gained[place] - weight * surprisal).masked_fill_(
+                ~self.allowed[:width], -torch.inf
+            )
+
+        start = alone(first)
+        tried = min(FIRST_TOKENS, max(1, PAIR_ENTRIES // (places * width)), width)
+        best = start.topk(tried, dim=1)
+        end = alone(second)
+        end -= FOLLOWING * weight * self.after[old][:, :width]  # what the old first token predicts
+        end += FOLLOWING * weight * factor[:, None] * self.bigrams[follower][:, :width]
+        score = best.values[:, :, None] + end[:, None, :]
+        score.addcmul_(weight[:, :, None] * FOLLOWING, self.after[best.indices][..., :width])
+        score.masked_fill_((best.indices == old[:, None])[..., None], -torch.inf)
+        score.scatter_(2, old_second[:, None, None].expand(-1, tried, 1), -torch.inf)
+        flat = score.flatten(1).topk(min(FROM_PAIR, tried * width), dim=1).indices
+        tokens = [best.indices.gather(1, torch.div(flat, width, rounding_mode="floor")), flat % width]
+        return (parent, position), tokens
+
+    def _crossings(
+        self,
+        batch: Batch,
+        donors: Donors,
+        crossed: Crossings,
+        effects: tuple[SwapEffects, SwapEffects],
+        count: int,
+        rng: np.random.Generator,
+    ) -> Int64[Tensor, "P K"]:
+        """Rank crossings: the donor's beginning before the cut, and the parent's end after it.
+
+        The surprisal of the first token after the cut, behind the donor's beginning, is exact.
+
+        Returns:
+            Flat numbers of (donor, cut) for each parent, best first.
+        """
+        value, cost = effects
+        ids, length = batch.ids, batch.ids.shape[1]
+        own, width = donors.own, batch.tables.surprisal.shape[-1]
+        head = torch.cat([torch.zeros_like(own[:, :1]), own.cumsum(1)], 1)[:, :length]  # before each cut
+        flipped = batch.tables.own.flip(1).cumsum(1).flip(1)
+        tail = torch.cat([flipped[:, 1:], torch.zeros_like(flipped[:, :1])], 1)  # after the token at each cut
+        mean, spread = crossed.estimates(value.deviation)
+        at, other, mean, spread, weight = self._on_device(ids, donors.ids, mean, spread, batch.weight)
+        weight = weight[:, None, None]
+        where = torch.arange(length, device=self._device)
+        joint = donors.surprisal[..., :width][:, where, at].transpose(0, 1)  # [P, D, n]
+        change = (head[None] + joint + tail[:, None] - flipped[:, :1, None]) / self.terms
+        noise = self._noise(self._normal, tuple(change.shape), rng)
+        score = mean - weight * change + noise * torch.sqrt(spread**2 + (1.5 * weight * cost.deviation) ** 2)
+        same = (other[None] != at[:, None]).cumsum(2).roll(1, 2) == 0  # the beginnings are equal: no new prompt
+        score.masked_fill_(same, -torch.inf)
+        score[..., 0] = -torch.inf
+        flat = score.flatten(1)
+        return flat.topk(min(2 * count, flat.shape[1]), dim=1).indices
+
+    def _shifts(
+        self, batch: Batch, counts: np.ndarray, rng: np.random.Generator
+    ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], Tensor]:
+        """Draw shifts: a token is deleted at one place, and one that the model finds likely is inserted at another.
+
+        Returns:
+            Number of the parent, place of the deletion and place of the insertion of each; and its token (on the
+            device).
+        """
+        parent = np.repeat(np.arange(len(counts)), counts)
+        length = batch.ids.shape[1]
+        gone, place = np.empty(len(parent), np.int64), np.empty(len(parent), np.int64)
+        for i in range(len(parent)):
+            run = self._runs.shifts[rng.integers(len(self._runs.shifts))]
+            # Both are mostly before the last token, on which many features depend most.
+            inner = run[:-1] if run[-1] == length - 1 and len(run) > 2 and rng.random() < 0.7 else run
+            gone[i], place[i] = rng.choice(inner, 2, replace=False)
+        before = np.where(place <= gone, place, np.minimum(place + 1, length - 1))
+        at = self._on_device(parent, before)
+        score = -batch.tables.surprisal[at[0], at[1]]
+        width = score.shape[1]
+        if self.bigrams is not None and len(parent):
+            rest = _shifted(batch.ids[parent], gone, place, np.zeros_like(gone))
+            following = rest[np.arange(len(rest)), np.minimum(place + 1, length - 1)]
+            following, inner = self._on_device(following, (place < length - 1).astype(np.float32))
+            score += inner[:, None] * self.bigrams[following][:, :width]
+        score += self._noise(self._gumbel, tuple(score.shape), rng)
+        return (parent, gone, place), score.masked_fill_(~self.allowed[:width], -torch.inf).argmax(1)
+
+
+class Crossings:
+    """What a search has learned about crossings: how the value changes with the cut.
+
+    Args:
+        length: Number of tokens (n) of a prompt.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.sums = np.zeros((length, 3))  # number, sum and sum of squares of changes, by the cut
+
+    def learn(self, cut: np.ndarray, change: np.ndarray) -> None:
+        """Learn the changes of the value `[K]`, in units of its scale, of crossings with these cuts."""
+        change = np.clip(change, -6, 6)
+        self.sums *= 0.98
+        np.add.at(self.sums, cut, np.stack([np.ones_like(change), change, change**2], axis=1))
+
+    def estimates(self, deviation: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of the changes, float32 `[n]`, with those of swaps as a prior."""
+        number, total, squares = self.sums.T
+        mean = total / (number + 2)
+        spread = np.sqrt(np.maximum((squares + 3 * deviation**2) / (number + 3) - mean**2, 1e-6))
+        return mean.astype(np.float32), spread.astype(np.float32)
+
+
+class _Runs(NamedTuple):
+    """Runs of neighbouring free positions.
+
+    Attributes:
+        shifts: Runs of at least two positions.
+        pairs: First positions of neighbours, both of which are free.
+    """
+
+    shifts: list[np.ndarray]
+    pairs: np.ndarray | list[int]
+
+
+def _runs(free: np.ndarray) -> _Runs:
+    parts = [part for part in np.split(free, np.flatnonzero(np.diff(free) > 1) + 1) if len(part) > 1]
+    return _Runs(parts, [int(i) for part in parts for i in part[:-1]])
+
+
+def _swap(ids: np.ndarray, parent: np.ndarray, position: np.ndarray, token: np.ndarray) -> np.ndarray:
+    """Return copies of the parents' prompts with one token replaced in each."""
+    rows = ids[parent]
+    rows[np.arange(len(rows)), position] = token
+    return rows
+
+
+def _shifted(ids: np.ndarray, gone: np.ndarray, place: np.ndarray, token: np.ndarray) -> np.ndarray:
+    """Return prompts without the tokens at `gone`, and with new ones at `place` of the result, `[K, n]`."""
+    length = ids.shape[1]
+    at = np.arange(length)
+    # Between the two places, tokens move by one; elsewhere they stay.
+    right = (at > place[:, None]) & (at <= gone[:, None])
+    left = (at >= gone[:, None]) & (at < place[:, None])
+    source = np.clip(at - right + left, 0, length - 1)
+    rows = np.take_along_axis(ids, source, axis=1)
+    rows[np.arange(len(rows)), place] = token
+    return rows

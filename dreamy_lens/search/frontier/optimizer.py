@@ -1,0 +1,477 @@
+"""Frontier search: it starts from samples of the language model, keeps every prompt, and works where the frontier is.
+
+An iteration chooses parents from an archive of everything scored, each with a λ of its own: the slope of the frontier's
+concave hull at a cross-entropy that is drawn anew each time. So no λ has to be set, and the scale of the feature does
+not matter. :mod:`~dreamy_lens.search.frontier.moves` makes children of them, of which the search learns what replacing
+a token does (:mod:`~dreamy_lens.search.frontier.effects`). When the frontier stops growing, the search starts again
+from new samples with what it has learned, and then joins what it found.
+
+The parents of an iteration are chosen while the children of the one before it are still being scored, so that the host
+waits for the device once in each iteration.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from dreamy_lens.errors import FeatureError, RunFolderError
+from dreamy_lens.models.transfer import to_device
+from dreamy_lens.scoring.sampling import Samples
+from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.scoring.swap_tables import SwapTables, swap_tables
+from dreamy_lens.search.constraint_set import ConstraintSet
+from dreamy_lens.search.frontier.archive import EVERYTHING, Archive
+from dreamy_lens.search.frontier.config import FrontierSearch
+from dreamy_lens.search.frontier.effects import SwapEffects
+from dreamy_lens.search.frontier.journal import Journal
+from dreamy_lens.search.frontier.moves import SHARES, Batch, Crossings, Donors, Moves, Offers
+from dreamy_lens.search.population import warn_if_flat
+from dreamy_lens.search.protocol import BigramRequest, Clock, HostTransfer, ModelRequest, SampleRequest, Search
+from dreamy_lens.search.score_cache import NewScores, ScoreCache
+from dreamy_lens.search.steps import State
+
+PATIENCE, GROWTH = 12, 0.02
+"""An island is left when its hypervolume grew by less than this share in this number of iterations."""
+PARENT_POOL = 64
+"""Number of prompts, the best for a λ, among which a parent is drawn."""
+TABLE_BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}
+"""Memory for the swap tables of parents, by kind of device."""
+KEPT_ITERATIONS = 25
+"""Number of iterations whose parents' swap tables are kept, if there is memory for them."""
+DONORS = 64
+"""Number of recent parents whose beginnings are offered to others."""
+SWEPT_TOKENS = 8192
+"""Number of tokens of prompts that the start may compute in order to try the tokens of one position."""
+PLACED = 64, 4
+"""Number of the best of these tokens, and of the samples into which each is put."""
+_CROSS = list(SHARES).index("cross")
+_NO_TABLES = SwapTables(*[torch.empty(0)] * 4)
+
+
+@dataclass(frozen=True)
+class FrontierOptimizer:
+    """Optimiser that searches the whole frontier at once.
+
+    Attributes:
+        uses_gradient: Whether the search is guided by gradients.
+    """
+
+    uses_gradient: ClassVar[bool] = True
+
+    def search(
+        self,
+        scorer: Scorer,
+        config: FrontierSearch,
+        constraints: ConstraintSet,
+        start: Int64[np.ndarray, "P n"] | None = None,
+        cache: ScoreCache | None = None,
+        state: State | None = None,
+    ) -> Search:
+        """Start or continue a search; see :meth:`Optimizer.search <dreamy_lens.search.optimizers.Optimizer.search>`."""
+        run = _Run(scorer, config, constraints, ScoreCache() if cache is None else cache, state)
+        yield from run.begin(start) if state is None else run.resume(state)
+        for iteration in range(run.iteration + 1, config.iterations + 1):
+            yield from run.step(iteration)
+
+
+class _Choice(NamedTuple):
+    """Prompt to change, and the weight of cross-entropy for which it is changed, in units of the value's scale."""
+
+    row: int
+    weight: float
+
+
+class _Run:
+    """One search: its archive, what it has learned, and its random generator."""
+
+    def __init__(
+        self, scorer: Scorer, config: FrontierSearch, constraints: ConstraintSet, cache: ScoreCache, state: State | None
+    ) -> None:
+        self.config, self.constraints, self.cache = config, constraints, cache
+        self.device, self.label = scorer.model.device, scorer.bound.feature.label
+        self.terms = scorer.layout(config.length).terms
+        self.clock = Clock(0.0 if state is None else state.seconds)
+        self.rng = np.random.default_rng(config.seed)
+        self.seed = int(self.rng.integers(2**63))  # of the random numbers on the device
+        self.archive = Archive(config.length, config.max_cross_entropy)
+        self.journal = Journal(config.parents)
+        self.allowed = to_device(constraints.allowed, self.device)
+        self.iteration = 0
+        self.pool: Donors | None = None
+        self.pool_seed = 0
+        self.tables: OrderedDict[int, SwapTables] = OrderedDict()
+        self.computed: dict[int, tuple[int, ...]] = {}  # the rows whose tables were computed together with a row's
+        self.pending: Offers | None = None
+        self.rejected = 0
+        self.island = self.islands = self.pending_island = 1
+        self.areas: list[float] = []
+
+    # The start.
+
+    def begin(self, start: np.ndarray | None) -> Search:
+        """Score samples of the model, and the best last tokens behind those in which they are likely."""
+        yield from self._prepare_moves()
+        new = yield from self._sample([] if start is None else [start])
+        self._require_finite(new)
+        spread, value = float(np.std(self.archive.value)), self.archive.value
+        self.scale = spread or float(np.abs(value).max()) or 1.0
+        self.floor = float(np.median(value))
+        self._forget()
+        new = new + (yield from self._sweep())
+        yield new.step(self._state(), None, self._rejections())
+
+    def _prepare_moves(self) -> Any:
+        """Ask for the bigrams, and make the maker of moves."""
+        bigrams: Tensor | None = yield BigramRequest()
+        bigrams = None if bigrams is None else bigrams.to(self.device)
+        self.moves = Moves(self.constraints, self.terms, bigrams, self.device, self.seed)
+
+    def _forget(self) -> None:
+        """Begin to learn about moves."""
+        length, width = self.config.length, len(self.constraints.allowed)
+        self.effects = (
+            SwapEffects(length, width, slope=0.0, learns_slope=True, deviation=1.0, most=6.0),
+            SwapEffects(length, width, slope=1.0, learns_slope=False, deviation=0.4, most=2.0),
+        )
+        self.crossed = Crossings(length)
+
+    def _sample(self, first: Sequence[np.ndarray] = ()) -> Any:
+        """Draw samples of the model as donors, and score them together with other prompts."""
+        self.pool_seed = int(self.rng.integers(2**63))
+        rows, good = yield from self._draw_pool()
+        self.rejected += int((~good).sum())
+        prompts = [*first, rows[good]]
+        if not sum(map(len, prompts)):
+            prompts.append(self.constraints.random(min(self.config.samples, 64), self.rng))
+        new: NewScores = yield from self.cache.evaluate(np.concatenate(prompts))
+        self.archive.add(new.ids, new.value, new.cross_entropy, self.island)
+        return new
+
+    def _draw_pool(self) -> Any:
+        """Draw the samples of a seed, keep those that obey the constraints as donors, and return all."""
+        config = self.config
+        entries = config.length * len(self.constraints.allowed)
+        keep = max(1, min(config.samples, TABLE_BYTES.get(self.device.type, 1 << 28) // 4 // (4 * entries)))
+        samples: Samples = yield SampleRequest(
+            config.samples, config.length, self.constraints.allowed, dict(self.constraints.fixed), self.pool_seed, keep
+        )
+        (rows,) = yield HostTransfer((samples.ids,))
+        good = self.constraints.check(rows)
+        kept = np.flatnonzero(good[: len(samples.surprisal)])
+        self.pool = None
+        if len(kept):
+            surprisal = to_device(samples.surprisal, self.device)[to_device(kept, self.device)]
+            own = surprisal.gather(-1, to_device(rows[kept], self.device)[..., None])[..., 0]
+            self.pool = Donors(rows[kept], surprisal, own)
+        return rows, good
+
+    def _require_finite(self, new: NewScores) -> None:
+        if not len(self.archive):
+            raise FeatureError(
+                f"{self.label} is NaN or infinite on every one of the {new.non_finite} initial prompts that were "
+                "tried, so nothing can be selected. Check the feature with `dreamy-lens doctor`, or give a start on "
+                "which it is finite."
+            )
+
+    def _sweep(self) -> Any:
+        """Try many tokens at one position of the island's strongest prompt, and put the best into samples they suit."""
+        if self.pool is None:
+            return self._nothing()
+        mine = np.where(self.archive.island == self.island, self.archive.value, -np.inf)
+        strongest = int(np.argmax(mine))
+        position = yield from self._steepest(strongest)
+        surprisal = self.pool.surprisal[:, position]
+        tokens = np.flatnonzero(self.constraints.allowed)
+        most = max(512, SWEPT_TOKENS // (self.config.length - position))
+        if len(tokens) > most:
+            likely = surprisal.mean(0).masked_fill(~self.allowed, torch.inf)
+            (tokens,) = yield HostTransfer((likely.topk(most, largest=False).indices,))
+        rows = np.repeat(self.archive.ids[[strongest]], len(tokens), axis=0)
+        rows[:, position] = tokens
+        value = yield ModelRequest(False, rows, values_only=True)
+        count, copies = PLACED
+        best = tokens[np.argsort(-np.nan_to_num(value, nan=-np.inf), kind="stable")[:count]]
+        suits = surprisal[:, to_device(best, self.device)]
+        (places,) = yield HostTransfer((suits.topk(min(copies, len(suits)), dim=0, largest=False).indices,))
+        rows = self.pool.ids[places.T.reshape(-1)]
+        rows[:, position] = np.repeat(best, places.shape[0])
+        new = yield from self.cache.evaluate(rows[self.constraints.check(rows)])
+        self.archive.add(new.ids, new.value, new.cross_entropy, self.island)
+        return new
+
+    def _steepest(self, row: int) -> Any:
+        """Return the free position of a prompt at which the gradient says that tokens matter most."""
+        ids = self.archive.ids[[row]]
+        gradient = yield ModelRequest(True, ids)
+        if self.iteration == 0:
+            warn_if_flat(gradient, self.label)
+        tables = self._tables(gradient, ids)
+        spread = tables.value[0][:, self.allowed[: tables.value.shape[-1]]].std(dim=1)
+        (spread,) = yield HostTransfer((spread,))
+        free = self.constraints.free_positions
+        # Of equal positions, the last one is taken: it is the cheapest.
+        return int(free[::-1][np.nan_to_num(spread[free[::-1]]).argmax()])
+
+    def _tables(self, gradient: Any, ids: np.ndarray) -> SwapTables:
+        tables = swap_tables(gradient, to_device(ids, self.device), self.allowed, self.terms, self.moves.bigrams)
+        value = torch.nan_to_num(tables.value / self.scale, nan=0.0, posinf=0.0, neginf=0.0)
+        return tables._replace(value=value, cross_entropy=torch.nan_to_num(tables.cross_entropy, nan=torch.inf))
+
+    # An iteration.
+
+    def step(self, iteration: int) -> Search:
+        """Score the pending children while the moves of the next parents are ranked; then learn."""
+        self.iteration = iteration
+        settled = yield from self._voyage()
+        children, island = self.pending, self.pending_island
+        if children is None:  # the first iteration
+            ranking = yield from self._rank()
+            arrays = yield HostTransfer(ranking.tensors)
+            children, island = self._make(self.moves.offers(ranking, arrays)), self.island
+        unseen = self.cache.unseen(children.ids)
+        rows = np.stack(list(unseen.values())) if unseen else np.empty((0, self.config.length), np.int64)
+        scores: list[Tensor] = []
+        if len(rows):
+            scores.append((yield ModelRequest(False, rows, on_device=True)))
+        ranking = yield from self._rank()
+        arrays = list((yield HostTransfer((*scores, *ranking.tensors))))
+        new = self.cache.add_new(rows, *(arrays.pop(0) if scores else np.empty((2, 0), dtype=np.float32)))
+        self.archive.add(new.ids, new.value, new.cross_entropy, island)
+        self._note(children)
+        self.areas.append(self.archive.area(self.island, self.floor))
+        self.pending, self.pending_island = self._make(self.moves.offers(ranking, tuple(arrays))), self.island
+        yield (settled + new).step(self._state(), None, self._rejections())
+
+    def _voyage(self) -> Any:
+        """Leave an island that has stopped growing, for everything found so far or for a new island.
+
+        Returns:
+            The prompts that were scored to begin a new island.
+        """
+        if len(self.areas) <= PATIENCE or self.areas[-1] > (1 + GROWTH) * self.areas[-1 - PATIENCE]:
+            return self._nothing()
+        self.areas = []
+        if self.island != EVERYTHING and self.islands > 1:
+            self.island = EVERYTHING
+            return self._nothing()
+        self.islands += 1
+        self.island = self.islands
+        new = yield from self._sample()
+        return new + (yield from self._sweep())
+
+    def _rank(self) -> Any:
+        """Choose parents, and rank their moves on the device."""
+        choices = self._choose()
+        rows = np.array([choice.row for choice in choices])
+        self.journal.choose(rows)
+        missing = self._touch(rows.tolist())
+        if missing:
+            yield from self._compute(missing, missing)
+        tables = SwapTables.stack([self.tables[row] for row in rows.tolist()])
+        weight = np.array([choice.weight for choice in choices], dtype=np.float32)
+        batch = Batch(rows, self.archive.ids[rows], weight, tables)
+        return self.moves.rank(batch, self.effects, self._donors(), self.crossed, self.config.children, self.rng)
+
+    def _choose(self) -> list[_Choice]:
+        """Choose parents: each is one of the best for the slope of the hull at a cross-entropy drawn uniformly."""
+        archive, rng, group = self.archive, self.rng, self.island
+        rows = archive.candidates(group)
+        if not len(rows):
+            group = EVERYTHING
+            rows = archive.candidates(group)
+        at, height = archive.hull(group)
+        height = height / self.scale
+        slopes = np.diff(height) / np.maximum(np.diff(at), 1e-3) if len(at) > 1 else np.array([1.0])
+        least, most = slopes.min() / 4, 2 * slopes.max()
+        value, cost = archive.value[rows] / self.scale, archive.cross_entropy[rows]
+        chosen = []
+        for _ in range(self.config.parents):
+            drawn = rng.uniform(at[0], max(self.config.max_cross_entropy, at[0] + 0.1))
+            segment = int(np.searchsorted(at, drawn)) - 1
+            weight = slopes[segment] if 0 <= segment < len(slopes) else 2 * least
+            weight = float(np.clip(weight * np.exp(0.4 * rng.normal()), least, most))
+            score = value - np.float32(weight) * cost
+            best = np.argpartition(-score, min(PARENT_POOL, len(score) - 1))[:PARENT_POOL]
+            noise = float(np.hypot(self.effects[0].deviation, weight * self.effects[1].deviation))
+            used = archive.uses[rows[best]]
+            score = score[best] - 0.15 * noise * used + 0.1 * noise * rng.gumbel(size=len(best))
+            row = int(rows[best[score.argmax()]])
+            archive.uses[row] += 1
+            chosen.append(_Choice(row, weight))
+        return chosen
+
+    def _touch(self, rows: Sequence[int]) -> list[int]:
+        """Note that the swap tables of rows are used, and drop those of others if there are too many.
+
+        Returns:
+            The rows without tables.
+        """
+        missing = [row for row in dict.fromkeys(rows) if row not in self.tables]
+        for row in missing:
+            self.tables[row] = _NO_TABLES
+            self.computed[row] = tuple(missing)
+        for row in rows:
+            self.tables.move_to_end(row)
+        one = 12 * self.config.length * len(self.constraints.allowed)
+        most = max(2 * self.config.parents, TABLE_BYTES.get(self.device.type, 1 << 28) // one)
+        while len(self.tables) > min(most, KEPT_ITERATIONS * self.config.parents):
+            row, _ = self.tables.popitem(last=False)
+            del self.computed[row]
+        return missing
+
+    def _compute(self, rows: Sequence[int], kept: Sequence[int]) -> Any:
+        """Compute the swap tables of rows, and keep those of some of them."""
+        ids = self.archive.ids[list(rows)]
+        gradient = yield ModelRequest(True, ids)
+        tables = self._tables(gradient, ids)
+        for row in kept:
+            number = list(rows).index(row)
+            self.tables[row] = tables.rows(slice(number, number + 1))
+
+    def _donors(self) -> Donors | None:
+        """Return the samples, or recent parents, as donors of beginnings."""
+        recent = [row for row in self.tables if self.island in (EVERYTHING, self.archive.island[row])][-DONORS:]
+        if self.pool is not None and (len(recent) < DONORS // 4 or self.rng.random() < 0.5):
+            return self.pool
+        if not recent:
+            return None
+        tables = SwapTables.stack([self.tables[row] for row in recent])
+        return Donors(self.archive.ids[recent], tables.surprisal, tables.own)
+
+    def _make(self, offers: Offers) -> Offers:
+        """Return the offers that become children: those that are new and obey the constraints, up to their quota."""
+        ids, free = offers.ids, self.constraints.free_positions
+        good = self.constraints.allowed[ids[:, free]].all(axis=1)
+        for position, token in self.constraints.fixed.items():
+            good &= ids[:, position] == token
+        new: dict[bytes, int] = {}
+        for number in np.flatnonzero(good).tolist():
+            key = ids[number].tobytes()
+            if key not in self.cache:
+                new.setdefault(key, number)
+        numbers = np.array(list(new.values()), dtype=np.int64)
+        left = offers.quota.tolist()
+        taken = []
+        # A constraint on whole prompts is asked only for as many as may be needed.
+        while len(numbers):
+            room = np.array(left)[offers.group[numbers]]
+            rank = _rank_within(offers.group[numbers])
+            now = numbers[rank < room]
+            if not len(now):
+                break
+            obeys = self.constraints.check(ids[now])
+            self.rejected += int((~obeys).sum())
+            for number in now[obeys].tolist():
+                left[offers.group[number]] -= 1
+                taken.append(number)
+            if obeys.all():
+                break
+            numbers = np.setdiff1d(numbers, now)
+        return offers.take(np.sort(np.array(taken, dtype=np.int64)))
+
+    # Learning.
+
+    def _note(self, children: Offers) -> None:
+        """Note the swaps and crossings that were scored in the journal, and learn from them."""
+        rows = [self.archive.row(ids) for ids in children.ids]
+        known = np.array([row is not None for row in rows], dtype=bool) & (children.position >= 0)
+        child = np.array([rows[number] for number in np.flatnonzero(known)], dtype=np.int64)
+        place = np.where(children.kind == _CROSS, -1 - children.position, children.position)[known]
+        self.journal.move(self.iteration, children.parent[known], child, place, children.predicted[:, known])
+        self._learn(children.parent[known], child, place, children.predicted[:, known])
+
+    def _learn(self, parent: np.ndarray, child: np.ndarray, place: np.ndarray, predicted: np.ndarray) -> None:
+        """Learn from moves: rows of parents and children, position or -1 - cut, and predictions `[2, K]`."""
+        archive = self.archive
+        change = (archive.value[child] - archive.value[parent]) / self.scale
+        dearer = archive.cross_entropy[child] - archive.cross_entropy[parent]
+        swap = place >= 0
+        if swap.any():
+            position = place[swap]
+            old, new = archive.ids[parent[swap], position], archive.ids[child[swap], position]
+            self.effects[0].learn(position, old, new, predicted[0, swap], change[swap])
+            self.effects[1].learn(position, old, new, predicted[1, swap], dearer[swap])
+        if not swap.all():
+            self.crossed.learn(-1 - place[~swap], change[~swap].astype(float))
+
+    # Interruptions.
+
+    def _state(self) -> State:
+        """Return the state after an iteration; everything in it stays as it is when the search goes on."""
+        memory = {
+            **self.journal.arrays(),
+            "island": self.archive.island,
+            "areas": np.array(self.areas, dtype=np.float64),
+            "scale": np.array([self.scale, self.floor]),
+            "voyage": np.array([self.island, self.islands, self.pending_island, self.pool_seed]),
+        }
+        if self.pending is not None:
+            memory |= {f"pending_{name}": array for name, array in self.pending._asdict().items()}
+        nobody = np.empty((0, self.config.length), dtype=np.int64)
+        random = dict(self.rng.bit_generator.state)
+        return State(self.iteration, nobody, random, self.clock(), self.cache.non_finite(), memory)
+
+    def resume(self, state: State) -> Search:
+        """Take over the state of an earlier search, and learn again what it had learned."""
+        yield from self._prepare_moves()
+        self.iteration, memory = state.iteration, state.memory
+        try:
+            self._remember(memory)
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
+            raise RunFolderError(
+                f"What the search had learned cannot be read ({type(error).__name__}: {str(error)[:200]}); the run's "
+                "folder is damaged. Copy it again from an intact one, or start a new run from its best prompts."
+            ) from error
+        yield from self._draw_pool()
+        for group in dict.fromkeys(self.computed.values()):
+            yield from self._compute(group, [row for row in group if self.computed.get(row) == group])
+        self.rng.bit_generator.state = state.rng
+
+    def _remember(self, memory: Mapping[str, np.ndarray]) -> None:
+        """Restore the archive, the journal, what was learned from it, and the pending children."""
+        ids, value, cross_entropy = self.cache.finite()
+        self.archive.add(ids, value, cross_entropy, memory["island"])
+        self.scale, self.floor = memory["scale"].tolist()
+        self.island, self.islands, self.pending_island, self.pool_seed = memory["voyage"].tolist()
+        self.areas = memory["areas"].tolist()
+        self._forget()
+        self.journal.restore(memory)
+        moves, predicted = self.journal.columns["moves"].rows, self.journal.columns["predicted"].rows
+        ends = np.flatnonzero(np.diff(moves[:, 0])) + 1
+        for part, guess in zip(np.split(moves, ends), np.split(predicted, ends), strict=True):
+            if len(part):
+                self._learn(part[:, 1], part[:, 2], part[:, 3], guess.T)
+        for parents in self.journal.columns["parents"].rows:
+            rows = parents[parents >= 0].tolist()
+            np.add.at(self.archive.uses, rows, 1)
+            self._touch(rows)
+        self.pending = None
+        if "pending_ids" in memory:
+            self.pending = Offers(**{name: memory[f"pending_{name}"] for name in Offers._fields})
+
+    def _nothing(self) -> NewScores:
+        return NewScores(
+            np.empty((0, self.config.length), np.int64), np.empty(0, np.float32), np.empty(0, np.float32), 0
+        )
+
+    def _rejections(self) -> int:
+        rejected, self.rejected = self.rejected, 0
+        return rejected
+
+
+def _rank_within(group: np.ndarray) -> np.ndarray:
+    """Return the place of each element among those of its group, in their order."""
+    order = np.argsort(group, kind="stable")
+    first = np.r_[0, np.flatnonzero(np.diff(group[order])) + 1]
+    sizes = np.diff(np.r_[first, len(group)])
+    rank = np.empty(len(group), dtype=np.int64)
+    rank[order] = np.arange(len(group)) - np.repeat(first, sizes)
+    return rank
