@@ -206,7 +206,8 @@ class BackwardScorer:
             first = layout.before - starts[model]
             v, c = (g[:, first : first + layout.length].float() for g in embedded)
             parts.append(ModelGradient(v, c, charged[0], charged[1], surprisal, tables[i]))
-        return Gradient(tuple(parts), value.detach(), to_device(cross_entropy.detach(), value.device))
+        scores = value.detach(), to_device(cross_entropy.detach(), value.device)
+        return Gradient(tuple(parts), *scores, self.models.index(fluency))
 
     def _values(self, readings: dict[HookedModel, ForwardPass], owner: np.ndarray) -> Tensor:
         """Return the value of each prompt for the feature that owns it, `[B]`."""

@@ -6,12 +6,14 @@ import contextlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from dreamy_lens.models.causality import check_causal
 from dreamy_lens.models.hooked_model import HookedModel
+from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.kv_prefix import empty_cache
 from dreamy_lens.scoring.prefix_sharing import is_close
 from dreamy_lens.scoring.prompts import PromptFrame
@@ -39,9 +41,9 @@ def draw_samples(
     frame: PromptFrame,
     count: int,
     length: int,
-    allowed: Bool[Tensor, " d_vocab"],
+    allowed: Bool[np.ndarray, " d_vocab"],
     fixed: Mapping[int, int],
-    generator: torch.Generator,
+    seed: int,
     keep: int,
 ) -> Samples:
     """Draw prompts from a model's predictions at temperature 1, restricted to allowed tokens.
@@ -53,7 +55,7 @@ def draw_samples(
         length: Number of tokens (n) of a prompt.
         allowed: Tokens that may be drawn.
         fixed: Tokens that never change, by position.
-        generator: Random generator on the model's device.
+        seed: Seed of the random numbers, which are the same on every device.
         keep: Number of prompts (K) whose surprisals are kept.
 
     Raises:
@@ -61,15 +63,14 @@ def draw_samples(
     """
     check_causal(model)
     before = torch.tensor([*model.bos(frame.prepend_bos), *frame.prefix], dtype=torch.int64, device=model.device)
-    state = generator.get_state()
+    uniform = np.random.default_rng(seed).random((length, count), dtype=np.float32)
     with model.lock:
         if len(before):
             with contextlib.suppress(Exception):  # an architecture may refuse a cache in any way
-                samples = _draw(model, before, count, length, allowed, fixed, generator, keep, cached=True)
+                samples = _draw(model, before, count, length, allowed, fixed, uniform, keep, cached=True)
                 if _is_right(model, before, samples):
                     return samples
-            generator.set_state(state)
-        return _draw(model, before, count, length, allowed, fixed, generator, keep, cached=False)
+        return _draw(model, before, count, length, allowed, fixed, uniform, keep, cached=False)
 
 
 def _draw(
@@ -77,15 +78,16 @@ def _draw(
     before: Int64[Tensor, " P"],
     count: int,
     length: int,
-    allowed: Bool[Tensor, " d_vocab"],
+    allowed: Bool[np.ndarray, " d_vocab"],
     fixed: Mapping[int, int],
-    generator: torch.Generator,
+    uniform: Float32[np.ndarray, "n B"],
     keep: int,
     cached: bool,
 ) -> Samples:
     """Draw the prompts position by position, with or without a cache of keys and values."""
     width = len(allowed)
-    rows = before.expand(count, -1)
+    rows, last = before.expand(count, -1), int(np.flatnonzero(allowed)[-1])
+    excluded = to_device(~allowed, model.device)
     surprisal = torch.zeros(min(keep, count), length, width, device=model.device)
     past, unread = (empty_cache() if cached else None), rows
     for position in range(length):
@@ -95,8 +97,9 @@ def _draw(
             assert logits is not None
             scores = torch.log_softmax(logits[:, -1, :width].float(), -1)
             surprisal[:, position] = -scores[: len(surprisal)]
-        noise = torch.empty_like(scores).exponential_(generator=generator).log_()
-        unread = (scores - noise).masked_fill_(~allowed, -torch.inf).argmax(-1, keepdim=True)  # Gumbel's method
+        likely = torch.softmax(scores, -1).masked_fill_(excluded, 0).cumsum_(-1)
+        drawn = to_device(uniform[position], model.device)[:, None] * likely[:, -1:]
+        unread = torch.searchsorted(likely, drawn, right=True).clamp_(max=last)  # the inverse of the distribution
         if position in fixed:
             unread = torch.full_like(unread, fixed[position])
         rows = torch.cat([rows, unread], 1)

@@ -63,7 +63,7 @@ def swap_tables(
         terms: Number of tokens whose surprisals are averaged in the cross-entropy.
         bigrams: log p of every next token (rows) after every token (columns), or None.
     """
-    fluency = next(part for part in gradient.parts if bool(part.cross_entropy_charge.any()))
+    fluency = gradient.parts[gradient.fluency]
     width = min(len(part.table) for part in gradient.parts)
     device = ids.device
     at, allowed = ids[..., None], allowed[:width]

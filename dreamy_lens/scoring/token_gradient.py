@@ -43,11 +43,13 @@ class Gradient:
         parts: Contribution of each model that was run.
         value: Values of the prompts, float32 `[B]`.
         cross_entropy: Cross-entropies of the prompts, float32 `[B]`, nats per token.
+        fluency: Number of the part whose model measures the cross-entropy.
     """
 
     parts: tuple[ModelGradient, ...]
     value: Float[Tensor, " B"]
     cross_entropy: Float[Tensor, " B"]
+    fluency: int = 0
 
     def objective(self, rows: Int64[Tensor, " M"], lambdas: Float[Tensor, " M"]) -> Float[Tensor, "M n d_vocab"]:
         """Compute the gradient of the full objective `L = value - λ cross_entropy` (Eq. 1) for members of a population.
@@ -108,7 +110,7 @@ class Gradient:
             )
             for p in self.parts
         )
-        return Gradient(tuple(parts), self.value[rows], self.cross_entropy[rows])
+        return Gradient(tuple(parts), self.value[rows], self.cross_entropy[rows], self.fluency)
 
     @staticmethod
     def concatenate(gradients: Sequence[Gradient]) -> Gradient:
@@ -128,6 +130,5 @@ class Gradient:
                     group[0].table,
                 )
             )
-        return Gradient(
-            tuple(parts), torch.cat([g.value for g in gradients]), torch.cat([g.cross_entropy for g in gradients])
-        )
+        value, cross_entropy = (torch.cat([getattr(g, name) for g in gradients]) for name in ("value", "cross_entropy"))
+        return Gradient(tuple(parts), value, cross_entropy, gradients[0].fluency)

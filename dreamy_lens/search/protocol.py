@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from dreamy_lens.models.transfer import to_device, to_host
+from dreamy_lens.models.transfer import to_host
 from dreamy_lens.scoring.bigrams import bigram_table
 from dreamy_lens.scoring.sampling import Samples, draw_samples
 from dreamy_lens.scoring.scorer import Scorer
@@ -70,11 +69,8 @@ class SampleRequest:
 
     def answer(self, scorer: Scorer) -> Samples:
         """Draw the prompts."""
-        device = scorer.fluency.device
-        generator = torch.Generator(device).manual_seed(self.seed)
-        allowed = to_device(self.allowed, device)
         return draw_samples(
-            scorer.fluency, scorer.frame, self.count, self.length, allowed, self.fixed, generator, self.keep
+            scorer.fluency, scorer.frame, self.count, self.length, self.allowed, self.fixed, self.seed, self.keep
         )
 
 

@@ -104,7 +104,7 @@ class Moves:
         terms: Number of tokens whose surprisals are averaged in the cross-entropy.
         bigrams: log p of every next token (rows) after every token (columns), or None.
         device: Device of the tables.
-        seed: Seed of the random numbers on the device.
+        seed: Seed of the random numbers that are kept on the device.
     """
 
     def __init__(
@@ -114,9 +114,9 @@ class Moves:
         self.allowed = to_device(constraints.allowed, device)
         self.after = None if bigrams is None else bigrams.T.contiguous()  # log p of every next token (columns)
         self._device = device
-        generator = torch.Generator(device).manual_seed(seed)
-        self._gumbel = torch.empty(NOISE, device=device).exponential_(generator=generator).log_().neg_()
-        self._normal = torch.empty(NOISE, device=device).normal_(generator=generator)
+        numbers = np.random.default_rng(seed)  # equal on every device
+        self._gumbel = to_device(numbers.gumbel(size=NOISE).astype(np.float32), device)
+        self._normal = to_device(numbers.standard_normal(NOISE, dtype=np.float32), device)
         self._runs = _runs(constraints.free_positions)
 
     def rank(
@@ -194,7 +194,7 @@ class Moves:
             rows = _swap(batch.ids, parent, position, first.reshape(-1))
             rows[np.arange(len(rows)), position + 1] = second.reshape(-1)
             parts.append((rows, parent, 2, base + group, None, None))
-            quota.append(np.full(len(first), 2))
+            quota.append(np.minimum(2, counts[:, 2].sum() - 2 * np.arange(len(first))))
             base += len(first)
         if "donors" in known:
             flat = next(rest)
