@@ -106,15 +106,7 @@ class PackedModel:
 
     def depth(self, capture: Sequence[str]) -> int:
         """Return the index of the first block that none of the hook points needs."""
-        early = ("embed.", "hook_embed", "pos_embed.", "hook_pos_embed")
-
-        def after(name: str) -> int:
-            block = re.match(r"blocks\.(\d+)\.", name)
-            if block:
-                return int(block[1]) + 1
-            return 0 if name.startswith(early) else len(self.blocks)
-
-        return max(map(after, capture), default=0)
+        return depth(capture, len(self.blocks))
 
     @torch.no_grad()
     def run(
@@ -219,3 +211,22 @@ class PackedModel:
 def _layers_inside(names: Sequence[str]) -> set[int]:
     """Return the layers with a hook point inside their attention."""
     return {int(m[1]) for m in map(_INSIDE.match, names) if m}
+
+
+def depth(capture: Sequence[str], layers: int) -> int:
+    """Return the index of the first of a model's blocks that none of the hook points needs.
+
+    >>> depth(["blocks.2.mlp.hook_post", "hook_embed"], layers=8)
+    3
+    >>> depth(["hook_embed"], layers=8), depth(["ln_final.hook_in"], layers=8)
+    (0, 8)
+    """
+    early = ("embed.", "hook_embed", "pos_embed.", "hook_pos_embed")
+
+    def after(name: str) -> int:
+        block = re.match(r"blocks\.(\d+)\.", name)
+        if block:
+            return int(block[1]) + 1
+        return 0 if name.startswith(early) else layers
+
+    return max(map(after, capture), default=0)

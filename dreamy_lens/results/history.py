@@ -35,6 +35,8 @@ class History:
         iteration: Iteration in which each prompt was first evaluated, never falling, int32 `[N]`.
         seconds: Seconds from the start of the run to the end of each iteration, float64 `[T+1]`. Iteration 0 is the
             initial population.
+        token_layers: Work from the start of the run to the end of each iteration, float64 `[T+1]`: tokens times layers,
+            shared tokens counted once, and a gradient three times. NaN in runs of earlier versions.
         population: Rows of `ids` that are the population after each iteration, in slot order, int32 `[T+1, M]`; -1 for
             a prompt whose scores were not finite.
         lambdas: λ, the weight of cross-entropy, of each slot, float32 `[M]`.
@@ -48,6 +50,7 @@ class History:
     cross_entropy: np.ndarray
     iteration: np.ndarray
     seconds: np.ndarray
+    token_layers: np.ndarray
     population: np.ndarray
     lambdas: np.ndarray
     restarts: tuple[tuple[int, float], ...] = ()
@@ -88,8 +91,9 @@ class History:
                 an equal reference. None is the history's own :meth:`reference`.
 
         Returns:
-            Table with the columns iteration, seconds, evaluated (prompts so far), best_value (so far), hypervolume,
-            frontier_size and restart (λ, or NaN).
+            Table with the columns iteration, seconds, token_layers, evaluated (prompts so far), best_value (so far),
+            hypervolume, frontier_size and restart (λ, or NaN). Any of the second to the fourth is a measure of cost for
+            the anytime curve, the hypervolume against the cost.
         """
         import pandas as pd
 
@@ -107,6 +111,7 @@ class History:
         frame = pd.DataFrame.from_records(rows, columns=columns)
         frame.insert(0, "iteration", np.arange(len(self.seconds)))
         frame.insert(1, "seconds", self.seconds)
+        frame.insert(2, "token_layers", self.token_layers)
         restarts = dict(self.restarts)
         frame["restart"] = [restarts.get(i, np.nan) for i in range(len(frame))]
         return frame
@@ -173,6 +178,8 @@ class History:
         Raises:
             RunFolderError: An array is missing or does not fit the others.
         """
+        if "seconds" in arrays and "token_layers" not in arrays:  # a run of an earlier version
+            arrays = arrays | {"token_layers": np.full(len(arrays["seconds"]), np.nan)}
         names = {f.name for f in dataclasses.fields(cls)} - {"rejected", "non_finite"} | {"counts"}
         if missing := sorted(names - set(arrays)):
             raise RunFolderError(f"The run's history lacks {', '.join(missing)}; it was not written by dreamy_lens.")
@@ -199,9 +206,10 @@ def _check(columns: dict[str, np.ndarray], restarts: np.ndarray, counts: np.ndar
     """Raise an error unless shapes and row numbers fit together, so that no later indexing can fail."""
     n, steps, population = len(columns["ids"]), len(columns["seconds"]), columns["population"]
     shapes = {name: list(a.shape) for name, a in columns.items()}
-    dimensions = {"ids": 2, "value": 1, "cross_entropy": 1, "iteration": 1, "seconds": 1, "population": 2, "lambdas": 1}
+    dimensions = dict.fromkeys(columns, 1) | {"ids": 2, "population": 2}
     fits = all(columns[name].ndim == d for name, d in dimensions.items())
     fits = fits and all(len(columns[name]) == n for name in ("value", "cross_entropy", "iteration"))
+    fits = fits and len(columns["token_layers"]) == steps
     fits = fits and population.shape == (steps, len(columns["lambdas"])) and restarts.shape[1:] == (2,)
     kinds = {"ids": "iu", "iteration": "iu", "population": "iu"}
     fits = fits and all(array.dtype.kind in kinds.get(name, "fiu") for name, array in columns.items())
@@ -227,7 +235,7 @@ class HistoryBuilder:
         self.lambdas = _frozen(np.array(lambdas, dtype=np.float32))
         self._ids: _Growing | None = None
         self._columns = {name: _Growing((), dtype) for name, dtype in _COLUMNS.items()}
-        self._seconds = _Growing((), np.float64)
+        self._seconds, self._token_layers = _Growing((), np.float64), _Growing((), np.float64)
         self._population = _Growing((len(self.lambdas),), np.int32)
         self._row_of: dict[bytes, int] = {}
         self._restarts: list[tuple[int, float]] = []
@@ -240,6 +248,7 @@ class HistoryBuilder:
         builder = cls(history.lambdas)
         builder._append(history.ids, history.value, history.cross_entropy, history.iteration)
         builder._seconds.extend(history.seconds)
+        builder._token_layers.extend(history.token_layers)
         builder._population.extend(history.population)
         builder._restarts = list(history.restarts)
         builder._rejected, builder._non_finite = history.rejected, history.non_finite
@@ -257,6 +266,7 @@ class HistoryBuilder:
         population = np.ascontiguousarray(step.population, dtype=np.int32)
         self._population.extend(np.array([[self._row_of.get(ids.tobytes(), -1) for ids in population]], dtype=np.int32))
         self._seconds.extend(np.array([step.seconds]))
+        self._token_layers.extend(np.array([step.token_layers]))
         if step.restart is not None:
             self._restarts.append((int(step.iteration), float(step.restart)))
         self._rejected += int(step.rejected)
@@ -271,7 +281,8 @@ class HistoryBuilder:
         """Return the history so far. Its arrays are read-only views that later steps never change."""
         ids = np.zeros((0, 0), dtype=np.int32) if self._ids is None else self._ids.view()
         columns = {name: column.view() for name, column in self._columns.items()}
-        steps = {"seconds": self._seconds.view(), "population": self._population.view(), "lambdas": self.lambdas}
+        steps = {"seconds": self._seconds.view(), "token_layers": self._token_layers.view()}
+        steps |= {"population": self._population.view(), "lambdas": self.lambdas}
         restarts = tuple(self._restarts)
         return History(ids, **columns, **steps, restarts=restarts, rejected=self._rejected, non_finite=self._non_finite)
 

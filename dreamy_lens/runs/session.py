@@ -21,7 +21,7 @@ from dreamy_lens.results.prompt import Provenance
 from dreamy_lens.runs.spec import RunRecord, RunSpec
 from dreamy_lens.scoring.gradient_check import require_gradient
 from dreamy_lens.scoring.scorer import Scorer
-from dreamy_lens.search.budgets import Budget, within_budget
+from dreamy_lens.search.budgets import Budget, metered, within_budget
 from dreamy_lens.search.constraint_set import ConstraintSet, template_ids
 from dreamy_lens.search.optimizers import find_optimizer
 from dreamy_lens.search.protocol import Search, drive
@@ -177,6 +177,8 @@ class Session:
         config = dataclasses.replace(self.spec.config, iterations=until)
         cache = self._score_cache(state, history)
         search = find_optimizer(config).search(self.scorer, config, self.constraint_set, self.spec.start, cache, state)
+        used = float(history.token_layers[-1]) if len(history.token_layers) else 0.0
+        search = metered(search, self.scorer.work, used)
         budget = Budget(config)
         is_used_up = budget.add_steps(history.value, history.cross_entropy, history.iteration, history.seconds)
         # A run that is continued beyond its budgets ends at the iteration that the user named.

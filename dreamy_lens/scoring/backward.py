@@ -25,6 +25,7 @@ from dreamy_lens.scoring.kv_prefix import KVPrefix, empty_cache
 from dreamy_lens.scoring.prefix_sharing import is_close, trial_prompts
 from dreamy_lens.scoring.prompts import PromptFrame
 from dreamy_lens.scoring.token_gradient import Gradient, ModelGradient
+from dreamy_lens.scoring.work import BACKWARD, Work
 
 
 @dataclass
@@ -68,6 +69,7 @@ class BackwardScorer:
     ) -> None:
         self.features, self.frame, self.models, self.bare = tuple(features), frame, models, bare
         self.batches = BatchRunner(batch_size)
+        self.work = Work()
         self._options: dict[tuple, dict[HookedModel, _PassOptions]] = {}
         self._trusted: set[HookedModel] = set()  # models whose embedding table gave the embeddings they compute
 
@@ -182,6 +184,7 @@ class BackwardScorer:
                     if option is not None:
                         faster.enter_context(option.parts.bare([*names, EMBEDDING]))
                     activations, output = model.run(full[:, start:], names, logits=logits, embeddings=leaf, past=past)
+                self.work.add(model, full[:, start:].numel(), names, logits, BACKWARD)
                 if prefix is not None:
                     activations, output = prefix.prepend(activations, output, full.shape[1] - start)
                 charge = torch.zeros(len(rows), device=model.device, requires_grad=True)

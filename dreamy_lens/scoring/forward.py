@@ -21,6 +21,7 @@ from dreamy_lens.scoring.batching import BatchRunner, memory_budget
 from dreamy_lens.scoring.packed_reading import PackedPass
 from dreamy_lens.scoring.prefix_sharing import PrefixSharing, warn_unshared
 from dreamy_lens.scoring.prompts import PromptFrame
+from dreamy_lens.scoring.work import Work
 
 LOGITS_BUDGET = 1 << 28
 """Default limit on the entries of the logits `[batch, total, d_vocab]` in one plain pass: 1 GiB of float32."""
@@ -60,7 +61,7 @@ class ForwardScorer:
         self.models: tuple[HookedModel, ...] = tuple(
             dict.fromkeys([*(m for f in features for m in f.models), frame.fluency])
         )
-        self.batches = BatchRunner(batch_size)
+        self.batches, self.work = BatchRunner(batch_size), Work()
         self._sharings: dict[tuple, PrefixSharing | None] = {}
         self._unshared: dict[HookedModel, str] = {}
 
@@ -122,6 +123,7 @@ class ForwardScorer:
             final = self._needs_logits(model, cross_entropy)
             if final or any(f.hooks.get(model) for f in self.features):
                 runs[model] = sharing.run(self.frame.rows(prompts, model), final)
+                self.work.add(model, len(runs[model].packing.ids), self._capture(model), final)
         scores = torch.empty(1 + cross_entropy, len(prompts), device=self.model.device)
         for i, feature in enumerate(self.features):
             rows = np.flatnonzero(owner == i)
@@ -134,6 +136,7 @@ class ForwardScorer:
                     ids = to_device(self.frame.rows(prompts[rows], model), model.device)
                     with contextlib.nullcontext() if self.share is False else model.kernels.used():
                         activations, output = model.run(ids, feature.hooks.get(model, ()), logits=logits)
+                    self.work.add(model, ids.numel(), feature.hooks.get(model, ()), logits)
                     readings[model] = ForwardPass(activations, output, ids, layout)
             columns = [to_device(feature(readings), scores.device)]
             if cross_entropy:
@@ -141,6 +144,10 @@ class ForwardScorer:
             at = slice(None) if len(rows) == len(prompts) else to_device(rows, scores.device)
             scores[:, at] = torch.stack(columns)
         return scores
+
+    def _capture(self, model: HookedModel) -> tuple[str, ...]:
+        """Return the hook points of a model that features read."""
+        return tuple(dict.fromkeys(name for f in self.features for name in f.hooks.get(model, ())))
 
     def _needs_logits(self, model: HookedModel, cross_entropy: bool) -> bool:
         """Return whether a pass of this model has to compute logits."""
@@ -152,7 +159,7 @@ class ForwardScorer:
             return None
         key = model, layout.length, model.state, model.versions
         if key not in self._sharings:
-            capture = tuple(dict.fromkeys(name for f in self.features for name in f.hooks.get(model, ())))
+            capture = self._capture(model)
             everywhere = any(model in f.logits for f in self.features)
             sharing = PrefixSharing(
                 model, layout, self.frame, capture, self._needs_logits(model, True), everywhere, self.batches.size

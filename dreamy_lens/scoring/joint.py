@@ -14,6 +14,7 @@ from dreamy_lens.scoring.backward import BackwardScorer
 from dreamy_lens.scoring.forward import ForwardScorer
 from dreamy_lens.scoring.scorer import Scorer, Scores
 from dreamy_lens.scoring.token_gradient import Gradient
+from dreamy_lens.scoring.work import Work
 
 
 class JointScorer:
@@ -52,6 +53,7 @@ class JointScorer:
             if any(i in ids for i in numbers):
                 results = zip(numbers, forward.score([rows[i] for i in numbers]), strict=True)
                 scores |= {i: result.stack() for i, result in results if i in ids}
+                self._divide(forward.work, {i: len(rows[i]) for i in numbers})
         return scores
 
     def gradients(self, ids: Mapping[int, Any]) -> dict[int, Gradient]:
@@ -59,8 +61,17 @@ class JointScorer:
 
         Prompts given as tensors are on the model's device and are not checked; see :meth:`Scorer.gradient_on_device`.
         """
-        gradients = self._backward.gradient(self._rows(ids))
+        rows = self._rows(ids)
+        gradients = self._backward.gradient(rows)
+        self._divide(self._backward.work, {i: len(r) for i, r in enumerate(rows)})
         return {i: gradients[i] for i in ids}
+
+    def _divide(self, work: Work, prompts: Mapping[int, int]) -> None:
+        """Divide the work of passes among the scorers, by the number of their prompts."""
+        total = max(1, sum(prompts.values()))
+        for i, count in prompts.items():
+            self.scorers[i].work.token_layers += work.token_layers * count / total
+        work.token_layers = 0.0
 
     def _rows(self, ids: Mapping[int, Any]) -> list[Any]:
         """Return the prompts of every scorer, none for a scorer without an entry; only arrays are checked."""

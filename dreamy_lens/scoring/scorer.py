@@ -21,6 +21,7 @@ from dreamy_lens.scoring.backward import BackwardScorer
 from dreamy_lens.scoring.forward import ForwardScorer
 from dreamy_lens.scoring.prompts import PromptFrame, strip_bos
 from dreamy_lens.scoring.token_gradient import Gradient
+from dreamy_lens.scoring.work import Work
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Scorer:
         frame: Tokens around every prompt.
         forward: Scorer of prompts by forward passes.
         backward: Scorer of token gradients by backward passes.
+        work: Account of what has been computed.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Scorer:
             other.bos(self.prepend_bos)
             other.check_weights()
         self.backward = BackwardScorer([self.bound], self.frame, self.models, batch_size, share_prefixes)
+        self.work = self.forward.work = self.backward.work = Work()
         self._checked: set[int] = set()
 
     @property

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
+from dreamy_lens.scoring.work import Work
 from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.pareto import Staircase
 from dreamy_lens.search.protocol import Search
@@ -80,6 +82,29 @@ class Budget:
             return False
         before = self._areas[steps - 1 - steps // 4]
         return self._areas[-1] - before < share * self._areas[-1]
+
+
+def metered(search: Search, work: Work, before: float) -> Search:
+    """Pass on the events of a search, and note in its steps what has been computed for it.
+
+    Args:
+        search: Search to meter.
+        work: Account of the scorer that answers its requests.
+        before: Token-layers that the run had used before this search.
+    """
+    answer: Any = None
+    while True:
+        try:
+            event = search.send(answer)
+        except StopIteration:
+            return
+        if isinstance(event, Step):
+            yield dataclasses.replace(event, token_layers=before)
+            answer = None
+        else:
+            start = work.token_layers
+            answer = yield event
+            before += work.token_layers - start
 
 
 def within_budget(search: Search, budget: Budget) -> Search:

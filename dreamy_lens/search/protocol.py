@@ -69,6 +69,7 @@ class SampleRequest:
 
     def answer(self, scorer: Scorer) -> Samples:
         """Draw the prompts."""
+        scorer.work.add(scorer.fluency, self.count * self.length, (), True)
         return draw_samples(
             scorer.fluency, scorer.frame, self.count, self.length, self.allowed, self.fixed, self.seed, self.keep
         )
@@ -80,7 +81,10 @@ class BigramRequest:
 
     def answer(self, scorer: Scorer) -> Tensor | None:
         """Compute the table; None if it would be too large."""
-        return bigram_table(scorer.fluency, scorer.prepend_bos)
+        table = bigram_table(scorer.fluency, scorer.prepend_bos)
+        if table is not None:
+            scorer.work.add(scorer.fluency, len(table) * (1 + scorer.prepend_bos), (), True)
+        return table
 
 
 @dataclass(frozen=True)

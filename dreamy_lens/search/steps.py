@@ -46,6 +46,7 @@ class Step:
         non_finite: Number of prompts whose value or cross-entropy was NaN or infinite; they are not among `ids`.
         seconds: Time from the start of the run to the end of this step, in seconds.
         state: State from which the run can continue.
+        token_layers: Work from the start of the run to the end of this step, in tokens times layers; NaN if unknown.
     """
 
     iteration: int
@@ -58,3 +59,4 @@ class Step:
     non_finite: int
     seconds: float
     state: State = field(repr=False)
+    token_layers: float = np.nan

@@ -67,7 +67,7 @@ def steps(iterations: int, new: int = 16, n: int = 4, members: int = 3, seed: in
         costs = rng.uniform(2, 12, len(ids)).round(1).astype(np.float32)
         restart, seconds = 1.5 if t and t % 4 == 0 else None, 0.5 * t + 0.25
         # A history takes no interest in how a search goes on, so there is no state.
-        yield Step(t, ids, value, costs, ids[:members], restart, t, t % 2, seconds, state=None)  # type: ignore[arg-type]
+        yield Step(t, ids, value, costs, ids[:members], restart, t, t % 2, seconds, None, 7.0 * t)  # type: ignore[arg-type]
 
 
 def build(found: Iterator, members: int = 3) -> History:

@@ -9,8 +9,9 @@ import pytest
 
 import dreamy_lens as dl
 from dreamy_lens.errors import SettingsError
+from dreamy_lens.results import History
 from dreamy_lens.search import UNLIMITED, Budget
-from tests.helpers.dreams import dream, same
+from tests.helpers.dreams import SMALL, dream, same
 
 
 def test_without_another_budget_a_run_has_300_iterations_and_with_one_as_many_as_it_takes():
@@ -71,3 +72,36 @@ def test_random_search_scores_new_random_prompts_and_goes_on_as_if_it_had_not_st
     same(dl.load_run(tmp_path / "run", gpt2.bridge).resume(2, progress=False).history, whole.history)
     started = dl.dream("L1.N3", gpt2.bridge, iterations=1, start="one two", **settings)
     assert started.history.ids.shape[1] == len(started.history.ids[0]) and (started.history.iteration == 0).sum() == 1
+
+
+def test_every_step_notes_the_work_so_far_in_tokens_times_layers(gpt2):
+    layers, settings = gpt2.raw.config.n_layer, {"share_prefixes": False, "length": 5, "search": dl.RandomSearch()}
+    run = dl.dream("L1.N3", gpt2.bridge, iterations=2, children=20, progress=False, **settings)
+    # Twenty rows of BOS and five tokens in every step, through all layers, because cross-entropies need logits.
+    assert run.history.token_layers.tolist() == [20 * 6 * layers * step for step in (1, 2, 3)]
+    assert run.resume(1, progress=False).history.token_layers[-1] == 20 * 6 * layers * 4
+    assert run.evolution()["token_layers"].tolist() == run.history.token_layers.tolist()
+
+
+def test_a_gradient_is_worth_three_passes_and_a_shared_token_counts_once(gpt2):
+    layers = gpt2.raw.config.n_layer
+    plain = dream(gpt2.bridge, iterations=1, share_prefixes=False).history
+    rows = np.bincount(plain.iteration)
+    assert plain.token_layers[0] == rows[0] * 6 * layers
+    members = len(np.unique(plain.ids[plain.population[0]], axis=0))
+    assert plain.token_layers[1] - plain.token_layers[0] == (rows[1] + 3 * members) * 6 * layers
+    many = [dream(gpt2.bridge, iterations=1, children=60, share_prefixes=share).history for share in (None, False)]
+    assert many[0].token_layers[-1] < 0.8 * many[1].token_layers[-1]
+
+
+def test_runs_side_by_side_share_the_account(gpt2):
+    alone = [dream(gpt2.bridge, feature, share_prefixes=False).history for feature in ("L1.N3", 'logit(" the")')]
+    together = dl.dream(["L1.N3", 'logit(" the")'], gpt2.bridge, iterations=8, share_prefixes=False, **SMALL)
+    for run, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(run.history.token_layers, other.token_layers)
+
+
+def test_a_history_of_an_earlier_version_has_no_account(gpt2):
+    arrays = dream(gpt2.bridge, iterations=1).history.arrays()
+    del arrays["token_layers"]
+    assert np.isnan(History.from_arrays(arrays).token_layers).all()
