@@ -45,6 +45,7 @@ def add_dream(commands: Commands) -> None:
         action="append",
         help="text that must not occur, in upper or lower case; may be repeated",
     )
+    parser.add_argument("--varied", action="store_true", help="only prompts that do not repeat themselves")
     parser.add_argument("--round-trip", action="store_true", help="only prompts whose text encodes to the same tokens")
     parser.add_argument("--printable", action="store_true", help="only tokens of printable characters")
     template = "fixed text around the prompt, as in 'User: {dream} Assistant:'"
@@ -86,6 +87,7 @@ def _dream(options: argparse.Namespace) -> int:
 def _constraints(options: argparse.Namespace) -> list[Any]:
     constraints: list[Any] = [dl.constraints.forbid_text(text) for text in options.forbid or ()]
     constraints += [dl.constraints.round_trip()] * options.round_trip
+    constraints += [dl.constraints.varied()] * options.varied
     constraints += [dl.constraints.printable()] * options.printable
     constraints += [dl.constraints.template(options.template)] if options.template is not None else []
     return constraints
@@ -96,7 +98,7 @@ def _saved_run(options: argparse.Namespace) -> Any:
     changes = given_settings(options)
     changes.pop("iterations", None)
     bos = changes.pop("prepend_bos", None)
-    run_options = ("start", "forbid", "round_trip", "printable", "template", "fluency_model")
+    run_options = ("start", "forbid", "round_trip", "varied", "printable", "template", "fluency_model")
     unusable = ["the feature"] * (options.feature is not None)
     unusable += [flag_of(name) for name in changes]
     unusable += [flag_of(name) for name in run_options if getattr(options, name) not in (None, False)]

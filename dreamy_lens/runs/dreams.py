@@ -16,6 +16,7 @@ from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.progress import advance
 from dreamy_lens.runs.worker import FAILED, PAUSED, RUNNING, STOPPED, RunWorker
 from dreamy_lens.scoring.joint import JointScorer
+from dreamy_lens.scoring.sharing import SharingScorer
 from dreamy_lens.search.joint import drive_together
 from dreamy_lens.search.steps import Step
 
@@ -188,7 +189,9 @@ class Dreams(RunControls, Sequence["Dream"]):
         """
         for run in {run.feature: run for run in self.runs if run.is_new}.values():
             run.session.check_gradient()
-        scorer = JointScorer([run.session.scorer for run in self.runs])
+        scorers = [run.session.scorer for run in self.runs]
+        shares = all(getattr(run.config, "share_prompts", False) for run in self.runs)
+        scorer = SharingScorer(scorers) if shares else JointScorer(scorers)
         with keep_hooks(self.models):
             for number, step in drive_together([run.search(until) for run in self.runs], scorer, between):
                 yield self.runs[number], step

@@ -25,6 +25,8 @@ from .prompts import PromptFrame as PromptFrame
 from .prompts import as_ids as as_ids
 from .scorer import Scorer as Scorer
 from .scorer import Scores as Scores
+from .sharing import Offer as Offer
+from .sharing import SharingScorer as SharingScorer
 from .token_gradient import Gradient as Gradient
 from .token_gradient import ModelGradient as ModelGradient
 from .window_scorer import WindowScorer as WindowScorer

@@ -74,7 +74,6 @@ class ForwardScorer:
         """Models whose prompts had to be scored whole so far, each with the reason."""
         return dict(self._unshared)
 
-    @torch.no_grad()
     def score(self, rows: Sequence[np.ndarray], cross_entropy: bool = True) -> list[ForwardResult]:
         """Score the prompts `[B_i, n]` of each feature: value, and cross-entropy if requested.
 
@@ -82,8 +81,19 @@ class ForwardScorer:
             ModelError: Cross-entropies are requested of a model that is not causal.
         """
         sizes = [len(r) for r in rows]
-        prompts, layout = np.concatenate(rows), self.frame.layout(rows[0].shape[1])
-        owner = np.repeat(np.arange(len(rows)), sizes)
+        scores = self._score(np.concatenate(rows), np.repeat(np.arange(len(rows)), sizes), cross_entropy)
+        ends = np.cumsum([0, *sizes])
+        pieces = [scores[:, a:b] for a, b in itertools.pairwise(ends)]
+        return [ForwardResult(piece[0], piece[1] if cross_entropy else None) for piece in pieces]
+
+    def score_for_all(self, prompts: np.ndarray) -> Float[Tensor, "features_and_1 B"]:
+        """Score prompts `[B, n]` for every feature: a row of values for each feature, and then the cross-entropies."""
+        return self._score(prompts, None, True)
+
+    @torch.no_grad()
+    def _score(self, prompts: np.ndarray, owner: np.ndarray | None, cross_entropy: bool) -> Tensor:
+        """Score prompts for the features numbered by `owner`, or for all: values, and cross-entropies if requested."""
+        layout = self.frame.layout(prompts.shape[1])
         with locked(self.models):
             if cross_entropy:
                 check_causal(self.frame.fluency)
@@ -96,54 +106,62 @@ class ForwardScorer:
             limit = self.batches.limit(default_size, budget, layout.total) or len(prompts)
             order = np.lexsort(prompts.T[::-1]) if len(prompts) > limit else np.arange(len(prompts))
             parts = self.batches.map(
-                lambda at: self._score_batch(prompts[order[at]], owner[order[at]], layout, sharings, cross_entropy),
+                lambda at: self._score_batch(
+                    prompts[order[at]], None if owner is None else owner[order[at]], layout, sharings, cross_entropy
+                ),
                 len(prompts),
                 default_size,
                 budget,
                 layout.total,
             )
         scores = torch.cat(parts, dim=1)
-        original_order = to_device(np.argsort(order), scores.device) if len(parts) > 1 else slice(None)
-        scores = scores[:, original_order]
-        ends = np.cumsum([0, *sizes])
-        pieces = [scores[:, a:b] for a, b in itertools.pairwise(ends)]
-        return [ForwardResult(piece[0], piece[1] if cross_entropy else None) for piece in pieces]
+        return scores[:, to_device(np.argsort(order), scores.device)] if len(parts) > 1 else scores
 
     def _score_batch(
         self,
         prompts: np.ndarray,
-        owner: np.ndarray,
+        owner: np.ndarray | None,
         layout: RowLayout,
         sharings: dict[HookedModel, PrefixSharing],
         cross_entropy: bool,
     ) -> Tensor:
-        """Score one batch: values and, if requested, cross-entropies, `[1 or 2, B]`."""
+        """Score one batch: values, of every feature if `owner` is None, and cross-entropies if requested, `[_, B]`."""
         runs: dict[HookedModel, PackedPass] = {}
         for model, sharing in sharings.items():
             final = self._needs_logits(model, cross_entropy)
             if final or any(f.hooks.get(model) for f in self.features):
                 runs[model] = sharing.run(self.frame.rows(prompts, model), final)
                 self.work.add(model, len(runs[model].packing.ids), self._capture(model), final)
-        scores = torch.empty(1 + cross_entropy, len(prompts), device=self.model.device)
+        whole: dict[HookedModel, ActivationSource] = {}
+        if owner is None:  # one pass serves every feature
+            rest = (model for model in self.models if model not in sharings)
+            whole = {model: self._plain(model, prompts, layout, self._capture(model), True) for model in rest}
+        values = len(self.features) if owner is None else 1
+        scores = torch.empty(values + cross_entropy, len(prompts), device=self.model.device)
         for i, feature in enumerate(self.features):
-            rows = np.flatnonzero(owner == i)
+            rows = np.arange(len(prompts)) if owner is None else np.flatnonzero(owner == i)
             if not len(rows):
                 continue
-            readings: dict[HookedModel, ActivationSource] = {model: run.reading(rows) for model, run in runs.items()}
+            readings = {model: run.reading(rows) for model, run in runs.items()} | whole
             for model in self.models:
                 logits = model in feature.logits or (cross_entropy and model is self.frame.fluency)
-                if model not in sharings and (logits or model in feature.hooks):
-                    ids = to_device(self.frame.rows(prompts[rows], model), model.device)
-                    with contextlib.nullcontext() if self.share is False else model.kernels.used():
-                        activations, output = model.run(ids, feature.hooks.get(model, ()), logits=logits)
-                    self.work.add(model, ids.numel(), feature.hooks.get(model, ()), logits)
-                    readings[model] = ForwardPass(activations, output, ids, layout)
-            columns = [to_device(feature(readings), scores.device)]
-            if cross_entropy:
-                columns.append(to_device(readings[self.frame.fluency].cross_entropy, scores.device))
+                if model not in readings and (logits or model in feature.hooks):
+                    readings[model] = self._plain(model, prompts[rows], layout, feature.hooks.get(model, ()), logits)
             at = slice(None) if len(rows) == len(prompts) else to_device(rows, scores.device)
-            scores[:, at] = torch.stack(columns)
+            scores[i if owner is None else 0, at] = to_device(feature(readings), scores.device)
+            if cross_entropy and (owner is not None or i == 0):
+                scores[-1, at] = to_device(readings[self.frame.fluency].cross_entropy, scores.device)
         return scores
+
+    def _plain(
+        self, model: HookedModel, prompts: np.ndarray, layout: RowLayout, capture: Sequence[str], logits: bool
+    ) -> ForwardPass:
+        """Run a model on whole rows."""
+        ids = to_device(self.frame.rows(prompts, model), model.device)
+        with contextlib.nullcontext() if self.share is False else model.kernels.used():
+            activations, output = model.run(ids, capture, logits=logits)
+        self.work.add(model, ids.numel(), capture, logits)
+        return ForwardPass(activations, output, ids, layout)
 
     def _capture(self, model: HookedModel) -> tuple[str, ...]:
         """Return the hook points of a model that features read."""

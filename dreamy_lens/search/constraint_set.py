@@ -16,6 +16,7 @@ from dreamy_lens.search.constraints import (
     Printable,
     RoundTrip,
     Template,
+    Varied,
     listed_constraints,
 )
 
@@ -146,6 +147,8 @@ class ConstraintSet:
             self._predicates.append((c, lambda row, text: needle not in before + text.casefold() + after))
         elif isinstance(c, Printable):
             self.allowed &= np.array([_prints(piece) for piece in pieces])
+        elif isinstance(c, Varied):
+            self._predicates.append((c, lambda row, text: c.holds(row)))
         elif isinstance(c, RoundTrip):
             self._predicates.append((c, self._round_trips))
         elif isinstance(c, Fix):

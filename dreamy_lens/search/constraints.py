@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from dreamy_lens.errors import ConstraintError, quoted
 
-__all__ = ["fix", "forbid_text", "forbid_tokens", "printable", "round_trip", "template"]
+__all__ = ["fix", "forbid_text", "forbid_tokens", "printable", "round_trip", "template", "varied"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,28 @@ class Printable(Constraint):
 
 
 @dataclass(frozen=True)
+class Varied(Constraint):
+    """Constraint that the prompt does not repeat itself."""
+
+    ngram: int
+    distinct: float
+
+    def describe(self) -> str:
+        """Describe the constraint in words."""
+        return (
+            f"without a sequence of {self.ngram} tokens that occurs twice, {self.distinct:.0%} of the tokens distinct"
+        )
+
+    def holds(self, row: np.ndarray) -> bool:
+        """Return whether token ids `[n]` obey the constraint."""
+        ids = row.tolist()
+        if len(set(ids)) < self.distinct * len(ids):
+            return False
+        sequences = [tuple(ids[i : i + self.ngram]) for i in range(len(ids) - self.ngram + 1)]
+        return len(set(sequences)) == len(sequences)
+
+
+@dataclass(frozen=True)
 class Fix(Constraint):
     """Constraint that given tokens stand at given positions."""
 
@@ -116,6 +140,29 @@ def round_trip() -> RoundTrip:
 def printable() -> Printable:
     """Demand tokens that print: no control characters except new lines and tabs, and no parts of characters."""
     return Printable()
+
+
+def varied(ngram: int = 3, distinct: float = 0.55) -> Varied:
+    """Demand that the prompt does not repeat itself, which a model often finds likely and a reader does not.
+
+    Args:
+        ngram: Length of the sequences of tokens of which none may occur twice.
+        distinct: Smallest share of tokens that differ from one another, 0 to 1: 7 of 12 by default.
+
+    Raises:
+        ConstraintError: An argument is outside its range.
+
+    >>> import numpy as np
+    >>> varied().holds(np.array([1, 2, 3, 4, 5, 6])), varied().holds(np.array([1, 2, 3, 1, 2, 3]))
+    (True, False)
+    """
+    if isinstance(ngram, bool) or not isinstance(ngram, numbers.Integral) or ngram < 1:
+        raise ConstraintError(
+            f"varied() takes the length of a sequence, a whole number of at least 1; got {quoted(ngram)}."
+        )
+    if isinstance(distinct, bool) or not isinstance(distinct, numbers.Real) or not 0 <= distinct <= 1:
+        raise ConstraintError(f"varied() takes the share of distinct tokens, from 0 to 1; got {quoted(distinct)}.")
+    return Varied(int(ngram), float(distinct))
 
 
 def fix(at: Mapping[int, str | int]) -> Fix:
@@ -179,6 +226,7 @@ _CALLS = {
     "printable": "",
     "round_trip": "",
     "template": '"User: {dream}"',
+    "varied": "",
 }
 """Examples of the arguments of each function that makes a constraint."""
 
@@ -194,7 +242,7 @@ def from_dict(data: dict[str, Any]) -> Constraint:
     Raises:
         ConstraintError: There is no constraint of this kind.
     """
-    kinds = {c.__name__: c for c in (ForbidTokens, ForbidText, RoundTrip, Printable, Fix, Template)}
+    kinds = {c.__name__: c for c in (ForbidTokens, ForbidText, RoundTrip, Printable, Varied, Fix, Template)}
     rest = {name: value for name, value in data.items() if name != "kind"}
     if data.get("kind") not in kinds:
         raise ConstraintError(

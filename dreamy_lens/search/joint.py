@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from dreamy_lens.models.transfer import to_host
 from dreamy_lens.scoring.joint import JointScorer
-from dreamy_lens.search.protocol import HostTransfer, ModelRequest, Request, Search
+from dreamy_lens.scoring.sharing import SharingScorer
+from dreamy_lens.search.protocol import (
+    BigramRequest,
+    HostTransfer,
+    ModelRequest,
+    OfferRequest,
+    Request,
+    SampleRequest,
+    Search,
+)
 from dreamy_lens.search.steps import Step
 
 
@@ -66,11 +77,16 @@ def _answer(requests: dict[int, Request], scorer: JointScorer) -> dict[int, Any]
     arrays = iter(to_host(*(tensor for tensors in transfers.values() for tensor in tensors)))
     answers: dict[int, Any] = {number: tuple(next(arrays) for _ in tensors) for number, tensors in transfers.items()}
     passes: dict[int, ModelRequest] = {}
+    asked: list[int] = []
     for number, request in requests.items():
         if isinstance(request, ModelRequest) and not request.values_only:
             passes[number] = request
+        elif isinstance(request, OfferRequest):
+            answers[number] = scorer.offer(number) if isinstance(scorer, SharingScorer) else None
         elif not isinstance(request, HostTransfer):
-            answers[number] = request.answer(scorer.scorers[number])
+            same = next((other for other in asked if _is_same(requests[other], request)), None)
+            answers[number] = request.answer(scorer.scorers[number]) if same is None else answers[same]
+            asked.append(number)
     for on_device in (False, True):
         ids: dict[int, Any] = {
             number: request.ids
@@ -81,3 +97,13 @@ def _answer(requests: dict[int, Request], scorer: JointScorer) -> dict[int, Any]
             answers |= scorer.scores_on_device(ids) if on_device else scorer.scores(ids)
     gradients = {number: request.ids for number, request in passes.items() if request.gradient}
     return answers | (scorer.gradients(gradients) if gradients else {})
+
+
+def _is_same(one: Request, other: Request) -> bool:
+    """Return whether two rare requests of searches over one model have one answer."""
+    if isinstance(one, SampleRequest) and isinstance(other, SampleRequest):
+        plain = ("count", "length", "fixed", "seed", "keep")
+        return all(getattr(one, name) == getattr(other, name) for name in plain) and np.array_equal(
+            one.allowed, other.allowed
+        )
+    return isinstance(one, BigramRequest) and isinstance(other, BigramRequest)

@@ -88,6 +88,14 @@ class BigramRequest:
 
 
 @dataclass(frozen=True)
+class OfferRequest:
+    """Request for prompts that searches side by side have tried, scored for this search's feature."""
+
+    def answer(self, scorer: Scorer) -> None:
+        """Return None: a search that is alone is offered nothing."""
+
+
+@dataclass(frozen=True)
 class HostTransfer:
     """Request to copy tensors from the device to the host, the only request for which the host must wait.
 
@@ -102,7 +110,7 @@ class HostTransfer:
         return to_host(*self.tensors)
 
 
-Request: TypeAlias = ModelRequest | SampleRequest | BigramRequest | HostTransfer
+Request: TypeAlias = ModelRequest | SampleRequest | BigramRequest | OfferRequest | HostTransfer
 """Request of a search for something that only the model or the device has."""
 
 Search = Generator["Step | Request", Any, None]

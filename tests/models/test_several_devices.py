@@ -25,7 +25,7 @@ def waits() -> Iterator[Waits]:
 def alike(a: Any, b: Any) -> None:
     """Two histories have the same prompts and populations, and the same numbers but for rounding."""
     first, second = a.arrays(), b.arrays()
-    for name in set(first) - {"seconds"}:
+    for name in set(first) - {"seconds", "token_layers"}:
         exact = first[name].dtype.kind != "f" or name == "restarts"
         np.testing.assert_allclose(first[name], second[name], 0 if exact else 1e-5, 0 if exact else 1e-5, err_msg=name)
 

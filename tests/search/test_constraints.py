@@ -268,3 +268,30 @@ def test_several_constraints_hold_together(vocabulary, rng):
         text = vocabulary.text(row)
         assert vocabulary.encode(text) == row.tolist() and "the" not in text.lower()
         assert all(c.isprintable() or c in "\n\t" for c in text)
+
+
+# Repetition.
+
+
+def test_varied_prompts_have_no_sequence_twice_and_enough_distinct_tokens(vocabulary, rng):
+    rules = ConstraintSet([rules_of.varied(ngram=2, distinct=0.5)], vocabulary, LENGTH)
+    rows = np.array(
+        [[1, 2, 3, 4, 5, 6], [1, 2, 3, 1, 2, 4], [1, 1, 2, 2, 1, 3], [1, 2, 1, 3, 1, 4], [1, 1, 1, 1, 2, 3]]
+    )
+    assert rules.check(rows).tolist() == [True, False, True, True, False]
+    assert rules.check(rules.random(100, rng)).all()
+    with pytest.raises(ConstraintError, match="breaks a constraint: without a sequence of 2 tokens that occurs twice"):
+        rules.require(ids(vocabulary, " dog", " the", " dog", " the", " dog", " the"))
+
+
+def test_varied_survives_being_saved():
+    rule = rules_of.varied(ngram=4, distinct=0.25)
+    assert from_dict(json.loads(json.dumps(to_dict(rule)))) == rule
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"ngram": 0}, {"ngram": 2.5}, {"ngram": True}, {"distinct": -0.1}, {"distinct": 2}]
+)
+def test_varied_refuses_what_makes_no_sense(arguments):
+    with pytest.raises(ConstraintError, match=r"varied\(\) takes"):
+        rules_of.varied(**arguments)

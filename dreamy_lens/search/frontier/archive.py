@@ -98,6 +98,12 @@ class Archive:
         """Return the rows of the frontier of an island, or of everything, from fluent to strong, int64 `[F]`."""
         return self._frontiers.get(group, np.empty(0, dtype=np.int64))
 
+    def improves(self, value: np.ndarray, cross_entropy: np.ndarray) -> np.ndarray:
+        """Return which scores, `[K]` each, no prompt of the frontier beats in both, bool `[K]`."""
+        rows = self.frontier()
+        below = np.searchsorted(self.cross_entropy[rows], cross_entropy, side="right")
+        return value > np.concatenate([[-np.inf], self.value[rows]])[below]
+
     def area(self, group: int, floor: float) -> float:
         """Return the hypervolume of the frontier of an island below the limit, above a value."""
         rows = self.frontier(group)

@@ -43,6 +43,12 @@ class FrontierSearch(SearchConfig):
     max_cross_entropy: float = setting(
         9.0, "largest cross-entropy", "cross-entropy up to which the frontier is searched, nats per token"
     )
+    share_prompts: bool = setting(
+        False,
+        "share prompts",
+        "offer every prompt that one of several runs side by side tries to the other runs too",
+        advanced=True,
+    )
 
     @property
     def prompts_at_once(self) -> int:

@@ -7,6 +7,7 @@ makes the children of those that rank highest and are new.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,9 +115,7 @@ class Moves:
         self.allowed = to_device(constraints.allowed, device)
         self.after = None if bigrams is None else bigrams.T.contiguous()  # log p of every next token (columns)
         self._device = device
-        numbers = np.random.default_rng(seed)  # equal on every device
-        self._gumbel = to_device(numbers.gumbel(size=NOISE).astype(np.float32), device)
-        self._normal = to_device(numbers.standard_normal(NOISE, dtype=np.float32), device)
+        self._gumbel, self._normal = _random_numbers(seed, device)
         self._runs = _runs(constraints.free_positions)
 
     def rank(
@@ -427,6 +426,14 @@ class Crossings:
         mean = total / (number + 2)
         spread = np.sqrt(np.maximum((squares + 3 * deviation**2) / (number + 3) - mean**2, 1e-6))
         return mean.astype(np.float32), spread.astype(np.float32)
+
+
+@functools.lru_cache(maxsize=2)
+def _random_numbers(seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return Gumbel and normal numbers, which are the same on every device; searches with one seed share them."""
+    numbers = np.random.default_rng(seed)
+    gumbel, normal = numbers.gumbel(size=NOISE).astype(np.float32), numbers.standard_normal(NOISE, dtype=np.float32)
+    return to_device(gumbel, device), to_device(normal, device)
 
 
 class _Runs(NamedTuple):

@@ -26,6 +26,7 @@ from dreamy_lens.errors import FeatureError, RunFolderError
 from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.sampling import Samples
 from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.scoring.sharing import Offer
 from dreamy_lens.scoring.swap_tables import SwapTables, swap_tables
 from dreamy_lens.search.constraint_set import ConstraintSet
 from dreamy_lens.search.frontier.archive import EVERYTHING, Archive
@@ -33,8 +34,17 @@ from dreamy_lens.search.frontier.config import FrontierSearch
 from dreamy_lens.search.frontier.effects import SwapEffects
 from dreamy_lens.search.frontier.journal import Journal
 from dreamy_lens.search.frontier.moves import SHARES, Batch, Crossings, Donors, Moves, Offers
+from dreamy_lens.search.pareto import non_dominated
 from dreamy_lens.search.population import warn_if_flat
-from dreamy_lens.search.protocol import BigramRequest, Clock, HostTransfer, ModelRequest, SampleRequest, Search
+from dreamy_lens.search.protocol import (
+    BigramRequest,
+    Clock,
+    HostTransfer,
+    ModelRequest,
+    OfferRequest,
+    SampleRequest,
+    Search,
+)
 from dreamy_lens.search.score_cache import NewScores, ScoreCache
 from dreamy_lens.search.steps import State
 
@@ -231,6 +241,8 @@ class _Run:
         """Score the pending children while the moves of the next parents are ranked; then learn."""
         self.iteration = iteration
         settled = yield from self._voyage()
+        if self.config.share_prompts:
+            settled = settled + self._accept((yield OfferRequest()))
         children, island = self.pending, self.pending_island
         if children is None:  # the first iteration
             ranking = yield from self._rank()
@@ -266,6 +278,19 @@ class _Run:
         self.island = self.islands
         new = yield from self._sample()
         return new + (yield from self._sweep())
+
+    def _accept(self, offer: Offer | None) -> NewScores:
+        """Add the offered prompts that improve the frontier to the archive."""
+        if offer is None:
+            return self._nothing()
+        good = np.isfinite(offer.value) & np.isfinite(offer.cross_entropy) & (offer.cross_entropy < self.archive.most)
+        rows = np.flatnonzero(good)
+        rows = rows[self.archive.improves(offer.value[rows], offer.cross_entropy[rows])]
+        rows = rows[non_dominated(offer.value[rows], offer.cross_entropy[rows])]
+        rows = [row for row in rows.tolist() if offer.ids[row].tobytes() not in self.cache]
+        new = self.cache.add_new(offer.ids[rows], offer.value[rows], offer.cross_entropy[rows])
+        self.archive.add(new.ids, new.value, new.cross_entropy, self.island)
+        return new
 
     def _rank(self) -> Any:
         """Choose parents, and rank their moves on the device."""
