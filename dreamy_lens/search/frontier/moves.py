@@ -12,17 +12,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dreamy_lens.models.transfer import to_device
-from dreamy_lens.scoring.swap_tables import FOLLOWING, SwapTables
+from dreamy_lens.scoring.swap_tables import FOLLOWING
 from dreamy_lens.search.constraint_set import ConstraintSet
+from dreamy_lens.search.frontier.crossings import Crossings
 from dreamy_lens.search.frontier.effects import SwapEffects
+from dreamy_lens.search.frontier.offers import Batch, Ranking, shifted
 
-SHARES = {"swap": 0.42, "explore": 0.15, "pair": 0.15, "cross": 0.15, "shift": 0.13}
+SHARES = np.array([0.42, 0.15, 0.15, 0.15, 0.13])
 """Share of the children of each kind of move: swaps that are predicted best; swaps at a uniform position, of which
-better ones are more likely; pairs; crossings; shifts."""
+better ones are more likely; pairs; crossings; shifts. The order is that of :data:`KINDS`."""
 FIRST_TOKENS = 24
 """Largest number of tokens that are tried as the first of a pair."""
 PAIR_ENTRIES = 1 << 22
@@ -31,22 +33,6 @@ FROM_PAIR = 12
 """Number of pairs that are kept of those at one place of a parent, of which two become children."""
 NOISE = 1 << 21
 """Number of random numbers that are drawn once, and then read from changing offsets."""
-
-
-class Batch(NamedTuple):
-    """Parents of one iteration.
-
-    Attributes:
-        rows: Rows of the parents in the archive, `[P]`.
-        ids: Their token ids, int64 `[P, n]`.
-        weight: Weight of cross-entropy (λ) for which each is changed, in units of the value's scale, float32 `[P]`.
-        tables: Their swap tables, whose values are divided by the value's scale.
-    """
-
-    rows: np.ndarray
-    ids: Int64[np.ndarray, "P n"]
-    weight: Float32[np.ndarray, " P"]
-    tables: SwapTables
 
 
 class Donors(NamedTuple):
@@ -61,40 +47,6 @@ class Donors(NamedTuple):
     ids: Int64[np.ndarray, "D n"]
     surprisal: Float[Tensor, "D n d_vocab"]
     own: Float[Tensor, "D n"]
-
-
-class Offers(NamedTuple):
-    """Children that are offered, in the order of preference within each group.
-
-    Attributes:
-        ids: Token ids, int64 `[K, n]`.
-        parent: Row of the parent of each in the archive.
-        kind: Number of the kind of move of each, in the order of :data:`SHARES`.
-        group: Number of the group of each, of which only the first new ones become children.
-        quota: Number of children of each group.
-        position: For a swap, the position; for a crossing, the cut; else -1.
-        predicted: For a swap, the changes of value and cross-entropy that the tables predict, float32 `[2, K]`.
-    """
-
-    ids: np.ndarray
-    parent: np.ndarray
-    kind: np.ndarray
-    group: np.ndarray
-    quota: np.ndarray
-    position: np.ndarray
-    predicted: np.ndarray
-
-    def take(self, which: np.ndarray) -> Offers:
-        """Return some of the offers."""
-        picked = {name: getattr(self, name)[which] for name in ("ids", "parent", "kind", "group", "position")}
-        return self._replace(**picked, predicted=self.predicted[:, which])
-
-
-class Ranking(NamedTuple):
-    """Moves as the device has ranked them: what the host knows, and the tensors that it still has to read."""
-
-    known: dict[str, Any]
-    tensors: tuple[Tensor, ...]
 
 
 class Moves:
@@ -138,7 +90,7 @@ class Moves:
             rng: Random generator.
         """
         count = len(batch.rows)
-        shares = np.array(list(SHARES.values()))
+        shares = SHARES.copy()
         if self.bigrams is None or not self._runs.pairs:
             shares[2] = 0
         if donors is None:
@@ -164,70 +116,7 @@ class Moves:
             tensors.append(found)
         return Ranking(known, tuple(tensors))
 
-    def offers(self, ranking: Ranking, arrays: tuple[np.ndarray, ...]) -> Offers:
-        """Return the children that a ranking offers, with the arrays that its tensors hold."""
-        known, rest = ranking.known, iter(arrays)
-        batch, counts = known["batch"], known["counts"]
-        width = batch.tables.value.shape[-1]
-        size = len(counts)
-        parts: list[tuple] = []
-        quota = [counts[:, 0]]
-
-        flat, *predicted = next(rest), next(rest), next(rest)
-        parent = np.repeat(np.arange(size), flat.shape[1])
-        position, token = np.divmod(flat.reshape(-1), width)
-        parts.append((_swap(batch.ids, parent, position, token), parent, 0, parent, position, np.stack(predicted)))
-
-        parent, position = known["explore"]
-        token, *predicted = next(rest), next(rest), next(rest)
-        rows = _swap(batch.ids, parent, position, token)
-        parts.append((rows, parent, 1, size + parent, position, np.stack(predicted)))
-        quota.append(counts[:, 1])
-
-        base = 2 * size
-        if "pair" in known:
-            parent, position = known["pair"]
-            first, second = next(rest), next(rest)
-            group = np.repeat(np.arange(len(parent)), first.shape[1])
-            parent, position = parent[group], position[group]
-            rows = _swap(batch.ids, parent, position, first.reshape(-1))
-            rows[np.arange(len(rows)), position + 1] = second.reshape(-1)
-            parts.append((rows, parent, 2, base + group, None, None))
-            quota.append(np.minimum(2, counts[:, 2].sum() - 2 * np.arange(len(first))))
-            base += len(first)
-        if "donors" in known:
-            flat = next(rest)
-            parent = np.repeat(np.arange(size), flat.shape[1])
-            donor, cut = np.divmod(flat.reshape(-1), batch.ids.shape[1])
-            begins = np.arange(batch.ids.shape[1]) < cut[:, None]
-            rows = np.where(begins, known["donors"][donor], batch.ids[parent])
-            parts.append((rows, parent, 3, base + parent, cut, None))
-            quota.append(counts[:, 3])
-            base += size
-        if "shift" in known:
-            parent, gone, place = known["shift"]
-            rows = _shifted(batch.ids[parent], gone, place, next(rest))
-            parts.append((rows, parent, 4, base + parent, None, None))
-            quota.append(counts[:, 4])
-        lengths = [len(part[0]) for part in parts]
-        columns = list(zip(*parts, strict=True))
-        nowhere = [np.full(c, -1) if p is None else p for p, c in zip(columns[4], lengths, strict=True)]
-        nothing = [
-            np.zeros((2, c), np.float32) if p is None else p.reshape(2, -1)
-            for p, c in zip(columns[5], lengths, strict=True)
-        ]
-        return Offers(
-            np.ascontiguousarray(np.concatenate(columns[0]), dtype=np.int64),
-            batch.rows[np.concatenate(columns[1])],
-            np.repeat(columns[2], lengths),
-            np.concatenate(columns[3]),
-            np.concatenate(quota),
-            np.concatenate(nowhere),
-            np.concatenate(nothing, axis=1),
-        )
-
     # Random numbers.
-
     def _noise(self, pool: Tensor, shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:
         """Return random numbers from a pool, from a random offset on."""
         size = int(np.prod(shape))
@@ -396,36 +285,12 @@ class Moves:
         score = -batch.tables.surprisal[at[0], at[1]]
         width = score.shape[1]
         if self.bigrams is not None and len(parent):
-            rest = _shifted(batch.ids[parent], gone, place, np.zeros_like(gone))
+            rest = shifted(batch.ids[parent], gone, place, np.zeros_like(gone))
             following = rest[np.arange(len(rest)), np.minimum(place + 1, length - 1)]
             following, inner = self._on_device(following, (place < length - 1).astype(np.float32))
             score += inner[:, None] * self.bigrams[following][:, :width]
         score += self._noise(self._gumbel, tuple(score.shape), rng)
         return (parent, gone, place), score.masked_fill_(~self.allowed[:width], -torch.inf).argmax(1)
-
-
-class Crossings:
-    """What a search has learned about crossings: how the value changes with the cut.
-
-    Args:
-        length: Number of tokens (n) of a prompt.
-    """
-
-    def __init__(self, length: int) -> None:
-        self.sums = np.zeros((length, 3))  # number, sum and sum of squares of changes, by the cut
-
-    def learn(self, cut: np.ndarray, change: np.ndarray) -> None:
-        """Learn the changes of the value `[K]`, in units of its scale, of crossings with these cuts."""
-        change = np.clip(change, -6, 6)
-        self.sums *= 0.98
-        np.add.at(self.sums, cut, np.stack([np.ones_like(change), change, change**2], axis=1))
-
-    def estimates(self, deviation: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and standard deviation of the changes, float32 `[n]`, with those of swaps as a prior."""
-        number, total, squares = self.sums.T
-        mean = total / (number + 2)
-        spread = np.sqrt(np.maximum((squares + 3 * deviation**2) / (number + 3) - mean**2, 1e-6))
-        return mean.astype(np.float32), spread.astype(np.float32)
 
 
 @functools.lru_cache(maxsize=2)
@@ -451,23 +316,3 @@ class _Runs(NamedTuple):
 def _runs(free: np.ndarray) -> _Runs:
     parts = [part for part in np.split(free, np.flatnonzero(np.diff(free) > 1) + 1) if len(part) > 1]
     return _Runs(parts, [int(i) for part in parts for i in part[:-1]])
-
-
-def _swap(ids: np.ndarray, parent: np.ndarray, position: np.ndarray, token: np.ndarray) -> np.ndarray:
-    """Return copies of the parents' prompts with one token replaced in each."""
-    rows = ids[parent]
-    rows[np.arange(len(rows)), position] = token
-    return rows
-
-
-def _shifted(ids: np.ndarray, gone: np.ndarray, place: np.ndarray, token: np.ndarray) -> np.ndarray:
-    """Return prompts without the tokens at `gone`, and with new ones at `place` of the result, `[K, n]`."""
-    length = ids.shape[1]
-    at = np.arange(length)
-    # Between the two places, tokens move by one; elsewhere they stay.
-    right = (at > place[:, None]) & (at <= gone[:, None])
-    left = (at >= gone[:, None]) & (at < place[:, None])
-    source = np.clip(at - right + left, 0, length - 1)
-    rows = np.take_along_axis(ids, source, axis=1)
-    rows[np.arange(len(rows)), place] = token
-    return rows

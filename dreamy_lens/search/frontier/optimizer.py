@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,9 +31,12 @@ from dreamy_lens.scoring.swap_tables import SwapTables, swap_tables
 from dreamy_lens.search.constraint_set import ConstraintSet
 from dreamy_lens.search.frontier.archive import EVERYTHING, Archive
 from dreamy_lens.search.frontier.config import FrontierSearch
+from dreamy_lens.search.frontier.crossings import Crossings
 from dreamy_lens.search.frontier.effects import SwapEffects
 from dreamy_lens.search.frontier.journal import Journal
-from dreamy_lens.search.frontier.moves import SHARES, Batch, Crossings, Donors, Moves, Offers
+from dreamy_lens.search.frontier.moves import Donors, Moves
+from dreamy_lens.search.frontier.offers import KINDS, Batch, Offers, make_offers, rank_within
+from dreamy_lens.search.frontier.parents import choose_parents
 from dreamy_lens.search.pareto import non_dominated
 from dreamy_lens.search.population import warn_if_flat
 from dreamy_lens.search.protocol import (
@@ -50,8 +53,6 @@ from dreamy_lens.search.steps import State
 
 PATIENCE, GROWTH = 12, 0.02
 """An island is left when its hypervolume grew by less than this share in this number of iterations."""
-PARENT_POOL = 64
-"""Number of prompts, the best for a λ, among which a parent is drawn."""
 TABLE_BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}
 """Memory for the swap tables of parents, by kind of device."""
 KEPT_ITERATIONS = 25
@@ -62,7 +63,7 @@ SWEPT_TOKENS = 8192
 """Number of tokens of prompts that the start may compute in order to try the tokens of one position."""
 PLACED = 64, 4
 """Number of the best of these tokens, and of the samples into which each is put."""
-_CROSS = list(SHARES).index("cross")
+_CROSS = KINDS.index("cross")
 _NO_TABLES = SwapTables(*[torch.empty(0)] * 4)
 
 
@@ -92,13 +93,6 @@ class FrontierOptimizer:
             yield from run.step(iteration)
 
 
-class _Choice(NamedTuple):
-    """Prompt to change, and the weight of cross-entropy for which it is changed, in units of the value's scale."""
-
-    row: int
-    weight: float
-
-
 class _Run:
     """One search: its archive, what it has learned, and its random generator."""
 
@@ -123,6 +117,7 @@ class _Run:
         self.rejected = 0
         self.island = self.islands = self.pending_island = 1
         self.areas: list[float] = []
+        self.steepest = int(constraints.free_positions[-1])  # the position at which tokens matter most
 
     # The start.
 
@@ -197,7 +192,7 @@ class _Run:
             return self._nothing()
         mine = np.where(self.archive.island == self.island, self.archive.value, -np.inf)
         strongest = int(np.argmax(mine))
-        position = yield from self._steepest(strongest)
+        position = self.steepest = yield from self._steepest(strongest)
         surprisal = self.pool.surprisal[:, position]
         tokens = np.flatnonzero(self.constraints.allowed)
         most = max(512, SWEPT_TOKENS // (self.config.length - position))
@@ -247,7 +242,7 @@ class _Run:
         if children is None:  # the first iteration
             ranking = yield from self._rank()
             arrays = yield HostTransfer(ranking.tensors)
-            children, island = self._make(self.moves.offers(ranking, arrays)), self.island
+            children, island = self._make(make_offers(ranking, arrays)), self.island
         unseen = self.cache.unseen(children.ids)
         rows = np.stack(list(unseen.values())) if unseen else np.empty((0, self.config.length), np.int64)
         scores: list[Tensor] = []
@@ -259,7 +254,7 @@ class _Run:
         self.archive.add(new.ids, new.value, new.cross_entropy, island)
         self._note(children)
         self.areas.append(self.archive.area(self.island, self.floor))
-        self.pending, self.pending_island = self._make(self.moves.offers(ranking, tuple(arrays))), self.island
+        self.pending, self.pending_island = self._make(make_offers(ranking, tuple(arrays))), self.island
         yield (settled + new).step(self._state(), None, self._rejections())
 
     def _voyage(self) -> Any:
@@ -294,44 +289,16 @@ class _Run:
 
     def _rank(self) -> Any:
         """Choose parents, and rank their moves on the device."""
-        choices = self._choose()
-        rows = np.array([choice.row for choice in choices])
+        rows, weight = choose_parents(
+            self.archive, self.island, self.config, self.effects, self.scale, self.steepest, self.rng
+        )
         self.journal.choose(rows)
         missing = self._touch(rows.tolist())
         if missing:
             yield from self._compute(missing, missing)
         tables = SwapTables.stack([self.tables[row] for row in rows.tolist()])
-        weight = np.array([choice.weight for choice in choices], dtype=np.float32)
         batch = Batch(rows, self.archive.ids[rows], weight, tables)
         return self.moves.rank(batch, self.effects, self._donors(), self.crossed, self.config.children, self.rng)
-
-    def _choose(self) -> list[_Choice]:
-        """Choose parents: each is one of the best for the slope of the hull at a cross-entropy drawn uniformly."""
-        archive, rng, group = self.archive, self.rng, self.island
-        rows = archive.candidates(group)
-        if not len(rows):
-            group = EVERYTHING
-            rows = archive.candidates(group)
-        at, height = archive.hull(group)
-        height = height / self.scale
-        slopes = np.diff(height) / np.maximum(np.diff(at), 1e-3) if len(at) > 1 else np.array([1.0])
-        least, most = slopes.min() / 4, 2 * slopes.max()
-        value, cost = archive.value[rows] / self.scale, archive.cross_entropy[rows]
-        chosen = []
-        for _ in range(self.config.parents):
-            drawn = rng.uniform(at[0], max(self.config.max_cross_entropy, at[0] + 0.1))
-            segment = int(np.searchsorted(at, drawn)) - 1
-            weight = slopes[segment] if 0 <= segment < len(slopes) else 2 * least
-            weight = float(np.clip(weight * np.exp(0.4 * rng.normal()), least, most))
-            score = value - np.float32(weight) * cost
-            best = np.argpartition(-score, min(PARENT_POOL, len(score) - 1))[:PARENT_POOL]
-            noise = float(np.hypot(self.effects[0].deviation, weight * self.effects[1].deviation))
-            used = archive.uses[rows[best]]
-            score = score[best] - 0.15 * noise * used + 0.1 * noise * rng.gumbel(size=len(best))
-            row = int(rows[best[score.argmax()]])
-            archive.uses[row] += 1
-            chosen.append(_Choice(row, weight))
-        return chosen
 
     def _touch(self, rows: Sequence[int]) -> list[int]:
         """Note that the swap tables of rows are used, and drop those of others if there are too many.
@@ -388,7 +355,7 @@ class _Run:
         # A constraint on whole prompts is asked only for as many as may be needed.
         while len(numbers):
             room = np.array(left)[offers.group[numbers]]
-            rank = _rank_within(offers.group[numbers])
+            rank = rank_within(offers.group[numbers])
             now = numbers[rank < room]
             if not len(now):
                 break
@@ -436,7 +403,7 @@ class _Run:
             "island": self.archive.island,
             "areas": np.array(self.areas, dtype=np.float64),
             "scale": np.array([self.scale, self.floor]),
-            "voyage": np.array([self.island, self.islands, self.pending_island, self.pool_seed]),
+            "voyage": np.array([self.island, self.islands, self.pending_island, self.pool_seed, self.steepest]),
         }
         if self.pending is not None:
             memory |= {f"pending_{name}": array for name, array in self.pending._asdict().items()}
@@ -465,7 +432,8 @@ class _Run:
         ids, value, cross_entropy = self.cache.finite()
         self.archive.add(ids, value, cross_entropy, memory["island"])
         self.scale, self.floor = memory["scale"].tolist()
-        self.island, self.islands, self.pending_island, self.pool_seed = memory["voyage"].tolist()
+        voyage = memory["voyage"].tolist()
+        self.island, self.islands, self.pending_island, self.pool_seed, self.steepest = voyage
         self.areas = memory["areas"].tolist()
         self._forget()
         self.journal.restore(memory)
@@ -490,13 +458,3 @@ class _Run:
     def _rejections(self) -> int:
         rejected, self.rejected = self.rejected, 0
         return rejected
-
-
-def _rank_within(group: np.ndarray) -> np.ndarray:
-    """Return the place of each element among those of its group, in their order."""
-    order = np.argsort(group, kind="stable")
-    first = np.r_[0, np.flatnonzero(np.diff(group[order])) + 1]
-    sizes = np.diff(np.r_[first, len(group)])
-    rank = np.empty(len(group), dtype=np.int64)
-    rank[order] = np.arange(len(group)) - np.repeat(first, sizes)
-    return rank

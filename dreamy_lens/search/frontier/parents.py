@@ -1,0 +1,75 @@
+"""Choice of the prompts that an iteration changes, each for a weight of cross-entropy (λ) of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from dreamy_lens.search.frontier.archive import EVERYTHING, Archive
+from dreamy_lens.search.frontier.config import FrontierSearch
+from dreamy_lens.search.frontier.effects import SwapEffects
+from dreamy_lens.search.frontier.offers import rank_within
+
+POOL = 64
+"""Number of prompts, the best for a λ, among which a parent is drawn."""
+WIDE_POOL, NICHE = 2048, 4
+"""Number of prompts, the best for a λ, of which each token at the steepest position gives at most so many to the pool:
+so that the search works on several ideas at a time."""
+SPREAD = 0.4
+"""Standard deviation of the logarithm of λ around the slope of the hull."""
+FATIGUE, NOISE = 0.15, 0.1
+"""What a prompt loses each time it is chosen, and the scale of the noise, in deviations of predicted scores."""
+
+
+def choose_parents(
+    archive: Archive,
+    group: int,
+    config: FrontierSearch,
+    effects: tuple[SwapEffects, SwapEffects],
+    scale: float,
+    steepest: int,
+    rng: np.random.Generator,
+) -> tuple[Int64[np.ndarray, " P"], Float32[np.ndarray, " P"]]:
+    """Choose parents, and count them as used in the archive.
+
+    The hypervolume is the integral, over cross-entropies, of the best value up to each. So a cross-entropy is drawn
+    uniformly for each parent, and λ is the slope of the frontier's concave hull there. Maximising `value - λ
+    cross_entropy` then pushes the frontier out at that place.
+
+    Args:
+        archive: All prompts.
+        group: Island to choose from, or :data:`EVERYTHING`.
+        config: Settings of the search.
+        effects: What has been learned about swaps, for value and cross-entropy.
+        scale: Value that counts as one.
+        steepest: Position at which tokens matter most.
+        rng: Random generator.
+
+    Returns:
+        Rows in the archive, and λ of each, in units of `scale` per nat.
+    """
+    rows = archive.candidates(group)
+    if not len(rows):
+        group = EVERYTHING
+        rows = archive.candidates(group)
+    at, height = archive.hull(group)
+    slopes = np.diff(height / scale) / np.maximum(np.diff(at), 1e-3) if len(at) > 1 else np.array([1.0])
+    least, most = slopes.min() / 4, 2 * slopes.max()
+    value, cost = archive.value[rows] / scale, archive.cross_entropy[rows]
+    chosen, weights = [], []
+    for _ in range(config.parents):
+        drawn = rng.uniform(at[0], max(config.max_cross_entropy, at[0] + 0.1))
+        segment = int(np.searchsorted(at, drawn)) - 1
+        slope = slopes[segment] if 0 <= segment < len(slopes) else 2 * least
+        weight = float(np.clip(slope * np.exp(SPREAD * rng.normal()), least, most))
+        score = value - np.float32(weight) * cost
+        best = np.argpartition(-score, min(WIDE_POOL, len(score) - 1))[:WIDE_POOL]
+        best = best[np.argsort(-score[best], kind="stable")]
+        best = best[rank_within(archive.ids[rows[best], steepest]) < NICHE][:POOL]
+        deviation = float(np.hypot(effects[0].deviation, weight * effects[1].deviation))
+        tired = FATIGUE * deviation * archive.uses[rows[best]]
+        row = int(rows[best[(score[best] - tired + NOISE * deviation * rng.gumbel(size=len(best))).argmax()]])
+        archive.uses[row] += 1
+        chosen.append(row)
+        weights.append(weight)
+    return np.array(chosen), np.array(weights, dtype=np.float32)
