@@ -34,11 +34,9 @@ def arrivals(value: np.ndarray, cross_entropy: np.ndarray) -> np.ndarray:
 
 def frontier(points: np.ndarray) -> np.ndarray:
     """Find the non-dominated points among `[N, 2]` points, from low to high cross-entropy."""
-    kept: list[np.ndarray] = []
-    for point in points[np.lexsort((-points[:, 0], points[:, 1]))]:
-        if not kept or point[0] > kept[-1][0]:
-            kept.append(point)
-    return np.array(kept).reshape(-1, 2)
+    points = points[np.lexsort((-points[:, 0], points[:, 1]))]
+    best = np.maximum.accumulate(points[:, 0])
+    return points[np.append(True, points[1:, 0] > best[:-1])] if len(points) else points.reshape(-1, 2)
 
 
 def hull(points: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.helpers import models
@@ -46,17 +47,19 @@ import numpy as np
 import torch
 
 
-def epo(run, model, tokenizer, *, seq_len, population_size, iters, explore_per_pop, initial_ids, callback, **rest):
+def epo(run, model, tokenizer, *, seq_len, population_size, iters, explore_per_pop, callback, initial_ids=None, **rest):
     \"\"\"What the reference's function takes and gives, and a search by chance.\"\"\"
     ids, target, xentropy, keep = [], [], [], []
     members = torch.randint(0, 200, (population_size, seq_len)) if initial_ids is None else initial_ids
     for i in range(iters):
+        if callback(i, None, 0.0, None) and i:
+            break
         rows = torch.cat([members, torch.randint(0, 200, (population_size * explore_per_pop, seq_len))])
         ids.append(rows.numpy())
         target.append(run(input_ids=rows)["target"].detach().numpy())
         xentropy.append(np.ones(len(rows), dtype=np.float32))
         keep.append(np.arange(population_size))
-        callback()
+    callback(i, None, 0.0, None, final=True)
     return types.SimpleNamespace(
         ids=np.stack(ids), target=np.stack(target), xentropy=np.stack(xentropy), keep=np.stack(keep)
     )
@@ -160,6 +163,163 @@ def test_the_benchmark_faithful(benchmark, checkout, tmp_path, monkeypatch, caps
         faithful.main([checkout, str(folder), "--features", "L0.N3", "L1.N5", "--seeds", "2", *sides, *words])
     printed = capsys.readouterr()
     assert printed.out.count("L0.N3") >= 2 and printed.err.count(" s\n") == 12
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> list[str]:
+    """Words that name a tiny model and its text."""
+    folder, corpus = tmp_path / "model", tmp_path / "corpus.txt"
+    models.raw_model("neox").save_pretrained(folder)
+    models.tokenizer().save_pretrained(folder)
+    words, rng = "the cat sat on a mat and looked at one of the dogs in it".split(), np.random.default_rng(0)
+    corpus.write_text("\n".join(" ".join(rng.choice(words, size=30)) for _ in range(200)), encoding="utf-8")
+    return ["--models", "tiny", "--model", f"tiny={folder}", "--corpus", f"tiny={corpus}"]
+
+
+def test_the_benchmark_quality(benchmark, checkout, tiny, tmp_path, monkeypatch, capsys):
+    quality, sides = benchmark("quality"), benchmark("quality_sides")
+    monkeypatch.setattr(quality, "MERGED_SEEDS", (0, 1))
+    monkeypatch.setattr(benchmark("quality_table"), "MERGED_SEEDS", (0, 1))
+    report = ["L1.N3", "direction L0.S0", "logit(5) - logit(7)"]
+    monkeypatch.setitem(benchmark("quality_models").FEATURES, "tiny", {"tune": ["L0.N3"], "report": report})
+    folder = tmp_path / "runs"
+    words = ["run", str(folder), *tiny, "--iterations", "3", "--seeds", "0", "--reference", checkout]
+    quality.main([*words, "--sides", *sides.SIDES, "--features", "report"])
+    printed = capsys.readouterr().out
+    files = sorted((folder / "runs").iterdir())
+    assert "is skipped" not in printed and "never fires" not in printed
+    assert len(files) == printed.count(" iterations, ") == 5 * len(report)  # four sides, and EPO's second seed
+    run = quality.read(next(file for file in files if ".epo.0." in file.name))
+    assert len(run.arrays["ends"]) == 4 and all(array.dtype == np.float32 for array in run.arrays.values())
+    assert (np.diff(run.arrays["cpu"]) >= 0).all() and 0 < run.about["in_model"] < 1
+    assert len(run.arrays["value"]) == len(run.arrays["cross_entropy"]) == len(run.arrays["cpu"]) > 8
+    assert "torch" in run.about["versions"] and run.about["iterations"] == 3
+
+    # A run that is there is not repeated, and one that is missing is.
+    before = {file: file.stat().st_mtime_ns for file in files}
+    gone = next(file for file in files if ".frontier." in file.name)
+    gone.unlink()
+    quality.main([*words, "--sides", *sides.SIDES, "--features", "report"])
+    assert capsys.readouterr().out.count(" iterations, ") == 1
+    assert gone.is_file() and all(file.stat().st_mtime_ns == at for file, at in before.items() if file != gone)
+    assert not list(folder.rglob("*.part"))
+
+    quality.main(["table", str(folder), "--budgets", "3"])
+    printed = capsys.readouterr().out
+    for pair in ("warm-epo / epo", "reference / epo", "frontier / epo", "frontier / warm-epo", "frontier / merged"):
+        assert pair in printed
+    assert all((folder / name).is_file() for name in ("table.md", "table.csv", "runs.csv"))
+    for wrong, why in (
+        (["table", str(folder), "--budgets", "4"], "no budget of 4"),
+        ([*words[:-4], "--iterations", "2"], "another"),
+    ):
+        with pytest.raises(SystemExit, match=why):
+            quality.main(wrong)
+
+
+def test_the_benchmark_quality_starts_epo_warm_from_the_start_of_the_frontier_search(benchmark, tiny, tmp_path):
+    quality, shapes, sides = (benchmark(name) for name in ("quality", "quality_models", "quality_sides"))
+    args = quality.parser().parse_args(["run", str(tmp_path), *tiny])
+    model = shapes.Model.load("tiny", tmp_path, args.model, args.corpus)
+    name = model.features("tune")[0]
+    warm, frontier = (
+        sides.run_side(side, model, name, 3, iterations, float("inf"), None)
+        for side, iterations in ((sides.WARM, 1), (sides.FRONTIER, 0))
+    )
+    np.testing.assert_array_equal(warm.value[0], frontier.value[0])
+    np.testing.assert_array_equal(warm.cross_entropy[0], frontier.cross_entropy[0])
+    assert len(warm.value) == 3 and len(warm.value[1]) == 0 and len(warm.value[2]) > 0  # its members are known already
+
+
+def test_the_benchmark_quality_measures_what_can_be_computed_by_hand(benchmark):
+    tables = benchmark("quality_table")
+    natural = tables.Natural("m", "f", "", floor=1.0, dull=3.0, half="report")
+    # A dominated prompt, one duller than text, one below the floor, and one too unlikely.
+    points = np.array([[2.0, 2.0], [1.5, 2.5], [4.0, 5.0], [5.0, 7.0], [0.0, 1.0], [9.0, 9.5]])
+    assert tables.measures_of(points, natural) == {
+        "HV9": 1 * 7 + 2 * 4 + 1 * 2,
+        "HV9n": 1 * 6 + 2 * 4 + 1 * 2,
+        "HV6": 1 * 4 + 2 * 1,
+        "f4.6": 1.0,
+        "f6": 3.0,
+        "f9": 4.0,
+    }
+    assert set(tables.measures_of(points[4:], natural).values()) == {0.0}
+    assert tables.ratio(0, 0) == 1 and tables.ratio(1, 0) == float("inf") and tables.ratio(1, 2) == 0.5
+    assert tables.interval([[2.0, 2.0], [2.0]]) == (2.0, 2.0)
+
+
+def test_the_benchmark_quality_compares_made_up_runs_correctly(benchmark):
+    tables = benchmark("quality_table")
+
+    def run(side: str, feature: str, seed: int, value: float, slower: float = 1.0) -> Any:
+        arrays = {
+            "value": [0.5, value, 100.0],
+            "cross_entropy": [5.0, 5.0, 5.0],
+            "cpu": [1.0, 2.0 * slower, 50.0],
+            "ends": [1.0, 2.0 * slower, 50.0],
+            "in_model": [1.0, 1.8 * slower, 5.0],
+        }
+        return tables.Run("m", feature, side, seed, {k: np.array(v, np.float32) for k, v in arrays.items()}, {})
+
+    runs = [
+        run("epo", f, seed, 1.0 + (seed == 0)) for f in ("a", "b") for seed in range(8)
+    ]  # HV9: 8 with seed 0, else 4
+    runs += [run("frontier", "a", 0, 4.0), run("frontier", "a", 1, 2.0), run("frontier", "b", 0, 1.0)]
+    runs += [run("warm-epo", "a", 0, 2.0), run("warm-epo", "b", 0, 4.0, slower=1.1)]  # the last one is too late
+    naturals = {("m", f): tables.Natural("m", f, "", 0.0, 3.0, "report") for f in ("a", "b")}
+    rows = {(row.side, row.baseline): row for row in tables.rows(runs, naturals, 1)}
+    assert set(rows) == {("warm-epo", "epo"), ("frontier", "epo"), ("frontier", "warm-epo"), ("frontier", "merged")}
+    against_epo = rows["frontier", "epo"]
+    assert against_epo.summaries["HV9"][::3] == (2.0, 2) and against_epo.summaries["HV9"].of == 3  # 2, 2 and a half
+    assert against_epo.summaries["f9"].worst == 0.5 and against_epo.summaries["f4.6"].median == 1.0
+    assert (against_epo.summaries["HV9"].low, against_epo.summaries["HV9"].high) == (0.5, 2.0)
+    assert against_epo.worst_seed == (pytest.approx(2 / 3), "a") and against_epo.outside == pytest.approx(0.1)
+    assert rows["warm-epo", "epo"].summaries["HV9"].worst == 0.25  # after 1 of 2 seconds: 0.5 against 2
+    merged = rows["frontier", "merged"].summaries["HV9"]  # a: 4 and 2 against 2; b: 1 against 2
+    assert (merged.median, merged.won, merged.of, merged.worst) == (1.0, 1, 2, 0.5)
+    printed = tables.report(runs, naturals, [1], 1)
+    assert "2.00 (0.50 to 2.00) 2/3" in printed.text and "| frontier / merged |" in printed.markdown
+    assert "1,m,frontier,epo,HV9,2.0,0.5,2.0,2,3,0.5" in printed.csv.splitlines()
+    assert "1,m,b,warm-epo,0,2,2,0.5,0,0.5,0.5,0.0000" in printed.runs_csv.splitlines()
+
+
+def test_the_benchmark_quality_refuses_a_feature_that_never_fires(benchmark):
+    shapes = benchmark("quality_models")
+    with pytest.raises(shapes.Refused, match="never fires on 3 natural windows"):
+        shapes.check_fires("L1.N100", np.array([-0.1, 0.0, -0.2]))
+    with pytest.raises(shapes.Refused, match="never fires"):
+        shapes.check_fires("latent L1.F3", np.zeros(3))
+    shapes.check_fires("direction L1.S0", np.array([-2.0, -1.0, -3.0]))
+
+
+def test_the_benchmark_quality_trains_a_model_and_continues(benchmark, tmp_path, monkeypatch, capsys):
+    quality, training = benchmark("quality"), benchmark("quality_training")
+    small = {"VOCABULARY": 270, "LAYERS": 1, "WIDTH": 8, "HEADS": 2, "CONTEXT": 16, "BATCH": 2, "CHECKPOINT_EVERY": 1}
+    for name, value in small.items():
+        monkeypatch.setattr(training, name, value)
+    text = tmp_path / "text.txt"
+    text.write_text("It was the best of times, it was the worst of times.\n" * 40, encoding="utf-8")
+    words = ["train", str(tmp_path), "--text", str(text), "--steps"]
+    validate, calls = training.validate, iter([0.0, KeyboardInterrupt()])
+
+    def interrupted(*args: Any) -> float:
+        event = next(calls)
+        if isinstance(event, BaseException):
+            raise event
+        return validate(*args)
+
+    monkeypatch.setattr(training, "validate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        quality.main([*words, "4"])
+    monkeypatch.setattr(training, "validate", validate)
+    quality.main([*words, "4"])
+    assert "from step 2" in capsys.readouterr().out and not (tmp_path / "gutenberg.training").exists()
+    model = benchmark("quality_models").Model.load("gutenberg", tmp_path, {}, {"gutenberg": str(text)})
+    assert (
+        model.hooked.source.cfg.n_layers == 1
+        and model.hooked.vocabulary.text(model.hooked.vocabulary.encode(" times")) == " times"
+    )
 
 
 def test_the_benchmark_pruning(benchmark, capsys):
