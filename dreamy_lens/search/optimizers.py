@@ -25,7 +25,7 @@ from dreamy_lens.search.frontier.optimizer import FrontierOptimizer
 from dreamy_lens.search.protocol import Search
 from dreamy_lens.search.random_search import RandomOptimizer, RandomSearch
 from dreamy_lens.search.score_cache import ScoreCache
-from dreamy_lens.search.settings import setting_fields
+from dreamy_lens.search.settings import SettingField, setting_fields
 from dreamy_lens.search.steps import State
 
 
@@ -76,6 +76,18 @@ OPTIMIZERS: dict[type[SearchConfig], Optimizer] = {
 def searches() -> dict[str, type[SearchConfig]]:
     """Return the registered classes of settings that have a name for the command line, by these names."""
     return {kind.name: kind for kind in OPTIMIZERS if "name" in vars(kind) and kind.name}
+
+
+def settings_of_searches() -> list[tuple[SettingField, tuple[str, ...]]]:
+    """Return the settings of the named searches, in order, each with the names of the searches that have it.
+
+    A setting that searches describe differently, or give different defaults, occurs once for each description.
+    """
+    owners: dict[SettingField, tuple[str, ...]] = {}
+    for name, kind in searches().items():
+        for field in setting_fields(kind):
+            owners[field] = (*owners.get(field, ()), name)
+    return sorted(owners.items(), key=lambda pair: pair[0].rank)
 
 
 def find_optimizer(config: SearchConfig) -> Optimizer:
