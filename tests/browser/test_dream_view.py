@@ -56,7 +56,7 @@ def test_a_run_is_described_and_drawn(mount: Mount):
     said = view.text(".dlp-state")
     for part in ("iteration 120 of 300", "24 s, about 36 s left", "30,721 prompts", f"best value {best['y']:.3f}"):
         assert part in said, said
-    assert view.find("progress").evaluate("(bar) => [bar.value, bar.max]") == [120, 300]
+    assert view.find("progress").evaluate("(bar) => [bar.value, bar.max]") == [0.4, 1]
     assert view.find(".dlp-dot").count() == len(state["frontier"])
     assert view.find(".dlp-earlier").count() == 1
     assert view.page.get_by_text(f"dotted: iteration {state['previous']['iteration']}").count() == 1
