@@ -8,6 +8,7 @@ choose by the class of the settings: `dl.dream(feature, search=dl.GCG(...))`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -107,7 +108,9 @@ def find_optimizer(config: SearchConfig) -> Optimizer:
 
 def config_to_dict(config: SearchConfig) -> dict[str, Any]:
     """Return settings as JSON values, with the name of their class if it is not :class:`EPO`."""
-    values = {field.name: getattr(config, field.name) for field in setting_fields(type(config))}
+    # Fields of a user's class that were declared without setting() are settings, too.
+    names = dict.fromkeys(field.name for field in (*setting_fields(type(config)), *dataclasses.fields(config)))
+    values = {name: getattr(config, name) for name in names}
     for name in ("seconds", "prompts", "until"):
         if values[name] is None:  # as the folders of earlier versions, which had no such budgets
             del values[name]
