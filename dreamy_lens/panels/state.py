@@ -225,7 +225,9 @@ class RunFollower:
         ]
 
     def _budget(self, history: History) -> dict[str, float]:
-        """Return the budgets in seconds and prompts that may still end the run."""
+        """Return the budgets in seconds and prompts that may still end the run; none for a run that has ended."""
+        if not self.run.active:
+            return {}
         config = self.run.config
         passed = float(history.seconds[-1]) if len(history.seconds) else 0.0
         limits = {"seconds": (passed, config.seconds), "prompts": (len(history), config.prompts)}
@@ -233,8 +235,10 @@ class RunFollower:
         return {name: most for name, (used, most) in limits.items() if most is not None and used < most}
 
     def _used(self, history: History) -> float:
-        """Return the share of the run's budget that is used up; -1 if no budget is a number."""
+        """Return the share of the run's budget that is used up, 1 at the end; -1 if no budget is a number."""
         config, budget = self.run.config, self._budget(history)
+        if not self.run.active:
+            return 1.0
         shares = [history.iterations / config.iterations] if 0 < config.iterations < UNLIMITED else []
         shares += [history.seconds[-1] / budget["seconds"]] if "seconds" in budget and len(history.seconds) else []
         shares += [len(history) / budget["prompts"]] if "prompts" in budget else []

@@ -59,7 +59,7 @@ def test_runs_without_a_limit_of_iterations_show_the_share_of_their_budget(mount
     view = mount("runs", runs_state(2, step=20, steps=0, used=0.257, status="running"))
     assert view.text(".dlp-state") == "dreaming · iteration 20 · 10,242 prompts · 25 % of the budget"
     assert view.find("progress").evaluate("(bar) => bar.value") == 0.257
-    view.change(used=-1)
+    view.change(used=-1, step=20)
     assert view.text(".dlp-state") == "dreaming · iteration 20 · 10,242 prompts"
     assert view.find("progress").evaluate("(bar) => bar.position") == -1
     view.change(status="done", steps=23, step=23)

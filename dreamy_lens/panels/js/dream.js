@@ -74,13 +74,13 @@ export const view = {
     function summary() {
       const status = get("status"), best = get("frontier").at(-1), area = get("hypervolume");
       if (!get("evaluated") && isGoing(status)) return "scoring the first prompts…";
-      const budget = isGoing(status) ? get("budget") ?? {} : {};
+      const { seconds, prompts } = get("budget") ?? {};
       const rest = get("left") >= 0 && status === "running" ? `, about ${duration(get("left"))} left` : "";
       return [
         WORDS[status] ?? status,
         iterations(get("step"), get("steps")),
-        duration(get("seconds")) + (budget.seconds ? ` of ${duration(budget.seconds)}` : "") + rest,
-        budget.prompts ? `${get("evaluated").toLocaleString("en")} of ${count(budget.prompts, "prompt")}` : count(get("evaluated"), "prompt"),
+        duration(get("seconds")) + (seconds ? ` of ${duration(seconds)}` : "") + rest,
+        (prompts ? `${get("evaluated").toLocaleString("en")} of ` : "") + count(prompts ?? get("evaluated"), "prompt"),
         ...(best ? [`best value ${num(best.y, places([best.y]))}`, `hypervolume ${num(area, places([area]))}`] : []),
       ].join(" · ");
     }
@@ -197,8 +197,6 @@ export const view = {
       "change:step": changed("bar", "times"),
       "change:steps": changed("bar"),
       "change:seconds": changed("bar"),
-      "change:used": changed("bar"),
-      "change:budget": changed("bar"),
       "change:evaluated": changed("bar", "plot", "table"),
       "change:error": changed("bar"),
       "change:population": changed("plot"),

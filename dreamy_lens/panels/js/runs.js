@@ -120,7 +120,6 @@ export const view = {
       "change:status": changed("bar"),
       "change:step": changed("bar"),
       "change:steps": changed("bar"),
-      "change:used": changed("bar"),
       "change:error": changed("bar"),
       "change:groups": changed("choice"),
       "change:runs": changed("bar", "choice", "plot", "table", "prompt"),
