@@ -54,11 +54,11 @@ def dream(
         model: TransformerBridge, Hugging Face id, or folder of a model; None is the embedded model.
         start: Initial prompts: a text, token ids `[n]` or `[P, n]`, or a list of texts or of ids. A BOS that they begin
             with, and that stands before every prompt anyway, is taken once. Their number may differ from the
-            population: they are repeated or subsampled. None draws random tokens.
+            population: they are repeated or subsampled. None lets the search draw them.
         constraints: One constraint or several, such as `dl.constraints.round_trip()`.
         fluency_model: Model whose cross-entropy measures fluency, with the same tokenizer; None is `model`.
-        search: Settings of a search: `dl.EPO(...)`, `dl.GCG(...)` or `dl.RandomSearch(...)`. None is EPO with the
-            settings of the paper's Table 1.
+        search: Settings of a search: `dl.EPO(...)`, `dl.GCG(...)`, `dl.FrontierSearch(...)` or `dl.RandomSearch(...)`.
+            None is EPO with the settings of the paper's Table 1.
         save_to: Folder to save the run in, every half minute and at the end. Several runs get one folder each inside
             it. Relative paths in the feature's text are saved as absolute paths, if they exist.
         progress: Whether to show a panel or a progress bar; None shows a panel in notebooks and a bar in terminals.

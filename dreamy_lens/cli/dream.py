@@ -17,6 +17,7 @@ from dreamy_lens.cli.options import (
     add_settings,
     add_start,
     announce,
+    checked_settings,
     flag_of,
     given_settings,
     load_selected_model,
@@ -67,6 +68,7 @@ def _dream(options: argparse.Namespace) -> int:
                 f"{options.out!r} already holds a run; continue it with --resume {shlex.quote(options.out)}, choose "
                 "another name, or delete it first."
             )
+        settings = checked_settings(options)
         model = load_selected_model(options)
         announce(f"Dreaming of {options.feature}", options)
         run = dl.dream(
@@ -77,7 +79,7 @@ def _dream(options: argparse.Namespace) -> int:
             fluency_model=options.fluency_model,
             save_to=options.out,
             progress=progress_of(options),
-            **given_settings(options),
+            **settings,
         )
     print(run)
     write_page(run, options)

@@ -12,8 +12,9 @@ from typing import Any
 import dreamy_lens as dl
 from dreamy_lens.cluster.ray_cluster import RayConfig
 from dreamy_lens.models.load import as_hooked
-from dreamy_lens.search.optimizers import searches
-from dreamy_lens.search.settings import SettingField, setting_fields
+from dreamy_lens.search.epo_config import EPO
+from dreamy_lens.search.optimizers import searches, settings_of_searches
+from dreamy_lens.search.settings import SettingField
 
 FEATURES = """features:
   L2.N17                                             an MLP neuron, after its nonlinearity, at the last token
@@ -105,28 +106,37 @@ def model_keywords(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_settings(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
-    """Add `--search`, and an option for every setting of every search.
+    """Add `--search`, and an option for every setting of every search, grouped by the searches that have it.
 
     Args:
         parser: Parser that gets the options. The setting `prepend_bos` has the options of :func:`add_model` instead.
         without: Names of settings that get no option.
     """
-    names = ", ".join(searches())
-    help = f"kind of search: {names}; without it, {dl.EPO.name}, the paper's"
-    parser.add_argument("--search", metavar="NAME", choices=tuple(searches()), help=help)
-    for setting in _all_settings():
-        if setting.name not in ("prepend_bos", *without):
-            _add_setting(parser, setting)
+    names = tuple(searches())
+    group = parser.add_argument_group("settings of every search")
+    help = f"kind of search: {', '.join(names)}; default: {EPO.name}, the paper's"
+    group.add_argument("--search", metavar="NAME", choices=names, help=help)
+    groups = {frozenset(names): group}
+    for variants in _settings_by_name().values():
+        owners = [name for name in names if any(name in some for _, some in variants)]
+        if variants[0][0].name in ("prepend_bos", *without):
+            continue
+        if frozenset(owners) not in groups:
+            groups[frozenset(owners)] = parser.add_argument_group(f"settings of --search {' and '.join(owners)}")
+        _add_setting(groups[frozenset(owners)], variants)
 
 
-def _all_settings() -> list[SettingField]:
-    """Return the settings of all searches, each once, as the first search that has it describes it."""
-    fields = [setting for kind in (dl.EPO, *searches().values()) for setting in setting_fields(kind)]
-    return list({setting.name: setting for setting in reversed(fields)}.values())[::-1]
+def _settings_by_name() -> dict[str, list[tuple[SettingField, tuple[str, ...]]]]:
+    """Return the settings of all searches by name: each description, with the names of the searches that have it."""
+    by_name: dict[str, list[tuple[SettingField, tuple[str, ...]]]] = {}
+    for setting, owners in settings_of_searches():
+        by_name.setdefault(setting.name, []).append((setting, owners))
+    return by_name
 
 
-def _add_setting(parser: argparse.ArgumentParser, setting: SettingField) -> None:
-    help = setting.help
+def _add_setting(group: Any, variants: list[tuple[SettingField, tuple[str, ...]]]) -> None:
+    """Add the option of a setting, which several searches may describe differently."""
+    setting = variants[0][0]
     keywords: dict[str, Any]
     if setting.type is not bool:
         keywords = {"type": setting.type, "metavar": "N" if setting.type is int else "X"}
@@ -134,12 +144,26 @@ def _add_setting(parser: argparse.ArgumentParser, setting: SettingField) -> None
         keywords = {"action": "store_true"}
     else:
         keywords = {"action": argparse.BooleanOptionalAction}
-    if setting.default is None:
-        help += f" (leave it out {setting.when_none})"
-    elif setting.type is not bool:
-        help += f" (default: {setting.default:g})"
-    help = help.replace("λ", "lambda").replace("%", "%%")  # not every terminal can print a λ
-    parser.add_argument(flag_of(setting.name), default=None, help=help, **keywords)
+    by_help: dict[str, list[tuple[SettingField, tuple[str, ...]]]] = {}
+    for variant in variants:
+        by_help.setdefault(variant[0].help, []).append(variant)
+    texts = []
+    for help, same in by_help.items():
+        owners = ", ".join(name for _, some in same for name in some)
+        texts.append(f"{owners}: {help}{_default(same)}" if len(by_help) > 1 else f"{help}{_default(same)}")
+    help = "; ".join(texts).replace("λ", "lambda").replace("%", "%%")  # not every terminal can print a λ
+    group.add_argument(flag_of(setting.name), default=None, help=help, **keywords)
+
+
+def _default(variants: list[tuple[SettingField, tuple[str, ...]]]) -> str:
+    """Return the default of a setting in words, and the other defaults with the searches that have them."""
+    (first, _), *others = variants
+    if first.default is None:
+        return f" (leave it out {first.when_none})"
+    if first.type is bool:
+        return ""
+    rest = "".join(f"; {', '.join(owners)}: {setting.default:g}" for setting, owners in others)
+    return f" (default: {first.default:g}{rest})"
 
 
 def given_settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -147,10 +171,27 @@ def given_settings(options: argparse.Namespace) -> dict[str, Any]:
 
     The kind of search is among them, as the keyword `search`.
     """
-    values = {setting.name: getattr(options, setting.name, None) for setting in _all_settings()}
+    values = {name: getattr(options, name, None) for name in _settings_by_name()}
     name = getattr(options, "search", None)
     values["search"] = None if name is None else searches()[name]()
     return {name: value for name, value in values.items() if value is not None}
+
+
+def checked_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Return :func:`given_settings` after a check, so that a wrong option is reported before a model is loaded.
+
+    Raises:
+        SettingsError: A setting is outside its range.
+    """
+    values, chosen = given_settings(options), options.search or EPO.name
+    own = {name: value for name, value in values.items() if name != "search"}
+    for name, variants in _settings_by_name().items():
+        owners = [owner for owner in searches() if any(owner in some for _, some in variants)]
+        if name in own and chosen not in owners:
+            add = "" if options.search else f"; add --search {owners[0]}"
+            options.misused(f"{flag_of(name)} is for --search {' or '.join(owners)}, and not for {chosen}{add}")
+    searches()[chosen].from_settings(None, own)
+    return values
 
 
 def add_start(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from dreamy_lens.cli.options import (
     add_ray,
     add_settings,
     add_start,
-    given_settings,
+    checked_settings,
     model_keywords,
     progress_of,
     ray_keywords,
@@ -48,6 +48,7 @@ def add_sweep(commands: Commands) -> None:
 def _sweep(options: argparse.Namespace) -> int:
     if options.seeds < 1:
         options.misused(f"--seeds {options.seeds}: give a count, at least 1")
+    settings = checked_settings(options)
     runs = dl.sweep(
         options.feature,
         out=options.out,
@@ -58,7 +59,7 @@ def _sweep(options: argparse.Namespace) -> int:
         progress=progress_of(options),
         **model_keywords(options),
         **ray_keywords(options),
-        **given_settings(options),
+        **settings,
     )
     print(runs)
     table = runs.to_pandas()[_COLUMNS]

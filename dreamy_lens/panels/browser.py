@@ -110,7 +110,7 @@ class FeatureBrowser(VBox):
         settings = dict(keywords)
         seeds = settings.pop("seeds", None)
         options = {name: settings.pop(name) for name in ("start", "constraints") if name in settings}
-        config = EPO.from_settings(None, settings)
+        config = EPO.from_settings(settings.pop("search", None), settings)
         if seeds is None:
             started: Dream | Dreams = new_run(RunSpec.of(feature, hooked, config, named=set(settings), **options))
         else:

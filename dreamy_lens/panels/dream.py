@@ -44,6 +44,8 @@ class DreamPanel(LivePanel):
     steps = traitlets.Int(0).tag(sync=True)
     seconds = traitlets.Float(0.0).tag(sync=True)
     left = traitlets.Float(-1.0).tag(sync=True)
+    used = traitlets.Float(-1.0).tag(sync=True)
+    budget = traitlets.Dict().tag(sync=True)
     evaluated = traitlets.Int(0).tag(sync=True)
     hypervolume = traitlets.Float(0.0, allow_none=True).tag(sync=True)
     population = traitlets.List().tag(sync=True)

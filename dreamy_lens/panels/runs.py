@@ -40,6 +40,7 @@ class RunsPanel(LivePanel):
     status = traitlets.Unicode("ready").tag(sync=True)
     step = traitlets.Int(0).tag(sync=True)
     steps = traitlets.Int(0).tag(sync=True)
+    used = traitlets.Float(-1.0).tag(sync=True)
     runs = traitlets.List().tag(sync=True)
     groups = traitlets.List().tag(sync=True)
     picked = traitlets.Unicode("").tag(sync=True)
@@ -113,6 +114,7 @@ class RunsPanel(LivePanel):
             "error": "; ".join(errors),
             "step": min((run["step"] for run in runs), default=0),
             "steps": max((run["steps"] for run in runs), default=0),
+            "used": min((run["used"] for run in runs), default=-1.0),
             "runs": runs,
             "groups": groups,
         }

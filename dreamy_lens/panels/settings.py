@@ -1,19 +1,21 @@
 """Fields of the feature browser's form for the settings of a run, and their values as arguments of `dream()`.
 
-The form has a field for every setting that :class:`~dreamy_lens.search.config.EPO` declares, and further fields
-for seeds, constraints, the start text and the template.
+The form has a choice of the search, a field for every setting of every search, and further fields for seeds,
+constraints, the start text and the template. The view shows the fields of the chosen search.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dreamy_lens.errors import SettingsError, quoted
 from dreamy_lens.search import constraints
+from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.epo_config import EPO
+from dreamy_lens.search.optimizers import searches, settings_of_searches
 from dreamy_lens.search.settings import SettingField, setting_fields
 
 MOST_SEEDS = 64
@@ -34,6 +36,9 @@ class FormField:
         more: Whether the form folds the input away under "More settings".
         default: Initial content of the input: a text, or whether the box is ticked.
         options: Values of a choice, each with its label.
+        placeholder: Text in the input while it is empty.
+        searches: Names of the searches that have the field; () for all. Several fields of one name belong to different
+            searches, and share what is typed.
     """
 
     name: str
@@ -43,11 +48,21 @@ class FormField:
     more: bool = False
     default: str | bool = ""
     options: tuple[tuple[str, str], ...] = ()
+    placeholder: str = "none"
+    searches: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes as JSON values, for the view."""
-        return asdict(self) | {"options": [list(option) for option in self.options]}
+        return asdict(self) | {"options": [list(option) for option in self.options], "searches": list(self.searches)}
 
+
+_SEARCH_LABELS = {
+    "epo": "EPO, the paper's",
+    "gcg": "GCG: one member, no fluency",
+    "frontier": "frontier search",
+    "random": "random prompts, a baseline",
+}
+"""Labels of the searches of this package; other searches have their names."""
 
 SEEDS = FormField(
     "seeds",
@@ -55,6 +70,7 @@ SEEDS = FormField(
     "Each seed is a run; the runs go side by side. Type a number, several (0, 1, 2) or a range (0-3).",
     "text",
     default="0",
+    placeholder="0",
 )
 """Field that replaces the setting `seed`."""
 
@@ -65,7 +81,13 @@ OWN_FIELDS = (
     FormField(
         "printable", "printable only", "No control characters and no parts of characters.", "check", default=False
     ),
-    FormField("start", "start text", "Where the search starts; leave it empty for random tokens.", "text", more=True),
+    FormField(
+        "start",
+        "start text",
+        "Where the search starts; leave it empty for prompts that the search draws.",
+        "text",
+        more=True,
+    ),
     FormField("template", "template", "Text around the prompt, with {dream} in the prompt's place.", "text", more=True),
     FormField(
         "forbidden",
@@ -79,28 +101,38 @@ OWN_FIELDS = (
 
 
 def form_fields() -> list[FormField]:
-    """Return the form's fields; the settings of the search come first."""
-    settings = setting_fields(EPO)
-    return [SEEDS if setting.name == "seed" else _field(setting) for setting in settings] + [*OWN_FIELDS]
+    """Return the form's fields: the choice of the search, the settings of all searches, and the other fields."""
+    names = tuple(searches())
+    options = tuple((name, _SEARCH_LABELS.get(name, name)) for name in names)
+    help = "How prompts are searched; the settings below are those of the chosen search."
+    fields = [FormField("search", "optimiser", help, "choice", default=EPO.name, options=options)]
+    for setting, owners in settings_of_searches():
+        field = SEEDS if setting.name == "seed" else _field(setting)
+        fields.append(replace(field, searches=() if owners == names else owners))
+    return [*fields, *OWN_FIELDS]
 
 
 def arguments(typed: dict[str, Any]) -> dict[str, Any]:
     """Return the content of the form as keywords of `dream()`, without those that have the default value.
 
     Args:
-        typed: Texts or booleans by the names of :func:`form_fields`; a missing or empty value is the default.
+        typed: Texts or booleans by the names of :func:`form_fields`; a missing or empty value is the default. Settings
+            of another search than the chosen one are ignored.
 
     Raises:
         SettingsError: A setting cannot have the given value.
         ConstraintError: The template has no place for the prompt.
     """
     keywords: dict[str, Any] = {}
-    for setting in setting_fields(EPO):
+    kind = _search(typed)
+    for setting in setting_fields(kind):
         if setting.name != "seed":
             value = _value(setting, typed)
             if value != setting.default:
                 keywords[setting.name] = value
-    EPO.from_settings(None, keywords)
+    kind.from_settings(None, keywords)
+    if kind.name != EPO.name:
+        keywords = {"search": kind(), **keywords}
     seeds = parse_seeds(str(typed.get("seeds", "")))
     keywords |= {"seeds": seeds} if len(seeds) > 1 else {"seed": seeds[0]}
     pairs = _constraints(typed)
@@ -120,10 +152,23 @@ def python_call(feature: str, model: str, typed: dict[str, Any]) -> str:
         typed: Texts or booleans by the names of :func:`form_fields`.
     """
     keywords = arguments(typed)
-    codes = [f"{name}={value!r}" for name, value in keywords.items() if name != "constraints"]
+    codes = []
+    if "search" in keywords:
+        kind = type(keywords.pop("search"))
+        # The searches of this package are in its top level; other classes have the name under which they are imported.
+        codes.append(f"search={'dl.' * kind.__module__.startswith('dreamy_lens.')}{kind.__name__}()")
+    codes += [f"{name}={value!r}" for name, value in keywords.items() if name != "constraints"]
     if "constraints" in keywords:
         codes.append(f"constraints=[{', '.join(code for _, code in _constraints(typed))}]")
     return f"dl.dream({', '.join([repr(feature), *([model] if model else []), *codes])})"
+
+
+def _search(typed: dict[str, Any]) -> type[SearchConfig]:
+    """Return the class of settings of the chosen search."""
+    name = str(typed.get("search", "")) or EPO.name
+    if name not in searches():
+        raise SettingsError(f"search is {quoted(name)}; choose one of {', '.join(searches())}.")
+    return searches()[name]
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -172,6 +217,12 @@ def _field(setting: SettingField) -> FormField:
         )
     sentence += f"; leave it empty {setting.when_none}" if setting.when_none else ""
     default = "" if setting.default is None else f"{setting.default:g}"
+    if setting.when_none.startswith("for "):  # "for 300, or for no limit if another budget is given" gives "300"
+        rest["placeholder"] = setting.when_none.removeprefix("for ").split(",")[0]
+    elif "automatically" in setting.when_none:
+        rest["placeholder"] = "automatic"
+    elif default:
+        rest["placeholder"] = default
     return FormField(setting.name, setting.label, f"{sentence}.", "number", default=default, **rest)
 
 

@@ -155,6 +155,8 @@ class RunFollower:
             "steps": 0 if run.config.iterations == UNLIMITED else run.config.iterations,
             "seconds": round(seconds, 2),
             "left": self._left(history),
+            "used": self._used(history),
+            "budget": self._budget(history),
             "evaluated": len(history),
             "hypervolume": rounded(so_far.hypervolume, 5) if len(history) else 0.0,
             "error": "" if run.error is None else f"{type(run.error).__name__}: {run.error}",
@@ -172,6 +174,7 @@ class RunFollower:
             "status": run.status,
             "step": so_far.iteration,
             "steps": 0 if run.config.iterations == UNLIMITED else run.config.iterations,
+            "used": self._used(so_far.history),
             "evaluated": len(so_far.history),
             "error": "" if run.error is None else f"{type(run.error).__name__}: {run.error}",
             "frontier": [self._entry(so_far, row) for row in so_far.frontier_rows.tolist()],
@@ -221,18 +224,42 @@ class RunFollower:
             if row >= 0
         ]
 
+    def _budget(self, history: History) -> dict[str, float]:
+        """Return the budgets in seconds and prompts that may still end the run; none for a run that has ended."""
+        if not self.run.active:
+            return {}
+        config = self.run.config
+        passed = float(history.seconds[-1]) if len(history.seconds) else 0.0
+        limits = {"seconds": (passed, config.seconds), "prompts": (len(history), config.prompts)}
+        # A budget that is used up no longer applies: the run was resumed.
+        return {name: most for name, (used, most) in limits.items() if most is not None and used < most}
+
+    def _used(self, history: History) -> float:
+        """Return the share of the run's budget that is used up, 1 at the end; -1 if no budget is a number."""
+        config, budget = self.run.config, self._budget(history)
+        if not self.run.active:
+            return 1.0
+        shares = [history.iterations / config.iterations] if 0 < config.iterations < UNLIMITED else []
+        shares += [history.seconds[-1] / budget["seconds"]] if "seconds" in budget and len(history.seconds) else []
+        shares += [len(history) / budget["prompts"]] if "prompts" in budget else []
+        return round(max(0.0, min(1.0, float(max(shares)))), 4) if shares else -1.0
+
     def _left(self, history: History) -> float:
         """Return the seconds to the end, estimated from the last iterations; -1 if there are too few."""
-        config = self.run.config
+        config, budget = self.run.config, self._budget(history)
         remaining = config.iterations - history.iterations
         if remaining <= 0 or not self.run.active:
             return 0.0
-        if config.iterations == UNLIMITED:
-            passed = float(history.seconds[-1]) if len(history.seconds) else 0.0
-            return -1.0 if config.seconds is None else round(max(0.0, config.seconds - passed), 1)
+        left = [budget["seconds"] - float(history.seconds[-1])] if "seconds" in budget and len(history.seconds) else []
         recent = history.seconds[-31:]
-        # The median, because a pause makes the time between two iterations very long.
-        return round(float(np.median(np.diff(recent))) * remaining, 1) if len(recent) > 3 else -1.0
+        if len(recent) > 3:
+            # The median, because a pause makes the time between two iterations very long.
+            iteration = float(np.median(np.diff(recent)))
+            left += [iteration * remaining] if config.iterations < UNLIMITED else []
+            first = len(history.seconds) - len(recent) + 1
+            new = np.count_nonzero(history.iteration >= first) / (len(recent) - 1)  # prompts of an iteration
+            left += [iteration * (budget["prompts"] - len(history)) / new] if "prompts" in budget and new else []
+        return round(min(left), 1) if left else -1.0
 
     def _earlier(self, history: History) -> dict[str, Any] | None:
         """Return the frontier before the last restart."""

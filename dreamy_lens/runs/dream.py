@@ -22,7 +22,7 @@ from dreamy_lens.runs.progress import advance
 from dreamy_lens.runs.recorded_run import RecordedRun
 from dreamy_lens.runs.session import Session
 from dreamy_lens.runs.spec import RunRecord
-from dreamy_lens.search.config import iterations_text
+from dreamy_lens.search.config import budget_text, iterations_text
 from dreamy_lens.search.protocol import Search
 from dreamy_lens.search.steps import Step
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Dream(RecordedRun):
-    """A run of EPO, with everything that it found.
+    """A run of a search, with everything that it found.
 
     A run may go on in the background, as it does in notebooks. Then everything that reads or changes its results waits
     for the end, except :attr:`so_far`.
@@ -67,7 +67,7 @@ class Dream(RecordedRun):
 
     @property
     def population(self) -> list[Prompt]:
-        """Prompts of the present population, in ascending order of their slots' λ."""
+        """Prompts of the present population, in ascending order of their slots' λ; none for a search without slots."""
         self._settle()
         return self.so_far.population
 
@@ -265,15 +265,23 @@ class Dream(RecordedRun):
 
     @property
     def summary(self) -> str:
-        """One line on the progress of the search: best value, size of the frontier, hypervolume."""
+        """One line on the progress of the search: used budget, best value, size of the frontier, hypervolume."""
         history, rows = self.history, self.frontier_rows
         if not len(rows):
-            return ""
+            return self.budget_text
         best = rows[-1]
+        used = f"{self.budget_text}, " if self.budget_text else ""
         return (
-            f"best value {history.value[best] + 0.0:.3g} at cross-entropy {history.cross_entropy[best]:.2f}, "
+            f"{used}best value {history.value[best] + 0.0:.3g} at cross-entropy {history.cross_entropy[best]:.2f}, "
             f"frontier {len(rows)}, hypervolume {self.hypervolume:.4g}"
         )
+
+    @property
+    def budget_text(self) -> str:
+        """How much of the budgets in seconds and prompts is used up, in words; "" if there are none."""
+        history = self.so_far.history
+        seconds = float(history.seconds[-1]) if len(history.seconds) else 0.0
+        return budget_text(self.config, seconds, len(history))
 
     def __repr__(self) -> str:
         feature, so_far = self.feature_label, self.so_far

@@ -215,12 +215,14 @@ class Dreams(RunControls, Sequence["Dream"]):
     def summary(self) -> str:
         """One line on the progress of the runs: best values and hypervolumes."""
         scored = [run for run in self.runs if len(run.frontier_rows)]
+        budget = self.runs[0].budget_text
+        used = f" (each {budget})" if budget else ""
         if not scored:
-            return f"{len(self)} runs"
+            return f"{len(self)} runs{used}"
         best = [run.history.value[run.frontier_rows[-1]] for run in scored]
         area = [run.hypervolume for run in scored]
         return (
-            f"{len(self)} runs, best values {min(best) + 0.0:.3g} to {max(best) + 0.0:.3g}, "
+            f"{len(self)} runs{used}, best values {min(best) + 0.0:.3g} to {max(best) + 0.0:.3g}, "
             f"hypervolumes {min(area):.4g} to {max(area):.4g}"
         )
 

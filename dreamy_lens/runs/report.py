@@ -20,6 +20,7 @@ from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
 from dreamy_lens.results.prompt_table import PROMPT_COLUMNS, prompt_rows, prompt_text
 from dreamy_lens.results.strips import LEGEND, attribution_strip, score_line
+from dreamy_lens.search.config import UNLIMITED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,9 +136,13 @@ def run_settings(run: ReportedRun) -> dict[str, Any]:
     origin, history = run.provenance, run.history
     template = {"prefix": origin.prefix, "suffix": origin.suffix} if origin.prefix or origin.suffix else {}
     driven = {"feature": origin.feature, "model": origin.model, "prepend_bos": origin.prepend_bos, **template}
-    seconds = {"seconds": f"{history.seconds[-1]:.1f}"} if len(history.seconds) else {}
+    taken = {"seconds taken": f"{history.seconds[-1]:.1f}"} if len(history.seconds) else {}
     config = dataclasses.asdict(run.config) if dataclasses.is_dataclass(run.config) else {}
-    return {**driven, **{k: v for k, v in config.items() if k not in driven}, **seconds, **versions(*VERSIONED)}
+    unused = {name for name in ("seconds", "prompts", "until") if config.get(name) is None}
+    unused |= {"iterations"} if config.get("iterations") == UNLIMITED else set()
+    search = {"search": type(run.config).__name__}
+    own = {name: value for name, value in config.items() if name not in driven and name not in unused}
+    return {**driven, **search, **own, **taken, **versions(*VERSIONED)}
 
 
 def _by_index(attributions: Attributions, count: int) -> dict[int, Attribution]:

@@ -178,7 +178,7 @@ class Session:
         cache = self._score_cache(state, history)
         search = find_optimizer(config).search(self.scorer, config, self.constraint_set, self.spec.start, cache, state)
         used = float(history.token_layers[-1]) if len(history.token_layers) else 0.0
-        search = metered(search, self.scorer.work, used)
+        search = metered(search, self.scorer.work, used, 0.0 if state is None else state.seconds)
         budget = Budget(config)
         is_used_up = budget.add_steps(history.value, history.cross_entropy, history.iteration, history.seconds)
         # A run that is continued beyond its budgets ends at the iteration that the user named.

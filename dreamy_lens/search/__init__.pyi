@@ -21,6 +21,7 @@ from .optimizers import config_from_dict as config_from_dict
 from .optimizers import config_to_dict as config_to_dict
 from .optimizers import find_optimizer as find_optimizer
 from .optimizers import searches as searches
+from .optimizers import settings_of_searches as settings_of_searches
 from .pareto import Staircase as Staircase
 from .pareto import hull_rows as hull_rows
 from .pareto import hypervolume as hypervolume
@@ -39,6 +40,7 @@ from .selection import choose_survivor as choose_survivor
 from .selection import choose_survivor_on_device as choose_survivor_on_device
 from .selection import select as select
 from .selection import select_on_device as select_on_device
+from .settings import SettingField as SettingField
 from .settings import setting as setting
 from .settings import setting_fields as setting_fields
 from .steps import State as State

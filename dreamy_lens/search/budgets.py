@@ -10,7 +10,7 @@ import numpy as np
 from dreamy_lens.scoring.work import Work
 from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.pareto import Staircase
-from dreamy_lens.search.protocol import Search
+from dreamy_lens.search.protocol import Clock, Search
 from dreamy_lens.search.steps import Step
 
 PLATEAU_STEPS = 20
@@ -84,27 +84,33 @@ class Budget:
         return self._areas[-1] - before < share * self._areas[-1]
 
 
-def metered(search: Search, work: Work, before: float) -> Search:
-    """Pass on the events of a search, and note in its steps what has been computed for it.
+def metered(search: Search, work: Work, token_layers: float, seconds: float) -> Search:
+    """Pass on the events of a search, and note in its steps what has been computed for it and how long that took.
+
+    The time between a step and the next request for one, such as a pause, is not time of the search.
 
     Args:
         search: Search to meter.
         work: Account of the scorer that answers its requests.
-        before: Token-layers that the run had used before this search.
+        token_layers: Token-layers that the run had used before this search.
+        seconds: Seconds that the run had taken before this search.
     """
     answer: Any = None
+    clock = Clock(seconds)
     while True:
         try:
             event = search.send(answer)
         except StopIteration:
             return
         if isinstance(event, Step):
-            yield dataclasses.replace(event, token_layers=before)
-            answer = None
+            seconds = clock()
+            state = dataclasses.replace(event.state, seconds=seconds)
+            yield dataclasses.replace(event, token_layers=token_layers, seconds=seconds, state=state)
+            answer, clock = None, Clock(seconds)
         else:
-            start = work.token_layers
+            before = work.token_layers
             answer = yield event
-            before += work.token_layers - start
+            token_layers += work.token_layers - before
 
 
 def within_budget(search: Search, budget: Budget) -> Search:

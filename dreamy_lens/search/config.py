@@ -183,6 +183,23 @@ def iterations_text(completed: int, last: int) -> str:
     return f"{completed} iteration{'s' * (completed != 1)}"
 
 
+def budget_text(config: SearchConfig, seconds: float, prompts: int) -> str:
+    """Return how much of the budgets in seconds and prompts is used up, in words; "" if there are none.
+
+    Args:
+        config: Settings of the run.
+        seconds: Seconds that the run has taken.
+        prompts: Number of evaluated prompts.
+
+    >>> from dreamy_lens.search import EPO
+    >>> budget_text(EPO(seconds=60, prompts=5000), 7.2, 1024)
+    '7 of 60 s, 1,024 of 5,000 prompts'
+    """
+    parts = [] if config.seconds is None else [f"{seconds:.0f} of {config.seconds:g} s"]
+    parts += [] if config.prompts is None else [f"{prompts:,} of {config.prompts:,} prompts"]
+    return ", ".join(parts)
+
+
 def with_default(kind: type[SearchConfig], name: str, default: Any) -> Any:
     """Return a dataclass field like a setting of another class, with another default.
 

@@ -8,6 +8,7 @@ choose by the class of the settings: `dl.dream(feature, search=dl.GCG(...))`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -25,7 +26,7 @@ from dreamy_lens.search.frontier.optimizer import FrontierOptimizer
 from dreamy_lens.search.protocol import Search
 from dreamy_lens.search.random_search import RandomOptimizer, RandomSearch
 from dreamy_lens.search.score_cache import ScoreCache
-from dreamy_lens.search.settings import setting_fields
+from dreamy_lens.search.settings import SettingField, setting_fields
 from dreamy_lens.search.steps import State
 
 
@@ -78,6 +79,18 @@ def searches() -> dict[str, type[SearchConfig]]:
     return {kind.name: kind for kind in OPTIMIZERS if "name" in vars(kind) and kind.name}
 
 
+def settings_of_searches() -> list[tuple[SettingField, tuple[str, ...]]]:
+    """Return the settings of the named searches, in order, each with the names of the searches that have it.
+
+    A setting that searches describe differently, or give different defaults, occurs once for each description.
+    """
+    owners: dict[SettingField, tuple[str, ...]] = {}
+    for name, kind in searches().items():
+        for field in setting_fields(kind):
+            owners[field] = (*owners.get(field, ()), name)
+    return sorted(owners.items(), key=lambda pair: pair[0].rank)
+
+
 def find_optimizer(config: SearchConfig) -> Optimizer:
     """Return the optimiser that is registered for the class of these settings.
 
@@ -95,7 +108,9 @@ def find_optimizer(config: SearchConfig) -> Optimizer:
 
 def config_to_dict(config: SearchConfig) -> dict[str, Any]:
     """Return settings as JSON values, with the name of their class if it is not :class:`EPO`."""
-    values = {field.name: getattr(config, field.name) for field in setting_fields(type(config))}
+    # Fields of a user's class that were declared without setting() are settings, too.
+    names = dict.fromkeys(field.name for field in (*setting_fields(type(config)), *dataclasses.fields(config)))
+    values = {name: getattr(config, name) for name in names}
     for name in ("seconds", "prompts", "until"):
         if values[name] is None:  # as the folders of earlier versions, which had no such budgets
             del values[name]

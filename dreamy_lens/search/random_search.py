@@ -37,7 +37,7 @@ class RandomSearch(SearchConfig):
     name: ClassVar[str] = "random"
 
     children: int = setting(
-        256, "prompts", "random prompts that are scored in one iteration", minimum=1, maximum=1_000_000
+        256, "prompts at once", "random prompts that are scored in one iteration", minimum=1, maximum=1_000_000
     )
 
     @property

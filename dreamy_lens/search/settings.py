@@ -59,6 +59,11 @@ class SettingField:
     advanced: bool = False
     place: int | None = None
 
+    @property
+    def rank(self) -> int:
+        """Place of the setting as a number."""
+        return (30 if self.advanced else 10) if self.place is None else self.place
+
     def checked(self, value: Any) -> Any:
         """Return the value as a plain Python number or boolean.
 
@@ -115,7 +120,7 @@ def setting_fields(cls: type) -> tuple[SettingField, ...]:
         if _KEY in field.metadata:
             (kind,) = set(get_args(hints[field.name]) or [hints[field.name]]) - {type(None)}
             settings.append(SettingField(field.name, kind, field.default, **field.metadata[_KEY]))
-    return tuple(sorted(settings, key=lambda s: (30 if s.advanced else 10) if s.place is None else s.place))
+    return tuple(sorted(settings, key=lambda setting: setting.rank))
 
 
 def check_values(config: Any) -> None:

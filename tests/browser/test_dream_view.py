@@ -56,7 +56,7 @@ def test_a_run_is_described_and_drawn(mount: Mount):
     said = view.text(".dlp-state")
     for part in ("iteration 120 of 300", "24 s, about 36 s left", "30,721 prompts", f"best value {best['y']:.3f}"):
         assert part in said, said
-    assert view.find("progress").evaluate("(bar) => [bar.value, bar.max]") == [120, 300]
+    assert view.find("progress").evaluate("(bar) => [bar.value, bar.max]") == [0.4, 1]
     assert view.find(".dlp-dot").count() == len(state["frontier"])
     assert view.find(".dlp-earlier").count() == 1
     assert view.page.get_by_text(f"dotted: iteration {state['previous']['iteration']}").count() == 1
@@ -65,6 +65,20 @@ def test_a_run_is_described_and_drawn(mount: Mount):
     assert column(view, "iteration") == [str(e["it"]) for e in state["frontier"]]
     assert view.find(".dlp-table .dlp-mark").count() == sum(not e["trips"] for e in state["frontier"])
     assert view.find(".dlp-table .dlp-mark").first.get_attribute("title") == "its text encodes to other tokens"
+
+
+def test_a_run_without_a_limit_of_iterations_shows_its_budget(mount: Mount):
+    state = run_state(120) | {"steps": 0, "population": [], "restarts": [], "previous": None}
+    view = mount("dream", state | {"used": 0.4, "budget": {"seconds": 60.0, "prompts": 40_000}})
+    said = view.text(".dlp-state")
+    for part in ("iteration 120 ·", "24 s of 60 s, about 36 s left", "30,721 of 40,000 prompts"):
+        assert part in said, said
+    assert view.find("progress").evaluate("(bar) => [bar.value, bar.max]") == [0.4, 1]
+    view.change(budget={}, used=-1, left=-1, seconds=24.0)  # only the growth of the frontier ends it
+    assert "iteration 120 · 24 s · 30,721 prompts" in view.text(".dlp-state")
+    assert view.find("progress").evaluate("(bar) => bar.position") == -1
+    view.change(used=1, status="done", left=0)
+    assert "iteration 120 · 24 s · 30,721 prompts" in view.text(".dlp-state") and view.find("progress").count() == 0
 
 
 def test_traits_arrive_and_only_what_changed_is_drawn(mount: Mount):

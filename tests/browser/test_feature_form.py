@@ -176,7 +176,7 @@ def test_what_is_typed_is_checked_once_and_answered(form):
         "L1.N7 +",
     )
     asked = it.of("check")
-    assert [m["text"] for m in it.sent] == ["L1.N7 +"] and asked["typed"]["iterations"] == "300"
+    assert [m["text"] for m in it.sent] == ["L1.N7 +"] and asked["typed"]["length"] == "12"
     it.tell(type="checked", id=asked["id"] - 1, ok=True, said="of something older", error="", python="")
     assert it.page.get_by_text("checking …").is_visible()
     it.tell(
@@ -225,6 +225,41 @@ def test_a_setting_that_may_be_automatic_is_chosen_from_a_list(form):
     typed = it.of("start")["typed"]
     assert typed["prepend_bos"] == "yes" and typed["share_prefixes"] == "no" and typed["keep_parents"] is False
     assert it.page.evaluate("form.state.typed").get("prepend_bos") == "yes"
+
+
+def test_the_form_shows_the_settings_of_the_chosen_search(form):
+    it = form(expression="L1.N7")
+    page = it.page
+
+    def box(label: str):
+        return page.get_by_label(label, exact=True)
+
+    choice = box("optimiser")
+    assert choice.input_value() == "epo" and box("population").is_visible() and box("parents").count() == 0
+    assert box("children").input_value() == "32" and box("iterations").get_attribute("placeholder") == "300"
+    box("iterations").fill("40")
+    box("population").fill("5")
+    page.get_by_text("More settings: λ, restarts").click()
+    box("least λ").fill("0.5")
+    choice.focus()
+    choice.select_option("frontier")
+    assert page.evaluate("document.activeElement.value") == "frontier"
+    assert box("population").count() == 0 and box("least λ").count() == 0 and box("samples").is_visible()
+    assert page.locator("summary", has_text="λ").count() == 0
+    assert box("iterations").input_value() == "40" and box("children").input_value() == "256"
+    box("children").fill("64")
+    page.get_by_role("button", name="Start dreaming").click()
+    typed = it.of("start")["typed"]
+    assert typed["search"] == "frontier" and typed["iterations"] == "40" and typed["parents"] == "8"
+    assert "population" not in typed and "lambda_min" not in typed
+    choice.select_option("random")
+    assert box("children").count() == 0 and box("prompts at once").input_value() == "64"
+    choice.select_option("epo")
+    assert [box(label).input_value() for label in ("population", "least λ", "children")] == ["5", "0.5", "64"]
+    kept = page.evaluate("form.state.typed")
+    again = form(expression="L1.N7", typed={**kept, "search": "frontier"})
+    assert again.page.get_by_label("children", exact=True).input_value() == "64"
+    assert again.page.get_by_label("population", exact=True).count() == 0
 
 
 def test_start_and_load_send_what_is_typed(form):

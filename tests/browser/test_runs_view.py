@@ -55,6 +55,17 @@ def test_every_status_has_its_words_and_buttons(mount: Mount, status: str, words
     assert view.find(".dlp-wrong").first.is_visible() == (status == "failed")
 
 
+def test_runs_without_a_limit_of_iterations_show_the_share_of_their_budget(mount: Mount):
+    view = mount("runs", runs_state(2, step=20, steps=0, used=0.257, status="running"))
+    assert view.text(".dlp-state") == "dreaming · iteration 20 · 10,242 prompts · 25 % of the budget"
+    assert view.find("progress").evaluate("(bar) => bar.value") == 0.257
+    view.change(used=-1, step=20)
+    assert view.text(".dlp-state") == "dreaming · iteration 20 · 10,242 prompts"
+    assert view.find("progress").evaluate("(bar) => bar.position") == -1
+    view.change(status="done", steps=23, step=23)
+    assert view.text(".dlp-state") == "done · iteration 23 of 23 · 10,242 prompts"
+
+
 def test_nothing_is_known_yet(mount: Mount):
     state = runs_state(2, step=1, status="ready", attributions={})
     for run in state["runs"]:

@@ -6,19 +6,21 @@ import argparse
 import subprocess
 import sys
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 import dreamy_lens as dl
 from dreamy_lens.cli.main import main, make_parser
 from dreamy_lens.panels import settings as form
-from dreamy_lens.search import setting, setting_fields
+from dreamy_lens.search import EPO, OPTIMIZERS, EPOOptimizer, searches, setting, setting_fields
 
 
 @dataclass(frozen=True)
 class MoreSettings(dl.EPO):
     """A configuration with a setting of each kind that `EPO` does not have."""
+
+    name: ClassVar[str] = "epo"
 
     temperature: float = setting(1.5, "temperature", "how much the choice of a candidate is left to chance")
     patience: int | None = setting(None, "patience", "iterations without progress", minimum=1, when_none="to go on")
@@ -31,7 +33,8 @@ NEW = ["temperature", "patience", "shuffled"]
 @pytest.fixture
 def more_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dl, "EPO", MoreSettings)
-    monkeypatch.setattr(form, "EPO", MoreSettings)
+    others = {kind: optimizer for kind, optimizer in OPTIMIZERS.items() if kind is not EPO}
+    monkeypatch.setattr("dreamy_lens.search.optimizers.OPTIMIZERS", {MoreSettings: EPOOptimizer(), **others})
 
 
 def settings_given(monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, Any]:
@@ -46,7 +49,7 @@ def settings_given(monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, An
     monkeypatch.setattr(dl, words[0], called)
     with pytest.raises(Called) as caught:
         main(words)
-    names = {field.name for field in setting_fields(dl.EPO)}
+    names = {"search"} | {field.name for kind in (dl.EPO, *searches().values()) for field in setting_fields(kind)}
     return {name: value for name, value in caught.value.args[0].items() if name in names}
 
 
@@ -65,8 +68,9 @@ def test_the_command_line_has_an_option_for_every_setting(monkeypatch: pytest.Mo
     wanted: dict[str, Any] = {"keep_parents": True, "share_prefixes": False, "prepend_bos": False}
     for field in setting_fields(dl.EPO):
         if field.type is not bool:
-            wanted[field.name] = field.type(7)
-            words += [f"--{field.name.replace('_', '-')}", "7"]
+            value = min(7, field.maximum)  # `until` is a share
+            wanted[field.name] = field.type(value)
+            words += [f"--{field.name.replace('_', '-')}", f"{value}"]
     assert set(wanted) == {field.name for field in fields(dl.EPO)}
     assert settings_given(monkeypatch, "dream", "L2.N17", *words) == wanted
     assert settings_given(monkeypatch, "dream", "L2.N17") == {}
@@ -74,6 +78,39 @@ def test_the_command_line_has_an_option_for_every_setting(monkeypatch: pytest.Mo
     sweep = words[:at] + words[at + 2 :]
     del wanted["seed"]
     assert settings_given(monkeypatch, "sweep", "L2.N17", "--out", "nowhere", *sweep) == wanted
+
+
+@pytest.mark.parametrize("search", ["gcg", "frontier", "random"])
+def test_every_search_has_options(search, monkeypatch):
+    kind = searches()[search]
+    words = ["--search", search]
+    for field in setting_fields(kind):
+        if field.type is not bool and field.name != "seed":
+            words += [f"--{field.name.replace('_', '-')}", f"{min(9, field.maximum)}"]
+    given = settings_given(monkeypatch, "sweep", "L2.N17", "--out", "nowhere", *words)
+    assert given.pop("search") == kind()
+    values = {f.name: f.type(min(9, f.maximum)) for f in setting_fields(kind) if f.type is not bool}
+    assert given == {name: value for name, value in values.items() if name != "seed"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--samples", "9"], "--samples is for --search frontier, and not for epo; add --search frontier"),
+        (["--search", "random", "--top-k", "9"], "--top-k is for --search epo or gcg, and not for random"),
+        (["--search", "greedy"], "invalid choice: 'greedy' (choose from"),
+    ],
+)
+@pytest.mark.parametrize("command", ["dream", "sweep"])
+def test_an_option_of_another_search_is_wrong_usage(words, said, command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([command, "L2.N17", *(["--out", "nowhere"] if command == "sweep" else []), *words])
+    assert caught.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_a_setting_is_checked_before_the_model_is_loaded(capsys):
+    assert main(["dream", "L2.N17", "--search", "frontier", "--samples", "2", "--model", "no/model"]) == 1
+    assert capsys.readouterr().err == "dreamy-lens: samples is 2; it must be at least 8.\n"
 
 
 def test_a_new_setting_is_an_option_of_dream_and_sweep(more_settings, monkeypatch, capsys):
@@ -95,7 +132,8 @@ def test_a_new_setting_is_an_option_of_dream_and_sweep(more_settings, monkeypatc
 
 
 def test_a_new_setting_is_an_input_of_the_form(more_settings):
-    shown = {field.name: field.to_dict() for field in form.form_fields()}
+    fields = [field for field in form.form_fields() if not field.searches or "epo" in field.searches]
+    shown = {field.name: field.to_dict() for field in fields}
     assert [(shown[name]["kind"], shown[name]["default"]) for name in NEW] == [
         ("number", "1.5"), ("number", ""), ("check", True),
     ]  # fmt: skip

@@ -420,6 +420,26 @@ def test_on_workers_it_is_the_same_and_the_dead_are_replaced(cluster, whole, tmp
     assert list(made(where, features=features, seeds=[0]).to_pandas()["attempts"]) == [1, 2, 1, 1]
 
 
+@pytest.mark.parametrize("url", [False, True])
+def test_on_workers_other_searches_are_the_same_and_go_on_from_what_they_learned(cluster, tmp_path, gpt2, url):
+    searches = [
+        dl.FrontierSearch(iterations=5, children=20, parents=3, samples=16, length=5),
+        dl.RandomSearch(iterations=5, children=20, length=5),
+    ]
+    where = f"file://{tmp_path}/sweep" if url else tmp_path / "sweep"
+    variants = [{"search": search} for search in searches]
+    runs = dl.sweep(
+        FEATURES[0], gpt2.bridge, out=where, seeds=[0, 1], settings=variants, ray=RayConfig(workers=2), progress=False
+    )
+    assert list(runs.to_pandas()["status"]) == ["done"] * 4 and len(set(runs.settings)) == 2
+    for i, run in enumerate(runs):
+        settings: dict[str, Any] = {"search": searches[i // 2], "seed": i % 2, "progress": False}
+        assert type(run.config) is type(searches[i // 2]) and run.config.seed == i % 2
+        same(run.history, dl.dream(FEATURES[0], gpt2.bridge, **settings).history)
+        longer = dl.dream(FEATURES[0], gpt2.bridge, **settings, iterations=9)
+        same(dl.load_run(run.folder, gpt2.bridge).resume(4, progress=False).history, longer.history)
+
+
 def test_a_run_that_kills_its_workers_is_given_up(cluster, monkeypatch, tmp_path):
     """The other runs of its group are then tried one by one."""
 

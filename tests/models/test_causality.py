@@ -49,6 +49,7 @@ def test_fluency_is_refused_with_the_way_out(bert):
     for call in (
         lambda: dl.score(FEATURE, bert.ids, bert.bridge),
         lambda: dl.dream(FEATURE, bert.bridge, iterations=1),
+        lambda: dl.dream(FEATURE, bert.bridge, search=dl.FrontierSearch(iterations=1, samples=8)),
         lambda: dl.attribution(FEATURE, bert.ids[0], bert.bridge),
         lambda: dl.max_activating(FEATURE, bert.bridge, ["one two three four five six seven eight nine ten"] * 3),
         lambda: make_scorer("mean_cross_entropy()", bert.bridge),

@@ -12,7 +12,7 @@ import dreamy_lens as dl
 from dreamy_lens.errors import ConstraintError, SettingsError
 from dreamy_lens.panels import FeatureBrowser, settings
 from dreamy_lens.results import merge
-from dreamy_lens.search import EPO, setting_fields
+from dreamy_lens.search import searches, setting_fields
 
 SMALL = {"iterations": "3", "population": "2", "children": "4", "top_k": "8", "length": "4"}
 
@@ -144,17 +144,50 @@ def test_the_line_of_python_starts_the_same_run(played, gpt2):
     assert same.provenance == run.provenance and np.array_equal(same.history.ids, run.history.ids)
 
 
-def test_every_setting_has_its_default_and_a_sentence():
-    for field in settings.form_fields():
+@pytest.mark.parametrize("search", searches())
+def test_every_setting_has_its_default_and_a_sentence(search):
+    kind = searches()[search]
+    fields = [field for field in settings.form_fields() if not field.searches or search in field.searches]
+    known = {setting.name: setting.default for setting in setting_fields(kind)}
+    assert {field.name for field in fields} >= set(known) - {"seed"}
+    for field in fields:
         shown = field.to_dict()
-        assert shown["help"].endswith(".") and shown["label"]
-        default = {setting.name: setting.default for setting in setting_fields(EPO)}.get(field.name, "none")
+        assert shown["help"].endswith(".") and shown["label"] and shown["placeholder"]
+        default = known.get(field.name, "none")
         if default is None:
             assert shown["default"] == ""
         elif default != "none":
             assert float(shown["default"]) == default
-    defaults = {field.name: field.to_dict()["default"] for field in settings.form_fields()}
-    assert settings.arguments(defaults) == settings.arguments({}) == {"seed": 0}
+    defaults = {field.name: field.to_dict()["default"] for field in fields}
+    assert len(defaults) == len(fields)
+    own = {} if search == "epo" else {"search": kind()}
+    assert settings.arguments(defaults | {"search": search}) == settings.arguments({"search": search})
+    assert settings.arguments({"search": search}) == {**own, "seed": 0}
+
+
+@pytest.mark.parametrize("search", searches())
+def test_a_run_of_any_search_is_started_from_the_form(played, gpt2, search):
+    small = {"iterations": "2", "children": "8", "length": "4", "samples": "8", "seconds": "600"}
+    typed = {"search": search, "population": "2", "top_k": "8", "parents": "2", "seeds": "3", **small}
+    answer = played.ask("check", "L1.N3", **typed)
+    assert answer["settings_error"] == "" and ("search=dl." in answer["python"]) == (search != "epo")
+    assert ("population" in answer["python"]) == (search in ("epo", "gcg"))
+    (run,) = played.start(**typed)
+    assert type(run.wait().config) is searches()[search] and run.status == "done"
+    same = eval(answer["python"][:-1] + ", progress=False)", {"dl": dl, "model": gpt2.bridge})
+    assert same.config == run.config and np.array_equal(same.history.ids, run.history.ids)
+    together = played.start(**typed | {"seeds": "4-5"})[1:]
+    assert [run.wait().config.seed for run in together] == [4, 5]
+
+
+def test_settings_are_checked_for_the_chosen_search(played):
+    typed = {"search": "frontier", "samples": "2", "population": "x"}
+    said = played.ask("check", "L1.N3", **typed)["settings_error"]
+    assert said.startswith("samples is 2") and "at least 8" in said
+    assert played.ask("check", "L1.N3", **typed | {"search": "random"})["settings_error"] == ""
+    assert played.ask("check", "L1.N3", **typed | {"search": "epo"})["settings_error"].startswith("population is 'x'")
+    said = played.ask("check", "L1.N3", search="greedy")["settings_error"]
+    assert said == "search is 'greedy'; choose one of epo, gcg, frontier, random."
 
 
 @pytest.mark.parametrize(

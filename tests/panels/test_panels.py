@@ -73,6 +73,72 @@ def test_a_panel_shows_the_run_as_it_is(run):
     assert all(plain(value) for name, value in panel.get_state().items() if not name.startswith("_"))
 
 
+OTHERS = [
+    dl.FrontierSearch(children=8, parents=2, samples=8, length=4),
+    dl.RandomSearch(children=8, length=4),
+]
+
+
+@pytest.mark.parametrize("search", OTHERS, ids=lambda search: search.name)
+@pytest.mark.parametrize("budget", [{"prompts": 500}, {"seconds": 0.3}, {"until": 0.9}], ids=str)
+def test_a_run_of_another_search_that_a_budget_ends_is_shown_everywhere(gpt2, search, budget):
+    run = dl.dream(FEATURE, gpt2.bridge, search=search, **budget, wait=False, progress=False)
+    panel, several = DreamPanel(run), RunsPanel([run])
+    run.wait()
+    panel.update()
+    several.update()
+    assert panel.status == "done" and panel.step == panel.steps == several.steps == run.iteration
+    assert panel.population == [] == run.population and panel.restarts == [] and panel.previous is None
+    assert len(panel.frontier) == len(run.frontier) > 0 and panel.budget == {}
+    unlimited = "1000000000"
+    for page in (run.to_html(), run.to_html(static=True), frozen_run(run), several.to_html(), run._repr_html_()):
+        assert unlimited not in page and "1,000,000,000" not in page
+    assert f"<dt>search</dt><dd>{type(search).__name__}</dd>" in run.to_html(static=True)
+    (name,) = budget
+    assert f"<dt>{name}</dt><dd>{getattr(run.config, name)}</dd>" in run.to_html()
+    assert "<dt>seconds taken</dt>" in run.to_html() and unlimited not in repr(run) + str(run)
+    figure = dl.figures.evolution_figure(run.history)
+    assert len(figure.data) == 2 and len(run.evolution()) == run.iteration + 1
+    if run.iteration:
+        dl.figures.frontiers_figure(run.history)
+
+
+def paused_at(run, iteration):
+    """Pause a run in the background once it has completed an iteration."""
+    reached = threading.Event()
+    leave = run.listen(lambda run: (run.pause(), reached.set()) if run.so_far.iteration >= iteration else None, every=0)
+    assert reached.wait(20)
+    leave()
+    while run.status != "paused":
+        time.sleep(0.01)
+    return run
+
+
+@pytest.mark.parametrize("search", OTHERS, ids=lambda search: search.name)
+def test_what_is_left_of_a_budget_is_shown(gpt2, search):
+    settings = {"search": search, "wait": False, "progress": False}
+    run = paused_at(dl.dream(FEATURE, gpt2.bridge, prompts=100_000, **settings), 5)
+    panel, several = DreamPanel(run), RunsPanel([run])
+    assert panel.steps == several.steps == 0 and panel.budget == {"prompts": 100_000}
+    assert panel.used == several.used == pytest.approx(len(run.so_far.history) / 100_000, abs=1e-4)
+    history = run.so_far.history
+    assert panel.left > 0.5 * (100_000 - len(history)) / len(history) * float(np.median(np.diff(history.seconds)))
+    assert " of 1" not in panel.title and "of 100,000 prompts" in run.budget_text
+    run.stop().wait()
+    panel.update()
+    assert panel.status == "stopped" and panel.left == 0 and panel.steps == 0
+    assert "1000000000" not in run.to_html() + run.to_html(static=True) + frozen_run(run) + repr(run) + str(run)
+    timed = paused_at(dl.dream(FEATURE, gpt2.bridge, seconds=500, iterations=10_000, **settings), 1)
+    panel = DreamPanel(timed)
+    assert panel.steps == 10_000 and panel.budget == {"seconds": 500} and 0 <= panel.left <= 500
+    assert panel.used == pytest.approx(max(panel.step / 10_000, timed.so_far.history.seconds[-1] / 500), abs=1e-4)
+    timed.stop().wait()
+    open_ended = paused_at(dl.dream(FEATURE, gpt2.bridge, until=1e-9, **settings), 1)
+    panel = DreamPanel(open_ended)
+    assert (panel.steps, panel.used, panel.left, panel.budget) == (0, -1.0, -1.0, {})
+    open_ended.stop().wait()
+
+
 def test_a_panel_follows_a_run_step_by_step(gpt2):
     """Every state it shows is one that the run was in."""
     seen = []

@@ -53,7 +53,7 @@ def test_a_search_of_absurd_size_is_refused(gpt2, name, value):
 
 def test_sizes_count_together(gpt2):
     large = {**SMALL, "population": 90_000, "children": 900_000, "length": 60}
-    assert "token ids, and the limit is" in refused(SettingsError, lambda: dl.dream("L1.N3", gpt2.bridge, **large))
+    assert "token ids and the limit is" in refused(SettingsError, lambda: dl.dream("L1.N3", gpt2.bridge, **large))
     for seeds in (range(10**9), iter(range(10**9))):
         assert "more than 100,000 seeds" in refused(
             SettingsError, lambda seeds=seeds: dl.dream("L1.N3", gpt2.bridge, seeds=seeds, **SMALL)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
 
 import dreamy_lens as dl
 from dreamy_lens.errors import SettingsError
-from dreamy_lens.results import History
+from dreamy_lens.results import History, merge
 from dreamy_lens.search import UNLIMITED, Budget
 from tests.helpers.dreams import SMALL, dream, same
 
@@ -49,6 +50,24 @@ def test_runs_side_by_side_end_each_at_its_own_budget(gpt2):
     for run, other in zip(dream(gpt2.bridge, seeds=[0, 1], iterations=None, prompts=60), alone, strict=True):
         same(run.history, other.history)
         assert run.finished and run.status == "done"
+
+
+@pytest.mark.parametrize("budget", [{"until": 0.2}, {"prompts": 400}], ids=str)
+def test_frontier_searches_of_several_features_and_seeds_end_each_at_its_own_budget(gpt2, budget):
+    features = ["L1.N3", "blocks.0.hook_resid_post[:, 3].max()"]
+    search = dl.FrontierSearch(iterations=400, length=6, children=40, parents=3, samples=24)
+    settings = {"search": search, "progress": False, **budget}
+    runs = dl.dream(features, gpt2.bridge, seeds=[0, 1], **settings)
+    assert [run.config.seed for run in runs] == [0, 1, 0, 1] and len({len(run.history) for run in runs}) > 1
+    for run in runs:
+        alone = dl.dream(run.feature, gpt2.bridge, seed=run.config.seed, **settings)
+        np.testing.assert_array_equal(run.history.ids, alone.history.ids)
+        assert run.iteration == run.config.iterations == alone.iteration < 400 and run.status == "done"
+    for feature in features:
+        several = [run for run in runs if run.feature == dl.parse(feature)]
+        frontier = merge(several).frontier
+        prompts = {prompt.ids: prompt.value for run in several for prompt in run.frontier}
+        assert frontier.best().value == max(prompts.values()) and {prompt.ids for prompt in frontier} <= set(prompts)
 
 
 def test_growth_is_measured_over_the_last_quarter_of_the_steps():
@@ -105,3 +124,13 @@ def test_a_history_of_an_earlier_version_has_no_account(gpt2):
     arrays = dream(gpt2.bridge, iterations=1).history.arrays()
     del arrays["token_layers"]
     assert np.isnan(History.from_arrays(arrays).token_layers).all()
+
+
+def test_a_pause_takes_no_time_of_the_search(gpt2):
+    run = dream(gpt2.bridge, iterations=0)
+    steps = run.steps(3)
+    for _ in range(2):
+        run.take(next(steps))
+        time.sleep(0.5)
+    run.take(next(steps))
+    assert run.history.seconds[-1] - run.history.seconds[0] < 0.9 and (np.diff(run.history.seconds) > 0).all()

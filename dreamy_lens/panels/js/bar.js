@@ -7,10 +7,10 @@ export const WORDS = {
 };
 const ANNOUNCE = 20000; // milliseconds between two reports of progress for screen readers
 
-/** Return whether a run with this status has not ended. */
-/** The iteration in words; `last` is 0 for a run that another budget ends. */
-export const iterations = (step, last) => (last ? `iteration ${step} of ${last}` : `iteration ${step}`);
+/** Return the iteration in words; `last` is 0 for a run that another budget ends. */
+export const iterations = (step, last) => `iteration ${step}` + (last ? ` of ${last}` : "");
 
+/** Return whether a run with this status has not ended. */
 export const isGoing = (status) => ["ready", "running", "paused"].includes(status);
 
 /**
@@ -37,7 +37,7 @@ export function runBar({ model, live, suffix = "", more = 0 }) {
 
   function renew(status) {
     const focus = el.contains(document.activeElement) ? document.activeElement.dataset.act : null;
-    const progress = isGoing(status) ? [h("progress", { "aria-label": "iterations completed" })] : [];
+    const progress = isGoing(status) ? [h("progress", { "aria-label": "progress" })] : [];
     el.replaceChildren(...buttons(status), ...progress, words);
     if (!focus) return;
     // Pause and Resume replace each other. After Stop no button gets the focus, so that Enter does not press another one.
@@ -59,9 +59,9 @@ export function runBar({ model, live, suffix = "", more = 0 }) {
     } else if (status === "running" && Date.now() - spokenAt > ANNOUNCE) speak(iterations(step, steps));
     const progress = el.querySelector("progress");
     if (progress) {
-      progress.max = Math.max(1, steps);
-      if (steps) progress.value = step;
-      else progress.removeAttribute("value");
+      const used = model.get("used");
+      if (used >= 0) progress.value = used;
+      else progress.removeAttribute("value"); // how far the run has come is unknown
     }
     words.textContent = text;
   }

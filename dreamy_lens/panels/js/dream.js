@@ -74,12 +74,13 @@ export const view = {
     function summary() {
       const status = get("status"), best = get("frontier").at(-1), area = get("hypervolume");
       if (!get("evaluated") && isGoing(status)) return "scoring the first prompts…";
+      const { seconds, prompts } = get("budget") ?? {};
       const rest = get("left") >= 0 && status === "running" ? `, about ${duration(get("left"))} left` : "";
       return [
         WORDS[status] ?? status,
         iterations(get("step"), get("steps")),
-        duration(get("seconds")) + rest,
-        count(get("evaluated"), "prompt"),
+        duration(get("seconds")) + (seconds ? ` of ${duration(seconds)}` : "") + rest,
+        (prompts ? `${get("evaluated").toLocaleString("en")} of ` : "") + count(prompts ?? get("evaluated"), "prompt"),
         ...(best ? [`best value ${num(best.y, places([best.y]))}`, `hypervolume ${num(area, places([area]))}`] : []),
       ].join(" · ");
     }

@@ -1,6 +1,6 @@
 // View of several runs: each run's frontier, and their merged frontier.
 
-import { WORDS, iterations, runBar } from "./bar.js";
+import { WORDS, isGoing, iterations, runBar } from "./bar.js";
 import { count, errorLine, frontierOf, h, heading, hear, listen, notices, painter } from "./common.js";
 import { put, register, stage, unique, visible } from "./common.js";
 import { frontierPlot } from "./plot.js";
@@ -54,8 +54,9 @@ export const view = {
 
     function drawBar() {
       const status = get("status"), prompts = get("runs").reduce((n, run) => n + run.evaluated, 0);
-      const done = iterations(get("step"), get("steps"));
-      bar.draw([WORDS[status] ?? status, done, count(prompts, "prompt")].join(" · "));
+      const done = iterations(get("step"), get("steps")), used = get("used") ?? -1;
+      const share = isGoing(status) && !get("steps") && used >= 0 ? [`${Math.floor(100 * used)} % of the budget`] : [];
+      bar.draw([WORDS[status] ?? status, done, count(prompts, "prompt"), ...share].join(" · "));
       error.draw();
     }
 
