@@ -29,7 +29,7 @@ def draw(name, count=40, length=5, fixed=None, prepend_bos=None, prefix=(), seed
 @pytest.mark.parametrize("name", ["gpt2", "neox", "llama"])
 @pytest.mark.parametrize("prefix", [(), (20, 21, 22)])
 def test_surprisals_are_those_of_the_plain_model(name, prefix):
-    scorer, samples = draw(name, prefix=prefix)
+    scorer, samples = draw(name, prefix=prefix, prepend_bos=True)
     ids = samples.ids.numpy()
     bos = scorer.model.bos(scorer.prepend_bos)
     rows = np.concatenate([np.tile([*bos, *prefix], (len(ids), 1)), ids], axis=1)

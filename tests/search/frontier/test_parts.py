@@ -78,7 +78,8 @@ def batch(ids: np.ndarray, value: torch.Tensor, cost: torch.Tensor) -> Batch:
         whole = table.expand(len(ids), -1, -1)
         tables.append(whole - whole.gather(-1, at))
     surprisal = cost.expand(len(ids), -1, -1) * LENGTH
-    tables[1] = tables[1].scatter(-1, at, torch.inf)
+    allowed = torch.as_tensor(ConstraintSet((), VOCABULARY, LENGTH).allowed)
+    tables[1] = tables[1].scatter(-1, at, torch.inf).masked_fill(~allowed, torch.inf)
     weight = np.full(len(ids), 0.5, dtype=np.float32)
     return Batch(np.arange(len(ids)), ids, weight, SwapTables(*tables, surprisal, surprisal.gather(-1, at)[..., 0]))
 
