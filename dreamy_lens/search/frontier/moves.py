@@ -25,7 +25,7 @@ from dreamy_lens.search.frontier.offers import Batch, Ranking, shifted
 SHARES = np.array([0.42, 0.15, 0.15, 0.15, 0.13])
 """Share of the children of each kind of move: swaps that are predicted best; swaps at a uniform position, of which
 better ones are more likely; pairs; crossings; shifts. The order is that of :data:`KINDS`."""
-FIRST_TOKENS = 24
+FIRST_TOKENS = 12
 """Largest number of tokens that are tried as the first of a pair."""
 PAIR_ENTRIES = 1 << 22
 """Largest number of pairs that are ranked in one iteration."""
@@ -40,13 +40,21 @@ class Donors(NamedTuple):
 
     Attributes:
         ids: Token ids, int64 `[D, n]`.
-        surprisal: -log p of every token given what stands before it, in nats.
+        surprisal: -log p of every token given what stands before it, in nats: for each prompt `[n, d_vocab]`, in one
+            tensor or in a list.
         own: -log p of the prompts' own tokens.
     """
 
     ids: Int64[np.ndarray, "D n"]
-    surprisal: Float[Tensor, "D n d_vocab"]
+    surprisal: Tensor | list[Tensor]
     own: Float[Tensor, "D n"]
+
+    def junctions(self, ids: Int64[Tensor, "P n"]) -> Float[Tensor, "P D n"]:
+        """Return -log p of every token of other prompts, behind the donors' beginnings of the same length."""
+        where = torch.arange(ids.shape[1], device=ids.device)
+        if isinstance(self.surprisal, Tensor):
+            return self.surprisal[:, where, ids].transpose(0, 1)
+        return torch.stack([one[where, ids] for one in self.surprisal], dim=1)
 
 
 class Moves:
@@ -215,14 +223,14 @@ class Moves:
 
         start = alone(first)
         tried = min(FIRST_TOKENS, max(1, PAIR_ENTRIES // (places * width)), width)
+        start.scatter_(1, old[:, None], -torch.inf)
         best = start.topk(tried, dim=1)
         end = alone(second)
+        end.scatter_(1, old_second[:, None], -torch.inf)
         end -= FOLLOWING * weight * self.after[old][:, :width]  # what the old first token predicts
         end += FOLLOWING * weight * factor[:, None] * self.bigrams[follower][:, :width]
         score = best.values[:, :, None] + end[:, None, :]
         score.addcmul_(weight[:, :, None] * FOLLOWING, self.after[best.indices][..., :width])
-        score.masked_fill_((best.indices == old[:, None])[..., None], -torch.inf)
-        score.scatter_(2, old_second[:, None, None].expand(-1, tried, 1), -torch.inf)
         flat = score.flatten(1).topk(min(FROM_PAIR, tried * width), dim=1).indices
         tokens = [best.indices.gather(1, torch.div(flat, width, rounding_mode="floor")), flat % width]
         return (parent, position), tokens
@@ -245,16 +253,14 @@ class Moves:
         """
         value, cost = effects
         ids, length = batch.ids, batch.ids.shape[1]
-        own, width = donors.own, batch.tables.surprisal.shape[-1]
+        own = donors.own
         head = torch.cat([torch.zeros_like(own[:, :1]), own.cumsum(1)], 1)[:, :length]  # before each cut
         flipped = batch.tables.own.flip(1).cumsum(1).flip(1)
         tail = torch.cat([flipped[:, 1:], torch.zeros_like(flipped[:, :1])], 1)  # after the token at each cut
         mean, spread = crossed.estimates(value.deviation)
         at, other, mean, spread, weight = self._on_device(ids, donors.ids, mean, spread, batch.weight)
         weight = weight[:, None, None]
-        where = torch.arange(length, device=self._device)
-        joint = donors.surprisal[..., :width][:, where, at].transpose(0, 1)  # [P, D, n]
-        change = (head[None] + joint + tail[:, None] - flipped[:, :1, None]) / self.terms
+        change = (head[None] + donors.junctions(at) + tail[:, None] - flipped[:, :1, None]) / self.terms
         noise = self._noise(self._normal, tuple(change.shape), rng)
         score = mean - weight * change + noise * torch.sqrt(spread**2 + (1.5 * weight * cost.deviation) ** 2)
         same = (other[None] != at[:, None]).cumsum(2).roll(1, 2) == 0  # the beginnings are equal: no new prompt

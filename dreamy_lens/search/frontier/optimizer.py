@@ -193,6 +193,7 @@ class _Run:
         mine = np.where(self.archive.island == self.island, self.archive.value, -np.inf)
         strongest = int(np.argmax(mine))
         position = self.steepest = yield from self._steepest(strongest)
+        assert isinstance(self.pool.surprisal, Tensor)
         surprisal = self.pool.surprisal[:, position]
         tokens = np.flatnonzero(self.constraints.allowed)
         most = max(512, SWEPT_TOKENS // (self.config.length - position))
@@ -335,8 +336,9 @@ class _Run:
             return self.pool
         if not recent:
             return None
-        tables = SwapTables.stack([self.tables[row] for row in recent])
-        return Donors(self.archive.ids[recent], tables.surprisal, tables.own)
+        tables = [self.tables[row] for row in recent]
+        own = torch.cat([table.own for table in tables])
+        return Donors(self.archive.ids[recent], [table.surprisal[0] for table in tables], own)
 
     def _make(self, offers: Offers) -> Offers:
         """Return the offers that become children: those that are new and obey the constraints, up to their quota."""
