@@ -117,14 +117,21 @@ def run_side(
     """
     if side == REFERENCE:
         return run_reference(model, name, seed, seconds, checkout)
-    from dreamy_lens.search import EPO as EPOConfig
-    from dreamy_lens.search import UNLIMITED, ConstraintSet, EPOOptimizer, FrontierOptimizer, FrontierSearch, ScoreCache
+    from dreamy_lens.search import (
+        EPO,
+        UNLIMITED,
+        ConstraintSet,
+        EPOOptimizer,
+        FrontierOptimizer,
+        FrontierSearch,
+        ScoreCache,
+    )
 
     scorer = warm_scorer(model, name)
     constraints = ConstraintSet((), scorer.vocabulary, LENGTH)
     last = UNLIMITED if iterations is None else iterations
     recording, watch, cache, start = Recording(), Watch(), ScoreCache(), None
-    config: Any = EPOConfig(iterations=last, seed=seed, length=LENGTH)
+    config: Any = EPO(iterations=last, seed=seed, length=LENGTH)
     optimizer: Any = EPOOptimizer()
     if side == FRONTIER:
         config, optimizer = FrontierSearch(iterations=last, seed=seed, length=LENGTH), FrontierOptimizer()

@@ -18,7 +18,7 @@ from dreamy_lens.runs.spec import RunSpec
 from dreamy_lens.runs.start import new_run, side_by_side
 from dreamy_lens.search.config import SearchConfig, configs_of_seeds
 from dreamy_lens.search.constraints import Constraint
-from dreamy_lens.search.epo_config import EPO
+from dreamy_lens.search.optimizers import as_settings
 
 
 @overload
@@ -36,7 +36,7 @@ def dream(
     start: Any = None,
     constraints: Sequence[Constraint] | Constraint = (),
     fluency_model: Any = None,
-    search: SearchConfig | None = None,
+    search: SearchConfig | str | None = None,
     save_to: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
     wait: bool | None = None,
@@ -57,7 +57,8 @@ def dream(
             population: they are repeated or subsampled. None lets the search draw them.
         constraints: One constraint or several, such as `dl.constraints.round_trip()`.
         fluency_model: Model whose cross-entropy measures fluency, with the same tokenizer; None is `model`.
-        search: Settings of a search: `dl.EPO(...)`, `dl.GCG(...)`, `dl.FrontierSearch(...)` or `dl.RandomSearch(...)`.
+        search: Settings of a search: `dl.EPO(...)`, `dl.GCG(...)`, `dl.FrontierSearch(...)` or `dl.RandomSearch(...)`;
+            or its name: "epo", "gcg", "frontier" or "random".
             None is EPO with the settings of the paper's Table 1.
         save_to: Folder to save the run in, every half minute and at the end. Several runs get one folder each inside
             it. Relative paths in the feature's text are saved as absolute paths, if they exist.
@@ -92,7 +93,7 @@ def dream(
     >>> [(run.feature_label, run.config.seed) for run in runs][1:3]
     [('blocks.2.mlp.hook_post[-1, 17]', 1), ('logit(" the")', 0)]
     """
-    config = EPO.from_settings(search, settings, keywords_of(dream))
+    config = as_settings(search, settings, keywords_of(dream))
     is_list = isinstance(feature, (list, tuple))
     configs = configs_of_seeds(config, seeds, settings)
     several = is_list or seeds is not None

@@ -25,7 +25,7 @@ def sweep(
     start: Any = None,
     constraints: Sequence[Constraint] | Constraint = (),
     fluency_model: Any = None,
-    search: SearchConfig | None = None,
+    search: SearchConfig | str | None = None,
     dtype: Any = None,
     together: int = 1,
     ray: bool | str | RayConfig | None = None,

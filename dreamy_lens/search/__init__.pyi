@@ -17,6 +17,7 @@ from .operators import make_children as make_children
 from .operators import replace_one as replace_one
 from .optimizers import OPTIMIZERS as OPTIMIZERS
 from .optimizers import Optimizer as Optimizer
+from .optimizers import as_settings as as_settings
 from .optimizers import config_from_dict as config_from_dict
 from .optimizers import config_to_dict as config_to_dict
 from .optimizers import find_optimizer as find_optimizer

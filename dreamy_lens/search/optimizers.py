@@ -9,13 +9,13 @@ choose by the class of the settings: `dl.dream(feature, search=dl.GCG(...))`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Int64
 
-from dreamy_lens.errors import SettingsError
+from dreamy_lens.errors import SettingsError, quoted
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.constraint_set import ConstraintSet
@@ -77,6 +77,32 @@ OPTIMIZERS: dict[type[SearchConfig], Optimizer] = {
 def searches() -> dict[str, type[SearchConfig]]:
     """Return the registered classes of settings that have a name for the command line, by these names."""
     return {kind.name: kind for kind in OPTIMIZERS if "name" in vars(kind) and kind.name}
+
+
+def as_settings(
+    search: SearchConfig | type[SearchConfig] | str | None, settings: Mapping[str, Any], keywords: Sequence[str] = ()
+) -> SearchConfig:
+    """Return the settings of a search with some of them replaced.
+
+    Args:
+        search: Settings, their class, or the name of a search; None is EPO.
+        settings: New values, by the names of the settings.
+        keywords: Names of the caller's other keywords, which an unknown setting may stand for.
+
+    Raises:
+        SettingsError: There is no such search; or a setting is unknown or outside its range.
+
+    >>> as_settings("frontier", {"seconds": 5}).seconds
+    5
+    """
+    if isinstance(search, str):
+        named = searches()
+        if search not in named:
+            raise SettingsError(f"There is no search {quoted(search)}; there are: {', '.join(named)}.")
+        search = named[search]
+    if isinstance(search, type) and issubclass(search, SearchConfig):
+        return search.from_settings(None, dict(settings), keywords)
+    return EPO.from_settings(search, dict(settings), keywords)
 
 
 def settings_of_searches() -> list[tuple[SettingField, tuple[str, ...]]]:

@@ -14,8 +14,7 @@ from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import parse
 from dreamy_lens.search.config import SearchConfig, configs_of_seeds
 from dreamy_lens.search.constraints import Constraint, listed_constraints, to_dict
-from dreamy_lens.search.epo_config import EPO
-from dreamy_lens.search.optimizers import config_to_dict
+from dreamy_lens.search.optimizers import as_settings, config_to_dict
 
 FORMAT = "dreamy_lens sweep"
 VERSION = 1
@@ -104,7 +103,7 @@ class Plan:
         start: Any,
         constraints: Sequence[Constraint] | Constraint,
         fluency_model: Any,
-        search: SearchConfig | None,
+        search: SearchConfig | str | None,
         dtype: Any,
         common: dict[str, Any],
     ) -> Plan:
@@ -135,7 +134,7 @@ class Plan:
         duplicate = next((text for text in texts if texts.count(text) > 1), None)
         if duplicate is not None:
             raise SettingsError(f"The feature {duplicate} is given twice; equal features make equal runs.")
-        base = EPO.from_settings(search, common)
+        base = as_settings(search, common)
         not_in_config = {"start": start, "constraints": constraints}
         return cls(
             tuple(expressions),
@@ -251,11 +250,10 @@ def _settings(
         search, replaced = (variant["search"], common | own) if "search" in variant else (base, own)
         other = not_in_config | {name: value for name, value in variant.items() if name in _NOT_IN_CONFIG}
         rules = listed_constraints(other["constraints"])
-        given = own | ({"search": type(search).__name__} if "search" in variant else {})
+        config = as_settings(search, replaced)
+        given = own | ({"search": type(config).__name__} if "search" in variant else {})
         given |= {name: _summary(name, variant[name]) for name in _NOT_IN_CONFIG if name in variant}
-        variants.append(
-            Setting(EPO.from_settings(search, replaced), given, other["start"], rules, frozenset(common | own))
-        )
+        variants.append(Setting(config, given, other["start"], rules, frozenset(common | own)))
     if not variants:
         raise SettingsError("settings is empty; leave it out, or give at least one dictionary.")
     contents = [{**variant.to_dict(), "given": None} for variant in variants]

@@ -134,3 +134,13 @@ def test_a_pause_takes_no_time_of_the_search(gpt2):
         time.sleep(0.5)
     run.take(next(steps))
     assert run.history.seconds[-1] - run.history.seconds[0] < 0.9 and (np.diff(run.history.seconds) > 0).all()
+
+
+def test_a_search_is_named_by_its_settings_their_class_or_its_name(gpt2):
+    for search in ("random", dl.RandomSearch, dl.RandomSearch()):
+        run = dl.dream("L1.N3", gpt2.bridge, search=search, iterations=1, children=5, progress=False)
+        assert isinstance(run.config, dl.RandomSearch) and run.config.children == 5
+    with pytest.raises(SettingsError, match=r"There is no search 'best'; there are: epo, gcg, frontier, random"):
+        dl.dream("L1.N3", gpt2.bridge, search="best")
+    with pytest.raises(SettingsError, match=r"search must be settings such as dl.EPO"):
+        dl.dream("L1.N3", gpt2.bridge, search=3)
