@@ -29,6 +29,8 @@ class JointScorer:
         if any(s.model is not first.model or s.frame != first.frame for s in scorers):
             raise FeatureError("Scorers that work together must have one model, one fluency model, and one template.")
         self.scorers = tuple(scorers)
+        for scorer in self.scorers:
+            scorer.together = len(self.scorers)
         size, share = first.forward.batches.size, first.forward.share
         # Only features that read logits need every position to run through all layers, so they get passes of their own.
         kinds = ([i for i, s in enumerate(scorers) if bool(s.bound.logits) is reads] for reads in (False, True))

@@ -28,11 +28,14 @@ class Samples(NamedTuple):
     Attributes:
         ids: Token ids of the prompts, int64 `[B, n]`.
         surprisal: -log p of every token at every position of the first prompts, given what stands before it, in nats,
-            float32 `[K, n, d_vocab]`. At a position before which no token stands, it is 0.
+            float32 `[K, n, d_vocab]`. At a position before which no token stands, it is 0. For tokens that the model
+            does not have, it is infinite.
+        computed: Number of tokens that went through the model.
     """
 
     ids: Int64[Tensor, "B n"]
     surprisal: Float[Tensor, "K n d_vocab"]
+    computed: int
 
 
 @torch.no_grad()
@@ -69,7 +72,7 @@ def draw_samples(
             with contextlib.suppress(Exception):  # an architecture may refuse a cache in any way
                 samples = _draw(model, before, count, length, allowed, fixed, uniform, keep, cached=True)
                 if _is_right(model, before, samples):
-                    return samples
+                    return samples._replace(computed=samples.computed + CHECKED * (len(before) + length))
         return _draw(model, before, count, length, allowed, fixed, uniform, keep, cached=False)
 
 
@@ -89,13 +92,15 @@ def _draw(
     rows, last = before.expand(count, -1), int(np.flatnonzero(allowed)[-1])
     excluded = to_device(~allowed, model.device)
     surprisal = torch.zeros(min(keep, count), length, width, device=model.device)
-    past, unread = (empty_cache() if cached else None), rows
+    past, unread, computed = (empty_cache() if cached else None), rows, 0
     for position in range(length):
         scores = torch.zeros(count, width, device=model.device)
         if rows.shape[1]:
-            _, logits = model.run(unread if cached else rows, past=past)
+            inputs = unread if cached else rows
+            computed += inputs.numel()
+            _, logits = model.run(inputs, past=past)
             assert logits is not None
-            scores = torch.log_softmax(logits[:, -1, :width].float(), -1)
+            scores = fit(torch.log_softmax(logits[:, -1, :width].float(), -1), width, -torch.inf)
             surprisal[:, position] = -scores[: len(surprisal)]
         likely = torch.softmax(scores, -1).masked_fill_(excluded, 0).cumsum_(-1)
         drawn = to_device(uniform[position], model.device)[:, None] * likely[:, -1:]
@@ -103,7 +108,13 @@ def _draw(
         if position in fixed:
             unread = torch.full_like(unread, fixed[position])
         rows = torch.cat([rows, unread], 1)
-    return Samples(rows[:, len(before) :], surprisal)
+    return Samples(rows[:, len(before) :], surprisal, computed)
+
+
+def fit(table: Tensor, width: int, missing: float) -> Tensor:
+    """Return a table with this many columns: those beyond are left out, and missing ones are filled."""
+    extra = width - table.shape[-1]
+    return table[..., :width] if extra <= 0 else torch.nn.functional.pad(table, (0, extra), value=missing)
 
 
 def _is_right(model: HookedModel, before: Int64[Tensor, " P"], samples: Samples) -> bool:
@@ -116,4 +127,4 @@ def _is_right(model: HookedModel, before: Int64[Tensor, " P"], samples: Samples)
     assert logits is not None
     width, start = samples.surprisal.shape[-1], len(before) - 1
     plain = -torch.log_softmax(logits[:, start:-1, :width].float(), -1)
-    return is_close(samples.surprisal[:some], plain, model.dtype)
+    return is_close(samples.surprisal[:some, :, : plain.shape[-1]], plain, model.dtype)

@@ -76,6 +76,7 @@ class Scorer:
         forward: Scorer of prompts by forward passes.
         backward: Scorer of token gradients by backward passes.
         work: Account of what has been computed.
+        together: Number of scorers that work side by side, which share the memory of their device.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Scorer:
             other.check_weights()
         self.backward = BackwardScorer([self.bound], self.frame, self.models, batch_size, share_prefixes)
         self.work = self.forward.work = self.backward.work = Work()
+        self.together = 1
         self._checked: set[int] = set()
 
     @property

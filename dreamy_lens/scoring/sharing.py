@@ -15,8 +15,8 @@ from dreamy_lens.scoring.forward import ForwardScorer
 from dreamy_lens.scoring.joint import JointScorer
 from dreamy_lens.scoring.scorer import Scorer
 
-KEPT = 4
-"""Number of the last calls whose scores are kept for offers."""
+KEPT = 64
+"""Largest number of calls whose scores are kept for features that have not been offered them yet."""
 
 
 class Offer(NamedTuple):
@@ -55,7 +55,8 @@ class SharingScorer(JointScorer):
         scores = self._for_all.score_for_all(unique)
         self._divide(self._for_all.work, {i: len(r) for i, r in rows.items()})
         self._calls += 1
-        self._kept = [*self._kept[1 - KEPT :], (self._calls, unique, scores)]
+        waited_for = [entry for entry in self._kept if entry[0] > min(self._taken)]
+        self._kept = [*waited_for[1 - KEPT :], (self._calls, unique, scores)]
         places = np.split(place.reshape(-1), np.cumsum([len(r) for r in rows.values()])[:-1])
         found = {}
         for i, at in zip(rows, places, strict=True):

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from dreamy_lens.models.kernels import matmul_t
 from dreamy_lens.models.transfer import to_device
+from dreamy_lens.scoring.bigrams import Bigrams
+from dreamy_lens.scoring.sampling import fit
 from dreamy_lens.scoring.token_gradient import Gradient
 
 CONTEXT = 0.25
@@ -49,7 +51,7 @@ def swap_tables(
     ids: Int64[Tensor, "P n"],
     allowed: Bool[Tensor, " d_vocab"],
     terms: int,
-    bigrams: Float[Tensor, "d_vocab d_vocab"] | None,
+    bigrams: Bigrams | None,
 ) -> SwapTables:
     """Predict the changes that replacing single tokens would make.
 
@@ -61,24 +63,28 @@ def swap_tables(
         ids: Token ids of the prompts, on the device that the tables are wanted on.
         allowed: Tokens that may be proposed.
         terms: Number of tokens whose surprisals are averaged in the cross-entropy.
-        bigrams: log p of every next token (rows) after every token (columns), or None.
+        bigrams: Predictions after single tokens, or None.
+
+    Returns:
+        Tables with as many columns as `allowed` has entries.
     """
     fluency = gradient.parts[gradient.fluency]
-    width = min(len(part.table) for part in gradient.parts)
+    whole = len(allowed)
+    width = min(whole, *(len(part.table) for part in gradient.parts))
     device = ids.device
-    at, allowed = ids[..., None], allowed[:width]
+    at = ids[..., None]
     value = to_device(gradient.of_value()[..., :width], device)
-    value = value - value.gather(-1, at)
+    value = fit(value - value.gather(-1, at), whole, 0.0)
     assert fluency.surprisal is not None
-    surprisal = to_device(fluency.surprisal[..., :width], device) * terms
+    surprisal = fit(to_device(fluency.surprisal[..., :width], device) * terms, whole, torch.inf)
     own = surprisal.gather(-1, at)
     change = surprisal - own
     context = to_device(matmul_t(fluency.cross_entropy, fluency.table[:width].float()), device)
-    context = (context - context.gather(-1, at)) * terms
+    context = fit((context - context.gather(-1, at)) * terms, whole, 0.0)
     if bigrams is None:
         change += context
     else:
-        following = bigrams[at[:, 1:, 0]]  # [P, n - 1, d_vocab]
+        following = bigrams.before[at[:, 1:, 0]]  # [P, n - 1, d_vocab]
         change[:, :-1] -= FOLLOWING * (following - following.gather(-1, at[:, :-1]))
         change += CONTEXT * context
     change /= terms

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from dreamy_lens.scoring.work import Work
-from dreamy_lens.search.config import SearchConfig
+from dreamy_lens.search.config import UNLIMITED, SearchConfig
 from dreamy_lens.search.pareto import Staircase
 from dreamy_lens.search.protocol import Clock, Search
 from dreamy_lens.search.steps import Step
 
+STALLED = 100
+"""Number of steps without a new prompt after which a run without a limit of iterations ends: there may be no other."""
 PLATEAU_STEPS = 20
 """Fewest steps after which a search can be found to have stopped growing."""
 
@@ -30,6 +32,7 @@ class Budget:
         self._stairs = Staircase()
         self._reference: tuple[float, float] | None = None
         self._areas: list[float] = []
+        self._stalled = 0  # steps without a new prompt
 
     def add(self, value: np.ndarray, cross_entropy: np.ndarray, seconds: float) -> bool:
         """Add the prompts of a step, and return whether a budget is used up.
@@ -41,12 +44,14 @@ class Budget:
         """
         config = self.config
         self.prompts += len(value)
+        self._stalled = 0 if len(value) else self._stalled + 1
         if config.until is not None:
             self._grow(value, cross_entropy)
         return (
             (config.seconds is not None and seconds >= config.seconds)
             or (config.prompts is not None and self.prompts >= config.prompts)
             or (config.until is not None and self._has_stopped_growing(config.until))
+            or (config.iterations >= UNLIMITED and self._stalled >= STALLED)
         )
 
     def add_steps(
@@ -81,7 +86,7 @@ class Budget:
         if steps <= PLATEAU_STEPS:
             return False
         before = self._areas[steps - 1 - steps // 4]
-        return self._areas[-1] - before < share * self._areas[-1]
+        return self._areas[-1] - before <= share * self._areas[-1]
 
 
 def metered(search: Search, work: Work, token_layers: float, seconds: float) -> Search:

@@ -106,4 +106,4 @@ def _is_same(one: Request, other: Request) -> bool:
         return all(getattr(one, name) == getattr(other, name) for name in plain) and np.array_equal(
             one.allowed, other.allowed
         )
-    return isinstance(one, BigramRequest) and isinstance(other, BigramRequest)
+    return isinstance(one, BigramRequest) and one == other

@@ -50,7 +50,7 @@ class Optimizer(Protocol):
 
         Args:
             scorer: Scorer of the feature, which answers the requests of the search. Apart from requests, the search may
-                read only the scorer's device and the feature's label.
+                read only the scorer's device, layout and share of memory, and the feature's label.
             config: Settings, of the class for which the optimiser is registered. The run ends at
                 `config.iterations`, counted from the beginning of the run.
             constraints: Constraints on prompts.

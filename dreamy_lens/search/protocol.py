@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from dreamy_lens.models.transfer import to_host
-from dreamy_lens.scoring.bigrams import bigram_table
+from dreamy_lens.scoring.bigrams import Bigrams, bigram_tables
 from dreamy_lens.scoring.sampling import Samples, draw_samples
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.steps import Step
@@ -69,22 +69,29 @@ class SampleRequest:
 
     def answer(self, scorer: Scorer) -> Samples:
         """Draw the prompts."""
-        scorer.work.add(scorer.fluency, self.count * self.length, (), True)
-        return draw_samples(
+        samples = draw_samples(
             scorer.fluency, scorer.frame, self.count, self.length, self.allowed, self.fixed, self.seed, self.keep
         )
+        scorer.work.add(scorer.fluency, samples.computed, (), True)
+        return samples
 
 
 @dataclass(frozen=True)
 class BigramRequest:
-    """Request for the predictions of the model that measures fluency after single tokens."""
+    """Request for the predictions of the model that measures fluency after single tokens.
 
-    def answer(self, scorer: Scorer) -> Tensor | None:
-        """Compute the table; None if it would be too large."""
-        table = bigram_table(scorer.fluency, scorer.prepend_bos)
-        if table is not None:
-            scorer.work.add(scorer.fluency, len(table) * (1 + scorer.prepend_bos), (), True)
-        return table
+    Attributes:
+        width: Number of tokens that the tables are about.
+    """
+
+    width: int
+
+    def answer(self, scorer: Scorer) -> Bigrams | None:
+        """Compute the tables; None if they would be too large."""
+        tables = bigram_tables(scorer.fluency, scorer.prepend_bos, self.width)
+        if tables is not None:
+            scorer.work.add(scorer.fluency, scorer.fluency.vocabulary.size * (1 + scorer.prepend_bos), (), True)
+        return tables
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamy_lens.scoring.bigrams import bigram_table
+from dreamy_lens.scoring.bigrams import LEAST, bigram_tables
 from dreamy_lens.scoring.sampling import draw_samples
 from dreamy_lens.scoring.swap_tables import FOLLOWING, swap_tables
 from tests.helpers import models
@@ -66,15 +66,20 @@ def test_without_anything_before_it_the_first_token_is_uniform():
 def test_bigrams_are_predictions_after_single_tokens():
     model = models.family("neox")
     scorer = make_scorer("L1.N3", model.bridge)
-    table = bigram_table(scorer.fluency, True)
+    width = scorer.vocabulary.size
+    tables = bigram_tables(scorer.fluency, True, width)
+    assert tables is not None and torch.equal(tables.before, tables.after.T)
     rows = [[*scorer.model.bos(True), token] for token in (7, 30, 200)]
-    expected = log_probs(model.raw, rows)[:, -1, : table.shape[0]]
-    np.testing.assert_allclose(table[:, [7, 30, 200]].T.numpy(), np.maximum(expected, -50), atol=2e-4)
+    expected = log_probs(model.raw, rows)[:, -1, :width]
+    np.testing.assert_allclose(tables.after[[7, 30, 200]].numpy(), np.maximum(expected, LEAST), atol=2e-4)
+    wider = bigram_tables(scorer.fluency, True, width + 3)
+    assert wider is not None and torch.equal(wider.after[:width, :width], tables.after)
+    assert (wider.after[width:] == LEAST).all() and (wider.after[:, width:] == LEAST).all()
 
 
 def test_a_vocabulary_that_is_too_large_has_no_bigrams(monkeypatch):
     monkeypatch.setattr("dreamy_lens.scoring.bigrams.LARGEST", 1000)
-    assert bigram_table(make_scorer("L1.N3", models.family("gpt2").bridge).fluency, True) is None
+    assert bigram_tables(make_scorer("L1.N3", models.family("gpt2").bridge).fluency, True, 330) is None
 
 
 @pytest.mark.parametrize("other", [False, True])
@@ -86,7 +91,8 @@ def test_tables_hold_the_gradient_the_exact_surprisal_and_the_bigrams(other):
     ids = rng.choice(np.flatnonzero(scorer.allowed), size=(3, 6))
     gradient = scorer.gradient(ids)
     terms = scorer.layout(6).terms
-    table = bigram_table(scorer.fluency, True)
+    table = bigram_tables(scorer.fluency, True, len(scorer.allowed))
+    assert table is not None
     allowed = torch.as_tensor(scorer.allowed)
     found = swap_tables(gradient, torch.as_tensor(ids), allowed, terms, table)
     at = np.arange(6)
@@ -107,7 +113,16 @@ def test_tables_hold_the_gradient_the_exact_surprisal_and_the_bigrams(other):
     token = int(np.flatnonzero(scorer.allowed)[5])
     if ids[1, 2] != token:
         old, after = ids[1, 2], ids[1, 3]
-        bigram = -FOLLOWING * float(table[after, token] - table[after, old]) / terms
+        bigram = -FOLLOWING * float(table.before[after, token] - table.before[after, old]) / terms
         own = (surprisal[1, 2, token] - surprisal[1, 2, old]) / terms
         context = float(last[2, token]) - own
         assert float(two[2, token]) == pytest.approx(own + bigram + 0.25 * context, abs=1e-4)
+
+
+@pytest.mark.parametrize(("prefix", "prepend_bos"), [((), True), ((20, 21), True), ((), False)])
+def test_the_tokens_that_went_through_the_model_are_counted(prefix, prepend_bos):
+    _, samples = draw("gpt2", count=10, length=4, prefix=prefix, prepend_bos=prepend_bos)
+    before = len(prefix) + prepend_bos
+    # Cached, each row is read once, except its last token; a few rows are read again as a check.
+    cached = 10 * (before + 3) + 4 * (before + 4)
+    assert samples.computed == (cached if before else 10 * (1 + 2 + 3))

@@ -10,8 +10,9 @@ import pytest
 
 import dreamy_lens as dl
 from dreamy_lens.errors import SettingsError
+from dreamy_lens.models import as_hooked
 from dreamy_lens.results import History, merge
-from dreamy_lens.search import UNLIMITED, Budget
+from dreamy_lens.search import UNLIMITED, Budget, budgets
 from tests.helpers.dreams import SMALL, dream, same
 
 
@@ -144,3 +145,19 @@ def test_a_search_is_named_by_its_settings_their_class_or_its_name(gpt2):
         dl.dream("L1.N3", gpt2.bridge, search="best")
     with pytest.raises(SettingsError, match=r"search must be settings such as dl.EPO"):
         dl.dream("L1.N3", gpt2.bridge, search=3)
+
+
+def test_a_run_ends_when_there_is_no_other_prompt_to_try(gpt2, monkeypatch):
+    monkeypatch.setattr(budgets, "STALLED", 5)
+    others = np.flatnonzero(as_hooked(gpt2.bridge).vocabulary.allowed)[2:]
+    rule = dl.constraints.forbid_tokens(*others.tolist())
+    for search in ("epo", "frontier", "random"):
+        run = dl.dream(
+            "L1.N3", gpt2.bridge, search=search, prompts=100, length=2, children=4, constraints=rule, progress=False
+        )
+        assert run.finished and len(run.history) <= 4
+
+
+def test_a_feature_that_never_moves_has_stopped_growing(gpt2):
+    run = dl.dream("L1.N3 * 0", gpt2.bridge, search="random", until=0.05, children=5, progress=False)
+    assert run.finished and run.iteration == 20

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dreamy_lens.models.transfer import to_device
+from dreamy_lens.scoring.bigrams import Bigrams
 from dreamy_lens.scoring.swap_tables import FOLLOWING
 from dreamy_lens.search.constraint_set import ConstraintSet
 from dreamy_lens.search.frontier.crossings import Crossings
@@ -63,17 +64,16 @@ class Moves:
     Args:
         constraints: Constraints on prompts.
         terms: Number of tokens whose surprisals are averaged in the cross-entropy.
-        bigrams: log p of every next token (rows) after every token (columns), or None.
+        bigrams: Predictions after single tokens, or None.
         device: Device of the tables.
         seed: Seed of the random numbers that are kept on the device.
     """
 
     def __init__(
-        self, constraints: ConstraintSet, terms: int, bigrams: Tensor | None, device: torch.device, seed: int
+        self, constraints: ConstraintSet, terms: int, bigrams: Bigrams | None, device: torch.device, seed: int
     ) -> None:
         self.constraints, self.terms, self.bigrams = constraints, terms, bigrams
         self.allowed = to_device(constraints.allowed, device)
-        self.after = None if bigrams is None else bigrams.T.contiguous()  # log p of every next token (columns)
         self._device = device
         self._gumbel, self._normal = _random_numbers(seed, device)
         self._runs = _runs(constraints.free_positions)
@@ -191,7 +191,7 @@ class Moves:
         Returns:
             Number of the parent and first position of each place; and on the device, first and second tokens `[K, 12]`.
         """
-        assert self.bigrams is not None and self.after is not None
+        assert self.bigrams is not None
         places = -(-count // 2)
         parent = rng.integers(len(batch.rows), size=places)
         position = rng.choice(self._runs.pairs, size=places)
@@ -218,7 +218,7 @@ class Moves:
         def alone(place: Tensor) -> Tensor:
             surprisal = tables.surprisal[at, place] + dearer[place]
             return (tables.value[at, place] * value.slope + gained[place] - weight * surprisal).masked_fill_(
-                ~self.allowed[:width], -torch.inf
+                ~self.allowed, -torch.inf
             )
 
         start = alone(first)
@@ -227,10 +227,10 @@ class Moves:
         best = start.topk(tried, dim=1)
         end = alone(second)
         end.scatter_(1, old_second[:, None], -torch.inf)
-        end -= FOLLOWING * weight * self.after[old][:, :width]  # what the old first token predicts
-        end += FOLLOWING * weight * factor[:, None] * self.bigrams[follower][:, :width]
+        end -= FOLLOWING * weight * self.bigrams.after[old]  # what the old first token predicts
+        end += FOLLOWING * weight * factor[:, None] * self.bigrams.before[follower]
         score = best.values[:, :, None] + end[:, None, :]
-        score.addcmul_(weight[:, :, None] * FOLLOWING, self.after[best.indices][..., :width])
+        score.addcmul_(weight[:, :, None] * FOLLOWING, self.bigrams.after[best.indices])
         flat = score.flatten(1).topk(min(FROM_PAIR, tried * width), dim=1).indices
         tokens = [best.indices.gather(1, torch.div(flat, width, rounding_mode="floor")), flat % width]
         return (parent, position), tokens
@@ -289,14 +289,13 @@ class Moves:
         before = np.where(place <= gone, place, np.minimum(place + 1, length - 1))
         at = self._on_device(parent, before)
         score = -batch.tables.surprisal[at[0], at[1]]
-        width = score.shape[1]
         if self.bigrams is not None and len(parent):
             rest = shifted(batch.ids[parent], gone, place, np.zeros_like(gone))
             following = rest[np.arange(len(rest)), np.minimum(place + 1, length - 1)]
             following, inner = self._on_device(following, (place < length - 1).astype(np.float32))
-            score += inner[:, None] * self.bigrams[following][:, :width]
+            score += inner[:, None] * self.bigrams.before[following]
         score += self._noise(self._gumbel, tuple(score.shape), rng)
-        return (parent, gone, place), score.masked_fill_(~self.allowed[:width], -torch.inf).argmax(1)
+        return (parent, gone, place), score.masked_fill_(~self.allowed, -torch.inf).argmax(1)
 
 
 @functools.lru_cache(maxsize=2)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from dreamy_lens.errors import FeatureError, RunFolderError
 from dreamy_lens.models.transfer import to_device
+from dreamy_lens.scoring.bigrams import Bigrams
 from dreamy_lens.scoring.sampling import Samples
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.scoring.sharing import Offer
@@ -54,7 +55,9 @@ from dreamy_lens.search.steps import State
 PATIENCE, GROWTH = 12, 0.02
 """An island is left when its hypervolume grew by less than this share in this number of iterations."""
 TABLE_BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}
-"""Memory for the swap tables of parents, by kind of device."""
+"""Memory for the swap tables of a search's parents, by kind of device; the samples' surprisals have a quarter of it."""
+TOGETHER = 4
+"""Number of searches side by side that have this memory each; more of them share as much."""
 KEPT_ITERATIONS = 25
 """Number of iterations whose parents' swap tables are kept, if there is memory for them."""
 DONORS = 64
@@ -102,6 +105,7 @@ class _Run:
         self.config, self.constraints, self.cache = config, constraints, cache
         self.device, self.label = scorer.model.device, scorer.bound.feature.label
         self.terms = scorer.layout(config.length).terms
+        self.memory = TABLE_BYTES.get(self.device.type, TABLE_BYTES["cpu"]) * TOGETHER // max(TOGETHER, scorer.together)
         self.clock = Clock(0.0 if state is None else state.seconds)
         self.rng = np.random.default_rng(config.seed)
         self.seed = int(self.rng.integers(2**63))  # of the random numbers on the device
@@ -126,7 +130,8 @@ class _Run:
         yield from self._prepare_moves()
         new = yield from self._sample([] if start is None else [start])
         self._require_finite(new)
-        spread, value = float(np.std(self.archive.value)), self.archive.value
+        value = self.archive.value.astype(np.float64)
+        spread = float(np.std(value))
         self.scale = spread or float(np.abs(value).max()) or 1.0
         self.floor = float(np.median(value))
         self._forget()
@@ -135,8 +140,9 @@ class _Run:
 
     def _prepare_moves(self) -> Any:
         """Ask for the bigrams, and make the maker of moves."""
-        bigrams: Tensor | None = yield BigramRequest()
-        bigrams = None if bigrams is None else bigrams.to(self.device)
+        bigrams: Bigrams | None = yield BigramRequest(len(self.constraints.allowed))
+        if bigrams is not None:
+            bigrams = Bigrams(*(to_device(table, self.device) for table in bigrams))
         self.moves = Moves(self.constraints, self.terms, bigrams, self.device, self.seed)
 
     def _forget(self) -> None:
@@ -154,7 +160,7 @@ class _Run:
         rows, good = yield from self._draw_pool()
         self.rejected += int((~good).sum())
         prompts = [*first, rows[good]]
-        if not sum(map(len, prompts)):
+        if not sum(map(len, prompts)) and not len(self.archive):
             prompts.append(self.constraints.random(min(self.config.samples, 64), self.rng))
         new: NewScores = yield from self.cache.evaluate(np.concatenate(prompts))
         self.archive.add(new.ids, new.value, new.cross_entropy, self.island)
@@ -164,16 +170,19 @@ class _Run:
         """Draw the samples of a seed, keep those that obey the constraints as donors, and return all."""
         config = self.config
         entries = config.length * len(self.constraints.allowed)
-        keep = max(1, min(config.samples, TABLE_BYTES.get(self.device.type, 1 << 28) // 4 // (4 * entries)))
+        keep = max(1, min(config.samples, self.memory // 4 // (4 * entries)))
         samples: Samples = yield SampleRequest(
             config.samples, config.length, self.constraints.allowed, dict(self.constraints.fixed), self.pool_seed, keep
         )
         (rows,) = yield HostTransfer((samples.ids,))
-        good = self.constraints.check(rows)
+        good = self._may_stand(rows)
+        good[good] = self.constraints.check(rows[good])
         kept = np.flatnonzero(good[: len(samples.surprisal)])
         self.pool = None
         if len(kept):
-            surprisal = to_device(samples.surprisal, self.device)[to_device(kept, self.device)]
+            surprisal = to_device(samples.surprisal, self.device)
+            if len(kept) < len(surprisal):
+                surprisal = surprisal[to_device(kept, self.device)]
             own = surprisal.gather(-1, to_device(rows[kept], self.device)[..., None])[..., 0]
             self.pool = Donors(rows[kept], surprisal, own)
         return rows, good
@@ -220,7 +229,7 @@ class _Run:
         if self.iteration == 0:
             warn_if_flat(gradient, self.label)
         tables = self._tables(gradient, ids)
-        spread = tables.value[0][:, self.allowed[: tables.value.shape[-1]]].std(dim=1)
+        spread = tables.value[0][:, self.allowed].std(dim=1)
         (spread,) = yield HostTransfer((spread,))
         free = self.constraints.free_positions
         # Of equal positions, the last one is taken: it is the cheapest.
@@ -273,6 +282,9 @@ class _Run:
         self.islands += 1
         self.island = self.islands
         new = yield from self._sample()
+        if not len(new.ids):  # nothing to begin with: no sample was new and obeyed the constraints
+            self.island = EVERYTHING
+            return new
         return new + (yield from self._sweep())
 
     def _accept(self, offer: Offer | None) -> NewScores:
@@ -283,6 +295,8 @@ class _Run:
         rows = np.flatnonzero(good)
         rows = rows[self.archive.improves(offer.value[rows], offer.cross_entropy[rows])]
         rows = rows[non_dominated(offer.value[rows], offer.cross_entropy[rows])]
+        rows = rows[self._may_stand(offer.ids[rows])]
+        rows = rows[self.constraints.check(offer.ids[rows])]
         rows = [row for row in rows.tolist() if offer.ids[row].tobytes() not in self.cache]
         new = self.cache.add_new(offer.ids[rows], offer.value[rows], offer.cross_entropy[rows])
         self.archive.add(new.ids, new.value, new.cross_entropy, self.island)
@@ -314,7 +328,7 @@ class _Run:
         for row in rows:
             self.tables.move_to_end(row)
         one = 12 * self.config.length * len(self.constraints.allowed)
-        most = max(2 * self.config.parents, TABLE_BYTES.get(self.device.type, 1 << 28) // one)
+        most = max(2 * self.config.parents, self.memory // one)
         while len(self.tables) > min(most, KEPT_ITERATIONS * self.config.parents):
             row, _ = self.tables.popitem(last=False)
             del self.computed[row]
@@ -342,10 +356,7 @@ class _Run:
 
     def _make(self, offers: Offers) -> Offers:
         """Return the offers that become children: those that are new and obey the constraints, up to their quota."""
-        ids, free = offers.ids, self.constraints.free_positions
-        good = self.constraints.allowed[ids[:, free]].all(axis=1)
-        for position, token in self.constraints.fixed.items():
-            good &= ids[:, position] == token
+        ids, good = offers.ids, self._may_stand(offers.ids)
         new: dict[bytes, int] = {}
         for number in np.flatnonzero(good).tolist():
             key = ids[number].tobytes()
@@ -370,6 +381,13 @@ class _Run:
                 break
             numbers = np.setdiff1d(numbers, now)
         return offers.take(np.sort(np.array(taken, dtype=np.int64)))
+
+    def _may_stand(self, ids: np.ndarray) -> np.ndarray:
+        """Return which prompts have allowed tokens at the free positions, and the fixed ones elsewhere, bool `[B]`."""
+        good = self.constraints.allowed[ids[:, self.constraints.free_positions]].all(axis=1)
+        for position, token in self.constraints.fixed.items():
+            good &= ids[:, position] == token
+        return good
 
     # Learning.
 

@@ -108,6 +108,31 @@ def test_fluency_is_that_of_the_fluency_model(gpt2):
     np.testing.assert_allclose(run.history.cross_entropy[-20:], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("padded", [0, 40])
+def test_the_fluency_model_may_have_fewer_or_more_rows_in_its_vocabulary(gpt2, monkeypatch, padded):
+    monkeypatch.setattr(models, "PADDED", padded)
+    other = models.new_bridge("neox", models.raw_model("neox"))
+    for model, fluency in ((gpt2.bridge, other), (other, gpt2.bridge)):
+        run = search(model, fluency_model=fluency)
+        expected = dl.score("L1.N3", run.history.ids[-20:], model, fluency_model=fluency)
+        np.testing.assert_allclose(run.history.cross_entropy[-20:], expected.cross_entropy, atol=1e-4)
+        assert run.iteration == 6
+
+
+@pytest.mark.usefixtures("restless")
+def test_when_no_sample_obeys_the_constraints_the_search_goes_on_with_what_it_has(gpt2):
+    tokens = gpt2.bridge.tokenizer.encode(" the dog runs over the hill", add_special_tokens=False)
+    rules = rules_of.fix(dict(enumerate(tokens[:-1])))  # soon, every sample has been scored before
+    run = search(gpt2.bridge, start=" the dog runs over the hill", iterations=12, constraints=rules, samples=400)
+    assert run.iteration == 12 and run.session.constraint_set.check(run.history.ids).all()
+
+
+@pytest.mark.parametrize("scale", ["1e20", "1e-25"])
+def test_huge_and_tiny_features_are_searched_too(gpt2, scale):
+    plain, scaled = search(gpt2.bridge), search(gpt2.bridge, f"L1.N3 * {scale}")
+    assert scaled.history.value.max() / float(scale) > 0.9 * plain.history.value.max()
+
+
 # Going on.
 
 

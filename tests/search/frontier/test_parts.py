@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dreamy_lens.scoring.bigrams import Bigrams
 from dreamy_lens.scoring.swap_tables import SwapTables
 from dreamy_lens.search import ConstraintSet, non_dominated
 from dreamy_lens.search.frontier.archive import EVERYTHING, Archive
@@ -116,7 +117,8 @@ def test_swaps_are_those_that_are_predicted_best(parents):
 
 def test_children_of_every_kind_keep_the_rest_of_their_parent(parents):
     constraints = ConstraintSet((), VOCABULARY, LENGTH)
-    bigrams = torch.log_softmax(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(3)), 0)
+    after = torch.log_softmax(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(3)), 1)
+    bigrams = Bigrams(after, after.T.contiguous())
     moves = Moves(constraints, LENGTH, bigrams, torch.device("cpu"), 0)
     donors = Donors(constraints.random(32, np.random.default_rng(5)), torch.rand(32, LENGTH, WIDTH), torch.rand(32, 5))
     known = effects(1.0, False), effects(1.0, False)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import dreamy_lens as dl
+from dreamy_lens import constraints as rules_of
 from dreamy_lens.models import as_hooked
+from dreamy_lens.runs import Dreams
 from dreamy_lens.scoring import Scorer, SharingScorer
 from dreamy_lens.search import FrontierSearch
 from tests.helpers import models
@@ -67,3 +69,13 @@ def test_alone_a_search_shares_with_nobody(gpt2):
     shared = dl.dream("L1.N3", gpt2.bridge, search=SMALL, progress=False)
     alone = dl.dream("L1.N3", gpt2.bridge, search=SMALL, share_prompts=False, progress=False)
     np.testing.assert_array_equal(shared.history.ids, alone.history.ids)
+
+
+def test_no_run_takes_over_a_prompt_that_breaks_its_own_constraints(gpt2):
+    free = dl.dream("L1.N3", gpt2.bridge, search=SMALL, iterations=0, progress=False)
+    rules = [rules_of.forbid_tokens(*range(5, 150)), rules_of.fix({0: 200}), rules_of.varied()]
+    bound = dl.dream("L1.N3", gpt2.bridge, search=SMALL, iterations=0, seed=1, constraints=rules, progress=False)
+    Dreams([free, bound]).resume(5, progress=False)
+    constraints, ids = bound.session.constraint_set, bound.history.ids
+    assert constraints.check(ids).all() and (ids[:, 0] == 200).all()
+    assert constraints.allowed[ids[:, constraints.free_positions]].all()
