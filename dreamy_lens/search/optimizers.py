@@ -92,8 +92,8 @@ def as_settings(
     Raises:
         SettingsError: There is no such search; or a setting is unknown or outside its range.
 
-    >>> as_settings("frontier", {"seconds": 5}).seconds
-    5
+    >>> as_settings("frontier", {"prompts": 1000}).prompts
+    1000
     """
     if isinstance(search, str):
         named = searches()

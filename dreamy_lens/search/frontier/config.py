@@ -22,7 +22,7 @@ class FrontierSearch(SearchConfig):
 
     >>> import dreamy_lens as dl
     >>> run = dl.dream("L2.N17", search=dl.FrontierSearch(iterations=4, children=64, samples=32, length=6))
-    >>> run.frontier.best(cross_entropy=6.0).cross_entropy <= 6.0
+    >>> run.frontier.best(max_cross_entropy=6.0).cross_entropy <= 6.0
     True
     """
 
