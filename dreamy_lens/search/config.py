@@ -15,7 +15,16 @@ from dreamy_lens.search.settings import check_values, documented, setting
 
 MAX_IDS = 2**27
 """Largest number of token ids of the prompts of one iteration: a gigabyte."""
-UNLIMITED = 10**9
+
+
+class _Unlimited(int):
+    """Whole number that is so large that it stands for no limit, and says so in the representation of settings."""
+
+    def __repr__(self) -> str:
+        return "UNLIMITED"
+
+
+UNLIMITED = _Unlimited(10**9)
 """Number of iterations of a run that another budget ends."""
 MAX_SEEDS = 100_000
 """Largest number of seeds, each of which is a run."""
@@ -116,6 +125,8 @@ class SearchConfig:
         if self.iterations is None:
             others = (self.seconds, self.prompts, self.until)
             object.__setattr__(self, "iterations", 300 if others == (None, None, None) else UNLIMITED)
+        elif self.iterations == UNLIMITED:  # read from a file, for example
+            object.__setattr__(self, "iterations", UNLIMITED)
         ids = self.prompts_at_once * self.length
         if ids > MAX_IDS:
             raise SettingsError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import pickle
 import time
 
 import numpy as np
@@ -23,6 +25,8 @@ def test_without_another_budget_a_run_has_300_iterations_and_with_one_as_many_as
     for named, given in ((300, dl.EPO(iterations=300)), (UNLIMITED, dl.EPO())):
         assert dl.EPO.from_settings(given, {"seconds": 3}).iterations == named
     assert dataclasses.replace(dl.EPO(), seed=4).iterations == 300
+    assert repr(dl.EPO(seconds=5)).startswith("EPO(iterations=UNLIMITED, ") and json.dumps(UNLIMITED) == "1000000000"
+    assert pickle.loads(pickle.dumps(dl.EPO(seconds=5))) == dl.EPO(seconds=5) == dl.EPO(seconds=5, iterations=10**9)
 
 
 def test_prompts_end_a_run_after_the_iteration_in_which_they_are_reached(gpt2):
