@@ -201,10 +201,9 @@ def test_settings_outside_their_range_are_refused(setting):
 # Quality, on a trained model.
 
 
-@pytest.mark.parametrize("feature", ["L2.N812", "L4.N333"])
-def test_it_finds_more_than_epo_with_as_many_prompts(feature):
-    embedded = dl.load_model()
-    frontier = dl.dream(feature, embedded, search=FrontierSearch(prompts=2000, length=8), progress=False).history
-    epo = dl.dream(feature, embedded, search=dl.EPO(prompts=2000, length=8), progress=False).history
+def test_it_finds_more_than_epo_with_as_many_prompts():
+    embedded, settings = dl.load_model(), {"prompts": 1500, "length": 8}
+    frontier = dl.dream("L2.N812", embedded, search=FrontierSearch(**settings), progress=False).history
+    epo = dl.dream("L2.N812", embedded, search=dl.EPO(**settings), progress=False).history
     areas = [hypervolume(h.value, h.cross_entropy, (0.0, 9.0)) for h in (frontier, epo)]
     assert areas[0] > 1.3 * areas[1]
