@@ -186,7 +186,16 @@ class Dreams(RunControls, Sequence["Dream"]):
         Args:
             until: Last iteration.
             between: Function to call before every pass through the model.
+
+        Raises:
+            SettingsError: The prompts of the runs have different lengths, so they do not fit into the same passes.
         """
+        lengths = sorted({run.config.length for run in self.runs})
+        if len(lengths) > 1:
+            raise SettingsError(
+                f"Runs side by side need prompts of one length, and these have {', '.join(map(str, lengths))} tokens; "
+                "start the runs of each length by themselves."
+            )
         for run in {run.feature: run for run in self.runs if run.is_new}.values():
             run.session.check_gradient()
         scorers = [run.session.scorer for run in self.runs]

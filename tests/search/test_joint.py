@@ -392,3 +392,9 @@ def test_one_feature_that_does_not_fit_is_an_error_before_the_search(gpt2, tmp_p
     with pytest.raises(FeatureError):
         dreams(gpt2.bridge, [PLAIN[0], "L9.N3"], save_to=tmp_path / "all")
     assert not (tmp_path / "all").exists()
+
+
+def test_runs_of_different_lengths_do_not_go_side_by_side(gpt2):
+    runs = [dream(gpt2.bridge, iterations=0, length=length) for length in (5, 6)]
+    with pytest.raises(SettingsError, match=r"need prompts of one length, and these have 5, 6 tokens"):
+        Dreams(runs).resume(1, progress=False)
