@@ -77,12 +77,21 @@ def evaluate_first(
         new += yield from cache.evaluate(population)
     finite = cache.is_finite(population)
     if not finite.any():
-        raise FeatureError(
-            f"{label} is NaN or infinite on every one of the {len(cache.non_finite())} initial prompts that were "
-            "tried, so nothing can be selected. Check the feature with `dreamy-lens doctor`, or give a start on which "
-            "it is finite."
-        )
+        raise not_finite_error(label, len(cache.non_finite()))
     return population[np.where(finite, np.arange(len(population)), finite.argmax())], new
+
+
+def not_finite_error(label: str, tried: int) -> FeatureError:
+    """Return the error of a search whose initial prompts have no finite scores.
+
+    Args:
+        label: Label of the feature.
+        tried: Number of prompts that were tried.
+    """
+    return FeatureError(
+        f"{label} is NaN or infinite on every one of the {tried} initial prompts that were tried, so nothing can be "
+        "selected. Check the feature with `dreamy-lens doctor`, or give a start on which it is finite."
+    )
 
 
 def stack_prompts(rows: list[np.ndarray]) -> Int64[np.ndarray, "P n"]:

@@ -8,10 +8,10 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Int64
 
-from dreamy_lens.errors import FeatureError
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.constraint_set import ConstraintSet
+from dreamy_lens.search.population import not_finite_error
 from dreamy_lens.search.protocol import Clock, Search
 from dreamy_lens.search.score_cache import ScoreCache
 from dreamy_lens.search.settings import documented, setting
@@ -76,10 +76,7 @@ class RandomOptimizer:
             rows = start if start is not None and not iteration else constraints.random(config.children, rng)
             new = yield from cache.evaluate(rows)
             if not iteration and not len(new.ids):
-                raise FeatureError(
-                    f"{scorer.bound.feature.label} is NaN or infinite on every one of the {new.non_finite} initial "
-                    "prompts that were tried. Check the feature with `dreamy-lens doctor`."
-                )
-            nobody = np.empty((0, config.length), dtype=np.int64)
-            state = State(iteration, nobody, dict(rng.bit_generator.state), clock(), cache.non_finite())
+                raise not_finite_error(scorer.bound.feature.label, new.non_finite)
+            no_members = np.empty((0, config.length), dtype=np.int64)
+            state = State(iteration, no_members, dict(rng.bit_generator.state), clock(), cache.non_finite())
             yield new.step(state, None, 0)

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from dreamy_lens.errors import FeatureError, RunFolderError
+from dreamy_lens.errors import RunFolderError
 from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.bigrams import Bigrams
 from dreamy_lens.scoring.sampling import Samples
@@ -39,7 +39,7 @@ from dreamy_lens.search.frontier.moves import Donors, Moves
 from dreamy_lens.search.frontier.offers import KINDS, Batch, Offers, make_offers, rank_within
 from dreamy_lens.search.frontier.parents import choose_parents
 from dreamy_lens.search.pareto import non_dominated
-from dreamy_lens.search.population import warn_if_flat
+from dreamy_lens.search.population import not_finite_error, warn_if_flat
 from dreamy_lens.search.protocol import (
     BigramRequest,
     Clock,
@@ -126,10 +126,11 @@ class _Run:
     # The start.
 
     def begin(self, start: np.ndarray | None) -> Search:
-        """Score samples of the model, and the best last tokens behind those in which they are likely."""
+        """Score samples of the model, and put the tokens that raise the value most into those that they suit."""
         yield from self._prepare_moves()
         new = yield from self._sample([] if start is None else [start])
-        self._require_finite(new)
+        if not len(self.archive):
+            raise not_finite_error(self.label, new.non_finite)
         value = self.archive.value.astype(np.float64)
         spread = float(np.std(value))
         self.scale = spread or float(np.abs(value).max()) or 1.0
@@ -187,14 +188,6 @@ class _Run:
             self.pool = Donors(rows[kept], surprisal, own)
         return rows, good
 
-    def _require_finite(self, new: NewScores) -> None:
-        if not len(self.archive):
-            raise FeatureError(
-                f"{self.label} is NaN or infinite on every one of the {new.non_finite} initial prompts that were "
-                "tried, so nothing can be selected. Check the feature with `dreamy-lens doctor`, or give a start on "
-                "which it is finite."
-            )
-
     def _sweep(self) -> Any:
         """Try many tokens at one position of the island's strongest prompt, and put the best into samples they suit."""
         if self.pool is None:
@@ -245,7 +238,7 @@ class _Run:
     def step(self, iteration: int) -> Search:
         """Score the pending children while the moves of the next parents are ranked; then learn."""
         self.iteration = iteration
-        settled = yield from self._voyage()
+        settled = yield from self._change_island()
         if self.config.share_prompts:
             settled = settled + self._accept((yield OfferRequest()))
         children, island = self.pending, self.pending_island
@@ -267,7 +260,7 @@ class _Run:
         self.pending, self.pending_island = self._make(make_offers(ranking, tuple(arrays))), self.island
         yield (settled + new).step(self._state(), None, self._rejections())
 
-    def _voyage(self) -> Any:
+    def _change_island(self) -> Any:
         """Leave an island that has stopped growing, for everything found so far or for a new island.
 
         Returns:
@@ -423,13 +416,13 @@ class _Run:
             "island": self.archive.island,
             "areas": np.array(self.areas, dtype=np.float64),
             "scale": np.array([self.scale, self.floor]),
-            "voyage": np.array([self.island, self.islands, self.pending_island, self.pool_seed, self.steepest]),
+            "islands": np.array([self.island, self.islands, self.pending_island, self.pool_seed, self.steepest]),
         }
         if self.pending is not None:
             memory |= {f"pending_{name}": array for name, array in self.pending._asdict().items()}
-        nobody = np.empty((0, self.config.length), dtype=np.int64)
-        random = dict(self.rng.bit_generator.state)
-        return State(self.iteration, nobody, random, self.clock(), self.cache.non_finite(), memory)
+        no_members = np.empty((0, self.config.length), dtype=np.int64)
+        rng_state = dict(self.rng.bit_generator.state)
+        return State(self.iteration, no_members, rng_state, self.clock(), self.cache.non_finite(), memory)
 
     def resume(self, state: State) -> Search:
         """Take over the state of an earlier search, and learn again what it had learned."""
@@ -452,8 +445,8 @@ class _Run:
         ids, value, cross_entropy = self.cache.finite()
         self.archive.add(ids, value, cross_entropy, memory["island"])
         self.scale, self.floor = memory["scale"].tolist()
-        voyage = memory["voyage"].tolist()
-        self.island, self.islands, self.pending_island, self.pool_seed, self.steepest = voyage
+        numbers = memory["islands"].tolist()
+        self.island, self.islands, self.pending_island, self.pool_seed, self.steepest = numbers
         self.areas = memory["areas"].tolist()
         self._forget()
         self.journal.restore(memory)
