@@ -74,19 +74,20 @@ def swap_tables(
     device = ids.device
     at = ids[..., None]
     value = to_device(gradient.of_value()[..., :width], device)
-    value = fit(value - value.gather(-1, at), whole, 0.0)
+    value = fit(value.sub_(value.gather(-1, at)), whole, 0.0)
     assert fluency.surprisal is not None
     surprisal = fit(to_device(fluency.surprisal[..., :width], device) * terms, whole, torch.inf)
     own = surprisal.gather(-1, at)
     change = surprisal - own
     context = to_device(matmul_t(fluency.cross_entropy, fluency.table[:width].float()), device)
-    context = fit((context - context.gather(-1, at)) * terms, whole, 0.0)
+    context = fit(context.sub_(context.gather(-1, at)), whole, 0.0)
     if bigrams is None:
-        change += context
+        change.add_(context, alpha=terms)
     else:
         following = bigrams.before[at[:, 1:, 0]]  # [P, n - 1, d_vocab]
-        change[:, :-1] -= FOLLOWING * (following - following.gather(-1, at[:, :-1]))
-        change += CONTEXT * context
+        following -= following.gather(-1, at[:, :-1])
+        change[:, :-1].sub_(following, alpha=FOLLOWING)
+        change.add_(context, alpha=CONTEXT * terms)
     change /= terms
     change.masked_fill_(~allowed, torch.inf).scatter_(-1, at, torch.inf)
     return SwapTables(value, change, surprisal, own[..., 0])

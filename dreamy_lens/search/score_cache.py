@@ -59,6 +59,16 @@ class NewScores:
         )
 
 
+def keys_of(ids: Int64[np.ndarray, "B n"]) -> list[bytes]:
+    """Return the bytes of each prompt's ids, by which it is found again.
+
+    >>> keys_of(np.array([[1, 2], [3, 4]]))[1] == np.array([3, 4]).tobytes()
+    True
+    """
+    ids = np.ascontiguousarray(ids, dtype=np.int64)
+    return ids.view(np.dtype((np.void, ids.shape[1] * ids.itemsize))).reshape(-1).tolist() if ids.size else []
+
+
 class ScoreCache:
     """Cache of the scores of every prompt that a run has evaluated."""
 
@@ -72,12 +82,11 @@ class ScoreCache:
 
     def add(self, ids: np.ndarray, value: np.ndarray, cross_entropy: np.ndarray) -> None:
         """Add the scores of prompts: ids `[K, n]`, value `[K]`, cross_entropy `[K]`; they may be NaN or infinite."""
-        for row, v, c in zip(
-            np.ascontiguousarray(ids, dtype=np.int64), value.tolist(), cross_entropy.tolist(), strict=True
-        ):
-            self._scores[row.tobytes()] = (v, c)
-            if not (np.isfinite(v) and np.isfinite(c)):
-                self._non_finite.append(row[None])
+        scores = zip(value.tolist(), cross_entropy.tolist(), strict=True)
+        self._scores.update(zip(keys_of(ids), scores, strict=True))
+        wrong = ~(np.isfinite(value) & np.isfinite(cross_entropy))
+        if wrong.any():
+            self._non_finite.append(np.asarray(ids[wrong], dtype=np.int64))
 
     def add_new(self, ids: np.ndarray, value: np.ndarray, cross_entropy: np.ndarray) -> NewScores:
         """Add scores that have just been computed, and return them as new scores."""
@@ -88,8 +97,7 @@ class ScoreCache:
     def unseen(self, rows: Int64[np.ndarray, "B n"]) -> dict[bytes, np.ndarray]:
         """Return the prompts that have not been evaluated, each once, in the order of their first row."""
         unseen: dict[bytes, np.ndarray] = {}
-        for row in np.ascontiguousarray(rows, dtype=np.int64):
-            key = row.tobytes()
+        for key, row in zip(keys_of(rows), np.ascontiguousarray(rows, dtype=np.int64), strict=True):
             if key not in self._scores:
                 unseen.setdefault(key, row)
         return unseen
@@ -108,7 +116,7 @@ class ScoreCache:
         """Return value and cross-entropy of prompts that have been evaluated."""
         if not len(rows):
             return np.empty(0, np.float32), np.empty(0, np.float32)
-        pairs = [self._scores[row.tobytes()] for row in np.ascontiguousarray(rows, dtype=np.int64)]
+        pairs = [self._scores[key] for key in keys_of(rows)]
         value, cross_entropy = np.array(pairs, dtype=np.float32).T
         return value, cross_entropy
 
@@ -126,7 +134,7 @@ class ScoreCache:
             prompts whose scores are known.
         """
         place_of = {key: place for place, key in enumerate(unseen)}
-        keys = [row.tobytes() for row in np.ascontiguousarray(rows, dtype=np.int64)]
+        keys = keys_of(rows)
         pairs = [self._scores.get(key, (np.nan, np.nan)) for key in keys]
         places = np.array([place_of.get(key, -1) for key in keys], dtype=np.int64)
         return np.array(pairs, dtype=np.float32).reshape(-1, 2).T, places

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from dreamy_lens.search.pareto import hull_rows, hypervolume, non_dominated
+from dreamy_lens.search.score_cache import keys_of
 
 SLACK = 0.5
 """Cross-entropy beyond the limit up to which prompts count, in nats per token: they lead back below the limit."""
@@ -66,9 +67,9 @@ class Archive:
         lowest = float(self.cross_entropy.min(initial=np.inf))
         return (max(self.limit, lowest) if np.isfinite(lowest) else self.limit) + SLACK
 
-    def row(self, ids: np.ndarray) -> int | None:
-        """Return the row of a prompt, or None if it has no finite scores."""
-        return self._row_of.get(ids.tobytes())
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """Return the row of each prompt, -1 if it has no finite scores, int64 `[K]`."""
+        return np.array([self._row_of.get(key, -1) for key in keys_of(ids)], dtype=np.int64)
 
     def add(self, ids: np.ndarray, value: np.ndarray, cross_entropy: np.ndarray, island: int | np.ndarray) -> None:
         """Add prompts with finite scores to an island, or to several: one number for each prompt."""
@@ -81,8 +82,7 @@ class Archive:
         self._ids[first : self._size] = ids
         self._numbers[:2, first : self._size] = value, cross_entropy
         self._islands[first : self._size] = island
-        for number, row in enumerate(self._ids[first : self._size]):
-            self._row_of[row.tobytes()] = first + number
+        self._row_of.update(zip(keys_of(ids), range(first, self._size), strict=True))
         added = self._islands[first : self._size]
         self._extend(EVERYTHING, np.arange(first, self._size))
         for group in np.unique(added):

@@ -21,17 +21,17 @@ from dreamy_lens.scoring.swap_tables import FOLLOWING
 from dreamy_lens.search.constraint_set import ConstraintSet
 from dreamy_lens.search.frontier.crossings import Crossings
 from dreamy_lens.search.frontier.effects import SwapEffects
-from dreamy_lens.search.frontier.offers import Batch, Ranking, shifted
+from dreamy_lens.search.frontier.offers import PAIRS, Batch, Ranking, shifted
 
 SHARES = np.array([0.42, 0.15, 0.15, 0.15, 0.13])
 """Share of the children of each kind of move: swaps that are predicted best; swaps at a uniform position, of which
 better ones are more likely; pairs; crossings; shifts. The order is that of :data:`KINDS`."""
-FIRST_TOKENS = 12
+FIRST_TOKENS = 8
 """Largest number of tokens that are tried as the first of a pair."""
 PAIR_ENTRIES = 1 << 22
 """Largest number of pairs that are ranked in one iteration."""
-FROM_PAIR = 12
-"""Number of pairs that are kept of those at one place of a parent, of which two become children."""
+FROM_PLACE = 16
+"""Number of pairs that are kept of those at one place of a parent, of which some become children."""
 NOISE = 1 << 21
 """Number of random numbers that are drawn once, and then read from changing offsets."""
 
@@ -99,11 +99,11 @@ class Moves:
         """
         count = len(batch.rows)
         shares = SHARES.copy()
-        if self.bigrams is None or not self._runs.pairs:
+        if self.bigrams is None or not len(self._runs.pairs):
             shares[2] = 0
         if donors is None:
             shares[3] = 0
-        if not self._runs.shifts:
+        if not len(self._runs.shifts):
             shares[4] = 0
         each = np.full(count, children // count)
         each[: children - each.sum()] += 1
@@ -192,7 +192,7 @@ class Moves:
             Number of the parent and first position of each place; and on the device, first and second tokens `[K, 12]`.
         """
         assert self.bigrams is not None
-        places = -(-count // 2)
+        places = -(-count // PAIRS)
         parent = rng.integers(len(batch.rows), size=places)
         position = rng.choice(self._runs.pairs, size=places)
         ids, length = batch.ids[parent], batch.ids.shape[1]
@@ -231,7 +231,7 @@ class Moves:
         end += FOLLOWING * weight * factor[:, None] * self.bigrams.before[follower]
         score = best.values[:, :, None] + end[:, None, :]
         score.addcmul_(weight[:, :, None] * FOLLOWING, self.bigrams.after[best.indices])
-        flat = score.flatten(1).topk(min(FROM_PAIR, tried * width), dim=1).indices
+        flat = score.flatten(1).topk(min(FROM_PLACE, tried * width), dim=1).indices
         tokens = [best.indices.gather(1, torch.div(flat, width, rounding_mode="floor")), flat % width]
         return (parent, position), tokens
 
@@ -280,12 +280,12 @@ class Moves:
         """
         parent = np.repeat(np.arange(len(counts)), counts)
         length = batch.ids.shape[1]
-        gone, place = np.empty(len(parent), np.int64), np.empty(len(parent), np.int64)
-        for i in range(len(parent)):
-            run = self._runs.shifts[rng.integers(len(self._runs.shifts))]
-            # Both are mostly before the last token, on which many features depend most.
-            inner = run[:-1] if run[-1] == length - 1 and len(run) > 2 and rng.random() < 0.7 else run
-            gone[i], place[i] = rng.choice(inner, 2, replace=False)
+        first, size = self._runs.shifts[rng.integers(len(self._runs.shifts), size=len(parent))].T
+        # Both are mostly before the last token, on which many features depend most.
+        size = size - ((first + size == length) & (size > 2) & (rng.random(len(parent)) < 0.7))
+        gone, place = rng.integers(size), rng.integers(size - 1)
+        place += place >= gone  # two different places
+        gone, place = first + gone, first + place
         before = np.where(place <= gone, place, np.minimum(place + 1, length - 1))
         at = self._on_device(parent, before)
         score = -batch.tables.surprisal[at[0], at[1]]
@@ -310,14 +310,15 @@ class _Runs(NamedTuple):
     """Runs of neighbouring free positions.
 
     Attributes:
-        shifts: Runs of at least two positions.
-        pairs: First positions of neighbours, both of which are free.
+        shifts: First position and size of each run of at least two positions, int64 `[R, 2]`.
+        pairs: First positions of neighbours, both of which are free, int64 `[N]`.
     """
 
-    shifts: list[np.ndarray]
-    pairs: np.ndarray | list[int]
+    shifts: Int64[np.ndarray, "R 2"]
+    pairs: Int64[np.ndarray, " N"]
 
 
 def _runs(free: np.ndarray) -> _Runs:
     parts = [part for part in np.split(free, np.flatnonzero(np.diff(free) > 1) + 1) if len(part) > 1]
-    return _Runs(parts, [int(i) for part in parts for i in part[:-1]])
+    shifts = np.array([(part[0], len(part)) for part in parts], dtype=np.int64).reshape(-1, 2)
+    return _Runs(shifts, np.concatenate([part[:-1] for part in parts] or [free[:0]]))

@@ -12,6 +12,8 @@ from dreamy_lens.scoring.swap_tables import SwapTables
 
 KINDS = ("swap", "explore", "pair", "cross", "shift")
 """Kinds of moves, in the order of their numbers."""
+PAIRS = 3
+"""Number of replacements of the same two neighbours that become children."""
 
 
 class Batch(NamedTuple):
@@ -93,7 +95,7 @@ def make_offers(ranking: Ranking, arrays: tuple[np.ndarray, ...]) -> Offers:
         rows = _swap(batch.ids, parent, position, first.reshape(-1))
         rows[np.arange(len(rows)), position + 1] = second.reshape(-1)
         parts.append((rows, parent, 2, base + group, None, None))
-        quota.append(np.minimum(2, counts[:, 2].sum() - 2 * np.arange(len(first))))
+        quota.append(np.minimum(PAIRS, counts[:, 2].sum() - PAIRS * np.arange(len(first))))
         base += len(first)
     if "donors" in known:
         flat = next(rest)

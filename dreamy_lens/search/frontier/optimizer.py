@@ -49,7 +49,7 @@ from dreamy_lens.search.protocol import (
     SampleRequest,
     Search,
 )
-from dreamy_lens.search.score_cache import NewScores, ScoreCache
+from dreamy_lens.search.score_cache import NewScores, ScoreCache, keys_of
 from dreamy_lens.search.steps import State
 
 PATIENCE, GROWTH = 12, 0.02
@@ -230,8 +230,9 @@ class _Run:
 
     def _tables(self, gradient: Any, ids: np.ndarray) -> SwapTables:
         tables = swap_tables(gradient, to_device(ids, self.device), self.allowed, self.terms, self.moves.bigrams)
-        value = torch.nan_to_num(tables.value / self.scale, nan=0.0, posinf=0.0, neginf=0.0)
-        return tables._replace(value=value, cross_entropy=torch.nan_to_num(tables.cross_entropy, nan=torch.inf))
+        tables.value.div_(self.scale).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        tables.cross_entropy.nan_to_num_(nan=torch.inf)
+        return tables
 
     # An iteration.
 
@@ -290,7 +291,7 @@ class _Run:
         rows = rows[non_dominated(offer.value[rows], offer.cross_entropy[rows])]
         rows = rows[self._may_stand(offer.ids[rows])]
         rows = rows[self.constraints.check(offer.ids[rows])]
-        rows = [row for row in rows.tolist() if offer.ids[row].tobytes() not in self.cache]
+        rows = [row for row, key in zip(rows.tolist(), keys_of(offer.ids[rows]), strict=True) if key not in self.cache]
         new = self.cache.add_new(offer.ids[rows], offer.value[rows], offer.cross_entropy[rows])
         self.archive.add(new.ids, new.value, new.cross_entropy, self.island)
         return new
@@ -349,31 +350,30 @@ class _Run:
 
     def _make(self, offers: Offers) -> Offers:
         """Return the offers that become children: those that are new and obey the constraints, up to their quota."""
-        ids, good = offers.ids, self._may_stand(offers.ids)
+        ids = offers.ids
+        good = np.flatnonzero(self._may_stand(ids))
         new: dict[bytes, int] = {}
-        for number in np.flatnonzero(good).tolist():
-            key = ids[number].tobytes()
+        for key, number in zip(keys_of(ids[good]), good.tolist(), strict=True):
             if key not in self.cache:
                 new.setdefault(key, number)
         numbers = np.array(list(new.values()), dtype=np.int64)
-        left = offers.quota.tolist()
-        taken = []
+        left = offers.quota.copy()
+        taken = np.zeros(len(ids), dtype=bool)
         # A constraint on whole prompts is asked only for as many as may be needed.
         while len(numbers):
-            room = np.array(left)[offers.group[numbers]]
-            rank = rank_within(offers.group[numbers])
-            now = numbers[rank < room]
+            group = offers.group[numbers]
+            asked = rank_within(group) < left[group]
+            now = numbers[asked]
             if not len(now):
                 break
             obeys = self.constraints.check(ids[now])
             self.rejected += int((~obeys).sum())
-            for number in now[obeys].tolist():
-                left[offers.group[number]] -= 1
-                taken.append(number)
+            taken[now[obeys]] = True
             if obeys.all():
                 break
-            numbers = np.setdiff1d(numbers, now)
-        return offers.take(np.sort(np.array(taken, dtype=np.int64)))
+            left -= np.bincount(offers.group[now[obeys]], minlength=len(left))
+            numbers = numbers[~asked]
+        return offers.take(np.flatnonzero(taken))
 
     def _may_stand(self, ids: np.ndarray) -> np.ndarray:
         """Return which prompts have allowed tokens at the free positions, and the fixed ones elsewhere, bool `[B]`."""
@@ -386,9 +386,9 @@ class _Run:
 
     def _note(self, children: Offers) -> None:
         """Note the swaps and crossings that were scored in the journal, and learn from them."""
-        rows = [self.archive.row(ids) for ids in children.ids]
-        known = np.array([row is not None for row in rows], dtype=bool) & (children.position >= 0)
-        child = np.array([rows[number] for number in np.flatnonzero(known)], dtype=np.int64)
+        rows = self.archive.rows(children.ids)
+        known = (rows >= 0) & (children.position >= 0)
+        child = rows[known]
         place = np.where(children.kind == _CROSS, -1 - children.position, children.position)[known]
         self.journal.move(self.iteration, children.parent[known], child, place, children.predicted[:, known])
         self._learn(children.parent[known], child, place, children.predicted[:, known])

@@ -8,7 +8,6 @@ from jaxtyping import Float32, Int64
 from dreamy_lens.search.frontier.archive import EVERYTHING, Archive
 from dreamy_lens.search.frontier.config import FrontierSearch
 from dreamy_lens.search.frontier.effects import SwapEffects
-from dreamy_lens.search.frontier.offers import rank_within
 
 POOL = 64
 """Number of prompts, the best for a λ, among which a parent is drawn."""
@@ -55,7 +54,8 @@ def choose_parents(
     at, height = archive.hull(group)
     slopes = np.diff(height / scale) / np.maximum(np.diff(at), 1e-3) if len(at) > 1 else np.array([1.0])
     least, most = slopes.min() / 4, 2 * slopes.max()
-    value, cost = archive.value[rows] / scale, archive.cross_entropy[rows]
+    value, cost, niche = archive.value[rows] / scale, archive.cross_entropy[rows], archive.ids[rows, steepest]
+    niche = niche.astype(np.min_scalar_type(niche.max()))  # numpy sorts short integers faster
     chosen, weights = [], []
     for _ in range(config.parents):
         drawn = rng.uniform(at[0], max(config.max_cross_entropy, at[0] + 0.1))
@@ -63,9 +63,7 @@ def choose_parents(
         slope = slopes[segment] if 0 <= segment < len(slopes) else 2 * least
         weight = float(np.clip(slope * np.exp(SPREAD * rng.normal()), least, most))
         score = value - np.float32(weight) * cost
-        best = np.argpartition(-score, min(WIDE_POOL, len(score) - 1))[:WIDE_POOL]
-        best = best[np.argsort(-score[best], kind="stable")]
-        best = best[rank_within(archive.ids[rows[best], steepest]) < NICHE][:POOL]
+        best = _pool(score, niche)
         deviation = float(np.hypot(effects[0].deviation, weight * effects[1].deviation))
         tired = FATIGUE * deviation * archive.uses[rows[best]]
         row = int(rows[best[(score[best] - tired + NOISE * deviation * rng.gumbel(size=len(best))).argmax()]])
@@ -73,3 +71,14 @@ def choose_parents(
         chosen.append(row)
         weights.append(weight)
     return np.array(chosen), np.array(weights, dtype=np.float32)
+
+
+def _pool(score: np.ndarray, niche: np.ndarray) -> np.ndarray:
+    """Return the numbers of the prompts among which a parent is drawn, best first."""
+    best = np.argpartition(-score, min(WIDE_POOL, len(score) - 1))[:WIDE_POOL]
+    best = best[np.argsort(-score[best])]
+    order = np.argsort(niche[best], kind="stable")
+    places = niche[best[order]]
+    first = np.ones(len(best), dtype=bool)  # the first prompts of each niche
+    first[NICHE:] = places[NICHE:] != places[:-NICHE]
+    return best[np.sort(order[first])[:POOL]]

@@ -171,7 +171,7 @@ def test_the_archive_keeps_the_frontier_of_each_island_and_of_everything():
         rows = np.flatnonzero((cost < 9.5) & (True if group == EVERYTHING else archive.island == group))
         expected = rows[non_dominated(value[rows], cost[rows])]
         assert archive.frontier(group).tolist() == expected.tolist()
-    assert archive.row(np.full(LENGTH, 17)) == 17 and archive.row(np.full(LENGTH, 999)) is None
+    assert archive.rows(np.full((2, LENGTH), [[17], [999]])).tolist() == [17, -1]
     better = archive.improves(np.array([9.0, -9.0]), np.array([5.0, 5.0]))
     assert better.tolist() == [True, False]
 
