@@ -117,6 +117,7 @@ def run_side(
     """
     if side == REFERENCE:
         return run_reference(model, name, seed, seconds, checkout)
+    from dreamy_lens.scoring.bigrams import forget_bigrams
     from dreamy_lens.search import (
         EPO,
         UNLIMITED,
@@ -128,6 +129,7 @@ def run_side(
     )
 
     scorer = warm_scorer(model, name)
+    forget_bigrams(model.hooked)  # every run pays for its own
     constraints = ConstraintSet((), scorer.vocabulary, LENGTH)
     last = UNLIMITED if iterations is None else iterations
     recording, watch, cache, start = Recording(), Watch(), ScoreCache(), None

@@ -43,7 +43,7 @@ def dream(
     seeds: Iterable[int] | None = None,
     **settings: Any,
 ) -> Dream | Dreams:
-    """Search for fluent prompts that drive a feature to high values, by default with EPO (Section 2 of the paper).
+    """Search for fluent prompts that drive a feature to high values.
 
     In a notebook, `dream` returns at once: the run continues in the background, a panel shows its progress, and code
     that reads its results waits for its end. Everywhere else, `dream` returns when the run is done.
@@ -58,8 +58,9 @@ def dream(
         constraints: One constraint or several, such as `dl.constraints.round_trip()`.
         fluency_model: Model whose cross-entropy measures fluency, with the same tokenizer; None is `model`.
         search: Settings of a search: `dl.EPO(...)`, `dl.GCG(...)`, `dl.FrontierSearch(...)` or `dl.RandomSearch(...)`;
-            or its name: "epo", "gcg", "frontier" or "random".
-            None is EPO with the settings of the paper's Table 1.
+            or its name: "epo", "gcg", "frontier" or "random". None is the frontier search, or EPO (Section 2 of the
+            paper) if `settings` has a setting that only EPO has, such as `population`. `dl.EPO()` has the settings of
+            the paper's Table 1.
         save_to: Folder to save the run in, every half minute and at the end. Several runs get one folder each inside
             it. Relative paths in the feature's text are saved as absolute paths, if they exist.
         progress: Whether to show a panel or a progress bar; None shows a panel in notebooks and a bar in terminals.

@@ -51,7 +51,7 @@ def sweep(
         start: Initial prompts of all runs, in any form that :func:`dreamy_lens.dream` takes.
         constraints: Constraints of all runs.
         fluency_model: Model whose cross-entropy measures fluency, with the same tokenizer; None is `model`.
-        search: Settings of the search of all runs, such as `dl.EPO(...)`; None is EPO with the paper's Table 1.
+        search: Settings of the search of all runs, such as `dl.EPO(...)`, the paper's; None as in `dream()`.
         dtype: Precision of a model that is given by name, such as "bfloat16"; None is float32.
         together: Number of runs with the same settings that are scored in the same forward passes. More is faster on a
             GPU, and changes only the last digits.

@@ -12,8 +12,7 @@ from typing import Any
 import dreamy_lens as dl
 from dreamy_lens.cluster.ray_cluster import RayConfig
 from dreamy_lens.models.load import as_hooked
-from dreamy_lens.search.epo_config import EPO
-from dreamy_lens.search.optimizers import searches, settings_of_searches
+from dreamy_lens.search.optimizers import default_search, searches, settings_of_searches
 from dreamy_lens.search.settings import SettingField
 
 FEATURES = """features:
@@ -114,7 +113,9 @@ def add_settings(parser: argparse.ArgumentParser, without: tuple[str, ...] = ())
     """
     names = tuple(searches())
     group = parser.add_argument_group("settings of every search")
-    help = f"kind of search: {', '.join(names)}; default: {EPO.name}, the paper's"
+    help = (
+        f"kind of search: {', '.join(names)}; default: {default_search().name}, or the one that has the given settings"
+    )
     group.add_argument("--search", metavar="NAME", choices=names, help=help)
     groups = {frozenset(names): group}
     for variants in _settings_by_name().values():
@@ -183,8 +184,9 @@ def checked_settings(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         SettingsError: A setting is outside its range.
     """
-    values, chosen = given_settings(options), options.search or EPO.name
+    values, named = given_settings(options), options.search
     own = {name: value for name, value in values.items() if name != "search"}
+    chosen = named or default_search(own).name
     for name, variants in _settings_by_name().items():
         owners = [owner for owner in searches() if any(owner in some for _, some in variants)]
         if name in own and chosen not in owners:

@@ -19,7 +19,7 @@ from dreamy_lens.runs.progress import advance
 from dreamy_lens.runs.spec import RunSpec
 from dreamy_lens.runs.start import new_run, side_by_side
 from dreamy_lens.search.config import configs_of_seeds
-from dreamy_lens.search.epo_config import EPO
+from dreamy_lens.search.optimizers import as_settings
 
 if TYPE_CHECKING:
     from dreamy_lens.models.hooked_model import HookedModel
@@ -110,7 +110,7 @@ class FeatureBrowser(VBox):
         settings = dict(keywords)
         seeds = settings.pop("seeds", None)
         options = {name: settings.pop(name) for name in ("start", "constraints") if name in settings}
-        config = EPO.from_settings(settings.pop("search", None), settings)
+        config = as_settings(settings.pop("search", None), settings)
         if seeds is None:
             started: Dream | Dreams = new_run(RunSpec.of(feature, hooked, config, named=set(settings), **options))
         else:

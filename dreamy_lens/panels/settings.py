@@ -14,8 +14,7 @@ from typing import Any
 from dreamy_lens.errors import SettingsError, quoted
 from dreamy_lens.search import constraints
 from dreamy_lens.search.config import SearchConfig
-from dreamy_lens.search.epo_config import EPO
-from dreamy_lens.search.optimizers import searches, settings_of_searches
+from dreamy_lens.search.optimizers import default_search, searches, settings_of_searches
 from dreamy_lens.search.settings import SettingField, setting_fields
 
 MOST_SEEDS = 64
@@ -57,9 +56,9 @@ class FormField:
 
 
 _SEARCH_LABELS = {
+    "frontier": "frontier search",
     "epo": "EPO, the paper's",
     "gcg": "GCG: one member, no fluency",
-    "frontier": "frontier search",
     "random": "random prompts, a baseline",
 }
 """Labels of the searches of this package; other searches have their names."""
@@ -105,7 +104,7 @@ def form_fields() -> list[FormField]:
     names = tuple(searches())
     options = tuple((name, _SEARCH_LABELS.get(name, name)) for name in names)
     help = "How prompts are searched; the settings below are those of the chosen search."
-    fields = [FormField("search", "optimiser", help, "choice", default=EPO.name, options=options)]
+    fields = [FormField("search", "optimiser", help, "choice", default=default_search().name, options=options)]
     for setting, owners in settings_of_searches():
         field = SEEDS if setting.name == "seed" else _field(setting)
         fields.append(replace(field, searches=() if owners == names else owners))
@@ -131,7 +130,7 @@ def arguments(typed: dict[str, Any]) -> dict[str, Any]:
             if value != setting.default:
                 keywords[setting.name] = value
     kind.from_settings(None, keywords)
-    if kind.name != EPO.name:
+    if kind is not default_search():
         keywords = {"search": kind(), **keywords}
     seeds = parse_seeds(str(typed.get("seeds", "")))
     keywords |= {"seeds": seeds} if len(seeds) > 1 else {"seed": seeds[0]}
@@ -165,7 +164,7 @@ def python_call(feature: str, model: str, typed: dict[str, Any]) -> str:
 
 def _search(typed: dict[str, Any]) -> type[SearchConfig]:
     """Return the class of settings of the chosen search."""
-    name = str(typed.get("search", "")) or EPO.name
+    name = str(typed.get("search", "")) or default_search().name
     if name not in searches():
         raise SettingsError(f"search is {quoted(name)}; choose one of {', '.join(searches())}.")
     return searches()[name]

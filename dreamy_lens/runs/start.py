@@ -23,7 +23,7 @@ from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.constraint_set import template_ids
 from dreamy_lens.search.constraints import Template, template
-from dreamy_lens.search.epo_config import EPO
+from dreamy_lens.search.optimizers import default_search
 
 
 def new_run(spec: RunSpec) -> Dream:
@@ -83,7 +83,7 @@ def spec_of_scorer(scorer: Scorer) -> RunSpec:
     Raises:
         ConstraintError: The text of the template encodes to other tokens, so no constraint can express the template.
     """
-    config = EPO(prepend_bos=scorer.prepend_bos)
+    config = default_search()(prepend_bos=scorer.prepend_bos)
     fluency_model = None if scorer.fluency is scorer.model else scorer.fluency
     return RunSpec(scorer.bound.feature, scorer.model, config, _template_of(scorer), fluency_model)
 

@@ -20,6 +20,7 @@ from .optimizers import Optimizer as Optimizer
 from .optimizers import as_settings as as_settings
 from .optimizers import config_from_dict as config_from_dict
 from .optimizers import config_to_dict as config_to_dict
+from .optimizers import default_search as default_search
 from .optimizers import find_optimizer as find_optimizer
 from .optimizers import searches as searches
 from .optimizers import settings_of_searches as settings_of_searches

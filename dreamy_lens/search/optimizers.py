@@ -9,13 +9,13 @@ choose by the class of the settings: `dl.dream(feature, search=dl.GCG(...))`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Int64
 
-from dreamy_lens.errors import SettingsError, quoted
+from dreamy_lens.errors import SettingsError, quoted, unknown_setting
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.constraint_set import ConstraintSet
@@ -66,9 +66,9 @@ class Optimizer(Protocol):
 
 
 OPTIMIZERS: dict[type[SearchConfig], Optimizer] = {
+    FrontierSearch: FrontierOptimizer(),
     EPO: EPOOptimizer(),
     GCG: EPOOptimizer(),
-    FrontierSearch: FrontierOptimizer(),
     RandomSearch: RandomOptimizer(),
 }
 """Optimiser of each class of settings."""
@@ -79,13 +79,30 @@ def searches() -> dict[str, type[SearchConfig]]:
     return {kind.name: kind for kind in OPTIMIZERS if "name" in vars(kind) and kind.name}
 
 
+def default_search(names: Iterable[str] = ()) -> type[SearchConfig]:
+    """Return the search that runs if none is named.
+
+    It is :class:`FrontierSearch`; but settings that it does not have choose the first search that has them all.
+
+    Args:
+        names: Names of the settings that are given. Names that no search has do not count.
+
+    >>> default_search(["seed"]).__name__, default_search(["seed", "population"]).__name__
+    ('FrontierSearch', 'EPO')
+    """
+    kinds = (FrontierSearch, *searches().values())
+    known = {name for kind in kinds for name in _names_of(kind)}
+    given = known.intersection(names)
+    return next((kind for kind in kinds if given.issubset(_names_of(kind))), FrontierSearch)
+
+
 def as_settings(
     search: SearchConfig | type[SearchConfig] | str | None, settings: Mapping[str, Any], keywords: Sequence[str] = ()
 ) -> SearchConfig:
     """Return the settings of a search with some of them replaced.
 
     Args:
-        search: Settings, their class, or the name of a search; None is EPO.
+        search: Settings, their class, or the name of a search; None is :func:`default_search`.
         settings: New values, by the names of the settings.
         keywords: Names of the caller's other keywords, which an unknown setting may stand for.
 
@@ -102,7 +119,17 @@ def as_settings(
         search = named[search]
     if isinstance(search, type) and issubclass(search, SearchConfig):
         return search.from_settings(None, dict(settings), keywords)
-    return EPO.from_settings(search, dict(settings), keywords)
+    if search is None:
+        every = dict.fromkeys(name for kind in searches().values() for name in _names_of(kind))
+        for name in settings:
+            if name not in every:
+                raise unknown_setting(name, [*every, *keywords])
+        search = default_search(settings)()
+    return SearchConfig.from_settings(search, dict(settings), keywords)
+
+
+def _names_of(kind: type[SearchConfig]) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
 
 
 def settings_of_searches() -> list[tuple[SettingField, tuple[str, ...]]]:

@@ -86,11 +86,10 @@ class BigramRequest:
 
     width: int
 
-    def answer(self, scorer: Scorer) -> Bigrams | None:
-        """Compute the tables; None if they would be too large."""
-        tables = bigram_tables(scorer.fluency, scorer.prepend_bos, self.width)
-        if tables is not None:
-            scorer.work.add(scorer.fluency, scorer.fluency.vocabulary.size * (1 + scorer.prepend_bos), (), True)
+    def answer(self, scorer: Scorer) -> Bigrams:
+        """Compute the tables, unless the model has them already."""
+        tables, computed = bigram_tables(scorer.fluency, scorer.prepend_bos, self.width)
+        scorer.work.add(scorer.fluency, computed, (), True)
         return tables
 
 

@@ -117,7 +117,7 @@ class Plan:
             start: Initial prompts in any form, for variants that have none of their own.
             constraints: Constraints on prompts, for variants that have none of their own.
             fluency_model: Model whose cross-entropy counts as fluency, in any form; None is `model`.
-            search: Common settings of the search; None is EPO with its defaults.
+            search: Common settings of the search; None is the default search of each variant's settings.
             dtype: Precision of a model that is loaded by name.
             common: Common settings that were given by keyword, which replace those of `search`.
 
@@ -138,7 +138,7 @@ class Plan:
         not_in_config = {"start": start, "constraints": constraints}
         return cls(
             tuple(expressions),
-            _settings(base, not_in_config, settings, common),
+            _settings(search, not_in_config, settings, common),
             tuple(config.seed for config in configs_of_seeds(base, seeds, common)),
             ModelRef.of(model, dtype),
             None if fluency_model is None else ModelRef.of(fluency_model),
@@ -224,12 +224,12 @@ def _difference(name: str, old: Any, new: Any) -> str:
 
 
 def _settings(
-    base: SearchConfig, not_in_config: dict[str, Any], settings: Any, common: dict[str, Any]
+    search: SearchConfig | str | None, not_in_config: dict[str, Any], settings: Any, common: dict[str, Any]
 ) -> tuple[Setting, ...]:
     """Return the variants of the settings.
 
     Args:
-        base: Common settings of the search.
+        search: Common settings of the search, for variants that name no other search.
         not_in_config: Common start and constraints.
         settings: Variants as the user gave them.
         common: Common settings that the user gave by keyword.
@@ -246,11 +246,9 @@ def _settings(
         if "seed" in variant:
             raise SettingsError("settings has a seed; give seeds=[...], which all variants share.")
         own = {name: value for name, value in variant.items() if name not in (*_NOT_IN_CONFIG, "search")}
-        # A variant with another search has the settings that were given for all runs, too.
-        search, replaced = (variant["search"], common | own) if "search" in variant else (base, own)
         other = not_in_config | {name: value for name, value in variant.items() if name in _NOT_IN_CONFIG}
         rules = listed_constraints(other["constraints"])
-        config = as_settings(search, replaced)
+        config = as_settings(variant.get("search", search), common | own)
         given = own | ({"search": type(config).__name__} if "search" in variant else {})
         given |= {name: _summary(name, variant[name]) for name in _NOT_IN_CONFIG if name in variant}
         variants.append(Setting(config, given, other["start"], rules, frozenset(common | own)))

@@ -96,7 +96,8 @@ def test_every_search_has_options(search, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--samples", "9"], "--samples is for --search frontier, and not for epo; add --search frontier"),
+        (["--search", "epo", "--samples", "9"], "--samples is for --search frontier, and not for epo"),
+        (["--samples", "9", "--top-k", "9"], "--top-k is for --search epo or gcg, and not for frontier"),
         (["--search", "random", "--top-k", "9"], "--top-k is for --search epo or gcg, and not for random"),
         (["--search", "greedy"], "invalid choice: 'greedy' (choose from"),
     ],
@@ -138,11 +139,13 @@ def test_a_new_setting_is_an_input_of_the_form(more_settings):
         ("number", "1.5"), ("number", ""), ("check", True),
     ]  # fmt: skip
     assert shown["patience"]["help"] == "Iterations without progress; leave it empty to go on."
-    typed = {"temperature": "0.5", "patience": "3", "shuffled": False}
-    assert form.arguments(typed) == {"temperature": 0.5, "patience": 3, "shuffled": False, "seed": 0}
-    assert form.arguments({name: field["default"] for name, field in shown.items()}) == {"seed": 0}
+    typed = {"search": "epo", "temperature": "0.5", "patience": "3", "shuffled": False}
+    given = {name: value for name, value in form.arguments(typed).items() if name != "search"}
+    assert given == {"temperature": 0.5, "patience": 3, "shuffled": False, "seed": 0}
+    defaults = {name: field["default"] for name, field in shown.items()} | {"search": "epo"}
+    assert form.arguments(defaults) == form.arguments({"search": "epo"})
     with pytest.raises(dl.errors.SettingsError, match="patience is 0; it must be a whole number, at least 1, or None"):
-        form.arguments({"patience": "0"})
+        form.arguments({"search": "epo", "patience": "0"})
 
 
 def test_a_setting_that_may_be_none_is_a_choice_of_the_form():

@@ -128,10 +128,10 @@ def test_only_the_newest_question_is_answered(played):
 
 def test_a_bad_setting_is_a_sentence_that_begins_with_its_name(played):
     for name, typed in (("population", "x"), ("iterations", "1.5"), ("lambda_min", "-1"), ("seeds", "1,,a")):
-        answer = played.ask("check", "L1.N3", **{name: typed})
+        answer = played.ask("check", "L1.N3", search="epo", **{name: typed})
         assert answer["ok"] and answer["settings_error"].startswith(f"{name} ") and answer["python"] == ""
     assert "{dream}" in played.ask("check", "L1.N3", template="no place")["settings_error"]
-    assert "population" in played.ask("start", "L1.N3", population="0")["error"] and not played.browser.runs
+    assert "parents" in played.ask("start", "L1.N3", parents="0")["error"] and not played.browser.runs
 
 
 def test_the_line_of_python_starts_the_same_run(played, gpt2):
@@ -160,7 +160,7 @@ def test_every_setting_has_its_default_and_a_sentence(search):
             assert float(shown["default"]) == default
     defaults = {field.name: field.to_dict()["default"] for field in fields}
     assert len(defaults) == len(fields)
-    own = {} if search == "epo" else {"search": kind()}
+    own = {} if search == "frontier" else {"search": kind()}
     assert settings.arguments(defaults | {"search": search}) == settings.arguments({"search": search})
     assert settings.arguments({"search": search}) == {**own, "seed": 0}
 
@@ -170,7 +170,7 @@ def test_a_run_of_any_search_is_started_from_the_form(played, gpt2, search):
     small = {"iterations": "2", "children": "8", "length": "4", "samples": "8", "seconds": "600"}
     typed = {"search": search, "population": "2", "top_k": "8", "parents": "2", "seeds": "3", **small}
     answer = played.ask("check", "L1.N3", **typed)
-    assert answer["settings_error"] == "" and ("search=dl." in answer["python"]) == (search != "epo")
+    assert answer["settings_error"] == "" and ("search=dl." in answer["python"]) == (search != "frontier")
     assert ("population" in answer["python"]) == (search in ("epo", "gcg"))
     (run,) = played.start(**typed)
     assert type(run.wait().config) is searches()[search] and run.status == "done"
@@ -187,7 +187,7 @@ def test_settings_are_checked_for_the_chosen_search(played):
     assert played.ask("check", "L1.N3", **typed | {"search": "random"})["settings_error"] == ""
     assert played.ask("check", "L1.N3", **typed | {"search": "epo"})["settings_error"].startswith("population is 'x'")
     said = played.ask("check", "L1.N3", search="greedy")["settings_error"]
-    assert said == "search is 'greedy'; choose one of epo, gcg, frontier, random."
+    assert said == "search is 'greedy'; choose one of frontier, epo, gcg, random."
 
 
 @pytest.mark.parametrize(

@@ -145,10 +145,22 @@ def test_a_search_is_named_by_its_settings_their_class_or_its_name(gpt2):
     for search in ("random", dl.RandomSearch, dl.RandomSearch()):
         run = dl.dream("L1.N3", gpt2.bridge, search=search, iterations=1, children=5, progress=False)
         assert isinstance(run.config, dl.RandomSearch) and run.config.children == 5
-    with pytest.raises(SettingsError, match=r"There is no search 'best'; there are: epo, gcg, frontier, random"):
+    with pytest.raises(SettingsError, match=r"There is no search 'best'; there are: frontier, epo, gcg, random"):
         dl.dream("L1.N3", gpt2.bridge, search="best")
     with pytest.raises(SettingsError, match=r"search must be settings such as dl.EPO"):
         dl.dream("L1.N3", gpt2.bridge, search=3)
+
+
+def test_without_a_name_the_frontier_search_runs_or_the_one_whose_settings_are_given(gpt2):
+    common = {"iterations": 1, "children": 4, "length": 4, "progress": False}
+    run = dl.dream("L1.N3", gpt2.bridge, **common)
+    assert type(run.config) is dl.FrontierSearch
+    assert type(dl.dream("L1.N3", gpt2.bridge, population=2, **common).config) is dl.EPO
+    assert type(dl.dream("L1.N3", gpt2.bridge, samples=8, parents=1, **common).config) is dl.FrontierSearch
+    with pytest.raises(SettingsError, match=r"population is a setting of EPO, GCG.*, and not of FrontierSearch"):
+        dl.dream("L1.N3", gpt2.bridge, population=2, samples=8)
+    with pytest.raises(SettingsError, match=r"populatoin.*population"):
+        dl.dream("L1.N3", gpt2.bridge, populatoin=2)
 
 
 def test_a_run_ends_when_there_is_no_other_prompt_to_try(gpt2, monkeypatch):

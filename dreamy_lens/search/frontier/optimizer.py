@@ -12,7 +12,6 @@ waits for the device once in each iteration.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -38,6 +37,7 @@ from dreamy_lens.search.frontier.journal import Journal
 from dreamy_lens.search.frontier.moves import Donors, Moves
 from dreamy_lens.search.frontier.offers import KINDS, Batch, Offers, make_offers, rank_within
 from dreamy_lens.search.frontier.parents import choose_parents
+from dreamy_lens.search.frontier.tables import TableCache
 from dreamy_lens.search.pareto import non_dominated
 from dreamy_lens.search.population import not_finite_error, warn_if_flat
 from dreamy_lens.search.protocol import (
@@ -67,7 +67,6 @@ SWEPT_TOKENS = 8192
 PLACED = 64, 4
 """Number of the best of these tokens, and of the samples into which each is put."""
 _CROSS = KINDS.index("cross")
-_NO_TABLES = SwapTables(*[torch.empty(0)] * 4)
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,8 @@ class _Run:
         self.iteration = 0
         self.pool: Donors | None = None
         self.pool_seed = 0
-        self.tables: OrderedDict[int, SwapTables] = OrderedDict()
-        self.computed: dict[int, tuple[int, ...]] = {}  # the rows whose tables were computed together with a row's
+        most = self.memory // (12 * config.length * len(constraints.allowed))
+        self.tables = TableCache(min(max(2 * config.parents, most), KEPT_ITERATIONS * config.parents))
         self.pending: Offers | None = None
         self.rejected = 0
         self.island = self.islands = self.pending_island = 1
@@ -142,9 +141,8 @@ class _Run:
     def _prepare_moves(self) -> Any:
         """Ask for the bigrams, and make the maker of moves."""
         bigrams: Bigrams | None = yield BigramRequest(len(self.constraints.allowed))
-        if bigrams is not None:
-            bigrams = Bigrams(*(to_device(table, self.device) for table in bigrams))
-        self.moves = Moves(self.constraints, self.terms, bigrams, self.device, self.seed)
+        moved = None if bigrams is None else bigrams.to(self.device)
+        self.moves = Moves(self.constraints, self.terms, moved, self.device, self.seed)
 
     def _forget(self) -> None:
         """Begin to learn about moves."""
@@ -302,44 +300,22 @@ class _Run:
             self.archive, self.island, self.config, self.effects, self.scale, self.steepest, self.rng
         )
         self.journal.choose(rows)
-        missing = self._touch(rows.tolist())
+        missing = self.tables.touch(rows.tolist())
         if missing:
-            yield from self._compute(missing, missing)
+            yield from self._compute(missing)
         tables = SwapTables.stack([self.tables[row] for row in rows.tolist()])
         batch = Batch(rows, self.archive.ids[rows], weight, tables)
         return self.moves.rank(batch, self.effects, self._donors(), self.crossed, self.config.children, self.rng)
 
-    def _touch(self, rows: Sequence[int]) -> list[int]:
-        """Note that the swap tables of rows are used, and drop those of others if there are too many.
-
-        Returns:
-            The rows without tables.
-        """
-        missing = [row for row in dict.fromkeys(rows) if row not in self.tables]
-        for row in missing:
-            self.tables[row] = _NO_TABLES
-            self.computed[row] = tuple(missing)
-        for row in rows:
-            self.tables.move_to_end(row)
-        one = 12 * self.config.length * len(self.constraints.allowed)
-        most = max(2 * self.config.parents, self.memory // one)
-        while len(self.tables) > min(most, KEPT_ITERATIONS * self.config.parents):
-            row, _ = self.tables.popitem(last=False)
-            del self.computed[row]
-        return missing
-
-    def _compute(self, rows: Sequence[int], kept: Sequence[int]) -> Any:
-        """Compute the swap tables of rows, and keep those of some of them."""
-        ids = self.archive.ids[list(rows)]
+    def _compute(self, group: Sequence[int]) -> Any:
+        """Compute the swap tables of a group of rows."""
+        ids = self.archive.ids[list(group)]
         gradient = yield ModelRequest(True, ids)
-        tables = self._tables(gradient, ids)
-        for row in kept:
-            number = list(rows).index(row)
-            self.tables[row] = tables.rows(slice(number, number + 1))
+        self.tables.put(group, self._tables(gradient, ids))
 
     def _donors(self) -> Donors | None:
         """Return the samples, or recent parents, as donors of beginnings."""
-        recent = [row for row in self.tables if self.island in (EVERYTHING, self.archive.island[row])][-DONORS:]
+        recent = [row for row in self.tables.rows if self.island in (EVERYTHING, self.archive.island[row])][-DONORS:]
         if self.pool is not None and (len(recent) < DONORS // 4 or self.rng.random() < 0.5):
             return self.pool
         if not recent:
@@ -436,8 +412,8 @@ class _Run:
                 "folder is damaged. Copy it again from an intact one, or start a new run from its best prompts."
             ) from error
         yield from self._draw_pool()
-        for group in dict.fromkeys(self.computed.values()):
-            yield from self._compute(group, [row for row in group if self.computed.get(row) == group])
+        for group in self.tables.groups:
+            yield from self._compute(group)
         self.rng.bit_generator.state = state.rng
 
     def _remember(self, memory: Mapping[str, np.ndarray]) -> None:
@@ -458,7 +434,7 @@ class _Run:
         for parents in self.journal.columns["parents"].rows:
             rows = parents[parents >= 0].tolist()
             np.add.at(self.archive.uses, rows, 1)
-            self._touch(rows)
+            self.tables.touch(rows)
         self.pending = None
         if "pending_ids" in memory:
             self.pending = Offers(**{name: memory[f"pending_{name}"] for name in Offers._fields})
