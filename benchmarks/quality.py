@@ -3,10 +3,11 @@
     python benchmarks/quality.py train FOLDER
     python benchmarks/quality.py run FOLDER --models embedded stories260K gutenberg --sides epo warm-epo frontier merged
     python benchmarks/quality.py table FOLDER --budgets 30 100 300
+    python benchmarks/quality.py curves FOLDER --out curves.svg
 
 `train` trains the model "gutenberg". `run` runs every search that FOLDER does not have yet, and writes one file for
-each. `table` prints the table, and writes it into FOLDER. All three can be stopped at any time; the same command
-continues. README.md beside this file describes the measures.
+each. `table` prints the table, and writes it into FOLDER; `curves` draws how the frontiers grow. All can be stopped at
+any time; the same command continues. README.md beside this file describes the measures.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported
 
 import numpy as np
+from quality_curves import picture
 from quality_models import LENGTH, Model, Refused, check_fires, feature, shared_folder
 from quality_sides import EPO, FRONTIER, MERGED, MERGED_SEEDS, REFERENCE, SIDES, WARM, find_reference, run_side
 from quality_table import Natural, Run, measures, report
@@ -240,14 +242,33 @@ def table(args: argparse.Namespace) -> None:
     if late:
         raise Refused(f"The runs have {folder.iterations} iterations, so there is no budget of {late[0]}.")
     naturals = folder.naturals()
-    runs = [run for run in folder.runs() if not args.models or run.model in args.models]
-    runs = [run for run in runs if args.features in (naturals[run.model, run.feature].half, "all")]
-    if not runs:
-        raise Refused(f"{args.folder} has no finished runs of these models and features.")
+    runs = chosen_runs(folder, naturals, args)
     printed = report(runs, naturals, args.budgets, folder.iterations)
     print(printed.text)
     for name, content in (("table.md", printed.markdown), ("table.csv", printed.csv), ("runs.csv", printed.runs_csv)):
         write(args.folder / name, content.encode())
+
+
+def chosen_runs(folder: Folder, naturals: dict[tuple[str, str], Natural], args: argparse.Namespace) -> list[Run]:
+    """Return the finished runs of the models and features that were asked for."""
+    runs = [run for run in folder.runs() if not args.models or run.model in args.models]
+    runs = [run for run in runs if args.features in (naturals[run.model, run.feature].half, "all")]
+    if not runs:
+        raise Refused(f"{args.folder} has no finished runs of these models and features.")
+    return runs
+
+
+def curves(args: argparse.Namespace) -> None:
+    """Draw the curves of the finished runs. Pairs without a run of the frontier search, or of EPO, do not count."""
+    folder = Folder(args.folder)
+    naturals = folder.naturals()
+    runs = chosen_runs(folder, naturals, args)
+    complete = {(r.model, r.feature, r.seed) for r in runs if r.side == FRONTIER}
+    runs = [r for r in runs if (r.model, r.feature, r.seed) in complete]
+    if not runs:
+        raise Refused(f"{args.folder} has no finished runs of the frontier search.")
+    write(args.out, picture(runs, naturals, folder.iterations).encode())
+    print(f"Wrote {args.out}.")
 
 
 def train(args: argparse.Namespace) -> None:
@@ -290,6 +311,12 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("--models", nargs="+", help="names of models; default: all")
     t.add_argument("--features", choices=HALVES, default="report", help="half of the features (report)")
     t.set_defaults(command=table)
+    c = commands.add_parser("curves", help="draw how the frontiers of the finished runs grow")
+    c.add_argument("folder", type=Path, metavar="FOLDER", help="folder of finished runs")
+    c.add_argument("--out", type=Path, default=Path("curves.svg"), help="SVG file to write (curves.svg)")
+    c.add_argument("--models", nargs="+", help="names of models; default: all")
+    c.add_argument("--features", choices=HALVES, default="report", help="half of the features (report)")
+    c.set_defaults(command=curves)
     n = commands.add_parser("train", help="train the model gutenberg")
     n.add_argument("folder", type=Path, metavar="FOLDER", help="folder of finished runs, in which the model is put")
     n.add_argument("--text", type=Path, default=shared_folder() / "corpora" / "gutenberg-9mb.txt", help="text file")

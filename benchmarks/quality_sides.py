@@ -66,8 +66,8 @@ class Watch:
         """Return the processor seconds since the start."""
         return time.process_time() - self._start
 
-    def steps(self, search: Any, scorer: Any, unanswered: tuple[type, ...] = ()) -> Iterator[Any]:
-        """Answer the requests of a search, and yield its steps. Requests of the kinds `unanswered` receive None."""
+    def steps(self, search: Any, scorer: Any) -> Iterator[Any]:
+        """Answer the requests of a search, and yield its steps."""
         from dreamy_lens.search import Step
 
         answer = None
@@ -79,7 +79,7 @@ class Watch:
             answer = None
             if isinstance(event, Step):
                 yield event
-            elif not isinstance(event, unanswered):
+            else:
                 began = time.process_time()
                 answer = event.answer(scorer)
                 self.in_model += time.process_time() - began
@@ -153,12 +153,10 @@ def warm_start(scorer: Any, constraints: Any, config: Any, cache: Any, watch: Wa
         For each λ of EPO, the prompt of this start that is best under it, `[M, n]`.
     """
     from dreamy_lens.search import FrontierOptimizer, FrontierSearch
-    from dreamy_lens.search.protocol import BigramRequest
 
     only = FrontierSearch(iterations=0, seed=config.seed, length=LENGTH)
     search = FrontierOptimizer().search(scorer, only, constraints, None, cache)
-    # The start does not need the table of bigrams, so EPO does not pay for it.
-    (step,) = watch.steps(search, scorer, unanswered=(BigramRequest,))
+    (step,) = watch.steps(search, scorer)
     recording.add(step.value, step.cross_entropy, watch(), watch.in_model)
     objective = step.value - config.lambdas[:, None] * step.cross_entropy
     return step.ids[objective.argmax(axis=1)]

@@ -18,8 +18,8 @@ from dreamy_lens.errors import FileWriteError
 FEATURE = "L2.N812"
 """Neuron that is active on "only" as a restriction: "if given, applied only to"."""
 
-ITERATIONS = 60
-"""Number of iterations of the search; the paper uses 300."""
+ITERATIONS = 40
+"""Number of iterations of the search; a run without a budget has 300."""
 
 SHOWN = 10
 """Number of prompts of the frontier that the demo prints, and that the page attributes."""
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--iterations",
         type=int,
         default=ITERATIONS,
-        help="iterations of the search (default: %(default)s; the paper: 300)",
+        help="iterations of the search (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the search (default: %(default)s)")
     parser.add_argument("--html", default="dream.html", help="file to write the page to (default: %(default)s)")

@@ -34,7 +34,7 @@ class RunSpec:
         constraints: Constraints on the prompts, including a template.
         fluency_model: Model whose cross-entropy measures fluency; None is the feature's model, or for a saved run the
             fluency model that the run names.
-        start: Initial prompts, int64 `[P, n]`, or None for random tokens.
+        start: Initial prompts, int64 `[P, n]`, or None if the search draws them.
     """
 
     feature: Feature | None

@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 import sys
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -209,6 +210,10 @@ def test_the_benchmark_quality(benchmark, checkout, tiny, tmp_path, monkeypatch,
     for pair in ("warm-epo / epo", "reference / epo", "frontier / epo", "frontier / warm-epo", "frontier / merged"):
         assert pair in printed
     assert all((folder / name).is_file() for name in ("table.md", "table.csv", "runs.csv"))
+    quality.main(["curves", str(folder), "--out", str(tmp_path / "curves.svg")])
+    drawn = ET.fromstring((tmp_path / "curves.svg").read_text())
+    lines = [line.get("class") for line in drawn.iter("{http://www.w3.org/2000/svg}polyline")]
+    assert sorted(lines) == ["line epo", "line frontier", "line reference", "line warm-epo"]
     for wrong, why in (
         (["table", str(folder), "--budgets", "4"], "no budget of 4"),
         ([*words[:-4], "--iterations", "2"], "another"),

@@ -112,6 +112,7 @@ class _Run:
         self.journal = Journal(config.parents)
         self.allowed = to_device(constraints.allowed, self.device)
         self.iteration = 0
+        self.bigrams: Bigrams | None = None
         self.pool: Donors | None = None
         self.pool_seed = 0
         most = self.memory // (12 * config.length * len(constraints.allowed))
@@ -126,7 +127,6 @@ class _Run:
 
     def begin(self, start: np.ndarray | None) -> Search:
         """Score samples of the model, and put the tokens that raise the value most into those that they suit."""
-        yield from self._prepare_moves()
         new = yield from self._sample([] if start is None else [start])
         if not len(self.archive):
             raise not_finite_error(self.label, new.non_finite)
@@ -137,12 +137,14 @@ class _Run:
         self._forget()
         new = new + (yield from self._sweep())
         yield new.step(self._state(), None, self._rejections())
+        if self.config.iterations:  # only now, so that the first prompts are seen early
+            yield from self._prepare_moves()
 
     def _prepare_moves(self) -> Any:
         """Ask for the bigrams, and make the maker of moves."""
         bigrams: Bigrams | None = yield BigramRequest(len(self.constraints.allowed))
-        moved = None if bigrams is None else bigrams.to(self.device)
-        self.moves = Moves(self.constraints, self.terms, moved, self.device, self.seed)
+        self.bigrams = None if bigrams is None else bigrams.to(self.device)
+        self.moves = Moves(self.constraints, self.terms, self.bigrams, self.device, self.seed)
 
     def _forget(self) -> None:
         """Begin to learn about moves."""
@@ -227,7 +229,7 @@ class _Run:
         return int(free[::-1][np.nan_to_num(spread[free[::-1]]).argmax()])
 
     def _tables(self, gradient: Any, ids: np.ndarray) -> SwapTables:
-        tables = swap_tables(gradient, to_device(ids, self.device), self.allowed, self.terms, self.moves.bigrams)
+        tables = swap_tables(gradient, to_device(ids, self.device), self.allowed, self.terms, self.bigrams)
         tables.value.div_(self.scale).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         tables.cross_entropy.nan_to_num_(nan=torch.inf)
         return tables
