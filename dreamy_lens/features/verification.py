@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dreamy_lens.errors import DreamyLensError, FeatureError
+from dreamy_lens.models.transfer import in_float64
 
 PROMPTS = 3
 """Number of different prompts on which functions are tried."""
@@ -107,7 +108,8 @@ def _is_close(a: Any, b: Tensor, scale: float, coarse: bool) -> bool:
     """Return whether values differ by rounding at most; they are computed from numbers of the size `scale`."""
     if not isinstance(a, Tensor) or a.shape != b.shape:
         return False
-    a, b = a.detach().double(), b.detach().double().to(a.device)
+    a, b = in_float64(a.detach()), in_float64(b.detach())
+    b = b.to(a.device)
     finite = a.isfinite() & b.isfinite()
     if not _same_bits(torch.where(finite, 0.0, a), torch.where(finite, 0.0, b)):
         return False

@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+WITHOUT_FLOAT64 = {"mps"}
+"""Kinds of devices that have no float64."""
+
 
 def to_device(array: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
     """Copy an array or tensor to a device without waiting for the device's queued work."""
@@ -27,6 +30,16 @@ def to_host(*tensors: Tensor) -> tuple[np.ndarray, ...]:
     for device in {t.device for t in tensors if t.device.type == "cuda"}:
         _wait(device)
     return tuple(t.numpy() for t in copies)
+
+
+def has_float64(device: torch.device | str) -> bool:
+    """Return whether tensors on a device can be float64."""
+    return torch.device(device).type not in WITHOUT_FLOAT64
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    """Convert a tensor to float64: where it is, or in the processor's memory if its device has no float64."""
+    return tensor.double() if has_float64(tensor.device) else tensor.cpu().double()
 
 
 def _pinned(tensor: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dreamy_lens.models.transfer import has_float64, in_float64
+
 LEVELS = 64
 """Number of levels of cross-entropy."""
 
@@ -89,7 +91,7 @@ class FeatureStats:
             torch.full((features, level_count), NO_WINDOW, dtype=int64, device=device),
             full(features, BINS, value=0, dtype=int64),
             full(features, value=_LOWEST, dtype=int64),
-            full(3, features, value=0, dtype=torch.float64),
+            torch.zeros(3, features, dtype=torch.float64, device=device if has_float64(device) else "cpu"),
             ends,
             full(features, value=0, dtype=int64),
         )
@@ -176,8 +178,8 @@ class FeatureStats:
             finite = torch.where(counted, values, 0.0)
         self.ends[0] = torch.minimum(self.ends[0], low)
         self.ends[1] = torch.maximum(self.ends[1], high)
-        exact = finite.double()
-        self.moments += torch.stack([number.double(), exact.sum(0), (exact * exact).sum(0)])
+        exact, number = in_float64(finite), in_float64(number)
+        self.moments += torch.stack([number, exact.sum(0), (exact * exact).sum(0)])
 
     def _add_to_histogram(self, values: Tensor, counted: Tensor | None) -> None:
         magnitudes = self.ends.abs()
@@ -277,7 +279,8 @@ class FeatureStats:
 
     def to(self, device: torch.device | str) -> FeatureStats:
         """Return a copy on another device."""
-        return FeatureStats(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
+        moved = {name: x.to(device) for name, x in self.tensors().items() if name != "moments"}
+        return FeatureStats(**moved, moments=self.moments.to(device if has_float64(device) else "cpu"))
 
     def kept_windows(self, since: int = -1) -> Int[Tensor, " kept"]:
         """Return the numbers of the windows that are kept for a feature, ascending, from the number `since`."""

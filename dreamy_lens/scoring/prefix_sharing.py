@@ -16,7 +16,7 @@ from dreamy_lens.models.causality import is_causal
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.packed_attention import PassCache
 from dreamy_lens.models.prefix_tree import build_tree
-from dreamy_lens.models.transfer import to_device
+from dreamy_lens.models.transfer import in_float64, to_device
 from dreamy_lens.models.tree_attention import UnsupportedAttention
 from dreamy_lens.scoring.batching import is_out_of_memory
 from dreamy_lens.scoring.packed_reading import PackedPass
@@ -179,7 +179,8 @@ def is_close(ours: Tensor, plain: Tensor, dtype: torch.dtype) -> bool:
     if ours.shape != plain.shape:
         return False
     tolerance = TOLERANCE.get(dtype, COARSE_TOLERANCE)
-    a, b = ours.double().to(plain.device), plain.double()  # if a model spans several devices
+    a, b = in_float64(ours), in_float64(plain)
+    a = a.to(b.device)  # if a model spans several devices
     unmasked = b.abs() < 1e30  # larger entries are the minus infinity of masks, which architectures write differently
     if not torch.equal(unmasked, a.abs() < 1e30):
         return False

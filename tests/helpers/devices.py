@@ -74,6 +74,8 @@ class Placed(torch.Tensor):
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor, place: torch.device) -> Placed:
+        if inner.dtype == torch.float64 and not _HAS_FLOAT64[0]:
+            raise TypeError("Cannot convert a tensor to float64: the device has no float64")
         self = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device="meta")  # pyright: ignore
         self.inner, self.place = inner, place
         return self
@@ -225,12 +227,22 @@ def _place(device: Any) -> torch.device:
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
+_HAS_FLOAT64 = [True]
+
+
 @contextlib.contextmanager
-def emulated() -> Iterator[Waits]:
-    """Devices "cuda:0", "cuda:1", ... inside, and the host's waits for them."""
+def emulated(float64: bool = True) -> Iterator[Waits]:
+    """Devices "cuda:0", "cuda:1", ... inside, and the host's waits for them.
+
+    Args:
+        float64: Whether the devices have float64; those of type "mps" do not.
+    """
     waits = Waits()
     with pytest.MonkeyPatch.context() as patch, Emulation(waits):
         patch.setattr(torch.cuda, "current_stream", waits.stream)
+        if not float64:
+            patch.setattr("dreamy_lens.models.transfer.WITHOUT_FLOAT64", {"cuda"})
+        patch.setattr(f"{__name__}._HAS_FLOAT64", [float64])
         yield waits
 
 
