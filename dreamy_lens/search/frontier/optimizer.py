@@ -126,8 +126,16 @@ class _Run:
     # The start.
 
     def begin(self, start: np.ndarray | None) -> Search:
-        """Score samples of the model, and put the tokens that raise the value most into those that they suit."""
-        new = yield from self._sample([] if start is None else [start])
+        """Score samples of the model, and put the tokens that raise the value most into those that they suit.
+
+        Prompts that the user gives are an island of their own, which is searched first.
+        """
+        new = self._nothing()
+        if start is not None:
+            new = yield from self.cache.evaluate(start)
+            self.archive.add(new.ids, new.value, new.cross_entropy, self.island)
+            self.islands += 1 if len(new.ids) else 0
+        new = new + (yield from self._sample(self.islands))
         if not len(self.archive):
             raise not_finite_error(self.label, new.non_finite)
         value = self.archive.value.astype(np.float64)
@@ -135,7 +143,7 @@ class _Run:
         self.scale = spread or float(np.abs(value).max()) or 1.0
         self.floor = float(np.median(value))
         self._forget()
-        new = new + (yield from self._sweep())
+        new = new + (yield from self._sweep(self.islands))
         yield new.step(self._state(), None, self._rejections())
         if self.config.iterations:  # only now, so that the first prompts are seen early
             yield from self._prepare_moves()
@@ -155,16 +163,16 @@ class _Run:
         )
         self.crossed = Crossings(length)
 
-    def _sample(self, first: Sequence[np.ndarray] = ()) -> Any:
-        """Draw samples of the model as donors, and score them together with other prompts."""
+    def _sample(self, island: int) -> Any:
+        """Draw samples of the model as donors, and score them for an island."""
         self.pool_seed = int(self.rng.integers(2**63))
         rows, good = yield from self._draw_pool()
         self.rejected += int((~good).sum())
-        prompts = [*first, rows[good]]
-        if not sum(map(len, prompts)) and not len(self.archive):
-            prompts.append(self.constraints.random(min(self.config.samples, 64), self.rng))
-        new: NewScores = yield from self.cache.evaluate(np.concatenate(prompts))
-        self.archive.add(new.ids, new.value, new.cross_entropy, self.island)
+        rows = rows[good]
+        if not len(rows) and not len(self.archive):
+            rows = self.constraints.random(min(self.config.samples, 64), self.rng)
+        new: NewScores = yield from self.cache.evaluate(rows)
+        self.archive.add(new.ids, new.value, new.cross_entropy, island)
         return new
 
     def _draw_pool(self) -> Any:
@@ -188,11 +196,11 @@ class _Run:
             self.pool = Donors(rows[kept], surprisal, own)
         return rows, good
 
-    def _sweep(self) -> Any:
-        """Try many tokens at one position of the island's strongest prompt, and put the best into samples they suit."""
+    def _sweep(self, island: int) -> Any:
+        """Try many tokens at one position of an island's strongest prompt, and put the best into samples they suit."""
         if self.pool is None:
             return self._nothing()
-        mine = np.where(self.archive.island == self.island, self.archive.value, -np.inf)
+        mine = np.where(self.archive.island == island, self.archive.value, -np.inf)
         strongest = int(np.argmax(mine))
         position = self.steepest = yield from self._steepest(strongest)
         assert isinstance(self.pool.surprisal, Tensor)
@@ -212,7 +220,7 @@ class _Run:
         rows = self.pool.ids[places.T.reshape(-1)]
         rows[:, position] = np.repeat(best, places.shape[0])
         new = yield from self.cache.evaluate(rows[self.constraints.check(rows)])
-        self.archive.add(new.ids, new.value, new.cross_entropy, self.island)
+        self.archive.add(new.ids, new.value, new.cross_entropy, island)
         return new
 
     def _steepest(self, row: int) -> Any:
@@ -275,11 +283,11 @@ class _Run:
             return self._nothing()
         self.islands += 1
         self.island = self.islands
-        new = yield from self._sample()
+        new = yield from self._sample(self.island)
         if not len(new.ids):  # nothing to begin with: no sample was new and obeyed the constraints
             self.island = EVERYTHING
             return new
-        return new + (yield from self._sweep())
+        return new + (yield from self._sweep(self.island))
 
     def _accept(self, offer: Offer | None) -> NewScores:
         """Add the offered prompts that improve the frontier to the archive."""

@@ -100,6 +100,17 @@ def test_short_prompts_no_bos_and_a_start_are_served(gpt2, settings):
         assert run.history.ids[0].tolist() == gpt2.bridge.tokenizer.encode("one two three", add_special_tokens=False)
 
 
+def test_a_search_with_a_start_begins_there_and_later_joins_what_the_samples_lead_to(gpt2):
+    start = np.array([[20, 30, 40, 50, 60, 70]])
+    run = search(gpt2.bridge, start=start, iterations=20)
+    history = run.history
+    shared = (history.ids[:, None] == start).sum(-1)[:, 0]
+    early = history.iteration == 1
+    assert history.ids[0].tolist() == start[0].tolist() and np.median(shared[early]) >= 4
+    assert np.median(shared[history.iteration == 0]) <= 1  # the samples, which are scored too
+    assert (shared[history.iteration >= 15] <= 2).any()
+
+
 def test_fluency_is_that_of_the_fluency_model(gpt2):
     other = models.family("neox").bridge
     run = search(gpt2.bridge, fluency_model=other)
