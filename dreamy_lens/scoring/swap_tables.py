@@ -84,7 +84,7 @@ def swap_tables(
     if bigrams is None:
         change.add_(context, alpha=terms)
     else:
-        following = bigrams.preceding(at[:, 1:, 0])  # [P, n - 1, d_vocab]
+        following = bigrams.before[at[:, 1:, 0]]  # [P, n - 1, d_vocab]
         following -= following.gather(-1, at[:, :-1])
         change[:, :-1].sub_(following, alpha=FOLLOWING)
         change.add_(context, alpha=CONTEXT * terms)

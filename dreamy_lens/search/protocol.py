@@ -86,8 +86,8 @@ class BigramRequest:
 
     width: int
 
-    def answer(self, scorer: Scorer) -> Bigrams:
-        """Compute the tables, unless the model has them already."""
+    def answer(self, scorer: Scorer) -> Bigrams | None:
+        """Compute the tables, unless the model has them already; None if they would be too large."""
         tables, computed = bigram_tables(scorer.fluency, scorer.prepend_bos, self.width)
         scorer.work.add(scorer.fluency, computed, (), True)
         return tables

@@ -227,10 +227,10 @@ class Moves:
         best = start.topk(tried, dim=1)
         end = alone(second)
         end.scatter_(1, old_second[:, None], -torch.inf)
-        end -= FOLLOWING * weight * self.bigrams.following(old)  # what the old first token predicts
-        end += FOLLOWING * weight * factor[:, None] * self.bigrams.preceding(follower)
+        end -= FOLLOWING * weight * self.bigrams.after[old]  # what the old first token predicts
+        end += FOLLOWING * weight * factor[:, None] * self.bigrams.before[follower]
         score = best.values[:, :, None] + end[:, None, :]
-        score.addcmul_(weight[:, :, None] * FOLLOWING, self.bigrams.following(best.indices))
+        score.addcmul_(weight[:, :, None] * FOLLOWING, self.bigrams.after[best.indices])
         flat = score.flatten(1).topk(min(FROM_PLACE, tried * width), dim=1).indices
         tokens = [best.indices.gather(1, torch.div(flat, width, rounding_mode="floor")), flat % width]
         return (parent, position), tokens
@@ -293,7 +293,7 @@ class Moves:
             rest = shifted(batch.ids[parent], gone, place, np.zeros_like(gone))
             following = rest[np.arange(len(rest)), np.minimum(place + 1, length - 1)]
             following, inner = self._on_device(following, (place < length - 1).astype(np.float32))
-            score += inner[:, None] * self.bigrams.preceding(following)
+            score += inner[:, None] * self.bigrams.before[following]
         score += self._noise(self._gumbel, tuple(score.shape), rng)
         return (parent, gone, place), score.masked_fill_(~self.allowed, -torch.inf).argmax(1)
 
