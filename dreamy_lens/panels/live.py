@@ -24,6 +24,9 @@ class LivePanel(anywidget.AnyWidget):
     clicks to Python as messages. A panel does not know where it is displayed: it calls the functions given to
     :meth:`on_started` with each run that is started from it.
 
+    The view writes what the user has set and edited there to `view_state`. So the view is as the user left it when the
+    notebook draws it again, and when it is frozen.
+
     Args:
         **traits: Values of the traits.
     """
@@ -33,6 +36,7 @@ class LivePanel(anywidget.AnyWidget):
     title = traitlets.Unicode("").tag(sync=True)
     error = traitlets.Unicode("").tag(sync=True)
     attributions = traitlets.Dict().tag(sync=True)
+    view_state = traitlets.Dict().tag(sync=True)
 
     def __init__(self, **traits: Any) -> None:
         self._started: list[Dream] = []

@@ -167,6 +167,28 @@ export function put(model, name, value) {
   model.save_changes();
 }
 
+/**
+ * Return the memory of what the user has set in a view: {get(name), set(changes), flush()}.
+ *
+ * It is a trait, so that the view is as the user left it when the notebook draws it again, and when Python freezes it.
+ */
+export function keeper(model) {
+  const all = () => model.get("view_state") ?? {};
+  let timer = 0;
+  const flush = () => {
+    if (!timer) return;
+    clearTimeout(timer);
+    timer = 0;
+    model.save_changes();
+  };
+  const set = (changes) => {
+    model.set("view_state", { ...all(), ...changes });
+    clearTimeout(timer);
+    timer = setTimeout(flush, 300); // a slider changes many times a second
+  };
+  return { get: (name) => all()[name] ?? null, set, flush };
+}
+
 /** Make a line for notices, which screen readers read and which disappear after some seconds. */
 export function notices() {
   // The line is beside the title, so that a notice moves nothing else.
