@@ -69,6 +69,7 @@ class DreamPanel(LivePanel):
             "resume": lambda message: self.run.resume() if self.run.active else None,
             "stop": lambda message: self.run.stop(),
             "more": self._more,
+            "keep": lambda message: self.keep(),
             "past": lambda message: self.run.ask(self._fill_past),
             "start": lambda message: self.run.ask(lambda: self.start_from(message["ids"], lambda: self.run.spec)),
         }

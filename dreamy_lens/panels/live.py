@@ -42,6 +42,7 @@ class LivePanel(anywidget.AnyWidget):
         self._started: list[Dream] = []
         self._endings: list[Callable[[], None]] = []
         self._listeners: list[Callable[[Dream], object]] = []
+        self._keepers: list[Callable[[], object]] = []
         super().__init__(live_id=uuid.uuid4().hex, **traits)
 
     @property
@@ -76,6 +77,19 @@ class LivePanel(anywidget.AnyWidget):
             function: Function of one argument, the run.
         """
         self._listeners.append(function)
+
+    def on_edited(self, function: Callable[[], object]) -> None:
+        """Call a function when the user has edited a prompt and left the view, on any thread.
+
+        Args:
+            function: Function without arguments, which must not take long.
+        """
+        self._keepers.append(function)
+
+    def keep(self) -> None:
+        """Call the functions given to :meth:`on_edited`."""
+        for function in self._keepers:
+            function()
 
     def start_from(self, ids: Sequence[int], spec: Callable[[], RunSpec]) -> None:
         """Start a run from a prompt; if it cannot start, the view shows why.

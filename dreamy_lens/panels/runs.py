@@ -55,6 +55,7 @@ class RunsPanel(LivePanel):
             "pause": lambda message: [run.pause() for run in self.run],
             "resume": lambda message: [run.resume() for run in self.run if run.active],
             "stop": lambda message: [run.stop() for run in self.run],
+            "keep": lambda message: self.keep(),
         }
         self._handlers: dict[int, MessageHandler] = {}
         self.on_msg(self._hear)

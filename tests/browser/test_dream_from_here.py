@@ -1,8 +1,12 @@
-"""A dream from an edited prompt in JupyterLab: the edit stays, the new run says where it began, and the file keeps both."""
+"""A dream from an edited prompt in JupyterLab: the edit stays, in the view and in the file of the notebook."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import base64
+import gzip
+import json
+import re
+from typing import TYPE_CHECKING, Any
 
 from tests.browser.test_first_notebook import wait_for
 
@@ -10,6 +14,12 @@ if TYPE_CHECKING:
     from tests.browser.lab import Lab, Notebook
 
 RUN = 'run = dl.dream("L2.N812", model, iterations=12, search="epo", population=4, children=8, length=6, seed=0)'
+
+
+def state_in(html: str) -> dict[str, Any]:
+    """The state of the frozen view in a cell."""
+    (data,) = re.findall(r'atob\("([^"]+)"\)', html)
+    return json.loads(gzip.decompress(base64.b64decode(data)))["state"]
 
 
 def test_an_edit_outlasts_a_dream_from_here(lab: Lab):
@@ -37,6 +47,15 @@ def test_an_edit_outlasts_a_dream_from_here(lab: Lab):
     first.locator(".dlp-times input").evaluate(slide)
     wait_for(page, first, "/after iteration 7$/.test(view.querySelector('.dlp-times output').textContent)")
     assert best is not None
+
+    # Whoever leaves the view finds the edit in the file, also without another run.
+    page.mouse.move(2, 2)
+    page.evaluate("() => document.activeElement.blur()")
+    page.wait_for_function("(view) => !view.isConnected", arg=first.element_handle(), timeout=30_000)
+    first.get_by_role("button", name="dream from here").wait_for()
+    html = "".join(notebook.save()["cells"][1]["outputs"][0]["data"]["text/html"])
+    assert state_in(html)["view_state"]["edits"][picked]["now"]["text"].endswith("the same as described only")
+    assert first.locator(".dlp-text").inner_text().startswith("the same as described only")
 
     first.get_by_role("button", name="dream from here").click()
     page.wait_for_function("() => document.querySelectorAll('.dlp-dream').length === 2", timeout=60_000)

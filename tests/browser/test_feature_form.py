@@ -121,6 +121,24 @@ def test_fields_spell_a_feature_for_every_shape(form, hook, fill, spelt):
     assert it.of("check")["text"] == it.expression
 
 
+def test_a_number_that_the_shape_does_not_have_is_marked_while_it_is_typed(form):
+    it = form()
+    pick(it, "blocks.0.mlp.hook_post")
+    box = it.page.get_by_label("unit", exact=True)
+    for typed, invalid in (
+        ("17", "false"),
+        ("99999", "true"),
+        ("-1", "true"),
+        ("", "true"),
+        ("1.5", "true"),
+        ("3", "false"),
+    ):
+        box.fill(typed)
+        assert box.get_attribute("aria-invalid") == invalid, typed
+    box.press_sequentially("e")
+    assert box.get_attribute("aria-invalid") == "true"
+
+
 def test_numbers_are_a_direction(form):
     it = form()
     pick(it, "hook_embed")

@@ -363,3 +363,25 @@ def test_a_click_ends_the_tip_until_the_pointer_leaves(mount: Mount):
     box = view.find(".dlp-tip").bounding_box()
     plane = view.find(".dlp-plane").bounding_box()
     assert box and plane and box["width"] * box["height"] < 0.25 * plane["width"] * plane["height"]
+
+
+def test_python_is_told_once_that_an_edited_view_was_left(mount: Mount):
+    state = run_state(60, steps=60)
+    name, one = next(iter(state["attributions"].items()))
+    view = mount("dream", {**state, "picked": name})
+    view.find(".dlp-table tbody tr").nth(2).hover()
+    view.page.mouse.move(0, 0)
+    view.page.wait_for_timeout(1700)
+    assert view.sent("keep") == []  # nothing was edited
+    view.find(".dlp-token").nth(2).hover()
+    edited(view, one)
+    view.page.wait_for_timeout(1700)
+    assert view.sent("keep") == []  # the user is still there
+    view.page.mouse.move(0, 0)
+    view.page.evaluate("() => document.activeElement.blur()")
+    view.page.wait_for_function("() => host.sent.some((m) => m.type === 'keep')")
+    assert view.saved()["view_state"]["edits"][name]["typed"]["edit"]["value"] == " something that I think of"
+    view.find(".dlp-token").nth(2).hover()
+    view.page.mouse.move(0, 0)
+    view.page.wait_for_timeout(1700)
+    assert len(view.sent("keep")) == 1

@@ -17,7 +17,7 @@ export const view = {
     const [root, leave] = stage(el, "dream");
     const [notice, say] = notices();
     const error = errorLine(model);
-    const kept = keeper(model), times = h("div", { class: "dlp-times" });
+    const kept = keeper(model, root), times = h("div", { class: "dlp-times" });
     const known = new Map(Object.entries(get("attributions") ?? {}));
     const bar = runBar({ model, live, more: 100 });
     const plot = frontierPlot({ pick, caption: "frontier: value against cross-entropy" });
@@ -242,6 +242,6 @@ export const view = {
     drawTimes();
     prompt.draw();
     drawPrompt();
-    return () => { kept.flush(); end(); leave(); };
+    return () => { kept.end(); end(); leave(); };
   },
 };

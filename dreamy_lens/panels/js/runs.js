@@ -20,7 +20,7 @@ export const view = {
     const choice = h("div", { class: "dlp-row dlp-choice" });
     const bar = runBar({ model, live, suffix: " all" });
     const plot = frontierPlot({ pick, caption: "frontiers of several runs: value against cross-entropy" });
-    const kept = keeper(model);
+    const kept = keeper(model, root);
     const table = frontierTable({ columns: COLUMNS, pick, kept, label: "the merged frontier" });
 
     // The view remembers which run found the picked prompt, because that run answers even after the prompt is beaten.
@@ -147,7 +147,7 @@ export const view = {
     drawTable();
     prompt.draw();
     drawPrompt();
-    return () => { kept.flush(); end(); leave(); };
+    return () => { kept.end(); end(); leave(); };
   },
 };
 
