@@ -148,9 +148,10 @@ def _table(entries: list[dict[str, Any]]) -> str:
         f'<td style="text-align:left"><bdi dir="ltr">{escape(e["text"].removeprefix(" "))}</bdi></td></tr>'
         for e in shown
     )
-    head = '<tr><th>value</th><th>cross-entropy</th><th style="text-align:left">text</th></tr>'
+    head = '<tr><th>value</th><th>cross-entropy</th><th style="text-align:left;width:99%">text</th></tr>'
     more = f"<div>{len(shown)} of {len(entries)} prompts</div>" if len(shown) < len(entries) else ""
-    return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>{more}"
+    # JupyterLab makes the columns of tables equally wide, and centres tables.
+    return f'<table style="table-layout:auto;width:100%"><thead>{head}</thead><tbody>{rows}</tbody></table>{more}'
 
 
 def _number(x: float | None, places: int) -> str:

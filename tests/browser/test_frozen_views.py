@@ -79,6 +79,7 @@ def test_without_scripts_there_are_tokens_and_a_table():
     read = Reader(inert)
     assert set(read.tags) <= {"div", "span", "table", "thead", "tbody", "tr", "th", "td", "bdi", "p"}
     assert read.attributes <= {"data-dreamy", "style", "title", "dir"}
+    assert '<table style="table-layout:auto;width:100%">' in inert and "text-align:left;width:99%" in inert
     one = state["attributions"][state["picked"]]
     assert inert.count("with the worst substitute") == len(one["tokens"])
     assert f"{one['ce']:.2f} nats per token" in "".join(read.said)
