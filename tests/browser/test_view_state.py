@@ -295,6 +295,7 @@ def test_near_duplicates_are_folded_under_their_strongest(mount: Mount):
     assert f"3 of {len(everything)} rows" in view.text(".dlp-fold")
     more = view.page.get_by_role("button", name="3 near-duplicates of this prompt")
     assert more.inner_text() == "+3" and more.get_attribute("aria-expanded") == "false"
+    assert view.find(".dlp-table tbody [tabindex='0']").count() == 1  # one stop of the Tab key
     more.press("Enter")
     view.frames()
     assert keys(view)[-4:] == [best, *folded] and "picked" not in view.saved()

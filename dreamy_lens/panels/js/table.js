@@ -56,7 +56,7 @@ export function frontierTable({ columns, pick, kept, label }) {
   }
 
   /** Make the button that shows the near-duplicates of a row. */
-  function unfolder(e, count) {
+  function unfolder(e, count, tabindex) {
     const press = (event) => {
       event.stopPropagation(); // it does not pick the row
       if (!opened.delete(e.key)) opened.add(e.key);
@@ -64,7 +64,7 @@ export function frontierTable({ columns, pick, kept, label }) {
     };
     const name = `${count} near-duplicate${count > 1 ? "s" : ""} of this prompt`, on = opened.has(e.key);
     const given = { class: "dlp-more", "data-more": e.key, title: name, "aria-label": name, "aria-expanded": String(on) };
-    return h("button", { ...given, onclick: press }, `${on ? "−" : "+"}${count}`);
+    return h("button", { ...given, tabindex, onclick: press }, `${on ? "−" : "+"}${count}`);
   }
 
   function folding(entries, groups) {
@@ -95,11 +95,12 @@ export function frontierTable({ columns, pick, kept, label }) {
     ]);
     const stop = (rows.find(({ e }) => is(e)) ?? rows[0]).e.key;
     const row = ({ e, count, under }) => {
+      const tabindex = e.key === stop ? 0 : -1; // the Tab key reaches one row, and the button in it
       const given = {
         class: [is(e) && "dlp-on", under && "dlp-under"].filter(Boolean).join(" ") || null, "aria-selected": String(is(e)),
-        tabindex: e.key === stop ? 0 : -1, "data-key": e.key, onclick: () => pick(e.key),
+        tabindex, "data-key": e.key, onclick: () => pick(e.key),
       };
-      const more = count ? unfolder(e, count) : null;
+      const more = count ? unfolder(e, count, tabindex) : null;
       return h("tr", given, ...columns.map((c) => h("td", { class: `dlp-c-${c}` }, ...COLUMNS[c][1](e, digits, more))));
     };
     const focus = el.contains(document.activeElement) ? document.activeElement.dataset : null;
