@@ -146,7 +146,7 @@ export function frontierPlot({ pick, caption }) {
       ...(spot.weight !== undefined ? [`member with λ ${num(spot.weight, 2)}`] : []),
       ...(spot.it !== undefined && spot.it !== null ? [`iteration ${spot.it}`] : []),
     ];
-    tip.replaceChildren(h("bdi", { dir: "ltr" }, visible(spot.text ?? "")), h("div", { class: "dlp-quiet" }, parts.join(" · ")));
+    tip.replaceChildren(h("bdi", { dir: "ltr" }, visible((spot.text ?? "").replace(/^ /, ""))), h("div", { class: "dlp-quiet" }, parts.join(" · ")));
     const x = X(spot.x) / W, y = Y(spot.y) / H; // the tip extends away from the nearer edges
     const across = `${x > 0.5 ? "right" : "left"}: ${(x > 0.5 ? 1 - x : x) * 100}%`;
     const down = `${y > 0.6 ? "bottom" : "top"}: calc(${(y > 0.6 ? 1 - y : y) * 100}% + 12px)`;
