@@ -102,7 +102,7 @@ class AttributionPanel(LivePanel):
     def to_html(self) -> str:
         """Return the view as HTML that needs no kernel."""
         self.wait()
-        names = ("title", "subtitle", "python", "error")
+        names = ("title", "subtitle", "python", "error", "view_state")
         attributions = {key: state.trimmed(entry, 12, 4) for key, entry in self._inspector.known.items()}
         shown = state.trimmed(self.found, 12, 4) if self.found else None
         plain = {name: getattr(self, name) for name in names}

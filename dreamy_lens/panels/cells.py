@@ -79,7 +79,13 @@ class Cell:
                 panel.prepare()
                 run.defer(self.freeze)
 
+        def freeze_again() -> None:
+            run = panel.run[0] if isinstance(panel, RunsPanel) else panel.run
+            if run.status in ENDED:
+                run.defer(self.freeze)
+
         panel.on_started(self.add)
+        panel.on_edited(freeze_again)
         panel.run.listen(freeze)
 
     def freeze(self) -> None:

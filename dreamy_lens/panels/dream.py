@@ -14,14 +14,16 @@ from dreamy_lens.panels.live import LivePanel
 from dreamy_lens.panels.messages import MessageHandler
 from dreamy_lens.panels.run_view import (
     WEIGHT,
+    default_pick,
     dereference,
+    edited_keys,
     frozen_run,
     inspector_of,
     known_attributions,
     queue_attributions,
     view_labels,
 )
-from dreamy_lens.panels.state import RunFollower
+from dreamy_lens.panels.state import RunFollower, key
 from dreamy_lens.runs.worker import ENDED
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ class DreamPanel(LivePanel):
             "resume": lambda message: self.run.resume() if self.run.active else None,
             "stop": lambda message: self.run.stop(),
             "more": self._more,
+            "keep": lambda message: self.keep(),
             "past": lambda message: self.run.ask(self._fill_past),
             "start": lambda message: self.run.ask(lambda: self.start_from(message["ids"], lambda: self.run.spec)),
         }
@@ -74,6 +77,7 @@ class DreamPanel(LivePanel):
             self.inspector, lambda function: self.run.ask(function, soon=True), self.send, commands
         )
         self.on_msg(self._handler.hear)
+        self._pick_default()
         self.follow([run])
 
     @property
@@ -95,6 +99,7 @@ class DreamPanel(LivePanel):
         super().update()
         if self.status in ENDED:
             self.past = None  # a past that was sent before the end is incomplete
+        self._pick_default()
 
     def to_html(self, weight: int = WEIGHT) -> str:
         """Return the view as HTML that needs no kernel, for a cell or a page.
@@ -102,9 +107,16 @@ class DreamPanel(LivePanel):
         Args:
             weight: Most characters; details are left out to stay below it, as far as possible.
         """
-        page = frozen_run(self.run, weight, follower=self._follower, picked=self.picked, live_id=self.live_id)
+        page = frozen_run(
+            self.run,
+            weight,
+            follower=self._follower,
+            picked=self.picked,
+            view_state=self.view_state,
+            live_id=self.live_id,
+        )
         # Where the page connects to this live panel, the panel must show the attributions that the page has.
-        self.attributions = known_attributions(self.run, self.picked)
+        self.attributions = known_attributions(self.run, [self.picked, *edited_keys(self.view_state)])
         return page
 
     def prepare(self) -> list[Future]:
@@ -113,10 +125,16 @@ class DreamPanel(LivePanel):
         Returns:
             Futures of the attributions.
         """
-        return queue_attributions(self.run)
+        default = default_pick(self.run.so_far.frontier)
+        return queue_attributions(self.run, first=[default] if default else [])
 
     def __repr__(self) -> str:
         return f"DreamPanel({self.title}, {self.status})"
+
+    def _pick_default(self) -> None:
+        """Pick a prompt when the run has ended and the user has picked none, so that its strip is there."""
+        if self.status in ENDED and not self.picked and (prompt := default_pick(self.run.so_far.frontier)):
+            self.picked = key(prompt.ids)
 
     def _more(self, message: dict[str, Any]) -> None:
         run, iterations = self.run, int(message.get("iterations", 100))

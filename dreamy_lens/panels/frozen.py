@@ -44,7 +44,7 @@ let shown = null, leave = null;
 const show = () => {
   const model = globalThis.dreamy_lens_live?.get("%(live)s") ?? still;
   if (model === shown) return;
-  if (shown) state.picked = shown.get("picked");
+  if (shown) for (const name of ["picked", "view_state"]) state[name] = shown.get(name);
   leave?.();
   shown = model;
   const css = document.createElement("style"), place = document.createElement("div");
@@ -93,7 +93,8 @@ def _lighter(state: dict[str, Any]) -> dict[str, Any]:
     if past:
         places = decimals([y or 0.0 for crowd in past["population"].values() for _, y in crowd], 3)
         crowds = {t: [[_round(x, 2), _round(y, places)] for x, y in crowd] for t, crowd in past["population"].items()}
-        past = {**past, "population": crowds}
+        # A page cannot ask about past prompts: it picks them by their points, and shows their texts.
+        past = {name: value for name, value in past.items() if name != "ids"} | {"population": crowds}
     return {**state, "attributions": attributions, **({"past": past} if "past" in state else {})}
 
 
@@ -147,9 +148,10 @@ def _table(entries: list[dict[str, Any]]) -> str:
         f'<td style="text-align:left"><bdi dir="ltr">{escape(e["text"].removeprefix(" "))}</bdi></td></tr>'
         for e in shown
     )
-    head = '<tr><th>value</th><th>cross-entropy</th><th style="text-align:left">text</th></tr>'
+    head = '<tr><th>value</th><th>cross-entropy</th><th style="text-align:left;width:99%">text</th></tr>'
     more = f"<div>{len(shown)} of {len(entries)} prompts</div>" if len(shown) < len(entries) else ""
-    return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>{more}"
+    # JupyterLab makes the columns of tables equally wide, and centres tables.
+    return f'<table style="table-layout:auto;width:100%"><thead>{head}</thead><tbody>{rows}</tbody></table>{more}'
 
 
 def _number(x: float | None, places: int) -> str:

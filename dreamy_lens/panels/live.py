@@ -24,6 +24,9 @@ class LivePanel(anywidget.AnyWidget):
     clicks to Python as messages. A panel does not know where it is displayed: it calls the functions given to
     :meth:`on_started` with each run that is started from it.
 
+    The view writes what the user has set and edited there to `view_state`. So the view is as the user left it when the
+    notebook draws it again, and when it is frozen.
+
     Args:
         **traits: Values of the traits.
     """
@@ -33,11 +36,13 @@ class LivePanel(anywidget.AnyWidget):
     title = traitlets.Unicode("").tag(sync=True)
     error = traitlets.Unicode("").tag(sync=True)
     attributions = traitlets.Dict().tag(sync=True)
+    view_state = traitlets.Dict().tag(sync=True)
 
     def __init__(self, **traits: Any) -> None:
         self._started: list[Dream] = []
         self._endings: list[Callable[[], None]] = []
         self._listeners: list[Callable[[Dream], object]] = []
+        self._keepers: list[Callable[[], object]] = []
         super().__init__(live_id=uuid.uuid4().hex, **traits)
 
     @property
@@ -72,6 +77,19 @@ class LivePanel(anywidget.AnyWidget):
             function: Function of one argument, the run.
         """
         self._listeners.append(function)
+
+    def on_edited(self, function: Callable[[], object]) -> None:
+        """Call a function when the user has edited a prompt and left the view, on any thread.
+
+        Args:
+            function: Function without arguments, which must not take long.
+        """
+        self._keepers.append(function)
+
+    def keep(self) -> None:
+        """Call the functions given to :meth:`on_edited`."""
+        for function in self._keepers:
+            function()
 
     def start_from(self, ids: Sequence[int], spec: Callable[[], RunSpec]) -> None:
         """Start a run from a prompt; if it cannot start, the view shows why.

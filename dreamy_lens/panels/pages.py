@@ -10,7 +10,7 @@ import numpy as np
 from dreamy_lens.errors import DreamyLensError
 from dreamy_lens.html.escaping import escape
 from dreamy_lens.html.page import document
-from dreamy_lens.panels.run_view import frozen_run, inspector_of
+from dreamy_lens.panels.run_view import default_pick, frozen_run, inspector_of
 from dreamy_lens.runs.report import introduction, run_settings, settings_list
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def page_of_run(run: Dream, k: int = 32, strips: int = 20) -> str:
     inspector, frontier = inspector_of(run), run.frontier
 
     def inspect() -> None:
-        for prompt in frontier.spread(strips):
+        default = default_pick(frontier)
+        for prompt in [*([default] if default else []), *frontier.spread(strips)]:
             inspector.with_series(np.asarray(prompt.ids, dtype=np.int64), k)
 
     with contextlib.suppress(DreamyLensError):  # a feature without a gradient has no attributions

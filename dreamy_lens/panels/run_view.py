@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,15 @@ from dreamy_lens.panels.messages import PromptInspector
 from dreamy_lens.runs.worker import ENDED
 
 if TYPE_CHECKING:
+    from dreamy_lens.results.frontier import Frontier
+    from dreamy_lens.results.prompt import Prompt
     from dreamy_lens.runs.dream import Dream
 
 KEPT = 20
 """Number of a frontier's prompts whose attribution a frozen view keeps, spread from fluent to strong."""
+
+FLUENT = 5.0
+"""Highest cross-entropy, in nats per token, of the prompt that a view picks by itself."""
 
 WEIGHT = 100_000
 """Most characters of a frozen view; details are left out to stay below it, as far as possible."""
@@ -68,21 +73,45 @@ def view_labels(run: Dream) -> dict[str, str]:
     seed = [] if origin.seed is None else [f"seed {origin.seed}"]
     parts = [origin.model, *seed, f"{run.config.length} tokens"]
     parts += ["in a template"] * bool(origin.prefix or origin.suffix)
+    parts += [f"from: {start}"] if (start := run.start_text) else []
     return {"title": run.feature_label, "subtitle": " · ".join(parts), "python": f"dl.parse({origin.feature!r})"}
 
 
-def queue_attributions(run: Dream, most: int = KEPT) -> list[Future]:
+def default_pick(frontier: Frontier) -> Prompt | None:
+    """Return the prompt that a view picks when the user has picked none; None for an empty frontier.
+
+    It is the strongest prompt that is fluent, or the one in the middle of the frontier if none is fluent.
+
+    Args:
+        frontier: Frontier of a run, or of several.
+    """
+    fluent = [p for p in frontier if p.cross_entropy <= FLUENT]
+    return fluent[-1] if fluent else frontier[len(frontier) // 2] if len(frontier) else None
+
+
+def edited_keys(view_state: Mapping[str, Any]) -> list[str]:
+    """Return the keys of the prompts that the user has edited in a view, and of the prompts that the edits made.
+
+    Args:
+        view_state: What the user has set in the view.
+    """
+    edits = view_state.get("edits") or {}
+    return [step["key"] for edit in edits.values() for step in (edit["base"], edit["now"], *edit["trail"])]
+
+
+def queue_attributions(run: Dream, most: int = KEPT, first: Iterable[Prompt] = ()) -> list[Future]:
     """Queue the attributions that a frozen view keeps, to be computed when the model thread is idle.
 
     Args:
         run: Run whose frontier is attributed.
         most: Most prompts to attribute.
+        first: Prompts of the run to attribute before the others.
 
     Returns:
         Futures of the attributions that are missing.
     """
     inspector = inspector_of(run)
-    prompts = list(run.so_far.frontier.spread(most)) if run.has_session else []
+    prompts = [*first, *run.so_far.frontier.spread(most)] if run.has_session else []
     missing = [p for p in prompts if inspector.known.get(state.key(p.ids), {}).get("series") is None]
 
     def inspect(ids: tuple[int, ...]) -> None:
@@ -92,17 +121,17 @@ def queue_attributions(run: Dream, most: int = KEPT) -> list[Future]:
     return [run.defer(lambda ids=p.ids: inspect(ids)) for p in missing]
 
 
-def known_attributions(run: Dream, picked: str = "", most: int = KEPT) -> dict[str, dict[str, Any]]:
-    """Return the known results of prompts on a run's frontier, and of the picked prompt, by the prompts' keys.
+def known_attributions(run: Dream, also: Iterable[str] = (), most: int = KEPT) -> dict[str, dict[str, Any]]:
+    """Return the known results of prompts on a run's frontier, and of further prompts, by the prompts' keys.
 
     Args:
         run: Run whose prompts are looked up.
-        picked: Key of the picked prompt; "" if there is none.
+        also: Keys of further prompts, such as the picked one.
         most: Most prompts of the frontier, spread from fluent to strong.
     """
     known = inspector_of(run).known
     keys = [state.key(p.ids) for p in run.so_far.frontier.spread(most)]
-    return {key: known[key] for key in [*keys, picked] if key in known}
+    return {key: known[key] for key in [*keys, *also] if key in known}
 
 
 def frozen_run(
@@ -112,6 +141,7 @@ def frozen_run(
     *,
     follower: state.RunFollower | None = None,
     picked: str = "",
+    view_state: Mapping[str, Any] | None = None,
     live_id: str | None = None,
 ) -> str:
     """Return the view of a run as HTML that needs no kernel.
@@ -121,21 +151,24 @@ def frozen_run(
         weight: Most characters; details are left out to stay below it, as far as possible.
         strips: Most prompts whose attribution is kept.
         follower: Follower of the run; None makes one.
-        picked: Key of the picked prompt; "" picks one from the middle of the frontier.
+        picked: Key of the picked prompt; "" picks the strongest fluent one.
+        view_state: What the user has set and edited in the live panel; None is nothing.
         live_id: Id of the live panel that the view was made from; None if there is none.
     """
     follower = state.RunFollower(run) if follower is None else follower
     keys = [state.key(p.ids) for p in run.so_far.frontier]
-    known = known_attributions(run, picked, strips)
-    if picked not in known and picked not in keys and keys:  # pick a prompt from the middle, with an attribution
-        attributed = list(known) or keys
-        picked = attributed[len(attributed) // 2]
-    traits = {**view_labels(run), **follower.state(), "past": follower.past(), "picked": picked, "live": False}
+    also = edited_keys(view_state or {})
+    default = default_pick(run.so_far.frontier)
+    if picked not in keys and picked not in also and picked not in known_attributions(run, [picked]) and default:
+        picked = state.key(default.ids)
+    past = follower.past()  # opens the run's model, with which the labels have the text of a start
+    traits = {**view_labels(run), **follower.state(), "past": past, "picked": picked, "live": False}
+    traits["view_state"] = dict(view_state or {})
     if traits["status"] not in ENDED:
         traits["status"] = "stopped"  # the run does not go on in the page
 
     def page(best: int, worst: int, texts: bool, most: int) -> str:
-        entries = known_attributions(run, picked, most).items()
+        entries = known_attributions(run, [picked, *also], most).items()
         attributions = {key: state.trimmed(entry, best, worst) for key, entry in entries}
         past = traits["past"] if texts else _without_texts(traits["past"])
         return frozen("dream", {**traits, "attributions": attributions, "past": past}, live_id)

@@ -14,6 +14,8 @@ from dreamy_lens.panels.live import LivePanel
 from dreamy_lens.panels.messages import MessageHandler
 from dreamy_lens.panels.run_view import (
     WEIGHT,
+    default_pick,
+    edited_keys,
     first_small_page,
     inspector_of,
     known_attributions,
@@ -22,7 +24,7 @@ from dreamy_lens.panels.run_view import (
 )
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.runs.dreams import Dreams
-from dreamy_lens.runs.worker import PAUSED, RUNNING
+from dreamy_lens.runs.worker import ENDED, PAUSED, RUNNING
 
 if TYPE_CHECKING:
     from dreamy_lens.runs.dream import Dream
@@ -53,9 +55,11 @@ class RunsPanel(LivePanel):
             "pause": lambda message: [run.pause() for run in self.run],
             "resume": lambda message: [run.resume() for run in self.run if run.active],
             "stop": lambda message: [run.stop() for run in self.run],
+            "keep": lambda message: self.keep(),
         }
         self._handlers: dict[int, MessageHandler] = {}
         self.on_msg(self._hear)
+        self._pick_default()
         self.follow(self.run)
 
     def prepare(self) -> list[Future]:
@@ -64,7 +68,17 @@ class RunsPanel(LivePanel):
         Returns:
             Futures of the attributions.
         """
-        return [future for run in self.run for future in queue_attributions(run, max(2, 20 // len(self.run)))]
+        default = default_pick(self._merged())
+        futures = []
+        for run in self.run:
+            first = [default] if default is not None and default in run.so_far.frontier.prompts else []
+            futures += queue_attributions(run, max(2, 20 // len(self.run)), first)
+        return futures
+
+    def update(self) -> None:
+        """Show the results so far."""
+        super().update()
+        self._pick_default()
 
     def to_html(self, weight: int = WEIGHT) -> str:
         """Return the view as HTML that needs no kernel.
@@ -72,29 +86,37 @@ class RunsPanel(LivePanel):
         Args:
             weight: Most characters; details are left out to stay below it, as far as possible.
         """
-        traits = self.state()
+        self._pick_default()
+        traits = {**self.state(), "view_state": self.view_state}
+        picked = self.picked or self._default_key()
 
         def page(best: int, worst: int, most: int) -> str:
             entries = {key: state.trimmed(entry, best, worst) for key, entry in self._known(most).items()}
-            picked = self.picked or self._middle(entries)
             return frozen("runs", {**traits, "attributions": entries, "picked": picked, "live": False}, self.live_id)
 
         html = first_small_page(weight, (page(*sizes) for sizes in ((6, 2, 20), (4, 1, 20), (3, 1, 6), (3, 1, 0))))
         # Where the page connects to this live panel, the panel must show the attributions that the page has.
         self.attributions = self._known(20)
-        self.picked = self.picked or self._middle(self.attributions)
         return html
 
     def _known(self, most: int) -> dict[str, Any]:
-        """Return the known results of at most `most` prompts of each run."""
-        return {key: entry for run in self.run for key, entry in known_attributions(run, most=most).items()}
+        """Return the known results of at most `most` prompts of each run, and of what is picked and edited."""
+        also = [self.picked or self._default_key(), *edited_keys(self.view_state)]
+        return {key: entry for run in self.run for key, entry in known_attributions(run, also, most).items()}
 
-    def _middle(self, known: dict[str, Any]) -> str:
-        """Return the key of a known prompt from the middle of the first feature's merged frontier, or ""."""
+    def _merged(self) -> Frontier:
+        """Return the merged frontier of the first feature."""
         first = [run for run in self.run if run.feature_label == self.run[0].feature_label]
-        merged = Frontier(prompt for run in first for prompt in run.so_far.frontier)
-        keys = [key for p in merged if (key := state.key(p.ids)) in known]
-        return keys[len(keys) // 2] if keys else ""
+        return Frontier(prompt for run in first for prompt in run.so_far.frontier)
+
+    def _default_key(self) -> str:
+        default = default_pick(self._merged())
+        return state.key(default.ids) if default else ""
+
+    def _pick_default(self) -> None:
+        """Pick a prompt when the runs have ended and the user has picked none, so that its strip is there."""
+        if self.status in ENDED and not self.picked:
+            self.picked = self._default_key()
 
     def state(self) -> dict[str, Any]:
         """Return the traits that change while the runs go on, by their names."""

@@ -183,21 +183,23 @@ class RunFollower:
     def past(self) -> dict[str, Any]:
         """Return every prompt that was on the frontier at any time, and the population of some iterations."""
         so_far = self.run.so_far
-        history, points, texts, index_of_text = so_far.history, [], [], {}
+        history, points, texts, ids = so_far.history, [], [], []
+        index_of_prompt: dict[tuple[int, ...], int] = {}
         for row, iteration in ever_on_frontier(history):
-            text = self._text(so_far, row)
-            if text not in index_of_text:
-                index_of_text[text] = len(texts)
-                texts.append(text)
+            prompt = tuple(history.ids[row].tolist())
+            if prompt not in index_of_prompt:
+                index_of_prompt[prompt] = len(texts)
+                texts.append(self._text(so_far, row))
+                ids.append(list(prompt))
             scores = float(history.cross_entropy[row]), float(history.value[row])
-            points.append([*(rounded(x, 5) for x in scores), iteration, index_of_text[text]])
+            points.append([*(rounded(x, 5) for x in scores), iteration, index_of_prompt[prompt]])
         moments = np.unique(np.linspace(0, max(0, history.iterations), CROWDS).astype(int)).tolist()
         crowds = {}
         for t in moments if history.iterations >= 0 else []:
             rows = np.unique(history.population[t][history.population[t] >= 0])
             pairs = zip(history.cross_entropy[rows].tolist(), history.value[rows].tolist(), strict=True)
             crowds[str(t)] = [[rounded(x, 4), rounded(y, 4)] for x, y in pairs]
-        return {"points": points, "texts": texts, "population": crowds}
+        return {"points": points, "texts": texts, "ids": ids, "population": crowds}
 
     def _entry(self, so_far: Snapshot, row: int) -> dict[str, Any]:
         if row not in self._entries:

@@ -31,6 +31,9 @@ from dreamy_lens.search.steps import Step
 
 R = TypeVar("R", bound="RecordedRun")
 
+_START = 80
+"""Most characters of the start that a title shows."""
+
 
 class RecordedRun(RunControls):
     """Base of :class:`~dreamy_lens.runs.dream.Dream`. No method here waits for a run in the background to end.
@@ -121,6 +124,20 @@ class RecordedRun(RunControls):
             return self.feature.label
         except FeatureError:  # a custom function of an earlier Python session has a name that cannot be parsed here
             return self.provenance.feature
+
+    @property
+    def start_text(self) -> str:
+        """Prompt that the run started from, in quotes; the number of prompts, if there were several; "" for none."""
+        start = self._spec.start
+        if start is None:
+            return ""
+        if len(start) > 1:
+            return f"{len(start)} prompts"
+        ids = start[0].tolist()
+        if isinstance(self._decoder, saving.SavedTexts) and not self._decoder.has(ids):
+            return f"a prompt of {len(ids)} tokens"  # its text would need the model, which is not loaded for a title
+        text = self._decoder.text(ids).removeprefix(" ")
+        return f"“{text}”" if len(text) <= _START else f"“{text[:_START]}…”"
 
     # What the run has found.
 

@@ -43,6 +43,11 @@ class ReportedRun(Protocol):
         ...
 
     @property
+    def start_text(self) -> str:
+        """Prompt that the run started from; "" for none."""
+        ...
+
+    @property
     def history(self) -> History:
         """Every evaluated prompt."""
         ...
@@ -136,6 +141,7 @@ def run_settings(run: ReportedRun) -> dict[str, Any]:
     origin, history = run.provenance, run.history
     template = {"prefix": origin.prefix, "suffix": origin.suffix} if origin.prefix or origin.suffix else {}
     driven = {"feature": origin.feature, "model": origin.model, "prepend_bos": origin.prepend_bos, **template}
+    driven |= {"start": run.start_text} if run.start_text else {}
     taken = {"seconds taken": f"{history.seconds[-1]:.1f}"} if len(history.seconds) else {}
     config = dataclasses.asdict(run.config) if dataclasses.is_dataclass(run.config) else {}
     unused = {name for name in ("seconds", "prompts", "until") if config.get(name) is None}

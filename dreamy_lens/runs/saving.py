@@ -274,6 +274,10 @@ class SavedTexts:
         """Return these texts with another tokenizer, for a copy of the run."""
         return SavedTexts(self._texts, vocabulary)
 
+    def has(self, ids: Iterable[int]) -> bool:
+        """Return whether the text of token ids is among the saved texts."""
+        return ",".join(str(int(i)) for i in ids) in self._texts
+
     def _lookup(self, ids: Iterable[int], name: str) -> Any:
         ids = [int(i) for i in ids]
         texts = self._texts.get(",".join(map(str, ids)))

@@ -112,7 +112,8 @@ def run_state(
     texts = list(dict.fromkeys(p["text"] for p in ever))
     number = {text: i for i, text in enumerate(texts)}
     spread = front[:: max(1, len(front) // max(1, attributed))][:attributed] if attributed else []
-    past = {"points": [[p["x"], p["y"], p["it"], number[p["text"]]] for p in ever], "texts": texts}
+    past: dict[str, Any] = {"points": [[p["x"], p["y"], p["it"], number[p["text"]]] for p in ever], "texts": texts}
+    past["ids"] = list({p["text"]: p["ids"] for p in ever}.values())
     past["population"] = {t: crowd for t, crowd in crowds.items() if int(t) % max(1, step // 100) == 0}
     return {
         "live": True,
@@ -137,6 +138,7 @@ def run_state(
         "past": past,
         "attributions": {p["key"]: found(p, rng, k) for p in spread},
         "picked": "",
+        "view_state": {},
         **changes,
     }
 

@@ -40,6 +40,10 @@ async ({ esm, css, json }) => {
   const view = (await import(url)).default;
   host.forget = await view.initialize?.({ model });
   host.leave = await view.render({ model, el: document.body.appendChild(document.createElement("div")) });
+  host.again = async () => {
+    host.leave();
+    host.leave = await view.render({ model, el: document.body.appendChild(document.createElement("div")) });
+  };
 }
 """
 PAGE = '<!DOCTYPE html><html lang="en"><title>a view</title><body style="margin:8px"></body></html>'
@@ -70,6 +74,11 @@ class Mounted:
     def frames(self) -> None:
         """Wait until what was marked is drawn."""
         self.page.evaluate(FRAMES)
+
+    def again(self) -> None:
+        """Draw the view again from its model, as a notebook does when an output changes."""
+        self.page.evaluate("() => host.again()")
+        self.frames()
 
     def change(self, **traits: Any) -> None:
         """Traits from Python, all at once."""

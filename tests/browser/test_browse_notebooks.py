@@ -21,9 +21,9 @@ def test_a_hook_point_is_found_and_dreamt_of(lab: Lab):
     out.get_by_text("there is no unit 999").wait_for()
     out.get_by_label("unit", exact=True).fill("812")
     out.get_by_text("ok: blocks.2.mlp.hook_post[-1, 812]").wait_for()
-    for label, typed in {"iterations": "4", "population": "2", "children": "4", "seeds": "0-1"}.items():
+    for label, typed in {"iterations": "4", "parents": "2", "children": "4", "seeds": "0-1"}.items():
         out.get_by_label(label, exact=True).fill(typed)
-    expected = "dl.dream('blocks.2.mlp.hook_post[-1, 812]', iterations=4, population=2, children=4, seeds=[0, 1])"
+    expected = "dl.dream('blocks.2.mlp.hook_post[-1, 812]', iterations=4, parents=2, children=4, seeds=[0, 1])"
     out.get_by_text(expected).wait_for()
     out.get_by_role("button", name="Start 2 dreams").click()
     out.get_by_role("button", name="Remove seed 1").wait_for()
@@ -35,7 +35,7 @@ def test_a_hook_point_is_found_and_dreamt_of(lab: Lab):
 
 
 def test_in_marimo_the_form_is_alive_and_runs_have_panels_in_other_cells(marimo_app: Callable[..., Running]):
-    settings = "{'iterations': '3', 'population': '2', 'children': '4'}"
+    settings = "{'iterations': '3', 'parents': '2', 'children': '4'}"
     start = f"browser.wait().form._begin({{'id': 1, 'text': 'L2.N812', 'typed': {settings}}})\nbrowser"
     page = marimo_app(["import dreamy_lens as dl\nbrowser = dl.browse()\nbrowser", start]).page
     page.get_by_text("345 hook points", exact=True).first.wait_for()

@@ -146,7 +146,7 @@ def test_buttons_send_what_they_say(mount: Mount):
 def test_no_buttons_without_a_kernel(mount: Mount):
     view = mount("dream", run_state(live=False, live_id=""))
     assert not any(view.button(name).count() for name in ("Pause", "Stop", "100 more iterations", "dream from here"))
-    assert view.find("input[type=text], textarea").count() == 0
+    assert view.find("input[type=text]:not(.dlp-number), textarea").count() == 0
 
 
 # Picking.
@@ -254,7 +254,7 @@ def test_a_limit_picks_the_strongest_prompt_under_it(mount: Mount):
     slide(view, ".dlp-row input[type=range]", 5.0)
     assert f"best under 5.00: value {best['y']:.3f}" in view.text(".dlp-row output")
     assert view.saved()["picked"] == best["key"] and view.find(".dlp-plot .dlp-limit").count() == 1
-    box = view.page.get_by_label("highest cross-entropy, as a number")
+    box = view.page.get_by_label("maximum cross-entropy, as a number")
     box.fill("0.1")
     box.press("Enter")
     view.frames()

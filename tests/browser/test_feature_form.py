@@ -121,6 +121,24 @@ def test_fields_spell_a_feature_for_every_shape(form, hook, fill, spelt):
     assert it.of("check")["text"] == it.expression
 
 
+def test_a_number_that_the_shape_does_not_have_is_marked_while_it_is_typed(form):
+    it = form()
+    pick(it, "blocks.0.mlp.hook_post")
+    box = it.page.get_by_label("unit", exact=True)
+    for typed, invalid in (
+        ("17", "false"),
+        ("99999", "true"),
+        ("-1", "true"),
+        ("", "true"),
+        ("1.5", "true"),
+        ("3", "false"),
+    ):
+        box.fill(typed)
+        assert box.get_attribute("aria-invalid") == invalid, typed
+    box.press_sequentially("e")
+    assert box.get_attribute("aria-invalid") == "true"
+
+
 def test_numbers_are_a_direction(form):
     it = form()
     pick(it, "hook_embed")
@@ -235,7 +253,9 @@ def test_the_form_shows_the_settings_of_the_chosen_search(form):
         return page.get_by_label(label, exact=True)
 
     choice = box("optimiser")
-    assert choice.input_value() == "epo" and box("population").is_visible() and box("parents").count() == 0
+    assert choice.input_value() == "frontier" and box("parents").is_visible() and box("population").count() == 0
+    choice.select_option("epo")
+    assert box("population").is_visible() and box("parents").count() == 0
     assert box("children").input_value() == "32" and box("iterations").get_attribute("placeholder") == "300"
     box("iterations").fill("40")
     box("population").fill("5")

@@ -133,7 +133,7 @@ def click_a_token(page: Page, view: Locator) -> None:
     wait_for(page, view, "view.querySelectorAll('.dlp-token').length === 12 && view.querySelector('.dlp-ramp')")
     view.locator(".dlp-token").nth(11).click()
     wait_for(page, view, "view.querySelectorAll('.dlp-ledger tbody tr').length > 4")
-    assert view.locator("input[type=text]").count() == 0
+    assert view.locator("input[type=text]:not(.dlp-number)").count() == 0
     view.locator(".dlp-dot").first.click(force=True)
     wait_for(page, view, "view.querySelector('.dlp-table tr.dlp-on')")
 

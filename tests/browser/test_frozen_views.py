@@ -57,7 +57,7 @@ def shown(offline_page: Open, tmp_path: Path) -> Callable[..., Page]:
 def test_the_scripts_are_small_and_one_module_each():
     for name in ("dream", "attribution", "runs"):
         module = bundle.view_module(name)
-        assert len(module.encode()) <= 43_500 and not re.search(r"^\s*(import\b|//|/\*)", module, re.MULTILINE)
+        assert len(module.encode()) <= 50_500 and not re.search(r"^\s*(import\b|//|/\*)", module, re.MULTILINE)
         assert module.count("export ") == 1 and "innerHTML" not in module and "eval(" not in module
     assert "/*" not in bundle.view_stylesheet() and len(bundle.view_stylesheet()) < 16_000
 
@@ -79,6 +79,7 @@ def test_without_scripts_there_are_tokens_and_a_table():
     read = Reader(inert)
     assert set(read.tags) <= {"div", "span", "table", "thead", "tbody", "tr", "th", "td", "bdi", "p"}
     assert read.attributes <= {"data-dreamy", "style", "title", "dir"}
+    assert '<table style="table-layout:auto;width:100%">' in inert and "text-align:left;width:99%" in inert
     one = state["attributions"][state["picked"]]
     assert inert.count("with the worst substitute") == len(one["tokens"])
     assert f"{one['ce']:.2f} nats per token" in "".join(read.said)
@@ -109,7 +110,7 @@ def test_a_frozen_run_answers(shown: Callable[..., Page]):
     page.keyboard.press("Home")
     page.evaluate(FRAMES)
     assert "after iteration 0" in page.locator(".dlp-times output").inner_text()
-    assert page.locator("input[type=text], textarea").count() == 0
+    assert page.locator("input[type=text]:not(.dlp-number), textarea").count() == 0
     assert not page.get_by_role("button", name=re.compile("Pause|Stop|more iterations|dream from")).count()
 
 

@@ -113,7 +113,7 @@ def test_nothing_moves_when_something_is_said_or_a_past_is_shown(mount: Mount):
 def test_a_past_whose_texts_were_not_kept_says_so(mount: Mount):
     state: dict[str, Any] = run_state(120, live=False)
     past = state["past"]
-    bare = {**past, "texts": [], "points": [p[:3] for p in past["points"]]}
+    bare = {**past, "ids": None, "texts": [], "points": [p[:3] for p in past["points"]]}
     view = mount("dream", {**state, "past": bare, "step": 120})
     view.find(".dlp-times input").evaluate("(box) => { box.value = 90; box.dispatchEvent(new Event('input')); }")
     view.frames()

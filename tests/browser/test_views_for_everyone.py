@@ -30,8 +30,8 @@ def tip(view: Mounted) -> None:
 
 
 def limit(view: Mounted) -> None:
-    view.page.get_by_label("highest cross-entropy, as a number").fill("5")
-    view.page.get_by_label("highest cross-entropy, as a number").press("Enter")
+    view.page.get_by_label("maximum cross-entropy, as a number").fill("5")
+    view.page.get_by_label("maximum cross-entropy, as a number").press("Enter")
     view.find(".dlp-times input").press("Home")
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import gc
+import gzip
 import json
 import math
+import re
 import threading
 import time
 import weakref
@@ -14,17 +17,20 @@ import pytest
 
 import dreamy_lens as dl
 from dreamy_lens.errors import SettingsError
+from dreamy_lens.html.escaping import escape
 from dreamy_lens.models import as_hooked
 from dreamy_lens.panels import (
     AttributionPanel,
     DreamPanel,
     RunsPanel,
+    default_pick,
     frozen_attribution,
     frozen_run,
     inspector_of,
     state,
 )
 from dreamy_lens.panels.messages import QUICK, SUBSTITUTES
+from dreamy_lens.results import Frontier, Prompt, Provenance
 from dreamy_lens.runs import Dream
 from dreamy_lens.scoring import Scorer
 from dreamy_lens.search import non_dominated
@@ -327,6 +333,94 @@ def test_a_new_dream_can_start_from_a_prompt_of_a_panel(gpt2, run):
     started.wait()
     assert started.history.ids[0].tolist() == ids and started.config.length == 4
     same(started.history, dream(gpt2.bridge, start=[ids], length=4).history)
+
+
+def test_a_started_run_says_where_it_started(gpt2, run, tmp_path):
+    panel, prompt = DreamPanel(run), run.frontier[-1]
+    panel._handler.hear(panel, {"type": "start", "ids": list(prompt.ids)})
+    run.ask(lambda: None).result()
+    (started,) = panel.started
+    started.wait()
+    assert "from" not in panel.subtitle and run.start_text == ""
+    shown = prompt.text.removeprefix(" ")
+    assert started.start_text == f"“{shown}”"
+    assert DreamPanel(started).subtitle.endswith(f" tokens · from: “{shown}”")
+    assert f"<dt>start</dt><dd>{escape(started.start_text)}</dd>" in started.to_html(static=True)
+    started.save(tmp_path / "run")
+    again = dl.load_run(tmp_path / "run", gpt2.bridge)  # a title loads no model
+    assert again.start_text in (started.start_text, f"a prompt of {started.config.length} tokens")
+    assert not again.has_session and again.session and again.start_text == started.start_text
+    several = dream(gpt2.bridge, start=[[1, 2], [3, 4]], length=2, iterations=1)
+    assert DreamPanel(several).subtitle.endswith("from: 2 prompts")
+    long = dream(gpt2.bridge, start=[[262] * 60], length=60, iterations=0)
+    assert len(long.start_text) <= 83 and long.start_text.endswith("…”")
+
+
+# What is picked and edited.
+
+
+def frozen_state(page: str) -> dict:
+    """The state that a frozen view has in its page."""
+    (data,) = re.findall(r'atob\("([^"]+)"\)', page)
+    return json.loads(gzip.decompress(base64.b64decode(data)))["state"]
+
+
+def expected_pick(frontier) -> str:
+    fluent = [p for p in frontier if p.cross_entropy <= 5]
+    return state.key((fluent[-1] if fluent else frontier[len(frontier) // 2]).ids)
+
+
+def test_the_best_fluent_prompt_is_picked_when_a_run_has_ended(gpt2, monkeypatch):
+    run = dream(gpt2.bridge, wait=False)
+    run.pause()
+    panel, several = DreamPanel(run), RunsPanel([run])
+    chosen = DreamPanel(run)
+    assert panel.picked == several.picked == ""
+    chosen.picked = "1.2.3"
+    run.resume()
+    run.wait()
+    run.ask(lambda: None).result()
+    assert panel.picked == several.picked == DreamPanel(run).picked == expected_pick(run.frontier)
+    assert chosen.picked == "1.2.3"  # what the user picked stays
+    for futures in (panel.prepare(), several.prepare()):
+        for future in futures:
+            future.result()
+    for page in (panel.to_html(), several.to_html(), frozen_run(run), run.to_html()):
+        shown = frozen_state(page)
+        assert shown["picked"] == panel.picked and shown["attributions"][panel.picked]["subs"]
+
+
+def test_the_pick_is_fluent_or_in_the_middle():
+    origin = Provenance("f", "m", 0, 0, True)
+    prompts = [Prompt((i,), ("a",), "a", float(i), 3.0 + i, True, origin) for i in range(5)]
+    assert default_pick(Frontier(prompts)) == prompts[2]
+    assert default_pick(Frontier(prompts[3:])) == prompts[4] and default_pick(Frontier([])) is None
+
+
+def test_what_is_edited_is_kept_in_the_frozen_view(run):
+    panel = DreamPanel(run)
+    base = inspector_of(run).attribution(np.array(run.frontier[0].ids))
+    new = inspector_of(run).attribution(np.array([*run.frontier[0].ids[:-1], 7]))
+    step = {name: new[name] for name in ("key", "ids", "tokens", "text", "trips", "value", "ce")}
+    edit = {"base": {**step, "key": base["key"]}, "now": step, "trail": [], "chosen": 1, "grid": False, "typed": {}}
+    panel.view_state = {"at": 3, "edits": {base["key"]: edit}}
+    for one, view_state in ((panel, panel.view_state), (RunsPanel([run]), panel.view_state)):
+        one.view_state = view_state
+        shown = frozen_state(one.to_html())
+        assert shown["view_state"] == view_state and shown["attributions"][new["key"]]["subs"]
+        assert new["key"] in one.attributions
+    explored = AttributionPanel(FEATURE, [1, 2, 3], run.session.scorer.model)
+    explored.view_state = panel.view_state
+    assert frozen_state(explored.to_html())["view_state"] == panel.view_state
+
+
+def test_a_live_view_knows_the_ids_of_the_past_and_a_page_its_texts(run):
+    past = state.RunFollower(run).past()
+    ids = {tuple(row) for row in past["ids"]}
+    assert len(past["ids"]) == len(past["texts"]) == len(ids)
+    assert {p.ids for p in run.frontier} <= ids
+    kept = frozen_state(frozen_run(run))["past"]
+    assert "ids" not in kept and kept["texts"] == past["texts"]
 
 
 def test_a_view_that_fails_ends_nothing(gpt2, monkeypatch, caplog):

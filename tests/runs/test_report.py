@@ -77,7 +77,12 @@ def test_a_run_becomes_a_page_even_if_its_feature_has_no_gradient():
 
     frontier = Frontier.from_history(history, Pieces(), ORIGIN, attribute)
     run = SimpleNamespace(
-        provenance=ORIGIN, frontier=frontier, history=history, config=None, evolution=lambda: history.evolution()
+        provenance=ORIGIN,
+        frontier=frontier,
+        history=history,
+        config=None,
+        start_text="",
+        evolution=lambda: history.evolution(),
     )
     for refuse in (False, True):
         source = report.static_page_of_run(run, k=7)

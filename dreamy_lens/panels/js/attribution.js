@@ -1,6 +1,6 @@
 // View of one prompt, for `dl.explore` and for an attribution.
 
-import { errorLine, heading, hear, listen, notices, register, stage, unique, visible } from "./common.js";
+import { errorLine, heading, hear, keeper, listen, notices, register, stage, unique, visible } from "./common.js";
 import { attributionView } from "./strip.js";
 
 export const view = {
@@ -11,7 +11,8 @@ export const view = {
     const [notice, say] = notices();
     const known = new Map(Object.entries(get("attributions") ?? {}));
     const send = (message) => model.send(message), nothing = "Scoring the prompt…";
-    const prompt = attributionView({ live, known, say, send, nothing, name: unique(), python: () => get("python") });
+    const kept = keeper(model, root), stays = () => true, slot = (key) => key, python = () => get("python");
+    const prompt = attributionView({ live, known, kept, stays, slot, say, send, nothing, name: unique(), python });
     const error = errorLine(model);
     root.append(heading(get("title"), visible(get("subtitle")), notice), error.el, prompt.el);
 
@@ -25,6 +26,6 @@ export const view = {
 
     const end = listen(model, { "change:found": draw, "change:error": draw, "msg:custom": hear(prompt, say) });
     draw();
-    return () => { end(); leave(); };
+    return () => { kept.end(); end(); leave(); };
   },
 };

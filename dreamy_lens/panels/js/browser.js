@@ -84,10 +84,14 @@ function render({ model, el }) {
           input.checked = part.value;
         } else {
           const number = part.kind === "number";
-          input = h("input", { type: number ? "number" : "text", step: number && 1, min: part.min, max: part.max });
+          const range = { step: number && 1, min: part.min, max: part.max, required: number };
+          input = h("input", { type: number ? "number" : "text", ...range });
           input.spellcheck = false;
           input.value = part.value;
-          input.addEventListener("input", () => again(part.name, input.value));
+          input.addEventListener("input", () => {
+            input.setAttribute("aria-invalid", String(!input.validity.valid));
+            again(part.name, input.value);
+          });
         }
         return field(`${id}part-${part.name}`, part.label, input, part.help);
       }),

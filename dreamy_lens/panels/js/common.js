@@ -167,6 +167,45 @@ export function put(model, name, value) {
   model.save_changes();
 }
 
+/**
+ * Return the memory of what the user has set in a view: {get(name), set(changes), end()}.
+ *
+ * It is a trait, so that the view is as the user left it when the notebook draws it again, and when Python freezes it. When
+ * the user has edited something and left the view, Python is asked to freeze it again, so that a saved notebook has the edit.
+ */
+export function keeper(model, root) {
+  const all = () => model.get("view_state") ?? {}, edits = () => JSON.stringify(all().edits ?? {});
+  let timer = 0, absence = 0, last = edits();
+  const flush = () => {
+    if (!timer) return;
+    clearTimeout(timer);
+    timer = 0;
+    model.save_changes();
+  };
+  const set = (changes) => {
+    model.set("view_state", { ...all(), ...changes });
+    clearTimeout(timer);
+    timer = setTimeout(flush, 300); // a slider changes many times a second
+  };
+  const away = () => {
+    if (root.matches(":hover, :focus-within") || edits() === last) return;
+    last = edits();
+    flush();
+    model.send({ type: "keep" });
+  };
+  const leave = () => {
+    clearTimeout(absence);
+    absence = setTimeout(away, 1500);
+  };
+  root.addEventListener("pointerleave", leave);
+  root.addEventListener("focusout", leave);
+  const end = () => {
+    clearTimeout(absence);
+    flush();
+  };
+  return { get: (name) => all()[name] ?? null, set, end };
+}
+
 /** Make a line for notices, which screen readers read and which disappear after some seconds. */
 export function notices() {
   // The line is beside the title, so that a notice moves nothing else.

@@ -2,7 +2,8 @@
 
 import { WORDS, isGoing, iterations, runBar } from "./bar.js";
 import { count, duration, errorLine, frontierOf, h, heading, hear, listen, notices, num, painter } from "./common.js";
-import { places, put, register, stage, unique, visible } from "./common.js";
+import { keeper, places, put, register, stage, unique, visible } from "./common.js";
+import { limitControl } from "./limit.js";
 import { frontierPlot, growthChart } from "./plot.js";
 import { attributionView } from "./strip.js";
 import { frontierTable } from "./table.js";
@@ -16,16 +17,20 @@ export const view = {
     const [root, leave] = stage(el, "dream");
     const [notice, say] = notices();
     const error = errorLine(model);
-    const limits = h("div", { class: "dlp-row" }), times = h("div", { class: "dlp-times" });
+    const kept = keeper(model, root), times = h("div", { class: "dlp-times" });
     const known = new Map(Object.entries(get("attributions") ?? {}));
     const bar = runBar({ model, live, more: 100 });
     const plot = frontierPlot({ pick, caption: "frontier: value against cross-entropy" });
-    const table = frontierTable({ columns: COLUMNS, pick, label: "the frontier" });
+    const table = frontierTable({ columns: COLUMNS, pick, kept, label: "the frontier" });
+    const limits = limitControl(setLimit);
     const send = (message) => model.send(message);
-    const prompt = attributionView({ live, known, say, send, name: unique(), python: () => get("python") });
-    let limit = null, at = null, asked = -1, picked = get("picked");
+    const stays = () => get("frontier").some((e) => e.key === picked), name = unique(), python = () => get("python");
+    const prompt = attributionView({ live, known, kept, stays, slot: (key) => key, say, send, name, python });
+    let limit = kept.get("limit"), at = kept.get("at"), asked = -1, picked = get("picked");
+    let held = null; // entry of the picked prompt, wherever it was found
+    let following = false; // whether the limit picked the prompt, so that it picks again at another iteration
 
-    const left = h("div", {}, plot.el, limits, times);
+    const left = h("div", {}, plot.el, limits.el, times);
     root.append(
       heading(get("title"), visible(get("subtitle")), notice),
       bar.el, error.el, bar.spoken, h("div", { class: "dlp-two" }, left, table.el), prompt.el,
@@ -36,15 +41,25 @@ export const view = {
     function entries() {
       if (at === null || !get("past")) return get("frontier");
       // A small frozen view has no texts of past prompts; prompts that are still on the frontier have their texts there.
-      const { points, texts } = get("past");
+      const { points, texts, ids } = get("past");
       const place = (x, y, it) => [it, x.toPrecision(4), y.toPrecision(4)].join();
       const byText = new Map(get("frontier").map((e) => [e.text, e]));
       const byPlace = new Map(get("frontier").map((e) => [place(e.x, e.y, e.it), e]));
-      const entry = ([x, y, it, text]) => {
+      const entry = ([x, y, it, text], i) => {
         const present = text === undefined ? byPlace.get(place(x, y, it)) : byText.get(texts[text]);
-        return { key: present?.key, x, y, it, text: texts[text] ?? present?.text ?? "text not kept" };
+        const own = ids?.[text], now = own ? { ids: own, key: own.join(".") } : { ...present, key: present?.key ?? `@${i}` };
+        return { ...now, x, y, it, text: texts[text] ?? present?.text ?? "text not kept" };
       };
-      return frontierOf(points.filter((p) => p[2] <= at).map(entry));
+      return frontierOf(points.map(entry).filter((e) => e.it <= at));
+    }
+
+    /** Return the entry of the picked prompt; a prompt that has left the frontier stays in view. */
+    function pickedEntry() {
+      const is = (e) => e?.key === picked, scored = (e) => e && { x: e.ce, y: e.value, ...e };
+      const found = picked && (get("frontier").find(is) ?? entries().find(is));
+      if (found) held = found;
+      else if (!is(held)) held = scored([kept.get("edits")?.[picked]?.base, known.get(picked)].find(is)) ?? null;
+      return held;
     }
 
     function crowd() {
@@ -63,6 +78,11 @@ export const view = {
     }
 
     function pick(key) {
+      following = false;
+      choose(key);
+    }
+
+    function choose(key) {
       if (!key) return;
       picked = key;
       put(model, "picked", key);
@@ -98,40 +118,34 @@ export const view = {
 
     function drawPlot() {
       const main = { entries: entries(), main: true }, empty = nothing("The frontier grows here.");
-      plot.draw({ lines: [main], crowd: crowd(), earlier: earlier(), limit, picked, empty });
+      plot.draw({ lines: [main], crowd: crowd(), earlier: earlier(), limit, picked: pickedEntry(), empty });
       drawLimits(main.entries);
     }
 
     const under = (main, most) => main.filter((e) => e.x <= most + 1e-9).at(-1);
 
-    function setLimit(x) {
-      limit = x === "" ? null : Number(x);
-      const best = limit === null ? null : under(entries(), limit);
-      if (best?.key) pick(best.key);
+    function setLimit(most) {
+      limit = most;
+      kept.set({ limit });
+      pickBest();
       paint("plot");
     }
 
+    /** Pick the strongest prompt under the limit, at the iteration that is shown. */
+    function pickBest() {
+      const best = limit === null ? null : under(entries(), limit);
+      following = limit !== null;
+      if (best) choose(best.key);
+    }
+
     function drawLimits(main) {
-      if (!main.length) return limits.replaceChildren();
-      if (!limits.firstChild) {
-        const range = h("input", { type: "range", step: "0.05", oninput: (e) => setLimit(e.target.value) });
-        const name = "highest cross-entropy, as a number";
-        const change = (e) => setLimit(e.target.value);
-        limits.append(
-          h("label", {}, h("span", {}, "highest cross-entropy allowed"), range),
-          h("input", { type: "number", step: "0.05", "aria-label": name, onchange: change }), h("output", {}),
-        );
-      }
-      const low = Math.floor(main[0].x * 10) / 10, high = Math.ceil(main.at(-1).x * 10) / 10, value = limit ?? high;
-      for (const box of limits.querySelectorAll("input")) {
-        [box.min, box.max] = [low, high];
-        if (document.activeElement !== box || box.type === "range") box.value = value.toFixed(2);
-      }
-      const best = under(main, value);
-      limits.querySelector("output").textContent =
-        limit === null ? "move the slider to pick the strongest prompt below a limit"
-          : best ? `best under ${num(limit)}: value ${num(best.y, places([best.y]))}`
-            : `no prompt under ${num(limit)}; the most fluent has ${num(main[0].x)}`;
+      limits.el.hidden = !main.length;
+      if (!main.length) return;
+      const all = [...main, ...get("frontier")].map((e) => e.x), best = limit === null ? null : under(main, limit);
+      const low = Math.floor(Math.min(...all) * 10) / 10, high = Math.ceil(Math.max(...all) * 10) / 10;
+      const when = at === null ? "" : ` after iteration ${at}`;
+      limits.draw(low, high, limit, best ? `best under ${num(limit)}${when}: value ${num(best.y, places([best.y]))}`
+        : `no prompt under ${num(limit)}${when}; the most fluent has ${num(main[0].x)}`);
     }
 
     function drawTimes() {
@@ -151,7 +165,7 @@ export const view = {
       times.querySelector(".dlp-chart").replaceChildren(growthChart(get("growth") ?? {}, restarts, steps, at));
       const dashed = restarts.length ? `, dashed: ${count(restarts.length, "restart")}` : "";
       times.querySelector("output").textContent =
-        at === null ? `hypervolume${dashed} · move the slider to see earlier frontiers`
+        at === null ? `hypervolume${dashed} · drag to replay the search`
           : `frontier after iteration ${at}${get("past") ? "" : ", loading…"}`;
       times.querySelector("button").hidden = at === null;
     }
@@ -160,12 +174,18 @@ export const view = {
       const button = times.querySelector("button"), slider = times.querySelector("input");
       if (to === null && document.activeElement === button) slider.focus(); // the button disappears
       at = to === null || to >= get("step") ? null : to;
+      kept.set({ at });
+      fetchPast();
+      if (following) pickBest();
+      paint("plot", "table", "times");
+    }
+
+    function fetchPast() {
       // While the run goes on, the past that Python sent earlier lacks the newest iterations.
       if (at !== null && live() && (!get("past") || get("step") > asked)) {
         asked = get("step");
         model.send({ type: "past" });
       }
-      paint("plot", "table", "times");
     }
 
     function drawTable() {
@@ -173,9 +193,8 @@ export const view = {
     }
 
     function drawPrompt() {
-      const entry = get("frontier").find((e) => e.key === picked);
-      if (entry) prompt.show(entry); // a prompt that has left the frontier stays in view
-      else if (!prompt.shown) prompt.show(known.get(picked) ?? null);
+      const entry = pickedEntry();
+      if (entry || !prompt.shown) prompt.show(entry);
     }
 
     function learn() {
@@ -187,7 +206,14 @@ export const view = {
     function follow() {
       if (get("picked") === picked) return;
       picked = get("picked");
+      following = false;
       paint("plot", "table", "prompt");
+    }
+
+    /** Take the past, and pick in it what the limit picks. */
+    function recall() {
+      if (at !== null && following && get("past")) pickBest();
+      paint("plot", "table", "times", "prompt");
     }
 
     const paint = painter({ bar: drawBar, plot: drawPlot, table: drawTable, times: drawTimes, prompt: drawPrompt });
@@ -204,17 +230,18 @@ export const view = {
       "change:previous": changed("plot"),
       "change:restarts": changed("times"),
       "change:growth": changed("times"),
-      "change:past": changed("plot", "table", "times"),
+      "change:past": recall,
       "change:attributions": learn,
       "change:picked": follow,
       "msg:custom": hear(prompt, say),
     });
+    fetchPast();
     drawBar();
     drawPlot();
     drawTable();
     drawTimes();
     prompt.draw();
     drawPrompt();
-    return () => { end(); leave(); };
+    return () => { kept.end(); end(); leave(); };
   },
 };

@@ -8,27 +8,33 @@ const LEFT = 58, TOP = 12, BOTTOM = 48;
  * Make a plot that can be drawn again and again.
  *
  * draw({lines, crowd, earlier, limit, picked, empty}): lines are [{entries: [{key, x, y, text, it}], style, name, main}];
- * prompts can be picked only from the main line. crowd is [[x, y, λ, text]]; earlier is {points, iteration} or null; empty
- * is the text of a plot without points. The plot is as wide as its parent element, so that letters keep their size.
+ * prompts can be picked only from the main line. crowd is [[x, y, λ, text]]; earlier is {points, iteration} or null; picked
+ * is the entry of the picked prompt or null, and has its ring also where no line has it; empty is the text of a plot without
+ * points. The plot is as wide as its parent element, so that letters keep their size.
  */
 export function frontierPlot({ pick, caption }) {
   const tip = h("div", { class: "dlp-tip", hidden: true });
   let W = 600, H = 380, right = 16;
   const drawing = svg("svg", { viewBox: `0 0 ${W} ${H}`, class: "dlp-plot", role: "group", "aria-label": caption });
-  const el = h("div", { class: "dlp-plane" }, drawing, tip);
+  const plane = h("div", { class: "dlp-plane" }, drawing, tip), legend = h("p", { class: "dlp-marks" });
+  const el = h("div", {}, plane, legend);
   const clip = unique();
   let domain = null, last = null, spots = [], shown = null;
+  // A clicked prompt is shown below the plot. Its tip would only cover other points, so it stays away until the pointer leaves.
+  let clicked = null, pressing = false, redrawing = false;
 
   const X = (x) => LEFT + ((x - domain.x0) / (domain.x1 - domain.x0)) * (W - LEFT - right);
   const Y = (y) => H - BOTTOM - ((y - domain.y0) / (domain.y1 - domain.y0)) * (H - TOP - BOTTOM);
 
   function draw(content) {
     last = content;
-    const focused = drawing.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+    const focused = drawing.contains(document.activeElement) ? document.activeElement.dataset.key : null, before = shown;
     const names = content.lines.filter((line) => line.name && line.entries.length);
     right = names.length ? 22 + Math.min(130, 7 * Math.max(...names.map((line) => line.name.length))) : 16;
     const main = content.lines.find((line) => line.main) ?? { entries: [] };
-    const points = content.lines.flatMap((line) => line.entries);
+    const off = content.picked && !main.entries.some((e) => e.key === content.picked.key) ? content.picked : null;
+    const points = [...content.lines.flatMap((line) => line.entries), ...(off ? [off] : [])];
+    explain(content);
     domain = fit(domain, points.length ? points : content.crowd.map(([x, y]) => ({ x, y })));
     if (!domain) {
       const ground = svg("rect", { class: "dlp-nothing", x: 1, y: 1, width: W - 2, height: H - 2, rx: 6 });
@@ -50,20 +56,41 @@ export function frontierPlot({ pick, caption }) {
       const x = Math.min(W - right, Math.max(LEFT, X(content.limit)));
       parts.push(svg("path", { class: "dlp-limit", d: `M${x} ${TOP}V${H - BOTTOM}` }));
     }
-    if (content.earlier?.points.length) parts.push(earlierLabel(content.earlier, inside));
     parts.push(...endLabels(names));
-    parts.push(dots(main.entries, content.picked));
+    parts.push(dots(main.entries, content.picked?.key));
+    if (off) parts.push(stray(off));
+    redrawing = true;
     drawing.replaceChildren(...parts);
     spots = [
       ...content.crowd.filter(([x, y]) => inside(x, y)).map(([x, y, weight, text]) => ({ x, y, weight, text })),
       ...content.lines.filter((line) => !line.main).flatMap((line) => line.entries.map((e) => ({ ...e, of: line.name }))),
-      ...main.entries.map((e) => ({ ...e, main: true })),
+      ...[...main.entries, ...(off ? [off] : [])].map((e) => ({ ...e, main: true })),
     ];
     if (focused !== null) {
       const again = drawing.querySelector(`[data-key="${CSS.escape(focused)}"]`) ?? drawing.querySelector("[tabindex='0']");
       again?.focus({ preventScroll: true });
     }
-    if (shown) hover(spots.find((s) => s.text === shown.text && s.x === shown.x) ?? null);
+    redrawing = false;
+    hover((before && spots.find((s) => s.text === before.text && s.x === before.x)) ?? null);
+  }
+
+  /** Write what the marks are, below the plot, where the words cover no point. */
+  function explain({ lines, crowd, earlier }) {
+    const mark = (name) => h("span", { class: `dlp-key dlp-key-${name}`, "aria-hidden": "true" });
+    const named = lines.some((line) => line.name);
+    legend.hidden = named || !lines.some((line) => line.entries.length);
+    legend.replaceChildren(
+      mark("line"), "frontier",
+      ...(crowd.length ? [" · × population"] : []),
+      ...(earlier?.points.length ? [" · ", mark("earlier"), `dotted: iteration ${earlier.iteration}`] : []),
+    );
+  }
+
+  /** Make the mark of the picked prompt where it is not on the frontier. */
+  function stray(e) {
+    const name = "the picked prompt, which is not on this frontier", at = { cx: X(e.x), cy: Y(e.y) };
+    return svg("g", { class: "dlp-stray", role: "img", "aria-label": name },
+      svg("circle", { class: "dlp-ring", ...at, r: 9.5 }), svg("circle", { ...at, r: 4.5 }));
   }
 
   /** Make the dots of the prompts that can be picked: the Tab key reaches one of them, arrow keys move along. */
@@ -76,7 +103,7 @@ export function frontierPlot({ pick, caption }) {
       const name = `${i + 1} of ${entries.length}: value ${num(e.y, digits)}, cross-entropy ${num(e.x)}: ${visible(e.text)}`;
       const given = {
         class: `dlp-dot${on ? " dlp-on" : ""}`, role: "radio", "aria-checked": String(on), "aria-label": name,
-        tabindex: e.key === stop ? 0 : -1, onfocus: () => hover({ ...e, main: true }), onblur: () => hover(null),
+        tabindex: e.key === stop ? 0 : -1, onfocus: () => focus({ ...e, main: true }), onblur: () => focus(null),
       };
       const ring = on ? svg("circle", { class: "dlp-ring", cx: x, cy: y, r: 9.5 }) : null;
       const dot = svg("g", given, ring, svg("circle", { cx: x, cy: y, r: on ? 5 : r }));
@@ -94,6 +121,8 @@ export function frontierPlot({ pick, caption }) {
     });
     return group;
   }
+
+  const focus = (spot) => { if (!pressing && !redrawing) hover(spot); };
 
   function nearest(event, reach) {
     const box = drawing.getBoundingClientRect(), scale = W / box.width;
@@ -117,19 +146,11 @@ export function frontierPlot({ pick, caption }) {
       ...(spot.weight !== undefined ? [`member with λ ${num(spot.weight, 2)}`] : []),
       ...(spot.it !== undefined && spot.it !== null ? [`iteration ${spot.it}`] : []),
     ];
-    tip.replaceChildren(h("bdi", { dir: "ltr" }, visible(spot.text ?? "")), h("div", { class: "dlp-quiet" }, parts.join(" · ")));
+    tip.replaceChildren(h("bdi", { dir: "ltr" }, visible((spot.text ?? "").replace(/^ /, ""))), h("div", { class: "dlp-quiet" }, parts.join(" · ")));
     const x = X(spot.x) / W, y = Y(spot.y) / H; // the tip extends away from the nearer edges
     const across = `${x > 0.5 ? "right" : "left"}: ${(x > 0.5 ? 1 - x : x) * 100}%`;
     const down = `${y > 0.6 ? "bottom" : "top"}: calc(${(y > 0.6 ? 1 - y : y) * 100}% + 12px)`;
     tip.style.cssText = `${across}; ${down}`;
-  }
-
-  function earlierLabel(earlier, inside) {
-    const seen = earlier.points.filter(([x, y]) => inside(x, y));
-    const [x, y] = seen[Math.floor(seen.length * 0.7)] ?? [domain.x1, domain.y0];
-    const end = X(x) > W - right - 130, place = { x: X(x) + (end ? -4 : 6), y: Math.min(H - BOTTOM - 6, Y(y) + 22) };
-    const given = { class: "dlp-small", ...place, "text-anchor": end ? "end" : "start" };
-    return svg("text", given, `dotted: iteration ${earlier.iteration}`);
   }
 
   /** Make the names at the right edge, each at the height of its line's end, or as close to it as the other names allow. */
@@ -169,23 +190,30 @@ export function frontierPlot({ pick, caption }) {
   }
 
   const sizes = new ResizeObserver(() => {
-    const width = Math.round(el.clientWidth);
+    const width = Math.round(plane.clientWidth);
     if (!width || width === W) return;
     [W, H] = [width, Math.round(Math.min(420, Math.max(250, 0.66 * width)))];
     drawing.setAttribute("viewBox", `0 0 ${W} ${H}`);
     if (last) draw(last);
   });
-  sizes.observe(el);
+  sizes.observe(plane);
 
+  drawing.addEventListener("pointerdown", () => { pressing = true; });
   drawing.addEventListener("mousemove", (event) => {
-    const spot = nearest(event, 24);
-    hover(spot);
-    drawing.classList.toggle("dlp-hand", Boolean(spot?.key && spot.main));
+    const spot = nearest(event, 24), of = spot?.main ? spot.key : null;
+    pressing = false;
+    if (clicked !== of) clicked = null;
+    hover(clicked ? null : spot);
+    drawing.classList.toggle("dlp-hand", Boolean(of));
   });
-  drawing.addEventListener("mouseleave", () => hover(null));
+  drawing.addEventListener("mouseleave", () => { clicked = null; hover(null); });
   drawing.addEventListener("click", (event) => {
     const spot = nearest(event, 24);
-    if (spot?.key && spot.main) pick(spot.key);
+    pressing = false;
+    if (!spot?.key || !spot.main) return;
+    clicked = spot.key;
+    hover(null);
+    pick(spot.key);
   });
   return { el, draw };
 }

@@ -2,7 +2,7 @@
 
 import { WORDS, isGoing, iterations, runBar } from "./bar.js";
 import { count, errorLine, frontierOf, h, heading, hear, listen, notices, painter } from "./common.js";
-import { put, register, stage, unique, visible } from "./common.js";
+import { keeper, put, register, stage, unique, visible } from "./common.js";
 import { frontierPlot } from "./plot.js";
 import { attributionView } from "./strip.js";
 import { frontierTable } from "./table.js";
@@ -20,15 +20,19 @@ export const view = {
     const choice = h("div", { class: "dlp-row dlp-choice" });
     const bar = runBar({ model, live, suffix: " all" });
     const plot = frontierPlot({ pick, caption: "frontiers of several runs: value against cross-entropy" });
-    const table = frontierTable({ columns: COLUMNS, pick, label: "the merged frontier" });
+    const kept = keeper(model, root);
+    const table = frontierTable({ columns: COLUMNS, pick, kept, label: "the merged frontier" });
 
     // The view remembers which run found the picked prompt, because that run answers even after the prompt is beaten.
     const holds = (run) => run.frontier.some((e) => e.key === picked);
-    let picked = get("picked"), group = get("runs").find(holds)?.group ?? 0, only = -1, owner = 0, drawnChoice = "";
+    let picked = get("picked"), group = get("runs").find(holds)?.group ?? kept.get("group") ?? 0;
+    let only = kept.get("only") ?? -1, owner = kept.get("owner") ?? 0, drawnChoice = "", held = null;
+    if (get("runs")[only]?.group !== group) only = -1;
     const known = memory(() => get("runs"), () => group, get("attributions"));
     const send = (message) => model.send({ ...message, run: owner });
     const python = () => get("runs")[owner]?.python ?? "";
-    const prompt = attributionView({ live, known, say, send, name: unique(), python });
+    const stays = () => mine().some(holds), slot = (key) => `${group} ${key}`;
+    const prompt = attributionView({ live, known, kept, stays, slot, say, send, name: unique(), python });
     root.append(
       heading(get("title"), count(get("runs").length, "run"), notice),
       bar.el, error.el, bar.spoken, choice, h("div", { class: "dlp-two" }, plot.el, table.el), prompt.el,
@@ -48,6 +52,8 @@ export const view = {
     function turn(to) {
       group = to;
       only = -1;
+      held = null;
+      kept.set({ group, only });
       prompt.show(null);
       paint("choice", "plot", "table", "prompt");
     }
@@ -70,6 +76,7 @@ export const view = {
       const line = style === null ? null : h("span", { class: `dlp-key dlp-run-${style}`, "aria-hidden": "true" });
       const press = () => {
         only = only === number ? -1 : number;
+        kept.set({ group, only });
         paint("choice", "plot", "table");
       };
       const given = { "aria-pressed": String(only === number), "data-focus": `run-${number}`, onclick: press };
@@ -92,18 +99,26 @@ export const view = {
         entries: run.frontier, style: `dlp-run dlp-run-${style(run)}`, name: all.length <= NAMED ? run.name : "",
       });
       const main = { entries: merged(), main: true, style: "dlp-merged" }, empty = "The frontiers grow here.";
-      plot.draw({ lines: [...shown().map(line), main], crowd: [], earlier: null, limit: null, picked, empty });
+      plot.draw({ lines: [...shown().map(line), main], crowd: [], earlier: null, limit: null, picked: pickedEntry(), empty });
     }
 
     function drawTable() {
       table.draw(merged(), picked, "The prompts of the merged frontier appear here.");
     }
 
+    /** Return the entry of the picked prompt; a prompt that has left the frontiers stays in view. */
+    function pickedEntry() {
+      const run = shown().find(holds) ?? mine().find(holds), before = kept.get("edits")?.[slot(picked)]?.base;
+      if (run) held = { ...run.frontier.find((e) => e.key === picked), run: run.name };
+      else if (held?.key !== picked) held = before ? { x: before.ce, y: before.value, ...before } : null;
+      if (run) owner = run.number;
+      else if (held && kept.get("owner") !== owner) kept.set({ owner });
+      return held;
+    }
+
     function drawPrompt() {
-      const run = shown().find(holds) ?? mine().find(holds);
-      if (!run) return; // a prompt that has left the frontier stays in view
-      owner = run.number;
-      prompt.show(run.frontier.find((e) => e.key === picked));
+      const entry = pickedEntry();
+      if (entry) prompt.show(entry);
     }
 
     function follow() {
@@ -132,7 +147,7 @@ export const view = {
     drawTable();
     prompt.draw();
     drawPrompt();
-    return () => { end(); leave(); };
+    return () => { kept.end(); end(); leave(); };
   },
 };
 

@@ -5,6 +5,7 @@ import { heatMap, ledger } from "./substitutes.js";
 import { tokenStrip } from "./tokens.js";
 
 const NOTHING = "Pick a point or a row to see which tokens of the prompt carry the feature.";
+const UNDO = 20, EDITS = 6; // most steps of undo, and most edited prompts, that are kept when the view is drawn again
 const PATIENCE = 20; // seconds without an answer after which the view reports that
 
 /** Submit the form of an input on Enter; Shift+Enter makes a new line, because a prompt may have several lines. */
@@ -24,7 +25,9 @@ const reading = (text, more = "") => {
 /**
  * Make the view of a prompt's attribution.
  *
- * host: {name, live(), send(message), say(text), python(), known: Map of entries by key, nothing: text without a prompt}.
+ * host: {name, live(), send(message), say(text), python(), known: Map of entries by key, kept: memory of the view,
+ * slot(key): name of a prompt's edit there, stays(): whether the picked prompt is on the present frontier, nothing: text
+ * without a prompt}.
  * `show(entry)` shows a prompt of the frontier or an entry with scores, `answer(message)` takes an answer of Python, `el`
  * is the element.
  */
@@ -35,10 +38,12 @@ export function attributionView(host) {
   // substitutes in subs; it is never kept in known.
   let now = null;
   let trail = []; // entries that undo goes back to
-  let chosen = -1, grid = false, all = false, pending = 0, numbers = 0, wrong = "", timer;
+  let typed = {}; // texts that are typed and not sent, by the name of their input: {of: what they belong to, value}
+  let chosen = -1, grid = false, all = false, pending = 0, numbers = 0, wrong = "", refused = "", stood = true, timer;
 
   const nothing = { drop: null, floor: null, subs: null, tried: null, partial: false, series: null };
-  const complete = (entry) => ({ value: entry.y, ce: entry.x, ...nothing, ...entry });
+  const complete = (entry) => ({ value: entry.y, ce: entry.x, ids: [], tokens: [], ...nothing, ...entry });
+  const bare = ({ key, ids, tokens, text, trips, value, ce }) => ({ key, ids, tokens, text, trips, value, ce });
 
   function show(entry) {
     if (!entry) {
@@ -49,23 +54,39 @@ export function attributionView(host) {
       // While a run goes on, its frontier comes several times a second. A pending question is not asked again, because
       // each question makes the one before it obsolete, and no answer would belong to the newest.
       if (now.subs === null && !pending && !wrong) look();
+      if (stood !== host.stays()) draw();
       return;
     }
     base = complete(host.known.get(entry.key) ?? entry);
-    now = base;
-    trail = [];
-    chosen = -1;
+    // The edit of a prompt is the user's work: it outlasts this drawing of the view.
+    const left = host.kept.get("edits")?.[host.slot(entry.key)];
+    [now, trail, chosen, typed] = [base, [], -1, {}];
+    if (left) {
+      now = left.now.key === base.key ? base : complete(left.now);
+      [trail, chosen, grid, typed] = [left.trail.map(complete), left.chosen, left.grid, left.typed];
+    }
     pending = 0; // do not wait for answers about another prompt
     wrong = "";
     look();
     draw();
   }
 
+  /** Keep what the user has made of the picked prompt. */
+  function keep() {
+    if (!base) return;
+    const { [host.slot(base.key)]: before, ...others } = host.kept.get("edits") ?? {};
+    const edited = now.key !== base.key || trail.length || Object.keys(typed).length || !host.stays();
+    const edit = { base: bare(base), now: bare(now), trail: trail.slice(-UNDO).map(bare), chosen, grid, typed };
+    if (edited ? JSON.stringify(edit) === JSON.stringify(before) : !before) return;
+    const last = Object.entries(others).slice(1 - EDITS);
+    host.kept.set({ edits: Object.fromEntries([...last, ...(edited ? [[host.slot(base.key), structuredClone(edit)]] : [])]) });
+  }
+
   /** Ask Python for the missing results of the prompt that is shown. */
   function look() {
     const known = host.known.get(now.key);
     if (known?.subs) now = { ...now, ...known };
-    if (host.live() && (!now.subs || !now.series)) ask({ type: "look", ids: now.ids });
+    if (host.live() && now.ids.length && (!now.subs || !now.series)) ask({ type: "look", ids: now.ids });
   }
 
   function ask(message) {
@@ -105,7 +126,14 @@ export function attributionView(host) {
     if (!other && trail.at(-1)?.key === now.key) trail.pop();
     now = { ...now, ...message.found };
     if (message.found.subs && message.found.series) pending = 0;
+    if (typed.edit && typed.edit.of !== now.key) delete typed.edit; // it has become the prompt
     if (base.key === now.key) base = { ...base, ...message.found };
+    draw();
+  }
+
+  /** Say what is wrong with a typed text, without a question to Python. */
+  function refuse(words) {
+    wrong = refused = words;
     draw();
   }
 
@@ -122,8 +150,9 @@ export function attributionView(host) {
 
   function draw() {
     const focus = el.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
-    const typed = focus ? [document.activeElement.value, document.activeElement.selectionStart] : null;
-    const boxes = [...el.querySelectorAll("[data-of]")].map((box) => [box.dataset.focus, box.dataset.of, box.value]);
+    const caret = focus ? document.activeElement.selectionStart : null;
+    stood = host.stays();
+    keep();
     if (!now) {
       el.replaceChildren(h("p", { class: "dlp-quiet" }, host.nothing ?? NOTHING));
       return;
@@ -132,15 +161,11 @@ export function attributionView(host) {
     const picture = grid && now.subs ? [heatMap(now, { swap: swap(), say: host.say })] : [strip()];
     if (chosen >= 0 && !grid) picture.push(substitutes());
     el.replaceChildren(head(), ...fault, ...picture, ...(host.live() ? [editor()] : []));
-    for (const [name, of, value] of boxes) { // keep typed text while it belongs to the same prompt or token
-      const box = el.querySelector(`[data-of][data-focus="${name}"]`);
-      if (box && box.dataset.of === of) { box.value = value; box.dispatchEvent(new Event("input")); }
-    }
     if (focus) {
       // If the focused button no longer exists, the focus goes to the chosen token, or to the first button.
       const again = el.querySelector(`[data-focus="${CSS.escape(focus)}"]`) ?? el.querySelector(".dlp-token.dlp-on, button");
       again?.focus({ preventScroll: true });
-      if (again && typed?.[0] !== undefined && again.setSelectionRange) again.setSelectionRange(typed[1], typed[1]);
+      if (Number.isInteger(caret) && again?.setSelectionRange) again.setSelectionRange(caret, caret);
     }
   }
 
@@ -148,13 +173,14 @@ export function attributionView(host) {
   const swap = () => (host.live() ? (ids) => play({ type: "look", ids }) : null);
 
   function strip() {
-    const waiting = wrong ? "" : "trying substitutes…";
+    const waiting = wrong ? "" : "trying substitutes…", live = host.live();
+    if (!now.tokens.length && !live) return h("p", { class: "dlp-legend" }, "Only the text and the scores of this prompt were kept.");
     const choose = (i) => {
       chosen = chosen === i ? -1 : i;
       all = false;
       draw();
     };
-    return tokenStrip(now, base, { chosen, choose, yet: host.live() ? waiting : "No attribution was kept for this prompt." });
+    return tokenStrip(now, base, { chosen, choose, yet: live ? waiting : "No attribution was kept for this prompt." });
   }
 
   function head() {
@@ -173,7 +199,8 @@ export function attributionView(host) {
       score(num(now.value, digits), `value${change(num(now.value - base.value, digits, true))}`),
       score(num(now.ce), `cross-entropy${change(num(now.ce - base.ce, 2, true))}`),
       score(perplexity(now.ce), "perplexity"),
-      pending ? h("span", { class: "dlp-quiet" }, "working…") : null);
+      pending ? h("span", { class: "dlp-quiet" }, "working…") : host.stays() ? null
+        : h("span", { class: "dlp-quiet" }, "not on the present frontier"));
   }
 
   function buttons() {
@@ -198,8 +225,9 @@ export function attributionView(host) {
       trail.length ? button("undo", () => back(trail.pop()), "undo") : null,
       now.key !== base.key ? button("back to the picked prompt", leave, "back") : null,
       host.live() ? button("dream from here", start, "start") : null,
-      h("span", { class: "dlp-quiet" }, "copy"), copied("text", now.text), copied("ids", JSON.stringify(now.ids)),
-      copied("Python", `dl.score(${host.python()}, [[${now.ids.join(", ")}]])`),
+      h("span", { class: "dlp-quiet" }, "copy"), copied("text", now.text),
+      ...(now.ids.length ? [copied("ids", JSON.stringify(now.ids)),
+        copied("Python", `dl.score(${host.python()}, [[${now.ids.join(", ")}]])`)] : []),
       now.subs ? button("heat map", turn, "grid", { "aria-pressed": String(grid) }) : null,
     ];
   }
@@ -228,15 +256,31 @@ export function attributionView(host) {
 
   /** Make a form with an input and a button; `of` names the prompt or token to which the typed text belongs. */
   function form(name, of, label, act, box, send) {
-    const hint = h("span", { class: "dlp-quiet dlp-reading" });
+    const hint = h("span", { class: "dlp-quiet dlp-reading" }), given = box.value, empty = name === "try" ? "token" : "prompt";
     const first = () => (box.value === now.text ? "" : reading(/^\s*\S*/.exec(box.value)[0], "…"));
     const submit = (event) => {
       event.preventDefault();
       if (box.value) send(box.value);
+      else refuse(`Type a ${empty} first: a prompt needs at least one token.`);
+    };
+    const hear = () => {
+      hint.textContent = name === "try" ? reading(box.value) : box.value ? first() : "a prompt needs at least one token";
+      box.setAttribute("aria-invalid", String(!box.value && box.value !== given));
+      if (box.value === given) delete typed[name];
+      else typed[name] = { of, value: box.value };
     };
     box.dataset.focus = name;
-    box.dataset.of = of;
-    box.addEventListener("input", () => { hint.textContent = name === "try" ? reading(box.value) : first(); });
+    if (typed[name]?.of === of) {
+      box.value = typed[name].value;
+      hear();
+    }
+    box.addEventListener("input", () => {
+      hear();
+      keep();
+      if (!refused || wrong !== refused) return;
+      wrong = refused = "";
+      draw();
+    });
     return h("form", { class: `dlp-form dlp-${name}`, onkeydown: enter, onsubmit: submit },
       h("label", {}, h("span", {}, label), box),
       h("button", { type: "submit", "data-focus": `${name}-button` }, act), hint);

@@ -3,9 +3,9 @@
 import { arrows, h, num, perplexity, places, visible } from "./common.js";
 
 const MISMATCH = "its text encodes to other tokens";
-const text = (e) => {
+const text = (e, digits, more) => {
   const mark = h("span", { class: "dlp-mark", title: MISMATCH, role: "img", "aria-label": MISMATCH }, " ≠");
-  return [h("bdi", { dir: "ltr" }, visible(e.text.replace(/^ /, ""))), e.trips === false ? mark : null];
+  return [h("bdi", { dir: "ltr" }, visible(e.text.replace(/^ /, ""))), e.trips === false ? mark : null, more];
 };
 const COLUMNS = {
   value: [(e) => e.y, (e, digits) => [num(e.y, digits)]],
@@ -16,15 +16,62 @@ const COLUMNS = {
   text: [(e) => e.text, text],
 };
 
-/** Make a table. `draw(entries, picked, nothing)` shows the text `nothing` without entries; only keyed entries can be picked. */
-export function frontierTable({ columns, pick, label }) {
-  const el = h("div", { class: "dlp-table" });
-  let by = "cross-entropy", way = 1, last = null, seen = "";
+const parts = (e) => e.ids ?? (e.text === "text not kept" ? [] : e.text.split(/(?=\s)/));
+
+function near(a, b) {
+  let other = 0;
+  for (let i = 0; i < a.length && other < 2; i++) other += a[i] !== b[i];
+  return a.length > 0 && a.length === b.length && other < 2;
+}
+
+/** Return groups of entries: each begins with the strongest of them, and the others differ from it in one token at most. */
+function alike(entries) {
+  const groups = [];
+  for (const e of [...entries].sort((a, b) => b.y - a.y)) {
+    const own = parts(e), home = groups.find((group) => near(group.parts, own));
+    if (home) home.push(e);
+    else groups.push(Object.assign([e], { parts: own }));
+  }
+  return groups;
+}
+
+/** Make a table. `draw(entries, picked, nothing)` shows the text `nothing` without entries. */
+export function frontierTable({ columns, pick, kept, label }) {
+  const inner = h("div", { class: "dlp-inner" }), el = h("div", { class: "dlp-table" }, inner);
+  let [by, way] = kept.get("sort") ?? ["cross-entropy", 1], fold = kept.get("fold") ?? true, last = null, seen = "";
+  const opened = new Set(); // keys of the prompts whose near-duplicates are shown
 
   function sort(column) {
     [by, way] = [column, by === column ? -way : 1];
+    kept.set({ sort: [by, way] });
     draw(...last);
-    el.firstChild.scrollTop = 0;
+    inner.firstChild.scrollTop = 0;
+  }
+
+  function turn() {
+    fold = !fold;
+    opened.clear();
+    kept.set({ fold });
+    draw(...last);
+  }
+
+  /** Make the button that shows the near-duplicates of a row. */
+  function unfolder(e, count, tabindex) {
+    const press = (event) => {
+      event.stopPropagation(); // it does not pick the row
+      if (!opened.delete(e.key)) opened.add(e.key);
+      draw(...last);
+    };
+    const name = `${count} near-duplicate${count > 1 ? "s" : ""} of this prompt`, on = opened.has(e.key);
+    const given = { class: "dlp-more", "data-more": e.key, title: name, "aria-label": name, "aria-expanded": String(on) };
+    return h("button", { ...given, tabindex, onclick: press }, `${on ? "−" : "+"}${count}`);
+  }
+
+  function folding(entries, groups) {
+    const hidden = entries.length - groups.length, box = h("input", { type: "checkbox", checked: fold, onchange: turn });
+    if (!hidden) return null;
+    return h("label", { class: "dlp-fold" }, box, `fold near-duplicates: ${hidden} of ${entries.length} rows differ from a `
+      + "stronger row in one token");
   }
 
   function head(column) {
@@ -37,28 +84,37 @@ export function frontierTable({ columns, pick, label }) {
 
   function draw(entries, picked, nothing) {
     last = [entries, picked, nothing];
-    if (!entries.length) return el.replaceChildren(h("p", { class: "dlp-quiet" }, nothing));
-    const digits = places(entries.map((e) => e.y)), value = COLUMNS[by][0];
-    const rows = [...entries].sort((a, b) => (value(a) < value(b) ? -way : value(a) > value(b) ? way : 0));
-    const is = (e) => Boolean(e.key) && e.key === picked, stop = (rows.find(is) ?? rows.find((e) => e.key))?.key;
-    const row = (e) => {
+    if (!entries.length) return inner.replaceChildren(h("p", { class: "dlp-quiet" }, nothing));
+    const digits = places(entries.map((e) => e.y)), value = COLUMNS[by][0], is = (e) => e.key === picked;
+    const order = (a, b) => (value(a) < value(b) ? -way : value(a) > value(b) ? way : 0);
+    const groups = alike(entries), heads = fold ? groups.sort((a, b) => order(a[0], b[0])) : [...entries].sort(order).map((e) => [e]);
+    // A folded row that is picked is shown below the row that it is folded under.
+    const rows = heads.flatMap(([first, ...others]) => [
+      { e: first, count: others.length },
+      ...others.sort(order).filter((e) => opened.has(first.key) || is(e)).map((e) => ({ e, under: true })),
+    ]);
+    const stop = (rows.find(({ e }) => is(e)) ?? rows[0]).e.key;
+    const row = ({ e, count, under }) => {
+      const tabindex = e.key === stop ? 0 : -1; // the Tab key reaches one row, and the button in it
       const given = {
-        class: is(e) ? "dlp-on" : null, "aria-selected": String(is(e)), tabindex: e.key && e.key === stop ? 0 : -1,
-        "data-key": e.key ?? "", onclick: () => pick(e.key),
+        class: [is(e) && "dlp-on", under && "dlp-under"].filter(Boolean).join(" ") || null, "aria-selected": String(is(e)),
+        tabindex, "data-key": e.key, onclick: () => pick(e.key),
       };
-      return h("tr", given, ...columns.map((c) => h("td", { class: `dlp-c-${c}` }, ...COLUMNS[c][1](e, digits))));
+      const more = count ? unfolder(e, count, tabindex) : null;
+      return h("tr", given, ...columns.map((c) => h("td", { class: `dlp-c-${c}` }, ...COLUMNS[c][1](e, digits, more))));
     };
     const focus = el.contains(document.activeElement) ? document.activeElement.dataset : null;
     const scroll = el.querySelector(".dlp-scroll")?.scrollTop ?? 0;
     const body = h("tbody", { onkeydown: keys }, ...rows.map(row));
     const table = h("table", { role: "grid", "aria-label": label }, h("thead", {}, h("tr", {}, ...columns.map(head))), body);
     const box = h("div", { class: "dlp-scroll" }, table);
-    el.replaceChildren(box);
+    inner.replaceChildren(...[box, folding(entries, groups)].filter(Boolean));
     box.scrollTop = scroll;
     if (picked !== seen) follow(box, body.querySelector(".dlp-on"));
     seen = picked;
     if (!focus) return;
-    const again = focus.by ? `[data-by="${focus.by}"]` : `[data-key="${CSS.escape(picked || focus.key || "")}"]`;
+    const again = focus.by ? `[data-by="${focus.by}"]` : focus.more ? `[data-more="${CSS.escape(focus.more)}"]`
+      : focus.key === undefined ? "[type=checkbox]" : `[data-key="${CSS.escape(picked || focus.key || "")}"]`;
     el.querySelector(again)?.focus({ preventScroll: true });
   }
 
@@ -71,7 +127,8 @@ export function frontierTable({ columns, pick, label }) {
   }
 
   function keys(event) {
-    const rows = [...event.currentTarget.children].filter((row) => row.dataset.key);
+    if (event.target.tagName === "BUTTON" && /^(Enter| )$/.test(event.key)) return;
+    const rows = [...event.currentTarget.children];
     const next = arrows(event, rows) ?? (event.key === "Enter" || event.key === " " ? event.target.closest("tr") : null);
     if (!next) return;
     event.preventDefault();
