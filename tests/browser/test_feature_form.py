@@ -217,7 +217,7 @@ def test_what_is_typed_is_checked_once_and_answered(form):
 
 
 def test_a_bad_setting_is_marked_wherever_it_stands(form):
-    it = form(expression="L1.N7")
+    it = form(expression="L1.N7", typed={"search": "epo"})
     it.page.get_by_text("More settings").click()
     it.page.get_by_label("least λ").fill("x")
     it.page.get_by_text("More settings").click()
@@ -233,7 +233,7 @@ def test_a_bad_setting_is_marked_wherever_it_stands(form):
 
 
 def test_a_setting_that_may_be_automatic_is_chosen_from_a_list(form):
-    it = form(expression="L1.N7", typed={"share_prefixes": "no"})
+    it = form(expression="L1.N7", typed={"search": "epo", "share_prefixes": "no"})
     it.page.get_by_text("More settings").click()
     choice = it.page.get_by_label("prepend BOS")
     assert choice.input_value() == "" and it.page.get_by_label("share prefixes").input_value() == "no"
