@@ -12,7 +12,7 @@ from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.runs import saving
 from dreamy_lens.runs.dream import Dream
-from dreamy_lens.runs.dreams import Dreams
+from dreamy_lens.runs.dreams import Dreams, folders_of
 from dreamy_lens.runs.progress import advance
 from dreamy_lens.runs.spec import RunSpec
 from dreamy_lens.runs.start import new_run, side_by_side
@@ -100,9 +100,10 @@ def dream(
     several = is_list or seeds is not None
     if is_list and not feature:
         raise SettingsError("The list of features is empty; give at least one feature.")
-    if save_to is not None and not several:
-        saving.check_free(save_to)
     features = [parse(one) for one in (feature if is_list else [feature])]
+    if save_to is not None:
+        for folder in folders_of(save_to, len(features) * len(configs)) if several else [save_to]:
+            saving.check_free(folder)
     hooked = as_hooked(model)
     options: dict[str, Any] = {
         "start": start,
@@ -113,8 +114,6 @@ def dream(
     if several:
         with working("Preparing the runs", progress):
             run = side_by_side(features, hooked, configs, **options)
-        for folder in [] if save_to is None else run.run_folders(save_to):
-            saving.check_free(folder)
         advance(run, run[0].config.iterations, progress, save_to, wait)
         return run
     with working("Preparing the run", progress):

@@ -11,7 +11,7 @@ from dreamy_lens.cluster.shared_folder import SharedFolder
 from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.constraints import Constraint
 from dreamy_lens.sweeps.execution import carry_out
-from dreamy_lens.sweeps.plan import Plan
+from dreamy_lens.sweeps.plan import MANIFEST, Plan
 from dreamy_lens.sweeps.sweep import Sweep
 
 
@@ -85,6 +85,8 @@ def sweep(
     """
     RayConfig.check_not_settings(common)
     ray_config = RayConfig.from_argument(ray)
+    place = SharedFolder(out)
+    place.check_free_or(MANIFEST)  # before a model is loaded
     plan = Plan.from_arguments(
         features,
         model,
@@ -97,4 +99,4 @@ def sweep(
         dtype=dtype,
         common=common,
     )
-    return carry_out(plan, SharedFolder(out), ray=ray_config, together=together, progress=progress)
+    return carry_out(plan, place, ray=ray_config, together=together, progress=progress)

@@ -61,8 +61,12 @@ def add_scan(commands: Commands) -> None:
 
 
 def _scan(options: argparse.Namespace) -> int:
+    from dreamy_lens.scan.storage import check_out
+
     keywords: dict[str, Any] = {"k": options.k, "batch_size": options.batch_size, "out": options.out}
     keywords |= ray_keywords(options) | model_keywords(options)
+    if options.out is not None:
+        check_out(options.out)
     if options.html:
         model = load_selected_model(options)
         keywords |= {"model": model, "dtype": None} if options.ray is None else {}  # loads the model only once

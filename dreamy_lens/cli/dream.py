@@ -26,6 +26,7 @@ from dreamy_lens.cli.options import (
 )
 from dreamy_lens.errors import RunFolderError
 from dreamy_lens.results.storage import RUN
+from dreamy_lens.runs.saving import check_free
 
 
 def add_dream(commands: Commands) -> None:
@@ -68,6 +69,8 @@ def _dream(options: argparse.Namespace) -> int:
                 f"{options.out!r} already holds a run; continue it with --resume {shlex.quote(options.out)}, choose "
                 "another name, or delete it first."
             )
+        if options.out is not None:
+            check_free(options.out)
         settings = checked_settings(options)
         model = load_selected_model(options)
         announce(f"Dreaming of {options.feature}", options)

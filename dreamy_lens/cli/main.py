@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 import dreamy_lens as dl
-from dreamy_lens._files import check_file
+from dreamy_lens._files import TABLES, check_ending, check_file, check_page
 from dreamy_lens.cli import corpus, dream, model, sweep
 from dreamy_lens.cli.options import Commands
 from dreamy_lens.errors import DreamyLensError
@@ -34,8 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        if getattr(options, "html", None):  # said before what may take long
-            check_file(options.html)
+        _check_files(options)
         with _warnings_in_words():
             status = options.run(options) or 0
         sys.stdout.flush()
@@ -74,6 +73,15 @@ def make_parser() -> argparse.ArgumentParser:
     dream.add_show(commands)
     model.add_doctor(commands)
     return parser
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    """Raise FileWriteError, before what may take long, if a file that the options name cannot be written."""
+    if getattr(options, "html", None):
+        check_page(options.html)
+    if getattr(options, "csv", None):
+        check_ending(options.csv, TABLES, "a table in CSV")
+        check_file(options.csv)
 
 
 @contextlib.contextmanager

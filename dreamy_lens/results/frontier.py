@@ -13,9 +13,10 @@ import numpy as np
 from dreamy_lens.errors import RunFolderError, SettingsError, quoted
 from dreamy_lens.figures.frontier import frontier_figure
 from dreamy_lens.html.page import fragment
+from dreamy_lens.results.export import save_as
 from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
 from dreamy_lens.results.prompt_table import PROMPT_COLUMNS, prompt_rows, prompt_table, text_table
-from dreamy_lens.results.storage import read_json, write_json
+from dreamy_lens.results.storage import read_json
 from dreamy_lens.search.pareto import hull_rows, hypervolume, non_dominated
 
 if TYPE_CHECKING:
@@ -174,8 +175,20 @@ class Frontier(Sequence[Prompt]):
         return frontier_figure(self, hull=self.hull() if hull else None, **settings)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the prompts as one JSON file, replace an older file in a single step, and return the path."""
-        return write_json(path, {"format": FORMAT, "version": 1, "prompts": [p.to_dict() for p in self.prompts]})
+        """Write the prompts to a file, replace an older file in a single step, and return the path.
+
+        Args:
+            path: File to write. Its ending decides the format: `.csv` is the table, `.svg`, `.pdf`, `.png` and `.html`
+                are the figure. `.json`, or no known ending, is the JSON that :meth:`load` reads.
+
+        Raises:
+            FileWriteError: The file cannot be written, or its ending stands for another format.
+        """
+
+        def content() -> dict[str, Any]:
+            return {"format": FORMAT, "version": 1, "prompts": [p.to_dict() for p in self.prompts]}
+
+        return save_as(path, content, self.to_pandas, self.plot)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Frontier:

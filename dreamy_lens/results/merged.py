@@ -12,11 +12,12 @@ from dreamy_lens.errors import RunFolderError, SettingsError
 from dreamy_lens.figures.frontier import runs_figure
 from dreamy_lens.html.escaping import escape
 from dreamy_lens.html.page import fragment
+from dreamy_lens.results.export import save_as
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
 from dreamy_lens.results.prompt import Prompt, Provenance
 from dreamy_lens.results.prompt_table import prompt_table
-from dreamy_lens.results.storage import read_json, write_json
+from dreamy_lens.results.storage import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,9 +96,22 @@ class Merged:
         return runs_figure(self, **settings)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write all frontiers as one JSON file and return its path. Histories are not part of the file."""
-        runs = [{"provenance": r.provenance.to_dict(), "prompts": [p.to_dict() for p in r.frontier]} for r in self.runs]
-        return write_json(path, {"format": FORMAT, "version": 1, "runs": runs})
+        """Write all frontiers to a file and return its path. Histories are not part of the file.
+
+        Args:
+            path: File to write. Its ending decides the format: `.csv` is the table, `.svg`, `.pdf`, `.png` and `.html`
+                are the figure. `.json`, or no known ending, is the JSON that :meth:`load` reads.
+
+        Raises:
+            FileWriteError: The file cannot be written, or its ending stands for another format.
+        """
+
+        def content() -> dict[str, Any]:
+            runs = [(run.provenance.to_dict(), [p.to_dict() for p in run.frontier]) for run in self.runs]
+            entries = [{"provenance": provenance, "prompts": prompts} for provenance, prompts in runs]
+            return {"format": FORMAT, "version": 1, "runs": entries}
+
+        return save_as(path, content, self.to_pandas, self.plot)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Merged:

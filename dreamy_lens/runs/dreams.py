@@ -14,6 +14,7 @@ from dreamy_lens.results.merged import Merged, merge
 from dreamy_lens.runs.controls import RunControls
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.progress import advance
+from dreamy_lens.runs.saving import check_free, check_name
 from dreamy_lens.runs.worker import FAILED, PAUSED, RUNNING, STOPPED, RunWorker
 from dreamy_lens.scoring.joint import JointScorer
 from dreamy_lens.scoring.sharing import SharingScorer
@@ -22,6 +23,22 @@ from dreamy_lens.search.steps import Step
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def folders_of(path: str | os.PathLike[str], count: int) -> list[Path]:
+    """Return the folders of several runs inside one folder.
+
+    Args:
+        path: Folder that holds the runs' folders.
+        count: Number of runs.
+
+    Raises:
+        RunFolderError: The path is a file, or its name ends like that of a file.
+    """
+    if Path(path).exists() and not Path(path).is_dir():
+        raise RunFolderError(f"{os.fspath(path)!r} is a file; name a folder for the {count} runs.")
+    check_name(path)
+    return [Path(path) / f"run-{number:03d}" for number in range(count)]
 
 
 class Dreams(RunControls, Sequence["Dream"]):
@@ -65,6 +82,7 @@ class Dreams(RunControls, Sequence["Dream"]):
 
         Raises:
             SettingsError: The runs are at different iterations and a number was given, or they are still going.
+            RunFolderError: `save_to` holds other runs, or cannot be created.
         """
         if self._went_on(iterations, save_to, wait):
             return self
@@ -75,6 +93,9 @@ class Dreams(RunControls, Sequence["Dream"]):
                 f"resume(n) needs runs that are at the same iteration, and these are at {iterations_of_runs}; resume() "
                 "without a number completes all of them."
             )
+        for run, folder in [] if save_to is None else zip(self.runs, self.run_folders(save_to), strict=True):
+            if not run.is_own_folder(folder):
+                check_free(folder)
         for run in self.runs:
             run.go_until(max(until))
         advance(self, max(until), progress, save_to, wait)
@@ -171,9 +192,7 @@ class Dreams(RunControls, Sequence["Dream"]):
         Raises:
             RunFolderError: The path is a file.
         """
-        if Path(path).exists() and not Path(path).is_dir():
-            raise RunFolderError(f"{os.fspath(path)!r} is a file; name a folder for the {len(self)} runs.")
-        return [Path(path) / f"run-{number:03d}" for number in range(len(self))]
+        return folders_of(path, len(self))
 
     @property
     def models(self) -> set[Any]:

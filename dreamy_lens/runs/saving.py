@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from dreamy_lens._files import FAILURES, check_writable, explain
+from dreamy_lens._files import FAILURES, check_folder_name, check_writable, explain
 from dreamy_lens._host import versions
-from dreamy_lens.errors import DreamyLensError, FeatureError, RunFolderError
+from dreamy_lens.errors import DreamyLensError, FeatureError, FileWriteError, RunFolderError
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import parse
 from dreamy_lens.results.history import History
@@ -114,6 +114,21 @@ def texts_of(prompts: Iterable[Prompt]) -> dict[str, dict[str, Any]]:
     }
 
 
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Check that the name of a run's folder does not end like that of a file.
+
+    Args:
+        path: Folder in which the run will be saved.
+
+    Raises:
+        RunFolderError: The folder does not exist, and its name ends like that of a file.
+    """
+    try:
+        check_folder_name(path, "a run", "run.to_html(path) writes pages, run.frontier.save(path) pictures and tables.")
+    except FileWriteError as error:
+        raise RunFolderError(str(error)) from None
+
+
 def check_free(path: str | os.PathLike[str]) -> None:
     """Check before a search that a new run can be saved in a folder.
 
@@ -124,6 +139,7 @@ def check_free(path: str | os.PathLike[str]) -> None:
         RunFolderError: The folder is taken, or cannot be created.
     """
     folder = Path(path)
+    check_name(folder)
     try:
         place = folder
         if folder.is_dir() and not any(folder.iterdir()):

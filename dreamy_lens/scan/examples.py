@@ -79,8 +79,7 @@ class Examples:
         folder = Path(folder).expanduser()
         if folder.absolute() == self.folder:
             return folder
-        if folder.exists() and not folder.is_dir():
-            raise ExamplesError(f"{str(folder)!r} is a file; examples are a folder. Choose another name.")
+        storage.check_out(folder)
         if (folder / storage.HEADER).exists() and not overwrite:
             raise ExamplesError(f"{str(folder)!r} holds examples already; choose another name, or pass overwrite=True.")
         others = storage.other_entries(folder)  # looked at before the header, which another process may be writing
