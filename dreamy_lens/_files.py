@@ -247,6 +247,24 @@ def check_file(path: StrPath) -> None:
         raise FileWriteError(f"The file {os.fspath(path)[:300]!r} cannot be written: {explain(error)}") from error
 
 
+def why_no_path(text: str) -> str | None:
+    """Return why a text cannot be the path of a file or folder, or None if it can; the system is not asked.
+
+    >>> why_no_path("a" * 300), why_no_path("models/gpt2")
+    ('a part of it is longer than 255 bytes', None)
+    """
+    if "\0" in text:
+        return "it contains a NUL character"
+    encoded = text.encode("utf-8", "surrogatepass")
+    if len(encoded) > 4000 or any(len(part) > 255 for part in encoded.split(b"/")):
+        return "it is longer than 4,000 bytes" if len(encoded) > 4000 else "a part of it is longer than 255 bytes"
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        return "there is no such user"
+    return None
+
+
 def explain(error: BaseException) -> str:
     """Return the reason why a file or folder could not be written, and a remedy, as sentences.
 

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("Loading the embedded model ...", flush=True)
     model = dl.load_model()
     feature = dl.parse(options.feature)
-    print(f"Dreaming about {feature} for {options.iterations} iterations", flush=True)
+    print(f"Dreaming about {feature.label} for {options.iterations} iterations", flush=True)
     start = time.perf_counter()
     run = dl.dream(
         feature,

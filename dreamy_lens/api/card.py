@@ -76,7 +76,7 @@ def card(
     >>> texts = ["Return a copy of the array, with axes transposed.", "Raise an error if the file is not found."]
     >>> page = dl.card("L2.N17", corpus=texts, scan={"cache": False}, iterations=2, population=2, children=4, length=6)
     >>> page.title, len(page.logit_effect.promoted), "<script" in page.to_html(static=True)
-    ('blocks.2.mlp.hook_post[-1, 17]', 10, False)
+    ('L2.N17', 10, False)
     """
     scan_settings = _check_scan_settings(scan, examples)
     if path is not None:

@@ -87,12 +87,12 @@ def dream(
     >>> import dreamy_lens as dl
     >>> run = dl.dream("L2.N17", iterations=2, population=2, children=4, length=6)
     >>> run
-    Dream(blocks.2.mlp.hook_post[-1, 17] on embedded, 2 of 2 iterations, ...)
+    Dream(L2.N17 on embedded, 2 of 2 iterations, ...)
     >>> bool(run.frontier.best().value == run.history.value.max())
     True
     >>> runs = dl.dream(["L2.N17", 'logit(" the")'], seeds=[0, 1], iterations=1, population=2, children=4, length=6)
     >>> [(run.feature_label, run.config.seed) for run in runs][1:3]
-    [('blocks.2.mlp.hook_post[-1, 17]', 1), ('logit(" the")', 0)]
+    [('L2.N17', 1), ('logit(" the")', 0)]
     """
     config = as_settings(search, settings, keywords_of(dream))
     is_list = isinstance(feature, (list, tuple))

@@ -80,7 +80,7 @@ def sweep(
     >>> runs
     Sweep(8 of 8 runs: 2 features x 2 settings x 2 seeds on embedded, in ...)
     >>> runs.merged("L2.N17", length=6)
-    Merged(2 runs of blocks.2.mlp.hook_post[-1, 17], ...)
+    Merged(2 runs of L2.N17, ...)
     >>> folder.cleanup()
     """
     RayConfig.check_not_settings(common)

@@ -103,7 +103,7 @@ def _print_windows(examples: Any) -> None:
         print(f"\nThe {len(notes)} features whose strongest window is the most deviations above their mean:")
     for i, note in notes.items():
         feature = examples.of(i)
-        print(f"\n{feature.label}{note}")
+        print(f"\n{feature.title}{note}")
         for window in feature.top[:SHOWN]:
             fluency = "" if window.cross_entropy is None else f"cross-entropy {window.cross_entropy:5.2f}  "
             print(f"{window.value:10.4g}  {fluency}{window.text!r}")

@@ -13,11 +13,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamy_lens._files import why_no_path
 from dreamy_lens._host import working
 from dreamy_lens.errors import ModelError, TokenizerError, quoted, shorten, unknown_setting, warn
 from dreamy_lens.models import hub
+from dreamy_lens.models.embedded import EMBEDDED_NAME
 from dreamy_lens.models.installs import no_installs
-from dreamy_lens.models.names import EMBEDDED_NAME, why_no_path
 from dreamy_lens.models.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

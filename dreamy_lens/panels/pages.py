@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dreamy_lens.errors import DreamyLensError
-from dreamy_lens.html.escaping import escape
+from dreamy_lens.html.escaping import escape, with_tooltip
 from dreamy_lens.html.page import document
 from dreamy_lens.panels.run_view import frozen_run, inspector_of
 from dreamy_lens.runs.report import introduction, run_settings, settings_list
@@ -33,10 +33,10 @@ def page_of_run(run: Dream, k: int = 32, strips: int = 20) -> str:
 
     with contextlib.suppress(DreamyLensError):  # a feature without a gradient has no attributions
         run.ask(inspect).result()
-    title = f"A dream of {run.feature_label}"
+    short, long = run.feature_names
     view = frozen_run(run, strips=strips)
     body = (
-        f"<h1>{escape(title)}</h1><p>{escape(introduction(run))}</p>{view}"
+        f"<h1>A dream of {with_tooltip(short, long)}</h1><p>{escape(introduction(run))}</p>{view}"
         f"<h2>Settings</h2>{settings_list(run_settings(run))}"
     )
-    return document(title, body, scripts=True)
+    return document(f"A dream of {short}", body, scripts=True)

@@ -13,7 +13,8 @@ import numpy as np
 from dreamy_lens import _host, _upcalls
 from dreamy_lens._files import check_page, write_text
 from dreamy_lens.errors import RunFolderError
-from dreamy_lens.html.escaping import escape
+from dreamy_lens.features.parser import feature_names
+from dreamy_lens.html.escaping import with_tooltip
 from dreamy_lens.html.numbers import decimals, number
 from dreamy_lens.html.page import document, fragment
 from dreamy_lens.results.export import save_as
@@ -142,8 +143,10 @@ class Attribution:
         """
         if path is not None:
             check_page(path, "attribution.save(path) writes pictures, tables and JSON.")
-        title = f"Attribution of {self.feature}" if self.feature else "Attribution"
-        page = document(title, f"<h1>{escape(title)}</h1>{attribution_with_scores(self)}")
+        short, long = feature_names(self.feature)
+        heading = f"Attribution of {with_tooltip(short, long)}" if short else "Attribution"
+        title = f"Attribution of {short}" if short else "Attribution"
+        page = document(title, f"<h1>{heading}</h1>{attribution_with_scores(self)}")
         if path is not None:
             write_text(path, page)
         return page

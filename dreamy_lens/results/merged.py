@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dreamy_lens.errors import RunFolderError, SettingsError
+from dreamy_lens.features.parser import feature_names
 from dreamy_lens.figures.frontier import runs_figure
-from dreamy_lens.html.escaping import escape
+from dreamy_lens.html.escaping import escape, with_tooltip
 from dreamy_lens.html.page import fragment
 from dreamy_lens.results.export import save_as
 from dreamy_lens.results.frontier import Frontier
@@ -71,6 +72,11 @@ class Merged:
 
     runs: tuple[MergeableRun, ...]
     frontier: Frontier
+
+    @property
+    def feature_names(self) -> tuple[str, str]:
+        """Short name of the feature for titles, and a longer one with its hook points for tooltips."""
+        return feature_names(self.runs[0].provenance.feature)
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a table of all runs' frontiers, with one row per prompt.
@@ -137,13 +143,15 @@ class Merged:
 
     def __repr__(self) -> str:
         n = len(self.runs)
-        return f"Merged({n} run{'s' * (n != 1)} of {self.runs[0].provenance.feature}, {self.frontier!r})"
+        return f"Merged({n} run{'s' * (n != 1)} of {self.feature_names[0]}, {self.frontier!r})"
 
     def __str__(self) -> str:
         return str(self.frontier)
 
     def _repr_html_(self) -> str:
-        return fragment(f"<p>{escape(repr(self))}</p>{prompt_table(self.frontier.prompts)}")
+        short, long = self.feature_names
+        text = escape(repr(self)).replace(escape(short), with_tooltip(short, long), 1)
+        return fragment(f"<p>{text}</p>{prompt_table(self.frontier.prompts)}")
 
 
 def merge(runs: Iterable[MergeableRun | Merged]) -> Merged:
@@ -167,8 +175,12 @@ def merge(runs: Iterable[MergeableRun | Merged]) -> Merged:
         settings = [getattr(run.provenance, name) for run in parts]
         odd = next((i for i, setting in enumerate(settings) if setting != settings[0]), None)
         if odd is not None:
+            both = settings[0], settings[odd]
+            shown = [feature_names(text)[0] if name == "feature" else repr(text) for text in both]
+            if shown[0] == shown[1]:  # two files of the same name in different folders
+                shown = list(map(repr, both))
             raise SettingsError(
-                f"Runs 0 and {odd} differ in {name}: {settings[0]!r} and {settings[odd]!r}. "
+                f"Runs 0 and {odd} differ in {name}: {shown[0]} and {shown[1]}. "
                 "Only runs with the same feature, model, prepend_bos and template are comparable; merge those."
             )
     return Merged(tuple(parts), Frontier(prompt for run in parts for prompt in run.frontier))

@@ -305,9 +305,9 @@ class Dream(RecordedRun):
         return f"{self.feature_label} on {self.provenance.model}{state}\n{self.so_far.frontier}"
 
     def _repr_html_(self) -> str:
-        from dreamy_lens.html.escaping import escape
+        from dreamy_lens.html.escaping import escape, with_tooltip
         from dreamy_lens.html.page import fragment
         from dreamy_lens.results.prompt_table import prompt_table
 
-        title = f"{self.feature_label} on {self.provenance.model}, {self.done_text}"
-        return fragment(f"<p>{escape(title)}</p>" + prompt_table(self.so_far.frontier.prompts))
+        title = f"{with_tooltip(*self.feature_names)} on {escape(self.provenance.model)}, {escape(self.done_text)}"
+        return fragment(f"<p>{title}</p>" + prompt_table(self.so_far.frontier.prompts))

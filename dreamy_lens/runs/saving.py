@@ -15,7 +15,7 @@ from dreamy_lens._files import FAILURES, check_folder_name, check_writable, expl
 from dreamy_lens._host import versions
 from dreamy_lens.errors import DreamyLensError, FeatureError, FileWriteError, RunFolderError
 from dreamy_lens.features.expressions import Feature
-from dreamy_lens.features.parser import parse
+from dreamy_lens.features.parser import feature_names, parse
 from dreamy_lens.results.history import History
 from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
 from dreamy_lens.results.storage import RUN, read_folder, write_folder
@@ -272,7 +272,10 @@ def _same_feature(given: Feature, saved: str, where: str) -> str:
             return text
     if saved in (text, str(given)):
         return saved
-    raise RunFolderError(f"{where} drives another feature: {saved}, not {given}. Give the feature of the run.")
+    saved_name, name = feature_names(saved)[0], given.label
+    if saved_name == name:  # two files of the same name in different folders
+        saved_name, name = saved, text
+    raise RunFolderError(f"{where} drives another feature: {saved_name}, not {name}. Give the feature of the run.")
 
 
 class SavedTexts:

@@ -160,7 +160,7 @@ class Plan:
             "format": FORMAT,
             "version": VERSION,
             "features": [str(feature) for feature in self.features],
-            "labels": [feature.label for feature in self.features],
+            "labels": [feature.long_label for feature in self.features],
             "settings": [setting.to_dict() for setting in self.settings],
             "seeds": list(self.seeds),
             "model": self.model.identity,

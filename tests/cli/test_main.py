@@ -73,7 +73,7 @@ def test_every_example_of_the_help_is_a_feature():
 def test_dream_prints_the_frontier_on_stdout_and_nothing_else(cli):
     status, out, err = cli("dream", "L2.N17", *SMALL)
     lines = out.splitlines()
-    assert status == 0 and lines[0] == "blocks.2.mlp.hook_post[-1, 17] on embedded"
+    assert status == 0 and lines[0] == "L2.N17 on embedded"
     assert lines[1].split() == ["value", "cross-entropy", "perplexity", "text"] and len(lines) > 2
     assert err == ""
 
@@ -122,7 +122,7 @@ def test_a_model_folder_a_precision_and_a_device(cli, folder, tmp_path):
     words = ("--model", folder, "--dtype", "bfloat16", "--device", "cpu")
     status, out, err = cli("dream", "L1.N3", *words, *SMALL, "--out", str(tmp_path / "run"))
     assert status == 0, err
-    assert out.startswith(f"blocks.1.mlp.hook_post[-1, 3] on {folder}")
+    assert out.startswith(f"L1.N3 on {folder}")
     assert dl.load_run(tmp_path / "run").provenance.model == folder
 
 
@@ -284,7 +284,7 @@ def test_what_was_found_is_printed_though_it_cannot_be_written(cli, tmp_path, mo
     with pytest.warns(RuntimeWarning, match="could not be saved .* No space left"):
         corpus = str(tmp_path / "corpus.txt")
         status, out, err = cli("scan", "L2.N17", "--corpus", corpus, "--out", str(tmp_path / "scan"), "--quiet")
-    assert status == 1 and "blocks.2" in out
+    assert status == 1 and "L2.N17" in out
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["corpus.txt"]
 
 
@@ -340,7 +340,7 @@ def test_through_a_pipe_each_command_says_what_begins(cli, folder, tmp_path):
         loading = [f"Loading the model {folder} ..."] * (words is not scan)  # which loads it where it scans
         assert status == 0 and err.splitlines() == [*loading, said]
     _, _, err = cli("dream", "--resume", run, "--iterations", "1")
-    assert err.startswith("Continuing the dream of blocks.1.mlp.hook_post[-1, 3] ...\n")
+    assert err.startswith("Continuing the dream of L1.N3 ...\n")
     status, out, err = cli(*scan, "--quiet")
     assert (status, err) == (0, "") and out
 
@@ -391,7 +391,7 @@ def test_show_needs_no_model(cli, saved, monkeypatch, tmp_path):
     monkeypatch.setattr(load, "load_model", lambda *a, **k: pytest.fail("a model was loaded"))
     csv = tmp_path / "frontier.csv"
     status, out, _ = cli("show", str(saved), "--csv", str(csv))
-    assert status == 0 and out.startswith("blocks.2.mlp.hook_post[-1, 17] on embedded\n")
+    assert status == 0 and out.startswith("L2.N17 on embedded\n")
     frame = pd.read_csv(csv)
     np.testing.assert_allclose(frame["value"], dl.load_run(saved).frontier.values)
 

@@ -80,9 +80,7 @@ def test_runs_of_a_feature_and_of_settings(whole):
     assert merged.frontier == merge(some).frontier and len(merged) == 2
     with pytest.raises(SettingsError, match=r"differ in feature"):
         whole.merged()
-    with pytest.raises(
-        SettingsError, match=r"This sweep has no runs of .*N?7\].*; its features are: blocks.1.mlp.hook_post\[-1, 3\], "
-    ):
+    with pytest.raises(SettingsError, match=r"This sweep has no runs of .*N?7\].*; its features are: L1.N3, "):
         whole.of("L1.N7")
     with pytest.raises(SettingsError, match="This sweep has no runs with length=9; there are: 5, 4"):
         whole.of(length=9)

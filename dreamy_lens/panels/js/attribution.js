@@ -13,7 +13,7 @@ export const view = {
     const send = (message) => model.send(message), nothing = "Scoring the prompt…";
     const prompt = attributionView({ live, known, say, send, nothing, name: unique(), python: () => get("python") });
     const error = errorLine(model);
-    root.append(heading(get("title"), visible(get("subtitle")), notice), error.el, prompt.el);
+    root.append(heading(get("title"), visible(get("subtitle")), notice, get("tooltip")), error.el, prompt.el);
 
     function draw() {
       const entry = get("found");

@@ -147,8 +147,9 @@ export function stage(el, name) {
 }
 
 /** Make the heading of a view, with a line for notices beside it. */
-export function heading(title, subtitle, notice) {
-  return h("header", {}, h("h3", {}, visible(title)), h("span", { class: "dlp-quiet" }, subtitle), notice);
+export function heading(title, subtitle, notice, tooltip) {
+  const given = tooltip && tooltip !== title ? { title: visible(tooltip) } : {};
+  return h("header", {}, h("h3", given, visible(title)), h("span", { class: "dlp-quiet" }, subtitle), notice);
 }
 
 /** Make the line that shows the error of a model; `draw` updates it. */

@@ -30,7 +30,7 @@ export const view = {
     const python = () => get("runs")[owner]?.python ?? "";
     const prompt = attributionView({ live, known, say, send, name: unique(), python });
     root.append(
-      heading(get("title"), count(get("runs").length, "run"), notice),
+      heading(get("title"), count(get("runs").length, "run"), notice, get("tooltip")),
       bar.el, error.el, bar.spoken, choice, h("div", { class: "dlp-two" }, plot.el, table.el), prompt.el,
     );
 
