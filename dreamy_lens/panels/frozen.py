@@ -115,6 +115,8 @@ def _static_html(state: dict[str, Any]) -> str:
         picked = next(iter(state.get("attributions", {}).values()), None)
     title = with_tooltip(state.get("title", ""), state.get("tooltip") or state.get("title", ""))
     parts = [f'<div style="font-weight:600">{title}</div>']
+    if state.get("note"):
+        parts.append(f"<p>{escape(state['note'])}</p>")
     if picked:
         parts.append(_tokens(picked))
     if entries:

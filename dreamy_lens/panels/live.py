@@ -33,6 +33,7 @@ class LivePanel(anywidget.AnyWidget):
     title = traitlets.Unicode("").tag(sync=True)
     tooltip = traitlets.Unicode("").tag(sync=True)
     error = traitlets.Unicode("").tag(sync=True)
+    note = traitlets.Unicode("").tag(sync=True)
     attributions = traitlets.Dict().tag(sync=True)
 
     def __init__(self, **traits: Any) -> None:

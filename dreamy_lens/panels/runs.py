@@ -114,6 +114,7 @@ class RunsPanel(LivePanel):
             "tooltip": names[0][1] if len(names) == 1 else "",
             "status": status,
             "error": "; ".join(errors),
+            "note": " ".join(dict.fromkeys(run["note"] for run in runs if run["note"])),
             "step": min((run["step"] for run in runs), default=0),
             "steps": max((run["steps"] for run in runs), default=0),
             "used": min((run["used"] for run in runs), default=-1.0),

@@ -12,7 +12,7 @@ from dreamy_lens.errors import RunFolderError, SettingsError
 from dreamy_lens.features.parser import feature_names
 from dreamy_lens.figures.frontier import runs_figure
 from dreamy_lens.html.escaping import escape, with_tooltip
-from dreamy_lens.html.page import fragment
+from dreamy_lens.html.page import fragment, warning
 from dreamy_lens.results.export import save_as
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
@@ -151,7 +151,7 @@ class Merged:
     def _repr_html_(self) -> str:
         short, long = self.feature_names
         text = escape(repr(self)).replace(escape(short), with_tooltip(short, long), 1)
-        return fragment(f"<p>{text}</p>{prompt_table(self.frontier.prompts)}")
+        return fragment(f"<p>{text}</p>{warning(self.frontier.note)}{prompt_table(self.frontier.prompts)}")
 
 
 def merge(runs: Iterable[MergeableRun | Merged]) -> Merged:
@@ -183,4 +183,6 @@ def merge(runs: Iterable[MergeableRun | Merged]) -> Merged:
                 f"Runs 0 and {odd} differ in {name}: {shown[0]} and {shown[1]}. "
                 "Only runs with the same feature, model, prepend_bos and template are comparable; merge those."
             )
-    return Merged(tuple(parts), Frontier(prompt for run in parts for prompt in run.frontier))
+    counts = [run.frontier.evaluated for run in parts]
+    evaluated = None if None in counts else sum(count or 0 for count in counts)
+    return Merged(tuple(parts), Frontier((prompt for run in parts for prompt in run.frontier), evaluated))

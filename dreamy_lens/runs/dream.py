@@ -298,7 +298,8 @@ class Dream(RecordedRun):
         feature, so_far = self.feature_label, self.so_far
         done = iterations_text(so_far.iteration, self.config.iterations)
         state = f"{self.status}, " if self.active else ""
-        return f"Dream({feature} on {self.provenance.model}, {state}{done}, {so_far.frontier!r})"
+        silent = ", never above 0" if self.note else ""
+        return f"Dream({feature} on {self.provenance.model}, {state}{done}, {so_far.frontier!r}{silent})"
 
     def __str__(self) -> str:
         state = f" ({self.status}, {self.done_text})" if self.active else ""
@@ -306,8 +307,8 @@ class Dream(RecordedRun):
 
     def _repr_html_(self) -> str:
         from dreamy_lens.html.escaping import escape, with_tooltip
-        from dreamy_lens.html.page import fragment
+        from dreamy_lens.html.page import fragment, warning
         from dreamy_lens.results.prompt_table import prompt_table
 
         title = f"{with_tooltip(*self.feature_names)} on {escape(self.provenance.model)}, {escape(self.done_text)}"
-        return fragment(f"<p>{title}</p>" + prompt_table(self.so_far.frontier.prompts))
+        return fragment(f"<p>{title}</p>" + warning(self.note) + prompt_table(self.so_far.frontier.prompts))

@@ -154,6 +154,11 @@ class RecordedRun(RunControls):
                 self._snapshot = Snapshot(history, rows, self._decoder, self.provenance, self.attribution)
             return self._snapshot
 
+    @property
+    def note(self) -> str:
+        """Sentence which says that no prompt so far turns the feature on, or "" if there is no such thing."""
+        return self.so_far.frontier.note
+
     def take(self, step: Step) -> None:
         """Add a step to the history, and make its state the current one."""
         with self._lock:

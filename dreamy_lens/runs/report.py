@@ -15,7 +15,7 @@ from dreamy_lens.errors import DreamyLensError
 from dreamy_lens.features.parser import feature_names
 from dreamy_lens.html import svg
 from dreamy_lens.html.escaping import Html, escape, safe, with_tooltip
-from dreamy_lens.html.page import document, html_table
+from dreamy_lens.html.page import document, html_table, warning
 from dreamy_lens.results.attribution import Attribution
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
@@ -69,6 +69,7 @@ def report_page(
     intro: str = "",
     history: History | None = None,
     heading: Html | None = None,
+    note: str = "",
 ) -> str:
     """Return a report as one self-contained HTML page.
 
@@ -81,12 +82,14 @@ def report_page(
         intro: Sentence under the heading.
         history: History whose prompts are drawn as a cloud behind the frontier.
         heading: Heading of the page as HTML; None is the title.
+        note: Sentence that readers must not miss; "" if there is none.
 
     Returns:
         Page that can be encoded as UTF-8, whatever the tokens are.
     """
     known = _by_index(attributions, len(frontier))
     body = [f"<h1>{safe(heading or title)}</h1>", f"<p>{escape(intro)}</p>" if intro else ""]
+    body.append(warning(note))
     if len(frontier):
         names = [f"p{i + 1}" for i in range(len(frontier))]
         cloud = None if history is None else (history.cross_entropy, history.value)
@@ -124,7 +127,8 @@ def static_page_of_run(run: ReportedRun, k: int = 32, strips: int = 16) -> str:
     short, long = feature_names(run.provenance.feature)
     intro, heading = introduction(run), Html(f"A dream of {with_tooltip(short, long)}")
     evolution, settings = run.evolution(), run_settings(run)
-    return report_page(f"A dream of {short}", frontier, attributions, evolution, settings, intro, history, heading)
+    title, note = f"A dream of {short}", frontier.note
+    return report_page(title, frontier, attributions, evolution, settings, intro, history, heading, note)
 
 
 def introduction(run: ReportedRun) -> str:
