@@ -23,10 +23,14 @@ from dreamy_lens.search.optimizers import as_settings
 
 @overload
 def dream(
-    feature: list[Any] | tuple[Any, ...], model: Any = None, *, seeds: Iterable[int] | None = None, **settings: Any
+    feature: list[Any] | tuple[Any, ...],
+    model: Any = None,
+    *,
+    seeds: Iterable[int] | int | None = None,
+    **settings: Any,
 ) -> Dreams: ...
 @overload
-def dream(feature: Any, model: Any = None, *, seeds: Iterable[int], **settings: Any) -> Dreams: ...
+def dream(feature: Any, model: Any = None, *, seeds: Iterable[int] | int, **settings: Any) -> Dreams: ...
 @overload
 def dream(feature: Any, model: Any = None, *, seeds: None = None, **settings: Any) -> Dream: ...
 def dream(
@@ -40,7 +44,7 @@ def dream(
     save_to: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
     wait: bool | None = None,
-    seeds: Iterable[int] | None = None,
+    seeds: Iterable[int] | int | None = None,
     **settings: Any,
 ) -> Dream | Dreams:
     """Search for fluent prompts that drive a feature to high values.
@@ -65,7 +69,8 @@ def dream(
             it. Relative paths in the feature's text are saved as absolute paths, if they exist.
         progress: Whether to show a panel or a progress bar; None shows a panel in notebooks and a bar in terminals.
         wait: Whether to return only when the run is done; None waits everywhere but in notebooks.
-        seeds: Seeds to run each feature with, side by side, instead of the setting `seed`.
+        seeds: Seeds to run each feature with, side by side, instead of the setting `seed`; or their number, such as 2
+            for the seeds 0 and 1.
         **settings: Settings that replace those of `search`, such as `seed=1`, `iterations=100` or `seconds=60`.
 
     Returns:

@@ -20,7 +20,7 @@ def sweep(
     model: Any = None,
     *,
     out: StrPath,
-    seeds: Iterable[int] | None = None,
+    seeds: Iterable[int] | int | None = None,
     settings: Sequence[Mapping[str, Any]] | None = None,
     start: Any = None,
     constraints: Sequence[Constraint] | Constraint = (),
@@ -45,7 +45,8 @@ def sweep(
             the workers. None is the embedded model.
         out: Folder that all workers see by the same path, or a URL for which fsspec has a driver, such as
             `s3://bucket/sweep`.
-        seeds: Seeds to run each feature and setting with; None is the seed of `search`.
+        seeds: Seeds to run each feature and setting with, or their number, such as 2 for the seeds 0 and 1; None is the
+            seed of `search`.
         settings: Variants to try: one dictionary for each, with settings of the search, `search`, `start` or
             `constraints`.
         start: Initial prompts of all runs, in any form that :func:`dreamy_lens.dream` takes.

@@ -82,7 +82,7 @@ def _scan(options: argparse.Namespace) -> int:
         options.feature, corpus=corpus, progress=progress, **_window_keywords(options), **keywords
     )
     print(examples)
-    _print_windows(examples)
+    print_windows(examples)
     if examples.folder is not None:
         print(f"\nIn {examples.folder}")
     if options.html:
@@ -90,7 +90,7 @@ def _scan(options: argparse.Namespace) -> int:
     return int(options.out is not None and examples.folder is None)  # a warning has said why
 
 
-def _print_windows(examples: Any) -> None:
+def print_windows(examples: Any) -> None:
     """Print the strongest windows of each feature.
 
     Of many features, print those whose strongest window is the most standard deviations above the mean.

@@ -9,6 +9,7 @@ from typing import Any
 
 import dreamy_lens as dl
 from dreamy_lens._files import write_text
+from dreamy_lens.cli.corpus import print_windows
 from dreamy_lens.cli.options import (
     Commands,
     add_model,
@@ -24,6 +25,7 @@ from dreamy_lens.cli.options import (
     progress_of,
     write_page,
 )
+from dreamy_lens.cli.sweep import print_sweep
 from dreamy_lens.errors import RunFolderError
 from dreamy_lens.results.storage import RUN
 from dreamy_lens.runs.saving import check_free
@@ -122,23 +124,46 @@ def _saved_run(options: argparse.Namespace) -> Any:
 
 def add_show(commands: Commands) -> None:
     """Add the command `show`."""
-    parser = commands.add("show", _show, "print the frontier of a saved run")
-    parser.add_argument("path", metavar="RUN", help="folder of the run")
+    help = "print what is saved in a folder: the frontier of a run or of several, a sweep, or a scan"
+    parser = commands.add("show", _show, help)
+    path = "folder of a run, of several runs, of a sweep or of a scan; or JSON file of a frontier or an attribution"
+    parser.add_argument("path", metavar="PATH", help=path)
     limit = "print only the best prompt with at most this cross-entropy, in nats per token"
     parser.add_argument("--max-cross-entropy", type=float, metavar="X", help=limit)
     add_page(parser, "write a self-contained page; this loads the model")
-    parser.add_argument("--csv", metavar="FILE", help="write the frontier as a CSV table")
+    parser.add_argument("--csv", metavar="FILE", help="write the table of what is shown as CSV")
 
 
 def _show(options: argparse.Namespace) -> None:
-    run = dl.load_run(options.path)
+    result = dl.load(options.path)
+    kind = type(result).__name__
+    if options.html and not hasattr(result, "to_html"):
+        options.misused(f"--html writes no page of {kind}; leave it out")
     if options.max_cross_entropy is None:
-        print(run)
-        print(f"\n{run.history!r}, {run.done_text}, seed {run.config.seed}")
-    else:
-        best = run.frontier.best(max_cross_entropy=options.max_cross_entropy)
+        _print_result(result)
+    elif kind in ("Dream", "Dreams", "Merged", "Frontier"):
+        frontier = getattr(result, "frontier", result)
+        best = frontier.best(max_cross_entropy=options.max_cross_entropy)
         print(f"{best.text!r}\nvalue {best.value:.4g}, cross-entropy {best.cross_entropy:.2f}, ids {list(best.ids)}")
+    else:
+        options.misused(f"--max-cross-entropy is for runs, and this is {kind}; leave it out")
     if options.csv:
-        write_text(options.csv, run.frontier.to_pandas().to_csv(index=False))
+        write_text(options.csv, result.to_pandas().to_csv(index=False))
         print(f"Written: {options.csv}")
-    write_page(run, options)
+    write_page(result, options)
+
+
+def _print_result(result: Any) -> None:
+    """Print what was opened from a folder or a file."""
+    kind = type(result).__name__
+    if kind == "Sweep":
+        print_sweep(result)
+        return
+    print(result)
+    if kind == "Dream":
+        print(f"\n{result.history!r}, {result.done_text}, seed {result.config.seed}")
+    elif kind == "Dreams":
+        for merged in result.merged():
+            print(f"\n{merged.feature_names[0]}\n{merged}")
+    elif kind == "Examples":
+        print_windows(result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 import dreamy_lens as dl
 from dreamy_lens.cli.options import (
@@ -61,6 +62,15 @@ def _sweep(options: argparse.Namespace) -> int:
         **ray_keywords(options),
         **settings,
     )
+    return print_sweep(runs)
+
+
+def print_sweep(runs: Any) -> int:
+    """Print the table of a sweep, and its failed runs on stderr; return the exit status.
+
+    Args:
+        runs: Sweep to print.
+    """
     print(runs)
     table = runs.to_pandas()[_COLUMNS]
     print(table.to_string(index=False, float_format="{:.4g}".format, na_rep=""))  # pyright: ignore[reportArgumentType]

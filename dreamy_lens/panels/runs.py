@@ -96,6 +96,9 @@ class RunsPanel(LivePanel):
         keys = [key for p in merged if (key := state.key(p.ids)) in known]
         return keys[len(keys) // 2] if keys else ""
 
+    def __repr__(self) -> str:
+        return f"RunsPanel({self.title}, {len(self.run)} runs, {self.status})"
+
     def state(self) -> dict[str, Any]:
         """Return the traits that change while the runs go on, by their names."""
         runs, groups = [], list(dict.fromkeys(run.provenance.feature for run in self.run))

@@ -98,7 +98,7 @@ class Plan:
         features: Any,
         model: Any,
         *,
-        seeds: Iterable[int] | None,
+        seeds: Iterable[int] | int | None,
         settings: Sequence[Mapping[str, Any]] | None,
         start: Any,
         constraints: Sequence[Constraint] | Constraint,
