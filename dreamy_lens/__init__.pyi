@@ -3,6 +3,7 @@ from . import errors as errors
 from . import features as features
 from . import figures as figures
 from . import panels as panels
+from .api.attribution import attribute as attribute
 from .api.attribution import attribution as attribution
 from .api.card import card as card
 from .api.compare import compare as compare

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
 from dreamy_lens._host import working
+from dreamy_lens.api.signatures import search_settings, show_settings
 from dreamy_lens.errors import SettingsError, keywords_of, names_keywords
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
@@ -99,7 +100,7 @@ def dream(
     >>> [(run.feature_label, run.config.seed) for run in runs][1:3]
     [('L2.N17', 1), ('logit(" the")', 0)]
     """
-    config = as_settings(search, settings, keywords_of(dream))
+    config = as_settings(search, settings, _KEYWORDS)
     is_list = isinstance(feature, (list, tuple))
     configs = configs_of_seeds(config, seeds, settings)
     several = is_list or seeds is not None
@@ -125,6 +126,12 @@ def dream(
         run = new_run(RunSpec.of(features[0], hooked, config, **options))
     advance(run, run.config.iterations, progress, save_to, wait)
     return run
+
+
+_KEYWORDS = keywords_of(dream)
+"""Arguments of `dream` that are not settings of a search."""
+
+show_settings(dream, search_settings())
 
 
 @names_keywords

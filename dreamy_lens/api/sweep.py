@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dreamy_lens._files import StrPath
+from dreamy_lens.api.signatures import search_settings, show_settings
 from dreamy_lens.cluster.ray_cluster import RayConfig
 from dreamy_lens.cluster.shared_folder import SharedFolder
 from dreamy_lens.search.config import SearchConfig
@@ -101,3 +102,6 @@ def sweep(
         common=common,
     )
     return carry_out(plan, place, ray=ray_config, together=together, progress=progress)
+
+
+show_settings(sweep, search_settings(), without=["seed"])

@@ -22,7 +22,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dreamy_lens.errors import FeatureError, FeatureSyntaxError, quoted, shorten
+from dreamy_lens.errors import FeatureError, FeatureSyntaxError, misplaced, quoted, shorten
 from dreamy_lens.features import constructors
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.directions import INLINE, Direction
@@ -50,6 +50,8 @@ def parse(text: str | ex.Feature) -> ex.Feature:
     """
     if isinstance(text, ex.Feature):
         return text
+    if wrong := misplaced(text, "a feature", "the feature comes first; the feature of a run is run.feature"):
+        raise FeatureError(f"{wrong[0].upper()}{wrong[1:]}")
     if not isinstance(text, str):
         raise FeatureError(f"A feature is an expression or its text; got {quoted(text)} ({type(text).__name__}).")
     try:

@@ -13,7 +13,7 @@ import numpy as np
 
 from dreamy_lens._files import FAILURES, check_folder_name, check_writable, explain
 from dreamy_lens._host import versions
-from dreamy_lens.errors import DreamyLensError, FeatureError, FileWriteError, RunFolderError
+from dreamy_lens.errors import DreamyLensError, FeatureError, FileWriteError, RunFolderError, misplaced, quoted
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import feature_names, parse
 from dreamy_lens.results.history import History
@@ -172,6 +172,9 @@ def read_record(
     Raises:
         RunFolderError: The folder is not that of a run, is damaged, or belongs to another feature.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        given = misplaced(path, "the folder of a run") or f"{quoted(path)} is not the folder of a run."
+        raise RunFolderError(f"{given[0].upper()}{given[1:]}")
     folder = Path(path).absolute()
     return unpack_record(*read_folder(path), folder, model, fluency_model, feature), folder
 
