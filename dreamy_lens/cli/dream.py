@@ -28,6 +28,7 @@ from dreamy_lens.cli.options import (
 from dreamy_lens.cli.sweep import print_sweep
 from dreamy_lens.errors import RunFolderError
 from dreamy_lens.results.storage import RUN
+from dreamy_lens.runs.dreams import folders_of
 from dreamy_lens.runs.saving import check_free
 
 
@@ -40,6 +41,8 @@ def add_dream(commands: Commands) -> None:
     parser.add_argument("--out", metavar="DIR", help="save the run in this folder, every half minute and at the end")
     resume = "continue the saved run in this folder; --iterations is then the number of further iterations"
     parser.add_argument("--resume", metavar="DIR", help=resume)
+    seeds = "number of runs with the seeds 0 to N - 1, side by side, instead of --seed; --out then holds a folder each"
+    parser.add_argument("--seeds", type=int, metavar="N", help=seeds)
     add_page(parser)
     add_settings(parser)
     add_start(parser)
@@ -66,13 +69,18 @@ def _dream(options: argparse.Namespace) -> int:
     else:
         if options.feature is None:
             options.misused("name a feature, as in `dreamy-lens dream L2.N17`")
+        if options.seeds is not None and options.seed is not None:
+            options.misused("--seed and --seeds are both given; keep one")
+        if options.seeds is not None and options.seeds < 1:
+            options.misused(f"--seeds {options.seeds}: give a count, at least 1")
         if options.out is not None and (Path(options.out) / RUN).is_file():  # the error of dream() speaks of Python
             raise RunFolderError(
                 f"{options.out!r} already holds a run; continue it with --resume {shlex.quote(options.out)}, choose "
                 "another name, or delete it first."
             )
         if options.out is not None:
-            check_free(options.out)
+            for folder in [options.out] if options.seeds is None else folders_of(options.out, options.seeds):
+                check_free(folder)
         settings = checked_settings(options)
         model = load_selected_model(options)
         announce(f"Dreaming of {options.feature}", options)
@@ -84,9 +92,10 @@ def _dream(options: argparse.Namespace) -> int:
             fluency_model=options.fluency_model,
             save_to=options.out,
             progress=progress_of(options),
+            seeds=options.seeds,
             **settings,
         )
-    print(run)
+    _print_runs(run)
     write_page(run, options)
     return int(run.worker is not None and run.worker.save_error is not None)  # a warning has said why
 
@@ -105,7 +114,7 @@ def _saved_run(options: argparse.Namespace) -> Any:
     changes = given_settings(options)
     changes.pop("iterations", None)
     bos = changes.pop("prepend_bos", None)
-    run_options = ("start", "forbid", "round_trip", "varied", "printable", "template", "fluency_model")
+    run_options = ("seeds", "start", "forbid", "round_trip", "varied", "printable", "template", "fluency_model")
     unusable = ["the feature"] * (options.feature is not None)
     unusable += [flag_of(name) for name in changes]
     unusable += [flag_of(name) for name in run_options if getattr(options, name) not in (None, False)]
@@ -153,17 +162,22 @@ def _show(options: argparse.Namespace) -> None:
     write_page(result, options)
 
 
+def _print_runs(result: Any) -> None:
+    """Print a result; after several runs, also the frontier that the seeds of each feature reach together."""
+    print(result)
+    if hasattr(result, "merged") and hasattr(result, "runs"):
+        for merged in result.merged():
+            print(f"\n{merged.feature_names[0]} on {merged.runs[0].provenance.model}, all runs together\n{merged}")
+
+
 def _print_result(result: Any) -> None:
     """Print what was opened from a folder or a file."""
     kind = type(result).__name__
     if kind == "Sweep":
         print_sweep(result)
         return
-    print(result)
+    _print_runs(result)
     if kind == "Dream":
         print(f"\n{result.history!r}, {result.done_text}, seed {result.config.seed}")
-    elif kind == "Dreams":
-        for merged in result.merged():
-            print(f"\n{merged.feature_names[0]}\n{merged}")
     elif kind == "Examples":
         print_windows(result)

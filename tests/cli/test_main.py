@@ -118,6 +118,23 @@ def test_dream_writes_a_page(cli, tmp_path):
     assert status == 0 and out.endswith(f"Written: {page}\n") and "<html" in page.read_text(encoding="utf-8")
 
 
+def test_dream_with_several_seeds(cli, tmp_path):
+    out, page = tmp_path / "runs", tmp_path / "page.html"
+    words = ("dream", "L2.N17", *SMALL, "--seeds", "2", "--out", str(out), "--html", str(page))
+    status, told, err = cli(*words)
+    assert status == 0 and err == "" and [path.name for path in sorted(out.iterdir())] == ["run-000", "run-001"]
+    assert "seed 0: Dream(L2.N17" in told and "seed 1: Dream(L2.N17" in told and "all runs together" in told
+    settings = {"iterations": 2, "population": 2, "children": 4, "top_k": 16, "length": 4}
+    runs = dl.dream("L2.N17", seeds=2, **settings)
+    assert str(runs.frontier) in told and dl.load(out).frontier == runs.frontier and "<html" in page.read_text("utf-8")
+    status, shown, _ = cli("show", str(out))
+    assert status == 0 and str(runs.frontier) in shown
+    assert "already holds a run" in cli(*words, "--model", "nobody/has-this")[2]  # told before the model is loaded
+    assert "keep one" in cli("dream", "L2.N17", "--seed", "1", "--seeds", "2")[2]
+    assert "at least 1" in cli("dream", "L2.N17", "--seeds", "0")[2]
+    assert "leave out --seeds" in cli("dream", "--resume", str(out / "run-000"), "--seeds", "2")[2]
+
+
 def test_a_model_folder_a_precision_and_a_device(cli, folder, tmp_path):
     words = ("--model", folder, "--dtype", "bfloat16", "--device", "cpu")
     status, out, err = cli("dream", "L1.N3", *words, *SMALL, "--out", str(tmp_path / "run"))
