@@ -7,8 +7,8 @@ import warnings
 from typing import Any
 
 import dreamy_lens as dl
+from dreamy_lens.cli.commands import Commands
 from dreamy_lens.cli.options import (
-    Commands,
     add_model,
     add_page,
     add_quiet,
@@ -33,8 +33,7 @@ _WINDOWS = ("length", "stride", "tokens", "seed", "cross_entropy", "prepend_bos"
 
 def add_scan(commands: Commands) -> None:
     """Add the command `scan`."""
-    help = "find the windows of a corpus that drive features to their highest values"
-    parser = commands.add("scan", _scan, help, features=True)
+    parser = commands.add("scan", _scan, features=True)
     features = "features to scan for; L2.N* is all neurons of layer 2, L*.N3 neuron 3 of all layers, L*.N* all neurons"
     parser.add_argument("feature", metavar="FEATURE", nargs="+", help=features)
     add_model(parser)
@@ -121,7 +120,7 @@ def _count_features(expressions: list[str], model: Any) -> int:
 
 def add_compare(commands: Commands) -> None:
     """Add the command `compare`."""
-    parser = commands.add("compare", _compare, "compare saved runs with the windows of a corpus")
+    parser = commands.add("compare", _compare)
     parser.add_argument(
         "runs", metavar="RUN", nargs="+", help="folder of a saved run; several runs must be of the same feature"
     )
@@ -149,8 +148,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 def add_card(commands: Commands) -> None:
     """Add the command `card`."""
-    help = "write one page about a feature: dreams, corpus windows, attribution and logit effect"
-    parser = commands.add("card", _card, help, features=True)
+    parser = commands.add("card", _card, features=True)
     parser.add_argument("feature", metavar="FEATURE", help="feature of the page; see below")
     add_model(parser)
     _add_corpus(parser)

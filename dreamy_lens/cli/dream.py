@@ -9,9 +9,9 @@ from typing import Any
 
 import dreamy_lens as dl
 from dreamy_lens._files import write_text
+from dreamy_lens.cli.commands import Commands
 from dreamy_lens.cli.corpus import print_windows
 from dreamy_lens.cli.options import (
-    Commands,
     add_model,
     add_page,
     add_quiet,
@@ -34,8 +34,7 @@ from dreamy_lens.runs.saving import check_free
 
 def add_dream(commands: Commands) -> None:
     """Add the command `dream`."""
-    help = "search for prompts that drive a feature, and print the frontier"
-    parser = commands.add("dream", _dream, help, features=True)
+    parser = commands.add("dream", _dream, features=True)
     parser.add_argument("feature", metavar="FEATURE", nargs="?", help="feature to drive; see below")
     add_model(parser)
     parser.add_argument("--out", metavar="DIR", help="save the run in this folder, every half minute and at the end")
@@ -133,8 +132,7 @@ def _saved_run(options: argparse.Namespace) -> Any:
 
 def add_show(commands: Commands) -> None:
     """Add the command `show`."""
-    help = "print what is saved in a folder: the frontier of a run or of several, a sweep, or a scan"
-    parser = commands.add("show", _show, help)
+    parser = commands.add("show", _show)
     path = "folder of a run, of several runs, of a sweep or of a scan; or JSON file of a frontier or an attribution"
     parser.add_argument("path", metavar="PATH", help=path)
     limit = "print only the best prompt with at most this cross-entropy, in nats per token"

@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 import dreamy_lens as dl
+from dreamy_lens.cli.commands import Commands
 from dreamy_lens.cli.options import (
-    Commands,
     add_model,
     add_quiet,
     add_ray,
@@ -25,8 +25,7 @@ _COLUMNS = ["feature", "seed", "status", "value", "cross_entropy", "hypervolume"
 
 def add_sweep(commands: Commands) -> None:
     """Add the command `sweep`."""
-    help = "search for prompts that drive features, with many seeds, and save each run as it finishes"
-    parser = commands.add("sweep", _sweep, help, features=True)
+    parser = commands.add("sweep", _sweep, features=True)
     parser.add_argument("feature", metavar="FEATURE", nargs="+", help="features to drive; see below")
     add_model(parser)
     folder = "folder or URL for the runs; if it holds an unfinished sweep, that continues"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 
 import dreamy_lens as dl
+from dreamy_lens.cli.commands import COMMANDS
 from dreamy_lens.cli.main import main
 from dreamy_lens.runs import Dream
 from dreamy_lens.scoring import Scorer
@@ -59,8 +61,22 @@ def test_without_a_command_it_explains_itself(cli):
     assert status == 2 and "invalid choice: 'sleep'" in err
 
 
+def test_the_list_of_commands_imports_no_library_that_takes_time():
+    heavy = ["torch", "transformer_lens", "pandas", "plotly", "pyarrow", "ray"]
+    code = (
+        "import sys\nfrom dreamy_lens.cli.main import main\n"
+        "for words in (['--help'], ['--version'], ['sleep'], []):\n"
+        "    try:\n        main(words)\n    except SystemExit:\n        pass\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    help = done.stdout.split("commands:")[1]
+    assert all(f"    {name}" in help and command.help.split()[0] in help for name, command in COMMANDS.items())
+
+
 def test_every_example_of_the_help_is_a_feature():
-    from dreamy_lens.cli.options import FEATURES
+    from dreamy_lens.cli.commands import FEATURES
 
     for line in FEATURES.splitlines()[1:]:
         text = line.strip().split("   ")[0].strip("'")
@@ -212,7 +228,7 @@ def test_a_resumed_run_keeps_its_settings(cli, words, named):
         (["attribute", "L2.N17", "a prompt", "-k", "0"], 1, "k is 0; it is how many substitutes to try"),
         (["attribute", "L2.N17"], 2, "required: PROMPT"),
         (["show", "./nowhere"], 1, "There is no folder"),
-        (["show"], 2, "required: RUN"),
+        (["show"], 2, "required: PATH"),
         (["show", "run", "--wrong"], 2, "usage: dreamy-lens show [-h]"),
         (["show", "run", "--wrong"], 2, "dreamy-lens show: error: unrecognized arguments: --wrong"),
         (["--wrong"], 2, "dreamy-lens: error: unrecognized arguments: --wrong"),
