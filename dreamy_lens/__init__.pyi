@@ -3,11 +3,13 @@ from . import errors as errors
 from . import features as features
 from . import figures as figures
 from . import panels as panels
+from .api.attribution import attribute as attribute
 from .api.attribution import attribution as attribution
 from .api.card import card as card
 from .api.compare import compare as compare
 from .api.dream import dream as dream
 from .api.dream import load_run as load_run
+from .api.load import load as load
 from .api.max_activating import max_activating as max_activating
 from .api.score import score as score
 from .api.sweep import sweep as sweep

@@ -149,6 +149,83 @@ def write_text(path: StrPath, text: str) -> Path:
     return write_file(path, text.encode("utf-8", "replace"))
 
 
+KINDS = {
+    **dict.fromkeys(("svg", "png", "pdf", "jpg", "jpeg", "webp", "gif", "eps"), "a picture"),
+    **dict.fromkeys(("html", "htm"), "a page"),
+    **dict.fromkeys(("csv", "tsv", "xlsx", "xls", "parquet", "feather"), "a table"),
+    **dict.fromkeys(("json", "jsonl"), "JSON"),
+    **dict.fromkeys(("txt", "md", "tex", "docx"), "a text"),
+    **dict.fromkeys(("npy", "npz", "safetensors", "pt", "pth", "pkl", "pickle"), "arrays"),
+    **dict.fromkeys(("zip", "gz", "tar"), "an archive"),
+}
+"""What the endings of file names stand for; other endings, such as the one of "pythia-1.4b", stand for nothing."""
+
+PAGES = ("html", "htm")
+TABLES = ("csv",)
+
+
+def ending_of(path: StrPath) -> str:
+    """Return the ending of a name in lower case, if it stands for a format of files, or else "".
+
+    >>> ending_of("figures/L2.N17.SVG"), ending_of("runs/L2.N17")
+    ('svg', '')
+    """
+    ending = os.path.splitext(os.fspath(path))[1][1:].lower()
+    return ending if ending in KINDS else ""
+
+
+def check_ending(path: StrPath, endings: tuple[str, ...], what: str, instead: str = "") -> None:
+    """Check that the name of a file does not promise another format than the one that is written.
+
+    Args:
+        path: File that will be written. A name without a known ending, such as `/dev/stdout`, promises nothing.
+        endings: Endings, without the dot, of the format that is written; none if a folder is written.
+        what: What is written, as in "a page".
+        instead: Sentence that says what writes the promised format; "" if nothing does.
+
+    Raises:
+        FileWriteError: The name ends in the ending of another format.
+    """
+    ending = ending_of(path)
+    if ending and ending not in endings:
+        *others, last = [f".{name}" for name in endings] or [""]
+        names = f"{', '.join(others)} or {last}" if others else last
+        remedy = f"end the name in {names}" if endings else "leave the ending out"
+        raise FileWriteError(
+            f"{os.fspath(path)[:300]!r} ends in .{ending}, which stands for {KINDS[ending]}, and {what} is written "
+            f"there; {remedy}.{f' {instead}' if instead else ''}"
+        )
+
+
+def check_page(path: StrPath, instead: str = "") -> None:
+    """Check, before a page is made, that it can be written to a file whose name does not promise another format.
+
+    Args:
+        path: File that will be written.
+        instead: Sentence that says what writes other formats.
+
+    Raises:
+        FileWriteError: The file cannot be written, or the name promises another format.
+    """
+    check_ending(path, PAGES, "a page", instead)
+    check_file(path)
+
+
+def check_folder_name(folder: StrPath, what: str, instead: str = "") -> None:
+    """Check that the name of a new folder is not that of a file: "run.html" would become a folder.
+
+    Args:
+        folder: Folder that will be written. A folder that exists may have any name.
+        what: What is written, as in "a run".
+        instead: Sentence that says what writes files.
+
+    Raises:
+        FileWriteError: The name ends like that of a file.
+    """
+    if not os.path.isdir(folder):
+        check_ending(folder, (), f"{what}, which is a folder,", instead)
+
+
 def check_file(path: StrPath) -> None:
     """Check, before a long computation, that :func:`write_file` can write a file.
 
@@ -168,6 +245,24 @@ def check_file(path: StrPath) -> None:
             check_writable(target.parent)
     except FAILURES as error:
         raise FileWriteError(f"The file {os.fspath(path)[:300]!r} cannot be written: {explain(error)}") from error
+
+
+def why_no_path(text: str) -> str | None:
+    """Return why a text cannot be the path of a file or folder, or None if it can; the system is not asked.
+
+    >>> why_no_path("a" * 300), why_no_path("models/gpt2")
+    ('a part of it is longer than 255 bytes', None)
+    """
+    if "\0" in text:
+        return "it contains a NUL character"
+    encoded = text.encode("utf-8", "surrogatepass")
+    if len(encoded) > 4000 or any(len(part) > 255 for part in encoded.split(b"/")):
+        return "it is longer than 4,000 bytes" if len(encoded) > 4000 else "a part of it is longer than 255 bytes"
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        return "there is no such user"
+    return None
 
 
 def explain(error: BaseException) -> str:

@@ -48,6 +48,11 @@ def panel_of(run: Any) -> Any:
     return _late("panels.cells", "panel_of")(run)
 
 
+def page_of_runs(runs: Any) -> str:
+    """Return the page of several runs, with their panel."""
+    return _late("panels.pages", "page_of_runs")(runs)
+
+
 def explore_run(run: Any, prompt: Any) -> Any:
     """Return a panel that explores a prompt under a run's feature; a dream started there has the run's settings."""
     return _late("panels.attribution", "explore_run")(run, prompt)

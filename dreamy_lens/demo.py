@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import dreamy_lens as dl
-from dreamy_lens._files import check_file
+from dreamy_lens._files import check_page
 from dreamy_lens.errors import FileWriteError
 
 FEATURE = "L2.N812"
@@ -46,13 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     try:
-        check_file(options.html)
+        check_page(options.html)
     except FileWriteError as error:
         parser.error(str(error))
     print("Loading the embedded model ...", flush=True)
     model = dl.load_model()
     feature = dl.parse(options.feature)
-    print(f"Dreaming about {feature} for {options.iterations} iterations", flush=True)
+    print(f"Dreaming about {feature.label} for {options.iterations} iterations", flush=True)
     start = time.perf_counter()
     run = dl.dream(
         feature,

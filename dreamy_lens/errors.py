@@ -208,6 +208,41 @@ def close_names(name: str, names: Iterable[str], count: int = 3, cutoff: float =
     return difflib.get_close_matches(name, list(comparable), count, cutoff)
 
 
+_ROLES = {
+    "Corpus": "write corpus=...",
+    "Dream": "a run is given by run=..., and its model is run.model",
+    "Dreams": "runs are given by run=..., and their model is runs[0].model",
+    "Examples": "examples are given by examples=...",
+    "Prompt": "the feature comes first, then the prompt, then the model",
+}
+"""Advice on objects of the package that were given in the place of something else, by the names of their classes."""
+
+
+def misplaced(given: Any, expected: str, advice: str = "") -> str:
+    """Return the sentence on an object that was given in the place of another, or "" for objects that are not known.
+
+    Args:
+        given: Object that the user gave.
+        expected: What belongs there, as in "a model".
+        advice: What to do, for objects without advice of their own.
+
+    >>> misplaced(3, "a model")
+    ''
+    """
+    kind = type(given)
+    is_ours = kind.__module__.partition(".")[0] == "dreamy_lens"
+    is_model = hasattr(given, "hook_dict") and hasattr(given, "cfg")
+    is_feature = ".features." in kind.__module__ and hasattr(given, "label")
+    if not (is_ours or is_model) or (is_feature and expected == "a feature"):
+        return ""
+    name = "feature" if is_feature else kind.__name__
+    article = "an" if name[0] in "AEIOUaeiou" else "a"
+    own = _ROLES.get(name, "") if expected == "a model" else ""
+    own = "the feature comes first, and then the model" if is_feature and not own else own
+    end = own or advice
+    return f"{article} {name} where {expected} was expected" + (f": {end}." if end else ".")
+
+
 def unknown_setting(name: str, known: Sequence[str]) -> SettingsError:
     """Return the error for a setting that does not exist. Its message names the nearest setting.
 
@@ -274,3 +309,9 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
                 break
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=outside or 2)
+
+
+def __dir__() -> list[str]:
+    return sorted(
+        name for name, each in globals().items() if isinstance(each, type) and issubclass(each, DreamyLensError)
+    )

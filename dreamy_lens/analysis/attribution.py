@@ -104,7 +104,7 @@ def attributions(
             candidate_tokens=tuple(tuple(vocabulary.tokens(row)) for row in substitutes[:, :k]),
             values=_grid([part.value for part in scores], len(ids)),
             cross_entropies=_grid([part.cross_entropy for part in scores], len(ids)),
-            feature=scorer.bound.feature.label,
+            feature=str(scorer.bound.feature),
         )
 
 

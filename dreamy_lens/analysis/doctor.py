@@ -113,7 +113,7 @@ def _feature(feature: Any, hooked: HookedModel, prepend_bos: bool | None, length
     if expression is None:
         yield failure
         return
-    yield Finding(True, "the feature can be read", expression.label)
+    yield Finding(True, "the feature can be read", expression.long_label)
     failure, scorer = _attempt(
         "the feature fits the model", lambda: _make_scorer(expression, hooked, prepend_bos, length)
     )

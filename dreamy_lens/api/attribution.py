@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dreamy_lens._host import working
-from dreamy_lens.analysis.attribution import attribute
+from dreamy_lens.analysis.attribution import attribute as compute_attribution
+from dreamy_lens.api.signatures import parse_first
 from dreamy_lens.errors import names_keywords
-from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results.attribution import Attribution
 from dreamy_lens.scoring.scorer import Scorer
@@ -66,7 +66,8 @@ def attribution(
     >>> bool((result.drop_to_worst >= result.drop_to_best).all())
     True
     """
-    hooked, expression = as_hooked(model), parse(feature)
+    expression = parse_first(feature, prompt, "attribution(feature, prompt)")
+    hooked = as_hooked(model)
     scorer = Scorer(
         expression,
         hooked,
@@ -77,4 +78,8 @@ def attribution(
         batch_size=batch_size,
     )
     with working("Computing the attribution"):
-        return attribute(scorer, prompt, k, weight=weight)
+        return compute_attribution(scorer, prompt, k, weight=weight)
+
+
+attribute = attribution
+"""The same function, by the name of the command."""

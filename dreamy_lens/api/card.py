@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from dreamy_lens._files import check_file
+from dreamy_lens._files import check_page
 from dreamy_lens._host import working
 from dreamy_lens.analysis.logit_effects import logit_effect
 from dreamy_lens.api.compare import compare
@@ -21,6 +21,7 @@ from dreamy_lens.errors import FileWriteError, SettingsError, warn
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.scan.config import ScanConfig
+from dreamy_lens.scan.storage import check_out
 
 SCAN_SETTINGS = tuple(field.name for field in fields(ScanConfig) if field.name != "prepend_bos")
 """Settings of a scan that `scan=` accepts, besides `out` and `cache`. The BOS is that of the runs."""
@@ -75,11 +76,13 @@ def card(
     >>> texts = ["Return a copy of the array, with axes transposed.", "Raise an error if the file is not found."]
     >>> page = dl.card("L2.N17", corpus=texts, scan={"cache": False}, iterations=2, population=2, children=4, length=6)
     >>> page.title, len(page.logit_effect.promoted), "<script" in page.to_html(static=True)
-    ('blocks.2.mlp.hook_post[-1, 17]', 10, False)
+    ('L2.N17', 10, False)
     """
     scan_settings = _check_scan_settings(scan, examples)
     if path is not None:
-        check_file(path)
+        check_page(path)
+    if scan_settings.get("out") is not None:
+        check_out(scan_settings["out"])
     if run is not None and settings:
         raise SettingsError(
             f"With run= the card makes no new dreams, so {', '.join(settings)} would have no effect. Leave out either "

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
 from dreamy_lens._host import working
+from dreamy_lens.api.signatures import search_settings, show_settings
 from dreamy_lens.errors import SettingsError, keywords_of, names_keywords
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.runs import saving
 from dreamy_lens.runs.dream import Dream
-from dreamy_lens.runs.dreams import Dreams
+from dreamy_lens.runs.dreams import Dreams, folders_of
 from dreamy_lens.runs.progress import advance
 from dreamy_lens.runs.spec import RunSpec
 from dreamy_lens.runs.start import new_run, side_by_side
@@ -23,10 +24,14 @@ from dreamy_lens.search.optimizers import as_settings
 
 @overload
 def dream(
-    feature: list[Any] | tuple[Any, ...], model: Any = None, *, seeds: Iterable[int] | None = None, **settings: Any
+    feature: list[Any] | tuple[Any, ...],
+    model: Any = None,
+    *,
+    seeds: Iterable[int] | int | None = None,
+    **settings: Any,
 ) -> Dreams: ...
 @overload
-def dream(feature: Any, model: Any = None, *, seeds: Iterable[int], **settings: Any) -> Dreams: ...
+def dream(feature: Any, model: Any = None, *, seeds: Iterable[int] | int, **settings: Any) -> Dreams: ...
 @overload
 def dream(feature: Any, model: Any = None, *, seeds: None = None, **settings: Any) -> Dream: ...
 def dream(
@@ -40,7 +45,7 @@ def dream(
     save_to: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
     wait: bool | None = None,
-    seeds: Iterable[int] | None = None,
+    seeds: Iterable[int] | int | None = None,
     **settings: Any,
 ) -> Dream | Dreams:
     """Search for fluent prompts that drive a feature to high values.
@@ -65,7 +70,8 @@ def dream(
             it. Relative paths in the feature's text are saved as absolute paths, if they exist.
         progress: Whether to show a panel or a progress bar; None shows a panel in notebooks and a bar in terminals.
         wait: Whether to return only when the run is done; None waits everywhere but in notebooks.
-        seeds: Seeds to run each feature with, side by side, instead of the setting `seed`.
+        seeds: Seeds to run each feature with, side by side, instead of the setting `seed`; or their number, such as 2
+            for the seeds 0 and 1.
         **settings: Settings that replace those of `search`, such as `seed=1`, `iterations=100` or `seconds=60`.
 
     Returns:
@@ -87,22 +93,23 @@ def dream(
     >>> import dreamy_lens as dl
     >>> run = dl.dream("L2.N17", iterations=2, population=2, children=4, length=6)
     >>> run
-    Dream(blocks.2.mlp.hook_post[-1, 17] on embedded, 2 of 2 iterations, ...)
+    Dream(L2.N17 on embedded, 2 of 2 iterations, ...)
     >>> bool(run.frontier.best().value == run.history.value.max())
     True
     >>> runs = dl.dream(["L2.N17", 'logit(" the")'], seeds=[0, 1], iterations=1, population=2, children=4, length=6)
     >>> [(run.feature_label, run.config.seed) for run in runs][1:3]
-    [('blocks.2.mlp.hook_post[-1, 17]', 1), ('logit(" the")', 0)]
+    [('L2.N17', 1), ('logit(" the")', 0)]
     """
-    config = as_settings(search, settings, keywords_of(dream))
+    config = as_settings(search, settings, _KEYWORDS)
     is_list = isinstance(feature, (list, tuple))
     configs = configs_of_seeds(config, seeds, settings)
     several = is_list or seeds is not None
     if is_list and not feature:
         raise SettingsError("The list of features is empty; give at least one feature.")
-    if save_to is not None and not several:
-        saving.check_free(save_to)
     features = [parse(one) for one in (feature if is_list else [feature])]
+    if save_to is not None:
+        for folder in folders_of(save_to, len(features) * len(configs)) if several else [save_to]:
+            saving.check_free(folder)
     hooked = as_hooked(model)
     options: dict[str, Any] = {
         "start": start,
@@ -113,14 +120,18 @@ def dream(
     if several:
         with working("Preparing the runs", progress):
             run = side_by_side(features, hooked, configs, **options)
-        for folder in [] if save_to is None else run.run_folders(save_to):
-            saving.check_free(folder)
         advance(run, run[0].config.iterations, progress, save_to, wait)
         return run
     with working("Preparing the run", progress):
         run = new_run(RunSpec.of(features[0], hooked, config, **options))
     advance(run, run.config.iterations, progress, save_to, wait)
     return run
+
+
+_KEYWORDS = keywords_of(dream)
+"""Arguments of `dream` that are not settings of a search."""
+
+show_settings(dream, search_settings())
 
 
 @names_keywords

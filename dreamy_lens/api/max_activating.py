@@ -81,10 +81,13 @@ def max_activating(
     from dreamy_lens.cluster.ray_cluster import RayConfig
     from dreamy_lens.scan.config import ScanConfig
     from dreamy_lens.scan.scan import Scan
+    from dreamy_lens.scan.storage import check_out
 
     RayConfig.check_not_settings(settings)
     config = ScanConfig.from_settings(config, settings, keywords_of(max_activating))
     ray_config = RayConfig.from_argument(ray)
+    if out is not None:
+        check_out(out)
     if ray_config is None:
         if out is not None and "://" in str(out):
             raise SettingsError(

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from dreamy_lens._host import working
+from dreamy_lens.api.signatures import parse_first
 from dreamy_lens.errors import names_keywords, warn
-from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.scoring.prompts import as_ids
 from dreamy_lens.scoring.scorer import Scorer, Scores
@@ -58,7 +58,8 @@ def score(
     >>> bool(scores.value[0] > scores.value[1])
     True
     """
-    hooked, expression = as_hooked(model), parse(feature)
+    expression = parse_first(feature, prompts if isinstance(prompts, str) else 0, "score(feature, prompts)")
+    hooked = as_hooked(model)
     fluency = None if fluency_model is None else as_hooked(fluency_model)
     scorer = Scorer(
         expression,

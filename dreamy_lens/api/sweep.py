@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dreamy_lens._files import StrPath
+from dreamy_lens.api.signatures import search_settings, show_settings
 from dreamy_lens.cluster.ray_cluster import RayConfig
 from dreamy_lens.cluster.shared_folder import SharedFolder
 from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.constraints import Constraint
 from dreamy_lens.sweeps.execution import carry_out
-from dreamy_lens.sweeps.plan import Plan
+from dreamy_lens.sweeps.plan import MANIFEST, Plan
 from dreamy_lens.sweeps.sweep import Sweep
 
 
@@ -20,7 +21,7 @@ def sweep(
     model: Any = None,
     *,
     out: StrPath,
-    seeds: Iterable[int] | None = None,
+    seeds: Iterable[int] | int | None = None,
     settings: Sequence[Mapping[str, Any]] | None = None,
     start: Any = None,
     constraints: Sequence[Constraint] | Constraint = (),
@@ -45,7 +46,8 @@ def sweep(
             the workers. None is the embedded model.
         out: Folder that all workers see by the same path, or a URL for which fsspec has a driver, such as
             `s3://bucket/sweep`.
-        seeds: Seeds to run each feature and setting with; None is the seed of `search`.
+        seeds: Seeds to run each feature and setting with, or their number, such as 2 for the seeds 0 and 1; None is the
+            seed of `search`.
         settings: Variants to try: one dictionary for each, with settings of the search, `search`, `start` or
             `constraints`.
         start: Initial prompts of all runs, in any form that :func:`dreamy_lens.dream` takes.
@@ -80,11 +82,13 @@ def sweep(
     >>> runs
     Sweep(8 of 8 runs: 2 features x 2 settings x 2 seeds on embedded, in ...)
     >>> runs.merged("L2.N17", length=6)
-    Merged(2 runs of blocks.2.mlp.hook_post[-1, 17], ...)
+    Merged(2 runs of L2.N17, ...)
     >>> folder.cleanup()
     """
     RayConfig.check_not_settings(common)
     ray_config = RayConfig.from_argument(ray)
+    place = SharedFolder(out)
+    place.check_free_or(MANIFEST)  # before a model is loaded
     plan = Plan.from_arguments(
         features,
         model,
@@ -97,4 +101,7 @@ def sweep(
         dtype=dtype,
         common=common,
     )
-    return carry_out(plan, SharedFolder(out), ray=ray_config, together=together, progress=progress)
+    return carry_out(plan, place, ray=ray_config, together=together, progress=progress)
+
+
+show_settings(sweep, search_settings(), without=["seed"])

@@ -7,8 +7,8 @@ import warnings
 from typing import Any
 
 import dreamy_lens as dl
+from dreamy_lens.cli.commands import Commands
 from dreamy_lens.cli.options import (
-    Commands,
     add_model,
     add_page,
     add_quiet,
@@ -33,8 +33,7 @@ _WINDOWS = ("length", "stride", "tokens", "seed", "cross_entropy", "prepend_bos"
 
 def add_scan(commands: Commands) -> None:
     """Add the command `scan`."""
-    help = "find the windows of a corpus that drive features to their highest values"
-    parser = commands.add("scan", _scan, help, features=True)
+    parser = commands.add("scan", _scan, features=True)
     features = "features to scan for; L2.N* is all neurons of layer 2, L*.N3 neuron 3 of all layers, L*.N* all neurons"
     parser.add_argument("feature", metavar="FEATURE", nargs="+", help=features)
     add_model(parser)
@@ -61,8 +60,12 @@ def add_scan(commands: Commands) -> None:
 
 
 def _scan(options: argparse.Namespace) -> int:
+    from dreamy_lens.scan.storage import check_out
+
     keywords: dict[str, Any] = {"k": options.k, "batch_size": options.batch_size, "out": options.out}
     keywords |= ray_keywords(options) | model_keywords(options)
+    if options.out is not None:
+        check_out(options.out)
     if options.html:
         model = load_selected_model(options)
         keywords |= {"model": model, "dtype": None} if options.ray is None else {}  # loads the model only once
@@ -78,7 +81,7 @@ def _scan(options: argparse.Namespace) -> int:
         options.feature, corpus=corpus, progress=progress, **_window_keywords(options), **keywords
     )
     print(examples)
-    _print_windows(examples)
+    print_windows(examples)
     if examples.folder is not None:
         print(f"\nIn {examples.folder}")
     if options.html:
@@ -86,7 +89,7 @@ def _scan(options: argparse.Namespace) -> int:
     return int(options.out is not None and examples.folder is None)  # a warning has said why
 
 
-def _print_windows(examples: Any) -> None:
+def print_windows(examples: Any) -> None:
     """Print the strongest windows of each feature.
 
     Of many features, print those whose strongest window is the most standard deviations above the mean.
@@ -99,7 +102,7 @@ def _print_windows(examples: Any) -> None:
         print(f"\nThe {len(notes)} features whose strongest window is the most deviations above their mean:")
     for i, note in notes.items():
         feature = examples.of(i)
-        print(f"\n{feature.label}{note}")
+        print(f"\n{feature.title}{note}")
         for window in feature.top[:SHOWN]:
             fluency = "" if window.cross_entropy is None else f"cross-entropy {window.cross_entropy:5.2f}  "
             print(f"{window.value:10.4g}  {fluency}{window.text!r}")
@@ -117,7 +120,7 @@ def _count_features(expressions: list[str], model: Any) -> int:
 
 def add_compare(commands: Commands) -> None:
     """Add the command `compare`."""
-    parser = commands.add("compare", _compare, "compare saved runs with the windows of a corpus")
+    parser = commands.add("compare", _compare)
     parser.add_argument(
         "runs", metavar="RUN", nargs="+", help="folder of a saved run; several runs must be of the same feature"
     )
@@ -145,8 +148,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 def add_card(commands: Commands) -> None:
     """Add the command `card`."""
-    help = "write one page about a feature: dreams, corpus windows, attribution and logit effect"
-    parser = commands.add("card", _card, help, features=True)
+    parser = commands.add("card", _card, features=True)
     parser.add_argument("feature", metavar="FEATURE", help="feature of the page; see below")
     add_model(parser)
     _add_corpus(parser)

@@ -9,8 +9,9 @@ from typing import Any
 
 import dreamy_lens as dl
 from dreamy_lens._files import write_text
+from dreamy_lens.cli.commands import Commands
+from dreamy_lens.cli.corpus import print_windows
 from dreamy_lens.cli.options import (
-    Commands,
     add_model,
     add_page,
     add_quiet,
@@ -24,19 +25,23 @@ from dreamy_lens.cli.options import (
     progress_of,
     write_page,
 )
+from dreamy_lens.cli.sweep import print_sweep
 from dreamy_lens.errors import RunFolderError
 from dreamy_lens.results.storage import RUN
+from dreamy_lens.runs.dreams import folders_of
+from dreamy_lens.runs.saving import check_free
 
 
 def add_dream(commands: Commands) -> None:
     """Add the command `dream`."""
-    help = "search for prompts that drive a feature, and print the frontier"
-    parser = commands.add("dream", _dream, help, features=True)
+    parser = commands.add("dream", _dream, features=True)
     parser.add_argument("feature", metavar="FEATURE", nargs="?", help="feature to drive; see below")
     add_model(parser)
     parser.add_argument("--out", metavar="DIR", help="save the run in this folder, every half minute and at the end")
     resume = "continue the saved run in this folder; --iterations is then the number of further iterations"
     parser.add_argument("--resume", metavar="DIR", help=resume)
+    seeds = "number of runs with the seeds 0 to N - 1, side by side, instead of --seed; --out then holds a folder each"
+    parser.add_argument("--seeds", type=int, metavar="N", help=seeds)
     add_page(parser)
     add_settings(parser)
     add_start(parser)
@@ -63,11 +68,18 @@ def _dream(options: argparse.Namespace) -> int:
     else:
         if options.feature is None:
             options.misused("name a feature, as in `dreamy-lens dream L2.N17`")
+        if options.seeds is not None and options.seed is not None:
+            options.misused("--seed and --seeds are both given; keep one")
+        if options.seeds is not None and options.seeds < 1:
+            options.misused(f"--seeds {options.seeds}: give a count, at least 1")
         if options.out is not None and (Path(options.out) / RUN).is_file():  # the error of dream() speaks of Python
             raise RunFolderError(
                 f"{options.out!r} already holds a run; continue it with --resume {shlex.quote(options.out)}, choose "
                 "another name, or delete it first."
             )
+        if options.out is not None:
+            for folder in [options.out] if options.seeds is None else folders_of(options.out, options.seeds):
+                check_free(folder)
         settings = checked_settings(options)
         model = load_selected_model(options)
         announce(f"Dreaming of {options.feature}", options)
@@ -79,9 +91,10 @@ def _dream(options: argparse.Namespace) -> int:
             fluency_model=options.fluency_model,
             save_to=options.out,
             progress=progress_of(options),
+            seeds=options.seeds,
             **settings,
         )
-    print(run)
+    _print_runs(run)
     write_page(run, options)
     return int(run.worker is not None and run.worker.save_error is not None)  # a warning has said why
 
@@ -100,7 +113,7 @@ def _saved_run(options: argparse.Namespace) -> Any:
     changes = given_settings(options)
     changes.pop("iterations", None)
     bos = changes.pop("prepend_bos", None)
-    run_options = ("start", "forbid", "round_trip", "varied", "printable", "template", "fluency_model")
+    run_options = ("seeds", "start", "forbid", "round_trip", "varied", "printable", "template", "fluency_model")
     unusable = ["the feature"] * (options.feature is not None)
     unusable += [flag_of(name) for name in changes]
     unusable += [flag_of(name) for name in run_options if getattr(options, name) not in (None, False)]
@@ -119,23 +132,50 @@ def _saved_run(options: argparse.Namespace) -> Any:
 
 def add_show(commands: Commands) -> None:
     """Add the command `show`."""
-    parser = commands.add("show", _show, "print the frontier of a saved run")
-    parser.add_argument("path", metavar="RUN", help="folder of the run")
+    parser = commands.add("show", _show)
+    path = "folder of a run, of several runs, of a sweep or of a scan; or JSON file of a frontier or an attribution"
+    parser.add_argument("path", metavar="PATH", help=path)
     limit = "print only the best prompt with at most this cross-entropy, in nats per token"
     parser.add_argument("--max-cross-entropy", type=float, metavar="X", help=limit)
     add_page(parser, "write a self-contained page; this loads the model")
-    parser.add_argument("--csv", metavar="FILE", help="write the frontier as a CSV table")
+    parser.add_argument("--csv", metavar="FILE", help="write the table of what is shown as CSV")
 
 
 def _show(options: argparse.Namespace) -> None:
-    run = dl.load_run(options.path)
+    result = dl.load(options.path)
+    kind = type(result).__name__
+    if options.html and not hasattr(result, "to_html"):
+        options.misused(f"--html writes no page of {kind}; leave it out")
     if options.max_cross_entropy is None:
-        print(run)
-        print(f"\n{run.history!r}, {run.done_text}, seed {run.config.seed}")
-    else:
-        best = run.frontier.best(max_cross_entropy=options.max_cross_entropy)
+        _print_result(result)
+    elif kind in ("Dream", "Dreams", "Merged", "Frontier"):
+        frontier = getattr(result, "frontier", result)
+        best = frontier.best(max_cross_entropy=options.max_cross_entropy)
         print(f"{best.text!r}\nvalue {best.value:.4g}, cross-entropy {best.cross_entropy:.2f}, ids {list(best.ids)}")
+    else:
+        options.misused(f"--max-cross-entropy is for runs, and this is {kind}; leave it out")
     if options.csv:
-        write_text(options.csv, run.frontier.to_pandas().to_csv(index=False))
+        write_text(options.csv, result.to_pandas().to_csv(index=False))
         print(f"Written: {options.csv}")
-    write_page(run, options)
+    write_page(result, options)
+
+
+def _print_runs(result: Any) -> None:
+    """Print a result; after several runs, also the frontier that the seeds of each feature reach together."""
+    print(result)
+    if hasattr(result, "merged") and hasattr(result, "runs"):
+        for merged in result.merged():
+            print(f"\n{merged.feature_names[0]} on {merged.runs[0].provenance.model}, all runs together\n{merged}")
+
+
+def _print_result(result: Any) -> None:
+    """Print what was opened from a folder or a file."""
+    kind = type(result).__name__
+    if kind == "Sweep":
+        print_sweep(result)
+        return
+    _print_runs(result)
+    if kind == "Dream":
+        print(f"\n{result.history!r}, {result.done_text}, seed {result.config.seed}")
+    elif kind == "Examples":
+        print_windows(result)

@@ -7,12 +7,12 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from importlib import import_module
 
 import dreamy_lens as dl
-from dreamy_lens._files import check_file
-from dreamy_lens.cli import corpus, dream, model, sweep
-from dreamy_lens.cli.options import Commands
+from dreamy_lens._files import TABLES, check_ending, check_file, check_page
+from dreamy_lens.cli.commands import COMMANDS, Commands
 from dreamy_lens.errors import DreamyLensError
 
 
@@ -26,16 +26,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0 for success; 1 for an error, with a sentence on stderr; 2 for wrong usage, which argparse raises
         as SystemExit; 130 after an interrupt outside a search. If a search fails, its frontier so far is on stderr.
     """
-    parser = make_parser()
-    options, unknown = parser.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = make_parser(words[:1])
+    options, unknown = parser.parse_known_args(words)
     if unknown:  # the error comes from the command's own parser, which prints the usage of this command
         getattr(options, "misused", parser.error)(f"unrecognized arguments: {' '.join(unknown)}")
     if options.run is None:
         parser.print_help()
         return 2
     try:
-        if getattr(options, "html", None):  # said before what may take long
-            check_file(options.html)
+        _check_files(options)
         with _warnings_in_words():
             status = options.run(options) or 0
         sys.stdout.flush()
@@ -55,8 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
+def make_parser(names: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """Return the parser of all commands.
+
+    Args:
+        names: Names of the commands that get their options. The modules of the others are not imported, because some
+            of them take seconds to import.
+    """
     parser = argparse.ArgumentParser(
         prog="dreamy-lens",
         description="Find fluent prompts that drive a feature of a language model to high values.",
@@ -64,16 +69,21 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dreamy-lens {dl.__version__}")
     parser.set_defaults(run=None)
     commands = Commands(parser)
-    dream.add_dream(commands)
-    model.add_attribute(commands)
-    corpus.add_scan(commands)
-    corpus.add_compare(commands)
-    corpus.add_card(commands)
-    sweep.add_sweep(commands)
-    model.add_hooks(commands)
-    dream.add_show(commands)
-    model.add_doctor(commands)
+    for name, command in COMMANDS.items():
+        if name in names:
+            getattr(import_module(f"dreamy_lens.cli.{command.module}"), f"add_{name}")(commands)
+        else:
+            commands.list_only(name)
     return parser
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    """Raise FileWriteError, before what may take long, if a file that the options name cannot be written."""
+    if getattr(options, "html", None):
+        check_page(options.html)
+    if getattr(options, "csv", None):
+        check_ending(options.csv, TABLES, "a table in CSV")
+        check_file(options.csv)
 
 
 @contextlib.contextmanager

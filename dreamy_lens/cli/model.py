@@ -6,14 +6,14 @@ import argparse
 import sys
 
 import dreamy_lens as dl
-from dreamy_lens.cli.options import Commands, add_model, add_page, add_quiet, announce, load_selected_model
+from dreamy_lens.cli.commands import Commands
+from dreamy_lens.cli.options import add_model, add_page, add_quiet, announce, load_selected_model
 from dreamy_lens.errors import DreamyLensError, quoted
 
 
 def add_attribute(commands: Commands) -> None:
     """Add the command `attribute`."""
-    help = "show which tokens of a prompt carry a feature"
-    parser = commands.add("attribute", _attribute, help, features=True)
+    parser = commands.add("attribute", _attribute, features=True)
     parser.add_argument("feature", metavar="FEATURE", help="feature to attribute; see below")
     parser.add_argument("prompt", metavar="PROMPT", help="text of the prompt")
     add_model(parser)
@@ -35,7 +35,7 @@ def _attribute(options: argparse.Namespace) -> None:
 
 def add_hooks(commands: Commands) -> None:
     """Add the command `hooks`."""
-    parser = commands.add("hooks", _hooks, "list a model's hook points with their shapes")
+    parser = commands.add("hooks", _hooks)
     words = "words that the name must contain; or a pattern, as in '*hook_post'"
     parser.add_argument("pattern", nargs="*", metavar="WORD", help=words)
     add_model(parser, bos=False)
@@ -62,8 +62,7 @@ def _hooks(options: argparse.Namespace) -> int:
 
 def add_doctor(commands: Commands) -> None:
     """Add the command `doctor`."""
-    help = "check a model and a feature, and report problems"
-    parser = commands.add("doctor", _doctor, help, features=True)
+    parser = commands.add("doctor", _doctor, features=True)
     feature = "feature to check, see below; without it, only the model is checked"
     parser.add_argument("feature", metavar="FEATURE", nargs="?", help=feature)
     add_model(parser)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
@@ -14,49 +13,6 @@ from dreamy_lens.cluster.ray_cluster import RayConfig
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.search.optimizers import default_search, searches, settings_of_searches
 from dreamy_lens.search.settings import SettingField
-
-FEATURES = """features:
-  L2.N17                                             an MLP neuron, after its nonlinearity, at the last token
-  blocks.2.mlp.hook_pre[-1, 17]                      before the nonlinearity; `dreamy-lens hooks` lists hook points
-  blocks.2.mlp.hook_post[..., 17].max()              the neuron's maximum over all tokens
-  blocks.4.hook_resid_post[-1].standardised() @ "v.safetensors"
-  blocks.3.attn.hook_pattern[0, -1, 2]               head 0's attention from the last token to the third
-  'logit(" the") - logit.runner_up(" the")'          a prediction, as in Eq. 3
-  'sae_latent("folder", 123, pre_activation=true)'   a latent of a sparse autoencoder
-"""
-"""Help on the syntax of features, for every command that takes a feature."""
-
-
-class Commands:
-    """Commands of a parser.
-
-    Args:
-        parser: Parser that gets the commands.
-    """
-
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._parsers = parser.add_subparsers(title="commands", metavar="COMMAND")
-
-    def add(
-        self, name: str, run: Callable[[argparse.Namespace], int | None], help: str, features: bool = False
-    ) -> argparse.ArgumentParser:
-        """Add a command, and return its parser.
-
-        Args:
-            name: Name of the command.
-            run: Function that carries out the command and returns the exit status; None is 0.
-            help: Description of the command, in the imperative.
-            features: Whether the command takes a feature; then its help ends with the syntax of features.
-
-        Returns:
-            Parser of the command.
-        """
-        syntax_help: dict[str, Any] = {"epilog": FEATURES, "formatter_class": argparse.RawDescriptionHelpFormatter}
-        description = f"{help[0].upper()}{help[1:]}."
-        parser = self._parsers.add_parser(name, help=help, description=description, **(syntax_help if features else {}))
-        parser.set_defaults(run=run, misused=parser.error)
-        return parser
-
 
 # The model.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 import dreamy_lens as dl
+from dreamy_lens.cli.commands import Commands
 from dreamy_lens.cli.options import (
-    Commands,
     add_model,
     add_quiet,
     add_ray,
@@ -24,8 +25,7 @@ _COLUMNS = ["feature", "seed", "status", "value", "cross_entropy", "hypervolume"
 
 def add_sweep(commands: Commands) -> None:
     """Add the command `sweep`."""
-    help = "search for prompts that drive features, with many seeds, and save each run as it finishes"
-    parser = commands.add("sweep", _sweep, help, features=True)
+    parser = commands.add("sweep", _sweep, features=True)
     parser.add_argument("feature", metavar="FEATURE", nargs="+", help="features to drive; see below")
     add_model(parser)
     folder = "folder or URL for the runs; if it holds an unfinished sweep, that continues"
@@ -61,6 +61,15 @@ def _sweep(options: argparse.Namespace) -> int:
         **ray_keywords(options),
         **settings,
     )
+    return print_sweep(runs)
+
+
+def print_sweep(runs: Any) -> int:
+    """Print the table of a sweep, and its failed runs on stderr; return the exit status.
+
+    Args:
+        runs: Sweep to print.
+    """
     print(runs)
     table = runs.to_pandas()[_COLUMNS]
     print(table.to_string(index=False, float_format="{:.4g}".format, na_rep=""))  # pyright: ignore[reportArgumentType]

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from dreamy_lens.errors import ModelError, SettingsError, quoted
+from dreamy_lens.models.embedded import EMBEDDED_NAME
 from dreamy_lens.models.load import as_hooked
-from dreamy_lens.models.names import EMBEDDED_NAME, located
+from dreamy_lens.models.names import located
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dreamy_lens._files import StrPath, replacing
-from dreamy_lens.errors import RunFolderError
+from dreamy_lens._files import FAILURES, StrPath, check_folder_name, check_writable, explain, replacing
+from dreamy_lens.errors import FileWriteError, RunFolderError
 from dreamy_lens.results.storage import RUN, write_json
 
 
@@ -164,12 +164,20 @@ class SharedFolder:
         return copy
 
     def check_free_or(self, manifest: str) -> None:
-        """Raise RunFolderError if the path is a file, or a folder that has other files but not this manifest.
+        """Raise RunFolderError if the path is a file, a folder that has other files but not this manifest, or none.
+
+        A path where no folder can be written is none, and so is one whose name ends like that of a file.
 
         Args:
             manifest: Name of the file that marks the folder as the caller's own.
         """
-        if not self.is_url and os.path.lexists(self.text):
+        if self.is_url:
+            return
+        try:
+            check_folder_name(self.text, "a sweep", "sweep.to_pandas() returns a table.")
+        except FileWriteError as error:
+            raise RunFolderError(str(error)) from None
+        if os.path.lexists(self.text):
             folder = Path(self.text)
             if not folder.is_dir():
                 raise RunFolderError(f"{self.text!r} is a file; name a folder.")
@@ -177,6 +185,10 @@ class SharedFolder:
             if others and manifest not in others:
                 content = "holds a single run" if (folder / RUN).is_file() else f"has other files in it ({others[0]!r})"
                 raise RunFolderError(f"{self.text!r} {content}; choose another folder.")
+        try:
+            check_writable(self.text)
+        except FAILURES as error:
+            raise RunFolderError(f"The folder {self.text[:300]!r} cannot be written: {explain(error)}") from error
 
 
 def _read_each(files: Any, paths: list[str]) -> dict[str, bytes]:

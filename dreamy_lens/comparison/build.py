@@ -78,7 +78,7 @@ def build_comparison(
         overlaps=find_overlaps(merged, matching, corpus, progress),
         limits=default_limits(frontier, CorpusFrontier.of(matching)) if limits is None else limits,
         series=at_tokens,
-        warnings=warnings_of(merged, matching, corpus),
+        warnings=(*([frontier.note] if frontier.note else []), *warnings_of(merged, matching, corpus)),
         settings=settings_of_runs(merged),
         quantile_values=tuple(matching.quantile_value(q) for q in quantiles),
         fluent_levels=matching.fluent_levels,

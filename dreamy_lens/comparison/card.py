@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dreamy_lens import _upcalls
-from dreamy_lens._files import write_text
+from dreamy_lens._files import check_page, write_text
 from dreamy_lens.comparison.comparison import Comparison
 from dreamy_lens.errors import DreamyLensError
 from dreamy_lens.results.attribution import Attribution
@@ -56,6 +56,8 @@ class Card:
             static: Whether to leave out all scripts, for mail and print. Otherwise the page also has the panel of the
                 run, which answers clicks without a kernel.
         """
+        if path is not None:
+            check_page(path)
         text = _upcalls.card_page(self, top=top, static=static)
         if path is not None:
             write_text(path, text)

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dreamy_lens._files import write_text
+from dreamy_lens._files import check_page, write_text
 from dreamy_lens.comparison.content import ComparisonContent
 from dreamy_lens.comparison.figure import comparison_figure
 from dreamy_lens.comparison.page import comparison_fragment, comparison_page
@@ -72,6 +72,8 @@ class Comparison(ComparisonContent):
             top: Number of strongest windows on the page.
             dreams: Most dreams on the page, spread from fluent to strong.
         """
+        if path is not None:
+            check_page(path, "figures.save(comparison.figure(), path) writes pictures.")
         text = comparison_page(self, top=top, dreams=dreams)
         if path is not None:
             write_text(path, text)

@@ -10,7 +10,7 @@ import numpy as np
 
 from dreamy_lens.comparison.merged_runs import dreams_of
 from dreamy_lens.errors import ExamplesError
-from dreamy_lens.features.parser import parse
+from dreamy_lens.features.parser import feature_names, parse
 from dreamy_lens.html.words import format_values
 from dreamy_lens.scan.examples import Examples
 from dreamy_lens.scan.feature_examples import FeatureExamples
@@ -208,7 +208,8 @@ def _check_same_feature(examples: FeatureExamples, feature: str) -> None:
     except ValueError:  # the label of a custom function cannot be parsed
         same = False
     if not same:
+        dreams = feature_names(feature)[0]
         raise ExamplesError(
-            f"The dreams are of {feature} and the examples of {examples.label}; give the examples of {feature}, or the "
+            f"The dreams are of {dreams} and the examples of {examples.title}; give the examples of {dreams}, or the "
             "examples of all features, which include them."
         )

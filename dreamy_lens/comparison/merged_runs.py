@@ -6,6 +6,7 @@ from typing import Any
 
 from dreamy_lens.errors import SettingsError, quoted
 from dreamy_lens.features.expressions import Feature
+from dreamy_lens.features.parser import feature_names
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results.merged import Merged, merge
@@ -64,8 +65,9 @@ def merge_runs_of(feature: Feature, runs: Any) -> Merged:
     names = {str(feature), str(feature.absolute())}
     matching = [run for run in members if run.provenance.feature in names]
     if members and not matching:
-        others = ", ".join(dict.fromkeys(run.provenance.feature for run in members))
-        raise SettingsError(f"The card is about {feature}, but the run is of {others}; give a run of {feature}.")
+        others = ", ".join(dict.fromkeys(feature_names(run.provenance.feature)[0] for run in members))
+        name = feature.label
+        raise SettingsError(f"The card is about {name}, but the run is of {others}; give a run of {name}.")
     return merge(matching)
 
 
@@ -103,7 +105,7 @@ def settings_of_runs(merged: Merged) -> dict[str, Any]:
     """Return the settings of the runs, for the end of a page."""
     run = merged.runs[0]
     if not isinstance(run, Dream):
-        return {"feature": run.provenance.feature, "model": run.provenance.model}
+        return {"feature": feature_names(run.provenance.feature)[1], "model": run.provenance.model}
     settings = run_settings(run)
     if len(merged.runs) > 1:
         settings["seed"] = ", ".join(str(run.provenance.seed) for run in merged.runs)

@@ -13,8 +13,9 @@ from pathlib import Path
 from dreamy_lens.comparison.content import ComparisonContent
 from dreamy_lens.comparison.overlap import MEMORIZED, Overlap
 from dreamy_lens.comparison.svg import comparison_key, comparison_svg
+from dreamy_lens.features.parser import feature_names
 from dreamy_lens.html.cards import TextCard, card_list, tabs
-from dreamy_lens.html.escaping import Html, escape
+from dreamy_lens.html.escaping import Html, escape, with_tooltip
 from dreamy_lens.html.page import document, fragment, html_table
 from dreamy_lens.html.svg import Mark, histogram_svg
 from dreamy_lens.html.tokens import ValueScale, legend, numbers_switch
@@ -98,7 +99,7 @@ class ComparisonView:
             f"{''.join(card.inline_html(self.scale) for card in cards)}</details>"
             for i, (label, cards) in enumerate(groups)
         )
-        title = f"{escape(comparison.title)}: dreams against {escape(comparison.scanned.corpus)}"
+        title = comparison_heading(comparison)
         return f"<div><b>{title}</b></div><ul>{sentences}</ul>{details}"
 
     # Parts of the view.
@@ -267,6 +268,12 @@ class ComparisonView:
         return [] if values is None else values.tolist()
 
 
+def comparison_heading(comparison: ComparisonContent) -> Html:
+    """Return the heading of a comparison as HTML, with the full name of the feature as a tooltip."""
+    title = with_tooltip(comparison.title, feature_names(comparison.feature)[1])
+    return Html(f"{title}: dreams against {escape(comparison.scanned.corpus)}")
+
+
 def comparison_page(comparison: ComparisonContent, top: int = 64, dreams: int = 64) -> str:
     """Return a comparison as one self-contained page.
 
@@ -281,7 +288,7 @@ def comparison_page(comparison: ComparisonContent, top: int = 64, dreams: int = 
     versions = {f"scan: {name}": value for name, value in comparison.scanned.versions.items()}
     settings = settings_list({**comparison.settings, **scan_settings, **versions})
     script = f"<script>{_script()}follow(document.getElementById('{view.prefix}'))</script>"
-    body = f"<h1>{escape(title)}</h1>{view.body()}<h2>Settings</h2>{settings}{script}"
+    body = f"<h1>{comparison_heading(comparison)}</h1>{view.body()}<h2>Settings</h2>{settings}{script}"
     return document(title, body, scripts=True, styles=["tokens.css"])
 
 
@@ -290,8 +297,7 @@ def comparison_fragment(comparison: ComparisonContent) -> str:
     cell = ""
     for top, dreams, each in ((24, 32, 6), (12, 16, 4), (6, 8, 3)):
         view = ComparisonView(comparison, top, dreams, each)
-        title = escape(f"{comparison.title}: dreams against {comparison.scanned.corpus}")
-        content = fragment(f"<h3>{title}</h3>{view.body()}", "tokens.css")
+        content = fragment(f"<h3>{comparison_heading(comparison)}</h3>{view.body()}", "tokens.css")
         data = base64.b64encode(gzip.compress(content.encode("utf-8", "replace"), 9, mtime=0)).decode("ascii")
         script = _script() + _SHOW % {"id": view.prefix, "data": data}
         static = view.inline_html().encode("ascii", "xmlcharrefreplace").decode("ascii")

@@ -23,3 +23,7 @@ __all__ = [
     "open",
     "open_corpus",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

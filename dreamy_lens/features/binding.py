@@ -69,7 +69,7 @@ def _attentions(feature: ex.Feature, probe: ShapeProbe) -> Iterator[_Attention]:
             if [axis.name for axis in axes][1:] == ["position", "position"]:
                 head, query, key = elements
                 if all(isinstance(place, int) or place == ex.BOS for place in (query, key)):
-                    yield _Attention(node.label, head, query, key)  # pyright: ignore[reportArgumentType]
+                    yield _Attention(node.long_label, head, query, key)  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def bind(
     expression = parse(feature)
     if not any(node.is_leaf for node in expression.walk()):
         raise FeatureError(
-            f"{expression.label} is a constant: it reads nothing from the model. Name a hook point or a logit."
+            f"{expression.long_label} is a constant: it reads nothing from the model. Name a hook point or a logit."
         )
     probe = ShapeProbe(hooked, expression, prepend_bos)
     compiler = Compiler(probe)
@@ -188,7 +188,7 @@ def _try_out(bound: BoundFeature, compiler: Compiler) -> None:
     value = bound(readings)
     if all(not isinstance(node, ex.Custom) for node in bound.feature.walk()) and bool((value < MASKED).all()):
         raise FeatureRangeError(
-            f"{bound.feature.label} is {float(value[0]):.3g} for every prompt: it reads attention scores that are "
+            f"{bound.feature.long_label} is {float(value[0]):.3g} for every prompt: it reads attention scores that are "
             "masked, because a token attends only to itself and to earlier tokens. Name a key that is not after the "
             "query, as in hook_attn_scores[0, -1, 2], or use hook_pattern, where masked entries are 0."
         )
@@ -198,8 +198,8 @@ def _verify(node: ex.Feature, compiler: Compiler, activations: Mapping[str, Tens
     """Try the function that a user supplied for a node on the activations of several prompts; others are not tried."""
     if isinstance(node, ex.Custom):
         own = {name: activations[name] for name in node.hooks}
-        values = verify_function(node.function, own, f"The function of {node.label}")
-        checked_values(values, PROMPTS, node.label)
+        values = verify_function(node.function, own, f"The function of {node.long_label}")
+        checked_values(values, PROMPTS, node.long_label)
     elif isinstance(node, ex.Latent) and (sae := compiler.probe.sae(node)).wrapped is not None:
         own = {sae.hook_name: activations[sae.hook_name]}
         verify_function(lambda given: sae.encode(given[sae.hook_name]), own, f"encode() of {sae}")
@@ -215,6 +215,6 @@ def _leaves_axes(feature: ex.Feature, axes: Axes, probe: ShapeProbe) -> str:
     example = ""
     if isinstance(feature, ex.Hook) and feature.index is None:
         picks = ["-1" if axis.name == "position" else "0" for axis in probe.axes[feature.name]]
-        example = f", for example {feature.label}[{', '.join(picks)}]"
-    left = f"{feature.label} leaves {left_over(axes)}"
+        example = f", for example {feature.long_label}[{', '.join(picks)}]"
+    left = f"{feature.long_label} leaves {left_over(axes)}"
     return f"A feature is one number for each prompt, and {left}: {'; '.join(advice)}{example}."

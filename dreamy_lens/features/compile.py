@@ -115,7 +115,7 @@ class Compiler:
         if names.count("unit") != 1 or set(names) - {"unit", "position"}:
             left = left_over(axes) or "a single number"
             raise FeatureRangeError(
-                f"{f.label}: {what} is taken over one axis of units, and {f.of.label} leaves {left}. "
+                f"{f.long_label}: {what} is taken over one axis of units, and {f.of.long_label} leaves {left}. "
                 "Pick or keep axes of a hook point until one of units is left, as in hook(name)[-1]."
             )
         return Units(axes, compute, names.index("unit") + 1)
@@ -126,7 +126,7 @@ class Compiler:
 
 @compiles(ex.Hook)
 def _hook(compiler: Compiler, f: ex.Hook) -> tuple[Axes, Compute]:
-    name, model, label = f.name, compiler.model, f.label
+    name, model, label = f.name, compiler.model, f.long_label
     axes, elements = compiler.probe.axes[name], compiler.probe.spread(f)
     left: list[Axis] = []
     for axis, element in zip(axes, elements, strict=True):
@@ -172,7 +172,7 @@ def _check_unit(axis: Axis, element: ex.Element, label: str, model: HookedModel)
 
 @compiles(ex.Logit)
 def _logit(compiler: Compiler, f: ex.Logit) -> tuple[Axes, Compute]:
-    model, token, label = compiler.model, compiler.model.vocabulary.token_id(f.token), f.label
+    model, token, label = compiler.model, compiler.model.vocabulary.token_id(f.token), f.long_label
     compiler.logits.add(model)
 
     def reduce(logits: Float[Tensor, "*place d_vocab"]) -> Float[Tensor, "*place"]:
@@ -189,7 +189,7 @@ def _logit(compiler: Compiler, f: ex.Logit) -> tuple[Axes, Compute]:
 
 @compiles(ex.Latent)
 def _latent(compiler: Compiler, f: ex.Latent) -> tuple[Axes, Compute]:
-    sae, model, label = compiler.probe.sae(f), compiler.model, f.label
+    sae, model, label = compiler.probe.sae(f), compiler.model, f.long_label
     name, axes = sae.hook_name, compiler.probe.axes[sae.hook_name]
     if axes[0].name != "position":
         raise FeatureRangeError(
@@ -222,7 +222,7 @@ def _custom(compiler: Compiler, f: ex.Custom) -> tuple[Axes, Compute]:
     model, hooks = compiler.model, f.hooks
 
     def compute(r: Readings) -> Tensor:
-        return checked_values(f.function({h: r[model].activations[h] for h in hooks}), r[model].size, f.label)
+        return checked_values(f.function({h: r[model].activations[h] for h in hooks}), r[model].size, f.long_label)
 
     return (), compute
 
@@ -256,7 +256,7 @@ def _projected(compiler: Compiler, f: ex.Projected | ex.Cosine) -> tuple[Axes, C
     width = axes[dim - 1].size
     if len(direction) != width:
         raise FeatureRangeError(
-            f"{f.label}: the direction has {len(direction)} entries, and {f.of.label} has {width} units on "
+            f"{f.long_label}: the direction has {len(direction)} entries, and {f.of.long_label} has {width} units on "
             f"{compiler.model.name}."
         )
     length = float(direction.norm())
@@ -278,8 +278,8 @@ def _reduced(compiler: Compiler, f: ex.Reduced) -> tuple[Axes, Compute]:
     dims = tuple(i + 1 for i, axis in enumerate(axes) if axis.name == "position")
     if not dims:
         raise FeatureRangeError(
-            f"{f.label}: .{f.how}() is over positions, and {f.of.label} leaves none; write ':' or '...' where the "
-            "position is."
+            f"{f.long_label}: .{f.how}() is over positions, and {f.of.long_label} leaves none; write ':' or '...' "
+            "where the position is."
         )
     return _without(axes, "position"), lambda r: operand(r).amax(dims) if f.how == "max" else operand(r).mean(dims)
 
@@ -302,8 +302,9 @@ def _combined(compiler: Compiler, f: ex.Sum | ex.Product) -> tuple[Axes, Compute
     parts = [compiler.build(child) for child in f.children]
     shapes = list(dict.fromkeys(axes for axes, _ in parts if axes))
     if len(shapes) > 1:
-        leaves = "; ".join(f"{c.label} leaves {left_over(a)}" for c, (a, _) in zip(f.children, parts, strict=True) if a)
-        raise FeatureRangeError(f"The parts of {f.label} do not match: {leaves}. Reduce each to one number first.")
+        pairs = zip(f.children, parts, strict=True)
+        leaves = "; ".join(f"{child.long_label} leaves {left_over(a)}" for child, (a, _) in pairs if a)
+        raise FeatureRangeError(f"The parts of {f.long_label} do not match: {leaves}. Reduce each to one number first.")
     axes = shapes[0] if shapes else ()
 
     def compute(r: Readings) -> Tensor:
@@ -314,8 +315,8 @@ def _combined(compiler: Compiler, f: ex.Sum | ex.Product) -> tuple[Axes, Compute
         if len(sizes) > 1:  # slices of positions, whose lengths depend on the length of the prompt
             lengths = " and ".join(str(size[0] if len(size) == 1 else list(size)) for size in sorted(sizes))
             raise FeatureRangeError(
-                f"The parts of {f.label} leave different numbers of positions, {lengths}; give them slices of equal "
-                "length."
+                f"The parts of {f.long_label} leave different numbers of positions, {lengths}; give them slices of "
+                "equal length."
             )
         out = full[0]
         for value in full[1:]:

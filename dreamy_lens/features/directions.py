@@ -13,7 +13,8 @@ import numpy as np
 from dreamy_lens.errors import FeatureError, FeatureRangeError, quoted, shorten
 from dreamy_lens.features.paths import checked_path, split_location
 
-_INLINE = "data:float32,"
+INLINE = "data:float32,"
+"""Beginning of the text of a direction that is given as numbers."""
 _WIDEST = 2**24  # numbers; no hook point of a model is as wide
 
 
@@ -43,7 +44,7 @@ class Direction:
         self._values: np.ndarray | None = None
         if isinstance(source, Direction):
             self.path, self._values = source.path, source._values
-        elif isinstance(source, str) and source.startswith(_INLINE):
+        elif isinstance(source, str) and source.startswith(INLINE):
             self._values = _checked(_decode(source), "the inline direction")
         elif isinstance(source, (str, Path)):
             if not str(source):
@@ -72,7 +73,7 @@ class Direction:
         if self.path is not None:
             return self.path
         assert self._values is not None
-        return _INLINE + base64.b64encode(self._values.astype("<f4").tobytes()).decode()
+        return INLINE + base64.b64encode(self._values.astype("<f4").tobytes()).decode()
 
     @property
     def short(self) -> str:
@@ -119,7 +120,7 @@ def _check_shape(shape: tuple[int, ...], what: str) -> None:
 
 def _decode(text: str) -> np.ndarray:
     try:
-        return np.frombuffer(base64.b64decode(text[len(_INLINE) :], validate=True), dtype="<f4")
+        return np.frombuffer(base64.b64decode(text[len(INLINE) :], validate=True), dtype="<f4")
     except (ValueError, binascii.Error):
         raise FeatureError(
             f"The inline direction {text[:40]!r}… is not base64 of float32 numbers. Copy the whole text of the feature "

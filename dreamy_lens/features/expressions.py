@@ -14,6 +14,7 @@ cannot name without a model also needs a case in :mod:`~dreamy_lens.features.sha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -39,7 +40,7 @@ from dreamy_lens.features.algebra import (
 from dreamy_lens.features.lexer import SHORT_NEURON, is_name, quote
 from dreamy_lens.features.node import BOS, FUNCTIONS, METHODS, Element, Span, Writer, element, integer, position
 from dreamy_lens.features.paths import file_stamps
-from dreamy_lens.models.names import EMBEDDED_NAME
+from dreamy_lens.models.embedded import EMBEDDED_NAME
 
 __all__ = [
     "BOS",
@@ -73,6 +74,9 @@ __all__ = [
 ]
 
 
+_MLP = re.compile(r"blocks\.(0|[1-9][0-9]*)\.mlp\.hook_post")
+
+
 class Leaf(Feature):
     """A feature that reads values from a model and contains no other features."""
 
@@ -102,7 +106,15 @@ class Hook(Leaf, functions={"hook": ("name",), "neuron": ("layer", "index", "pos
         return [*index[:cut], *fill, *index[cut + 1 :]]
 
     def write(self, writer: Writer) -> str:
-        """Return `name[index]`; a name that is ambiguous in the text form is written as `hook("name")`."""
+        """Return `name[index]`, or `L2.N17` for a neuron if the writer uses these names.
+
+        A name that is ambiguous in the text form is written as `hook("name")`.
+        """
+        match = _MLP.fullmatch(self.name) if writer.neurons else None
+        if match and self.index is not None and len(self.index) == 2:
+            position, unit = self.index
+            if position == -1 and isinstance(unit, int) and unit >= 0:
+                return f"L{match[1]}.N{unit}"
         name = self.name if _stands_alone(self.name) else f"hook({quote(self.name)})"
         return name if self.index is None else f"{name}[{', '.join(map(writer.element, self.index))}]"
 

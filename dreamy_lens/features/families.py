@@ -117,7 +117,7 @@ def _spread(given: str | ex.Feature, model: HookedModel) -> list[ex.Feature]:
     if not names:
         return [given]
     if len(names) > 1:
-        raise FeatureError(f"{given.label} has two patterns, {names[0]} and {names[1]}; {_ONE_PATTERN}.")
+        raise FeatureError(f"{given.long_label} has two patterns, {names[0]} and {names[1]}; {_ONE_PATTERN}.")
     return [_renamed(given, names[0], name) for name in _matching(names[0], model)]
 
 
@@ -172,7 +172,7 @@ def family(expression: ex.Feature, axes: Axes, probe: ShapeProbe) -> Family:
     Raises:
         FeatureRangeError: The expression keeps positions, or its entries have no expression of their own.
     """
-    label = expression.label
+    label = expression.long_label
     if any(axis.name == "position" for axis in axes):
         raise FeatureRangeError(
             f"{label} leaves positions: take one, as in [-1, ...], or reduce them with .max() or .mean()."

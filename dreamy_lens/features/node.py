@@ -59,10 +59,11 @@ class Writer:
 
     Args:
         short: True to abbreviate inline directions and paths; such text is only for display to people.
+        neurons: True to write a neuron of an MLP at the last token as `L2.N17` instead of its hook point.
     """
 
-    def __init__(self, short: bool = False) -> None:
-        self.short = short
+    def __init__(self, short: bool = False, neurons: bool = False) -> None:
+        self.short, self.neurons = short, neurons
 
     def operand(self, node: Node) -> str:
         """Return the text of a node inside another node, in brackets if the node binds loosely."""
@@ -170,14 +171,19 @@ class Node:
 
     @property
     def label(self) -> str:
-        """The text form with long directions abbreviated, for titles and tables."""
+        """The short name, for titles and tables: neurons as `L2.N17`, and long directions abbreviated."""
+        return self.write(Writer(short=True, neurons=True))
+
+    @property
+    def long_label(self) -> str:
+        """The text form with long directions abbreviated and with the names of all hook points, for tooltips."""
         return self.write(Writer(short=True))
 
     def __str__(self) -> str:
         return self.write(Writer())
 
     def __repr__(self) -> str:
-        return f"Feature({self.label})"
+        return f"Feature({self.long_label})"
 
     # Properties of a node itself, without its children.
 

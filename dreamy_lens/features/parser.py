@@ -22,9 +22,10 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dreamy_lens.errors import FeatureError, FeatureSyntaxError, quoted, shorten
+from dreamy_lens.errors import FeatureError, FeatureSyntaxError, misplaced, quoted, shorten
 from dreamy_lens.features import constructors
 from dreamy_lens.features import expressions as ex
+from dreamy_lens.features.directions import INLINE, Direction
 from dreamy_lens.features.lexer import NEURONS, SHORT_NEURON, WILD_NAME, Token, tokenise, unquote
 from dreamy_lens.features.node import FUNCTIONS, METHODS
 
@@ -49,6 +50,8 @@ def parse(text: str | ex.Feature) -> ex.Feature:
     """
     if isinstance(text, ex.Feature):
         return text
+    if wrong := misplaced(text, "a feature", "the feature comes first; the feature of a run is run.feature"):
+        raise FeatureError(f"{wrong[0].upper()}{wrong[1:]}")
     if not isinstance(text, str):
         raise FeatureError(f"A feature is an expression or its text; got {quoted(text)} ({type(text).__name__}).")
     try:
@@ -66,6 +69,32 @@ def parse(text: str | ex.Feature) -> ex.Feature:
             text,
             found.start(),
         ) from None
+
+
+def feature_names(text: str) -> tuple[str, str]:
+    """Return the short name of a feature for titles, and a longer one with its hook points for tooltips.
+
+    Args:
+        text: Text form of the feature. In a text that does not parse, such as that of a custom function of an earlier
+            Python session, only the directions are abbreviated.
+
+    >>> feature_names("blocks.2.mlp.hook_post[-1, 17]")
+    ('L2.N17', 'blocks.2.mlp.hook_post[-1, 17]')
+    """
+    try:
+        feature = parse(text)
+        return feature.label, feature.long_label
+    except FeatureError:
+        short = re.sub(rf'"{INLINE}[A-Za-z0-9+/=]*"', _short_direction, text)
+        return short, short
+
+
+def _short_direction(match: re.Match[str]) -> str:
+    """Return the short name of an inline direction in quotes."""
+    try:
+        return Direction(match[0].strip('"')).short
+    except FeatureError:
+        return shorten(match[0], 30)
 
 
 class _Reader:

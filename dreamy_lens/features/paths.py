@@ -6,8 +6,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from dreamy_lens._files import why_no_path
 from dreamy_lens.errors import FeatureError, quoted
-from dreamy_lens.models.names import why_no_path
 
 _WITH_NAME = ".safetensors:"
 

@@ -79,7 +79,7 @@ class ShapeProbe:
         needed = max((_reach(e) for node in feature.walk() for e in self._positions(node)), default=0)
         if model.n_ctx is not None and needed + before > model.n_ctx:
             raise FeatureRangeError(
-                f"{feature.label} reads a position that only prompts of {needed} tokens have, and {model.name}'s "
+                f"{feature.long_label} reads a position that only prompts of {needed} tokens have, and {model.name}'s "
                 "context is "
                 f"{model.n_ctx}{' with the BOS' if before else ''}; use a position nearer to the start or the end."
             )
@@ -119,11 +119,11 @@ class ShapeProbe:
         """Return one index element for each axis, with `...` and missing elements replaced by full spans."""
         index, axes = f.index or (), self.axes[f.name]
         if index.count(Ellipsis) > 1:
-            raise FeatureError(f"{f.label}: '...' can stand only once in an index of {listed(axes)}.")
+            raise FeatureError(f"{f.long_label}: '...' can stand only once in an index of {listed(axes)}.")
         given = [e for e in index if e is not Ellipsis]
         if len(given) > len(axes):
             raise FeatureRangeError(
-                f"{f.label} has {len(given)} indices, and an activation there has {len(axes)}: {listed(axes)}, "
+                f"{f.long_label} has {len(given)} indices, and an activation there has {len(axes)}: {listed(axes)}, "
                 "without the batch."
             )
         return f.elements(len(axes))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamy_lens import _waiting
-from dreamy_lens._files import write_file
+from dreamy_lens._files import check_file, write_file
 from dreamy_lens.errors import DreamyLensError, WaitError
 from dreamy_lens.figures import drawing
 
@@ -64,6 +64,8 @@ def save(
     """
     file = Path(path).expanduser()
     form = file.suffix[1:].lower()
+    if form in (*PAGES, *IMAGES):
+        check_file(file)
     if form in PAGES:
         content = figure.to_html(include_plotlyjs=True, full_html=True).encode("utf-8", "replace")
     elif form in IMAGES:

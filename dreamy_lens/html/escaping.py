@@ -59,6 +59,15 @@ class Html(str):
     """Markup that is already safe. Every other string is escaped before it becomes part of a page."""
 
 
+def with_tooltip(text: str, tooltip: str) -> Html:
+    """Return a text as HTML, with a tooltip that says more about it, if that is another text.
+
+    >>> str(with_tooltip("L2.N17", "blocks.2.mlp.hook_post[-1, 17]"))
+    '<span title="blocks.2.mlp.hook_post[-1, 17]">L2.N17</span>'
+    """
+    return Html(escape(text) if text == tooltip else f'<span title="{escape(tooltip)}">{escape(text)}</span>')
+
+
 def safe(content: object) -> str:
     """Return a value as HTML: unchanged if it is :class:`Html`, escaped otherwise."""
     return content if isinstance(content, Html) else escape(content)

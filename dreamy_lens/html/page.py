@@ -26,6 +26,11 @@ def html_table(columns: Sequence[object], rows: Iterable[Sequence[object]], ids:
     return Html(f'<table class="dl-table"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>')
 
 
+def warning(text: str) -> Html:
+    """Return a sentence that readers must not miss, as a paragraph; "" for no text."""
+    return Html(f'<p class="dl-warn">{escape(text)}</p>' if text else "")
+
+
 def fragment(body: str, *styles: str) -> str:
     """Return HTML for a notebook cell, with its style sheets and its own background.
 

@@ -29,6 +29,9 @@ from dreamy_lens.models.names import nearest
 from dreamy_lens.models.vocabulary import Vocabulary
 from dreamy_lens.models.weights import check_finite, weights_digest
 
+_NEURON = r"(?:[lL]|[lL]ayer|blocks)[._ ]?([0-9]{1,9})(?:[._ ]?(?:[nN]|[nN]euron|mlp|MLP)[._ ]?|[._ ])([0-9]{1,9})"
+"""Spellings of a neuron that mean `L2.N812`: L2.812, L2N812, layer2.N812, L2.MLP.812."""
+
 
 class HookedModel:
     """Model with the operations that scoring needs.
@@ -160,13 +163,17 @@ class HookedModel:
             return
         near = nearest(name, names)
         layer = name.split(".")
-        neuron = re.fullmatch(r"[lL]\.?([0-9]{1,9})[._ ]?[nN]\.?([0-9]{1,9})", name)
+        neuron = re.fullmatch(_NEURON, name)
+        only_neuron = re.fullmatch(r"(?:[nN]|[nN]euron|unit)[._]?([0-9]{1,9})", name)
         only_layer = re.fullmatch(r"[lL]\.?([0-9]{1,9})(?:[._ ]?[nN]\.?)?", name)
         is_layer = len(layer) > 1 and layer[0] == "blocks" and re.fullmatch("[0-9]+", layer[1]) is not None
         if is_layer and (len(layer[1]) > 9 or int(layer[1]) >= self.n_layers):
             near_text = f"its layers are 0 to {self.n_layers - 1}"
         elif neuron:
             near_text = f"the neuron {neuron[2]} of layer {neuron[1]} is written L{neuron[1]}.N{neuron[2]}"
+        elif only_neuron:
+            unit = only_neuron[1]
+            near_text = f"a neuron has a layer, too: L2.N{unit} is the neuron {unit} of layer 2"
         elif only_layer:
             near_text = f"a neuron of layer {only_layer[1]} is, for example, L{only_layer[1]}.N812"
         else:

@@ -13,11 +13,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamy_lens._files import why_no_path
 from dreamy_lens._host import working
-from dreamy_lens.errors import ModelError, TokenizerError, quoted, shorten, unknown_setting, warn
+from dreamy_lens.errors import ModelError, TokenizerError, misplaced, quoted, shorten, unknown_setting, warn
 from dreamy_lens.models import hub
+from dreamy_lens.models.embedded import EMBEDDED_NAME
 from dreamy_lens.models.installs import no_installs
-from dreamy_lens.models.names import EMBEDDED_NAME, why_no_path
 from dreamy_lens.models.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -141,6 +142,9 @@ def as_hooked(model: Any = None, *, device: Any = None, dtype: Any = None) -> Ho
             with _WRAPPING:
                 return _embedded()
         return wrap(load_model(model, device=device, dtype=dtype), EMBEDDED_NAME if embedded else str(model))
+    if wrong := misplaced(model, "a model"):
+        if not hasattr(model, "hook_dict") and not hasattr(model, "hook_names"):  # neither a bridge nor a backend
+            raise ModelError(f"{wrong[0].upper()}{wrong[1:]}")
     with _WRAPPING:
         cached = getattr(model, "_dreamy_lens_access", None)
         if cached is not None and cached.source is model:

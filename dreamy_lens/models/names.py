@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from dreamy_lens._files import why_no_path
 from dreamy_lens.errors import LONGEST
-
-EMBEDDED_NAME = "embedded"
-"""Name of the embedded model in results."""
+from dreamy_lens.models.embedded import EMBEDDED_NAME
 
 
 def located(name: str) -> str:
@@ -23,24 +22,6 @@ def located(name: str) -> str:
     if name == EMBEDDED_NAME or not (folder / "config.json").is_file():
         return name
     return os.path.abspath(folder)
-
-
-def why_no_path(text: str) -> str | None:
-    """Return why a text cannot be the path of a file or folder, or None if it can; the system is not asked.
-
-    >>> why_no_path("a" * 300), why_no_path("models/gpt2")
-    ('a part of it is longer than 255 bytes', None)
-    """
-    if "\0" in text:
-        return "it contains a NUL character"
-    encoded = text.encode("utf-8", "surrogatepass")
-    if len(encoded) > 4000 or any(len(part) > 255 for part in encoded.split(b"/")):
-        return "it is longer than 4,000 bytes" if len(encoded) > 4000 else "a part of it is longer than 255 bytes"
-    try:
-        Path(text).expanduser()
-    except RuntimeError:
-        return "there is no such user"
-    return None
 
 
 def nearest(name: str, names: Sequence[str], count: int = 3, cutoff: float = 0.5) -> list[str]:

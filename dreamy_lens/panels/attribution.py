@@ -10,7 +10,7 @@ from dreamy_lens._host import in_kernel
 from dreamy_lens.analysis.attribution import attributions
 from dreamy_lens.errors import DreamyLensError, unknown_setting
 from dreamy_lens.features.binding import BoundFeature
-from dreamy_lens.features.parser import parse
+from dreamy_lens.features.parser import feature_names, parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.panels import bundle, state
 from dreamy_lens.panels.frozen import frozen
@@ -102,7 +102,7 @@ class AttributionPanel(LivePanel):
     def to_html(self) -> str:
         """Return the view as HTML that needs no kernel."""
         self.wait()
-        names = ("title", "subtitle", "python", "error", "view_state")
+        names = ("title", "tooltip", "subtitle", "python", "error", "view_state")
         attributions = {key: state.trimmed(entry, 12, 4) for key, entry in self._inspector.known.items()}
         shown = state.trimmed(self.found, 12, 4) if self.found else None
         plain = {name: getattr(self, name) for name in names}
@@ -139,7 +139,7 @@ def explore(feature: Any, prompt: Any, model: Any = None, **options: Any) -> Att
 
     >>> import dreamy_lens as dl
     >>> dl.explore("L2.N812", "the same as described only")
-    AttributionPanel(blocks.2.mlp.hook_post[-1, 812], 'the same as described only')
+    AttributionPanel(L2.N812, 'the same as described only')
     """
     return AttributionPanel(feature, prompt, model, **options).wait()
 
@@ -168,10 +168,12 @@ def frozen_attribution(attribution: Attribution) -> str:
     """
     shown = state.trimmed(state.attributed_entry(attribution, "".join(attribution.tokens), True), 12, 4)
     python = f"dl.parse({attribution.feature!r})" if attribution.feature else ""
-    traits = {"title": attribution.feature, "subtitle": "", "python": python, "error": "", "attributions": {}}
+    title, tooltip = feature_names(attribution.feature)
+    traits = {"title": title, "tooltip": tooltip, "subtitle": "", "python": python, "error": "", "attributions": {}}
     return frozen("attribution", {**traits, "found": shown, "live": False}, live_id=None)
 
 
 def _labels(scorer: Scorer) -> dict[str, str]:
     feature = scorer.bound.feature
-    return {"title": feature.label, "subtitle": scorer.model.name, "python": f"dl.parse({str(feature)!r})"}
+    names = {"title": feature.label, "tooltip": feature.long_label}
+    return {**names, "subtitle": scorer.model.name, "python": f"dl.parse({str(feature)!r})"}

@@ -12,8 +12,9 @@ import numpy as np
 from dreamy_lens.comparison.card import Card
 from dreamy_lens.comparison.svg import comparison_key, comparison_svg
 from dreamy_lens.errors import DreamyLensError
+from dreamy_lens.features.parser import feature_names
 from dreamy_lens.html.cards import card_list, tabs
-from dreamy_lens.html.escaping import escape
+from dreamy_lens.html.escaping import Html, escape, with_tooltip
 from dreamy_lens.html.page import document, fragment
 from dreamy_lens.html.svg import Mark, histogram_svg
 from dreamy_lens.html.tokens import ValueScale, legend, numbers_switch
@@ -178,7 +179,7 @@ def card_page(card: Card, top: int = 16, static: bool = False) -> str:
         static: Whether to leave out the run's panel and its script.
     """
     panel = "" if static else _panel(card)
-    body = f"<h1>{escape(card.title)}</h1>{CardView(card, top).body(panel)}"
+    body = f"<h1>{_heading(card)}</h1>{CardView(card, top).body(panel)}"
     return document(card.title, body, scripts=bool(panel), styles=STYLES)
 
 
@@ -188,7 +189,12 @@ def card_fragment(card: Card) -> str:
     Args:
         card: Card to show.
     """
-    return fragment(f"<h2>{escape(card.title)}</h2>{CardView(card, 8, 3).body('', 'h3')}", *STYLES)
+    return fragment(f"<h2>{_heading(card)}</h2>{CardView(card, 8, 3).body('', 'h3')}", *STYLES)
+
+
+def _heading(card: Card) -> Html:
+    """Return the name of the card's feature as HTML, with its full name as a tooltip."""
+    return with_tooltip(card.title, feature_names(card.comparison.feature)[1])
 
 
 def _panel(card: Card) -> str:

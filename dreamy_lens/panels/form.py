@@ -14,9 +14,9 @@ from dreamy_lens.errors import DreamyLensError, FeatureSyntaxError
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.binding import bind
 from dreamy_lens.features.parser import parse
+from dreamy_lens.models.embedded import EMBEDDED_NAME
 from dreamy_lens.models.hook_points import hook_points
 from dreamy_lens.models.load import as_hooked
-from dreamy_lens.models.names import EMBEDDED_NAME
 from dreamy_lens.panels import bundle, settings
 from dreamy_lens.runs.model_thread import ModelThread
 
@@ -148,7 +148,7 @@ class FeatureForm(anywidget.AnyWidget):
         answer: dict[str, Any] = {"type": "checked", "id": number, "ok": False, "said": "", "error": "", "python": ""}
         try:
             bound = self._bound(text)
-            answer |= {"ok": True, "said": bound.feature.label}
+            answer |= {"ok": True, "said": bound.feature.long_label}
         except DreamyLensError as error:
             answer["error"] = str(error)
             if isinstance(error, FeatureSyntaxError):

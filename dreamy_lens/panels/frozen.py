@@ -14,7 +14,7 @@ import json
 import re
 from typing import Any
 
-from dreamy_lens.html.escaping import escape
+from dreamy_lens.html.escaping import escape, with_tooltip
 from dreamy_lens.html.numbers import decimals, number
 from dreamy_lens.html.tokens import StripToken, token_strip
 from dreamy_lens.panels import bundle
@@ -114,7 +114,10 @@ def _static_html(state: dict[str, Any]) -> str:
     picked = state.get("found") or state.get("attributions", {}).get(state.get("picked", ""))
     if not picked:
         picked = next(iter(state.get("attributions", {}).values()), None)
-    parts = [f'<div style="font-weight:600">{escape(state.get("title", ""))}</div>']
+    title = with_tooltip(state.get("title", ""), state.get("tooltip") or state.get("title", ""))
+    parts = [f'<div style="font-weight:600">{title}</div>']
+    if state.get("note"):
+        parts.append(f"<p>{escape(state['note'])}</p>")
     if picked:
         parts.append(_tokens(picked))
     if entries:

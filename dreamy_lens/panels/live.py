@@ -34,7 +34,9 @@ class LivePanel(anywidget.AnyWidget):
     live = traitlets.Bool(True).tag(sync=True)
     live_id = traitlets.Unicode("").tag(sync=True)
     title = traitlets.Unicode("").tag(sync=True)
+    tooltip = traitlets.Unicode("").tag(sync=True)
     error = traitlets.Unicode("").tag(sync=True)
+    note = traitlets.Unicode("").tag(sync=True)
     attributions = traitlets.Dict().tag(sync=True)
     view_state = traitlets.Dict().tag(sync=True)
 

@@ -3,18 +3,47 @@
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import wait
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dreamy_lens.errors import DreamyLensError
-from dreamy_lens.html.escaping import escape
+from dreamy_lens.html.escaping import escape, with_tooltip
 from dreamy_lens.html.page import document
 from dreamy_lens.panels.run_view import default_pick, frozen_run, inspector_of
+from dreamy_lens.panels.runs import RunsPanel
 from dreamy_lens.runs.report import introduction, run_settings, settings_list
 
 if TYPE_CHECKING:
     from dreamy_lens.runs.dream import Dream
+    from dreamy_lens.runs.dreams import Dreams
+
+
+def page_of_runs(runs: Dreams) -> str:
+    """Return the page of several runs, with their view.
+
+    Args:
+        runs: Runs to show.
+    """
+    panel = RunsPanel(runs)
+    try:
+        wait(panel.prepare())
+        view = panel.to_html()
+    finally:
+        panel.close()
+    names = dict.fromkeys(run.feature_names for run in runs)
+    title = f"Dreams of {', '.join(short for short, _ in names)}"
+    heading = ", ".join(with_tooltip(short, long) for short, long in names)
+    evaluated = sum(len(run.history) for run in runs)
+    intro = (
+        f"{len(runs)} runs that evaluated {evaluated:,} prompts: the prompts that no other beats in both value and "
+        "cross-entropy, of each run and of all runs of a feature together."
+    )
+    settings = "".join(
+        f"<h2>Settings of run {number}</h2>{settings_list(run_settings(run))}" for number, run in enumerate(runs)
+    )
+    return document(title, f"<h1>Dreams of {heading}</h1><p>{escape(intro)}</p>{view}{settings}", scripts=True)
 
 
 def page_of_run(run: Dream, k: int = 32, strips: int = 20) -> str:
@@ -34,10 +63,10 @@ def page_of_run(run: Dream, k: int = 32, strips: int = 20) -> str:
 
     with contextlib.suppress(DreamyLensError):  # a feature without a gradient has no attributions
         run.ask(inspect).result()
-    title = f"A dream of {run.feature_label}"
+    short, long = run.feature_names
     view = frozen_run(run, strips=strips)
     body = (
-        f"<h1>{escape(title)}</h1><p>{escape(introduction(run))}</p>{view}"
+        f"<h1>A dream of {with_tooltip(short, long)}</h1><p>{escape(introduction(run))}</p>{view}"
         f"<h2>Settings</h2>{settings_list(run_settings(run))}"
     )
-    return document(title, body, scripts=True)
+    return document(f"A dream of {short}", body, scripts=True)

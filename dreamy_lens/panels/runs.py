@@ -106,7 +106,7 @@ class RunsPanel(LivePanel):
 
     def _merged(self) -> Frontier:
         """Return the merged frontier of the first feature."""
-        first = [run for run in self.run if run.feature_label == self.run[0].feature_label]
+        first = [run for run in self.run if run.provenance.feature == self.run[0].provenance.feature]
         return Frontier(prompt for run in first for prompt in run.so_far.frontier)
 
     def _default_key(self) -> str:
@@ -118,27 +118,33 @@ class RunsPanel(LivePanel):
         if self.status in ENDED and not self.picked:
             self.picked = self._default_key()
 
+    def __repr__(self) -> str:
+        return f"RunsPanel({self.title}, {len(self.run)} runs, {self.status})"
+
     def state(self) -> dict[str, Any]:
         """Return the traits that change while the runs go on, by their names."""
-        runs, groups = [], list(dict.fromkeys(run.feature_label for run in self.run))
+        runs, groups = [], list(dict.fromkeys(run.provenance.feature for run in self.run))
         for number, (run, follower) in enumerate(zip(self.run, self._followers, strict=True)):
             seed = run.provenance.seed
             name = f"run {number}" if seed is None else f"seed {seed}"
-            group = groups.index(run.feature_label)
+            group = groups.index(run.provenance.feature)
             runs.append({"name": name, "group": group, **view_labels(run), **follower.brief()})
+        names = [next(run for run in self.run if run.provenance.feature == text).feature_names for text in groups]
         statuses = {run["status"] for run in runs}
         ends = [s for s in ("failed", "stopped", "done") if s in statuses]
         status = RUNNING if RUNNING in statuses else PAUSED if PAUSED in statuses else ends[0] if ends else "ready"
         errors = dict.fromkeys(run["error"] for run in runs if run["error"])
         return {
-            "title": groups[0] if len(groups) == 1 else f"{len(groups)} features",
+            "title": names[0][0] if len(names) == 1 else f"{len(names)} features",
+            "tooltip": names[0][1] if len(names) == 1 else "",
             "status": status,
             "error": "; ".join(errors),
+            "note": " ".join(dict.fromkeys(run["note"] for run in runs if run["note"])),
             "step": min((run["step"] for run in runs), default=0),
             "steps": max((run["steps"] for run in runs), default=0),
             "used": min((run["used"] for run in runs), default=-1.0),
             "runs": runs,
-            "groups": groups,
+            "groups": [name for name, _ in names],
         }
 
     def _hear(self, widget: Any, message: Any, buffers: Any = None) -> None:

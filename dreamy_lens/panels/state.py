@@ -160,6 +160,7 @@ class RunFollower:
             "evaluated": len(history),
             "hypervolume": rounded(so_far.hypervolume, 5) if len(history) else 0.0,
             "error": "" if run.error is None else f"{type(run.error).__name__}: {run.error}",
+            "note": "" if run.active else run.note,
             "population": self._population(so_far),
             "frontier": [self._entry(so_far, row) for row in so_far.frontier_rows.tolist()],
             "previous": self._earlier(history),
@@ -177,6 +178,7 @@ class RunFollower:
             "used": self._used(so_far.history),
             "evaluated": len(so_far.history),
             "error": "" if run.error is None else f"{type(run.error).__name__}: {run.error}",
+            "note": "" if run.active else run.note,
             "frontier": [self._entry(so_far, row) for row in so_far.frontier_rows.tolist()],
         }
 

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dreamy_lens import _host, _upcalls
-from dreamy_lens._files import write_text
+from dreamy_lens._files import check_page, write_text
 from dreamy_lens.errors import RunFolderError
-from dreamy_lens.html.escaping import escape
+from dreamy_lens.features.parser import feature_names
+from dreamy_lens.html.escaping import with_tooltip
 from dreamy_lens.html.numbers import decimals, number
 from dreamy_lens.html.page import document, fragment
+from dreamy_lens.results.export import save_as
 from dreamy_lens.results.prompt_table import text_table
-from dreamy_lens.results.storage import read_json, write_json
+from dreamy_lens.results.storage import read_json
 from dreamy_lens.results.strips import attribution_with_scores
 
 if TYPE_CHECKING:
@@ -139,8 +141,12 @@ class Attribution:
         Args:
             path: File to which the page is also written; None writes no file.
         """
-        title = f"Attribution of {self.feature}" if self.feature else "Attribution"
-        page = document(title, f"<h1>{escape(title)}</h1>{attribution_with_scores(self)}")
+        if path is not None:
+            check_page(path, "attribution.save(path) writes pictures, tables and JSON.")
+        short, long = feature_names(self.feature)
+        heading = f"Attribution of {with_tooltip(short, long)}" if short else "Attribution"
+        title = f"Attribution of {short}" if short else "Attribution"
+        page = document(title, f"<h1>{heading}</h1>{attribution_with_scores(self)}")
         if path is not None:
             write_text(path, page)
         return page
@@ -156,11 +162,23 @@ class Attribution:
         return attribution_figure(self, **settings)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the attribution as one JSON file and return its path."""
-        arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
-        names = ("feature", "tokens", "value", "cross_entropy", "candidate_tokens")
-        plain = {name: getattr(self, name) for name in names}
-        return write_json(path, {"format": FORMAT, "version": 1, **plain, **arrays})
+        """Write the attribution to a file, and return its path.
+
+        Args:
+            path: File to write. Its ending decides the format: `.html` is the page, `.csv` the table, and `.svg`,
+                `.pdf` and `.png` are the figure. `.json`, or no known ending, is the JSON that :meth:`load` reads.
+
+        Raises:
+            FileWriteError: The file cannot be written, or its ending stands for another format.
+        """
+
+        def content() -> dict[str, Any]:
+            arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
+            names = ("feature", "tokens", "value", "cross_entropy", "candidate_tokens")
+            plain = {name: getattr(self, name) for name in names}
+            return {"format": FORMAT, "version": 1, **plain, **arrays}
+
+        return save_as(path, content, self.to_pandas, self.plot, self.to_html)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Attribution:

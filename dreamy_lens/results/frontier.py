@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -12,10 +12,12 @@ import numpy as np
 
 from dreamy_lens.errors import RunFolderError, SettingsError, quoted
 from dreamy_lens.figures.frontier import frontier_figure
-from dreamy_lens.html.page import fragment
+from dreamy_lens.html.page import fragment, warning
+from dreamy_lens.results.export import save_as
+from dreamy_lens.results.notes import note_on_values
 from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
 from dreamy_lens.results.prompt_table import PROMPT_COLUMNS, prompt_rows, prompt_table, text_table
-from dreamy_lens.results.storage import read_json, write_json
+from dreamy_lens.results.storage import read_json
 from dreamy_lens.search.pareto import hull_rows, hypervolume, non_dominated
 
 if TYPE_CHECKING:
@@ -37,9 +39,11 @@ class Frontier(Sequence[Prompt]):
 
     Args:
         prompts: Prompts in any order, including dominated ones.
+        evaluated: Number of prompts that were scored to find these; None if it is unknown, as for a slice.
 
     Attributes:
         prompts: Non-dominated prompts, from fluent to strong.
+        evaluated: Number of prompts that were scored to find these; None if it is unknown.
 
     >>> origin = Provenance("L2.N17", "docstrings", seed=0, iteration=7, prepend_bos=True)
     >>> make = lambda text, value, ce: Prompt((1,), (text,), text, value, ce, True, origin)
@@ -53,11 +57,13 @@ class Frontier(Sequence[Prompt]):
     """
 
     prompts: tuple[Prompt, ...]
+    evaluated: int | None = field(default=None, compare=False)
 
-    def __init__(self, prompts: Iterable[Prompt]) -> None:
+    def __init__(self, prompts: Iterable[Prompt], evaluated: int | None = None) -> None:
         candidates = list(prompts)
         rows = non_dominated([p.value for p in candidates], [p.cross_entropy for p in candidates])
         object.__setattr__(self, "prompts", tuple(candidates[i] for i in rows))
+        object.__setattr__(self, "evaluated", evaluated)
 
     @classmethod
     def from_history(
@@ -78,7 +84,8 @@ class Frontier(Sequence[Prompt]):
             rows: Rows of the history that make the frontier, if they are already known; None computes them.
         """
         rows = history.frontier_rows() if rows is None else rows
-        return cls(history.prompt(int(row), decoder, provenance, attribute) for row in rows)
+        prompts = (history.prompt(int(row), decoder, provenance, attribute) for row in rows)
+        return cls(prompts, evaluated=len(history))
 
     @property
     def values(self) -> np.ndarray:
@@ -123,6 +130,14 @@ class Frontier(Sequence[Prompt]):
             f"No prompt of this frontier has {wanted}. The most fluent one has cross-entropy "
             f"{most_fluent.cross_entropy:.3f} (perplexity {most_fluent.perplexity:,.1f}): allow more, or dream longer."
         )
+
+    @property
+    def note(self) -> str:
+        """Sentence which says that no scored prompt turns the feature on; "" if one does, or if that is not known."""
+        if not self.prompts or not self.evaluated:
+            return ""
+        origin = self.prompts[-1].provenance
+        return note_on_values(origin.feature, self.prompts[-1].value, self.evaluated, bool(origin.suffix))
 
     def hull(self) -> Frontier:
         """Return the corners of the convex hull: the prompts that are best for some λ, as in the paper's figures."""
@@ -174,8 +189,20 @@ class Frontier(Sequence[Prompt]):
         return frontier_figure(self, hull=self.hull() if hull else None, **settings)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the prompts as one JSON file, replace an older file in a single step, and return the path."""
-        return write_json(path, {"format": FORMAT, "version": 1, "prompts": [p.to_dict() for p in self.prompts]})
+        """Write the prompts to a file, replace an older file in a single step, and return the path.
+
+        Args:
+            path: File to write. Its ending decides the format: `.csv` is the table, `.svg`, `.pdf`, `.png` and `.html`
+                are the figure. `.json`, or no known ending, is the JSON that :meth:`load` reads.
+
+        Raises:
+            FileWriteError: The file cannot be written, or its ending stands for another format.
+        """
+
+        def content() -> dict[str, Any]:
+            return {"format": FORMAT, "version": 1, "prompts": [p.to_dict() for p in self.prompts]}
+
+        return save_as(path, content, self.to_pandas, self.plot)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Frontier:
@@ -215,10 +242,11 @@ class Frontier(Sequence[Prompt]):
         return f"Frontier({n} prompt{'s' * (n != 1)}, {values}, {span})"
 
     def __str__(self) -> str:
-        return text_table(PROMPT_COLUMNS, prompt_rows(self.prompts))
+        table = text_table(PROMPT_COLUMNS, prompt_rows(self.prompts))
+        return f"{table}\n{self.note}" if self.note else table
 
     def _repr_html_(self) -> str:
-        return fragment(prompt_table(self.prompts))
+        return fragment(f"{warning(self.note)}{prompt_table(self.prompts)}")
 
 
 def _limit(name: str, limit: Any, unit: str) -> float:

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dreamy_lens.errors import RunFolderError, SettingsError
+from dreamy_lens.features.parser import feature_names
 from dreamy_lens.figures.frontier import runs_figure
-from dreamy_lens.html.escaping import escape
-from dreamy_lens.html.page import fragment
+from dreamy_lens.html.escaping import escape, with_tooltip
+from dreamy_lens.html.page import fragment, warning
+from dreamy_lens.results.export import save_as
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
 from dreamy_lens.results.prompt import Prompt, Provenance
 from dreamy_lens.results.prompt_table import prompt_table
-from dreamy_lens.results.storage import read_json, write_json
+from dreamy_lens.results.storage import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,6 +73,11 @@ class Merged:
     runs: tuple[MergeableRun, ...]
     frontier: Frontier
 
+    @property
+    def feature_names(self) -> tuple[str, str]:
+        """Short name of the feature for titles, and a longer one with its hook points for tooltips."""
+        return feature_names(self.runs[0].provenance.feature)
+
     def to_pandas(self) -> pd.DataFrame:
         """Return a table of all runs' frontiers, with one row per prompt.
 
@@ -95,9 +102,22 @@ class Merged:
         return runs_figure(self, **settings)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write all frontiers as one JSON file and return its path. Histories are not part of the file."""
-        runs = [{"provenance": r.provenance.to_dict(), "prompts": [p.to_dict() for p in r.frontier]} for r in self.runs]
-        return write_json(path, {"format": FORMAT, "version": 1, "runs": runs})
+        """Write all frontiers to a file and return its path. Histories are not part of the file.
+
+        Args:
+            path: File to write. Its ending decides the format: `.csv` is the table, `.svg`, `.pdf`, `.png` and `.html`
+                are the figure. `.json`, or no known ending, is the JSON that :meth:`load` reads.
+
+        Raises:
+            FileWriteError: The file cannot be written, or its ending stands for another format.
+        """
+
+        def content() -> dict[str, Any]:
+            runs = [(run.provenance.to_dict(), [p.to_dict() for p in run.frontier]) for run in self.runs]
+            entries = [{"provenance": provenance, "prompts": prompts} for provenance, prompts in runs]
+            return {"format": FORMAT, "version": 1, "runs": entries}
+
+        return save_as(path, content, self.to_pandas, self.plot)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Merged:
@@ -123,13 +143,15 @@ class Merged:
 
     def __repr__(self) -> str:
         n = len(self.runs)
-        return f"Merged({n} run{'s' * (n != 1)} of {self.runs[0].provenance.feature}, {self.frontier!r})"
+        return f"Merged({n} run{'s' * (n != 1)} of {self.feature_names[0]}, {self.frontier!r})"
 
     def __str__(self) -> str:
         return str(self.frontier)
 
     def _repr_html_(self) -> str:
-        return fragment(f"<p>{escape(repr(self))}</p>{prompt_table(self.frontier.prompts)}")
+        short, long = self.feature_names
+        text = escape(repr(self)).replace(escape(short), with_tooltip(short, long), 1)
+        return fragment(f"<p>{text}</p>{warning(self.frontier.note)}{prompt_table(self.frontier.prompts)}")
 
 
 def merge(runs: Iterable[MergeableRun | Merged]) -> Merged:
@@ -153,8 +175,14 @@ def merge(runs: Iterable[MergeableRun | Merged]) -> Merged:
         settings = [getattr(run.provenance, name) for run in parts]
         odd = next((i for i, setting in enumerate(settings) if setting != settings[0]), None)
         if odd is not None:
+            both = settings[0], settings[odd]
+            shown = [feature_names(text)[0] if name == "feature" else repr(text) for text in both]
+            if shown[0] == shown[1]:  # two files of the same name in different folders
+                shown = list(map(repr, both))
             raise SettingsError(
-                f"Runs 0 and {odd} differ in {name}: {settings[0]!r} and {settings[odd]!r}. "
+                f"Runs 0 and {odd} differ in {name}: {shown[0]} and {shown[1]}. "
                 "Only runs with the same feature, model, prepend_bos and template are comparable; merge those."
             )
-    return Merged(tuple(parts), Frontier(prompt for run in parts for prompt in run.frontier))
+    counts = [run.frontier.evaluated for run in parts]
+    evaluated = None if None in counts else sum(count or 0 for count in counts)
+    return Merged(tuple(parts), Frontier((prompt for run in parts for prompt in run.frontier), evaluated))

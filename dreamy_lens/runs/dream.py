@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dreamy_lens import _upcalls
-from dreamy_lens._files import write_text
+from dreamy_lens._files import check_page, write_text
 from dreamy_lens._host import working
 from dreamy_lens.errors import SettingsError, quoted, warn
 from dreamy_lens.results.frontier import Frontier
@@ -125,7 +125,12 @@ class Dream(RecordedRun):
 
         Returns:
             Page as HTML.
+
+        Raises:
+            FileWriteError: The page cannot be written to `path`. Nothing has been computed.
         """
+        if path is not None:
+            check_page(path, "run.frontier.save(path) writes pictures and tables.")
         with working("Computing the attributions of the page"):
             page = (report.static_page_of_run if static else _upcalls.page_of_run)(self, k=k, strips=strips)
         if path is not None:
@@ -164,7 +169,7 @@ class Dream(RecordedRun):
         if self._went_on(iterations, save_to, wait):
             return self
         until = self.until(iterations)
-        if save_to is not None and not self._is_own(save_to):
+        if save_to is not None and not self.is_own_folder(save_to):
             saving.check_free(save_to)
         self.go_until(until)
         advance(self, until, progress, save_to, wait)
@@ -219,12 +224,18 @@ class Dream(RecordedRun):
         if path is None and self.folder is None:
             raise SettingsError("This run has not been saved yet; give a folder: run.save('my_run').")
         target = Path(path) if path is not None else Path(str(self.folder))
+        saving.check_name(target)
         # While the run goes on, its thread saves between two steps, so that everything in the folder fits together.
-        self.use_model(lambda: saving.save_record(self.record(), target, overwrite, self._is_own(target)))
+        self.use_model(lambda: saving.save_record(self.record(), target, overwrite, self.is_own_folder(target)))
         self.folder = target.absolute()
         return target
 
-    def _is_own(self, path: str | os.PathLike[str]) -> bool:
+    def is_own_folder(self, path: str | os.PathLike[str]) -> bool:
+        """Return whether a folder is the one in which the run was last saved, or from which it was loaded.
+
+        Args:
+            path: Folder.
+        """
         return self.folder is not None and Path(path).absolute() == self.folder
 
     # Steps of the search.
@@ -287,16 +298,17 @@ class Dream(RecordedRun):
         feature, so_far = self.feature_label, self.so_far
         done = iterations_text(so_far.iteration, self.config.iterations)
         state = f"{self.status}, " if self.active else ""
-        return f"Dream({feature} on {self.provenance.model}, {state}{done}, {so_far.frontier!r})"
+        silent = ", never above 0" if self.note else ""
+        return f"Dream({feature} on {self.provenance.model}, {state}{done}, {so_far.frontier!r}{silent})"
 
     def __str__(self) -> str:
         state = f" ({self.status}, {self.done_text})" if self.active else ""
         return f"{self.feature_label} on {self.provenance.model}{state}\n{self.so_far.frontier}"
 
     def _repr_html_(self) -> str:
-        from dreamy_lens.html.escaping import escape
-        from dreamy_lens.html.page import fragment
+        from dreamy_lens.html.escaping import escape, with_tooltip
+        from dreamy_lens.html.page import fragment, warning
         from dreamy_lens.results.prompt_table import prompt_table
 
-        title = f"{self.feature_label} on {self.provenance.model}, {self.done_text}"
-        return fragment(f"<p>{escape(title)}</p>" + prompt_table(self.so_far.frontier.prompts))
+        title = f"{with_tooltip(*self.feature_names)} on {escape(self.provenance.model)}, {escape(self.done_text)}"
+        return fragment(f"<p>{title}</p>" + warning(self.note) + prompt_table(self.so_far.frontier.prompts))

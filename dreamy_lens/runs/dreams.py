@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from dreamy_lens import _upcalls
+from dreamy_lens._files import check_page, write_text
+from dreamy_lens._host import working
 from dreamy_lens.errors import RunFolderError, SettingsError
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.hooked_model import keep_hooks
@@ -14,6 +17,7 @@ from dreamy_lens.results.merged import Merged, merge
 from dreamy_lens.runs.controls import RunControls
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.progress import advance
+from dreamy_lens.runs.saving import check_free, check_name
 from dreamy_lens.runs.worker import FAILED, PAUSED, RUNNING, STOPPED, RunWorker
 from dreamy_lens.scoring.joint import JointScorer
 from dreamy_lens.scoring.sharing import SharingScorer
@@ -22,6 +26,25 @@ from dreamy_lens.search.steps import Step
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
+
+    from dreamy_lens.results.frontier import Frontier
+
+
+def folders_of(path: str | os.PathLike[str], count: int) -> list[Path]:
+    """Return the folders of several runs inside one folder.
+
+    Args:
+        path: Folder that holds the runs' folders.
+        count: Number of runs.
+
+    Raises:
+        RunFolderError: The path is a file, or its name ends like that of a file.
+    """
+    if Path(path).exists() and not Path(path).is_dir():
+        raise RunFolderError(f"{os.fspath(path)!r} is a file; name a folder for the {count} runs.")
+    check_name(path)
+    return [Path(path) / f"run-{number:03d}" for number in range(count)]
 
 
 class Dreams(RunControls, Sequence["Dream"]):
@@ -65,6 +88,7 @@ class Dreams(RunControls, Sequence["Dream"]):
 
         Raises:
             SettingsError: The runs are at different iterations and a number was given, or they are still going.
+            RunFolderError: `save_to` holds other runs, or cannot be created.
         """
         if self._went_on(iterations, save_to, wait):
             return self
@@ -75,6 +99,9 @@ class Dreams(RunControls, Sequence["Dream"]):
                 f"resume(n) needs runs that are at the same iteration, and these are at {iterations_of_runs}; resume() "
                 "without a number completes all of them."
             )
+        for run, folder in [] if save_to is None else zip(self.runs, self.run_folders(save_to), strict=True):
+            if not run.is_own_folder(folder):
+                check_free(folder)
         for run in self.runs:
             run.go_until(max(until))
         advance(self, max(until), progress, save_to, wait)
@@ -131,6 +158,54 @@ class Dreams(RunControls, Sequence["Dream"]):
         """Return the merged seeds of each feature, in order; see :meth:`of`."""
         return [self.of(feature) for feature in dict.fromkeys(run.feature for run in self.runs)]
 
+    @property
+    def frontier(self) -> Frontier:
+        """Joint frontier of all runs, if they drive one feature.
+
+        Raises:
+            SettingsError: The runs drive several features; :meth:`of` selects one.
+        """
+        return self._joined("frontier").frontier
+
+    def plot(self, **settings: Any) -> go.Figure:
+        """Draw the frontier of each run and the joint frontier, if the runs drive one feature.
+
+        Args:
+            **settings: Settings of `figures.runs_figure`, such as `dark`.
+
+        Raises:
+            SettingsError: The runs drive several features; :meth:`of` selects one.
+        """
+        return self._joined("plot()").plot(**settings)
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return one self-contained page with the panel of the runs, which needs no kernel and no network.
+
+        Args:
+            path: File to write the page to; None only returns it.
+
+        Raises:
+            FileWriteError: The page cannot be written to `path`. Nothing has been computed.
+        """
+        if path is not None:
+            check_page(path, "runs.of(feature).save(path) writes pictures and tables.")
+        with working("Computing the attributions of the page"):
+            page = _upcalls.page_of_runs(self.wait())
+        if path is not None:
+            write_text(path, page)
+        return page
+
+    def _joined(self, what: str) -> Merged:
+        """Return all runs as merged runs of one feature."""
+        merged = self.merged()
+        if len(merged) != 1:
+            names = ", ".join(each.feature_names[0] for each in merged) or "no feature"
+            raise SettingsError(
+                f"These runs drive {len(merged)} features ({names}), and {what} is of one; runs.of(feature).{what} has "
+                "that of one feature."
+            )
+        return merged[0]
+
     def to_pandas(self) -> pd.DataFrame:
         """Return the frontiers of all runs, one row per prompt, with the number of its run in the first column."""
         import pandas as pd
@@ -145,7 +220,7 @@ class Dreams(RunControls, Sequence["Dream"]):
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write each run as its own folder inside one folder: `run-000`, `run-001`, ...
 
-        :func:`dreamy_lens.load_run` opens each of them.
+        :func:`dreamy_lens.load` opens the folder again, and :func:`dreamy_lens.load_run` each of them.
 
         Args:
             path: Folder that holds the runs' folders.
@@ -162,6 +237,23 @@ class Dreams(RunControls, Sequence["Dream"]):
             run.save(run_folder, overwrite=overwrite)
         return folder
 
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: Any = None, *, fluency_model: Any = None) -> Dreams:
+        """Open the runs that :meth:`save` wrote into a folder.
+
+        Args:
+            path: Folder that holds the runs' folders.
+            model: Model to continue the runs with; None loads the saved one when it is needed.
+            fluency_model: Fluency model of the runs; None loads the saved one when it is needed.
+
+        Raises:
+            RunFolderError: The folder has no runs, or one of them is damaged.
+        """
+        folders = sorted(Path(path).glob("run-[0-9][0-9][0-9]*"), key=lambda folder: int(folder.name[4:]))
+        if not folders:
+            raise RunFolderError(f"{os.fspath(path)!r} has no runs in it: there is no folder run-000.")
+        return cls([Dream.load(folder, model, fluency_model) for folder in folders])
+
     def run_folders(self, path: str | os.PathLike[str]) -> list[Path]:
         """Return the folder in which :meth:`save` writes each run.
 
@@ -171,9 +263,7 @@ class Dreams(RunControls, Sequence["Dream"]):
         Raises:
             RunFolderError: The path is a file.
         """
-        if Path(path).exists() and not Path(path).is_dir():
-            raise RunFolderError(f"{os.fspath(path)!r} is a file; name a folder for the {len(self)} runs.")
-        return [Path(path) / f"run-{number:03d}" for number in range(len(self))]
+        return folders_of(path, len(self))
 
     @property
     def models(self) -> set[Any]:
@@ -237,7 +327,8 @@ class Dreams(RunControls, Sequence["Dream"]):
 
     def __repr__(self) -> str:
         inside = "".join(f"\n  {line}" for line in self._lines())
-        return f"Dreams({len(self)} runs){inside}"
+        several = len({run.provenance.feature for run in self.runs}) > 1
+        return f"Dreams({len(self)} runs{'; runs.of(feature) joins the seeds of one' * several}){inside}"
 
     def _lines(self) -> list[str]:
         """Return a line for each run, with the seed, which may be all that tells two runs apart."""

@@ -14,8 +14,8 @@ import numpy as np
 from dreamy_lens.analysis.attribution import attributions
 from dreamy_lens.errors import FeatureError
 from dreamy_lens.features.expressions import Feature
-from dreamy_lens.features.parser import parse
-from dreamy_lens.models.load import EMBEDDED_NAME
+from dreamy_lens.features.parser import feature_names, parse
+from dreamy_lens.models.embedded import EMBEDDED_NAME
 from dreamy_lens.results.attribution import Attribution
 from dreamy_lens.results.history import HistoryBuilder
 from dreamy_lens.results.prompt import Decoder
@@ -120,10 +120,16 @@ class RecordedRun(RunControls):
     @property
     def feature_label(self) -> str:
         """Short name of the feature, for titles."""
+        return self.feature_names[0]
+
+    @property
+    def feature_names(self) -> tuple[str, str]:
+        """Short name of the feature for titles, and a longer one with its hook points for tooltips."""
         try:
-            return self.feature.label
+            feature = self.feature
         except FeatureError:  # a custom function of an earlier Python session has a name that cannot be parsed here
-            return self.provenance.feature
+            return feature_names(self.provenance.feature)
+        return feature.label, feature.long_label
 
     @property
     def start_text(self) -> str:
@@ -164,6 +170,11 @@ class RecordedRun(RunControls):
                 history, rows = self._builder.build(), self._builder.frontier_rows
                 self._snapshot = Snapshot(history, rows, self._decoder, self.provenance, self.attribution)
             return self._snapshot
+
+    @property
+    def note(self) -> str:
+        """Sentence which says that no prompt so far turns the feature on, or "" if there is no such thing."""
+        return self.so_far.frontier.note
 
     def take(self, step: Step) -> None:
         """Add a step to the history, and make its state the current one."""

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dreamy_lens._host import versions
 from dreamy_lens.errors import DreamyLensError
+from dreamy_lens.features.parser import feature_names
 from dreamy_lens.html import svg
-from dreamy_lens.html.escaping import Html, escape
-from dreamy_lens.html.page import document, html_table
+from dreamy_lens.html.escaping import Html, escape, safe, with_tooltip
+from dreamy_lens.html.page import document, html_table, warning
 from dreamy_lens.results.attribution import Attribution
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
@@ -72,23 +73,28 @@ def report_page(
     settings: Mapping[str, Any] | None = None,
     intro: str = "",
     history: History | None = None,
+    heading: Html | None = None,
+    note: str = "",
 ) -> str:
     """Return a report as one self-contained HTML page.
 
     Args:
-        title: Heading of the page.
+        title: Title of the page.
         frontier: Prompts to show, from fluent to strong.
         attributions: Attributions by index into the frontier, or in its order; a prompt without one has no strip.
         evolution: Table that :meth:`History.evolution` returns.
         settings: Names and values for the foot of the page; a value that is a mapping is a group of settings.
         intro: Sentence under the heading.
         history: History whose prompts are drawn as a cloud behind the frontier.
+        heading: Heading of the page as HTML; None is the title.
+        note: Sentence that readers must not miss; "" if there is none.
 
     Returns:
         Page that can be encoded as UTF-8, whatever the tokens are.
     """
     known = _by_index(attributions, len(frontier))
-    body = [f"<h1>{escape(title)}</h1>", f"<p>{escape(intro)}</p>" if intro else ""]
+    body = [f"<h1>{safe(heading or title)}</h1>", f"<p>{escape(intro)}</p>" if intro else ""]
+    body.append(warning(note))
     if len(frontier):
         names = [f"p{i + 1}" for i in range(len(frontier))]
         cloud = None if history is None else (history.cross_entropy, history.value)
@@ -123,8 +129,11 @@ def static_page_of_run(run: ReportedRun, k: int = 32, strips: int = 16) -> str:
             attributions[i] = prompt.attribution(k=k)
         except DreamyLensError:  # a feature without a gradient has no attributions, but it has a frontier
             break
-    title, intro, settings = f"A dream of {run.provenance.feature}", introduction(run), run_settings(run)
-    return report_page(title, frontier, attributions, run.evolution(), settings, intro, history)
+    short, long = feature_names(run.provenance.feature)
+    intro, heading = introduction(run), Html(f"A dream of {with_tooltip(short, long)}")
+    evolution, settings = run.evolution(), run_settings(run)
+    title, note = f"A dream of {short}", frontier.note
+    return report_page(title, frontier, attributions, evolution, settings, intro, history, heading, note)
 
 
 def introduction(run: ReportedRun) -> str:
@@ -140,7 +149,8 @@ def run_settings(run: ReportedRun) -> dict[str, Any]:
     """Return what a run drove, its settings and its package versions, for the foot of a page."""
     origin, history = run.provenance, run.history
     template = {"prefix": origin.prefix, "suffix": origin.suffix} if origin.prefix or origin.suffix else {}
-    driven = {"feature": origin.feature, "model": origin.model, "prepend_bos": origin.prepend_bos, **template}
+    feature = feature_names(origin.feature)[1]
+    driven = {"feature": feature, "model": origin.model, "prepend_bos": origin.prepend_bos, **template}
     driven |= {"start": run.start_text} if run.start_text else {}
     taken = {"seconds taken": f"{history.seconds[-1]:.1f}"} if len(history.seconds) else {}
     config = dataclasses.asdict(run.config) if dataclasses.is_dataclass(run.config) else {}

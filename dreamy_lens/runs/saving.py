@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from dreamy_lens._files import FAILURES, check_writable, explain
+from dreamy_lens._files import FAILURES, check_folder_name, check_writable, explain
 from dreamy_lens._host import versions
-from dreamy_lens.errors import DreamyLensError, FeatureError, RunFolderError
+from dreamy_lens.errors import DreamyLensError, FeatureError, FileWriteError, RunFolderError, misplaced, quoted
 from dreamy_lens.features.expressions import Feature
-from dreamy_lens.features.parser import parse
+from dreamy_lens.features.parser import feature_names, parse
 from dreamy_lens.results.history import History
 from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
 from dreamy_lens.results.storage import RUN, read_folder, write_folder
@@ -114,6 +114,21 @@ def texts_of(prompts: Iterable[Prompt]) -> dict[str, dict[str, Any]]:
     }
 
 
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Check that the name of a run's folder does not end like that of a file.
+
+    Args:
+        path: Folder in which the run will be saved.
+
+    Raises:
+        RunFolderError: The folder does not exist, and its name ends like that of a file.
+    """
+    try:
+        check_folder_name(path, "a run", "run.to_html(path) writes pages, run.frontier.save(path) pictures and tables.")
+    except FileWriteError as error:
+        raise RunFolderError(str(error)) from None
+
+
 def check_free(path: str | os.PathLike[str]) -> None:
     """Check before a search that a new run can be saved in a folder.
 
@@ -124,6 +139,7 @@ def check_free(path: str | os.PathLike[str]) -> None:
         RunFolderError: The folder is taken, or cannot be created.
     """
     folder = Path(path)
+    check_name(folder)
     try:
         place = folder
         if folder.is_dir() and not any(folder.iterdir()):
@@ -156,6 +172,9 @@ def read_record(
     Raises:
         RunFolderError: The folder is not that of a run, is damaged, or belongs to another feature.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        given = misplaced(path, "the folder of a run") or f"{quoted(path)} is not the folder of a run."
+        raise RunFolderError(f"{given[0].upper()}{given[1:]}")
     folder = Path(path).absolute()
     return unpack_record(*read_folder(path), folder, model, fluency_model, feature), folder
 
@@ -256,7 +275,10 @@ def _same_feature(given: Feature, saved: str, where: str) -> str:
             return text
     if saved in (text, str(given)):
         return saved
-    raise RunFolderError(f"{where} drives another feature: {saved}, not {given}. Give the feature of the run.")
+    saved_name, name = feature_names(saved)[0], given.label
+    if saved_name == name:  # two files of the same name in different folders
+        saved_name, name = saved, text
+    raise RunFolderError(f"{where} drives another feature: {saved_name}, not {name}. Give the feature of the run.")
 
 
 class SavedTexts:

@@ -12,9 +12,10 @@ import numpy as np
 
 from dreamy_lens.errors import ConstraintError, FeatureError, ModelError, RunFolderError
 from dreamy_lens.features.expressions import Feature
-from dreamy_lens.features.parser import parse
+from dreamy_lens.features.parser import feature_names, parse
+from dreamy_lens.models.embedded import EMBEDDED_NAME
 from dreamy_lens.models.hooked_model import HookedModel, keep_hooks
-from dreamy_lens.models.load import EMBEDDED_NAME, as_hooked
+from dreamy_lens.models.load import as_hooked
 from dreamy_lens.models.weights import have_changed
 from dreamy_lens.results.history import History, HistoryBuilder
 from dreamy_lens.results.prompt import Provenance
@@ -323,9 +324,10 @@ def _feature(record: RunRecord) -> Feature:
     try:
         return parse(record.provenance.feature) if record.spec.feature is None else record.spec.feature
     except FeatureError as error:
+        name = feature_names(record.provenance.feature)[0]
         raise RunFolderError(
-            f"The run's feature, {record.provenance.feature}, cannot be made from its text here, so the run cannot "
-            f"continue. Give the feature: load_run(path, feature=...). {error}"
+            f"The run's feature, {name}, cannot be made from its text here, so the run cannot continue. Give "
+            f"the feature: load_run(path, feature=...). {error}"
         ) from error
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from dreamy_lens.errors import ExamplesError, close_names
 from dreamy_lens.figures.protocols import TextDecoder
-from dreamy_lens.html.escaping import escape
+from dreamy_lens.html.escaping import escape, with_tooltip
 from dreamy_lens.html.page import fragment, html_table
 from dreamy_lens.scan import storage
 from dreamy_lens.scan.detokenize import ByteDecoder
@@ -79,8 +79,7 @@ class Examples:
         folder = Path(folder).expanduser()
         if folder.absolute() == self.folder:
             return folder
-        if folder.exists() and not folder.is_dir():
-            raise ExamplesError(f"{str(folder)!r} is a file; examples are a folder. Choose another name.")
+        storage.check_out(folder)
         if (folder / storage.HEADER).exists() and not overwrite:
             raise ExamplesError(f"{str(folder)!r} holds examples already; choose another name, or pass overwrite=True.")
         others = storage.other_entries(folder)  # looked at before the header, which another process may be writing
@@ -226,11 +225,14 @@ class Examples:
         return f" The nearest: {', '.join(map(_short, near))}." if near else ""
 
     def _repr_html_(self) -> str:
+        from dreamy_lens.features.parser import feature_names
+
         frame = self.to_pandas()
         strongest = frame.nlargest(_ROWS, "maximum")
         numbers = strongest[["maximum", "mean", "deviation"]].to_numpy()
         rows = [
-            [*(f"{x:.4g}" for x in row), _short(label)] for row, label in zip(numbers, strongest["label"], strict=True)
+            [*(f"{x:.4g}" for x in row), with_tooltip(*feature_names(label))]
+            for row, label in zip(numbers, strongest["label"], strict=True)
         ]
         shown = f", the {len(strongest)} strongest" if len(strongest) < len(frame) else ""
         note = f"<p>{escape(repr(self))}{shown}; examples[feature] shows the windows of one feature.</p>"
@@ -245,5 +247,8 @@ class Examples:
 
 
 def _short(label: str) -> str:
-    """Return a label, shortened for a message; labels with inline directions can be very long."""
-    return label if len(label) <= 80 else f"{label[:60]}…{label[-12:]}"
+    """Return the text of a feature for a message, with its directions abbreviated."""
+    from dreamy_lens.features.parser import feature_names
+
+    text = feature_names(label)[1]
+    return text if len(text) <= 80 else f"{text[:60]}…{text[-12:]}"

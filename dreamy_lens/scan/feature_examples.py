@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from dreamy_lens._files import write_text
+from dreamy_lens._files import check_page, write_text
 from dreamy_lens.scan.feature_windows import FeatureWindows
 from dreamy_lens.scan.page import examples_fragment, examples_page
 from dreamy_lens.scan.window import scanned_part
@@ -49,6 +49,8 @@ class FeatureExamples(FeatureWindows):
         Returns:
             HTML of the page.
         """
+        if path is not None:
+            check_page(path)
         text = examples_page(self, top)
         if path is not None:
             write_text(path, text)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamy_lens.errors import FeatureError, SettingsError, quoted
-from dreamy_lens.features.parser import parse
+from dreamy_lens.errors import SettingsError, quoted
+from dreamy_lens.features.parser import feature_names, parse
 from dreamy_lens.figures.protocols import TextDecoder
 from dreamy_lens.scan.distribution import Distribution
 from dreamy_lens.scan.window import Histogram, Window, frontier_windows
@@ -81,11 +81,13 @@ class FeatureWindows:
 
     @property
     def title(self) -> str:
-        """Short label of the feature."""
-        try:
-            return self.feature.label
-        except FeatureError:  # the name of a custom function does not parse
-            return self.label
+        """Short name of the feature, for titles."""
+        return self.names[0]
+
+    @cached_property
+    def names(self) -> tuple[str, str]:
+        """Short name of the feature for titles, and a longer one with its hook points for tooltips."""
+        return feature_names(self.label)
 
     @cached_property
     def top(self) -> tuple[Window, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dreamy_lens.html.cards import TextCard, card_list, tabs
-from dreamy_lens.html.escaping import escape
+from dreamy_lens.html.escaping import escape, with_tooltip
 from dreamy_lens.html.numbers import decimals, number
 from dreamy_lens.html.page import document, fragment
 from dreamy_lens.html.svg import Mark, histogram_svg
@@ -109,13 +109,15 @@ def examples_body(examples: FeatureWindows, top: int = 64, each: int = WINDOWS_P
 
 def examples_fragment(examples: FeatureWindows) -> str:
     """Return the examples as HTML for the output of a notebook cell."""
-    return fragment(f"<h3>{escape(examples.title)}</h3>{examples_body(examples, 16, 4)}", "tokens.css")
+    return fragment(f"<h3>{with_tooltip(*examples.names)}</h3>{examples_body(examples, 16, 4)}", "tokens.css")
 
 
 def examples_page(examples: FeatureWindows, top: int = 64) -> str:
     """Return the examples as a complete page, which loads nothing from the network and has no script."""
-    title = f"{examples.title} in {examples.header.get('corpus', {}).get('name', 'a corpus')}"
-    return document(title, f"<h1>{escape(title)}</h1>{examples_body(examples, top)}", styles=["tokens.css"])
+    corpus = examples.header.get("corpus", {}).get("name", "a corpus")
+    heading = f"{with_tooltip(*examples.names)} in {escape(corpus)}"
+    body = f"<h1>{heading}</h1>{examples_body(examples, top)}"
+    return document(f"{examples.title} in {corpus}", body, styles=["tokens.css"])
 
 
 def _introduction(examples: FeatureWindows) -> str:

@@ -15,7 +15,7 @@ from dreamy_lens._folder_lock import FolderBusy, lock_folder
 from dreamy_lens.errors import ExamplesError, warn
 from dreamy_lens.scan.checkpoint import Checkpoint
 from dreamy_lens.scan.examples import Examples
-from dreamy_lens.scan.storage import HEADER
+from dreamy_lens.scan.storage import HEADER, check_out
 
 CHECKPOINT_FILE = "scan.safetensors"
 """Name of the file of an unfinished scan."""
@@ -48,13 +48,12 @@ class ScanFolder:
         """
         if self.path is None:
             return
+        if not self.cached:
+            check_out(self.path)
+            return
         try:
             _files.check_writable(self.path)
         except _files.FAILURES as error:
-            if not self.cached:
-                raise ExamplesError(
-                    f"The examples cannot be written to {_shown(self.path)}: {_files.explain(error)}"
-                ) from error
             self._warn(
                 f"The cache folder {_shown(self.path)} cannot be written: {_reason(error)}. The scan goes on without "
                 "it; DREAMY_LENS_CACHE names another folder."

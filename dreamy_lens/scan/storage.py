@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from dreamy_lens._files import explain, write_whole
+from dreamy_lens._files import FAILURES, check_folder_name, check_writable, explain, write_whole
 from dreamy_lens._folder_lock import FolderBusy, lock_folder
-from dreamy_lens.errors import ExamplesError
+from dreamy_lens.errors import ExamplesError, FileWriteError
 from dreamy_lens.scan.schema import NAMES, Rows, arrow_table, schema
 from dreamy_lens.scan.tables import Table, Tables
 
@@ -92,6 +92,30 @@ def write_tables(
             raise ExamplesError(f"The examples cannot be written: {error}. Name another folder, or wait.") from error
         raise
     return folder
+
+
+def check_out(folder: str | os.PathLike[str]) -> None:
+    """Check, before a scan, that examples can be written to a folder. A URL is not checked.
+
+    Args:
+        folder: Folder that will hold the examples; it need not exist.
+
+    Raises:
+        ExamplesError: The path is a file, its name ends like that of a file, or the folder cannot be written.
+    """
+    if "://" in os.fspath(folder):
+        return
+    folder = Path(os.path.expanduser(folder))
+    if folder.exists() and not folder.is_dir():
+        raise ExamplesError(f"{str(folder)!r} is a file; examples are a folder. Choose another name.")
+    try:
+        pages = "examples.of(feature).to_html(path) writes a page, .to_pandas() returns a table."
+        check_folder_name(folder, "a set of examples", pages)
+        check_writable(folder)
+    except FileWriteError as error:
+        raise ExamplesError(str(error)) from None
+    except FAILURES as error:
+        raise ExamplesError(f"The examples cannot be written to {str(folder)[:300]!r}: {explain(error)}") from error
 
 
 def _commit(folder: Path, text: bytes, generation: str, names: Collection[str]) -> None:

@@ -224,27 +224,29 @@ def with_default(kind: type[SearchConfig], name: str, default: Any) -> Any:
 
 
 def configs_of_seeds(
-    config: SearchConfig, seeds: Iterable[int] | None, named: Collection[str] = ()
+    config: SearchConfig, seeds: Iterable[int] | int | None, named: Collection[str] = ()
 ) -> list[SearchConfig]:
     """Return a configuration for each seed; for `seeds=None` the configuration itself.
 
     Args:
         config: Configuration that all runs share.
-        seeds: Distinct seeds.
+        seeds: Distinct seeds, or their number: 2 is the seeds 0 and 1.
         named: Names of the settings that the user gave; `seed` must not be among them if `seeds` is given.
 
     Raises:
-        SettingsError: The seeds are empty, a single number, or not distinct; or `seed` is given too.
+        SettingsError: The seeds are empty, not distinct or a number below 1; or `seed` is given too.
     """
     if seeds is None:
         return [config]
     if "seed" in named:
         raise SettingsError("Both seed= and seeds= are given; keep one.")
     if isinstance(seeds, (int, np.integer)):
-        several = f"range({min(max(int(seeds), 2), MAX_SEEDS)})"
-        raise SettingsError(
-            f"seeds is {quoted(seeds)}; give several seeds, such as {several}. For one seed, use seed=."
-        )
+        if isinstance(seeds, bool) or seeds < 1:
+            raise SettingsError(
+                f"seeds is {quoted(seeds)}; give the number of seeds, at least 1, or the seeds themselves, such as "
+                "[0, 1]. For one seed, use seed=."
+            )
+        seeds = range(int(seeds))
     given = list(itertools.islice(seeds, MAX_SEEDS + 1))
     if len(given) > MAX_SEEDS:
         raise SettingsError(f"There are more than {MAX_SEEDS:,} seeds, and each is a run; give fewer.")

@@ -264,3 +264,7 @@ def template(text: str) -> Template:
     if not isinstance(text, str) or text.count("{dream}") != 1:
         raise ConstraintError(f"A template has the prompt's place, {{dream}}, exactly once; got {quoted(text)}.")
     return Template(text)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

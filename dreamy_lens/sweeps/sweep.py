@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 from dreamy_lens._files import StrPath
 from dreamy_lens.cluster.shared_folder import SharedFolder
 from dreamy_lens.errors import RunFolderError, SettingsError, quoted
+from dreamy_lens.features.parser import feature_names
 from dreamy_lens.sweeps.plan import FORMAT, MANIFEST, VERSION, SweepTask, label_of, tasks_of
 from dreamy_lens.sweeps.runner import DONE, FAILED, RESULTS, RUNS
 
@@ -230,7 +231,7 @@ class Sweep(Sequence["Dream"]):
         return values[name]
 
     def _label(self, feature: int) -> str:
-        return self._manifest["labels"][feature]
+        return feature_names(self._manifest["features"][feature])[0]
 
     def _setting(self, number: int) -> str:
         return label_of(self._manifest["settings"][number]["given"])

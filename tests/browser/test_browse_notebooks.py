@@ -42,4 +42,4 @@ def test_in_marimo_the_form_is_alive_and_runs_have_panels_in_other_cells(marimo_
     form = page.get_by_role("group", name="feature browser").first
     form.get_by_label("feature", exact=True).fill("L2.N812")
     form.get_by_text("ok: blocks.2.mlp.hook_post[-1, 812]").wait_for()
-    page.get_by_role("heading", name="blocks.2.mlp.hook_post[-1, 812]").first.wait_for()
+    page.get_by_role("heading", name="L2.N812").first.wait_for()

@@ -122,7 +122,7 @@ def test_watch_pause_try_resume_stop_click_reopen(lab: Lab, tmp_path: Path, offl
     path = notebook.path
     click_a_token(*(lambda p: (p, p.locator(".dlp-dream")))(offline_page(to_html(path, tmp_path), TOLD_BY_NBCONVERT)))
     stranger = lab.open(lab.untrusted("first.ipynb"))
-    stranger.output(dream).get_by_text("blocks.2.mlp.hook_post[-1, 812]").wait_for()
+    stranger.output(dream).get_by_text("L2.N812").wait_for()
     assert stranger.output(dream).locator("span[title*='worst substitute']").count() == 12
     assert stranger.output(dream).locator(".dlp-dream").count() == 0
 

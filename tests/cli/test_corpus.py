@@ -46,7 +46,7 @@ def test_scan_compare_and_card(corpus: Path, tmp_path: Path, capsys: pytest.Capt
     ]
     assert main(scan) == 0
     told = capsys.readouterr().out
-    assert "2 features of embedded" in told and "blocks.2.mlp.hook_post[-1, 812]" in told and f"In {out}" in told
+    assert "2 features of embedded" in told and "L2.N812" in told and f"In {out}" in told
     assert main(scan) == 0  # opened, not scanned again
     assert main(["show", str(tmp_path / "nothing")]) == 1
     capsys.readouterr()
@@ -122,8 +122,8 @@ def test_of_many_features_those_that_stand_out_are_printed(corpus: Path, capsys:
     examples = dl.max_activating("L2.N*", corpus=str(corpus), length=6, k=2, progress=False)
     frame = examples.to_pandas()
     above = (frame["maximum"] - frame["mean"]) / frame["deviation"]
-    printed = [line.split("  ")[0] for line in told.splitlines() if line.startswith("blocks.")]
-    assert printed == frame["label"][above.nlargest(12).index].tolist()
+    printed = [line.split("  ")[0] for line in told.splitlines() if line.startswith("L2.N")]
+    assert [str(dl.parse(name)) for name in printed] == frame["label"][above.nlargest(12).index].tolist()
     assert "most deviations above their mean" in told and "and 884 more features" in told
 
 

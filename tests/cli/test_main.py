@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 
 import dreamy_lens as dl
+from dreamy_lens.cli.commands import COMMANDS
 from dreamy_lens.cli.main import main
 from dreamy_lens.runs import Dream
 from dreamy_lens.scoring import Scorer
@@ -59,8 +61,22 @@ def test_without_a_command_it_explains_itself(cli):
     assert status == 2 and "invalid choice: 'sleep'" in err
 
 
+def test_the_list_of_commands_imports_no_library_that_takes_time():
+    heavy = ["torch", "transformer_lens", "pandas", "plotly", "pyarrow", "ray"]
+    code = (
+        "import sys\nfrom dreamy_lens.cli.main import main\n"
+        "for words in (['--help'], ['--version'], ['sleep'], []):\n"
+        "    try:\n        main(words)\n    except SystemExit:\n        pass\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    help = done.stdout.split("commands:")[1]
+    assert all(f"    {name}" in help and command.help.split()[0] in help for name, command in COMMANDS.items())
+
+
 def test_every_example_of_the_help_is_a_feature():
-    from dreamy_lens.cli.options import FEATURES
+    from dreamy_lens.cli.commands import FEATURES
 
     for line in FEATURES.splitlines()[1:]:
         text = line.strip().split("   ")[0].strip("'")
@@ -73,7 +89,7 @@ def test_every_example_of_the_help_is_a_feature():
 def test_dream_prints_the_frontier_on_stdout_and_nothing_else(cli):
     status, out, err = cli("dream", "L2.N17", *SMALL)
     lines = out.splitlines()
-    assert status == 0 and lines[0] == "blocks.2.mlp.hook_post[-1, 17] on embedded"
+    assert status == 0 and lines[0] == "L2.N17 on embedded"
     assert lines[1].split() == ["value", "cross-entropy", "perplexity", "text"] and len(lines) > 2
     assert err == ""
 
@@ -118,11 +134,28 @@ def test_dream_writes_a_page(cli, tmp_path):
     assert status == 0 and out.endswith(f"Written: {page}\n") and "<html" in page.read_text(encoding="utf-8")
 
 
+def test_dream_with_several_seeds(cli, tmp_path):
+    out, page = tmp_path / "runs", tmp_path / "page.html"
+    words = ("dream", "L2.N17", *SMALL, "--seeds", "2", "--out", str(out), "--html", str(page))
+    status, told, err = cli(*words)
+    assert status == 0 and err == "" and [path.name for path in sorted(out.iterdir())] == ["run-000", "run-001"]
+    assert "seed 0: Dream(L2.N17" in told and "seed 1: Dream(L2.N17" in told and "all runs together" in told
+    settings = {"iterations": 2, "population": 2, "children": 4, "top_k": 16, "length": 4}
+    runs = dl.dream("L2.N17", seeds=2, **settings)
+    assert str(runs.frontier) in told and dl.load(out).frontier == runs.frontier and "<html" in page.read_text("utf-8")
+    status, shown, _ = cli("show", str(out))
+    assert status == 0 and str(runs.frontier) in shown
+    assert "already holds a run" in cli(*words, "--model", "nobody/has-this")[2]  # told before the model is loaded
+    assert "keep one" in cli("dream", "L2.N17", "--seed", "1", "--seeds", "2")[2]
+    assert "at least 1" in cli("dream", "L2.N17", "--seeds", "0")[2]
+    assert "leave out --seeds" in cli("dream", "--resume", str(out / "run-000"), "--seeds", "2")[2]
+
+
 def test_a_model_folder_a_precision_and_a_device(cli, folder, tmp_path):
     words = ("--model", folder, "--dtype", "bfloat16", "--device", "cpu")
     status, out, err = cli("dream", "L1.N3", *words, *SMALL, "--out", str(tmp_path / "run"))
     assert status == 0, err
-    assert out.startswith(f"blocks.1.mlp.hook_post[-1, 3] on {folder}")
+    assert out.startswith(f"L1.N3 on {folder}")
     assert dl.load_run(tmp_path / "run").provenance.model == folder
 
 
@@ -195,7 +228,7 @@ def test_a_resumed_run_keeps_its_settings(cli, words, named):
         (["attribute", "L2.N17", "a prompt", "-k", "0"], 1, "k is 0; it is how many substitutes to try"),
         (["attribute", "L2.N17"], 2, "required: PROMPT"),
         (["show", "./nowhere"], 1, "There is no folder"),
-        (["show"], 2, "required: RUN"),
+        (["show"], 2, "required: PATH"),
         (["show", "run", "--wrong"], 2, "usage: dreamy-lens show [-h]"),
         (["show", "run", "--wrong"], 2, "dreamy-lens show: error: unrecognized arguments: --wrong"),
         (["--wrong"], 2, "dreamy-lens: error: unrecognized arguments: --wrong"),
@@ -284,7 +317,7 @@ def test_what_was_found_is_printed_though_it_cannot_be_written(cli, tmp_path, mo
     with pytest.warns(RuntimeWarning, match="could not be saved .* No space left"):
         corpus = str(tmp_path / "corpus.txt")
         status, out, err = cli("scan", "L2.N17", "--corpus", corpus, "--out", str(tmp_path / "scan"), "--quiet")
-    assert status == 1 and "blocks.2" in out
+    assert status == 1 and "L2.N17" in out
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["corpus.txt"]
 
 
@@ -340,7 +373,7 @@ def test_through_a_pipe_each_command_says_what_begins(cli, folder, tmp_path):
         loading = [f"Loading the model {folder} ..."] * (words is not scan)  # which loads it where it scans
         assert status == 0 and err.splitlines() == [*loading, said]
     _, _, err = cli("dream", "--resume", run, "--iterations", "1")
-    assert err.startswith("Continuing the dream of blocks.1.mlp.hook_post[-1, 3] ...\n")
+    assert err.startswith("Continuing the dream of L1.N3 ...\n")
     status, out, err = cli(*scan, "--quiet")
     assert (status, err) == (0, "") and out
 
@@ -391,7 +424,7 @@ def test_show_needs_no_model(cli, saved, monkeypatch, tmp_path):
     monkeypatch.setattr(load, "load_model", lambda *a, **k: pytest.fail("a model was loaded"))
     csv = tmp_path / "frontier.csv"
     status, out, _ = cli("show", str(saved), "--csv", str(csv))
-    assert status == 0 and out.startswith("blocks.2.mlp.hook_post[-1, 17] on embedded\n")
+    assert status == 0 and out.startswith("L2.N17 on embedded\n")
     frame = pd.read_csv(csv)
     np.testing.assert_allclose(frame["value"], dl.load_run(saved).frontier.values)
 

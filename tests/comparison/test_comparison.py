@@ -172,7 +172,7 @@ def test_what_does_not_compare_is_refused_with_what_to_do(origin: dict, header: 
 
 def test_examples_of_another_feature_are_refused_when_given_alone():
     examples = scanned(VALUE, COST, labels=["blocks.2.mlp.hook_post[-1, 18]"])[0]
-    with pytest.raises(ExamplesError, match=r"dreams are of .*17\] and the examples of .*18\]; give the examples of"):
+    with pytest.raises(ExamplesError, match=r"dreams are of L2\.N17 and the examples of L2\.N18; give the examples of"):
         compare(saved((1, 2)), examples)
 
 

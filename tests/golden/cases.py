@@ -188,7 +188,7 @@ def errors(models: Any, place: Path) -> dict[str, Callable[[], Any]]:
         "a negative weight": dream(lambda_min=-1.0),
         "limits the wrong way round": dream(lambda_min=5.0, lambda_max=1.0),
         "seed and seeds": dream(seed=1, seeds=[2]),
-        "seeds that are a number": dream(seeds=3),
+        "seeds that are a number": dream(seeds=-3),
         "no seeds": dream(seeds=[]),
         "equal seeds": dream(seeds=[1, 1]),
         "a list of no features": dream([]),

@@ -216,7 +216,7 @@ def test_constraints_that_cannot_be_are_refused():
 
 def test_a_run_is_started_with_its_panel(played):
     (run,) = played.start()
-    assert run.wait().status == "done" and run.config.iterations == 3 and run.feature_label.startswith("blocks.1")
+    assert run.wait().status == "done" and run.config.iterations == 3 and run.feature_label == "L1.N3"
     (box,) = played.browser.children[-1].children
     button, panel = box.children
     assert panel.run is run and "seed 0" in button.description

@@ -27,10 +27,10 @@ def whole() -> Dream:
 def test_a_run_is_what_it_says(gpt2, whole):
     assert whole.iteration == 8 and whole.finished and whole.config.iterations == 8
     assert str(whole.feature) == "blocks.1.mlp.hook_post[-1, 3]"
-    assert repr(whole).startswith("Dream(blocks.1.mlp.hook_post[-1, 3] on tiny-gpt2, 8 of 8 iterations, Frontier(")
+    assert repr(whole).startswith("Dream(L1.N3 on tiny-gpt2, 8 of 8 iterations, Frontier(")
     assert whole.model is gpt2.bridge and whole.provenance.seed == 0 and whole.provenance.prepend_bos
     assert len(whole.population) == 3 and len(whole.evolution()) == 9
-    assert str(whole).splitlines()[0] == "blocks.1.mlp.hook_post[-1, 3] on tiny-gpt2"
+    assert str(whole).splitlines()[0] == "L1.N3 on tiny-gpt2"
     assert str(whole).endswith(str(whole.frontier))
     np.testing.assert_array_equal(whole.history.frontier_rows(), whole.frontier_rows)
 

@@ -167,9 +167,7 @@ def test_a_corpus_with_nothing_in_it_has_examples_too():
 
 def test_examples_say_what_they_are_of(found: Examples):
     assert repr(found) == f"Examples(2 features of {found.model} in {found.counts['tokens']} tokens of 2 texts)"
-    assert repr(found[0]).startswith(
-        "FeatureExamples(blocks.1.mlp.hook_post[-1, 3], the strongest 5 of 18 windows of 2 texts"
-    )
+    assert repr(found[0]).startswith("FeatureExamples(L1.N3, the strongest 5 of 18 windows of 2 texts")
     frame = found.to_pandas()
     assert frame["label"].tolist() == list(found) and (frame["maximum"] >= frame["mean"]).all()
     assert "blocks.1.mlp.hook_post" in found._repr_html_() and found.prepend_bos and found.problems == []

@@ -372,11 +372,11 @@ def test_an_error_has_the_runs(gpt2, tmp_path):
         ((), {"seeds": [1]}, "The list of features is empty; give at least one feature."),
         (PLAIN[0], {"seeds": []}, "seeds is empty; give at least one."),
         (PLAIN, {"seeds": iter(())}, "seeds is empty; give at least one."),
-        (PLAIN[0], {"seeds": 3}, r"seeds is 3; give several seeds, such as range\(3\). For one seed, use seed=."),
+        (PLAIN[0], {"seeds": -3}, r"seeds is -3; give the number of seeds, at least 1, or .*For one seed, use seed="),
         (
             PLAIN[0],
             {"seeds": np.int64(0)},
-            r"seeds is 0; give several seeds, such as range\(2\). For one seed, use seed=.",
+            r"seeds is 0; give the number of seeds, at least 1",
         ),
         (PLAIN[0], {"seeds": [0, 1], "seed": 2}, "Both seed= and seeds= are given; keep one."),
         (PLAIN, {"seeds": [4, 1, 4]}, r"seeds contains a seed twice: \[4, 1, 4\]; equal seeds make equal runs."),

@@ -147,16 +147,20 @@ export function stage(el, name) {
 }
 
 /** Make the heading of a view, with a line for notices beside it. */
-export function heading(title, subtitle, notice) {
-  return h("header", {}, h("h3", {}, visible(title)), h("span", { class: "dlp-quiet" }, subtitle), notice);
+export function heading(title, subtitle, notice, tooltip) {
+  const given = tooltip && tooltip !== title ? { title: visible(tooltip) } : {};
+  return h("header", {}, h("h3", given, visible(title)), h("span", { class: "dlp-quiet" }, subtitle), notice);
 }
 
-/** Make the line that shows the error of a model; `draw` updates it. */
+/** Make the lines that show the error and the note of a model; `draw` updates them. */
 export function errorLine(model) {
-  const el = h("p", { class: "dlp-wrong", role: "alert" });
+  const lines = { error: h("p", { class: "dlp-wrong", role: "alert" }), note: h("p", { class: "dlp-warn", role: "note" }) };
+  const el = h("div", {}, lines.error, lines.note);
   const draw = () => {
-    el.textContent = visible(model.get("error"));
-    el.hidden = !model.get("error");
+    for (const [name, line] of Object.entries(lines)) {
+      line.textContent = visible(model.get(name) ?? "");
+      line.hidden = !model.get(name);
+    }
   };
   return { el, draw };
 }

@@ -1,0 +1,87 @@
+"""Commands of the command line, with what each is for. This module imports no library that takes time to import."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Command(NamedTuple):
+    """Command of the command line.
+
+    Attributes:
+        module: Module of `dreamy_lens.cli` that has the function `add_NAME`, which adds the command to a parser.
+        help: Description of the command, in the imperative.
+    """
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "dream": Command("dream", "search for prompts that drive a feature, and print the frontier"),
+    "attribute": Command("model", "show which tokens of a prompt carry a feature"),
+    "scan": Command("corpus", "find the windows of a corpus that drive features to their highest values"),
+    "compare": Command("corpus", "compare saved runs with the windows of a corpus"),
+    "card": Command("corpus", "write one page about a feature: dreams, corpus windows, attribution and logit effect"),
+    "sweep": Command(
+        "sweep", "search for prompts that drive features, with many seeds, and save each run as it finishes"
+    ),
+    "hooks": Command("model", "list a model's hook points with their shapes"),
+    "show": Command(
+        "dream", "print what is saved in a folder: the frontier of a run or of several, a sweep, or a scan"
+    ),
+    "doctor": Command("model", "check a model and a feature, and report problems"),
+}
+"""All commands, in the order in which the help lists them."""
+
+FEATURES = """features:
+  L2.N17                                             an MLP neuron, after its nonlinearity, at the last token
+  blocks.2.mlp.hook_pre[-1, 17]                      before the nonlinearity; `dreamy-lens hooks` lists hook points
+  blocks.2.mlp.hook_post[..., 17].max()              the neuron's maximum over all tokens
+  blocks.4.hook_resid_post[-1].standardised() @ "v.safetensors"
+  blocks.3.attn.hook_pattern[0, -1, 2]               head 0's attention from the last token to the third
+  'logit(" the") - logit.runner_up(" the")'          a prediction, as in Eq. 3
+  'sae_latent("folder", 123, pre_activation=true)'   a latent of a sparse autoencoder
+"""
+"""Help on the syntax of features, for every command that takes a feature."""
+
+
+class Commands:
+    """Commands of a parser.
+
+    Args:
+        parser: Parser that gets the commands.
+    """
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._parsers = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add(
+        self, name: str, run: Callable[[argparse.Namespace], int | None], features: bool = False
+    ) -> argparse.ArgumentParser:
+        """Add a command, and return its parser.
+
+        Args:
+            name: Name of the command, one of :data:`COMMANDS`.
+            run: Function that carries out the command and returns the exit status; None is 0.
+            features: Whether the command takes a feature; then its help ends with the syntax of features.
+
+        Returns:
+            Parser of the command.
+        """
+        syntax_help: dict[str, Any] = {"epilog": FEATURES, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        help = COMMANDS[name].help
+        description = f"{help[0].upper()}{help[1:]}."
+        parser = self._parsers.add_parser(name, help=help, description=description, **(syntax_help if features else {}))
+        parser.set_defaults(run=run, misused=parser.error)
+        return parser
+
+    def list_only(self, name: str) -> None:
+        """Add a command without its options, for the list of all commands.
+
+        Args:
+            name: Name of the command, one of :data:`COMMANDS`.
+        """
+        self._parsers.add_parser(name, help=COMMANDS[name].help)
