@@ -114,4 +114,5 @@ def settings_of_runs(merged: Merged) -> dict[str, Any]:
 
 def _is_run(candidate: Any) -> bool:
     """Return whether an object has the attributes of a run."""
-    return hasattr(candidate, "frontier") and hasattr(candidate, "provenance")
+    # Several runs have a frontier too, unless they drive several features, but no provenance.
+    return hasattr(candidate, "provenance") and hasattr(candidate, "frontier")
