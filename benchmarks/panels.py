@@ -50,7 +50,9 @@ def answers(feature: str, iterations: int) -> None:
         rows, moments = [], random.Random(0)
         for number, word in enumerate(WORDS * 3):
             time.sleep(moments.uniform(0.0, 0.2))  # at a random moment of a step
-            ids, name, began = list(run.so_far.frontier[-1].ids), f"{status}{number}", time.perf_counter()
+            history = run.so_far.history
+            ids = history.ids[moments.randrange(len(history))].tolist()  # never the same question twice
+            name, began = f"{status}{number}", time.perf_counter()
             question = {"type": "try", "id": name, "ids": ids, "position": number * 5 % len(ids), "text": word}
             panel._handler.hear(panel, question)
             while len(times.get(name, [])) < len(PARTS):

@@ -56,7 +56,7 @@ class Study:
     def __init__(self, model: Any, feature: str, **settings: Any) -> None:
         import dreamy_lens as dl
 
-        self.run = dl.dream(feature, model, iterations=0, progress=False, **settings)
+        self.run = dl.dream(feature, model, search="epo", iterations=0, progress=False, **settings)
         self.model, self.bos = model, self.run.provenance.prepend_bos
         self.scores: dict[bytes, tuple[float, float]] = {}
 

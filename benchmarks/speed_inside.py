@@ -58,6 +58,7 @@ def shapes(place: Place, iterations: int, rounds: int) -> list[dict[str, Any]]:
                 dl.dream(
                     f"L{point['layer']}.N{NEURON}",
                     model,
+                    search="epo",
                     iterations=0,
                     prepend_bos=False,
                     share_prefixes=share,
@@ -124,7 +125,8 @@ def profile(place: Place, iterations: int) -> dict[str, float]:
     try:
         for part in PARTS:
             timers.put(*part)
-        search = Steps(dl.dream(SHAPES[place.model].feature, model, iterations=0, prepend_bos=False, progress=False))
+        settings: dict[str, Any] = {"search": "epo", "iterations": 0, "prepend_bos": False, "progress": False}
+        search = Steps(dl.dream(SHAPES[place.model].feature, model, **settings))
         search.run(2)  # warm-up
         timers.seconds.clear()
         total = sum(search.run(iterations)) / iterations

@@ -102,7 +102,7 @@ class AttributionPanel(LivePanel):
     def to_html(self) -> str:
         """Return the view as HTML that needs no kernel."""
         self.wait()
-        names = ("title", "tooltip", "subtitle", "python", "error", "view_state")
+        names = ("title", "full_title", "subtitle", "python", "error", "view_state")
         attributions = {key: state.trimmed(entry, 12, 4) for key, entry in self._inspector.known.items()}
         shown = state.trimmed(self.found, 12, 4) if self.found else None
         plain = {name: getattr(self, name) for name in names}
@@ -168,12 +168,19 @@ def frozen_attribution(attribution: Attribution) -> str:
     """
     shown = state.trimmed(state.attributed_entry(attribution, "".join(attribution.tokens), True), 12, 4)
     python = f"dl.parse({attribution.feature!r})" if attribution.feature else ""
-    title, tooltip = feature_names(attribution.feature)
-    traits = {"title": title, "tooltip": tooltip, "subtitle": "", "python": python, "error": "", "attributions": {}}
+    title, full_title = feature_names(attribution.feature)
+    traits = {
+        "title": title,
+        "full_title": full_title,
+        "subtitle": "",
+        "python": python,
+        "error": "",
+        "attributions": {},
+    }
     return frozen("attribution", {**traits, "found": shown, "live": False}, live_id=None)
 
 
 def _labels(scorer: Scorer) -> dict[str, str]:
     feature = scorer.bound.feature
-    names = {"title": feature.label, "tooltip": feature.long_label}
+    names = {"title": feature.label, "full_title": feature.long_label}
     return {**names, "subtitle": scorer.model.name, "python": f"dl.parse({str(feature)!r})"}

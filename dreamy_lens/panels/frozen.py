@@ -114,7 +114,7 @@ def _static_html(state: dict[str, Any]) -> str:
     picked = state.get("found") or state.get("attributions", {}).get(state.get("picked", ""))
     if not picked:
         picked = next(iter(state.get("attributions", {}).values()), None)
-    title = with_tooltip(state.get("title", ""), state.get("tooltip") or state.get("title", ""))
+    title = with_tooltip(state.get("title", ""), state.get("full_title") or state.get("title", ""))
     parts = [f'<div style="font-weight:600">{title}</div>']
     if state.get("note"):
         parts.append(f"<p>{escape(state['note'])}</p>")

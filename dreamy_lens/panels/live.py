@@ -34,7 +34,7 @@ class LivePanel(anywidget.AnyWidget):
     live = traitlets.Bool(True).tag(sync=True)
     live_id = traitlets.Unicode("").tag(sync=True)
     title = traitlets.Unicode("").tag(sync=True)
-    tooltip = traitlets.Unicode("").tag(sync=True)
+    full_title = traitlets.Unicode("").tag(sync=True)  # ipywidgets has a trait `tooltip` of its own
     error = traitlets.Unicode("").tag(sync=True)
     note = traitlets.Unicode("").tag(sync=True)
     attributions = traitlets.Dict().tag(sync=True)

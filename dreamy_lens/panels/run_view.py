@@ -64,7 +64,7 @@ def dereference(reference: weakref.ref[Dream]) -> Dream:
 
 
 def view_labels(run: Dream) -> dict[str, str]:
-    """Return title, tooltip of the title, subtitle and Python expression of a run, as traits of its view.
+    """Return title, full title (its tooltip), subtitle and Python expression of a run, as traits of its view.
 
     Args:
         run: Run to label.
@@ -74,9 +74,9 @@ def view_labels(run: Dream) -> dict[str, str]:
     parts = [origin.model, *seed, f"{run.config.length} tokens"]
     parts += ["in a template"] * bool(origin.prefix or origin.suffix)
     parts += [f"from: {start}"] if (start := run.start_text) else []
-    title, tooltip = run.feature_names
+    title, full_title = run.feature_names
     python = f"dl.parse({origin.feature!r})"
-    return {"title": title, "tooltip": tooltip, "subtitle": " · ".join(parts), "python": python}
+    return {"title": title, "full_title": full_title, "subtitle": " · ".join(parts), "python": python}
 
 
 def default_pick(frontier: Frontier) -> Prompt | None:

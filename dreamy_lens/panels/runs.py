@@ -136,7 +136,7 @@ class RunsPanel(LivePanel):
         errors = dict.fromkeys(run["error"] for run in runs if run["error"])
         return {
             "title": names[0][0] if len(names) == 1 else f"{len(names)} features",
-            "tooltip": names[0][1] if len(names) == 1 else "",
+            "full_title": names[0][1] if len(names) == 1 else "",
             "status": status,
             "error": "; ".join(errors),
             "note": " ".join(dict.fromkeys(run["note"] for run in runs if run["note"])),

@@ -106,7 +106,7 @@ def check_out(folder: str | os.PathLike[str]) -> None:
     if "://" in os.fspath(folder):
         return
     folder = Path(os.path.expanduser(folder))
-    if folder.exists() and not folder.is_dir():
+    if os.path.lexists(folder) and not os.path.isdir(folder):
         raise ExamplesError(f"{str(folder)!r} is a file; examples are a folder. Choose another name.")
     try:
         pages = "examples.of(feature).to_html(path) writes a page, .to_pandas() returns a table."

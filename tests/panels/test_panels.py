@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 
+import anywidget
 import numpy as np
 import pytest
 
@@ -22,6 +23,7 @@ from dreamy_lens.models import as_hooked
 from dreamy_lens.panels import (
     AttributionPanel,
     DreamPanel,
+    FeatureForm,
     RunsPanel,
     default_pick,
     frozen_attribution,
@@ -570,3 +572,11 @@ def test_a_feature_without_a_gradient_is_shown_with_its_scores(gpt2):
 
 def test_numbers_that_json_has_not_are_left_out():
     assert state.rounded(math.nan) is None and state.rounded(-math.inf) is None and state.rounded(1 / 3, 3) == 0.333
+
+
+def test_no_trait_has_the_name_of_a_trait_of_ipywidgets():
+    """JupyterLab draws nothing if a panel replaces the trait `tooltip` of every widget, for example."""
+    usual = set(anywidget.AnyWidget.class_traits())
+    for kind in (DreamPanel, RunsPanel, AttributionPanel, FeatureForm):
+        own = {name for each in kind.__mro__ if each.__module__.startswith("dreamy_lens") for name in vars(each)}
+        assert not own & usual, kind

@@ -64,7 +64,7 @@ def test_people_read_short_names_and_files_keep_the_whole(tmp_path, name, capsys
         assert short in html and INLINE not in html, page
         assert (f'<span title="{long}' in html) == (short != long), page
     for panel in (DreamPanel(opened), RunsPanel([run, opened]), AttributionPanel(feature, "a text").wait()):
-        assert panel.title.startswith(short) and panel.tooltip.startswith(long)
+        assert panel.title.startswith(short) and panel.full_title.startswith(long)
         assert f'title="{long}' in panel.to_html() or short == long
     # The terminal.
     assert main(["show", str(tmp_path / "run")]) == 0

@@ -14,7 +14,7 @@ export const view = {
     const kept = keeper(model, root), stays = () => true, slot = (key) => key, python = () => get("python");
     const prompt = attributionView({ live, known, kept, stays, slot, say, send, nothing, name: unique(), python });
     const error = errorLine(model);
-    root.append(heading(get("title"), visible(get("subtitle")), notice, get("tooltip")), error.el, prompt.el);
+    root.append(heading(get("title"), visible(get("subtitle")), notice, get("full_title")), error.el, prompt.el);
 
     function draw() {
       const entry = get("found");

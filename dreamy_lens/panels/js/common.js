@@ -147,8 +147,8 @@ export function stage(el, name) {
 }
 
 /** Make the heading of a view, with a line for notices beside it. */
-export function heading(title, subtitle, notice, tooltip) {
-  const given = tooltip && tooltip !== title ? { title: visible(tooltip) } : {};
+export function heading(title, subtitle, notice, full) {
+  const given = full && full !== title ? { title: visible(full) } : {};
   return h("header", {}, h("h3", given, visible(title)), h("span", { class: "dlp-quiet" }, subtitle), notice);
 }
 

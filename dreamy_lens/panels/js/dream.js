@@ -32,7 +32,7 @@ export const view = {
 
     const left = h("div", {}, plot.el, limits.el, times);
     root.append(
-      heading(get("title"), visible(get("subtitle")), notice, get("tooltip")),
+      heading(get("title"), visible(get("subtitle")), notice, get("full_title")),
       bar.el, error.el, bar.spoken, h("div", { class: "dlp-two" }, left, table.el), prompt.el,
     );
 

@@ -34,7 +34,7 @@ export const view = {
     const stays = () => mine().some(holds), slot = (key) => `${group} ${key}`;
     const prompt = attributionView({ live, known, kept, stays, slot, say, send, name: unique(), python });
     root.append(
-      heading(get("title"), count(get("runs").length, "run"), notice, get("tooltip")),
+      heading(get("title"), count(get("runs").length, "run"), notice, get("full_title")),
       bar.el, error.el, bar.spoken, choice, h("div", { class: "dlp-two" }, plot.el, table.el), prompt.el,
     );
 
