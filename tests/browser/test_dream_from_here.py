@@ -48,7 +48,7 @@ def test_an_edit_outlasts_a_dream_from_here(lab: Lab):
     wait_for(page, first, "/after iteration 7$/.test(view.querySelector('.dlp-times output').textContent)")
     assert best is not None
 
-    # Whoever leaves the view finds the edit in the file, also without another run.
+    # When the user has left the view, the edit is in the file, also without another run.
     page.mouse.move(2, 2)
     page.evaluate("() => document.activeElement.blur()")
     page.wait_for_function("(view) => !view.isConnected", arg=first.element_handle(), timeout=30_000)

@@ -145,7 +145,7 @@ def test_dream_with_several_seeds(cli, tmp_path):
     assert str(runs.frontier) in told and dl.load(out).frontier == runs.frontier and "<html" in page.read_text("utf-8")
     status, shown, _ = cli("show", str(out))
     assert status == 0 and str(runs.frontier) in shown
-    assert "already holds a run" in cli(*words, "--model", "nobody/has-this")[2]  # told before the model is loaded
+    assert "already holds a run" in cli(*words, "--model", "nobody/has-this")[2]  # reported before the model is loaded
     assert "keep one" in cli("dream", "L2.N17", "--seed", "1", "--seeds", "2")[2]
     assert "at least 1" in cli("dream", "L2.N17", "--seeds", "0")[2]
     assert "leave out --seeds" in cli("dream", "--resume", str(out / "run-000"), "--seeds", "2")[2]

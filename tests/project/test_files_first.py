@@ -14,7 +14,7 @@ from dreamy_lens.cli.main import main
 from dreamy_lens.results import Attribution, Frontier, Merged
 from dreamy_lens.runs import Dream
 
-NOWHERE = "nobody/has-this-model"
+MISSING_MODEL = "nobody/has-this-model"
 """Name of a model that does not exist: an error about a file shows that the file was looked at first."""
 
 SMALL = {"iterations": 1, "population": 2, "children": 4, "top_k": 16, "length": 4}
@@ -40,12 +40,12 @@ def results(run) -> dict:
 
 
 CALLS = {
-    "a page": lambda path: dl.card("L2.N17", NOWHERE, path=path),
-    "a run": lambda path: dl.dream("L2.N17", NOWHERE, save_to=path),
-    "several runs": lambda path: dl.dream("L2.N17", NOWHERE, seeds=[0, 1], save_to=path),
-    "a sweep": lambda path: dl.sweep("L2.N17", NOWHERE, out=path),
-    "a scan": lambda path: dl.max_activating("L2.N17", NOWHERE, TEXTS, out=path),
-    "the scan of a card": lambda path: dl.card("L2.N17", NOWHERE, scan={"out": path}),
+    "a page": lambda path: dl.card("L2.N17", MISSING_MODEL, path=path),
+    "a run": lambda path: dl.dream("L2.N17", MISSING_MODEL, save_to=path),
+    "several runs": lambda path: dl.dream("L2.N17", MISSING_MODEL, seeds=[0, 1], save_to=path),
+    "a sweep": lambda path: dl.sweep("L2.N17", MISSING_MODEL, out=path),
+    "a scan": lambda path: dl.max_activating("L2.N17", MISSING_MODEL, TEXTS, out=path),
+    "the scan of a card": lambda path: dl.card("L2.N17", MISSING_MODEL, scan={"out": path}),
 }
 COMMANDS = {
     "dream --html": ["dream", "L2.N17", "--html"],
@@ -76,7 +76,7 @@ def test_functions_look_at_their_files_before_they_load_a_model(tmp_path, name):
 
 @pytest.mark.parametrize("name", [*COMMANDS, *SAVED])
 def test_commands_look_at_their_files_before_they_load_a_model(tmp_path, capsys, name):
-    words = [*COMMANDS[name], "--model", NOWHERE] if name in COMMANDS else name.split()
+    words = [*COMMANDS[name], "--model", MISSING_MODEL] if name in COMMANDS else name.split()
     at = words.index(name.split()[-1]) + 1
     (tmp_path / "file").write_text("a file")
     for path, said in ((tmp_path / "file" / "inside", "Not a directory"), (tmp_path / "x.png", "ends in .png")):
@@ -90,10 +90,10 @@ def test_a_folder_that_is_taken_is_told_before_a_model_is_loaded(tmp_path, run, 
     dl.dream("L2.N17", seeds=[0, 1], save_to=tmp_path / "two", **SMALL)
     for folder, seeds in ((tmp_path / "one", None), (tmp_path / "two", [0, 1]), (tmp_path / "two", None)):
         with pytest.raises(errors.RunFolderError, match=r"already holds a run|is not a run folder"):
-            dl.dream("L2.N17", NOWHERE, seeds=seeds, save_to=folder)
+            dl.dream("L2.N17", MISSING_MODEL, seeds=seeds, save_to=folder)
     with pytest.raises(errors.RunFolderError, match="holds a single run"):
-        dl.sweep("L2.N17", NOWHERE, out=tmp_path / "one")
-    assert main(["dream", "L2.N17", "--model", NOWHERE, "--out", str(tmp_path / "two")]) == 1
+        dl.sweep("L2.N17", MISSING_MODEL, out=tmp_path / "one")
+    assert main(["dream", "L2.N17", "--model", MISSING_MODEL, "--out", str(tmp_path / "two")]) == 1
     assert "is not a run folder" in capsys.readouterr().err
     # Runs that go on look at a new folder before the search, too.
     runs = dl.dream("L2.N17", seeds=[0, 1], **SMALL)
