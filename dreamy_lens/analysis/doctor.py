@@ -24,6 +24,7 @@ from dreamy_lens.scoring.gradient_check import (
     check_reach,
     choose_prompts,
 )
+from dreamy_lens.scoring.graphs import PATIENCE
 from dreamy_lens.scoring.scorer import Scorer
 
 AGREEMENT = 0.02
@@ -152,6 +153,23 @@ def _feature(feature: Any, hooked: HookedModel, prepend_bos: bool | None, length
     yield Finding(None if unshared else True, "prompts share prefixes", why or "yes, with the same numbers as without")
 
     yield from _gradient(scorer, choose_prompts(ids, scores.value), varies)
+    yield from _passes(scorer, length)
+
+
+def _passes(scorer: Scorer, length: int) -> Iterator[Finding]:
+    """Report how passes are run on a CUDA device: eagerly, or as graphs, with the times that were measured."""
+    if scorer.model.device.type != "cuda":
+        return
+    rng = np.random.default_rng(0)
+    children = np.repeat(rng.choice(np.flatnonzero(scorer.allowed), size=(8, length)), 32, axis=0)
+    for _ in range(PATIENCE + 1):
+        changed = rng.integers(0, length, len(children))
+        children[np.arange(len(children)), changed] = rng.choice(np.flatnonzero(scorer.allowed), size=len(children))
+        scorer.score(children)
+        scorer.gradient(children[::32])
+    for kind, way in scorer.passes.items():
+        yield Finding(True, f"{kind} on {scorer.model.device}", way)
+    scorer.release_graphs()
 
 
 def _gradient(scorer: Scorer, ids: np.ndarray, varies: bool) -> Iterator[Finding]:

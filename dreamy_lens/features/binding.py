@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -97,6 +98,14 @@ class BoundFeature:
     def models(self) -> tuple[HookedModel, ...]:
         """Every model that the feature reads."""
         return tuple(self.hooks)
+
+    @property
+    def runs_user_code(self) -> bool:
+        """Whether a function or an object of the user's computes a part of the value."""
+        return any(
+            isinstance(node, ex.Custom) or (isinstance(node, ex.Latent) and not isinstance(node.sae, (str, Path)))
+            for node in self.feature.walk()
+        )
 
     def check_layout(self, layout: RowLayout) -> None:
         """Raise FeatureRangeError if the feature names a position that rows of this layout do not have.

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
@@ -16,7 +15,6 @@ from torch.nn import functional as F
 
 from dreamy_lens.errors import FeatureRangeError, PromptError
 from dreamy_lens.features import expressions as ex
-from dreamy_lens.models.transfer import to_device
 
 if TYPE_CHECKING:
     from dreamy_lens.features.sae_conditions import Conditions
@@ -139,15 +137,11 @@ class ForwardPass:
         """The number of prompts."""
         return len(self.ids)
 
-    def part(self, rows: np.ndarray) -> ForwardPass:
-        """Return the results of the prompts with these row numbers."""
-        at = to_device(rows, self.ids.device)
-
-        def of(x: Tensor) -> Tensor:
-            return x[at.to(x.device)]  # layers can be on several devices
-
-        logits, charge = (None if x is None else of(x) for x in (self.logits, self.charge))
-        return ForwardPass({k: of(x) for k, x in self.activations.items()}, logits, self.ids[at], self.layout, charge)
+    def part(self, rows: slice) -> ForwardPass:
+        """Return the results of some of the prompts."""
+        logits, charge = (None if x is None else x[rows] for x in (self.logits, self.charge))
+        activations = {name: x[rows] for name, x in self.activations.items()}
+        return ForwardPass(activations, logits, self.ids[rows], self.layout, charge)
 
     def picked(self, name: str, element: ex.Element, what: str) -> Tensor:
         """Return the activation `[batch, ...]` at a hook point with positions first, indexed by :func:`pick`."""

@@ -109,6 +109,26 @@ class HookedModel:
         tensors = (*self._listed_parameters(), *self._buffers)
         return sum(0 if tensor.is_inference() else tensor._version for tensor in tensors)
 
+    @property
+    def addresses(self) -> tuple[int, ...]:
+        """Addresses of all parameters and buffers; they change when one is replaced or moved."""
+        return tuple(tensor.data_ptr() for tensor in (*self._listed_parameters(), *self._buffers))
+
+    @property
+    def is_recordable(self) -> bool:
+        """Whether passes can be recorded as graphs: on one CUDA device, and no code of the user's runs in them."""
+        return (
+            self.device.type == "cuda"
+            and bool(self.packed_ways)
+            and not (self.is_hooked or self.has_foreign_hooks)
+            and self.devices == {self.device}
+        )
+
+    @property
+    def devices(self) -> set[torch.device]:
+        """Devices of the parameters and buffers: several if the model's layers are spread over devices."""
+        return {tensor.device for tensor in (*self._listed_parameters(), *self._buffers)}
+
     def renew(self) -> None:
         """Look at the modules and their parameters anew: the user may have replaced some."""
         with self.lock:

@@ -20,7 +20,8 @@ nodes begin at the same position are adjacent (a *group*), so that attention wor
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -92,6 +93,32 @@ class PrefixTree:
     def host_index(self) -> np.ndarray:
         """Copy of `index` in the CPU's memory, which can be read without waiting for a device."""
         return self._host
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Tensors that a pass on an accelerator reads, by name."""
+        tensors = {"ids": self.ids, "positions": self.positions, "index": self.index, "owners": self.owners}
+        return tensors if self.kept is None else {**tensors, "kept": self.kept}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> PrefixTree:
+        """Return this tree with other :attr:`tensors`, such as its own ones on another device."""
+        given = dict(tensors)
+        owners = given.pop("owners")
+        tree = replace(self, **given)
+        tree.__dict__["owners"] = owners  # in the place of the cached property
+        return tree
+
+    def pad(self, nodes: int, rows: Int[np.ndarray, " row"]) -> PrefixTree:
+        """Return the tree, which is in the CPU's memory, with more padding nodes and with some rows repeated.
+
+        Args:
+            nodes: Number of nodes, at least those of the tree.
+            rows: Number of the tree's row that stands in each row of the result; every row occurs.
+        """
+        ids, positions = _extended(self.ids, nodes), _extended(self.positions, nodes)
+        kept = None if self.kept is None else _extended(self.kept, nodes)
+        host = self._host[rows]
+        return replace(self, ids=ids, positions=positions, index=torch.from_numpy(host), kept=kept, _host=host)
 
     def truncate(self, length: int) -> PrefixTree:
         """Return the tree of the rows' first `length` positions; it has a subset of the nodes, in the same order."""
@@ -174,6 +201,11 @@ def build_tree(rows: Int[np.ndarray, "batch pos"], device: torch.device | str = 
 def _rounded(count: int) -> int:
     """Round a node count up to a larger multiple of `ROUND`, so that there is always a padding node."""
     return (count // ROUND + 1) * ROUND
+
+
+def _extended(x: Tensor, size: int) -> Tensor:
+    """Repeat the last entry of a tensor until it has this many."""
+    return torch.cat([x, x[-1:].expand(size - len(x), *x.shape[1:])])
 
 
 def _assembled(

@@ -292,8 +292,11 @@ class Dreams(RunControls, Sequence["Dream"]):
         shares = all(getattr(run.config, "share_prompts", False) for run in self.runs)
         scorer = SharingScorer(scorers) if shares else JointScorer(scorers)
         with keep_hooks(self.models):
-            for number, step in drive_together([run.search(until) for run in self.runs], scorer, between):
-                yield self.runs[number], step
+            try:
+                for number, step in drive_together([run.search(until) for run in self.runs], scorer, between):
+                    yield self.runs[number], step
+            finally:
+                scorer.release_graphs()
 
     def take(self, step: tuple[Dream, Step]) -> None:
         """Add a step to the run that made it."""

@@ -111,6 +111,14 @@ class RecordedRun(RunControls):
         return self._fluency_name
 
     @property
+    def passes(self) -> dict[str, str]:
+        """How passes were run on an accelerator, by kind, with the times that were measured; empty on a CPU.
+
+        A run that was loaded from a folder has no entries before it continues.
+        """
+        return {} if self._session is None else self._session.scorer.passes
+
+    @property
     def feature(self) -> Feature:
         """Expression of the feature that the run drives."""
         if self._session is not None:

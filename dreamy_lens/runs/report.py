@@ -58,6 +58,11 @@ class ReportedRun(Protocol):
         """Prompts that no evaluated prompt beats in both value and cross-entropy."""
         ...
 
+    @property
+    def passes(self) -> dict[str, str]:
+        """How passes were run on an accelerator, by kind; empty on a CPU."""
+        ...
+
     provenance: Provenance
 
     def evolution(self) -> pd.DataFrame:
@@ -158,7 +163,8 @@ def run_settings(run: ReportedRun) -> dict[str, Any]:
     unused |= {"iterations"} if config.get("iterations") == UNLIMITED else set()
     search = {"search": type(run.config).__name__}
     own = {name: value for name, value in config.items() if name not in driven and name not in unused}
-    return {**driven, **search, **own, **taken, **versions(*VERSIONED)}
+    passes = {f"{kind} by": way for kind, way in run.passes.items()}
+    return {**driven, **search, **own, **taken, **passes, **versions(*VERSIONED)}
 
 
 def _by_index(attributions: Attributions, count: int) -> dict[int, Attribution]:

@@ -151,9 +151,12 @@ class Session:
         return self._standing(drive(self.search(until, state, history), self.scorer, between))
 
     def _standing(self, steps: Iterator[Step]) -> Iterator[Step]:
-        """Yield steps, and leave the model's hooks in place between them."""
+        """Yield steps, and leave the model's hooks in place between them; free recorded passes at the end."""
         with keep_hooks(self.scorer.models):
-            yield from steps
+            try:
+                yield from steps
+            finally:
+                self.scorer.release_graphs()
 
     def check_gradient(self) -> None:
         """Compare the gradient of the feature with finite differences, if the optimiser is guided by gradients.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,17 @@ from dreamy_lens.models.causality import check_causal, is_causal
 from dreamy_lens.models.hooked_model import HookedModel, locked
 from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.batching import BatchRunner, is_out_of_memory, memory_budget
+from dreamy_lens.scoring.blocks import PromptBlock, blocks_of, pad_blocks
 from dreamy_lens.scoring.forward import LOGITS_BUDGET
+from dreamy_lens.scoring.graphs import GraphedPasses
 from dreamy_lens.scoring.kv_prefix import KVPrefix, empty_cache
 from dreamy_lens.scoring.prefix_sharing import is_close, trial_prompts
 from dreamy_lens.scoring.prompts import PromptFrame
 from dreamy_lens.scoring.token_gradient import Gradient, ModelGradient
 from dreamy_lens.scoring.work import BACKWARD, Work
+
+GRAPH = "graph"
+"""Name of the recorded pass in reports."""
 
 
 @dataclass
@@ -70,6 +75,7 @@ class BackwardScorer:
         self.features, self.frame, self.models, self.bare = tuple(features), frame, models, bare
         self.batches = BatchRunner(batch_size)
         self.work = Work()
+        self.passes = GraphedPasses(features[0].model, "gradients", self._same)
         self._options: dict[tuple, dict[HookedModel, _PassOptions]] = {}
         self._trusted: set[HookedModel] = set()  # models whose embedding table gave the embeddings they compute
 
@@ -92,7 +98,7 @@ class BackwardScorer:
             check_causal(self.frame.fluency)
             options = self._pass_options(layout)
             parts = self.batches.map(
-                lambda part: self._gradient(prompts[part], owner[part], layout, options),
+                lambda part: self._gradient_in_fastest_way(prompts[part], owner[part], layout, options),
                 len(prompts),
                 default_size,
                 memory_budget(self.models[0], "gradients"),
@@ -108,6 +114,7 @@ class BackwardScorer:
         """Forget which parts may be left out, and prefixes that were computed: the model may have been changed."""
         self._options.clear()
         self._trusted.clear()
+        self.passes.clear()
 
     def _pass_options(self, layout: RowLayout) -> dict[HookedModel, _PassOptions]:
         """Return the options that make the passes of each model faster; models without an entry are run as they are."""
@@ -157,40 +164,93 @@ class BackwardScorer:
         names = tuple(dict.fromkeys(name for f in self.features for name in f.hooks.get(model, ())))
         return names, any(model in f.logits for f in self.features) or model is self.frame.fluency
 
+    def _gradient_in_fastest_way(
+        self, rows: np.ndarray | Tensor, owner: np.ndarray, layout: RowLayout, options: dict[HookedModel, _PassOptions]
+    ) -> Gradient:
+        """Compute the gradient of one batch, as a graph of the device where that is faster and right."""
+        device = self.features[0].model.device
+        if not (
+            self.bare is not False
+            and all(model.is_recordable and model.device == device for model in self.models)
+            and layout.terms > 0
+            and not any(feature.runs_user_code for feature in self.features)
+        ):
+            return self._gradient(rows, owner, layout, options)
+        blocks, before = blocks_of(owner), self.work.token_layers
+        states = tuple((m.state, m.other_hooks, m.versions, m.addresses, id(options.get(m))) for m in self.models)
+        reads = tuple(self._reads(m) for m in self.models)
+        gradient = self.passes.run(
+            (layout, tuple(block.feature for block in blocks), states),
+            (layout, len(blocks), reads),
+            lambda: self._gradient(rows, owner, layout, options),
+            {GRAPH: lambda: GradientBatch(self, rows, blocks, layout, options)},
+        )
+        # The pass may have been run several times; what it is worth counts once.
+        self.work.token_layers = before
+        self._add_work(len(rows), layout, options)
+        return gradient
+
     def _gradient(
         self, rows: np.ndarray | Tensor, owner: np.ndarray, layout: RowLayout, options: dict[HookedModel, _PassOptions]
     ) -> Gradient:
         """Compute the gradients of one batch, whose prompts belong to the features numbered by `owner`."""
+        full = {model: self.frame.on_device(rows, model) for model in self.models}
+        gradient = self.differentiate(full, blocks_of(owner), layout, options)
+        self._add_work(len(rows), layout, options)
+        return gradient
+
+    def _add_work(self, rows: int, layout: RowLayout, options: dict[HookedModel, _PassOptions]) -> None:
+        """Add what one batch computes to the account."""
+        for model in self.models:
+            names, logits = self._reads(model)
+            tokens = rows * (layout.total - _start(options.get(model)))
+            self.work.add(model, tokens, names, logits, BACKWARD)
+
+    def differentiate(
+        self,
+        full: Mapping[HookedModel, Tensor],
+        blocks: Sequence[PromptBlock],
+        layout: RowLayout,
+        options: Mapping[HookedModel, _PassOptions],
+    ) -> Gradient:
+        """Compute gradients from the rows of each model on its device, BOS and template included, `[B, total]`.
+
+        Args:
+            full: Rows by model.
+            blocks: Prompts of each feature.
+            layout: Layout of every row.
+            options: Options that make the passes of a model faster.
+        """
         leaves: dict[HookedModel, Tensor] = {}
         readings: dict[HookedModel, ForwardPass] = {}
         starts: dict[HookedModel, int] = {}
         fluency = self.frame.fluency
+        size = len(full[fluency])
         with locked(self.models), torch.enable_grad(), contextlib.ExitStack() as frozen:
             for model in self.models:
                 frozen.enter_context(model.frozen())
             for model in self.models:
-                full = self.frame.on_device(rows, model)
+                ids = full[model]
                 option, (names, logits) = options.get(model), self._reads(model)
                 prefix = None if option is None else option.prefix
-                starts[model] = start = 0 if prefix is None else prefix.length
+                starts[model] = start = _start(option)
                 # The model computes the embeddings: rows of the table can be out of date after the weights are edited.
                 trust = model.device.type == "cuda" and model in self._trusted
-                leaf = model.embed(full[:, start:], trust).requires_grad_(True)
+                leaf = model.embed(ids[:, start:], trust).requires_grad_(True)
                 self._trusted.add(model)
-                past = None if option is None else option.past(len(rows))
+                past = None if option is None else option.past(size)
                 with contextlib.ExitStack() as faster:
                     if self.bare is not False:
                         faster.enter_context(model.kernels.used())
                     if option is not None:
                         faster.enter_context(option.parts.bare([*names, EMBEDDING]))
-                    activations, output = model.run(full[:, start:], names, logits=logits, embeddings=leaf, past=past)
-                self.work.add(model, full[:, start:].numel(), names, logits, BACKWARD)
+                    activations, output = model.run(ids[:, start:], names, logits=logits, embeddings=leaf, past=past)
                 if prefix is not None:
-                    activations, output = prefix.prepend(activations, output, full.shape[1] - start)
-                charge = torch.zeros(len(rows), device=model.device, requires_grad=True)
+                    activations, output = prefix.prepend(activations, output, ids.shape[1] - start)
+                charge = torch.zeros(size, device=model.device, requires_grad=True)
                 leaves[model] = leaf
-                readings[model] = ForwardPass(activations, output, full, layout, charge)
-            value = self._values(readings, owner)
+                readings[model] = ForwardPass(activations, output, ids, layout, charge)
+            value = self._values(readings, blocks)
             cross_entropy = readings[fluency].cross_entropy
             wanted = [*leaves.values(), *(readings[m].charge for m in self.models)]
             of_value = torch.autograd.grad(value.sum(), wanted, retain_graph=True, allow_unused=True)
@@ -204,7 +264,7 @@ class BackwardScorer:
             ]
             charged = [g[count + i] for g in (of_value, of_cross_entropy)]
             needed = any(g is not None for g in charged)
-            charged = [g if g is not None else torch.zeros(len(rows), device=model.device) for g in charged]
+            charged = [g if g is not None else torch.zeros(size, device=model.device) for g in charged]
             surprisal = readings[model].surprisal() / layout.terms if needed else None
             first = layout.before - starts[model]
             v, c = (g[:, first : first + layout.length].float() for g in embedded)
@@ -212,26 +272,84 @@ class BackwardScorer:
         scores = value.detach(), to_device(cross_entropy.detach(), value.device)
         return Gradient(tuple(parts), *scores, self.models.index(fluency))
 
-    def _values(self, readings: dict[HookedModel, ForwardPass], owner: np.ndarray) -> Tensor:
+    def _same(self, ours: Gradient, plain: Gradient) -> bool:
+        """Return whether two gradients differ by rounding at most."""
+        return _same(ours, plain, self.features[0].model.dtype)
+
+    def _values(self, readings: dict[HookedModel, ForwardPass], blocks: Sequence[PromptBlock]) -> Tensor:
         """Return the value of each prompt for the feature that owns it, `[B]`."""
-        values, positions = [], []
-        for i, feature in enumerate(self.features):
-            rows = np.flatnonzero(owner == i)
-            if not len(rows):
-                continue
-            own_readings = readings if len(rows) == len(owner) else {m: r.part(rows) for m, r in readings.items()}
+        values = []
+        for block in blocks:
+            feature, rows = self.features[block.feature], slice(block.start, block.stop)
+            own_readings = readings if len(blocks) == 1 else {m: r.part(rows) for m, r in readings.items()}
             values.append(feature(own_readings).to(feature.model.device))
-            positions.append(rows)
             if not values[-1].requires_grad:
                 raise NoGradientError(
                     f"On {feature.model.name}, {feature.feature.label} is not a differentiable function of the "
                     "prompt's tokens, so no gradient can rank substitutions. Choose another hook point; a custom "
                     "function must not detach()."
                 )
-        if len(values) == 1:
-            return values[0]
-        original_order = to_device(np.argsort(np.concatenate(positions), kind="stable"), values[0].device)
-        return torch.cat(values)[original_order]
+        return values[0] if len(values) == 1 else torch.cat(values)
+
+
+class GradientBatch:
+    """Rows of prompts on the device, as a backward pass of fixed shape, which a graph of the device can run.
+
+    Args:
+        scorer: Scorer that differentiates.
+        rows: Prompts `[B, n]`, as an array or as a tensor on the device.
+        blocks: Prompts of each feature.
+        layout: Layout of every row.
+        options: Options that make the passes of a model faster.
+    """
+
+    step = 0
+
+    def __init__(
+        self,
+        scorer: BackwardScorer,
+        rows: np.ndarray | Tensor,
+        blocks: Sequence[PromptBlock],
+        layout: RowLayout,
+        options: Mapping[HookedModel, _PassOptions],
+    ) -> None:
+        self.scorer, self.rows, self.blocks, self.layout, self.options = scorer, rows, blocks, layout, options
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of prompts of each feature."""
+        return tuple(map(len, self.blocks))
+
+    def arrays(self, room: tuple[int, ...]) -> dict[str, np.ndarray | Tensor]:
+        """Return the rows of each model, BOS and template included."""
+        scorer, rows = self.scorer, self.rows
+        if room != self.sizes:
+            places = pad_blocks(self.blocks, room)[1]
+            rows = rows[places] if isinstance(rows, np.ndarray) else rows[to_device(places, rows.device)]
+        of_model = scorer.frame.rows if isinstance(rows, np.ndarray) else scorer.frame.on_device
+        return {str(i): of_model(rows, model) for i, model in enumerate(scorer.models)}  # pyright: ignore
+
+    def run(self, inputs: Mapping[str, Tensor], room: tuple[int, ...]) -> tuple[Any, ...]:
+        """Return the tensors of the gradient."""
+        full = {model: inputs[str(i)] for i, model in enumerate(self.scorer.models)}
+        blocks = pad_blocks(self.blocks, room)[0]
+        return self.scorer.differentiate(full, blocks, self.layout, self.options).tensors
+
+    def result(self, outputs: Any, room: tuple[int, ...]) -> Gradient:
+        """Return the gradient, as a copy."""
+        tables = [model.embedding_table for model in self.scorer.models]
+        fluency = self.scorer.models.index(self.scorer.frame.fluency)
+        if room == self.sizes:
+            return Gradient.of([None if x is None else x.clone() for x in outputs], tables, fluency)
+        whole, blocks = Gradient.of(outputs, tables, fluency), pad_blocks(self.blocks, room)[0]
+        own = [whole.part(slice(b.start, b.start + size)) for b, size in zip(blocks, self.sizes, strict=True)]
+        joined = own[0] if len(own) == 1 else Gradient.concatenate(own)
+        return Gradient.of([None if x is None else x.clone() for x in joined.tensors], tables, fluency)
+
+
+def _start(option: _PassOptions | None) -> int:
+    """Return the number of tokens at the beginning of every row that a pass leaves out."""
+    return 0 if option is None or option.prefix is None else option.prefix.length
 
 
 def _same(ours: Gradient, plain: Gradient, dtype: torch.dtype) -> bool:

@@ -18,13 +18,20 @@ from dreamy_lens.models.causality import check_causal
 from dreamy_lens.models.hooked_model import HookedModel, locked
 from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.batching import BatchRunner, memory_budget
+from dreamy_lens.scoring.blocks import PromptBlock, blocks_of
+from dreamy_lens.scoring.forward_batch import ForwardBatch
+from dreamy_lens.scoring.graphs import GraphedPasses
 from dreamy_lens.scoring.packed_reading import PackedPass
-from dreamy_lens.scoring.prefix_sharing import PrefixSharing, warn_unshared
+from dreamy_lens.scoring.prefix_sharing import PrefixSharing, is_close, warn_unshared
 from dreamy_lens.scoring.prompts import PromptFrame
+from dreamy_lens.scoring.static_inputs import ModelBatch, PackedBatch, PlainBatch
 from dreamy_lens.scoring.work import Work
 
 LOGITS_BUDGET = 1 << 28
 """Default limit on the entries of the logits `[batch, total, d_vocab]` in one plain pass: 1 GiB of float32."""
+
+SHARED, WHOLE = "graph over shared prefixes", "graph over whole rows"
+"""Kinds of graphs, as reports name them."""
 
 
 class ForwardResult(NamedTuple):
@@ -62,12 +69,14 @@ class ForwardScorer:
             dict.fromkeys([*(m for f in features for m in f.models), frame.fluency])
         )
         self.batches, self.work = BatchRunner(batch_size), Work()
+        self.passes = GraphedPasses(self.model, "scoring", self._same)
         self._sharings: dict[tuple, PrefixSharing | None] = {}
         self._unshared: dict[HookedModel, str] = {}
 
     def invalidate_cache(self) -> None:
         """Forget how prefixes may be shared, and the prefixes computed so far: the model may have changed."""
         self._sharings.clear()
+        self.passes.clear()
 
     @property
     def unshared(self) -> dict[HookedModel, str]:
@@ -126,6 +135,81 @@ class ForwardScorer:
         cross_entropy: bool,
     ) -> Tensor:
         """Score one batch: values, of every feature if `owner` is None, and cross-entropies if requested, `[_, B]`."""
+
+        def eager() -> Tensor:
+            return self._score_eagerly(prompts, owner, layout, sharings, cross_entropy)
+
+        if not self._can_record(layout, cross_entropy):
+            return eager()
+        blocks = (PromptBlock(0, 0, len(prompts)),) if owner is None else blocks_of(owner)
+        batches: list[ForwardBatch] = []
+
+        def batch(shared: bool) -> ForwardBatch:
+            of_models = self._model_batches(prompts, layout, sharings if shared else {}, cross_entropy)
+            fluency = self.frame.fluency if cross_entropy else None
+            batches.append(ForwardBatch(self.features, blocks, owner is None, of_models, fluency))
+            return batches[-1]
+
+        ways = {SHARED: lambda: batch(True)} if sharings else {}
+        ways[WHOLE] = lambda: batch(False)
+        layout_key, magnitude = (layout, cross_entropy, owner is None), (len(prompts) - 1).bit_length()
+        states = tuple((m.state, m.other_hooks, m.versions, m.addresses, id(sharings.get(m))) for m in self.models)
+        reads = tuple((self._capture(m), self._needs_logits(m, cross_entropy), m in sharings) for m in self.models)
+        before = self.work.token_layers
+        scores = self.passes.run(
+            (*layout_key, tuple(block.feature for block in blocks), magnitude, states),
+            (*layout_key, len(blocks), magnitude, reads),
+            eager,
+            ways,
+        )
+        if batches:  # the pass may have been run several times; what it is worth counts once
+            self.work.token_layers = before
+            for model, part in batches[0].models.items():
+                capture, final = self._capture(model), self._needs_logits(model, cross_entropy)
+                self.work.add(model, part.tokens, capture, final)
+        return scores
+
+    def _can_record(self, layout: RowLayout, cross_entropy: bool) -> bool:
+        """Return whether passes can be recorded as graphs: on one CUDA device, without code of the user's in them."""
+        return (
+            self.share is not False
+            and all(model.is_recordable and model.device == self.model.device for model in self.models)
+            and (layout.terms > 0 or not cross_entropy)
+            and not any(feature.runs_user_code for feature in self.features)
+        )
+
+    def _model_batches(
+        self,
+        prompts: np.ndarray,
+        layout: RowLayout,
+        sharings: dict[HookedModel, PrefixSharing],
+        cross_entropy: bool,
+    ) -> dict[HookedModel, ModelBatch]:
+        """Prepare the rows of each model that is run for a pass of fixed shape."""
+        batches: dict[HookedModel, ModelBatch] = {}
+        for model in self.models:
+            final, capture = self._needs_logits(model, cross_entropy), self._capture(model)
+            rows = self.frame.rows(prompts, model)
+            if model in sharings and (final or capture):
+                batches[model] = PackedBatch(sharings[model], rows, final)
+            elif final or capture:
+                batches[model] = PlainBatch(model, layout, rows, capture, final)
+        return batches
+
+    def _same(self, ours: Tensor, known: Tensor) -> bool:
+        """Return whether two results of a pass differ by rounding at most, each quantity by itself."""
+        pairs = [(a.nan_to_num(), b.nan_to_num()) for a, b in zip(ours, known, strict=True)]
+        return torch.equal(ours.isnan(), known.isnan()) and all(is_close(a, b, self.model.dtype) for a, b in pairs)
+
+    def _score_eagerly(
+        self,
+        prompts: np.ndarray,
+        owner: np.ndarray | None,
+        layout: RowLayout,
+        sharings: dict[HookedModel, PrefixSharing],
+        cross_entropy: bool,
+    ) -> Tensor:
+        """Score one batch without a graph of the device; see :meth:`_score_batch`."""
         runs: dict[HookedModel, PackedPass] = {}
         for model, sharing in sharings.items():
             final = self._needs_logits(model, cross_entropy)

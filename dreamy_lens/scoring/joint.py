@@ -42,6 +42,14 @@ class JointScorer:
         models = tuple(dict.fromkeys(model for _, forward in self._forward for model in forward.models))
         bound = [s.bound for s in scorers]
         self._backward = BackwardScorer(bound, first.frame, models, size, share)
+        for scorer in self.scorers:
+            scorer.run_by = (*(forward.passes for _, forward in self._forward), self._backward.passes)
+
+    def release_graphs(self) -> None:
+        """Free the memory of recorded passes; later passes record them anew."""
+        for _, forward in self._forward:
+            forward.passes.clear()
+        self._backward.passes.clear()
 
     def scores(self, ids: Mapping[int, np.ndarray]) -> dict[int, Scores]:
         """Score prompts `[B_i, n]`, given by the number of their scorer; all prompts have one length."""

@@ -30,6 +30,12 @@ LEAST_ROWS = 128
 """Smallest number of rows in one product with the unembedding, because each product reads the whole matrix."""
 
 
+def chunk_size(device: torch.device, d_vocab: int) -> int:
+    """Return the number of nodes whose logits exist at one time."""
+    size = CHUNK.get(device.type, CHUNK["cpu"]) // max(1, d_vocab)
+    return max(LEAST_ROWS, size // ROUND * ROUND)
+
+
 class PackedPass:
     """Packed pass of one model.
 
@@ -81,8 +87,7 @@ class PackedPass:
 
     def logits(self, nodes: Int64[np.ndarray, " m"]) -> Iterator[tuple[slice, Float32[Tensor, "chunk d_vocab"]]]:
         """Yield the logits of these nodes chunk by chunk, each with its slice of `nodes`."""
-        size = CHUNK.get(self.final.device.type, CHUNK["cpu"]) // max(1, self.packed.model.vocabulary.size)
-        size = max(LEAST_ROWS, size // ROUND * ROUND)
+        size = chunk_size(self.final.device, self.packed.model.vocabulary.size)
         for start in range(0, len(nodes), size):
             part = slice(start, min(start + size, len(nodes)))
             wanted = nodes[part]
@@ -108,7 +113,7 @@ class PackedPass:
                 wanted, places = wanted.to(logits.device), places.to(logits.device)
             pairs = slice(int(ends[part.start]), int(ends[part.stop]))
             chosen.append(logits[places[pairs] - part.start, wanted[pairs]])
-            sums.append(_logsumexp_(logits))
+            sums.append(logsumexp_(logits))
         losses = torch.cat(sums)[places] - torch.cat(chosen)
         return torch.empty_like(losses).index_copy_(0, to_device(order, losses.device), losses).view(targets.shape)
 
@@ -189,7 +194,7 @@ class _Spread(Mapping[str, Tensor]):
         return len(self._reading.run.found)
 
 
-def _logsumexp_(logits: Float32[Tensor, "chunk d_vocab"]) -> Float32[Tensor, " chunk"]:
+def logsumexp_(logits: Float32[Tensor, "chunk d_vocab"]) -> Float32[Tensor, " chunk"]:
     """Compute logsumexp over the last axis in place: `torch.logsumexp` would copy logits that are not needed again."""
     most = logits.amax(-1, keepdim=True)
     most = most.masked_fill(most.isinf(), 0)

@@ -102,13 +102,17 @@ class PrefixSharing:
         packed = packed or self.packed
         assert packed is not None
         layout, device = self.layout, self.model.device
-        before = self._prefix(rows, final, packed)
+        before = self.prefix(rows, final, packed)
         packing = build_tree(rows, device, 0 if before is None else before.length)
-        cut = packing
-        if final and packed.depth(self.capture) < packed.model.n_layers and not self.everywhere:
-            cut = packing.truncate(layout.predicting.stop)
+        cut = packing.truncate(layout.predicting.stop) if self.truncates(final, packed) else packing
         found = packed.run(packing, self.capture, final=final, cut=cut, before=before)
         return PackedPass(packed, layout, rows, packing, cut, found, before, self._by_rows(packed))
+
+    def truncates(self, final: bool, packed: PackedRunner | None = None) -> bool:
+        """Return whether the last blocks of a pass compute only the positions that predict tokens of the prompt."""
+        packed = packed or self.packed
+        assert packed is not None
+        return final and packed.depth(self.capture) < packed.model.n_layers and not self.everywhere
 
     def _by_rows(self, packed: PackedRunner) -> frozenset[str]:
         """Return the hook points whose activations are stored for each row."""
@@ -116,8 +120,10 @@ class PrefixSharing:
             self._rows_of = {packed: packed.row_hooks(self.capture)}
         return self._rows_of[packed]
 
-    def _prefix(self, rows: np.ndarray, final: bool, packed: PackedRunner) -> PassCache | None:
+    def prefix(self, rows: np.ndarray, final: bool, packed: PackedRunner | None = None) -> PassCache | None:
         """Return the cached pass over the template's prefix, which the first call makes; None without a prefix."""
+        packed = packed or self.packed
+        assert packed is not None
         if not self.layout.prefix:
             return None
         if final not in self._kept:

@@ -19,6 +19,7 @@ from dreamy_lens.models.hooked_model import HookedModel, locked
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.scoring.backward import BackwardScorer
 from dreamy_lens.scoring.forward import ForwardScorer
+from dreamy_lens.scoring.graphs import GraphedPasses
 from dreamy_lens.scoring.prompts import PromptFrame, strip_bos
 from dreamy_lens.scoring.token_gradient import Gradient
 from dreamy_lens.scoring.work import Work
@@ -77,6 +78,7 @@ class Scorer:
         backward: Scorer of token gradients by backward passes.
         work: Account of what has been computed.
         together: Number of scorers that work side by side, which share the memory of their device.
+        run_by: Passes that score this scorer's prompts; those of a joint scorer, if there is one.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Scorer:
         self.backward = BackwardScorer([self.bound], self.frame, self.models, batch_size, share_prefixes)
         self.work = self.forward.work = self.backward.work = Work()
         self.together = 1
+        self.run_by: Sequence[GraphedPasses] = (self.forward.passes, self.backward.passes)
         self._checked: set[int] = set()
 
     @property
@@ -137,6 +140,16 @@ class Scorer:
         with locked(self.models):
             self.forward.invalidate_cache()
             self.backward.invalidate_cache()
+
+    def release_graphs(self) -> None:
+        """Free the memory of recorded passes; later passes record them anew."""
+        self.forward.passes.clear()
+        self.backward.passes.clear()
+
+    @property
+    def passes(self) -> dict[str, str]:
+        """How passes are run on an accelerator, by kind, with the times that were measured; empty on a CPU."""
+        return {passes.kind: str(passes) for passes in self.run_by if str(passes)}
 
     def score(self, ids: Any) -> Scores:
         """Compute value and cross-entropy of each prompt.

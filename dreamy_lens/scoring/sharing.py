@@ -44,9 +44,16 @@ class SharingScorer(JointScorer):
         super().__init__(scorers)
         first = scorers[0].forward
         self._for_all = ForwardScorer([s.bound for s in scorers], first.frame, first.batches.size, first.share)
+        for scorer in self.scorers:
+            scorer.run_by = (self._for_all.passes, self._backward.passes)
         self._kept: list[tuple[int, np.ndarray, Tensor]] = []  # number of the call, prompts, and scores for everyone
         self._on_host: dict[int, np.ndarray] = {}
         self._calls, self._taken = 0, [0] * len(scorers)
+
+    def release_graphs(self) -> None:
+        """Free the memory of recorded passes; later passes record them anew."""
+        super().release_graphs()
+        self._for_all.passes.clear()
 
     def scores_on_device(self, ids: Mapping[int, Any]) -> dict[int, Tensor]:
         """Return values and cross-entropies `[2, B_i]` on the model's device, by the number of their scorer."""

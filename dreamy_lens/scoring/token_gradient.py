@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -96,6 +98,19 @@ class Gradient:
             total = gradient if total is None else total + gradient
         assert total is not None
         return total
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """Tensors of all parts except the tables, then the scores; :meth:`of` is the inverse."""
+        parts = ((p.value, p.cross_entropy, p.value_charge, p.cross_entropy_charge, p.surprisal) for p in self.parts)
+        return (*itertools.chain(*parts), self.value, self.cross_entropy)
+
+    @staticmethod
+    def of(tensors: Sequence[Any], tables: Sequence[Tensor], fluency: int) -> Gradient:
+        """Make a gradient of its :attr:`tensors`, the embedding table of each part, and the fluency model's number."""
+        groups = (tensors[5 * i : 5 * i + 5] for i in range(len(tables)))
+        parts = tuple(ModelGradient(a, b, c, d, e, t) for (a, b, c, d, e), t in zip(groups, tables, strict=True))
+        return Gradient(parts, tensors[-2], tensors[-1], fluency)
 
     def part(self, rows: slice) -> Gradient:
         """Return the gradients of some of the prompts."""

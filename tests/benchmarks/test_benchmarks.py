@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dreamy_lens.scoring import graph_choice
 from tests.helpers import models
 
 ROOT = Path(__file__).parents[2]
@@ -381,3 +382,15 @@ def test_the_benchmark_panels(benchmark, monkeypatch, capsys, words):
     panels.main()
     printed = capsys.readouterr().out
     assert "prompts on its frontier" in printed if words else "median of 1: with" in printed
+
+
+def test_the_benchmark_launches(benchmark, monkeypatch, capsys):
+    launches = benchmark("launches")
+    monkeypatch.setattr(launches.dl, "load_model", lambda name: models.new_bridge("gpt2", models.raw_model("gpt2")))
+    monkeypatch.setattr(graph_choice, "clock", graph_choice.clock)  # put back afterwards
+    before, after = (launches.counts("gpt2", "epo", 12, patience)[-2] for patience in (1 << 60, 1))
+    assert after[0] < before[0] / 3 and (before[1], after[1]) == (0, 2) and before[2] == after[2] == 1
+    monkeypatch.setattr(launches, "counts", lambda model, search, iterations, patience: np.full((9, 3), 7))
+    monkeypatch.setattr("sys.argv", ["launches.py"])
+    launches.main()
+    assert "| epo | before | 7 | 7 | 7 |" in capsys.readouterr().out

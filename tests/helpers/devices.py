@@ -31,16 +31,33 @@ _DEPENDENT = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 @dataclass
 class Waits:
-    """The host's waits so far, each told by what it was and where it was asked for."""
+    """The host's waits so far, each told by what it was and where it was asked for.
+
+    Attributes:
+        seen: The waits.
+        unfinished: Copies from a device that a wait will finish.
+        graph: The graph that is being recorded.
+        kernels: Operations that the host started one by one; views are none.
+        launches: Graphs that the host started.
+        replayed: Operations of these graphs.
+        graphs: Graphs that were recorded.
+    """
 
     seen: list[str] = field(default_factory=list)
     unfinished: list[tuple[torch.device, torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    graph: Graph | None = None
+    kernels: int = 0
+    launches: int = 0
+    replayed: int = 0
+    graphs: int = 0
 
     def __len__(self) -> int:
         return len(self.seen)
 
     def note(self, what: str) -> None:
-        """One more."""
+        """One more; CUDA refuses to wait while it records a graph."""
+        if self.graph is not None:
+            raise RuntimeError(f"operation not permitted when stream is capturing: {what}")
         here = [f for f in traceback.extract_stack() if "torch" not in f.filename and not f.filename.endswith(__file__)]
         self.seen.append(f"{what} at " + " < ".join(f"{f.filename}:{f.lineno}" for f in reversed(here[-6:])))
 
@@ -56,6 +73,9 @@ class Stream:
     waits: Waits
     device: torch.device
 
+    def wait_stream(self, other: Stream) -> None:
+        """There is one stream, so nothing to wait for."""
+
     def synchronize(self) -> None:
         """Wait until all copies are done."""
         self.waits.note("a stream")
@@ -63,6 +83,54 @@ class Stream:
             if device == self.device:
                 copy.copy_(source)
         self.waits.unfinished = [entry for entry in self.waits.unfinished if entry[0] != self.device]
+
+
+class Graph:
+    """In the place of `torch.cuda.CUDAGraph`: the operations below autograd, which a replay repeats on their tensors.
+
+    What a replay computes goes where the recording put it, and is computed from what is now in the tensors that the
+    recorded operations read. No Python of the pass runs again.
+    """
+
+    def __init__(self, waits: Waits) -> None:
+        self.waits = waits
+        self.operations: list[tuple[Any, Any, Any, Any]] = []
+
+    def replay(self) -> None:
+        """All operations again."""
+        self.waits.launches += 1
+        with torch.no_grad():
+            for func, args, kwargs, out in self.operations:
+                kind = _kind(func)
+                if kind == "view":
+                    continue
+                self.waits.replayed += 1
+                new = func(*args, **kwargs)
+                if kind == "new":
+                    for to, x in zip(tree_leaves(out), tree_leaves(new), strict=True):
+                        if isinstance(to, torch.Tensor):
+                            to.detach().copy_(x)
+
+
+def _kind(func: Any) -> str:
+    """Whether an operation makes a new tensor, changes one, or only looks at one in another way."""
+    returns = [r.alias_info for r in func._schema.returns]
+    if any(a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments):
+        return "change"
+    return "view" if any(a is not None for a in returns) else "new"
+
+
+@contextlib.contextmanager
+def _recorded(graph: Graph, pool: Any = None, stream: Any = None, capture_error_mode: str = "global") -> Iterator[None]:
+    """In the place of `torch.cuda.graph`."""
+    assert graph.waits.graph is None and pool is not None and stream is not None
+    assert capture_error_mode == "thread_local"  # or another thread's work would be an error
+    graph.waits.graph = graph
+    try:
+        yield
+    finally:
+        graph.waits.graph = None
+    graph.waits.graphs += 1
 
 
 class Placed(torch.Tensor):
@@ -90,7 +158,7 @@ class Placed(torch.Tensor):
 
 
 class _Watch(TorchDispatchMode):
-    """Counts what a composite operation waits for inside."""
+    """Counts what a composite operation waits for inside, and the kernels; a graph being recorded gets them."""
 
     def __init__(self, waits: Waits) -> None:
         super().__init__()
@@ -103,7 +171,12 @@ class _Watch(TorchDispatchMode):
             counted = any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
         if counted:
             self.waits.note(name)
-        return func(*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        if self.waits.graph is not None:
+            self.waits.graph.operations.append((func, args, kwargs or {}, out))
+        elif _kind(func) != "view":
+            self.waits.kernels += 1
+        return out
 
 
 class Emulation(TorchFunctionMode):
@@ -129,6 +202,9 @@ class Emulation(TorchFunctionMode):
             pinned = args[0].clone()
             pinned.is_in_pinned_memory = True
             return pinned
+        if name == "copy_" and isinstance(args[0], Placed) and not isinstance(args[1], Placed):
+            if not (kwargs.get("non_blocking") and hasattr(args[1], "is_in_pinned_memory")):
+                self.waits.note("a copy to the device")
         if name == "copy_" and placed and not isinstance(args[0], Placed):
             if not kwargs.get("non_blocking"):
                 self.waits.note("a copy from the device")
@@ -170,7 +246,8 @@ class Emulation(TorchFunctionMode):
         device = kwargs.get("device")
         if device is None or _place(device).type != "cuda":
             return func(*args, **kwargs)
-        out = func(*args, **{**kwargs, "device": "cpu"})
+        with _Watch(self.waits):
+            out = func(*args, **{**kwargs, "device": "cpu"})
         if name in ("tensor", "as_tensor", "new_tensor") and out.numel():
             self.waits.note(f"torch.{name}")
         return Placed(out, _place(device))
@@ -240,6 +317,14 @@ def emulated(float64: bool = True) -> Iterator[Waits]:
     waits = Waits()
     with pytest.MonkeyPatch.context() as patch, Emulation(waits):
         patch.setattr(torch.cuda, "current_stream", waits.stream)
+        # Classes, because libraries name them in annotations.
+        patch.setattr(
+            torch.cuda, "Stream", type("Stream", (), {"__new__": lambda cls, device=None: waits.stream(device)})
+        )
+        patch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+        patch.setattr(torch.cuda, "CUDAGraph", type("CUDAGraph", (), {"__new__": lambda cls: Graph(waits)}))
+        patch.setattr(torch.cuda, "graph", _recorded)
+        patch.setattr(torch.cuda, "graph_pool_handle", object)
         if not float64:
             patch.setattr("dreamy_lens.models.transfer.WITHOUT_FLOAT64", {"cuda"})
         patch.setattr(f"{__name__}._HAS_FLOAT64", [float64])

@@ -210,6 +210,7 @@ def accelerator() -> Iterator[Waits]:
     stream = SimpleNamespace(synchronize=lambda: WAITS.note("asked to"))
     with pytest.MonkeyPatch.context() as patch, _Factories(), _Device():
         patch.setattr(torch.cuda, "current_stream", lambda device=None: stream)
+        patch.setattr("dreamy_lens.scoring.graphs.PATIENCE", 1 << 60)  # it has no graphs: tests/helpers/devices.py has
         yield WAITS
 
 

@@ -1,0 +1,268 @@
+"""Graphs of the device: passes that are recorded once and replayed without Python give the numbers of eager passes.
+
+The device is emulated: a replay repeats the operations that were recorded, on the tensors that they were recorded with.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import dreamy_lens as dl
+from dreamy_lens.analysis import doctor
+from dreamy_lens.models import device_graph, to_host
+from dreamy_lens.scoring import graph_choice
+from dreamy_lens.scoring.forward import SHARED, WHOLE
+from tests.helpers import devices, models
+from tests.helpers.devices import Waits
+from tests.helpers.dreams import SMALL
+from tests.helpers.scorers import make_scorer
+
+FEWEST, MOST = "fewest operations", "most operations"
+
+
+@pytest.fixture
+def waits() -> Iterator[Waits]:
+    with devices.emulated() as found:
+        yield found
+
+
+@pytest.fixture(params=[FEWEST])
+def clock(request, waits, monkeypatch):
+    """A clock that kernels started by the host move most, so that graphs win: those of whole rows, or the others."""
+    share = 1e-6 if request.param == FEWEST else -1e-6
+    monkeypatch.setattr(graph_choice, "clock", lambda: waits.kernels + 1e-3 * waits.launches + share * waits.replayed)
+
+
+def placed(name: str) -> Any:
+    bridge = models.new_bridge(name, models.raw_model(name))
+    devices.place(bridge, "cuda:0")
+    return bridge
+
+
+def children(rng: np.random.Generator, count: int, n: int = 6) -> np.ndarray:
+    """Prompts as a search makes them: two parents, and children that differ from them in one token."""
+    parents = rng.integers(1, 320, size=(2, n))
+    rows = parents[rng.integers(0, 2, count)]
+    rows[np.arange(count), rng.integers(0, n, count)] = rng.integers(1, 320, count)
+    return rows
+
+
+def close(found: Any, expected: Any) -> None:
+    np.testing.assert_allclose(found.value, expected.value, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(found.cross_entropy, expected.cross_entropy, atol=1e-5, rtol=1e-5)
+
+
+def alike(a: Any, b: Any) -> None:
+    """Two histories have the same prompts and populations, and the same numbers but for rounding."""
+    first, second = a.arrays(), b.arrays()
+    for name in set(first) - {"seconds", "token_layers"}:
+        exact = first[name].dtype.kind != "f" or name == "restarts"
+        np.testing.assert_allclose(first[name], second[name], 0 if exact else 1e-5, 0 if exact else 1e-5, err_msg=name)
+
+
+FEATURES = ["L1.N3", "logit(9) - logit(8)", "blocks.1.attn.hook_pattern[1, -1, 0]"]
+FEATURES += ["blocks.0.hook_resid_post[:, 3].max() - 0.1 * mean_cross_entropy()"]
+
+
+@pytest.mark.parametrize("clock", [FEWEST, MOST], indirect=True)
+@pytest.mark.parametrize("template", [{}, {"prefix": [5, 6, 7], "suffix": [8]}], ids=["alone", "template"])
+@pytest.mark.parametrize("name", models.FAMILIES)
+def test_replayed_passes_give_the_numbers_of_plain_ones(waits, clock, name, template):
+    bridge, own = placed(name), models.family(name).bridge
+    kinds = set()
+    # A feature each, so that all of them are tried on some family without trying every pair.
+    start = models.FAMILIES.index(name) + bool(template)
+    for feature in (FEATURES * 2)[start % 4 : start % 4 + 2]:
+        there, here = (make_scorer(feature, b, prepend_bos=True, **template) for b in (bridge, own))
+        rng = np.random.default_rng(0)
+        for size in (40, 44, 38, 41, 40, 43):
+            ids = children(rng, size)
+            close(there.score(ids), here.score(ids))
+        assert len(there.forward.passes) >= 1, there.passes
+        kinds |= {choice.way for choice in there.forward.passes.choices.values()}
+        for count in (4, 4, 4, 4, 3):
+            ids = children(rng, count)
+            slopes, usual = there.gradient(ids), here.gradient(ids)
+            for part in ("of_value", "of_cross_entropy"):
+                (slope,) = to_host(getattr(slopes, part)())
+                np.testing.assert_allclose(slope, getattr(usual, part)(), atol=1e-4, rtol=1e-4)
+        assert len(there.backward.passes) == 1, there.passes
+    assert waits.launches > 0 and kinds <= {SHARED, WHOLE}
+
+
+def test_both_kinds_of_graphs_are_tried_and_named(waits, clock):
+    scorer, rng = make_scorer("L1.N3", placed("gpt2")), np.random.default_rng(0)
+    for _ in range(4):
+        scorer.score(children(rng, 40))
+    (choice,) = scorer.forward.passes.choices.values()
+    assert set(choice.milliseconds) == {"eager", SHARED, WHOLE} and not choice.dropped
+    assert scorer.passes["scoring"].startswith(choice.way) and choice.way in (SHARED, WHOLE)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("search", ["epo", "frontier"])
+def test_runs_take_the_steps_that_they_take_on_a_cpu(waits, clock, search):
+    settings = {**SMALL, "search": search, "iterations": 9, "children": 12}
+    if search == "frontier":
+        settings = {k: v for k, v in settings.items() if k not in ("population", "top_k", "restart_every")}
+    run = dl.dream("L1.N3", placed("gpt2"), **settings)
+    alike(run.history, dl.dream("L1.N3", models.family("gpt2").bridge, **settings).history)
+    assert waits.launches > 3 and set(run.passes) == {"scoring", "gradients"}
+    assert not len(run.session.scorer.forward.passes) and not len(run.session.scorer.backward.passes)  # freed
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_runs_side_by_side_replay_graphs(waits, clock, shared):
+    features = ["L0.N3", "L1.N3", "blocks.1.hook_resid_post[-1, 3]"]
+    settings = {**SMALL, "iterations": 9, "children": 12}
+    if shared:
+        settings = {"search": dl.FrontierSearch(children=12, length=5, share_prompts=True), "iterations": 6}
+        settings |= {"progress": False}
+    alone = dl.dream(features, models.family("llama").bridge, **settings)
+    before = waits.launches
+    runs = dl.dream(features, placed("llama"), **settings)
+    for run, own in zip(runs, alone, strict=True):
+        alike(run.history, own.history)
+        assert run.passes
+    assert waits.launches > before
+
+
+def test_a_fluency_model_and_a_latent_are_recorded_too(waits, clock, tmp_path):
+    bridge, other = placed("gpt2"), placed("gpt2")
+    own = models.family("gpt2").bridge
+    there = make_scorer("L1.N3", bridge, fluency_model=other)
+    here = make_scorer("L1.N3", own, fluency_model=own)
+    rng = np.random.default_rng(1)
+    for size in (40, 40, 40, 41, 39):
+        ids = children(rng, size)
+        close(there.score(ids), here.score(ids))
+    assert len(there.forward.passes) >= 1
+
+
+def test_a_steady_iteration_starts_two_graphs_and_waits_once(waits, clock, monkeypatch):
+    marks: list[tuple[int, int, int]] = []
+    take = dl.runs.Dream.take
+
+    def taken(run: Any, step: Any) -> None:
+        marks.append((waits.kernels, waits.launches, len(waits)))
+        take(run, step)
+
+    monkeypatch.setattr(dl.runs.Dream, "take", taken)
+    dl.dream("L1.N3", placed("gpt2"), **{**SMALL, "iterations": 24, "children": 24, "search": "epo"})
+    kernels, launches, waited = np.diff(np.array(marks), axis=0)[10:-1].T
+    assert np.median(kernels) <= 64, kernels
+    assert (launches[kernels <= 64] == 2).all() and (waited[kernels <= 64] == 1).all()
+
+
+def test_slower_graphs_are_not_used_and_that_is_remembered(waits, monkeypatch):
+    monkeypatch.setattr(graph_choice, "clock", lambda: waits.launches - 1e-6 * waits.kernels)
+    bridge, rng = placed("gpt2"), np.random.default_rng(0)
+    for _ in range(2):
+        scorer = make_scorer("L1.N3", bridge)
+        for _ in range(5):
+            scorer.score(children(rng, 40))
+        assert scorer.passes["scoring"].startswith("eager (") and SHARED in scorer.passes["scoring"]
+        assert not len(scorer.forward.passes)
+    assert waits.graphs == 2  # of the two kinds, for the first scorer alone
+
+
+def test_passes_that_cannot_be_recorded_stay_eager_with_one_line_in_the_log(waits, clock, monkeypatch, caplog):
+    def refuse(*arguments: Any) -> None:
+        raise RuntimeError("CUDA error: operation not supported\non this card")
+
+    monkeypatch.setattr(device_graph.DeviceGraph, "__init__", refuse)
+    scorer, here = make_scorer("L1.N3", placed("gpt2")), make_scorer("L1.N3", models.family("gpt2").bridge)
+    rng = np.random.default_rng(0)
+    with caplog.at_level(logging.INFO, "dreamy_lens"):
+        for _ in range(8):
+            ids = children(rng, 40)
+            close(scorer.score(ids), here.score(ids))
+    lines = [record.getMessage() for record in caplog.records]
+    why = "cannot be run as graph over shared prefixes here: RuntimeError: CUDA error: operation not supported."
+    assert len(lines) == 2 and why in lines[0]
+    assert scorer.passes["scoring"].startswith("eager")
+
+
+def test_graphs_with_other_numbers_are_dropped(waits, clock, monkeypatch):
+    replay = device_graph.DeviceGraph.replay
+
+    def wrong(graph: Any) -> Any:
+        out = replay(graph)
+        out[0].add_(0.01)
+        return out
+
+    monkeypatch.setattr(device_graph.DeviceGraph, "replay", wrong)
+    scorer, here = make_scorer("L1.N3", placed("gpt2")), make_scorer("L1.N3", models.family("gpt2").bridge)
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        ids = children(rng, 40)
+        close(scorer.score(ids), here.score(ids))
+    assert "its numbers differ" in scorer.passes["scoring"] and not len(scorer.forward.passes)
+
+
+@pytest.mark.parametrize("how", ["in place", "replaced"])
+def test_edits_of_weights_are_seen(waits, clock, how):
+    bridge, own = placed("gpt2"), models.new_bridge("gpt2", models.raw_model("gpt2"))
+    there, rng = make_scorer("L1.N3", bridge), np.random.default_rng(0)
+    for _ in range(6):
+        there.score(children(rng, 40))
+    assert len(there.forward.passes) >= 1
+    for one in (bridge, own):
+        module = one.original_model.transformer.h[1].mlp.c_fc
+        if how == "in place":
+            with torch.no_grad():
+                module.weight.mul_(1.5)
+        else:
+            module.weight = torch.nn.Parameter(own.original_model.transformer.h[1].mlp.c_fc.weight.detach() * 0.5)
+            if one is bridge:
+                devices.place(bridge, "cuda:0")
+        if hasattr(one, "renew"):
+            one.renew()
+    if how == "replaced":
+        there.invalidate_cache()
+        there.model.renew()
+    here = make_scorer("L1.N3", own)
+    for _ in range(6):
+        ids = children(rng, 40)
+        close(there.score(ids), here.score(ids))
+
+
+def test_code_of_the_users_is_never_recorded(waits, clock):
+    seen = []
+
+    def counted(activations: Any) -> Any:
+        seen.append(1)
+        return activations["blocks.0.hook_resid_post"][:, -1].std(1)
+
+    feature = dl.custom("spread", ["blocks.0.hook_resid_post"], counted)
+    scorer = make_scorer(feature, placed("gpt2"))
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        scorer.score(children(rng, 40))
+        scorer.gradient(children(rng, 4))
+    assert len(seen) >= 12 and not waits.graphs
+
+
+def test_the_account_of_work_is_that_of_eager_passes(waits, clock):
+    bridge, rng = placed("gpt2"), np.random.default_rng(0)
+    there, here = make_scorer("L1.N3", bridge), make_scorer("L1.N3", models.family("gpt2").bridge)
+    there.score(children(rng, 40)), here.score(children(rng, 40))
+    for _ in range(6):
+        ids = children(rng, 40)
+        before = there.work.token_layers, here.work.token_layers
+        there.score(ids), here.score(ids)
+        there_by, here_by = there.work.token_layers - before[0], here.work.token_layers - before[1]
+        assert there_by == here_by or there_by == 40 * 7 * 2  # of whole rows, if those are faster
+
+
+def test_the_doctor_names_the_ways(waits, clock):
+    bridge = placed("gpt2")
+    findings = {finding.check: finding for finding in doctor.examine("L1.N3", bridge, length=6)}
+    assert "graph" in findings["scoring on cuda:0"].seen and "eager" in findings["scoring on cuda:0"].seen
+    assert "graph" in findings["gradients on cuda:0"].seen
