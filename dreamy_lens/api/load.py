@@ -72,8 +72,7 @@ def kind_of(path: str) -> str:
     """
     from dreamy_lens.cluster.shared_folder import SharedFolder
     from dreamy_lens.results.storage import RUN, read_folder
-    from dreamy_lens.scan.scan_folder import CHECKPOINT_FILE
-    from dreamy_lens.scan.storage import HEADER
+    from dreamy_lens.scan.storage import CHECKPOINT_FILE, HEADER
     from dreamy_lens.sweeps.plan import MANIFEST
 
     if "://" in path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from dreamy_lens._host import silenced
 from dreamy_lens.errors import ModelError, SettingsError, keywords_of, quoted
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from dreamy_lens.scan.examples import Examples
 
 
+@silenced
 def max_activating(
     features: Any,
     model: Any = None,

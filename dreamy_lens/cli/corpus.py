@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 import dreamy_lens as dl
+from dreamy_lens._host import say
 from dreamy_lens.cli.commands import Commands
 from dreamy_lens.cli.options import (
     add_model,
@@ -20,6 +21,7 @@ from dreamy_lens.cli.options import (
     ray_keywords,
     write_page,
 )
+from dreamy_lens.corpus.documentation import notice_of_scan
 from dreamy_lens.errors import SettingsError, shorten
 
 SHOWN = 5
@@ -75,6 +77,8 @@ def _scan(options: argparse.Namespace) -> int:
                 f"--html writes the page of a single feature, and there are {count:,} features; leave out --html, or "
                 "name one feature"
             )
+    if options.corpus is None:
+        say(notice_of_scan(options.tokens, "--tokens 500k", "--corpus SOURCE"))
     announce(f"Scanning {options.corpus or 'the documentation of installed packages'}", options)
     corpus, progress = _open_corpus(options), progress_of(options)
     examples = dl.max_activating(
@@ -163,6 +167,8 @@ def add_card(commands: Commands) -> None:
 
 
 def _card(options: argparse.Namespace) -> None:
+    if options.examples is None and options.corpus is None:
+        say(notice_of_scan(options.tokens, "--tokens 500k", "--corpus SOURCE"))
     model, windows = load_selected_model(options), _window_keywords(options)
     dream: dict[str, Any] = {name: windows.pop(name) for name in ("length", "prepend_bos")} | {"seed": options.seed}
     dream |= {} if options.iterations is None else {"iterations": options.iterations}

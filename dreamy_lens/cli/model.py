@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
+from typing import Any
 
 import dreamy_lens as dl
+from dreamy_lens._files import cached_json
+from dreamy_lens._host import versions
 from dreamy_lens.cli.commands import Commands
 from dreamy_lens.cli.options import add_model, add_page, add_quiet, announce, load_selected_model
 from dreamy_lens.errors import DreamyLensError, quoted
+
+HookPoints = tuple[str, list[str], list[tuple[str, Any]]]
 
 
 def add_attribute(commands: Commands) -> None:
@@ -42,22 +48,51 @@ def add_hooks(commands: Commands) -> None:
 
 
 def _hooks(options: argparse.Namespace) -> int:
-    from dreamy_lens.models.hook_points import hook_points
-    from dreamy_lens.models.hooked_model import nearest
+    from dreamy_lens.models.names import matches, nearest
 
-    model = load_selected_model(options)
+    name, names, every = _hook_points(options)
     pattern = " ".join(options.pattern)
-    points = hook_points(model, pattern)
+    points = [(point, shape) for point, shape in every if matches(point, pattern)]
     if not points:
-        near = nearest(pattern, model.hook_names())
+        near = nearest(pattern, names)
         advice = f"nearest: {', '.join(near)}" if near else "`dreamy-lens hooks` without a word lists all"
-        print(f"dreamy-lens: no hook point of {model.name} matches {quoted(pattern)}; {advice}.", file=sys.stderr)
+        print(f"dreamy-lens: no hook point of {name} matches {quoted(pattern)}; {advice}.", file=sys.stderr)
         return 1
-    width = max(len(point.name) for point in points)
-    for point in points:
-        shape = "never reached" if point.shape is None else "[" + ", ".join(map(str, point.shape)) + "]"
-        print(f"{point.name:<{width}}  {shape}")
+    width = max(len(point) for point, _ in points)
+    for point, shape in points:
+        text = "never reached" if shape is None else "[" + ", ".join(map(str, shape)) + "]"
+        print(f"{point:<{width}}  {text}")
     return 0
+
+
+def _hook_points(options: argparse.Namespace) -> HookPoints:
+    """Return the name of the model, the names of its hook points, and its hook points with their shapes.
+
+    Those of a folder are kept in the cache until one of its files or a library changes, so that a second call needs no
+    model. The Hub may have another version of a model at any time, so that a model with an id is loaded every time.
+    """
+    from dreamy_lens.models.embedded import EMBEDDED_NAME, FOLDER
+
+    def compute() -> HookPoints:
+        from dreamy_lens.models.hook_points import hook_points
+
+        model = load_selected_model(options)
+        points = [(point.name, None if point.shape is None else list(point.shape)) for point in hook_points(model)]
+        return model.name, list(model.hook_names()), points
+
+    embedded = options.model in (None, EMBEDDED_NAME)
+    folder = FOLDER if embedded else Path(options.model).expanduser()
+    try:
+        files = sorted(file for file in folder.iterdir() if file.is_file())
+        states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    except (OSError, ValueError, RuntimeError):
+        states = []
+    if not states:
+        return compute()
+    libraries = versions("dreamy-lens", "torch", "transformers", "transformer-lens")
+    key = [options.model, str(folder.resolve()), states, options.device, options.dtype, libraries]
+    name, names, points = cached_json("hooks", key, compute)
+    return name, names, points
 
 
 def add_doctor(commands: Commands) -> None:

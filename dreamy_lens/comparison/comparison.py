@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dreamy_lens._files import check_page, write_text
+from dreamy_lens._host import working
 from dreamy_lens.comparison.content import ComparisonContent
 from dreamy_lens.comparison.figure import comparison_figure
 from dreamy_lens.comparison.page import comparison_fragment, comparison_page
@@ -74,7 +75,8 @@ class Comparison(ComparisonContent):
         """
         if path is not None:
             check_page(path, "figures.save(comparison.figure(), path) writes pictures.")
-        text = comparison_page(self, top=top, dreams=dreams)
+        with working("Making the page"):
+            text = comparison_page(self, top=top, dreams=dreams)
         if path is not None:
             write_text(path, text)
         return text

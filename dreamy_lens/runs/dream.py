@@ -20,15 +20,16 @@ from dreamy_lens.results.prompt import Prompt
 from dreamy_lens.runs import report, saving
 from dreamy_lens.runs.progress import advance
 from dreamy_lens.runs.recorded_run import RecordedRun
-from dreamy_lens.runs.session import Session
 from dreamy_lens.runs.spec import RunRecord
 from dreamy_lens.search.config import budget_text, iterations_text
-from dreamy_lens.search.protocol import Search
 from dreamy_lens.search.steps import Step
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+    from dreamy_lens.runs.session import Session
+    from dreamy_lens.search.protocol import Search
 
 
 class Dream(RecordedRun):

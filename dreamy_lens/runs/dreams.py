@@ -12,16 +12,12 @@ from dreamy_lens._files import check_page, write_text
 from dreamy_lens._host import working
 from dreamy_lens.errors import RunFolderError, SettingsError
 from dreamy_lens.features.parser import parse
-from dreamy_lens.models.hooked_model import keep_hooks
 from dreamy_lens.results.merged import Merged, merge
 from dreamy_lens.runs.controls import RunControls
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.progress import advance
 from dreamy_lens.runs.saving import check_free, check_name
 from dreamy_lens.runs.worker import FAILED, PAUSED, RUNNING, STOPPED, RunWorker
-from dreamy_lens.scoring.joint import JointScorer
-from dreamy_lens.scoring.sharing import SharingScorer
-from dreamy_lens.search.joint import drive_together
 from dreamy_lens.search.steps import Step
 
 if TYPE_CHECKING:
@@ -280,6 +276,11 @@ class Dreams(RunControls, Sequence["Dream"]):
         Raises:
             SettingsError: The prompts of the runs have different lengths, so they do not fit into the same passes.
         """
+        from dreamy_lens.models.hooked_model import keep_hooks
+        from dreamy_lens.scoring.joint import JointScorer
+        from dreamy_lens.scoring.sharing import SharingScorer
+        from dreamy_lens.search.joint import drive_together
+
         lengths = sorted({run.config.length for run in self.runs})
         if len(lengths) > 1:
             raise SettingsError(
