@@ -12,6 +12,8 @@ from dreamy_lens._files import cached_json
 from dreamy_lens._host import versions
 from dreamy_lens.cli.commands import Commands
 from dreamy_lens.cli.options import add_model, add_page, add_quiet, announce, load_selected_model
+from dreamy_lens.cli.output import add_output, print_json, print_result
+from dreamy_lens.cli.strip import print_strip
 from dreamy_lens.errors import DreamyLensError, quoted
 
 HookPoints = tuple[str, list[str], list[tuple[str, Any]]]
@@ -26,6 +28,7 @@ def add_attribute(commands: Commands) -> None:
     substitutes = "number of substitutes to try at each position (default 32)"
     parser.add_argument("-k", type=int, default=32, metavar="N", help=substitutes)
     add_page(parser, "write the coloured tokens as a self-contained page")
+    add_output(parser, "all substitutes")
     add_quiet(parser, "do not say what is being done")
 
 
@@ -33,10 +36,12 @@ def _attribute(options: argparse.Namespace) -> None:
     model = load_selected_model(options)
     announce(f"Attributing {options.feature} to the tokens of the prompt", options)
     attribution = dl.attribution(options.feature, options.prompt, model, options.k, prepend_bos=options.prepend_bos)
-    print(attribution)
-    if options.html:
-        attribution.to_html(options.html)
-        print(f"Written: {options.html}")
+
+    def as_text() -> None:
+        print_strip(attribution)
+        print(attribution)
+
+    print_result(attribution, options, as_text)
 
 
 def add_hooks(commands: Commands) -> None:
@@ -45,6 +50,7 @@ def add_hooks(commands: Commands) -> None:
     words = "words that the name must contain; or a pattern, as in '*hook_post'"
     parser.add_argument("pattern", nargs="*", metavar="WORD", help=words)
     add_model(parser, bos=False)
+    add_output(parser, "the hook points")
 
 
 def _hooks(options: argparse.Namespace) -> int:
@@ -59,10 +65,24 @@ def _hooks(options: argparse.Namespace) -> int:
         print(f"dreamy-lens: no hook point of {name} matches {quoted(pattern)}; {advice}.", file=sys.stderr)
         return 1
     width = max(len(point) for point, _ in points)
-    for point, shape in points:
-        text = "never reached" if shape is None else "[" + ", ".join(map(str, shape)) + "]"
-        print(f"{point:<{width}}  {text}")
+
+    def as_text() -> None:
+        for point, shape in points:
+            print(f"{point:<{width}}  {_shape_text(shape)}")
+
+    def table() -> Any:
+        import pandas as pd
+
+        return pd.DataFrame({"name": [p for p, _ in points], "shape": [_shape_text(shape) for _, shape in points]})
+
+    rows = [{"name": point, "shape": shape} for point, shape in points]
+    print_result(None, options, as_text, {"kind": "HookPoints", "model": name, "table": rows}, table)
     return 0
+
+
+def _shape_text(shape: Any) -> str:
+    """Return the shape of a hook point in words."""
+    return "never reached" if shape is None else "[" + ", ".join(map(str, shape)) + "]"
 
 
 def _hook_points(options: argparse.Namespace) -> HookPoints:
@@ -91,7 +111,7 @@ def _hook_points(options: argparse.Namespace) -> HookPoints:
         return compute()
     libraries = versions("dreamy-lens", "torch", "transformers", "transformer-lens")
     key = [options.model, str(folder.resolve()), states, options.device, options.dtype, libraries]
-    name, names, points = cached_json("hooks", key, compute)
+    name, names, points = cached_json("hook-points", key, compute)
     return name, names, points
 
 
@@ -101,18 +121,26 @@ def add_doctor(commands: Commands) -> None:
     feature = "feature to check, see below; without it, only the model is checked"
     parser.add_argument("feature", metavar="FEATURE", nargs="?", help=feature)
     add_model(parser)
+    add_output(parser)
 
 
 def _doctor(options: argparse.Namespace) -> int:
     from dreamy_lens.analysis.doctor import Finding, examine
 
-    failed = False
+    findings = []
+
+    def note(finding: Finding) -> None:
+        findings.append(finding)
+        if not options.json:
+            print(finding, flush=True)
+
     try:
         model = load_selected_model(options)
     except DreamyLensError as error:
-        print(Finding(False, "the model loads", str(error)))
-        return 1
-    for finding in examine(options.feature, model, prepend_bos=options.prepend_bos):
-        print(finding, flush=True)
-        failed |= finding.passed is False
-    return int(failed)
+        note(Finding(False, "the model loads", str(error)))
+    else:
+        for finding in examine(options.feature, model, prepend_bos=options.prepend_bos):
+            note(finding)
+    if options.json:
+        print_json({"kind": "Findings", "feature": options.feature, "findings": findings})
+    return int(any(finding.passed is False for finding in findings))

@@ -231,7 +231,12 @@ def write_page(result: Any, options: argparse.Namespace) -> None:
     """Write the page of a result, if the options have `--html`, and print its path."""
     if options.html:
         result.to_html(options.html)
-        print(f"Written: {Path(options.html).resolve()}")
+        report_file(options.html, options)
+
+
+def report_file(path: str, options: argparse.Namespace) -> None:
+    """Print the path of a file that was written; beside a JSON document on stdout, print it on stderr."""
+    print(f"Written: {Path(path).resolve()}", file=sys.stderr if getattr(options, "json", False) else sys.stdout)
 
 
 def flag_of(name: str) -> str:

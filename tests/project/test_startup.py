@@ -48,11 +48,15 @@ def saved(tmp_path_factory):
     runs[0].frontier.best().attribution(k=2).save(folder / "attribution.json")
     runs.of("L2.N17").save(folder / "merged.json")
     dl.sweep("L2.N17", seeds=2, out=folder / "sweep", **SMALL)
-    dl.max_activating("L2.N17", corpus=TEXTS, length=4, k=4, out=folder / "scan")
+    examples = dl.max_activating("L2.N17", corpus=TEXTS, length=4, k=4, out=folder / "scan")
+    dl.compare(runs, examples).save(folder / "comparison.json")
     return folder
 
 
-@pytest.mark.parametrize("name", ["run", "runs", "sweep", "scan", "frontier.json", "attribution.json", "merged.json"])
+FILES = ["frontier.json", "attribution.json", "merged.json", "comparison.json"]
+
+
+@pytest.mark.parametrize("name", ["run", "runs", "sweep", "scan", *FILES])
 def test_what_is_saved_is_shown_without_torch(saved, name):
     assert imported_by("show", str(saved / name)) == "[]"
 
