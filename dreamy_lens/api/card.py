@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import fields
@@ -13,6 +14,7 @@ from dreamy_lens.analysis.logit_effects import logit_effect
 from dreamy_lens.api.compare import compare
 from dreamy_lens.api.dream import dream, load_run
 from dreamy_lens.api.max_activating import max_activating
+from dreamy_lens.api.signatures import show_settings
 from dreamy_lens.comparison.card import Card, attribute_prompts
 from dreamy_lens.comparison.compatibility import check_same_fluency, examples_of, open_examples
 from dreamy_lens.comparison.merged_runs import fluency_model_of, merge_runs_of, model_of, prompt_length
@@ -145,3 +147,9 @@ def _check_scan_settings(scan: Mapping[str, Any] | None, examples: Any) -> dict[
     if unknown := [name for name in settings if name not in known]:
         raise SettingsError(f"scan= has no setting {', '.join(map(repr, unknown))}; there are: {', '.join(known)}.")
     return settings
+
+
+_OF_DREAM = {name: each.default for name, each in inspect.signature(dream).parameters.items()}
+"""Keywords of `dream` with their defaults; the card takes those that it does not have itself as settings."""
+
+show_settings(card, _OF_DREAM, without=("feature", "model", "progress", "wait"))

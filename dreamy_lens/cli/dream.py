@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from pathlib import Path
 from typing import Any
 
 import dreamy_lens as dl
+from dreamy_lens._files import expanded
 from dreamy_lens.cli.commands import Commands
 from dreamy_lens.cli.corpus import print_windows
 from dreamy_lens.cli.options import (
@@ -73,7 +73,7 @@ def _dream(options: argparse.Namespace) -> int:
             options.misused("--seed and --seeds are both given; keep one")
         if options.seeds is not None and options.seeds < 1:
             options.misused(f"--seeds {options.seeds}: give a count, at least 1")
-        if options.out is not None and (Path(options.out) / RUN).is_file():  # the error of dream() speaks of Python
+        if options.out is not None and (expanded(options.out) / RUN).is_file():  # the error of dream() speaks of Python
             raise RunFolderError(
                 f"{options.out!r} already holds a run; continue it with --resume {shlex.quote(options.out)}, choose "
                 "another name, or delete it first."
