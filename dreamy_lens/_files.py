@@ -231,7 +231,7 @@ def check_folder_name(folder: StrPath, what: str, instead: str = "") -> None:
     Raises:
         FileWriteError: The name ends like that of a file.
     """
-    if not expanded(folder).is_dir():
+    if not os.path.isdir(expanded(folder)):
         check_ending(folder, (), f"{what}, which is a folder,", instead)
 
 
