@@ -43,6 +43,15 @@ _REMEDIES = {
 }
 
 
+def expanded(path: StrPath) -> Path:
+    """Return a path with "~" replaced by the home folder. A path of a user who does not exist stays as it is.
+
+    >>> expanded("runs/L2.N17").parts
+    ('runs', 'L2.N17')
+    """
+    return Path(os.path.expanduser(path))
+
+
 @contextlib.contextmanager
 def replacing(path: StrPath) -> Iterator[Path]:
     """Replace a file or folder in one step, when the `with` block ends.
@@ -78,7 +87,7 @@ def write_whole(path: StrPath, data: bytes) -> Path:
         path: File to write or to replace.
         data: Content of the file.
     """
-    file = Path(path)
+    file = expanded(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as temporary:
         write_synced(temporary, data)
@@ -222,7 +231,7 @@ def check_folder_name(folder: StrPath, what: str, instead: str = "") -> None:
     Raises:
         FileWriteError: The name ends like that of a file.
     """
-    if not os.path.isdir(folder):
+    if not os.path.isdir(expanded(folder)):
         check_ending(folder, (), f"{what}, which is a folder,", instead)
 
 
@@ -286,7 +295,7 @@ def check_writable(folder: StrPath) -> None:
         folder: Folder, which need not exist.
     """
     # Permission bits do not decide everything, so try to create a folder in the nearest parent that exists.
-    path = Path(os.path.realpath(folder))
+    path = Path(os.path.realpath(expanded(folder)))
     for parent in (path, *path.parents):
         try:
             os.lstat(parent)  # raises another error if, for example, a name is too long

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
 import platform
+import re
 import sys
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from dreamy_lens import _waiting
+from dreamy_lens._waiting import in_kernel, is_watched
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-def in_kernel() -> bool:
-    """Return whether the process is a Jupyter kernel, where displayed output goes into the current cell."""
-    module = sys.modules.get("IPython")
-    shell = module.get_ipython() if module is not None else None
-    return shell is not None and hasattr(shell, "kernel")
+_SILENT: ContextVar[bool] = ContextVar("dreamy_lens_silent", default=False)
+"""Whether a function was called with `progress=False`, so that what it calls says nothing either."""
+
+_BAR = re.compile(r" *\|[^|]*\| *")
 
 
 def is_notebook() -> bool:
@@ -27,21 +34,58 @@ def is_notebook() -> bool:
     return marimo is not None and bool(marimo.running_in_notebook())
 
 
-def is_watched() -> bool:
-    """Return whether a user would see a progress bar: in a Jupyter kernel or a terminal."""
-    return in_kernel() or sys.stderr.isatty()
+@contextlib.contextmanager
+def reporting(progress: bool | None) -> Iterator[None]:
+    """Keep everything in the block silent if `progress` is False: what it calls need not pass the keyword on.
+
+    Args:
+        progress: Keyword of a public function: whether to show progress; None leaves it as it is.
+    """
+    token = _SILENT.set(_SILENT.get() or progress is False)
+    try:
+        yield
+    finally:
+        _SILENT.reset(token)
+
+
+def silenced(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function and everything that it calls silent when its keyword `progress` is False.
+
+    Args:
+        function: Function, which keeps its signature and its documentation.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **keywords: P.kwargs) -> R:
+        with reporting(False if keywords.get("progress") is False else None):
+            return function(*args, **keywords)
+
+    return call
 
 
 @contextlib.contextmanager
-def working(what: str, shown: bool | None = None) -> Iterator[None]:
-    """Write a line to stderr if the block takes longer than two seconds.
+def working(what: str, shown: bool | None = None, at_once: bool = False) -> Iterator[None]:
+    """Say on stderr what the block does if it takes longer than two seconds, and in logs again every half minute.
 
     Args:
         what: What the block does, as in "Loading the model".
-        shown: Whether to write it; None writes it where a user would see a progress bar.
+        shown: Whether to say it; None says it unless the caller is silent, see :func:`reporting`.
+        at_once: Whether a user who watches is told at the beginning of the block.
     """
-    with _waiting.announced(what) if (is_watched() if shown is None else shown) else contextlib.nullcontext():
+    silent = _SILENT.get() if shown is None else not shown
+    with contextlib.nullcontext() if silent else _waiting.announced(what, at_once=at_once):
         yield
+
+
+def say(line: str, shown: bool | None = None) -> None:
+    """Write a line on what is going to be done; see :func:`working`.
+
+    Args:
+        line: Sentence to write.
+        shown: Whether to write it; None writes it unless the caller is silent.
+    """
+    if not (_SILENT.get() if shown is None else not shown):
+        _waiting.write_line(line)
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -63,12 +107,48 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def progress_bar(shown: bool | None, **options: Any) -> Any:
-    """Return a tqdm progress bar, which is a widget in notebooks.
+    """Return a tqdm progress bar: a widget in notebooks, and in logs a line every half minute.
 
     Args:
-        shown: Whether to show the bar; None shows it in Jupyter kernels and terminals.
+        shown: Whether to show the bar, also where nobody watches; None shows it in Jupyter kernels and terminals, and
+            lines elsewhere.
         **options: Arguments of `tqdm`.
     """
     from tqdm.auto import tqdm
 
-    return tqdm(disable=not (is_watched() if shown is None else shown), dynamic_ncols=True, **options)
+    silent = _SILENT.get() if shown is None else not shown
+    if silent or shown or is_watched():
+        return tqdm(disable=silent, dynamic_ncols=True, **options)
+    return _line_bar()(**options)
+
+
+@functools.cache
+def _line_bar() -> type:
+    """Return a class of progress bars for logs, which say a line every half minute."""
+    from tqdm.std import tqdm
+
+    class LineBar(tqdm):
+        """Progress bar that is written as lines without a bar."""
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**{**options, "file": io.StringIO(), "mininterval": 1e9, "delay": 1e9})
+            reference = weakref.ref(self)
+
+            def tell(passed: float) -> None:
+                bar = reference()
+                if bar is not None:
+                    _waiting.write_line(_BAR.sub(" ", str(bar), count=1).strip())
+
+            self._ticker = _waiting.Ticker(tell, _waiting.QUIET_SECONDS, _waiting.LOG_SECONDS)
+
+        def refresh(self, *arguments: Any, **keywords: Any) -> None:
+            """Write nothing: the lines come at their times."""
+
+        def close(self) -> None:
+            """End the lines."""
+            ticker = getattr(self, "_ticker", None)
+            if ticker is not None:
+                ticker.stop()
+            super().close()
+
+    return LineBar

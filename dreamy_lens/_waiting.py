@@ -1,8 +1,13 @@
-"""Waits for something outside this process: each has a limit, says what it waits for, and ends on Ctrl-C."""
+"""Waits and other work that takes long: each says what it does; a wait has a limit, and ends on Ctrl-C.
+
+Lines go to stderr. Where nobody watches (stderr is a file or a pipe, and the process is no notebook), they go to the
+logger `dreamy_lens.progress` if the program has set up logging, and are repeated every half minute.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import sys
@@ -20,6 +25,13 @@ VARIABLE = "DREAMY_LENS_TIMEOUT"
 
 QUIET_SECONDS = 2.0
 """Seconds after which a wait says what it waits for."""
+
+LOG_SECONDS = 30.0
+"""Seconds between two lines on the same work where nobody watches."""
+
+LOG = logging.getLogger("dreamy_lens.progress")
+if LOG.level == logging.NOTSET:  # the program may have silenced it
+    LOG.setLevel(logging.INFO)
 
 SLICE_SECONDS = 0.2
 """Seconds that one wait lasts: Python notices Ctrl-C at the end of it, at the latest."""
@@ -46,27 +58,84 @@ def limit(default: float) -> float:
     return seconds
 
 
+def in_kernel() -> bool:
+    """Return whether the process is a Jupyter kernel, where displayed output goes into the current cell."""
+    module = sys.modules.get("IPython")
+    shell = module.get_ipython() if module is not None else None
+    return shell is not None and hasattr(shell, "kernel")
+
+
+def is_watched() -> bool:
+    """Return whether a user would see a progress bar: in a Jupyter kernel or a terminal."""
+    try:
+        return in_kernel() or sys.stderr.isatty()
+    except (AttributeError, ValueError):  # there is no stderr, or it is closed
+        return False
+
+
+def write_line(line: str) -> None:
+    """Write a line on what is being done: to stderr, or where nobody watches, to the program's log if it has one."""
+    with contextlib.suppress(Exception):  # stderr may be closed
+        if is_watched() or not LOG.hasHandlers():
+            if is_watched() or LOG.isEnabledFor(logging.INFO):
+                print(line, file=sys.stderr, flush=True)
+        else:
+            LOG.info(line)
+
+
+class Ticker:
+    """Thread that calls a function after some seconds, and again at intervals, until :meth:`stop`.
+
+    Args:
+        function: Function to call with the seconds since the beginning.
+        first: Seconds until the first call.
+        every: Seconds between two calls; None calls once.
+    """
+
+    def __init__(self, function: Callable[[float], object], first: float, every: float | None) -> None:
+        self._function, self._first, self._every = function, first, every
+        self._ended = threading.Event()
+        with contextlib.suppress(RuntimeError):  # the system can start no thread, or the interpreter exits
+            threading.Thread(target=self._work, name="dreamy_lens: progress", daemon=True).start()
+
+    def _work(self) -> None:
+        start, due = time.monotonic(), self._first
+        while not self._ended.wait(max(0.0, start + due - time.monotonic())):
+            with contextlib.suppress(Exception):
+                self._function(time.monotonic() - start)
+            if self._every is None:
+                return
+            due += self._every
+
+    def stop(self) -> None:
+        """End the calls."""
+        self._ended.set()
+
+
 @contextlib.contextmanager
-def announced(what: str, seconds: float | None = None) -> Iterator[None]:
-    """Write a line to stderr if the block takes longer than :data:`QUIET_SECONDS`.
+def announced(what: str, seconds: float | None = None, at_once: bool = False) -> Iterator[None]:
+    """Say what the block does if it takes longer than :data:`QUIET_SECONDS`; where nobody watches, say it repeatedly.
 
     Args:
         what: What the block does, as in "Waiting for the browser".
         seconds: Limit of the wait; None does not mention one.
+        at_once: Whether a user who watches is told at the beginning of the block.
     """
+    bound = "" if seconds is None else f", at most {seconds:g} s (Ctrl-C ends it)"
+    watched = is_watched()
+    if at_once and watched:
+        write_line(f"{what}{bound} ...")
+        yield
+        return
 
-    def say() -> None:
-        bound = "" if seconds is None else f", at most {seconds:g} s (Ctrl-C ends it)"
-        with contextlib.suppress(Exception):  # stderr may be closed
-            print(f"{what}{bound} ...", file=sys.stderr, flush=True)
+    def tell(passed: float) -> None:
+        write_line(f"{what}{bound} ..." if passed < LOG_SECONDS else f"{what}{bound} ... ({passed:.0f} s)")
 
-    timer = threading.Timer(QUIET_SECONDS, say)
-    timer.daemon = True
-    timer.start()
+    ticker = Ticker(tell, QUIET_SECONDS, None if watched else LOG_SECONDS)
     try:
         yield
     finally:
-        timer.cancel()
+        ticker.stop()
 
 
 def within(seconds: float, what: str, function: Callable[[], T]) -> T:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from huggingface_hub import constants
 
 import dreamy_lens as dl
 from dreamy_lens import _waiting
-from dreamy_lens._host import working
+from dreamy_lens._host import progress_bar, say, silenced, working
 from dreamy_lens.cluster import RayConfig, ray_cluster
 from dreamy_lens.corpus.files import ReadOptions, file_shards
 from dreamy_lens.corpus.paths import File
@@ -67,15 +68,77 @@ def test_a_limit_is_a_positive_number(monkeypatch, text):
         _waiting.limit(7)
 
 
-def test_what_takes_long_says_what_it_does(monkeypatch, capsys):
+@pytest.fixture
+def watched(monkeypatch):
+    """A process whose stderr is a terminal, and a wait that counts as long after 0.05 seconds."""
     monkeypatch.setattr(_waiting, "QUIET_SECONDS", 0.05)
+    monkeypatch.setattr(_waiting, "is_watched", lambda: True)
+
+
+def test_what_takes_long_says_what_it_does(watched, capsys):
     for shown in (True, False, None):
         with working(f"Working {shown}", shown):
             time.sleep(0.3)
-    assert capsys.readouterr().err == "Working True ...\n"  # None is for terminals and notebooks
+    assert capsys.readouterr().err == "Working True ...\nWorking None ...\n"
     with _waiting.announced("Waiting for it", 60):
         time.sleep(0.3)
     assert capsys.readouterr().err == "Waiting for it, at most 60 s (Ctrl-C ends it) ...\n"
+    with working("Importing", at_once=True):
+        assert capsys.readouterr().err == "Importing ...\n"
+
+
+def test_what_is_called_with_progress_false_is_silent_all_through(watched, capsys):
+    @silenced
+    def work(progress: bool | None = None) -> None:
+        with working("Working"):
+            say("Now the other part.")
+            with progress_bar(None, desc="parts", total=2) as bar:
+                time.sleep(0.2)
+                assert bar.disable == (progress is False)
+
+    work(progress=False)
+    assert capsys.readouterr().err == ""
+    work()
+    assert "Working ..." in capsys.readouterr().err
+
+
+def test_a_log_gets_lines_at_intervals_and_no_bar(monkeypatch, capsys, caplog):
+    monkeypatch.setattr(_waiting, "QUIET_SECONDS", 0.05)
+    monkeypatch.setattr(_waiting, "LOG_SECONDS", 0.1)
+    with progress_bar(None, desc="sweep", total=4, unit="run") as bar:
+        bar.update(1)
+        bar.set_postfix_str("best value 3")
+        time.sleep(0.5)
+    lines = [record.getMessage() for record in caplog.records if record.name == "dreamy_lens.progress"]
+    assert len(lines) >= 2 and all(re.match(r"sweep: +25% 1/4 \[.*best value 3\]$", line) for line in lines), lines
+    caplog.clear()
+    with working("Computing"):
+        time.sleep(0.5)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) >= 2 and lines[0] == "Computing ..." and re.match(r"Computing \.\.\. \(\d+ s\)$", lines[-1])
+    time.sleep(0.2)
+    assert len(caplog.records) == len(lines)  # nothing more after the end
+    assert capsys.readouterr().err == ""  # which is for programs without a log
+    with progress_bar(False, total=4) as bar:
+        assert bar.disable
+
+
+def test_a_program_without_a_log_gets_the_lines_on_stderr():
+    script = """
+import logging, time
+from dreamy_lens import _waiting
+from dreamy_lens._host import progress_bar, working
+_waiting.QUIET_SECONDS = 0.02
+def work(name):
+    with working(name), progress_bar(None, total=2, desc="parts of " + name):
+        time.sleep(0.5)
+work("first")
+logging.getLogger("dreamy_lens.progress").setLevel("WARNING")
+work("second")
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert sorted(line[:15] for line in ran.stderr.splitlines()) == ["first ...", "parts of first:"]
+    assert "\r" not in ran.stderr and ran.stdout == ""
 
 
 def test_ctrl_c_ends_a_wait():

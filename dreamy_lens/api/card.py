@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from dreamy_lens._files import check_page
-from dreamy_lens._host import working
+from dreamy_lens._host import say, silenced, working
 from dreamy_lens.analysis.logit_effects import logit_effect
 from dreamy_lens.api.compare import compare
 from dreamy_lens.api.dream import dream, load_run
 from dreamy_lens.api.max_activating import max_activating
+from dreamy_lens.api.signatures import show_settings
 from dreamy_lens.comparison.card import Card, attribute_prompts
 from dreamy_lens.comparison.compatibility import check_same_fluency, examples_of, open_examples
 from dreamy_lens.comparison.merged_runs import fluency_model_of, merge_runs_of, model_of, prompt_length
 from dreamy_lens.corpus import Corpus, open_corpus
+from dreamy_lens.corpus.documentation import notice_of_scan
 from dreamy_lens.errors import FileWriteError, SettingsError, warn
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
@@ -27,6 +30,7 @@ SCAN_SETTINGS = tuple(field.name for field in fields(ScanConfig) if field.name !
 """Settings of a scan that `scan=` accepts, besides `out` and `cache`. The BOS is that of the runs."""
 
 
+@silenced
 def card(
     feature: Any,
     model: Any = None,
@@ -92,6 +96,8 @@ def card(
         raise SettingsError(
             "Both corpus= and examples= are given, but examples come from a corpus already; keep one of them."
         )
+    if examples is None and corpus is None:
+        say(notice_of_scan(scan_settings.get("tokens"), 'scan={"tokens": "500k"}', "corpus=..."), progress)
     expression = parse(feature)
     if isinstance(run, (str, os.PathLike)):
         run = load_run(run, model)
@@ -141,3 +147,9 @@ def _check_scan_settings(scan: Mapping[str, Any] | None, examples: Any) -> dict[
     if unknown := [name for name in settings if name not in known]:
         raise SettingsError(f"scan= has no setting {', '.join(map(repr, unknown))}; there are: {', '.join(known)}.")
     return settings
+
+
+_OF_DREAM = {name: each.default for name, each in inspect.signature(dream).parameters.items()}
+"""Keywords of `dream` with their defaults; the card takes those that it does not have itself as settings."""
+
+show_settings(card, _OF_DREAM, without=("feature", "model", "progress", "wait"))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dreamy_lens._host import working
+from dreamy_lens._host import silenced, working
 from dreamy_lens.comparison.build import build_comparison
 from dreamy_lens.comparison.comparison import Comparison
 from dreamy_lens.comparison.merged_runs import merge_runs
@@ -15,6 +15,7 @@ from dreamy_lens.errors import SettingsError, names_keywords, quoted
 from dreamy_lens.scan.page import QUANTILES
 
 
+@silenced
 @names_keywords
 def compare(
     runs: Any,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
-from dreamy_lens._host import working
+from dreamy_lens._host import silenced, working
 from dreamy_lens.api.signatures import search_settings, show_settings
 from dreamy_lens.errors import SettingsError, keywords_of, names_keywords
 from dreamy_lens.features.parser import parse
@@ -16,7 +16,6 @@ from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.dreams import Dreams, folders_of
 from dreamy_lens.runs.progress import advance
 from dreamy_lens.runs.spec import RunSpec
-from dreamy_lens.runs.start import new_run, side_by_side
 from dreamy_lens.search.config import SearchConfig, configs_of_seeds
 from dreamy_lens.search.constraints import Constraint
 from dreamy_lens.search.optimizers import as_settings
@@ -34,6 +33,7 @@ def dream(
 def dream(feature: Any, model: Any = None, *, seeds: Iterable[int] | int, **settings: Any) -> Dreams: ...
 @overload
 def dream(feature: Any, model: Any = None, *, seeds: None = None, **settings: Any) -> Dream: ...
+@silenced
 def dream(
     feature: Any,
     model: Any = None,
@@ -111,6 +111,8 @@ def dream(
         for folder in folders_of(save_to, len(features) * len(configs)) if several else [save_to]:
             saving.check_free(folder)
     hooked = as_hooked(model)
+    from dreamy_lens.runs.start import new_run, side_by_side  # needs torch, which takes seconds to import
+
     options: dict[str, Any] = {
         "start": start,
         "constraints": constraints,

@@ -20,15 +20,16 @@ def load(path: str | os.PathLike[str], model: Any = None, *, fluency_model: Any 
 
     Args:
         path: Folder of a run (`run.save`), of several (`runs.save`), of a sweep (`dl.sweep(out=)`) or of a scan
-            (`dl.max_activating(out=)`); or a JSON file of a frontier, of merged runs or of an attribution.
+            (`dl.max_activating(out=)`); or a JSON file of a frontier, of merged runs, of an attribution
+            (`.save`) or of a comparison (`comparison.save`).
         model: Model to continue with or to compute with; None is the model that was saved, loaded when it is needed.
         fluency_model: Fluency model of runs that had one; None is the one that was saved.
         feature: Feature of a single run whose text alone cannot rebuild it; see :func:`dreamy_lens.load_run`.
 
     Returns:
         :class:`Dream`, :class:`Dreams`, :class:`~dreamy_lens.sweeps.Sweep`, :class:`~dreamy_lens.scan.Examples`,
-        :class:`~dreamy_lens.results.Frontier`, :class:`~dreamy_lens.results.Merged` or
-        :class:`~dreamy_lens.results.Attribution`.
+        :class:`~dreamy_lens.results.Frontier`, :class:`~dreamy_lens.results.Merged`,
+        :class:`~dreamy_lens.results.Attribution` or :class:`~dreamy_lens.comparison.Comparison`.
 
     Raises:
         RunFolderError: There is nothing at the path, or nothing that dreamy_lens saved, or it is damaged.
@@ -72,8 +73,7 @@ def kind_of(path: str) -> str:
     """
     from dreamy_lens.cluster.shared_folder import SharedFolder
     from dreamy_lens.results.storage import RUN, read_folder
-    from dreamy_lens.scan.scan_folder import CHECKPOINT_FILE
-    from dreamy_lens.scan.storage import HEADER
+    from dreamy_lens.scan.storage import CHECKPOINT_FILE, HEADER
     from dreamy_lens.sweeps.plan import MANIFEST
 
     if "://" in path:
@@ -102,12 +102,14 @@ def kind_of(path: str) -> str:
 
 def _load_file(path: str) -> Any:
     """Open a JSON file of a result, by the format that it names."""
+    from dreamy_lens.comparison import comparison, storage
     from dreamy_lens.results import attribution, frontier, merged
 
     kinds = {
         frontier.FORMAT: frontier.Frontier,
         merged.FORMAT: merged.Merged,
         attribution.FORMAT: attribution.Attribution,
+        storage.FORMAT: comparison.Comparison,
     }
     content: Any = None
     with suppress(OSError, ValueError):
@@ -115,7 +117,7 @@ def _load_file(path: str) -> Any:
     form = content.get("format") if isinstance(content, dict) else None
     if form not in kinds:
         raise RunFolderError(
-            f"{quoted(path)} is a file, and not one of a frontier, of merged runs or of an attribution; a run, a sweep "
-            "and a scan are folders."
+            f"{quoted(path)} is a file, and not one of a frontier, of merged runs, of an attribution or of a "
+            "comparison; a run, a sweep and a scan are folders."
         )
     return kinds[form].load(Path(path).expanduser())

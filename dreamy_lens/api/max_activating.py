@@ -5,6 +5,8 @@ from __future__ import annotations
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from dreamy_lens._host import silenced
+from dreamy_lens.api.signatures import scan_settings, show_settings
 from dreamy_lens.errors import ModelError, SettingsError, keywords_of, quoted
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from dreamy_lens.scan.examples import Examples
 
 
+@silenced
 def max_activating(
     features: Any,
     model: Any = None,
@@ -103,6 +106,9 @@ def max_activating(
     local = [None if reference is None else reference.loaded("cpu") for reference in models]
     scan = Scan(features, local[0], corpus, config, local[1])
     return ClusterScan(scan, *models, ray_config).run(out=out, cache=cache, progress=progress)
+
+
+show_settings(max_activating, scan_settings())
 
 
 def _loaded(model: Any, corpus: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from dreamy_lens.errors import FeatureError, FeatureSyntaxError, quoted
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import parse
+from dreamy_lens.scan.config import ScanConfig
 from dreamy_lens.search.optimizers import default_search, searches, settings_of_searches
 
 
@@ -24,6 +26,11 @@ def search_settings() -> dict[str, Any]:
         if setting.name not in defaults or usual in owners:
             defaults[setting.name] = getattr(kinds[usual if usual in owners else owners[0]](), setting.name)
     return defaults
+
+
+def scan_settings() -> dict[str, Any]:
+    """Return the settings of a scan with their defaults."""
+    return {field.name: field.default for field in dataclasses.fields(ScanConfig)}
 
 
 def show_settings(function: Any, settings: Mapping[str, Any], without: Iterable[str] = ()) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dreamy_lens._files import StrPath
+from dreamy_lens._host import silenced
 from dreamy_lens.api.signatures import search_settings, show_settings
 from dreamy_lens.cluster.ray_cluster import RayConfig
 from dreamy_lens.cluster.shared_folder import SharedFolder
@@ -16,6 +17,7 @@ from dreamy_lens.sweeps.plan import MANIFEST, Plan
 from dreamy_lens.sweeps.sweep import Sweep
 
 
+@silenced
 def sweep(
     features: Any,
     model: Any = None,

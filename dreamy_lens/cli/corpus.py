@@ -7,6 +7,8 @@ import warnings
 from typing import Any
 
 import dreamy_lens as dl
+from dreamy_lens._files import check_file
+from dreamy_lens._host import say
 from dreamy_lens.cli.commands import Commands
 from dreamy_lens.cli.options import (
     add_model,
@@ -18,8 +20,10 @@ from dreamy_lens.cli.options import (
     model_keywords,
     progress_of,
     ray_keywords,
-    write_page,
+    report_file,
 )
+from dreamy_lens.cli.output import add_output, document_of, print_result
+from dreamy_lens.corpus.documentation import notice_of_scan
 from dreamy_lens.errors import SettingsError, shorten
 
 SHOWN = 5
@@ -55,6 +59,7 @@ def add_scan(commands: Commands) -> None:
         help="windows in one pass through the model; default: chosen automatically",
     )
     add_page(parser, "write a self-contained page; only for a single feature")
+    add_output(parser, "the features")
     add_quiet(parser)
     add_ray(parser)
 
@@ -75,17 +80,21 @@ def _scan(options: argparse.Namespace) -> int:
                 f"--html writes the page of a single feature, and there are {count:,} features; leave out --html, or "
                 "name one feature"
             )
+    if options.corpus is None:
+        say(notice_of_scan(options.tokens, "--tokens 500k", "--corpus SOURCE"))
     announce(f"Scanning {options.corpus or 'the documentation of installed packages'}", options)
     corpus, progress = _open_corpus(options), progress_of(options)
     examples = dl.max_activating(
         options.feature, corpus=corpus, progress=progress, **_window_keywords(options), **keywords
     )
-    print(examples)
-    print_windows(examples)
-    if examples.folder is not None:
-        print(f"\nIn {examples.folder}")
-    if options.html:
-        write_page(examples.of(0), options)
+
+    def as_text() -> None:
+        print(examples)
+        print_windows(examples)
+        if examples.folder is not None:
+            print(f"\nIn {examples.folder}")
+
+    print_result(examples, options, as_text, page=examples.of(0) if options.html else None)
     return int(options.out is not None and examples.folder is None)  # a warning has said why
 
 
@@ -130,20 +139,26 @@ def add_compare(commands: Commands) -> None:
     corpus = "search this whole corpus for the text of the dreams, not only the kept windows"
     parser.add_argument("--corpus", metavar="SOURCE", help=corpus)
     add_page(parser)
+    add_output(parser, "the dreams and the windows")
+    saved = "save the comparison in this file, which `dreamy-lens show` opens"
+    parser.add_argument("--out", metavar="FILE", help=saved)
 
 
 def _compare(options: argparse.Namespace) -> None:
     from dreamy_lens.comparison.content import SEARCH_ALL
     from dreamy_lens.scan.examples import Examples
 
+    if options.out:
+        check_file(options.out)
     runs = [dl.load_run(path) for path in options.runs]
     examples = Examples.load(options.examples)
     run = runs[0] if len(runs) == 1 else runs
     comparison = dl.compare(run, examples, limits=options.limit, corpus=options.corpus)
-    print(str(comparison).replace(SEARCH_ALL, "--corpus SOURCE"))
-    if options.html:
-        comparison.to_html(options.html)
-        print(f"Written: {options.html}")
+    text = str(comparison).replace(SEARCH_ALL, "--corpus SOURCE")
+    print_result(comparison, options, lambda: print(text))
+    if options.out:
+        comparison.save(options.out)
+        report_file(options.out, options)
 
 
 def add_card(commands: Commands) -> None:
@@ -159,10 +174,13 @@ def add_card(commands: Commands) -> None:
     parser.add_argument("--examples", metavar="DIR", help="folder of examples to show; default: scan the corpus")
     parser.add_argument("--iterations", type=int, metavar="N", help="iterations of the new run (default 300)")
     add_page(parser, "file to write the page to", required=True)
+    add_output(parser)
     add_quiet(parser, "show no progress bars")
 
 
 def _card(options: argparse.Namespace) -> None:
+    if options.examples is None and options.corpus is None:
+        say(notice_of_scan(options.tokens, "--tokens 500k", "--corpus SOURCE"))
     model, windows = load_selected_model(options), _window_keywords(options)
     dream: dict[str, Any] = {name: windows.pop(name) for name in ("length", "prepend_bos")} | {"seed": options.seed}
     dream |= {} if options.iterations is None else {"iterations": options.iterations}
@@ -171,7 +189,10 @@ def _card(options: argparse.Namespace) -> None:
     keywords |= {"scan": windows} if options.examples is None else {}
     announce(f"Making the card of {options.feature}", options)
     corpus = _open_corpus(options) if options.examples is None else None
-    write_page(dl.card(options.feature, model, corpus, progress=progress_of(options), **keywords), options)
+    card = dl.card(options.feature, model, corpus, progress=progress_of(options), **keywords)
+    effect = {"promoted": card.logit_effect.promoted, "suppressed": card.logit_effect.suppressed}
+    comparison = document_of(card.comparison) if options.json else {}
+    print_result(card, options, lambda: None, {"kind": "Card", "comparison": comparison, "logit_effect": effect})
 
 
 # Options.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from pathlib import Path
 from typing import Any
 
 import dreamy_lens as dl
-from dreamy_lens._files import write_text
+from dreamy_lens._files import expanded
 from dreamy_lens.cli.commands import Commands
 from dreamy_lens.cli.corpus import print_windows
 from dreamy_lens.cli.options import (
@@ -23,9 +22,10 @@ from dreamy_lens.cli.options import (
     given_settings,
     load_selected_model,
     progress_of,
-    write_page,
 )
-from dreamy_lens.cli.sweep import print_sweep
+from dreamy_lens.cli.output import add_output, print_result
+from dreamy_lens.cli.sweep import print_sweep, report_failed
+from dreamy_lens.comparison.content import SEARCH_ALL
 from dreamy_lens.errors import RunFolderError
 from dreamy_lens.results.storage import RUN
 from dreamy_lens.runs.dreams import folders_of
@@ -43,6 +43,7 @@ def add_dream(commands: Commands) -> None:
     seeds = "number of runs with the seeds 0 to N - 1, side by side, instead of --seed; --out then holds a folder each"
     parser.add_argument("--seeds", type=int, metavar="N", help=seeds)
     add_page(parser)
+    add_output(parser, "the frontier")
     add_settings(parser)
     add_start(parser)
     parser.add_argument(
@@ -72,7 +73,7 @@ def _dream(options: argparse.Namespace) -> int:
             options.misused("--seed and --seeds are both given; keep one")
         if options.seeds is not None and options.seeds < 1:
             options.misused(f"--seeds {options.seeds}: give a count, at least 1")
-        if options.out is not None and (Path(options.out) / RUN).is_file():  # the error of dream() speaks of Python
+        if options.out is not None and (expanded(options.out) / RUN).is_file():  # the error of dream() speaks of Python
             raise RunFolderError(
                 f"{options.out!r} already holds a run; continue it with --resume {shlex.quote(options.out)}, choose "
                 "another name, or delete it first."
@@ -94,8 +95,7 @@ def _dream(options: argparse.Namespace) -> int:
             seeds=options.seeds,
             **settings,
         )
-    _print_runs(run)
-    write_page(run, options)
+    print_result(run, options, lambda: _print_runs(run))
     return int(run.worker is not None and run.worker.save_error is not None)  # a warning has said why
 
 
@@ -133,12 +133,13 @@ def _saved_run(options: argparse.Namespace) -> Any:
 def add_show(commands: Commands) -> None:
     """Add the command `show`."""
     parser = commands.add("show", _show)
-    path = "folder of a run, of several runs, of a sweep or of a scan; or JSON file of a frontier or an attribution"
+    path = "folder of a run, of several runs, of a sweep or of a scan; or JSON file of a comparison, "
+    path += "of an attribution, of a frontier or of merged runs"
     parser.add_argument("path", metavar="PATH", help=path)
     limit = "print only the best prompt with at most this cross-entropy, in nats per token"
     parser.add_argument("--max-cross-entropy", type=float, metavar="X", help=limit)
     add_page(parser, "write a self-contained page; this loads the model")
-    parser.add_argument("--csv", metavar="FILE", help="write the table of what is shown as CSV")
+    add_output(parser, "what is shown")
 
 
 def _show(options: argparse.Namespace) -> None:
@@ -147,17 +148,14 @@ def _show(options: argparse.Namespace) -> None:
     if options.html and not hasattr(result, "to_html"):
         options.misused(f"--html writes no page of {kind}; leave it out")
     if options.max_cross_entropy is None:
-        _print_result(result)
+        print_result(result, options, lambda: _print_result(result))
     elif kind in ("Dream", "Dreams", "Merged", "Frontier"):
-        frontier = getattr(result, "frontier", result)
-        best = frontier.best(max_cross_entropy=options.max_cross_entropy)
-        print(f"{best.text!r}\nvalue {best.value:.4g}, cross-entropy {best.cross_entropy:.2f}, ids {list(best.ids)}")
+        best = getattr(result, "frontier", result).best(max_cross_entropy=options.max_cross_entropy)
+        ids = list(best.ids)
+        text = f"{best.text!r}\nvalue {best.value:.4g}, cross-entropy {best.cross_entropy:.2f}, ids {ids}"
+        print_result(result, options, lambda: print(text), {"kind": "Prompt", **best.to_dict()})
     else:
         options.misused(f"--max-cross-entropy is for runs, and this is {kind}; leave it out")
-    if options.csv:
-        write_text(options.csv, result.to_pandas().to_csv(index=False))
-        print(f"Written: {options.csv}")
-    write_page(result, options)
 
 
 def _print_runs(result: Any) -> None:
@@ -173,6 +171,10 @@ def _print_result(result: Any) -> None:
     kind = type(result).__name__
     if kind == "Sweep":
         print_sweep(result)
+        report_failed(result)
+        return
+    if kind == "Comparison":
+        print(str(result).replace(SEARCH_ALL, "--corpus SOURCE"))
         return
     _print_runs(result)
     if kind == "Dream":

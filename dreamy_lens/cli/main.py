@@ -12,6 +12,7 @@ from importlib import import_module
 
 import dreamy_lens as dl
 from dreamy_lens._files import TABLES, check_ending, check_file, check_page
+from dreamy_lens._host import reporting
 from dreamy_lens.cli.commands import COMMANDS, Commands
 from dreamy_lens.errors import DreamyLensError
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         _check_files(options)
-        with _warnings_in_words():
+        with _warnings_in_words(), reporting(False if getattr(options, "quiet", False) else None):
             status = options.run(options) or 0
         sys.stdout.flush()
         return status

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
+from typing import Any
 
 import dreamy_lens as dl
+from dreamy_lens._files import cached_json
+from dreamy_lens._host import versions
 from dreamy_lens.cli.commands import Commands
 from dreamy_lens.cli.options import add_model, add_page, add_quiet, announce, load_selected_model
+from dreamy_lens.cli.output import add_output, print_json, print_result
+from dreamy_lens.cli.strip import print_strip
 from dreamy_lens.errors import DreamyLensError, quoted
+
+HookPoints = tuple[str, list[str], list[tuple[str, Any]]]
 
 
 def add_attribute(commands: Commands) -> None:
@@ -20,6 +28,7 @@ def add_attribute(commands: Commands) -> None:
     substitutes = "number of substitutes to try at each position (default 32)"
     parser.add_argument("-k", type=int, default=32, metavar="N", help=substitutes)
     add_page(parser, "write the coloured tokens as a self-contained page")
+    add_output(parser, "all substitutes")
     add_quiet(parser, "do not say what is being done")
 
 
@@ -27,10 +36,12 @@ def _attribute(options: argparse.Namespace) -> None:
     model = load_selected_model(options)
     announce(f"Attributing {options.feature} to the tokens of the prompt", options)
     attribution = dl.attribution(options.feature, options.prompt, model, options.k, prepend_bos=options.prepend_bos)
-    print(attribution)
-    if options.html:
-        attribution.to_html(options.html)
-        print(f"Written: {options.html}")
+
+    def as_text() -> None:
+        print_strip(attribution)
+        print(attribution)
+
+    print_result(attribution, options, as_text)
 
 
 def add_hooks(commands: Commands) -> None:
@@ -39,25 +50,69 @@ def add_hooks(commands: Commands) -> None:
     words = "words that the name must contain; or a pattern, as in '*hook_post'"
     parser.add_argument("pattern", nargs="*", metavar="WORD", help=words)
     add_model(parser, bos=False)
+    add_output(parser, "the hook points")
 
 
 def _hooks(options: argparse.Namespace) -> int:
-    from dreamy_lens.models.hook_points import hook_points
-    from dreamy_lens.models.hooked_model import nearest
+    from dreamy_lens.models.names import matches, nearest
 
-    model = load_selected_model(options)
+    name, names, every = _hook_points(options)
     pattern = " ".join(options.pattern)
-    points = hook_points(model, pattern)
+    points = [(point, shape) for point, shape in every if matches(point, pattern)]
     if not points:
-        near = nearest(pattern, model.hook_names())
+        near = nearest(pattern, names)
         advice = f"nearest: {', '.join(near)}" if near else "`dreamy-lens hooks` without a word lists all"
-        print(f"dreamy-lens: no hook point of {model.name} matches {quoted(pattern)}; {advice}.", file=sys.stderr)
+        print(f"dreamy-lens: no hook point of {name} matches {quoted(pattern)}; {advice}.", file=sys.stderr)
         return 1
-    width = max(len(point.name) for point in points)
-    for point in points:
-        shape = "never reached" if point.shape is None else "[" + ", ".join(map(str, point.shape)) + "]"
-        print(f"{point.name:<{width}}  {shape}")
+    width = max(len(point) for point, _ in points)
+
+    def as_text() -> None:
+        for point, shape in points:
+            print(f"{point:<{width}}  {_shape_text(shape)}")
+
+    def table() -> Any:
+        import pandas as pd
+
+        return pd.DataFrame({"name": [p for p, _ in points], "shape": [_shape_text(shape) for _, shape in points]})
+
+    rows = [{"name": point, "shape": shape} for point, shape in points]
+    print_result(None, options, as_text, {"kind": "HookPoints", "model": name, "table": rows}, table)
     return 0
+
+
+def _shape_text(shape: Any) -> str:
+    """Return the shape of a hook point in words."""
+    return "never reached" if shape is None else "[" + ", ".join(map(str, shape)) + "]"
+
+
+def _hook_points(options: argparse.Namespace) -> HookPoints:
+    """Return the name of the model, the names of its hook points, and its hook points with their shapes.
+
+    Those of a folder are kept in the cache until one of its files or a library changes, so that a second call needs no
+    model. The Hub may have another version of a model at any time, so that a model with an id is loaded every time.
+    """
+    from dreamy_lens.models.embedded import EMBEDDED_NAME, FOLDER
+
+    def compute() -> HookPoints:
+        from dreamy_lens.models.hook_points import hook_points
+
+        model = load_selected_model(options)
+        points = [(point.name, None if point.shape is None else list(point.shape)) for point in hook_points(model)]
+        return model.name, list(model.hook_names()), points
+
+    embedded = options.model in (None, EMBEDDED_NAME)
+    folder = FOLDER if embedded else Path(options.model).expanduser()
+    try:
+        files = sorted(file for file in folder.iterdir() if file.is_file())
+        states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    except (OSError, ValueError, RuntimeError):
+        states = []
+    if not states:
+        return compute()
+    libraries = versions("dreamy-lens", "torch", "transformers", "transformer-lens")
+    key = [options.model, str(folder.resolve()), states, options.device, options.dtype, libraries]
+    name, names, points = cached_json("hook-points", key, compute)
+    return name, names, points
 
 
 def add_doctor(commands: Commands) -> None:
@@ -66,18 +121,26 @@ def add_doctor(commands: Commands) -> None:
     feature = "feature to check, see below; without it, only the model is checked"
     parser.add_argument("feature", metavar="FEATURE", nargs="?", help=feature)
     add_model(parser)
+    add_output(parser)
 
 
 def _doctor(options: argparse.Namespace) -> int:
     from dreamy_lens.analysis.doctor import Finding, examine
 
-    failed = False
+    findings = []
+
+    def note(finding: Finding) -> None:
+        findings.append(finding)
+        if not options.json:
+            print(finding, flush=True)
+
     try:
         model = load_selected_model(options)
     except DreamyLensError as error:
-        print(Finding(False, "the model loads", str(error)))
-        return 1
-    for finding in examine(options.feature, model, prepend_bos=options.prepend_bos):
-        print(finding, flush=True)
-        failed |= finding.passed is False
-    return int(failed)
+        note(Finding(False, "the model loads", str(error)))
+    else:
+        for finding in examine(options.feature, model, prepend_bos=options.prepend_bos):
+            note(finding)
+    if options.json:
+        print_json({"kind": "Findings", "feature": options.feature, "findings": findings})
+    return int(any(finding.passed is False for finding in findings))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import Field, fields
-from pathlib import Path
 from typing import Any
 
 import dreamy_lens as dl
+from dreamy_lens._files import expanded
 from dreamy_lens.cluster.ray_cluster import RayConfig
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.search.optimizers import default_search, searches, settings_of_searches
@@ -231,7 +231,12 @@ def write_page(result: Any, options: argparse.Namespace) -> None:
     """Write the page of a result, if the options have `--html`, and print its path."""
     if options.html:
         result.to_html(options.html)
-        print(f"Written: {Path(options.html).resolve()}")
+        report_file(options.html, options)
+
+
+def report_file(path: str, options: argparse.Namespace) -> None:
+    """Print the path of a file that was written; beside a JSON document on stdout, print it on stderr."""
+    print(f"Written: {expanded(path).resolve()}", file=sys.stderr if getattr(options, "json", False) else sys.stdout)
 
 
 def flag_of(name: str) -> str:

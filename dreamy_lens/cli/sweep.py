@@ -19,6 +19,7 @@ from dreamy_lens.cli.options import (
     progress_of,
     ray_keywords,
 )
+from dreamy_lens.cli.output import add_output, print_result
 
 _COLUMNS = ["feature", "seed", "status", "value", "cross_entropy", "hypervolume", "frontier", "prompts", "seconds"]
 
@@ -42,6 +43,7 @@ def add_sweep(commands: Commands) -> None:
     together = "number of runs to score in the same passes; more is faster on a GPU (default 1)"
     parser.add_argument("--together", type=int, default=1, metavar="N", help=together)
     add_ray(parser)
+    add_output(parser, "the runs")
     add_quiet(parser)
 
 
@@ -61,11 +63,12 @@ def _sweep(options: argparse.Namespace) -> int:
         **ray_keywords(options),
         **settings,
     )
-    return print_sweep(runs)
+    print_result(runs, options, lambda: print_sweep(runs))
+    return report_failed(runs)
 
 
-def print_sweep(runs: Any) -> int:
-    """Print the table of a sweep, and its failed runs on stderr; return the exit status.
+def print_sweep(runs: Any) -> None:
+    """Print the table of a sweep.
 
     Args:
         runs: Sweep to print.
@@ -73,6 +76,14 @@ def print_sweep(runs: Any) -> int:
     print(runs)
     table = runs.to_pandas()[_COLUMNS]
     print(table.to_string(index=False, float_format="{:.4g}".format, na_rep=""))  # pyright: ignore[reportArgumentType]
+
+
+def report_failed(runs: Any) -> int:
+    """Print the failed runs of a sweep on stderr; return the exit status.
+
+    Args:
+        runs: Sweep that has ended.
+    """
     failed = runs.failed
     for _, row in failed.iterrows():
         print(f"dreamy-lens: {row['feature']}, seed {row['seed']}: {row['error']}", file=sys.stderr)

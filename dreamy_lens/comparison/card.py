@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from dreamy_lens import _upcalls
 from dreamy_lens._files import check_page, write_text
+from dreamy_lens._host import working
 from dreamy_lens.comparison.comparison import Comparison
 from dreamy_lens.errors import DreamyLensError
 from dreamy_lens.results.attribution import Attribution
@@ -58,7 +59,8 @@ class Card:
         """
         if path is not None:
             check_page(path)
-        text = _upcalls.card_page(self, top=top, static=static)
+        with working("Making the page"):
+            text = _upcalls.card_page(self, top=top, static=static)
         if path is not None:
             write_text(path, text)
         return text

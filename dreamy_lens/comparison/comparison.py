@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamy_lens._files import check_page, write_text
+from dreamy_lens._host import working
 from dreamy_lens.comparison.content import ComparisonContent
 from dreamy_lens.comparison.figure import comparison_figure
 from dreamy_lens.comparison.page import comparison_fragment, comparison_page
+from dreamy_lens.comparison.storage import comparison_to_dict, read_comparison
 from dreamy_lens.html.words import plural
+from dreamy_lens.results.export import save_as
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,10 +78,41 @@ class Comparison(ComparisonContent):
         """
         if path is not None:
             check_page(path, "figures.save(comparison.figure(), path) writes pictures.")
-        text = comparison_page(self, top=top, dreams=dreams)
+        with working("Making the page"):
+            text = comparison_page(self, top=top, dreams=dreams)
         if path is not None:
             write_text(path, text)
         return text
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the comparison to a file, and return its path.
+
+        Args:
+            path: File to write. Its ending decides the format: `.html` is the page, `.csv` the table, and `.svg`,
+                `.pdf` and `.png` are the figure. `.json`, or no known ending, is the JSON that :meth:`load` reads; it
+                has everything that the page, the figure, the table and the sentences need.
+
+        Raises:
+            FileWriteError: The file cannot be written, or its ending stands for another format.
+
+        >>> import tempfile, dreamy_lens as dl
+        >>> run = dl.dream("L2.N17", iterations=2, population=2, children=4, length=6)
+        >>> examples = dl.max_activating("L2.N17", corpus=["Return a copy of the array.", "Open the file."], length=6)
+        >>> comparison = dl.compare(run, examples)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     dl.load(comparison.save(f"{folder}/comparison.json")).sentence == comparison.sentence
+        True
+        """
+        return save_as(path, lambda: comparison_to_dict(self), self.to_pandas, self.figure, self.to_html)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Comparison:
+        """Read a comparison that :meth:`save` wrote. No model is loaded.
+
+        Raises:
+            RunFolderError: The file is missing or damaged, is not a comparison, or has another version of the format.
+        """
+        return cls(**read_comparison(path))
 
     def _repr_html_(self) -> str:
         return comparison_fragment(self)

@@ -134,6 +134,24 @@ def docstrings(split: str | None = None, packages: Iterable[str] = PACKAGES) -> 
     return [*(() if split == "held_out" else train), *(() if split == "train" else held_out)]
 
 
+def notice_of_scan(tokens: int | str | None, part: str, other: str) -> str:
+    """Return a sentence on what it takes to scan the documentation, for a user who has named no corpus.
+
+    Args:
+        tokens: Number of tokens that will be scanned; None is the whole documentation.
+        part: What scans a part, as in "--tokens 500k".
+        other: What names another corpus, as in "--corpus SOURCE".
+    """
+    if tokens is not None:
+        count = f"{tokens:,}" if isinstance(tokens, int) else tokens
+        return f"No corpus is given: {count} tokens of the documentation of the installed packages will be scanned."
+    return (
+        "No corpus is given: the documentation of the installed packages, about 7 million tokens, will be scanned, "
+        f"unless a scan of it is in the cache. This can take more than ten minutes. {part} scans a part, and {other} "
+        "another text."
+    )
+
+
 def read_documents(packages: Iterable[str] = PACKAGES) -> Iterator[Document]:
     """Yield every docstring of the installed packages, including repeats, in the order that the module promises."""
     for package in packages:
@@ -180,7 +198,7 @@ def without_near_duplicates(documents: Iterable[Document]) -> tuple[list[Documen
 
 @lru_cache(maxsize=2)
 def _splits(packages: tuple[str, ...]) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
-    with working("Reading the documentation of the installed packages"):
+    with working("Reading the documentation of the installed packages, which is kept for the next time"):
         key = [VERSION, *packages, _files_digest(packages)]
         splits = cached_json("documentation", key, lambda: _read_splits(packages))
     train, held_out = (tuple(Document(text, source) for text, source in split) for split in splits)

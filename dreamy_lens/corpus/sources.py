@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dreamy_lens._host import working
 from dreamy_lens.corpus import hub
 from dreamy_lens.corpus.corpus import Corpus, Shard
 from dreamy_lens.corpus.documentation import PACKAGES, SPLITS
@@ -90,6 +91,12 @@ def open_corpus(
     if isinstance(source, Corpus):
         _check_options(given, (), "a corpus that is open")
         return source
+    with working("Opening the corpus"):
+        return _opened(source, given)
+
+
+def _opened(source: Any, given: dict[str, Any]) -> Corpus:
+    """Return the corpus of a source with the options that are given; see :func:`open_corpus`."""
     if source is None or (isinstance(source, str) and source == "docstrings"):
         _check_options(given, ("split", "packages"), "the documentation")
         return _documentation(**given)

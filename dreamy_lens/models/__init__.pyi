@@ -2,7 +2,6 @@ from .backend import Backend as Backend
 from .backend import NotPackable as NotPackable
 from .bridge_passes import gate_of as gate_of
 from .bypass import Bypass as Bypass
-from .hook_points import matches as matches
 from .hooked_model import HookedModel as HookedModel
 from .hooked_model import locked as locked
 from .kernels import Kernels as Kernels
@@ -11,6 +10,7 @@ from .load import as_hooked as as_hooked
 from .load import load_model as load_model
 from .load import wrap as wrap
 from .names import located as located
+from .names import matches as matches
 from .names import nearest as nearest
 from .packed_attention import PassCache as PassCache
 from .packed_forward import PackedModel as PackedModel

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from dreamy_lens.errors import HookNotFiredError
 from dreamy_lens.models.hooked_model import HookedModel
+from dreamy_lens.models.names import matches
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,6 @@ def hook_points(model: HookedModel, pattern: str = "") -> list[HookPoint]:
         shape = tuple("position" if a != b else b for a, b in zip(short, long, strict=True))
         points.append(HookPoint(name, shape))
     return points + [HookPoint(name, None) for name in names if name not in shapes[1]]
-
-
-def matches(name: str, pattern: str) -> bool:
-    """Return whether a name has every word of a pattern, ignoring case; ``*`` or ``?`` must match the full name."""
-    name, pattern = name.lower(), pattern.lower().strip()
-    if any(c in pattern for c in "*?"):
-        return fnmatch.fnmatchcase(name, pattern)
-    return all(word in name for word in pattern.split())
 
 
 @torch.no_grad()

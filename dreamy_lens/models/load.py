@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
@@ -55,8 +56,10 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
     (6, 224)
     """
     embedded = name is None or name == EMBEDDED_NAME
-    # The first call imports the libraries too, which takes as long as loading a small model.
-    with working(f"Loading the {'embedded model' if embedded else f'model {quoted(name, 200)}'}"):
+    # The first call imports the libraries too, which takes as long as loading a small model: say so at once.
+    first = "transformer_lens" not in sys.modules
+    what = "embedded model" if embedded else f"model {quoted(name, 200)}"
+    with working(f"Loading {'the libraries and ' * first}the {what}", at_once=first):
         return _boot(name, embedded, device, dtype, options)
 
 
@@ -132,16 +135,17 @@ def as_hooked(model: Any = None, *, device: Any = None, dtype: Any = None) -> Ho
     Raises:
         ModelError: The model cannot be loaded, or cannot be hooked.
     """
-    from dreamy_lens.models.hooked_model import HookedModel
-
-    if isinstance(model, HookedModel):
-        return model
     if model is None or isinstance(model, (str, Path)):
         embedded = model is None or str(model) == EMBEDDED_NAME
         if embedded and device is None and dtype is None:
             with _WRAPPING:
                 return _embedded()
         return wrap(load_model(model, device=device, dtype=dtype), EMBEDDED_NAME if embedded else str(model))
+    # After a model that is given by name, which says what it does before torch is imported.
+    from dreamy_lens.models.hooked_model import HookedModel
+
+    if isinstance(model, HookedModel):
+        return model
     if wrong := misplaced(model, "a model"):
         if not hasattr(model, "hook_dict") and not hasattr(model, "hook_names"):  # neither a bridge nor a backend
             raise ModelError(f"{wrong[0].upper()}{wrong[1:]}")

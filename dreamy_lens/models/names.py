@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import os
 import re
 from collections.abc import Sequence
@@ -103,3 +104,11 @@ def _aliases() -> dict[str, str]:
         for alias in (official, last, *MODEL_ALIASES.get(official, [])):
             known.setdefault(alias.lower(), last)
     return known
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Return whether a name has every word of a pattern, ignoring case; ``*`` or ``?`` must match the full name."""
+    name, pattern = name.lower(), pattern.lower().strip()
+    if any(c in pattern for c in "*?"):
+        return fnmatch.fnmatchcase(name, pattern)
+    return all(word in name for word in pattern.split())

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from dreamy_lens.runs.dream import Dream
     from dreamy_lens.runs.dreams import Dreams
 
-PATIENCE = 20.0
-"""Most seconds to wait for missing attributions when a finished run is displayed."""
+PATIENCE = 1.0
+"""Most seconds to wait for missing attributions when a finished run is displayed; later ones are added then."""
 
 
 class CellContent:
@@ -114,11 +114,20 @@ def show(run: Dream | Dreams) -> None:
     """
     if not in_kernel():  # marimo displays the last expression of a cell by itself
         return
-    panel, html = panel_of(run), None
-    if run.status in ENDED:
-        wait(panel.prepare(), timeout=PATIENCE)
-        html = panel.to_html()
-    Cell(panel, html)
+    panel = panel_of(run)
+    if run.status not in ENDED:
+        Cell(panel)
+        return
+    futures = panel.prepare()
+    missing = wait(futures, timeout=PATIENCE).not_done
+    cell = Cell(panel, panel.to_html())
+
+    def complete(_: Any) -> None:
+        if all(future.done() for future in futures):
+            cell.freeze()
+
+    for future in missing:
+        future.add_done_callback(complete)
 
 
 def show_attribution(attribution: Attribution) -> None:

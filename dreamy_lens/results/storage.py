@@ -60,7 +60,7 @@ def write_folder(
     """
     from safetensors.numpy import save
 
-    folder = Path(path)
+    folder = _files.expanded(path)
     # safetensors writes the memory of an array without regard to strides, so arrays must be contiguous.
     data = save({name: np.asarray(array, order="C") for name, array in arrays.items()})
     digest = hashlib.sha256(data).hexdigest()
@@ -116,7 +116,7 @@ def read_folder(path: StrPath) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """
     from safetensors.numpy import load
 
-    folder = Path(path)
+    folder = _files.expanded(path)
     if not folder.is_dir():
         raise RunFolderError(f"There is no folder {_quoted(folder)}.{_neighbours(folder)}")
     if not (folder / RUN).is_file():
@@ -148,7 +148,7 @@ def read_json(path: StrPath, form: str) -> dict[str, Any]:
     Raises:
         RunFolderError: The file is missing, damaged, of another format, or of a newer version.
     """
-    file = Path(path)
+    file = _files.expanded(path)
     if not file.is_file():
         raise RunFolderError(f"There is no file {_quoted(file)}.")
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dreamy_lens import _upcalls
-from dreamy_lens._files import check_page, write_text
+from dreamy_lens._files import check_page, expanded, write_text
 from dreamy_lens._host import working
 from dreamy_lens.errors import SettingsError, quoted, warn
 from dreamy_lens.results.frontier import Frontier
@@ -20,15 +20,16 @@ from dreamy_lens.results.prompt import Prompt
 from dreamy_lens.runs import report, saving
 from dreamy_lens.runs.progress import advance
 from dreamy_lens.runs.recorded_run import RecordedRun
-from dreamy_lens.runs.session import Session
 from dreamy_lens.runs.spec import RunRecord
 from dreamy_lens.search.config import budget_text, iterations_text
-from dreamy_lens.search.protocol import Search
 from dreamy_lens.search.steps import Step
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+    from dreamy_lens.runs.session import Session
+    from dreamy_lens.search.protocol import Search
 
 
 class Dream(RecordedRun):
@@ -223,7 +224,7 @@ class Dream(RecordedRun):
         """
         if path is None and self.folder is None:
             raise SettingsError("This run has not been saved yet; give a folder: run.save('my_run').")
-        target = Path(path) if path is not None else Path(str(self.folder))
+        target = expanded(path if path is not None else str(self.folder))
         saving.check_name(target)
         # While the run goes on, its thread saves between two steps, so that everything in the folder fits together.
         self.use_model(lambda: saving.save_record(self.record(), target, overwrite, self.is_own_folder(target)))
@@ -236,7 +237,7 @@ class Dream(RecordedRun):
         Args:
             path: Folder.
         """
-        return self.folder is not None and Path(path).absolute() == self.folder
+        return self.folder is not None and expanded(path).absolute() == self.folder
 
     # Steps of the search.
 

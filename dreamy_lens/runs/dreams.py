@@ -8,20 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from dreamy_lens import _upcalls
-from dreamy_lens._files import check_page, write_text
+from dreamy_lens._files import check_page, expanded, write_text
 from dreamy_lens._host import working
 from dreamy_lens.errors import RunFolderError, SettingsError
 from dreamy_lens.features.parser import parse
-from dreamy_lens.models.hooked_model import keep_hooks
 from dreamy_lens.results.merged import Merged, merge
 from dreamy_lens.runs.controls import RunControls
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.progress import advance
 from dreamy_lens.runs.saving import check_free, check_name
 from dreamy_lens.runs.worker import FAILED, PAUSED, RUNNING, STOPPED, RunWorker
-from dreamy_lens.scoring.joint import JointScorer
-from dreamy_lens.scoring.sharing import SharingScorer
-from dreamy_lens.search.joint import drive_together
 from dreamy_lens.search.steps import Step
 
 if TYPE_CHECKING:
@@ -41,10 +37,11 @@ def folders_of(path: str | os.PathLike[str], count: int) -> list[Path]:
     Raises:
         RunFolderError: The path is a file, or its name ends like that of a file.
     """
-    if Path(path).exists() and not Path(path).is_dir():
+    folder = expanded(path)
+    if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{os.fspath(path)!r} is a file; name a folder for the {count} runs.")
-    check_name(path)
-    return [Path(path) / f"run-{number:03d}" for number in range(count)]
+    check_name(folder)
+    return [folder / f"run-{number:03d}" for number in range(count)]
 
 
 class Dreams(RunControls, Sequence["Dream"]):
@@ -232,7 +229,7 @@ class Dreams(RunControls, Sequence["Dream"]):
         Raises:
             RunFolderError: The path is taken by something other than these runs.
         """
-        folder = Path(path)
+        folder = expanded(path)
         for run, run_folder in zip(self.runs, self.run_folders(folder), strict=True):
             run.save(run_folder, overwrite=overwrite)
         return folder
@@ -249,7 +246,7 @@ class Dreams(RunControls, Sequence["Dream"]):
         Raises:
             RunFolderError: The folder has no runs, or one of them is damaged.
         """
-        folders = sorted(Path(path).glob("run-[0-9][0-9][0-9]*"), key=lambda folder: int(folder.name[4:]))
+        folders = sorted(expanded(path).glob("run-[0-9][0-9][0-9]*"), key=lambda folder: int(folder.name[4:]))
         if not folders:
             raise RunFolderError(f"{os.fspath(path)!r} has no runs in it: there is no folder run-000.")
         return cls([Dream.load(folder, model, fluency_model) for folder in folders])
@@ -280,6 +277,11 @@ class Dreams(RunControls, Sequence["Dream"]):
         Raises:
             SettingsError: The prompts of the runs have different lengths, so they do not fit into the same passes.
         """
+        from dreamy_lens.models.hooked_model import keep_hooks
+        from dreamy_lens.scoring.joint import JointScorer
+        from dreamy_lens.scoring.sharing import SharingScorer
+        from dreamy_lens.search.joint import drive_together
+
         lengths = sorted({run.config.length for run in self.runs})
         if len(lengths) > 1:
             raise SettingsError(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import sys
 import threading
 import time
 import weakref
@@ -21,8 +22,6 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
-
-import torch
 
 from dreamy_lens.runs.listeners import LISTEN_SECONDS, Listeners
 
@@ -54,8 +53,10 @@ class ModelThread:
         self._before: list[ModelThread] = []
         self._next: ModelThread | None = None
         # Tensors belong on the default device of the thread that starts the run, which a new thread does not inherit.
-        self._device = torch.get_default_device()
-        self._cuda = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+        # Where torch has not been imported, no device was set, and none is: a run in a folder is read without torch.
+        torch = sys.modules.get("torch")
+        self._device = None if torch is None else torch.get_default_device()
+        self._cuda = None if torch is None or not torch.cuda.is_initialized() else torch.cuda.current_device()
 
     def follow(self, other: ModelThread | None) -> None:
         """Take over the listeners and queued functions of another ModelThread, and everything queued there later.
@@ -191,12 +192,14 @@ class ModelThread:
         """Run a function in a new thread; until that thread has an id, `_at_work` is -1."""
 
         def run() -> None:
+            import torch
+
             # Each thread has its own grad mode and default device. The device is set only where it is not the CPU,
             # because torch then intercepts every call.
             torch.set_grad_enabled(True)
             if self._cuda is not None:
                 torch.cuda.set_device(self._cuda)
-            if self._device.type != "cpu":
+            if self._device is not None and self._device.type != "cpu":
                 torch.set_default_device(self._device)
             function()
 

@@ -8,7 +8,7 @@ import sys
 from typing import Any, Protocol
 
 from dreamy_lens import _upcalls
-from dreamy_lens._host import is_notebook, is_watched
+from dreamy_lens._host import is_notebook, progress_bar, reporting
 from dreamy_lens.runs.worker import RunWorker, Steppable
 from dreamy_lens.search.config import UNLIMITED, iterations_text
 
@@ -64,7 +64,7 @@ def advance(
         finally:  # a worker that never starts would keep other threads waiting for ever
             worker.start()
         return
-    with _bar(run, until, is_watched() if progress is None else progress) as bar:
+    with reporting(progress), _bar(run, until, progress) as bar:
         run.work_with(worker)
         leave = worker.listen(lambda run: _update(bar, run), every=0.0)
         worker.work()
@@ -84,11 +84,9 @@ def _show(run: Displayable) -> None:
         LOG.exception("The panel of a run cannot be shown; the run continues without it.")
 
 
-def _bar(run: Displayable, until: int, shown: bool) -> Any:
-    from tqdm.auto import tqdm
-
+def _bar(run: Displayable, until: int, shown: bool | None) -> Any:
     total = None if until == UNLIMITED else until
-    return tqdm(total=total, initial=run.iteration, desc="dreaming", disable=not shown, dynamic_ncols=True)
+    return progress_bar(shown, total=total, initial=run.iteration, desc="dreaming")
 
 
 def _update(bar: Any, run: Displayable) -> None:

@@ -7,11 +7,10 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from dreamy_lens.analysis.attribution import attributions
 from dreamy_lens.errors import FeatureError
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import feature_names, parse
@@ -22,12 +21,14 @@ from dreamy_lens.results.prompt import Decoder
 from dreamy_lens.results.snapshot import Snapshot
 from dreamy_lens.runs import saving
 from dreamy_lens.runs.controls import RunControls
-from dreamy_lens.runs.session import Session, available
 from dreamy_lens.runs.spec import RunRecord, RunSpec
 from dreamy_lens.runs.worker import DONE, READY, STOPPED
 from dreamy_lens.search.config import SearchConfig, iterations_text
 from dreamy_lens.search.constraints import Constraint
 from dreamy_lens.search.steps import Step
+
+if TYPE_CHECKING:
+    from dreamy_lens.runs.session import Session
 
 R = TypeVar("R", bound="RecordedRun")
 
@@ -211,6 +212,8 @@ class RecordedRun(RunControls):
         """
 
         def work() -> Iterator[Attribution]:
+            from dreamy_lens.analysis.attribution import attributions
+
             own = {"allowed": self.session.constraint_set.allowed, "renew": not self.active}
             yield from attributions(self.session.scorer, prompt, ks, **own, **settings)
 
@@ -239,6 +242,8 @@ class RecordedRun(RunControls):
             return self._session
         with self._lock:  # without the lock, two threads could load the model twice
             if self._session is None:
+                from dreamy_lens.runs.session import Session
+
                 # Assigned last: until the session is open, texts still come from the folder.
                 session = Session.reopen(self._bare_record())
                 self._decoder, self._session = session.scorer.vocabulary, session
@@ -272,6 +277,8 @@ class RecordedRun(RunControls):
 
         The device type is None if it is unknown or not present here; the dtype is None if it is unknown.
         """
+        from dreamy_lens.runs.session import available
+
         saved = self._identity or {}
         return available(saved.get("device")), saved.get("dtype")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamy_lens._files import FAILURES, check_folder_name, check_writable, explain
+from dreamy_lens._files import FAILURES, check_folder_name, check_writable, expanded, explain
 from dreamy_lens._host import versions
 from dreamy_lens.errors import DreamyLensError, FeatureError, FileWriteError, RunFolderError, misplaced, quoted
 from dreamy_lens.features.expressions import Feature
@@ -138,7 +138,7 @@ def check_free(path: str | os.PathLike[str]) -> None:
     Raises:
         RunFolderError: The folder is taken, or cannot be created.
     """
-    folder = Path(path)
+    folder = expanded(path)
     check_name(folder)
     try:
         place = folder
@@ -175,7 +175,7 @@ def read_record(
     if not isinstance(path, (str, os.PathLike)):
         given = misplaced(path, "the folder of a run") or f"{quoted(path)} is not the folder of a run."
         raise RunFolderError(f"{given[0].upper()}{given[1:]}")
-    folder = Path(path).absolute()
+    folder = expanded(path).absolute()
     return unpack_record(*read_folder(path), folder, model, fluency_model, feature), folder
 
 

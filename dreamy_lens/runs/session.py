@@ -312,8 +312,8 @@ def available(device: str | None) -> str | None:
     Args:
         device: Device type, such as "cuda"; None returns None.
     """
-    if device is None:
-        return None
+    if device is None or device == "cpu":  # which every computer has
+        return device
     import torch
 
     try:

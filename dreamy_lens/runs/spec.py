@@ -5,21 +5,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dreamy_lens.errors import PromptError
 from dreamy_lens.features.expressions import Feature
-from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.results.history import History
 from dreamy_lens.results.prompt import Provenance
-from dreamy_lens.scoring.prompts import as_ids, strip_bos
 from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.constraint_set import template_ids
 from dreamy_lens.search.constraints import Constraint, listed_constraints
-from dreamy_lens.search.population import stack_prompts
 from dreamy_lens.search.steps import State
+
+if TYPE_CHECKING:
+    from dreamy_lens.models.hooked_model import HookedModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +75,9 @@ class RunSpec:
         rows = None
         several = listed_constraints(constraints)
         if start is not None:
+            from dreamy_lens.scoring.prompts import as_ids, strip_bos
+            from dreamy_lens.search.population import stack_prompts
+
             bos = model.bos(config.prepend_bos)
             is_first = not strip_bos(template_ids(several, model.vocabulary)[0], bos)
             rows = stack_prompts(as_ids(start, model.vocabulary, bos if is_first else []))

@@ -12,7 +12,6 @@ import numpy as np
 
 from dreamy_lens.corpus.windows import WindowSettings
 from dreamy_lens.errors import SettingsError, quoted, unknown_setting
-from dreamy_lens.scan.feature_stats import BINS, LEVELS
 
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 
@@ -130,6 +129,8 @@ def parse_count(text: str) -> int:
 
 def check_memory(features: int, k: int) -> None:
     """Raise SettingsError if the statistics of the features, with k windows of each, take too much memory."""
+    from dreamy_lens.scan.feature_stats import BINS, LEVELS
+
     fixed, per_window = LEVELS * 12 + BINS * 8 + 48, 20
     size = features * (fixed + k * per_window)
     if size <= MAX_BYTES:

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from dreamy_lens._files import check_page, write_text
+from dreamy_lens._host import working
 from dreamy_lens.scan.feature_windows import FeatureWindows
 from dreamy_lens.scan.page import examples_fragment, examples_page
 from dreamy_lens.scan.window import scanned_part
@@ -51,7 +52,8 @@ class FeatureExamples(FeatureWindows):
         """
         if path is not None:
             check_page(path)
-        text = examples_page(self, top)
+        with working("Making the page"):
+            text = examples_page(self, top)
         if path is not None:
             write_text(path, text)
         return text

@@ -29,10 +29,10 @@ from dreamy_lens.scan.config import ScanConfig
 from dreamy_lens.scan.examples import Examples
 from dreamy_lens.scan.fingerprint import features_digest, has_complete_text, library_versions, model_digest
 from dreamy_lens.scan.progress_bar import InterruptGuard, ScanBar, ValuesBar
-from dreamy_lens.scan.scan_folder import CHECKPOINT_FILE, ScanFolder, report_stop
+from dreamy_lens.scan.scan_folder import ScanFolder, report_stop
 from dreamy_lens.scan.scanner import Scanner
 from dreamy_lens.scan.schema import arrow_table, token_table
-from dreamy_lens.scan.storage import HEADER
+from dreamy_lens.scan.storage import CHECKPOINT_FILE, HEADER
 from dreamy_lens.scan.table_builder import TableBuilder
 from dreamy_lens.scan.tables import Tables
 from dreamy_lens.scan.token_values import JobRunner

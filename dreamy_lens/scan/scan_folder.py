@@ -15,10 +15,7 @@ from dreamy_lens._folder_lock import FolderBusy, lock_folder
 from dreamy_lens.errors import ExamplesError, warn
 from dreamy_lens.scan.checkpoint import Checkpoint
 from dreamy_lens.scan.examples import Examples
-from dreamy_lens.scan.storage import HEADER, check_out
-
-CHECKPOINT_FILE = "scan.safetensors"
-"""Name of the file of an unfinished scan."""
+from dreamy_lens.scan.storage import CHECKPOINT_FILE, HEADER, check_out
 
 _PROBLEMS = (*_files.FAILURES, ExamplesError, FolderBusy)
 

@@ -36,6 +36,9 @@ FORMAT = "dreamy_lens examples"
 VERSION = 1
 HEADER = "examples.json"
 
+CHECKPOINT_FILE = "scan.safetensors"
+"""Name of the file of an unfinished scan."""
+
 _GENERATION = b"dreamy_lens generation"
 _GROUPS = 2000  # approximate number of row groups of a file; a lookup reads the statistics of each
 _SMALLEST, _USUAL = 1024, 16384  # rows of a group: fewest, and where the number of rows is not known in advance

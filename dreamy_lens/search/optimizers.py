@@ -9,25 +9,25 @@ choose by the class of the settings: `dl.dream(feature, search=dl.GCG(...))`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
-
-import numpy as np
-from jaxtyping import Int64
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dreamy_lens.errors import SettingsError, quoted, unknown_setting
-from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.config import SearchConfig
-from dreamy_lens.search.constraint_set import ConstraintSet
-from dreamy_lens.search.epo import EPOOptimizer
 from dreamy_lens.search.epo_config import EPO, GCG
 from dreamy_lens.search.frontier.config import FrontierSearch
-from dreamy_lens.search.frontier.optimizer import FrontierOptimizer
-from dreamy_lens.search.protocol import Search
 from dreamy_lens.search.random_search import RandomOptimizer, RandomSearch
-from dreamy_lens.search.score_cache import ScoreCache
 from dreamy_lens.search.settings import SettingField, setting_fields
-from dreamy_lens.search.steps import State
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Int64
+
+    from dreamy_lens.scoring.scorer import Scorer
+    from dreamy_lens.search.constraint_set import ConstraintSet
+    from dreamy_lens.search.protocol import Search
+    from dreamy_lens.search.score_cache import ScoreCache
+    from dreamy_lens.search.steps import State
 
 
 class Optimizer(Protocol):
@@ -65,10 +65,37 @@ class Optimizer(Protocol):
         ...
 
 
+class LateOptimizer:
+    """Optimiser whose module is imported when a search begins, so that reading settings needs no torch.
+
+    Args:
+        make: Function that imports the optimiser and returns it.
+    """
+
+    def __init__(self, make: Callable[[], Optimizer]) -> None:
+        self.make = make
+
+    def search(self, *arguments: Any, **keywords: Any) -> Search:
+        """Start or continue a search; see :meth:`Optimizer.search`."""
+        return self.make().search(*arguments, **keywords)
+
+
+def _frontier_optimizer() -> Optimizer:
+    from dreamy_lens.search.frontier.optimizer import FrontierOptimizer
+
+    return FrontierOptimizer()
+
+
+def _epo_optimizer() -> Optimizer:
+    from dreamy_lens.search.epo import EPOOptimizer
+
+    return EPOOptimizer()
+
+
 OPTIMIZERS: dict[type[SearchConfig], Optimizer] = {
-    FrontierSearch: FrontierOptimizer(),
-    EPO: EPOOptimizer(),
-    GCG: EPOOptimizer(),
+    FrontierSearch: LateOptimizer(_frontier_optimizer),
+    EPO: LateOptimizer(_epo_optimizer),
+    GCG: LateOptimizer(_epo_optimizer),
     RandomSearch: RandomOptimizer(),
 }
 """Optimiser of each class of settings."""
@@ -156,7 +183,8 @@ def find_optimizer(config: SearchConfig) -> Optimizer:
             f"{_names()}. "
             f"Register one: dreamy_lens.search.OPTIMIZERS[{type(config).__name__}] = EPOOptimizer(), for example."
         )
-    return OPTIMIZERS[type(config)]
+    optimizer = OPTIMIZERS[type(config)]
+    return optimizer.make() if isinstance(optimizer, LateOptimizer) else optimizer
 
 
 def config_to_dict(config: SearchConfig) -> dict[str, Any]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from jaxtyping import Int64
 
-from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.config import SearchConfig
-from dreamy_lens.search.constraint_set import ConstraintSet
-from dreamy_lens.search.population import not_finite_error
-from dreamy_lens.search.protocol import Clock, Search
-from dreamy_lens.search.score_cache import ScoreCache
 from dreamy_lens.search.settings import documented, setting
 from dreamy_lens.search.steps import State
+
+if TYPE_CHECKING:
+    from dreamy_lens.scoring.scorer import Scorer
+    from dreamy_lens.search.constraint_set import ConstraintSet
+    from dreamy_lens.search.protocol import Search
+    from dreamy_lens.search.score_cache import ScoreCache
 
 
 @documented
@@ -67,6 +68,10 @@ class RandomOptimizer:
         state: State | None = None,
     ) -> Search:
         """Start or continue a search; see :meth:`Optimizer.search <dreamy_lens.search.optimizers.Optimizer.search>`."""
+        from dreamy_lens.search.population import not_finite_error
+        from dreamy_lens.search.protocol import Clock
+        from dreamy_lens.search.score_cache import ScoreCache
+
         clock = Clock(0.0 if state is None else state.seconds)
         rng = np.random.default_rng(config.seed)
         cache = ScoreCache() if cache is None else cache

@@ -69,11 +69,15 @@ def _sole_writer(place: SharedFolder) -> Iterator[None]:
 
 
 def _carry_out(plan: Plan, place: SharedFolder, ray: RayConfig | None, together: int, progress: bool | None) -> Sweep:
+    runner = Runner(plan, place, "")
+    place.check_free_or(MANIFEST)
+    if ray is None and place.read(MANIFEST) is None:
+        runner.load()  # a wrong name or feature leaves no folder behind
     manifest = _write_manifest(place, plan)
+    runner.mark = manifest["mark"]
     sweep = _open(place, manifest, plan, {})
     unfinished = [task for task in plan.tasks if not sweep.is_done(task)]
     groups = _groups(unfinished, together)
-    runner = Runner(plan, place, manifest["mark"])
     results: dict[str, dict[str, Any]] = {}
     with SweepBar(plan, len(plan.tasks) - len(unfinished), progress) as bar:
         try:

@@ -53,8 +53,6 @@ class Runner:
         """
         import torch
 
-        from dreamy_lens.features.binding import bind
-
         if self.version != __version__:
             raise ClusterError(
                 f"The worker on {platform.node()!r} has dreamy_lens {__version__}, and the calling process has "
@@ -68,6 +66,23 @@ class Runner:
                 f"The worker on {platform.node()!r} does not see the sweep's folder, {self.place}, as the calling "
                 "process does: name a folder that all machines share, or a URL such as s3://bucket/sweep."
             )
+        if not self.is_loaded:
+            self.load()
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return hasattr(self, "_model")
+
+    def load(self) -> None:
+        """Load the model, and check every feature against it. Nothing is written.
+
+        Raises:
+            ModelError: The model cannot be loaded.
+            FeatureError: A feature does not fit the model.
+        """
+        from dreamy_lens.features.binding import bind
+
         self._model = self.plan.model.loaded(self.device)
         fluency = self.plan.fluency_model
         self._fluency = None if fluency is None else fluency.loaded(self.device)

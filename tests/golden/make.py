@@ -28,6 +28,7 @@ import importlib
 import inspect
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -503,7 +504,8 @@ def command(words: list[str]) -> tuple[int, str, str]:
     main = importlib.import_module("dreamy_lens.cli.main").main
     out, err = io.StringIO(), io.StringIO()
     out.fileno = lambda: 1  # type: ignore[method-assign]
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+    progress = mock.patch.object(logging.getLogger("dreamy_lens.progress"), "disabled", True)  # depends on the time
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings(), progress:
         warnings.simplefilter("ignore")
         try:
             status = main(words)

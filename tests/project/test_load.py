@@ -32,12 +32,18 @@ def saved(tmp_path_factory) -> dict:
             folder / "Examples",
         ),
     }
-    for name, result in {"Frontier": merged.frontier, "Merged": merged, "Attribution": attribution}.items():
+    compared = dl.compare(runs, results["Examples"][0])
+    for name, result in {
+        "Comparison": compared,
+        "Frontier": merged.frontier,
+        "Merged": merged,
+        "Attribution": attribution,
+    }.items():
         results[name] = result, result.save(folder / f"{name}.json")
     return results
 
 
-KINDS = ["Dream", "Dreams", "Sweep", "Examples", "Frontier", "Merged", "Attribution"]
+KINDS = ["Dream", "Dreams", "Sweep", "Examples", "Frontier", "Merged", "Attribution", "Comparison"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -573,6 +573,8 @@ def test_a_program_that_ends_meanwhile_ends_well(last):
 
 
 _UNFINISHED = """
+import logging
+logging.getLogger("dreamy_lens.progress").setLevel("WARNING")  # says that the model is being loaded
 import dreamy_lens as dl
 from dreamy_lens.models import as_hooked
 model = dl.load_model()

@@ -19,7 +19,8 @@ import dreamy_lens as dl
 from dreamy_lens.corpus import open_corpus
 from dreamy_lens.errors import CorpusError, ExamplesError, FeatureError, ModelError, SettingsError
 from dreamy_lens.scan import Checkpoint, Examples, Scan, ScanConfig, model_digest
-from dreamy_lens.scan.scan_folder import CHECKPOINT_FILE, ScanFolder
+from dreamy_lens.scan.scan_folder import ScanFolder
+from dreamy_lens.scan.storage import CHECKPOINT_FILE
 from tests.helpers.background import processes
 from tests.helpers.brute_scan import brute_scan
 from tests.helpers.scans import scanned_in_parts
