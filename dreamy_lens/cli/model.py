@@ -9,6 +9,7 @@ import dreamy_lens as dl
 from dreamy_lens.cli.commands import Commands
 from dreamy_lens.cli.options import add_model, add_page, add_quiet, announce, load_selected_model
 from dreamy_lens.errors import DreamyLensError, quoted
+from dreamy_lens.results.export import check_format
 
 
 def add_attribute(commands: Commands) -> None:
@@ -20,10 +21,14 @@ def add_attribute(commands: Commands) -> None:
     substitutes = "number of substitutes to try at each position (default 32)"
     parser.add_argument("-k", type=int, default=32, metavar="N", help=substitutes)
     add_page(parser, "write the coloured tokens as a self-contained page")
+    formats = "write the tokens with their substitutes as .svg, .pdf or .png, the table as .csv, or everything as .json"
+    parser.add_argument("--out", metavar="FILE", help=formats)
     add_quiet(parser, "do not say what is being done")
 
 
 def _attribute(options: argparse.Namespace) -> None:
+    if options.out:
+        check_format(options.out, drawn=True)
     model = load_selected_model(options)
     announce(f"Attributing {options.feature} to the tokens of the prompt", options)
     attribution = dl.attribution(options.feature, options.prompt, model, options.k, prepend_bos=options.prepend_bos)
@@ -31,6 +36,8 @@ def _attribute(options: argparse.Namespace) -> None:
     if options.html:
         attribution.to_html(options.html)
         print(f"Written: {options.html}")
+    if options.out:
+        print(f"Written: {attribution.save(options.out)}")
 
 
 def add_hooks(commands: Commands) -> None:
