@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import platform
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -62,8 +64,12 @@ def versions(*packages: str) -> dict[str, str]:
     return result
 
 
+PROGRESS = {"dreamy_lens": "progress"}
+"""Metadata of the outputs of progress bars in notebooks."""
+
+
 def progress_bar(shown: bool | None, **options: Any) -> Any:
-    """Return a tqdm progress bar, which is a widget in notebooks.
+    """Return a tqdm progress bar. In a Jupyter kernel it is a line of text, which stays legible in a saved notebook.
 
     Args:
         shown: Whether to show the bar; None shows it in Jupyter kernels and terminals.
@@ -71,4 +77,38 @@ def progress_bar(shown: bool | None, **options: Any) -> Any:
     """
     from tqdm.auto import tqdm
 
-    return tqdm(disable=not (is_watched() if shown is None else shown), dynamic_ncols=True, **options)
+    disable = not (is_watched() if shown is None else shown)
+    if in_kernel():
+        return _cell_bar()(disable=disable, **options)
+    return tqdm(disable=disable, dynamic_ncols=True, **options)
+
+
+@cache
+def _cell_bar() -> type:
+    """Return the class of progress bars that are text in a notebook cell."""
+    from IPython.display import display
+    from tqdm.std import tqdm
+
+    class CellBar(tqdm):
+        """Progress bar as text, and at the end a line without a bar. A widget would be dead in a saved notebook."""
+
+        def __init__(self, **options: Any) -> None:
+            self._handle: Any = None
+            super().__init__(**{"file": io.StringIO(), "ncols": 100, "mininterval": 0.25, **options})
+
+        def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+            if self.disable:  # the bar is closed
+                early = self.total and self.n < self.total
+                known = "{n_fmt} " if not self.total else "{n_fmt}/{total_fmt} "
+                form = self.bar_format or f"{{desc}}: {known}{{elapsed}}{{postfix}}"
+                self.bar_format = form.replace("|{bar}|", "").replace("<{remaining}", "")
+                msg = f"{self}{' (ended early)' if early else ''}"
+            text = " ".join((str(self) if msg is None else msg).split())
+            content = {"text/plain": text}
+            if self._handle is None:
+                self._handle = display(content, raw=True, display_id=True, metadata=PROGRESS)
+            else:
+                self._handle.update(content, raw=True, metadata=PROGRESS)
+            return True
+
+    return CellBar

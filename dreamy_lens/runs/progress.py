@@ -8,7 +8,7 @@ import sys
 from typing import Any, Protocol
 
 from dreamy_lens import _upcalls
-from dreamy_lens._host import is_notebook, is_watched
+from dreamy_lens._host import is_notebook, is_watched, progress_bar
 from dreamy_lens.runs.worker import RunWorker, Steppable
 from dreamy_lens.search.config import UNLIMITED, iterations_text
 
@@ -85,10 +85,8 @@ def _show(run: Displayable) -> None:
 
 
 def _bar(run: Displayable, until: int, shown: bool) -> Any:
-    from tqdm.auto import tqdm
-
     total = None if until == UNLIMITED else until
-    return tqdm(total=total, initial=run.iteration, desc="dreaming", disable=not shown, dynamic_ncols=True)
+    return progress_bar(shown, total=total, initial=run.iteration, desc="dreaming")
 
 
 def _update(bar: Any, run: Displayable) -> None:

@@ -20,7 +20,7 @@ from dreamy_lens.results.attribution import Attribution
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
 from dreamy_lens.results.prompt_table import PROMPT_COLUMNS, prompt_rows, prompt_text
-from dreamy_lens.results.strips import LEGEND, attribution_strip, score_line
+from dreamy_lens.results.strips import StripScale, attribution_strip, score_line
 from dreamy_lens.search.config import UNLIMITED
 
 if TYPE_CHECKING:
@@ -182,13 +182,14 @@ def _table(frontier: Frontier, names: Sequence[str], attributions: Mapping[int, 
 def _strips(frontier: Frontier, names: Sequence[str], attributions: Mapping[int, Attribution]) -> str:
     if not attributions:
         return ""
-    sections = [strip_section(i, frontier[i], names[i], attributions[i]) for i in sorted(attributions)]
+    scale = StripScale.of(attributions.values())
+    sections = [strip_section(i, frontier[i], names[i], attributions[i], scale) for i in sorted(attributions)]
     few = f"{len(sections)} of {len(frontier)} prompts. " if len(sections) < len(frontier) else ""
-    heading = f'<h2>Which tokens carry the feature</h2><p class="dl-note">{few}{LEGEND}</p>'
+    heading = f'<h2>Which tokens carry the feature</h2><p class="dl-note">{few}{scale.legend}</p>'
     return heading + "".join(sections)
 
 
-def strip_section(index: int, prompt: Prompt, name: str, attribution: Attribution) -> str:
+def strip_section(index: int, prompt: Prompt, name: str, attribution: Attribution, scale: StripScale) -> str:
     """Return one prompt of a frontier with its strip, as HTML.
 
     Args:
@@ -196,10 +197,11 @@ def strip_section(index: int, prompt: Prompt, name: str, attribution: Attributio
         prompt: Prompt to show.
         name: Id of the HTML element.
         attribution: Attribution of the prompt.
+        scale: Scale of all strips of the page.
     """
-    trips = "" if prompt.round_trips else " (its text encodes to other tokens)"
-    note = f'<p class="dl-note"><strong>{index + 1}</strong> {score_line(attribution)}{trips}</p>'
-    return f'<section class="dl-dream" id="{name}">{note}{attribution_strip(attribution)}</section>'
+    trips = "" if prompt.round_trips else " (re-tokenizes differently)"
+    note = f'<p class="dl-note"><strong>{index + 1}</strong> {score_line(attribution, scale)}{trips}</p>'
+    return f'<section class="dl-dream" id="{name}">{note}{attribution_strip(attribution, scale)}</section>'
 
 
 def _evolution(frame: pd.DataFrame) -> str:

@@ -57,17 +57,17 @@ def test_an_answer_comes_in_four_stages(mount: Mount):
     answer(view, bare(one, value=1.5))
     assert view.text(".dlp-numbers b") == "1.500" and view.page.get_by_text("working…").is_visible()
     answer(view, quick(one))
-    assert "the worst of 4 substitutes so far (full:" in view.text(".dlp-legend")
+    assert "the worst of 4 substitutes so far (max " in view.text(".dlp-legend")
     assert view.find(".dlp-token > small").count() == 0 and view.page.get_by_text("working…").is_visible()
     answer(view, {**one, "series": None})
-    assert "the worst of 32 substitutes (full:" in view.text(".dlp-legend") and "so far" not in view.text(".dlp-one")
+    assert "the worst of 32 substitutes (max " in view.text(".dlp-legend") and "so far" not in view.text(".dlp-one")
     assert view.find(".dlp-token > small").count() == 0 and view.button("heat map").is_visible()
     shares = view.find(".dlp-token").evaluate_all(
         "(all) => all.map((one) => [one.style.getPropertyValue('--d'), one.style.getPropertyValue('--h')].map(Number))"
     )
-    most, floor = max(one["drop"]), max(max(one["floor"]), 0.1 * max(one["drop"]))
+    most = max(one["drop"])
     clipped = [
-        [min(1, max(0, d / most)), min(1, max(0, f / floor))] for d, f in zip(one["drop"], one["floor"], strict=True)
+        [min(1, max(0, d / most)), min(1, max(0, f / most))] for d, f in zip(one["drop"], one["floor"], strict=True)
     ]
     assert [x for pair in shares for x in pair] == pytest.approx([x for pair in clipped for x in pair], abs=6e-4)
     answer(view, one)
@@ -101,7 +101,7 @@ def test_few_substitutes_are_never_taken_for_all(mount: Mount):
     first, _, again = view.sent("look")
     assert again["ids"] == first["ids"] == one["ids"]
     answer(view, one)
-    assert "32 substitutes (full" in view.text(".dlp-legend") and view.page.get_by_text("working…").count() == 0
+    assert "32 substitutes (max " in view.text(".dlp-legend") and view.page.get_by_text("working…").count() == 0
 
 
 def test_an_error_is_a_sentence_and_the_prompt_stays(mount: Mount):
@@ -192,6 +192,36 @@ def test_substitutes_are_tried_undone_and_left(mount: Mount):
 
 
 # The heat map.
+
+
+def test_the_strongest_column_of_a_wide_heat_map_is_in_view(mount: Mount):
+    state = run_state(60, steps=60)
+    key, one = next(iter(state["attributions"].items()))
+    long = {name: (one[name] * 3)[:30] for name in ("ids", "tokens", "floor", "subs")}
+    for at in (0, 14, 29):
+        drop = [9.0 if i == at else 0.1 for i in range(30)]
+        view = mount("dream", {**state, "attributions": {key: {**one, **long, "drop": drop}}, "picked": key})
+        view.page.set_viewport_size({"width": 500, "height": 900})
+        view.button("heat map").click()
+        view.frames()
+        where = """(at) => {
+          const box = document.querySelector(".dlp-one .dlp-scroll").getBoundingClientRect();
+          const head = document.querySelectorAll(".dlp-heat [role=columnheader]")[at].getBoundingClientRect();
+          return head.left >= box.left - 1 && head.right <= box.right + 1;
+        }"""
+        assert view.page.evaluate(where, at), at
+
+
+def test_bars_stand_on_their_tokens(mount: Mount):
+    view = mount("dream", {**run_state(60, steps=60), "picked": next(iter(run_state(60, steps=60)["attributions"]))})
+    gaps = view.find(".dlp-token").evaluate_all(
+        """(all) => all.map((one) => {
+          const bar = one.querySelector("i"), border = parseFloat(getComputedStyle(bar).borderBottomWidth);
+          const edge = bar.getBoundingClientRect().bottom - (one.classList.contains("dlp-better") ? 0 : border);
+          return one.querySelector("b").getBoundingClientRect().top - edge;
+        })"""
+    )
+    assert max(map(abs, gaps)) < 0.5
 
 
 def test_the_heat_map_is_a_grid_for_the_keyboard(mount: Mount):

@@ -81,7 +81,8 @@ def test_without_scripts_there_are_tokens_and_a_table():
     assert read.attributes <= {"data-dreamy", "style", "title", "dir"}
     assert '<table style="table-layout:auto;width:100%">' in inert and "text-align:left;width:99%" in inert
     one = state["attributions"][state["picked"]]
-    assert inert.count("with the worst substitute") == len(one["tokens"])
+    assert inert.count('title="worst substitute ') == len(one["tokens"])
+    assert "Colour: drop in value with the worst of 32 substitutes (max " in inert
     assert f"{one['ce']:.2f} nats per token" in "".join(read.said)
 
 

@@ -43,16 +43,15 @@ def test_a_strip_shows_what_its_tokens_lose(mount: Mount):
     style = "(all) => all.map((b) => [b.style.getPropertyValue('--d'), b.style.getPropertyValue('--h')].map(Number))"
     shown = view.find(".dlp-token").evaluate_all(style)
     colour = max(*one["drop"], 0.0)
-    bar = max(*one["floor"], 0.1 * colour)
     for (d, height), drop, floor in zip(shown, one["drop"], one["floor"], strict=True):
         assert abs(d - min(1, max(0, drop / colour))) < 1e-3
-        assert abs(height - min(1, max(0, floor / bar))) < 1e-3
+        assert abs(height - min(1, max(0, floor / colour))) < 1e-3
     better = view.find(".dlp-token").evaluate_all("(all) => all.map((b) => b.classList.contains('dlp-better'))")
     assert better == [floor < 0 for floor in one["floor"]]
     legend = view.text(".dlp-legend")
-    assert f"(full: {colour:.3f})"[:9] in legend and "lost even with the best" in legend
+    assert f"(max {colour:.3f})"[:8] in legend and "drop with the best, on the same scale" in legend
     assert view.find(".dlp-token small").count() == len(one["tokens"])
-    assert "below: the value if the prompt ended there" in view.text(".dlp-legend:nth-of-type(2)")
+    assert "Below: value if the prompt ended there" in view.text(".dlp-legend:nth-of-type(2)")
     name = view.find(".dlp-token").first.get_attribute("aria-label") or ""
     assert name.startswith(f"1 of {len(one['tokens'])}: ") and "worst substitute " in name
 

@@ -70,9 +70,15 @@ export function heatMap(now, { swap, say }) {
   const given = { class: "dlp-heat", role: "grid", "aria-label": "substitutes by position, best first", onkeydown: move };
   const lines = [head, ...rows].map((line) => h("div", { role: "row" }, ...line));
   const table = h("div", { ...given, style: { "--columns": String(now.tokens.length) } }, ...lines);
-  const legend = ` each column: substitutes for its token${now.partial ? " so far" : ""}, best on top · `
-    + `blue with an edge raises the value, orange lowers it (full: ${num(most, digits)})`;
+  const legend = ` Substitutes for each token${now.partial ? " so far" : ""}, best on top · `
+    + `Blue with an edge raises the value, orange lowers it (max ${num(most, digits)})`;
+  const box = h("div", { class: "dlp-scroll" }, table);
+  // A wide map begins at the column of the strongest token.
+  requestAnimationFrame(() => {
+    const at = head[(now.drop ?? []).indexOf(Math.max(...(now.drop ?? [])))];
+    if (at) box.scrollLeft += at.getBoundingClientRect().right - box.getBoundingClientRect().right;
+  });
   return h("div", {},
-    h("div", { class: "dlp-scroll" }, table),
+    box,
     h("p", { class: "dlp-legend" }, h("span", { class: "dlp-ramp dlp-ramp-2" }), legend));
 }
