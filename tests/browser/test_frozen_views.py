@@ -189,7 +189,7 @@ def test_hostile_texts_stay_texts(mount: Mount, scheme: str):
     view = mount("dream", state, scheme=scheme)
     view.find(".dlp-token").nth(2).click()
     view.find(".dlp-dot").first.hover(force=True)
-    view.button("heat map").click()
+    view.button("Heat map").click()
     view.say(type="notice", text="".join(HOSTILE))
     for e in state["frontier"]:
         view.change(picked=e["key"], error=e["text"])

@@ -18,7 +18,7 @@ export function ledger(now, position, { swap, all, unfold, yet }) {
 
   function row([token, id, value, ce]) {
     const press = () => swap(swapped(now.ids, position, id));
-    const given = { class: "dlp-sub", "data-focus": `sub-${id}`, title: "try it", onclick: press };
+    const given = { class: "dlp-sub", "data-focus": `sub-${id}`, title: "Try this substitute", onclick: press };
     const name = visibleToken(token), change = num(value - now.value, digits, true);
     return h("tr", {},
       h("td", {}, swap ? h("button", given, name) : h("code", { class: "dlp-sub" }, name)),
@@ -33,7 +33,7 @@ export function ledger(now, position, { swap, all, unfold, yet }) {
 
   const folded = !all && subs.length > BEST + WORST + 2;
   const rows = folded ? [...subs.slice(0, BEST).map(row), more(), ...subs.slice(-WORST).map(row)] : subs.map(row);
-  const names = ["in its place", "value", "change", "cross-entropy", "change"];
+  const names = ["substitute", "value", "change", "cross-entropy", "change"];
   const head = h("thead", {}, h("tr", {}, ...names.map((name) => h("th", { scope: "col" }, name))));
   return h("div", { class: "dlp-scroll" }, h("table", {}, head, h("tbody", {}, ...rows)));
 }
