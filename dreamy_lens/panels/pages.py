@@ -37,8 +37,8 @@ def page_of_runs(runs: Dreams) -> str:
     heading = ", ".join(with_tooltip(short, long) for short, long in names)
     evaluated = sum(len(run.history) for run in runs)
     intro = (
-        f"{len(runs)} runs that evaluated {evaluated:,} prompts: the prompts that no other beats in both value and "
-        "cross-entropy, of each run and of all runs of a feature together."
+        f"{len(runs)} runs evaluated {evaluated:,} prompts. The view shows the frontier of each run and of all runs of "
+        "a feature together: prompts that no other prompt beats in both value and cross-entropy."
     )
     settings = "".join(
         f"<h2>Settings of run {number}</h2>{settings_list(run_settings(run))}" for number, run in enumerate(runs)

@@ -16,6 +16,7 @@ from dreamy_lens.features.parser import feature_names
 from dreamy_lens.html import svg
 from dreamy_lens.html.escaping import Html, escape, safe, with_tooltip
 from dreamy_lens.html.page import document, html_table, warning
+from dreamy_lens.html.words import plural
 from dreamy_lens.results.attribution import Attribution
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
@@ -139,9 +140,9 @@ def static_page_of_run(run: ReportedRun, k: int = 32, strips: int = 16) -> str:
 def introduction(run: ReportedRun) -> str:
     """Return a sentence that says what a page about a run shows."""
     return (
-        f"Prompts that drive the feature while they still read as language: of {len(run.history):,} evaluated, the "
-        f"{len(run.frontier)} that no other beats in both value and cross-entropy, from the most fluent to the "
-        "strongest."
+        f"Prompts that drive the feature while they still read as language. The search evaluated {len(run.history):,} "
+        f"prompts. The frontier has {plural(len(run.frontier), 'prompt')}, from the most fluent to the strongest: no "
+        "other prompt beats one of them in both value and cross-entropy."
     )
 
 

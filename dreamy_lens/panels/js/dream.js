@@ -155,6 +155,7 @@ export const view = {
         const slider = h("input", { type: "range", min: "0", step: "1", oninput: (e) => scrub(Number(e.target.value)) });
         const now = h("button", { class: "dlp-link", onclick: () => scrub(null) }, "now");
         times.append(
+          h("div", { class: "dlp-quiet" }, "Hypervolume, the area under the frontier"),
           h("div", { class: "dlp-chart" }), h("label", {}, h("span", {}, "Iteration"), slider),
           h("div", { class: "dlp-row" }, h("output", {}), now),
         );
@@ -165,7 +166,7 @@ export const view = {
       times.querySelector(".dlp-chart").replaceChildren(growthChart(get("growth") ?? {}, restarts, steps, at));
       const dashed = restarts.length ? `, dashed: ${count(restarts.length, "restart")}` : "";
       times.querySelector("output").textContent =
-        at === null ? `Drag to replay the search · Curve: hypervolume, the area under the frontier${dashed}`
+        at === null ? `Drag to replay the search${dashed}`
           : `Frontier after iteration ${at}${get("past") ? "" : ", loading…"}`;
       times.querySelector("button").hidden = at === null;
     }
