@@ -78,7 +78,7 @@ def test_watch_pause_try_resume_stop_click_reopen(lab: Lab, tmp_path: Path, offl
     view.get_by_label("another token").fill(" only")
     view.get_by_label("another token").press("Enter")
     wait_for(page, view, "[...view.querySelectorAll('.dlp-token b')][3].textContent === ' only'")
-    wait_for(page, view, "!view.querySelector('.dlp-numbers').textContent.includes('working')")
+    wait_for(page, view, "!view.querySelector('.dlp-numbers').textContent.includes('Working')")
     notebook.ask("from dreamy_lens.panels.run_view import inspector_of; looks = inspector_of(run)")
     shown = float(view.locator(".dlp-numbers b").first.inner_text().replace("−", "-"))
     tried = notebook.ask("[one['ids'] for one in looks.known.values() if one['tokens'][3] == ' only']")[0]
