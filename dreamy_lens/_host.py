@@ -106,8 +106,14 @@ def versions(*packages: str) -> dict[str, str]:
     return result
 
 
+PROGRESS = {"dreamy_lens": "progress"}
+"""Metadata of the outputs of progress bars in notebooks."""
+
+
 def progress_bar(shown: bool | None, **options: Any) -> Any:
-    """Return a tqdm progress bar: a widget in notebooks, and in logs a line every half minute.
+    """Return a tqdm progress bar: in a Jupyter kernel a line of text, which stays legible in a saved notebook.
+
+    In logs and pipes it is a line every half minute.
 
     Args:
         shown: Whether to show the bar, also where nobody watches; None shows it in Jupyter kernels and terminals, and
@@ -117,6 +123,8 @@ def progress_bar(shown: bool | None, **options: Any) -> Any:
     from tqdm.auto import tqdm
 
     silent = _SILENT.get() if shown is None else not shown
+    if in_kernel() and not silent:
+        return _cell_bar()(**options)
     if silent or shown or is_watched():
         return tqdm(disable=silent, dynamic_ncols=True, **options)
     return _line_bar()(**options)
@@ -152,3 +160,34 @@ def _line_bar() -> type:
             super().close()
 
     return LineBar
+
+
+@functools.cache
+def _cell_bar() -> type:
+    """Return the class of progress bars that are text in a notebook cell."""
+    from IPython.display import display
+    from tqdm.std import tqdm
+
+    class CellBar(tqdm):
+        """Progress bar as text, and at the end a line without a bar. A widget would be dead in a saved notebook."""
+
+        def __init__(self, **options: Any) -> None:
+            self._handle: Any = None
+            super().__init__(**{"file": io.StringIO(), "ncols": 100, "mininterval": 0.25, **options})
+
+        def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+            if self.disable:  # the bar is closed
+                early = self.total and self.n < self.total
+                known = "{n_fmt} " if not self.total else "{n_fmt}/{total_fmt} "
+                form = self.bar_format or f"{{desc}}: {known}{{elapsed}}{{postfix}}"
+                self.bar_format = form.replace("|{bar}|", "").replace("<{remaining}", "")
+                msg = f"{self}{' (ended early)' if early else ''}"
+            text = " ".join((str(self) if msg is None else msg).split())
+            content = {"text/plain": text}
+            if self._handle is None:
+                self._handle = display(content, raw=True, display_id=True, metadata=PROGRESS)
+            else:
+                self._handle.update(content, raw=True, metadata=PROGRESS)
+            return True
+
+    return CellBar

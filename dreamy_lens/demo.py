@@ -71,9 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "fluent to strong:\n"
     )
     print(shown)
-    best = run.frontier.best(max_perplexity=max(500.0, run.frontier[0].perplexity))
-    print(f"\nTokens that carry the value of {best.text!r}:\n")
-    print(best.attribution())
+    best = run.frontier.representative()
+    if best is not None:
+        print(f"\nTokens that carry the value of {best.text!r}:\n")
+        print(best.attribution())
 
     page = Path(options.html).resolve()
     run.to_html(page, strips=SHOWN)

@@ -163,6 +163,8 @@ def _tidy(output: Any, text: _Text) -> bool:
         output.traceback = [text(line) for line in output.traceback]
         output.evalue = text(output.evalue)
         return True
+    if output.get("metadata", {}).get("dreamy_lens") == "progress":  # it has times
+        return False
     # In a notebook that is opened again, a widget without its state shows an error and hides the HTML beside it.
     was_widget = output.data.pop(WIDGET, None) is not None
     output.data.update({kind: text.everywhere(value) for kind, value in output.data.items()})

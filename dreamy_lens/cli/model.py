@@ -11,10 +11,11 @@ import dreamy_lens as dl
 from dreamy_lens._files import cached_json
 from dreamy_lens._host import versions
 from dreamy_lens.cli.commands import Commands
-from dreamy_lens.cli.options import add_model, add_page, add_quiet, announce, load_selected_model
+from dreamy_lens.cli.options import add_model, add_page, add_quiet, announce, load_selected_model, report_file
 from dreamy_lens.cli.output import add_output, print_json, print_result
 from dreamy_lens.cli.strip import print_strip
 from dreamy_lens.errors import DreamyLensError, quoted
+from dreamy_lens.results.export import check_format
 
 HookPoints = tuple[str, list[str], list[tuple[str, Any]]]
 
@@ -29,10 +30,14 @@ def add_attribute(commands: Commands) -> None:
     parser.add_argument("-k", type=int, default=32, metavar="N", help=substitutes)
     add_page(parser, "write the coloured tokens as a self-contained page")
     add_output(parser, "all substitutes")
+    formats = "write the tokens with their substitutes as .svg, .pdf or .png, the table as .csv, or everything as .json"
+    parser.add_argument("--out", metavar="FILE", help=formats)
     add_quiet(parser, "do not say what is being done")
 
 
 def _attribute(options: argparse.Namespace) -> None:
+    if options.out:
+        check_format(options.out, drawn=True)
     model = load_selected_model(options)
     announce(f"Attributing {options.feature} to the tokens of the prompt", options)
     attribution = dl.attribution(options.feature, options.prompt, model, options.k, prepend_bos=options.prepend_bos)
@@ -42,6 +47,8 @@ def _attribute(options: argparse.Namespace) -> None:
         print(attribution)
 
     print_result(attribution, options, as_text)
+    if options.out:
+        report_file(attribution.save(options.out), options)
 
 
 def add_hooks(commands: Commands) -> None:

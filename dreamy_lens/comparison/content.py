@@ -146,7 +146,8 @@ class ComparisonContent:
             kept = "" if self.scanned.measured else f" (of the {plural(len(self.top), 'kept window')})"
             windows = f"at least {windows}" if self.scanned.measured and not self._complete else windows
             sentences.append(
-                f"Hypervolume from value {low} and cross-entropy {cost:.2f}: dreams {dreams}, windows {windows}{kept}."
+                f"Hypervolume, the area under the frontier above value {low} and up to cross-entropy {cost:.2f}: "
+                f"dreams {dreams}, windows {windows}{kept}."
             )
         memorized = self._memorized_sentence()
         return (*sentences, *([memorized] if memorized else []))
@@ -173,7 +174,7 @@ class ComparisonContent:
             return f"No token of any dream appears in {where}."
         if span.share < MEMORIZED:
             start = f"No dream has more than {span.length} of {span.total} tokens in a row in common with {where}"
-            rest = ": none is memorized." if searched else f"; {SEARCH_ALL} searches the whole corpus."
+            rest = ": none appears to be memorized." if searched else f"; {SEARCH_ALL} searches the whole corpus."
             return start + rest
         count = sum(o.longest.share >= MEMORIZED for o in self.overlaps)
         return (

@@ -71,16 +71,14 @@ def _region(
     y += [y[-1], top]
     pattern = {"shape": "/", "fgcolor": colour, "fgopacity": 0.35, "size": 9, "solidity": 0.12}
     area = {"fill": "toself", "fillcolor": "rgba(0,0,0,0)", "fillpattern": pattern, "line": {"width": 0}}
-    region = f"no window of {comparison.scanned.extent}"
+    region = f"Beyond the corpus ({comparison.scanned.extent})"
     figure.add_trace(go.Scatter(x=x, y=y, mode="lines", name=region, showlegend=False, hoverinfo="skip", **area))
     edge = {"color": colour, "dash": "dash", "width": 2}
     first = 2 * int(np.searchsorted(highs, bottom, "right"))  # first corner of the edge that lies within the figure
     edge_x, edge_y = x[1 + first : -1], y[1 + first : -1]
     figure.add_trace(go.Scatter(x=edge_x, y=edge_y, mode="lines", line=edge, showlegend=False, hoverinfo="skip"))
     place: dict[str, Any] = {"x": left, "y": top, "xanchor": "left", "yanchor": "top", "xshift": 10, "yshift": -8}
-    figure.add_annotation(
-        text=f"<b>{style.escape_label(region)} is here</b>", showarrow=False, font={"color": colour}, **place
-    )
+    figure.add_annotation(text=f"<b>{style.escape_label(region)}</b>", showarrow=False, font={"color": colour}, **place)
 
 
 def _windows(windows: Sequence[Window], name: str, marker: dict[str, Any]) -> go.Scatter:

@@ -63,6 +63,7 @@ def make_statement(limit: float, frontier: Frontier, corpus: CorpusFrontier, tok
         corpus: Frontier of the windows of the corpus.
         tokens: Amount of text that was scanned, such as "500M tokens".
     """
+    tokens = f"{tokens.removesuffix(' tokens')} corpus tokens"
     fluent = [p for p in frontier if p.cross_entropy < limit]
     dream, bounds = (fluent[-1] if fluent else None), corpus.below(limit)
     if limit == math.inf:
@@ -80,12 +81,14 @@ def _without_limit(dream: Prompt | None, bounds: Bounds, tokens: str) -> str:
     if dream is None:
         return "No dream has finite scores."
     if window is None:
-        return f"The strongest dream reaches {format_values(dream.value)[0]}; no window of {tokens} was kept."
+        return f"The strongest dream scores {format_values(dream.value)[0]}; no window of {tokens} was kept."
     dream_value, corpus_value, apart = format_values(dream.value, window.value, abs(dream.value - window.value))
-    scores = f"{dream_value} at cross-entropy {dream.cross_entropy:.2f} against {corpus_value}"
     cost = window.cross_entropy
-    scores += "" if cost is None or not math.isfinite(cost) else f" at {cost:.2f}"
-    return f"The strongest dream is {_apart(dream.value - window.value, apart)} the strongest of {tokens} ({scores})."
+    there = "" if cost is None or not math.isfinite(cost) else f" at {cost:.2f}"
+    return (
+        f"The strongest dream scores {dream_value} at cross-entropy {dream.cross_entropy:.2f}; the strongest of "
+        f"{tokens} scores {corpus_value}{there} ({_signed(dream.value - window.value, apart)})."
+    )
 
 
 def _no_dream(limit: float, frontier: Frontier, bounds: Bounds, tokens: str) -> str:
@@ -93,49 +96,48 @@ def _no_dream(limit: float, frontier: Frontier, bounds: Bounds, tokens: str) -> 
     most_fluent = f" (the most fluent: {frontier[0].cross_entropy:.2f})" if len(frontier) else ""
     start = f"No dream has a cross-entropy below {format_limit(limit)}{most_fluent}"
     if bounds.empty:
-        return f"{start}, and neither has any window of {tokens}."
+        return f"{start}, and no window of {tokens} has one either."
     if bounds.exact:
-        return f"{start}; the best of {tokens} reaches {format_values(bounds.low)[0]} there."
+        return f"{start}; the best of {tokens} scores {format_values(bounds.low)[0]} there."
     if bounds.window is not None:
         low, high = format_values(bounds.low, bounds.high)
-        return f"{start}; the best of {tokens} reaches between {low} and {high} there."
-    return f"{start}; of {tokens} it is only known that no window there exceeds {format_values(bounds.high)[0]}."
+        return f"{start}; the best of {tokens} scores between {low} and {high} there."
+    return f"{start}; of {tokens} it is only known that no window there scores above {format_values(bounds.high)[0]}."
 
 
 def _below(limit: float, dream: Prompt, bounds: Bounds, corpus: CorpusFrontier, tokens: str) -> str:
     """Return the sentence for a limit below which there is a dream."""
-    start = f"At cross-entropy below {format_limit(limit)} the best dream"
+    start = f"Among prompts with cross-entropy below {format_limit(limit)}, the best dream scores"
     value, low, high = dream.value, bounds.low, bounds.high
     if bounds.empty:
-        return f"{start} reaches {format_values(value)[0]}; no window of {tokens} is that fluent."
+        return f"{start} {format_values(value)[0]}; no window of {tokens} is that fluent."
     if bounds.exact:
         dream_value, corpus_value, apart = format_values(value, low, abs(value - low))
-        return f"{start} is {_apart(value - low, apart)} the best of {tokens} ({dream_value} against {corpus_value})."
+        return f"{start} {dream_value}; the best of {tokens} scores {corpus_value} ({_signed(value - low, apart)})."
     kept = _kept(corpus, limit)
     if value > high:
         dream_value, corpus_value, apart = format_values(value, high, value - high)
         reason = f": {kept}" if bounds.window is None else ""
-        scores = f"{dream_value} against at most {corpus_value}{reason}"
-        return f"{start} is at least {apart} above every one of {tokens} ({scores})."
+        return f"{start} {dream_value}; the best of {tokens} scores at most {corpus_value} (+{apart} or more{reason})."
     if value < low:
         dream_value, corpus_value, apart = format_values(value, low, low - value)
-        return f"{start} is at least {apart} below the best of {tokens} ({dream_value} against {corpus_value} or more)."
+        return f"{start} {dream_value}; the best of {tokens} scores {corpus_value} or more (−{apart} or less)."
     if bounds.window is None:
         dream_value, corpus_value = format_values(value, high)
         return (
-            f"{start} reaches {dream_value}. {kept[:1].upper()}{kept[1:]}, so of {tokens} it is only known that no "
-            f"window there exceeds {corpus_value}; a scan with cross_entropy=True tells more."
+            f"{start} {dream_value}. {kept[:1].upper()}{kept[1:]}, so of {tokens} it is only known that no window "
+            f"there scores above {corpus_value}; a scan with cross_entropy=True tells more."
         )
     dream_value, corpus_value, apart, most = format_values(value, low, abs(value - low), high)
     if not corpus.measured:
         return (
-            f"{start} is {_apart(value - low, apart)} the best of the {plural(len(corpus.top), 'kept window')} "
-            f"({dream_value} against {corpus_value}); other windows of {tokens} may reach {most} there."
+            f"{start} {dream_value}; the best of the {plural(len(corpus.top), 'kept window')} scores {corpus_value} "
+            f"({_signed(value - low, apart)}); other windows of {tokens} may score up to {most} there."
         )
     end = f" up to {format_limit(LAST * FLUENT_STEP)}" if limit > LAST * FLUENT_STEP else ""
     return (
-        f"{start} reaches {dream_value}, and the best of {tokens} between {corpus_value} and {most}; "
-        f"at multiples of {FLUENT_STEP:g}{end} it is known exactly."
+        f"{start} {dream_value}; the best of {tokens} scores between {corpus_value} and {most}. "
+        f"At multiples of {FLUENT_STEP:g}{end} it is known exactly."
     )
 
 
@@ -146,11 +148,11 @@ def _kept(corpus: CorpusFrontier, limit: float) -> str:
     return f"none of the {plural(len(corpus.top), 'kept window')} has a cross-entropy below {format_limit(limit)}"
 
 
-def _apart(difference: float, text: str) -> str:
-    """Return a difference in words, such as "1.30 above"."""
+def _signed(difference: float, text: str) -> str:
+    """Return a difference with its sign, such as "+1.30"; "equal" for none."""
     if difference == 0 or not text.strip("0.,"):
-        return "as strong as"
-    return f"{text} {'above' if difference > 0 else 'below'}"
+        return "equal"
+    return f"{'+' if difference > 0 else '−'}{text}"
 
 
 def default_limits(frontier: Frontier, corpus: CorpusFrontier) -> tuple[float, ...]:

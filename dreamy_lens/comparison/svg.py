@@ -66,7 +66,7 @@ def comparison_key(comparison: ComparisonContent) -> Html:
         dots = '<path class="dl-cloud" d="M6 8h0M13 4h0M19 8h0"/>'
         entries.append((dots, f"{len(comparison.cloud):,} windows at random"))
     area = '<rect class="dl-area" width="26" height="12"/><path class="dl-edge" d="M0 11H26"/>'
-    entries.append((area, "region without windows"))
+    entries.append((area, "beyond the corpus: no window is there"))
     items = (
         f'<span><svg class="dl-plot" viewBox="0 0 26 12" aria-hidden="true">{mark}</svg>{text}</span>'
         for mark, text in entries
@@ -111,7 +111,7 @@ def _label(plane: Plane, comparison: ComparisonContent) -> str:
     """Return the label of the region that no window reaches."""
     if not comparison.top:
         return ""
-    text = f"no window of {comparison.scanned.extent} is here"
+    text = f"Beyond the corpus ({comparison.scanned.extent})"
     return f'<text class="dl-over dl-note-w" x="{plane.left + 14}" y="{plane.top + 26}">{escape(text)}</text>'
 
 

@@ -12,7 +12,8 @@ def is_off_at_zero(feature: Any) -> bool:
     """Return whether a feature is on only where its value is above zero.
 
     This holds for a neuron of an MLP after its nonlinearity and for a latent of an autoencoder, for their maxima and
-    means over positions, and for positive multiples of these. It does not hold for directions, logits and sums.
+    means over positions, and for positive multiples of these. It does not hold for directions, logits and sums. In a
+    gated MLP it need not hold for a neuron, which may be on below zero too; the expression does not tell.
 
     >>> from dreamy_lens.features.parser import parse
     >>> is_off_at_zero(parse("2 * L2.N17")), is_off_at_zero(parse("blocks.2.mlp.hook_pre[-1, 17]"))
@@ -25,6 +26,13 @@ def is_off_at_zero(feature: Any) -> bool:
     if isinstance(feature, ex.Latent):
         return not feature.pre_activation
     return isinstance(feature, ex.Hook) and feature.name.endswith(".mlp.hook_post")
+
+
+def reads_mlp(feature: Any) -> bool:
+    """Return whether a feature for which :func:`is_off_at_zero` holds reads a neuron, and not a latent."""
+    while isinstance(feature, (ex.Reduced, ex.Scaled)):
+        feature = feature.of
+    return isinstance(feature, ex.Hook)
 
 
 def before_nonlinearity(feature: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Plotly figures of results, for notebooks, pages and papers.
+"""Figures of results, for notebooks, pages and papers.
 
-Every function returns a new figure that you may restyle, and changes nothing else. Plotly is imported only when you
-make a figure.
+Every function returns a new figure and changes nothing else. Most figures are plotly's, and you may restyle them;
+plotly is imported only when you make one. Strips of tokens and maps of substitutes are SVG, which needs no browser.
 """
 
 import lazy_loader as _lazy

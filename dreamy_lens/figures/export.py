@@ -18,6 +18,7 @@ from dreamy_lens import _waiting
 from dreamy_lens._files import check_file, write_file
 from dreamy_lens.errors import DreamyLensError, WaitError
 from dreamy_lens.figures import drawing
+from dreamy_lens.figures.protocols import DrawnFigure
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -29,8 +30,34 @@ BROWSER_SECONDS = 60.0
 """Most seconds that drawing an image may take, without `DREAMY_LENS_TIMEOUT`."""
 
 
+def check_image(path: str | os.PathLike[str], drawn: bool = False) -> None:
+    """Check, before work begins, that an image can be drawn and written to a file.
+
+    Args:
+        path: File that will be written.
+        drawn: Whether the figure is an SVG already, so that .svg and .html need nothing else.
+
+    Raises:
+        DreamyLensError: The ending is unknown, or the image needs kaleido, which is missing.
+        FileWriteError: The file cannot be written.
+    """
+    file = Path(path).expanduser()
+    form = file.suffix[1:].lower()
+    if form not in (*PAGES, *IMAGES):
+        raise DreamyLensError(
+            f"{os.fspath(path)!r} does not end in a format for figures; use .svg, .png, .pdf or .html."
+        )
+    check_file(file)
+    if form in IMAGES and not (drawn and form == "svg"):
+        _check_kaleido(_without_kaleido(file, drawn))
+
+
 def save(
-    figure: go.Figure, path: str | os.PathLike[str], width: int = 720, height: int = 450, scale: float = 2.0
+    figure: go.Figure | DrawnFigure,
+    path: str | os.PathLike[str],
+    width: int = 720,
+    height: int = 450,
+    scale: float = 2.0,
 ) -> Path:
     """Write a figure to a file.
 
@@ -39,7 +66,8 @@ def save(
     `DREAMY_LENS_TIMEOUT` sets another limit.
 
     Args:
-        figure: Plotly figure to write.
+        figure: Plotly figure, or figure of text and boxes, to write. The latter is SVG: for .svg and .html it needs
+            neither kaleido nor a browser, and it has a size of its own.
         path: File to write. Its ending (.svg, .png, .pdf, .jpg, .webp or .html) decides the format. Missing folders are
             created.
         width: Width of an image in pixels of the layout.
@@ -62,24 +90,32 @@ def save(
     ...     save(run.plot(), f"{folder}/frontier.html").name
     'frontier.html'
     """
-    file = Path(path).expanduser()
+    file, drawn = Path(path).expanduser(), isinstance(figure, DrawnFigure)
     form = file.suffix[1:].lower()
-    if form in (*PAGES, *IMAGES):
-        check_file(file)
-    if form in PAGES:
-        content = figure.to_html(include_plotlyjs=True, full_html=True).encode("utf-8", "replace")
-    elif form in IMAGES:
-        content = _image(figure, form, width, height, scale, file)
+    check_image(path, drawn)
+    if not isinstance(figure, DrawnFigure):
+        if form in PAGES:
+            content = figure.to_html(include_plotlyjs=True, full_html=True).encode("utf-8", "replace")
+        else:
+            content = _image(figure, form, width, height, scale, file)
+    elif form == "svg":
+        content = figure.svg.encode("utf-8")
+    elif form in PAGES:
+        content = figure.to_html().encode("utf-8", "replace")
     else:
-        raise DreamyLensError(
-            f"{os.fspath(path)!r} does not end in a format for figures; use .svg, .png, .pdf or .html."
-        )
+        scale = 1.0 if form == "pdf" else scale  # text of a paper has its own size
+        content = _image(figure.to_plotly(), form, figure.width, figure.height, scale, file, drawn)
     return write_file(file, content)
 
 
-def _image(figure: go.Figure, form: str, width: int, height: int, scale: float, file: Path) -> bytes:
-    """Draw a figure as an image and return the content of its file."""
-    alternative = f"A page needs neither: save(figure, {str(file.with_suffix('.html'))!r})."
+def _without_kaleido(file: Path, drawn: bool) -> str:
+    """Return a sentence that names a format which needs neither kaleido nor a browser."""
+    what, ending = ("An SVG", ".svg") if drawn else ("A page", ".html")
+    return f"{what} needs neither: save(figure, {str(file.with_suffix(ending))!r})."
+
+
+def _check_kaleido(alternative: str) -> None:
+    """Check that kaleido is installed."""
     try:
         installed = hasattr(importlib.import_module("kaleido"), "calc_fig")
     except ImportError:
@@ -89,6 +125,13 @@ def _image(figure: go.Figure, form: str, width: int, height: int, scale: float, 
             "Images of figures need the package kaleido, version 1 or newer, which is not installed: "
             f"pip install 'dreamy-lens[export]'. It draws in a Chrome or Chromium on this machine. {alternative}"
         )
+
+
+def _image(
+    figure: go.Figure, form: str, width: int, height: int, scale: float, file: Path, drawn: bool = False
+) -> bytes:
+    """Draw a figure as an image and return the content of its file."""
+    alternative = _without_kaleido(file, drawn)
     options = {"format": form, "width": width, "height": height, "scale": scale}
     try:
         return _drawn(figure, options)

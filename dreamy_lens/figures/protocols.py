@@ -9,6 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 
 @runtime_checkable
@@ -214,3 +215,20 @@ class TokenAttribution(Protocol):
         ...
 
     def __len__(self) -> int: ...
+
+
+@runtime_checkable
+class DrawnFigure(Protocol):
+    """Figure that is SVG already, such as :class:`dreamy_lens.figures.SvgFigure`."""
+
+    svg: str
+    width: int
+    height: int
+
+    def to_html(self) -> str:
+        """Return the figure as a page."""
+        ...
+
+    def to_plotly(self) -> go.Figure:
+        """Return a plotly figure that shows the drawing."""
+        ...

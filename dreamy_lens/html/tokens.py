@@ -128,11 +128,11 @@ def legend(scale: ValueScale) -> Html:
     """Return a legend that explains the colours of a scale."""
     full = scale.number(scale.full)
     low = f'<span class="dl-ramp dl-cool"></span> −{full} … ' if scale.signed else ""
-    ramp = f'{low}0 … <span class="dl-ramp"></span> {full}; the bar shows the same value'
-    return Html(f'<span class="dl-legend">value if the prompt ended at the token: {ramp}</span>')
+    ramp = f'{low}0 … <span class="dl-ramp"></span> {full}'
+    return Html(f'<span class="dl-legend">Colour and bar: value if the prompt ended at the token, {ramp}</span>')
 
 
 def numbers_switch(name: str) -> Html:
     """Return a checkbox that writes every value on the page under its token, without a script."""
-    label = "write every value under its token"
+    label = "Write every value under its token"
     return Html(f'<label class="dl-switch"><input type="checkbox" class="dl-all" id="{name}"/> {label}</label>')

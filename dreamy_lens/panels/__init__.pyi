@@ -4,7 +4,6 @@ from .browser import FeatureBrowser as FeatureBrowser
 from .cells import show as show
 from .dream import DreamPanel as DreamPanel
 from .form import FeatureForm as FeatureForm
-from .run_view import default_pick as default_pick
 from .run_view import frozen_run as frozen_run
 from .run_view import inspector_of as inspector_of
 from .runs import RunsPanel as RunsPanel

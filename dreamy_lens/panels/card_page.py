@@ -21,7 +21,7 @@ from dreamy_lens.html.tokens import ValueScale, legend, numbers_switch
 from dreamy_lens.html.words import plural
 from dreamy_lens.panels.run_view import frozen_run, inspector_of
 from dreamy_lens.results.prompt_table import prompt_table
-from dreamy_lens.results.strips import LEGEND
+from dreamy_lens.results.strips import StripScale
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.report import settings_list, strip_section
 from dreamy_lens.scan.page import QUANTILES, percent, quantile_sentence, shared_scale, window_card
@@ -128,8 +128,10 @@ class CardView:
         count = len(attributions)
         few = f"{count} of {len(frontier)}, from fluent to strong. " if count < len(frontier) else ""
         tried = "Each token was replaced by substitutes that the gradient favours."
-        note = f'<p class="dl-note">{few}{tried} {LEGEND}</p>'
-        return note + "".join(strip_section(i, frontier[i], names[i], attributions[i]) for i in sorted(attributions))
+        scale = StripScale.of(attributions.values())
+        note = f'<p class="dl-note">{few}{tried} {scale.legend}</p>'
+        sections = (strip_section(i, frontier[i], names[i], attributions[i], scale) for i in sorted(attributions))
+        return note + "".join(sections)
 
     def _windows(self) -> str:
         parts = [("strongest", self._cards(self.top)), ("quantiles", self._by_quantile())]

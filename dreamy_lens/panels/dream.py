@@ -14,7 +14,6 @@ from dreamy_lens.panels.live import LivePanel
 from dreamy_lens.panels.messages import MessageHandler
 from dreamy_lens.panels.run_view import (
     WEIGHT,
-    default_pick,
     dereference,
     edited_keys,
     frozen_run,
@@ -125,7 +124,7 @@ class DreamPanel(LivePanel):
         Returns:
             Futures of the attributions.
         """
-        default = default_pick(self.run.so_far.frontier)
+        default = self.run.so_far.frontier.representative()
         return queue_attributions(self.run, first=[default] if default else [])
 
     def __repr__(self) -> str:
@@ -133,7 +132,7 @@ class DreamPanel(LivePanel):
 
     def _pick_default(self) -> None:
         """Pick a prompt when the run has ended and the user has picked none, so that its strip is there."""
-        if self.status in ENDED and not self.picked and (prompt := default_pick(self.run.so_far.frontier)):
+        if self.status in ENDED and not self.picked and (prompt := self.run.so_far.frontier.representative()):
             self.picked = key(prompt.ids)
 
     def _more(self, message: dict[str, Any]) -> None:

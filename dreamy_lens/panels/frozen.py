@@ -135,11 +135,13 @@ def _tokens(entry: dict[str, Any]) -> str:
         for token, drop in zip(entry["tokens"], drops, strict=True)
     ]
     scores = f"value {_number(entry['value'], 3)}, cross-entropy {_number(entry['ce'], 2)} nats per token"
-    return f"{token_strip(strip, inline=True)}<div>{scores}</div>"
+    many = f"Colour: drop in value with the worst of {entry['tried']} substitutes (max {number(full, 3)})"
+    legend = f"<div>{many}</div>" if entry.get("drop") else ""
+    return f"{token_strip(strip, inline=True)}<div>{scores}</div>{legend}"
 
 
 def _note(drop: float) -> str:
-    return f"loses {number(drop, 3)} with the worst substitute"
+    return f"worst substitute {number(-drop, 3, sign=True)}"
 
 
 def _table(entries: list[dict[str, Any]]) -> str:

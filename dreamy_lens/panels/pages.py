@@ -11,7 +11,7 @@ import numpy as np
 from dreamy_lens.errors import DreamyLensError
 from dreamy_lens.html.escaping import escape, with_tooltip
 from dreamy_lens.html.page import document
-from dreamy_lens.panels.run_view import default_pick, frozen_run, inspector_of
+from dreamy_lens.panels.run_view import frozen_run, inspector_of
 from dreamy_lens.panels.runs import RunsPanel
 from dreamy_lens.runs.report import introduction, run_settings, settings_list
 
@@ -37,8 +37,8 @@ def page_of_runs(runs: Dreams) -> str:
     heading = ", ".join(with_tooltip(short, long) for short, long in names)
     evaluated = sum(len(run.history) for run in runs)
     intro = (
-        f"{len(runs)} runs that evaluated {evaluated:,} prompts: the prompts that no other beats in both value and "
-        "cross-entropy, of each run and of all runs of a feature together."
+        f"{len(runs)} runs evaluated {evaluated:,} prompts. The view shows the frontier of each run and of all runs of "
+        "a feature together: prompts that no other prompt beats in both value and cross-entropy."
     )
     settings = "".join(
         f"<h2>Settings of run {number}</h2>{settings_list(run_settings(run))}" for number, run in enumerate(runs)
@@ -57,7 +57,7 @@ def page_of_run(run: Dream, k: int = 32, strips: int = 20) -> str:
     inspector, frontier = inspector_of(run), run.frontier
 
     def inspect() -> None:
-        default = default_pick(frontier)
+        default = frontier.representative()
         for prompt in [*([default] if default else []), *frontier.spread(strips)]:
             inspector.with_series(np.asarray(prompt.ids, dtype=np.int64), k)
 

@@ -17,15 +17,11 @@ from dreamy_lens.panels.messages import PromptInspector
 from dreamy_lens.runs.worker import ENDED
 
 if TYPE_CHECKING:
-    from dreamy_lens.results.frontier import Frontier
     from dreamy_lens.results.prompt import Prompt
     from dreamy_lens.runs.dream import Dream
 
 KEPT = 20
 """Number of a frontier's prompts whose attribution a frozen view keeps, spread from fluent to strong."""
-
-FLUENT = 5.0
-"""Highest cross-entropy, in nats per token, of the prompt that a view picks by itself."""
 
 WEIGHT = 100_000
 """Most characters of a frozen view; details are left out to stay below it, as far as possible."""
@@ -77,18 +73,6 @@ def view_labels(run: Dream) -> dict[str, str]:
     title, full_title = run.feature_names
     python = f"dl.parse({origin.feature!r})"
     return {"title": title, "full_title": full_title, "subtitle": " · ".join(parts), "python": python}
-
-
-def default_pick(frontier: Frontier) -> Prompt | None:
-    """Return the prompt that a view picks when the user has picked none; None for an empty frontier.
-
-    It is the strongest prompt that is fluent, or the one in the middle of the frontier if none is fluent.
-
-    Args:
-        frontier: Frontier of a run, or of several.
-    """
-    fluent = [p for p in frontier if p.cross_entropy <= FLUENT]
-    return fluent[-1] if fluent else frontier[len(frontier) // 2] if len(frontier) else None
 
 
 def edited_keys(view_state: Mapping[str, Any]) -> list[str]:
@@ -153,14 +137,14 @@ def frozen_run(
         weight: Most characters; details are left out to stay below it, as far as possible.
         strips: Most prompts whose attribution is kept.
         follower: Follower of the run; None makes one.
-        picked: Key of the picked prompt; "" picks the strongest fluent one.
+        picked: Key of the picked prompt; "" picks that of :meth:`Frontier.representative`.
         view_state: What the user has set and edited in the live panel; None is nothing.
         live_id: Id of the live panel that the view was made from; None if there is none.
     """
     follower = state.RunFollower(run) if follower is None else follower
     keys = [state.key(p.ids) for p in run.so_far.frontier]
     also = edited_keys(view_state or {})
-    default = default_pick(run.so_far.frontier)
+    default = run.so_far.frontier.representative()
     if picked not in keys and picked not in also and picked not in known_attributions(run, [picked]) and default:
         picked = state.key(default.ids)
     past = follower.past()  # opens the run's model, with which the labels have the text of a start

@@ -14,7 +14,6 @@ from dreamy_lens.panels.live import LivePanel
 from dreamy_lens.panels.messages import MessageHandler
 from dreamy_lens.panels.run_view import (
     WEIGHT,
-    default_pick,
     edited_keys,
     first_small_page,
     inspector_of,
@@ -68,7 +67,7 @@ class RunsPanel(LivePanel):
         Returns:
             Futures of the attributions.
         """
-        default = default_pick(self._merged())
+        default = self._merged().representative()
         futures = []
         for run in self.run:
             first = [default] if default is not None and default in run.so_far.frontier.prompts else []
@@ -110,7 +109,7 @@ class RunsPanel(LivePanel):
         return Frontier(prompt for run in first for prompt in run.so_far.frontier)
 
     def _default_key(self) -> str:
-        default = default_pick(self._merged())
+        default = self._merged().representative()
         return state.key(default.ids) if default else ""
 
     def _pick_default(self) -> None:

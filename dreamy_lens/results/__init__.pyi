@@ -14,4 +14,5 @@ from .prompt import Provenance as Provenance
 from .snapshot import Snapshot as Snapshot
 from .storage import read_folder as read_folder
 from .storage import write_folder as write_folder
-from .strips import strip_scales as strip_scales
+from .strips import StripScale as StripScale
+from .strips import attribution_strip as attribution_strip

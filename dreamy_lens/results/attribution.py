@@ -166,11 +166,13 @@ class Attribution:
 
         Args:
             path: File to write. Its ending decides the format: `.html` is the page, `.csv` the table, and `.svg`,
-                `.pdf` and `.png` are the figure. `.json`, or no known ending, is the JSON that :meth:`load` reads.
+                `.pdf` and `.png` are the tokens with their substitutes (:func:`dreamy_lens.figures.strip`). `.json`, or
+                no known ending, is the JSON that :meth:`load` reads.
 
         Raises:
             FileWriteError: The file cannot be written, or its ending stands for another format.
         """
+        from dreamy_lens.figures import strip
 
         def content() -> dict[str, Any]:
             arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
@@ -178,7 +180,7 @@ class Attribution:
             plain = {name: getattr(self, name) for name in names}
             return {"format": FORMAT, "version": 1, **plain, **arrays}
 
-        return save_as(path, content, self.to_pandas, self.plot, self.to_html)
+        return save_as(path, content, self.to_pandas, lambda: strip(self), self.to_html, drawn=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Attribution:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 FORMAT = "dreamy_lens frontier"
 
+FLUENT = 5.0
+"""Highest cross-entropy, in nats per token, of the prompt that panels and pages show first."""
+
 
 @dataclass(frozen=True, repr=False)
 class Frontier(Sequence[Prompt]):
@@ -130,6 +133,17 @@ class Frontier(Sequence[Prompt]):
             f"No prompt of this frontier has {wanted}. The most fluent one has cross-entropy "
             f"{most_fluent.cross_entropy:.3f} (perplexity {most_fluent.perplexity:,.1f}): allow more, or dream longer."
         )
+
+    def representative(self) -> Prompt | None:
+        """Return the prompt that panels and pages show first; None for an empty frontier.
+
+        It is the strongest prompt with a cross-entropy of at most 5 nats per token, or the one in the middle of the
+        frontier if none is that fluent.
+        """
+        fluent = [p for p in self.prompts if p.cross_entropy <= FLUENT]
+        if fluent:
+            return fluent[-1]
+        return self.prompts[len(self.prompts) // 2] if self.prompts else None
 
     @property
     def note(self) -> str:

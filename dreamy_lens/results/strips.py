@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from dreamy_lens.figures.protocols import TokenAttribution, TokenSubstitute
+from dreamy_lens.figures.token_strip import drop_scale
 from dreamy_lens.html.escaping import Html, escape
 from dreamy_lens.html.numbers import decimals, number
 from dreamy_lens.html.tokens import StripToken, token_strip
 
-LEGEND = Html(
-    '<span class="dl-ramp"></span> colour: value lost with the worst substitute '
-    '<span class="dl-swatch"></span> bar: value lost with the best substitute '
-    "(dotted: the substitute is better); point at a token, or tap it, for its substitutes"
-)
+
+class StripScale(NamedTuple):
+    """Scale that all strips of a page share, in colour and bars alike.
+
+    Attributes:
+        full: Drop in value that full colour and a full bar stand for.
+        places: Number of decimal places of values and drops.
+        tried: Number of substitutes tried for each token.
+    """
+
+    full: float
+    places: int
+    tried: int
+
+    @classmethod
+    def of(cls, attributions: Iterable[TokenAttribution]) -> StripScale:
+        """Return the scale of all strips of a page: full is the largest drop with a worst substitute."""
+        shown = list(attributions)
+        full = drop_scale(shown)
+        tried = max((a.candidates.shape[1] for a in shown), default=0)
+        return cls(full, decimals([full, *(a.value for a in shown)], 3), tried)
+
+    @property
+    def legend(self) -> Html:
+        """Legend of all strips of a page."""
+        return Html(
+            f'<span class="dl-ramp"></span> Colour: drop in value with the worst of {self.tried} substitutes (max '
+            f'{number(self.full, self.places)}) · <span class="dl-swatch"></span> Bar: drop with the best, on the same '
+            "scale (dotted: the best is better than the token) · Point at a token, or tap it, to see its substitutes"
+        )
 
 
-def attribution_strip(attribution: TokenAttribution, count: int = 3) -> Html:
-    """Return the strip of one attribution, with its own scales of colour and bars.
+def attribution_strip(attribution: TokenAttribution, scale: StripScale, count: int = 3) -> Html:
+    """Return the strip of one attribution.
 
     Args:
         attribution: Attribution of one prompt.
+        scale: Scale of all strips of the page.
         count: Number of best substitutes, and of worst substitutes, on each token's card.
     """
-    worst, best = attribution.drop_to_worst, attribution.drop_to_best
-    (colour, bar), places = strip_scales(attribution), decimals([attribution.value, *worst], 3)
+    worst, best, places = attribution.drop_to_worst, attribution.drop_to_best, scale.places
     strip = []
     for i, token in enumerate(attribution.tokens):
         top, bottom = attribution.top(i, count), attribution.worst(i, count)
@@ -37,37 +62,21 @@ def attribution_strip(attribution: TokenAttribution, count: int = 3) -> Html:
         )
         card = Html(f"{i + 1} of {len(attribution)}: {substitutes}")
         note = f"worst {number(-worst[i], places, True)}, best {number(-best[i], places, True)}"
-        strip.append(StripToken(token, float(worst[i] / colour), note, float(best[i] / bar), card))
+        strip.append(StripToken(token, float(worst[i] / scale.full), note, float(best[i] / scale.full), card))
     return token_strip(strip)
 
 
 def attribution_with_scores(attribution: TokenAttribution) -> Html:
     """Return the scores, the strip and the legend of one attribution."""
-    note = '<p class="dl-note">'
-    return Html(f"{note}{score_line(attribution)}</p>{attribution_strip(attribution)}{note}{LEGEND}</p>")
+    note, scale = '<p class="dl-note">', StripScale.of([attribution])
+    scores = score_line(attribution, scale)
+    return Html(f"{note}{scores}</p>{attribution_strip(attribution, scale)}{note}{scale.legend}</p>")
 
 
-def score_line(attribution: TokenAttribution) -> Html:
-    """Return a line with the prompt's scores and the scales of its strip."""
-    places = decimals([attribution.value, *attribution.drop_to_worst], 3)
-    value, costs = number(attribution.value, places), number(attribution.cross_entropy, 2)
-    colour, bar = (number(scale, places) for scale in strip_scales(attribution))
-    return Html(f"value {value}, cross-entropy {costs} nats/token; full colour {colour}, full bar {bar}")
-
-
-def strip_scales(attribution: TokenAttribution) -> tuple[float, float]:
-    """Return the drops that full colour and a full bar stand for.
-
-    Full colour is the largest drop to a worst substitute. Bars have their own scale, the largest drop to a best
-    substitute, because that drop is often much smaller. It is at least a tenth of the colour scale, so that negligible
-    differences do not have tall bars.
-    """
-    worst, best = (
-        float(np.max(drops, where=~np.isnan(drops), initial=0.0))
-        for drops in (attribution.drop_to_worst, attribution.drop_to_best)
-    )
-    colour = worst if worst > 0 else 1.0
-    return colour, max(best, 0.1 * colour)
+def score_line(attribution: TokenAttribution, scale: StripScale) -> Html:
+    """Return a line with the prompt's scores."""
+    value, costs = number(attribution.value, scale.places), number(attribution.cross_entropy, 2)
+    return Html(f"value {value}, cross-entropy {costs} nats per token")
 
 
 def _substitute_list(substitutes: Sequence[TokenSubstitute], places: int) -> str:

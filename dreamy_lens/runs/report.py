@@ -16,11 +16,12 @@ from dreamy_lens.features.parser import feature_names
 from dreamy_lens.html import svg
 from dreamy_lens.html.escaping import Html, escape, safe, with_tooltip
 from dreamy_lens.html.page import document, html_table, warning
+from dreamy_lens.html.words import plural
 from dreamy_lens.results.attribution import Attribution
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
 from dreamy_lens.results.prompt_table import PROMPT_COLUMNS, prompt_rows, prompt_text
-from dreamy_lens.results.strips import LEGEND, attribution_strip, score_line
+from dreamy_lens.results.strips import StripScale, attribution_strip, score_line
 from dreamy_lens.search.config import UNLIMITED
 
 if TYPE_CHECKING:
@@ -144,9 +145,9 @@ def static_page_of_run(run: ReportedRun, k: int = 32, strips: int = 16) -> str:
 def introduction(run: ReportedRun) -> str:
     """Return a sentence that says what a page about a run shows."""
     return (
-        f"Prompts that drive the feature while they still read as language: of {len(run.history):,} evaluated, the "
-        f"{len(run.frontier)} that no other beats in both value and cross-entropy, from the most fluent to the "
-        "strongest."
+        f"Prompts that drive the feature while they still read as language. The search evaluated {len(run.history):,} "
+        f"prompts. The frontier has {plural(len(run.frontier), 'prompt')}, from the most fluent to the strongest: no "
+        "other prompt beats one of them in both value and cross-entropy."
     )
 
 
@@ -188,13 +189,14 @@ def _table(frontier: Frontier, names: Sequence[str], attributions: Mapping[int, 
 def _strips(frontier: Frontier, names: Sequence[str], attributions: Mapping[int, Attribution]) -> str:
     if not attributions:
         return ""
-    sections = [strip_section(i, frontier[i], names[i], attributions[i]) for i in sorted(attributions)]
+    scale = StripScale.of(attributions.values())
+    sections = [strip_section(i, frontier[i], names[i], attributions[i], scale) for i in sorted(attributions)]
     few = f"{len(sections)} of {len(frontier)} prompts. " if len(sections) < len(frontier) else ""
-    heading = f'<h2>Which tokens carry the feature</h2><p class="dl-note">{few}{LEGEND}</p>'
+    heading = f'<h2>Which tokens carry the feature</h2><p class="dl-note">{few}{scale.legend}</p>'
     return heading + "".join(sections)
 
 
-def strip_section(index: int, prompt: Prompt, name: str, attribution: Attribution) -> str:
+def strip_section(index: int, prompt: Prompt, name: str, attribution: Attribution, scale: StripScale) -> str:
     """Return one prompt of a frontier with its strip, as HTML.
 
     Args:
@@ -202,10 +204,11 @@ def strip_section(index: int, prompt: Prompt, name: str, attribution: Attributio
         prompt: Prompt to show.
         name: Id of the HTML element.
         attribution: Attribution of the prompt.
+        scale: Scale of all strips of the page.
     """
-    trips = "" if prompt.round_trips else " (its text encodes to other tokens)"
-    note = f'<p class="dl-note"><strong>{index + 1}</strong> {score_line(attribution)}{trips}</p>'
-    return f'<section class="dl-dream" id="{name}">{note}{attribution_strip(attribution)}</section>'
+    trips = "" if prompt.round_trips else " (re-tokenizes differently)"
+    note = f'<p class="dl-note"><strong>{index + 1}</strong> {score_line(attribution, scale)}{trips}</p>'
+    return f'<section class="dl-dream" id="{name}">{note}{attribution_strip(attribution, scale)}</section>'
 
 
 def _evolution(frame: pd.DataFrame) -> str:

@@ -57,17 +57,17 @@ def test_an_answer_comes_in_four_stages(mount: Mount):
     answer(view, bare(one, value=1.5))
     assert view.text(".dlp-numbers b") == "1.500" and view.page.get_by_text("working…").is_visible()
     answer(view, quick(one))
-    assert "the worst of 4 substitutes so far (full:" in view.text(".dlp-legend")
+    assert "the worst of 4 substitutes so far (max " in view.text(".dlp-legend")
     assert view.find(".dlp-token > small").count() == 0 and view.page.get_by_text("working…").is_visible()
     answer(view, {**one, "series": None})
-    assert "the worst of 32 substitutes (full:" in view.text(".dlp-legend") and "so far" not in view.text(".dlp-one")
-    assert view.find(".dlp-token > small").count() == 0 and view.button("heat map").is_visible()
+    assert "the worst of 32 substitutes (max " in view.text(".dlp-legend") and "so far" not in view.text(".dlp-one")
+    assert view.find(".dlp-token > small").count() == 0 and view.button("Heat map").is_visible()
     shares = view.find(".dlp-token").evaluate_all(
         "(all) => all.map((one) => [one.style.getPropertyValue('--d'), one.style.getPropertyValue('--h')].map(Number))"
     )
-    most, floor = max(one["drop"]), max(max(one["floor"]), 0.1 * max(one["drop"]))
+    most = max(one["drop"])
     clipped = [
-        [min(1, max(0, d / most)), min(1, max(0, f / floor))] for d, f in zip(one["drop"], one["floor"], strict=True)
+        [min(1, max(0, d / most)), min(1, max(0, f / most))] for d, f in zip(one["drop"], one["floor"], strict=True)
     ]
     assert [x for pair in shares for x in pair] == pytest.approx([x for pair in clipped for x in pair], abs=6e-4)
     answer(view, one)
@@ -85,10 +85,10 @@ def test_few_substitutes_are_never_taken_for_all(mount: Mount):
     view.frames()
     (asked,) = view.sent("look")
     answer(view, quick(one))
-    view.button("heat map").click()
+    view.button("Heat map").click()
     assert view.find(".dlp-heat [role=gridcell]").count() == 4 * len(one["ids"])
     assert "so far, best on top" in view.text(".dlp-legend")
-    view.button("heat map").click()
+    view.button("Heat map").click()
     # Another prompt is tried before all of the substitutes are known, so the rest of this answer never comes.
     show_substitutes(view, 0)
     view.find(".dlp-ledger tbody button").first.click()
@@ -96,12 +96,12 @@ def test_few_substitutes_are_never_taken_for_all(mount: Mount):
     answer(view, new)
     answer(view, quick(one), asked["id"])  # too late
     assert tokens(view) == [VOCABULARY[i].replace("\n", "↵") for i in new["ids"]]
-    view.button("undo").click()
+    view.button("Undo").click()
     assert "so far" in view.text(".dlp-legend")
     first, _, again = view.sent("look")
     assert again["ids"] == first["ids"] == one["ids"]
     answer(view, one)
-    assert "32 substitutes (full" in view.text(".dlp-legend") and view.page.get_by_text("working…").count() == 0
+    assert "32 substitutes (max " in view.text(".dlp-legend") and view.page.get_by_text("working…").count() == 0
 
 
 def test_an_error_is_a_sentence_and_the_prompt_stays(mount: Mount):
@@ -119,7 +119,7 @@ def test_an_error_is_a_sentence_and_the_prompt_stays(mount: Mount):
     wrong = view.find(".dlp-one .dlp-wrong")
     assert wrong.inner_text() == "A prompt has at most 64 tokens; this one has <b>99</b>."
     assert wrong.get_attribute("role") == "alert"
-    assert tokens(view) == before and view.button("undo").count() == 0
+    assert tokens(view) == before and view.button("Undo").count() == 0
     assert box.input_value() == "what is <b>this</b>?"  # to be mended
     assert view.page.get_by_text("working…").count() == 0
 
@@ -176,22 +176,52 @@ def test_substitutes_are_tried_undone_and_left(mount: Mount):
     first, second = steps
     assert view.find(".dlp-token.dlp-changed").count() == 2
     asked = len(view.sent())
-    view.button("undo").click()
+    view.button("Undo").click()
     assert view.find(".dlp-token.dlp-changed").count() == 1
     assert view.text(".dlp-numbers b") == f"{first['value']:.3f}"
-    view.button("undo").click()
-    assert view.button("undo").count() == 0 and view.find(".dlp-token.dlp-changed").count() == 0
+    view.button("Undo").click()
+    assert view.button("Undo").count() == 0 and view.find(".dlp-token.dlp-changed").count() == 0
     assert len(view.sent()) == asked  # it is all known
     show_substitutes(view, 0)
     view.find(".dlp-ledger button.dlp-sub").nth(1).click()
     view.frames()
     answer(view, first, view.sent()[-1].get("id", ""))
-    view.button("back to the picked prompt").click()
-    assert view.button("undo").count() == 0 and view.text(".dlp-numbers b") == f"{one['value']:.3f}"
+    view.button("Back to the picked prompt").click()
+    assert view.button("Undo").count() == 0 and view.text(".dlp-numbers b") == f"{one['value']:.3f}"
     assert second["key"] != first["key"]
 
 
 # The heat map.
+
+
+def test_the_strongest_column_of_a_wide_heat_map_is_in_view(mount: Mount):
+    state = run_state(60, steps=60)
+    key, one = next(iter(state["attributions"].items()))
+    long = {name: (one[name] * 3)[:30] for name in ("ids", "tokens", "floor", "subs")}
+    for at in (0, 14, 29):
+        drop = [9.0 if i == at else 0.1 for i in range(30)]
+        view = mount("dream", {**state, "attributions": {key: {**one, **long, "drop": drop}}, "picked": key})
+        view.page.set_viewport_size({"width": 500, "height": 900})
+        view.button("Heat map").click()
+        view.frames()
+        where = """(at) => {
+          const box = document.querySelector(".dlp-one .dlp-scroll").getBoundingClientRect();
+          const head = document.querySelectorAll(".dlp-heat [role=columnheader]")[at].getBoundingClientRect();
+          return head.left >= box.left - 1 && head.right <= box.right + 1;
+        }"""
+        assert view.page.evaluate(where, at), at
+
+
+def test_bars_stand_on_their_tokens(mount: Mount):
+    view = mount("dream", {**run_state(60, steps=60), "picked": next(iter(run_state(60, steps=60)["attributions"]))})
+    gaps = view.find(".dlp-token").evaluate_all(
+        """(all) => all.map((one) => {
+          const bar = one.querySelector("i"), border = parseFloat(getComputedStyle(bar).borderBottomWidth);
+          const edge = bar.getBoundingClientRect().bottom - (one.classList.contains("dlp-better") ? 0 : border);
+          return one.querySelector("b").getBoundingClientRect().top - edge;
+        })"""
+    )
+    assert max(map(abs, gaps)) < 0.5
 
 
 def test_the_heat_map_is_a_grid_for_the_keyboard(mount: Mount):
@@ -199,8 +229,8 @@ def test_the_heat_map_is_a_grid_for_the_keyboard(mount: Mount):
     one = state["found"]
     one["subs"][1] = one["subs"][1][:3]
     view = mount("attribution", state)
-    view.button("heat map").click()
-    assert view.find(".dlp-token").count() == 0 and view.focused == "heat map"
+    view.button("Heat map").click()
+    assert view.find(".dlp-token").count() == 0 and view.focused == "Heat map"
     assert view.find(".dlp-heat button:disabled").count() == 5
     grid = view.page.get_by_role("grid")
     assert grid.get_by_role("row").count() == 9 and grid.get_by_role("columnheader").count() == 12
@@ -232,7 +262,7 @@ def test_the_heat_map_is_a_grid_for_the_keyboard(mount: Mount):
     view.page.keyboard.press("Enter")
     (asked,) = view.sent("look")
     assert asked["ids"] == [one["subs"][0][1][1], *one["ids"][1:]]
-    view.button("heat map").click()
+    view.button("Heat map").click()
     assert view.find(".dlp-token").count() == 12
 
 
@@ -311,8 +341,8 @@ def test_two_tries_before_an_answer_are_one_step_back(mount: Mount):
         box.fill(text)
         box.press("Enter")
     answer(view, another(seed=8, text=" two"))
-    view.button("undo").click()
-    assert view.button("undo").count() == 0 and view.button("back to the picked prompt").count() == 0
+    view.button("Undo").click()
+    assert view.button("Undo").count() == 0 and view.button("Back to the picked prompt").count() == 0
 
 
 def test_an_answer_about_a_prompt_that_was_left_is_not_shown(mount: Mount):

@@ -40,7 +40,7 @@ def test_an_edit_outlasts_a_dream_from_here(lab: Lab):
     box = first.get_by_label("maximum cross-entropy, as a number")
     box.fill("99")
     box.press("Enter")  # in JupyterLab, Enter alone is a shortcut
-    wait_for(page, first, "/best under 99.00/.test(view.querySelector('.dlp-row output').textContent)")
+    wait_for(page, first, "/Best under 99.00/.test(view.querySelector('.dlp-row output').textContent)")
     best = first.locator("tr.dlp-on").get_attribute("data-key")
     first.locator(f".dlp-dot[data-key='{picked}']").click(force=True)  # its row may be folded
     slide = "(box) => { box.value = 7; box.dispatchEvent(new Event('input')); }"

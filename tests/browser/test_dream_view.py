@@ -39,7 +39,7 @@ def slide(view: Mounted, selector: str, value: float) -> None:
 
 def test_before_anything_is_known_it_says_what_happens(mount: Mount):
     view = mount("dream", empty_state())
-    assert view.text(".dlp-state") == "scoring the first prompts…"
+    assert view.text(".dlp-state") == "Scoring the first prompts…"
     assert view.find(".dlp-plot text").text_content() == "The frontier grows here."
     assert "from fluent to strong" in view.text(".dlp-table")
     view.change(status="failed", error="RuntimeError: out of memory")
@@ -64,7 +64,7 @@ def test_a_run_is_described_and_drawn(mount: Mount):
     assert keys(view) == [e["key"] for e in state["frontier"]]
     assert column(view, "iteration") == [str(e["it"]) for e in state["frontier"]]
     assert view.find(".dlp-table .dlp-mark").count() == sum(not e["trips"] for e in state["frontier"])
-    assert view.find(".dlp-table .dlp-mark").first.get_attribute("title") == "its text encodes to other tokens"
+    assert view.find(".dlp-table .dlp-mark").first.get_attribute("title") == "Re-tokenizes differently"
 
 
 def test_a_run_without_a_limit_of_iterations_shows_its_budget(mount: Mount):
@@ -145,7 +145,7 @@ def test_buttons_send_what_they_say(mount: Mount):
 
 def test_no_buttons_without_a_kernel(mount: Mount):
     view = mount("dream", run_state(live=False, live_id=""))
-    assert not any(view.button(name).count() for name in ("Pause", "Stop", "100 more iterations", "dream from here"))
+    assert not any(view.button(name).count() for name in ("Pause", "Stop", "100 more iterations", "Dream from here"))
     assert view.find("input[type=text]:not(.dlp-number), textarea").count() == 0
 
 
@@ -252,13 +252,13 @@ def test_a_limit_picks_the_strongest_prompt_under_it(mount: Mount):
     view = mount("dream", state)
     best = [e for e in state["frontier"] if e["x"] <= 5.0][-1]
     slide(view, ".dlp-row input[type=range]", 5.0)
-    assert f"best under 5.00: value {best['y']:.3f}" in view.text(".dlp-row output")
+    assert f"Best under 5.00: value {best['y']:.3f}" in view.text(".dlp-row output")
     assert view.saved()["picked"] == best["key"] and view.find(".dlp-plot .dlp-limit").count() == 1
     box = view.page.get_by_label("maximum cross-entropy, as a number")
     box.fill("0.1")
     box.press("Enter")
     view.frames()
-    assert "no prompt under 0.10" in view.text(".dlp-row output") and view.saved()["picked"] == best["key"]
+    assert "No prompt under 0.10" in view.text(".dlp-row output") and view.saved()["picked"] == best["key"]
     box.fill("")
     box.press("Enter")
     view.frames()

@@ -78,7 +78,7 @@ def test_watch_pause_try_resume_stop_click_reopen(lab: Lab, tmp_path: Path, offl
     view.get_by_label("another token").fill(" only")
     view.get_by_label("another token").press("Enter")
     wait_for(page, view, "[...view.querySelectorAll('.dlp-token b')][3].textContent === ' only'")
-    wait_for(page, view, "!view.querySelector('.dlp-numbers').textContent.includes('working')")
+    wait_for(page, view, "!view.querySelector('.dlp-numbers').textContent.includes('Working')")
     notebook.ask("from dreamy_lens.panels.run_view import inspector_of; looks = inspector_of(run)")
     shown = float(view.locator(".dlp-numbers b").first.inner_text().replace("−", "-"))
     tried = notebook.ask("[one['ids'] for one in looks.known.values() if one['tokens'][3] == ' only']")[0]
@@ -99,7 +99,7 @@ def test_watch_pause_try_resume_stop_click_reopen(lab: Lab, tmp_path: Path, offl
     frozen = notebook.output(dream).locator(".dlp-dream")
     frozen.get_by_role("button", name="100 more iterations").wait_for()
     frozen.get_by_label("edit the whole prompt").fill("the same as described only")
-    frozen.get_by_role("button", name="score it").click()
+    frozen.get_by_role("button", name="Score", exact=True).click()
     wait_for(page, frozen, "view.querySelector('.dlp-text').textContent.startsWith('the same as described only')")
     for kind in ("light", "dark"):
         notebook.theme(kind)
@@ -178,7 +178,7 @@ def test_several_runs_and_a_prompt_to_play_with(lab: Lab):
     assert view.get_by_role("button", name="seed 1").count() == 1
     one = notebook.output(3).locator(".dlp-attribution")
     one.get_by_label("edit the whole prompt").fill("the same as described only")
-    one.get_by_role("button", name="score it").click()
+    one.get_by_role("button", name="Score", exact=True).click()
     wait_for(notebook.page, one, "view.querySelector('.dlp-text').textContent.startsWith('the same as described only')")
     wait_for(notebook.page, one, "view.querySelector('.dlp-ramp') && !/working/.test(view.textContent)")
 

@@ -81,7 +81,8 @@ def test_without_scripts_there_are_tokens_and_a_table():
     assert read.attributes <= {"data-dreamy", "style", "title", "dir"}
     assert '<table style="table-layout:auto;width:100%">' in inert and "text-align:left;width:99%" in inert
     one = state["attributions"][state["picked"]]
-    assert inert.count("with the worst substitute") == len(one["tokens"])
+    assert inert.count('title="worst substitute ') == len(one["tokens"])
+    assert "Colour: drop in value with the worst of 32 substitutes (max " in inert
     assert f"{one['ce']:.2f} nats per token" in "".join(read.said)
 
 
@@ -188,7 +189,7 @@ def test_hostile_texts_stay_texts(mount: Mount, scheme: str):
     view = mount("dream", state, scheme=scheme)
     view.find(".dlp-token").nth(2).click()
     view.find(".dlp-dot").first.hover(force=True)
-    view.button("heat map").click()
+    view.button("Heat map").click()
     view.say(type="notice", text="".join(HOSTILE))
     for e in state["frontier"]:
         view.change(picked=e["key"], error=e["text"])

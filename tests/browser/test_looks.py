@@ -78,7 +78,7 @@ def test_words_can_be_read_on_every_strength_of_colour(mount: Mount, scheme: str
     shown = view.find(".dlp-token").evaluate_all(strengths)
     assert shown == pytest.approx([i / 11 for i in range(12)], abs=1e-3)
     assert view.page.evaluate(CONTRAST) == []
-    view.button("heat map").click()
+    view.button("Heat map").click()
     assert {0, 1} <= set(view.find(".dlp-gain").evaluate_all(strengths)) | {0}
     assert view.page.evaluate(CONTRAST) == []
     gain, loss = view.find(".dlp-gain").last, view.find(".dlp-loss").last

@@ -43,16 +43,15 @@ def test_a_strip_shows_what_its_tokens_lose(mount: Mount):
     style = "(all) => all.map((b) => [b.style.getPropertyValue('--d'), b.style.getPropertyValue('--h')].map(Number))"
     shown = view.find(".dlp-token").evaluate_all(style)
     colour = max(*one["drop"], 0.0)
-    bar = max(*one["floor"], 0.1 * colour)
     for (d, height), drop, floor in zip(shown, one["drop"], one["floor"], strict=True):
         assert abs(d - min(1, max(0, drop / colour))) < 1e-3
-        assert abs(height - min(1, max(0, floor / bar))) < 1e-3
+        assert abs(height - min(1, max(0, floor / colour))) < 1e-3
     better = view.find(".dlp-token").evaluate_all("(all) => all.map((b) => b.classList.contains('dlp-better'))")
     assert better == [floor < 0 for floor in one["floor"]]
     legend = view.text(".dlp-legend")
-    assert f"(full: {colour:.3f})"[:9] in legend and "lost even with the best" in legend
+    assert f"(max {colour:.3f})"[:8] in legend and "drop with the best, on the same scale" in legend
     assert view.find(".dlp-token small").count() == len(one["tokens"])
-    assert "below: the value if the prompt ended there" in view.text(".dlp-legend:nth-of-type(2)")
+    assert "Below: value if the prompt ended there" in view.text(".dlp-legend:nth-of-type(2)")
     name = view.find(".dlp-token").first.get_attribute("aria-label") or ""
     assert name.startswith(f"1 of {len(one['tokens'])}: ") and "worst substitute " in name
 
@@ -100,22 +99,22 @@ def test_a_substitute_is_tried_and_undone(mount: Mount):
     view.find(".dlp-token").nth(2).click()
     _, substitute, *_ = one["subs"][2][0]
     view.find(".dlp-ledger tbody button").first.click()
-    assert "working…" in view.text(".dlp-numbers")  # before any answer
+    assert "Working…" in view.text(".dlp-numbers")  # before any answer
     (asked,) = view.sent("look")
     assert asked["ids"] == [*one["ids"][:2], substitute, *one["ids"][3:]]
     new = changed(one, 2, substitute, one["value"] + 1.5)
     view.say(type="answer", id=asked["id"], found=bare(new))
     assert tokens(view)[2] == VOCABULARY[substitute].replace("\n", "↵")
     assert "(+1.50" in numbers(view)[0] and "(+0.50)" in numbers(view)[1]
-    assert "trying substitutes" in view.text(".dlp-one")
+    assert "Trying substitutes" in view.text(".dlp-one")
     view.say(type="answer", id=asked["id"], found={**new, "series": None})
-    assert view.find(".dlp-ramp").count() == 1 and "working…" in view.text(".dlp-numbers")
+    assert view.find(".dlp-ramp").count() == 1 and "Working…" in view.text(".dlp-numbers")
     view.say(type="answer", id=asked["id"], found=new)
-    assert "working…" not in view.text(".dlp-numbers")
+    assert "Working…" not in view.text(".dlp-numbers")
     assert view.find(".dlp-changed").count() == 1
-    view.button("undo").click()
+    view.button("Undo").click()
     assert tokens(view) == [VOCABULARY[i].replace("\n", "↵") for i in one["ids"]]
-    assert len(view.sent()) == 1 and view.button("undo").count() == 0  # known already
+    assert len(view.sent()) == 1 and view.button("Undo").count() == 0  # known already
 
 
 def test_a_typed_token_is_read_with_its_space(mount: Mount):
@@ -124,16 +123,16 @@ def test_a_typed_token_is_read_with_its_space(mount: Mount):
     view.find(".dlp-token").nth(1).click()
     box = view.page.get_by_label("another token")
     box.press_sequentially("only")
-    assert view.text(".dlp-try .dlp-reading") == "read as only (no space before it)"
+    assert view.text(".dlp-try .dlp-reading") == "Read as only (no space before it)"
     box.fill("  only")
-    assert view.text(".dlp-try .dlp-reading") == "read as ··only"
+    assert view.text(".dlp-try .dlp-reading") == "Read as ··only"
     box.press("Enter")
     (asked,) = view.sent("try")
     assert {k: asked[k] for k in ("ids", "position", "text")} == {"ids": one["ids"], "position": 1, "text": "  only"}
     view.say(type="answer", id=asked["id"], error="That is 3 tokens, and 1 is needed.")
     assert view.text(".dlp-one .dlp-wrong") == "That is 3 tokens, and 1 is needed."
     assert view.page.get_by_label("another token").input_value() == "  only"  # to be mended
-    assert "working…" not in view.text(".dlp-numbers") and view.button("undo").count() == 0
+    assert "Working…" not in view.text(".dlp-numbers") and view.button("Undo").count() == 0
 
 
 def test_a_whole_prompt_is_edited_lines_and_all(mount: Mount):
@@ -143,7 +142,7 @@ def test_a_whole_prompt_is_edited_lines_and_all(mount: Mount):
     box = view.page.get_by_label("edit the whole prompt")
     assert box.input_value() == " two\n\nlines"
     box.fill("another")
-    assert view.text(".dlp-edit .dlp-reading") == "read as another… (no space before it)"
+    assert view.text(".dlp-edit .dlp-reading") == "Read as another… (no space before it)"
     box.press("Shift+Enter")
     box.press_sequentially("line")
     assert view.sent() == []
@@ -153,7 +152,7 @@ def test_a_whole_prompt_is_edited_lines_and_all(mount: Mount):
     new = found(entry([3, 4, 5], 4.0, 1.0, 0), random.Random(0))
     view.say(type="answer", id=asked["id"], found=new)
     assert tokens(view) == [VOCABULARY[i] for i in (3, 4, 5)]
-    view.button("back to the picked prompt").click()
+    view.button("Back to the picked prompt").click()
     assert len(tokens(view)) == len(one["ids"])
 
 
@@ -192,7 +191,7 @@ def test_what_is_typed_survives_answers_and_updates(mount: Mount):
 def test_a_dream_starts_from_what_is_shown(mount: Mount):
     state, one = picked(run_state(60, steps=60))
     view = mount("dream", state)
-    view.button("dream from here").click()
+    view.button("Dream from here").click()
     assert view.sent() == [{"type": "start", "ids": one["ids"]}]
     view.say(type="notice", text="The run is over.")
     assert view.text(".dlp-notice") == "The run is over."
@@ -224,8 +223,8 @@ def test_a_prompt_whose_attribution_was_not_kept(mount: Mount):
 def test_the_heat_map_is_a_grid_for_the_keyboard(mount: Mount):
     state, one = picked(run_state(60, steps=60))
     view = mount("dream", state)
-    view.button("heat map").click()
-    assert view.button("heat map").get_attribute("aria-pressed") == "true"
+    view.button("Heat map").click()
+    assert view.button("Heat map").get_attribute("aria-pressed") == "true"
     cells = view.find(".dlp-heat [role=gridcell]")
     assert cells.count() == sum(len(row) for row in one["subs"])
     assert view.find(".dlp-heat [tabindex='0']").count() == 1
@@ -278,6 +277,6 @@ def test_an_answer_about_what_is_no_longer_picked_changes_nothing(mount: Mount):
     view.find(f".dlp-table tr[data-key='{other}']").click()
     view.frames()
     before = tokens(view)
-    assert "working…" not in view.text(".dlp-numbers")
+    assert "Working…" not in view.text(".dlp-numbers")
     view.say(type="answer", id=asked["id"], found=changed(one, 0, asked["ids"][0], 9.0))
-    assert tokens(view) == before and view.button("undo").count() == 0
+    assert tokens(view) == before and view.button("Undo").count() == 0

@@ -90,7 +90,7 @@ def test_what_is_picked_is_asked_of_the_run_that_found_it_also_when_it_is_beaten
     box.fill(" something else")
     box.press("Enter")
     assert [(m["type"], m["run"]) for m in view.sent()] == [("look", 2), ("edit", 2)]
-    view.button("dream from here").click()
+    view.button("Dream from here").click()
     assert view.sent("start")[0]["run"] == 2
 
 
@@ -157,7 +157,7 @@ def test_one_run_alone_and_all_again_by_keys(mount: Mount):
     assert keys(view) == [e["key"] for e in of(state, 1)] and view.focused == "seed 1"
     view.page.keyboard.press("Enter")
     view.frames()
-    assert keys(view) == everyone and view.button("all together").get_attribute("aria-pressed") == "true"
+    assert keys(view) == everyone and view.button("All runs").get_attribute("aria-pressed") == "true"
 
 
 def test_the_merged_table_sorts_by_run(mount: Mount):

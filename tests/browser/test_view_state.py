@@ -54,7 +54,7 @@ def test_what_is_shown_of_the_past_can_be_picked(mount: Mount, by: str):
     assert tokens(view) == [t.replace("\n", "↵") for t in one["tokens"]]
     view.button("now").click()
     view.frames()
-    assert view.find(".dlp-stray .dlp-ring").count() == 1 and "not on the present frontier" in view.text(".dlp-numbers")
+    assert view.find(".dlp-stray .dlp-ring").count() == 1 and "not on the frontier shown" in view.text(".dlp-numbers")
     view.again()
     assert view.find(".dlp-stray .dlp-ring").count() == 1 and len(tokens(view)) == 12  # and it is still picked
 
@@ -114,7 +114,7 @@ def test_the_best_under_a_limit_is_that_of_the_iteration_shown(mount: Mount):
         slide(view, TIMES, iteration)
         best = [e for e in stood(state, iteration) if e["x"] <= 5.0][-1]
         said = view.text(".dlp-row output")
-        assert said.startswith(f"best under 5.00 after iteration {iteration}: value ")
+        assert said.startswith(f"Best under 5.00 after iteration {iteration}: value ")
         assert number(said.split()[-1]) == pytest.approx(best["y"], abs=1e-3)
         assert view.saved()["picked"] == best["key"]
         assert view.find(".dlp-dot.dlp-on").get_attribute("data-key") == best["key"]
@@ -156,10 +156,10 @@ def test_an_edit_stays_when_the_view_is_drawn_again(mount: Mount, kind: str):
         view.find(f".dlp-table tr[data-key='{name}']").click()
         view.frames()
         assert tokens(view) == after  # the edit is there again with its prompt
-    view.button("dream from here").click()
+    view.button("Dream from here").click()
     assert view.sent("start")[0]["ids"] == new["ids"] and tokens(view) == after
-    view.button("undo").click()
-    assert tokens(view) == before and view.button("undo").count() == 0
+    view.button("Undo").click()
+    assert tokens(view) == before and view.button("Undo").count() == 0
 
 
 def test_an_edit_is_kept_in_the_frozen_view(mount: Mount):
@@ -178,8 +178,8 @@ def test_an_edit_is_kept_in_the_frozen_view(mount: Mount):
     view.page.evaluate(add, page)
     view.page.wait_for_selector(".dlp-token")
     assert tokens(view) == after and view.find(".dlp-changed").count() == 1 and view.find(".dlp-ramp").count() == 1
-    assert "frontier after iteration 30" in view.text(".dlp-times output")
-    view.button("undo").click()
+    assert "Frontier after iteration 30" in view.text(".dlp-times output")
+    view.button("Undo").click()
     assert tokens(view) == [t.replace("\n", "↵") for t in one["tokens"]]
 
 
@@ -266,7 +266,7 @@ def test_an_empty_prompt_is_answered(mount: Mount, label: str, words: str):
     box.fill("")
     if words == "prompt":
         assert box.get_attribute("aria-invalid") == "true"
-        assert view.text(".dlp-edit .dlp-reading") == "a prompt needs at least one token"
+        assert view.text(".dlp-edit .dlp-reading") == "A prompt needs at least one token"
     box.press("Enter")
     assert view.text(".dlp-one .dlp-wrong") == f"Type a {words} first: a prompt needs at least one token."
     assert view.sent() == []

@@ -22,7 +22,7 @@ def ledger(view: Mounted) -> None:
 
 
 def heat(view: Mounted) -> None:
-    view.button("heat map").click()
+    view.button("Heat map").click()
 
 
 def tip(view: Mounted) -> None:

@@ -334,6 +334,19 @@ def test_attribute_prints_a_row_for_each_token(cli, tmp_path):
     assert lines[5] == f"Written: {page}" and "<html" in page.read_text(encoding="utf-8")
 
 
+def test_attribute_writes_the_strip_for_a_paper(cli, tmp_path, monkeypatch):
+    status, out, _ = cli("attribute", "L2.N17", "Return a copy", "-k", "3", "--out", str(tmp_path / "strip.svg"))
+    svg = (tmp_path / "strip.svg").read_text(encoding="utf-8")
+    assert status == 0 and f"Written: {tmp_path / 'strip.svg'}" in out
+    assert "> copy</text>" in svg and "with the worst of 3 substitutes" in svg
+    # What cannot be written is refused before any work.
+    monkeypatch.setattr("dreamy_lens.cli.model.load_selected_model", None)
+    monkeypatch.setitem(sys.modules, "kaleido", None)
+    for name, words in (("strip.gif", "ends in .gif"), ("strip.pdf", r"dreamy-lens[export]")):
+        status, _, err = cli("attribute", "L2.N17", "Return a copy", "--out", str(tmp_path / name))
+        assert status == 1 and words in err, err
+
+
 # hooks.
 
 

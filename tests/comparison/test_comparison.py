@@ -122,7 +122,7 @@ def test_the_table_has_dreams_and_windows_with_where_they_are_from(real: Compari
 
 def test_the_summary_is_sentences_and_a_notebook_and_a_terminal_show_it(real: Comparison):
     assert real.sentence in real.summary.split("\n") and str(real).endswith(real.summary)
-    assert "Hypervolume from value" in real.summary and "tokens in a row" in real.summary
+    assert "Hypervolume, the area under the frontier above value" in real.summary and "tokens in a row" in real.summary
     assert repr(real).startswith("Comparison(") and "against" in repr(real)
 
 
@@ -132,7 +132,8 @@ def test_limits_may_be_chosen():
     assert [s.limit for s in found.statements] == [4, math.inf]
     assert (
         found.sentence
-        == "At cross-entropy below 4 the best dream is 1.30 above the best of 16 tokens (5.20 against 3.90)."
+        == "Among prompts with cross-entropy below 4, the best dream scores 5.20; the best of 16 corpus tokens scores "
+        "3.90 (+1.30)."
     )
     assert found.statements[0].difference == pytest.approx(1.3)
     assert compare(run, examples, limits=3.5).sentence.startswith("No dream has a cross-entropy below 3.5")
@@ -411,7 +412,9 @@ def test_the_figure_has_both_and_the_region_nobody_reaches(real: Comparison):
     assert names[-1] == "dreams" and "8 strongest windows" in names and any("at random" in str(n) for n in names)
     area, dreams = figure.data[0], figure.data[-1]
     assert (
-        area.fill == "toself" and area.fillpattern.shape == "/" and "no window of" in figure.layout.annotations[0].text
+        area.fill == "toself"
+        and area.fillpattern.shape == "/"
+        and "Beyond the corpus (" in figure.layout.annotations[0].text
     )
     assert list(dreams.y) == real.frontier.values.tolist() and dreams.marker.symbol != figure.data[-2].marker.symbol
     assert comparison_figure(real, dark=True).layout.paper_bgcolor != figure.layout.paper_bgcolor
@@ -452,7 +455,7 @@ def test_no_token_becomes_markup():
 
 def test_nothing_is_compared_with_an_empty_corpus_or_an_empty_frontier():
     empty = compare(saved((1, 2)), scanned([], []))
-    assert "no window of 0 tokens was kept" in empty.summary and empty.hypervolume()[1] == 0
+    assert "no window of 0 corpus tokens was kept" in empty.summary and empty.hypervolume()[1] == 0
     none = compare(saved(), scanned(VALUE, COST))
     assert "No dream has finite scores." in none.summary
     for found in (empty, none, compare(saved(), scanned([], []))):

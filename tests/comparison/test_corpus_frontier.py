@@ -70,7 +70,7 @@ def test_the_last_step_has_no_end():
     by_hand = CorpusFrontier(reach.top, reach.fluent, True, False)  # without being told the steps
     assert by_hand.below(18) == bounds
     text = make_statement(18, frontier_of((3, 3.5)), reach, "500M tokens").text
-    assert "between 1.00 and 5.00; at multiples of 0.25 up to 15.75 it is known exactly." in text
+    assert "between 1.00 and 5.00. At multiples of 0.25 up to 15.75 it is known exactly." in text
 
 
 def test_a_cross_entropy_without_a_value_is_below_no_limit():
@@ -90,10 +90,11 @@ def sentence(value, cost, limit, dreams, **options) -> str:
     ).text
 
 
-BELOW_4 = "At cross-entropy below 4 the best dream is "
+BELOW_4 = "Among prompts with cross-entropy below 4, the best dream scores "
 NONE_KEPT = "none of the 2 kept windows has a cross-entropy below 2.75"
 UNKNOWN = (
-    "so of 500M tokens it is only known that no window there exceeds 3.90; a scan with cross_entropy=True tells more."
+    "so of 500M corpus tokens it is only known that no window there scores above 3.90; a scan with cross_entropy=True "
+    "tells more."
 )
 FEW: dict[str, Any] = {"measured": False}
 
@@ -101,20 +102,20 @@ FEW: dict[str, Any] = {"measured": False}
 @pytest.mark.parametrize(
     ("limit", "dream", "options", "says"),
     [
-        (4, (5.2, 3.5), {}, f"{BELOW_4}1.30 above the best of 500M tokens (5.20 against 3.90)."),
-        (4, (3.0, 3.5), {}, f"{BELOW_4}0.90 below the best of 500M tokens (3.00 against 3.90)."),
-        (4, (3.9, 3.5), {}, f"{BELOW_4}as strong as the best of 500M tokens (3.90 against 3.90)."),
-        (3, (5.2, 3.5), {}, "No dream has a cross-entropy below 3 (the most fluent: 3.50); the best of 500M tokens"),
-        (3, (5.2, 3.5), {}, "the best of 500M tokens reaches 2.00 there."),
-        (0.5, (5.2, 3.5), {}, "below 0.5 (the most fluent: 3.50), and neither has any window of 500M tokens."),
-        (1, (2.5, 0.75), {}, "below 1 the best dream reaches 2.50; no window of 500M tokens is that fluent."),
-        (math.inf, (5.2, 8), {}, "The strongest dream is 0.20 above the strongest of 500M tokens (5.20 at cross-"),
-        (math.inf, (5.2, 8), {}, "(5.20 at cross-entropy 8.00 against 5.00 at 6.00)."),
-        (2.6, (9, 2.5), {}, "is 7.00 above the best of 500M tokens (9.00 against 2.00)"),
-        (2.75, (5, 2.5), FEW, f"1.10 above every one of 500M tokens (5.00 against at most 3.90: {NONE_KEPT})."),
-        (2.75, (3, 2.5), FEW, f"best dream reaches 3.00. N{NONE_KEPT[1:]}, {UNKNOWN}"),
+        (4, (5.2, 3.5), {}, f"{BELOW_4}5.20; the best of 500M corpus tokens scores 3.90 (+1.30)."),
+        (4, (3.0, 3.5), {}, f"{BELOW_4}3.00; the best of 500M corpus tokens scores 3.90 (−0.90)."),
+        (4, (3.9, 3.5), {}, f"{BELOW_4}3.90; the best of 500M corpus tokens scores 3.90 (equal)."),
+        (3, (5.2, 3.5), {}, "No dream has a cross-entropy below 3 (the most fluent: 3.50); the best of 500M corpus"),
+        (3, (5.2, 3.5), {}, "the best of 500M corpus tokens scores 2.00 there."),
+        (0.5, (5.2, 3.5), {}, "below 0.5 (the most fluent: 3.50), and no window of 500M corpus tokens has one either."),
+        (1, (2.5, 0.75), {}, "below 1, the best dream scores 2.50; no window of 500M corpus tokens is that fluent."),
+        (math.inf, (5.2, 8), {}, "The strongest dream scores 5.20 at cross-entropy 8.00; the strongest of"),
+        (math.inf, (5.2, 8), {}, "of 500M corpus tokens scores 5.00 at 6.00 (+0.20)."),
+        (2.6, (9, 2.5), {}, "scores 9.00; the best of 500M corpus tokens scores 2.00 (+7.00)"),
+        (2.75, (5, 2.5), FEW, f"the best of 500M corpus tokens scores at most 3.90 (+1.10 or more: {NONE_KEPT})."),
+        (2.75, (3, 2.5), FEW, f"best dream scores 3.00. N{NONE_KEPT[1:]}, {UNKNOWN}"),
         (2.75, (3, 2.5), {**FEW, "known": False}, "The cross-entropy of the 2 kept windows was not measured, so of"),
-        (2, (3, 2.5), FEW, "of 500M tokens it is only known that no window there exceeds 3.90."),
+        (2, (3, 2.5), FEW, "of 500M corpus tokens it is only known that no window there scores above 3.90."),
     ],
 )
 def test_a_statement_says_what_is_known_and_no_more(limit, dream, options, says):
@@ -125,11 +126,12 @@ def test_within_a_step_the_statement_names_what_is_not_known():
     # Of the step from 2 to 2.25 the strongest, 5, stands at 2.2: below 2.1 there may be others.
     value, cost = [5, 2, 9, 8], [2.2, 1.9, 6.0, 6.0]
     texts = [sentence(value, cost, 2.1, [(v, 1.5)]) for v in (6, 3, 1)]
-    assert "is at least 1.00 above every one of 500M tokens (6.00 against at most 5.00)" in texts[0]
+    assert "scores 6.00; the best of 500M corpus tokens scores at most 5.00 (+1.00 or more)" in texts[0]
     assert (
-        "reaches 3.00, and the best of 500M tokens between 2.00 and 5.00; at multiples of 0.25 it is known" in texts[1]
+        "scores 3.00; the best of 500M corpus tokens scores between 2.00 and 5.00. At multiples of 0.25 it is known"
+        in texts[1]
     )
-    assert "is at least 1.00 below the best of 500M tokens (1.00 against 2.00 or more)" in texts[2]
+    assert "scores 1.00; the best of 500M corpus tokens scores 2.00 or more (−1.00 or less)" in texts[2]
 
 
 def test_the_limits_nobody_chose_begin_where_the_corpus_is_strongest():
@@ -141,7 +143,7 @@ def test_the_limits_nobody_chose_begin_where_the_corpus_is_strongest():
     text = make_statement(math.inf, frontier_of(), CorpusFrontier.of(one([], [])), "0 tokens").text
     assert text == "No dream has finite scores."
     assert (
-        "no window of 0 tokens was kept"
+        "no window of 0 corpus tokens was kept"
         in make_statement(math.inf, frontier, CorpusFrontier.of(one([], [])), "0 tokens").text
     )
 

@@ -21,4 +21,5 @@ def test_the_examples_run(tmp_path, monkeypatch):
         exec(example.replace("dl.dream(", "dl.dream(population=2, children=8, length=6, feature="), names)
         if "figure" in names:
             assert len(names["figure"].data)
+    assert all("<svg" in (tmp_path / name).read_text("utf-8") for name in ("strip.svg", "substitutes.svg"))
     assert (tmp_path / "frontier.html").stat().st_size > 1_000_000 and images.count("figures.save") == 2

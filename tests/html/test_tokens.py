@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+
 from dreamy_lens.html.tokens import StripToken, ValueScale, token_strip
-from dreamy_lens.results import strip_scales
+from dreamy_lens.results import StripScale, attribution_strip
 from tests.helpers.fakes import HOSTILE, Reader, attribution_of
 
 
@@ -40,7 +42,15 @@ def test_shares_outside_their_range_are_brought_into_it():
     assert strip.count("dl-up") == 1
 
 
-def test_the_scales_of_a_strip_are_those_of_its_drops():
-    found = attribution_of((" a", " b", " c"))
-    colour, bar = strip_scales(found)
-    assert colour == found.drop_to_worst.max() and bar == max(found.drop_to_best.max(), 0.1 * colour)
+def test_all_strips_of_a_page_have_one_scale_for_colours_and_bars():
+    found, other = attribution_of((" a", " b", " c")), attribution_of((" d", " e"), k=7, seed=3)
+    scale = StripScale.of([found, other])
+    drops = [*found.drop_to_worst, *other.drop_to_worst]
+    assert scale.full == max(drops) and scale.tried == 7
+    legend = Reader(scale.legend).said
+    assert f"Colour: drop in value with the worst of 7 substitutes (max {max(drops):.2f})" in " ".join(legend)
+    for one in (found, other):
+        shown = re.findall(r"--d:([^;]*);--h:([^\"]*)\"", attribution_strip(one, scale))
+        shares = [[float(x) for x in pair] for pair in shown]
+        expected = np.clip([one.drop_to_worst / max(drops), one.drop_to_best / max(drops)], 0, 1).T
+        assert np.allclose(shares, expected, atol=0.006)

@@ -25,7 +25,6 @@ from dreamy_lens.panels import (
     DreamPanel,
     FeatureForm,
     RunsPanel,
-    default_pick,
     frozen_attribution,
     frozen_run,
     inspector_of,
@@ -395,8 +394,8 @@ def test_the_best_fluent_prompt_is_picked_when_a_run_has_ended(gpt2, monkeypatch
 def test_the_pick_is_fluent_or_in_the_middle():
     origin = Provenance("f", "m", 0, 0, True)
     prompts = [Prompt((i,), ("a",), "a", float(i), 3.0 + i, True, origin) for i in range(5)]
-    assert default_pick(Frontier(prompts)) == prompts[2]
-    assert default_pick(Frontier(prompts[3:])) == prompts[4] and default_pick(Frontier([])) is None
+    assert Frontier(prompts).representative() == prompts[2]
+    assert Frontier(prompts[3:]).representative() == prompts[4] and Frontier([]).representative() is None
 
 
 def test_what_is_edited_is_kept_in_the_frozen_view(run):

@@ -131,6 +131,36 @@ def test_a_cell_that_fails_or_takes_too_long_is_told(kernel: str, tmp_path: Path
     assert "timed out" in error.summary
 
 
+PROGRESS = """
+import dreamy_lens as dl
+texts = ["If given, the result is computed only for the rows that match."] * 40
+examples = dl.max_activating("L2.N17", corpus=texts, cache=False, progress=True, length=6)
+small = {"population": 2, "children": 4, "length": 4, "wait": True, "progress": True}
+run = dl.dream("L2.N17", iterations=3, **small)
+from dreamy_lens._host import progress_bar
+with progress_bar(True, total=10, desc="half") as bar:
+    bar.update(5)
+"""
+
+
+def test_progress_that_is_saved_is_a_finished_line_of_text_and_no_widget(
+    kernel: str, tmp_path: Path, script: ModuleType
+):
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "progress.ipynb"
+    nbformat.write(notebook_of(PROGRESS), path)
+    notebook = run(path, kernel, tmp_path).nb
+    outputs = [output for output in notebook.cells[0].outputs if output.output_type == "display_data"]
+    assert [list(output.data) for output in outputs] == [["text/plain"]] * len(outputs)
+    shown = [output.data["text/plain"] for output in outputs]
+    for words in ("scanning: 100%", "dreaming: 3/3", "half: 5/10"):
+        assert sum(text.startswith(words) for text in shown) == 1, shown
+    assert not any(sign in text for text in shown for sign in "█|<")
+    assert [text for text in shown if text.endswith("(ended early)")] == [shown[-1]]
+    assert "widgets" not in notebook.metadata
+    assert not [o for o in script.clean(notebook).cells[0].outputs if o.output_type == "display_data"]
+
+
 PARTS = [
     "import os, sys, uuid, warnings\nwarnings.warn('careful')",
     "print(os.getcwd(), os.path.dirname(sys.executable))\nprint('a', end='')\nsys.stdout.flush()\nprint('b', object())",

@@ -52,8 +52,8 @@ def test_the_strip_says_what_the_numbers_are(tmp_path):
     found = Attribution(np.array([1, 2]), (" a", " b"), 3.0, 2.0, candidates, values, values, names, "L2.N17")
     page = found.to_html(tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text("utf-8") == page
-    assert "Attribution of L2.N17" in page and "full colour 2.00, full bar 1.00" in page
-    assert 'style="--d:1;--h:1"><i title="worst −2.00, best −1.00"' in page
+    assert "Attribution of L2.N17" in page and "the worst of 2 substitutes (max 2.00)" in page
+    assert 'style="--d:1;--h:.5"><i title="worst −2.00, best −1.00"' in page
     assert 'dl-up" tabindex="0" style="--d:0;--h:0"><i title="worst 0.00, best +0.50"' in page
     assert "1 of 2: best<q> q</q> −1.00<q> p</q> −2.00<br>worst<q> p</q> −2.00" in page
 

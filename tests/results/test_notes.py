@@ -31,7 +31,11 @@ def dead() -> Any:
 @pytest.mark.filterwarnings("ignore")  # a search without a slope warns
 def test_a_neuron_that_never_fired_is_said_everywhere(dead, tmp_path, capsys):
     run = dl.dream("L1.N3", dead, save_to=tmp_path / "silent", **SMALL)
-    said = f"L1.N3 never rose above 0 in {len(run.history):,} prompts: none of them turns it on."
+    # The expression does not say whether the MLP is gated, so the note must be true of either.
+    said = (
+        f"L1.N3 never rose above 0 in {len(run.history):,} prompts: none of them turns it on, unless its MLP is gated, "
+        "as in Llama, and it is on below 0."
+    )
     pages = [run.to_html(), run.to_html(static=True), run._repr_html_(), run.frontier._repr_html_()]
     examples = dl.max_activating("L1.N3", dead, corpus=["Return a copy of the array."], length=4, k=2, cache=False)
     comparison = dl.compare(run, examples, values=False)

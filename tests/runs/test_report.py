@@ -87,6 +87,6 @@ def test_a_run_becomes_a_page_even_if_its_feature_has_no_gradient():
     for refuse in (False, True):
         source = report.static_page_of_run(run, k=7)
         assert source.count("<section") == (0 if refuse else len(frontier))
-        assert f"of {len(history):,} evaluated" in source and "A dream of L2.N17" in source
+        assert f"evaluated {len(history):,} prompts" in source and "A dream of L2.N17" in source
         assert report.static_page_of_run(run, k=7, strips=3).count("<section") == (0 if refuse else 3)
         assert "<dt>numpy</dt>" in source and "<dt>prepend_bos</dt><dd>True</dd>" in source

@@ -93,7 +93,7 @@ export const view = {
 
     function summary() {
       const status = get("status"), best = get("frontier").at(-1), area = get("hypervolume");
-      if (!get("evaluated") && isGoing(status)) return "scoring the first prompts…";
+      if (!get("evaluated") && isGoing(status)) return "Scoring the first prompts…";
       const { seconds, prompts } = get("budget") ?? {};
       const rest = get("left") >= 0 && status === "running" ? `, about ${duration(get("left"))} left` : "";
       return [
@@ -144,8 +144,8 @@ export const view = {
       const all = [...main, ...get("frontier")].map((e) => e.x), best = limit === null ? null : under(main, limit);
       const low = Math.floor(Math.min(...all) * 10) / 10, high = Math.ceil(Math.max(...all) * 10) / 10;
       const when = at === null ? "" : ` after iteration ${at}`;
-      limits.draw(low, high, limit, best ? `best under ${num(limit)}${when}: value ${num(best.y, places([best.y]))}`
-        : `no prompt under ${num(limit)}${when}; the most fluent has ${num(main[0].x)}`);
+      limits.draw(low, high, limit, best ? `Best under ${num(limit)}${when}: value ${num(best.y, places([best.y]))}`
+        : `No prompt under ${num(limit)}${when}; the most fluent has ${num(main[0].x)}`);
     }
 
     function drawTimes() {
@@ -155,7 +155,8 @@ export const view = {
         const slider = h("input", { type: "range", min: "0", step: "1", oninput: (e) => scrub(Number(e.target.value)) });
         const now = h("button", { class: "dlp-link", onclick: () => scrub(null) }, "now");
         times.append(
-          h("div", { class: "dlp-chart" }), h("label", {}, h("span", {}, "iteration"), slider),
+          h("div", { class: "dlp-quiet" }, "Hypervolume, the area under the frontier"),
+          h("div", { class: "dlp-chart" }), h("label", {}, h("span", {}, "Iteration"), slider),
           h("div", { class: "dlp-row" }, h("output", {}), now),
         );
       }
@@ -165,8 +166,8 @@ export const view = {
       times.querySelector(".dlp-chart").replaceChildren(growthChart(get("growth") ?? {}, restarts, steps, at));
       const dashed = restarts.length ? `, dashed: ${count(restarts.length, "restart")}` : "";
       times.querySelector("output").textContent =
-        at === null ? `hypervolume${dashed} · drag to replay the search`
-          : `frontier after iteration ${at}${get("past") ? "" : ", loading…"}`;
+        at === null ? `Drag to replay the search${dashed}`
+          : `Frontier after iteration ${at}${get("past") ? "" : ", loading…"}`;
       times.querySelector("button").hidden = at === null;
     }
 

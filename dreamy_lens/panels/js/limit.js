@@ -2,7 +2,7 @@
 
 import { h, visible } from "./common.js";
 
-const HINT = "picks the strongest prompt below a limit";
+const HINT = "Set a limit to pick the strongest prompt below it";
 
 /** Return the number that a text spells, null for an empty text, and NaN for any other text. */
 const read = (text) => (text.trim() === "" ? null : Number(text.trim().replace(",", ".")));
@@ -21,7 +21,7 @@ export function limitControl(change) {
     oninput: type, onkeydown: keys, onblur: settle,
   });
   const said = h("output", {});
-  const label = h("label", {}, h("span", {}, "maximum cross-entropy"), range);
+  const label = h("label", {}, h("span", {}, "Maximum cross-entropy"), range);
   const el = h("div", { class: "dlp-row" }, label, box, said);
   let typed = null, last = null; // text that is being typed, and what was drawn
 

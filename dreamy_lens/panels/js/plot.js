@@ -80,7 +80,7 @@ export function frontierPlot({ pick, caption }) {
     const named = lines.some((line) => line.name);
     legend.hidden = named || !lines.some((line) => line.entries.length);
     legend.replaceChildren(
-      mark("line"), "frontier",
+      mark("line"), "Frontier",
       ...(crowd.length ? [" · × population"] : []),
       ...(earlier?.points.length ? [" · ", mark("earlier"), `dotted: iteration ${earlier.iteration}`] : []),
     );

@@ -69,7 +69,7 @@ export const view = {
     function features() {
       const options = get("groups").map((name, i) => h("option", { value: String(i), selected: i === group }, visible(name)));
       const change = (e) => turn(Number(e.target.value));
-      return h("label", {}, "feature ", h("select", { "data-focus": "group", onchange: change }, ...options));
+      return h("label", {}, "Feature ", h("select", { "data-focus": "group", onchange: change }, ...options));
     }
 
     function toggle(label, number, style) {
@@ -89,7 +89,7 @@ export const view = {
       drawnChoice = content;
       const focus = choice.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
       const each = mine().map((run, i) => toggle(run.name, run.number, i % STYLES));
-      choice.replaceChildren(...(get("groups").length > 1 ? [features()] : []), toggle("all together", -1, null), ...each);
+      choice.replaceChildren(...(get("groups").length > 1 ? [features()] : []), toggle("All runs", -1, null), ...each);
       if (focus) choice.querySelector(`[data-focus="${focus}"]`)?.focus();
     }
 

@@ -19,7 +19,7 @@ const enter = (event) => {
 const reading = (text, more = "") => {
   if (text === "") return "";
   const shown = visible(text.replace(/^ +/, (all) => "·".repeat(all.length)));
-  return `read as ${shown}${more}${/^\s/.test(text) ? "" : " (no space before it)"}`;
+  return `Read as ${shown}${more}${/^\s/.test(text) ? "" : " (no space before it)"}`;
 };
 
 /**
@@ -173,7 +173,7 @@ export function attributionView(host) {
   const swap = () => (host.live() ? (ids) => play({ type: "look", ids }) : null);
 
   function strip() {
-    const waiting = wrong ? "" : "trying substitutes…", live = host.live();
+    const waiting = wrong ? "" : "Trying substitutes…", live = host.live();
     if (!now.tokens.length && !live) return h("p", { class: "dlp-legend" }, "Only the text and the scores of this prompt were kept.");
     const choose = (i) => {
       chosen = chosen === i ? -1 : i;
@@ -184,7 +184,7 @@ export function attributionView(host) {
   }
 
   function head() {
-    const mark = h("span", { class: "dlp-mark", title: "its text encodes to other tokens" }, " ≠ text");
+    const mark = h("span", { class: "dlp-mark", title: "Re-tokenizes differently" }, " ≠ text");
     const text = h("bdi", { dir: "ltr" }, visible(now.text.replace(/^ /, "")));
     return h("div", { class: "dlp-head" },
       h("div", { class: "dlp-text" }, text, now.trips === false ? mark : null),
@@ -199,15 +199,15 @@ export function attributionView(host) {
       score(num(now.value, digits), `value${change(num(now.value - base.value, digits, true))}`),
       score(num(now.ce), `cross-entropy${change(num(now.ce - base.ce, 2, true))}`),
       score(perplexity(now.ce), "perplexity"),
-      pending ? h("span", { class: "dlp-quiet" }, "working…") : host.stays() ? null
-        : h("span", { class: "dlp-quiet" }, "not on the present frontier"));
+      pending ? h("span", { class: "dlp-quiet" }, "Working…") : host.stays() ? null
+        : h("span", { class: "dlp-quiet" }, "not on the frontier shown"));
   }
 
   function buttons() {
     const button = (text, f, name, more = {}) => h("button", { onclick: f, "data-focus": name, ...more }, text);
     const copied = (what, text) => button(what, async () => {
       const done = await copy(text);
-      host.say(done ? `copied as ${what}` : "Copying failed: the browser does not let this page use the clipboard.");
+      host.say(done ? `Copied as ${what}` : "Copying failed: the browser does not let this page use the clipboard.");
     }, `copy-${what}`, { "aria-label": `copy as ${what}` });
     const leave = () => {
       trail = [];
@@ -215,20 +215,20 @@ export function attributionView(host) {
     };
     const start = () => {
       host.send({ type: "start", ids: now.ids });
-      host.say("a new dream starts from this prompt");
+      host.say("A new dream starts from this prompt.");
     };
     const turn = () => {
       grid = !grid;
       draw();
     };
     return [
-      trail.length ? button("undo", () => back(trail.pop()), "undo") : null,
-      now.key !== base.key ? button("back to the picked prompt", leave, "back") : null,
-      host.live() ? button("dream from here", start, "start") : null,
-      h("span", { class: "dlp-quiet" }, "copy"), copied("text", now.text),
+      trail.length ? button("Undo", () => back(trail.pop()), "undo") : null,
+      now.key !== base.key ? button("Back to the picked prompt", leave, "back") : null,
+      host.live() ? button("Dream from here", start, "start") : null,
+      h("span", { class: "dlp-quiet" }, "Copy"), copied("text", now.text),
       ...(now.ids.length ? [copied("ids", JSON.stringify(now.ids)),
         copied("Python", `dl.score(${host.python()}, [[${now.ids.join(", ")}]])`)] : []),
-      now.subs ? button("heat map", turn, "grid", { "aria-pressed": String(grid) }) : null,
+      now.subs ? button("Heat map", turn, "grid", { "aria-pressed": String(grid) }) : null,
     ];
   }
 
@@ -236,22 +236,22 @@ export function attributionView(host) {
   function substitutes() {
     const own = (text) => play({ type: "try", ids: now.ids, position: chosen, text });
     const box = { type: "text", placeholder: "a leading space starts a new word", autocomplete: "off", spellcheck: "false" };
-    const none = pending ? "trying substitutes…" : "No substitutes were kept for this prompt.";
+    const none = pending ? "Trying substitutes…" : "No substitutes were kept for this prompt.";
     const unfold = () => {
       all = true;
       draw();
     };
     return h("div", { class: "dlp-ledger", role: "region", "aria-label": "substitutes" },
       h("p", {}, `Token ${chosen + 1}: `, h("code", { class: "dlp-sub" }, visibleToken(now.tokens[chosen]))),
-      host.live() ? form("try", `${chosen}`, "another token", "try", h("input", box), own) : null,
+      host.live() ? form("try", `${chosen}`, "Another token", "Try", h("input", box), own) : null,
       ledger(now, chosen, { swap: swap(), all, unfold, yet: now.subs ? "No substitute was tried here." : none }));
   }
 
   function editor() {
     const rows = Math.min(5, now.text.split("\n").length + (now.text.length > 90 ? 1 : 0));
-    const title = "Enter scores it, Shift+Enter makes a new line";
+    const title = "Enter scores the prompt; Shift+Enter starts a new line";
     const box = h("textarea", { value: now.text, rows, title, autocomplete: "off", spellcheck: "false" });
-    return form("edit", now.key, "edit the whole prompt", "score it", box, (text) => play({ type: "edit", text }));
+    return form("edit", now.key, "Edit the whole prompt", "Score", box, (text) => play({ type: "edit", text }));
   }
 
   /** Make a form with an input and a button; `of` names the prompt or token to which the typed text belongs. */
@@ -264,7 +264,7 @@ export function attributionView(host) {
       else refuse(`Type a ${empty} first: a prompt needs at least one token.`);
     };
     const hear = () => {
-      hint.textContent = name === "try" ? reading(box.value) : box.value ? first() : "a prompt needs at least one token";
+      hint.textContent = name === "try" ? reading(box.value) : box.value ? first() : "A prompt needs at least one token";
       box.setAttribute("aria-invalid", String(!box.value && box.value !== given));
       if (box.value === given) delete typed[name];
       else typed[name] = { of, value: box.value };

@@ -18,7 +18,7 @@ export function ledger(now, position, { swap, all, unfold, yet }) {
 
   function row([token, id, value, ce]) {
     const press = () => swap(swapped(now.ids, position, id));
-    const given = { class: "dlp-sub", "data-focus": `sub-${id}`, title: "try it", onclick: press };
+    const given = { class: "dlp-sub", "data-focus": `sub-${id}`, title: "Try this substitute", onclick: press };
     const name = visibleToken(token), change = num(value - now.value, digits, true);
     return h("tr", {},
       h("td", {}, swap ? h("button", given, name) : h("code", { class: "dlp-sub" }, name)),
@@ -33,7 +33,7 @@ export function ledger(now, position, { swap, all, unfold, yet }) {
 
   const folded = !all && subs.length > BEST + WORST + 2;
   const rows = folded ? [...subs.slice(0, BEST).map(row), more(), ...subs.slice(-WORST).map(row)] : subs.map(row);
-  const names = ["in its place", "value", "change", "cross-entropy", "change"];
+  const names = ["substitute", "value", "change", "cross-entropy", "change"];
   const head = h("thead", {}, h("tr", {}, ...names.map((name) => h("th", { scope: "col" }, name))));
   return h("div", { class: "dlp-scroll" }, h("table", {}, head, h("tbody", {}, ...rows)));
 }
@@ -70,9 +70,15 @@ export function heatMap(now, { swap, say }) {
   const given = { class: "dlp-heat", role: "grid", "aria-label": "substitutes by position, best first", onkeydown: move };
   const lines = [head, ...rows].map((line) => h("div", { role: "row" }, ...line));
   const table = h("div", { ...given, style: { "--columns": String(now.tokens.length) } }, ...lines);
-  const legend = ` each column: substitutes for its token${now.partial ? " so far" : ""}, best on top · `
-    + `blue with an edge raises the value, orange lowers it (full: ${num(most, digits)})`;
+  const legend = ` Substitutes for each token${now.partial ? " so far" : ""}, best on top · `
+    + `Blue with an edge raises the value, orange lowers it (max ${num(most, digits)})`;
+  const box = h("div", { class: "dlp-scroll" }, table);
+  // A wide map begins at the column of the strongest token.
+  requestAnimationFrame(() => {
+    const at = head[(now.drop ?? []).indexOf(Math.max(...(now.drop ?? [])))];
+    if (at) box.scrollLeft += at.getBoundingClientRect().right - box.getBoundingClientRect().right;
+  });
   return h("div", {},
-    h("div", { class: "dlp-scroll" }, table),
+    box,
     h("p", { class: "dlp-legend" }, h("span", { class: "dlp-ramp dlp-ramp-2" }), legend));
 }

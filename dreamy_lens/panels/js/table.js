@@ -2,7 +2,7 @@
 
 import { arrows, h, num, perplexity, places, visible } from "./common.js";
 
-const MISMATCH = "its text encodes to other tokens";
+const MISMATCH = "Re-tokenizes differently";
 const text = (e, digits, more) => {
   const mark = h("span", { class: "dlp-mark", title: MISMATCH, role: "img", "aria-label": MISMATCH }, " ≠");
   return [h("bdi", { dir: "ltr" }, visible(e.text.replace(/^ /, ""))), e.trips === false ? mark : null, more];
@@ -70,8 +70,8 @@ export function frontierTable({ columns, pick, kept, label }) {
   function folding(entries, groups) {
     const hidden = entries.length - groups.length, box = h("input", { type: "checkbox", checked: fold, onchange: turn });
     if (!hidden) return null;
-    return h("label", { class: "dlp-fold" }, box, `fold near-duplicates: ${hidden} of ${entries.length} rows differ from a `
-      + "stronger row in one token");
+    return h("label", { class: "dlp-fold" }, box, `Fold near-duplicates (${hidden} of ${entries.length} rows differ from a `
+      + "stronger row in one token)");
   }
 
   function head(column) {

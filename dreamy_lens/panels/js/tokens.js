@@ -2,13 +2,6 @@
 
 import { h, num, places, visibleToken } from "./common.js";
 
-/** Return the losses that give full colour and a full bar. The bar's scale has a minimum, so that noise stays small. */
-function scales(now) {
-  const most = (xs) => Math.max(0, ...(xs ?? []).filter((x) => x !== null));
-  const colour = most(now.drop) || 1;
-  return [colour, Math.max(most(now.floor), 0.1 * colour)];
-}
-
 const share = (x, full) => Math.min(1, Math.max(0, (x ?? 0) / full)).toFixed(3);
 
 /**
@@ -18,7 +11,8 @@ const share = (x, full) => Math.min(1, Math.max(0, (x ?? 0) / full)).toFixed(3);
  * shown; yet: text while there is no attribution; choose(position): called when a token is clicked.
  */
 export function tokenStrip(now, base, { chosen, yet, choose }) {
-  const [colour, bar] = scales(now), digits = places([now.value, ...(now.drop ?? [])], 3);
+  // Colours and bars have one scale.
+  const full = Math.max(0, ...(now.drop ?? [])) || 1, digits = places([now.value, ...(now.drop ?? [])], 3);
   const values = now.series?.filter((x) => x !== null) ?? [];
   const high = Math.max(1e-9, ...values);
 
@@ -36,7 +30,7 @@ export function tokenStrip(now, base, { chosen, yet, choose }) {
     const given = {
       class: classes.filter(Boolean).join(" "), "aria-label": name, title: name,
       "aria-expanded": String(i === chosen), "data-focus": `token-${i}`,
-      style: { "--d": share(drop, colour), "--h": share(floor, bar) }, onclick: () => choose(i),
+      style: { "--d": share(drop, full), "--h": share(floor, full) }, onclick: () => choose(i),
     };
     const gauge = h("u", { style: { "--v": share(at, high) } });
     const under = now.series ? [gauge, h("small", {}, at === null ? "–" : num(at, Math.min(2, digits)))] : [];
@@ -45,14 +39,14 @@ export function tokenStrip(now, base, { chosen, yet, choose }) {
 
   // A few substitutes come first, and all of them later.
   const many = `${now.tried} substitutes${now.partial ? " so far" : ""}`;
-  const worst = ` colour: lost with the worst of ${many} (full: ${num(colour, digits)}) · `;
+  const worst = ` Colour: drop in value with the worst of ${many} (max ${num(full, digits)}) · `;
   const line = (...parts) => h("p", { class: "dlp-legend" }, ...parts);
   const legend = !now.drop ? [line(yet)] : [
     line(
       h("span", { class: "dlp-ramp" }), worst,
-      h("span", { class: "dlp-swatch" }), ` bar: lost even with the best (full: ${num(bar, digits)}, dotted: a gain)`,
+      h("span", { class: "dlp-swatch" }), " Bar: drop with the best, on the same scale (dotted: the best is better)",
     ),
-    line(now.series ? "below: the value if the prompt ended there · " : "", "click a token for its substitutes"),
+    line(now.series ? "Below: value if the prompt ended there · " : "", "Click a token to see its substitutes"),
   ];
   const strip = h("div", { class: "dlp-strip", role: "group", "aria-label": "tokens" }, ...now.tokens.map(token));
   return h("div", {}, strip, ...legend);
