@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import Field, fields
+from pathlib import Path
 from typing import Any
 
 import dreamy_lens as dl
@@ -234,7 +235,7 @@ def write_page(result: Any, options: argparse.Namespace) -> None:
         report_file(options.html, options)
 
 
-def report_file(path: str, options: argparse.Namespace) -> None:
+def report_file(path: str | Path, options: argparse.Namespace) -> None:
     """Print the path of a file that was written; beside a JSON document on stdout, print it on stderr."""
     print(f"Written: {expanded(path).resolve()}", file=sys.stderr if getattr(options, "json", False) else sys.stdout)
 

@@ -44,9 +44,15 @@ class PackedRunner(Protocol):
 
     Attributes:
         model: HookedModel that the passes run.
+        has_kernel: Whether one kernel can compute the attention over the tree on a GPU.
     """
 
     model: Any
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether one kernel can compute the attention over the tree on a GPU."""
+        ...
 
     def check(self, capture: Sequence[str]) -> None:
         """Raise NotPackable if one of the hook points cannot be read in a packed pass."""

@@ -87,6 +87,11 @@ class PackedModel:
         self._arguments: dict[Any, list[tuple[tuple, dict[str, Any]]]] = {}
         tree_attention.register()
 
+    @property
+    def has_kernel(self) -> bool:
+        """Whether one kernel can compute the attention over the tree on a GPU."""
+        return self.way == INTERFACE
+
     def check(self, capture: Sequence[str]) -> None:
         """Raise NotPackable if one of the hook points cannot be read in a packed pass."""
         for name in capture:

@@ -8,8 +8,10 @@ sliding window and sinks.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from dreamy_lens.models import tree_kernel
 from dreamy_lens.models.prefix_tree import PrefixTree
 from dreamy_lens.models.transfer import to_device
 
@@ -53,10 +56,21 @@ class Current:
 
 class _ThreadState(threading.local):
     current: Current | None = None
+    by_kernel: bool = False
 
 
 RUNNING = _ThreadState()
 """Running pass of this thread."""
+
+
+@contextlib.contextmanager
+def kernel_used() -> Iterator[None]:
+    """Compute attention on an accelerator by :mod:`~dreamy_lens.models.tree_kernel` within the context."""
+    former, RUNNING.by_kernel = RUNNING.by_kernel, True
+    try:
+        yield
+    finally:
+        RUNNING.by_kernel = former
 
 
 def register() -> None:
@@ -111,7 +125,7 @@ def tree_attention(
     if current.before is not None:
         key, value = (torch.cat(pair, 2) for pair in zip(current.before, (key, value), strict=True))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    way = _by_groups if query.device.type == "cpu" else _by_rows
+    way = _by_groups if query.device.type == "cpu" else _by_kernel if RUNNING.by_kernel else _by_rows
     return way(query[0], key[0], value[0], current.packing, float(scale), softcap, sliding_window)[None], None
 
 
@@ -256,6 +270,14 @@ def _by_rows(
         scores = softcap * (scores / softcap).tanh() + _mask(length, window, str(q.device))
         outputs = torch.matmul(scores.softmax(-1).to(v.dtype), v_rows)
     return outputs.transpose(1, 2).flatten(0, 1)[to_device(packing.owners, q.device)]
+
+
+def _by_kernel(
+    q: Tensor, k: Tensor, v: Tensor, packing: PrefixTree, scale: float, softcap: float | None, window: int | None
+) -> Tensor:
+    """Compute attention on a GPU: each node reads the keys and values of its own prefix, in one kernel."""
+    index, owners = to_device(packing.index, q.device), to_device(packing.owners, q.device)
+    return tree_kernel.attend(q, k, v, index, owners, scale, softcap, window)
 
 
 @functools.lru_cache(maxsize=16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from dreamy_lens.features.binding import BoundFeature
 from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass, RowLayout
+from dreamy_lens.models import tree_kernel
 from dreamy_lens.models.causality import check_causal
 from dreamy_lens.models.hooked_model import HookedModel, locked
 from dreamy_lens.models.transfer import to_device
@@ -31,6 +33,7 @@ LOGITS_BUDGET = 1 << 28
 """Default limit on the entries of the logits `[batch, total, d_vocab]` in one plain pass: 1 GiB of float32."""
 
 SHARED, WHOLE = "graph over shared prefixes", "graph over whole rows"
+KERNEL = "graph over shared prefixes with one attention kernel"
 """Kinds of graphs, as reports name them."""
 
 
@@ -144,14 +147,17 @@ class ForwardScorer:
         blocks = (PromptBlock(0, 0, len(prompts)),) if owner is None else blocks_of(owner)
         batches: list[ForwardBatch] = []
 
-        def batch(shared: bool) -> ForwardBatch:
-            of_models = self._model_batches(prompts, layout, sharings if shared else {}, cross_entropy)
+        def batch(way: str) -> ForwardBatch:
+            shared = {} if way == WHOLE else sharings
+            of_models = self._model_batches(prompts, layout, shared, cross_entropy, way == KERNEL)
             fluency = self.frame.fluency if cross_entropy else None
             batches.append(ForwardBatch(self.features, blocks, owner is None, of_models, fluency))
             return batches[-1]
 
-        ways = {SHARED: lambda: batch(True)} if sharings else {}
-        ways[WHOLE] = lambda: batch(False)
+        kinds = [SHARED] if sharings else []
+        if layout.total <= tree_kernel.MOST_POSITIONS and tree_kernel.is_available():
+            kinds += [KERNEL] if any(s.packed is not None and s.packed.has_kernel for s in sharings.values()) else []
+        ways = {way: functools.partial(batch, way) for way in (*kinds, WHOLE)}
         layout_key, magnitude = (layout, cross_entropy, owner is None), (len(prompts) - 1).bit_length()
         states = tuple((m.state, m.other_hooks, m.versions, m.addresses, id(sharings.get(m))) for m in self.models)
         reads = tuple((self._capture(m), self._needs_logits(m, cross_entropy), m in sharings) for m in self.models)
@@ -184,6 +190,7 @@ class ForwardScorer:
         layout: RowLayout,
         sharings: dict[HookedModel, PrefixSharing],
         cross_entropy: bool,
+        by_kernel: bool,
     ) -> dict[HookedModel, ModelBatch]:
         """Prepare the rows of each model that is run for a pass of fixed shape."""
         batches: dict[HookedModel, ModelBatch] = {}
@@ -191,7 +198,7 @@ class ForwardScorer:
             final, capture = self._needs_logits(model, cross_entropy), self._capture(model)
             rows = self.frame.rows(prompts, model)
             if model in sharings and (final or capture):
-                batches[model] = PackedBatch(sharings[model], rows, final)
+                batches[model] = PackedBatch(sharings[model], rows, final, by_kernel)
             elif final or capture:
                 batches[model] = PlainBatch(model, layout, rows, capture, final)
         return batches

@@ -6,6 +6,7 @@ copied to the device in one transfer. On the device, views of the buffer take th
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -17,6 +18,7 @@ from torch import Tensor
 from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass, RowLayout
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.prefix_tree import build_tree
+from dreamy_lens.models.tree_attention import kernel_used
 from dreamy_lens.scoring.kv_prefix import empty_cache
 from dreamy_lens.scoring.prefix_sharing import PrefixSharing
 from dreamy_lens.scoring.static_reading import StaticPass
@@ -71,10 +73,13 @@ class PackedBatch:
         sharing: Prefix sharing of the model.
         rows: Token ids of the rows, with BOS and template, int64 `[B, total]`.
         final: Whether logits are read.
+        by_kernel: Whether one kernel computes the attention over the tree.
     """
 
-    def __init__(self, sharing: PrefixSharing, rows: Int64[np.ndarray, "B total"], final: bool) -> None:
-        layout = sharing.layout
+    def __init__(
+        self, sharing: PrefixSharing, rows: Int64[np.ndarray, "B total"], final: bool, by_kernel: bool = False
+    ) -> None:
+        layout, self.by_kernel = sharing.layout, by_kernel
         self.sharing, self.final, self._rows = sharing, final, rows
         self.before = sharing.prefix(rows, final)
         self.tree = build_tree(rows, known=0 if self.before is None else self.before.length)
@@ -107,7 +112,8 @@ class PackedBatch:
         assert packed is not None
         tree = self.tree.pad(room.nodes, rows).with_tensors(_part(inputs, "tree."))
         cut = self.cut.pad(room.cut, rows).with_tensors(_part(inputs, "cut.")) if room.cut else tree
-        found = packed.run(tree, capture, final=self.final, cut=cut, before=self.before)
+        with kernel_used() if self.by_kernel else contextlib.nullcontext():
+            found = packed.run(tree, capture, final=self.final, cut=cut, before=self.before)
         return StaticPass(
             packed,
             self.sharing.layout,

@@ -5,6 +5,7 @@ The device is emulated: a replay repeats the operations that were recorded, on t
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -15,9 +16,9 @@ import torch
 
 import dreamy_lens as dl
 from dreamy_lens.analysis import doctor
-from dreamy_lens.models import device_graph, to_host
+from dreamy_lens.models import device_graph, to_host, tree_kernel
 from dreamy_lens.scoring import graph_choice
-from dreamy_lens.scoring.forward import SHARED, WHOLE
+from dreamy_lens.scoring.forward import KERNEL, SHARED, WHOLE
 from tests.helpers import devices, models
 from tests.helpers.devices import Waits
 from tests.helpers.dreams import SMALL
@@ -94,6 +95,43 @@ def test_replayed_passes_give_the_numbers_of_plain_ones(waits, clock, name, temp
                 np.testing.assert_allclose(slope, getattr(usual, part)(), atol=1e-4, rtol=1e-4)
         assert len(there.backward.passes) == 1, there.passes
     assert waits.launches > 0 and kinds <= {SHARED, WHOLE}
+
+
+@pytest.fixture
+def kernel(monkeypatch) -> list[int]:
+    """The attention kernel computed by torch, and a list with the number of nodes of every call."""
+    calls: list[int] = []
+
+    def attend(q: Any, k: Any, v: Any, index: Any, owners: Any, scale: float, softcap: Any, window: Any) -> Any:
+        calls.append(q.shape[1])
+        n = index.shape[1]
+        row, place = owners // n, owners % n
+        k, v = (x.repeat_interleave(q.shape[0] // k.shape[0], 0)[:, index[row]] for x in (k, v))  # [head, node, pos, d]
+        scores = (q[:, :, None] * k).sum(-1) * scale
+        scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+        ago = place[:, None] - torch.arange(n, device=place.device)
+        scores = scores.masked_fill((ago < 0) | (ago >= (n if window is None else window)), -torch.inf)
+        return (scores.softmax(-1)[..., None] * v).sum(2).transpose(0, 1)
+
+    monkeypatch.setattr(tree_kernel, "is_available", lambda: True)
+    monkeypatch.setattr(tree_kernel, "attend", attend)
+    return calls
+
+
+@pytest.mark.parametrize("template", [{}, {"prefix": [5, 6, 7], "suffix": [8]}], ids=["alone", "template"])
+@pytest.mark.parametrize("name", models.FAMILIES)
+def test_the_attention_kernel_is_one_of_the_ways(waits, monkeypatch, kernel, name, template):
+    times = iter([9.0, 5.0, 1.0, 7.0] * 2)  # of the eager pass and of the three graphs, each timed three times
+    clock = itertools.chain.from_iterable((0.0, t) * graph_choice.REPEATS for t in times)
+    monkeypatch.setattr(graph_choice, "clock", lambda: next(clock))
+    bridge, own = placed(name), models.family(name).bridge
+    there, here = (make_scorer("L1.N3", b, prepend_bos=True, **template) for b in (bridge, own))
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        ids = children(rng, 40)
+        close(there.score(ids), here.score(ids))
+    assert [choice.way for choice in there.forward.passes.choices.values()] == [KERNEL]
+    assert set(there.forward.passes.choices.popitem()[1].milliseconds) == {"eager", SHARED, KERNEL, WHOLE} and kernel
 
 
 def test_both_kinds_of_graphs_are_tried_and_named(waits, clock):
