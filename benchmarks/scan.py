@@ -55,7 +55,7 @@ def main() -> None:
     scanners = {name: scan.scanner() for name, scan in scans.items()}
     rows = _windows(scanners["one neuron"])
     turns: dict[str, Any] = {}
-    for size in (32, 64, 256):
+    for size in (256, 1024, 4096) if str(options.device).startswith("cuda") else (32, 64, 256):
         turns[f"plain pass, {size} rows"] = lambda size=size: _pass(raw, rows, size)
     turns |= {name: lambda scanner=scanner: scanner.run(scanner.new_checkpoint()) for name, scanner in scanners.items()}
     passes = {name: lambda scanner=scanner: _only_passes(scanner, rows) for name, scanner in scanners.items()}

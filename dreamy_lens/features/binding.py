@@ -102,10 +102,7 @@ class BoundFeature:
     @property
     def runs_user_code(self) -> bool:
         """Whether a function or an object of the user's computes a part of the value."""
-        return any(
-            isinstance(node, ex.Custom) or (isinstance(node, ex.Latent) and not isinstance(node.sae, (str, Path)))
-            for node in self.feature.walk()
-        )
+        return runs_user_code(self.feature)
 
     def check_layout(self, layout: RowLayout) -> None:
         """Raise FeatureRangeError if the feature names a position that rows of this layout do not have.
@@ -121,6 +118,14 @@ class BoundFeature:
     def __call__(self, readings: Readings) -> Tensor:
         """Return the value of each prompt, float32 `[batch]`, from the forward passes over a batch."""
         return self._compute(readings).float()
+
+
+def runs_user_code(feature: ex.Feature) -> bool:
+    """Return whether a function or an object of the user's computes a part of a feature's value."""
+    return any(
+        isinstance(node, ex.Custom) or (isinstance(node, ex.Latent) and not isinstance(node.sae, (str, Path)))
+        for node in feature.walk()
+    )
 
 
 def bind(

@@ -27,7 +27,8 @@ tl: Any = None
 
 def is_available() -> bool:
     """Return whether Triton is installed."""
-    return importlib.util.find_spec("triton") is not None
+    spec = importlib.util.find_spec("triton")
+    return spec is not None and spec.origin is not None  # a folder of this name is not the package
 
 
 def attend(

@@ -22,15 +22,12 @@ from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.batching import BatchRunner, is_out_of_memory, memory_budget
 from dreamy_lens.scoring.blocks import PromptBlock, blocks_of, pad_blocks
 from dreamy_lens.scoring.forward import LOGITS_BUDGET
-from dreamy_lens.scoring.graphs import GraphedPasses
+from dreamy_lens.scoring.graphs import GRAPH, GraphedPasses
 from dreamy_lens.scoring.kv_prefix import KVPrefix, empty_cache
 from dreamy_lens.scoring.prefix_sharing import is_close, trial_prompts
 from dreamy_lens.scoring.prompts import PromptFrame
 from dreamy_lens.scoring.token_gradient import Gradient, ModelGradient
 from dreamy_lens.scoring.work import BACKWARD, Work
-
-GRAPH = "graph"
-"""Name of the recorded pass in reports."""
 
 
 @dataclass

@@ -23,6 +23,9 @@ from dreamy_lens.models.transfer import fill, wait_for
 from dreamy_lens.scoring.batching import is_out_of_memory
 from dreamy_lens.scoring.graph_choice import EAGER, Choice, Differs, choose, remembered
 
+GRAPH = "graph"
+"""Name in reports of the graph of a pass of which there is one kind only."""
+
 T = TypeVar("T")
 
 PATIENCE = 3

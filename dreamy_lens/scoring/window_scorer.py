@@ -8,7 +8,7 @@ after the deepest hook point is run unless the cross-entropy is requested.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dreamy_lens.errors import SettingsError
+from dreamy_lens.features.binding import runs_user_code
 from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass
 from dreamy_lens.models.backend import ComponentBypass
 from dreamy_lens.models.causality import check_causal
@@ -24,8 +25,11 @@ from dreamy_lens.models.hooked_model import HookedModel, keep_hooks, locked
 from dreamy_lens.models.transfer import to_device
 from dreamy_lens.scoring.batching import TOKENS, BatchRunner
 from dreamy_lens.scoring.feature_bank import FeatureBank
+from dreamy_lens.scoring.graphs import GRAPH, GraphedPasses
+from dreamy_lens.scoring.kv_prefix import empty_cache
 from dreamy_lens.scoring.prefix_sharing import is_close
 from dreamy_lens.scoring.prompts import PromptFrame
+from dreamy_lens.scoring.window_batch import WindowBatch
 
 MAX_ENTRIES = {"cpu": 3 << 21, "cuda": 1 << 29}
 """Largest count of logits and activations in one pass, by kind of device. The caches of a CPU hold little more."""
@@ -93,6 +97,8 @@ class WindowScorer:
         self.logits = {
             m for m in self.models if any(m in b.logits for b in banks) or (cross_entropy and m is frame.fluency)
         }
+        self.graphs = GraphedPasses(model, "scanning", self._same)
+        self._runs_user_code = any(runs_user_code(bank.members[0]) for bank in banks)
         self._parts: dict[HookedModel, ComponentBypass] = {}
         self.plain: dict[HookedModel, str] = {}
         self._widths: dict[HookedModel, int] = {}
@@ -155,23 +161,27 @@ class WindowScorer:
                 return "its logits differ"
         return ""
 
-    def _plain(self, model: HookedModel, ids: Tensor) -> ForwardPass:
+    def _plain(self, model: HookedModel, ids: Tensor, past: bool = False) -> ForwardPass:
         """Run the whole model over the rows."""
-        activations, logits = model.run(ids, self.captures[model], logits=model in self.logits)
+        cache = empty_cache() if past else None
+        activations, logits = model.run(ids, self.captures[model], logits=model in self.logits, past=cache)
         return ForwardPass(activations, logits, ids, self.layout)
 
-    def _bare(self, model: HookedModel, ids: Tensor) -> ForwardPass:
+    def _bare(self, model: HookedModel, ids: Tensor, past: bool = False) -> ForwardPass:
         """Run the model over the rows without the components that no feature reads."""
         with model.kernels.used(), self._parts[model].bare(self.captures[model]):
-            return self._plain(model, ids)
+            return self._plain(model, ids, past)
 
     def read(self, rows: Int64[np.ndarray, "B n"]) -> dict[HookedModel, ActivationSource]:
         """Run every model once over the rows."""
+        return self._read({model: to_device(self.frame.rows(rows, model), model.device) for model in self.models})
+
+    def _read(self, ids: Mapping[HookedModel, Tensor], past: bool = False) -> dict[HookedModel, ActivationSource]:
+        """Run every model once over its rows on its device; `past` gives it an empty cache."""
         readings: dict[HookedModel, ActivationSource] = {}
         for model in self.models:
-            ids = to_device(self.frame.rows(rows, model), model.device)
             plain = model in self.plain or model.is_hooked
-            readings[model] = self._plain(model, ids) if plain else self._bare(model, ids)
+            readings[model] = (self._plain if plain else self._bare)(model, ids[model], past)
         return readings
 
     def passes(self, rows: Int64[np.ndarray, "B n"]) -> Iterator[tuple[slice, WindowScores]]:
@@ -192,15 +202,49 @@ class WindowScorer:
     def _score(self, rows: Int64[np.ndarray, "B n"]) -> WindowScores:
         """Score the rows of one batch."""
         with locked(self.models), torch.no_grad():
-            readings = self.read(rows)
-            values = [bank(readings) for bank in self.banks]
-            losses = None
-            if self.cross_entropy:
-                losses = to_device(readings[self.frame.fluency].cross_entropy, self.model.device)
-            return WindowScores(len(rows), values, losses)
+            if self._can_record():
+                states = tuple((m.state, m.other_hooks, m.versions, m.addresses) for m in self.models)
+                tensors = self.graphs.run(
+                    states,
+                    (self.layout, len(rows).bit_length(), tuple(self.captures.items()), len(self.banks)),
+                    lambda: self._tensors(self.read(rows)),
+                    {GRAPH: lambda: self._batch(rows)},
+                )
+            else:
+                tensors = self._tensors(self.read(rows))
+            losses = tensors.pop() if self.cross_entropy else None
+            return WindowScores(len(rows), tensors, losses)
+
+    def _tensors(self, readings: dict[HookedModel, ActivationSource]) -> list[Tensor]:
+        """Return the values of each bank, and cross-entropies if requested."""
+        values = [bank(readings) for bank in self.banks]
+        if self.cross_entropy:
+            values.append(to_device(readings[self.frame.fluency].cross_entropy, self.model.device))
+        return values
+
+    def _batch(self, rows: Int64[np.ndarray, "B n"]) -> WindowBatch:
+        """Prepare the rows of one batch for a graph; an empty cache keeps Hugging Face from waiting for the device."""
+        of_models = {model: self.frame.rows(rows, model) for model in self.models}
+        return WindowBatch(of_models, lambda ids: self._tensors(self._read(ids, past=True)))
+
+    def _can_record(self) -> bool:
+        """Return whether passes can be recorded as graphs: on one CUDA device, without code of the user's in them."""
+        return not self._runs_user_code and all(
+            model.is_recordable and model.device == self.model.device for model in self.models
+        )
+
+    def _same(self, ours: list[Tensor], known: list[Tensor]) -> bool:
+        """Return whether two results of a pass differ by rounding at most, each tensor by itself."""
+        return all(
+            torch.equal(a.isnan(), b.isnan()) and is_close(a.nan_to_num(), b.nan_to_num(), self.model.dtype)
+            for a, b in zip(ours, known, strict=True)
+        )
 
     @contextlib.contextmanager
     def keep_hooks(self) -> Iterator[None]:
-        """Keep the hooks of passes attached between passes, inside the `with` block."""
+        """Keep the hooks of passes attached between passes, inside the `with` block; free graphs at its end."""
         with keep_hooks(self.models):
-            yield
+            try:
+                yield
+            finally:
+                self.graphs.clear()

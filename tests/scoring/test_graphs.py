@@ -304,3 +304,19 @@ def test_the_doctor_names_the_ways(waits, clock):
     findings = {finding.check: finding for finding in doctor.examine("L1.N3", bridge, length=6)}
     assert "graph" in findings["scoring on cuda:0"].seen and "eager" in findings["scoring on cuda:0"].seen
     assert "graph" in findings["gradients on cuda:0"].seen
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("features", [["blocks.1.mlp.hook_post[-1]", "L0.N1"], ["logit(9)", "L1.N3 - L0.N2"]])
+def test_scans_replay_graphs_and_count_what_a_processor_counts(waits, clock, features, tmp_path):
+    texts = [f"the dog and the cat {i} are friends over the hill and a cat sings" for i in range(120)]
+    settings = {"length": 6, "batch_size": 16, "progress": False, "k": 5, "cache": False}
+    own = dl.max_activating(features, models.family("gpt2").bridge, texts, **settings)
+    found = dl.max_activating(features, placed("gpt2"), texts, **settings)
+    assert waits.launches > 5
+    for name in ("mean", "deviation", "maximum"):
+        np.testing.assert_allclose(found.to_pandas()[name], own.to_pandas()[name], atol=1e-4, rtol=1e-4)
+    for number in range(2):
+        np.testing.assert_allclose(
+            [w.value for w in found.of(number)], [w.value for w in own.of(number)], atol=1e-4, rtol=1e-4
+        )
