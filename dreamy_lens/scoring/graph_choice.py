@@ -11,6 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -84,6 +85,7 @@ def choose(
     ways: Mapping[str, Callable[[], Callable[[], T]]],
     same: Callable[[T, T], bool],
     device: torch.device,
+    slow: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[Choice, T]:
     """Verify and time the ways of running one pass.
 
@@ -92,6 +94,8 @@ def choose(
         ways: For each other way, a function that prepares it and returns a function that runs the pass.
         same: Whether two results differ by rounding at most.
         device: Device of the pass.
+        slow: Milliseconds by way: a way whose preparation takes long is tried only if the fastest way before it takes
+            longer than this.
 
     Returns:
         The choice, and the result of the eager pass.
@@ -99,6 +103,8 @@ def choose(
     choice, expected = Choice(), eager()
     choice.milliseconds[EAGER] = _milliseconds(eager, device)
     for way, prepare in ways.items():
+        if way in slow and min(choice.milliseconds.values()) < slow[way]:
+            continue
         try:
             run = prepare()
             if not same(run(), expected):

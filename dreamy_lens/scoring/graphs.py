@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -160,13 +161,20 @@ class GraphedPasses(Generic[T]):
         model: Model for which the choices are remembered.
         kind: Kind of the passes, such as "scoring".
         same: Whether two results differ by rounding at most.
+        slow: Ways whose preparation takes long, each with the milliseconds of a pass from which on they are tried.
 
     Attributes:
         choices: Choices of the passes that were run so far, by their shape.
     """
 
-    def __init__(self, model: HookedModel, kind: str, same: Callable[[T, T], bool]) -> None:
-        self.model, self.kind, self._same = model, kind, same
+    def __init__(
+        self,
+        model: HookedModel,
+        kind: str,
+        same: Callable[[T, T], bool],
+        slow: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        self.model, self.kind, self._same, self._slow = model, kind, same, slow
         self.choices: dict[Hashable, Choice] = {}
         self._uses: dict[Hashable, int] = {}
         self._store = GraphStore()
@@ -217,7 +225,7 @@ class GraphedPasses(Generic[T]):
 
         if choice is None:
             preparations = {way: functools.partial(lambda w: prepare(w, ways[w]()), way) for way in ways}
-            choice, result = choose(lambda: self._run_eagerly(eager), preparations, self._same, device)
+            choice, result = choose(lambda: self._run_eagerly(eager), preparations, self._same, device, self._slow)
             memory[shape] = self.choices[shape] = choice
             for other in ways:
                 if other != choice.way:

@@ -318,3 +318,12 @@ def test_scans_replay_graphs_and_count_what_a_processor_counts(waits, clock, fea
         np.testing.assert_allclose(
             found.of(number).to_pandas()["value"], own.of(number).to_pandas()["value"], atol=1e-4, rtol=1e-4
         )
+
+
+def test_a_way_that_takes_long_to_prepare_is_tried_on_long_passes_only(waits, clock, kernel, monkeypatch):
+    monkeypatch.setattr(graph_choice, "clock", lambda: 1e-9 * waits.kernels)  # a pass of microseconds
+    scorer, rng = make_scorer("L1.N3", placed("gpt2")), np.random.default_rng(0)
+    for _ in range(5):
+        scorer.score(children(rng, 40))
+    (choice,) = scorer.forward.passes.choices.values()
+    assert set(choice.milliseconds) == {"eager", SHARED, WHOLE} and not kernel
