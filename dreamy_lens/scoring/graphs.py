@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -26,6 +27,9 @@ from dreamy_lens.scoring.graph_choice import EAGER, Choice, Differs, choose, rem
 
 GRAPH = "graph"
 """Name in reports of the graph of a pass of which there is one kind only."""
+
+SWITCH = "DREAMY_LENS_GRAPHS"
+"""Environment variable that keeps all passes eager if it is "0"."""
 
 T = TypeVar("T")
 
@@ -202,6 +206,8 @@ class GraphedPasses(Generic[T]):
             eager: Function that runs the pass without a graph.
             ways: Functions that prepare the pass's batch for each kind of graph, the likeliest first.
         """
+        if os.environ.get(SWITCH, "1") == "0":
+            return eager()
         device = self.model.device
         memory = remembered(self.model)
         shape = (self.kind, str(device), str(self.model.dtype), shape)

@@ -327,3 +327,12 @@ def test_a_way_that_takes_long_to_prepare_is_tried_on_long_passes_only(waits, cl
         scorer.score(children(rng, 40))
     (choice,) = scorer.forward.passes.choices.values()
     assert set(choice.milliseconds) == {"eager", SHARED, WHOLE} and not kernel
+
+
+def test_an_environment_variable_keeps_passes_eager(waits, clock, monkeypatch):
+    monkeypatch.setenv("DREAMY_LENS_GRAPHS", "0")
+    scorer, rng = make_scorer("L1.N3", placed("gpt2")), np.random.default_rng(0)
+    for _ in range(5):
+        scorer.score(children(rng, 40))
+        scorer.gradient(children(rng, 4))
+    assert not waits.graphs and scorer.passes == {}
