@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 from typing import Any
 
@@ -26,7 +27,7 @@ from dreamy_lens.cli.options import (
 from dreamy_lens.cli.output import add_output, print_result
 from dreamy_lens.cli.sweep import print_sweep, report_failed
 from dreamy_lens.comparison.content import SEARCH_ALL
-from dreamy_lens.errors import RunFolderError
+from dreamy_lens.errors import ConstraintError, RunFolderError
 from dreamy_lens.results.storage import RUN
 from dreamy_lens.runs.dreams import folders_of
 from dreamy_lens.runs.saving import check_free
@@ -57,6 +58,8 @@ def add_dream(commands: Commands) -> None:
     parser.add_argument("--printable", action="store_true", help="only tokens of printable characters")
     template = "fixed text around the prompt, as in 'User: {dream} Assistant:'"
     parser.add_argument("--template", metavar="TEXT", help=template)
+    chat = "message of the user with {dream} in it, or a .json file of messages, written by the model's chat template"
+    parser.add_argument("--chat", metavar="TEXT", help=chat)
     add_quiet(parser)
 
 
@@ -105,7 +108,20 @@ def _constraints(options: argparse.Namespace) -> list[Any]:
     constraints += [dl.constraints.varied()] * options.varied
     constraints += [dl.constraints.printable()] * options.printable
     constraints += [dl.constraints.template(options.template)] if options.template is not None else []
+    constraints += [dl.constraints.chat(_messages(options.chat))] if options.chat is not None else []
     return constraints
+
+
+def _messages(text: str) -> Any:
+    """Return the messages of a chat: those of a JSON file, or one message of the user."""
+    if not text.endswith(".json"):
+        return text
+    try:
+        return json.loads(expanded(text).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConstraintError(f"The messages of the chat cannot be read from {text}: {error.strerror}.") from None
+    except ValueError as error:
+        raise ConstraintError(f"{text} has no JSON list of messages: {error}.") from None
 
 
 def _saved_run(options: argparse.Namespace) -> Any:
@@ -113,7 +129,7 @@ def _saved_run(options: argparse.Namespace) -> Any:
     changes = given_settings(options)
     changes.pop("iterations", None)
     bos = changes.pop("prepend_bos", None)
-    run_options = ("seeds", "start", "forbid", "round_trip", "varied", "printable", "template", "fluency_model")
+    run_options = ("seeds", "start", "forbid", "round_trip", "varied", "printable", "template", "chat", "fluency_model")
     unusable = ["the feature"] * (options.feature is not None)
     unusable += [flag_of(name) for name in changes]
     unusable += [flag_of(name) for name in run_options if getattr(options, name) not in (None, False)]

@@ -89,6 +89,13 @@ OWN_FIELDS = (
     ),
     FormField("template", "template", "Text around the prompt, with {dream} in the prompt's place.", "text", more=True),
     FormField(
+        "chat",
+        "chat message",
+        "Message of the user with {dream} in the prompt's place, written by the model's chat template.",
+        "text",
+        more=True,
+    ),
+    FormField(
         "forbidden",
         "text to avoid",
         "Text that never occurs in the prompt, in upper or lower case, such as a logit's token.",
@@ -249,7 +256,11 @@ def _constraints(typed: dict[str, Any]) -> list[tuple[Any, str]]:
     for name in ("round_trip", "printable"):
         if typed.get(name):
             pairs.append((getattr(constraints, name)(), f"dl.constraints.{name}()"))
-    for name, make in (("template", constraints.template), ("forbidden", constraints.forbid_text)):
+    for name, make in (
+        ("template", constraints.template),
+        ("chat", constraints.chat),
+        ("forbidden", constraints.forbid_text),
+    ):
         text = str(typed.get(name, ""))
         if text.strip():
             pairs.append((make(text), f"dl.constraints.{make.__name__}({text!r})"))

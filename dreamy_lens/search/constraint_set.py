@@ -9,6 +9,7 @@ import numpy as np
 from dreamy_lens.errors import ConstraintError, PromptError, TokenError, quoted
 from dreamy_lens.models.vocabulary import LONGEST_TARGET, REPLACEMENT, Vocabulary
 from dreamy_lens.search.constraints import (
+    Chat,
     Constraint,
     Fix,
     ForbidText,
@@ -49,7 +50,7 @@ class ConstraintSet:
         self.allowed = (vocabulary.allowed if allowed is None else allowed).copy()
         self.fixed: dict[int, int] = {}
         self._predicates: list[tuple[Constraint, Callable[[np.ndarray, str], bool]]] = []
-        before, after = _template_texts(self.constraints)
+        before, after = _template_texts(self.constraints, vocabulary)
         self._around = before.casefold(), after.casefold()
         self.prefix, self.suffix = template_ids(self.constraints, vocabulary)
         for c in self.constraints:
@@ -214,13 +215,13 @@ def template_ids(constraints: Sequence[Constraint], vocabulary: Vocabulary) -> t
     ids: where a BOS stands before every row anyway, the scorer takes it once.
 
     Args:
-        constraints: Constraints, of which at most one is a template.
+        constraints: Constraints, of which at most one is a template or a chat.
         vocabulary: Vocabulary of the model.
 
     Raises:
         ConstraintError: There are several templates, or the template has a token that the model has no row for.
     """
-    before, after = _template_texts(constraints)
+    before, after = _template_texts(constraints, vocabulary)
     ids = vocabulary.encode(before) if before else [], _continuation(vocabulary, after)
     for part in ids:
         if part:
@@ -231,12 +232,17 @@ def template_ids(constraints: Sequence[Constraint], vocabulary: Vocabulary) -> t
     return ids
 
 
-def _template_texts(constraints: Sequence[Constraint]) -> tuple[str, str]:
-    """Return the text of the template before and after the prompt."""
-    templates = [c for c in constraints if isinstance(c, Template)]
+def _template_texts(constraints: Sequence[Constraint], vocabulary: Vocabulary) -> tuple[str, str]:
+    """Return the text of the template or chat before and after the prompt."""
+    templates = [c for c in constraints if isinstance(c, (Template, Chat))]
     if len(templates) > 1:
-        raise ConstraintError(f"There can be only one template; got {len(templates)}.")
-    before, after = templates[0].text.split("{dream}") if templates else ("", "")
+        chats = " or chat" * any(isinstance(c, Chat) for c in templates)
+        raise ConstraintError(f"There can be only one template{chats}; got {len(templates)}.")
+    if not templates:
+        return "", ""
+    if isinstance(templates[0], Chat):
+        return templates[0].texts(vocabulary.tokenizer)
+    before, after = templates[0].text.split("{dream}")
     return before, after
 
 

@@ -6,6 +6,7 @@ constraint is drawn again instead of being scored. See :class:`~dreamy_lens.sear
 
 from __future__ import annotations
 
+import json
 import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from dreamy_lens.errors import ConstraintError, quoted
+from dreamy_lens.search.chat import checked_json, checked_messages, render_chat
 
-__all__ = ["fix", "forbid_text", "forbid_tokens", "printable", "round_trip", "template", "varied"]
+__all__ = ["chat", "fix", "forbid_text", "forbid_tokens", "printable", "round_trip", "template", "varied"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,36 @@ class Template(Constraint):
     def describe(self) -> str:
         """Describe the constraint in words."""
         return f"inside the template {quoted(self.text, 300)}"
+
+
+@dataclass(frozen=True)
+class Chat(Constraint):
+    """Chat around the prompt, written by the model's own chat template. The cross-entropy does not count it.
+
+    Attributes:
+        messages: Messages as a JSON text.
+        tools: Descriptions of tools as a JSON text; None for none.
+        add_generation_prompt: Whether the text ends where the model would answer.
+    """
+
+    messages: str
+    tools: str | None = None
+    add_generation_prompt: bool = True
+
+    def describe(self) -> str:
+        """Describe the constraint in words."""
+        turns = [f"{m['role']}: {_content(m)}" for m in json.loads(self.messages)]
+        return f"inside the chat {quoted(' / '.join(turns), 300)}"
+
+    def texts(self, tokenizer: Any) -> tuple[str, str]:
+        """Return the text before and after the prompt, by a tokenizer's chat template."""
+        tools = None if self.tools is None else json.loads(self.tools)
+        return render_chat(tokenizer, json.loads(self.messages), tools, self.add_generation_prompt)
+
+
+def _content(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    return content if isinstance(content, str) else json.dumps({k: v for k, v in message.items() if k != "role"})
 
 
 def forbid_tokens(*tokens: str | int) -> ForbidTokens:
@@ -220,6 +252,7 @@ def _why_no_constraint(thing: Any) -> str:
 
 
 _CALLS = {
+    "chat": '"Tell me about {dream}."',
     "fix": '{0: "The"}',
     "forbid_text": '" the"',
     "forbid_tokens": '" the", 17',
@@ -242,7 +275,7 @@ def from_dict(data: dict[str, Any]) -> Constraint:
     Raises:
         ConstraintError: There is no constraint of this kind.
     """
-    kinds = {c.__name__: c for c in (ForbidTokens, ForbidText, RoundTrip, Printable, Varied, Fix, Template)}
+    kinds = {c.__name__: c for c in (ForbidTokens, ForbidText, RoundTrip, Printable, Varied, Fix, Template, Chat)}
     rest = {name: value for name, value in data.items() if name != "kind"}
     if data.get("kind") not in kinds:
         raise ConstraintError(
@@ -258,12 +291,37 @@ def from_dict(data: dict[str, Any]) -> Constraint:
 def template(text: str) -> Template:
     """Put fixed text around the prompt, which stands at `{dream}`: ``template("User: {dream} Assistant:")``.
 
-    The text of a chat template can be given as it is: special tokens in it are tokens, and a BOS that it begins with is
-    the one that stands before every prompt, not a second one.
+    :func:`chat` writes the text of a chat by itself. It can be given here as it is, too: special tokens in it are
+    tokens, and a BOS that it begins with is the one that stands before every prompt, not a second one.
     """
     if not isinstance(text, str) or text.count("{dream}") != 1:
         raise ConstraintError(f"A template has the prompt's place, {{dream}}, exactly once; got {quoted(text)}.")
     return Template(text)
+
+
+def chat(messages: Any, add_generation_prompt: bool = True, *, tools: Any = None) -> Chat:
+    """Put the prompt into a chat, at `{dream}` in one of its messages, by the tokenizer's own chat template.
+
+    The feature reads the whole chat; the cross-entropy counts the prompt only. Special tokens stand in the chat and
+    never in the prompt. Where the chat template begins with a BOS, that is the one BOS of the row.
+
+    Args:
+        messages: Messages with a role and a content, as chat templates take them: system, user, assistant and tool
+            turns; or the text of one message of the user. If the last message is the assistant's, it is the beginning
+            of the answer, which the model continues.
+        add_generation_prompt: Whether the text ends where the model would answer, or go on with its answer; otherwise
+            it ends with the end of the last turn.
+        tools: Descriptions of tools, in the form that the chat template takes.
+
+    Raises:
+        ConstraintError: These are not messages, or the prompt's place is not in them exactly once.
+
+    >>> chat("Tell me about {dream}.").describe()
+    "inside the chat 'user: Tell me about {dream}.'"
+    """
+    values = json.dumps(checked_messages(messages), ensure_ascii=False)
+    described = None if tools is None else json.dumps(checked_json(list(tools), "tools="), ensure_ascii=False)
+    return Chat(values, described, bool(add_generation_prompt))
 
 
 def __dir__() -> list[str]:
