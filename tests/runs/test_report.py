@@ -77,6 +77,7 @@ def test_a_run_becomes_a_page_even_if_its_feature_has_no_gradient():
 
     frontier = Frontier.from_history(history, Pieces(), ORIGIN, attribute)
     run = SimpleNamespace(
+        passes={},
         provenance=ORIGIN,
         frontier=frontier,
         history=history,
