@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import Field, fields
 from typing import Any
@@ -221,10 +222,21 @@ def progress_of(options: argparse.Namespace) -> bool | None:
 
 
 def add_page(
-    parser: argparse.ArgumentParser, help: str = "write a self-contained page", required: bool = False
+    parser: argparse.ArgumentParser,
+    help: str = "write a self-contained page",
+    required: bool = False,
+    folders: bool = False,
 ) -> None:
-    """Add the option `--html`, which names a file for a page."""
-    parser.add_argument("--html", metavar="FILE", required=required, help=help)
+    """Add the option `--html`, which names a file for a page.
+
+    Args:
+        parser: Parser that gets the option.
+        help: Help text of the option.
+        required: Whether the option must be given.
+        folders: Whether the option may also name a folder, for the index of a scan.
+    """
+    parser.add_argument("--html", metavar="PATH" if folders else "FILE", required=required, help=help)
+    parser.set_defaults(html_folders=folders)
 
 
 def write_page(result: Any, options: argparse.Namespace) -> None:
@@ -234,7 +246,7 @@ def write_page(result: Any, options: argparse.Namespace) -> None:
         report_file(options.html, options)
 
 
-def report_file(path: str, options: argparse.Namespace) -> None:
+def report_file(path: str | os.PathLike[str], options: argparse.Namespace) -> None:
     """Print the path of a file that was written; beside a JSON document on stdout, print it on stderr."""
     print(f"Written: {expanded(path).resolve()}", file=sys.stderr if getattr(options, "json", False) else sys.stdout)
 
