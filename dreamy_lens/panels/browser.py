@@ -13,6 +13,7 @@ from dreamy_lens.features import expressions as ex
 from dreamy_lens.html.escaping import escape
 from dreamy_lens.panels.dream import DreamPanel
 from dreamy_lens.panels.form import FeatureForm
+from dreamy_lens.panels.hosts import announce_panel
 from dreamy_lens.panels.runs import RunsPanel
 from dreamy_lens.panels.units import examples_in
 from dreamy_lens.runs.dream import Dream
@@ -185,4 +186,5 @@ def browse(model: Any = None, *, examples: Any = None, corpus: Any = None) -> Fe
     >>> len(browser.form.hooks) > 300
     True
     """
+    announce_panel()
     return FeatureBrowser(model, examples_in(examples), corpus)  # opened here, before there is a widget to close
