@@ -53,7 +53,7 @@ def expanded(path: StrPath) -> Path:
 
 
 @contextlib.contextmanager
-def replacing(path: StrPath) -> Iterator[Path]:
+def replacing(path: StrPath, full: bool = False) -> Iterator[Path]:
     """Replace a file or folder in one step, when the `with` block ends.
 
     The block writes to the temporary path that it receives. That path then takes the place of `path`, so `path` has
@@ -61,13 +61,18 @@ def replacing(path: StrPath) -> Iterator[Path]:
     `path` stays unchanged.
 
     Args:
-        path: File to replace, or folder to make. A folder that already exists must be empty.
+        path: File to replace, or folder to make. A folder that already exists must be empty, unless `full`.
+        full: Whether to replace a folder with files in it. It is moved aside under a hidden name beside `path`, and
+            deleted when the new one is in its place; a process that dies between the two leaves both.
     """
     target = Path(path)
     # Only the beginning of the name, so that every name that the file system takes has a temporary name, too.
     temporary = target.with_name(f".{target.name[:32]}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
+        if full and temporary.is_dir() and target.is_dir():
+            _exchange(temporary, target)
+            return
         if temporary.is_dir() and target.is_dir():
             target.rmdir()  # raises, and so deletes nothing, if another process has written into the folder
         os.replace(temporary, target)
@@ -78,6 +83,18 @@ def replacing(path: StrPath) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 temporary.unlink()
         raise
+
+
+def _exchange(new: Path, target: Path) -> None:
+    """Put a new folder in the place of an older one, and delete the older one."""
+    aside = target.with_name(f".{target.name[:32]}.{secrets.token_hex(4)}.old.tmp")
+    os.rename(target, aside)
+    try:
+        os.rename(new, target)
+    except BaseException:
+        os.rename(aside, target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_whole(path: StrPath, data: bytes) -> Path:
@@ -217,6 +234,8 @@ def check_page(path: StrPath, instead: str = "") -> None:
         FileWriteError: The file cannot be written, or the name promises another format.
     """
     check_ending(path, PAGES, "a page", instead)
+    if os.fspath(path).endswith("/"):
+        raise FileWriteError(f"{os.fspath(path)[:300]!r} names a folder, and a page is one file; leave the last / out.")
     check_file(path)
 
 

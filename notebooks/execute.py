@@ -27,6 +27,12 @@ FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 WIDGET = "application/vnd.jupyter.widget-view+json"
 TIMEOUT = 300  # seconds for a cell
+COLAB_CELLS = ("colab-badge", "colab-install")
+INSTALL = """# Installs dreamy_lens where it is missing, as on Colab. Elsewhere this cell does nothing.
+import importlib.util
+
+if importlib.util.find_spec("dreamy_lens") is None:
+    %pip install -q 'dreamy-lens @ git+{address}'"""
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -102,6 +108,7 @@ def execute(path: Path, timeout: int = TIMEOUT) -> Any:
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
+    add_colab(notebook, path.name, repository())
     with tempfile.TemporaryDirectory() as scratch:
         kernels, work = Path(scratch) / "jupyter", Path(scratch) / "work"
         work.mkdir()
@@ -116,6 +123,39 @@ def execute(path: Path, timeout: int = TIMEOUT) -> Any:
             )
             client.execute()
         return clean(notebook, {str(work): "."})
+
+
+# Colab.
+
+
+def repository(project: Path = ROOT / "pyproject.toml") -> str | None:
+    """Return the address on GitHub that pyproject.toml gives as `Repository`; None if it gives none."""
+    address = r'^Repository = "(https://github\.com/[\w.-]+/[\w.-]+?)(?:\.git)?/?"$'
+    found = re.search(address, project.read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else None
+
+
+def add_colab(notebook: Any, name: str, address: str | None) -> None:
+    """Put a badge that opens the notebook in Colab at its top, and a cell that installs the package there.
+
+    Colab opens notebooks of public repositories only, so without an address there is neither.
+
+    Args:
+        notebook: Notebook to change, in place.
+        name: Name of its file in notebooks/.
+        address: Address of the repository on GitHub; None removes the badge and the cell.
+    """
+    from nbformat import v4
+
+    notebook.cells = [cell for cell in notebook.cells if cell.get("id") not in COLAB_CELLS]
+    if address is None:
+        return
+    place = address.removeprefix("https://github.com/")
+    link = f"https://colab.research.google.com/github/{place}/blob/main/notebooks/{name}"
+    badge = f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({link})"
+    install = INSTALL.format(address=address)
+    first, second = COLAB_CELLS
+    notebook.cells[:0] = [v4.new_markdown_cell(badge, id=first), v4.new_code_cell(install, id=second)]
 
 
 # Cleaning.

@@ -25,6 +25,7 @@ from dreamy_lens.cli.options import (
 from dreamy_lens.cli.output import add_output, document_of, print_result
 from dreamy_lens.corpus.documentation import notice_of_scan
 from dreamy_lens.errors import SettingsError, shorten
+from dreamy_lens.scan.index_folder import is_index_folder
 
 SHOWN = 5
 """Number of windows that are printed for each feature."""
@@ -58,7 +59,8 @@ def add_scan(commands: Commands) -> None:
         metavar="N",
         help="windows in one pass through the model; default: chosen automatically",
     )
-    add_page(parser, "write a self-contained page; only for a single feature")
+    page = "write the index of the features, with a page for each, into a folder such as layer2/; or, with a name in "
+    add_page(parser, page + ".html, one page: of the feature, or of several features the index alone", folders=True)
     add_output(parser, "the features")
     add_quiet(parser)
     add_ray(parser)
@@ -71,15 +73,6 @@ def _scan(options: argparse.Namespace) -> int:
     keywords |= ray_keywords(options) | model_keywords(options)
     if options.out is not None:
         check_out(options.out)
-    if options.html:
-        model = load_selected_model(options)
-        keywords |= {"model": model, "dtype": None} if options.ray is None else {}  # loads the model only once
-        count = _count_features(options.feature, model)
-        if count != 1:
-            options.misused(
-                f"--html writes the page of a single feature, and there are {count:,} features; leave out --html, or "
-                "name one feature"
-            )
     if options.corpus is None:
         say(notice_of_scan(options.tokens, "--tokens 500k", "--corpus SOURCE"))
     announce(f"Scanning {options.corpus or 'the documentation of installed packages'}", options)
@@ -94,7 +87,8 @@ def _scan(options: argparse.Namespace) -> int:
         if examples.folder is not None:
             print(f"\nIn {examples.folder}")
 
-    print_result(examples, options, as_text, page=examples.of(0) if options.html else None)
+    single = bool(options.html) and len(examples) == 1 and not is_index_folder(options.html)
+    print_result(examples, options, as_text, page=examples.of(0) if single else None)
     return int(options.out is not None and examples.folder is None)  # a warning has said why
 
 
@@ -117,14 +111,6 @@ def print_windows(examples: Any) -> None:
             print(f"{window.value:10.4g}  {fluency}{window.text!r}")
     if len(notes) < len(examples):
         print(f"\nand {len(examples) - len(notes):,} more features")
-
-
-def _count_features(expressions: list[str], model: Any) -> int:
-    """Return the number of features that the expressions stand for."""
-    from dreamy_lens.features import families
-    from dreamy_lens.scoring.feature_bank import make_banks
-
-    return sum(map(len, make_banks(families.expressions(expressions, model), model)))
 
 
 def add_compare(commands: Commands) -> None:

@@ -8,7 +8,7 @@ import shlex
 from typing import Any
 
 import dreamy_lens as dl
-from dreamy_lens._files import expanded
+from dreamy_lens._files import check_page, expanded
 from dreamy_lens.cli.commands import Commands
 from dreamy_lens.cli.corpus import print_windows
 from dreamy_lens.cli.options import (
@@ -154,7 +154,8 @@ def add_show(commands: Commands) -> None:
     parser.add_argument("path", metavar="PATH", help=path)
     limit = "print only the best prompt with at most this cross-entropy, in nats per token"
     parser.add_argument("--max-cross-entropy", type=float, metavar="X", help=limit)
-    add_page(parser, "write a self-contained page; this loads the model")
+    page = "write a self-contained page; this may load the model; of a scan, a name such as layer2/ gets a folder with "
+    add_page(parser, page + "an index of the features and a page for each", folders=True)
     add_output(parser, "what is shown")
 
 
@@ -163,6 +164,8 @@ def _show(options: argparse.Namespace) -> None:
     kind = type(result).__name__
     if options.html and not hasattr(result, "to_html"):
         options.misused(f"--html writes no page of {kind}; leave it out")
+    if options.html and kind != "Examples":
+        check_page(options.html)
     if options.max_cross_entropy is None:
         print_result(result, options, lambda: _print_result(result))
     elif kind in ("Dream", "Dreams", "Merged", "Frontier"):

@@ -15,6 +15,7 @@ from dreamy_lens._files import TABLES, check_ending, check_file, check_page
 from dreamy_lens._host import reporting
 from dreamy_lens.cli.commands import COMMANDS, Commands
 from dreamy_lens.errors import DreamyLensError
+from dreamy_lens.scan.index_folder import check_index_folder, is_index_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,7 +82,10 @@ def make_parser(names: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentPa
 def _check_files(options: argparse.Namespace) -> None:
     """Raise FileWriteError, before what may take long, if a file that the options name cannot be written."""
     if getattr(options, "html", None):
-        check_page(options.html)
+        if options.html_folders and is_index_folder(options.html):
+            check_index_folder(options.html)
+        else:
+            check_page(options.html)
     if getattr(options, "csv", None):
         check_ending(options.csv, TABLES, "a table in CSV")
         check_file(options.csv)

@@ -222,10 +222,21 @@ def progress_of(options: argparse.Namespace) -> bool | None:
 
 
 def add_page(
-    parser: argparse.ArgumentParser, help: str = "write a self-contained page", required: bool = False
+    parser: argparse.ArgumentParser,
+    help: str = "write a self-contained page",
+    required: bool = False,
+    folders: bool = False,
 ) -> None:
-    """Add the option `--html`, which names a file for a page."""
-    parser.add_argument("--html", metavar="FILE", required=required, help=help)
+    """Add the option `--html`, which names a file for a page.
+
+    Args:
+        parser: Parser that gets the option.
+        help: Help text of the option.
+        required: Whether the option must be given.
+        folders: Whether the option may also name a folder, for the index of a scan.
+    """
+    parser.add_argument("--html", metavar="PATH" if folders else "FILE", required=required, help=help)
+    parser.set_defaults(html_folders=folders)
 
 
 def write_page(result: Any, options: argparse.Namespace) -> None:

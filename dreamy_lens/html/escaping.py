@@ -34,6 +34,8 @@ def visible(text: str, token: bool = False) -> str:
         text = text.replace(" ", "·")
     if token and unicodedata.category(text[0]).startswith("M"):
         text = "◌" + text
+    if text.isprintable():  # most text has nothing to replace
+        return text
     return "".join(_SIGNS.get(c) or (_code(c) if _is_hidden(c) else c) for c in text)
 
 

@@ -44,17 +44,19 @@ def fragment(body: str, *styles: str) -> str:
     return f'<div class="dl"><style>{rules}</style>{body}</div>'
 
 
-def document(title: str, body: str, scripts: bool = False, styles: Sequence[str] = ()) -> str:
-    """Return a whole page that fetches nothing; its content security policy enforces this.
+def document(title: str, body: str, scripts: bool = False, styles: Sequence[str] = (), shared: str = "") -> str:
+    """Return a whole page that fetches nothing from the network; its content security policy enforces this.
 
     Args:
         title: Title of the page.
         body: HTML of the page.
         scripts: Whether scripts in the body may run.
         styles: File names of further style sheets in the folder of this module.
+        shared: Relative path of a file with :func:`page_rules`, which many pages share; "" puts them into the page.
     """
-    rules = "".join(map(read_stylesheet, ("style.css", "page.css", *styles)))
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    rules = f'<link rel="stylesheet" href="{escape(shared)}">' if shared else f"<style>{page_rules(styles)}</style>"
+    sources = "'unsafe-inline' 'self' file:" if shared else "'unsafe-inline'"
+    policy = f"default-src 'none'; style-src {sources}; img-src data:; base-uri 'none'; form-action 'none'"
     policy += "; script-src 'unsafe-inline' blob:" if scripts else ""
     wide = ' class="dl-wide"' if scripts else ""  # interactive views have columns
     return (
@@ -62,9 +64,18 @@ def document(title: str, body: str, scripts: bool = False, styles: Sequence[str]
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)}</title><style>{rules}</style></head>"
+        f"<title>{escape(title)}</title>{rules}</head>"
         f'<body class="dl"><main{wide}>{body}</main></body></html>\n'
     )
+
+
+def page_rules(styles: Sequence[str] = ()) -> str:
+    """Return the style sheet of a whole page.
+
+    Args:
+        styles: File names of further style sheets in the folder of this module.
+    """
+    return "".join(map(read_stylesheet, ("style.css", "page.css", *styles)))
 
 
 @cache

@@ -14,6 +14,7 @@ from dreamy_lens.features.parser import feature_names, parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.panels import bundle, state
 from dreamy_lens.panels.frozen import frozen
+from dreamy_lens.panels.hosts import announce_panel
 from dreamy_lens.panels.live import LivePanel
 from dreamy_lens.panels.messages import MessageHandler, PromptInspector
 from dreamy_lens.runs.model_thread import ModelThread
@@ -141,6 +142,7 @@ def explore(feature: Any, prompt: Any, model: Any = None, **options: Any) -> Att
     >>> dl.explore("L2.N812", "the same as described only")
     AttributionPanel(L2.N812, 'the same as described only')
     """
+    announce_panel()
     return AttributionPanel(feature, prompt, model, **options).wait()
 
 
@@ -154,6 +156,7 @@ def explore_run(run: Dream, prompt: Any) -> AttributionPanel:
     Returns:
         Panel of the prompt.
     """
+    announce_panel()
     scorer = run.session.scorer
     around = {"prefix": scorer.prefix, "suffix": scorer.suffix, "prepend_bos": scorer.prepend_bos}
     fluency = None if scorer.fluency is scorer.model else scorer.fluency

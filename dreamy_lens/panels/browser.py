@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ipywidgets import Box, Button, Layout, VBox
 
 from dreamy_lens.features import expressions as ex
+from dreamy_lens.html.escaping import escape
 from dreamy_lens.panels.dream import DreamPanel
 from dreamy_lens.panels.form import FeatureForm
+from dreamy_lens.panels.hosts import announce_panel
 from dreamy_lens.panels.runs import RunsPanel
+from dreamy_lens.panels.units import examples_in
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.dreams import Dreams
 from dreamy_lens.runs.progress import advance
@@ -23,6 +26,7 @@ from dreamy_lens.search.optimizers import as_settings
 
 if TYPE_CHECKING:
     from dreamy_lens.models.hooked_model import HookedModel
+    from dreamy_lens.scan.examples import Examples
 
 T = TypeVar("T")
 
@@ -34,14 +38,16 @@ class FeatureBrowser(VBox):
 
     Args:
         model: Bridge, Hugging Face id or folder; None is the embedded model. It is loaded in the background.
+        examples: Examples of a scan, whose windows the form shows; None is none.
+        corpus: Corpus of the small scan of a layer's units; None is Python's language reference.
     """
 
-    def __init__(self, model: Any = None) -> None:
+    def __init__(self, model: Any = None, examples: Examples | None = None, corpus: Any = None) -> None:
         self._runs: list[Dream] = []
         self._boxes: dict[Dream, VBox] = {}
         self._shared: dict[tuple[str, ...], RunsPanel] = {}
         self._lock = threading.RLock()
-        self.form = FeatureForm(self._use_model, self._start)
+        self.form = FeatureForm(self._use_model, self._start, examples, corpus)
         self._side = Box(layout=Layout(flex_flow="row wrap", align_items="flex-start", width="100%"))
         super().__init__([self.form, self._side])
         self.form.use(model)
@@ -92,6 +98,14 @@ class FeatureBrowser(VBox):
     def __repr__(self) -> str:
         runs = "".join(f"\n  {run!r}" for run in self.runs)
         return f"FeatureBrowser({self.form.model or 'no model yet'}, {len(self.runs)} runs){runs}"
+
+    def _repr_mimebundle_(self, **keywords: Any) -> Any:
+        """Add what a saved notebook shows of the browser, which needs a kernel."""
+        bundle = super()._repr_mimebundle_(**keywords)
+        if bundle:
+            name = escape(self.form.model or self.form.loading or "a model")
+            bundle["text/html"] = f"<p>Feature browser of {name}. It needs a kernel: run this cell again to use it.</p>"
+        return bundle
 
     def _display_(self) -> Any:
         """Return what marimo displays, which has no boxes: the form and the panels that exist when the cell ends."""
@@ -148,12 +162,19 @@ class FeatureBrowser(VBox):
         self.children = [self.form, *(self._shared[group] for group in comparable), self._side]
 
 
-def browse(model: Any = None) -> FeatureBrowser:
+def browse(model: Any = None, *, examples: Any = None, corpus: Any = None) -> FeatureBrowser:
     """Browse a model's features and dream of them, in a notebook.
 
     Args:
         model: Bridge, Hugging Face id or folder; None is the embedded model. It is loaded in the background, and you
             can choose another one in the browser.
+        examples: Examples of a scan (:func:`dreamy_lens.max_activating`), or their folder: the form shows the top
+            windows of the feature in them. Without them, the form offers a small scan of the layer.
+        corpus: Corpus of the small scan, as :func:`dreamy_lens.corpus.open` takes it; None is Python's language
+            reference, of which 20,000 tokens are scanned.
+
+    Raises:
+        DreamyLensError: `examples` are no examples of a scan.
 
     Returns:
         Widget that displays itself as the last line of a notebook cell. Its `runs` are the dreams that you started.
@@ -165,4 +186,5 @@ def browse(model: Any = None) -> FeatureBrowser:
     >>> len(browser.form.hooks) > 300
     True
     """
-    return FeatureBrowser(model)
+    announce_panel()
+    return FeatureBrowser(model, examples_in(examples), corpus)  # opened here, before there is a widget to close

@@ -15,6 +15,22 @@ import numpy as np
 from dreamy_lens.scan.window import Histogram
 
 
+@dataclass(frozen=True)
+class Shape:
+    """Shape of a feature's distribution of values, estimated from the histogram and the random sample.
+
+    Attributes:
+        active: Share of the windows whose value is above 0, from 0 to 1; NaN if it is not known.
+        skewness: Third standardised moment; 0 for a symmetric distribution, NaN if all values are equal.
+        kurtosis: Excess kurtosis: the fourth standardised moment minus 3, so 0 for a normal distribution; NaN if all
+            values are equal.
+    """
+
+    active: float
+    skewness: float
+    kurtosis: float
+
+
 @dataclass(frozen=True, eq=False)
 class Distribution:
     """Distribution of a feature's values on all windows.
@@ -69,6 +85,48 @@ class Distribution:
             known = ([half, 1 - half], inside[[0, -1]].tolist()) if size else ([], [])
             value = float(np.interp(share, [0.0, *known[0], 1.0], [bottom, *known[1], ceiling]))
         return min(max(value, bottom), ceiling)
+
+    def shape(self) -> Shape:
+        """Return the share of windows above 0, the skewness and the excess kurtosis.
+
+        The number of windows in each bin of the histogram is exact. Within a bin, the windows have the values of the
+        sampled windows there; of the strongest ones, if these are all windows of the bin; or else its centre.
+
+        >>> values = np.array([0.0, 0.0, 0.0, 0.0, 3.0])
+        >>> Distribution(Histogram(1.0, 0, np.array([4, 0, 0, 1])), (0.0, 3.0), values[:3:-1], values).shape()
+        Shape(active=0.2, skewness=1.5, kurtosis=0.25)
+        """
+        total = self.histogram.total
+        if not total:
+            return Shape(math.nan, math.nan, math.nan)
+        values, weights, known = self._weighted()
+        mean = float((values * weights).sum()) / total
+        centred = values - mean
+        second, third, fourth = (float((centred**power * weights).sum()) / total for power in (2, 3, 4))
+        active = float(weights[values > 0].sum()) / total if known else math.nan
+        # Rounding leaves a little of a variance that is zero.
+        if not second > 1e-12 * max(abs(end) for end in self.ends) ** 2:
+            return Shape(active, math.nan, math.nan)
+        return Shape(*(round(x, 10) for x in (active, third / second**1.5, fourth / second**2 - 3)))
+
+    def _weighted(self) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Return values, the number of windows that each stands for, and whether the share above 0 is known."""
+        counts, edges = self.histogram.counts, self.histogram.edges
+        bins = {}
+        for name, values in (("sample", self.sample), ("top", self.top)):
+            place = self._bins(values)[0]
+            bins[name] = place, np.bincount(place, minlength=len(counts))
+        (at_sample, sampled), (at_top, strongest) = bins["sample"], bins["top"]
+        exact = (strongest == counts) & (counts > 0)
+        by_sample = ~exact & (sampled > 0)
+        by_centre = ~exact & ~by_sample & (counts > 0)
+        keep_sample, keep_top = by_sample[at_sample], exact[at_top]
+        centres = np.clip((edges[:-1] + edges[1:]) / 2, *self.ends)[by_centre]
+        own = counts[at_sample] / np.maximum(sampled[at_sample], 1)
+        values = np.concatenate([self.sample[keep_sample], self.top[keep_top], centres])
+        weights = np.concatenate([own[keep_sample], np.ones(int(keep_top.sum())), counts[by_centre]])
+        mixed = by_centre & (edges[:-1] <= 0) & (edges[1:] > 0)  # some of these windows may be at 0 exactly
+        return values, weights, not mixed.any() or self.ends[0] > 0
 
     def shares_of_top(self) -> np.ndarray:
         """Return the share of all windows that is weaker than each of the strongest windows, `[k]`."""

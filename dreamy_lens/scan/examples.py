@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dreamy_lens._files import check_page, write_text
+from dreamy_lens._host import working
 from dreamy_lens.errors import ExamplesError, close_names
 from dreamy_lens.figures.protocols import TextDecoder
 from dreamy_lens.html.escaping import escape, with_tooltip
@@ -17,6 +19,8 @@ from dreamy_lens.html.page import fragment, html_table
 from dreamy_lens.scan import storage
 from dreamy_lens.scan.detokenize import ByteDecoder
 from dreamy_lens.scan.feature_examples import FeatureExamples
+from dreamy_lens.scan.index_folder import check_index_folder, is_index_folder
+from dreamy_lens.scan.index_page import each_feature, index_page, write_index
 from dreamy_lens.scan.schema import token_table
 from dreamy_lens.scan.tables import Tables
 from dreamy_lens.scan.window import Histogram, Window, scanned_part
@@ -177,6 +181,38 @@ class Examples:
         """Return a table with one row per feature: label, windows, non_finite, mean, deviation, minimum, maximum."""
         names = ["label", "windows", "non_finite", "mean", "deviation", "minimum", "maximum"]
         return self.tables.parts["features"].all(names).to_pandas()
+
+    def to_html(
+        self, path: str | os.PathLike[str] | None = None, *, overwrite: bool = False, progress: bool | None = None
+    ) -> str:
+        """Return the index of the features as a page, and write it; a folder also gets a page for each feature.
+
+        The index is a table with one row per feature: the highest value, the share of windows above 0, skewness and
+        excess kurtosis, a small histogram, and the strongest window. It can be sorted and searched, and is legible
+        without scripts. Nothing needs a network.
+
+        Args:
+            path: Folder to write, such as "layer2/": the rows of its `index.html` open the pages of the features. Or
+                a file that ends in .html: the table alone. None writes nothing.
+            overwrite: Whether to replace an index that the folder holds. A file is always replaced.
+            progress: Whether to show progress; None shows it in notebooks and terminals.
+
+        Returns:
+            HTML of the index.
+
+        Raises:
+            FileWriteError: The folder holds something else, or cannot be written. Nothing is changed then.
+        """
+        if path is not None and is_index_folder(path):
+            check_index_folder(path, overwrite)
+            return write_index(self.tables, self.reader, path, overwrite, progress)
+        if path is not None:
+            check_page(path, "A name without an ending writes a folder with a page for each feature.")
+        with working("Making the page", progress):
+            text = index_page(self.header, each_feature(self.tables, self.reader))
+        if path is not None:
+            write_text(path, text)
+        return text
 
     @cached_property
     def reader(self) -> TextDecoder:

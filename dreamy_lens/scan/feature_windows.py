@@ -12,7 +12,7 @@ import numpy as np
 from dreamy_lens.errors import SettingsError, quoted
 from dreamy_lens.features.parser import feature_names, parse
 from dreamy_lens.figures.protocols import TextDecoder
-from dreamy_lens.scan.distribution import Distribution
+from dreamy_lens.scan.distribution import Distribution, Shape
 from dreamy_lens.scan.window import Histogram, Window, frontier_windows
 
 if TYPE_CHECKING:
@@ -138,6 +138,11 @@ class FeatureWindows:
         values, _ = self._finite_sample
         top = np.array([row["value"] for row in self._kept_rows("top")], dtype=np.float64)
         return Distribution(self.histogram, (self.minimum, self.maximum), top, values.astype(np.float64))
+
+    @cached_property
+    def shape(self) -> Shape:
+        """Share of windows above 0, skewness and excess kurtosis, estimated from the histogram and the sample."""
+        return self.distribution.shape()
 
     def quantile_value(self, q: float) -> float:
         """Return the lowest value that at least a share `q` of the corpus' windows does not exceed.

@@ -77,28 +77,35 @@ def quantile_sentence(q: float, value: float, scale: ValueScale) -> str:
     return f"{percent(q)} of the windows are at or below {text}"
 
 
-def examples_body(examples: FeatureWindows, top: int = 64, each: int = WINDOWS_PER_QUANTILE) -> str:
+def examples_body(
+    examples: FeatureWindows, top: int = 64, each: int = WINDOWS_PER_QUANTILE, fluent: int | None = None
+) -> str:
     """Return the examples as HTML, without the page around them.
 
     Args:
         examples: Examples of one feature.
         top: Number of the strongest windows to show.
-        each: Number of windows to show for each quantile.
+        each: Number of windows to show for each quantile; 0 shows no quantiles.
+        fluent: Largest number of windows by fluency, spread over all of them; None shows all.
     """
     prefix = "e" + hashlib.sha256(f"{examples.label}{examples.header.get('generation')}".encode()).hexdigest()[:6]
     strongest = examples.top[:top]
-    quantiles = [(q, examples.quantile(q, each)) for q in QUANTILES]
-    shown = [*strongest, *examples.fluent, *(w for _, windows in quantiles for w in windows)]
+    quantiles = [(q, examples.quantile(q, each)) for q in QUANTILES] if each else []
+    by_fluency = list(zip(examples.fluent_levels, examples.fluent, strict=True)) if fluent != 0 else []
+    if fluent and len(by_fluency) > fluent:
+        by_fluency = [by_fluency[i] for i in np.linspace(0, len(by_fluency) - 1, fluent).round().astype(int)]
+    shown = [*strongest, *(w for _, w in by_fluency), *(w for _, windows in quantiles for w in windows)]
     scale = shared_scale(shown)
     parts = [("strongest", _numbered(strongest, f"{prefix}t", "", scale))]
-    parts.append(("quantiles", _quantiles(examples, quantiles, prefix, scale)))
-    if examples.fluent:
-        fluent = [
+    if quantiles:
+        parts.append(("quantiles", _quantiles(examples, quantiles, prefix, scale)))
+    if by_fluency:
+        cards = [
             window_card(w, f"{prefix}f{i}", f"{FLUENT_STEP * level:.2f} nats and up")
-            for i, (level, w) in enumerate(zip(examples.fluent_levels, examples.fluent, strict=True))
+            for i, (level, w) in enumerate(by_fluency)
         ]
         note = '<p class="dl-quiet">The strongest window of the corpus at each quarter of a nat of cross-entropy.</p>'
-        parts.append(("by fluency", note + card_list(fluent, scale)))
+        parts.append(("by fluency", note + card_list(cards, scale)))
     marks = [Mark(examples.quantile_value(q), percent(q), "q") for q in QUANTILES]
     if strongest:
         marks.append(Mark(strongest[0].value, f"strongest {scale.number(strongest[0].value)}", "w"))

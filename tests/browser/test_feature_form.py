@@ -390,3 +390,82 @@ def test_a_narrow_page_has_nothing_beside_it(form):
     it = form()
     it.page.set_viewport_size({"width": 360, "height": 700})
     assert it.page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+# Other units of the layer.
+
+
+def picked(it) -> int:
+    """Choose the neurons of a layer, and return the number of the check that the form asks for."""
+    it.page.get_by_label("search").fill("blocks.0.mlp")
+    it.page.get_by_role("treeitem").click()
+    it.page.wait_for_function("form.sent.some((m) => m.type === 'check')")
+    return it.page.evaluate("form.sent.filter((m) => m.type === 'check').at(-1).id")
+
+
+def window(*tokens: str, value: float = 2.0) -> dict:
+    return {"value": value, "tokens": list(tokens), "series": [0.0, *[value] * (len(tokens) - 1)], "from": "a.py"}
+
+
+def checked(it, number: int, **changes) -> None:
+    answer = {"type": "checked", "id": number, "ok": True, "said": "", "error": "", "python": "", "settings_error": ""}
+    it.page.evaluate("(m) => form.tell(m)", {**answer, "windows": None, "scannable": True, **changes})
+
+
+def test_the_first_unit_is_the_one_that_python_suggests_until_another_is_typed(form):
+    it = form()
+    picked(it)
+    assert {"type": "alive", "hook": "blocks.0.mlp.hook_post"} in it.page.evaluate("form.sent")
+    it.page.evaluate("form.put({ alive: { 'blocks.0.mlp.hook_post': 31 } })")
+    assert it.expression == "blocks.0.mlp.hook_post[-1, 31]"
+    assert it.page.get_by_label("unit", exact=True).input_value() == "31"
+    it.page.get_by_label("unit", exact=True).fill("5")
+    it.page.evaluate("form.put({ alive: { 'blocks.0.mlp.hook_post': 7 } })")
+    assert it.expression == "blocks.0.mlp.hook_post[-1, 5]"
+
+
+def test_a_random_unit_is_one_of_the_layer(form):
+    it = form()
+    checked(it, picked(it))
+    seen = set()
+    for _ in range(8):
+        it.page.get_by_role("button", name="Random unit").click()
+        seen.add(it.expression)
+    assert len(seen) > 1 and all(0 <= int(text.split(", ")[1][:-1]) < 40 for text in seen)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_selective_units_are_scanned_for_and_chosen(form, scheme):
+    it = form(scheme)
+    number = picked(it)
+    checked(it, number)
+    it.page.get_by_role("button", name="Most selective units").click()
+    assert it.page.evaluate("form.sent.at(-1)") == {"type": "scan", "text": it.expression}
+    it.page.evaluate("form.put({ scanning: { part: 0.456, name: 'layer 0' } })")
+    assert it.page.get_by_text("scanning layer 0: 45 %").is_visible()
+    assert it.page.get_by_role("button", name="Most selective units").is_disabled()
+    it.page.get_by_role("button", name="Cancel").click()
+    assert it.page.evaluate("form.sent.at(-1)") == {"type": "cancel"}
+    row = {"label": "blocks.0.mlp.hook_post[-1, 12]", "name": "L0.N12", "maximum": 2.0, "active": 0.013}
+    row |= {"kurtosis": 123.4, "windows": [window(" the", HOSTILE)]}
+    units = {"name": "layer 0", "from": "20,000 tokens of texts", "rows": [row], "count": 40}
+    it.page.evaluate("(units) => form.put({ scanning: {}, units })", units)
+    assert not it.page.get_by_role("button", name="Cancel").is_visible()
+    assert it.page.get_by_text("1 most selective of 40 units in 20,000 tokens of texts").is_visible()
+    it.page.get_by_role("button", name="L0.N12").click()
+    assert it.expression == "blocks.0.mlp.hook_post[-1, 12]"
+    assert it.page.get_by_label("unit", exact=True).input_value() == "12"
+    it.page.wait_for_function("(n) => form.sent.some((m) => m.type === 'check' && m.id > n)", arg=number)
+    number = it.page.evaluate("form.sent.filter((m) => m.type === 'check').at(-1).id")
+    checked(it, number, windows=[window(" a", HOSTILE), window(" b", " c", value=1.0)], windows_from="20,000 tokens")
+    assert it.page.get_by_text("Top 2 windows").is_visible() and it.page.title() == "form"
+    assert it.page.get_by_text("Top windows in 20,000 tokens").is_visible()
+
+
+def test_a_feature_without_units_offers_none(form):
+    it = form()
+    it.page.get_by_label("feature", exact=True).fill('logit(" the")')
+    it.page.wait_for_function("form.sent.some((m) => m.type === 'check')")
+    checked(it, it.page.evaluate("form.sent.at(-1).id"), scannable=False)
+    assert not it.page.get_by_role("button", name="Random unit").is_visible()
+    assert not it.page.get_by_role("button", name="Most selective units").is_visible()

@@ -80,10 +80,31 @@ def test_a_page_of_one_feature(corpus: Path, tmp_path: Path, capsys: pytest.Capt
     given = ["--corpus", str(corpus), "--length", "6", "--quiet", "--html", str(page)]
     assert main(["scan", "L2.N17", *given]) == 0
     assert "<html" in page.read_text()
-    page.unlink()
-    with pytest.raises(SystemExit):
-        main(["scan", "L2.N*", *given])
-    assert "896" in capsys.readouterr().err and not page.exists()
+    assert main(["scan", "L2.N17", "L2.N18", *given]) == 0
+    assert "2 features of embedded" in page.read_text() and "<a href" not in page.read_text()
+
+
+def test_an_index_of_many_features(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    index, out = tmp_path / "layer2", tmp_path / "out"
+    given = ["scan", "L2.N17", "L2.N18", "--corpus", str(corpus), "--length", "6", "--quiet", "--html", f"{index}/"]
+    assert main([*given, "--out", str(out)]) == 0
+    assert f"Written: {index}\n" in capsys.readouterr().out
+    assert (index / "features" / "1.html").is_file() and 'href="features/1.html"' in (index / "index.html").read_text()
+    assert main(["scan", "L2.N*", "--corpus", "/nowhere", "--html", str(index)]) == 1  # checked before the corpus
+    assert "holds an index already" in capsys.readouterr().err
+    assert main(["show", str(out), "--html", str(tmp_path / "shown")]) == 0
+    assert (tmp_path / "shown" / "index.html").read_bytes() == (index / "index.html").read_bytes()
+    assert main(["show", str(out), "--html", str(tmp_path / "shown.html")]) == 0
+    assert "<table" in (tmp_path / "shown.html").read_text()
+    assert main(["show", str(out), "--html", str(tmp_path / "shown.csv")]) == 1
+
+
+def test_a_run_has_no_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = tmp_path / "run"
+    small = ["--iterations", "1", "--population", "2", "--children", "4", "--length", "6", "--quiet"]
+    assert main(["dream", "L2.N812", "--out", str(run), *small]) == 0
+    assert main(["show", str(run), "--html", f"{tmp_path}/pages/"]) == 1
+    assert "a page is one file" in capsys.readouterr().err and not (tmp_path / "pages").exists()
 
 
 @pytest.mark.parametrize(

@@ -206,3 +206,43 @@ def test_a_notebook_that_fails_is_left_as_it_was(
     assert script.main([str(path)]) == 1
     assert path.read_bytes() == before
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+# Colab.
+
+
+def test_notebooks_have_a_badge_and_an_install_cell_if_there_is_an_address(script: ModuleType, tmp_path: Path):
+    notebook = notebook_of("1 + 1")
+    address = "https://github.com/someone/dreamy-lens"
+    script.add_colab(notebook, "one.ipynb", address)
+    script.add_colab(notebook, "one.ipynb", address)  # again: the same
+    badge, install, _ = notebook.cells
+    nbformat.validate(notebook)
+    assert badge.source.endswith("/github/someone/dreamy-lens/blob/main/notebooks/one.ipynb)")
+    assert "dreamy-lens @ git+https://github.com/someone/dreamy-lens'" in install.source
+    script.add_colab(notebook, "one.ipynb", None)
+    assert [cell.source for cell in notebook.cells] == ["1 + 1"]
+    project = tmp_path / "pyproject.toml"
+    for line, found in {f'Repository = "{address}.git"': address, 'Repository = "https://example.com/x"': None}.items():
+        project.write_text(f"[project.urls]\n{line}\n", encoding="utf-8")
+        assert script.repository(project) == found
+
+
+def test_the_install_cell_does_nothing_where_the_package_is(script: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell, asked = InteractiveShell(), []
+    shell.register_magic_function(asked.append, magic_name="pip")
+    source = script.INSTALL.format(address="https://github.com/someone/dreamy-lens")
+    assert shell.run_cell(source).success and asked == []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert shell.run_cell(source).success
+    assert asked == ["install -q 'dreamy-lens @ git+https://github.com/someone/dreamy-lens'"]
+
+
+@every_notebook
+def test_it_has_the_badge_that_the_address_asks_for(path: Path, script: ModuleType):
+    notebook = nbformat.read(path, as_version=4)
+    ids = [cell.get("id") for cell in notebook.cells if cell.get("id") in script.COLAB_CELLS]
+    wanted = list(script.COLAB_CELLS) if script.repository() else []
+    assert ids == wanted, "python notebooks/execute.py"

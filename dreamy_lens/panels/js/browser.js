@@ -4,6 +4,7 @@ import { copy as toClipboard, h, listen, put, stage, visible } from "./common.js
 import { debounced, field, settingsOf } from "./fields.js";
 import { expressionOf, fieldsOf, QUICK } from "./spelling.js";
 import { hookTree } from "./tree.js";
+import { unitBrowser } from "./units.js";
 
 let serial = 0; // gives different ids to two forms in one page
 
@@ -52,6 +53,7 @@ function render({ model, el }) {
   });
   function pickHook(name) {
     keep("hook", name);
+    if (!(name in (model.get("alive") ?? {}))) model.send({ type: "alive", hook: name });
     showParts();
     composeHook();
   }
@@ -59,6 +61,11 @@ function render({ model, el }) {
 
   // Unit or direction: the fields depend on the shape.
   const parts = h("div", { class: "dlb-row" });
+  // A unit that is alive, until the user has named another one.
+  const withUnit = () => {
+    const unit = (model.get("alive") ?? {})[typed.hook];
+    return unit === undefined ? typed : { unit: String(unit), ...typed };
+  };
   function showParts() {
     const hook = typed.hook;
     const shapes = model.get("shapes");
@@ -73,7 +80,7 @@ function render({ model, el }) {
     };
     const focused = parts.contains(document.activeElement) ? document.activeElement.id : "";
     parts.replaceChildren(
-      ...fieldsOf(shapes[hook], typed).map((part) => {
+      ...fieldsOf(shapes[hook], withUnit()).map((part) => {
         let input;
         if (part.options) {
           input = h("select", { onchange: () => again(part.name, input.value) });
@@ -98,9 +105,13 @@ function render({ model, el }) {
     );
     if (focused) parts.querySelector(`#${focused}`)?.focus();
   }
+  const sizeOfUnits = () => {
+    const size = (model.get("shapes")?.[typed.hook] ?? []).at(-1);
+    return typeof size === "number" && (typed.how ?? "unit") === "unit" ? size : 0;
+  };
   function composeHook() {
     const shape = model.get("shapes")?.[typed.hook];
-    if (shape) setText(expressionOf(spelt(typed.hook), shape, typed));
+    if (shape) setText(expressionOf(spelt(typed.hook), shape, withUnit()));
   }
   const quick = h(
     "div",
@@ -150,6 +161,23 @@ function render({ model, el }) {
     verdict.className = `dlb-verdict dlb-${kind || "note"}`;
     text.setAttribute("aria-invalid", String(kind === "error"));
   }
+  // Units of the layer, and the top windows of the chosen one.
+  const another = unitBrowser(model, {
+    text: () => text.value,
+    random: () => {
+      const size = sizeOfUnits();
+      if (!size) return;
+      keep("unit", String(Math.floor(Math.random() * size)));
+      showParts();
+      composeHook();
+    },
+    choose: (label) => {
+      const unit = /(\d+)\](?:\.\w+\(\))?$/.exec(label);
+      if (unit && sizeOfUnits()) keep("unit", unit[1]);
+      showParts();
+      setText(label);
+    },
+  });
   const line = h("code");
   const copied = h("span", { class: "dlb-note", role: "status" });
   const copy = h("button", { disabled: true, onclick: copyLine }, "Copy as Python");
@@ -186,6 +214,7 @@ function render({ model, el }) {
   function hear(message) {
     if (message.type === "checked" && message.id === asked) {
       // A check of the settings also comes while the feature is empty, which is not an error.
+      another.windows(message, Boolean(typed.hook) && sizeOfUnits() > 0);
       if (!text.value.trim()) say("No feature is chosen yet.", "");
       else if (message.ok) say(`ok: ${message.said}`, "ok");
       else say(message.error, "error");
@@ -200,6 +229,7 @@ function render({ model, el }) {
       notice.textContent = message.error ? `✗ ${visible(message.error.split("\n")[0])}` : "Started; the panel is below.";
     } else if (message.type === "notice") {
       say(message.error, "error");
+      another.show();
     }
   }
   const showHooks = () => tree.show(model.get("hooks"), model.get("shapes"), typed.hook);
@@ -216,6 +246,13 @@ function render({ model, el }) {
       showParts();
       if (typed.hook && !text.value.trim()) composeHook();
     },
+    "change:alive": () => {
+      if (!typed.hook || typed.unit !== undefined || !(typed.hook in model.get("alive"))) return;
+      showParts();
+      composeHook();
+    },
+    "change:units": () => (another.show(), check()),
+    "change:scanning": another.show,
     "change:expression": () => {
       if (model.get("expression") === text.value) return;
       text.value = model.get("expression");
@@ -253,6 +290,7 @@ function render({ model, el }) {
       h("details", { class: "dlb-more" }, h("summary", {}, "Shortcuts: a neuron, a logit, a log-probability"), quick),
       expression,
       verdict,
+      another.element,
       head("4. Settings"),
       ...settings.elements,
       h("div", { class: "dlb-line" }, start, copy, copied),

@@ -1,0 +1,97 @@
+"""Hosts of panels: Colab is asked once for widgets, a terminal says that there are none, modules are complete."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import types
+
+import pytest
+
+import dreamy_lens as dl
+from dreamy_lens.panels import FeatureBrowser, bundle, hosts
+from dreamy_lens.panels.hosts import NO_WIDGETS
+
+LINES = """\
+import dreamy_lens as dl
+dl.browse().wait()
+dl.explore("L2.N812", "the same as described only")
+run = dl.dream("L2.N17", iterations=1, length=4, seed=0)
+run
+print("the end of", run.iteration)
+exit
+"""
+
+
+@pytest.fixture
+def colab(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Calls that a stand-in for Colab's module gets."""
+    calls: list[str] = []
+
+    class Output(types.ModuleType):
+        def __getattr__(self, name: str):
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return lambda *args, **keywords: calls.append(name)
+
+    google, module = types.ModuleType("google"), types.ModuleType("google.colab")
+    module.output = Output("google.colab.output")  # pyright: ignore[reportAttributeAccessIssue]
+    google.colab = module  # pyright: ignore[reportAttributeAccessIssue]
+    for name, stand_in in {"google": google, "google.colab": module, "google.colab.output": module.output}.items():
+        monkeypatch.setitem(sys.modules, name, stand_in)
+    once = pytest.importorskip("anywidget._util").enable_custom_widget_manager_once
+    once.cache_clear() if hasattr(once, "cache_clear") else None  # it remembers that it has asked
+    return calls
+
+
+def test_colab_is_asked_once_for_widgets_and_for_nothing_else(colab: list[str], gpt2):
+    run = dl.dream("L1.N3", gpt2.bridge, iterations=1, parents=2, children=4, length=4, progress=False)
+    assert colab == []  # a run alone needs no widget
+    browser = FeatureBrowser(gpt2.bridge).wait()
+    panel = run.explore(run.frontier[0])
+    assert colab == ["enable_custom_widget_manager"]
+    panel.close()
+    browser.close()
+
+
+def test_plain_ipython_shows_tables_and_says_that_panels_need_a_notebook(tmp_path):
+    pytest.importorskip("IPython")
+    words = [sys.executable, "-m", "IPython", "--simple-prompt", "--no-banner", "--colors=NoColor", "--no-confirm-exit"]
+    environment = os.environ | {"IPYTHONDIR": str(tmp_path), "HF_HUB_OFFLINE": "1", "TERM": "dumb"}
+    done = subprocess.run(
+        words, input=LINES, capture_output=True, text=True, timeout=200, env=environment, cwd=tmp_path
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    assert done.stderr.count(NO_WIDGETS) == 2
+    for text in ("FeatureBrowser(embedded, 0 runs)", "AttributionPanel(L2.N812", "cross-entropy", "the end of 1"):
+        assert text in done.stdout
+
+
+def test_notebooks_are_told_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(hosts, "is_notebook", lambda: True)
+    hosts.announce_panel()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("view", ["dream", "attribution", "runs", "browser"])
+def test_the_module_of_a_view_is_complete(view: str):
+    # VS Code and Colab hand the module to anywidget's front end, which cannot find files beside it.
+    module = bundle.view_module(view)
+    assert not re.search(r"""(?:^|[;\s])import\s*(?:[\w{*]|["'])""", module)
+    assert not re.search(r"""(?:import|from|fetch)\s*\(?\s*["'`](?:https?:)?//""", module)
+    assert "export default" in module
+    sheet = bundle.view_stylesheet(view) if view == "browser" else bundle.view_stylesheet()
+    assert "@import" not in sheet and "url(" not in sheet
+
+
+def test_a_widget_has_the_type_that_vs_code_and_colab_draw(gpt2):
+    browser = FeatureBrowser(gpt2.bridge).wait()
+    made = browser._repr_mimebundle_()
+    data = made[0] if isinstance(made, tuple) else made
+    assert data["application/vnd.jupyter.widget-view+json"]["version_major"] == 2
+    state = browser.form.get_state()
+    assert (state["_model_module"], state["_view_module"]) == ("anywidget", "anywidget")
+    assert state["_esm"] == bundle.view_module("browser")  # the module travels in the state, from no address
+    browser.close()
