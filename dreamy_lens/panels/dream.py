@@ -20,6 +20,7 @@ from dreamy_lens.panels.run_view import (
     inspector_of,
     known_attributions,
     queue_attributions,
+    view_code,
     view_labels,
 )
 from dreamy_lens.panels.state import RunFollower, key
@@ -39,7 +40,7 @@ class DreamPanel(LivePanel):
     _esm = bundle.view_module("dream")
     _css = bundle.view_stylesheet()
     subtitle = traitlets.Unicode("").tag(sync=True)
-    python = traitlets.Unicode("").tag(sync=True)
+    python = traitlets.Dict().tag(sync=True)
     status = traitlets.Unicode("ready").tag(sync=True)
     step = traitlets.Int(0).tag(sync=True)
     steps = traitlets.Int(0).tag(sync=True)
@@ -62,7 +63,9 @@ class DreamPanel(LivePanel):
         self._run = weakref.ref(run)
         self.inspector = inspector_of(run)
         self._follower = RunFollower(run)
-        super().__init__(**view_labels(run), attributions=dict(self.inspector.known), **self.state())
+        super().__init__(
+            **view_labels(run), python=view_code(run), attributions=dict(self.inspector.known), **self.state()
+        )
         commands = {
             "pause": lambda message: self.run.pause(),
             "resume": lambda message: self.run.resume() if self.run.active else None,
@@ -95,7 +98,10 @@ class DreamPanel(LivePanel):
 
     def update(self) -> None:
         """Show the results so far."""
+        before = self.status
         super().update()
+        if self.status != before:
+            self.python = view_code(self.run)  # the run may have more iterations now, or have ended early
         if self.status in ENDED:
             self.past = None  # a past that was sent before the end is incomplete
         self._pick_default()

@@ -14,6 +14,7 @@ from dreamy_lens.errors import DreamyLensError, SettingsError
 from dreamy_lens.panels import state
 from dreamy_lens.panels.frozen import frozen
 from dreamy_lens.panels.messages import PromptInspector
+from dreamy_lens.runs.python_code import BEST, prompt_code, run_code
 from dreamy_lens.runs.worker import ENDED
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def dereference(reference: weakref.ref[Dream]) -> Dream:
 
 
 def view_labels(run: Dream) -> dict[str, str]:
-    """Return title, full title (its tooltip), subtitle and Python expression of a run, as traits of its view.
+    """Return title, full title (its tooltip) and subtitle of a run, as traits of its view.
 
     Args:
         run: Run to label.
@@ -71,8 +72,16 @@ def view_labels(run: Dream) -> dict[str, str]:
     parts += ["in a template"] * bool(origin.prefix or origin.suffix)
     parts += [f"from: {start}"] if (start := run.start_text) else []
     title, full_title = run.feature_names
-    python = f"dl.parse({origin.feature!r})"
-    return {"title": title, "full_title": full_title, "subtitle": " · ".join(parts), "python": python}
+    return {"title": title, "full_title": full_title, "subtitle": " · ".join(parts)}
+
+
+def view_code(run: Dream) -> dict[str, str]:
+    """Return the Python code that a run's view copies, by what it makes.
+
+    Args:
+        run: Run that the view shows.
+    """
+    return {"run": run_code(run), "best": BEST, "prompt": prompt_code(run)}
 
 
 def edited_keys(view_state: Mapping[str, Any]) -> list[str]:
@@ -148,7 +157,14 @@ def frozen_run(
     if picked not in keys and picked not in also and picked not in known_attributions(run, [picked]) and default:
         picked = state.key(default.ids)
     past = follower.past()  # opens the run's model, with which the labels have the text of a start
-    traits = {**view_labels(run), **follower.state(), "past": past, "picked": picked, "live": False}
+    traits = {
+        **view_labels(run),
+        "python": view_code(run),
+        **follower.state(),
+        "past": past,
+        "picked": picked,
+        "live": False,
+    }
     traits["view_state"] = dict(view_state or {})
     if traits["status"] not in ENDED:
         traits["status"] = "stopped"  # the run does not go on in the page

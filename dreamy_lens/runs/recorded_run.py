@@ -102,6 +102,11 @@ class RecordedRun(RunControls):
         return dataclasses.replace(self.session.spec, config=self._spec.config)
 
     @property
+    def recorded_spec(self) -> RunSpec:
+        """Spec of the run as it was asked for or saved; nothing is loaded."""
+        return self._spec
+
+    @property
     def identity(self) -> dict[str, Any] | None:
         """JSON values that identify the run's model and what its numbers depend on; None if they are unknown."""
         return self._identity

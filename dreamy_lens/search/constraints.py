@@ -26,6 +26,10 @@ class Constraint:
         """Describe the constraint in words."""
         raise NotImplementedError
 
+    def code(self) -> str:
+        """Return the Python expression that makes the constraint."""
+        return repr(self)
+
 
 @dataclass(frozen=True)
 class ForbidTokens(Constraint):
@@ -39,6 +43,10 @@ class ForbidTokens(Constraint):
         listed = ", ".join(map(repr, shown)) + (f" and {more} more" if more > 0 else "")
         return f"without the token{'s' * (len(self.tokens) > 1)} {listed}"
 
+    def code(self) -> str:
+        """Return the Python expression that makes the constraint."""
+        return f"dl.constraints.forbid_tokens({', '.join(map(python_literal, self.tokens))})"
+
 
 @dataclass(frozen=True)
 class ForbidText(Constraint):
@@ -50,6 +58,10 @@ class ForbidText(Constraint):
         """Describe the constraint in words."""
         return f"without the text {quoted(self.text, 300)} in any case"
 
+    def code(self) -> str:
+        """Return the Python expression that makes the constraint."""
+        return f"dl.constraints.forbid_text({python_literal(self.text)})"
+
 
 @dataclass(frozen=True)
 class RoundTrip(Constraint):
@@ -59,6 +71,10 @@ class RoundTrip(Constraint):
         """Describe the constraint in words."""
         return "round-trips through its text"
 
+    def code(self) -> str:
+        """Return the Python expression that makes the constraint."""
+        return "dl.constraints.round_trip()"
+
 
 @dataclass(frozen=True)
 class Printable(Constraint):
@@ -67,6 +83,10 @@ class Printable(Constraint):
     def describe(self) -> str:
         """Describe the constraint in words."""
         return "printable"
+
+    def code(self) -> str:
+        """Return the Python expression that makes the constraint."""
+        return "dl.constraints.printable()"
 
 
 @dataclass(frozen=True)
@@ -81,6 +101,10 @@ class Varied(Constraint):
         return (
             f"without a sequence of {self.ngram} tokens that occurs twice, {self.distinct:.0%} of the tokens distinct"
         )
+
+    def code(self) -> str:
+        """Return the Python expression that makes the constraint."""
+        return f"dl.constraints.varied({self.ngram}, {self.distinct!r})"
 
     def holds(self, row: np.ndarray) -> bool:
         """Return whether token ids `[n]` obey the constraint."""
@@ -101,6 +125,10 @@ class Fix(Constraint):
         """Describe the constraint in words."""
         return ", ".join(f"{quoted(token)} at position {position}" for position, token in self.at)
 
+    def code(self) -> str:
+        """Return the Python expression that makes the constraint."""
+        return f"dl.constraints.fix({{{', '.join(f'{at}: {python_literal(token)}' for at, token in self.at)}}})"
+
 
 @dataclass(frozen=True)
 class Template(Constraint):
@@ -111,6 +139,21 @@ class Template(Constraint):
     def describe(self) -> str:
         """Describe the constraint in words."""
         return f"inside the template {quoted(self.text, 300)}"
+
+    def code(self) -> str:
+        """Return the Python expression that makes the constraint."""
+        return f"dl.constraints.template({python_literal(self.text)})"
+
+
+def python_literal(value: Any) -> str:
+    """Return a value as it is written in Python, texts in double quotes where that needs no escapes.
+
+    >>> print(python_literal(" the"), python_literal(17), python_literal('say "x"'))
+    " the" 17 'say "x"'
+    """
+    text = repr(value)
+    plain = isinstance(value, str) and text[0] == "'" and '"' not in text
+    return f'"{text[1:-1]}"' if plain else text
 
 
 def forbid_tokens(*tokens: str | int) -> ForbidTokens:

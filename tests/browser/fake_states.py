@@ -6,6 +6,7 @@ import math
 import random
 from typing import Any
 
+from dreamy_lens.runs.python_code import BEST, HOLE, attribution_code, program
 from tests.helpers.fakes import HOSTILE
 
 WORDS = (
@@ -24,6 +25,11 @@ def vocabulary(size: int = 4000) -> list[str]:
 
 
 VOCABULARY = vocabulary()
+PYTHON = {
+    "run": program('run = dl.dream("L2.N812", model="EleutherAI/pythia-160m")'),
+    "best": BEST,
+    "prompt": attribution_code("L2.N812", "EleutherAI/pythia-160m"),
+}
 
 
 def prompt(rng: random.Random, n: int = 12) -> list[int]:
@@ -120,7 +126,7 @@ def run_state(
         "live_id": "0123456789abcdef",
         "title": "blocks.2.mlp.hook_post[-1, 812]",
         "subtitle": f"embedded · seed {seed} · 12 tokens",
-        "python": 'dl.parse("L2.N812")',
+        "python": PYTHON,
         "status": "done" if step == steps else "running",
         "step": step,
         "steps": steps,
@@ -173,6 +179,7 @@ def runs_state(
         "used": step / 300,
         "runs": runs,
         "groups": list(groups),
+        "python": {"run": program('runs = dl.dream("L2.N812", seeds=[0, 1])')},
         "attributions": known,
         "picked": "",
         **changes,
@@ -197,5 +204,6 @@ def hostile_state(**changes: Any) -> dict[str, Any]:
         known[e["key"]] = found(e, rng, tokens=HOSTILE)
     state["population"] = [[x, y, w, HOSTILE[i]] for i, (x, y, w, _) in enumerate(state["population"])]
     state["past"]["texts"] = [HOSTILE[i % len(HOSTILE)] for i in range(len(state["past"]["texts"]))]
-    names = {name: "".join(HOSTILE[:6]) for name in ("title", "subtitle", "python", "error")}
+    names: dict[str, Any] = {name: "".join(HOSTILE[:6]) for name in ("title", "subtitle", "error")}
+    names["python"] = dict.fromkeys(PYTHON, "".join(HOSTILE[:6]) + HOLE)
     return {**state, **names, "attributions": known, "picked": state["frontier"][-1]["key"], **changes}

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import gc
-import gzip
 import json
 import math
-import re
 import threading
 import time
 import weakref
@@ -36,6 +33,7 @@ from dreamy_lens.runs import Dream
 from dreamy_lens.scoring import Scorer
 from dreamy_lens.search import non_dominated
 from tests.helpers.dreams import dream, same
+from tests.helpers.frozen_pages import frozen_state
 
 FEATURE = "L1.N3"
 
@@ -358,12 +356,6 @@ def test_a_started_run_says_where_it_started(gpt2, run, tmp_path):
 
 
 # What is picked and edited.
-
-
-def frozen_state(page: str) -> dict:
-    """The state that a frozen view has in its page."""
-    (data,) = re.findall(r'atob\("([^"]+)"\)', page)
-    return json.loads(gzip.decompress(base64.b64decode(data)))["state"]
 
 
 def expected_pick(frontier) -> str:

@@ -249,6 +249,33 @@ export async function copy(text) {
 }
 
 /**
+ * Make a function that copies a text, and the element in which the text appears if the page may not use the clipboard.
+ *
+ * give(text, what) copies a text and says so: "Copied as {what}".
+ */
+export function copier(say) {
+  const el = h("div", { class: "dlp-code", hidden: true });
+  async function give(text, what) {
+    el.hidden = await copy(text);
+    say(el.hidden ? `Copied as ${what}` : "The browser does not let this page use the clipboard. Copy the text that is shown.");
+    if (el.hidden) return;
+    const rows = Math.min(10, text.split("\n").length + 1);
+    const box = h("textarea", { value: text, rows, readonly: true, "aria-label": `${what} to copy`, spellcheck: "false" });
+    el.replaceChildren(box, h("button", { onclick: () => { el.hidden = true; } }, "Close"));
+    box.focus();
+    box.select();
+  }
+  return { el, give };
+}
+
+/** Return Python code with a value in the place that Python left open in it. */
+export const filled = (code, value) => code.replace("\0", () => value);
+
+/** Make the button that copies the code which makes what a view shows. */
+export const codeButton = (copies, code) =>
+  h("button", { class: "dlp-python", onclick: () => copies.give(code(), "Python") }, "Copy as Python");
+
+/**
  * Move the focus with the arrow keys among elements of which only one is reached by the Tab key.
  *
  * With several columns the elements are a grid, and no key leaves a row at its ends. Disabled elements are skipped.

@@ -1,7 +1,7 @@
 // View of a run: watch the frontier grow, click a prompt, try other tokens.
 
 import { WORDS, isGoing, iterations, runBar } from "./bar.js";
-import { count, duration, errorLine, frontierOf, h, heading, hear, listen, notices, num, painter } from "./common.js";
+import { codeButton, copier, count, duration, errorLine, filled, frontierOf, h, heading, hear, listen, notices, num, painter } from "./common.js";
 import { keeper, places, put, register, stage, unique, visible } from "./common.js";
 import { limitControl } from "./limit.js";
 import { frontierPlot, growthChart } from "./plot.js";
@@ -19,13 +19,14 @@ export const view = {
     const error = errorLine(model);
     const kept = keeper(model, root), times = h("div", { class: "dlp-times" });
     const known = new Map(Object.entries(get("attributions") ?? {}));
-    const bar = runBar({ model, live, more: 100 });
+    const copies = copier(say);
+    const bar = runBar({ model, live, more: 100, last: codeButton(copies, code) });
     const plot = frontierPlot({ pick, caption: "frontier: value against cross-entropy" });
     const table = frontierTable({ columns: COLUMNS, pick, kept, label: "the frontier" });
     const limits = limitControl(setLimit);
     const send = (message) => model.send(message);
     const stays = () => get("frontier").some((e) => e.key === picked), name = unique(), python = () => get("python");
-    const prompt = attributionView({ live, known, kept, stays, slot: (key) => key, say, send, name, python });
+    const prompt = attributionView({ live, known, kept, stays, slot: (key) => key, say, send, name, python, copies });
     let limit = kept.get("limit"), at = kept.get("at"), asked = -1, picked = get("picked");
     let held = null; // entry of the picked prompt, wherever it was found
     let following = false; // whether the limit picked the prompt, so that it picks again at another iteration
@@ -33,7 +34,7 @@ export const view = {
     const left = h("div", {}, plot.el, limits.el, times);
     root.append(
       heading(get("title"), visible(get("subtitle")), notice, get("full_title")),
-      bar.el, error.el, bar.spoken, h("div", { class: "dlp-two" }, left, table.el), prompt.el,
+      bar.el, copies.el, error.el, bar.spoken, h("div", { class: "dlp-two" }, left, table.el), prompt.el,
     );
 
     // Data to show: the present frontier, or the frontier after an earlier iteration.
@@ -120,6 +121,12 @@ export const view = {
       const main = { entries: entries(), main: true }, empty = nothing("The frontier grows here.");
       plot.draw({ lines: [main], crowd: crowd(), earlier: earlier(), limit, picked: pickedEntry(), empty });
       drawLimits(main.entries);
+    }
+
+    /** Return the code that makes the run, and with a limit its best prompt. */
+    function code() {
+      const { run, best } = get("python");
+      return limit === null || at !== null ? run : `${run}\n${filled(best, String(limit))}`;
     }
 
     const under = (main, most) => main.filter((e) => e.x <= most + 1e-9).at(-1);

@@ -1,7 +1,7 @@
 // View of several runs: each run's frontier, and their merged frontier.
 
 import { WORDS, isGoing, iterations, runBar } from "./bar.js";
-import { count, errorLine, frontierOf, h, heading, hear, listen, notices, painter } from "./common.js";
+import { codeButton, copier, count, errorLine, frontierOf, h, heading, hear, listen, notices, painter } from "./common.js";
 import { keeper, put, register, stage, unique, visible } from "./common.js";
 import { frontierPlot } from "./plot.js";
 import { attributionView } from "./strip.js";
@@ -18,7 +18,8 @@ export const view = {
     const [notice, say] = notices();
     const error = errorLine(model);
     const choice = h("div", { class: "dlp-row dlp-choice" });
-    const bar = runBar({ model, live, suffix: " all" });
+    const copies = copier(say);
+    const bar = runBar({ model, live, suffix: " all", last: codeButton(copies, () => get("python").run) });
     const plot = frontierPlot({ pick, caption: "frontiers of several runs: value against cross-entropy" });
     const kept = keeper(model, root);
     const table = frontierTable({ columns: COLUMNS, pick, kept, label: "the merged frontier" });
@@ -30,12 +31,12 @@ export const view = {
     if (get("runs")[only]?.group !== group) only = -1;
     const known = memory(() => get("runs"), () => group, get("attributions"));
     const send = (message) => model.send({ ...message, run: owner });
-    const python = () => get("runs")[owner]?.python ?? "";
+    const python = () => get("runs")[owner]?.python;
     const stays = () => mine().some(holds), slot = (key) => `${group} ${key}`;
-    const prompt = attributionView({ live, known, kept, stays, slot, say, send, name: unique(), python });
+    const prompt = attributionView({ live, known, kept, stays, slot, say, send, name: unique(), python, copies });
     root.append(
       heading(get("title"), count(get("runs").length, "run"), notice, get("full_title")),
-      bar.el, error.el, bar.spoken, choice, h("div", { class: "dlp-two" }, plot.el, table.el), prompt.el,
+      bar.el, copies.el, error.el, bar.spoken, choice, h("div", { class: "dlp-two" }, plot.el, table.el), prompt.el,
     );
 
     const mine = () => get("runs").map((run, number) => ({ ...run, number })).filter((run) => run.group === group);

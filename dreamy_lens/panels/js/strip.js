@@ -1,6 +1,6 @@
 // View of one prompt: which tokens carry the feature, what substitutes would do, and inputs for other tokens and texts.
 
-import { copy, h, num, perplexity, places, visible, visibleToken } from "./common.js";
+import { filled, h, num, perplexity, places, visible, visibleToken } from "./common.js";
 import { heatMap, ledger } from "./substitutes.js";
 import { tokenStrip } from "./tokens.js";
 
@@ -25,7 +25,7 @@ const reading = (text, more = "") => {
 /**
  * Make the view of a prompt's attribution.
  *
- * host: {name, live(), send(message), say(text), python(), known: Map of entries by key, kept: memory of the view,
+ * host: {name, live(), send(message), say(text), python(): code with a place for the ids, copies, known: Map of entries by key, kept: memory of the view,
  * slot(key): name of a prompt's edit there, stays(): whether the picked prompt is on the present frontier, nothing: text
  * without a prompt}.
  * `show(entry)` shows a prompt of the frontier or an entry with scores, `answer(message)` takes an answer of Python, `el`
@@ -205,10 +205,8 @@ export function attributionView(host) {
 
   function buttons() {
     const button = (text, f, name, more = {}) => h("button", { onclick: f, "data-focus": name, ...more }, text);
-    const copied = (what, text) => button(what, async () => {
-      const done = await copy(text);
-      host.say(done ? `Copied as ${what}` : "Copying failed: the browser does not let this page use the clipboard.");
-    }, `copy-${what}`, { "aria-label": `copy as ${what}` });
+    const copied = (what, text) =>
+      button(what, () => host.copies.give(text, what), `copy-${what}`, { "aria-label": `copy as ${what}` });
     const leave = () => {
       trail = [];
       back(base);
@@ -226,8 +224,8 @@ export function attributionView(host) {
       now.key !== base.key ? button("Back to the picked prompt", leave, "back") : null,
       host.live() ? button("Dream from here", start, "start") : null,
       h("span", { class: "dlp-quiet" }, "Copy"), copied("text", now.text),
-      ...(now.ids.length ? [copied("ids", JSON.stringify(now.ids)),
-        copied("Python", `dl.score(${host.python()}, [[${now.ids.join(", ")}]])`)] : []),
+      now.ids.length ? copied("ids", JSON.stringify(now.ids)) : null,
+      now.ids.length && host.python()?.prompt ? copied("Python", filled(host.python().prompt, now.ids.join(", "))) : null,
       now.subs ? button("Heat map", turn, "grid", { "aria-pressed": String(grid) }) : null,
     ];
   }
