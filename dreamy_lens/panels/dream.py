@@ -56,6 +56,7 @@ class DreamPanel(LivePanel):
     restarts = traitlets.List().tag(sync=True)
     growth = traitlets.Dict().tag(sync=True)
     past = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
+    cloud = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
     picked = traitlets.Unicode("").tag(sync=True)
 
     def __init__(self, run: Dream) -> None:
@@ -73,6 +74,7 @@ class DreamPanel(LivePanel):
             "more": self._more,
             "keep": lambda message: self.keep(),
             "past": lambda message: self.run.ask(self._fill_past),
+            "cloud": lambda message: self.run.ask(self._fill_cloud),
             "start": lambda message: self.run.ask(lambda: self.start_from(message["ids"], lambda: self.run.spec)),
         }
         self._handler = MessageHandler(
@@ -103,7 +105,7 @@ class DreamPanel(LivePanel):
         if self.status != before:
             self.python = view_code(self.run)  # the run may have more iterations now, or have ended early
         if self.status in ENDED:
-            self.past = None  # a past that was sent before the end is incomplete
+            self.past = self.cloud = None  # what was sent before the end is incomplete
         self._pick_default()
 
     def to_html(self, weight: int = WEIGHT) -> str:
@@ -155,3 +157,6 @@ class DreamPanel(LivePanel):
 
     def _fill_past(self) -> None:
         self.past = self._follower.past()
+
+    def _fill_cloud(self) -> None:
+        self.cloud = self._follower.cloud()

@@ -96,13 +96,13 @@ def frozen(view: str, state: dict[str, Any], live_id: str | None = None) -> str:
 
 
 def in_text(data: bytes) -> str:
-    """Write bytes as text that may stand in quotes in a script: five letters for four bytes, without `<` and `\\`.
+    r"""Write bytes as text that may stand in quotes in a script: five letters for four bytes, without `<` and `\`.
 
     Args:
         data: Bytes; zeros are added to make their number a multiple of four.
 
     >>> in_text(b"abcd")
-    'M.EDL'
+    'HBMh`'
     """
     return base64.b85encode(data, pad=True).decode("ascii").translate(_LETTERS)
 
@@ -131,8 +131,15 @@ def _lighter(state: dict[str, Any]) -> dict[str, Any]:
         places = decimals([y or 0.0 for crowd in past["population"].values() for _, y in crowd], 3)
         crowds = {t: [[_round(x, 2), _round(y, places)] for x, y in crowd] for t, crowd in past["population"].items()}
         # A page cannot ask about past prompts: it picks them by their points, and shows their texts.
-        past = {name: value for name, value in past.items() if name != "ids"} | {"population": crowds}
+        # Columns of numbers, of which those that grow are written as steps, take a third less than rows.
+        columns = [list(column) for column in zip(*past["points"], strict=True)]
+        columns = columns[:2] + [_steps(column) for column in columns[2:]]
+        past = {"columns": columns, "texts": past["texts"], "population": crowds}
     return {**state, "attributions": attributions, **({"past": past} if "past" in state else {})}
+
+
+def _steps(values: list[int]) -> list[int]:
+    return [value - before for before, value in zip([0, *values], values, strict=False)]
 
 
 def _light(substitute: list[Any], places: int) -> list[Any]:

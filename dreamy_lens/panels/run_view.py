@@ -169,13 +169,18 @@ def frozen_run(
     if traits["status"] not in ENDED:
         traits["status"] = "stopped"  # the run does not go on in the page
 
-    def page(best: int, worst: int, texts: bool, most: int) -> str:
+    cloud = follower.cloud()
+
+    def page(best: int, worst: int, texts: bool, most: int, points: bool) -> str:
         entries = known_attributions(run, [picked, *also], most).items()
         attributions = {key: state.trimmed(entry, best, worst) for key, entry in entries}
         past = traits["past"] if texts else _without_texts(traits["past"])
-        return frozen("dream", {**traits, "attributions": attributions, "past": past}, live_id)
+        shown = {**traits, "attributions": attributions, "past": past, "cloud": cloud if points else None}
+        return frozen("dream", shown, live_id)
 
-    sizes = (6, 2, True, strips), (4, 1, True, strips), (4, 1, False, strips), (3, 1, False, min(8, strips))
+    few = min(8, strips)
+    sizes = [(6, 2, True, strips, True), (6, 2, True, strips, False), (4, 1, True, strips, False)]
+    sizes += [(4, 1, False, strips, True), (4, 1, False, strips, False), (3, 1, False, few, False)]
     return first_small_page(weight, (page(*size) for size in sizes))
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 import random
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
+from dreamy_lens.panels.state import cloud_of
 from dreamy_lens.runs.python_code import BEST, HOLE, attribution_code, program
 from tests.helpers.fakes import HOSTILE
 
@@ -89,6 +93,16 @@ def frontier_of(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
+def cloud_state(step: int, seed: int, count: int) -> dict[str, Any]:
+    """The cloud of a run after so many iterations, of 256 prompts each."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(2.4, 12, count)
+    iteration = np.sort(rng.integers(0, step + 1, count))
+    y = 9 * (1 - np.exp(-(iteration + 8) / 150)) * (1 - np.exp(-(x - 2) / 2.2)) - rng.exponential(1.5, count)
+    history = SimpleNamespace(cross_entropy=x, value=y, iteration=iteration)
+    return {**cloud_of(history), "of": 1 + 256 * step}  # pyright: ignore
+
+
 def run_state(
     step: int = 300, seed: int = 0, steps: int = 300, attributed: int = 20, k: int = 8, draws: int = 5, **changes: Any
 ) -> dict[str, Any]:
@@ -142,6 +156,7 @@ def run_state(
         "restarts": restarts,
         "growth": growth,
         "past": past,
+        "cloud": cloud_state(step, seed, 2000),
         "attributions": {p["key"]: found(p, rng, k) for p in spread},
         "picked": "",
         "view_state": {},
@@ -151,8 +166,9 @@ def run_state(
 
 def empty_state(**changes: Any) -> dict[str, Any]:
     """The state of the dream view before anything is known."""
-    nothing = {"population": [], "frontier": [], "previous": None, "restarts": [], "past": None, "attributions": {}}
+    nothing = {"population": [], "frontier": [], "previous": None, "restarts": [], "past": None, "cloud": None}
     growth = {"iteration": [], "best": [], "hypervolume": []}
+    nothing["attributions"] = {}
     counts = {"step": 0, "evaluated": 0, "seconds": 0.0, "left": -1.0, "hypervolume": 0.0, "status": "running"}
     return {**run_state(1, attributed=0), **nothing, **counts, "steps": 300, "growth": growth, **changes}
 

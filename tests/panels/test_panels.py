@@ -571,3 +571,29 @@ def test_no_trait_has_the_name_of_a_trait_of_ipywidgets():
     for kind in (DreamPanel, RunsPanel, AttributionPanel, FeatureForm):
         own = {name for each in kind.__mro__ if each.__module__.startswith("dreamy_lens") for name in vars(each)}
         assert not own & usual, kind
+
+
+# The cloud.
+
+
+def test_the_cloud_keeps_the_outline_and_is_small(run):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=40_000), rng.normal(size=40_000)
+    kept = state.outlined(x, y)
+    assert len(kept) == len(set(kept.tolist())) <= state.CLOUD and (np.diff(kept) > 0).all()
+    for values in (x, y, x + y, x - y):  # from every side, and from the corners
+        assert values[kept].max() > 0.97 * values.max() and values[kept].min() < 0.97 * values.min()
+    assert state.outlined(x[:5], y[:5]).tolist() == [0, 1, 2, 3, 4]
+    same = np.zeros(5000)
+    assert 0 < len(state.outlined(same, same)) <= state.CLOUD
+
+
+def test_a_panel_sends_the_cloud_when_it_is_asked_and_a_frozen_view_keeps_it(run):
+    panel = DreamPanel(run)
+    assert panel.cloud is None
+    panel._handler.hear(panel, {"type": "cloud"})
+    run.ask(lambda: None).result()
+    kept = frozen_state(panel.to_html())["cloud"]
+    assert panel.cloud == kept and kept["of"] == np.isfinite(run.history.value).sum()
+    assert len(kept["data"]) == 6 * kept["at"]
+    assert kept["at"] == min(kept["of"], state.CLOUD)

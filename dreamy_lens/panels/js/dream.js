@@ -8,6 +8,13 @@ import { frontierPlot, growthChart } from "./plot.js";
 import { attributionView } from "./strip.js";
 import { frontierTable } from "./table.js";
 
+/** Return the points [x, y, iteration] of a cloud that Python has packed. */
+function points({ x, y, at, data }) {
+  const value = (column, i) => 90 * (data.charCodeAt(2 * column * at + i) - 35) + data.charCodeAt((2 * column + 1) * at + i) - 35;
+  let it = 0;
+  return Array.from({ length: at }, (_, i) => [x[0] + x[1] * value(0, i), y[0] + y[1] * value(1, i), it += value(2, i)]);
+}
+
 const COLUMNS = ["value", "cross-entropy", "perplexity", "iteration", "text"];
 
 export const view = {
@@ -28,21 +35,35 @@ export const view = {
     const stays = () => get("frontier").some((e) => e.key === picked), name = unique(), python = () => get("python");
     const prompt = attributionView({ live, known, kept, stays, slot: (key) => key, say, send, name, python, copies });
     let limit = kept.get("limit"), at = kept.get("at"), asked = -1, picked = get("picked");
+    let opened = {}, unpacked = {}, cloudAt = -1; // the points of the cloud, and the iteration at which they were asked for
     let held = null; // entry of the picked prompt, wherever it was found
     let following = false; // whether the limit picked the prompt, so that it picks again at another iteration
 
-    const left = h("div", {}, plot.el, limits.el, times);
+    const all = h("input", { type: "checkbox", checked: Boolean(kept.get("cloud")), onchange: turn }), many = h("span", {});
+    const cloudy = h("label", { class: "dlp-cloudy" }, all, many);
+    const left = h("div", {}, plot.el, cloudy, limits.el, times);
     root.append(
       heading(get("title"), visible(get("subtitle")), notice, get("full_title")),
       bar.el, copies.el, error.el, bar.spoken, h("div", { class: "dlp-two" }, left, table.el), prompt.el,
     );
+
+    /** Return the past; a frozen view has its points as columns, of which iterations and texts are steps. */
+    function past() {
+      const given = get("past");
+      if (!given?.columns) return given;
+      if (opened.of !== given) {
+        const [x = [], y, ...more] = given.columns, sums = more.map((steps) => { let n = 0; return steps.map((d) => n += d); });
+        opened = { of: given, past: { ...given, points: x.map((_, i) => [x[i], y[i], ...sums.map((sum) => sum[i])]) } };
+      }
+      return opened.past;
+    }
 
     // Data to show: the present frontier, or the frontier after an earlier iteration.
 
     function entries() {
       if (at === null || !get("past")) return get("frontier");
       // A small frozen view has no texts of past prompts; prompts that are still on the frontier have their texts there.
-      const { points, texts, ids } = get("past");
+      const { points, texts, ids } = past();
       const place = (x, y, it) => [it, x.toPrecision(4), y.toPrecision(4)].join();
       const byText = new Map(get("frontier").map((e) => [e.text, e]));
       const byPlace = new Map(get("frontier").map((e) => [place(e.x, e.y, e.it), e]));
@@ -70,11 +91,39 @@ export const view = {
       return nearest === undefined ? [] : crowds[nearest];
     }
 
+    /** Return the points of all evaluated prompts up to the iteration that is shown; null if they are not shown. */
+    function cloud() {
+      const packed = get("cloud");
+      if (!all.checked || !packed) return null;
+      if (unpacked.of !== packed) unpacked = { of: packed, points: points(packed) };
+      return at === null ? unpacked.points : unpacked.points.filter((p) => p[2] <= at);
+    }
+
+    function turn() {
+      kept.set({ cloud: all.checked });
+      fetchCloud();
+      paint("plot");
+    }
+
+    function drawCloud() {
+      const { of, at: shown } = get("cloud") ?? { of: get("evaluated"), at: 0 };
+      cloudy.hidden = !of || !(live() || get("cloud"));
+      const some = shown && shown < of ? ` (${shown.toLocaleString("en")} of ${of.toLocaleString("en")})` : "";
+      many.textContent = `Show all evaluated prompts${some}`;
+    }
+
+    function fetchCloud() {
+      const step = get("step"), due = get("cloud") ? step > 1.05 * cloudAt : step !== cloudAt;
+      if (!all.checked || !live() || !due) return;
+      cloudAt = step;
+      model.send({ type: "cloud" });
+    }
+
     function earlier() {
       if (at === null) return get("previous");
       const before = get("restarts").map(([i]) => i - 1).filter((i) => i < at).at(-1);
       if (before === undefined || !get("past")) return null;
-      const frontier = frontierOf(get("past").points.filter((p) => p[2] <= before).map(([x, y]) => ({ x, y })));
+      const frontier = frontierOf(past().points.filter((p) => p[2] <= before).map(([x, y]) => ({ x, y })));
       return { iteration: before, points: frontier.map(({ x, y }) => [x, y]) };
     }
 
@@ -119,7 +168,8 @@ export const view = {
 
     function drawPlot() {
       const main = { entries: entries(), main: true }, empty = nothing("The frontier grows here.");
-      plot.draw({ lines: [main], crowd: crowd(), earlier: earlier(), limit, picked: pickedEntry(), empty });
+      drawCloud();
+      plot.draw({ lines: [main], crowd: crowd(), cloud: cloud(), earlier: earlier(), limit, picked: pickedEntry(), empty });
       drawLimits(main.entries);
     }
 
@@ -228,7 +278,7 @@ export const view = {
     const changed = (...parts) => () => paint(...parts);
     const end = listen(model, {
       "change:status": changed("bar", "plot", "table"),
-      "change:step": changed("bar", "times"),
+      "change:step": () => { fetchCloud(); paint("bar", "times"); },
       "change:steps": changed("bar"),
       "change:seconds": changed("bar"),
       "change:evaluated": changed("bar", "plot", "table"),
@@ -239,11 +289,13 @@ export const view = {
       "change:restarts": changed("times"),
       "change:growth": changed("times"),
       "change:past": recall,
+      "change:cloud": () => { if (!get("cloud")) cloudAt = -1; fetchCloud(); paint("plot"); },
       "change:attributions": learn,
       "change:picked": follow,
       "msg:custom": hear(prompt, say),
     });
     fetchPast();
+    fetchCloud();
     drawBar();
     drawPlot();
     drawTable();

@@ -7,8 +7,9 @@ const LEFT = 58, TOP = 12, BOTTOM = 48;
 /**
  * Make a plot that can be drawn again and again.
  *
- * draw({lines, crowd, earlier, limit, picked, empty}): lines are [{entries: [{key, x, y, text, it}], style, name, main}];
- * prompts can be picked only from the main line. crowd is [[x, y, λ, text]]; earlier is {points, iteration} or null; picked
+ * draw({lines, crowd, cloud, earlier, limit, picked, empty}): lines are [{entries: [{key, x, y, text, it}], style, name, main}];
+ * prompts can be picked only from the main line. crowd is [[x, y, λ, text]]; cloud is [[x, y]] or null, points
+ * behind all others; earlier is {points, iteration} or null; picked
  * is the entry of the picked prompt or null, and has its ring also where no line has it; empty is the text of a plot without
  * points. The plot is as wide as its parent element, so that letters keep their size.
  */
@@ -33,7 +34,8 @@ export function frontierPlot({ pick, caption }) {
     right = names.length ? 22 + Math.min(130, 7 * Math.max(...names.map((line) => line.name.length))) : 16;
     const main = content.lines.find((line) => line.main) ?? { entries: [] };
     const off = content.picked && !main.entries.some((e) => e.key === content.picked.key) ? content.picked : null;
-    const points = [...content.lines.flatMap((line) => line.entries), ...(off ? [off] : [])];
+    const behind = (content.cloud ?? []).map(([x, y]) => ({ x, y }));
+    const points = [...content.lines.flatMap((line) => line.entries), ...(off ? [off] : []), ...behind];
     explain(content);
     domain = fit(domain, points.length ? points : content.crowd.map(([x, y]) => ({ x, y })));
     if (!domain) {
@@ -44,6 +46,9 @@ export function frontierPlot({ pick, caption }) {
     const inside = (x, y) => x >= domain.x0 && x <= domain.x1 && y >= domain.y0 && y <= domain.y1;
     const parts = [axes()];
     const body = svg("g", { "clip-path": `url(#${clip})` });
+    // One path, because a thousand elements would be slow to draw again and again.
+    const dot = ({ x, y }) => `M${X(x).toFixed(1)} ${Y(y).toFixed(1)}h0`;
+    if (behind.length) body.append(svg("path", { class: "dlp-cloud", d: behind.map(dot).join("") }));
     if (content.earlier?.points.length)
       body.append(svg("path", { class: "dlp-earlier", d: steps(content.earlier.points.map(([x, y]) => ({ x, y })), X, Y) }));
     for (const [x, y] of content.crowd)
@@ -75,13 +80,14 @@ export function frontierPlot({ pick, caption }) {
   }
 
   /** Write what the marks are, below the plot, where the words cover no point. */
-  function explain({ lines, crowd, earlier }) {
+  function explain({ lines, crowd, cloud, earlier }) {
     const mark = (name) => h("span", { class: `dlp-key dlp-key-${name}`, "aria-hidden": "true" });
     const named = lines.some((line) => line.name);
     legend.hidden = named || !lines.some((line) => line.entries.length);
     legend.replaceChildren(
       mark("line"), "Frontier",
       ...(crowd.length ? [" · × population"] : []),
+      ...(cloud?.length ? [" · ", mark("cloud"), "evaluated"] : []),
       ...(earlier?.points.length ? [" · ", mark("earlier"), `dotted: iteration ${earlier.iteration}`] : []),
     );
   }
