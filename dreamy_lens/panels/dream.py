@@ -20,8 +20,10 @@ from dreamy_lens.panels.run_view import (
     inspector_of,
     known_attributions,
     queue_attributions,
+    starred_prompts,
     view_code,
     view_labels,
+    view_of_stars,
 )
 from dreamy_lens.panels.state import RunFollower, key
 from dreamy_lens.runs.worker import ENDED
@@ -82,6 +84,9 @@ class DreamPanel(LivePanel):
         )
         self.on_msg(self._handler.hear)
         self._pick_default()
+        if run.starred:
+            self.view_state = {"stars": view_of_stars(run.starred)}
+        self.observe(lambda change: self._keep_stars(change["old"], change["new"]), "view_state")
         self.follow([run])
 
     @property
@@ -142,6 +147,10 @@ class DreamPanel(LivePanel):
         """Pick a prompt when the run has ended and the user has picked none, so that its strip is there."""
         if self.status in ENDED and not self.picked and (prompt := self.run.so_far.frontier.representative()):
             self.picked = key(prompt.ids)
+
+    def _keep_stars(self, old: dict[str, Any], new: dict[str, Any]) -> None:
+        if (old.get("stars") or {}) != (new.get("stars") or {}):
+            self.run.starred = starred_prompts(self.run, new)
 
     def _more(self, message: dict[str, Any]) -> None:
         run, iterations = self.run, int(message.get("iterations", 100))

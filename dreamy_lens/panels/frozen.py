@@ -135,7 +135,12 @@ def _lighter(state: dict[str, Any]) -> dict[str, Any]:
         columns = [list(column) for column in zip(*past["points"], strict=True)]
         columns = columns[:2] + [_steps(column) for column in columns[2:]]
         past = {"columns": columns, "texts": past["texts"], "population": crowds}
-    return {**state, "attributions": attributions, **({"past": past} if "past" in state else {})}
+    lighter = {**state, "attributions": attributions, **({"past": past} if "past" in state else {})}
+    if growth := state.get("growth"):
+        lighter["growth"] = {"hypervolume": growth["hypervolume"]}
+        if growth["iteration"] != list(range(len(growth["iteration"]))):
+            lighter["growth"]["iteration"] = growth["iteration"]
+    return lighter
 
 
 def _steps(values: list[int]) -> list[int]:

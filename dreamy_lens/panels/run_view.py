@@ -14,11 +14,11 @@ from dreamy_lens.errors import DreamyLensError, SettingsError
 from dreamy_lens.panels import state
 from dreamy_lens.panels.frozen import frozen
 from dreamy_lens.panels.messages import PromptInspector
+from dreamy_lens.results.prompt import Prompt
 from dreamy_lens.runs.python_code import BEST, prompt_code, run_code
 from dreamy_lens.runs.worker import ENDED
 
 if TYPE_CHECKING:
-    from dreamy_lens.results.prompt import Prompt
     from dreamy_lens.runs.dream import Dream
 
 KEPT = 20
@@ -85,13 +85,44 @@ def view_code(run: Dream) -> dict[str, str]:
 
 
 def edited_keys(view_state: Mapping[str, Any]) -> list[str]:
-    """Return the keys of the prompts that the user has edited in a view, and of the prompts that the edits made.
+    """Return the keys of the prompts that the user has edited, starred or pinned in a view, and of what the edits made.
 
     Args:
         view_state: What the user has set in the view.
     """
     edits = view_state.get("edits") or {}
-    return [step["key"] for edit in edits.values() for step in (edit["base"], edit["now"], *edit["trail"])]
+    edited = [step["key"] for edit in edits.values() for step in (edit["base"], edit["now"], *edit["trail"])]
+    pinned = view_state.get("pinned")
+    return [*edited, *(view_state.get("stars") or {}), *([pinned["key"]] if pinned else [])]
+
+
+def starred_prompts(run: Dream, view_state: Mapping[str, Any]) -> list[Prompt]:
+    """Return the prompts that the user has starred in a view, in the order in which they were starred.
+
+    Args:
+        run: Run that the view shows.
+        view_state: What the user has set in the view.
+    """
+    found = []
+    for key, entry in (view_state.get("stars") or {}).items():
+        same = next((p for p in run.so_far.frontier if state.key(p.ids) == key), None)
+        plain = (tuple(entry["ids"]), tuple(entry["tokens"]), entry["text"], entry["value"], entry["ce"])
+        found.append(same or Prompt(*plain, bool(entry["trips"]), run.provenance, run.attribution))
+    return found
+
+
+def view_of_stars(prompts: Iterable[Prompt]) -> dict[str, Any]:
+    """Return what a view keeps of starred prompts, by their keys.
+
+    Args:
+        prompts: Starred prompts.
+    """
+    stars = {}
+    for prompt in prompts:
+        entry = state.frontier_entry(prompt)
+        named = {name: entry[name] for name in ("key", "ids", "tokens", "text", "trips")}
+        stars[entry["key"]] = {**named, "value": entry["y"], "ce": entry["x"]}
+    return stars
 
 
 def queue_attributions(run: Dream, most: int = KEPT, first: Iterable[Prompt] = ()) -> list[Future]:

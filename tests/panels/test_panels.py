@@ -597,3 +597,26 @@ def test_a_panel_sends_the_cloud_when_it_is_asked_and_a_frozen_view_keeps_it(run
     assert panel.cloud == kept and kept["of"] == np.isfinite(run.history.value).sum()
     assert len(kept["data"]) == 6 * kept["at"]
     assert kept["at"] == min(kept["of"], state.CLOUD)
+
+
+# Starred prompts.
+
+
+def test_starred_prompts_are_known_to_the_run_and_to_its_other_views(gpt2):
+    run = dream(gpt2.bridge)
+    panel, (first, *_, last) = DreamPanel(run), run.frontier
+    found = run.ask(lambda: panel.inspector.attribution(np.array([5, 6, 7]))).result()
+    names = ("key", "ids", "tokens", "text", "trips", "value", "ce")
+    own = {name: found[name] for name in names}
+    listed = state.frontier_entry(last)
+    known = {**{n: listed[n] for n in names[:-2]}, "value": listed["y"], "ce": listed["x"]}
+    panel.view_state = {"stars": {known["key"]: known, own["key"]: own}}
+    assert run.starred == [last, run.starred[1]] and run.starred[1].ids == (5, 6, 7)
+    assert run.starred[1].attribution(k=4).value == pytest.approx(found["value"], rel=1e-4)
+    shown = frozen_state(panel.to_html())
+    assert list(shown["view_state"]["stars"]) == [known["key"], own["key"]] and own["key"] in shown["attributions"]
+    again = DreamPanel(run)
+    assert list(again.view_state["stars"]) == [known["key"], own["key"]]
+    assert again.view_state["stars"][own["key"]]["value"] == pytest.approx(own["value"])
+    again.view_state = {**again.view_state, "stars": {}}
+    assert run.starred == [] and first in run.frontier

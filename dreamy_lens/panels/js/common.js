@@ -178,7 +178,7 @@ export function put(model, name, value) {
  * the user has edited something and left the view, Python is asked to freeze it again, so that a saved notebook has the edit.
  */
 export function keeper(model, root) {
-  const all = () => model.get("view_state") ?? {}, edits = () => JSON.stringify(all().edits ?? {});
+  const all = () => model.get("view_state") ?? {}, edits = () => JSON.stringify([all().edits ?? {}, all().stars ?? {}, all().pinned ?? null]);
   let timer = 0, absence = 0, last = edits();
   const flush = () => {
     if (!timer) return;
@@ -208,6 +208,18 @@ export function keeper(model, root) {
     flush();
   };
   return { get: (name) => all()[name] ?? null, set, end };
+}
+
+/** Return the prompts that the user has starred, which a view's memory keeps: {has(key), all(), turn(entry)}. */
+export function starred(kept, changed) {
+  const of = () => kept.get("stars") ?? {}, has = (key) => Object.hasOwn(of(), key);
+  const turn = (entry) => {
+    const { [entry.key]: before, ...others } = of();
+    kept.set({ stars: before ? others : { ...others, [entry.key]: entry } });
+    changed();
+  };
+  const all = () => Object.values(of()).map((e) => ({ ...e, x: e.ce, y: e.value }));
+  return { has, all, turn };
 }
 
 /** Make a line for notices, which screen readers read and which disappear after some seconds. */

@@ -2,7 +2,7 @@
 
 import { WORDS, isGoing, iterations, runBar } from "./bar.js";
 import { codeButton, copier, count, duration, errorLine, filled, frontierOf, h, heading, hear, listen, notices, num, painter } from "./common.js";
-import { keeper, places, put, register, stage, unique, visible } from "./common.js";
+import { keeper, places, put, register, stage, starred, unique, visible } from "./common.js";
 import { limitControl } from "./limit.js";
 import { frontierPlot, growthChart } from "./plot.js";
 import { attributionView } from "./strip.js";
@@ -29,13 +29,14 @@ export const view = {
     const copies = copier(say);
     const bar = runBar({ model, live, more: 100, last: codeButton(copies, code) });
     const plot = frontierPlot({ pick, caption: "frontier: value against cross-entropy" });
-    const table = frontierTable({ columns: COLUMNS, pick, kept, label: "the frontier" });
+    const stars = starred(kept, () => paint("table"));
+    const table = frontierTable({ columns: COLUMNS, pick, kept, label: "the frontier", stars });
     const limits = limitControl(setLimit);
     const send = (message) => model.send(message);
     const stays = () => get("frontier").some((e) => e.key === picked), name = unique(), python = () => get("python");
-    const prompt = attributionView({ live, known, kept, stays, slot: (key) => key, say, send, name, python, copies });
+    const prompt = attributionView({ live, known, kept, stays, slot: (key) => key, say, send, name, python, copies, stars, moved });
     let limit = kept.get("limit"), at = kept.get("at"), asked = -1, picked = get("picked");
-    let opened = {}, unpacked = {}, cloudAt = -1; // the points of the cloud, and the iteration at which they were asked for
+    let marked = "null", opened = {}, unpacked = {}, cloudAt = -1; // the points of the cloud, and the iteration at which they were asked for
     let held = null; // entry of the picked prompt, wherever it was found
     let following = false; // whether the limit picked the prompt, so that it picks again at another iteration
 
@@ -80,8 +81,21 @@ export const view = {
       const is = (e) => e?.key === picked, scored = (e) => e && { x: e.ce, y: e.value, ...e };
       const found = picked && (get("frontier").find(is) ?? entries().find(is));
       if (found) held = found;
-      else if (!is(held)) held = scored([kept.get("edits")?.[picked]?.base, known.get(picked)].find(is)) ?? null;
+      else if (!is(held)) held = scored([kept.get("edits")?.[picked]?.base, kept.get("stars")?.[picked], known.get(picked)].find(is)) ?? null;
       return held;
+    }
+
+    /** Return the entry of the prompt that the user has made from the picked one; null if there is none. */
+    function own() {
+      const now = prompt.shown, is = now && picked && now.key !== picked && Number.isFinite(now.value) && Number.isFinite(now.ce);
+      return is ? { key: now.key, text: now.text, x: now.ce, y: now.value } : null;
+    }
+
+    function moved() {
+      const mark = JSON.stringify(own());
+      if (mark === marked) return;
+      marked = mark;
+      paint("plot");
     }
 
     function crowd() {
@@ -169,7 +183,7 @@ export const view = {
     function drawPlot() {
       const main = { entries: entries(), main: true }, empty = nothing("The frontier grows here.");
       drawCloud();
-      plot.draw({ lines: [main], crowd: crowd(), cloud: cloud(), earlier: earlier(), limit, picked: pickedEntry(), empty });
+      plot.draw({ lines: [main], crowd: crowd(), cloud: cloud(), earlier: earlier(), limit, picked: pickedEntry(), own: own(), empty });
       drawLimits(main.entries);
     }
 
