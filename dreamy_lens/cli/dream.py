@@ -22,6 +22,7 @@ from dreamy_lens.cli.options import (
     given_settings,
     load_selected_model,
     progress_of,
+    report_file,
 )
 from dreamy_lens.cli.output import add_output, print_result
 from dreamy_lens.cli.sweep import print_sweep, report_failed
@@ -29,6 +30,7 @@ from dreamy_lens.comparison.content import SEARCH_ALL
 from dreamy_lens.errors import RunFolderError
 from dreamy_lens.results.storage import RUN
 from dreamy_lens.runs.dreams import folders_of
+from dreamy_lens.runs.frames import check_replay
 from dreamy_lens.runs.saving import check_free
 
 
@@ -138,15 +140,24 @@ def add_show(commands: Commands) -> None:
     parser.add_argument("path", metavar="PATH", help=path)
     limit = "print only the best prompt with at most this cross-entropy, in nats per token"
     parser.add_argument("--max-cross-entropy", type=float, metavar="X", help=limit)
+    replay = "write the search as an animation that loops, .svg or .html; --max-cross-entropy limits its best prompt"
+    parser.add_argument("--replay", metavar="FILE", help=replay)
     add_page(parser, "write a self-contained page; this loads the model")
     add_output(parser, "what is shown")
 
 
 def _show(options: argparse.Namespace) -> None:
+    if options.replay:
+        check_replay(options.replay)
     result = dl.load(options.path)
     kind = type(result).__name__
     if options.html and not hasattr(result, "to_html"):
         options.misused(f"--html writes no page of {kind}; leave it out")
+    if options.replay and kind != "Dream":
+        options.misused(f"--replay is for one run, and this is {kind}; leave it out")
+    if options.replay:
+        result.replay(options.replay, max_cross_entropy=options.max_cross_entropy)
+        report_file(options.replay, options)
     if options.max_cross_entropy is None:
         print_result(result, options, lambda: _print_result(result))
     elif kind in ("Dream", "Dreams", "Merged", "Frontier"):

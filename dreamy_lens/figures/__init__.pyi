@@ -4,6 +4,8 @@ from .evolution import frontiers_figure as frontiers_figure
 from .export import save as save
 from .frontier import frontier_figure as frontier_figure
 from .frontier import runs_figure as runs_figure
+from .replay import ReplayFrame as ReplayFrame
+from .replay import replay as replay
 from .substitute_map import heat_map as heat_map
 from .svg_figure import SvgFigure as SvgFigure
 from .token_strip import strip as strip
