@@ -76,14 +76,34 @@ class AttributionPanel(LivePanel):
         def start(message: dict[str, Any]) -> None:
             self.start_from(message["ids"], lambda: spec_of_scorer(scorer) if spec is None else spec)
 
-        commands = {"start": lambda message: self._thread.ask(lambda: start(message))}
+        self._cells: list[Any] = []
+        self.on_edited(self._freeze)
+        commands = {
+            "start": lambda message: self._thread.ask(lambda: start(message)),
+            "keep": lambda message: self._thread.ask(self.keep),
+        }
         self.on_msg(MessageHandler(self._inspector, self._thread.ask, self.send, commands).hear)
 
     def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> Any:
         if not in_kernel():
             return super()._repr_mimebundle_(*args, **kwargs)
+        return self._frozen()
+
+    def _ipython_display_(self) -> None:
+        if not in_kernel():
+            raise NotImplementedError  # IPython then shows the representation
+        from IPython.display import display
+
         # A saved notebook keeps this frozen view; while the kernel runs, the frozen view connects to the live panel.
+        self._cells.append(display(self._frozen(), raw=True, display_id=True))
+
+    def _frozen(self) -> dict[str, str]:
         return {"text/html": self.to_html(), "text/plain": repr(self)}
+
+    def _freeze(self) -> None:
+        """Write what the user has edited to the cells that show the panel."""
+        for cell in self._cells:
+            cell.update(self._frozen(), raw=True)
 
     def __repr__(self) -> str:
         return f"AttributionPanel({self.title}, {self.found['text'] if self.found else ''!r})"

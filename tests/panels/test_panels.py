@@ -620,3 +620,32 @@ def test_starred_prompts_are_known_to_the_run_and_to_its_other_views(gpt2):
     assert again.view_state["stars"][own["key"]]["value"] == pytest.approx(own["value"])
     again.view_state = {**again.view_state, "stars": {}}
     assert run.starred == [] and first in run.frontier
+
+
+def test_edits_of_an_explored_prompt_are_written_to_its_cell(gpt2, monkeypatch):
+    shown = []
+
+    class Handle:
+        def update(self, content, raw):
+            shown.append(content)
+
+    def display(content, raw, display_id):
+        shown.append(content)
+        return Handle()
+
+    panel = AttributionPanel(FEATURE, [1, 2, 3], gpt2.bridge).wait()
+    with pytest.raises(NotImplementedError):
+        panel._ipython_display_()
+    monkeypatch.setattr("dreamy_lens.panels.attribution.in_kernel", lambda: True)
+    monkeypatch.setattr("IPython.display.display", display)
+    panel._ipython_display_()
+    assert len(shown) == 1 and "AttributionPanel" in shown[0]["text/plain"]
+    new = panel._thread.ask(lambda: panel._inspector.attribution(np.array([1, 2, 7]))).result()
+    step = {name: new[name] for name in ("key", "ids", "tokens", "text", "trips", "value", "ce")}
+    base = {**step, "key": panel.found["key"]}
+    edit = {"base": base, "now": step, "trail": [base], "chosen": -1, "grid": False, "typed": {}}
+    panel.view_state = {"edits": {base["key"]: edit}}
+    panel._handle_custom_msg({"type": "keep"}, [])
+    panel._thread.ask(lambda: None).result()
+    kept = frozen_state(shown[1]["text/html"])
+    assert kept["view_state"] == panel.view_state and kept["attributions"][new["key"]]["subs"]
