@@ -1,11 +1,11 @@
+from .animation import ReplayFrame as ReplayFrame
+from .animation import replay as replay
 from .attribution import attribution_figure as attribution_figure
 from .evolution import evolution_figure as evolution_figure
 from .evolution import frontiers_figure as frontiers_figure
 from .export import save as save
 from .frontier import frontier_figure as frontier_figure
 from .frontier import runs_figure as runs_figure
-from .replay import ReplayFrame as ReplayFrame
-from .replay import replay as replay
 from .substitute_map import heat_map as heat_map
 from .svg_figure import SvgFigure as SvgFigure
 from .token_strip import strip as strip

@@ -9,7 +9,7 @@ import numpy as np
 
 from dreamy_lens._files import check_file, ending_of
 from dreamy_lens.errors import FileWriteError, quoted
-from dreamy_lens.figures.replay import FRAMES, ReplayFrame
+from dreamy_lens.figures.animation import FRAMES, ReplayFrame
 from dreamy_lens.results.history import History
 
 
