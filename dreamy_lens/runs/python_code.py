@@ -201,10 +201,13 @@ def _settings(config: SearchConfig, has_start: bool) -> dict[str, str]:
 
 def _feature(text: str) -> tuple[str, list[str]]:
     """Return a feature as a Python argument, and lines before the call."""
+    own = "feature", [f"# feature is an object of your own Python session: {text!r}"]
+    if 'custom("' in text:  # the text of a function of the user is valid only in the session that defined it
+        return own
     try:
         feature = parse(text)
-    except FeatureError:  # a custom function, or a path that no longer exists
-        return "feature", [f"# feature is an object of your own Python session: {text!r}"]
+    except FeatureError:  # an object in memory, or a path that no longer exists
+        return own
     try:
         short = str(parse(feature.label)) == str(feature)
     except FeatureError:
