@@ -158,7 +158,9 @@ function render({ model, el }) {
     setTimeout(() => (copied.textContent = ""), 8000);
   });
   let program = "";
-  const copyLine = () => copies.give(program, "Python");
+  function copyLine() {
+    copies.give(program, "Python");
+  }
 
   // Settings.
   const settings = settingsOf(model.get("fields"), typed, id, (name, value) => {
