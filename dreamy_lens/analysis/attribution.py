@@ -105,6 +105,10 @@ def attributions(
             values=_grid([part.value for part in scores], len(ids)),
             cross_entropies=_grid([part.cross_entropy for part in scores], len(ids)),
             feature=str(scorer.bound.feature),
+            model=scorer.model.name,
+            prepend_bos=scorer.prepend_bos,
+            prefix=tuple(map(int, scorer.prefix)),
+            suffix=tuple(map(int, scorer.suffix)),
         )
 
 

@@ -23,6 +23,7 @@ from dreamy_lens.cli.options import (
     given_settings,
     load_selected_model,
     progress_of,
+    report_file,
 )
 from dreamy_lens.cli.output import add_output, print_result
 from dreamy_lens.cli.sweep import print_sweep, report_failed
@@ -30,6 +31,7 @@ from dreamy_lens.comparison.content import SEARCH_ALL
 from dreamy_lens.errors import ConstraintError, RunFolderError
 from dreamy_lens.results.storage import RUN
 from dreamy_lens.runs.dreams import folders_of
+from dreamy_lens.runs.frames import check_replay
 from dreamy_lens.runs.saving import check_free
 
 
@@ -154,18 +156,27 @@ def add_show(commands: Commands) -> None:
     parser.add_argument("path", metavar="PATH", help=path)
     limit = "print only the best prompt with at most this cross-entropy, in nats per token"
     parser.add_argument("--max-cross-entropy", type=float, metavar="X", help=limit)
+    replay = "write the search as an animation that loops, .svg or .html; --max-cross-entropy limits its best prompt"
+    parser.add_argument("--replay", metavar="FILE", help=replay)
     page = "write a self-contained page; this may load the model; of a scan, a name such as layer2/ gets a folder with "
     add_page(parser, page + "an index of the features and a page for each", folders=True)
     add_output(parser, "what is shown")
 
 
 def _show(options: argparse.Namespace) -> None:
+    if options.replay:
+        check_replay(options.replay)
     result = dl.load(options.path)
     kind = type(result).__name__
     if options.html and not hasattr(result, "to_html"):
         options.misused(f"--html writes no page of {kind}; leave it out")
     if options.html and kind != "Examples":
         check_page(options.html)
+    if options.replay and kind != "Dream":
+        options.misused(f"--replay is for one run, and this is {kind}; leave it out")
+    if options.replay:
+        result.replay(options.replay, max_cross_entropy=options.max_cross_entropy)
+        report_file(options.replay, options)
     if options.max_cross_entropy is None:
         print_result(result, options, lambda: _print_result(result))
     elif kind in ("Dream", "Dreams", "Merged", "Frontier"):

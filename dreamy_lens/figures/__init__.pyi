@@ -1,3 +1,5 @@
+from .animation import ReplayFrame as ReplayFrame
+from .animation import replay as replay
 from .attribution import attribution_figure as attribution_figure
 from .evolution import evolution_figure as evolution_figure
 from .evolution import frontiers_figure as frontiers_figure

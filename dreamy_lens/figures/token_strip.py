@@ -89,7 +89,7 @@ def strip(prompts: Any, best: int = 3, worst: int = 1, width: float = WIDTH) -> 
         parts.append(_scores(label, attribution, places, y, width))
         y += 6
         for row in _rows(attribution, best, worst, places, width):
-            parts.append(_row(attribution, row, full, y))
+            parts.append(_row(attribution, row, full, places, y))
             depth = max(len(cells) for _, _, cells in row)
             y += BAR + BOX + 4 + depth * LINE_HEIGHT + 6
         y += 6
@@ -129,7 +129,7 @@ def _substitutes(
     return [*shown[: len(top)], *([None] if top and bottom else []), *shown[len(top) :]]
 
 
-def _row(attribution: TokenAttribution, row: list[Column], full: float, y: float) -> str:
+def _row(attribution: TokenAttribution, row: list[Column], full: float, places: int, y: float) -> str:
     """Return one row of tokens with their bars and substitutes; `y` is the top of a full bar."""
     parts, x = [], GAP
     lose, keep = attribution.drop_to_worst, attribution.drop_to_best
@@ -139,7 +139,7 @@ def _row(attribution: TokenAttribution, row: list[Column], full: float, y: float
         bar = 0.0 if np.isnan(keep[i]) else float(np.clip(keep[i] / full, 0, 1)) * BAR
         if bar > 0.2:
             parts.append(f'<rect class="bar" x="{x:.1f}" y="{top - bar:.1f}" width="{wide:.1f}" height="{bar:.1f}"/>')
-        elif keep[i] < 0:
+        elif keep[i] < 0 and round(float(keep[i]), places):  # what is 0.00 as a number has no dotted line
             parts.append(_dotted(x, top - 1.5, wide))
         fill = f'fill="{style.HEAT[0]}" fill-opacity="{share:.3f}"'
         place = f'x="{x:.1f}" y="{top:.1f}" width="{wide:.1f}" height="{BOX}"'

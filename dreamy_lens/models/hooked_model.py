@@ -46,10 +46,13 @@ class HookedModel:
         n_layers: Number of blocks.
         d_model: Width of the residual stream.
         kernels: Faster routines for the model's modules.
+        loaded_by_name: Whether the model was loaded by its name with the default settings, so that the name alone gives
+            the same model again.
     """
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
+        self.loaded_by_name = False
         self.name, self.tokenizer = backend.name, backend.tokenizer
         self.vocabulary = Vocabulary(self.tokenizer, backend.d_vocab)
         self.n_ctx, self.n_layers, self.d_model = backend.n_ctx, backend.n_layers, backend.d_model

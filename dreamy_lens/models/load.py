@@ -140,7 +140,9 @@ def as_hooked(model: Any = None, *, device: Any = None, dtype: Any = None) -> Ho
         if embedded and device is None and dtype is None:
             with _WRAPPING:
                 return _embedded()
-        return wrap(load_model(model, device=device, dtype=dtype), EMBEDDED_NAME if embedded else str(model))
+        hooked = wrap(load_model(model, device=device, dtype=dtype), EMBEDDED_NAME if embedded else str(model))
+        hooked.loaded_by_name = device is None and dtype is None
+        return hooked
     # After a model that is given by name, which says what it does before torch is imported.
     from dreamy_lens.models.hooked_model import HookedModel
 
@@ -188,7 +190,9 @@ def wrap(model: Any, name: str | None = None) -> HookedModel:
 
 @lru_cache(maxsize=1)
 def _embedded() -> HookedModel:
-    return wrap(load_model(), EMBEDDED_NAME)
+    hooked = wrap(load_model(), EMBEDDED_NAME)
+    hooked.loaded_by_name = True
+    return hooked
 
 
 def _embedded_folder() -> str:

@@ -18,6 +18,7 @@ from dreamy_lens.panels.hosts import announce_panel
 from dreamy_lens.panels.live import LivePanel
 from dreamy_lens.panels.messages import MessageHandler, PromptInspector
 from dreamy_lens.runs.model_thread import ModelThread
+from dreamy_lens.runs.python_code import attribution_code, scorer_code
 from dreamy_lens.runs.start import spec_of_scorer
 from dreamy_lens.scoring.prompts import as_ids
 from dreamy_lens.scoring.scorer import Scorer
@@ -53,7 +54,7 @@ class AttributionPanel(LivePanel):
     _esm = bundle.view_module("attribution")
     _css = bundle.view_stylesheet()
     subtitle = traitlets.Unicode("").tag(sync=True)
-    python = traitlets.Unicode("").tag(sync=True)
+    python = traitlets.Dict().tag(sync=True)
     found = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
 
     def __init__(
@@ -69,21 +70,41 @@ class AttributionPanel(LivePanel):
         ids = as_ids(prompt, scorer.vocabulary, scorer.frame.bos)[0]
         self._thread = ModelThread(self)
         self._inspector = PromptInspector(lambda: scorer, lambda ids, ks: attributions(scorer, ids, ks, renew=False))
-        super().__init__(**_labels(scorer))
+        super().__init__(**_labels(scorer), python={"prompt": scorer_code(scorer)})
         self._ids = scorer.check_prompts(ids)[0]
         self._first = self._thread.ask(self._inspect)
 
         def start(message: dict[str, Any]) -> None:
             self.start_from(message["ids"], lambda: spec_of_scorer(scorer) if spec is None else spec)
 
-        commands = {"start": lambda message: self._thread.ask(lambda: start(message))}
+        self._cells: list[Any] = []
+        self.on_edited(self._freeze)
+        commands = {
+            "start": lambda message: self._thread.ask(lambda: start(message)),
+            "keep": lambda message: self._thread.ask(self.keep),
+        }
         self.on_msg(MessageHandler(self._inspector, self._thread.ask, self.send, commands).hear)
 
     def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> Any:
         if not in_kernel():
             return super()._repr_mimebundle_(*args, **kwargs)
+        return self._frozen()
+
+    def _ipython_display_(self) -> None:
+        if not in_kernel():
+            raise NotImplementedError  # IPython then shows the representation
+        from IPython.display import display
+
         # A saved notebook keeps this frozen view; while the kernel runs, the frozen view connects to the live panel.
+        self._cells.append(display(self._frozen(), raw=True, display_id=True))
+
+    def _frozen(self) -> dict[str, str]:
         return {"text/html": self.to_html(), "text/plain": repr(self)}
+
+    def _freeze(self) -> None:
+        """Write what the user has edited to the cells that show the panel."""
+        for cell in self._cells:
+            cell.update(self._frozen(), raw=True)
 
     def __repr__(self) -> str:
         return f"AttributionPanel({self.title}, {self.found['text'] if self.found else ''!r})"
@@ -170,13 +191,14 @@ def frozen_attribution(attribution: Attribution) -> str:
         attribution: Attribution to show.
     """
     shown = state.trimmed(state.attributed_entry(attribution, "".join(attribution.tokens), True), 12, 4)
-    python = f"dl.parse({attribution.feature!r})" if attribution.feature else ""
+    origin = (attribution.feature, attribution.model, attribution.prepend_bos, attribution.prefix, attribution.suffix)
+    code = attribution_code(*origin, k=attribution.candidates.shape[1]) if attribution.feature else ""
     title, full_title = feature_names(attribution.feature)
     traits = {
         "title": title,
         "full_title": full_title,
         "subtitle": "",
-        "python": python,
+        "python": {"prompt": code} if code else {},
         "error": "",
         "attributions": {},
     }
@@ -186,4 +208,4 @@ def frozen_attribution(attribution: Attribution) -> str:
 def _labels(scorer: Scorer) -> dict[str, str]:
     feature = scorer.bound.feature
     names = {"title": feature.label, "full_title": feature.long_label}
-    return {**names, "subtitle": scorer.model.name, "python": f"dl.parse({str(feature)!r})"}
+    return {**names, "subtitle": scorer.model.name}

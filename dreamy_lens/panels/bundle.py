@@ -54,7 +54,12 @@ def _collect(name: str, parts: dict[str, str]) -> None:
     names = [match[2] for match in _EXPORT.finditer(source)]
     source = _EXPORT.sub(r"\1 \2", source)
     lines = (_tight(line.strip()) for line in _COMMENT.sub("", source).splitlines())
-    parts[name] = "\n".join(line for line in lines if line) + f"\nreturn {{ {', '.join(names)} }};\n"
+    parts[name] = "".join(line + _line_end(line) for line in lines if line) + f"return {{ {', '.join(names)} }};\n"
+
+
+def _line_end(line: str) -> str:
+    """Return what follows a line of script: nothing where the next line cannot be misread without a line end."""
+    return "" if line[-1] in ";{,([" and "//" not in line else "\n"
 
 
 def _renamed(names: str) -> str:

@@ -20,7 +20,10 @@ from dreamy_lens.panels.run_view import (
     inspector_of,
     known_attributions,
     queue_attributions,
+    starred_prompts,
+    view_code,
     view_labels,
+    view_of_stars,
 )
 from dreamy_lens.panels.state import RunFollower, key
 from dreamy_lens.runs.worker import ENDED
@@ -39,7 +42,7 @@ class DreamPanel(LivePanel):
     _esm = bundle.view_module("dream")
     _css = bundle.view_stylesheet()
     subtitle = traitlets.Unicode("").tag(sync=True)
-    python = traitlets.Unicode("").tag(sync=True)
+    python = traitlets.Dict().tag(sync=True)
     status = traitlets.Unicode("ready").tag(sync=True)
     step = traitlets.Int(0).tag(sync=True)
     steps = traitlets.Int(0).tag(sync=True)
@@ -55,6 +58,7 @@ class DreamPanel(LivePanel):
     restarts = traitlets.List().tag(sync=True)
     growth = traitlets.Dict().tag(sync=True)
     past = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
+    cloud = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
     picked = traitlets.Unicode("").tag(sync=True)
 
     def __init__(self, run: Dream) -> None:
@@ -62,7 +66,9 @@ class DreamPanel(LivePanel):
         self._run = weakref.ref(run)
         self.inspector = inspector_of(run)
         self._follower = RunFollower(run)
-        super().__init__(**view_labels(run), attributions=dict(self.inspector.known), **self.state())
+        super().__init__(
+            **view_labels(run), python=view_code(run), attributions=dict(self.inspector.known), **self.state()
+        )
         commands = {
             "pause": lambda message: self.run.pause(),
             "resume": lambda message: self.run.resume() if self.run.active else None,
@@ -70,6 +76,7 @@ class DreamPanel(LivePanel):
             "more": self._more,
             "keep": lambda message: self.keep(),
             "past": lambda message: self.run.ask(self._fill_past),
+            "cloud": lambda message: self.run.ask(self._fill_cloud),
             "start": lambda message: self.run.ask(lambda: self.start_from(message["ids"], lambda: self.run.spec)),
         }
         self._handler = MessageHandler(
@@ -77,6 +84,9 @@ class DreamPanel(LivePanel):
         )
         self.on_msg(self._handler.hear)
         self._pick_default()
+        if run.starred:
+            self.view_state = {"stars": view_of_stars(run.starred)}
+        self.observe(lambda change: self._keep_stars(change["old"], change["new"]), "view_state")
         self.follow([run])
 
     @property
@@ -95,9 +105,12 @@ class DreamPanel(LivePanel):
 
     def update(self) -> None:
         """Show the results so far."""
+        before = self.status
         super().update()
+        if self.status != before:
+            self.python = view_code(self.run)  # the run may have more iterations now, or have ended early
         if self.status in ENDED:
-            self.past = None  # a past that was sent before the end is incomplete
+            self.past = self.cloud = None  # what was sent before the end is incomplete
         self._pick_default()
 
     def to_html(self, weight: int = WEIGHT) -> str:
@@ -135,6 +148,10 @@ class DreamPanel(LivePanel):
         if self.status in ENDED and not self.picked and (prompt := self.run.so_far.frontier.representative()):
             self.picked = key(prompt.ids)
 
+    def _keep_stars(self, old: dict[str, Any], new: dict[str, Any]) -> None:
+        if (old.get("stars") or {}) != (new.get("stars") or {}):
+            self.run.starred = starred_prompts(self.run, new)
+
     def _more(self, message: dict[str, Any]) -> None:
         run, iterations = self.run, int(message.get("iterations", 100))
 
@@ -149,3 +166,6 @@ class DreamPanel(LivePanel):
 
     def _fill_past(self) -> None:
         self.past = self._follower.past()
+
+    def _fill_cloud(self) -> None:
+        self.cloud = self._follower.cloud()

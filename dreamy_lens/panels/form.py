@@ -19,6 +19,7 @@ from dreamy_lens.models.hook_points import hook_points
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.panels import bundle, settings, units
 from dreamy_lens.runs.model_thread import ModelThread
+from dreamy_lens.runs.python_code import model_setup, program
 from dreamy_lens.scan.examples import Examples
 
 if TYPE_CHECKING:
@@ -180,8 +181,11 @@ class FeatureForm(anywidget.AnyWidget):
             keywords = settings.arguments(typed)
             answer["settings_error"] = ""
             if answer["ok"]:
-                answer["python"] = settings.python_call(text.strip(), self._python_model(), typed)
-                answer["count"] = len(keywords.get("seeds", [0]))
+                model, several = self._python_model(), len(keywords.get("seeds", [0]))
+                answer["python"] = settings.python_call(text.strip(), model, typed)
+                answer["count"] = several
+                setup = [model_setup(self.model)] if model == "model" else []
+                answer["program"] = program(f"run{'s' * (several > 1)} = {answer['python']}", setup)
         except DreamyLensError as error:
             answer["settings_error"] = str(error)
         self.send(answer)

@@ -26,8 +26,18 @@ _SCRIPT = """
 const drawn = (globalThis.dreamy_lens_drawn ??= new WeakSet());
 const root = [...document.querySelectorAll('[data-dreamy="%(id)s"]')].find((one) => !drawn.has(one));
 drawn.add(root);
-const bytes = Uint8Array.from(atob("%(data)s"), (c) => c.charCodeAt(0));
-const text = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+const data = "%(data)s";
+const bytes = new DataView(new ArrayBuffer(data.length / 5 * 4));
+for (let i = 0; i < data.length; i += 5) {
+  let word = 0;
+  for (let j = i; j < i + 5; j++) {
+    const c = data.charCodeAt(j);
+    word = word * 85 + c - 40 - (c > 60) - (c > 92);
+  }
+  bytes.setUint32(i / 5 * 4, word);
+}
+const zipped = new Blob([bytes.buffer.slice(0, %(size)d)]);
+const text = await new Response(zipped.stream().pipeThrough(new DecompressionStream("gzip"))).text();
 const { module, style, state } = JSON.parse(text);
 const url = URL.createObjectURL(new Blob([module], { type: "text/javascript" }));
 const view = (await import(url)).default;
@@ -62,6 +72,10 @@ if ("%(live)s") addEventListener("dreamy-lens-live", follow);
 """Script of a frozen view. A page may hold one view several times, so each script takes the first free place."""
 
 
+_B85 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~"
+_LETTERS = dict(zip(map(ord, _B85), (code for code in range(40, 127) if chr(code) not in "<\\"), strict=True))
+
+
 def frozen(view: str, state: dict[str, Any], live_id: str | None = None) -> str:
     """Return a frozen view as HTML for a cell or a page.
 
@@ -76,9 +90,32 @@ def frozen(view: str, state: dict[str, Any], live_id: str | None = None) -> str:
     content = {"module": bundle.view_module(view), "style": bundle.view_stylesheet(), "state": _lighter(state)}
     packed = gzip.compress(json.dumps(content, separators=(",", ":")).encode("ascii"), compresslevel=9, mtime=0)
     name, live = f"dl-{hashlib.sha256(packed).hexdigest()[:12]}", re.sub(r"[^0-9a-f]", "", live_id or "")
-    script = _SCRIPT % {"id": name, "live": live, "data": base64.b64encode(packed).decode("ascii")}
+    script = _SCRIPT % {"id": name, "live": live, "data": in_text(packed), "size": len(packed)}
     static = _static_html(state).encode("ascii", "xmlcharrefreplace").decode("ascii")
     return f'<div data-dreamy="{name}">{static}</div><script type="module">{script}</script>'
+
+
+def in_text(data: bytes) -> str:
+    r"""Write bytes as text that may stand in quotes in a script: five letters for four bytes, without `<` and `\`.
+
+    Args:
+        data: Bytes; zeros are added to make their number a multiple of four.
+
+    >>> in_text(b"abcd")
+    'HBMh`'
+    """
+    return base64.b85encode(data, pad=True).decode("ascii").translate(_LETTERS)
+
+
+def from_text(text: str, size: int) -> bytes:
+    """Read the bytes that :func:`in_text` wrote.
+
+    Args:
+        text: Text.
+        size: Number of bytes.
+    """
+    back = {value: key for key, value in _LETTERS.items()}
+    return base64.b85decode(text.translate(back))[:size]
 
 
 def _lighter(state: dict[str, Any]) -> dict[str, Any]:
@@ -94,8 +131,20 @@ def _lighter(state: dict[str, Any]) -> dict[str, Any]:
         places = decimals([y or 0.0 for crowd in past["population"].values() for _, y in crowd], 3)
         crowds = {t: [[_round(x, 2), _round(y, places)] for x, y in crowd] for t, crowd in past["population"].items()}
         # A page cannot ask about past prompts: it picks them by their points, and shows their texts.
-        past = {name: value for name, value in past.items() if name != "ids"} | {"population": crowds}
-    return {**state, "attributions": attributions, **({"past": past} if "past" in state else {})}
+        # Columns of numbers, of which those that grow are written as steps, take a third less than rows.
+        columns = [list(column) for column in zip(*past["points"], strict=True)]
+        columns = columns[:2] + [_steps(column) for column in columns[2:]]
+        past = {"columns": columns, "texts": past["texts"], "population": crowds}
+    lighter = {**state, "attributions": attributions, **({"past": past} if "past" in state else {})}
+    if growth := state.get("growth"):
+        lighter["growth"] = {"hypervolume": growth["hypervolume"]}
+        if growth["iteration"] != list(range(len(growth["iteration"]))):
+            lighter["growth"]["iteration"] = growth["iteration"]
+    return lighter
+
+
+def _steps(values: list[int]) -> list[int]:
+    return [value - before for before, value in zip([0, *values], values, strict=False)]
 
 
 def _light(substitute: list[Any], places: int) -> list[Any]:

@@ -14,10 +14,11 @@ from dreamy_lens.errors import DreamyLensError, SettingsError
 from dreamy_lens.panels import state
 from dreamy_lens.panels.frozen import frozen
 from dreamy_lens.panels.messages import PromptInspector
+from dreamy_lens.results.prompt import Prompt
+from dreamy_lens.runs.python_code import BEST, prompt_code, run_code
 from dreamy_lens.runs.worker import ENDED
 
 if TYPE_CHECKING:
-    from dreamy_lens.results.prompt import Prompt
     from dreamy_lens.runs.dream import Dream
 
 KEPT = 20
@@ -60,7 +61,7 @@ def dereference(reference: weakref.ref[Dream]) -> Dream:
 
 
 def view_labels(run: Dream) -> dict[str, str]:
-    """Return title, full title (its tooltip), subtitle and Python expression of a run, as traits of its view.
+    """Return title, full title (its tooltip) and subtitle of a run, as traits of its view.
 
     Args:
         run: Run to label.
@@ -71,18 +72,57 @@ def view_labels(run: Dream) -> dict[str, str]:
     parts += ["in a template"] * bool(origin.prefix or origin.suffix)
     parts += [f"from: {start}"] if (start := run.start_text) else []
     title, full_title = run.feature_names
-    python = f"dl.parse({origin.feature!r})"
-    return {"title": title, "full_title": full_title, "subtitle": " · ".join(parts), "python": python}
+    return {"title": title, "full_title": full_title, "subtitle": " · ".join(parts)}
+
+
+def view_code(run: Dream) -> dict[str, str]:
+    """Return the Python code that a run's view copies, by what it makes.
+
+    Args:
+        run: Run that the view shows.
+    """
+    return {"run": run_code(run), "best": BEST, "prompt": prompt_code(run)}
 
 
 def edited_keys(view_state: Mapping[str, Any]) -> list[str]:
-    """Return the keys of the prompts that the user has edited in a view, and of the prompts that the edits made.
+    """Return the keys of the prompts that the user has edited, starred or pinned in a view, and of what the edits made.
 
     Args:
         view_state: What the user has set in the view.
     """
     edits = view_state.get("edits") or {}
-    return [step["key"] for edit in edits.values() for step in (edit["base"], edit["now"], *edit["trail"])]
+    edited = [step["key"] for edit in edits.values() for step in (edit["base"], edit["now"], *edit["trail"])]
+    pinned = view_state.get("pinned")
+    return [*edited, *(view_state.get("stars") or {}), *([pinned["key"]] if pinned else [])]
+
+
+def starred_prompts(run: Dream, view_state: Mapping[str, Any]) -> list[Prompt]:
+    """Return the prompts that the user has starred in a view, in the order in which they were starred.
+
+    Args:
+        run: Run that the view shows.
+        view_state: What the user has set in the view.
+    """
+    found = []
+    for key, entry in (view_state.get("stars") or {}).items():
+        same = next((p for p in run.so_far.frontier if state.key(p.ids) == key), None)
+        plain = (tuple(entry["ids"]), tuple(entry["tokens"]), entry["text"], entry["value"], entry["ce"])
+        found.append(same or Prompt(*plain, bool(entry["trips"]), run.provenance, run.attribution))
+    return found
+
+
+def view_of_stars(prompts: Iterable[Prompt]) -> dict[str, Any]:
+    """Return what a view keeps of starred prompts, by their keys.
+
+    Args:
+        prompts: Starred prompts.
+    """
+    stars = {}
+    for prompt in prompts:
+        entry = state.frontier_entry(prompt)
+        named = {name: entry[name] for name in ("key", "ids", "tokens", "text", "trips")}
+        stars[entry["key"]] = {**named, "value": entry["y"], "ce": entry["x"]}
+    return stars
 
 
 def queue_attributions(run: Dream, most: int = KEPT, first: Iterable[Prompt] = ()) -> list[Future]:
@@ -148,18 +188,30 @@ def frozen_run(
     if picked not in keys and picked not in also and picked not in known_attributions(run, [picked]) and default:
         picked = state.key(default.ids)
     past = follower.past()  # opens the run's model, with which the labels have the text of a start
-    traits = {**view_labels(run), **follower.state(), "past": past, "picked": picked, "live": False}
+    traits = {
+        **view_labels(run),
+        "python": view_code(run),
+        **follower.state(),
+        "past": past,
+        "picked": picked,
+        "live": False,
+    }
     traits["view_state"] = dict(view_state or {})
     if traits["status"] not in ENDED:
         traits["status"] = "stopped"  # the run does not go on in the page
 
-    def page(best: int, worst: int, texts: bool, most: int) -> str:
+    cloud = follower.cloud()
+
+    def page(best: int, worst: int, texts: bool, most: int, points: bool) -> str:
         entries = known_attributions(run, [picked, *also], most).items()
         attributions = {key: state.trimmed(entry, best, worst) for key, entry in entries}
         past = traits["past"] if texts else _without_texts(traits["past"])
-        return frozen("dream", {**traits, "attributions": attributions, "past": past}, live_id)
+        shown = {**traits, "attributions": attributions, "past": past, "cloud": cloud if points else None}
+        return frozen("dream", shown, live_id)
 
-    sizes = (6, 2, True, strips), (4, 1, True, strips), (4, 1, False, strips), (3, 1, False, min(8, strips))
+    few = min(8, strips)
+    sizes = [(6, 2, True, strips, True), (6, 2, True, strips, False), (4, 1, True, strips, False)]
+    sizes += [(4, 1, False, strips, True), (4, 1, False, strips, False), (3, 1, False, few, False)]
     return first_small_page(weight, (page(*size) for size in sizes))
 
 

@@ -23,6 +23,7 @@ from dreamy_lens.panels.run_view import (
 )
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.runs.dreams import Dreams
+from dreamy_lens.runs.python_code import prompt_code, runs_code
 from dreamy_lens.runs.worker import ENDED, PAUSED, RUNNING
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class RunsPanel(LivePanel):
     runs = traitlets.List().tag(sync=True)
     groups = traitlets.List().tag(sync=True)
     picked = traitlets.Unicode("").tag(sync=True)
+    python = traitlets.Dict().tag(sync=True)
 
     def __init__(self, runs: Sequence[Dream]) -> None:
         self.run: Any = runs if isinstance(runs, Dreams) else Dreams(list(runs))
@@ -127,7 +129,8 @@ class RunsPanel(LivePanel):
             seed = run.provenance.seed
             name = f"run {number}" if seed is None else f"seed {seed}"
             group = groups.index(run.provenance.feature)
-            runs.append({"name": name, "group": group, **view_labels(run), **follower.brief()})
+            code = {"prompt": prompt_code(run)}
+            runs.append({"name": name, "group": group, "python": code, **view_labels(run), **follower.brief()})
         names = [next(run for run in self.run if run.provenance.feature == text).feature_names for text in groups]
         statuses = {run["status"] for run in runs}
         ends = [s for s in ("failed", "stopped", "done") if s in statuses]
@@ -144,6 +147,7 @@ class RunsPanel(LivePanel):
             "used": min((run["used"] for run in runs), default=-1.0),
             "runs": runs,
             "groups": [name for name, _ in names],
+            "python": {"run": runs_code(list(self.run))} if runs else {},
         }
 
     def _hear(self, widget: Any, message: Any, buffers: Any = None) -> None:

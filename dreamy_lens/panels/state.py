@@ -26,6 +26,12 @@ CROWDS = 100
 """Most iterations whose population a view keeps."""
 
 
+CLOUD = 1200
+"""Most evaluated prompts that the cloud of a view shows."""
+
+_LEVELS, _DIGIT = 720, 90  # steps of a coordinate of the cloud, finer than a pixel; values of one of its letters
+
+
 def rounded(x: float, digits: int = 6) -> float | None:
     """Round a number to significant digits.
 
@@ -122,6 +128,65 @@ def trimmed(entry: dict[str, Any], best: int = 6, worst: int = 2) -> dict[str, A
     return {**entry, "subs": rows}
 
 
+def outlined(x: np.ndarray, y: np.ndarray, most: int = CLOUD, bins: int = 64) -> np.ndarray:
+    """Choose points that stand for many: the outline of all points, and an even sample of the others.
+
+    Args:
+        x: Coordinates across, float `[n]`, finite.
+        y: Coordinates up, float `[n]`, finite.
+        most: Most points to choose, at least four for each bin.
+        bins: Number of strips, across and up, whose outermost points are kept.
+
+    Returns:
+        Indices of the chosen points, ascending.
+    """
+    if len(x) <= most:
+        return np.arange(len(x))
+    outline: set[int] = set()
+    for along, height in ((x, y), (y, x)):
+        span = float(np.ptp(along)) or 1.0
+        strip = np.minimum(((along - along.min()) / span * bins).astype(int), bins - 1)
+        order = np.lexsort((height, strip))
+        ends = np.flatnonzero(np.diff(strip[order]))
+        outline |= {*order[np.append(0, ends + 1)].tolist(), *order[np.append(ends, len(order) - 1)].tolist()}
+    others = np.setdiff1d(np.arange(len(x)), np.fromiter(outline, int))
+    room = max(0, most - len(outline))
+    sample = others[np.linspace(0, len(others) - 1, min(room, len(others))).astype(int)]
+    return np.sort(np.concatenate([np.fromiter(outline, int), sample]))
+
+
+def cloud_of(history: History, most: int = CLOUD) -> dict[str, Any]:
+    """Return evaluated prompts as points of the plane, in a short form.
+
+    `data` has six letters for each point, column by column: two each for the coordinates as steps of the range, and for
+    the difference between the iterations of two points that follow one another. `at` says how many points there are,
+    `of` how many prompts they stand for.
+
+    Args:
+        history: Every evaluated prompt.
+        most: Most points.
+    """
+    finite = np.flatnonzero(np.isfinite(history.cross_entropy) & np.isfinite(history.value))
+    x, y = history.cross_entropy[finite].astype(float), history.value[finite].astype(float)
+    if not len(finite):
+        return {"x": [0, 1], "y": [0, 1], "at": 0, "of": 0, "data": ""}
+    kept = outlined(x, y, most)
+    iterations = history.iteration[finite][kept].astype(int)
+    columns, ranges = [], {}
+    for name, values in (("x", x[kept]), ("y", y[kept])):
+        low, span = float(values.min()), float(np.ptp(values)) or 1.0
+        columns.append(np.rint((values - low) / span * (_LEVELS - 1)).astype(int))
+        ranges[name] = [rounded(low), rounded(span / (_LEVELS - 1))]
+    columns.append(np.minimum(np.diff(iterations, prepend=0), _DIGIT**2 - 1))
+    letters = [part for column in columns for part in (column // _DIGIT, column % _DIGIT)]
+    return {
+        **ranges,
+        "at": len(kept),
+        "of": len(finite),
+        "data": "".join(chr(35 + n) for part in letters for n in part),
+    }
+
+
 class RunFollower:
     """State of the view of one run, again and again while the run goes on. It computes and decodes nothing twice.
 
@@ -181,6 +246,10 @@ class RunFollower:
             "note": "" if run.active else run.note,
             "frontier": [self._entry(so_far, row) for row in so_far.frontier_rows.tolist()],
         }
+
+    def cloud(self, most: int = CLOUD) -> dict[str, Any]:
+        """Return the evaluated prompts as points of the plane; see :func:`cloud_of`."""
+        return cloud_of(self.run.so_far.history, most)
 
     def past(self) -> dict[str, Any]:
         """Return every prompt that was on the frontier at any time, and the population of some iterations."""

@@ -67,6 +67,10 @@ class Attribution:
         cross_entropies: Cross-entropy of the prompt with that one token changed, nats per token, float32 `[n, k]`.
         candidate_tokens: Substitutes, each decoded by itself, n tuples of k.
         feature: Text form of the feature; empty if unknown.
+        model: Name or folder of the model; empty if unknown.
+        prepend_bos: Whether a BOS token stood before the prompt; None if unknown.
+        prefix: Token ids of a template before the prompt.
+        suffix: Token ids of a template after the prompt.
 
     >>> attribution = Attribution(
     ...     ids=np.array([5, 9]), tokens=(" the", " file"), value=3.0, cross_entropy=2.0,
@@ -91,6 +95,10 @@ class Attribution:
     cross_entropies: np.ndarray
     candidate_tokens: tuple[tuple[str, ...], ...]
     feature: str = ""
+    model: str = ""
+    prepend_bos: bool | None = None
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         n, shape = len(self.tokens), np.shape(self.candidates)
@@ -178,7 +186,8 @@ class Attribution:
             arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
             names = ("feature", "tokens", "value", "cross_entropy", "candidate_tokens")
             plain = {name: getattr(self, name) for name in names}
-            return {"format": FORMAT, "version": 1, **plain, **arrays}
+            known = {name: getattr(self, name) for name in ("model", "prepend_bos", "prefix", "suffix") if self.model}
+            return {"format": FORMAT, "version": 1, **plain, **known, **arrays}
 
         return save_as(path, content, self.to_pandas, lambda: strip(self), self.to_html, drawn=True)
 
@@ -199,6 +208,10 @@ class Attribution:
                 cross_entropy=float(data["cross_entropy"]),
                 candidate_tokens=pieces,
                 feature=str(data["feature"]),
+                model=str(data.get("model", "")),
+                prepend_bos=data.get("prepend_bos"),
+                prefix=tuple(data.get("prefix", ())),
+                suffix=tuple(data.get("suffix", ())),
                 **arrays,
             )
         except (KeyError, TypeError, ValueError) as error:

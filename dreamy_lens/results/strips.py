@@ -62,7 +62,9 @@ def attribution_strip(attribution: TokenAttribution, scale: StripScale, count: i
         )
         card = Html(f"{i + 1} of {len(attribution)}: {substitutes}")
         note = f"worst {number(-worst[i], places, True)}, best {number(-best[i], places, True)}"
-        strip.append(StripToken(token, float(worst[i] / scale.full), note, float(best[i] / scale.full), card))
+        seen = round(float(best[i]), places) != 0  # what is 0.00 as a number has no bar and no dotted line
+        bar = float(best[i] / scale.full) if seen else 0.0
+        strip.append(StripToken(token, float(worst[i] / scale.full), note, bar, card))
     return token_strip(strip)
 
 

@@ -18,6 +18,7 @@ from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
 from dreamy_lens.results.prompt import Prompt
 from dreamy_lens.runs import report, saving
+from dreamy_lens.runs.frames import check_replay, frames_of
 from dreamy_lens.runs.progress import advance
 from dreamy_lens.runs.recorded_run import RecordedRun
 from dreamy_lens.runs.spec import RunRecord
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+    from dreamy_lens.figures import SvgFigure
     from dreamy_lens.runs.session import Session
     from dreamy_lens.search.protocol import Search
 
@@ -112,6 +114,45 @@ class Dream(RecordedRun):
         """
         drawn: dict[str, Any] = {"history": self.history, **settings}
         return self.frontier.plot(**drawn)
+
+    def replay(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        seconds: float = 12.0,
+        max_cross_entropy: float | None = None,
+    ) -> SvgFigure:
+        """Return the search as an animation for talks: the frontier grows, and the best prompt changes below it.
+
+        The animation is an SVG without scripts, which loops in browsers and in slides made of HTML. Other programs, and
+        readers who ask for less motion, see the end of the search.
+
+        Args:
+            path: File to write, `.svg` or a page `.html`; None writes no file.
+            seconds: Duration of one loop, of which the last frame takes a quarter.
+            max_cross_entropy: Limit under which the best prompt is taken, in nats per token; None takes the strongest.
+
+        Returns:
+            Figure that a notebook displays.
+
+        Raises:
+            FileWriteError: The file cannot be written, or its ending stands for another format. Nothing was drawn.
+            SettingsError: `seconds` is not a positive number, or the run has no prompt with finite scores.
+        """
+        from dreamy_lens.figures import replay
+
+        if path is not None:
+            check_replay(path)
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < 3600:
+            raise SettingsError(f"seconds is {quoted(seconds)}; it is the duration of a loop, above 0 and below 3600.")
+        drawn = frames_of(self.history, lambda ids: self.so_far.text(ids), max_cross_entropy)
+        if not drawn:
+            raise SettingsError("The run has no prompt with finite scores, so there is nothing to replay.")
+        seed = "" if self.provenance.seed is None else f", seed {self.provenance.seed}"
+        figure = replay(drawn, self.feature_label, f"{self.provenance.model}{seed}", seconds)
+        if path is not None:
+            figure.save(path)
+        return figure
 
     def to_html(
         self, path: str | os.PathLike[str] | None = None, *, k: int = 32, strips: int = 20, static: bool = False

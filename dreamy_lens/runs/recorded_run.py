@@ -17,7 +17,7 @@ from dreamy_lens.features.parser import feature_names, parse
 from dreamy_lens.models.embedded import EMBEDDED_NAME
 from dreamy_lens.results.attribution import Attribution
 from dreamy_lens.results.history import HistoryBuilder
-from dreamy_lens.results.prompt import Decoder
+from dreamy_lens.results.prompt import Decoder, Prompt
 from dreamy_lens.results.snapshot import Snapshot
 from dreamy_lens.runs import saving
 from dreamy_lens.runs.controls import RunControls
@@ -46,11 +46,13 @@ class RecordedRun(RunControls):
     Attributes:
         provenance: Feature, model, seed, BOS and template of the run's prompts.
         folder: Folder in which the run was last saved, or from which it was loaded; None if there is none.
+        starred: Prompts that were starred in the run's panel. They stay in memory, and are not saved in the folder.
     """
 
     def __init__(self, record: RunRecord, session: Session | None = None) -> None:
         self.provenance = record.provenance
         self.folder: Path | None = None
+        self.starred: list[Prompt] = []
         self._spec, self._state = record.spec, record.state
         self._builder = HistoryBuilder.from_history(record.history)
         self._identity, self._fluency_name = record.identity, record.fluency_name
@@ -100,6 +102,11 @@ class RecordedRun(RunControls):
     def spec(self) -> RunSpec:
         """Spec of the run, with its models in memory: loaded now if the run was opened from a folder."""
         return dataclasses.replace(self.session.spec, config=self._spec.config)
+
+    @property
+    def recorded_spec(self) -> RunSpec:
+        """Spec of the run as it was asked for or saved; nothing is loaded."""
+        return self._spec
 
     @property
     def identity(self) -> dict[str, Any] | None:

@@ -28,6 +28,10 @@ class Constraint:
         """Describe the constraint in words."""
         raise NotImplementedError
 
+    def code(self) -> str:
+        """Return the Python expression that makes the constraint."""
+        return repr(self)
+
 
 @dataclass(frozen=True)
 class ForbidTokens(Constraint):
@@ -41,6 +45,10 @@ class ForbidTokens(Constraint):
         listed = ", ".join(map(repr, shown)) + (f" and {more} more" if more > 0 else "")
         return f"without the token{'s' * (len(self.tokens) > 1)} {listed}"
 
+    def code(self) -> str:
+        """Return the Python expression that makes the constraint."""
+        return f"dl.constraints.forbid_tokens({', '.join(map(python_literal, self.tokens))})"
+
 
 @dataclass(frozen=True)
 class ForbidText(Constraint):
@@ -52,6 +60,10 @@ class ForbidText(Constraint):
         """Describe the constraint in words."""
         return f"without the text {quoted(self.text, 300)} in any case"
 
+    def code(self) -> str:
+        """Return the Python expression that makes the constraint."""
+        return f"dl.constraints.forbid_text({python_literal(self.text)})"
+
 
 @dataclass(frozen=True)
 class RoundTrip(Constraint):
@@ -61,6 +73,10 @@ class RoundTrip(Constraint):
         """Describe the constraint in words."""
         return "round-trips through its text"
 
+    def code(self) -> str:
+        """Return the Python expression that makes the constraint."""
+        return "dl.constraints.round_trip()"
+
 
 @dataclass(frozen=True)
 class Printable(Constraint):
@@ -69,6 +85,10 @@ class Printable(Constraint):
     def describe(self) -> str:
         """Describe the constraint in words."""
         return "printable"
+
+    def code(self) -> str:
+        """Return the Python expression that makes the constraint."""
+        return "dl.constraints.printable()"
 
 
 @dataclass(frozen=True)
@@ -83,6 +103,10 @@ class Varied(Constraint):
         return (
             f"without a sequence of {self.ngram} tokens that occurs twice, {self.distinct:.0%} of the tokens distinct"
         )
+
+    def code(self) -> str:
+        """Return the Python expression that makes the constraint."""
+        return f"dl.constraints.varied({self.ngram}, {self.distinct!r})"
 
     def holds(self, row: np.ndarray) -> bool:
         """Return whether token ids `[n]` obey the constraint."""
@@ -103,6 +127,10 @@ class Fix(Constraint):
         """Describe the constraint in words."""
         return ", ".join(f"{quoted(token)} at position {position}" for position, token in self.at)
 
+    def code(self) -> str:
+        """Return the Python expression that makes the constraint."""
+        return f"dl.constraints.fix({{{', '.join(f'{at}: {python_literal(token)}' for at, token in self.at)}}})"
+
 
 @dataclass(frozen=True)
 class Template(Constraint):
@@ -113,6 +141,21 @@ class Template(Constraint):
     def describe(self) -> str:
         """Describe the constraint in words."""
         return f"inside the template {quoted(self.text, 300)}"
+
+    def code(self) -> str:
+        """Return the Python expression that makes the constraint."""
+        return f"dl.constraints.template({python_literal(self.text)})"
+
+
+def python_literal(value: Any) -> str:
+    """Return a value as it is written in Python, texts in double quotes where that needs no escapes.
+
+    >>> print(python_literal(" the"), python_literal(17), python_literal('say "x"'))
+    " the" 17 'say "x"'
+    """
+    text = repr(value)
+    plain = isinstance(value, str) and text[0] == "'" and '"' not in text
+    return f'"{text[1:-1]}"' if plain else text
 
 
 @dataclass(frozen=True)
@@ -133,6 +176,12 @@ class Chat(Constraint):
         """Describe the constraint in words."""
         turns = [f"{m['role']}: {_content(m)}" for m in json.loads(self.messages)]
         return f"inside the chat {quoted(' / '.join(turns), 300)}"
+
+    def code(self) -> str:
+        """Return the Python expression that makes the constraint."""
+        tools = "" if self.tools is None else f", tools={json.loads(self.tools)!r}"
+        closed = "" if self.add_generation_prompt else ", add_generation_prompt=False"
+        return f"dl.constraints.chat({json.loads(self.messages)!r}{closed}{tools})"
 
     def texts(self, tokenizer: Any) -> tuple[str, str]:
         """Return the text before and after the prompt, by a tokenizer's chat template."""

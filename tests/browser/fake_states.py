@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 import random
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
+from dreamy_lens.panels.state import cloud_of
+from dreamy_lens.runs.python_code import BEST, HOLE, attribution_code, program
 from tests.helpers.fakes import HOSTILE
 
 WORDS = (
@@ -24,6 +29,11 @@ def vocabulary(size: int = 4000) -> list[str]:
 
 
 VOCABULARY = vocabulary()
+PYTHON = {
+    "run": program('run = dl.dream("L2.N812", model="EleutherAI/pythia-160m")'),
+    "best": BEST,
+    "prompt": attribution_code("L2.N812", "EleutherAI/pythia-160m"),
+}
 
 
 def prompt(rng: random.Random, n: int = 12) -> list[int]:
@@ -83,6 +93,16 @@ def frontier_of(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
+def cloud_state(step: int, seed: int, count: int) -> dict[str, Any]:
+    """The cloud of a run after so many iterations, of 256 prompts each."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(2.4, 12, count)
+    iteration = np.sort(rng.integers(0, step + 1, count))
+    y = 9 * (1 - np.exp(-(iteration + 8) / 150)) * (1 - np.exp(-(x - 2) / 2.2)) - rng.exponential(1.5, count)
+    history = SimpleNamespace(cross_entropy=x, value=y, iteration=iteration)
+    return {**cloud_of(history), "of": 1 + 256 * step}  # pyright: ignore
+
+
 def run_state(
     step: int = 300, seed: int = 0, steps: int = 300, attributed: int = 20, k: int = 8, draws: int = 5, **changes: Any
 ) -> dict[str, Any]:
@@ -120,7 +140,7 @@ def run_state(
         "live_id": "0123456789abcdef",
         "title": "blocks.2.mlp.hook_post[-1, 812]",
         "subtitle": f"embedded · seed {seed} · 12 tokens",
-        "python": 'dl.parse("L2.N812")',
+        "python": PYTHON,
         "status": "done" if step == steps else "running",
         "step": step,
         "steps": steps,
@@ -136,6 +156,7 @@ def run_state(
         "restarts": restarts,
         "growth": growth,
         "past": past,
+        "cloud": cloud_state(step, seed, 2000),
         "attributions": {p["key"]: found(p, rng, k) for p in spread},
         "picked": "",
         "view_state": {},
@@ -145,8 +166,9 @@ def run_state(
 
 def empty_state(**changes: Any) -> dict[str, Any]:
     """The state of the dream view before anything is known."""
-    nothing = {"population": [], "frontier": [], "previous": None, "restarts": [], "past": None, "attributions": {}}
+    nothing = {"population": [], "frontier": [], "previous": None, "restarts": [], "past": None, "cloud": None}
     growth = {"iteration": [], "best": [], "hypervolume": []}
+    nothing["attributions"] = {}
     counts = {"step": 0, "evaluated": 0, "seconds": 0.0, "left": -1.0, "hypervolume": 0.0, "status": "running"}
     return {**run_state(1, attributed=0), **nothing, **counts, "steps": 300, "growth": growth, **changes}
 
@@ -173,6 +195,7 @@ def runs_state(
         "used": step / 300,
         "runs": runs,
         "groups": list(groups),
+        "python": {"run": program('runs = dl.dream("L2.N812", seeds=[0, 1])')},
         "attributions": known,
         "picked": "",
         **changes,
@@ -197,5 +220,6 @@ def hostile_state(**changes: Any) -> dict[str, Any]:
         known[e["key"]] = found(e, rng, tokens=HOSTILE)
     state["population"] = [[x, y, w, HOSTILE[i]] for i, (x, y, w, _) in enumerate(state["population"])]
     state["past"]["texts"] = [HOSTILE[i % len(HOSTILE)] for i in range(len(state["past"]["texts"]))]
-    names = {name: "".join(HOSTILE[:6]) for name in ("title", "subtitle", "python", "error")}
+    names: dict[str, Any] = {name: "".join(HOSTILE[:6]) for name in ("title", "subtitle", "error")}
+    names["python"] = dict.fromkeys(PYTHON, "".join(HOSTILE[:6]) + HOLE)
     return {**state, **names, "attributions": known, "picked": state["frontier"][-1]["key"], **changes}

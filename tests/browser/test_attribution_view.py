@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.browser.fake_states import VOCABULARY, bare, entry, found, prompt, quick, run_state
+from dreamy_lens.runs.python_code import HOLE
+from tests.browser.fake_states import VOCABULARY, bare, entry, found, prompt, quick, run_state, runs_state
 from tests.browser.fake_states import attribution_state as any_state
 from tests.browser.mounted import Mounted
 
@@ -281,7 +282,30 @@ def test_what_is_shown_is_copied_as_text_ids_and_python(mount: Mount):
     view = mount("attribution", state, permissions=["clipboard-read", "clipboard-write"])
     assert copied(view, "ids") == json.dumps(one["ids"], separators=(",", ":"))
     assert copied(view, "text") == one["text"]
-    assert copied(view, "Python") == f"dl.score({state['python']}, [{one['ids']}])"
+    code = state["python"]["prompt"].replace(HOLE, str(one["ids"]).strip("[]"))
+    assert copied(view, "Python") == code
+    view.change(python={})  # the view of an attribution whose feature is unknown
+    assert view.button("copy as Python").count() == 1
+    view.again()
+    assert view.button("copy as Python").count() == 0
+
+
+@pytest.mark.parametrize("kind", ["dream", "runs"])
+def test_a_run_and_its_best_prompt_are_copied_as_python(mount: Mount, kind: str):
+    state = run_state(40) if kind == "dream" else runs_state(2)
+    view = mount(kind, {**state, "live": False}, permissions=["clipboard-read", "clipboard-write"])
+
+    def code() -> str:
+        view.button("Copy as Python").click()
+        view.page.get_by_text("Copied as Python").first.wait_for()
+        return view.page.evaluate("() => navigator.clipboard.readText()")
+
+    assert code() == state["python"]["run"]
+    if kind == "dream":
+        box = view.page.get_by_label("maximum cross-entropy, as a number")
+        box.fill("4.5")
+        assert code() == state["python"]["run"] + "\n" + state["python"]["best"].replace(HOLE, "4.5")
+    assert not view.sent()
 
 
 def test_without_permission_it_says_so_or_copies_all_the_same(mount: Mount):
@@ -303,8 +327,13 @@ def test_without_permission_it_says_so_or_copies_all_the_same(mount: Mount):
     assert view.focused == "copy as text"  # the focus is where it was
     view.page.evaluate("() => { host.allowed = false; }")
     view.button("copy as ids").click()
-    view.page.get_by_text("Copying failed: the browser does not let this page use the clipboard.").wait_for()
+    view.page.get_by_text("The browser does not let this page use the clipboard. Copy the text").wait_for()
     assert view.page.locator("textarea.dlp-away").count() == 0
+    shown, ids = view.find(".dlp-code textarea"), json.dumps(attribution_state()["found"]["ids"], separators=(",", ":"))
+    assert shown.input_value() == ids and view.focused == "ids to copy"
+    assert view.page.evaluate("() => getSelection().toString()") in (ids, "")
+    view.button("Close").click()
+    assert shown.is_hidden()
 
 
 # What is asked.

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
-import json
-import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tests.browser.test_first_notebook import wait_for
+from tests.helpers.frozen_pages import frozen_state
 
 if TYPE_CHECKING:
     from tests.browser.lab import Lab, Notebook
 
 RUN = 'run = dl.dream("L2.N812", model, iterations=12, search="epo", population=4, children=8, length=6, seed=0)'
-
-
-def state_in(html: str) -> dict[str, Any]:
-    """The state of the frozen view in a cell."""
-    (data,) = re.findall(r'atob\("([^"]+)"\)', html)
-    return json.loads(gzip.decompress(base64.b64decode(data)))["state"]
 
 
 def test_an_edit_outlasts_a_dream_from_here(lab: Lab):
@@ -54,7 +45,7 @@ def test_an_edit_outlasts_a_dream_from_here(lab: Lab):
     page.wait_for_function("(view) => !view.isConnected", arg=first.element_handle(), timeout=30_000)
     first.get_by_role("button", name="dream from here").wait_for()
     html = "".join(notebook.save()["cells"][1]["outputs"][0]["data"]["text/html"])
-    assert state_in(html)["view_state"]["edits"][picked]["now"]["text"].endswith("the same as described only")
+    assert frozen_state(html)["view_state"]["edits"][picked]["now"]["text"].endswith("the same as described only")
     assert first.locator(".dlp-text").inner_text().startswith("the same as described only")
 
     first.get_by_role("button", name="dream from here").click()

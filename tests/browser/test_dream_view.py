@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from dreamy_lens.panels.state import cloud_of
+from dreamy_lens.runs.python_code import HOLE
 from tests.browser.fake_states import empty_state, run_state, runs_state
 from tests.browser.mounted import Mounted
 
@@ -35,6 +40,59 @@ def slide(view: Mounted, selector: str, value: float) -> None:
 
 
 # What it shows.
+
+
+def test_the_cloud_of_evaluated_prompts_is_shown_when_it_is_asked_for(mount: Mount):
+    state = run_state(120, steps=300)
+    packed = state["cloud"]
+    view = mount("dream", {**state, "cloud": None})
+    box, marks = view.page.get_by_label("Show all evaluated prompts"), view.find(".dlp-cloud")
+    axis = view.find(".dlp-axes text").all_inner_texts()
+    assert not box.is_checked() and not marks.count() and not view.sent("cloud")
+    box.check()
+    view.frames()
+    assert len(view.sent("cloud")) == 1 and not marks.count()
+    view.change(cloud=packed)
+    drawn = marks.get_attribute("d")
+    assert drawn.count("h0") == packed["at"] == 1200
+    assert view.page.get_by_text("Show all evaluated prompts (1,200 of 30,721)").is_visible()
+    assert view.find(".dlp-axes text").all_inner_texts() != axis  # all points are within the axes
+    slide(view, ".dlp-times input", 60)
+    assert 300 < marks.get_attribute("d").count("h0") < 900
+    slide(view, ".dlp-times input", 120)
+    assert marks.get_attribute("d") == drawn
+    view.change(step=122)
+    assert len(view.sent("cloud")) == 1
+    view.change(step=130)
+    assert len(view.sent("cloud")) == 2  # asked for again now and then
+    view.change(step=130, status="done", cloud=None)
+    assert len(view.sent("cloud")) == 3
+    box.uncheck()
+    view.frames()
+    assert not marks.count()
+
+
+def test_the_points_of_the_cloud_are_where_the_prompts_are(mount: Mount):
+    entry = run_state(30)["frontier"][-1]
+    points = [(entry["x"], entry["y"], 3), (entry["x"] + 2, entry["y"] - 4, 200), (entry["x"], entry["y"] - 4, 7000)]
+    x, y, iteration = (np.array(column) for column in zip(*sorted(points, key=lambda p: p[2]), strict=True))
+    cloud = cloud_of(SimpleNamespace(cross_entropy=x, value=y, iteration=iteration))  # pyright: ignore
+    at = {"step": 8000, "steps": 8000, "view_state": {"cloud": True}}
+    view = mount("dream", {**run_state(30), **at, "frontier": [entry], "cloud": cloud})
+    (first, *_) = re.findall(r"M([\d.]+) ([\d.]+)h0", view.find(".dlp-cloud").get_attribute("d"))
+    dot = view.find(".dlp-dot circle").last
+    assert [float(v) for v in first] == pytest.approx([float(dot.get_attribute(n)) for n in ("cx", "cy")], abs=1)
+    view.change(view_state={"cloud": True, "at": 201})
+    view.again()
+    assert view.find(".dlp-cloud").get_attribute("d").count("h0") == 2
+
+
+def test_a_frozen_view_has_the_cloud_if_it_was_kept(mount: Mount):
+    state = {**run_state(30), "live": False, "view_state": {"cloud": True}}
+    view = mount("dream", state)
+    assert view.find(".dlp-cloud").count() == 1
+    view.change(cloud=None)
+    assert view.page.get_by_label("Show all evaluated prompts").is_hidden() and not view.sent()
 
 
 def test_before_anything_is_known_it_says_what_happens(mount: Mount):
@@ -353,5 +411,5 @@ def test_the_picked_prompt_is_copied(mount: Mount, allowed: bool):
 
     assert copied("text") == entry["text"]
     assert json.loads(copied("ids")) == entry["ids"]
-    assert copied("Python") == f'dl.score(dl.parse("L2.N812"), [[{", ".join(map(str, entry["ids"]))}]])'
+    assert copied("Python") == state["python"]["prompt"].replace(HOLE, ", ".join(map(str, entry["ids"])))
     assert view.find(".dlp-notice").get_attribute("aria-live") == "polite"

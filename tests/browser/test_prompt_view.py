@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from dreamy_lens.html.numbers import decimals
 from tests.browser.fake_states import VOCABULARY, attribution_state, bare, entry, found, key, run_state
 from tests.browser.mounted import Mounted
 
@@ -42,12 +43,13 @@ def test_a_strip_shows_what_its_tokens_lose(mount: Mount):
     assert view.sent() == []  # everything is known
     style = "(all) => all.map((b) => [b.style.getPropertyValue('--d'), b.style.getPropertyValue('--h')].map(Number))"
     shown = view.find(".dlp-token").evaluate_all(style)
-    colour = max(*one["drop"], 0.0)
+    colour, digits = max(*one["drop"], 0.0), decimals([one["value"], *one["drop"]], 3)
     for (d, height), drop, floor in zip(shown, one["drop"], one["floor"], strict=True):
         assert abs(d - min(1, max(0, drop / colour))) < 1e-3
-        assert abs(height - min(1, max(0, floor / colour))) < 1e-3
+        expected = min(1, max(0, floor / colour)) if round(floor, digits) else 0
+        assert abs(height - expected) < 1e-3
     better = view.find(".dlp-token").evaluate_all("(all) => all.map((b) => b.classList.contains('dlp-better'))")
-    assert better == [floor < 0 for floor in one["floor"]]
+    assert better == [round(floor, digits) < 0 for floor in one["floor"]]
     legend = view.text(".dlp-legend")
     assert f"(max {colour:.3f})"[:8] in legend and "drop with the best, on the same scale" in legend
     assert view.find(".dlp-token small").count() == len(one["tokens"])

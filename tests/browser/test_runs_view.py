@@ -51,7 +51,7 @@ def test_every_status_has_its_words_and_buttons(mount: Mount, status: str, words
         "runs", runs_state(2, step=20, status=status, error="OSError: disk full" if status == "failed" else "")
     )
     assert view.text(".dlp-state").startswith(f"{words} · iteration 20 of 300 · 10,242 prompts")
-    assert view.find(".dlp-bar button").all_inner_texts() == buttons
+    assert view.find(".dlp-bar button").all_inner_texts() == [*buttons, "Copy as Python"]
     assert view.find(".dlp-wrong").first.is_visible() == (status == "failed")
 
 

@@ -46,10 +46,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that the test
 import numpy as np
 
 import dreamy_lens as dl
+from dreamy_lens.panels.frozen import from_text
 from dreamy_lens.search import config_to_dict
 from tests.golden import cases
 from tests.golden.cases import EXAMPLES, LOGIT_EFFECT, MERGE, SWEEP, sentences
 from tests.helpers import models
+from tests.helpers.frozen_pages import DATA as PACKED
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE / "data"
@@ -382,7 +384,11 @@ def unpacked(page: str) -> str:
     def written(found: re.Match[str]) -> str:
         return 'atob("' + gzip.decompress(base64.b64decode(found[1])).decode() + '")'
 
+    def written_85(found: re.Match[str]) -> str:
+        return 'const data = "' + gzip.decompress(from_text(found[1], int(found[2]))).decode() + '";'
+
     page = re.sub(r'atob\("([A-Za-z0-9+/=]{40,})"\)', written, page)
+    page = PACKED.sub(written_85, page)
     return re.sub(r'(get\("|=== "|if \(")[0-9a-f]{8,}"', r'\1<live>"', page)
 
 

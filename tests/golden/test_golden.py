@@ -267,7 +267,12 @@ def test_a_sweep_finds_what_it_found_and_saves_the_same_files(tmp_path):
 def test_attributions_scores_effects_and_settings_are_what_they_were(tmp_path):
     make.make_others(tmp_path)
     same(json.loads((tmp_path / "others.json").read_bytes()), OTHERS)
-    same(plain(tmp_path / "attribution.json"), plain(DATA / "attribution.json"))
+    written = plain(tmp_path / "attribution.json")
+    added = {name: written.pop(name) for name in ("model", "prepend_bos", "prefix", "suffix")}  # since the golden
+    same(written, plain(DATA / "attribution.json"))
+    assert added == {"model": "embedded", "prepend_bos": True, "prefix": [], "suffix": []}
+    old = dl.results.Attribution.load(DATA / "attribution.json")
+    assert (old.model, old.prepend_bos, old.prefix, old.suffix) == ("", None, (), ())
 
 
 @pytest.mark.parametrize(("name", "text"), make.read(DATA / "features.json").items())

@@ -136,7 +136,11 @@ def test_a_bad_setting_is_a_sentence_that_begins_with_its_name(played):
 
 def test_the_line_of_python_starts_the_same_run(played, gpt2):
     typed = SMALL | {"seeds": "4", "round_trip": True, "template": "a {dream}b", "forbidden": "dog", "lambda_max": "5"}
-    line = played.ask("check", "L1.N3", **typed)["python"]
+    answer = played.ask("check", "L1.N3", **typed)
+    line = answer["python"]
+    loaded = f"model = dl.load_model({json.dumps(played.form.model)})  # if"
+    assert answer["program"].startswith(f"import dreamy_lens as dl\n\n{loaded}")
+    assert answer["program"].endswith(f"\nrun = {line}")
     assert line.startswith("dl.dream('L1.N3', model, iterations=3,") and "lambda_min" not in line
     (run,) = played.start(**typed)
     same = eval(line[:-1] + ", progress=False)", {"dl": dl, "model": gpt2.bridge})

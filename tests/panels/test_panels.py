@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import gc
-import gzip
 import json
 import math
-import re
 import threading
 import time
 import weakref
@@ -36,6 +33,7 @@ from dreamy_lens.runs import Dream
 from dreamy_lens.scoring import Scorer
 from dreamy_lens.search import non_dominated
 from tests.helpers.dreams import dream, same
+from tests.helpers.frozen_pages import frozen_state
 
 FEATURE = "L1.N3"
 
@@ -360,12 +358,6 @@ def test_a_started_run_says_where_it_started(gpt2, run, tmp_path):
 # What is picked and edited.
 
 
-def frozen_state(page: str) -> dict:
-    """The state that a frozen view has in its page."""
-    (data,) = re.findall(r'atob\("([^"]+)"\)', page)
-    return json.loads(gzip.decompress(base64.b64decode(data)))["state"]
-
-
 def expected_pick(frontier) -> str:
     fluent = [p for p in frontier if p.cross_entropy <= 5]
     return state.key((fluent[-1] if fluent else frontier[len(frontier) // 2]).ids)
@@ -579,3 +571,81 @@ def test_no_trait_has_the_name_of_a_trait_of_ipywidgets():
     for kind in (DreamPanel, RunsPanel, AttributionPanel, FeatureForm):
         own = {name for each in kind.__mro__ if each.__module__.startswith("dreamy_lens") for name in vars(each)}
         assert not own & usual, kind
+
+
+# The cloud.
+
+
+def test_the_cloud_keeps_the_outline_and_is_small(run):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=40_000), rng.normal(size=40_000)
+    kept = state.outlined(x, y)
+    assert len(kept) == len(set(kept.tolist())) <= state.CLOUD and (np.diff(kept) > 0).all()
+    for values in (x, y, x + y, x - y):  # from every side, and from the corners
+        assert values[kept].max() > 0.97 * values.max() and values[kept].min() < 0.97 * values.min()
+    assert state.outlined(x[:5], y[:5]).tolist() == [0, 1, 2, 3, 4]
+    same = np.zeros(5000)
+    assert 0 < len(state.outlined(same, same)) <= state.CLOUD
+
+
+def test_a_panel_sends_the_cloud_when_it_is_asked_and_a_frozen_view_keeps_it(run):
+    panel = DreamPanel(run)
+    assert panel.cloud is None
+    panel._handler.hear(panel, {"type": "cloud"})
+    run.ask(lambda: None).result()
+    kept = frozen_state(panel.to_html())["cloud"]
+    assert panel.cloud == kept and kept["of"] == np.isfinite(run.history.value).sum()
+    assert len(kept["data"]) == 6 * kept["at"]
+    assert kept["at"] == min(kept["of"], state.CLOUD)
+
+
+# Starred prompts.
+
+
+def test_starred_prompts_are_known_to_the_run_and_to_its_other_views(gpt2):
+    run = dream(gpt2.bridge)
+    panel, (first, *_, last) = DreamPanel(run), run.frontier
+    found = run.ask(lambda: panel.inspector.attribution(np.array([5, 6, 7]))).result()
+    names = ("key", "ids", "tokens", "text", "trips", "value", "ce")
+    own = {name: found[name] for name in names}
+    listed = state.frontier_entry(last)
+    known = {**{n: listed[n] for n in names[:-2]}, "value": listed["y"], "ce": listed["x"]}
+    panel.view_state = {"stars": {known["key"]: known, own["key"]: own}}
+    assert run.starred == [last, run.starred[1]] and run.starred[1].ids == (5, 6, 7)
+    assert run.starred[1].attribution(k=4).value == pytest.approx(found["value"], rel=1e-4)
+    shown = frozen_state(panel.to_html())
+    assert list(shown["view_state"]["stars"]) == [known["key"], own["key"]] and own["key"] in shown["attributions"]
+    again = DreamPanel(run)
+    assert list(again.view_state["stars"]) == [known["key"], own["key"]]
+    assert again.view_state["stars"][own["key"]]["value"] == pytest.approx(own["value"])
+    again.view_state = {**again.view_state, "stars": {}}
+    assert run.starred == [] and first in run.frontier
+
+
+def test_edits_of_an_explored_prompt_are_written_to_its_cell(gpt2, monkeypatch):
+    shown = []
+
+    class Handle:
+        def update(self, content, raw):
+            shown.append(content)
+
+    def display(content, raw, display_id):
+        shown.append(content)
+        return Handle()
+
+    panel = AttributionPanel(FEATURE, [1, 2, 3], gpt2.bridge).wait()
+    with pytest.raises(NotImplementedError):
+        panel._ipython_display_()
+    monkeypatch.setattr("dreamy_lens.panels.attribution.in_kernel", lambda: True)
+    monkeypatch.setattr("IPython.display.display", display)
+    panel._ipython_display_()
+    assert len(shown) == 1 and "AttributionPanel" in shown[0]["text/plain"]
+    new = panel._thread.ask(lambda: panel._inspector.attribution(np.array([1, 2, 7]))).result()
+    step = {name: new[name] for name in ("key", "ids", "tokens", "text", "trips", "value", "ce")}
+    base = {**step, "key": panel.found["key"]}
+    edit = {"base": base, "now": step, "trail": [base], "chosen": -1, "grid": False, "typed": {}}
+    panel.view_state = {"edits": {base["key"]: edit}}
+    panel._handle_custom_msg({"type": "keep"}, [])
+    panel._thread.ask(lambda: None).result()
+    kept = frozen_state(shown[1]["text/html"])
+    assert kept["view_state"] == panel.view_state and kept["attributions"][new["key"]]["subs"]

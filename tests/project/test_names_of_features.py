@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 
 import numpy as np
@@ -74,7 +75,8 @@ def test_people_read_short_names_and_files_keep_the_whole(tmp_path, name, capsys
     saved = json.loads((tmp_path / "run" / "run.json").read_text())["meta"]["provenance"]["feature"]
     assert saved == whole == opened.provenance.feature == attribution.feature and opened.feature == dl.parse(feature)
     assert examples.labels == (whole,) and comparison.feature == whole
-    assert DreamPanel(run).python == f"dl.parse({whole!r})"
+    call = ast.parse(DreamPanel(run).python["run"]).body[-1].value
+    assert str(dl.parse(call.args[0].value)) == whole
 
 
 def test_a_name_that_cannot_be_parsed_has_a_short_direction_too():

@@ -136,3 +136,4 @@ def test_json_values():
     chat = constraints.chat([{"role": "user", "content": "ä {dream}"}], False, tools=[{"name": "f"}])
     assert from_dict(json.loads(json.dumps(to_dict(chat)))) == chat
     assert chat.describe() == "inside the chat 'user: ä {dream}'"
+    assert eval(chat.code(), {"dl": dl}) == chat

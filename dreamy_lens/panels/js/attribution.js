@@ -1,6 +1,6 @@
 // View of one prompt, for `dl.explore` and for an attribution.
 
-import { errorLine, heading, hear, keeper, listen, notices, register, stage, unique, visible } from "./common.js";
+import { copier, errorLine, heading, hear, keeper, listen, notices, register, stage, unique, visible } from "./common.js";
 import { attributionView } from "./strip.js";
 
 export const view = {
@@ -9,12 +9,13 @@ export const view = {
     const get = (name) => model.get(name), live = () => Boolean(get("live"));
     const [root, leave] = stage(el, "attribution");
     const [notice, say] = notices();
+    const copies = copier(say);
     const known = new Map(Object.entries(get("attributions") ?? {}));
     const send = (message) => model.send(message), nothing = "Scoring the prompt…";
     const kept = keeper(model, root), stays = () => true, slot = (key) => key, python = () => get("python");
-    const prompt = attributionView({ live, known, kept, stays, slot, say, send, nothing, name: unique(), python });
+    const prompt = attributionView({ live, known, kept, stays, slot, say, send, nothing, name: unique(), python, copies });
     const error = errorLine(model);
-    root.append(heading(get("title"), visible(get("subtitle")), notice, get("full_title")), error.el, prompt.el);
+    root.append(heading(get("title"), visible(get("subtitle")), notice, get("full_title")), error.el, copies.el, prompt.el);
 
     function draw() {
       const entry = get("found");

@@ -16,9 +16,10 @@ export const isGoing = (status) => ["ready", "running", "paused"].includes(statu
 /**
  * Make a status line. `draw(text)` shows a text and the buttons for the model's status; screen readers read `spoken`.
  *
- * suffix: end of the buttons' names; more: iterations that a button adds to a run that has ended, 0 for no button.
+ * suffix: end of the buttons' names; more: iterations that a button adds to a run that has ended, 0 for no button; last: button
+ * at the end of the line.
  */
-export function runBar({ model, live, suffix = "", more = 0 }) {
+export function runBar({ model, live, suffix = "", more = 0, last }) {
   const words = h("span", { class: "dlp-state", tabindex: -1 });
   const spoken = h("span", { class: "dlp-away", role: "status", "aria-live": "polite" });
   const el = h("div", { class: "dlp-bar" });
@@ -38,7 +39,7 @@ export function runBar({ model, live, suffix = "", more = 0 }) {
   function renew(status) {
     const focus = el.contains(document.activeElement) ? document.activeElement.dataset.act : null;
     const progress = isGoing(status) ? [h("progress", { "aria-label": "progress" })] : [];
-    el.replaceChildren(...buttons(status), ...progress, words);
+    el.replaceChildren(...buttons(status), ...progress, words, last);
     if (!focus) return;
     // Pause and Resume replace each other. After Stop no button gets the focus, so that Enter does not press another one.
     const again = { pause: "resume", resume: "pause" }[focus];

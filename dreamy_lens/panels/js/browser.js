@@ -1,6 +1,6 @@
 // Form of the feature browser. Names and messages are not trusted: they enter the page as text, never as markup.
 
-import { copy as toClipboard, h, listen, put, stage, visible } from "./common.js";
+import { copier, h, listen, put, stage, visible } from "./common.js";
 import { debounced, field, settingsOf } from "./fields.js";
 import { expressionOf, fieldsOf, QUICK } from "./spelling.js";
 import { hookTree } from "./tree.js";
@@ -181,10 +181,13 @@ function render({ model, el }) {
   const line = h("code");
   const copied = h("span", { class: "dlb-note", role: "status" });
   const copy = h("button", { disabled: true, onclick: copyLine }, "Copy as Python");
-  async function copyLine() {
-    await toClipboard(line.textContent);
-    copied.textContent = "copied";
-    setTimeout(() => (copied.textContent = ""), 2500);
+  const copies = copier((words) => {
+    copied.textContent = words;
+    setTimeout(() => (copied.textContent = ""), 8000);
+  });
+  let program = "";
+  function copyLine() {
+    copies.give(program, "Python");
   }
 
   // Settings.
@@ -221,6 +224,7 @@ function render({ model, el }) {
       settings.wrong(message.settings_error ?? "");
       line.textContent = message.python ?? "";
       copy.disabled = !message.python;
+      program = message.program ?? line.textContent;
       const runs = message.count ?? 1;
       start.textContent = runs > 1 ? `Start ${runs} dreams` : "Start dreaming";
     } else if (message.type === "started" && message.id === begun) {
@@ -295,6 +299,7 @@ function render({ model, el }) {
       ...settings.elements,
       h("div", { class: "dlb-line" }, start, copy, copied),
       notice,
+      copies.el,
       line,
     ),
   );

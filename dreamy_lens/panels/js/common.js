@@ -178,7 +178,7 @@ export function put(model, name, value) {
  * the user has edited something and left the view, Python is asked to freeze it again, so that a saved notebook has the edit.
  */
 export function keeper(model, root) {
-  const all = () => model.get("view_state") ?? {}, edits = () => JSON.stringify(all().edits ?? {});
+  const all = () => model.get("view_state") ?? {}, edits = () => JSON.stringify([all().edits ?? {}, all().stars ?? {}, all().pinned ?? null]);
   let timer = 0, absence = 0, last = edits();
   const flush = () => {
     if (!timer) return;
@@ -208,6 +208,18 @@ export function keeper(model, root) {
     flush();
   };
   return { get: (name) => all()[name] ?? null, set, end };
+}
+
+/** Return the prompts that the user has starred, which a view's memory keeps: {has(key), all(), turn(entry)}. */
+export function starred(kept, changed) {
+  const of = () => kept.get("stars") ?? {}, has = (key) => Object.hasOwn(of(), key);
+  const turn = (entry) => {
+    const { [entry.key]: before, ...others } = of();
+    kept.set({ stars: before ? others : { ...others, [entry.key]: entry } });
+    changed();
+  };
+  const all = () => Object.values(of()).map((e) => ({ ...e, x: e.ce, y: e.value }));
+  return { has, all, turn };
 }
 
 /** Make a line for notices, which screen readers read and which disappear after some seconds. */
@@ -247,6 +259,33 @@ export async function copy(text) {
     return done;
   }
 }
+
+/**
+ * Make a function that copies a text, and the element in which the text appears if the page may not use the clipboard.
+ *
+ * give(text, what) copies a text and says so: "Copied as {what}".
+ */
+export function copier(say) {
+  const el = h("div", { class: "dlp-code", hidden: true });
+  async function give(text, what) {
+    el.hidden = await copy(text);
+    say(el.hidden ? `Copied as ${what}` : "The browser does not let this page use the clipboard. Copy the text that is shown.");
+    if (el.hidden) return;
+    const rows = Math.min(10, text.split("\n").length + 1);
+    const box = h("textarea", { value: text, rows, readonly: true, "aria-label": `${what} to copy`, spellcheck: "false" });
+    el.replaceChildren(box, h("button", { onclick: () => { el.hidden = true; } }, "Close"));
+    box.focus();
+    box.select();
+  }
+  return { el, give };
+}
+
+/** Return Python code with a value in the place that Python left open in it. */
+export const filled = (code, value) => code.replace("\0", () => value);
+
+/** Make the button that copies the code which makes what a view shows. */
+export const codeButton = (copies, code) =>
+  h("button", { class: "dlp-python", onclick: () => copies.give(code(), "Python") }, "Copy as Python");
 
 /**
  * Move the focus with the arrow keys among elements of which only one is reached by the Tab key.

@@ -1,12 +1,19 @@
 // View of a run: watch the frontier grow, click a prompt, try other tokens.
 
 import { WORDS, isGoing, iterations, runBar } from "./bar.js";
-import { count, duration, errorLine, frontierOf, h, heading, hear, listen, notices, num, painter } from "./common.js";
-import { keeper, places, put, register, stage, unique, visible } from "./common.js";
+import { codeButton, copier, count, duration, errorLine, filled, frontierOf, h, heading, hear, listen, notices, num, painter } from "./common.js";
+import { keeper, places, put, register, stage, starred, unique, visible } from "./common.js";
 import { limitControl } from "./limit.js";
 import { frontierPlot, growthChart } from "./plot.js";
 import { attributionView } from "./strip.js";
 import { frontierTable } from "./table.js";
+
+/** Return the points [x, y, iteration] of a cloud that Python has packed. */
+function points({ x, y, at, data }) {
+  const value = (column, i) => 90 * (data.charCodeAt(2 * column * at + i) - 35) + data.charCodeAt((2 * column + 1) * at + i) - 35;
+  let it = 0;
+  return Array.from({ length: at }, (_, i) => [x[0] + x[1] * value(0, i), y[0] + y[1] * value(1, i), it += value(2, i)]);
+}
 
 const COLUMNS = ["value", "cross-entropy", "perplexity", "iteration", "text"];
 
@@ -19,29 +26,45 @@ export const view = {
     const error = errorLine(model);
     const kept = keeper(model, root), times = h("div", { class: "dlp-times" });
     const known = new Map(Object.entries(get("attributions") ?? {}));
-    const bar = runBar({ model, live, more: 100 });
+    const copies = copier(say);
+    const bar = runBar({ model, live, more: 100, last: codeButton(copies, code) });
     const plot = frontierPlot({ pick, caption: "frontier: value against cross-entropy" });
-    const table = frontierTable({ columns: COLUMNS, pick, kept, label: "the frontier" });
+    const stars = starred(kept, () => paint("table"));
+    const table = frontierTable({ columns: COLUMNS, pick, kept, label: "the frontier", stars });
     const limits = limitControl(setLimit);
     const send = (message) => model.send(message);
     const stays = () => get("frontier").some((e) => e.key === picked), name = unique(), python = () => get("python");
-    const prompt = attributionView({ live, known, kept, stays, slot: (key) => key, say, send, name, python });
+    const prompt = attributionView({ live, known, kept, stays, slot: (key) => key, say, send, name, python, copies, stars, moved });
     let limit = kept.get("limit"), at = kept.get("at"), asked = -1, picked = get("picked");
+    let marked = "null", opened = {}, unpacked = {}, cloudAt = -1; // the points of the cloud, and the iteration at which they were asked for
     let held = null; // entry of the picked prompt, wherever it was found
     let following = false; // whether the limit picked the prompt, so that it picks again at another iteration
 
-    const left = h("div", {}, plot.el, limits.el, times);
+    const all = h("input", { type: "checkbox", checked: Boolean(kept.get("cloud")), onchange: turn }), many = h("span", {});
+    const cloudy = h("label", { class: "dlp-cloudy" }, all, many);
+    const left = h("div", {}, plot.el, cloudy, limits.el, times);
     root.append(
       heading(get("title"), visible(get("subtitle")), notice, get("full_title")),
-      bar.el, error.el, bar.spoken, h("div", { class: "dlp-two" }, left, table.el), prompt.el,
+      bar.el, copies.el, error.el, bar.spoken, h("div", { class: "dlp-two" }, left, table.el), prompt.el,
     );
+
+    /** Return the past; a frozen view has its points as columns, of which iterations and texts are steps. */
+    function past() {
+      const given = get("past");
+      if (!given?.columns) return given;
+      if (opened.of !== given) {
+        const [x = [], y, ...more] = given.columns, sums = more.map((steps) => { let n = 0; return steps.map((d) => n += d); });
+        opened = { of: given, past: { ...given, points: x.map((_, i) => [x[i], y[i], ...sums.map((sum) => sum[i])]) } };
+      }
+      return opened.past;
+    }
 
     // Data to show: the present frontier, or the frontier after an earlier iteration.
 
     function entries() {
       if (at === null || !get("past")) return get("frontier");
       // A small frozen view has no texts of past prompts; prompts that are still on the frontier have their texts there.
-      const { points, texts, ids } = get("past");
+      const { points, texts, ids } = past();
       const place = (x, y, it) => [it, x.toPrecision(4), y.toPrecision(4)].join();
       const byText = new Map(get("frontier").map((e) => [e.text, e]));
       const byPlace = new Map(get("frontier").map((e) => [place(e.x, e.y, e.it), e]));
@@ -58,8 +81,21 @@ export const view = {
       const is = (e) => e?.key === picked, scored = (e) => e && { x: e.ce, y: e.value, ...e };
       const found = picked && (get("frontier").find(is) ?? entries().find(is));
       if (found) held = found;
-      else if (!is(held)) held = scored([kept.get("edits")?.[picked]?.base, known.get(picked)].find(is)) ?? null;
+      else if (!is(held)) held = scored([kept.get("edits")?.[picked]?.base, kept.get("stars")?.[picked], known.get(picked)].find(is)) ?? null;
       return held;
+    }
+
+    /** Return the entry of the prompt that the user has made from the picked one; null if there is none. */
+    function own() {
+      const now = prompt.shown, is = now && picked && now.key !== picked && Number.isFinite(now.value) && Number.isFinite(now.ce);
+      return is ? { key: now.key, text: now.text, x: now.ce, y: now.value } : null;
+    }
+
+    function moved() {
+      const mark = JSON.stringify(own());
+      if (mark === marked) return;
+      marked = mark;
+      paint("plot");
     }
 
     function crowd() {
@@ -69,11 +105,39 @@ export const view = {
       return nearest === undefined ? [] : crowds[nearest];
     }
 
+    /** Return the points of all evaluated prompts up to the iteration that is shown; null if they are not shown. */
+    function cloud() {
+      const packed = get("cloud");
+      if (!all.checked || !packed) return null;
+      if (unpacked.of !== packed) unpacked = { of: packed, points: points(packed) };
+      return at === null ? unpacked.points : unpacked.points.filter((p) => p[2] <= at);
+    }
+
+    function turn() {
+      kept.set({ cloud: all.checked });
+      fetchCloud();
+      paint("plot");
+    }
+
+    function drawCloud() {
+      const { of, at: shown } = get("cloud") ?? { of: get("evaluated"), at: 0 };
+      cloudy.hidden = !of || !(live() || get("cloud"));
+      const some = shown && shown < of ? ` (${shown.toLocaleString("en")} of ${of.toLocaleString("en")})` : "";
+      many.textContent = `Show all evaluated prompts${some}`;
+    }
+
+    function fetchCloud() {
+      const step = get("step"), due = get("cloud") ? step > 1.05 * cloudAt : step !== cloudAt;
+      if (!all.checked || !live() || !due) return;
+      cloudAt = step;
+      model.send({ type: "cloud" });
+    }
+
     function earlier() {
       if (at === null) return get("previous");
       const before = get("restarts").map(([i]) => i - 1).filter((i) => i < at).at(-1);
       if (before === undefined || !get("past")) return null;
-      const frontier = frontierOf(get("past").points.filter((p) => p[2] <= before).map(([x, y]) => ({ x, y })));
+      const frontier = frontierOf(past().points.filter((p) => p[2] <= before).map(([x, y]) => ({ x, y })));
       return { iteration: before, points: frontier.map(({ x, y }) => [x, y]) };
     }
 
@@ -118,8 +182,15 @@ export const view = {
 
     function drawPlot() {
       const main = { entries: entries(), main: true }, empty = nothing("The frontier grows here.");
-      plot.draw({ lines: [main], crowd: crowd(), earlier: earlier(), limit, picked: pickedEntry(), empty });
+      drawCloud();
+      plot.draw({ lines: [main], crowd: crowd(), cloud: cloud(), earlier: earlier(), limit, picked: pickedEntry(), own: own(), empty });
       drawLimits(main.entries);
+    }
+
+    /** Return the code that makes the run, and with a limit its best prompt. */
+    function code() {
+      const { run, best } = get("python");
+      return limit === null || at !== null ? run : `${run}\n${filled(best, String(limit))}`;
     }
 
     const under = (main, most) => main.filter((e) => e.x <= most + 1e-9).at(-1);
@@ -221,7 +292,7 @@ export const view = {
     const changed = (...parts) => () => paint(...parts);
     const end = listen(model, {
       "change:status": changed("bar", "plot", "table"),
-      "change:step": changed("bar", "times"),
+      "change:step": () => { fetchCloud(); paint("bar", "times"); },
       "change:steps": changed("bar"),
       "change:seconds": changed("bar"),
       "change:evaluated": changed("bar", "plot", "table"),
@@ -232,11 +303,13 @@ export const view = {
       "change:restarts": changed("times"),
       "change:growth": changed("times"),
       "change:past": recall,
+      "change:cloud": () => { if (!get("cloud")) cloudAt = -1; fetchCloud(); paint("plot"); },
       "change:attributions": learn,
       "change:picked": follow,
       "msg:custom": hear(prompt, say),
     });
     fetchPast();
+    fetchCloud();
     drawBar();
     drawPlot();
     drawTable();

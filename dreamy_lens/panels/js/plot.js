@@ -7,10 +7,11 @@ const LEFT = 58, TOP = 12, BOTTOM = 48;
 /**
  * Make a plot that can be drawn again and again.
  *
- * draw({lines, crowd, earlier, limit, picked, empty}): lines are [{entries: [{key, x, y, text, it}], style, name, main}];
- * prompts can be picked only from the main line. crowd is [[x, y, λ, text]]; earlier is {points, iteration} or null; picked
- * is the entry of the picked prompt or null, and has its ring also where no line has it; empty is the text of a plot without
- * points. The plot is as wide as its parent element, so that letters keep their size.
+ * draw({lines, crowd, cloud, earlier, limit, picked, own, empty}): lines are [{entries: [{key, x, y, text, it}], style, name, main}];
+ * prompts can be picked only from the main line. crowd is [[x, y, λ, text]]; cloud is [[x, y]] or null, points
+ * behind all others; earlier is {points, iteration} or null; picked
+ * is the entry of the picked prompt or null, and has its ring also where no line has it; own is the entry of an
+ * edited prompt or null, which has a mark of its own; empty is the text of a plot without points. The plot is as wide as its parent element, so that letters keep their size.
  */
 export function frontierPlot({ pick, caption }) {
   const tip = h("div", { class: "dlp-tip", hidden: true });
@@ -33,7 +34,8 @@ export function frontierPlot({ pick, caption }) {
     right = names.length ? 22 + Math.min(130, 7 * Math.max(...names.map((line) => line.name.length))) : 16;
     const main = content.lines.find((line) => line.main) ?? { entries: [] };
     const off = content.picked && !main.entries.some((e) => e.key === content.picked.key) ? content.picked : null;
-    const points = [...content.lines.flatMap((line) => line.entries), ...(off ? [off] : [])];
+    const behind = (content.cloud ?? []).map(([x, y]) => ({ x, y }));
+    const points = [...content.lines.flatMap((line) => line.entries), ...(off ? [off] : []), ...(content.own ? [content.own] : []), ...behind];
     explain(content);
     domain = fit(domain, points.length ? points : content.crowd.map(([x, y]) => ({ x, y })));
     if (!domain) {
@@ -44,6 +46,9 @@ export function frontierPlot({ pick, caption }) {
     const inside = (x, y) => x >= domain.x0 && x <= domain.x1 && y >= domain.y0 && y <= domain.y1;
     const parts = [axes()];
     const body = svg("g", { "clip-path": `url(#${clip})` });
+    // One path, because a thousand elements would be slow to draw again and again.
+    const dot = ({ x, y }) => `M${X(x).toFixed(1)} ${Y(y).toFixed(1)}h0`;
+    if (behind.length) body.append(svg("path", { class: "dlp-cloud", d: behind.map(dot).join("") }));
     if (content.earlier?.points.length)
       body.append(svg("path", { class: "dlp-earlier", d: steps(content.earlier.points.map(([x, y]) => ({ x, y })), X, Y) }));
     for (const [x, y] of content.crowd)
@@ -59,11 +64,13 @@ export function frontierPlot({ pick, caption }) {
     parts.push(...endLabels(names));
     parts.push(dots(main.entries, content.picked?.key));
     if (off) parts.push(stray(off));
+    if (content.own) parts.push(edited(content.own));
     redrawing = true;
     drawing.replaceChildren(...parts);
     spots = [
       ...content.crowd.filter(([x, y]) => inside(x, y)).map(([x, y, weight, text]) => ({ x, y, weight, text })),
       ...content.lines.filter((line) => !line.main).flatMap((line) => line.entries.map((e) => ({ ...e, of: line.name }))),
+      ...(content.own ? [{ ...content.own, of: "edited", own: true, key: null }] : []),
       ...[...main.entries, ...(off ? [off] : [])].map((e) => ({ ...e, main: true })),
     ];
     if (focused !== null) {
@@ -75,13 +82,14 @@ export function frontierPlot({ pick, caption }) {
   }
 
   /** Write what the marks are, below the plot, where the words cover no point. */
-  function explain({ lines, crowd, earlier }) {
+  function explain({ lines, crowd, cloud, earlier }) {
     const mark = (name) => h("span", { class: `dlp-key dlp-key-${name}`, "aria-hidden": "true" });
     const named = lines.some((line) => line.name);
     legend.hidden = named || !lines.some((line) => line.entries.length);
     legend.replaceChildren(
       mark("line"), "Frontier",
       ...(crowd.length ? [" · × population"] : []),
+      ...(cloud?.length ? [" · ", mark("cloud"), "evaluated"] : []),
       ...(earlier?.points.length ? [" · ", mark("earlier"), `dotted: iteration ${earlier.iteration}`] : []),
     );
   }
@@ -91,6 +99,15 @@ export function frontierPlot({ pick, caption }) {
     const name = "the picked prompt, which is not on this frontier", at = { cx: X(e.x), cy: Y(e.y) };
     return svg("g", { class: "dlp-stray", role: "img", "aria-label": name },
       svg("circle", { class: "dlp-ring", ...at, r: 9.5 }), svg("circle", { ...at, r: 4.5 }));
+  }
+
+  /** Make the mark of a prompt that the user has made from the picked one. */
+  function edited(e) {
+    const [x, y] = [X(e.x), Y(e.y)], left = x > W - right - 60;
+    const name = `the edited prompt: value ${num(e.y)}, cross-entropy ${num(e.x)}`;
+    const words = { class: "dlp-small", x: x + (left ? -12 : 12), y: y + 4, "text-anchor": left ? "end" : "start" };
+    return svg("g", { class: "dlp-own", role: "img", "aria-label": name },
+      svg("path", { d: `M${x} ${y - 8}l8 8l-8 8l-8 -8z` }), svg("text", words, "edited"));
   }
 
   /** Make the dots of the prompts that can be picked: the Tab key reaches one of them, arrow keys move along. */
@@ -129,7 +146,7 @@ export function frontierPlot({ pick, caption }) {
     const px = (event.clientX - box.left) * scale, py = (event.clientY - box.top) * scale;
     let best = null, least = reach * scale;
     for (const s of spots) {
-      const d = Math.hypot(X(s.x) - px, Y(s.y) - py) - (s.main ? 4 : 0);
+      const d = Math.hypot(X(s.x) - px, Y(s.y) - py) - (s.main || s.own ? 4 : 0);
       if (d < least) [best, least] = [s, d];
     }
     return best;
@@ -246,7 +263,7 @@ function rounded(low, high) {
 
 /** Make a small chart of the hypervolume over iterations, with restarts as dashed lines. */
 export function growthChart(growth, restarts, total, at) {
-  const w = 600, high = 64, values = growth.hypervolume ?? [], when = growth.iteration ?? [];
+  const w = 600, high = 64, values = growth.hypervolume ?? [], when = growth.iteration ?? values.map((_, i) => i);
   const place = { viewBox: `0 0 ${w} ${high}`, preserveAspectRatio: "none" };
   const chart = svg("svg", { ...place, class: "dlp-growth", "aria-hidden": "true" });
   const end = Math.max(1, total), top = Math.max(...values, 1e-9);

@@ -1,7 +1,7 @@
 // View of several runs: each run's frontier, and their merged frontier.
 
 import { WORDS, isGoing, iterations, runBar } from "./bar.js";
-import { count, errorLine, frontierOf, h, heading, hear, listen, notices, painter } from "./common.js";
+import { codeButton, copier, count, errorLine, frontierOf, h, heading, hear, listen, notices, painter } from "./common.js";
 import { keeper, put, register, stage, unique, visible } from "./common.js";
 import { frontierPlot } from "./plot.js";
 import { attributionView } from "./strip.js";
@@ -18,24 +18,25 @@ export const view = {
     const [notice, say] = notices();
     const error = errorLine(model);
     const choice = h("div", { class: "dlp-row dlp-choice" });
-    const bar = runBar({ model, live, suffix: " all" });
+    const copies = copier(say);
+    const bar = runBar({ model, live, suffix: " all", last: codeButton(copies, () => get("python").run) });
     const plot = frontierPlot({ pick, caption: "frontiers of several runs: value against cross-entropy" });
     const kept = keeper(model, root);
     const table = frontierTable({ columns: COLUMNS, pick, kept, label: "the merged frontier" });
 
     // The view remembers which run found the picked prompt, because that run answers even after the prompt is beaten.
     const holds = (run) => run.frontier.some((e) => e.key === picked);
-    let picked = get("picked"), group = get("runs").find(holds)?.group ?? kept.get("group") ?? 0;
+    let marked = "null", picked = get("picked"), group = get("runs").find(holds)?.group ?? kept.get("group") ?? 0;
     let only = kept.get("only") ?? -1, owner = kept.get("owner") ?? 0, drawnChoice = "", held = null;
     if (get("runs")[only]?.group !== group) only = -1;
     const known = memory(() => get("runs"), () => group, get("attributions"));
     const send = (message) => model.send({ ...message, run: owner });
-    const python = () => get("runs")[owner]?.python ?? "";
+    const python = () => get("runs")[owner]?.python;
     const stays = () => mine().some(holds), slot = (key) => `${group} ${key}`;
-    const prompt = attributionView({ live, known, kept, stays, slot, say, send, name: unique(), python });
+    const prompt = attributionView({ live, known, kept, stays, slot, say, send, name: unique(), python, copies, moved });
     root.append(
       heading(get("title"), count(get("runs").length, "run"), notice, get("full_title")),
-      bar.el, error.el, bar.spoken, choice, h("div", { class: "dlp-two" }, plot.el, table.el), prompt.el,
+      bar.el, copies.el, error.el, bar.spoken, choice, h("div", { class: "dlp-two" }, plot.el, table.el), prompt.el,
     );
 
     const mine = () => get("runs").map((run, number) => ({ ...run, number })).filter((run) => run.group === group);
@@ -99,7 +100,20 @@ export const view = {
         entries: run.frontier, style: `dlp-run dlp-run-${style(run)}`, name: all.length <= NAMED ? run.name : "",
       });
       const main = { entries: merged(), main: true, style: "dlp-merged" }, empty = "The frontiers grow here.";
-      plot.draw({ lines: [...shown().map(line), main], crowd: [], earlier: null, limit: null, picked: pickedEntry(), empty });
+      plot.draw({ lines: [...shown().map(line), main], crowd: [], earlier: null, limit: null, picked: pickedEntry(), own: own(), empty });
+    }
+
+    /** Return the entry of the prompt that the user has made from the picked one; null if there is none. */
+    function own() {
+      const now = prompt.shown, is = now && picked && now.key !== picked && Number.isFinite(now.value) && Number.isFinite(now.ce);
+      return is ? { key: now.key, text: now.text, x: now.ce, y: now.value } : null;
+    }
+
+    function moved() {
+      const mark = JSON.stringify(own());
+      if (mark === marked) return;
+      marked = mark;
+      paint("plot");
     }
 
     function drawTable() {

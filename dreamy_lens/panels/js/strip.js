@@ -1,6 +1,7 @@
 // View of one prompt: which tokens carry the feature, what substitutes would do, and inputs for other tokens and texts.
 
-import { copy, h, num, perplexity, places, visible, visibleToken } from "./common.js";
+import { filled, h, num, perplexity, places, visible, visibleToken } from "./common.js";
+import { comparison } from "./compare.js";
 import { heatMap, ledger } from "./substitutes.js";
 import { tokenStrip } from "./tokens.js";
 
@@ -25,9 +26,10 @@ const reading = (text, more = "") => {
 /**
  * Make the view of a prompt's attribution.
  *
- * host: {name, live(), send(message), say(text), python(), known: Map of entries by key, kept: memory of the view,
+ * host: {name, live(), send(message), say(text), python(): code with a place for the ids, copies, known: Map of entries by key, kept: memory of the view,
  * slot(key): name of a prompt's edit there, stays(): whether the picked prompt is on the present frontier, nothing: text
- * without a prompt}.
+ * without a prompt, stars: {has(key), turn(entry)} or undefined in a view without starred prompts, moved(): called when the prompt
+ * that is shown has changed}.
  * `show(entry)` shows a prompt of the frontier or an entry with scores, `answer(message)` takes an answer of Python, `el`
  * is the element.
  */
@@ -160,13 +162,27 @@ export function attributionView(host) {
     const fault = wrong ? [h("p", { class: "dlp-wrong", role: "alert" }, visible(wrong))] : [];
     const picture = grid && now.subs ? [heatMap(now, { swap: swap(), say: host.say })] : [strip()];
     if (chosen >= 0 && !grid) picture.push(substitutes());
-    el.replaceChildren(head(), ...fault, ...picture, ...(host.live() ? [editor()] : []));
+    el.replaceChildren(head(), ...fault, ...picture, ...beside(), ...(host.live() ? [editor()] : []));
+    host.moved?.();
     if (focus) {
       // If the focused button no longer exists, the focus goes to the chosen token, or to the first button.
       const again = el.querySelector(`[data-focus="${CSS.escape(focus)}"]`) ?? el.querySelector(".dlp-token.dlp-on, button");
       again?.focus({ preventScroll: true });
       if (Number.isInteger(caret) && again?.setSelectionRange) again.setSelectionRange(caret, caret);
     }
+  }
+
+  /** Return the prompt that is pinned for a comparison, with its newest results; null if there is none under this feature. */
+  function pinned() {
+    const kept = host.kept.get("pinned");
+    return kept && kept.slot === host.slot(kept.key) ? { ...kept, series: host.known.get(kept.key)?.series } : null;
+  }
+
+  function beside() {
+    const other = pinned();
+    if (!other) return [];
+    if (other.key !== now.key && now.ids.length) return [comparison(other, now)];
+    return [h("p", { class: "dlp-legend" }, "This prompt is pinned: pick or type another prompt to compare them.")];
   }
 
   /** Return the action of a click on a substitute; null in a frozen view, which cannot try anything. */
@@ -205,10 +221,8 @@ export function attributionView(host) {
 
   function buttons() {
     const button = (text, f, name, more = {}) => h("button", { onclick: f, "data-focus": name, ...more }, text);
-    const copied = (what, text) => button(what, async () => {
-      const done = await copy(text);
-      host.say(done ? `Copied as ${what}` : "Copying failed: the browser does not let this page use the clipboard.");
-    }, `copy-${what}`, { "aria-label": `copy as ${what}` });
+    const copied = (what, text) =>
+      button(what, () => host.copies.give(text, what), `copy-${what}`, { "aria-label": `copy as ${what}` });
     const leave = () => {
       trail = [];
       back(base);
@@ -221,13 +235,23 @@ export function attributionView(host) {
       grid = !grid;
       draw();
     };
+    const pin = () => {
+      host.kept.set({ pinned: pinned() ? null : { ...bare(now), slot: host.slot(now.key) } });
+      draw();
+    };
+    const starred = host.stars?.has(now.key), star = () => {
+      host.stars.turn(bare(now));
+      draw();
+    };
     return [
       trail.length ? button("Undo", () => back(trail.pop()), "undo") : null,
       now.key !== base.key ? button("Back to the picked prompt", leave, "back") : null,
       host.live() ? button("Dream from here", start, "start") : null,
       h("span", { class: "dlp-quiet" }, "Copy"), copied("text", now.text),
-      ...(now.ids.length ? [copied("ids", JSON.stringify(now.ids)),
-        copied("Python", `dl.score(${host.python()}, [[${now.ids.join(", ")}]])`)] : []),
+      now.ids.length ? copied("ids", JSON.stringify(now.ids)) : null,
+      now.ids.length && host.python()?.prompt ? copied("Python", filled(host.python().prompt, now.ids.join(", "))) : null,
+      host.stars && now.ids.length ? button(starred ? "★ Starred" : "☆ Star", star, "star", { "aria-pressed": String(starred) }) : null,
+      now.ids.length || pinned() ? button(pinned() ? "End comparison" : "Compare", pin, "pin") : null,
       now.subs ? button("Heat map", turn, "grid", { "aria-pressed": String(grid) }) : null,
     ];
   }

@@ -35,8 +35,11 @@ function alike(entries) {
   return groups;
 }
 
-/** Make a table. `draw(entries, picked, nothing)` shows the text `nothing` without entries. */
-export function frontierTable({ columns, pick, kept, label }) {
+/**
+ * Make a table. `draw(entries, picked, nothing)` shows the text `nothing` without entries. Starred prompts have a star, and may be
+ * shown alone.
+ */
+export function frontierTable({ columns, pick, kept, label, stars }) {
   const inner = h("div", { class: "dlp-inner" }), el = h("div", { class: "dlp-table" }, inner);
   let [by, way] = kept.get("sort") ?? ["cross-entropy", 1], fold = kept.get("fold") ?? true, last = null, seen = "";
   const opened = new Set(); // keys of the prompts whose near-duplicates are shown
@@ -82,8 +85,22 @@ export function frontierTable({ columns, pick, kept, label }) {
       h("button", given, column, h("span", { "aria-hidden": "true" }, sign)));
   }
 
-  function draw(entries, picked, nothing) {
-    last = [entries, picked, nothing];
+  function choosing() {
+    const count = stars?.all().length ?? 0;
+    if (!count) return null;
+    const press = () => {
+      kept.set({ starred: box.checked });
+      draw(...last);
+    };
+    const box = h("input", { type: "checkbox", checked: only(), onchange: press });
+    return h("label", { class: "dlp-fold dlp-starred" }, box, `Only starred prompts (${count})`);
+  }
+
+  const only = () => Boolean(kept.get("starred") && stars?.all().length);
+
+  function draw(given, picked, nothing) {
+    last = [given, picked, nothing];
+    const entries = only() ? stars.all() : given;
     if (!entries.length) return inner.replaceChildren(h("p", { class: "dlp-quiet" }, nothing));
     const digits = places(entries.map((e) => e.y)), value = COLUMNS[by][0], is = (e) => e.key === picked;
     const order = (a, b) => (value(a) < value(b) ? -way : value(a) > value(b) ? way : 0);
@@ -100,7 +117,8 @@ export function frontierTable({ columns, pick, kept, label }) {
         class: [is(e) && "dlp-on", under && "dlp-under"].filter(Boolean).join(" ") || null, "aria-selected": String(is(e)),
         tabindex, "data-key": e.key, onclick: () => pick(e.key),
       };
-      const more = count ? unfolder(e, count, tabindex) : null;
+      const star = stars?.has(e.key) ? h("span", { class: "dlp-star", role: "img", "aria-label": "starred" }, " ★") : null;
+      const more = count || star ? h("span", {}, star, count ? unfolder(e, count, tabindex) : null) : null;
       return h("tr", given, ...columns.map((c) => h("td", { class: `dlp-c-${c}` }, ...COLUMNS[c][1](e, digits, more))));
     };
     const focus = el.contains(document.activeElement) ? document.activeElement.dataset : null;
@@ -108,7 +126,7 @@ export function frontierTable({ columns, pick, kept, label }) {
     const body = h("tbody", { onkeydown: keys }, ...rows.map(row));
     const table = h("table", { role: "grid", "aria-label": label }, h("thead", {}, h("tr", {}, ...columns.map(head))), body);
     const box = h("div", { class: "dlp-scroll" }, table);
-    inner.replaceChildren(...[box, folding(entries, groups)].filter(Boolean));
+    inner.replaceChildren(...[box, folding(entries, groups), choosing()].filter(Boolean));
     box.scrollTop = scroll;
     if (picked !== seen) follow(box, body.querySelector(".dlp-on"));
     seen = picked;

@@ -16,6 +16,9 @@ export function tokenStrip(now, base, { chosen, yet, choose }) {
   const values = now.series?.filter((x) => x !== null) ?? [];
   const high = Math.max(1e-9, ...values);
 
+  // What is 0.00 as a number has no bar and no dotted line.
+  const seen = (x) => x !== null && Number(Math.abs(x).toFixed(digits)) > 0;
+
   function token(text, i) {
     const [drop, floor, at] = [now.drop, now.floor, now.series].map((all) => all?.[i] ?? null);
     const tried = `; worst substitute ${num(-drop, digits, true)}, best ${num(-floor, digits, true)}`;
@@ -24,13 +27,13 @@ export function tokenStrip(now, base, { chosen, yet, choose }) {
       drop === null ? "" : tried, at === null ? "" : `; value here ${num(at, digits)}`,
     ].join("");
     const classes = [
-      "dlp-token", i === chosen && "dlp-on", floor !== null && floor < 0 && "dlp-better",
+      "dlp-token", i === chosen && "dlp-on", floor < 0 && seen(floor) && "dlp-better",
       base.key !== now.key && base.ids[i] !== now.ids[i] && "dlp-changed",
     ];
     const given = {
       class: classes.filter(Boolean).join(" "), "aria-label": name, title: name,
       "aria-expanded": String(i === chosen), "data-focus": `token-${i}`,
-      style: { "--d": share(drop, full), "--h": share(floor, full) }, onclick: () => choose(i),
+      style: { "--d": share(drop, full), "--h": seen(floor) ? share(floor, full) : "0" }, onclick: () => choose(i),
     };
     const gauge = h("u", { style: { "--v": share(at, high) } });
     const under = now.series ? [gauge, h("small", {}, at === null ? "–" : num(at, Math.min(2, digits)))] : [];
