@@ -198,7 +198,9 @@ def _tidy(output: Any, text: _Text) -> bool:
     """Clean one output. Return whether to keep it."""
     if output.output_type == "stream":
         output.text = text(_settled(output.text))
-        return bool(output.text.strip())
+        lines = output.text.strip().split("\n")
+        is_progress = output.name == "stderr" and all(line.endswith(" ...") for line in lines)
+        return bool(output.text.strip()) and not is_progress  # "Loading the libraries ..." says nothing to a reader
     if output.output_type == "error":
         output.traceback = [text(line) for line in output.traceback]
         output.evalue = text(output.evalue)
