@@ -455,3 +455,11 @@ def test_recordings_share_a_stream_and_a_failed_one_leaves_its_stream_and_pool(w
     assert SHARED in scorer.passes["scoring"] and "previous error" in scorer.passes["scoring"]
     (failed, stream), *others = used
     assert all(pool is not failed for pool, _ in others) and all(other is stream for _, other in others)
+
+
+def test_graphs_of_an_attribution_are_freed(waits, clock):
+    run = dl.dream("L1.N3", placed("gpt2"), **{**SMALL, "iterations": 2, "batch_size": 16})
+    launches = waits.launches
+    run.attribution(run.history.ids[-1], k=30)
+    assert waits.launches > launches
+    assert not len(run.session.scorer.forward.passes) and not len(run.session.scorer.backward.passes)
