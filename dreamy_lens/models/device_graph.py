@@ -82,6 +82,9 @@ class DeviceGraph:
         return self.outputs
 
 
+_COPIES = (torch.ops.aten.copy_, torch.ops.aten._to_copy)
+
+
 class _ReadTensors(TorchDispatchMode):
     """Collects the tensors that operations read and that no operation made: weights, constants, caches.
 
@@ -99,6 +102,10 @@ class _ReadTensors(TorchDispatchMode):
             if isinstance(x, Tensor) and (key := _storage(x)) not in self._made:
                 self.tensors.setdefault(key, x.detach())
         out = func(*args, **kwargs)
+        if func.overloadpacket in _COPIES:
+            kinds = {x.device.type for x in (*tree_leaves((args, kwargs)), out) if isinstance(x, Tensor)}
+            if len(kinds) > 1:  # a replay would read memory of the host that holds something else by then
+                raise NotRecordable("a library copies between the host and the device during the pass")
         self._made |= {_storage(x) for x in tree_leaves(out) if isinstance(x, Tensor)} - self.tensors.keys()
         return out
 

@@ -49,6 +49,13 @@ MOST = 12
 """Largest number of graphs that are kept; the one that was not used for the longest time goes."""
 
 
+MOST_RECORDINGS = 3 * MOST
+"""Largest number of recordings of one kind of pass in a run, each of which takes as long as several passes.
+
+Searches side by side can have batches of ever new shapes; what fits no graph by then is run eagerly.
+"""
+
+
 class RecordableBatch(Protocol):
     """RecordableBatch that a graph can run.
 
@@ -94,6 +101,7 @@ class GraphStore:
         self._graphs: dict[Hashable, list[_Recorded]] = {}
         self._waiting: dict[Hashable, int] = {}
         self._count = itertools.count(1)
+        self._recordings = 0
         self._pool: Any = None
 
     def __len__(self) -> int:
@@ -104,13 +112,14 @@ class GraphStore:
         for key in list(self._graphs):
             self.drop(key)
         self._waiting.clear()
+        self._recordings = 0
 
     def find(self, key: Hashable, batch: RecordableBatch) -> Callable[[RecordableBatch], Any] | None:
         """Return the function that replays the smallest graph with room for a batch; None if there is none.
 
         Args:
             key: Everything besides its sizes that the pass depends on.
-            batch: RecordableBatch that is to be run.
+            batch: Batch that is to be run.
         """
         fitting = [g for g in self._graphs.get(key, ()) if _fits(batch.sizes, g.room)]
         best = min(fitting, key=lambda g: _cost(g.room), default=None)
@@ -121,6 +130,8 @@ class GraphStore:
     def is_due(self, key: Hashable) -> bool:
         """Count a pass for which there is no graph, and return whether one is to be recorded."""
         self._waiting[key] = self._waiting.get(key, 0) + 1
+        if self._recordings >= MOST_RECORDINGS:
+            return False
         return self._waiting[key] >= PATIENCE or bool(self._graphs.get(key))
 
     def drop(self, key: Hashable) -> None:
@@ -134,6 +145,7 @@ class GraphStore:
     def record(self, key: Hashable, batch: RecordableBatch, device: torch.device) -> Callable[[RecordableBatch], Any]:
         """Record a graph with room for a batch, and return the function that replays it."""
         self._waiting[key] = 0
+        self._recordings += 1
         room = _room(batch.sizes, batch.step)
         arrays = batch.arrays(room)
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}

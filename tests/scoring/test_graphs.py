@@ -20,7 +20,7 @@ import torch
 import dreamy_lens as dl
 from dreamy_lens.analysis import doctor
 from dreamy_lens.models import device_graph, to_host, tree_kernel
-from dreamy_lens.scoring import graph_choice
+from dreamy_lens.scoring import graph_choice, graphs
 from dreamy_lens.scoring.forward import KERNEL, SHARED, WHOLE
 from tests.helpers import devices, models
 from tests.helpers.devices import Waits
@@ -463,3 +463,13 @@ def test_graphs_of_an_attribution_are_freed(waits, clock):
     run.attribution(run.history.ids[-1], k=30)
     assert waits.launches > launches
     assert not len(run.session.scorer.forward.passes) and not len(run.session.scorer.backward.passes)
+
+
+def test_a_run_records_a_limited_number_of_graphs(waits, clock, monkeypatch):
+    monkeypatch.setattr(graphs, "MOST_RECORDINGS", 2)  # those of the two kinds that are compared
+    there, here = make_scorer("L1.N3", placed("gpt2")), make_scorer("L1.N3", models.family("gpt2").bridge)
+    rng = np.random.default_rng(0)
+    for size in (40, 40, 40, 100, 100, 40, 100, 20):
+        ids = children(rng, size)
+        close(there.score(ids), here.score(ids))
+    assert waits.graphs == 2
