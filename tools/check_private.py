@@ -16,6 +16,8 @@ from pathlib import Path
 
 THIRD_PARTY = {
     "_modules": "torch.nn.Module",
+    "_parameters": "torch.nn.Module",
+    "_buffers": "torch.nn.Module",
     "_forward_hooks": "torch.nn.Module",
     "_forward_pre_hooks": "torch.nn.Module",
     "_backward_hooks": "torch.nn.Module",

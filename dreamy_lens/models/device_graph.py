@@ -15,6 +15,8 @@ The graph keeps every tensor alive that a recorded kernel reads, so that its mem
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +29,9 @@ from dreamy_lens.models.transfer import NotRecordable, recording
 
 WARM_UPS = 2
 """Passes before the recording, in which libraries choose their routines and allocate their workspaces."""
+
+_RECORDING = threading.Lock()
+"""Held during a recording: it waits for the whole device at its start, which CUDA refuses while another one runs."""
 
 __all__ = ["DeviceGraph", "NotRecordable", "new_pool"]
 
@@ -50,18 +55,24 @@ class DeviceGraph:
     def __init__(self, function: Callable[[Tensor], Any], buffer: Tensor, pool: Any = None) -> None:
         self.buffer = buffer
         device = buffer.device
-        stream = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                function(buffer)
-        torch.cuda.current_stream(device).wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
         read = _ReadTensors()
-        # Other threads may use the device meanwhile: their calls are neither recorded nor errors.
-        with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"), recording():
-            with read:
-                outputs = function(buffer)
+        with _RECORDING:
+            stream, former = _stream(str(device)), torch.cuda.current_stream(device)
+            stream.wait_stream(former)
+            try:
+                # torch.cuda.graph stays on its stream if a recording fails, so the context around it goes back.
+                with torch.cuda.stream(stream):
+                    for _ in range(WARM_UPS):
+                        function(buffer)
+                    self._graph = torch.cuda.CUDAGraph()
+                    # Other threads may use the device meanwhile: their calls are neither recorded nor errors.
+                    recorded = torch.cuda.graph(
+                        self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"
+                    )
+                    with recorded, recording(), read:
+                        outputs = function(buffer)
+            finally:
+                former.wait_stream(stream)
         self._alive = read.tensors
         self.outputs = tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, outputs)
 
@@ -69,6 +80,9 @@ class DeviceGraph:
         """Start the recorded kernels, and return the outputs, which the next replay overwrites."""
         self._graph.replay()
         return self.outputs
+
+
+_COPIES = (torch.ops.aten.copy_, torch.ops.aten._to_copy)
 
 
 class _ReadTensors(TorchDispatchMode):
@@ -88,8 +102,21 @@ class _ReadTensors(TorchDispatchMode):
             if isinstance(x, Tensor) and (key := _storage(x)) not in self._made:
                 self.tensors.setdefault(key, x.detach())
         out = func(*args, **kwargs)
+        if func.overloadpacket in _COPIES:
+            kinds = {x.device.type for x in (*tree_leaves((args, kwargs)), out) if isinstance(x, Tensor)}
+            if len(kinds) > 1:  # a replay would read memory of the host that holds something else by then
+                raise NotRecordable("a library copies between the host and the device during the pass")
         self._made |= {_storage(x) for x in tree_leaves(out) if isinstance(x, Tensor)} - self.tensors.keys()
         return out
+
+
+@functools.cache
+def _stream(device: str) -> torch.cuda.Stream:
+    """Return the stream of all recordings on a device.
+
+    Graphs share the memory of a pool only if one stream recorded them, and libraries keep a workspace for each stream.
+    """
+    return torch.cuda.Stream(device)
 
 
 def _storage(x: Tensor) -> int:

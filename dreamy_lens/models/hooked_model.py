@@ -63,8 +63,7 @@ class HookedModel:
                 'token of your choice before every prompt, use a template, such as template("<token>{dream}").',
                 UserWarning,
             )
-        self._parameters: list[Tensor] | None = None
-        self._buffers: list[Tensor] = []
+        self._slots: list[tuple[Mapping[str, Any], str]] | None = None
         self._table: Tensor | None = None
         self._checked_weights: tuple[Any, ...] | None = None
         self._table_state: tuple[Any, ...] | None = None
@@ -109,13 +108,12 @@ class HookedModel:
     @property
     def versions(self) -> int:
         """Number that grows whenever a parameter or a buffer is edited in place; edits of `.data` do not count."""
-        tensors = (*self._listed_parameters(), *self._buffers)
-        return sum(0 if tensor.is_inference() else tensor._version for tensor in tensors)
+        return sum(0 if tensor.is_inference() else tensor._version for tensor in self._weights())
 
     @property
     def addresses(self) -> tuple[int, ...]:
         """Addresses of all parameters and buffers; they change when one is replaced or moved."""
-        return tuple(tensor.data_ptr() for tensor in (*self._listed_parameters(), *self._buffers))
+        return tuple(tensor.data_ptr() for tensor in self._weights())
 
     @property
     def is_recordable(self) -> bool:
@@ -130,20 +128,20 @@ class HookedModel:
     @property
     def devices(self) -> set[torch.device]:
         """Devices of the parameters and buffers: several if the model's layers are spread over devices."""
-        return {tensor.device for tensor in (*self._listed_parameters(), *self._buffers)}
+        return {tensor.device for tensor in self._weights()}
 
     def renew(self) -> None:
-        """Look at the modules and their parameters anew: the user may have replaced some."""
+        """Look at the modules anew: the user may have replaced some. Replaced parameters are noticed without it."""
         with self.lock:
-            self._parameters = None
+            self._slots = None
             self.backend.renew()
 
-    def _listed_parameters(self) -> list[Tensor]:
-        """Return the parameters, listed once, because listing them takes longer than a short pass."""
-        if self._parameters is None:
-            self._parameters = list(self.backend.module.parameters())
-            self._buffers = list(self.backend.module.buffers())
-        return self._parameters
+    def _weights(self) -> list[Tensor]:
+        """Return the present parameters and buffers; their places in the modules are listed once, which takes long."""
+        if self._slots is None:
+            stores = [s for m in self.backend.module.modules() for s in (m._parameters, m._buffers)]
+            self._slots = [(store, name) for store in stores for name, x in store.items() if x is not None]
+        return [tensor for store, name in self._slots if (tensor := store.get(name)) is not None]
 
     @property
     def is_processed(self) -> bool:
@@ -315,7 +313,7 @@ class HookedModel:
     def frozen(self) -> Iterator[None]:
         """Freeze the parameters within the context, so that a backward pass keeps only what the embeddings need."""
         with self.lock:
-            active = [p for p in self._listed_parameters() if p.requires_grad]
+            active = [p for p in self._weights() if p.requires_grad]
             try:
                 for p in active:
                     p.requires_grad_(False)

@@ -222,7 +222,11 @@ class RecordedRun(RunControls):
             from dreamy_lens.analysis.attribution import attributions
 
             own = {"allowed": self.session.constraint_set.allowed, "renew": not self.active}
-            yield from attributions(self.session.scorer, prompt, ks, **own, **settings)
+            try:
+                yield from attributions(self.session.scorer, prompt, ks, **own, **settings)
+            finally:
+                if not self.active:  # a run that is under way replays its recorded passes, and frees them at its end
+                    self.session.scorer.release_graphs()
 
         growing = work()
         for _ in ks:

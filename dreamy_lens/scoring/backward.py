@@ -72,7 +72,7 @@ class BackwardScorer:
         self.features, self.frame, self.models, self.bare = tuple(features), frame, models, bare
         self.batches = BatchRunner(batch_size)
         self.work = Work()
-        self.passes = GraphedPasses(features[0].model, "gradients", self._same)
+        self.passes = GraphedPasses(features[0].model, "gradients", _same)
         self._options: dict[tuple, dict[HookedModel, _PassOptions]] = {}
         self._trusted: set[HookedModel] = set()  # models whose embedding table gave the embeddings they compute
 
@@ -117,7 +117,7 @@ class BackwardScorer:
         """Return the options that make the passes of each model faster; models without an entry are run as they are."""
         if self.bare is False or any(model.is_hooked for model in self.models):
             return {}
-        key = layout.length, *((model.state, model.other_hooks, model.versions) for model in self.models)
+        key = layout.length, *((m.state, m.other_hooks, m.versions, m.addresses) for m in self.models)
         if key not in self._options:
             try:
                 with locked(self.models):  # other threads' passes must not meet a model without some of its parts
@@ -269,10 +269,6 @@ class BackwardScorer:
         scores = value.detach(), to_device(cross_entropy.detach(), value.device)
         return Gradient(tuple(parts), *scores, self.models.index(fluency))
 
-    def _same(self, ours: Gradient, plain: Gradient) -> bool:
-        """Return whether two gradients differ by rounding at most."""
-        return _same(ours, plain, self.features[0].model.dtype)
-
     def _values(self, readings: dict[HookedModel, ForwardPass], blocks: Sequence[PromptBlock]) -> Tensor:
         """Return the value of each prompt for the feature that owns it, `[B]`."""
         values = []
@@ -351,7 +347,5 @@ def _start(option: _PassOptions | None) -> int:
 
 def _same(ours: Gradient, plain: Gradient, dtype: torch.dtype) -> bool:
     """Return whether two gradients differ by rounding at most."""
-    pairs = [(ours.value, plain.value), (ours.cross_entropy, plain.cross_entropy)]
-    for a, b in zip(ours.parts, plain.parts, strict=True):
-        pairs += [(a.value, b.value), (a.cross_entropy, b.cross_entropy)]
-    return all(is_close(a, b, dtype) for a, b in pairs)
+    pairs = zip(ours.tensors, plain.tensors, strict=True)
+    return all(a is b if a is None or b is None else is_close(a, b, dtype) for a, b in pairs)

@@ -79,7 +79,7 @@ class ForwardScorer:
             dict.fromkeys([*(m for f in features for m in f.models), frame.fluency])
         )
         self.batches, self.work = BatchRunner(batch_size), Work()
-        self.passes = GraphedPasses(self.model, "scoring", self._same, {KERNEL: COMPILES_FROM})
+        self.passes = GraphedPasses(self.model, "scoring", _same, {KERNEL: COMPILES_FROM})
         self._sharings: dict[tuple, PrefixSharing | None] = {}
         self._unshared: dict[HookedModel, str] = {}
 
@@ -210,11 +210,6 @@ class ForwardScorer:
                 batches[model] = PlainBatch(model, layout, rows, capture, final)
         return batches
 
-    def _same(self, ours: Tensor, known: Tensor) -> bool:
-        """Return whether two results of a pass differ by rounding at most, each quantity by itself."""
-        pairs = [(a.nan_to_num(), b.nan_to_num()) for a, b in zip(ours, known, strict=True)]
-        return torch.equal(ours.isnan(), known.isnan()) and all(is_close(a, b, self.model.dtype) for a, b in pairs)
-
     def _score_eagerly(
         self,
         prompts: np.ndarray,
@@ -273,7 +268,7 @@ class ForwardScorer:
         """Return the prefix sharing of a model's prompts, or None if each prompt is scored whole."""
         if self.share is False or model.is_hooked:
             return None
-        key = model, layout.length, model.state, model.versions
+        key = model, layout.length, model.state, model.versions, model.addresses
         if key not in self._sharings:
             capture = self._capture(model)
             everywhere = any(model in f.logits for f in self.features)
@@ -291,3 +286,9 @@ class ForwardScorer:
         if model not in self._unshared:
             self._unshared[model] = why
             warn_unshared(model, why)
+
+
+def _same(ours: Tensor, known: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether two results of a pass differ by rounding at most, each quantity by itself."""
+    pairs = [(a.nan_to_num(), b.nan_to_num()) for a, b in zip(ours, known, strict=True)]
+    return torch.equal(ours.isnan(), known.isnan()) and all(is_close(a, b, dtype) for a, b in pairs)

@@ -49,6 +49,13 @@ MOST = 12
 """Largest number of graphs that are kept; the one that was not used for the longest time goes."""
 
 
+MOST_RECORDINGS = 3 * MOST
+"""Largest number of recordings of one kind of pass in a run, each of which takes as long as several passes.
+
+Searches side by side can have batches of ever new shapes; what fits no graph by then is run eagerly.
+"""
+
+
 class RecordableBatch(Protocol):
     """RecordableBatch that a graph can run.
 
@@ -94,6 +101,7 @@ class GraphStore:
         self._graphs: dict[Hashable, list[_Recorded]] = {}
         self._waiting: dict[Hashable, int] = {}
         self._count = itertools.count(1)
+        self._recordings = 0
         self._pool: Any = None
 
     def __len__(self) -> int:
@@ -104,13 +112,14 @@ class GraphStore:
         for key in list(self._graphs):
             self.drop(key)
         self._waiting.clear()
+        self._recordings = 0
 
     def find(self, key: Hashable, batch: RecordableBatch) -> Callable[[RecordableBatch], Any] | None:
         """Return the function that replays the smallest graph with room for a batch; None if there is none.
 
         Args:
             key: Everything besides its sizes that the pass depends on.
-            batch: RecordableBatch that is to be run.
+            batch: Batch that is to be run.
         """
         fitting = [g for g in self._graphs.get(key, ()) if _fits(batch.sizes, g.room)]
         best = min(fitting, key=lambda g: _cost(g.room), default=None)
@@ -121,6 +130,8 @@ class GraphStore:
     def is_due(self, key: Hashable) -> bool:
         """Count a pass for which there is no graph, and return whether one is to be recorded."""
         self._waiting[key] = self._waiting.get(key, 0) + 1
+        if self._recordings >= MOST_RECORDINGS:
+            return False
         return self._waiting[key] >= PATIENCE or bool(self._graphs.get(key))
 
     def drop(self, key: Hashable) -> None:
@@ -134,13 +145,18 @@ class GraphStore:
     def record(self, key: Hashable, batch: RecordableBatch, device: torch.device) -> Callable[[RecordableBatch], Any]:
         """Record a graph with room for a batch, and return the function that replays it."""
         self._waiting[key] = 0
+        self._recordings += 1
         room = _room(batch.sizes, batch.step)
         arrays = batch.arrays(room)
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}
         buffer = torch.empty(sum(map(math.prod, shapes.values())), dtype=torch.int64, device=device)
         _fill(buffer, arrays)
         self._pool = new_pool() if self._pool is None else self._pool
-        graph = DeviceGraph(lambda x: batch.run(_views(x, shapes), room), buffer, self._pool)
+        try:
+            graph = DeviceGraph(lambda x: batch.run(_views(x, shapes), room), buffer, self._pool)
+        except BaseException:
+            self._pool = None  # torch may take the pool of a recording that failed for one that is being recorded
+            raise
         recorded = _Recorded(graph, room, shapes)
         while len(self) >= MOST:
             self._drop_oldest()
@@ -164,7 +180,8 @@ class GraphedPasses(Generic[T]):
     Args:
         model: Model for which the choices are remembered.
         kind: Kind of the passes, such as "scoring".
-        same: Whether two results differ by rounding at most.
+        same: Whether two results of a model of a dtype differ by rounding at most. It is no method of the owner of the
+            passes, so that the graphs are free as soon as the owner is gone.
         slow: Ways whose preparation takes long, each with the milliseconds of a pass from which on they are tried.
 
     Attributes:
@@ -175,7 +192,7 @@ class GraphedPasses(Generic[T]):
         self,
         model: HookedModel,
         kind: str,
-        same: Callable[[T, T], bool],
+        same: Callable[[T, T, torch.dtype], bool],
         slow: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.model, self.kind, self._same, self._slow = model, kind, same, slow
@@ -208,10 +225,20 @@ class GraphedPasses(Generic[T]):
         """
         if os.environ.get(SWITCH, "1") == "0":
             return eager()
+        # A buffer that was made in the caller's inference mode could not be filled outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            return self._run(key, shape, eager, ways)
+
+    def _run(
+        self, key: Hashable, shape: Hashable, eager: Callable[[], T], ways: Mapping[str, Callable[[], RecordableBatch]]
+    ) -> T:
+        """Run a pass in the fastest way; see :meth:`run`."""
         device = self.model.device
         memory = remembered(self.model)
         shape = (self.kind, str(device), str(self.model.dtype), shape)
         choice = memory.get(shape)
+        if choice is not None and choice.way not in (EAGER, *ways):
+            choice = None  # of a scorer whose prefixes are shared in another way
         if choice is not None:
             self.choices[shape] = choice
             self._uses[shape] = self._uses.get(shape, 0) + 1
@@ -219,7 +246,7 @@ class GraphedPasses(Generic[T]):
                 return self._run_eagerly(eager)
         way = next(iter(ways)) if choice is None else choice.way
         batch = ways[way]()
-        replay = self._store.find((key, way), batch)
+        replay = None if choice is None else self._store.find((key, way), batch)
         if replay is not None:
             return replay(batch)
         if not self._store.is_due((key, way)):
@@ -231,7 +258,14 @@ class GraphedPasses(Generic[T]):
 
         if choice is None:
             preparations = {way: functools.partial(lambda w: prepare(w, ways[w]()), way) for way in ways}
-            choice, result = choose(lambda: self._run_eagerly(eager), preparations, self._same, device, self._slow)
+            try:
+                choice, result = choose(
+                    lambda: self._run_eagerly(eager), preparations, self._agrees, device, self._slow
+                )
+            except BaseException:  # an interruption too: a graph that was not compared must not stay
+                for other in ways:
+                    self._store.drop((key, other))
+                raise
             memory[shape] = self.choices[shape] = choice
             for other in ways:
                 if other != choice.way:
@@ -239,12 +273,17 @@ class GraphedPasses(Generic[T]):
             return result
         result = self._run_eagerly(eager)
         try:
-            if not self._same(prepare(way, batch)(), result):
+            if not self._agrees(prepare(way, batch)(), result):
                 raise Differs
-        except Exception as error:  # whatever an architecture, a card or a version of torch refuses
+        except BaseException as error:
             self._store.drop((key, way))
-            choice.drop(way, error)
+            if not isinstance(error, Exception):  # an interruption
+                raise
+            choice.drop(way, error)  # whatever an architecture, a card or a version of torch refuses
         return result
+
+    def _agrees(self, ours: T, known: T) -> bool:
+        return self._same(ours, known, self.model.dtype)
 
     def _run_eagerly(self, eager: Callable[[], T]) -> T:
         """Run a pass without a graph; where memory runs out, free that of the graphs first."""

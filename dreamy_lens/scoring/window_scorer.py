@@ -97,7 +97,7 @@ class WindowScorer:
         self.logits = {
             m for m in self.models if any(m in b.logits for b in banks) or (cross_entropy and m is frame.fluency)
         }
-        self.graphs = GraphedPasses(model, "scanning", self._same)
+        self.graphs = GraphedPasses(model, "scanning", _same)
         self._runs_user_code = any(runs_user_code(bank.members[0]) for bank in banks)
         self._parts: dict[HookedModel, ComponentBypass] = {}
         self.plain: dict[HookedModel, str] = {}
@@ -206,7 +206,7 @@ class WindowScorer:
                 states = tuple((m.state, m.other_hooks, m.versions, m.addresses) for m in self.models)
                 tensors = self.graphs.run(
                     states,
-                    (self.layout, len(rows).bit_length(), tuple(self.captures.items()), len(self.banks)),
+                    (self.layout, len(rows).bit_length(), tuple(self.captures.values()), len(self.banks)),
                     lambda: self._tensors(self.read(rows)),
                     {GRAPH: lambda: self._batch(rows)},
                 )
@@ -233,13 +233,6 @@ class WindowScorer:
             model.is_recordable and model.device == self.model.device for model in self.models
         )
 
-    def _same(self, ours: list[Tensor], known: list[Tensor]) -> bool:
-        """Return whether two results of a pass differ by rounding at most, each tensor by itself."""
-        return all(
-            torch.equal(a.isnan(), b.isnan()) and is_close(a.nan_to_num(), b.nan_to_num(), self.model.dtype)
-            for a, b in zip(ours, known, strict=True)
-        )
-
     @contextlib.contextmanager
     def keep_hooks(self) -> Iterator[None]:
         """Keep the hooks of passes attached between passes, inside the `with` block; free graphs at its end."""
@@ -248,3 +241,11 @@ class WindowScorer:
                 yield
             finally:
                 self.graphs.clear()
+
+
+def _same(ours: list[Tensor], known: list[Tensor], dtype: torch.dtype) -> bool:
+    """Return whether two results of a pass differ by rounding at most, each tensor by itself."""
+    return all(
+        torch.equal(a.isnan(), b.isnan()) and is_close(a.nan_to_num(), b.nan_to_num(), dtype)
+        for a, b in zip(ours, known, strict=True)
+    )

@@ -5,8 +5,11 @@ The device is emulated: a replay repeats the operations that were recorded, on t
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import logging
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +20,7 @@ import torch
 import dreamy_lens as dl
 from dreamy_lens.analysis import doctor
 from dreamy_lens.models import device_graph, to_host, tree_kernel
-from dreamy_lens.scoring import graph_choice
+from dreamy_lens.scoring import graph_choice, graphs
 from dreamy_lens.scoring.forward import KERNEL, SHARED, WHOLE
 from tests.helpers import devices, models
 from tests.helpers.devices import Waits
@@ -258,11 +261,6 @@ def test_edits_of_weights_are_seen(waits, clock, how):
             module.weight = torch.nn.Parameter(own.original_model.transformer.h[1].mlp.c_fc.weight.detach() * 0.5)
             if one is bridge:
                 devices.place(bridge, "cuda:0")
-        if hasattr(one, "renew"):
-            one.renew()
-    if how == "replaced":
-        there.invalidate_cache()
-        there.model.renew()
     here = make_scorer("L1.N3", own)
     for _ in range(6):
         ids = children(rng, 40)
@@ -336,3 +334,142 @@ def test_an_environment_variable_keeps_passes_eager(waits, clock, monkeypatch):
         scorer.score(children(rng, 40))
         scorer.gradient(children(rng, 4))
     assert not waits.graphs and scorer.passes == {}
+
+
+@pytest.mark.parametrize("template", [{}, {"prefix": [5, 6, 7]}], ids=["alone", "template"])
+def test_passes_recorded_in_inference_mode_run_outside_of_it(waits, clock, template):
+    there, here = (make_scorer("L1.N3", b, **template) for b in (placed("gpt2"), models.family("gpt2").bridge))
+    rng = np.random.default_rng(0)
+    with torch.inference_mode():
+        for _ in range(5):
+            there.score(children(rng, 40))
+    assert len(there.forward.passes)
+    for _ in range(2):
+        ids = children(rng, 40)
+        close(there.score(ids), here.score(ids))
+
+
+def test_a_model_is_free_after_a_scan_and_graphs_with_their_scorer(waits, clock):
+    bridge, rng = placed("gpt2"), np.random.default_rng(0)
+    scorer = make_scorer("L1.N3", bridge)
+    for _ in range(5):
+        scorer.score(children(rng, 40))
+        scorer.gradient(children(rng, 4))
+    assert len(scorer.forward.passes) and len(scorer.backward.passes)
+    kept = [weakref.ref(scorer.forward.passes), weakref.ref(scorer.backward.passes)]
+    gc.disable()
+    del scorer
+    assert not any(passes() for passes in kept)  # without a collection of cycles, which can be late
+    gc.enable()
+    texts = [f"the dog and the cat {i} are friends over the hill and a cat sings" for i in range(60)]
+    launches = waits.launches
+    dl.max_activating(["L1.N3"], bridge, texts, length=6, batch_size=16, progress=False, k=5, cache=False)
+    assert waits.launches > launches
+    known = weakref.ref(bridge)
+    del bridge
+    gc.collect()
+    assert known() is None
+
+
+def test_a_graph_that_was_not_compared_does_not_stay(waits, clock, monkeypatch):
+    scorer, rng = make_scorer("L1.N3", placed("gpt2")), np.random.default_rng(0)
+
+    def interrupt(*arguments: Any) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scorer.forward.passes, "_same", interrupt)
+        scorer.score(children(rng, 40)), scorer.score(children(rng, 40))
+        with pytest.raises(KeyboardInterrupt):
+            scorer.score(children(rng, 40))
+    assert waits.graphs == 1 and not len(scorer.forward.passes)
+    for _ in range(3):
+        scorer.score(children(rng, 40))
+    assert len(scorer.forward.passes) == 1
+
+
+def test_a_remembered_way_that_a_scorer_does_not_have_is_chosen_anew(waits, clock):
+    bridge, own = placed("gpt2"), models.family("gpt2").bridge
+    rng = np.random.default_rng(0)
+    there, here = make_scorer("L1.N3", bridge), make_scorer("L1.N3", own)
+    for _ in range(4):
+        there.score(children(rng, 40))
+    (choice,) = there.forward.passes.choices.values()
+    choice.way = KERNEL  # as where Triton and another way of sharing were
+    there.release_graphs()
+    for _ in range(4):
+        ids = children(rng, 40)
+        close(there.score(ids), here.score(ids))
+    assert there.passes["scoring"].startswith(("graph over shared prefixes (", "graph over whole rows ("))
+
+
+def test_gradients_are_compared_whole(waits, clock, monkeypatch):
+    replay = device_graph.DeviceGraph.replay
+
+    def wrong(graph: Any) -> Any:
+        out = replay(graph)
+        out[2].add_(0.01)  # the derivative with respect to the cross-entropy
+        return out
+
+    monkeypatch.setattr(device_graph.DeviceGraph, "replay", wrong)
+    scorer, rng = make_scorer("L1.N3 - mean_cross_entropy()", placed("gpt2")), np.random.default_rng(0)
+    for _ in range(5):
+        scorer.gradient(children(rng, 4))
+    assert "its numbers differ" in scorer.passes["gradients"] and not len(scorer.backward.passes)
+
+
+def test_recordings_share_a_stream_and_a_failed_one_leaves_its_stream_and_pool(waits, clock, monkeypatch):
+    current, used = [object()], []
+
+    @contextlib.contextmanager
+    def on(stream: Any) -> Iterator[None]:
+        former = current[0]
+        current[0] = stream
+        try:
+            yield
+        finally:
+            current[0] = former
+
+    class Recorded:  # like torch.cuda.graph, which stays on its stream if the recording has become invalid
+        def __init__(self, graph: Any, pool: Any, stream: Any, capture_error_mode: str) -> None:
+            self.inner, self.stream = devices._recorded(graph, pool, stream, capture_error_mode), stream
+            used.append((pool, stream))
+
+        def __enter__(self) -> None:
+            self.former, current[0] = current[0], self.stream
+            self.inner.__enter__()
+
+        def __exit__(self, *error: Any) -> None:
+            self.inner.__exit__(*error)
+            if len(used) == 1:
+                raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+            current[0] = self.former
+
+    monkeypatch.setattr(torch.cuda, "graph", Recorded)
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    default = current[0]
+    scorer, rng = make_scorer("L1.N3", placed("gpt2")), np.random.default_rng(0)
+    for size in (40, 40, 40, 40, 160, 160, 160):
+        scorer.score(children(rng, size))
+    assert current[0] is default and len(used) >= 3
+    assert SHARED in scorer.passes["scoring"] and "previous error" in scorer.passes["scoring"]
+    (failed, stream), *others = used
+    assert all(pool is not failed for pool, _ in others) and all(other is stream for _, other in others)
+
+
+def test_graphs_of_an_attribution_are_freed(waits, clock):
+    run = dl.dream("L1.N3", placed("gpt2"), **{**SMALL, "iterations": 2, "batch_size": 16})
+    launches = waits.launches
+    run.attribution(run.history.ids[-1], k=30)
+    assert waits.launches > launches
+    assert not len(run.session.scorer.forward.passes) and not len(run.session.scorer.backward.passes)
+
+
+def test_a_run_records_a_limited_number_of_graphs(waits, clock, monkeypatch):
+    monkeypatch.setattr(graphs, "MOST_RECORDINGS", 2)  # those of the two kinds that are compared
+    there, here = make_scorer("L1.N3", placed("gpt2")), make_scorer("L1.N3", models.family("gpt2").bridge)
+    rng = np.random.default_rng(0)
+    for size in (40, 40, 40, 100, 100, 40, 100, 20):
+        ids = children(rng, size)
+        close(there.score(ids), here.score(ids))
+    assert waits.graphs == 2
