@@ -32,8 +32,8 @@ def heat_map(prompt: Any, rows: int | None = None, width: float = WIDTH) -> SvgF
 
     >>> import dreamy_lens as dl
     >>> figure = dl.figures.heat_map(dl.attribution("L2.N812", "if given, applied only"), rows=5)
-    >>> figure.svg.count('class="own"')
-    4
+    >>> figure.svg.count('class="own"')  # the prompt's own token, once in each of five columns
+    5
     """
     (_, attribution), *others = as_attributions(prompt)
     if others:

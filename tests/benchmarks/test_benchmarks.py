@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -394,3 +394,15 @@ def test_the_benchmark_launches(benchmark, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["launches.py"])
     launches.main()
     assert "| epo | before | 7 | 7 | 7 |" in capsys.readouterr().out
+
+
+def test_the_benchmark_floor(benchmark, monkeypatch, capsys):
+    floor = benchmark("floor")
+    monkeypatch.setattr(floor, "bridge", lambda name, device: models.family("gpt2").bridge)
+    monkeypatch.setattr(floor, "SHAPES", {"embedded": SimpleNamespace(feature="L1.N3")})
+    monkeypatch.setattr("sys.argv", ["floor.py", "--models", "embedded", "--searches", "epo", "--iterations", "8"])
+    floor.main()
+    *_, row = capsys.readouterr().out.strip().splitlines()
+    _, model, search, work, rate, least, taken, share, _ = row.split("|")
+    assert (model.strip(), search.strip()) == ("embedded", "epo") and 0 < float(work) and 0 < float(rate)
+    assert 0 < float(least) < float(taken) and 0 < int(share.strip().removesuffix("%")) < 100

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
+import logging
 import os
 import re
 import struct
@@ -282,11 +283,12 @@ def ended(pid: int) -> bool:
     return False
 
 
-def test_a_browser_that_says_nothing_is_ended(silent_browser, tmp_path, monkeypatch, capfd):
+def test_a_browser_that_says_nothing_is_ended(silent_browser, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("DREAMY_LENS_TIMEOUT", "5")
-    with pytest.raises(WaitError, match=r"browser .* took longer than 5 seconds.*DREAMY_LENS_TIMEOUT.*figure\.html"):
+    wait = pytest.raises(WaitError, match=r"browser .* took longer than 5 seconds.*DREAMY_LENS_TIMEOUT.*figure\.html")
+    with caplog.at_level(logging.INFO, "dreamy_lens.progress"), wait:  # pytest has a log, and lines go to it
         save(frontier_of((1, 2)).plot(), tmp_path / "figure.svg")
-    assert "Waiting for the browser that draws the figure, at most 5 s (Ctrl-C ends it)" in capfd.readouterr().err
+    assert "Waiting for the browser that draws the figure, at most 5 s (Ctrl-C ends it)" in caplog.text
     assert not (tmp_path / "figure.svg").exists()
     if silent_browser.exists():  # on a busy machine, the limit may come before the browser
         assert ended(int(silent_browser.read_text()))
