@@ -82,7 +82,8 @@ class DeviceGraph:
         return self.outputs
 
 
-_COPIES = (torch.ops.aten.copy_, torch.ops.aten._to_copy)
+_COPIES = {"copy_", "_to_copy"}
+"""Operations of torch that copy a tensor, perhaps to another device."""
 
 
 class _ReadTensors(TorchDispatchMode):
@@ -102,7 +103,7 @@ class _ReadTensors(TorchDispatchMode):
             if isinstance(x, Tensor) and (key := _storage(x)) not in self._made:
                 self.tensors.setdefault(key, x.detach())
         out = func(*args, **kwargs)
-        if func.overloadpacket in _COPIES:
+        if func.overloadpacket.__name__ in _COPIES:
             kinds = {x.device.type for x in (*tree_leaves((args, kwargs)), out) if isinstance(x, Tensor)}
             if len(kinds) > 1:  # a replay would read memory of the host that holds something else by then
                 raise NotRecordable("a library copies between the host and the device during the pass")
