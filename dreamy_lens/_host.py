@@ -116,7 +116,7 @@ def progress_bar(shown: bool | None, **options: Any) -> Any:
     In logs and pipes it is a line every half minute.
 
     Args:
-        shown: Whether to show the bar, also where nobody watches; None shows it in Jupyter kernels and terminals, and
+        shown: Whether to show the bar, also in logs and pipes; None shows it in Jupyter kernels and terminals, and
             lines elsewhere.
         **options: Arguments of `tqdm`.
     """

@@ -1,6 +1,6 @@
 """Waits and other work that takes long: each says what it does; a wait has a limit, and ends on Ctrl-C.
 
-Lines go to stderr. Where nobody watches (stderr is a file or a pipe, and the process is no notebook), they go to the
+Lines go to stderr. Without a viewer (stderr is a file or a pipe, and the process is no notebook), they go to the
 logger `dreamy_lens.progress` if the program has set up logging, and are repeated every half minute.
 """
 
@@ -27,7 +27,7 @@ QUIET_SECONDS = 2.0
 """Seconds after which a wait says what it waits for."""
 
 LOG_SECONDS = 30.0
-"""Seconds between two lines on the same work where nobody watches."""
+"""Seconds between two lines on the same work in a log or a pipe."""
 
 LOG = logging.getLogger("dreamy_lens.progress")
 if LOG.level == logging.NOTSET:  # the program may have silenced it
@@ -74,7 +74,7 @@ def is_watched() -> bool:
 
 
 def write_line(line: str) -> None:
-    """Write a line on what is being done: to stderr, or where nobody watches, to the program's log if it has one."""
+    """Write a line on what is being done: to stderr, or without a viewer to the log of the program if it has one."""
     with contextlib.suppress(Exception):  # stderr may be closed
         if is_watched() or not LOG.hasHandlers():
             if is_watched() or LOG.isEnabledFor(logging.INFO):
@@ -114,7 +114,7 @@ class Ticker:
 
 @contextlib.contextmanager
 def announced(what: str, seconds: float | None = None, at_once: bool = False) -> Iterator[None]:
-    """Say what the block does if it takes longer than :data:`QUIET_SECONDS`; where nobody watches, say it repeatedly.
+    """Say what the block does if it takes longer than :data:`QUIET_SECONDS`; in a log or a pipe, say it repeatedly.
 
     Args:
         what: What the block does, as in "Waiting for the browser".
