@@ -9,6 +9,7 @@ from .api.card import card as card
 from .api.compare import compare as compare
 from .api.dream import dream as dream
 from .api.dream import load_run as load_run
+from .api.generate import generate as generate
 from .api.load import load as load
 from .api.max_activating import max_activating as max_activating
 from .api.score import score as score

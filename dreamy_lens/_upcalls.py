@@ -23,6 +23,11 @@ def attribution(feature: str, prompt: Any, model: str, **settings: Any) -> Any:
     return import_module("dreamy_lens").attribution(feature, prompt, model, **settings)
 
 
+def generate(prompt: Any, model: str, n_tokens: int, **settings: Any) -> Any:
+    """Continue a prompt, as `dreamy_lens.generate` does."""
+    return import_module("dreamy_lens").generate(prompt, model, n_tokens, **settings)
+
+
 def show_attribution(result: Any) -> None:
     """Display the view of a finished attribution in the current notebook cell."""
     _late("panels.cells", "show_attribution")(result)

@@ -15,12 +15,12 @@ from dreamy_lens.api.compare import compare
 from dreamy_lens.api.dream import dream, load_run
 from dreamy_lens.api.max_activating import max_activating
 from dreamy_lens.api.signatures import show_settings
-from dreamy_lens.comparison.card import Card, attribute_prompts
+from dreamy_lens.comparison.card import Card, attribute_prompts, continue_prompts
 from dreamy_lens.comparison.compatibility import check_same_fluency, examples_of, open_examples
 from dreamy_lens.comparison.merged_runs import fluency_model_of, merge_runs_of, model_of, prompt_length
 from dreamy_lens.corpus import Corpus, open_corpus
 from dreamy_lens.corpus.documentation import notice_of_scan
-from dreamy_lens.errors import FileWriteError, SettingsError, warn
+from dreamy_lens.errors import FileWriteError, SettingsError, quoted, warn
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.scan.config import ScanConfig
@@ -42,6 +42,7 @@ def card(
     path: str | os.PathLike[str] | None = None,
     strips: int = 8,
     k: int = 32,
+    continue_tokens: int = 16,
     progress: bool | None = None,
     **settings: Any,
 ) -> Card:
@@ -61,6 +62,8 @@ def card(
         path: File to write the page to; None writes no file.
         strips: Number of dreams, spread from fluent to strong, whose attribution is shown.
         k: Number of substitutes that the attribution tries at each position.
+        continue_tokens: Number of tokens that the model writes after each of these dreams, taking the most probable
+            token at each step; 0 writes none.
         progress: Whether to show progress; None shows it in terminals and notebooks.
         **settings: Settings of :func:`dreamy_lens.dream`, such as ``iterations=100``, ``seeds=[0, 1]`` or
             ``constraints=...``. A `fluency_model` also measures the cross-entropy of the corpus.
@@ -83,6 +86,11 @@ def card(
     ('L2.N17', 10, False)
     """
     scan_settings = _check_scan_settings(scan, examples)
+    if isinstance(continue_tokens, bool) or not isinstance(continue_tokens, int) or continue_tokens < 0:
+        raise SettingsError(
+            f"continue_tokens is {quoted(continue_tokens)}; it is the number of tokens that the model writes after "
+            "each dream, at least 0."
+        )
     if path is not None:
         check_page(path)
     if scan_settings.get("out") is not None:
@@ -127,7 +135,10 @@ def card(
     comparison = compare(merged, examples, progress=progress)
     with working("Computing the attributions of the dreams", progress):
         attributions, reason = attribute_prompts(merged.frontier, strips, k)
-    result = Card(comparison, merged, examples_of(examples, merged), effect, attributions, reason)
+    with working("Continuing the dreams", progress):
+        continued, why_not = continue_prompts(merged.frontier, strips, continue_tokens)
+    shown = examples_of(examples, merged)
+    result = Card(comparison, merged, shown, effect, attributions, reason, continued, why_not)
     if path is not None:
         try:
             result.to_html(path)

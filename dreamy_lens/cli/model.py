@@ -1,4 +1,4 @@
-"""Commands for models and features: `dreamy-lens attribute`, `hooks` and `doctor`."""
+"""Commands for models and features: `dreamy-lens attribute`, `generate`, `hooks` and `doctor`."""
 
 from __future__ import annotations
 
@@ -49,6 +49,30 @@ def _attribute(options: argparse.Namespace) -> None:
     print_result(attribution, options, as_text)
     if options.out:
         report_file(attribution.save(options.out), options)
+
+
+def add_generate(commands: Commands) -> None:
+    """Add the command `generate`."""
+    parser = commands.add("generate", _generate)
+    parser.add_argument("prompt", metavar="PROMPT", help="text of the prompt")
+    add_model(parser)
+    parser.add_argument("--tokens", type=int, default=20, metavar="N", help="number of tokens to write (default 20)")
+    temperature = "temperature of the sampling; default: 0, the most probable token at each step"
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help=temperature)
+    parser.add_argument("--top-k", type=int, metavar="N", help="number of most probable tokens to sample from")
+    top_p = "smallest sum of probabilities of the most probable tokens to sample from"
+    parser.add_argument("--top-p", type=float, metavar="P", help=top_p)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampling (default 0)")
+    add_output(parser, "the written tokens")
+    add_quiet(parser, "do not say what is being done")
+
+
+def _generate(options: argparse.Namespace) -> None:
+    model = load_selected_model(options)
+    settings = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed", "prepend_bos")}
+    continuation = dl.generate(options.prompt, model, options.tokens, **settings)
+    document = {"kind": "Continuation", **continuation.to_dict()}
+    print_result(continuation, options, lambda: print(f"{continuation.prompt}{continuation.text}"), document)
 
 
 def add_hooks(commands: Commands) -> None:

@@ -12,6 +12,7 @@ from dreamy_lens._host import working
 from dreamy_lens.comparison.comparison import Comparison
 from dreamy_lens.errors import DreamyLensError
 from dreamy_lens.results.attribution import Attribution
+from dreamy_lens.results.continuation import Continuation
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.logit_effect import LogitEffect
 from dreamy_lens.results.merged import Merged
@@ -29,6 +30,8 @@ class Card:
         logit_effect: Tokens that the feature promotes and suppresses; false, with the reason, without a direct path.
         attributions: Attributions of prompts all along the frontier, by index into the frontier.
         unattributed: Reason why there are no attributions; empty if there are.
+        continuations: Continuations of prompts all along the frontier, by index into the frontier.
+        not_continued: Reason why there are no continuations; empty if there are, or if none were asked for.
     """
 
     comparison: Comparison
@@ -37,6 +40,8 @@ class Card:
     logit_effect: LogitEffect
     attributions: Mapping[int, Attribution] = field(default_factory=dict)
     unattributed: str = ""
+    continuations: Mapping[int, Continuation] = field(default_factory=dict)
+    not_continued: str = ""
 
     @property
     def title(self) -> str:
@@ -101,3 +106,26 @@ def attribute_prompts(frontier: Frontier, strips: int, k: int) -> tuple[dict[int
             except DreamyLensError as error:  # a feature without a gradient has a frontier, but no attributions
                 return attributions, str(error)
     return attributions, ""
+
+
+def continue_prompts(frontier: Frontier, strips: int, n_tokens: int) -> tuple[dict[int, Continuation], str]:
+    """Let the model continue prompts all along a frontier with its most probable tokens.
+
+    Args:
+        frontier: Frontier with the prompts.
+        strips: Most prompts that are continued.
+        n_tokens: Number of tokens that the model writes after each.
+
+    Returns:
+        Continuations by index into the frontier, and the reason why some are missing; the reason is empty if none is
+        missing.
+    """
+    selected = set(frontier.spread(strips))
+    continuations: dict[int, Continuation] = {}
+    for i, prompt in enumerate(frontier):
+        if prompt in selected and n_tokens:
+            try:
+                continuations[i] = prompt.generate(n_tokens)
+            except DreamyLensError as error:  # such as a prompt that fills the context, or a model that is not causal
+                return continuations, str(error)
+    return continuations, ""

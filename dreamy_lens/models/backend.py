@@ -163,6 +163,11 @@ class Backend(Protocol):
         """Return settings of the architecture, such as soft caps and window sizes, which distinguish models."""
         return {}
 
+    @property
+    def end_tokens(self) -> Sequence[int]:
+        """Return the ids of the tokens that end a text, besides the tokenizer's own."""
+        return ()
+
     # Hooks of users, and hook points that are computed on request.
 
     @property

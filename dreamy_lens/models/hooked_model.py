@@ -155,6 +155,12 @@ class HookedModel:
         return lock_of(self.source)
 
     @property
+    def end_tokens(self) -> frozenset[int]:
+        """Ids of the tokens that end a text, as the tokenizer and the model's configurations state them."""
+        stated = [getattr(self.tokenizer, "eos_token_id", None), *self.backend.end_tokens]
+        return frozenset(int(i) for i in stated if isinstance(i, int) and 0 <= i < self.vocabulary.size)
+
+    @property
     def prepends_bos(self) -> bool:
         """True if prompts follow a BOS token by the model's own convention."""
         return bool(self.backend.default_prepend_bos) and self.vocabulary.bos is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,14 @@ class TransformerLensBackend(BridgePasses):
         """Return the configuration of the Hugging Face model that the bridge wraps."""
         config = getattr(getattr(self.bridge, "original_model", None), "config", None)
         return getattr(config, "to_dict", dict)()
+
+    @property
+    def end_tokens(self) -> Sequence[int]:
+        """Return the ids that the configurations of the model and of its generation name; chats end with others."""
+        wrapped = getattr(self.bridge, "original_model", None)
+        configurations = (getattr(wrapped, name, None) for name in ("config", "generation_config"))
+        stated = [getattr(configuration, "eos_token_id", None) for configuration in configurations]
+        return [i for ids in stated for i in (ids if isinstance(ids, (list, tuple)) else [ids]) if i is not None]
 
     def bypass(self, keep_attention: bool = False) -> Bypass:
         """Return the bridge's components that passes can skip."""

@@ -129,9 +129,20 @@ class CardView:
         few = f"{count} of {len(frontier)}, from fluent to strong. " if count < len(frontier) else ""
         tried = "Each token was replaced by substitutes that the gradient favours."
         scale = StripScale.of(attributions.values())
-        note = f'<p class="dl-note">{few}{tried} {scale.legend}</p>'
-        sections = (strip_section(i, frontier[i], names[i], attributions[i], scale) for i in sorted(attributions))
+        written = ' Below each dream, "continues" is what the model writes after it: the most probable tokens.'
+        if not self.card.continuations:
+            written = f" {escape(self.card.not_continued)}"
+        note = f'<p class="dl-note">{few}{tried} {scale.legend}{written}</p>'
+        sections = (
+            strip_section(i, frontier[i], names[i], attributions[i], scale) + self._continuation(i)
+            for i in sorted(attributions)
+        )
         return note + "".join(sections)
+
+    def _continuation(self, index: int) -> str:
+        """Return what the model writes after a dream; "" if it was not asked."""
+        continuation = self.card.continuations.get(index)
+        return "" if continuation is None else f'<p class="dl-continuation">continues {continuation.html()}</p>'
 
     def _windows(self) -> str:
         parts = [("strongest", self._cards(self.top)), ("quantiles", self._by_quantile())]

@@ -107,7 +107,7 @@ def starred_prompts(run: Dream, view_state: Mapping[str, Any]) -> list[Prompt]:
     for key, entry in (view_state.get("stars") or {}).items():
         same = next((p for p in run.so_far.frontier if state.key(p.ids) == key), None)
         plain = (tuple(entry["ids"]), tuple(entry["tokens"]), entry["text"], entry["value"], entry["ce"])
-        found.append(same or Prompt(*plain, bool(entry["trips"]), run.provenance, run.attribution))
+        found.append(same or Prompt(*plain, bool(entry["trips"]), run.provenance, run))
     return found
 
 

@@ -1,5 +1,6 @@
 from .attribution import Attribution as Attribution
 from .attribution import Substitute as Substitute
+from .continuation import Continuation as Continuation
 from .frontier import Frontier as Frontier
 from .history import History as History
 from .history import HistoryBuilder as HistoryBuilder

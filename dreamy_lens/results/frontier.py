@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -15,7 +15,7 @@ from dreamy_lens.figures.frontier import frontier_figure
 from dreamy_lens.html.page import fragment, warning
 from dreamy_lens.results.export import save_as
 from dreamy_lens.results.notes import note_on_values
-from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
+from dreamy_lens.results.prompt import Decoder, Prompt, PromptTools, Provenance
 from dreamy_lens.results.prompt_table import PROMPT_COLUMNS, prompt_rows, prompt_table, text_table
 from dreamy_lens.results.storage import read_json
 from dreamy_lens.search.pareto import hull_rows, hypervolume, non_dominated
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-    from dreamy_lens.results.attribution import Attribution
     from dreamy_lens.results.history import History
 
 FORMAT = "dreamy_lens frontier"
@@ -74,7 +73,7 @@ class Frontier(Sequence[Prompt]):
         history: History,
         decoder: Decoder,
         provenance: Provenance,
-        attribute: Callable[..., Attribution] | None = None,
+        tools: PromptTools | None = None,
         rows: Sequence[int] | np.ndarray | None = None,
     ) -> Frontier:
         """Return the frontier of all prompts that a run evaluated.
@@ -83,11 +82,11 @@ class Frontier(Sequence[Prompt]):
             history: History of the run.
             decoder: Decoder from token ids to text.
             provenance: Provenance of the run; each prompt gets a copy with its own iteration.
-            attribute: Function that `prompt.attribution()` calls with the prompt; None is `dreamy_lens.attribution`.
+            tools: Run whose model the prompts use; None loads the model of their provenance.
             rows: Rows of the history that make the frontier, if they are already known; None computes them.
         """
         rows = history.frontier_rows() if rows is None else rows
-        prompts = (history.prompt(int(row), decoder, provenance, attribute) for row in rows)
+        prompts = (history.prompt(int(row), decoder, provenance, tools) for row in rows)
         return cls(prompts, evaluated=len(history))
 
     @property

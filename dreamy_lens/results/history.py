@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +12,13 @@ from dreamy_lens.errors import RunFolderError
 from dreamy_lens.figures.evolution import frontiers_figure
 from dreamy_lens.html.escaping import escape
 from dreamy_lens.html.page import fragment
-from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
+from dreamy_lens.results.prompt import Decoder, Prompt, PromptTools, Provenance
 from dreamy_lens.search.pareto import Staircase, non_dominated
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-    from dreamy_lens.results.attribution import Attribution
     from dreamy_lens.search.steps import Step
 
 
@@ -129,7 +127,7 @@ class History:
         row: int,
         decoder: Decoder,
         provenance: Provenance,
-        attribute: Callable[..., Attribution] | None = None,
+        tools: PromptTools | None = None,
     ) -> Prompt:
         """Return one evaluated prompt, decoded.
 
@@ -137,11 +135,11 @@ class History:
             row: Row of the prompt in the history.
             decoder: Decoder from token ids to text.
             provenance: Provenance of the run; the prompt gets a copy with its own iteration.
-            attribute: Function that `prompt.attribution()` calls with the prompt; None is `dreamy_lens.attribution`.
+            tools: Run whose model the prompts use; None loads the model of their provenance.
         """
         origin = provenance.at(int(self.iteration[row]))
         scores = float(self.value[row]), float(self.cross_entropy[row])
-        return Prompt.decode(self.ids[row].tolist(), *scores, decoder, origin, attribute)
+        return Prompt.decode(self.ids[row].tolist(), *scores, decoder, origin, tools)
 
     def to_pandas(self, decoder: Decoder | None = None) -> pd.DataFrame:
         """Return a table with one row per prompt.

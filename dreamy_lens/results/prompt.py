@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +17,7 @@ from dreamy_lens.results.prompt_table import prompt_table
 
 if TYPE_CHECKING:
     from dreamy_lens.results.attribution import Attribution
+    from dreamy_lens.results.continuation import Continuation
 
 
 class Decoder(TextDecoder, Protocol):
@@ -24,6 +25,18 @@ class Decoder(TextDecoder, Protocol):
 
     def round_trips(self, ids: Iterable[int]) -> bool:
         """Return whether the text of a prompt encodes back to exactly its token ids."""
+        ...
+
+
+class PromptTools(Protocol):
+    """What a run does with its prompts: it uses its own model, so that none is loaded a second time."""
+
+    def attribution(self, prompt: Any, k: int = 32, **settings: Any) -> Attribution:
+        """Return the attribution of a prompt."""
+        ...
+
+    def generate(self, prompt: Any, n_tokens: int = 20, **settings: Any) -> Continuation:
+        """Return a continuation of a prompt."""
         ...
 
 
@@ -94,8 +107,7 @@ class Prompt:
     cross_entropy: float
     round_trips: bool
     provenance: Provenance
-    # A run sets a function that uses its own model, so that attribution does not load the model a second time.
-    _attribute: Callable[..., Attribution] | None = field(default=None, repr=False, compare=False)
+    _tools: PromptTools | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def decode(
@@ -105,7 +117,7 @@ class Prompt:
         cross_entropy: float,
         decoder: Decoder,
         provenance: Provenance,
-        attribute: Callable[..., Attribution] | None = None,
+        tools: PromptTools | None = None,
     ) -> Prompt:
         """Return a prompt from its token ids and scores.
 
@@ -115,12 +127,12 @@ class Prompt:
             cross_entropy: Cross-entropy in nats per token.
             decoder: Decoder that supplies tokens, text and the round trip.
             provenance: Provenance of the prompt.
-            attribute: Function that :meth:`attribution` calls with the prompt; None is `dreamy_lens.attribution`.
+            tools: Run whose model :meth:`attribution` and :meth:`generate` use; None loads the model of the provenance.
         """
         ids = tuple(int(i) for i in ids)
         tokens, text = tuple(decoder.tokens(ids)), decoder.text(ids)
         round_trips = bool(decoder.round_trips(ids))
-        return cls(ids, tokens, text, float(value), float(cross_entropy), round_trips, provenance, attribute)
+        return cls(ids, tokens, text, float(value), float(cross_entropy), round_trips, provenance, tools)
 
     @property
     def perplexity(self) -> float:
@@ -137,14 +149,36 @@ class Prompt:
             k: Number of substitutes tried at each position.
             **settings: Settings of `dreamy_lens.attribution`.
         """
-        if self._attribute is not None:
-            return self._attribute(self, k=k, **settings)
+        if self._tools is not None:
+            return self._tools.attribution(self, k=k, **settings)
         origin = self.provenance
-        settings.setdefault("prepend_bos", origin.prepend_bos)
-        for name in ("prefix", "suffix"):
-            if getattr(origin, name):
-                settings.setdefault(name, getattr(origin, name))
-        return _upcalls.attribution(origin.feature, np.array(self.ids), origin.model, k=k, **settings)
+        return _upcalls.attribution(
+            origin.feature, np.array(self.ids), origin.model, k=k, **{**self._around(), **settings}
+        )
+
+    def generate(self, n_tokens: int = 20, **settings: Any) -> Continuation:
+        """Let the model continue the prompt, with the BOS and the template around it.
+
+        A prompt of a run in memory uses the run's model. Any other prompt loads the model that its provenance names.
+
+        Args:
+            n_tokens: Number of tokens to write.
+            **settings: Settings of `dreamy_lens.generate`, such as `temperature` and `seed`.
+        """
+        if self._tools is not None:
+            return self._tools.generate(self, n_tokens, **settings)
+        ids, settings = np.array(self.ids), {**self._around(), **settings}
+        return _upcalls.generate(ids, self.provenance.model, n_tokens, **settings)
+
+    def continue_(self, n_tokens: int = 20, **settings: Any) -> Continuation:
+        """Let the model continue the prompt: another name of :meth:`generate`."""
+        return self.generate(n_tokens, **settings)
+
+    def _around(self) -> dict[str, Any]:
+        """Return the keywords that say which tokens stand around the prompt."""
+        origin = self.provenance
+        template = {name: getattr(origin, name) for name in ("prefix", "suffix") if getattr(origin, name)}
+        return {"prepend_bos": origin.prepend_bos, **template}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the prompt as JSON values, which :meth:`from_dict` reads."""
@@ -161,7 +195,7 @@ class Prompt:
     # Pickling leaves out the run's model. A prompt is immutable, so its copy in memory is the prompt itself.
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_attribute": None}
+        return {**self.__dict__, "_tools": None}
 
     def __copy__(self) -> Prompt:
         return self

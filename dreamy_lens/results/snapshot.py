@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,13 @@ from dreamy_lens.html.escaping import escape
 from dreamy_lens.html.page import fragment
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
-from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
+from dreamy_lens.results.prompt import Decoder, Prompt, PromptTools, Provenance
 from dreamy_lens.results.prompt_table import prompt_table
 from dreamy_lens.search.pareto import hypervolume
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
-
-    from dreamy_lens.results.attribution import Attribution
 
 
 class Snapshot:
@@ -31,7 +29,7 @@ class Snapshot:
         frontier_rows: Rows of the history that make the frontier, from fluent to strong.
         decoder: Decoder from token ids to text.
         provenance: Provenance of the run.
-        attribute: Function that `prompt.attribution()` calls with a prompt.
+        tools: Run whose model the prompts use.
 
     Attributes:
         history: History of the run up to the moment of the snapshot.
@@ -44,10 +42,10 @@ class Snapshot:
         frontier_rows: np.ndarray,
         decoder: Decoder,
         provenance: Provenance,
-        attribute: Callable[..., Attribution],
+        tools: PromptTools,
     ) -> None:
         self.history, self.frontier_rows = history, frontier_rows
-        self._decoder, self._provenance, self._attribute = decoder, provenance, attribute
+        self._decoder, self._provenance, self._tools = decoder, provenance, tools
 
     @property
     def iteration(self) -> int:
@@ -57,11 +55,11 @@ class Snapshot:
     @cached_property
     def frontier(self) -> Frontier:
         """Frontier: prompts that no evaluated prompt beats in both value and cross-entropy, from fluent to strong."""
-        return Frontier.from_history(self.history, self._decoder, self._provenance, self._attribute, self.frontier_rows)
+        return Frontier.from_history(self.history, self._decoder, self._provenance, self._tools, self.frontier_rows)
 
     def prompt(self, row: int) -> Prompt:
         """Return the prompt in one row of the history."""
-        return self.history.prompt(row, self._decoder, self._provenance, self._attribute)
+        return self.history.prompt(row, self._decoder, self._provenance, self._tools)
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of token ids."""

@@ -16,6 +16,7 @@ from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import feature_names, parse
 from dreamy_lens.models.embedded import EMBEDDED_NAME
 from dreamy_lens.results.attribution import Attribution
+from dreamy_lens.results.continuation import Continuation
 from dreamy_lens.results.history import HistoryBuilder
 from dreamy_lens.results.prompt import Decoder, Prompt
 from dreamy_lens.results.snapshot import Snapshot
@@ -184,7 +185,7 @@ class RecordedRun(RunControls):
         with self._lock:
             if self._snapshot is None:
                 history, rows = self._builder.build(), self._builder.frontier_rows
-                self._snapshot = Snapshot(history, rows, self._decoder, self.provenance, self.attribution)
+                self._snapshot = Snapshot(history, rows, self._decoder, self.provenance, self)
             return self._snapshot
 
     @property
@@ -231,6 +232,22 @@ class RecordedRun(RunControls):
         growing = work()
         for _ in ks:
             yield self.use_model(lambda: next(growing))
+
+    def generate(self, prompt: Any, n_tokens: int = 20, **settings: Any) -> Continuation:
+        """Let this run's model continue any prompt, with the run's BOS and template around it.
+
+        Args:
+            prompt: One text, ids `[n]`, or a Prompt.
+            n_tokens: Number of tokens to write.
+            **settings: `temperature`, `top_k`, `top_p` and `seed` of :func:`dreamy_lens.generate`.
+        """
+        from dreamy_lens.analysis.continuation import continue_prompt
+
+        def work() -> Continuation:
+            scorer = self.session.scorer
+            return continue_prompt(scorer.frame, scorer.model, prompt, n_tokens, **settings)
+
+        return self.use_model(work)
 
     def record(self) -> RunRecord:
         """Return the record of the run as it is now: :meth:`save` writes it, and :meth:`from_record` reads it."""

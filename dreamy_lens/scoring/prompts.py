@@ -34,6 +34,18 @@ class PromptFrame:
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
 
+    @classmethod
+    def of(cls, fluency: HookedModel, prepend_bos: bool, prefix: Sequence[int], suffix: Sequence[int]) -> PromptFrame:
+        """Return the frame with a template's ids as a user gives them; a BOS that begins the prefix is taken once.
+
+        Raises:
+            PromptError: A part of the template is not token ids of the model.
+        """
+        before, after = (
+            _template_part(ids, where, fluency.vocabulary) for ids, where in ((prefix, "before"), (suffix, "after"))
+        )
+        return cls(fluency, prepend_bos, tuple(strip_bos(before, fluency.bos(prepend_bos))), after)
+
     def layout(self, n: int) -> RowLayout:
         """Return the layout of the rows for prompts of n tokens."""
         return RowLayout(int(self.prepend_bos), len(self.prefix), n, len(self.suffix))
@@ -60,6 +72,18 @@ class PromptFrame:
         ends = to_device(around, model.device).expand(len(prompts), -1)
         before = around.shape[1] - len(self.suffix)
         return torch.cat([ends[:, :before], to_device(prompts, model.device), ends[:, before:]], dim=1)
+
+
+def _template_part(ids: Sequence[int], where: str, vocabulary: Vocabulary) -> tuple[int, ...]:
+    """Check the ids of the template before or after the prompt, and return them as numbers."""
+    if len(ids) == 0:
+        return ()
+    if isinstance(ids, str):
+        raise PromptError(
+            f"The template {where} the prompt is given as token ids here; got the text {quoted(ids)}. Encode it."
+        )
+    given = to_host(ids)[0] if isinstance(ids, Tensor) else ids
+    return tuple(vocabulary.check(given, f"The template {where} the prompt").reshape(-1).tolist())
 
 
 def as_ids(prompts: Any, vocabulary: Vocabulary, bos: Sequence[int] = ()) -> list[Int64[np.ndarray, " n"]]:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-from dreamy_lens.errors import FeatureError, PromptError, quoted
+from dreamy_lens.errors import FeatureError, PromptError
 from dreamy_lens.features.binding import BoundFeature, bind
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass, RowLayout
@@ -20,7 +20,7 @@ from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.scoring.backward import BackwardScorer
 from dreamy_lens.scoring.forward import ForwardScorer
 from dreamy_lens.scoring.graphs import GraphedPasses
-from dreamy_lens.scoring.prompts import PromptFrame, strip_bos
+from dreamy_lens.scoring.prompts import PromptFrame
 from dreamy_lens.scoring.token_gradient import Gradient
 from dreamy_lens.scoring.work import Work
 
@@ -110,9 +110,8 @@ class Scorer:
         if self.fluency is not self.model:
             self.model.check_same_tokenizer(self.fluency)
         self.vocabulary = self.model.vocabulary
-        before, after = (self._template_part(ids, where) for ids, where in ((prefix, "before"), (suffix, "after")))
-        self.prefix, self.suffix = tuple(strip_bos(before, self.model.bos(self.prepend_bos))), after
-        self.frame = PromptFrame(self.fluency, self.prepend_bos, self.prefix, self.suffix)
+        self.frame = PromptFrame.of(self.fluency, self.prepend_bos, prefix, suffix)
+        self.prefix, self.suffix = self.frame.prefix, self.frame.suffix
         self.forward = ForwardScorer([self.bound], self.frame, batch_size, share_prefixes)
         self.models = self.forward.models
         for other in self.models:
@@ -244,19 +243,6 @@ class Scorer:
             self.check_length(n)
             self._checked.add(n)
         return array
-
-    def _template_part(self, ids: Sequence[int], where: str) -> tuple[int, ...]:
-        """Check the ids of the template before or after the prompt, and return them as numbers."""
-        if len(ids) == 0:
-            return ()
-        if isinstance(ids, str):
-            raise PromptError(
-                f"The template {where} the prompt is given as token ids here; got the text {quoted(ids)}. Encode it."
-            )
-        checked = self.vocabulary.check(
-            to_host(ids)[0] if isinstance(ids, Tensor) else ids, f"The template {where} the prompt"
-        )
-        return tuple(checked.reshape(-1).tolist())
 
     def without_sharing(self, template: bool = True) -> Scorer:
         """Make a scorer that scores every prompt whole, which is faster for prompts of many lengths.

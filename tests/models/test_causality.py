@@ -45,6 +45,11 @@ def test_rounding_is_not_mistaken_for_it(family, dtype):
     assert is_causal(as_hooked(new_bridge(family.name, family.raw, dtype)))
 
 
+def test_it_cannot_continue_a_text(bert):
+    with pytest.raises(ModelError, match=r"sees later tokens.*so it cannot continue a text"):
+        dl.generate(bert.ids[0], bert.bridge)
+
+
 def test_fluency_is_refused_with_the_way_out(bert):
     for call in (
         lambda: dl.score(FEATURE, bert.ids, bert.bridge),

@@ -112,18 +112,33 @@ def test_a_damaged_file_is_told_in_a_sentence(tmp_path):
 def test_a_prompt_is_a_value_and_survives_a_dictionary():
     one = prompt(1.5, 2.0)
     assert Prompt.from_dict(one.to_dict()) == one and hash(Prompt.from_dict(one.to_dict())) == hash(one)
-    assert dataclasses.replace(one, _attribute=lambda *_, **__: None) == one
+    assert dataclasses.replace(one, _tools=RecordingRun()) == one
     assert repr(one) == "Prompt(' a file', value 1.5, cross-entropy 2.00)" and str(one) == " a file"
     assert "\n" not in repr(prompt(1, 2, "a\nb\u2028\u202e")) and "\u202e" not in repr(prompt(1, 2, "\u202e"))
     assert one.perplexity == pytest.approx(math.exp(2)) and prompt(1, 5000.0).perplexity == math.inf
     assert "a file" in one._repr_html_()
 
 
-def test_a_prompt_of_a_run_asks_the_run_for_its_attribution():
-    asked = []
-    one = dataclasses.replace(prompt(1, 2), _attribute=lambda *args, **settings: asked.append((args, settings)))
+class RecordingRun:
+    """Run that records what its prompts ask of it."""
+
+    def __init__(self) -> None:
+        self.asked = []
+
+    def attribution(self, *args, **settings):
+        self.asked.append(("attribution", args, settings))
+
+    def generate(self, *args, **settings):
+        self.asked.append(("generate", args, settings))
+
+
+def test_a_prompt_of_a_run_asks_the_run_for_its_attribution_and_its_continuation():
+    run = RecordingRun()
+    one = dataclasses.replace(prompt(1, 2), _tools=run)
     one.attribution(k=5, weight=0.5)
-    assert asked == [((one,), {"k": 5, "weight": 0.5})]
+    one.generate(7, temperature=1.0)
+    attribution = ("attribution", (one,), {"k": 5, "weight": 0.5})
+    assert run.asked == [attribution, ("generate", (one, 7), {"temperature": 1.0})]
 
 
 def test_a_prompt_alone_asks_for_attribution_as_it_was_scored(monkeypatch):
