@@ -129,10 +129,10 @@ class CardView:
         few = f"{count} of {len(frontier)}, from fluent to strong. " if count < len(frontier) else ""
         tried = "Each token was replaced by substitutes that the gradient favours."
         scale = StripScale.of(attributions.values())
-        written = ' Below each dream, "continues" is what the model writes after it: the most probable tokens.'
-        if not self.card.continuations:
-            written = f" {escape(self.card.not_continued)}"
-        note = f'<p class="dl-note">{few}{tried} {scale.legend}{written}</p>'
+        note = f'<p class="dl-note">{few}{tried} {scale.legend}</p>'
+        written = "The text after “continues” is what the model writes after the dream: its most probable tokens."
+        if written := written if self.card.continuations else self.card.not_continued:
+            note += f'<p class="dl-note">{escape(written)}</p>'
         sections = (
             strip_section(i, frontier[i], names[i], attributions[i], scale) + self._continuation(i)
             for i in sorted(attributions)
