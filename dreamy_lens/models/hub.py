@@ -58,6 +58,24 @@ def asked(source: str) -> Iterator[str]:
         constants.HF_HUB_OFFLINE = False  # type: ignore[attr-defined]
 
 
+def adapter_folder(source: str, revision: str | None = None) -> Path | None:
+    """Return the folder of the Hub's cache with the adapter of an id, downloaded if necessary; None if it is none.
+
+    Args:
+        source: Id on the Hub.
+        revision: Branch, tag or commit; None is the main branch.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        hf_hub_download(source, "adapter_config.json", revision=revision)
+    except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
+        return None  # a whole model; or an id that does not exist, of which the loading says more
+    patterns = ["adapter_*", "*token*", "vocab*", "merges.txt", "special_tokens_map.json", "*.jinja"]
+    return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+
+
 def is_unreachable(error: BaseException) -> bool:
     """Return whether an error of the Hub's client says only that the Hub is out of reach and its cache has no copy."""
     kinds = {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectError", "ConnectionError"}

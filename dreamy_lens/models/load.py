@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import json
 import os
 import re
 import sys
@@ -12,14 +11,24 @@ import threading
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dreamy_lens._files import why_no_path
 from dreamy_lens._host import working
-from dreamy_lens.errors import ModelError, TokenizerError, misplaced, quoted, shorten, unknown_setting, warn
+from dreamy_lens.errors import (
+    DreamyLensError,
+    ModelError,
+    TokenizerError,
+    misplaced,
+    quoted,
+    shorten,
+    unknown_setting,
+    warn,
+)
 from dreamy_lens.models import hub
 from dreamy_lens.models.embedded import EMBEDDED_NAME
 from dreamy_lens.models.installs import no_installs
+from dreamy_lens.models.pretrained import base_of, is_adapter, load_pretrained
 from dreamy_lens.models.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -31,14 +40,26 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.m
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
-def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any = None, **options: Any) -> Any:
+def load_model(
+    name: str | Path | None = None,
+    *,
+    device: Any = None,
+    dtype: Any = None,
+    adapter: str | Path | None = None,
+    quantization_config: Any = None,
+    **options: Any,
+) -> Any:
     """Load a model with hook points.
 
     Args:
         name: Hugging Face id, or local folder with model and tokenizer; None or "embedded" means the embedded model,
-            which needs no network: a GPT-NeoX of 5.5 M parameters trained on Python's documentation.
+            which needs no network: a GPT-NeoX of 5.5 M parameters trained on Python's documentation. The folder of
+            an adapter of the library peft, such as LoRA, loads the model that the adapter names, with the adapter.
         device: Torch device; default: the first GPU if there is one.
         dtype: Torch dtype or its name; default: float32.
+        adapter: Folder of an adapter that is merged into the weights of the model `name`.
+        quantization_config: Quantisation of the weights: a configuration of transformers, such as
+            `BitsAndBytesConfig(load_in_8bit=True)`.
         **options: Arguments of `TransformerBridge.boot_transformers`, such as `revision=` or `trust_remote_code=`.
 
     Returns:
@@ -49,28 +70,44 @@ def load_model(name: str | Path | None = None, *, device: Any = None, dtype: Any
     Raises:
         ModelError: The model, device or dtype does not exist, or the model cannot be loaded.
         TokenizerError: The folder has no tokenizer.
-        SettingsError: An option is none of TransformerLens; the message names the nearest one.
+        SettingsError: An option is none of TransformerLens, and the message names the nearest one; or it does not go
+            together with an adapter or a quantisation.
 
     >>> model = load_model()
     >>> model.cfg.n_layers, model.cfg.d_model
     (6, 224)
     """
     embedded = name is None or name == EMBEDDED_NAME
+    loading = _Loading(device, dtype, None if adapter is None else _adapter_folder(adapter), quantization_config)
     # The first call imports the libraries too, which takes as long as loading a small model: say so at once.
     first = "transformer_lens" not in sys.modules
     what = "embedded model" if embedded else f"model {quoted(name, 200)}"
     with working(f"Loading {'the libraries and ' * first}the {what}", at_once=first):
-        return _boot(name, embedded, device, dtype, options)
+        return _boot(name, embedded, loading, options)
 
 
-def _boot(name: str | os.PathLike[str] | None, embedded: bool, device: Any, dtype: Any, options: dict[str, Any]) -> Any:
+class _Loading(NamedTuple):
+    """Choices of :func:`load_model` that change how the weights are loaded."""
+
+    device: Any
+    dtype: Any
+    adapter: Path | None
+    quantization: Any
+
+
+def _boot(name: str | os.PathLike[str] | None, embedded: bool, loading: _Loading, options: dict[str, Any]) -> Any:
     """Load a model; see :func:`load_model`."""
     import torch
     from transformer_lens.model_bridge import TransformerBridge
 
     _check_options(TransformerBridge.boot_transformers, options)
-    source = _embedded_folder() if embedded else _checked_source(str(name))
-    dtype, device = _checked_dtype(dtype), _checked_device(device)
+    dtype, device = _checked_dtype(loading.dtype), _checked_device(loading.device)
+    adapter, called = loading.adapter, None
+    if not embedded and adapter is None and is_adapter(folder := Path(str(name)).expanduser()):
+        adapter = Path(os.path.abspath(folder))
+        source, called = _checked_source(base_of(adapter)), str(adapter)
+    else:
+        source = _embedded_folder() if embedded else _checked_source(str(name))
     unanswered = ""
     stopped: list[str] = []
     try:
@@ -81,7 +118,18 @@ def _boot(name: str | os.PathLike[str] | None, embedded: bool, device: Any, dtyp
             torch.inference_mode(False),
             no_installs() as stopped,
         ):
-            bridge = TransformerBridge.boot_transformers(source, device=device, dtype=dtype or torch.float32, **options)
+            precision = dtype or torch.float32
+            if adapter is None and not Path(source).exists():
+                adapter = hub.adapter_folder(source, options.get("revision"))
+                if adapter is not None:
+                    source, called = _checked_source(base_of(adapter)), source
+                    options = {key: value for key, value in options.items() if key != "revision"}  # the adapter's own
+            if adapter is not None or loading.quantization is not None:
+                wrapped, options = load_pretrained(source, device, precision, adapter, loading.quantization, options)
+                options["hf_model"] = wrapped
+            bridge = TransformerBridge.boot_transformers(source, device=device, dtype=precision, **options)
+    except DreamyLensError:
+        raise
     except Exception as error:
         if Path(source).exists() and not _has_tokenizer_files(source) and isinstance(error, ValueError):
             raise TokenizerError(
@@ -115,6 +163,9 @@ def _boot(name: str | os.PathLike[str] | None, embedded: bool, device: Any, dtyp
     bridge.eval()
     if Path(source).is_dir() and not _has_tokenizer_files(source):
         Vocabulary(bridge.tokenizer, bridge.cfg.d_vocab)  # an empty tokenizer is an error
+    if adapter is not None:
+        # An adapter gives this model again only if it names the model itself.
+        bridge.cfg.model_name = called or f"{source} with the adapter {adapter}"
     if embedded:
         bridge.cfg.default_prepend_bos = True  # every document it was trained on follows the end-of-text token
         bridge.cfg.model_name = EMBEDDED_NAME
@@ -237,8 +288,6 @@ def _checked_source(source: str) -> str:
         raise ModelError(
             f"{quoted(source, 300)} is a file; name the folder that holds the model: {str(folder.parent)!r}?"
         )
-    if (folder / "adapter_config.json").is_file():
-        raise ModelError(_why_no_adapter(folder, source))
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"The folder {quoted(source, 300)} has no config.json, so it is not a Hugging Face model folder."
@@ -257,19 +306,16 @@ def _has_tokenizer_files(folder: str) -> bool:
     return any((Path(folder) / name).is_file() for name in _TOKENIZER_FILES)
 
 
-def _why_no_adapter(folder: Path, source: str) -> str:
-    """Return the error message for a folder of an adapter, with the name of the model that it belongs to."""
-    try:
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
-        base = None
-    named = "MODEL" if not isinstance(base, str) else quoted(base)
-    return (
-        f"The folder {quoted(source, 300)} holds an adapter, not a whole model, and TransformerLens cannot run "
-        "adapters. Merge it into its model with the library peft, and load the result: PeftModel.from_pretrained("
-        f"AutoModelForCausalLM.from_pretrained({named}), {quoted(source, 300)}).merge_and_unload()"
-        ".save_pretrained(folder), and save the tokenizer there too."
-    )
+def _adapter_folder(adapter: Any) -> Path:
+    """Return the absolute path of an adapter's folder; raise ModelError if it is none."""
+    folder = Path(str(adapter)).expanduser()
+    if not is_adapter(folder):
+        what = "There is no folder" if not folder.is_dir() else "There is no adapter_config.json in the folder"
+        raise ModelError(
+            f"{what} {quoted(str(adapter), 300)}, so it is no adapter of the library peft (working folder: "
+            f"{Path.cwd()})."
+        )
+    return Path(os.path.abspath(folder))
 
 
 def _why_no_hub_id(source: str) -> str | None:

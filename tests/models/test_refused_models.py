@@ -15,7 +15,7 @@ from dreamy_lens.cli.main import main
 from dreamy_lens.errors import ModelError, SettingsError, TokenizerError
 from dreamy_lens.models import as_hooked
 from tests.helpers.bare_tokenizers import raw_gpt2, saved
-from tests.helpers.models import new_bridge, raw_model, tokenizer
+from tests.helpers.models import new_bridge, raw_model
 
 
 @pytest.mark.filterwarnings("ignore:.*start without one")
@@ -42,21 +42,6 @@ def test_a_folder_without_any_tokenizer_is_refused(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))
     with pytest.raises(TokenizerError, match="none that could stand in a prompt"):
         dl.load_model(tmp_path, device="cpu")
-
-
-@pytest.mark.parametrize("beside_a_model", [False, True])
-def test_an_adapter_is_refused_with_its_model_and_the_way_to_merge_it(tmp_path, beside_a_model):
-    if beside_a_model:
-        raw_model("gpt2").save_pretrained(tmp_path)
-        tokenizer().save_pretrained(tmp_path)
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/base"}))
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"holds an adapter.*peft.*from_pretrained\('owner/base'\).*merge_and_unload"):
-        dl.load_model(tmp_path)
-    for broken in ("[]", "{", '{"base_model_name_or_path": 3}'):
-        (tmp_path / "adapter_config.json").write_text(broken)
-        with pytest.raises(ModelError, match=r"holds an adapter.*from_pretrained\(MODEL\)"):
-            dl.load_model(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["", "  "])

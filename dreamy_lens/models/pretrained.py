@@ -1,0 +1,156 @@
+"""Models that TransformerLens does not load by itself: with an adapter of the library peft, or with quantised weights.
+
+The Hugging Face model is loaded here, the adapter is merged into its weights, and TransformerLens gets the result.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dreamy_lens.errors import ModelError, SettingsError, quoted, shorten
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+OPTIONS = ("trust_remote_code", "revision", "code_revision", "device_map", "max_memory", "offload_folder")
+"""Options of TransformerLens that are arguments of Hugging Face's loading too."""
+
+
+def is_adapter(folder: Path) -> bool:
+    """Return whether a folder holds an adapter of the library peft."""
+    return (folder / ADAPTER_CONFIG).is_file()
+
+
+def base_of(folder: Path) -> str:
+    """Return the Hugging Face id or the folder of the model that an adapter belongs to, as its configuration names it.
+
+    Raises:
+        ModelError: The configuration cannot be read, or names no model.
+    """
+    path = folder / ADAPTER_CONFIG
+    try:
+        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base = None
+    if not isinstance(base, str) or not base.strip():
+        raise ModelError(
+            f"The folder {quoted(str(folder), 300)} holds an adapter, and its {ADAPTER_CONFIG} names no model that it "
+            f"belongs to. Name it: load_model(MODEL, adapter={quoted(str(folder), 300)})."
+        )
+    if not Path(base).expanduser().is_absolute() and (folder / base).is_dir():
+        return str((folder / base).resolve())  # a folder beside the adapter, wherever both were moved to
+    return base
+
+
+def load_pretrained(
+    source: str, device: Any, dtype: Any, adapter: Path | None, quantization: Any, options: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Load a Hugging Face model with quantised weights, or with an adapter merged into its weights.
+
+    Args:
+        source: Hugging Face id or folder of the model.
+        device: Device of the model.
+        dtype: Precision of the weights that are not quantised.
+        adapter: Folder of an adapter; None for none.
+        quantization: Configuration of the quantisation: an object of transformers, or its settings; None for none.
+        options: Options of :func:`dreamy_lens.load_model`.
+
+    Returns:
+        The model, and the options that are left for TransformerLens.
+
+    Raises:
+        ModelError: The library peft is missing, or the adapter cannot be merged into the model.
+        SettingsError: An option does not go together with an adapter or a quantisation.
+    """
+    what = "an adapter" if adapter is not None else "quantization_config"
+    given = {name: value for name, value in options.items() if value is not None}
+    wrong = [name for name in given if name not in (*OPTIONS, "tokenizer")]
+    if wrong:
+        raise SettingsError(
+            f"{wrong[0]} does not go together with {what}: the model is loaded by Hugging Face's own code then, which "
+            f"takes {', '.join(OPTIONS)}. Leave out {wrong[0]}, or load the Hugging Face model yourself and give it: "
+            "load_model(name, hf_model=...)."
+        )
+    if adapter is not None:
+        _check_adapter(adapter)
+    from transformers import AutoModelForCausalLM
+
+    keywords = {name: value for name, value in given.items() if name in OPTIONS}
+    if quantization is not None:
+        keywords["quantization_config"] = _quantization(quantization)
+        keywords.setdefault("device_map", {"": device})
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="eager", **keywords)
+    left = {
+        name: given[name] for name in ("trust_remote_code", "revision", "code_revision", "tokenizer") if name in given
+    }
+    if adapter is not None:
+        model = _merged(model, adapter)
+        left.setdefault("tokenizer", _tokenizer_of(adapter))
+    if keywords.get("device_map") is None:
+        model = model.to(device)
+    return model.eval(), {name: value for name, value in left.items() if value is not None}
+
+
+def _check_adapter(folder: Path) -> None:
+    """Raise ModelError unless the library peft is installed and can merge this kind of adapter into weights."""
+    try:
+        from peft import PeftConfig
+    except ImportError:
+        raise ModelError(
+            f"The folder {quoted(str(folder), 300)} holds an adapter, and the library peft, which reads adapters, is "
+            "not installed: pip install 'dreamy-lens[adapters]'."
+        ) from None
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except Exception as error:  # peft raises errors of many kinds for damaged configurations
+        raise ModelError(f"The adapter {quoted(str(folder), 300)} cannot be read: {_reason(error)}.") from error
+    if getattr(config, "is_prompt_learning", False):
+        raise ModelError(
+            f"The adapter {quoted(str(folder), 300)} is of the kind {shorten(str(config.peft_type))}, which puts "
+            "learned vectors before every prompt instead of changing weights. dreamy_lens reads the tokens of prompts, "
+            "and has no place for such vectors. Use an adapter that can be merged into the weights, such as LoRA."
+        )
+
+
+def _merged(model: Any, folder: Path) -> Any:
+    """Return a model with an adapter merged into its weights."""
+    from peft import PeftModel
+
+    vectors = _tokenizer_of(folder)
+    try:
+        if vectors is not None and len(vectors) > model.get_input_embeddings().weight.shape[0]:
+            model.resize_token_embeddings(len(vectors))  # the adapter was trained with tokens added
+        adapted = PeftModel.from_pretrained(model, str(folder))
+        return adapted.merge_and_unload(safe_merge=True)
+    except Exception as error:  # weights that do not fit, damaged files, kinds that cannot be merged
+        raise ModelError(
+            f"The adapter {quoted(str(folder), 300)} cannot be merged into {quoted(model.name_or_path, 300)}: "
+            f"{_reason(error)}. Is it the model that the adapter was trained on?"
+        ) from error
+
+
+def _tokenizer_of(folder: Path) -> Any:
+    """Return the tokenizer that was saved beside an adapter; None if there is none."""
+    if not (folder / "tokenizer_config.json").is_file():
+        return None
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(folder))
+
+
+def _quantization(given: Any) -> Any:
+    """Return the configuration of a quantisation as transformers takes it; raise SettingsError for anything else."""
+    if isinstance(given, Mapping) and isinstance(given.get("quant_method"), str):
+        return dict(given)
+    if hasattr(given, "quant_method"):
+        return given
+    raise SettingsError(
+        f"quantization_config is {quoted(given)}; it is a configuration of transformers, as in "
+        "quantization_config=BitsAndBytesConfig(load_in_8bit=True), or its settings with their quant_method."
+    )
+
+
+def _reason(error: Exception) -> str:
+    return shorten(" ".join(str(error).split()).rstrip(".") or type(error).__name__, 300)
