@@ -56,16 +56,16 @@ def spread(name: str) -> Any:
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")  # of prompts that are scored whole
-@pytest.mark.parametrize("template", [{}, {"prefix": [5, 6, 7], "suffix": [8]}])
 @pytest.mark.parametrize("name", models.FAMILIES)
-def test_a_model_on_two_devices_gives_the_numbers_of_one(waits, name, template):
+def test_a_model_on_two_devices_gives_the_numbers_of_one(waits, name):
     bridge, own = spread(name), models.family(name).bridge
     ids = np.random.default_rng(0).integers(1, 320, size=(9, 6))
     ids[1:5] = ids[0]
     ids[1:5, 4] = [3, 4, 5, 6]
     features = ("L1.N3", "blocks.1.attn.hook_pattern[1, -1, 0]", "L0.N1 + logit(9)")
     features += ("blocks.0.hook_resid_post[:, 3].max() - 0.1 * mean_cross_entropy()",)
-    for feature in features:
+    for i, feature in enumerate(features):
+        template = {"prefix": [5, 6, 7], "suffix": [8]} if (i + models.FAMILIES.index(name)) % 2 else {}
         there, here = (make_scorer(feature, b, prepend_bos=True, **template) for b in (bridge, own))
         found, expected = there.score(ids), here.score(ids)
         np.testing.assert_allclose(found.value, expected.value, atol=1e-5, rtol=1e-5)

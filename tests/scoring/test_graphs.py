@@ -74,8 +74,12 @@ FEATURES = ["L1.N3", "logit(9) - logit(8)", "blocks.1.attn.hook_pattern[1, -1, 0
 FEATURES += ["blocks.0.hook_resid_post[:, 3].max() - 0.1 * mean_cross_entropy()"]
 
 
-@pytest.mark.parametrize("clock", [FEWEST, MOST], indirect=True)
-@pytest.mark.parametrize("template", [{}, {"prefix": [5, 6, 7], "suffix": [8]}], ids=["alone", "template"])
+@pytest.mark.parametrize(
+    ("clock", "template"),
+    [(FEWEST, {}), (MOST, {"prefix": [5, 6, 7], "suffix": [8]})],
+    indirect=["clock"],
+    ids=["fewest operations, alone", "most operations, template"],
+)
 @pytest.mark.parametrize("name", models.FAMILIES)
 def test_replayed_passes_give_the_numbers_of_plain_ones(waits, clock, name, template):
     bridge, own = placed(name), models.family(name).bridge
