@@ -17,6 +17,7 @@ from dreamy_lens.results.attribution import Attribution
 from dreamy_lens.scoring.candidates import AllowedTokens, rank_candidates
 from dreamy_lens.scoring.prompts import as_ids
 from dreamy_lens.scoring.scorer import Scorer, Scores
+from dreamy_lens.search.frames import summary_of_contexts
 
 
 def attribute(
@@ -109,6 +110,7 @@ def attributions(
             prepend_bos=scorer.prepend_bos,
             prefix=tuple(map(int, scorer.prefix)),
             suffix=tuple(map(int, scorer.suffix)),
+            contexts=summary_of_contexts(scorer.origin),
         )
 
 

@@ -11,7 +11,7 @@ from dreamy_lens.api.signatures import parse_first
 from dreamy_lens.errors import names_keywords
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results.attribution import Attribution
-from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.search.frames import scorer_around
 
 
 @names_keywords
@@ -25,6 +25,7 @@ def attribution(
     prepend_bos: bool | None = None,
     prefix: Sequence[int] = (),
     suffix: Sequence[int] = (),
+    contexts: Any = None,
     fluency_model: Any = None,
     batch_size: int | None = None,
 ) -> Attribution:
@@ -45,6 +46,8 @@ def attribution(
         prepend_bos: Whether a BOS token stands before the prompt; None is the model's convention.
         prefix: Token ids of a template before the prompt; they are not substituted.
         suffix: Token ids of a template after the prompt; they are not substituted.
+        contexts: Template, chat or several contexts, from :mod:`dreamy_lens.constraints`, in place of `prefix` and
+            `suffix`.
         fluency_model: Model whose cross-entropy is measured, with the same tokenizer; None is `model`.
         batch_size: Most prompts in one forward pass; None chooses the number.
 
@@ -68,15 +71,12 @@ def attribution(
     """
     expression = parse_first(feature, prompt, "attribution(feature, prompt)")
     hooked = as_hooked(model)
-    scorer = Scorer(
-        expression,
-        hooked,
-        fluency_model=None if fluency_model is None else as_hooked(fluency_model),
-        prefix=prefix,
-        suffix=suffix,
-        prepend_bos=prepend_bos,
-        batch_size=batch_size,
-    )
+    settings: dict[str, Any] = {
+        "fluency_model": None if fluency_model is None else as_hooked(fluency_model),
+        "prepend_bos": prepend_bos,
+        "batch_size": batch_size,
+    }
+    scorer = scorer_around(contexts, expression, hooked, prefix, suffix, **settings)
     with working("Computing the attribution"):
         return compute_attribution(scorer, prompt, k, weight=weight)
 

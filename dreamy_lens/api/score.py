@@ -12,7 +12,8 @@ from dreamy_lens.api.signatures import parse_first
 from dreamy_lens.errors import names_keywords, warn
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.scoring.prompts import as_ids
-from dreamy_lens.scoring.scorer import Scorer, Scores
+from dreamy_lens.scoring.scorer import Scores
+from dreamy_lens.search.frames import scorer_around
 
 
 @names_keywords
@@ -25,6 +26,7 @@ def score(
     prepend_bos: bool | None = None,
     prefix: Sequence[int] = (),
     suffix: Sequence[int] = (),
+    contexts: Any = None,
     batch_size: int | None = None,
     share_prefixes: bool | None = None,
 ) -> Scores:
@@ -40,6 +42,8 @@ def score(
         prepend_bos: Whether a BOS token stands before every prompt; None is the model's convention.
         prefix: Token ids of a template before every prompt.
         suffix: Token ids of a template after every prompt.
+        contexts: Template, chat or several contexts, from :mod:`dreamy_lens.constraints`, in place of `prefix` and
+            `suffix`.
         batch_size: Most prompts in one forward pass; None chooses the number.
         share_prefixes: Whether prompts with a common beginning share its computation. None shares it where the numbers
             are the same; False scores whole prompts.
@@ -60,17 +64,13 @@ def score(
     """
     expression = parse_first(feature, prompts if isinstance(prompts, str) else 0, "score(feature, prompts)")
     hooked = as_hooked(model)
-    fluency = None if fluency_model is None else as_hooked(fluency_model)
-    scorer = Scorer(
-        expression,
-        hooked,
-        fluency_model=fluency,
-        prefix=prefix,
-        suffix=suffix,
-        prepend_bos=prepend_bos,
-        batch_size=batch_size,
-        share_prefixes=share_prefixes,
-    )
+    settings: dict[str, Any] = {
+        "fluency_model": None if fluency_model is None else as_hooked(fluency_model),
+        "prepend_bos": prepend_bos,
+        "batch_size": batch_size,
+        "share_prefixes": share_prefixes,
+    }
+    scorer = scorer_around(contexts, expression, hooked, prefix, suffix, **settings)
     rows = as_ids(prompts, scorer.vocabulary, scorer.frame.bos)
     value = np.empty(len(rows), dtype=np.float32)
     cross_entropy = np.empty(len(rows), dtype=np.float32)

@@ -62,6 +62,12 @@ def add_dream(commands: Commands) -> None:
     parser.add_argument("--template", metavar="TEXT", help=template)
     chat = "message of the user with {dream} in it, or a .json file of messages, written by the model's chat template"
     parser.add_argument("--chat", metavar="TEXT", help=chat)
+    context = "one of several contexts of the prompt: a template, or a text before the prompt; repeat it for each"
+    parser.add_argument("--context", metavar="TEXT", action="append", help=context)
+    combine = f"combination of the values in the contexts: {', '.join(dl.constraints.COMBINATIONS)} (default mean)"
+    parser.add_argument("--combine", metavar="NAME", choices=dl.constraints.COMBINATIONS, help=combine)
+    softness = "softness of --combine soft_min, in the feature's units (default 1)"
+    parser.add_argument("--softness", metavar="X", type=float, help=softness)
     add_quiet(parser)
 
 
@@ -111,6 +117,11 @@ def _constraints(options: argparse.Namespace) -> list[Any]:
     constraints += [dl.constraints.printable()] * options.printable
     constraints += [dl.constraints.template(options.template)] if options.template is not None else []
     constraints += [dl.constraints.chat(_messages(options.chat))] if options.chat is not None else []
+    if options.context is not None:
+        softness = {} if options.softness is None else {"softness": options.softness}
+        constraints.append(dl.constraints.contexts(options.context, options.combine or "mean", **softness))
+    elif options.combine is not None or options.softness is not None:
+        options.misused("--combine and --softness are about several contexts; give them with --context")
     return constraints
 
 
@@ -131,7 +142,8 @@ def _saved_run(options: argparse.Namespace) -> Any:
     changes = given_settings(options)
     changes.pop("iterations", None)
     bos = changes.pop("prepend_bos", None)
-    run_options = ("seeds", "start", "forbid", "round_trip", "varied", "printable", "template", "chat", "fluency_model")
+    around = ("template", "chat", "context", "combine", "softness")
+    run_options = ("seeds", "start", "forbid", "round_trip", "varied", "printable", *around, "fluency_model")
     unusable = ["the feature"] * (options.feature is not None)
     unusable += [flag_of(name) for name in changes]
     unusable += [flag_of(name) for name in run_options if getattr(options, name) not in (None, False)]

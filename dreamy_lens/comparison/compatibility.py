@@ -128,7 +128,12 @@ def warnings_of(merged: Merged, examples: FeatureExamples, corpus: Corpus | None
             "over the tokens, and longer prompts have more context, so the two are only roughly comparable."
         )
     origin = merged.runs[0].provenance
-    if origin.prefix or origin.suffix:
+    if origin.contexts:
+        warnings.append(
+            f"The dreams were scored in several contexts ({origin.contexts}) and the windows were not, so a difference "
+            "may come from the contexts."
+        )
+    elif origin.prefix or origin.suffix:
         warnings.append(
             "The dreams stand in a template and the windows do not, so a difference may come from the template."
         )

@@ -22,13 +22,14 @@ from dreamy_lens.runs.python_code import attribution_code, scorer_code
 from dreamy_lens.runs.start import spec_of_scorer
 from dreamy_lens.scoring.prompts import as_ids
 from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.search.frames import scorer_around
 
 if TYPE_CHECKING:
     from dreamy_lens.results.attribution import Attribution
     from dreamy_lens.runs.dream import Dream
     from dreamy_lens.runs.spec import RunSpec
 
-_OPTIONS = ("prepend_bos", "prefix", "suffix", "fluency_model", "batch_size", "share_prefixes")
+_OPTIONS = ("prepend_bos", "prefix", "suffix", "fluency_model", "batch_size", "share_prefixes", "contexts")
 
 
 class AttributionPanel(LivePanel):
@@ -40,7 +41,7 @@ class AttributionPanel(LivePanel):
         model: Bridge, Hugging Face id or folder; None is the embedded model.
         spec: Spec for runs that are started from the panel; None uses the default settings in the panel's template.
         **options: Keywords of :func:`dreamy_lens.attribution`: `prepend_bos`, `prefix`, `suffix`, `fluency_model`,
-            `batch_size`; and `share_prefixes=False` to score whole prompts.
+            `contexts`, `batch_size`; and `share_prefixes=False` to score whole prompts.
 
     Raises:
         SettingsError: There is no such option.
@@ -66,7 +67,8 @@ class AttributionPanel(LivePanel):
         if options.get("fluency_model") is not None:
             options["fluency_model"] = as_hooked(options["fluency_model"])
         expression = feature if isinstance(feature, BoundFeature) else parse(feature)
-        scorer = Scorer(expression, as_hooked(model), **options)
+        contexts, prefix, suffix = options.pop("contexts", None), options.pop("prefix", ()), options.pop("suffix", ())
+        scorer = scorer_around(contexts, expression, as_hooked(model), prefix, suffix, **options)
         ids = as_ids(prompt, scorer.vocabulary, scorer.frame.bos)[0]
         self._thread = ModelThread(self)
         self._inspector = PromptInspector(lambda: scorer, lambda ids, ks: attributions(scorer, ids, ks, renew=False))
@@ -179,7 +181,8 @@ def explore_run(run: Dream, prompt: Any) -> AttributionPanel:
     """
     announce_panel()
     scorer = run.session.scorer
-    around = {"prefix": scorer.prefix, "suffix": scorer.suffix, "prepend_bos": scorer.prepend_bos}
+    template = {"prefix": scorer.prefix, "suffix": scorer.suffix}
+    around = {"prepend_bos": scorer.prepend_bos, **({"contexts": scorer.origin} if scorer.origin else template)}
     fluency = None if scorer.fluency is scorer.model else scorer.fluency
     return AttributionPanel(scorer.bound, prompt, scorer.model, spec=run.spec, fluency_model=fluency, **around).wait()
 
@@ -192,7 +195,9 @@ def frozen_attribution(attribution: Attribution) -> str:
     """
     shown = state.trimmed(state.attributed_entry(attribution, "".join(attribution.tokens), True), 12, 4)
     origin = (attribution.feature, attribution.model, attribution.prepend_bos, attribution.prefix, attribution.suffix)
-    code = attribution_code(*origin, k=attribution.candidates.shape[1]) if attribution.feature else ""
+    # The contexts are known to the run alone; code with the first of them would give other numbers.
+    can_repeat = bool(attribution.feature) and not attribution.contexts
+    code = attribution_code(*origin, k=attribution.candidates.shape[1]) if can_repeat else ""
     title, full_title = feature_names(attribution.feature)
     traits = {
         "title": title,

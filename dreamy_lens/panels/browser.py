@@ -149,7 +149,8 @@ class FeatureBrowser(VBox):
         groups: dict[tuple[str, ...], list[Dream]] = {}
         for run in self._runs:
             origin = run.provenance
-            group = tuple(map(str, (origin.feature, origin.model, origin.prepend_bos, origin.prefix, origin.suffix)))
+            around = origin.prepend_bos, origin.prefix, origin.suffix, origin.contexts
+            group = tuple(map(str, (origin.feature, origin.model, *around)))
             groups.setdefault(group, []).append(run)
         comparable = {group: runs for group, runs in groups.items() if len(runs) > 1}
         for group in list(self._shared):

@@ -69,7 +69,10 @@ def view_labels(run: Dream) -> dict[str, str]:
     origin = run.provenance
     seed = [] if origin.seed is None else [f"seed {origin.seed}"]
     parts = [origin.model, *seed, f"{run.config.length} tokens"]
-    parts += ["in a template"] * bool(origin.prefix or origin.suffix)
+    if origin.contexts:
+        parts.append(origin.contexts.partition(" (")[0])
+    elif origin.prefix or origin.suffix:
+        parts.append("in a template")
     parts += [f"from: {start}"] if (start := run.start_text) else []
     title, full_title = run.feature_names
     return {"title": title, "full_title": full_title, "subtitle": " · ".join(parts)}

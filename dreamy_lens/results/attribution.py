@@ -71,6 +71,8 @@ class Attribution:
         prepend_bos: Whether a BOS token stood before the prompt; None if unknown.
         prefix: Token ids of a template before the prompt.
         suffix: Token ids of a template after the prompt.
+        contexts: Short text about several contexts in which prompts were scored, of which `prefix` and `suffix` are the
+            first; "" for one.
 
     >>> attribution = Attribution(
     ...     ids=np.array([5, 9]), tokens=(" the", " file"), value=3.0, cross_entropy=2.0,
@@ -99,6 +101,7 @@ class Attribution:
     prepend_bos: bool | None = None
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
+    contexts: str = ""
 
     def __post_init__(self) -> None:
         n, shape = len(self.tokens), np.shape(self.candidates)
@@ -187,6 +190,7 @@ class Attribution:
             names = ("feature", "tokens", "value", "cross_entropy", "candidate_tokens")
             plain = {name: getattr(self, name) for name in names}
             known = {name: getattr(self, name) for name in ("model", "prepend_bos", "prefix", "suffix") if self.model}
+            known |= {"contexts": self.contexts} if self.contexts else {}
             return {"format": FORMAT, "version": 1, **plain, **known, **arrays}
 
         return save_as(path, content, self.to_pandas, lambda: strip(self), self.to_html, drawn=True)
@@ -212,6 +216,7 @@ class Attribution:
                 prepend_bos=data.get("prepend_bos"),
                 prefix=tuple(data.get("prefix", ())),
                 suffix=tuple(data.get("suffix", ())),
+                contexts=str(data.get("contexts", "")),
                 **arrays,
             )
         except (KeyError, TypeError, ValueError) as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from dreamy_lens import _upcalls
+from dreamy_lens.errors import PromptError
 from dreamy_lens.figures.protocols import TextDecoder
 from dreamy_lens.html.page import fragment
 from dreamy_lens.results.prompt_table import prompt_table
@@ -52,6 +53,8 @@ class Provenance:
         prepend_bos: Whether the prompt was scored with a BOS token before it.
         prefix: Token ids of a template before the prompt; they do not count for cross-entropy.
         suffix: Token ids of a template after the prompt.
+        contexts: Short text about several contexts in which the prompt was scored; "" for one. `prefix` and `suffix`
+            are those of the first context.
     """
 
     feature: str
@@ -61,6 +64,7 @@ class Provenance:
     prepend_bos: bool
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
+    contexts: str = ""
 
     def at(self, iteration: int | None) -> Provenance:
         """Return a copy for a prompt of this iteration."""
@@ -68,7 +72,8 @@ class Provenance:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the provenance as JSON values, which :meth:`from_dict` reads."""
-        return {**dataclasses.asdict(self), "prefix": list(self.prefix), "suffix": list(self.suffix)}
+        values = {**dataclasses.asdict(self), "prefix": list(self.prefix), "suffix": list(self.suffix)}
+        return values if self.contexts else {name: value for name, value in values.items() if name != "contexts"}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Provenance:
@@ -152,6 +157,11 @@ class Prompt:
         if self._tools is not None:
             return self._tools.attribution(self, k=k, **settings)
         origin = self.provenance
+        if origin.contexts:
+            raise PromptError(
+                f"This prompt was scored in several contexts ({origin.contexts}), which only its run knows. Open the "
+                "run, and call run.attribution(prompt); or give them: dl.attribution(..., contexts=...)."
+            )
         return _upcalls.attribution(
             origin.feature, np.array(self.ids), origin.model, k=k, **{**self._around(), **settings}
         )

@@ -278,6 +278,7 @@ class Dreams(RunControls, Sequence["Dream"]):
             SettingsError: The prompts of the runs have different lengths, so they do not fit into the same passes.
         """
         from dreamy_lens.models.hooked_model import keep_hooks
+        from dreamy_lens.scoring.contexts import ContextScorer, JointContextScorer
         from dreamy_lens.scoring.joint import JointScorer
         from dreamy_lens.scoring.sharing import SharingScorer
         from dreamy_lens.search.joint import drive_together
@@ -292,7 +293,15 @@ class Dreams(RunControls, Sequence["Dream"]):
             run.session.check_gradient()
         scorers = [run.session.scorer for run in self.runs]
         shares = all(getattr(run.config, "share_prompts", False) for run in self.runs)
-        scorer = SharingScorer(scorers) if shares else JointScorer(scorers)
+        if any(isinstance(s, ContextScorer) for s in scorers):
+            if shares:
+                raise SettingsError(
+                    "share_prompts offers prompts to other features in one template, and not in several contexts. "
+                    "Leave out share_prompts, or contexts()."
+                )
+            scorer = JointContextScorer(scorers)  # pyright: ignore[reportArgumentType]  # all runs have one template
+        else:
+            scorer = SharingScorer(scorers) if shares else JointScorer(scorers)
         with keep_hooks(self.models):
             try:
                 for number, step in drive_together([run.search(until) for run in self.runs], scorer, between):

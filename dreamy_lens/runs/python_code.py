@@ -125,7 +125,10 @@ def scorer_code(scorer: Scorer) -> str:
     if scorer.fluency is not scorer.model:
         more, others = _model("fluency_model", scorer.fluency, None, "")
         keywords, lines = keywords | more, lines + others
-    around = _around(scorer.prepend_bos, scorer.prefix, scorer.suffix)
+    if scorer.origin is None:
+        around = _around(scorer.prepend_bos, scorer.prefix, scorer.suffix)
+    else:
+        around = {"contexts": scorer.origin.code(), "prepend_bos": repr(scorer.prepend_bos)}
     if scorer.prepend_bos == bool(scorer.model.bos(None)):
         around.pop("prepend_bos")
     return program(_attribution(name, keywords | around), [*setup, *lines])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from dreamy_lens.errors import FeatureError
+from dreamy_lens.errors import FeatureError, SettingsError
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import feature_names, parse
 from dreamy_lens.models.embedded import EMBEDDED_NAME
@@ -29,6 +29,8 @@ from dreamy_lens.search.constraints import Constraint
 from dreamy_lens.search.steps import Step
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from dreamy_lens.runs.session import Session
 
 R = TypeVar("R", bound="RecordedRun")
@@ -246,6 +248,34 @@ class RecordedRun(RunControls):
         def work() -> Continuation:
             scorer = self.session.scorer
             return continue_prompt(scorer.frame, scorer.model, prompt, n_tokens, **settings)
+
+        return self.use_model(work)
+
+    def by_context(self, prompt: Any) -> pd.DataFrame:
+        """Return the scores of a prompt in each context of a run with `contexts()`: context, value, cross_entropy.
+
+        Args:
+            prompt: One text, ids `[n]`, or a Prompt.
+
+        Raises:
+            SettingsError: The run scores prompts in one context only.
+        """
+        import pandas as pd
+
+        from dreamy_lens.scoring.contexts import ContextScorer
+        from dreamy_lens.scoring.prompts import as_ids
+
+        def work() -> pd.DataFrame:
+            scorer = self.session.scorer
+            if not isinstance(scorer, ContextScorer):
+                raise SettingsError(
+                    "This run scores prompts in one context. Give several: constraints=dl.constraints.contexts([...])."
+                )
+            scores = [each.score(as_ids(prompt, scorer.vocabulary, each.frame.bos)[0]) for each in scorer.parts]
+            names = [frame.describe().removeprefix("inside the ") for frame in scorer.origin.frames]
+            values = [float(score.value[0]) for score in scores]
+            costs = [float(score.cross_entropy[0]) for score in scores]
+            return pd.DataFrame({"context": names, "value": values, "cross_entropy": costs})
 
         return self.use_model(work)
 

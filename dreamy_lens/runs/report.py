@@ -155,6 +155,7 @@ def run_settings(run: ReportedRun) -> dict[str, Any]:
     """Return what a run drove, its settings and its package versions, for the foot of a page."""
     origin, history = run.provenance, run.history
     template = {"prefix": origin.prefix, "suffix": origin.suffix} if origin.prefix or origin.suffix else {}
+    template = {"contexts": origin.contexts} if origin.contexts else template
     feature = feature_names(origin.feature)[1]
     driven = {"feature": feature, "model": origin.model, "prepend_bos": origin.prepend_bos, **template}
     driven |= {"start": run.start_text} if run.start_text else {}

@@ -20,10 +20,12 @@ from dreamy_lens.models.weights import have_changed
 from dreamy_lens.results.history import History, HistoryBuilder
 from dreamy_lens.results.prompt import Provenance
 from dreamy_lens.runs.spec import RunRecord, RunSpec
+from dreamy_lens.scoring.contexts import ContextScorer
 from dreamy_lens.scoring.gradient_check import require_gradient
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.budgets import Budget, metered, within_budget
-from dreamy_lens.search.constraint_set import ConstraintSet, template_ids
+from dreamy_lens.search.constraint_set import ConstraintSet
+from dreamy_lens.search.frames import scorer_in_frames, summary_of_contexts
 from dreamy_lens.search.optimizers import find_optimizer
 from dreamy_lens.search.protocol import Search, drive
 from dreamy_lens.search.score_cache import ScoreCache
@@ -67,20 +69,19 @@ class Session:
         feature, model, config = spec.feature, spec.model, spec.config
         assert feature is not None, "only the feature of a saved run may be None; see reopen()"
         # The scorer needs the template's ids; the constraints need the tokens that the scorer's models allow.
-        prefix, suffix = template_ids(spec.constraints, model.vocabulary)
-        scorer = Scorer(
+        scorer = scorer_in_frames(
+            spec.constraints,
             feature,
             model,
             fluency_model=spec.fluency_model,
-            prefix=prefix,
-            suffix=suffix,
             prepend_bos=config.prepend_bos,
             batch_size=config.batch_size,
             share_prefixes=config.share_prefixes,
         )
         scorer.check_length(config.length)
         constraint_set = ConstraintSet(spec.constraints, model.vocabulary, config.length, scorer.allowed)
-        if scorer.frame.bos == [constraint_set.fixed.get(0)]:
+        parts = scorer.parts if isinstance(scorer, ContextScorer) else (scorer,)
+        if any(part.frame.bos == [constraint_set.fixed.get(0)] for part in parts):
             raise ConstraintError(
                 "fix() puts the BOS at position 0, and a BOS stands before every prompt anyway. Leave it out, or set "
                 "prepend_bos=False."
@@ -202,7 +203,8 @@ class Session:
         # Paths are absolute, so that the text of the feature is valid in another working folder.
         feature = str(self.scorer.bound.feature.absolute())
         scorer, seed = self.scorer, self.spec.config.seed
-        return Provenance(feature, scorer.model.name, seed, None, scorer.prepend_bos, scorer.prefix, scorer.suffix)
+        around = scorer.prepend_bos, scorer.prefix, scorer.suffix
+        return Provenance(feature, scorer.model.name, seed, None, *around, summary_of_contexts(scorer.origin))
 
     @property
     def fluency_name(self) -> str | None:

@@ -22,7 +22,7 @@ from dreamy_lens.scoring.prompts import strip_bos
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.constraint_set import template_ids
-from dreamy_lens.search.constraints import Template, template
+from dreamy_lens.search.constraints import Constraint, template
 from dreamy_lens.search.optimizers import default_search
 
 
@@ -88,7 +88,9 @@ def spec_of_scorer(scorer: Scorer) -> RunSpec:
     return RunSpec(scorer.bound.feature, scorer.model, config, _template_of(scorer), fluency_model)
 
 
-def _template_of(scorer: Scorer) -> tuple[Template, ...]:
+def _template_of(scorer: Scorer) -> tuple[Constraint, ...]:
+    if scorer.origin is not None:
+        return (scorer.origin,)
     if not (scorer.prefix or scorer.suffix):
         return ()
     vocabulary, bos = scorer.vocabulary, scorer.model.bos(scorer.prepend_bos)

@@ -23,7 +23,6 @@ from torch import Tensor
 from dreamy_lens.errors import DreamyLensError, NoGradientError, warn
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.models.transfer import to_device, to_host
-from dreamy_lens.scoring.backward import BackwardScorer
 from dreamy_lens.scoring.batching import memory_budget
 from dreamy_lens.scoring.scorer import Scorer
 
@@ -186,9 +185,8 @@ def check_gradient(
     """
     coarse = scorer.model.dtype.itemsize < 4
     steps = steps or (COARSE_STEPS if coarse else STEPS)
-    backward = BackwardScorer([scorer.bound], scorer.frame, scorer.models, scorer.backward.batches.size, bare=False)
-    found = backward.gradient([scorer.check_prompts(ids)])[0]
-    slope = next(part.value for model, part in zip(scorer.models, found.parts, strict=True) if model is scorer.model)
+    found = scorer.plain_gradient(ids)
+    slope = found.parts[scorer.models.index(scorer.model)].value
     lengths = slope.norm(dim=(1, 2), keepdim=True)
     random = torch.randn(slope.shape, generator=torch.Generator().manual_seed(0))
     random = to_device(random, slope.device)

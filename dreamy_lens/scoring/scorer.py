@@ -79,6 +79,7 @@ class Scorer:
         work: Account of what has been computed.
         together: Number of scorers that work side by side, which share the memory of their device.
         run_by: Passes that score this scorer's prompts; those of a joint scorer, if there is one.
+        origin: Constraint that the frame was made of, if a layer above set one; None otherwise.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class Scorer:
         self.work = self.forward.work = self.backward.work = Work()
         self.together = 1
         self.run_by: Sequence[GraphedPasses] = (self.forward.passes, self.backward.passes)
+        self.origin: Any = None
         self._checked: set[int] = set()
 
     @property
@@ -180,6 +182,11 @@ class Scorer:
             NoGradientError: The value does not depend on the tokens differentiably.
         """
         return self.backward.gradient([self.check_prompts(ids)])[0]
+
+    def plain_gradient(self, ids: Any) -> Gradient:
+        """Compute gradients as :meth:`gradient` does, by passes that leave out nothing, to compare others with."""
+        backward = BackwardScorer([self.bound], self.frame, self.models, self.backward.batches.size, bare=False)
+        return backward.gradient([self.check_prompts(ids)])[0]
 
     def gradient_on_device(self, ids: Int64[Tensor, "B n"]) -> Gradient:
         """Compute gradients for prompts on the model's device, without checking the prompts."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from dreamy_lens.models.vocabulary import LONGEST_TARGET, REPLACEMENT, Vocabular
 from dreamy_lens.search.constraints import (
     Chat,
     Constraint,
+    Contexts,
     Fix,
     ForbidText,
     ForbidTokens,
@@ -35,7 +36,9 @@ class ConstraintSet:
         allowed: Tokens that may be proposed, bool `[d_vocab]`.
         fixed: Tokens that never change, by position.
         free_positions: Positions that may change, int64 `[<= n]`.
-        prefix, suffix: Token ids of the template before and after the prompt, with the BOS that its text states.
+        frames: Token ids before and after the prompt, with the BOS that a text states, in each context; in one without
+            `contexts()`.
+        prefix, suffix: Token ids before and after the prompt in the first context.
 
     Raises:
         ConstraintError: The constraints contradict each other, or leave no token or no position to change.
@@ -50,9 +53,10 @@ class ConstraintSet:
         self.allowed = (vocabulary.allowed if allowed is None else allowed).copy()
         self.fixed: dict[int, int] = {}
         self._predicates: list[tuple[Constraint, Callable[[np.ndarray, str], bool]]] = []
-        before, after = _template_texts(self.constraints, vocabulary)
-        self._around = before.casefold(), after.casefold()
-        self.prefix, self.suffix = template_ids(self.constraints, vocabulary)
+        texts = _texts_around(self.constraints, vocabulary)
+        self._around = [(before.casefold(), after.casefold()) for before, after in texts]
+        self.frames = frames_of(self.constraints, vocabulary)
+        self.prefix, self.suffix = self.frames[0]
         for c in self.constraints:
             self._add(c)
         self._check_fixed()
@@ -144,8 +148,8 @@ class ConstraintSet:
             self.allowed &= np.array([needle not in piece.casefold() for piece in pieces])
             # An occurrence may begin in the template before the prompt, or end in the template after it.
             margin = len(needle) - 1
-            before, after = self._around[0][max(0, len(self._around[0]) - margin) :], self._around[1][:margin]
-            self._predicates.append((c, lambda row, text: needle not in before + text.casefold() + after))
+            around = {(before[max(0, len(before) - margin) :], after[:margin]) for before, after in self._around}
+            self._predicates.append((c, lambda row, text: _is_free_of(needle, text.casefold(), around)))
         elif isinstance(c, Printable):
             self.allowed &= np.array([_prints(piece) for piece in pieces])
         elif isinstance(c, Varied):
@@ -202,47 +206,73 @@ class ConstraintSet:
 
     def _round_trips(self, row: np.ndarray, text: str) -> bool:
         """Return whether a prompt, inside its template, is encoded back to the same ids."""
-        if not (self.prefix or self.suffix):
-            return self.vocabulary.encode(text) == row.tolist()
-        ids = [*self.prefix, *row.tolist(), *self.suffix]
-        return self.vocabulary.encode(self.vocabulary.text(ids)) == ids
+        for prefix, suffix in self.frames:
+            ids = [*prefix, *row.tolist(), *suffix]
+            if self.vocabulary.encode(self.vocabulary.text(ids) if prefix or suffix else text) != ids:
+                return False
+        return True
 
 
-def template_ids(constraints: Sequence[Constraint], vocabulary: Vocabulary) -> tuple[list[int], list[int]]:
-    """Return the token ids of the template before and after the prompt; none without a template.
+def _is_free_of(needle: str, text: str, around: Collection[tuple[str, str]]) -> bool:
+    """Return whether a text does not contain another, also across its beginning and its end."""
+    return all(needle not in before + text + after for before, after in around)
+
+
+def contexts_of(constraints: Sequence[Constraint]) -> Contexts | None:
+    """Return the constraint that prompts are scored in several contexts; None if there is none."""
+    return next((c for c in constraints if isinstance(c, Contexts)), None)
+
+
+def frames_of(constraints: Sequence[Constraint], vocabulary: Vocabulary) -> list[tuple[list[int], list[int]]]:
+    """Return the token ids before and after the prompt in each context: in one without `contexts()`.
 
     Special tokens in the text, such as those of a chat, are tokens. A BOS that the text begins with is the first of the
     ids: where a BOS stands before every row anyway, the scorer takes it once.
 
     Args:
-        constraints: Constraints, of which at most one is a template or a chat.
+        constraints: Constraints, of which at most one is a template, a chat or several contexts.
         vocabulary: Vocabulary of the model.
 
     Raises:
-        ConstraintError: There are several templates, or the template has a token that the model has no row for.
+        ConstraintError: There are several templates, or a template has a token that the model has no row for.
     """
-    before, after = _template_texts(constraints, vocabulary)
-    ids = vocabulary.encode(before) if before else [], _continuation(vocabulary, after)
-    for part in ids:
-        if part:
-            try:
-                vocabulary.check(part, "The template")
-            except PromptError as error:
-                raise ConstraintError(str(error)) from None
-    return ids
+    frames = []
+    for before, after in _texts_around(constraints, vocabulary):
+        ids = vocabulary.encode(before) if before else [], _continuation(vocabulary, after)
+        for part in ids:
+            if part:
+                try:
+                    vocabulary.check(part, "The template")
+                except PromptError as error:
+                    raise ConstraintError(str(error)) from None
+        frames.append(ids)
+    return frames
 
 
-def _template_texts(constraints: Sequence[Constraint], vocabulary: Vocabulary) -> tuple[str, str]:
-    """Return the text of the template or chat before and after the prompt."""
-    templates = [c for c in constraints if isinstance(c, (Template, Chat))]
-    if len(templates) > 1:
-        chats = " or chat" * any(isinstance(c, Chat) for c in templates)
-        raise ConstraintError(f"There can be only one template{chats}; got {len(templates)}.")
-    if not templates:
-        return "", ""
-    if isinstance(templates[0], Chat):
-        return templates[0].texts(vocabulary.tokenizer)
-    before, after = templates[0].text.split("{dream}")
+def template_ids(constraints: Sequence[Constraint], vocabulary: Vocabulary) -> tuple[list[int], list[int]]:
+    """Return the token ids before and after the prompt in the first context; see :func:`frames_of`."""
+    return frames_of(constraints, vocabulary)[0]
+
+
+def _texts_around(constraints: Sequence[Constraint], vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """Return the text before and after the prompt in each context."""
+    given = [c for c in constraints if isinstance(c, (Template, Chat, Contexts))]
+    if len(given) > 1:
+        kinds = " or chat" * any(isinstance(c, Chat) for c in given)
+        several = any(isinstance(c, Contexts) for c in given)
+        advice = "; put all of them into contexts([...])." if several else ". contexts([...]) takes several."
+        raise ConstraintError(f"There can be only one template{kinds}; got {len(given)}{advice}")
+    if not given:
+        return [("", "")]
+    frames = given[0].frames if isinstance(given[0], Contexts) else given
+    return [_text_around(frame, vocabulary) for frame in frames if isinstance(frame, (Template, Chat))]
+
+
+def _text_around(frame: Template | Chat, vocabulary: Vocabulary) -> tuple[str, str]:
+    """Return the text of a template or chat before and after the prompt."""
+    if isinstance(frame, Chat):
+        return frame.texts(vocabulary.tokenizer)
+    before, after = frame.text.split("{dream}")
     return before, after
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from dreamy_lens.errors import ConstraintError, quoted
-from dreamy_lens.search.chat import checked_json, checked_messages, render_chat
+from dreamy_lens.search.chat import PLACE, checked_json, checked_messages, render_chat
 
-__all__ = ["chat", "fix", "forbid_text", "forbid_tokens", "printable", "round_trip", "template", "varied"]
+__all__ = ["chat", "contexts", "fix", "forbid_text", "forbid_tokens", "printable", "round_trip", "template", "varied"]
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,44 @@ class Chat(Constraint):
         return render_chat(tokenizer, json.loads(self.messages), tools, self.add_generation_prompt)
 
 
+@dataclass(frozen=True)
+class Contexts(Constraint):
+    """Several templates and chats; the prompt is scored inside each of them.
+
+    Attributes:
+        frames: Templates and chats.
+        combine: Combination of the values: one of `COMBINATIONS`.
+        softness: Softness of the soft minimum, in the feature's units.
+        gradients_in: Number of contexts, drawn anew in every iteration, in which gradients are computed; None is all.
+    """
+
+    frames: tuple[Template | Chat, ...]
+    combine: str = "mean"
+    softness: float = 1.0
+    gradients_in: int | None = None
+
+    def describe(self) -> str:
+        """Describe the constraint in words."""
+        shown, more = [frame.describe() for frame in self.frames[:3]], len(self.frames) - 3
+        listed = ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+        how = {"mean": "mean", "min": "minimum", "soft_min": f"soft minimum ({self.softness:g})"}[self.combine]
+        return f"{how} of the values in {len(self.frames)} contexts: {listed}"
+
+    def code(self) -> str:
+        """Return the Python expression that makes the constraint."""
+        frames = ", ".join(
+            python_literal(frame.text) if isinstance(frame, Template) else frame.code() for frame in self.frames
+        )
+        more = "" if self.combine == "mean" else f", {python_literal(self.combine)}"
+        more += "" if self.combine != "soft_min" else f", softness={self.softness!r}"
+        more += "" if self.gradients_in is None else f", gradients_in={self.gradients_in}"
+        return f"dl.constraints.contexts([{frames}]{more})"
+
+
+COMBINATIONS = ("mean", "min", "soft_min")
+"""Ways to combine the values in several contexts to one."""
+
+
 def _content(message: Mapping[str, Any]) -> str:
     content = message.get("content")
     return content if isinstance(content, str) else json.dumps({k: v for k, v in message.items() if k != "role"})
@@ -302,6 +340,7 @@ def _why_no_constraint(thing: Any) -> str:
 
 _CALLS = {
     "chat": '"Tell me about {dream}."',
+    "contexts": '["User: {dream}", "Note: {dream}"]',
     "fix": '{0: "The"}',
     "forbid_text": '" the"',
     "forbid_tokens": '" the", 17',
@@ -315,7 +354,8 @@ _CALLS = {
 
 def to_dict(constraint: Constraint) -> dict[str, Any]:
     """Return a constraint as JSON values."""
-    return {"kind": type(constraint).__name__, **asdict(constraint)}
+    values = {"kind": type(constraint).__name__, **asdict(constraint)}
+    return {**values, "frames": list(map(to_dict, constraint.frames))} if isinstance(constraint, Contexts) else values
 
 
 def from_dict(data: dict[str, Any]) -> Constraint:
@@ -324,7 +364,8 @@ def from_dict(data: dict[str, Any]) -> Constraint:
     Raises:
         ConstraintError: There is no constraint of this kind.
     """
-    kinds = {c.__name__: c for c in (ForbidTokens, ForbidText, RoundTrip, Printable, Varied, Fix, Template, Chat)}
+    plain = (ForbidTokens, ForbidText, RoundTrip, Printable, Varied, Fix, Template, Chat, Contexts)
+    kinds = {c.__name__: c for c in plain}
     rest = {name: value for name, value in data.items() if name != "kind"}
     if data.get("kind") not in kinds:
         raise ConstraintError(
@@ -332,6 +373,8 @@ def from_dict(data: dict[str, Any]) -> Constraint:
         )
     if "tokens" in rest:
         rest["tokens"] = tuple(rest["tokens"])
+    if "frames" in rest:
+        rest["frames"] = tuple(map(from_dict, rest["frames"]))
     if "at" in rest:
         rest["at"] = tuple((position, token) for position, token in rest["at"])
     return kinds[data["kind"]](**rest)
@@ -371,6 +414,60 @@ def chat(messages: Any, add_generation_prompt: bool = True, *, tools: Any = None
     values = json.dumps(checked_messages(messages), ensure_ascii=False)
     described = None if tools is None else json.dumps(checked_json(list(tools), "tools="), ensure_ascii=False)
     return Chat(values, described, bool(add_generation_prompt))
+
+
+def contexts(frames: Any, combine: str = "mean", *, softness: float = 1.0, gradients_in: int | None = None) -> Contexts:
+    """Score the prompt in several contexts at once, so that a search finds prompts that work in all of them.
+
+    The value is the mean, the minimum or a soft minimum of the feature's values in the contexts. The cross-entropy is
+    the mean of the prompt's cross-entropies in them.
+
+    Args:
+        frames: Contexts: templates (texts with `{dream}`), texts that stand before the prompt (without it), and chats
+            (:func:`chat`). At least two. :func:`dreamy_lens.corpus.passages` draws texts from a corpus.
+        combine: "mean"; "min", the value in the worst context; or "soft_min", -s log(mean(exp(-v / s))), whose gradient
+            follows all contexts, and those with low values most.
+        softness: s of the soft minimum, in the feature's units: near 0 it is the minimum, for large s the mean.
+        gradients_in: Number of contexts, drawn anew for the gradients of every iteration, which saves time with many
+            contexts; None computes them in all. Scores are always those in all contexts.
+
+    Raises:
+        ConstraintError: There are fewer than two contexts, one is none, or a setting has a value that it cannot have.
+
+    >>> contexts(["User: {dream}", "Dear diary,"], "min").describe()
+    "minimum of the values in 2 contexts: inside the template 'User: {dream}', inside the template 'Dear diary,{dream}'"
+    """
+    one_by_one = isinstance(frames, Iterable) and not isinstance(frames, (str, bytes, Mapping))
+    listed = [_frame(frame) for frame in frames] if one_by_one else []
+    if len(listed) < 2:
+        raise ConstraintError(
+            f"contexts() takes at least two contexts in a list; got {quoted(frames)}. One is template() or chat()."
+        )
+    if len(set(listed)) < len(listed):
+        twice = next(frame for i, frame in enumerate(listed) if frame in listed[:i])
+        raise ConstraintError(f"contexts() has one context twice: {twice.describe()}. Leave one of them out.")
+    if combine not in COMBINATIONS:
+        raise ConstraintError(f"contexts() combines values by {', '.join(COMBINATIONS)}; got {quoted(combine)}.")
+    real = isinstance(softness, numbers.Real) and not isinstance(softness, bool)
+    if not real or not 0 < softness < float("inf"):
+        raise ConstraintError(f"softness is a number above 0, in the feature's units; got {quoted(softness)}.")
+    if gradients_in is not None and (
+        isinstance(gradients_in, bool) or not isinstance(gradients_in, numbers.Integral) or gradients_in < 1
+    ):
+        raise ConstraintError(f"gradients_in is a number of contexts, at least 1; got {quoted(gradients_in)}.")
+    return Contexts(tuple(listed), combine, float(softness), None if gradients_in is None else int(gradients_in))
+
+
+def _frame(given: Any) -> Template | Chat:
+    """Return one context of :func:`contexts`."""
+    if isinstance(given, (Template, Chat)):
+        return given
+    if isinstance(given, str) and given.strip():
+        return template(given if PLACE in given else given + PLACE)
+    raise ConstraintError(
+        f"A context is a text, a template or a chat; got {quoted(given)}. A text without {PLACE} stands before the "
+        "prompt."
+    )
 
 
 def __dir__() -> list[str]:

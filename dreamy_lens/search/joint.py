@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dreamy_lens.models.transfer import to_host
+from dreamy_lens.scoring.contexts import JointContextScorer
 from dreamy_lens.scoring.joint import JointScorer
 from dreamy_lens.scoring.sharing import SharingScorer
 from dreamy_lens.search.protocol import (
@@ -23,7 +24,7 @@ from dreamy_lens.search.steps import Step
 
 
 def drive_together(
-    searches: Sequence[Search], scorer: JointScorer, between: Callable[[], object] | None = None
+    searches: Sequence[Search], scorer: JointScorer | JointContextScorer, between: Callable[[], object] | None = None
 ) -> Iterator[tuple[int, Step]]:
     """Drive searches side by side: each runs until it makes a request, and then all requests are answered at once.
 
@@ -68,7 +69,7 @@ def drive_together(
         answers = _answer(current, scorer)
 
 
-def _answer(requests: dict[int, Request], scorer: JointScorer) -> dict[int, Any]:
+def _answer(requests: dict[int, Request], scorer: JointScorer | JointContextScorer) -> dict[int, Any]:
     """Answer the requests of several searches at one stage of an iteration.
 
     Scores and gradients of all searches are computed in the same passes; rare requests are answered one by one.

@@ -149,6 +149,16 @@ def test_both_kinds_of_graphs_are_tried_and_named(waits, clock):
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_runs_in_several_contexts_replay_graphs_in_each(waits, clock):
+    contexts = dl.constraints.contexts(["the dog {dream}", "over{dream}."], "soft_min", softness=0.1)
+    settings = {**SMALL, "search": "epo", "iterations": 7, "children": 12, "constraints": contexts}
+    run = dl.dream("L1.N3", placed("gpt2"), **settings)
+    alike(run.history, dl.dream("L1.N3", models.family("gpt2").bridge, **settings).history)
+    assert waits.launches > 3 and set(run.passes) == {"scoring", "gradients"}
+    assert not any(len(passes) for part in run.session.scorer.parts for passes in part.run_by)  # freed
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("search", ["epo", "frontier"])
 def test_runs_take_the_steps_that_they_take_on_a_cpu(waits, clock, search):
     settings = {**SMALL, "search": search, "iterations": 9, "children": 12}
