@@ -2,7 +2,7 @@
 
 from dreamy_lens.corpus.corpus import Block, Corpus, Section
 from dreamy_lens.corpus.documentation import PACKAGES, Document, docstrings, is_held_out
-from dreamy_lens.corpus.passages import passages
+from dreamy_lens.corpus.drawing import passages
 from dreamy_lens.corpus.problems import Problem, Problems
 from dreamy_lens.corpus.sources import open_corpus
 from dreamy_lens.corpus.sources import open_corpus as open

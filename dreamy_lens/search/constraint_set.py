@@ -55,7 +55,7 @@ class ConstraintSet:
         self._predicates: list[tuple[Constraint, Callable[[np.ndarray, str], bool]]] = []
         texts = _texts_around(self.constraints, vocabulary)
         self._around = [(before.casefold(), after.casefold()) for before, after in texts]
-        self.frames = frames_of(self.constraints, vocabulary)
+        self.frames = template_frames(self.constraints, vocabulary)
         self.prefix, self.suffix = self.frames[0]
         for c in self.constraints:
             self._add(c)
@@ -223,7 +223,7 @@ def contexts_of(constraints: Sequence[Constraint]) -> Contexts | None:
     return next((c for c in constraints if isinstance(c, Contexts)), None)
 
 
-def frames_of(constraints: Sequence[Constraint], vocabulary: Vocabulary) -> list[tuple[list[int], list[int]]]:
+def template_frames(constraints: Sequence[Constraint], vocabulary: Vocabulary) -> list[tuple[list[int], list[int]]]:
     """Return the token ids before and after the prompt in each context: in one without `contexts()`.
 
     Special tokens in the text, such as those of a chat, are tokens. A BOS that the text begins with is the first of the
@@ -250,8 +250,8 @@ def frames_of(constraints: Sequence[Constraint], vocabulary: Vocabulary) -> list
 
 
 def template_ids(constraints: Sequence[Constraint], vocabulary: Vocabulary) -> tuple[list[int], list[int]]:
-    """Return the token ids before and after the prompt in the first context; see :func:`frames_of`."""
-    return frames_of(constraints, vocabulary)[0]
+    """Return the token ids before and after the prompt in the first context; see :func:`template_frames`."""
+    return template_frames(constraints, vocabulary)[0]
 
 
 def _texts_around(constraints: Sequence[Constraint], vocabulary: Vocabulary) -> list[tuple[str, str]]:

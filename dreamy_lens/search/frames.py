@@ -13,7 +13,7 @@ from dreamy_lens.features.expressions import Feature
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.scoring.contexts import Combination, ContextScorer
 from dreamy_lens.scoring.scorer import Scorer
-from dreamy_lens.search.constraint_set import contexts_of, frames_of
+from dreamy_lens.search.constraint_set import contexts_of, template_frames
 from dreamy_lens.search.constraints import Chat, Constraint, Contexts, Template, template, to_dict
 from dreamy_lens.search.constraints import contexts as make_contexts
 
@@ -32,7 +32,7 @@ def scorer_in_frames(
     Raises:
         ConstraintError: There are several templates, or a template has a token that the model has no row for.
     """
-    frames = frames_of(constraints, model.vocabulary)
+    frames = template_frames(constraints, model.vocabulary)
     several = contexts_of(constraints)
     if several is None:
         (prefix, suffix) = frames[0]

@@ -27,6 +27,7 @@ def test_signatures_have_every_setting_with_its_default():
 def test_modules_list_what_they_are_for():
     assert dir(dl.constraints) == [
         "chat",
+        "contexts",
         "fix",
         "forbid_text",
         "forbid_tokens",

@@ -35,7 +35,7 @@ def passages(source: Any, count: int = 8, *, words: int = 12, seed: int = 0) -> 
 
     >>> from dreamy_lens import corpus
     >>> corpus.passages(["one two three four", "five six seven"], 2, words=3, seed=1)
-    ['one two three', 'five six seven']
+    ['one two three', 'two three four']
     """
     for name, value in (("count", count), ("words", words)):
         if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
