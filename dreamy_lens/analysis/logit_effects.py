@@ -126,6 +126,8 @@ def _locate(f: ex.Feature, model: HookedModel, bos: bool | None) -> Location:
             raise NoPathError("The feature is a logit itself: its only effect is on that logit.")
         case ex.Logit() | ex.MeanCrossEntropy():
             raise NoPathError("The feature is computed from the logits, so it has no effect on them.")
+        case ex.OnModel():
+            raise NoPathError("The feature is read from another model, and has no effect on the logits of this one.")
         case ex.Custom():
             raise NoPathError("The feature is a function of your own, and the vector that stands for it is not known.")
         case ex.Norm():

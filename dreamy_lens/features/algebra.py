@@ -8,11 +8,14 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from dreamy_lens.errors import FeatureError
+from dreamy_lens.errors import FeatureError, quoted
 from dreamy_lens.features.directions import Direction
 from dreamy_lens.features.node import FLOAT32_TINY, Element, Node, Writer, finite_number
+from dreamy_lens.features.paths import absolute_path
+from dreamy_lens.models.embedded import EMBEDDED_NAME
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -72,6 +75,18 @@ class Feature(Node):
         if low is not None and high is not None and low > high:
             raise FeatureError(f"clip(min={low:g}, max={high:g}) leaves nothing: min is above max.")
         return Clipped(self, low, high)
+
+    def on(self, model: Any) -> Feature:
+        """Read this feature from another model with the same tokenizer, whatever model the rest is bound to.
+
+        ``neuron(2, 17) - neuron(2, 17).on("base")`` is high where fine-tuning has changed the neuron.
+
+        Args:
+            model: TransformerBridge, Hugging Face id or folder.
+        """
+        if model is None or isinstance(model, (bool, int, float)) or (isinstance(model, str) and not model.strip()):
+            raise FeatureError(f"on() takes a model, its Hugging Face id or a folder; got {quoted(model)}.")
+        return OnModel(self, str(model) if isinstance(model, Path) else model)
 
     # Arithmetic. Sums are flattened and multiples are folded, so that equal features have equal trees.
 
@@ -210,6 +225,58 @@ class Clipped(Unary, methods={"clip": ("min", "max")}):
         """Write `feature.clip(min=..., max=...)`."""
         limits = [f"{n}={writer.number(x)}" for n, x in (("min", self.low), ("max", self.high)) if x is not None]
         return f"{writer.operand(self.of)}.clip({', '.join(limits)})"
+
+
+@dataclass(frozen=True, repr=False)
+class OnModel(Feature, methods={"on": ("model",)}):
+    """Feature that is read from another model.
+
+    It is a leaf: what is below it belongs to the other model, and the functions that walk through a tree to find the
+    hook points of its own model do not enter it.
+
+    Attributes:
+        of: Feature of the other model.
+        model: Other model: its name, or an object.
+    """
+
+    of: Feature
+    model: Any
+
+    is_leaf: ClassVar[bool] = True
+
+    def write(self, writer: Writer) -> str:
+        """Write `feature.on(model)`."""
+        return f"{writer.operand(self.of)}.on({writer.source(self.model)})"
+
+    @property
+    def has_text_form(self) -> bool:
+        """True if the model is given by a name from which it can be loaded, and the feature has a text form."""
+        return isinstance(self.model, str) and all(node.has_text_form for node in self.of.walk())
+
+    def map_paths(self, change: Callable[[str], str]) -> OnModel:
+        """Return this feature with `change` applied to the paths below it and to the folder of the model."""
+        of = self.of.transform(lambda node: None if node.children else node.map_paths(change))
+        is_path = isinstance(self.model, str) and self.model != EMBEDDED_NAME
+        return replace(self, of=of, model=change(self.model) if is_path else self.model)
+
+    def absolute(self) -> OnModel:
+        """Return this feature with existing relative paths made absolute, also those below it."""
+        is_path = isinstance(self.model, str) and self.model != EMBEDDED_NAME
+        return replace(self, of=self.of.absolute(), model=absolute_path(self.model) if is_path else self.model)
+
+    def digest_key(self) -> bytes:
+        """Return the data that determine the values of the nodes below it."""
+        return b"".join(node.digest_key() for node in self.of.walk())
+
+    def __hash__(self) -> int:
+        return hash((self.of, self.model if isinstance(self.model, str) else id(self.model)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, OnModel):
+            return NotImplemented
+        both_named = isinstance(self.model, str) and isinstance(other.model, str)
+        same = self.model == other.model if both_named else self.model is other.model
+        return same and self.of == other.of
 
 
 @dataclass(frozen=True, repr=False)

@@ -81,7 +81,7 @@ class BoundFeature:
         feature: Expression of the feature.
         model: Model that the feature is bound to.
         hooks: Hook points that the feature reads, by model. Besides `model`, these are the models whose cross-entropy
-            the feature uses.
+            the feature uses, and those that parts of it are read from (`feature.on(model)`).
         logits: Models whose logits the feature reads. Forward passes of all other models end at the last hook point.
     """
 
@@ -123,7 +123,9 @@ class BoundFeature:
 def runs_user_code(feature: ex.Feature) -> bool:
     """Return whether a function or an object of the user's computes a part of a feature's value."""
     return any(
-        isinstance(node, ex.Custom) or (isinstance(node, ex.Latent) and not isinstance(node.sae, (str, Path)))
+        isinstance(node, ex.Custom)
+        or (isinstance(node, ex.Latent) and not isinstance(node.sae, (str, Path)))
+        or (isinstance(node, ex.OnModel) and runs_user_code(node.of))
         for node in feature.walk()
     )
 
@@ -176,7 +178,7 @@ def bind(
         compute,
         tuple(compiler.positions),
         tuple(compiler.conditions),
-        tuple(_attentions(expression, probe)),
+        tuple(a for f, c in [(expression, compiler), *compiler.others] for a in _attentions(f, c.probe)),
     )
     for attention in bound._attentions:
         if attention.is_known:
@@ -197,8 +199,9 @@ def _try_out(bound: BoundFeature, compiler: Compiler) -> None:
         activations, logits = model.run(ids, names, logits=model in bound.logits)
         readings[model] = ForwardPass(activations, logits, ids, layout)
     # Functions of users are tried alone first, so that an error names the function that failed.
-    for node in bound.feature.walk():
-        _verify(node, compiler, readings[bound.model].activations)
+    for feature, own in [(bound.feature, compiler), *compiler.others]:
+        for node in feature.walk():
+            _verify(node, own, readings[own.model].activations)
     value = bound(readings)
     if all(not isinstance(node, ex.Custom) for node in bound.feature.walk()) and bool((value < MASKED).all()):
         raise FeatureRangeError(

@@ -70,6 +70,7 @@ class Compiler:
         logits: Models whose logits are read.
         positions: Every position that the feature names, with the label of the part that names it.
         conditions: Conditions of every autoencoder that the feature reads, with the position that it reads.
+        others: Features of other models inside the feature, with their compilers.
     """
 
     def __init__(self, probe: ShapeProbe) -> None:
@@ -79,6 +80,7 @@ class Compiler:
         self.logits: set[HookedModel] = set()
         self.positions: list[tuple[ex.Element, str]] = []
         self.conditions: list[tuple[Conditions, ex.Element]] = []
+        self.others: list[tuple[ex.Feature, Compiler]] = []
 
     def build(self, f: ex.Feature) -> tuple[Axes, Compute]:
         """Return the axes that a feature leaves, and the computation of its values `[batch, *axes]`.
@@ -225,6 +227,25 @@ def _custom(compiler: Compiler, f: ex.Custom) -> tuple[Axes, Compute]:
         return checked_values(f.function({h: r[model].activations[h] for h in hooks}), r[model].size, f.long_label)
 
     return (), compute
+
+
+@compiles(ex.OnModel)
+def _on_model(compiler: Compiler, f: ex.OnModel) -> tuple[Axes, Compute]:
+    model = as_hooked(f.model)
+    compiler.model.check_same_tokenizer(model)
+    model.bos(bool(compiler.probe.bos))
+    inner = Compiler(ShapeProbe(model, f.of, bool(compiler.probe.bos)))
+    axes, compute = inner.build(f.of)
+    if not any(node.is_leaf for node in f.of.walk()):
+        raise FeatureError(f"{f.of.long_label} is a constant: it reads nothing from {model.name}.")
+    for other, names in inner.hooks.items():
+        known = compiler.hooks.setdefault(other, [])
+        known += [name for name in names if name not in known]
+    compiler.logits |= inner.logits
+    compiler.positions += inner.positions
+    compiler.conditions += inner.conditions
+    compiler.others += [(f.of, inner), *inner.others]
+    return axes, lambda r: to_device(compute(r), compiler.model.device)
 
 
 # Inner nodes.

@@ -372,7 +372,7 @@ def _did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _quoted_example(function: str, word: str) -> str:
-    if function in ("hook", "sae_latent", "mean_cross_entropy", "custom", "cosine", "clip"):
+    if function in ("hook", "sae_latent", "mean_cross_entropy", "custom", "cosine", "clip", "on"):
         return f'"{word}"'
     return f'"{word}", or " {word}" with the leading space that most words have inside a sentence'
 

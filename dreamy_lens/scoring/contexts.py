@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dreamy_lens.errors import FeatureError
 from dreamy_lens.features.binding import BoundFeature
-from dreamy_lens.features.expressions import Feature, MeanCrossEntropy
+from dreamy_lens.features.expressions import Feature, MeanCrossEntropy, OnModel
 from dreamy_lens.features.forward_pass import RowLayout
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.transfer import to_host
@@ -160,7 +160,7 @@ class ContextScorer(Scorer):
         cross_entropy = torch.stack([gradient.cross_entropy for gradient in gradients]).mean(0)
         fluency, parts = gradients[0].fluency, []
         charged: list[ModelGradient] = []
-        reads = any(isinstance(node, MeanCrossEntropy) for node in self.bound.feature.walk())
+        reads = _reads_cross_entropy(self.bound.feature)
         for number in range(len(gradients[0].parts)):
             group = [gradient.parts[number] for gradient in gradients]
             device = group[0].value.device
@@ -199,6 +199,14 @@ class ContextScorer(Scorer):
         frames = [(part.prefix, part.suffix) for part in self.parts]
         settings = {"fluency_model": fluency, "prepend_bos": self.prepend_bos, "share_prefixes": False}
         return ContextScorer(self.bound, self.model, frames, self.combination, self.drawn, **settings)
+
+
+def _reads_cross_entropy(feature: Feature) -> bool:
+    """Return whether a value depends on a cross-entropy itself, besides activations."""
+    return any(
+        isinstance(node, MeanCrossEntropy) or (isinstance(node, OnModel) and _reads_cross_entropy(node.of))
+        for node in feature.walk()
+    )
 
 
 class JointContextScorer:

@@ -62,6 +62,7 @@ def larger(of: st.SearchStrategy[ex.Feature]) -> st.SearchStrategy[ex.Feature]:
     return st.one_of(
         st.builds(lambda f: f.standardised(), of),
         st.builds(lambda f: f.norm(), of),
+        st.builds(lambda f: f.on("base"), of),
         st.builds(lambda f: f.max(), of),
         st.builds(lambda f: f.mean(), of),
         st.builds(lambda f, v: f @ v, of, DIRECTIONS),
