@@ -149,7 +149,7 @@ def _mixture_scorer(scorer: Scorer) -> Scorer | None:
     """Return a scorer of a random mixture of what a feature reads, or None if it reads nothing from its model."""
     hooks = scorer.bound.hooks.get(scorer.model, ())
     mixture: ex.Feature = ex.Custom("mixture", tuple(hooks), _mixture)
-    if scorer.model in scorer.bound.logits:
+    if any(model.base is scorer.model for model in scorer.bound.logits):
         mixture = ex.Logit("logit", int(np.flatnonzero(scorer.allowed)[0]))
     elif not hooks:
         return None
@@ -186,9 +186,10 @@ def check_gradient(
     """
     coarse = scorer.model.dtype.itemsize < 4
     steps = steps or (COARSE_STEPS if coarse else STEPS)
-    backward = BackwardScorer([scorer.bound], scorer.frame, scorer.models, scorer.backward.batches.size, bare=False)
+    backward = BackwardScorer([scorer.bound], scorer.frame, scorer.backward.batches.size, bare=False)
     found = backward.gradient([scorer.check_prompts(ids)])[0]
-    slope = next(part.value for model, part in zip(scorer.models, found.parts, strict=True) if model is scorer.model)
+    own = (p.value for m, p in zip(backward.models, found.parts, strict=True) if m.base is scorer.model)
+    slope = torch.stack(list(own)).sum(0)
     lengths = slope.norm(dim=(1, 2), keepdim=True)
     random = torch.randn(slope.shape, generator=torch.Generator().manual_seed(0))
     random = to_device(random, slope.device)

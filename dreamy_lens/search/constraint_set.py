@@ -222,7 +222,7 @@ def template_ids(constraints: Sequence[Constraint], vocabulary: Vocabulary) -> t
         ConstraintError: There are several templates, or the template has a token that the model has no row for.
     """
     before, after = _template_texts(constraints, vocabulary)
-    ids = vocabulary.encode(before) if before else [], _continuation(vocabulary, after)
+    ids = vocabulary.encode(before) if before else [], vocabulary.encode_after(after)
     for part in ids:
         if part:
             try:
@@ -244,20 +244,6 @@ def _template_texts(constraints: Sequence[Constraint], vocabulary: Vocabulary) -
         return templates[0].texts(vocabulary.tokenizer)
     before, after = templates[0].text.split("{dream}")
     return before, after
-
-
-def _continuation(vocabulary: Vocabulary, text: str) -> list[int]:
-    """Encode text that follows other text; alone, some tokenizers would put a space before it."""
-    if not text:
-        return []
-    for anchor in ("", ".", "a", ")", "\n"):
-        head = vocabulary.encode(anchor) if anchor else []
-        ids = vocabulary.encode(anchor + text)
-        tail = ids[len(head) :]
-        before = head or vocabulary.encode("a")
-        if ids[: len(head)] == head and vocabulary.text(before + tail) == vocabulary.text(before) + text:
-            return tail
-    return vocabulary.encode(text)
 
 
 def _prints(piece: str) -> bool:
