@@ -147,9 +147,7 @@ class Direction:
         """
         from safetensors.numpy import save_file
 
-        file = Path(checked_path(str(path), "A direction's file")).expanduser()
-        if file.suffix != ".safetensors":
-            raise FeatureError(f"A direction is saved in a .safetensors file; {file.name!r} does not end so.")
+        file = checked_file(path)
         stated = {key: text for key, text in (("name", self.name), ("origin", self.origin)) if text is not None}
         partial = file.with_name(f".{file.name}.partial")
         try:
@@ -185,6 +183,14 @@ class Direction:
 
 _PLAIN = " ()[]:.'-/+@*#="
 """Characters of a name or origin that its text keeps as they are, besides letters and digits."""
+
+
+def checked_file(path: str | Path) -> Path:
+    """Return the path of a file that a direction can be saved to; raise FeatureError if its ending is another."""
+    file = Path(checked_path(str(path), "A direction's file")).expanduser()
+    if file.suffix != ".safetensors":
+        raise FeatureError(f"A direction is saved in a .safetensors file; {file.name!r} does not end so.")
+    return file
 
 
 def is_direction_name(name: str) -> bool:

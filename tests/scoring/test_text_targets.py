@@ -72,6 +72,13 @@ def test_sums_constants_hooks_and_two_texts_in_one_feature(gpt2):
     np.testing.assert_allclose(
         dl.score(feature, rows, gpt2.bridge).value, one - 0.5 * other + 2 * neuron + 3, rtol=1e-4, atol=1e-4
     )
+    model = as_hooked(gpt2.bridge)
+    parts = [
+        factor * Scorer(term, model).gradient(rows[:2]).of_value()
+        for factor, term in ((1, dl.log_prob(TARGET)), (-0.5, dl.log_prob(OTHER)), (2, dl.neuron(0, 1)))
+    ]
+    whole = Scorer(feature, model).gradient(rows[:2]).of_value()
+    torch.testing.assert_close(whole, sum(parts), rtol=1e-3, atol=1e-4)
     alone = Scorer(dl.log_prob(TARGET).clip(min=-99) + 3, as_hooked(gpt2.bridge))
     np.testing.assert_allclose(alone.values(rows), one + 3, rtol=1e-4)
     tail = tuple(gpt2.tokenizer.encode(TARGET, add_special_tokens=False))
@@ -215,7 +222,5 @@ def test_the_example_of_the_documentation_runs():
     document = Path(__file__).parents[2] / "docs" / "features.md"
     (code,) = (part for part in document.read_text().split("```python\n")[1:] if "dl.log_prob(" in part)
     names: dict = {}
-    exec(
-        code.partition("```")[0].replace("iterations=5", "iterations=1").replace("iterations=3", "iterations=1"), names
-    )
+    exec(code.partition("```")[0].replace("iterations=5, children=32", "iterations=1, children=4"), names)
     assert names["run"].frontier.best().value < 0 < names["calm"].frontier.best().value
