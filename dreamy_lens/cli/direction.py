@@ -38,14 +38,15 @@ def add_direction(commands: Commands) -> None:
 
 def _direction(options: argparse.Namespace) -> None:
     checked_file(options.out)
-    sides = [_texts(Path(path).expanduser()) for path in (options.positive, options.negative)]
+    positive, negative = (_texts(Path(path).expanduser()) for path in (options.positive, options.negative))
     model = load_selected_model(options)
-    announce(f"Reading {options.hook} on {' and '.join(str(len(side)) for side in sides)} texts", options)
+    announce(f"Reading {options.hook} on {len(positive)} and {len(negative)} texts", options)
     position = options.position
     if position is not None and position.lstrip("-").isdigit():
         position = int(position)
     direction = dl.direction.difference(
-        *sides,
+        positive,
+        negative,
         options.hook,
         model,
         method=options.method,
