@@ -7,6 +7,7 @@ from .api.attribution import attribute as attribute
 from .api.attribution import attribution as attribution
 from .api.card import card as card
 from .api.compare import compare as compare
+from .api.direction import direction as direction
 from .api.dream import dream as dream
 from .api.dream import load_run as load_run
 from .api.generate import generate as generate

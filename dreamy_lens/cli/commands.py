@@ -29,6 +29,7 @@ COMMANDS = {
     "sweep": Command(
         "sweep", "search for prompts that drive features, with many seeds, and save each run as it finishes"
     ),
+    "direction": Command("direction", "compute a direction from two files of texts, and save it for features"),
     "hooks": Command("model", "list a model's hook points with their shapes"),
     "show": Command(
         "dream", "print what is saved in a folder: the frontier of a run or of several, a sweep, or a scan"

@@ -195,9 +195,10 @@ def _try_out(bound: BoundFeature, compiler: Compiler) -> None:
     readings: dict[HookedModel, ActivationSource] = {}
     layout = compiler.probe.layout
     for model, names in bound.hooks.items():
-        ids = compiler.probe.rows(layout, model)
+        rows = compiler.probe.rows(layout, model)
+        ids = torch.cat([rows, torch.tensor([model.tail] * len(rows), dtype=rows.dtype, device=rows.device)], dim=1)
         activations, logits = model.run(ids, names, logits=model in bound.logits)
-        readings[model] = ForwardPass(activations, logits, ids, layout)
+        readings[model] = ForwardPass(activations, logits, ids, layout.followed_by(len(model.tail)))
     # Functions of users are tried alone first, so that an error names the function that failed.
     for feature, own in [(bound.feature, compiler), *compiler.others]:
         for node in feature.walk():

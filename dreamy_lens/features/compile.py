@@ -13,13 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamy_lens.errors import FeatureError, FeatureRangeError
+from dreamy_lens.errors import FeatureError, FeatureRangeError, TokenError, shorten
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.forward_pass import Readings, check_position, pick
+from dreamy_lens.features.lexer import quote
 from dreamy_lens.features.sae_conditions import Conditions
 from dreamy_lens.features.shapes import Axes, Axis, ShapeProbe, listed
 from dreamy_lens.features.verification import checked_values
-from dreamy_lens.models.causality import check_causal
+from dreamy_lens.models.causality import check_causal, is_causal
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.models.transfer import to_device
@@ -174,19 +175,88 @@ def _check_unit(axis: Axis, element: ex.Element, label: str, model: HookedModel)
 
 @compiles(ex.Logit)
 def _logit(compiler: Compiler, f: ex.Logit) -> tuple[Axes, Compute]:
-    model, token, label = compiler.model, compiler.model.vocabulary.token_id(f.token), f.long_label
+    model, label = compiler.model, f.long_label
+    tokens = target_tokens(f, model)
+    if len(tokens) > 1:
+        return _continuation(compiler, f, tokens)
     compiler.logits.add(model)
+    reduce = _of_token(f.kind, tokens[0])
+    return compiler.at(f.position, label), lambda r: r[model].over_vocabulary(reduce, f.position, label)
+
+
+def target_tokens(f: ex.Logit, model: HookedModel) -> list[int]:
+    """Return the ids of the tokens that a feature of logits reads on a model, several only if all of them count.
+
+    Raises:
+        TokenError: The target is several tokens, and the feature is of one; or it is one token with a space before it,
+            which was probably meant.
+    """
+    vocabulary = model.vocabulary
+    if f.reduce == "first":
+        return vocabulary.target_ids(f.token)[:1]
+    if f.reduce is not None:
+        return vocabulary.target_ids(f.token)
+    try:
+        return [vocabulary.token_id(f.token)]
+    except TokenError as error:
+        try:
+            tokens = vocabulary.target_ids(f.token)  # raises for a text without tokens too
+        except TokenError:
+            raise error from None
+        if f.kind == "log_prob" and not vocabulary.one_token_variants(str(f.token)):
+            return tokens
+        text = quote(str(f.token))
+        whole = f'log_prob({text}, reduce="sum")'
+        first = f', or for the margin of its first token (Eq. 3) logit_difference({text}, reduce="first")'
+        raise TokenError(f"{error} For the whole text, write {whole}{'' if f.kind == 'log_prob' else first}.") from None
+
+
+def _of_token(kind: str, token: int) -> Callable[[Tensor], Tensor]:
+    """Return the function of logits `[..., d_vocab] -> [...]` that a kind of feature computes for a token."""
 
     def reduce(logits: Float[Tensor, "*place d_vocab"]) -> Float[Tensor, "*place"]:
-        if f.kind == "log_prob":
+        if kind == "log_prob":
             return logits[..., token] - logits.logsumexp(-1)
-        if f.kind == "runner_up":
-            # The two parts around the token are views, so no tensor of the size of the vocabulary is copied.
-            sides = [s.amax(-1) for s in (logits[..., :token], logits[..., token + 1 :]) if s.shape[-1]]
-            return sides[0] if len(sides) == 1 else torch.maximum(*sides)
-        return logits[..., token]
+        if kind == "logit":
+            return logits[..., token]
+        # The two parts around the token are views, so no tensor of the size of the vocabulary is copied.
+        sides = [s.amax(-1) for s in (logits[..., :token], logits[..., token + 1 :]) if s.shape[-1]]
+        runner_up = sides[0] if len(sides) == 1 else torch.maximum(*sides)
+        return runner_up if kind == "runner_up" else logits[..., token] - runner_up
 
-    return compiler.at(f.position, label), lambda r: r[model].over_vocabulary(reduce, f.position, label)
+    return reduce
+
+
+def _continuation(compiler: Compiler, f: ex.Logit, tokens: list[int]) -> tuple[Axes, Compute]:
+    """Compile a feature of a text of several tokens, which stand at the end of every row of a model of their own."""
+    model, label, count = compiler.model, f.long_label, len(tokens)
+    if f.position != -1:
+        raise FeatureError(
+            f"{label}: the target is {count} tokens, which stand after the whole prompt, so no position can be given; "
+            "a position is for a target of one token."
+        )
+    if not is_causal(model):
+        raise FeatureError(
+            f"{label}: {model.name} sees later tokens, so it would read the text that it is to predict. A target of "
+            "several tokens needs a causal model."
+        )
+    room = None if model.n_ctx is None else model.n_ctx - compiler.probe.layout.total
+    if room is not None and count > room:
+        raise TokenError(
+            f"The text of {shorten(label)} is {count} tokens, and {model.name}'s context is {model.n_ctx}; shorten it."
+        )
+    continued = model.continued(tokens)
+    compiler.hooks.setdefault(continued, [])
+    compiler.logits.add(continued)
+    functions = [(k - count - 1, _of_token(f.kind, token)) for k, token in enumerate(tokens)]
+
+    def compute(r: Readings) -> Tensor:
+        # The last of the row's tokens predicts nothing that counts, so the first of the target stands at -count.
+        parts = [r[continued].over_vocabulary(function, at, label) for at, function in functions]
+        values = torch.stack(parts, dim=-1)
+        return values.amin(-1) if f.reduce == "min" else values.mean(-1) if f.reduce == "mean" else values.sum(-1)
+
+    return (), compute
 
 
 @compiles(ex.Latent)
@@ -254,7 +324,7 @@ def _on_model(compiler: Compiler, f: ex.OnModel) -> tuple[Axes, Compute]:
 @compiles(ex.Constant)
 def _constant(compiler: Compiler, f: ex.Constant) -> tuple[Axes, Compute]:
     value, model = f.value, compiler.model
-    return (), lambda r: torch.full((r[model].size,), value, device=model.device)
+    return (), lambda r: torch.full((next(iter(r.values())).size,), value, device=model.device)
 
 
 @compiles(ex.Standardised)

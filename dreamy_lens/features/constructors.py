@@ -88,26 +88,53 @@ class _Logit:
 logit = _Logit()
 
 
-def logit_difference(token: str | int, position: Any = -1) -> ex.Feature:
-    """Return the logit of a token minus the largest logit of any other token (Eq. 3).
+def logit_difference(token: str | int, position: Any = -1, reduce: str | None = None) -> ex.Feature:
+    """Return the logit of a token minus the largest logit of any other token (Eq. 3), or that of a whole text.
 
-    The value is above zero exactly where the token is the model's most likely next token.
+    The value is above zero exactly where the token is the model's most likely next token. For a text of several tokens,
+    `reduce` says which margins count.
 
     Args:
-        token: Text or id of the token.
+        token: Text or id of the token; with `reduce`, a text of any number of tokens.
         position: Position after which the token is predicted: an integer, a slice, or "bos".
+        reduce: "first" for the margin of the text's first token. "min" or "mean" for the smallest or the mean margin of
+            all its tokens, each after those before it: the smallest is above zero exactly where the model, always
+            taking the likeliest token, writes the whole text. None takes one token.
     """
-    return logit(token, position) - logit.runner_up(token, position)
+    if reduce is None:
+        return logit(token, position) - logit.runner_up(token, position)
+    checked = _reduction(reduce, MARGINS, "logit_difference")
+    return ex.Logit("logit_difference", _token(token), ex.position(position), checked)
 
 
-def log_prob(token: str | int, position: Any = -1) -> ex.Logit:
+def log_prob(token: str | int, position: Any = -1, reduce: str | None = None) -> ex.Logit:
     """Return the natural logarithm of the probability with which the model predicts a token after `position`.
 
+    If the text is several tokens, they are read after the prompt, and after the template's end if there is one: each
+    token's probability is the one after the prompt and the tokens before it. They are no part of the prompt, and its
+    cross-entropy does not count them. ``-log_prob(text)`` suppresses a text.
+
     Args:
-        token: Text or id of the token.
-        position: Position after which the token is predicted: an integer, a slice, or "bos".
+        token: Text of any number of tokens, or the id of one.
+        position: Position after which the token is predicted: an integer, a slice, or "bos". Only for one token.
+        reduce: "sum" for the log-probability of the whole text, "mean" for its mean per token (minus the loss of GCG),
+            "min" for that of its least likely token. None is the sum.
+
+    >>> log_prob("a whole answer", reduce="mean")
+    Feature(log_prob("a whole answer", reduce="mean"))
     """
-    return ex.Logit("log_prob", _token(token), ex.position(position))
+    checked = None if reduce is None else _reduction(reduce, REDUCTIONS, "log_prob")
+    return ex.Logit("log_prob", _token(token), ex.position(position), checked)
+
+
+REDUCTIONS, MARGINS = ("sum", "mean", "min"), ("first", "mean", "min")
+"""Ways to make one number from the tokens of a text: of their log-probabilities, and of their margins (Eq. 3)."""
+
+
+def _reduction(reduce: Any, known: Sequence[str], function: str) -> str:
+    if isinstance(reduce, str) and reduce in known:
+        return reduce
+    raise FeatureError(f"{function}(): reduce is one of {', '.join(map(repr, known))}; got {quoted(reduce)}.")
 
 
 @names_keywords

@@ -143,29 +143,38 @@ class Logit(
         "logit": ("token", "position"),
         "logit.runner_up": ("token", "position"),
         "runner_up": ("token", "position"),
-        "logit_difference": ("token", "position"),
-        "log_prob": ("token", "position"),
+        "logit_difference": ("token", "position", "reduce"),
+        "log_prob": ("token", "position", "reduce"),
     },
 ):
-    """A token's logit, the largest other logit (`runner_up`), or the token's log-probability, at a position (Eq. 3)."""
+    """A token's logit, the largest other logit (`runner_up`), or the token's log-probability, at a position (Eq. 3).
+
+    The log-probability, and the margin `logit_difference`, are also of a text of several tokens after the prompt;
+    `reduce` says how its tokens make one number.
+    """
 
     kind: str
     token: str | int
     position: int | Span | str = -1
+    reduce: str | None = None
 
     def write(self, writer: Writer) -> str:
         """Return `logit(token, position=...)`, or the text with another of the functions of this class."""
         function = "logit.runner_up" if self.kind == "runner_up" else self.kind
         token = quote(self.token) if isinstance(self.token, str) else str(self.token)
-        return f"{function}({token}{writer.position(self.position)})"
+        reduce = "" if self.reduce is None else f", reduce={quote(self.reduce)}"
+        return f"{function}({token}{writer.position(self.position)}{reduce})"
 
     def named_positions(self) -> tuple[Element, ...]:
         """Return the position after which the model predicts the token."""
         return (self.position,)
 
     def at_every_position(self, place: Element) -> Logit | None:
-        """Return the feature of this token after every position, or None if its position is not `place`."""
-        return replace(self, position=Span()) if self.position == place else None
+        """Return the feature of this token after every position, or None if its position is not `place`.
+
+        A text of several tokens follows the prompt's end only. Without a model only `reduce` shows that it is one.
+        """
+        return replace(self, position=Span()) if self.position == place and self.reduce is None else None
 
 
 @dataclass(frozen=True, repr=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -36,6 +36,10 @@ class RowLayout:
     prefix: int
     length: int
     suffix: int
+
+    def followed_by(self, tokens: int) -> RowLayout:
+        """Return the layout of rows with more tokens at their end, such as the tail of a model."""
+        return replace(self, suffix=self.suffix + tokens) if tokens else self
 
     @property
     def before(self) -> int:

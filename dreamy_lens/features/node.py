@@ -72,7 +72,8 @@ class Writer:
     def direction(self, direction: Any) -> str:
         """Return the text of a direction in quotes; the abbreviation of an inline direction has no quotes."""
         if self.short:
-            return direction.short if direction.path is None else quote(direction.short)
+            text = direction.short if self.neurons else direction.described
+            return text if direction.path is None else quote(text)
         return quote(direction.text)
 
     def source(self, source: Any) -> str:

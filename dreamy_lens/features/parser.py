@@ -25,7 +25,7 @@ from typing import Any
 from dreamy_lens.errors import FeatureError, FeatureSyntaxError, misplaced, quoted, shorten
 from dreamy_lens.features import constructors
 from dreamy_lens.features import expressions as ex
-from dreamy_lens.features.directions import INLINE, Direction
+from dreamy_lens.features.directions import INLINE_PATTERN, Direction
 from dreamy_lens.features.lexer import NEURONS, SHORT_NEURON, WILD_NAME, Token, tokenise, unquote
 from dreamy_lens.features.node import FUNCTIONS, METHODS
 
@@ -85,7 +85,7 @@ def feature_names(text: str) -> tuple[str, str]:
         feature = parse(text)
         return feature.label, feature.long_label
     except FeatureError:
-        short = re.sub(rf'"{INLINE}[A-Za-z0-9+/=]*"', _short_direction, text)
+        short = re.sub(rf'"{INLINE_PATTERN}"', _short_direction, text)
         return short, short
 
 

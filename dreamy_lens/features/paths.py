@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 
 from dreamy_lens._files import why_no_path
 from dreamy_lens.errors import FeatureError, quoted
 
-_WITH_NAME = ".safetensors:"
+_WITH_NAME = re.compile(r"\.(?:safetensors|pt|pth|bin)(?=:)")
 
 
 def split_location(location: str) -> tuple[Path, str]:
-    """Split `file.safetensors:name` into the file and the tensor name, which is empty if none is given.
+    """Split `file.safetensors:name` or `file.pt:name` into the file and the name, which is empty if none is given.
 
     >>> file, name = split_location("probe.safetensors:layer 3")
     >>> str(file), name
@@ -22,9 +23,9 @@ def split_location(location: str) -> tuple[Path, str]:
     name = ""
     if why_no_path(location):
         return Path(location), name
-    if not Path(location).expanduser().exists() and _WITH_NAME in location:
-        stem, _, name = location.partition(_WITH_NAME)
-        location = f"{stem}.safetensors"
+    match = _WITH_NAME.search(location)
+    if match is not None and not Path(location).expanduser().exists():
+        location, name = location[: match.end()], location[match.end() + 1 :]
     return Path(location).expanduser(), name
 
 

@@ -153,6 +153,22 @@ class SAE:
             ) from error
         return self._checked("W_dec", row.detach().float().cpu().flatten())
 
+    def encoder_column(self, i: int) -> Float[torch.Tensor, " d_in"]:
+        """Return the encoder weights of latent `i`, float32 on the CPU: they multiply an activation that is prepared.
+
+        Raises:
+            FeatureRangeError: Latent `i` does not exist.
+            SAEError: No encoder can be read.
+        """
+        self.check_latent(i)
+        try:
+            column = self._read("W_enc", i) if self._read is not None else self._object.W_enc[:, i]
+        except SAEError:
+            raise
+        except Exception as error:
+            raise SAEError(f"{self} has no encoder (W_enc) that can be read, so it has no direction.") from error
+        return self._checked("W_enc", column.detach().float().cpu().flatten())
+
     def check_weights(self) -> None:
         """Raise SAEError if a wrapped object has a weight that is not a finite number.
 

@@ -28,9 +28,9 @@ _FOUND: weakref.WeakKeyDictionary[Any, dict[Any, bool]] = weakref.WeakKeyDiction
 def is_causal(model: HookedModel) -> bool:
     """Return whether logits at a position stay the same when a later token changes; tried once for each model."""
     with model.lock:
-        known, key = _FOUND.setdefault(model, {}), model.backend.mode
+        known, key = _FOUND.setdefault(model.base, {}), model.backend.mode
         if key not in known:
-            verdict = _try(model)
+            verdict = _try(model.base)
             if verdict is None:
                 return True  # logits that are NaN show nothing; the scorer says which weights are damaged
             known[key] = verdict

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,7 +48,10 @@ class HookedModel:
         kernels: Faster routines for the model's modules.
         loaded_by_name: Whether the model was loaded by its name with the default settings, so that the name alone gives
             the same model again.
+        tail: Token ids that stand at the end of every row of this model; none unless it is a :class:`ContinuedModel`.
     """
+
+    tail: tuple[int, ...] = ()
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -64,11 +67,25 @@ class HookedModel:
                 UserWarning,
             )
         self._slots: list[tuple[Mapping[str, Any], str]] | None = None
+        self._continued: dict[tuple[int, ...], ContinuedModel] = {}
         self._table: Tensor | None = None
         self._checked_weights: tuple[Any, ...] | None = None
         self._table_state: tuple[Any, ...] | None = None
 
     # Properties of the model.
+
+    @property
+    def base(self) -> HookedModel:
+        """Return the model without a tail: this model, unless it is a :class:`ContinuedModel`."""
+        return self
+
+    def continued(self, tail: Sequence[int]) -> HookedModel:
+        """Return this model with token ids at the end of every row; for the same ids always the same object."""
+        ids = (*self.tail, *map(int, tail))
+        known = self.base._continued
+        if ids not in known:
+            known[ids] = ContinuedModel(self.base, ids)
+        return known[ids] if ids else self
 
     @property
     def source(self) -> Any:
@@ -354,6 +371,50 @@ class HookedModel:
 
     def __repr__(self) -> str:
         return f"HookedModel({self.name})"
+
+
+class ContinuedModel(HookedModel):
+    """Model whose rows all end in given tokens, such as the answer whose probability is measured.
+
+    It is the same model in everything else: the weights, the hooks and the lock are those of `base`. Passes of the two
+    are two passes, because their rows differ.
+
+    Args:
+        base: Model that is run.
+        tail: Token ids at the end of every row.
+    """
+
+    def __init__(self, base: HookedModel, tail: tuple[int, ...]) -> None:
+        self.__dict__.update(base.__dict__)
+        self._base, self.tail = base, tail
+
+    @property
+    def base(self) -> HookedModel:
+        """Return the model without the tail."""
+        return self._base
+
+    def renew(self) -> None:
+        """Look at the modules anew; see :meth:`HookedModel.renew`."""
+        self._base.renew()
+
+    def check_weights(self) -> None:
+        """Raise ModelError if a weight is NaN or infinite; the weights are looked at once for both models."""
+        self._base.check_weights()
+
+    @property
+    def embedding_table(self) -> Float[Tensor, "d_vocab d_model"]:
+        """Embedding of each token, including any scaling of the architecture."""
+        return self._base.embedding_table
+
+    def embed(self, ids: Int[Tensor, "batch pos"], trust: bool = False) -> Float[Tensor, "batch pos d_model"]:
+        """Return the embeddings of token ids; see :meth:`HookedModel.embed`."""
+        return self._base.embed(ids, trust)
+
+    def _weights(self) -> list[Tensor]:
+        return self._base._weights()
+
+    def __repr__(self) -> str:
+        return f"ContinuedModel({self.name}, {len(self.tail)} tokens)"
 
 
 @contextlib.contextmanager

@@ -47,7 +47,7 @@ class HookedTransformerBackend(BridgePasses):
     def component(self, name: str) -> torch.nn.Module | None:
         """Return the module named, for example, `blocks.0.mlp.out`, `ln_final` or `unembed`; None if there is none.
 
-        The last linear maps of MLPs and attentions are no modules here; they are made from their weights.
+        The linear maps of MLPs, and the last ones of attentions, are no modules here; they are made from their weights.
         """
         *path, last = name.split(".")
         module: Any = self.bridge
@@ -55,7 +55,7 @@ class HookedTransformerBackend(BridgePasses):
             module = module[int(part)] if part.isdigit() else getattr(module, part, None)
             if module is None:
                 return None
-        weights = getattr(module, {"out": "W_out", "o": "W_O"}.get(last, ""), None)
+        weights = getattr(module, _WEIGHTS.get(last, ""), None)
         if isinstance(weights, Tensor):
             return _linear(weights.reshape(-1, weights.shape[-1]))
         return module._modules.get(last)
@@ -69,6 +69,10 @@ class HookedTransformerBackend(BridgePasses):
     def parallel_blocks(self) -> bool:
         """True if attention and MLP of a block read the same residual stream."""
         return bool(getattr(self.bridge.cfg, "parallel_attn_mlp", False))
+
+
+_WEIGHTS = {"in": "W_in", "gate": "W_gate", "out": "W_out", "o": "W_O"}
+"""Attributes that hold the weights of linear maps, by the name of the map."""
 
 
 def _linear(weight: Float[Tensor, "d_in d_out"]) -> torch.nn.Linear:

@@ -15,6 +15,8 @@ from dreamy_lens.errors import PromptError, TokenError, TokenizerError, quoted, 
 
 REPLACEMENT = "\ufffd"
 LONGEST_TARGET = 1000
+LONGEST_ANSWER = 100_000
+"""Number of characters of the longest target of several tokens."""
 """Largest number of characters of a text that is looked up as one token."""
 SHOWN = 12
 """Largest number of tokens that a message shows."""
@@ -109,6 +111,19 @@ class Vocabulary:
         except (ValueError, TypeError) as error:
             raise _not_a_text(text, error) from None
 
+    def encode_after(self, text: str) -> list[int]:
+        """Return the token ids of a text that follows other text; some tokenizers put a space before a text alone."""
+        if not text:
+            return []
+        for anchor in ("", ".", "a", ")", "\n"):
+            head = self.encode(anchor) if anchor else []
+            ids = self.encode(anchor + text)
+            tail = ids[len(head) :]
+            before = head or self.encode("a")
+            if ids[: len(head)] == head and self.text(before + tail) == self.text(before) + text:
+                return tail
+        return self.encode(text)
+
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of several texts, without special tokens, in one call of the tokenizer.
 
@@ -165,15 +180,38 @@ class Vocabulary:
             return self._with_row(ids[0])
         pieces = self.tokens(ids)
         advice = [f"take the first, {pieces[0]!r} (id {ids[0]})"] if pieces[0].strip() else []
-        for variant, change in ((" " + token, "with a leading space"), (token.removeprefix(" "), "without the space")):
-            single = self._single(variant) if variant and variant != token else None
-            if single is not None and self.piece(single) == variant:
-                advice.append(f"{variant!r} {change}, which is one token")
+        advice += [f"{variant!r} {change}, which is one token" for variant, change in self.one_token_variants(token)]
         split = " + ".join(map(quoted, pieces[:SHOWN])) + " + …" * (len(pieces) > SHOWN)
         raise TokenError(
             f"The target {quoted(token)} is {len(ids)} tokens here: {split}. A target is one token: "
             f"{'; or '.join(advice) or 'choose another'}."
         )
+
+    def target_ids(self, target: str | int) -> list[int]:
+        """Return the ids of a target of one token or several, given as text or id; the text follows other text.
+
+        Raises:
+            TokenError: The text has no tokens, or one that the embedding has no row for.
+        """
+        try:
+            return [self.token_id(target)]
+        except TokenError:
+            if not isinstance(target, str):
+                raise
+            ids = self.encode_after(target) if len(target) <= LONGEST_ANSWER else []
+            if len(ids) < 2:
+                raise
+            return [self._with_row(i) for i in ids]
+
+    def one_token_variants(self, text: str) -> list[tuple[str, str]]:
+        """Return a text with another beginning, with or without a space, if that is one token; and what changes."""
+        changes = ((" " + text, "with a leading space"), (text.removeprefix(" "), "without the space"))
+        found = []
+        for variant, change in changes:
+            single = self._single(variant) if variant and variant != text else None
+            if single is not None and self.piece(single) == variant:
+                found.append((variant, change))
+        return found
 
     def _with_row(self, token: int) -> int:
         """Return the id of a token, or raise TokenError if the embedding has no row for it."""

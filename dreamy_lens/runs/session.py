@@ -254,7 +254,7 @@ class Session:
         near 20 has steps of 0.125 in bfloat16.
         """
         models = (self.scorer.model, self.scorer.fluency)
-        has_others = any(model not in models for model in self.scorer.models)  # their precision is not saved
+        has_others = any(model.base not in models for model in self.scorer.models)  # their precision is not saved
         wide = all(model.dtype.itemsize >= 4 for model in models)
         unchanged = "dtype" in saved and self.change is None and not self.mixed and not has_others
         return 1e-3 if unchanged and wide else 0.05

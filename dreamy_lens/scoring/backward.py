@@ -25,7 +25,7 @@ from dreamy_lens.scoring.forward import LOGITS_BUDGET
 from dreamy_lens.scoring.graphs import GRAPH, GraphedPasses
 from dreamy_lens.scoring.kv_prefix import KVPrefix, empty_cache
 from dreamy_lens.scoring.prefix_sharing import is_close, trial_prompts
-from dreamy_lens.scoring.prompts import PromptFrame
+from dreamy_lens.scoring.prompts import PromptFrame, longest, models_to_run
 from dreamy_lens.scoring.token_gradient import Gradient, ModelGradient
 from dreamy_lens.scoring.work import BACKWARD, Work
 
@@ -56,7 +56,6 @@ class BackwardScorer:
     Args:
         features: Features, bound to one model.
         frame: Tokens around every prompt, and the model whose cross-entropy counts.
-        models: Every model that a pass runs.
         batch_size: Largest number of prompts in one pass; None chooses it.
         bare: Whether components of models may be left out. None leaves them out where the gradients stay the same.
     """
@@ -65,11 +64,11 @@ class BackwardScorer:
         self,
         features: Sequence[BoundFeature],
         frame: PromptFrame,
-        models: tuple[HookedModel, ...],
         batch_size: int | None = None,
         bare: bool | None = None,
     ) -> None:
-        self.features, self.frame, self.models, self.bare = tuple(features), frame, models, bare
+        self.features, self.frame, self.bare = tuple(features), frame, bare
+        self.models, self.counted = models_to_run(self.features, frame.fluency)
         self.batches = BatchRunner(batch_size)
         self.work = Work()
         self.passes = GraphedPasses(features[0].model, "gradients", _same)
@@ -88,7 +87,8 @@ class BackwardScorer:
         owner = np.repeat(np.arange(len(rows)), sizes)
         layout = self.frame.layout(prompts.shape[1])
         widest = max(model.vocabulary.size for model in self.models)
-        default_size = max(1, LOGITS_BUDGET // (layout.total * widest))
+        row_tokens = longest(layout, self.models).total
+        default_size = max(1, LOGITS_BUDGET // (row_tokens * widest))
         # The lock is taken first: hooks that another thread has on the model would look like the user's own. Gradients
         # need the caller's inference mode switched off.
         with locked(self.models), torch.inference_mode(False):
@@ -99,7 +99,7 @@ class BackwardScorer:
                 len(prompts),
                 default_size,
                 memory_budget(self.models[0], "gradients"),
-                layout.total,
+                row_tokens,
             )
         gradients = Gradient.concatenate(parts)
         if len(rows) == 1:
@@ -159,7 +159,7 @@ class BackwardScorer:
     def _reads(self, model: HookedModel) -> tuple[tuple[str, ...], bool]:
         """Return the hook points that the features read on a model, and whether they read its logits."""
         names = tuple(dict.fromkeys(name for f in self.features for name in f.hooks.get(model, ())))
-        return names, any(model in f.logits for f in self.features) or model is self.frame.fluency
+        return names, any(model in f.logits for f in self.features) or model is self.counted
 
     def _gradient_in_fastest_way(
         self, rows: np.ndarray | Tensor, owner: np.ndarray, layout: RowLayout, options: dict[HookedModel, _PassOptions]
@@ -178,7 +178,7 @@ class BackwardScorer:
         reads = tuple(self._reads(m) for m in self.models)
         gradient = self.passes.run(
             (layout, tuple(block.feature for block in blocks), states),
-            (layout, len(blocks), reads),
+            (layout, len(blocks), reads, tuple(len(m.tail) for m in self.models)),
             lambda: self._gradient(rows, owner, layout, options),
             {GRAPH: lambda: GradientBatch(self, rows, blocks, layout, options)},
         )
@@ -200,7 +200,7 @@ class BackwardScorer:
         """Add what one batch computes to the account."""
         for model in self.models:
             names, logits = self._reads(model)
-            tokens = rows * (layout.total - _start(options.get(model)))
+            tokens = rows * (layout.total + len(model.tail) - _start(options.get(model)))
             self.work.add(model, tokens, names, logits, BACKWARD)
 
     def differentiate(
@@ -221,7 +221,7 @@ class BackwardScorer:
         leaves: dict[HookedModel, Tensor] = {}
         readings: dict[HookedModel, ForwardPass] = {}
         starts: dict[HookedModel, int] = {}
-        fluency = self.frame.fluency
+        fluency = self.counted
         size = len(full[fluency])
         with locked(self.models), torch.enable_grad(), contextlib.ExitStack() as frozen:
             for model in self.models:
@@ -246,7 +246,8 @@ class BackwardScorer:
                     activations, output = prefix.prepend(activations, output, ids.shape[1] - start)
                 charge = torch.zeros(size, device=model.device, requires_grad=True)
                 leaves[model] = leaf
-                readings[model] = ForwardPass(activations, output, ids, layout, charge)
+                own = layout.followed_by(len(model.tail))
+                readings[model] = ForwardPass(activations, output, ids, own, charge)
             value = self._values(readings, blocks)
             cross_entropy = readings[fluency].cross_entropy
             wanted = [*leaves.values(), *(readings[m].charge for m in self.models)]
@@ -331,7 +332,7 @@ class GradientBatch:
     def result(self, outputs: Any, room: tuple[int, ...]) -> Gradient:
         """Return the gradient, as a copy."""
         tables = [model.embedding_table for model in self.scorer.models]
-        fluency = self.scorer.models.index(self.scorer.frame.fluency)
+        fluency = self.scorer.models.index(self.scorer.counted)
         if room == self.sizes:
             return Gradient.of([None if x is None else x.clone() for x in outputs], tables, fluency)
         whole, blocks = Gradient.of(outputs, tables, fluency), pad_blocks(self.blocks, room)[0]

@@ -20,7 +20,7 @@ from torch import Tensor
 from dreamy_lens.errors import FeatureError
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.binding import bind
-from dreamy_lens.features.compile import Compiler
+from dreamy_lens.features.compile import Compiler, target_tokens
 from dreamy_lens.features.families import Family, family
 from dreamy_lens.features.forward_pass import Readings, RowLayout, check_position, check_training
 from dreamy_lens.features.sae_conditions import Conditions
@@ -157,8 +157,9 @@ class _Grouping:
                 return (type(f).__name__, f.of)
             case ex.Latent():
                 return ("latent", dataclasses.replace(f, latent=0))
-            case ex.Logit(kind="logit" | "log_prob"):
-                return (f.kind, f.position)
+            case ex.Logit(kind="logit" | "log_prob", reduce=None):
+                is_one = f.kind == "logit" or len(target_tokens(f, self.model)) == 1
+                return (f.kind, f.position) if is_one else None
             case ex.Scaled() | ex.Clipped() | ex.Reduced():
                 inner = self._key(f.of)
                 rest = tuple(getattr(f, x.name) for x in dataclasses.fields(f) if x.name != "of")

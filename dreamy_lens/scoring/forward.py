@@ -25,7 +25,7 @@ from dreamy_lens.scoring.forward_batch import ForwardBatch
 from dreamy_lens.scoring.graphs import GraphedPasses
 from dreamy_lens.scoring.packed_reading import PackedPass
 from dreamy_lens.scoring.prefix_sharing import PrefixSharing, is_close, warn_unshared
-from dreamy_lens.scoring.prompts import PromptFrame
+from dreamy_lens.scoring.prompts import PromptFrame, longest, models_to_run
 from dreamy_lens.scoring.static_inputs import ModelBatch, PackedBatch, PlainBatch
 from dreamy_lens.scoring.work import Work
 
@@ -64,6 +64,11 @@ class ForwardScorer:
         frame: Tokens around every prompt, and the model whose cross-entropy counts.
         batch_size: Largest number of prompts in one pass; None chooses it.
         share: Whether prefixes that prompts share are computed once. None shares them where the numbers stay the same.
+
+    Attributes:
+        models: Every model that a pass runs.
+        counted: Model of `models` whose reading gives the cross-entropy; see
+            :func:`~dreamy_lens.scoring.prompts.models_to_run`.
     """
 
     def __init__(
@@ -75,9 +80,7 @@ class ForwardScorer:
     ) -> None:
         self.features, self.frame, self.share = tuple(features), frame, share
         self.model = features[0].model
-        self.models: tuple[HookedModel, ...] = tuple(
-            dict.fromkeys([*(m for f in features for m in f.models), frame.fluency])
-        )
+        self.models, self.counted = models_to_run(self.features, frame.fluency)
         self.batches, self.work = BatchRunner(batch_size), Work()
         self.passes = GraphedPasses(self.model, "scoring", _same, {KERNEL: COMPILES_FROM})
         self._sharings: dict[tuple, PrefixSharing | None] = {}
@@ -113,6 +116,7 @@ class ForwardScorer:
     def _score(self, prompts: np.ndarray, owner: np.ndarray | None, cross_entropy: bool) -> Tensor:
         """Score prompts for the features numbered by `owner`, or for all: values, and cross-entropies if requested."""
         layout = self.frame.layout(prompts.shape[1])
+        row_tokens = longest(layout, self.models).total
         with locked(self.models):
             if cross_entropy:
                 check_causal(self.frame.fluency)
@@ -120,9 +124,9 @@ class ForwardScorer:
             default_size, budget = None, memory_budget(self.model, "scoring")
             if len(sharings) < len(self.models):
                 widest = max(model.vocabulary.size for model in self.models)
-                default_size = max(1, LOGITS_BUDGET // (layout.total * widest))
+                default_size = max(1, LOGITS_BUDGET // (row_tokens * widest))
             # Sorting puts rows that share a prefix into one batch.
-            limit = self.batches.limit(default_size, budget, layout.total) or len(prompts)
+            limit = self.batches.limit(default_size, budget, row_tokens) or len(prompts)
             order = np.lexsort(prompts.T[::-1]) if len(prompts) > limit else np.arange(len(prompts))
             parts = self.batches.map(
                 lambda at: self._score_batch(
@@ -131,7 +135,7 @@ class ForwardScorer:
                 len(prompts),
                 default_size,
                 budget,
-                layout.total,
+                row_tokens,
             )
         scores = torch.cat(parts, dim=1)
         return scores[:, to_device(np.argsort(order), scores.device)] if len(parts) > 1 else scores
@@ -157,15 +161,16 @@ class ForwardScorer:
         def batch(way: str) -> ForwardBatch:
             shared = {} if way == WHOLE else sharings
             of_models = self._model_batches(prompts, layout, shared, cross_entropy, way == KERNEL)
-            fluency = self.frame.fluency if cross_entropy else None
+            fluency = self.counted if cross_entropy else None
             batches.append(ForwardBatch(self.features, blocks, owner is None, of_models, fluency))
             return batches[-1]
 
         kinds = [SHARED] if sharings else []
-        if layout.total <= tree_kernel.MOST_POSITIONS and tree_kernel.is_available():
+        if longest(layout, self.models).total <= tree_kernel.MOST_POSITIONS and tree_kernel.is_available():
             kinds += [KERNEL] if any(s.packed is not None and s.packed.has_kernel for s in sharings.values()) else []
         ways = {way: functools.partial(batch, way) for way in (*kinds, WHOLE)}
-        layout_key, magnitude = (layout, cross_entropy, owner is None), (len(prompts) - 1).bit_length()
+        tails = tuple(len(m.tail) for m in self.models)
+        layout_key, magnitude = (layout, cross_entropy, owner is None, tails), (len(prompts) - 1).bit_length()
         states = tuple((m.state, m.other_hooks, m.versions, m.addresses, id(sharings.get(m))) for m in self.models)
         reads = tuple((self._capture(m), self._needs_logits(m, cross_entropy), m in sharings) for m in self.models)
         before = self.work.token_layers
@@ -207,7 +212,7 @@ class ForwardScorer:
             if model in sharings and (final or capture):
                 batches[model] = PackedBatch(sharings[model], rows, final, by_kernel)
             elif final or capture:
-                batches[model] = PlainBatch(model, layout, rows, capture, final)
+                batches[model] = PlainBatch(model, layout.followed_by(len(model.tail)), rows, capture, final)
         return batches
 
     def _score_eagerly(
@@ -237,13 +242,13 @@ class ForwardScorer:
                 continue
             readings = {model: run.reading(rows) for model, run in runs.items()} | whole
             for model in self.models:
-                logits = model in feature.logits or (cross_entropy and model is self.frame.fluency)
+                logits = model in feature.logits or (cross_entropy and model is self.counted)
                 if model not in readings and (logits or model in feature.hooks):
                     readings[model] = self._plain(model, prompts[rows], layout, feature.hooks.get(model, ()), logits)
             at = slice(None) if len(rows) == len(prompts) else to_device(rows, scores.device)
             scores[i if owner is None else 0, at] = to_device(feature(readings), scores.device)
             if cross_entropy and (owner is not None or i == 0):
-                scores[-1, at] = to_device(readings[self.frame.fluency].cross_entropy, scores.device)
+                scores[-1, at] = to_device(readings[self.counted].cross_entropy, scores.device)
         return scores
 
     def _plain(
@@ -254,7 +259,7 @@ class ForwardScorer:
         with contextlib.nullcontext() if self.share is False else model.kernels.used():
             activations, output = model.run(ids, capture, logits=logits)
         self.work.add(model, ids.numel(), capture, logits)
-        return ForwardPass(activations, output, ids, layout)
+        return ForwardPass(activations, output, ids, layout.followed_by(len(model.tail)))
 
     def _capture(self, model: HookedModel) -> tuple[str, ...]:
         """Return the hook points of a model that features read."""
@@ -262,7 +267,7 @@ class ForwardScorer:
 
     def _needs_logits(self, model: HookedModel, cross_entropy: bool) -> bool:
         """Return whether a pass of this model has to compute logits."""
-        return any(model in f.logits for f in self.features) or (cross_entropy and model is self.frame.fluency)
+        return any(model in f.logits for f in self.features) or (cross_entropy and model is self.counted)
 
     def _sharing(self, model: HookedModel, layout: RowLayout) -> PrefixSharing | None:
         """Return the prefix sharing of a model's prompts, or None if each prompt is scored whole."""
@@ -272,8 +277,9 @@ class ForwardScorer:
         if key not in self._sharings:
             capture = self._capture(model)
             everywhere = any(model in f.logits for f in self.features)
+            own = layout.followed_by(len(model.tail))
             sharing = PrefixSharing(
-                model, layout, self.frame, capture, self._needs_logits(model, True), everywhere, self.batches.size
+                model, own, self.frame, capture, self._needs_logits(model, True), everywhere, self.batches.size
             )
             self._sharings[key] = sharing if sharing.packed is not None else None
             if sharing.packed is None:

@@ -148,7 +148,7 @@ def _mixture_scorer(scorer: Scorer) -> Scorer | None:
     """Return a scorer of a random mixture of what a feature reads, or None if it reads nothing from its model."""
     hooks = scorer.bound.hooks.get(scorer.model, ())
     mixture: ex.Feature = ex.Custom("mixture", tuple(hooks), _mixture)
-    if scorer.model in scorer.bound.logits:
+    if any(model.base is scorer.model for model in scorer.bound.logits):
         mixture = ex.Logit("logit", int(np.flatnonzero(scorer.allowed)[0]))
     elif not hooks:
         return None
@@ -186,7 +186,8 @@ def check_gradient(
     coarse = scorer.model.dtype.itemsize < 4
     steps = steps or (COARSE_STEPS if coarse else STEPS)
     found = scorer.plain_gradient(ids)
-    slope = found.parts[scorer.models.index(scorer.model)].value
+    own = (p.value for m, p in zip(scorer.backward.models, found.parts, strict=False) if m.base is scorer.model)
+    slope = torch.stack(list(own)).sum(0)
     lengths = slope.norm(dim=(1, 2), keepdim=True)
     random = torch.randn(slope.shape, generator=torch.Generator().manual_seed(0))
     random = to_device(random, slope.device)

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from dreamy_lens.errors import FeatureError
+from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.transfer import to_host
 from dreamy_lens.scoring.backward import BackwardScorer
 from dreamy_lens.scoring.forward import ForwardScorer
@@ -32,24 +33,29 @@ class JointScorer:
         for scorer in self.scorers:
             scorer.together = len(self.scorers)
         size, share = first.forward.batches.size, first.forward.share
-        # Only features that read logits need every position to run through all layers, so they get passes of their own.
-        kinds = ([i for i, s in enumerate(scorers) if bool(s.bound.logits) is reads] for reads in (False, True))
+        # Only features that read logits need every position to run through all layers, so they get passes of their own,
+        # as do those whose rows end in different tokens.
+        kinds: dict[tuple[bool, frozenset[HookedModel]], list[int]] = {}
+        tails: dict[frozenset[HookedModel], list[int]] = {}
+        for i, scorer in enumerate(self.scorers):
+            ends = frozenset(model for model in scorer.bound.models if model.tail)
+            kinds.setdefault((bool(scorer.bound.logits), ends), []).append(i)
+            tails.setdefault(ends, []).append(i)
         self._forward = [
             (numbers, ForwardScorer([scorers[i].bound for i in numbers], first.frame, size, share))
-            for numbers in kinds
-            if numbers
+            for _, numbers in sorted(kinds.items(), key=lambda kind: (kind[0][0], kind[1]))
         ]
-        models = tuple(dict.fromkeys(model for _, forward in self._forward for model in forward.models))
-        bound = [s.bound for s in scorers]
-        self._backward = BackwardScorer(bound, first.frame, models, size, share)
+        self._backward = [
+            (numbers, BackwardScorer([scorers[i].bound for i in numbers], first.frame, size, share))
+            for numbers in tails.values()
+        ]
         for scorer in self.scorers:
-            scorer.run_by = (*(forward.passes for _, forward in self._forward), self._backward.passes)
+            scorer.run_by = tuple(part.passes for _, part in (*self._forward, *self._backward))
 
     def release_graphs(self) -> None:
         """Free the memory of recorded passes; later passes record them anew."""
-        for _, forward in self._forward:
-            forward.passes.clear()
-        self._backward.passes.clear()
+        for _, part in (*self._forward, *self._backward):
+            part.passes.clear()
 
     def scores(self, ids: Mapping[int, np.ndarray]) -> dict[int, Scores]:
         """Score prompts `[B_i, n]`, given by the number of their scorer; all prompts have one length."""
@@ -71,9 +77,11 @@ class JointScorer:
 
         Prompts given as tensors are on the model's device and are not checked; see :meth:`Scorer.gradient_on_device`.
         """
-        rows = self._rows(ids)
-        gradients = self._backward.gradient(rows)
-        self._divide(self._backward.work, {i: len(r) for i, r in enumerate(rows)})
+        rows, gradients = self._rows(ids), {}
+        for numbers, backward in self._backward:
+            if any(i in ids for i in numbers):
+                gradients |= dict(zip(numbers, backward.gradient([rows[i] for i in numbers]), strict=True))
+                self._divide(backward.work, {i: len(rows[i]) for i in numbers})
         return {i: gradients[i] for i in ids}
 
     def _divide(self, work: Work, prompts: Mapping[int, int]) -> None:

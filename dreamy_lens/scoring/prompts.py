@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from dreamy_lens.errors import PromptError, quoted
+from dreamy_lens.features.binding import BoundFeature
 from dreamy_lens.features.forward_pass import RowLayout
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.transfer import to_device, to_host
@@ -56,21 +57,21 @@ class PromptFrame:
         return [] if self.prefix else self.fluency.bos(self.prepend_bos)
 
     def rows(self, prompts: Int64[np.ndarray, "B n"], model: HookedModel) -> Int64[np.ndarray, "B total"]:
-        """Return the row that a model reads for each prompt: BOS, prefix, prompt and suffix."""
+        """Return the row that a model reads for each prompt: BOS, prefix, prompt, suffix and the model's tail."""
         size = len(prompts)
         before = np.array([*model.bos(self.prepend_bos), *self.prefix], dtype=np.int64)
-        after = np.array(self.suffix, dtype=np.int64)
+        after = np.array([*self.suffix, *model.tail], dtype=np.int64)
         return np.concatenate([np.tile(before, (size, 1)), prompts, np.tile(after, (size, 1))], axis=1)
 
     def on_device(
         self, prompts: Int64[np.ndarray, "B n"] | Int64[Tensor, "B n"], model: HookedModel
     ) -> Int64[Tensor, "B total"]:
-        """Return the row of each prompt on the model's device: BOS, prefix, prompt and suffix."""
+        """Return the row of each prompt on the model's device: BOS, prefix, prompt, suffix and the model's tail."""
         if isinstance(prompts, np.ndarray):
             return to_device(self.rows(prompts, model), model.device)
         around = self.rows(np.zeros((1, 0), dtype=np.int64), model)
         ends = to_device(around, model.device).expand(len(prompts), -1)
-        before = around.shape[1] - len(self.suffix)
+        before = around.shape[1] - len(self.suffix) - len(model.tail)
         return torch.cat([ends[:, :before], to_device(prompts, model.device), ends[:, before:]], dim=1)
 
 
@@ -84,6 +85,30 @@ def _template_part(ids: Sequence[int], where: str, vocabulary: Vocabulary) -> tu
         )
     given = to_host(ids)[0] if isinstance(ids, Tensor) else ids
     return tuple(vocabulary.check(given, f"The template {where} the prompt").reshape(-1).tolist())
+
+
+def models_to_run(
+    features: Sequence[BoundFeature], fluency: HookedModel
+) -> tuple[tuple[HookedModel, ...], HookedModel]:
+    """Return the models that passes for features run, and the one of them that gives the cross-entropy.
+
+    A model of which nothing is read, but which is run with a tail, is not run without. Where it is the fluency model,
+    the pass with the tail gives the cross-entropy: in a causal model the tokens after the prompt do not change it.
+
+    Args:
+        features: Features of one model.
+        fluency: Model whose cross-entropy counts.
+    """
+    models = dict.fromkeys([*(m for f in features for m in f.models), fluency])
+    read = {m for f in features for m in f.models if f.hooks[m] or m in f.logits}
+    replaced = {m.base for m in models if m.tail} - read
+    counted = next((m for m in models if m.tail and m.base is fluency), fluency) if fluency in replaced else fluency
+    return tuple(m for m in models if m not in replaced), counted
+
+
+def longest(layout: RowLayout, models: Iterable[HookedModel]) -> RowLayout:
+    """Return the layout of the longest rows, those of the model with the longest tail."""
+    return layout.followed_by(max((len(model.tail) for model in models), default=0))
 
 
 def as_ids(prompts: Any, vocabulary: Vocabulary, bos: Sequence[int] = ()) -> list[Int64[np.ndarray, " n"]]:

@@ -119,7 +119,7 @@ class Scorer:
             other.renew()
             other.bos(self.prepend_bos)
             other.check_weights()
-        self.backward = BackwardScorer([self.bound], self.frame, self.models, batch_size, share_prefixes)
+        self.backward = BackwardScorer([self.bound], self.frame, batch_size, share_prefixes)
         self.work = self.forward.work = self.backward.work = Work()
         self.together = 1
         self.run_by: Sequence[GraphedPasses] = (self.forward.passes, self.backward.passes)
@@ -185,7 +185,7 @@ class Scorer:
 
     def plain_gradient(self, ids: Any) -> Gradient:
         """Compute gradients as :meth:`gradient` does, by passes that leave out nothing, to compare others with."""
-        backward = BackwardScorer([self.bound], self.frame, self.models, self.backward.batches.size, bare=False)
+        backward = BackwardScorer([self.bound], self.frame, self.backward.batches.size, bare=False)
         return backward.gradient([self.check_prompts(ids)])[0]
 
     def gradient_on_device(self, ids: Int64[Tensor, "B n"]) -> Gradient:
@@ -201,18 +201,16 @@ class Scorer:
         """
         rows = self.check_prompts(ids)
         layout = self.layout(rows.shape[1])
-        full = self._rows_on_device(rows, self.model)
         with locked(self.models), torch.no_grad():
-            embeddings = self.model.embed(full).clone()
-            embeddings[:, layout.before : layout.before + layout.length] += to_device(shift, full.device)
             readings: dict[HookedModel, ActivationSource] = {}
             for model in self.bound.models:
-                ids = self._rows_on_device(rows, model)
+                ids, embeddings = self._rows_on_device(rows, model), None
+                if model.base is self.model:
+                    embeddings = model.embed(ids).clone()
+                    embeddings[:, layout.before : layout.before + layout.length] += to_device(shift, ids.device)
                 hooks, logits = self.bound.hooks[model], model in self.bound.logits
-                readings[model] = ForwardPass(*model.run(ids, hooks, logits=logits), ids, layout)
-            hooks, logits = self.bound.hooks[self.model], self.model in self.bound.logits
-            activations, output = self.model.run(full, hooks, logits=logits, embeddings=embeddings)
-            readings[self.model] = ForwardPass(activations, output, full, layout)
+                activations, output = model.run(ids, hooks, logits=logits, embeddings=embeddings)
+                readings[model] = ForwardPass(activations, output, ids, layout.followed_by(len(model.tail)))
             return self.bound(readings)
 
     def layout(self, n: int) -> RowLayout:
@@ -228,12 +226,14 @@ class Scorer:
         """
         layout = self.layout(n)
         for model in self.models:
-            if model.n_ctx is not None and layout.total > model.n_ctx:
+            total = layout.total + len(model.tail)
+            if model.n_ctx is not None and total > model.n_ctx:
                 around = ["the BOS"] * layout.bos
                 around += [f"the template's {layout.prefix + layout.suffix}"] * bool(layout.prefix + layout.suffix)
-                more = f" makes {layout.total} with {' and '.join(around)}" if around else " is too long"
-                room = model.n_ctx - layout.total + n
-                advice = f"use at most {room}" if room > 0 else "shorten the template"
+                around += [f"the target's {len(model.tail)}"] * bool(model.tail)
+                more = f" makes {total} with {' and '.join(around)}" if around else " is too long"
+                room = model.n_ctx - total + n
+                advice = f"use at most {room}" if room > 0 else f"shorten the {'target' if model.tail else 'template'}"
                 raise PromptError(
                     f"A prompt of {n} tokens{more}, and {model.name}'s context is {model.n_ctx}; {advice}."
                 )

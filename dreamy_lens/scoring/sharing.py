@@ -45,7 +45,7 @@ class SharingScorer(JointScorer):
         first = scorers[0].forward
         self._for_all = ForwardScorer([s.bound for s in scorers], first.frame, first.batches.size, first.share)
         for scorer in self.scorers:
-            scorer.run_by = (self._for_all.passes, self._backward.passes)
+            scorer.run_by = (self._for_all.passes, *(backward.passes for _, backward in self._backward))
         self._kept: list[tuple[int, np.ndarray, Tensor]] = []  # number of the call, prompts, and scores for everyone
         self._on_host: dict[int, np.ndarray] = {}
         self._calls, self._taken = 0, [0] * len(scorers)

@@ -28,7 +28,7 @@ from dreamy_lens.scoring.feature_bank import FeatureBank
 from dreamy_lens.scoring.graphs import GRAPH, GraphedPasses
 from dreamy_lens.scoring.kv_prefix import empty_cache
 from dreamy_lens.scoring.prefix_sharing import is_close
-from dreamy_lens.scoring.prompts import PromptFrame
+from dreamy_lens.scoring.prompts import PromptFrame, longest
 from dreamy_lens.scoring.window_batch import WindowBatch
 
 MAX_ENTRIES = {"cpu": 3 << 21, "cuda": 1 << 29}
@@ -110,11 +110,13 @@ class WindowScorer:
         layout = self.layout
         models = dict.fromkeys([model, *(m for b in self.banks for m in b.hooks), self.frame.fluency])
         for reader in models:
-            if reader.n_ctx is not None and layout.total > reader.n_ctx:
-                more = f" makes {layout.total} with the BOS" if layout.bos else " is too long"
+            total = layout.total + len(reader.tail)
+            if reader.n_ctx is not None and total > reader.n_ctx:
+                around = ["the BOS"] * layout.bos + [f"the target's {len(reader.tail)} tokens"] * bool(reader.tail)
+                more = f" makes {total} with {' and '.join(around)}" if around else " is too long"
                 raise SettingsError(
                     f"A window of {length} tokens{more}, and {reader.name}'s context is {reader.n_ctx}; use a length "
-                    f"of at most {reader.n_ctx - layout.total + length}."
+                    f"of at most {reader.n_ctx - total + length}."
                 )
 
     def prepare(self, rows: Int64[np.ndarray, "B n"]) -> None:
@@ -137,9 +139,10 @@ class WindowScorer:
     def _choose_size(self) -> int:
         """Choose the number of rows in one pass, a power of 2, by the size of what a row computes."""
         device = self.model.device.type
-        most = TOKENS.get(device, TOKENS["cpu"]) // self.layout.total
+        most = TOKENS.get(device, TOKENS["cpu"]) // longest(self.layout, self.models).total
         budget = MAX_ENTRIES.get(device, MAX_ENTRIES["cpu"])
-        row = sum(self._widths.values()) + sum(self.layout.total * m.vocabulary.size for m in self.logits)
+        row = sum(self._widths.values())
+        row += sum((self.layout.total + len(m.tail)) * m.vocabulary.size for m in self.logits)
         row += sum(len(bank) for bank in self.banks)
         size = max(MIN_ROWS, min(most, budget // max(row, 1)))
         return 1 << (size.bit_length() - 1)
@@ -165,7 +168,7 @@ class WindowScorer:
         """Run the whole model over the rows."""
         cache = empty_cache() if past else None
         activations, logits = model.run(ids, self.captures[model], logits=model in self.logits, past=cache)
-        return ForwardPass(activations, logits, ids, self.layout)
+        return ForwardPass(activations, logits, ids, self.layout.followed_by(len(model.tail)))
 
     def _bare(self, model: HookedModel, ids: Tensor, past: bool = False) -> ForwardPass:
         """Run the model over the rows without the components that no feature reads."""

@@ -68,10 +68,34 @@ def render_chat(
             "The model's tokenizer has no chat template, so chat() has nothing to write the messages with. Use "
             'template("User: {dream} Assistant:") with the text of your choice.'
         )
+    text = chat_text(tokenizer, messages, tools, generation_prompt)
+    parts = text.split(PLACE)
+    if len(parts) != 2:
+        raise ConstraintError(
+            f"The model's chat template writes the prompt's place, {PLACE}, {len(parts) - 1} times instead of once. "
+            "Some templates leave out parts of earlier turns, or system messages; move the place to another message."
+        )
+    return parts[0], parts[1]
+
+
+def chat_text(
+    tokenizer: Any, messages: Sequence[Any], tools: Sequence[Any] | None = None, generation_prompt: bool = True
+) -> str:
+    """Render a chat by a tokenizer's chat template; see :func:`render_chat`.
+
+    Args:
+        tokenizer: Hugging Face tokenizer, which has a chat template.
+        messages: Messages with a role and a content.
+        tools: Descriptions of tools, in the form that the chat template takes; None for none.
+        generation_prompt: Whether the text ends where the model would answer, or go on with its answer.
+
+    Raises:
+        ConstraintError: The template refuses the messages.
+    """
     continues = generation_prompt and messages[-1]["role"] == "assistant"
     options: dict[str, Any] = {"continue_final_message": True} if continues else {}
     try:
-        text = tokenizer.apply_chat_template(
+        return tokenizer.apply_chat_template(
             list(messages),
             tools=None if tools is None else list(tools),
             tokenize=False,
@@ -81,10 +105,3 @@ def render_chat(
     except Exception as error:  # a chat template raises what its author wrote into it
         detail = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ConstraintError(f"The model's chat template refuses these messages: {detail}.") from error
-    parts = text.split(PLACE)
-    if len(parts) != 2:
-        raise ConstraintError(
-            f"The model's chat template writes the prompt's place, {PLACE}, {len(parts) - 1} times instead of once. "
-            "Some templates leave out parts of earlier turns, or system messages; move the place to another message."
-        )
-    return parts[0], parts[1]

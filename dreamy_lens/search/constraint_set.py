@@ -238,7 +238,7 @@ def template_frames(constraints: Sequence[Constraint], vocabulary: Vocabulary) -
     """
     frames = []
     for before, after in _texts_around(constraints, vocabulary):
-        ids = vocabulary.encode(before) if before else [], _continuation(vocabulary, after)
+        ids = vocabulary.encode(before) if before else [], vocabulary.encode_after(after)
         for part in ids:
             if part:
                 try:
@@ -274,20 +274,6 @@ def _text_around(frame: Template | Chat, vocabulary: Vocabulary) -> tuple[str, s
         return frame.texts(vocabulary.tokenizer)
     before, after = frame.text.split("{dream}")
     return before, after
-
-
-def _continuation(vocabulary: Vocabulary, text: str) -> list[int]:
-    """Encode text that follows other text; alone, some tokenizers would put a space before it."""
-    if not text:
-        return []
-    for anchor in ("", ".", "a", ")", "\n"):
-        head = vocabulary.encode(anchor) if anchor else []
-        ids = vocabulary.encode(anchor + text)
-        tail = ids[len(head) :]
-        before = head or vocabulary.encode("a")
-        if ids[: len(head)] == head and vocabulary.text(before + tail) == vocabulary.text(before) + text:
-            return tail
-    return vocabulary.encode(text)
 
 
 def _prints(piece: str) -> bool:

@@ -45,7 +45,8 @@ def test_every_command_has_json():
     (commands,) = (action for action in parser._actions if hasattr(action, "_name_parser_map"))
     flags = {name: set(sub._option_string_actions) for name, sub in commands._name_parser_map.items()}
     assert set(flags) == set(COMMANDS) and all("--json" in own for own in flags.values())
-    assert {name for name, own in flags.items() if "--csv" not in own} == {"card", "doctor"}  # which have no table
+    without_table = {"card", "direction", "doctor"}
+    assert {name for name, own in flags.items() if "--csv" not in own} == without_table
 
 
 def test_runs_as_json_and_csv(printed, tmp_path):

@@ -261,12 +261,15 @@ def test_a_target_of_several_tokens_shows_the_split_and_offers_the_first(gpt2):
     said = sentence(TokenError, dl.logit(" dog house"), gpt2.bridge)
     first = gpt2.tokenizer.encode(" dog", add_special_tokens=False)
     assert "' dog house' is 2 tokens here: ' dog' + ' house'" in said
-    assert said.endswith(f"take the first, ' dog' (id {first[0]}).")
+    assert f"take the first, ' dog' (id {first[0]})." in said
+    assert 'For the whole text, write log_prob(" dog house", reduce="sum"), or for the margin of its first' in said
 
 
 def test_a_target_that_is_one_token_with_a_space_before_it(gpt2):
     said = sentence(TokenError, dl.log_prob("house"), gpt2.bridge)
     assert "or ' house' with a leading space, which is one token" in said
+    assert said.endswith('For the whole text, write log_prob("house", reduce="sum").')
+    assert len(bind(dl.log_prob("house", reduce="sum"), gpt2.bridge).models[1].tail) > 1
 
 
 def test_a_target_outside_the_vocabulary(gpt2):

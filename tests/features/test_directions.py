@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+import dreamy_lens as dl
 from dreamy_lens.errors import FeatureError, FeatureRangeError
 from dreamy_lens.features import Direction
+from dreamy_lens.features.parser import feature_names
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -85,6 +87,7 @@ def test_files_that_hold_no_direction_are_told_why(tmp_path):
     (tmp_path / "empty.npy").write_bytes(b"")
     (tmp_path / "broken.safetensors").write_bytes(b"12345678{")
     (tmp_path / "v.pt").write_bytes(b"")
+    (tmp_path / "v.gguf").write_bytes(b"GGUF")
     for name, sentence in (
         ("matrix.npy", r"shape \[2, 3\]; a direction is one vector"),
         ("objects.npy", "cannot be read as an array of numbers"),
@@ -93,7 +96,8 @@ def test_files_that_hold_no_direction_are_told_why(tmp_path):
         ("beyond.npy", "cannot be read as an array of numbers"),
         ("empty.npy", "cannot be read as an array of numbers"),
         ("broken.safetensors", "cannot be read as safetensors"),
-        ("v.pt", "read from a .safetensors or .npy file; 'v.pt' is neither"),
+        ("v.pt", r"read from a .safetensors or .npy file; 'v.pt' is neither. dl.direction.load"),
+        ("v.gguf", "'v.gguf' is neither. Convert a GGUF control vector"),
         ("nowhere.npy", "There is no file .*nowhere.npy.*working folder"),
     ):
         with pytest.raises(FeatureError, match=sentence):
@@ -130,3 +134,30 @@ def test_reprs_are_short():
     assert repr(Direction(np.arange(1, 100.0))) == "Direction([1, 2, 3, 4, …])"
     assert repr(Direction("v.npy")) == "Direction('v.npy')"
     assert Direction(np.arange(1, 100.0)).short.startswith("v99#")
+
+
+def test_names_and_origins_are_part_of_the_text_and_survive_files(tmp_path):
+    plain = Direction([3.0, 4.0])
+    named = Direction([3.0, 4.0], name="refusal layer 12", origin='50 % of "a; b, c" − déjà vu; x=1')
+    assert Direction(named.text) == named != plain and hash(Direction(named.text)) == hash(named)
+    assert (named.short, plain.short) == ("refusal layer 12", f"v2{plain.fingerprint}")
+    assert named.described == f"refusal layer 12{plain.fingerprint} ({named.origin})"
+    assert eval(repr(named)) == named  # two numbers are written in full
+    feature = dl.hook("a")[-1] @ named
+    assert dl.parse(str(feature)) == feature and feature.label == "a[-1] @ refusal layer 12"
+    assert feature_names("<gone> + " + str(feature))[0] == "<gone> + a[-1] @ refusal layer 12"
+    path = named.save(tmp_path / "v.safetensors")
+    assert dl.direction.load(path) == named and dl.direction.load(path, name="other").name == "other"
+    assert Direction(path).short == "v.safetensors" and [*tmp_path.iterdir()] == [path]
+    assert Direction(path, name="now").text.startswith("data:float32;name=now,")
+    assert named.cosine([4.0, -3.0]) == 0 and plain.cosine(named) == pytest.approx(1)
+    with pytest.raises(FeatureRangeError, match="2 entries has no angle to one of 3"):
+        plain.cosine([1, 2, 3])
+    for name in ("", "a @ b", "x" * 61, 'say "x"', "two  spaces", "a\nb", 3):
+        with pytest.raises(FeatureError, match="name is made of words"):
+            Direction([1.0], name=name)
+    for text in ("data:float32;name=<b>,AACAPw==", "data:float32;from=%0A,AACAPw==", "data:float32;by=x,AACAPw=="):
+        with pytest.raises(FeatureError):
+            Direction(text)
+    with pytest.raises(FeatureError, match="does not end so"):
+        plain.save(tmp_path / "v.npy")

@@ -27,14 +27,20 @@ def of_api() -> list[str]:
 
 @pytest.mark.parametrize("name", of_api())
 def test_every_keyword_of_a_public_function_is_in_its_signature(name):
-    function = getattr(dl, name)
-    parameters = inspect.signature(function).parameters
-    assert not [p for p in parameters.values() if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    assert len(of_api()) >= 10 and function.__doc__ and function.__module__.startswith("dreamy_lens.api.")
-    source = ast.parse(inspect.getsource(inspect.getmodule(function)))  # what a type checker sees through the stub
-    written = [node for node in source.body if isinstance(node, ast.FunctionDef) and node.name == function.__name__]
-    own = {a.arg for a in (*written[-1].args.args, *written[-1].args.kwonlyargs)}
-    assert own <= set(parameters) and (set(parameters) == own or written[-1].args.kwarg is not None)
+    public = getattr(dl, name)
+    functions = [public]
+    if not inspect.isfunction(public):  # an object that is called, and has functions
+        methods = inspect.getmembers(public, inspect.ismethod)
+        functions = [method for method_name, method in methods if method_name.strip("_") in (method_name, "call")]
+    for function in functions:
+        parameters = inspect.signature(function).parameters
+        assert not [p for p in parameters.values() if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        assert len(of_api()) >= 10 and function.__doc__ and function.__module__.startswith("dreamy_lens.api.")
+        source = ast.parse(inspect.getsource(inspect.getmodule(function)))  # what a type checker sees through the stub
+        nodes = source.body if function is public else ast.walk(source)
+        written = [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == function.__name__]
+        own = {a.arg for a in (*written[-1].args.args, *written[-1].args.kwonlyargs)} - {"self"}
+        assert own <= set(parameters) and (set(parameters) == own or written[-1].args.kwarg is not None)
 
 
 def test_the_signatures_of_scans_and_cards_have_their_settings():

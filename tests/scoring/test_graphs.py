@@ -102,6 +102,22 @@ def test_replayed_passes_give_the_numbers_of_plain_ones(waits, clock, name, temp
     assert waits.launches > 0 and kinds <= {SHARED, WHOLE}
 
 
+def test_texts_of_several_tokens_are_replayed_too(waits, clock):
+    there, here = (
+        make_scorer('log_prob(" the house was") - L0.N3 + 1', b, prepend_bos=True, prefix=[5, 6], suffix=[8])
+        for b in (placed("llama"), models.family("llama").bridge)
+    )
+    rng = np.random.default_rng(0)
+    for size in (40, 44, 38):
+        ids = children(rng, size)
+        close(there.score(ids), here.score(ids))
+    for count in (4, 4, 3):
+        ids = children(rng, count)
+        (slope,) = to_host(there.gradient(ids).of_value())
+        np.testing.assert_allclose(slope, here.gradient(ids).of_value(), atol=1e-4, rtol=1e-4)
+    assert len(there.forward.passes) >= 1 and len(there.backward.passes) == 1, there.passes
+
+
 @pytest.fixture
 def kernel(monkeypatch) -> list[int]:
     """The attention kernel computed by torch, and a list with the number of nodes of every call."""

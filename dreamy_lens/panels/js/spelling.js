@@ -111,7 +111,7 @@ export const QUICK = [
   {
     name: "log_prob",
     label: "log-probability of a token",
-    help: "with its leading space, if it has one; quotes are optional; highest when the model is sure of the token",
+    help: "with its leading space, if it has one; quotes are optional; a text of several tokens is read after the prompt",
     initial: '" the"',
     write: (text) => `log_prob(${token(text)})`,
   },
