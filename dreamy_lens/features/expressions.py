@@ -39,7 +39,7 @@ from dreamy_lens.features.algebra import (
 )
 from dreamy_lens.features.lexer import SHORT_NEURON, is_name, quote
 from dreamy_lens.features.node import BOS, FUNCTIONS, METHODS, Element, Span, Writer, element, integer, position
-from dreamy_lens.features.paths import file_stamps
+from dreamy_lens.features.sae_names import source_stamps
 from dreamy_lens.models.embedded import EMBEDDED_NAME
 
 __all__ = [
@@ -195,7 +195,7 @@ class Latent(Leaf, functions={"sae_latent": ("sae", "latent", "position", "pre_a
 
     def digest_key(self) -> bytes:
         """Return the stamps of the autoencoder's files."""
-        return file_stamps(self.sae) if isinstance(self.sae, str) else b""
+        return source_stamps(self.sae) if isinstance(self.sae, str) else b""
 
     def named_positions(self) -> tuple[Element, ...]:
         """Return the position that the autoencoder reads."""
