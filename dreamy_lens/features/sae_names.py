@@ -52,6 +52,20 @@ def source_text(source: str | os.PathLike[str], sae_id: str | None = None) -> st
     return f"{HUB if REPOSITORY.fullmatch(text) else RELEASES}{text}/{sae_id}"
 
 
+def short_name(source: str) -> str:
+    """Return a short name of a source for labels: what tells the dictionaries of one repository or release apart.
+
+    >>> short_name("runs/sae"), short_name("hf://a/b/layer_20/width_16k"), short_name("saelens://c/blocks.8")
+    ('sae', 'layer_20/width_16k', 'blocks.8')
+    """
+    source = source.rstrip("/")
+    if source.startswith(HUB) and source.count("/") > 3:
+        return source.split("/", 4)[4]
+    if source.startswith(RELEASES) and source.count("/") > 2:
+        return source.split("/", 3)[3]
+    return source.rpartition("/")[2]
+
+
 def source_stamps(source: str) -> bytes:
     """Return stamps of the files of a source, which differ after a change; nothing is downloaded."""
     if not is_remote(source):

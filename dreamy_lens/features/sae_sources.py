@@ -30,7 +30,11 @@ CONVERSIONS = {
     "gemma_2_transcoder": {},
     "gemma_3": {},
     "mntss_clt_layer_transcoder": {},
-    "mwhanna_transcoder": {},
+    "mwhanna_transcoder": {
+        "hook_name": "blocks.{layer}.mlp.hook_in",
+        "hook_name_out": "blocks.{layer}.mlp.hook_out",
+        "model_from_pretrained_kwargs": {"fold_ln": False},
+    },
     "sparsify": {},
 }
 """Functions of SAELens by which the registry says in which format a release is, and what they take for granted."""
@@ -132,12 +136,14 @@ def _fetched(path: str, fetch: Callable[[str], Path | None]) -> Path | None:
     above, _, last = path.rpartition("/")
     below = f"{above}/" if above else ""
     layer = re.fullmatch(r"(?:layer_|W_enc_)?([0-9]{1,4})(?:\.safetensors)?", last)
-    if layer is not None and (config := fetch(f"{below}{circuit_tracer.CONFIG}")) is not None:
+    if layer is not None:
         number = layer[1]
-        files = fetch(f"{below}layer_{number}.safetensors")
-        if files is None and fetch(f"{below}W_enc_{number}.safetensors") is not None:
-            files = fetch(f"{below}W_dec_{number}.safetensors")
-        return None if files is None else config.parent / number
+        file = fetch(f"{below}layer_{number}.safetensors")
+        if file is None and (file := fetch(f"{below}W_enc_{number}.safetensors")) is not None:
+            fetch(f"{below}W_dec_{number}.safetensors")
+        if file is not None:
+            fetch(f"{below}{circuit_tracer.CONFIG}")
+            return file
     if last in (*WEIGHTS, *CONFIGS):
         path = above
         above = path.rpartition("/")[0]
@@ -182,9 +188,12 @@ def _released(source: str) -> Located:
         )
     path = str(saes[sae_id].get("path"))
     layer = re.search(r"layer[_s.]*([0-9]+)", path)
-    defaults = {"model_name": entry.get("model")}
-    if "hook_name" in CONVERSIONS[conversion] and layer is not None:
-        defaults["hook_name"] = CONVERSIONS[conversion]["hook_name"].format(layer=layer[1])
+    defaults: dict[str, Any] = {"model_name": entry.get("model")}
+    for key, value in CONVERSIONS[conversion].items():
+        if not isinstance(value, str):
+            defaults[key] = value
+        elif layer is not None:
+            defaults[key] = value.format(layer=layer[1])
     overrides = entry.get("config_overrides") or {}
     scale = saes[sae_id].get("norm_scaling_factor")
     place = _downloaded(f"{HUB}{entry.get('repo_id')}/{path}".rstrip("/"))

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dreamy_lens.errors import SAEError
 from dreamy_lens.features.sae_conditions import typed, unknown_keys
 from dreamy_lens.features.sae_formats.encoder import Encoder, Opened, check_tensors
 from dreamy_lens.features.sae_formats.files import Stored, arranged, check_numbers, open_tensors, yaml_settings
@@ -33,7 +32,7 @@ _FILE = re.compile(r"(?:layer_|W_enc_)?([0-9]{1,4})(?:\.safetensors)?")
 def layer_of(place: Path) -> int | None:
     """Return the layer whose transcoder a path names, or None if the path is not in this format."""
     found = _FILE.fullmatch(place.name)
-    if found is None or not (place.parent / CONFIG).is_file():
+    if found is None:
         return None
     return int(found[1]) if _files(place.parent, int(found[1])) else None
 
@@ -51,7 +50,7 @@ def open_circuit_tracer(folder: Path, layer: int, whose: str) -> Opened:
     Raises:
         SAEError: A file is damaged, or what it states cannot be computed.
     """
-    config = yaml_settings(folder / CONFIG)
+    config = yaml_settings(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     tensors = {}
     for file in map(open_tensors, _files(folder, layer)):
         for own in file.shapes:
@@ -67,20 +66,18 @@ def open_circuit_tracer(folder: Path, layer: int, whose: str) -> Opened:
     architecture = "jumprelu" if "threshold" in shapes else "standard"
     d_in, d_sae = check_tensors(architecture, shapes, whose, subtracts=False, config=CONFIG, remedy="Save it again")
     inner, outer = (typed(config, f"feature_{side}_hook", str, whose) for side in ("input", "output"))
-    if inner is None or outer is None:
-        raise SAEError(f"{whose} has no feature_input_hook or feature_output_hook in {CONFIG}. Add them.")
     written = 1
     if across:
         file, place = tensors["W_dec"]
         written = file.shapes[place.name][1]
-    outputs = tuple(f"blocks.{layer + later}.{outer}" for later in range(written))
+    outputs = tuple(f"blocks.{layer + later}.{outer}" for later in range(written)) if outer else ()
     encoder = Encoder(
         architecture,
         d_in,
         d_sae,
-        f"blocks.{layer}.{inner}",
+        f"blocks.{layer}.{inner}" if inner else None,
         subtracts_b_dec=False,
-        output_hook=outputs[0],
+        output_hook=outputs[0] if outputs else None,
         output_hooks=outputs if across else (),
     )
     return Opened(encoder, read, _conditions(config, whose), CONFIG, unknown_keys(config, USED | IRRELEVANT))

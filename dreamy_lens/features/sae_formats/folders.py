@@ -78,9 +78,13 @@ def open_folder(
 
 def _completed(opened: Opened, defaults: dict[str, Any], overrides: dict[str, Any]) -> Opened:
     """Return a dictionary with settings that its files do not state."""
-    hook = overrides.pop("hook_name", None) or opened.encoder.hook_name or defaults.pop("hook_name", None)
+    encoder = opened.encoder
+    read, written = encoder.hook_name, encoder.output_hook
+    read = overrides.pop("hook_name", None) or read or defaults.pop("hook_name", None)
+    written = overrides.pop("hook_name_out", None) or written or defaults.pop("hook_name_out", None)
     stated = {key: value for key, value in opened.stated.items() if value is not None}
-    return replace(opened, encoder=replace(opened.encoder, hook_name=hook), stated={**defaults, **stated, **overrides})
+    encoder = replace(encoder, hook_name=read, output_hook=written)
+    return replace(opened, encoder=encoder, stated={**defaults, **stated, **overrides})
 
 
 def _what_is_there(folder: Path) -> str:

@@ -41,8 +41,8 @@ _SITES_3 = {
     "transcoder": ("blocks.{}.ln2.hook_out", "blocks.{}.hook_mlp_out"),
 }
 _TENSORS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold", "scaling_factor")
-_USED = frozenset("architecture hf_hook_point_in hf_hook_point_out model_name".split())
-_IRRELEVANT = frozenset("affine_connection l0 layer type width dtype d_in d_sae".split())
+USED = frozenset("architecture hf_hook_point_in hf_hook_point_out model_name".split())
+IRRELEVANT = frozenset("affine_connection l0 layer type width dtype d_in d_sae".split())
 """Keys of `config.json` for Gemma 3; the affine connection leads past the latents."""
 
 
@@ -79,7 +79,7 @@ def open_gemma_scope(folder: Path, whose: str) -> Opened:
         output_hook=stated.pop("hook_name_out", None),
         decoder_scale="scaling_factor" if "scaling_factor" in present else None,
     )
-    return Opened(encoder, read, stated, path.name, unknown_keys(config, _USED | _IRRELEVANT))
+    return Opened(encoder, read, stated, path.name, unknown_keys(config, USED | IRRELEVANT))
 
 
 def _stated(config: Mapping[str, Any], path: str, whose: str) -> dict[str, Any]:
