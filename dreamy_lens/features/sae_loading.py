@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamy_lens.errors import FeatureError, SAEError, warn
+from dreamy_lens.features.paths import checked_path
 from dreamy_lens.features.sae import SAE
 from dreamy_lens.features.sae_conditions import CONDITIONS, chosen_conditions, read_conditions, warn_of_unknown_keys
 from dreamy_lens.features.sae_formats import mapped, objects, saelens
@@ -74,7 +75,7 @@ def load_sae(
     if tensors is not None:
         if is_remote(given):
             raise FeatureError("tensors belongs to a file on this machine. Download the file, and give its path.")
-        file = Path(given).expanduser()
+        file = Path(checked_path(given, "The file of an autoencoder")).expanduser()
         if not file.is_file():
             raise SAEError(
                 f"There is no file {str(file)!r} (working folder: {Path.cwd()}). tensors=... names its tensors."

@@ -41,9 +41,10 @@ def source_text(source: str | os.PathLike[str], sae_id: str | None = None) -> st
     >>> source_text("gpt2-small-res-jb", "blocks.8.hook_resid_pre")
     'saelens://gpt2-small-res-jb/blocks.8.hook_resid_pre'
     """
-    text = checked_path(os.fspath(source), "The folder of an autoencoder")
+    text = os.fspath(source)
     if sae_id is None:
         return text
+    checked_path(text, "The folder of an autoencoder")
     if not isinstance(sae_id, str) or not sae_id.strip("/"):
         raise FeatureError(f"sae_id is a folder below the source, or the id in a release; got {quoted(sae_id)}.")
     sae_id = sae_id.strip("/")
