@@ -154,7 +154,7 @@ class SAE:
         return (self.encoder.output_hooks if self.encoder else ()) or (self.output_hook,)
 
     def decoder_row(self, i: int) -> Float[torch.Tensor, " d_out"]:
-        """Return the decoder row of latent `i`, float32 on the CPU.
+        """Return the decoder row of latent `i`, float32 on the CPU; of a cross-layer transcoder, the sum of its rows.
 
         Raises:
             FeatureRangeError: Latent `i` does not exist.
@@ -174,7 +174,21 @@ class SAE:
             raise SAEError(
                 f"{self} has no decoder (W_dec) that can be read, so it is not known what its latents write."
             ) from error
-        return self._checked("W_dec", row.detach().float().cpu().flatten())
+        row = self._checked("W_dec", row.detach().float().cpu())
+        return row.sum(0) if row.ndim == 2 and len(self.output_hooks) > 1 else row.flatten()
+
+    def decoder_rows(self, i: int) -> list[tuple[str, Float[torch.Tensor, " d_out"]]]:
+        """Return what latent `i` writes at each hook point: one row, or several for a cross-layer transcoder.
+
+        Raises:
+            FeatureRangeError: Latent `i` does not exist.
+            SAEError: No decoder can be read.
+        """
+        if len(self.output_hooks) == 1 or self._read is None:
+            return [(self.output_hook, self.decoder_row(i))]
+        self.check_latent(i)
+        rows = self._checked("W_dec", self._decoder_row(i).detach().float().cpu())
+        return list(zip(self.output_hooks, rows, strict=True))
 
     def _decoder_row(self, i: int) -> torch.Tensor:
         if self._read is None and not hasattr(self._object, "W_dec"):

@@ -58,18 +58,12 @@ def open_circuit_tracer(folder: Path, layer: int, whose: str) -> Opened:
             if name in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold"):
                 check_numbers(file, (own,))
                 tensors[name] = file, Stored(own, transposed=name == "W_enc")
-    across = "W_dec" in tensors and len(tensors["W_dec"][0].shapes[tensors["W_dec"][1].name]) == 3
-    if across:
-        file, place = tensors["W_dec"]
-        tensors["W_dec"] = file, Stored(place.name, summed=1)
     shapes, read = arranged(tensors)
+    across = len(shapes.get("W_dec", ())) == 3
     architecture = "jumprelu" if "threshold" in shapes else "standard"
     d_in, d_sae = check_tensors(architecture, shapes, whose, subtracts=False, config=CONFIG, remedy="Save it again")
     inner, outer = (typed(config, f"feature_{side}_hook", str, whose) for side in ("input", "output"))
-    written = 1
-    if across:
-        file, place = tensors["W_dec"]
-        written = file.shapes[place.name][1]
+    written = shapes["W_dec"][1] if across else 1
     outputs = tuple(f"blocks.{layer + later}.{outer}" for later in range(written)) if outer else ()
     encoder = Encoder(
         architecture,

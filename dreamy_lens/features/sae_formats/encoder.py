@@ -2,7 +2,7 @@
 
 The tensors have the names and the layout of SAELens, whatever the format: `W_enc [d_in, d_sae]`, `W_dec [d_sae,
 d_out]`, `b_dec`, and one number per latent in `b_enc`, `threshold` (jumprelu), `b_gate`, `b_mag`, `r_mag` (gated). A
-threshold may also be one number for all latents.
+threshold may also be one number for all latents. The decoder of a cross-layer transcoder is `[d_sae, layers, d_out]`.
 """
 
 from __future__ import annotations

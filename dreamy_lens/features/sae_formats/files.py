@@ -53,13 +53,11 @@ class Stored:
         name: Name in the file.
         transposed: True if the file has its two axes the other way round.
         factor: Number that it is multiplied by.
-        summed: Axis that is summed away, as the layers of a cross-layer decoder. None for no such axis.
     """
 
     name: str
     transposed: bool = False
     factor: float = 1.0
-    summed: int | None = None
 
 
 def json_settings(path: Path) -> dict[str, Any]:
@@ -101,8 +99,7 @@ def arranged(parts: Mapping[str, tuple[TensorFile, Stored]]) -> tuple[dict[str, 
     shapes: dict[str, tuple[int, ...]] = {}
     for name, (file, stored) in parts.items():
         shape = file.shapes[stored.name]
-        shape = shape[::-1] if stored.transposed else shape
-        shapes[name] = tuple(size for axis, size in enumerate(shape) if axis != stored.summed)
+        shapes[name] = shape[::-1] if stored.transposed else shape
 
     def read(name: str, latent: int | None) -> torch.Tensor:
         if name not in parts:
@@ -112,8 +109,6 @@ def arranged(parts: Mapping[str, tuple[TensorFile, Stored]]) -> tuple[dict[str, 
         if axis is not None and stored.transposed:
             axis = 1 - axis
         tensor = file.part(stored.name, axis, latent or 0)
-        if stored.summed is not None:
-            tensor = tensor.float().sum(stored.summed if axis is None else stored.summed - 1)
         tensor = tensor.T if stored.transposed and tensor.ndim == 2 else tensor
         return tensor if stored.factor == 1.0 else tensor.float() * stored.factor
 

@@ -61,7 +61,7 @@ def open_gemma_scope(folder: Path, whose: str) -> Opened:
     stated = _stated(config, folder.absolute().as_posix(), whose)
     hook = stated.pop("hook_name", None)
     is_embedding = hook == "hook_embed"
-    stored = {name: Stored(own, summed=1 if len(file.shapes[own]) == 3 else None) for name, own in present.items()}
+    stored = {name: Stored(own) for name, own in present.items()}
     shape = file.shapes.get(present.get("W_enc", ""), ())
     if is_embedding and shape:
         stored["W_enc"] = Stored(present["W_enc"], factor=shape[0] ** -0.5)
