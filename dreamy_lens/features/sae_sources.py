@@ -172,7 +172,7 @@ def _fetched(path: str, fetch: Callable[[str], Path | None]) -> Path | None:
 def _released(source: str) -> Located:
     """Return the dictionary of a release."""
     release, _, sae_id = source.removeprefix(RELEASES).partition("/")
-    entry = _entry(_registry(), release)
+    entry = registry_entry(registry(), release)
     saes = {str(sae.get("id")): sae for sae in entry.get("saes") or () if isinstance(sae, Mapping)}
     if sae_id not in saes:
         near = close_names(sae_id, saes) or list(saes)[:5]
@@ -201,7 +201,7 @@ def _released(source: str) -> Located:
     return Located(place, f"The SAE {source}", defaults, overrides, number)
 
 
-def _registry() -> str:
+def registry() -> str:
     """Return the text of the registry; sae_lens is found, and not imported."""
     spec = importlib.util.find_spec("sae_lens")
     folders = (spec.submodule_search_locations if spec is not None else None) or ()
@@ -214,7 +214,7 @@ def _registry() -> str:
     return file.read_text(encoding="utf-8")
 
 
-def _entry(text: str, release: str) -> Mapping[str, Any]:
+def registry_entry(text: str, release: str) -> Mapping[str, Any]:
     """Return what the registry says of a release. Of the file, which is long, only this part is parsed."""
     import yaml
 
