@@ -16,18 +16,18 @@ from typing import Any
 
 from dreamy_lens.errors import FeatureError, SAEError, quoted, shorten, warn
 
-CONDITIONS = ("model_name", "model_from_pretrained_kwargs", "model_kwargs", "prepend_bos")
+CONDITIONS = ("model_name", "model_from_pretrained_kwargs", "model_kwargs", "prepend_bos", "normalize_activations")
 """Conditions that can be ignored on request; each has the name of its key."""
 
 USED = frozenset(
     "activation_fn activation_fn_kwargs activation_fn_str apply_b_dec_to_input architecture d_in d_out d_sae "
     "finetuning_scaling_factor hook_head_index hook_name hook_name_out hook_point hook_point_head_index k metadata "
-    "normalize_activations rescale_acts_by_decoder_norm reshape_activations".split()
+    "norm_scaling_factor rescale_acts_by_decoder_norm reshape_activations".split()
 )
 
 CHECKED = frozenset(
     "context_size exclude_special_tokens hook_head_index_out hook_layer hook_point_layer model_from_pretrained_kwargs "
-    "model_kwargs model_name prepend_bos sae_lens_training_version sae_lens_version seqpos_slice "
+    "model_kwargs model_name normalize_activations prepend_bos sae_lens_training_version sae_lens_version seqpos_slice "
     "use_chat_formatting".split()
 )
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dreamy_lens.errors import FeatureError, SAEError, warn
+from dreamy_lens.errors import FeatureError, SAEError
 from dreamy_lens.features.paths import checked_path
 from dreamy_lens.features.sae import SAE
 from dreamy_lens.features.sae_conditions import CONDITIONS, chosen_conditions, read_conditions, warn_of_unknown_keys
@@ -45,7 +45,8 @@ def load_sae(
             `{"architecture": "topk", "k": 32, "apply_b_dec_to_input": True, "model_name": "gpt2"}`.
         ignore: Conditions of the configuration that are not kept, as names or as one text: "model_name" (use it with
             another model than that of its training), "prepend_bos", "model_from_pretrained_kwargs" (how the model's
-            weights were processed), "model_kwargs" (arguments of its passes). docs/conditions.md explains them.
+            weights were processed), "model_kwargs" (arguments of its passes), "normalize_activations" (the one number
+            that activations were scaled by). docs/conditions.md explains them.
 
     Returns:
         Autoencoder as an immutable value. The numbers of a file are read when first needed.
@@ -103,11 +104,13 @@ def _sae(
     encoder = opened.encoder
     conditions = read_conditions(opened.stated, whose, ignored)
     warn_of_unknown_keys(opened.unknown, conditions)
-    if encoder.normalisation == "expected_average_only_in":
-        warn(
-            f"{whose} was trained on activations scaled by one number, which its files do not hold. Activations are "
-            "used as they are. This is right if that number was folded into the weights when the autoencoder was "
-            "saved, as is usual.",
+    if encoder.normalisation == "expected_average_only_in" and "normalize_activations" not in ignored:
+        raise SAEError(
+            f"{whose} was trained on activations scaled by one number (normalize_activations: "
+            "expected_average_only_in), which its files do not hold. State it in the configuration, for example "
+            '"norm_scaling_factor": 0.5; it is the square root of d_in divided by the mean length of an activation. '
+            "If it was folded into the weights when the autoencoder was saved, or to use activations as they are: "
+            'load_sae(..., ignore="normalize_activations") or sae_latent(..., ignore="normalize_activations").'
         )
     name = _hook_name(hook, encoder.hook_name, f"{opened.config} of {whose[0].lower()}{whose[1:]}")
     sizes = encoder.d_in, encoder.d_sae, encoder.architecture

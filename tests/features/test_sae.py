@@ -140,12 +140,19 @@ def test_normalised_activations_do_not_feel_a_rescaled_input(tmp_path, x, kind):
     torch.testing.assert_close(sae.encode(7 * x), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_normalisation_whose_scale_is_not_in_the_folder_is_said(tmp_path, x):
-    folder = save(
-        tmp_path / "sae", modern("standard", normalize_activations="expected_average_only_in"), tensors("standard")
-    )
-    with pytest.warns(UserWarning, match="which its files do not hold"):
+def test_a_normalisation_whose_scale_is_not_in_the_folder_is_refused_or_stated(tmp_path, x):
+    weights, config = tensors("standard"), modern("standard", normalize_activations="expected_average_only_in")
+    folder = save(tmp_path / "sae", config, weights)
+    with pytest.raises(SAEError, match=r"which its files do not hold\. State it .*ignore=\"normalize_activations\""):
         load_sae(folder)
+    as_it_is = load_sae(save(tmp_path / "plain", modern("standard"), weights))
+    torch.testing.assert_close(load_sae(folder, ignore="normalize_activations").encode(x), as_it_is.encode(x))
+    stated = load_sae(save(tmp_path / "stated", config | {"norm_scaling_factor": 0.25}, weights))
+    torch.testing.assert_close(stated.encode(x), as_it_is.encode(0.25 * x))
+    torch.testing.assert_close(stated.decoder_row(3), weights["W_dec"][3] / 0.25)
+    for wrong, sentence in ((-1, "a positive number is needed"), ("1", "norm_scaling_factor = '1'")):
+        with pytest.raises(SAEError, match=sentence):
+            load_sae(save(tmp_path / "wrong", config | {"norm_scaling_factor": wrong}, weights))
 
 
 def test_decoder_norms_decide_which_latents_are_strongest(tmp_path, x):

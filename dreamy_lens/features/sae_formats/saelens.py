@@ -191,6 +191,11 @@ def read_config(config: Mapping[str, Any], shapes: Shapes, whose: str, name: str
     _one_of(reshape or "none", RESHAPES, whose, "reshaping of activations")
     joins = reshape == "hook_z" if reshape is not None else head is None and "hook_z" in str(hook)
     scale = next((name for name in SCALES if name in shapes), None)
+    normalisation = _normalisation(fields.get("normalize_activations"), whose)
+    scaling = first((int, float), "norm_scaling_factor")
+    if scaling is not None and not 0 < scaling < float("inf"):
+        raise SAEError(f"{whose} has norm_scaling_factor = {quoted(scaling)}, where a positive number is needed.")
+    folded = scaling is not None and normalisation == "expected_average_only_in"
     return Encoder(
         architecture=architecture,
         d_in=d_in,
@@ -200,7 +205,8 @@ def read_config(config: Mapping[str, Any], shapes: Shapes, whose: str, name: str
         joins_heads=joins and head is None,
         k=k,
         activation="tanh-relu" if activation == "tanh-relu" else "relu",
-        normalisation=_normalisation(fields.get("normalize_activations"), whose),
+        normalisation="none" if folded else normalisation,
+        input_scale=float(scaling or 1.0) if folded else 1.0,
         subtracts_b_dec=subtracts,
         scales_by_decoder_norm=scales,
         output_hook=_known_name(first(str, "hook_name_out"), output=True),
