@@ -6,7 +6,7 @@ Each library needs an environment of its own, because it cannot be installed bes
     python3 -m venv v_sp && v_sp/bin/pip install torch==2.13.0 eai-sparsify==1.3.3
     python3 -m venv v_dl && v_dl/bin/pip install torch==2.13.0 dictionary-learning==0.1.0
 
-    v_sl/bin/python tools/make_sae_fixtures.py saelens gemma_scope circuit_tracer
+    v_sl/bin/python tools/make_sae_fixtures.py saelens gemma_scope gemma_scope_2 circuit_tracer
     v_sp/bin/python tools/make_sae_fixtures.py sparsify
     v_dl/bin/python tools/make_sae_fixtures.py dictionary_learning
 
@@ -227,6 +227,44 @@ def gemma_scope() -> None:
         (folder / "expected.json").write_text(
             json.dumps(kept | {"context_size": config["context_size"]}, indent=1) + "\n"
         )
+
+
+def gemma_scope_2() -> None:
+    """Files as in the releases for Gemma 3, with the configuration that SAELens infers for them."""
+    from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
+    from sae_lens.saes.transcoder import JumpReLUSkipTranscoder, JumpReLUSkipTranscoderConfig
+    from safetensors.torch import save_file
+
+    for path in ("resid_post/layer_12_width_16k_l0_medium", "transcoder_all/layer_3_width_16k_l0_small_affine"):
+        repo, generator = "gemma-scope-2-4b-pt", torch.Generator().manual_seed(len(path))
+        folder, transcodes = fresh("gemma_scope", repo, path), "transcoder" in path
+        content = {
+            "w_enc": torch.randn(D_IN, D_SAE, generator=generator),
+            "b_enc": torch.randn(D_SAE, generator=generator),
+        }
+        content |= {
+            "w_dec": torch.randn(D_SAE, D_IN, generator=generator),
+            "b_dec": torch.randn(D_IN, generator=generator),
+        }
+        content["threshold"] = torch.rand(D_SAE, generator=generator)
+        if transcodes:
+            content["affine_skip_connection"] = torch.randn(D_IN, D_IN, generator=generator)
+        save_file(content, folder / "params.safetensors")
+        with hub(OUT / "gemma_scope") as loaders:
+            raw = loaders._infer_gemma_3_raw_cfg_dict(f"google/{repo}", path)
+            (folder / "config.json").write_text(json.dumps(raw, indent=1) + "\n")
+            config, weights, _ = loaders.gemma_3_sae_huggingface_loader(f"google/{repo}", path)
+        kind, settings, more = JumpReLUSAE, JumpReLUSAEConfig, {}
+        if transcodes:
+            kind, settings, more = JumpReLUSkipTranscoder, JumpReLUSkipTranscoderConfig, {"d_out": D_IN}
+            # SAELens names the residual stream, and in hf_hook_name the output of the norm, which is what was read.
+            config["hook_name"] = config["hook_name"].replace("hook_mlp_in", "ln2.hook_out")
+        sae = kind(settings(d_in=D_IN, d_sae=D_SAE, apply_b_dec_to_input=False, **more))
+        sae.load_state_dict(weights)
+        expect(folder, sae.encode, sae.decode)
+        keys = ("hook_name", "hook_name_out", "model_name", "prepend_bos", "context_size")
+        kept = {key: config[key] for key in keys if key in config}
+        (folder / "expected.json").write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def circuit_tracer() -> None:

@@ -24,6 +24,7 @@ An inactive latent has zero gradient, so a search that starts far from the laten
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,8 @@ from typing import TYPE_CHECKING, Any
 
 from einops import rearrange
 
-from dreamy_lens.errors import FeatureRangeError, SAEError
+from dreamy_lens._files import FAILURES, expanded, explain
+from dreamy_lens.errors import FeatureRangeError, FileWriteError, SAEError
 from dreamy_lens.features.sae_conditions import Conditions
 from dreamy_lens.features.sae_formats.encoder import Encoder, Opened, Read
 from dreamy_lens.features.sae_names import is_remote
@@ -218,6 +220,33 @@ class SAE:
         with torch.no_grad():
             without, with_latent = self._object.decode(latents)
         return with_latent - without
+
+    def save(self, folder: str | os.PathLike[str]) -> str:
+        """Write the autoencoder as a new folder in the format of SAELens, and return the folder.
+
+        A dictionary that was named tensor by tensor, or that is an object in memory, thus gets a text form. The
+        decoders of a cross-layer transcoder are added up.
+
+        Args:
+            folder: Folder to make.
+
+        Raises:
+            SAEError: The numbers of the autoencoder are not known, because an object shows only `encode`.
+            FileWriteError: The folder cannot be written.
+        """
+        from dreamy_lens.features.sae_formats.saelens import write_saelens
+
+        if self.opened is None:
+            self._check_pre_activations()
+            raise AssertionError  # it has no pre-activations either
+        place = expanded(folder)
+        try:
+            write_saelens(place, self.hook_name, self.opened, self.output_hook)
+        except FAILURES as error:
+            if isinstance(error, SAEError):
+                raise
+            raise FileWriteError(f"The folder {str(place)!r} cannot be written: {explain(error)}") from error
+        return str(folder)
 
     def check_weights(self) -> None:
         """Raise SAEError if a wrapped object has a weight that is not a finite number.

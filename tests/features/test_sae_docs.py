@@ -39,7 +39,7 @@ def test_every_example_of_the_page_runs(cache: Cache, registry: Path, tmp_path, 
     file.write_text(file.read_text().replace("  - id: blocks.1.hook_resid_post\n", f"{entry}  - id: other\n", 1))
     names: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         exec(block, names)
     assert "standard, 16 latents" in capsys.readouterr().out

@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 
 import dreamy_lens as dl
 from dreamy_lens.analysis import logit_effect
-from dreamy_lens.errors import FeatureError, SAEError
+from dreamy_lens.errors import FeatureError, FileWriteError, SAEError
 from dreamy_lens.features import load_sae
 from dreamy_lens.features.sae_formats.modules import hook_of_module
 from tests.features.test_sae import HOOK, modern, save, tensors
-from tests.features.test_sae_released import RELEASED
+from tests.features.test_sae_released import FOLDERS, RELEASED, expected, opened
 from tests.helpers.by_hand import Pass
 from tests.helpers.models import compatible
 
@@ -295,7 +295,7 @@ class ByHand(torch.nn.Module):
         return self.dec(latents)
 
 
-def test_an_object_by_hand_dreams_scans_and_writes_like_a_folder(gpt2, tmp_path):
+def test_an_object_by_hand_scores_scans_and_writes_like_a_folder(gpt2, tmp_path):
     torch.manual_seed(3)
     thing = ByHand()
     ids = torch.randint(5, 300, (4, 7), generator=torch.Generator().manual_seed(2))
@@ -362,3 +362,33 @@ def test_what_load_sae_returns_has_the_text_form_of_its_folder(tmp_path):
     assert feature == dl.sae_latent(str(folder), 3, ignore="model_name") and dl.parse(str(feature)) == feature
     moved = dl.sae_latent(load_sae(folder, hook="blocks.0.hook_resid_pre"), 3)
     assert 'hook="blocks.0.hook_resid_pre"' in str(moved)
+
+
+@pytest.mark.parametrize("folder", [name for name in FOLDERS if "hook_z" not in name])
+def test_a_dictionary_of_any_format_is_saved_and_computes_the_same(tmp_path, folder):
+    known = expected(folder)
+    sae = opened(folder)
+    again = load_sae(sae.save(tmp_path / "saved"))
+    scale = known["latents"].abs().max()
+    assert (again.encode(known["x"]) - known["latents"]).abs().max() <= 2e-5 * scale
+    assert (again.decoder_row(7) - known["decoder"][7].flatten()).abs().max() <= 2e-5 * known["decoder"].abs().max()
+    assert (again.hook_name, again.output_hook) == (sae.hook_name, sae.output_hook)
+    before, after = sae.conditions, again.conditions
+    for name in ("model_name", "prepend_bos", "context_size", "folds_norms", "centred", "no_special"):
+        assert getattr(before, name) == getattr(after, name)
+    with pytest.raises(FileWriteError, match=r"cannot be written: .*not empty"):
+        sae.save(tmp_path / "saved")
+
+
+def test_what_was_named_by_hand_gets_a_text_form_when_it_is_saved(tmp_path):
+    save_file(renamed(tensors("topk")), tmp_path / "mine.safetensors")
+    config = {"architecture": "topk", "k": 3, "apply_b_dec_to_input": True, "model_name": "gpt2"}
+    sae = load_sae(tmp_path / "mine.safetensors", HOOK, tensors=NAMES, config=config)
+    assert not dl.sae_latent(sae, 3).has_text_form
+    feature = dl.sae_latent(sae.save(tmp_path / "saved"), 3)
+    assert feature.has_text_form and dl.parse(str(feature)) == feature
+    named = load_sae(ByHand(6), HOOK, tensors=NAMES, config={"apply_b_dec_to_input": True})
+    x = torch.randn(4, 6)
+    torch.testing.assert_close(load_sae(named.save(tmp_path / "object")).encode(x), named.encode(x).detach())
+    with pytest.raises(SAEError, match="gives no pre-activations"):
+        load_sae(ByHand(6), HOOK).save(tmp_path / "none")

@@ -39,7 +39,7 @@ def expected(folder: str) -> dict[str, torch.Tensor]:
 def test_every_library_and_format_has_its_files():
     kinds = {name.partition("/")[0] for name in FOLDERS}
     assert kinds == {"saelens", "gemma_scope", "circuit_tracer", "sparsify", "dictionary_learning"}
-    assert len(FOLDERS) == 38
+    assert len(FOLDERS) == 40
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

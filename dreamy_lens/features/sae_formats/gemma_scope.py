@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamy_lens.errors import SAEError, quoted
-from dreamy_lens.features.sae_conditions import typed, unknown_keys
+from dreamy_lens.features.sae_conditions import UNPROCESSED, typed, unknown_keys
 from dreamy_lens.features.sae_formats.encoder import Encoder, Opened, check_tensors
 from dreamy_lens.features.sae_formats.files import Stored, arranged, check_numbers, json_settings, open_tensors
 from dreamy_lens.features.sae_formats.modules import hook_of_module
@@ -112,7 +112,7 @@ def _stated(config: Mapping[str, Any], path: str, whose: str) -> dict[str, Any]:
         module = typed(config, own, str, whose)
         place = _place(module) if module else None
         if place is not None:
-            stated[key] = place
+            stated |= {key: place, **UNPROCESSED}
     name = typed(config, "model_name", str, whose)
     return stated | ({"model_name": name.replace("gemma-v3", "gemma-3")} if name else {})
 

@@ -12,11 +12,14 @@ Nothing of the size of a tensor is read before it was compared with the file's o
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamy_lens._files import replacing
 from dreamy_lens.errors import SAEError, quoted, shorten
 from dreamy_lens.features.sae_conditions import CHECKED, IRRELEVANT, USED, typed, unknown_keys
 from dreamy_lens.features.sae_formats.encoder import (
@@ -102,6 +105,60 @@ def from_config(config: Mapping[str, Any], shapes: Shapes, read: Read, whose: st
     """
     fields = fields_of(config, whose)
     return Opened(read_config(config, shapes, whose, name), read, fields, name, unknown_keys(fields))
+
+
+def write_saelens(folder: Path, hook: str, opened: Opened, output_hook: str) -> None:
+    """Write a dictionary of any format as a new folder. What scales its latents is folded into the weights.
+
+    Args:
+        folder: Folder to make; there must be none, or an empty one.
+        hook: Hook point that is read.
+        opened: Dictionary.
+        output_hook: Hook point that its decoder writes to.
+
+    Raises:
+        SAEError: The dictionary reads or writes a single attention head.
+        OSError: The folder cannot be written.
+    """
+    from safetensors.torch import save
+
+    encoder, tensors = opened.encoder, {}
+    if encoder.head is not None or encoder.output_head is not None:
+        raise SAEError("An autoencoder of a single attention head cannot be written; use its own folder.")
+    for name in (*LATENT_AXIS, "b_dec"):
+        with contextlib.suppress(KeyError, AttributeError):
+            tensors[name] = opened.read(name, None).detach().float().cpu()
+    scale = encoder.input_scale
+    if encoder.decoder_scale is not None:
+        tensors["W_dec"] = tensors["W_dec"] * tensors[encoder.decoder_scale][:, None]
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in SCALES}
+    if tensors.get("W_dec") is not None and tensors["W_dec"].ndim == 3:
+        tensors["W_dec"] = tensors["W_dec"].sum(1)
+    if encoder.scales_by_decoder_norm:
+        norms = tensors["W_dec"].norm(dim=1)
+        tensors |= {"W_enc": tensors["W_enc"] * norms, "b_enc": tensors["b_enc"] * norms}
+        tensors["W_dec"] = tensors["W_dec"] / norms.clamp_min(1e-30)[:, None]
+    if scale != 1.0:
+        tensors["W_enc"] = tensors["W_enc"] * scale
+        tensors |= {name: tensors[name] / scale for name in ("b_dec", "W_dec") if name in tensors}
+    if "threshold" in tensors:
+        tensors["threshold"] = tensors["threshold"].expand(encoder.d_sae)
+    config: dict[str, Any] = {
+        key: value for key, value in opened.stated.items() if key in CHECKED and value is not None
+    }
+    config |= {"architecture": encoder.architecture, "d_in": encoder.d_in, "d_sae": encoder.d_sae, "k": encoder.k}
+    config |= {"hook_name": hook, "normalize_activations": encoder.normalisation}
+    config |= {"hook_name_out": output_hook} if output_hook != hook else {}
+    config |= {"apply_b_dec_to_input": encoder.subtracts_b_dec, "activation_fn": encoder.activation}
+    config["reshape_activations"] = "hook_z" if encoder.joins_heads else "none"
+    for key in ("hook_layer", "hook_point_layer"):
+        config.pop(key, None)
+    content = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        (temporary / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        (temporary / WEIGHTS).write_bytes(save(content))
 
 
 def reader_of(thing: Any) -> tuple[dict[str, tuple[int, ...]], Read]:
