@@ -94,8 +94,9 @@ def _downloaded(source: str) -> Path:
         )
     repository, revision, path = found[1], found[2], (found[3] or "").strip("/")
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
+    offline = bool(getattr(constants, "HF_HUB_OFFLINE", False))
     reasons: list[str] = []
 
     def fetch(name: str) -> Path | None:
@@ -121,9 +122,12 @@ def _downloaded(source: str) -> Path:
     if place is not None:
         return place
     if reasons:
+        asked = (
+            ", and the Hub was not asked, because HF_HUB_OFFLINE is set" if offline else ", and the Hub did not give it"
+        )
         raise SAEError(
-            f"The SAE {source} is not in the cache of the Hugging Face Hub's client, and the Hub was not asked or did "
-            f"not answer{unanswered}. Download it where there is a network, or give its folder on this machine."
+            f"The SAE {source} is not in the cache of the Hugging Face Hub's client{unanswered or asked}. Download it "
+            "where there is a network, or give its folder on this machine."
         )
     raise SAEError(
         f"There is no dictionary at {source}: neither a configuration nor weights under the names that are known "

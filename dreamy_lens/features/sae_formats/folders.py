@@ -63,7 +63,8 @@ def open_folder(
     if not place.is_dir():
         raise SAEError(
             f"There is no SAE folder {str(place)!r} (working folder: {Path.cwd()}). Give a folder that holds "
-            f"{FORMATS_TEXT}; one on the Hugging Face Hub is named hf://owner/repository/folder."
+            f"{FORMATS_TEXT}; one on the Hugging Face Hub is named hf://owner/repository/folder, and one in a release "
+            "of SAELens saelens://release/id."
         )
     form = next((form for form in _FORMATS if any((place / name).is_file() for name in form[0])), None)
     missing = form[1] if form is not None else saelens.CONFIG
