@@ -174,7 +174,7 @@ class SAE:
             raise
         except Exception as error:
             raise SAEError(
-                f"{self} has no decoder (W_dec) that can be read, so it is not known what its latents write."
+                f"{self} has no decoder (W_dec, or decode) that can be read, so it is not known what its latents write."
             ) from error
         row = self._checked("W_dec", row.detach().float().cpu())
         return row.sum(0) if row.ndim == 2 and len(self.output_hooks) > 1 else row.flatten()
@@ -215,11 +215,14 @@ class SAE:
             width = self.d_in if self.d_in is not None else example.shape[-1]
             count = self._object.encode(example.new_zeros(1, width)).shape[-1]
         own = next((p for p in getattr(self._object, "parameters", list)() if p.is_floating_point()), torch.zeros(()))
-        latents = own.detach().new_zeros(2, count)
-        latents[1, i] = 1.0
+        latents = own.detach().new_zeros(3, count)
+        latents[1, i], latents[2, i] = 1.0, 2.0
         with torch.no_grad():
-            without, with_latent = self._object.decode(latents)
-        return with_latent - without
+            without, once, twice = self._object.decode(latents)
+        row = once - without
+        if not torch.allclose(twice - once, row, rtol=1e-3, atol=1e-3 * float(row.abs().max())):
+            raise SAEError(f"decode() of {self} is not linear, so no single vector is what latent {i} writes.")
+        return row
 
     def save(self, folder: str | os.PathLike[str]) -> str:
         """Write the autoencoder as a new folder in the format of SAELens, and return the folder.

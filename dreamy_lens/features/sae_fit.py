@@ -40,6 +40,24 @@ _BEHIND_NORM_WEIGHTS = re.compile(r"blocks\.[0-9]+\.(?:ln[12]\.hook_out|(?:attn|
 _VALUES = re.compile(r"blocks\.([0-9]+)\.attn\.(?:hook_v|hook_z|v\.hook_out|o\.hook_in)")
 
 
+def placed(sae: SAE, model: HookedModel) -> SAE:
+    """Return an autoencoder at the name that a model has for the output of a module.
+
+    The `HookedTransformer` of TransformerLens 3 names the output of an MLP as what is added to the residual stream.
+    That is the same unless a norm comes between.
+
+    Args:
+        sae: Autoencoder as it was read.
+        model: Model whose activations are encoded.
+    """
+    found = re.fullmatch(r"(blocks\.[0-9]+)\.(mlp|attn)\.hook_out", sae.hook_name)
+    names = model.hook_names()
+    if found is None or sae.hook_name in names:
+        return sae
+    other, norm = f"{found[1]}.hook_{found[2]}_out", f"{found[1]}.ln{2 if found[2] == 'mlp' else 1}_post."
+    return replace(sae, hook_name=other) if other in names and not any(norm in name for name in names) else sae
+
+
 def fitted(sae: SAE, model: HookedModel, has_bos: bool, ids: Callable[[], Int[Tensor, "batch pos"]]) -> SAE:
     """Return an autoencoder that keeps the conditions of its training on a model.
 

@@ -324,6 +324,22 @@ def test_an_object_by_hand_scores_scans_and_writes_like_a_folder(gpt2, tmp_path)
         dl.score(dl.sae_latent(thing, 4, hook=HOOK, pre_activation=True), ids, gpt2.bridge)
 
 
+def test_what_an_object_writes_is_known_only_if_it_decodes_linearly():
+    class Squares(ByHand):
+        def decode(self, latents: torch.Tensor) -> torch.Tensor:
+            return self.dec(latents) ** 2
+
+    class Half(ByHand):
+        decode = None  # pyright: ignore
+
+    thing = ByHand()
+    torch.testing.assert_close(load_sae(thing, HOOK).decoder_row(3), thing.dec.weight[:, 3].detach())
+    with pytest.raises(SAEError, match="is not linear, so no single vector is what latent 3 writes"):
+        load_sae(Squares(), HOOK).decoder_row(3)
+    with pytest.raises(SAEError, match=r"no decoder \(W_dec, or decode\) that can be read"):
+        load_sae(Half(), HOOK).decoder_row(3)
+
+
 def test_objects_of_other_libraries_are_computed_from_their_tensors():
     class AutoEncoderTopK(torch.nn.Module):
         def __init__(self) -> None:

@@ -88,7 +88,8 @@ def open_saelens(
     shapes, read = arranged(named)
     rest = {name: shape for name, shape in file.shapes.items() if name not in named}
     if defaults or overrides:
-        config = {**(defaults or {}), **fields_of(config, whose), **(overrides or {})}
+        stated = {key: value for key, value in fields_of(config, whose).items() if value is not None}
+        config = {**(defaults or {}), **stated, **(overrides or {})}
         config["metadata"] = None
     return from_config(config, {**rest, **shapes}, read, whose)
 
