@@ -25,7 +25,7 @@ REGISTRY = "pretrained_saes.yaml"
 
 CONVERSIONS = {
     None: {},
-    "dictionary_learning_1": {"hook_name": "blocks.{layer}.hook_resid_post"},
+    "dictionary_learning_1": {"hook_name": "blocks.{layer}.hook_resid_post", "rescale_acts_by_decoder_norm": False},
     "gemma_2": {},
     "gemma_2_transcoder": {},
     "gemma_3": {},

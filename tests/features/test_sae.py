@@ -120,6 +120,25 @@ def test_configurations_of_older_versions_mean_the_same(tmp_path, x, version):
     assert sae.hook_name == HOOK
 
 
+@pytest.mark.parametrize(
+    ("config", "read", "written"),
+    [
+        ({"hook_point": "blocks.{layer}.hook_resid_pre", "hook_point_layer": 3}, "blocks.3.hook_resid_pre", None),
+        ({"hook_name": "transformer.h.1"}, "blocks.1.hook_resid_post", None),
+        ({"hook_name": "model.layers.2.mlp"}, "blocks.2.mlp.hook_out", None),
+        ({"hook_name": "blocks.3.hook_resid_pre"}, "blocks.3.hook_resid_pre", None),
+        (
+            {"hook_name": "blocks.1.ln2.hook_normalized", "hook_name_out": "model.layers.1.mlp"},
+            "blocks.1.ln2.hook_normalized",
+            "blocks.1.mlp.hook_out",
+        ),
+    ],
+)
+def test_hook_points_of_older_schemes_are_those_of_today(tmp_path, config, read, written):
+    sae = load_sae(save(tmp_path / "sae", config, tensors("standard")))
+    assert (sae.hook_name, sae.output_hook) == (read, written or read)
+
+
 def test_decoder_bias_stays_out_where_the_configuration_says_so(tmp_path, x):
     weights = tensors("standard")
     sae = load_sae(save(tmp_path / "sae", modern("standard", apply_b_dec_to_input=False), weights))

@@ -278,6 +278,9 @@ def test_releases_in_other_formats_are_read_with_what_the_registry_states(cache,
     config.write_text(json.dumps(content))
     sae = load_sae("bench", sae_id="trainer_0")
     assert sae.hook_name == POST and sae.conditions is not None and sae.conditions.model_name == "pythia-70m-deduped"
+    x, raw = torch.randn(4, 8), torch.load(RELEASED / "dictionary_learning/AutoEncoder/ae.pt", weights_only=True)
+    plain = ((x - raw["bias"]) @ raw["encoder.weight"].T + raw["encoder.bias"]).relu()
+    torch.testing.assert_close(sae.encode(x), plain)  # SAELens leaves the norms of the decoder where they are
     cache.add("mntss/clt", RELEASED / "circuit_tracer/cross_layer")
     assert len(load_sae("clt", sae_id="layer_1").output_hooks) == 3
 

@@ -83,8 +83,9 @@ def _completed(opened: Opened, defaults: dict[str, Any], overrides: dict[str, An
     read, written = encoder.hook_name, encoder.output_hook
     read = overrides.pop("hook_name", None) or read or defaults.pop("hook_name", None)
     written = overrides.pop("hook_name_out", None) or written or defaults.pop("hook_name_out", None)
+    scales = defaults.pop("rescale_acts_by_decoder_norm", encoder.scales_by_decoder_norm)
     stated = {key: value for key, value in opened.stated.items() if value is not None}
-    encoder = replace(encoder, hook_name=read, output_hook=written)
+    encoder = replace(encoder, hook_name=read, output_hook=written, scales_by_decoder_norm=scales)
     return replace(opened, encoder=encoder, stated={**defaults, **stated, **overrides})
 
 

@@ -81,9 +81,7 @@ def open_sparsify(folder: Path, whose: str) -> Opened:
     )
     training = module.parent / TRAINING
     conditions = _conditions(json_settings(training), f"{training}") if training.is_file() else dict(UNPROCESSED)
-    return Opened(
-        encoder, read, conditions, f"the name of the folder of {CONFIG}", unknown_keys(config, USED | IRRELEVANT)
-    )
+    return Opened(encoder, read, conditions, "The name", unknown_keys(config, USED | IRRELEVANT))
 
 
 def _conditions(training: Mapping[str, Any], whose: str) -> dict[str, Any]:
