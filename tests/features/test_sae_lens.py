@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,14 @@ import dreamy_lens as dl
 from dreamy_lens.analysis import logit_effect
 from dreamy_lens.features import load_sae, sae_sources
 from tests.features.test_sae_released import RELEASED, expected
+from tests.features.test_sae_sources import cache
 from tests.helpers.models import FAMILIES, family
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     sae_lens = pytest.importorskip("sae_lens", exc_type=ImportError)
+
+__all__ = ["cache"]
 
 FOLDERS = sorted(path.name for path in (RELEASED / "saelens").iterdir() if not path.name.endswith("_checkpoint"))
 
@@ -98,3 +103,35 @@ def test_the_registry_of_the_library_is_found_and_read_as_the_library_reads_it()
         known, entry = directory[release], sae_sources.registry_entry(text, release)
         assert {sae["id"]: sae["path"] for sae in entry["saes"]} == known.saes_map
         assert (entry["repo_id"], entry["model"]) == (known.repo_id, known.model)
+
+
+@pytest.mark.parametrize(
+    ("release", "sae_id", "files"),
+    [
+        ("gpt2-small-res-jb", "blocks.8.hook_resid_pre", "saelens/standard_none"),
+        ("llama-3.1-8b-instruct-andyrdt", "resid_post_layer_3_trainer_1", "dictionary_learning/BatchTopKSAE"),
+        ("qwen2.5-7b-instruct-andyrdt", "resid_post_layer_3_trainer_1", "dictionary_learning/AutoEncoder"),
+    ],
+)
+def test_a_release_is_what_the_library_loads_by_the_same_names(cache, tmp_path, release, sae_id, files):
+    entry = sae_sources.registry_entry(sae_sources.registry(), release)
+    path = next(sae["path"] for sae in entry["saes"] if sae["id"] == sae_id)
+    copy = shutil.copytree(RELEASED / files, tmp_path / "copy")
+    if files.startswith("saelens"):  # the release is older than metadata
+        config = json.loads((copy / "cfg.json").read_text())
+        old = {key: value for key, value in config.pop("metadata").items() if value is not None}
+        for key in ("model_from_pretrained_kwargs", "sae_lens_version", "sae_lens_training_version"):
+            old.pop(key, None)
+        (copy / "cfg.json").write_text(json.dumps(config | old | {"activation_fn_str": "relu"}))
+    cache.add(entry["repo_id"], copy, path)
+    theirs = sae_lens.SAE.from_pretrained(release, sae_id, device="cpu").eval()
+    x = expected(files)["x"]
+    with torch.no_grad():
+        latents = theirs.encode(x)
+    ours = load_sae(release, sae_id=sae_id, ignore="prepend_bos")
+    assert (ours.encode(x) - latents).abs().max() <= 1e-6 * latents.abs().max()
+    kept, stated = theirs.cfg.metadata, ours.conditions
+    assert stated is not None and stated.model_name is not None
+    loading = kept.model_from_pretrained_kwargs or {}
+    assert bool(stated.centred) is bool(loading.get("center_writing_weights"))
+    torch.testing.assert_close(ours.decoder_row(3), theirs.W_dec[3].detach())
