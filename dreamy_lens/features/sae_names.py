@@ -28,6 +28,11 @@ def is_remote(source: str) -> bool:
     return source.startswith((HUB, RELEASES))
 
 
+def is_unknown(source: object) -> bool:
+    """Return whether a source is a text that names the Hub or a release, and was not looked for in this process."""
+    return isinstance(source, str) and is_remote(source) and source not in PLACES
+
+
 def source_text(source: str | os.PathLike[str], sae_id: str | None = None) -> str:
     """Return the one text that names a dictionary.
 
