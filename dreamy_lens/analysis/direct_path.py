@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from einops import reduce
@@ -60,6 +60,38 @@ class DirectPath:
         for name, component in self.through:
             out = apply_norm(component, out, name) if _is_norm(name) else apply_linear(component, out, name)
         return out
+
+
+@dataclass(frozen=True)
+class JoinedPaths:
+    """Direct paths of the rows of one activation, `[row, ...]`, each from a hook point of its own.
+
+    Attributes:
+        paths: Path of each row.
+    """
+
+    paths: tuple[DirectPath, ...]
+    kind: ClassVar[str] = "output"
+
+    @property
+    def later(self) -> bool:
+        """Return whether any component other than the last norm reads the residual stream after one of the paths."""
+        return any(path.later for path in self.paths)
+
+    @property
+    def norms(self) -> bool:
+        """Return whether a norm is on one of the paths."""
+        return any(path.norms for path in self.paths)
+
+    @property
+    def first(self) -> str:
+        """Name of the first component on the first path; "" if there is none."""
+        return self.paths[0].first
+
+    @torch.no_grad()
+    def follow(self, vector: Float[Tensor, "row ..."]) -> Float[Tensor, " d_model"]:
+        """Map each row to the residual stream, and add them up."""
+        return torch.stack([path.follow(row) for path, row in zip(self.paths, vector, strict=True)]).sum(0)
 
 
 def find_direct_path(model: HookedModel, name: str) -> DirectPath:

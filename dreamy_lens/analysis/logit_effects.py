@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from dreamy_lens.analysis.direct_path import DirectPath, NoPathError, find_direct_path, logits_of
+from dreamy_lens.analysis.direct_path import DirectPath, JoinedPaths, NoPathError, find_direct_path, logits_of
 from dreamy_lens.errors import SAEError, SettingsError, quoted
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.binding import bind
@@ -88,7 +88,7 @@ def _centre(effects: Float32[np.ndarray, " d_vocab"], model: HookedModel) -> Flo
     return values if deviation > 1e-6 * float(np.abs(effects[real]).max(initial=0.0)) else np.where(real, 0.0, np.nan)
 
 
-def _describe(words: str, path: DirectPath, values: np.ndarray) -> str:
+def _describe(words: str, path: DirectPath | JoinedPaths, values: np.ndarray) -> str:
     """Describe the direct path and the meaning of the numbers."""
     later = " The effect through later layers is left out." if path.later else ""
     post = " The scale of the norm after that component is taken as 1 too." if path.norms else ""
@@ -100,7 +100,7 @@ def _describe(words: str, path: DirectPath, values: np.ndarray) -> str:
     )
 
 
-Location = tuple[Float[Tensor, "..."], DirectPath, str]
+Location = tuple[Float[Tensor, "..."], DirectPath | JoinedPaths, str]
 """Vector at a hook point, the direct path from there, and a description of both."""
 
 
@@ -162,9 +162,15 @@ def _locate_latent(f: ex.Latent, model: HookedModel, bos: bool | None) -> Locati
     probe = ShapeProbe(model, f, bos)
     sae: SAE = probe.sae(f)
     try:
-        vector = sae.decoder_row(f.latent)
+        rows = sae.decoder_rows(f.latent)
     except SAEError as error:
         raise NoPathError(str(error)) from error
+    if len(rows) > 1:
+        model.check_hook(sae.output_hooks[-1])
+        paths = JoinedPaths(tuple(find_direct_path(model, name) for name, _ in rows))
+        words = f"the latent's rows of the decoders at {sae.output_hooks[0]} to {sae.output_hooks[-1]}, added up"
+        return torch.stack([row for _, row in rows]), paths, words
+    vector = rows[0][1]
     path = find_direct_path(model, sae.output_hook)
     head = sae.encoder.head if sae.encoder else None
     if head is not None:

@@ -45,7 +45,7 @@ FEATURES = """features:
   blocks.4.hook_resid_post[-1].standardised() @ "v.safetensors"
   blocks.3.attn.hook_pattern[0, -1, 2]               head 0's attention from the last token to the third
   'logit(" the") - logit.runner_up(" the")'          a prediction, as in Eq. 3
-  'sae_latent("folder", 123, pre_activation=true)'   a latent of a sparse autoencoder
+  'sae_latent("folder", 123, pre_activation=true)'   a latent of a sparse autoencoder; also "hf://owner/repo/folder"
 """
 """Help on the syntax of features, for every command that takes a feature."""
 

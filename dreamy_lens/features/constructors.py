@@ -10,6 +10,7 @@ from typing import Any
 from dreamy_lens.errors import FeatureError, names_keywords, quoted
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.sae_conditions import chosen_conditions
+from dreamy_lens.features.sae_names import source_text
 
 _customs: dict[str, ex.Custom] = {}  # gives the text custom("name") a meaning in the Python session that defined it
 
@@ -146,12 +147,14 @@ def sae_latent(
     pre_activation: bool = False,
     hook: str | None = None,
     ignore: str | Iterable[str] | None = None,
+    sae_id: str | None = None,
 ) -> ex.Latent:
     """Return one latent of a sparse autoencoder, read at the hook point that the autoencoder was trained on.
 
     Args:
-        sae: Folder in SAELens format (``cfg.json`` and ``sae_weights.safetensors``), or an object with
-            ``encode(activation)``.
+        sae: Folder in the format of SAELens, sparsify, dictionary_learning, Gemma Scope or circuit-tracer;
+            ``hf://owner/repository/folder`` on the Hugging Face Hub; ``saelens://release/id`` of SAELens' registry; an
+            object with ``encode(activation)``; or what `load_sae` returns. docs/features.md has an example of each.
         latent: Index of the latent, from 0.
         position: Position at which the latent is read: an integer, "bos", or a slice, which must then be reduced with
             `.max()` or `.mean()`. Default: the last token.
@@ -159,10 +162,16 @@ def sae_latent(
             inactive latent is exactly zero, while the gradient of its pre-activation shows how to activate it.
         hook: Hook point to read. Needed only if the autoencoder does not name its hook point.
         ignore: Conditions of its training that are not kept: "model_name", "prepend_bos",
-            "model_from_pretrained_kwargs", "model_kwargs". Without it, a model or a prompt that does not fit them
-            raises an error.
+            "model_from_pretrained_kwargs", "model_kwargs", "normalize_activations". Without it, a model or a prompt
+            that does not fit them raises an error.
+        sae_id: Dictionary within the source: a folder of a repository ``owner/repository``, or the id in a release.
     """
-    source = str(sae) if isinstance(sae, (str, Path)) else sae
+    if getattr(sae, "reference", None) is not None:  # what `load_sae` returns: its text form says the same
+        sae, own_hook, before = sae.reference
+        hook, ignore = hook or own_hook, [*before, *chosen_conditions(ignore)]
+    source = source_text(sae, sae_id) if isinstance(sae, (str, Path)) else sae
+    if sae_id is not None and not isinstance(source, str):
+        raise FeatureError("sae_latent(): sae_id names a dictionary within a source that is a text; got an object.")
     if not isinstance(source, str) and not callable(getattr(source, "encode", None)):
         raise FeatureError(f"sae_latent() takes a folder or an object with encode(...); got {type(sae).__name__}.")
     if hook is not None and (not isinstance(hook, str) or not hook):

@@ -40,7 +40,7 @@ from dreamy_lens.features.algebra import (
 )
 from dreamy_lens.features.lexer import SHORT_NEURON, is_name, quote
 from dreamy_lens.features.node import BOS, FUNCTIONS, METHODS, Element, Span, Writer, element, integer, position
-from dreamy_lens.features.paths import file_stamps
+from dreamy_lens.features.sae_names import short_name, source_stamps
 from dreamy_lens.models.embedded import EMBEDDED_NAME
 
 __all__ = [
@@ -76,6 +76,7 @@ __all__ = [
 ]
 
 
+_SAE_LATENT = ("sae", "latent", "position", "pre_activation", "hook", "ignore", "sae_id")
 _MLP = re.compile(r"blocks\.(0|[1-9][0-9]*)\.mlp\.hook_post")
 
 
@@ -178,7 +179,7 @@ class Logit(
 
 
 @dataclass(frozen=True, repr=False)
-class Latent(Leaf, functions={"sae_latent": ("sae", "latent", "position", "pre_activation", "hook", "ignore")}):
+class Latent(Leaf, functions={"sae_latent": _SAE_LATENT}):
     """One latent of a sparse autoencoder (SAE), at the SAE's own hook point."""
 
     sae: Any
@@ -193,7 +194,9 @@ class Latent(Leaf, functions={"sae_latent": ("sae", "latent", "position", "pre_a
         pre = ", pre_activation=true" if self.pre_activation else ""
         hook = f", hook={quote(self.hook)}" if self.hook else ""
         more = f"{pre}{hook}" + (f", ignore={quote(self.ignore)}" if self.ignore else "")
-        return f"sae_latent({writer.source(self.sae)}, {self.latent}{writer.position(self.position)}{more})"
+        named = isinstance(self.sae, str) and writer.short
+        source = quote(short_name(self.sae)) if named else writer.source(self.sae)
+        return f"sae_latent({source}, {self.latent}{writer.position(self.position)}{more})"
 
     @property
     def has_text_form(self) -> bool:
@@ -206,7 +209,7 @@ class Latent(Leaf, functions={"sae_latent": ("sae", "latent", "position", "pre_a
 
     def digest_key(self) -> bytes:
         """Return the stamps of the autoencoder's files."""
-        return file_stamps(self.sae) if isinstance(self.sae, str) else b""
+        return source_stamps(self.sae) if isinstance(self.sae, str) else b""
 
     def named_positions(self) -> tuple[Element, ...]:
         """Return the position that the autoencoder reads."""

@@ -9,12 +9,13 @@ This module promises:
 - An SAE is a value: two SAEs read from the same folder for the same hook point are equal.
 - Weights that are not finite numbers raise an error when they are read.
 
-The format is that of SAELens: `cfg.json` beside `sae_weights.safetensors`, as its versions 1 to 6 write them. With x
-the activation, after the centring and scaling that the configuration asks for:
+`sae_formats` reads the formats in which dictionaries are released, and gives the tensors the names and the layout that
+SAELens has for them. With x the activation, after the centring and scaling that the configuration asks for:
 
     pre = x @ W_enc + b_enc                                   pre-activation   [..., d_sae]
     standard:  relu(pre)
     topk:      relu(pre) for the k largest of a row, else 0
+    groupmax:  relu(pre) for the largest of each of k groups of neighbours, else 0
     jumprelu:  relu(pre) where pre > threshold, else 0
     gated:     relu(pre) where x @ W_enc + b_gate > 0, else 0, with pre = x @ W_enc * exp(r_mag) + b_mag
 
@@ -23,6 +24,7 @@ An inactive latent has zero gradient, so a search that starts far from the laten
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,9 +32,11 @@ from typing import TYPE_CHECKING, Any
 
 from einops import rearrange
 
-from dreamy_lens.errors import FeatureRangeError, SAEError
+from dreamy_lens._files import FAILURES, expanded, explain
+from dreamy_lens.errors import FeatureRangeError, FileWriteError, SAEError
 from dreamy_lens.features.sae_conditions import Conditions
-from dreamy_lens.features.sae_format import Encoder, Read
+from dreamy_lens.features.sae_formats.encoder import Encoder, Opened, Read
+from dreamy_lens.features.sae_names import is_remote
 
 if TYPE_CHECKING:
     import torch
@@ -47,11 +51,14 @@ class SAE:
         hook_name: Hook point whose activation is encoded.
         d_in: Width of the activation. None if a wrapped object does not state it.
         d_sae: Number of latents. None if a wrapped object does not state it.
-        architecture: "standard", "topk", "jumprelu" or "gated"; "encode" for a wrapped object that does not state it.
-        source: Folder as given by the caller. None for a wrapped object.
+        architecture: One of `sae_formats.encoder.ARCHITECTURES`; "encode" for a wrapped object that does not state it.
+        source: Folder or file as given by the caller. None for a wrapped object.
         encoder: Settings of the computation, from the configuration. None for a wrapped object without a configuration.
         conditions: Conditions of the training, from the configuration; `sae_fit.fitted` keeps them for a model.
         centres: True if the mean of the units is subtracted from an activation first, as centred weights would do.
+        opened: Encoder, tensors and stated conditions as they were read. None for an object that shows only `encode`.
+        mapping: Text of the names of tensors and of the settings that came with them; "" for a known format.
+        computed: True if latents of a wrapped object are computed from its tensors, and its `encode` is not called.
     """
 
     hook_name: str
@@ -62,14 +69,19 @@ class SAE:
     encoder: Encoder | None = field(default=None, repr=False)
     conditions: Conditions | None = field(default=None, repr=False)
     centres: bool = field(default=False, repr=False)
+    opened: Opened | None = field(default=None, repr=False)
+    mapping: str = field(default="", repr=False)
+    computed: bool = field(default=False, repr=False)
     _read: Read | None = field(default=None, repr=False)
     _object: Any = field(default=None, repr=False)
     _cache: dict[Any, torch.Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def _identity(self) -> tuple[object, ...]:
-        where = id(self._object) if self.source is None else str(Path(self.source).expanduser().resolve())
-        return where, self.hook_name, self.conditions.ignored if self.conditions else ()
+        where: object = id(self._object)
+        if self.source is not None:
+            where = self.source if is_remote(self.source) else str(Path(self.source).expanduser().resolve())
+        return where, self.mapping, self.hook_name, self.conditions.ignored if self.conditions else ()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SAE) and self._identity == other._identity
@@ -84,8 +96,19 @@ class SAE:
 
     @property
     def wrapped(self) -> Any:
-        """Return the object whose `encode` computes the latents, or None for a folder."""
-        return self._object
+        """Return the object whose `encode` computes the latents, or None if they are computed from tensors."""
+        return None if self.computed else self._object
+
+    @property
+    def reference(self) -> tuple[str, str | None, tuple[str, ...]] | None:
+        """Return source, hook point and ignored conditions from which it can be read again; None if there are none.
+
+        The hook point is None if it is that of the configuration.
+        """
+        if self.source is None or self.mapping:
+            return None
+        own = self.encoder is not None and self.encoder.hook_name == self.hook_name
+        return self.source, None if own else self.hook_name, self.conditions.ignored if self.conditions else ()
 
     def check_latent(self, i: int) -> None:
         """Raise FeatureRangeError unless latent `i` exists."""
@@ -127,8 +150,13 @@ class SAE:
         named = getattr(config, "hook_name_out", None) or (self.encoder.output_hook if self.encoder else None)
         return named or getattr(getattr(config, "metadata", None), "hook_name_out", None) or self.hook_name
 
+    @property
+    def output_hooks(self) -> tuple[str, ...]:
+        """Return all hook points that the decoder writes to: several for a cross-layer transcoder."""
+        return (self.encoder.output_hooks if self.encoder else ()) or (self.output_hook,)
+
     def decoder_row(self, i: int) -> Float[torch.Tensor, " d_out"]:
-        """Return the decoder row of latent `i`, float32 on the CPU.
+        """Return the decoder row of latent `i`, float32 on the CPU; of a cross-layer transcoder, the sum of its rows.
 
         Raises:
             FeatureRangeError: Latent `i` does not exist.
@@ -141,17 +169,87 @@ class SAE:
                 "are computed for whole hook points only."
             )
         try:
-            row = self._read("W_dec", i) if self._read is not None else self._object.W_dec[i]
-            scale = self.encoder.decoder_scale if self.encoder else None
-            if scale is not None and self._read is not None:  # trained after the decoder, and multiplied at its input
-                row = row * self._read(scale, i)
+            row = self._decoder_row(i)
         except SAEError:
             raise
         except Exception as error:
             raise SAEError(
-                f"{self} has no decoder (W_dec) that can be read, so it is not known what its latents write."
+                f"{self} has no decoder (W_dec, or decode) that can be read, so it is not known what its latents write."
             ) from error
-        return self._checked("W_dec", row.detach().float().cpu().flatten())
+        row = self._checked("W_dec", row.detach().float().cpu())
+        return row.sum(0) if row.ndim == 2 and len(self.output_hooks) > 1 else row.flatten()
+
+    def decoder_rows(self, i: int) -> list[tuple[str, Float[torch.Tensor, " d_out"]]]:
+        """Return what latent `i` writes at each hook point: one row, or several for a cross-layer transcoder.
+
+        Raises:
+            FeatureRangeError: Latent `i` does not exist.
+            SAEError: No decoder can be read.
+        """
+        if len(self.output_hooks) == 1 or self._read is None:
+            return [(self.output_hook, self.decoder_row(i))]
+        self.check_latent(i)
+        rows = self._checked("W_dec", self._decoder_row(i).detach().float().cpu())
+        return list(zip(self.output_hooks, rows, strict=True))
+
+    def _decoder_row(self, i: int) -> torch.Tensor:
+        if self._read is None and not hasattr(self._object, "W_dec"):
+            return self._written_by_object(i)
+        if self._read is None:
+            return self._object.W_dec[i]
+        assert self.encoder is not None
+        row = self._read("W_dec", i).float()
+        if self.encoder.decoder_scale is not None:  # trained after the decoder, and multiplied at its input
+            row = row * self._read(self.encoder.decoder_scale, i)
+        if self.encoder.scales_by_decoder_norm:  # a latent has this factor already
+            row = row / row.norm().clamp_min(1e-30)
+        return row / self.encoder.input_scale
+
+    def _written_by_object(self, i: int) -> torch.Tensor:
+        """Return what `decode` of an object adds for one unit of latent `i`."""
+        import torch
+
+        count = self.d_sae
+        if count is None:
+            example = next(p for p in getattr(self._object, "parameters", list)() if p.is_floating_point())
+            width = self.d_in if self.d_in is not None else example.shape[-1]
+            count = self._object.encode(example.new_zeros(1, width)).shape[-1]
+        own = next((p for p in getattr(self._object, "parameters", list)() if p.is_floating_point()), torch.zeros(()))
+        latents = own.detach().new_zeros(3, count)
+        latents[1, i], latents[2, i] = 1.0, 2.0
+        with torch.no_grad():
+            without, once, twice = self._object.decode(latents)
+        row = once - without
+        if not torch.allclose(twice - once, row, rtol=1e-3, atol=1e-3 * float(row.abs().max())):
+            raise SAEError(f"decode() of {self} is not linear, so no single vector is what latent {i} writes.")
+        return row
+
+    def save(self, folder: str | os.PathLike[str]) -> str:
+        """Write the autoencoder as a new folder in the format of SAELens, and return the folder.
+
+        A dictionary that was named tensor by tensor, or that is an object in memory, thus gets a text form. The
+        decoders of a cross-layer transcoder are added up.
+
+        Args:
+            folder: Folder to make.
+
+        Raises:
+            SAEError: The numbers of the autoencoder are not known, because an object shows only `encode`.
+            FileWriteError: The folder cannot be written.
+        """
+        from dreamy_lens.features.sae_formats.saelens import write_saelens
+
+        if self.opened is None:
+            self._check_pre_activations()
+            raise AssertionError  # it has no pre-activations either
+        place = expanded(folder)
+        try:
+            write_saelens(place, self.hook_name, self.opened, self.output_hook)
+        except FAILURES as error:
+            if isinstance(error, SAEError):
+                raise
+            raise FileWriteError(f"The folder {str(place)!r} cannot be written: {explain(error)}") from error
+        return str(folder)
 
     def encoder_column(self, i: int) -> Float[torch.Tensor, " d_in"]:
         """Return the encoder weights of latent `i`, float32 on the CPU: they multiply an activation that is prepared.
@@ -197,7 +295,7 @@ class SAE:
         Raises:
             SAEError: x has another width, or a wrapped object does not expose its pre-activations.
         """
-        if self._object is not None and not pre_activation:
+        if self.wrapped is not None and not pre_activation:
             return self._encode_by_object(x)
         if pre_activation:
             self._check_pre_activations()
@@ -222,7 +320,7 @@ class SAE:
             SAEError: x has another width, or a wrapped object does not expose its pre-activations.
         """
         self.check_latent(i)
-        if self._object is not None and not pre_activation:
+        if self.wrapped is not None and not pre_activation:
             latents = self._encode_by_object(x)
             if i >= latents.shape[-1]:
                 raise FeatureRangeError(
@@ -236,7 +334,7 @@ class SAE:
         if self._read is None:
             raise SAEError(
                 f"{self} gives no pre-activations: it has an encode() but not both W_enc and a SAELens configuration. "
-                "Use the latent itself, or save the autoencoder in SAELens format and give its folder."
+                'Name its tensors, load_sae(..., tensors={"W_enc": "encoder.weight.T", ...}), or use the latent itself.'
             )
 
     # Everything below computes; x is [..., d_in] after _prepare, and i = None stands for all latents at once.
@@ -286,6 +384,8 @@ class SAE:
         x = self._one_head(_centred(x) if self.centres else x)
         if self.joins_heads:
             x = rearrange(x, "... head d_head -> ... (head d_head)")
+        if self.encoder.input_scale != 1.0:
+            x = x * self.encoder.input_scale
         if self.encoder.normalisation == "constant_norm_rescale":
             x = x * (x.shape[-1] ** 0.5 / x.norm(dim=-1, keepdim=True))
         elif self.encoder.normalisation == "layer_norm":
@@ -318,7 +418,7 @@ class SAE:
             active = gate > 0
         elif self.architecture == "jumprelu":
             active = pre > self._weight("threshold", i, x)
-        elif self.architecture == "topk":
+        elif self.architecture in ("topk", "groupmax"):
             active = self._among_the_strongest(x, pre, i)
         else:
             return post
@@ -330,7 +430,12 @@ class SAE:
         assert self.encoder is not None and self.encoder.k is not None
         with torch.no_grad():
             everything = pre if i is None else self._pre_activation(x, None)[0]
-            strongest = everything.topk(self.encoder.k, dim=-1).indices
+            if self.architecture == "groupmax":
+                size = everything.shape[-1] // self.encoder.k
+                strongest = everything.unflatten(-1, (self.encoder.k, size)).argmax(-1)
+                strongest = strongest + size * torch.arange(self.encoder.k, device=x.device)
+            else:
+                strongest = everything.topk(self.encoder.k, dim=-1).indices
             if i is not None:
                 return (strongest == i).any(-1)
             return torch.zeros_like(pre, dtype=torch.bool).scatter(-1, strongest, True)

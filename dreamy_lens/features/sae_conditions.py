@@ -10,24 +10,24 @@ key in no table may come from a later version and change the numbers, so it is n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from dreamy_lens.errors import FeatureError, SAEError, quoted, shorten, warn
 
-CONDITIONS = ("model_name", "model_from_pretrained_kwargs", "model_kwargs", "prepend_bos")
+CONDITIONS = ("model_name", "model_from_pretrained_kwargs", "model_kwargs", "prepend_bos", "normalize_activations")
 """Conditions that can be ignored on request; each has the name of its key."""
 
 USED = frozenset(
     "activation_fn activation_fn_kwargs activation_fn_str apply_b_dec_to_input architecture d_in d_out d_sae "
     "finetuning_scaling_factor hook_head_index hook_name hook_name_out hook_point hook_point_head_index k metadata "
-    "normalize_activations rescale_acts_by_decoder_norm reshape_activations".split()
+    "norm_scaling_factor rescale_acts_by_decoder_norm reshape_activations".split()
 )
 
 CHECKED = frozenset(
     "context_size exclude_special_tokens hook_head_index_out hook_layer hook_point_layer model_from_pretrained_kwargs "
-    "model_kwargs model_name prepend_bos sae_lens_training_version sae_lens_version seqpos_slice "
+    "model_kwargs model_name normalize_activations prepend_bos sae_lens_training_version sae_lens_version seqpos_slice "
     "use_chat_formatting".split()
 )
 
@@ -47,8 +47,8 @@ IRRELEVANT = frozenset(
     "resume_from_checkpoint run_name sae_compilation_mode save_final_checkpoint "
     "scale_sparsity_penalty_by_decoder_norm seed sequence_separator_token shuffle_every_n_buffers store_batch_size "
     "store_batch_size_prompts streaming tokens_per_buffer topk_threshold_lr train_batch_size train_batch_size_tokens "
-    "training_tokens use_cached_activations use_ghost_grads use_sparse_activations verbose wandb_entity wandb_id "
-    "wandb_log_frequency wandb_project".split()
+    "training_architecture training_architecture_details training_tokens use_cached_activations use_ghost_grads "
+    "use_sparse_activations verbose wandb_entity wandb_id wandb_log_frequency wandb_project".split()
 )
 
 HARMLESS_LOADING = frozenset(
@@ -62,6 +62,11 @@ OTHER_WEIGHTS = frozenset(
     "checkpoint_index checkpoint_value load_in_4bit load_in_8bit quantization_config revision".split()
 )
 """Arguments of model loading that select or round the weights, which a loaded model does not show."""
+
+UNPROCESSED = {
+    "model_from_pretrained_kwargs": {"center_writing_weights": False, "fold_ln": False, "fold_value_biases": False}
+}
+"""What holds for libraries that hook modules of a plain Hugging Face model, though their files do not say it."""
 
 _SAID: set[tuple[Any, ...]] = set()
 
@@ -234,22 +239,33 @@ def read_conditions(fields: Mapping[str, Any], whose: str, ignored: tuple[str, .
     version = None if "model_from_pretrained_kwargs" in ignored else _version(fields)
     if version is None:
         return conditions
-    if version < _UNPROCESSED:
+    if version < _PLAIN_SINCE:
         return replace(conditions, centred_by_default=conditions.centred is None)
     unstated = dict.fromkeys(("centred", "folds_norms", "folds_value_biases"), False)
     return replace(conditions, **{name: value for name, value in unstated.items() if getattr(conditions, name) is None})
 
 
-_UNPROCESSED = (3, 19, 2)
+_PLAIN_SINCE = (3, 19, 2)
 """Version from which SAELens processes no weights unless it is told to. Before, it centred and folded by default."""
 
 _FLAGS = ("center_writing_weights", "fold_ln", "fold_value_biases", "refactor_factored_attn_matrices")
 
 
-def warn_of_unknown_keys(fields: Mapping[str, Any], conditions: Conditions) -> None:
+def unknown_keys(fields: Mapping[str, Any], known: Iterable[str] = USED | CHECKED | IRRELEVANT) -> tuple[str, ...]:
+    """Return the keys that dreamy_lens does not know and that have a value, sorted.
+
+    Args:
+        fields: Configuration.
+        known: Keys that are known; by default those of SAELens.
+    """
+    known = frozenset(known)
+    return tuple(
+        sorted(str(key) for key, value in fields.items() if key not in known and value not in (None, False, {}))
+    )
+
+
+def warn_of_unknown_keys(unknown: Sequence[str], conditions: Conditions) -> None:
     """Warn once about keys that dreamy_lens does not know and that have a value."""
-    known = USED | CHECKED | IRRELEVANT
-    unknown = sorted(str(key) for key, value in fields.items() if key not in known and value not in (None, False, {}))
     if unknown:
         listed = ", ".join(map(shorten, unknown[:8])) + (", …" if len(unknown) > 8 else "")
         conditions.say_once(

@@ -34,7 +34,28 @@ _BEHIND_NORM = re.compile(
 )
 """Hook points behind a norm, which takes the mean out in any case."""
 
+_BEHIND_NORM_WEIGHTS = re.compile(r"blocks\.[0-9]+\.(?:ln[12]\.hook_out|(?:attn|mlp)\.hook_in)")
+"""Hook points between a norm and the next linear map: folding moves the norm's weights from before to behind them."""
+
 _VALUES = re.compile(r"blocks\.([0-9]+)\.attn\.(?:hook_v|hook_z|v\.hook_out|o\.hook_in)")
+
+
+def placed(sae: SAE, model: HookedModel) -> SAE:
+    """Return an autoencoder at the name that a model has for the output of a module.
+
+    The `HookedTransformer` of TransformerLens 3 names the output of an MLP as what is added to the residual stream.
+    That is the same unless a norm comes between.
+
+    Args:
+        sae: Autoencoder as it was read.
+        model: Model whose activations are encoded.
+    """
+    found = re.fullmatch(r"(blocks\.[0-9]+)\.(mlp|attn)\.hook_out", sae.hook_name)
+    names = model.hook_names()
+    if found is None or sae.hook_name in names:
+        return sae
+    other, norm = f"{found[1]}.hook_{found[2]}_out", f"{found[1]}.ln{2 if found[2] == 'mlp' else 1}_post."
+    return replace(sae, hook_name=other) if other in names and not any(norm in name for name in names) else sae
 
 
 def fitted(sae: SAE, model: HookedModel, has_bos: bool, ids: Callable[[], Int[Tensor, "batch pos"]]) -> SAE:
@@ -68,6 +89,7 @@ def fitted(sae: SAE, model: HookedModel, has_bos: bool, ids: Callable[[], Int[Te
         )
     _check_attention(sae, conditions, model)
     _check_normalized(sae, conditions, model)
+    _check_folding(sae, conditions, model)
     return _centred(sae, conditions, model, ids)
 
 
@@ -129,6 +151,19 @@ def _check_normalized(sae: SAE, conditions: Conditions, model: HookedModel) -> N
             f"{conditions.whose} was trained behind the weights of a layer norm (fold_ln is not true), and "
             f'{sae.hook_name} is before them on {model.name}. Read the right place: hook="{better}".'
         )
+
+
+def _check_folding(sae: SAE, conditions: Conditions, model: HookedModel) -> None:
+    """Compare the folding of norms at hook points behind the weights of a norm."""
+    stated = conditions.folds_norms
+    if stated is None or _BEHIND_NORM_WEIGHTS.fullmatch(sae.hook_name) is None or stated is model.is_processed:
+        return
+    was, do = ("with", "after model.enable_compatibility_mode()") if stated else ("without", "as it was loaded")
+    raise SAEError(
+        f"{conditions.whose} was trained {was} folded norms (fold_ln), and those of {model.name} are "
+        f"{'not folded' if stated else 'folded'}, which changes {shorten(sae.hook_name)}. Use the model {do}. "
+        f"{conditions.remedy('model_from_pretrained_kwargs')}"
+    )
 
 
 def _centred(sae: SAE, conditions: Conditions, model: HookedModel, ids: Callable[[], Int[Tensor, "batch pos"]]) -> SAE:

@@ -103,12 +103,12 @@ class ShapeProbe:
         Raises:
             SAEError: It cannot be read, has weights that are no finite numbers, or does not fit the model.
         """
-        from dreamy_lens.features.sae_fit import fitted
+        from dreamy_lens.features.sae_fit import fitted, placed
         from dreamy_lens.features.sae_loading import load_sae
 
         key = node.sae if isinstance(node.sae, str) else id(node.sae), node.hook, node.ignore
         if key not in self._saes:
-            sae = load_sae(node.sae, node.hook, ignore=node.ignore)
+            sae = placed(load_sae(node.sae, node.hook, ignore=node.ignore), self.model)
             sae.check_weights()
             self.model.check_hook(sae.hook_name)
             layout = RowLayout(len(self.bos), 0, PROBE_LENGTH, 0)

@@ -14,6 +14,7 @@ from dreamy_lens.errors import DreamyLensError, FeatureSyntaxError
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.binding import bind
 from dreamy_lens.features.parser import parse
+from dreamy_lens.features.sae_names import is_unknown
 from dreamy_lens.models.embedded import EMBEDDED_NAME
 from dreamy_lens.models.hook_points import hook_points
 from dreamy_lens.models.load import as_hooked
@@ -171,8 +172,13 @@ class FeatureForm(anywidget.AnyWidget):
             return
         answer: dict[str, Any] = {"type": "checked", "id": number, "ok": False, "said": "", "error": "", "python": ""}
         try:
-            bound = self._bound(text)
-            answer |= {"ok": True, "said": bound.feature.long_label, **self._windows(bound.feature)}
+            feature = parse(text)
+            if any(isinstance(node, ex.Latent) and is_unknown(node.sae) for node in feature.walk()):
+                # What is typed may be half a name: nothing is downloaded before the user starts the run.
+                answer |= {"ok": True, "said": f"{feature.long_label}, which is downloaded when you start"}
+            else:
+                bound = self._bound(text)
+                answer |= {"ok": True, "said": bound.feature.long_label, **self._windows(bound.feature)}
         except DreamyLensError as error:
             answer["error"] = str(error)
             if isinstance(error, FeatureSyntaxError):

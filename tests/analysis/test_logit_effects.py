@@ -7,6 +7,7 @@ import contextlib
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import dreamy_lens as dl
 from dreamy_lens.analysis import NoPathError, apply_norm, logit_effect
@@ -236,3 +237,34 @@ def test_tokens_come_strongest_first_and_safe(gpt2):
     page = effect._repr_html_()
     assert "promoted" in page and "<script" not in page
     assert "promoted: " in str(effect)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2"])
+def test_a_cross_layer_transcoder_writes_to_every_layer_from_its_own_on(tmp_path, request, name):
+    family, width = request.getfixturevalue(name), 32
+    rows = torch.randn(6, 2, width, generator=torch.Generator().manual_seed(4))
+    encoder = {"W_enc_0": torch.randn(6, width), "b_enc_0": torch.randn(6)}
+    save_file(encoder, tmp_path / "W_enc_0.safetensors")
+    save_file({"W_dec_0": rows}, tmp_path / "W_dec_0.safetensors")
+    hooks = "feature_input_hook: mlp.hook_in\nfeature_output_hook: mlp.hook_out\n"
+    (tmp_path / "config.yaml").write_text(hooks)
+    effect = logit_effect(dl.sae_latent(tmp_path / "W_enc_0.safetensors", 4), family.bridge)
+    assert "blocks.0.mlp.hook_out to blocks.1.mlp.hook_out, added up" in effect.path
+    alone = [
+        logit_effect(dl.hook(f"blocks.{layer}.mlp.hook_out")[-1] @ rows[4, layer].tolist(), family.bridge).values
+        for layer in (0, 1)
+    ]
+    np.testing.assert_allclose(effect.values, alone[0] + alone[1], atol=1e-4)
+
+
+def test_a_transcoder_is_read_at_one_place_and_followed_from_another(tmp_path, gpt2):
+    weights = {"W_enc": torch.randn(32, 6), "W_dec": torch.randn(6, 32), "b_enc": torch.randn(6)}
+    config = modern("transcoder", d_in=32, d_sae=6, apply_b_dec_to_input=False)
+    config["metadata"] = {"hook_name": "blocks.0.ln2.hook_normalized", "hook_name_out": "blocks.0.hook_mlp_out"}
+    latent = dl.sae_latent(save(tmp_path / "sae", config, weights), 4)
+    ours = logit_effect(latent, gpt2.bridge).values
+    theirs = logit_effect(dl.hook("blocks.0.hook_mlp_out")[-1] @ weights["W_dec"][4].tolist(), gpt2.bridge).values
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    text = ["The dog runs over the hill and the cat sleeps in the house."]
+    page = dl.card(latent, gpt2.bridge, text, iterations=1, length=4, strips=1, k=2, progress=False)
+    assert "blocks.0.hook_mlp_out" in page.to_html()

@@ -120,6 +120,25 @@ def test_configurations_of_older_versions_mean_the_same(tmp_path, x, version):
     assert sae.hook_name == HOOK
 
 
+@pytest.mark.parametrize(
+    ("config", "read", "written"),
+    [
+        ({"hook_point": "blocks.{layer}.hook_resid_pre", "hook_point_layer": 3}, "blocks.3.hook_resid_pre", None),
+        ({"hook_name": "transformer.h.1"}, "blocks.1.hook_resid_post", None),
+        ({"hook_name": "model.layers.2.mlp"}, "blocks.2.mlp.hook_out", None),
+        ({"hook_name": "blocks.3.hook_resid_pre"}, "blocks.3.hook_resid_pre", None),
+        (
+            {"hook_name": "blocks.1.ln2.hook_normalized", "hook_name_out": "model.layers.1.mlp"},
+            "blocks.1.ln2.hook_normalized",
+            "blocks.1.mlp.hook_out",
+        ),
+    ],
+)
+def test_hook_points_of_older_schemes_are_those_of_today(tmp_path, config, read, written):
+    sae = load_sae(save(tmp_path / "sae", config, tensors("standard")))
+    assert (sae.hook_name, sae.output_hook) == (read, written or read)
+
+
 def test_decoder_bias_stays_out_where_the_configuration_says_so(tmp_path, x):
     weights = tensors("standard")
     sae = load_sae(save(tmp_path / "sae", modern("standard", apply_b_dec_to_input=False), weights))
@@ -140,12 +159,19 @@ def test_normalised_activations_do_not_feel_a_rescaled_input(tmp_path, x, kind):
     torch.testing.assert_close(sae.encode(7 * x), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_normalisation_whose_scale_is_not_in_the_folder_is_said(tmp_path, x):
-    folder = save(
-        tmp_path / "sae", modern("standard", normalize_activations="expected_average_only_in"), tensors("standard")
-    )
-    with pytest.warns(UserWarning, match="which its files do not hold"):
+def test_a_normalisation_whose_scale_is_not_in_the_folder_is_refused_or_stated(tmp_path, x):
+    weights, config = tensors("standard"), modern("standard", normalize_activations="expected_average_only_in")
+    folder = save(tmp_path / "sae", config, weights)
+    with pytest.raises(SAEError, match=r"which its files do not hold\. State it .*ignore=\"normalize_activations\""):
         load_sae(folder)
+    as_it_is = load_sae(save(tmp_path / "plain", modern("standard"), weights))
+    torch.testing.assert_close(load_sae(folder, ignore="normalize_activations").encode(x), as_it_is.encode(x))
+    stated = load_sae(save(tmp_path / "stated", config | {"norm_scaling_factor": 0.25}, weights))
+    torch.testing.assert_close(stated.encode(x), as_it_is.encode(0.25 * x))
+    torch.testing.assert_close(stated.decoder_row(3), weights["W_dec"][3] / 0.25)
+    for wrong, sentence in ((-1, "a positive number is needed"), ("1", "norm_scaling_factor = '1'")):
+        with pytest.raises(SAEError, match=sentence):
+            load_sae(save(tmp_path / "wrong", config | {"norm_scaling_factor": wrong}, weights))
 
 
 def test_decoder_norms_decide_which_latents_are_strongest(tmp_path, x):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import dreamy_lens as dl
 from dreamy_lens.analysis import examine
@@ -80,6 +82,19 @@ def test_effects_on_logits_are_those_of_the_bridge(hooked, gpt2, feature):
 def test_digests_tell_settings_from_each_other(hooked):
     settings = as_hooked(hooked).backend.settings()
     assert settings["act_fn"] == "gelu_new" and settings["n_heads"] == 4
+
+
+@pytest.mark.filterwarnings("ignore:Prompts are scored whole")
+@pytest.mark.parametrize("part", ["mlp", "attn"])
+def test_a_dictionary_of_the_output_of_a_module_is_read_where_this_model_has_it(hooked, gpt2, part, tmp_path):
+    folder = tmp_path / f"h.1.{part}"
+    folder.mkdir()
+    (folder / "cfg.json").write_text(json.dumps({"k": 6, "d_in": 32}))
+    weights = {"encoder.weight": torch.randn(6, 32), "encoder.bias": torch.randn(6), "b_dec": torch.randn(32)}
+    save_file(weights, folder / "sae.safetensors")
+    latent = dl.sae_latent(folder, 2, pre_activation=True)
+    values = [dl.score(latent, IDS.numpy(), model, prepend_bos=False).value for model in (hooked, gpt2.bridge)]
+    np.testing.assert_allclose(values[0], values[1], atol=2e-4)
 
 
 class Bare:

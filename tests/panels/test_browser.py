@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,10 @@ from dreamy_lens.errors import ConstraintError, SettingsError
 from dreamy_lens.panels import FeatureBrowser, settings
 from dreamy_lens.results import merge
 from dreamy_lens.search import searches, setting_fields
+from tests.features.test_sae_conditions import saved
+from tests.features.test_sae_sources import cache
+
+__all__ = ["cache"]
 
 SMALL = {"iterations": "3", "population": "2", "children": "4", "top_k": "8", "length": "4"}
 
@@ -109,6 +114,22 @@ def test_a_feature_is_checked_against_the_model(played, text, said):
     answer = played.ask("check", text)
     assert said in answer["said" if answer["ok"] else "error"] and answer["settings_error"] == ""
     assert answer["ok"] == (said == answer["said"]) and bool(answer["python"]) == answer["ok"]
+
+
+def test_a_dictionary_on_the_hub_is_downloaded_when_a_run_starts_and_not_while_its_name_is_typed(
+    played, cache, tmp_path
+):
+    folder, _ = saved(tmp_path / "sae", 32)
+    cache.add("me/tiny", Path(folder), "layer1")
+    text = 'sae_latent("hf://me/tiny/layer1", 4, pre_activation=true)'
+    for typed in (text.replace("layer1", "la"), text):
+        answer = played.ask("check", typed)
+        assert answer["ok"] and answer["said"].endswith(", which is downloaded when you start") and answer["python"]
+    assert "names no repository" in played.ask("start", 'sae_latent("hf://me", 4)', **SMALL)["error"]
+    (run,) = played.start(text)
+    assert run.wait().feature == dl.parse(text)
+    assert played.ask("check", text)["said"] == 'sae_latent("layer1", 4, pre_activation=true)'
+    assert "out of range" in played.ask("check", text.replace(" 4", " 99"))["error"]
 
 
 def test_where_a_text_does_not_parse_is_said(played):
