@@ -10,6 +10,7 @@ from .api.compare import compare as compare
 from .api.direction import direction as direction
 from .api.dream import dream as dream
 from .api.dream import load_run as load_run
+from .api.ensemble import ensemble as ensemble
 from .api.generate import generate as generate
 from .api.load import load as load
 from .api.max_activating import max_activating as max_activating

@@ -187,6 +187,8 @@ def as_hooked(model: Any = None, *, device: Any = None, dtype: Any = None) -> Ho
         ModelError: The model cannot be loaded, or cannot be hooked.
     """
     if model is None or isinstance(model, (str, Path)):
+        if str(model).lstrip().startswith("ensemble("):
+            return _ensemble_of(str(model), device, dtype)
         embedded = model is None or str(model) == EMBEDDED_NAME
         if embedded and device is None and dtype is None:
             with _WRAPPING:
@@ -210,6 +212,18 @@ def as_hooked(model: Any = None, *, device: Any = None, dtype: Any = None) -> Ho
         with contextlib.suppress(Exception):  # a model that accepts no attributes is wrapped again each time
             object.__setattr__(model, "_dreamy_lens_access", hooked)
         return hooked
+
+
+def _ensemble_of(name: str, device: Any, dtype: Any) -> HookedModel:
+    """Load the models that the name of an ensemble states."""
+    from dreamy_lens.models.ensemble import Ensemble, check_members, parts_of_name
+
+    parts = parts_of_name(name)
+    if parts is None:
+        raise ModelError(f'{quoted(name)} names no ensemble; write ensemble("a", "b") with names in double quotes.')
+    names, mean = parts
+    check_members(len(names), name, mean)
+    return wrap(Ensemble([as_hooked(each, device=device, dtype=dtype) for each in names], mean))
 
 
 def wrap(model: Any, name: str | None = None) -> HookedModel:

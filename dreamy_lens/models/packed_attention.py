@@ -29,11 +29,13 @@ class PassCache:
         length: Number P of cached tokens.
         inputs: Tensors that attention needs for the cached tokens, by layer: keys and values, or attention inputs.
         activations: Activations of the cached tokens by hook point, `[1, P, ...]`.
+        members: Caches of the members of an ensemble.
     """
 
     length: int
     inputs: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
     activations: dict[str, Tensor] = field(default_factory=dict)
+    members: list[PassCache] = field(default_factory=list)
 
 
 @dataclass
