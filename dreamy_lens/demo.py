@@ -1,4 +1,4 @@
-"""A first dream: `make demo`, or `python -m dreamy_lens.demo`.
+"""A first dream: `make demo`, `dreamy-lens demo`, or `python -m dreamy_lens.demo`.
 
 The demo dreams of one neuron of the embedded model, prints the frontier, and writes a page to open in a browser.
 """
@@ -25,15 +25,8 @@ SHOWN = 10
 """Number of prompts of the frontier that the demo prints, and that the page attributes."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo, and return the exit status 0.
-
-    Args:
-        arguments: Words of the command line; None is those of the process.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m dreamy_lens.demo", description="A first dream on the embedded model."
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the demo to a parser."""
     parser.add_argument("--feature", default=FEATURE, help="feature to drive (default: %(default)s)")
     parser.add_argument(
         "--iterations",
@@ -43,12 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the search (default: %(default)s)")
     parser.add_argument("--html", default="dream.html", help="file to write the page to (default: %(default)s)")
-    options = parser.parse_args(arguments)
 
-    try:
-        check_page(options.html)
-    except FileWriteError as error:
-        parser.error(str(error))
+
+def run_demo(options: argparse.Namespace) -> None:
+    """Dream, print the frontier, and write the page.
+
+    Args:
+        options: Options of :func:`add_options`.
+    """
     print("Loading the embedded model ...", flush=True)
     model = dl.load_model()
     feature = dl.parse(options.feature)
@@ -82,6 +77,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     constraints = "[dl.constraints.round_trip(), dl.constraints.printable()]"
     keywords = f"iterations={options.iterations}, seed={options.seed}, constraints={constraints}"
     print(f"In Python: import dreamy_lens as dl; run = dl.dream({options.feature!r}, {keywords})")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo, and return the exit status 0.
+
+    Args:
+        arguments: Words of the command line; None is those of the process.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m dreamy_lens.demo", description="A first dream on the embedded model."
+    )
+    add_options(parser)
+    options = parser.parse_args(arguments)
+    try:
+        check_page(options.html)
+    except FileWriteError as error:
+        parser.error(str(error))
+    run_demo(options)
     return 0
 
 

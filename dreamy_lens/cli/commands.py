@@ -20,6 +20,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "demo": Command("demo", "dream of one neuron of the embedded model, print the frontier, and write a page"),
     "dream": Command("dream", "search for prompts that drive a feature, and print the frontier"),
     "attribute": Command("model", "show which tokens of a prompt carry a feature"),
     "generate": Command("model", "let a model continue a prompt, and print what it writes"),
