@@ -15,6 +15,7 @@ from .api.load import load as load
 from .api.max_activating import max_activating as max_activating
 from .api.score import score as score
 from .api.sweep import sweep as sweep
+from .api.upstream import upstream as upstream
 from .features.constructors import custom as custom
 from .features.constructors import hook as hook
 from .features.constructors import log_prob as log_prob

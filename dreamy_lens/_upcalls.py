@@ -28,6 +28,11 @@ def generate(prompt: Any, model: str, n_tokens: int, **settings: Any) -> Any:
     return import_module("dreamy_lens").generate(prompt, model, n_tokens, **settings)
 
 
+def upstream(feature: str, prompt: Any, model: str, **settings: Any) -> Any:
+    """Divide a feature's value into contributions of components, as `dreamy_lens.upstream` does."""
+    return import_module("dreamy_lens").upstream(feature, prompt, model, **settings)
+
+
 def show_attribution(result: Any) -> None:
     """Display the view of a finished attribution in the current notebook cell."""
     _late("panels.cells", "show_attribution")(result)

@@ -17,3 +17,7 @@ from .storage import read_folder as read_folder
 from .storage import write_folder as write_folder
 from .strips import StripScale as StripScale
 from .strips import attribution_strip as attribution_strip
+from .upstream import Contribution as Contribution
+from .upstream import ModelComponent as ModelComponent
+from .upstream import NeuronContribution as NeuronContribution
+from .upstream import Upstream as Upstream
