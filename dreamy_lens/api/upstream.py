@@ -72,7 +72,7 @@ def upstream(
     >>> result = dl.upstream("L2.N812", "if given, applied only")
     >>> result.method, result.quantity
     ('exact', 'pre')
-    >>> abs(result.contributions.sum() + result.bias - result.total) < 1e-4 * abs(result.total)
+    >>> result.error < 1e-4 * abs(result.total)  # of the sum of all contributions and the bias
     True
     >>> len(result.top(3)), result.top(1, kind="mlp")[0].component.kind
     (3, 'mlp')

@@ -43,7 +43,7 @@ _SHOWN = 12
 
 @dataclass(frozen=True)
 class ModelComponent:
-    """ModelComponent that writes to the residual stream.
+    """Component of a model that writes to the residual stream.
 
     Attributes:
         name: Short name, such as "L1.H3" or "L2.MLP".

@@ -127,6 +127,7 @@ def test_contributions_are_those_of_the_weights_of_the_plain_model(gpt2):
         patterns = gpt2.raw(ids, output_attentions=True).attentions
     for handle in handles:
         handle.remove()
+    gpt2.raw.requires_grad_(False)
     norm, w = raw.h[1].ln_2, raw.h[1].mlp.c_fc.weight[:, 5]
     scale = (seen["mid"].var(unbiased=False) + norm.eps).sqrt()
 
