@@ -5,6 +5,7 @@ from . import figures as figures
 from . import panels as panels
 from .api.attribution import attribute as attribute
 from .api.attribution import attribution as attribution
+from .api.baselines import baselines as baselines
 from .api.card import card as card
 from .api.compare import compare as compare
 from .api.direction import direction as direction

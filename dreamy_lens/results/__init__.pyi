@@ -1,5 +1,7 @@
 from .attribution import Attribution as Attribution
 from .attribution import Substitute as Substitute
+from .baselines import Baseline as Baseline
+from .baselines import Baselines as Baselines
 from .continuation import Continuation as Continuation
 from .frontier import Frontier as Frontier
 from .history import History as History
