@@ -5,6 +5,7 @@ from . import figures as figures
 from . import panels as panels
 from .api.attribution import attribute as attribute
 from .api.attribution import attribution as attribution
+from .api.baselines import baselines as baselines
 from .api.card import card as card
 from .api.compare import compare as compare
 from .api.direction import direction as direction
@@ -16,6 +17,7 @@ from .api.load import load as load
 from .api.max_activating import max_activating as max_activating
 from .api.score import score as score
 from .api.sweep import sweep as sweep
+from .api.upstream import upstream as upstream
 from .features.constructors import custom as custom
 from .features.constructors import hook as hook
 from .features.constructors import log_prob as log_prob

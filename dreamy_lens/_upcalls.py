@@ -28,6 +28,22 @@ def generate(prompt: Any, model: str, n_tokens: int, **settings: Any) -> Any:
     return import_module("dreamy_lens").generate(prompt, model, n_tokens, **settings)
 
 
+def upstream(feature: str, prompt: Any, model: str, **settings: Any) -> Any:
+    """Divide a feature's value into contributions of components, as `dreamy_lens.upstream` does."""
+    return import_module("dreamy_lens").upstream(feature, prompt, model, **settings)
+
+
+def cross_entropies(prompts: list[list[int]], model: Any, prepend_bos: bool) -> list[float]:
+    """Return the cross-entropy of prompts of any lengths under a model, in nats per token."""
+    score, found = import_module("dreamy_lens").score, [0.0] * len(prompts)
+    for length in {len(ids) for ids in prompts}:
+        places = [i for i, ids in enumerate(prompts) if len(ids) == length]
+        scores = score("mean_cross_entropy()", [prompts[i] for i in places], model, prepend_bos=prepend_bos)
+        for i, value in zip(places, scores.cross_entropy.tolist(), strict=True):
+            found[i] = value
+    return found
+
+
 def show_attribution(result: Any) -> None:
     """Display the view of a finished attribution in the current notebook cell."""
     _late("panels.cells", "show_attribution")(result)

@@ -183,20 +183,45 @@ def apply_linear(component: Any, x: Float[Tensor, " d_in"], name: str) -> Float[
 
 
 def apply_norm(component: Any, x: Float[Tensor, " d_model"], name: str) -> Float[Tensor, " d_model"]:
-    """Map `x` through a norm, with its scale taken as 1 and without its bias; float32.
+    """Map `x` through a norm, with its scale taken as 1 and without its bias; float32."""
+    return measure_norm(component, x.numel(), name)(x)
 
-    The norm is measured on probe vectors. A vector of plus and minus ones with mean zero reveals its weights. That
-    vector, shifted away from zero, reveals whether the norm subtracts the mean. A ramp checks both results.
+
+@dataclass(frozen=True)
+class NormWeights:
+    """Linear part of a norm: what it does to a vector apart from its scale and its bias.
+
+    Attributes:
+        gain: Weights.
+        centred: Whether the norm subtracts the mean before it multiplies by the weights.
     """
-    n = x.numel()
-    signs = torch.ones(n)
+
+    gain: Float[Tensor, " d_model"]
+    centred: bool
+
+    def __call__(self, x: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
+        """Return the linear part of the norm of vectors."""
+        x = x.to(self.gain.device)
+        return self.gain * (_centred(x) if self.centred else x)
+
+
+def measure_norm(component: Any, d_model: int, name: str) -> NormWeights:
+    """Measure the linear part of a norm on probe vectors.
+
+    A vector of plus and minus ones with mean zero reveals its weights. That vector, shifted away from zero, reveals
+    whether the norm subtracts the mean. A ramp checks both results.
+
+    Raises:
+        NoPathError: The component is no norm of a known kind.
+    """
+    signs = torch.ones(d_model)
     signs[1::2] = -1.0
-    if n % 2:
+    if d_model % 2:
         signs[-1] = 0.0  # keeps the mean at zero; the reversed vector reveals the last weight
-    probes = [signs, signs.flip(0), signs + 0.5, _ramp(n)]
-    like = next((p for p in component.parameters() if p.is_floating_point()), x)
+    probes = [signs, signs.flip(0), signs + 0.5, _ramp(d_model)]
+    like = next((p for p in component.parameters() if p.is_floating_point()), signs)
     plus = torch.stack(probes).to(like.device, like.dtype) * 8.0  # so large that the norm's epsilon is negligible
-    with _unhooked(component):
+    with torch.no_grad(), without_hooks(component):
         up, down = component(plus[None])[0].float(), component(-plus[None])[0].float()
     outputs = (up - down) / 2  # removes the bias
     plus = plus.float()
@@ -204,8 +229,7 @@ def apply_norm(component: Any, x: Float[Tensor, " d_model"], name: str) -> Float
     for centres in (False, True):
         expected = [_centred(p) if centres else p for p in plus[2:]]
         if all(_close(a, gain * _scaled(t)) for a, t in zip(outputs[2:], expected, strict=True)):
-            x = x.to(gain.device)
-            return gain * (_centred(x) if centres else x)
+            return NormWeights(gain, centres)
     raise NoPathError(
         f"{name} is a {type(component).__name__}, which behaves neither as a LayerNorm nor as an RMSNorm."
     )
@@ -232,7 +256,7 @@ def _scaled(x: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _unhooked(component: Any) -> Iterator[None]:
+def without_hooks(component: Any) -> Iterator[None]:
     """Remove the hooks on a component inside the `with` block: hooks of users could change the measured weights."""
     tables = [m._forward_hooks for m in component.modules() if hasattr(m, "fwd_hooks")]
     before = [dict(table) for table in tables]

@@ -1,6 +1,7 @@
 from .animation import ReplayFrame as ReplayFrame
 from .animation import replay as replay
 from .attribution import attribution_figure as attribution_figure
+from .components import component_map as component_map
 from .evolution import evolution_figure as evolution_figure
 from .evolution import frontiers_figure as frontiers_figure
 from .export import save as save

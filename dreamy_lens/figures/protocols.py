@@ -232,3 +232,52 @@ class DrawnFigure(Protocol):
     def to_plotly(self) -> go.Figure:
         """Return a plotly figure that shows the drawing."""
         ...
+
+
+class ContributingComponent(Protocol):
+    """Component of a model that contributes to a feature."""
+
+    @property
+    def name(self) -> str:
+        """Short name, such as "L1.H3"."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Kind: embedding, position, head, attention or mlp."""
+        ...
+
+    @property
+    def layer(self) -> int | None:
+        """Layer; None for embeddings."""
+        ...
+
+    @property
+    def head(self) -> int | None:
+        """Head in its layer; None for others."""
+        ...
+
+
+@runtime_checkable
+class ComponentContributions(Protocol):
+    """Contributions of a model's components to a feature's value on one prompt."""
+
+    @property
+    def tokens(self) -> Sequence[str]:
+        """Tokens of the row that the model read, length P."""
+        ...
+
+    @property
+    def components(self) -> Sequence[ContributingComponent]:
+        """Components, length C."""
+        ...
+
+    @property
+    def contributions(self) -> np.ndarray:
+        """Contribution of each component, `[C]`."""
+        ...
+
+    @property
+    def by_position(self) -> np.ndarray:
+        """Contributions by position, `[C, P]`; NaN where they are not known."""
+        ...

@@ -226,6 +226,10 @@ class Backend(Protocol):
         """Return the module named, for example, `blocks.0.mlp.out`, `ln_final` or `unembed`; None if there is none."""
         return None
 
+    def output_logits(self, raw: Float[Tensor, "... d_vocab"]) -> Float[Tensor, "... d_vocab"]:
+        """Return the model's logits for outputs of its unembedding: the same, unless it caps or scales them."""
+        return raw
+
     def is_same_hook(self, name: str, other: str) -> bool:
         """Return whether two names refer to the same hook point; an unknown name refers to no hook point."""
         return name == other

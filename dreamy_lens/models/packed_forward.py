@@ -163,10 +163,8 @@ class PackedModel:
     def logits(self, final: Float[Tensor, "node d_model"]) -> Float[Tensor, "node d_vocab"]:
         """Return the logits for activations of :data:`FINAL` at some nodes, in the model's precision."""
         bridge = self.backend.bridge
-        transform = getattr(getattr(bridge, "adapter", None), "apply_output_logits_transform", None)
         with torch.no_grad(), self.model.kernels.used():
-            logits = bridge.unembed(final[None])[0]
-            return logits if transform is None else transform(logits)
+            return self.backend.output_logits(bridge.unembed(final[None])[0])
 
     def _plain_arguments(self, length: int) -> list[tuple[tuple, dict[str, Any]]]:
         """Return the arguments, except its input, that each layer's attention gets for a plain row of this length."""

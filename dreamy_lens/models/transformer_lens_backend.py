@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dreamy_lens.models.bridge_passes import BridgePasses
@@ -59,6 +59,11 @@ class TransformerLensBackend(BridgePasses):
             module = module[int(part)] if part.isdigit() else getattr(module, part)
         # A bridge's own children only: its attributes reach into the Hugging Face module that it wraps.
         return module._modules.get(last)
+
+    def output_logits(self, raw: Float[Tensor, "... d_vocab"]) -> Float[Tensor, "... d_vocab"]:
+        """Return the model's logits for outputs of its unembedding: capped or scaled as the architecture says."""
+        transform = getattr(getattr(self.bridge, "adapter", None), "apply_output_logits_transform", None)
+        return raw if transform is None else transform(raw)
 
     def is_same_hook(self, name: str, other: str) -> bool:
         """Return whether two names refer to the same hook point; an unknown `other` refers to none."""

@@ -1,5 +1,7 @@
 from .attribution import Attribution as Attribution
 from .attribution import Substitute as Substitute
+from .baselines import Baseline as Baseline
+from .baselines import Baselines as Baselines
 from .continuation import Continuation as Continuation
 from .frontier import Frontier as Frontier
 from .history import History as History
@@ -17,3 +19,7 @@ from .storage import read_folder as read_folder
 from .storage import write_folder as write_folder
 from .strips import StripScale as StripScale
 from .strips import attribution_strip as attribution_strip
+from .upstream import Contribution as Contribution
+from .upstream import ModelComponent as ModelComponent
+from .upstream import NeuronContribution as NeuronContribution
+from .upstream import Upstream as Upstream

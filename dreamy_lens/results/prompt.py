@@ -19,6 +19,7 @@ from dreamy_lens.results.prompt_table import prompt_table
 if TYPE_CHECKING:
     from dreamy_lens.results.attribution import Attribution
     from dreamy_lens.results.continuation import Continuation
+    from dreamy_lens.results.upstream import Upstream
 
 
 class Decoder(TextDecoder, Protocol):
@@ -38,6 +39,10 @@ class PromptTools(Protocol):
 
     def generate(self, prompt: Any, n_tokens: int = 20, **settings: Any) -> Continuation:
         """Return a continuation of a prompt."""
+        ...
+
+    def upstream(self, prompt: Any, **settings: Any) -> Upstream:
+        """Return the contributions of components to the value of a prompt."""
         ...
 
 
@@ -132,7 +137,8 @@ class Prompt:
             cross_entropy: Cross-entropy in nats per token.
             decoder: Decoder that supplies tokens, text and the round trip.
             provenance: Provenance of the prompt.
-            tools: Run whose model :meth:`attribution` and :meth:`generate` use; None loads the model of the provenance.
+            tools: Run whose model :meth:`attribution`, :meth:`upstream` and :meth:`generate` use; None loads the model
+                of the provenance.
         """
         ids = tuple(int(i) for i in ids)
         tokens, text = tuple(decoder.tokens(ids)), decoder.text(ids)
@@ -165,6 +171,20 @@ class Prompt:
         return _upcalls.attribution(
             origin.feature, np.array(self.ids), origin.model, k=k, **{**self._around(), **settings}
         )
+
+    def upstream(self, **settings: Any) -> Upstream:
+        """Return the contributions of the model's components to the value: of embeddings, heads and MLPs.
+
+        A prompt of a run in memory uses the run's model. Any other prompt loads the model that its provenance names. Of
+        several contexts, the first is used.
+
+        Args:
+            **settings: Settings of `dreamy_lens.upstream`, such as `quantity`.
+        """
+        if self._tools is not None:
+            return self._tools.upstream(self, **settings)
+        origin, ids = self.provenance, np.array(self.ids)
+        return _upcalls.upstream(origin.feature, ids, origin.model, **{**self._around(), **settings})
 
     def generate(self, n_tokens: int = 20, **settings: Any) -> Continuation:
         """Let the model continue the prompt, with the BOS and the template around it.

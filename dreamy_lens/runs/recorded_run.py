@@ -20,6 +20,7 @@ from dreamy_lens.results.continuation import Continuation
 from dreamy_lens.results.history import HistoryBuilder
 from dreamy_lens.results.prompt import Decoder, Prompt
 from dreamy_lens.results.snapshot import Snapshot
+from dreamy_lens.results.upstream import Upstream
 from dreamy_lens.runs import saving
 from dreamy_lens.runs.controls import RunControls
 from dreamy_lens.runs.spec import RunRecord, RunSpec
@@ -250,6 +251,17 @@ class RecordedRun(RunControls):
             return continue_prompt(scorer.frame, scorer.model, prompt, n_tokens, **settings)
 
         return self.use_model(work)
+
+    def upstream(self, prompt: Any, **settings: Any) -> Upstream:
+        """Divide the value of any prompt into contributions of this run's model: of embeddings, heads and MLPs.
+
+        Args:
+            prompt: One text, ids `[n]`, or a Prompt.
+            **settings: `quantity`, `neurons` and `steps` of :func:`dreamy_lens.upstream`.
+        """
+        from dreamy_lens.analysis.upstream import decompose
+
+        return self.use_model(lambda: decompose(self.session.scorer, prompt, **settings))
 
     def by_context(self, prompt: Any) -> pd.DataFrame:
         """Return the scores of a prompt in each context of a run with `contexts()`: context, value, cross_entropy.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import subprocess
 import sys
@@ -345,6 +346,24 @@ def test_attribute_writes_the_strip_for_a_paper(cli, tmp_path, monkeypatch):
     for name, words in (("strip.gif", "ends in .gif"), ("strip.pdf", r"dreamy-lens[export]")):
         status, _, err = cli("attribute", "L2.N17", "Return a copy", "--out", str(tmp_path / name))
         assert status == 1 and words in err, err
+
+
+# upstream.
+
+
+def test_upstream_prints_the_largest_components_and_writes_every_form(cli, tmp_path):
+    page, table, picture = (tmp_path / f"upstream.{ending}" for ending in ("html", "csv", "svg"))
+    words = ["upstream", "L2.N17", "Return a copy of", "--html", page, "--csv", table, "--out", picture]
+    status, out, err = cli(*map(str, words))
+    assert status == 0 and err == "Dividing L2.N17 into the contributions of components ...\n"
+    assert out.startswith("The pre-activation of L2.N17 is ") and "contribution  share  component  from" in out
+    assert all(f"Written: {file}" in out and file.stat().st_size > 300 for file in (page, table, picture))
+    status, out, _ = cli("upstream", "L2.N17", "Return a copy of", "--json", "--quiet")
+    document = json.loads(out)
+    assert status == 0 and document["kind"] == "Upstream" and document["quantity"] == "pre"
+    assert abs(sum(document["contributions"]) + document["bias"] - document["total"]) < 1e-4
+    status, _, err = cli("upstream", "blocks.3.attn.hook_pattern[0, -1, 2]", "Return a copy of")
+    assert status == 1 and "a product of a query and a key" in err
 
 
 # hooks.

@@ -233,7 +233,19 @@ def errors(models: Any, place: Path) -> dict[str, Callable[[], Any]]:
     }
 
 
-COMMANDS = ("dream", "attribute", "scan", "compare", "card", "sweep", "direction", "hooks", "show", "doctor")
+COMMANDS = (
+    "dream",
+    "attribute",
+    "upstream",
+    "scan",
+    "compare",
+    "card",
+    "sweep",
+    "direction",
+    "hooks",
+    "show",
+    "doctor",
+)
 
 SMALL = "--iterations 2 --population 2 --children 4 --top-k 16 --length 6 --quiet".split()
 

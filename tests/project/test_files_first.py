@@ -36,6 +36,7 @@ def results(run) -> dict:
         "comparison": dl.compare(run, examples),
         "card": dl.card("L2.N17", run=run, examples=examples),
         "attribution": run.frontier.best().attribution(k=2),
+        "upstream": run.frontier.best().upstream(),
     }
 
 
@@ -51,6 +52,7 @@ COMMANDS = {
     "dream --html": ["dream", "L2.N17", "--html"],
     "dream --out": ["dream", "L2.N17", "--out"],
     "attribute --html": ["attribute", "L2.N17", "a text", "--html"],
+    "upstream --html": ["upstream", "L2.N17", "a text", "--html"],
     "scan --out": ["scan", "L2.N17", "--out"],
     "scan --html": ["scan", "L2.N17", "--html"],
     "card --html": ["card", "L2.N17", "--html"],
@@ -104,7 +106,7 @@ def test_a_folder_that_is_taken_is_told_before_a_model_is_loaded(tmp_path, run, 
     assert runs.resume(1, save_to=tmp_path / "own").iteration == 2
 
 
-@pytest.mark.parametrize("name", ["run", "examples", "comparison", "card", "attribution"])
+@pytest.mark.parametrize("name", ["run", "examples", "comparison", "card", "attribution", "upstream"])
 def test_pages_are_not_computed_for_a_file_that_cannot_be_written(tmp_path, results, name, monkeypatch):
     def compute(*_, **__):
         raise AssertionError("the page was computed")

@@ -1,0 +1,82 @@
+"""Prompts that nobody optimised, and a feature's values on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from dreamy_lens.corpus.sources import open_corpus
+from dreamy_lens.corpus.windows import WindowSettings, cut_windows
+from dreamy_lens.errors import CorpusError, FeatureError
+from dreamy_lens.models.hooked_model import keep_hooks
+from dreamy_lens.models.vocabulary import Vocabulary
+from dreamy_lens.scoring.scorer import Scorer
+
+READ = 4_000_000
+"""Most characters of a corpus that are read to draw windows from."""
+
+AT_ONCE = 1024
+"""Most prompts that are scored by one call."""
+
+
+def uniform_prompts(scorer: Scorer, count: int, length: int, seed: int) -> Int64[np.ndarray, "count length"]:
+    """Draw prompts whose tokens are independent and uniform among those that may stand in a prompt."""
+    tokens = np.flatnonzero(scorer.allowed)
+    return np.random.default_rng(seed).choice(tokens, (count, length)).astype(np.int64)
+
+
+def windows_of_corpus(
+    source: Any, vocabulary: Vocabulary, count: int, length: int, seed: int
+) -> tuple[Int64[np.ndarray, "windows length"], str]:
+    """Draw different windows of a corpus at random, from its first :data:`READ` characters.
+
+    Args:
+        source: Anything that :func:`dreamy_lens.corpus.open` takes.
+        vocabulary: Vocabulary of the model.
+        count: Number of windows; fewer are returned if the corpus has fewer.
+        length: Number of tokens of a window.
+        seed: Seed of the random choice.
+
+    Returns:
+        The windows, and the name of the corpus.
+
+    Raises:
+        CorpusError: The corpus cannot be read, or has fewer than two windows of that length.
+    """
+    corpus, found, read = open_corpus(source), [], 0
+    for shard in range(len(corpus.shards)):
+        for block in corpus.blocks(shard):
+            found.append(cut_windows(block, vocabulary, WindowSettings(length=length, context=0)).ids)
+            read += block.characters
+            if read >= READ:
+                break
+        if read >= READ:
+            break
+    rows = np.unique(np.concatenate(found), axis=0) if found else np.zeros((0, length), dtype=np.int64)
+    if len(rows) < 2:
+        raise CorpusError(
+            f"The corpus has {len(rows)} different windows of {length} tokens, and a baseline needs at least 2. Give "
+            "more text, or a smaller length."
+        )
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
+    return rows[chosen], corpus.name
+
+
+def values_of(scorer: Scorer, rows: Int64[np.ndarray, "B length"]) -> Float32[np.ndarray, " B"]:
+    """Return the finite values of prompts.
+
+    Raises:
+        FeatureError: Fewer than two values are finite.
+    """
+    with keep_hooks(scorer.models):
+        parts = [scorer.values(rows[i : i + AT_ONCE]) for i in range(0, len(rows), AT_ONCE)]
+    values = np.concatenate(parts).astype(np.float32)
+    values = values[np.isfinite(values)]
+    if len(values) < 2:
+        raise FeatureError(
+            f"{scorer.bound.feature.label} has no finite value on prompts that were not optimised, so it has no "
+            "baseline."
+        )
+    return values
