@@ -16,6 +16,7 @@ from .api.max_activating import max_activating as max_activating
 from .api.score import score as score
 from .api.sweep import sweep as sweep
 from .features.constructors import custom as custom
+from .features.constructors import expert_neuron as expert_neuron
 from .features.constructors import hook as hook
 from .features.constructors import log_prob as log_prob
 from .features.constructors import logit as logit

@@ -3,6 +3,7 @@ from .binding import bind as bind
 from .compile import Compiler as Compiler
 from .compile import compiles as compiles
 from .constructors import custom as custom
+from .constructors import expert_neuron as expert_neuron
 from .constructors import hook as hook
 from .constructors import log_prob as log_prob
 from .constructors import logit as logit
