@@ -22,6 +22,7 @@ from .features.constructors import log_prob as log_prob
 from .features.constructors import logit as logit
 from .features.constructors import logit_difference as logit_difference
 from .features.constructors import neuron as neuron
+from .features.constructors import router as router
 from .features.constructors import sae_latent as sae_latent
 from .features.families import neurons as neurons
 from .features.parser import parse as parse

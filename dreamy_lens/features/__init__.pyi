@@ -10,6 +10,7 @@ from .constructors import logit as logit
 from .constructors import logit_difference as logit_difference
 from .constructors import mean_cross_entropy as mean_cross_entropy
 from .constructors import neuron as neuron
+from .constructors import router as router
 from .constructors import sae_latent as sae_latent
 from .directions import Direction as Direction
 from .expressions import Constant as Constant

@@ -186,6 +186,19 @@ def _expert_neuron(compiler: Compiler, f: ex.ExpertNeuron) -> tuple[Axes, Comput
     return compiler.at(f.position, label), compute
 
 
+@compiles(ex.RouterLogit)
+def _router_logit(compiler: Compiler, f: ex.RouterLogit) -> tuple[Axes, Compute]:
+    model, label, (name,) = compiler.model, f.long_label, f.named_hooks()
+    experts = Experts(model, f.layer, name, label)
+    experts.check(f.expert, 0, label)
+    experts.check_router(label)
+
+    def compute(r: Readings) -> Tensor:
+        return experts.router_logit(r[model].picked(name, f.position, label), f.expert).float()
+
+    return compiler.at(f.position, label), compute
+
+
 @compiles(ex.Logit)
 def _logit(compiler: Compiler, f: ex.Logit) -> tuple[Axes, Compute]:
     model, label = compiler.model, f.long_label

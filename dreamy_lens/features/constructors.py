@@ -81,6 +81,27 @@ def expert_neuron(layer: int, expert: int, index: int, position: Any = -1) -> ex
     return ex.ExpertNeuron(layer, expert, index, ex.position(position))
 
 
+def router(layer: int, expert: int, position: Any = -1) -> ex.RouterLogit:
+    """Return the logit that the router of a mixture of experts gives an expert: its linear map of what the MLP reads.
+
+    The logit is taken before any normalisation and correction, and has a gradient whether or not the expert is chosen.
+    A dream of it finds text that goes to the expert, where a dream of one of the expert's neurons can start.
+
+    Args:
+        layer: Index of the layer, from 0.
+        expert: Index of the expert in its layer, from 0.
+        position: Position at which the logit is read: an integer, "bos", or a slice, which must then be reduced with
+            `.max()` or `.mean()`. Default: the last token.
+
+    >>> router(1, 2) - router(1, 0)
+    Feature(router(1, 2) - router(1, 0))
+    """
+    layer, expert = (ex.integer(number, "router") for number in (layer, expert))
+    if min(layer, expert) < 0:
+        raise FeatureError("router(): layers and experts are counted from 0.")
+    return ex.RouterLogit(layer, expert, ex.position(position))
+
+
 class _Logit:
     """Constructor of logit features: `logit(token)`, and `logit.runner_up(token)` for the best other token."""
 

@@ -63,6 +63,7 @@ __all__ = [
     "Product",
     "Projected",
     "Reduced",
+    "RouterLogit",
     "Scaled",
     "Span",
     "Standardised",
@@ -163,6 +164,31 @@ class ExpertNeuron(Leaf, functions={"expert_neuron": ("layer", "expert", "index"
 
     def at_every_position(self, place: Element) -> ExpertNeuron | None:
         """Return this neuron at every position, or None if its position is not `place`."""
+        return replace(self, position=Span()) if self.position == place else None
+
+
+@dataclass(frozen=True, repr=False)
+class RouterLogit(Leaf, functions={"router": ("layer", "expert", "position")}):
+    """The logit that the router of a mixture of experts gives an expert."""
+
+    layer: int
+    expert: int
+    position: int | Span | str = -1
+
+    def write(self, writer: Writer) -> str:
+        """Return `router(1, 2)`, with `position=...` at another position than the last."""
+        return f"router({self.layer}, {self.expert}{writer.position(self.position)})"
+
+    def named_hooks(self) -> tuple[str, ...]:
+        """Return the hook point that the router and the experts read."""
+        return (f"blocks.{self.layer}.mlp.hook_in",)
+
+    def named_positions(self) -> tuple[Element, ...]:
+        """Return the position at which the logit is read."""
+        return (self.position,)
+
+    def at_every_position(self, place: Element) -> RouterLogit | None:
+        """Return this logit at every position, or None if its position is not `place`."""
         return replace(self, position=Span()) if self.position == place else None
 
 

@@ -1,4 +1,4 @@
-"""Neurons of the experts in a mixture of experts.
+"""Neurons of the experts in a mixture of experts, and the logits of its router.
 
 Transformers stores the experts of a layer in one module with a tensor for all of them, so no hook point shows an
 expert's neurons. They are functions of what the MLP reads, at each position alone: the router chooses experts, and a
@@ -67,10 +67,7 @@ class Experts:
                 known[key] = self._differs()
             why = known[key]
         if why is not None:
-            raise HookMeaningError(
-                f"{label} on {model.name} is not a neuron of an expert: {why}. `dreamy-lens hooks` shows the shapes of "
-                "all hook points."
-            )
+            raise self._refusal(label, why)
 
     def check(self, expert: int, index: int, label: str) -> None:
         """Raise FeatureRangeError unless there is such a neuron."""
@@ -92,6 +89,35 @@ class Experts:
         value = self._gated(x, expert, units)[..., 0]
         chosen = (self.choice(x)[0] == expert).any(-1).reshape(value.shape)
         return torch.where(chosen, value, torch.zeros_like(value))
+
+    def check_router(self, label: str) -> None:
+        """Raise HookMeaningError unless the router has one linear map of what the MLP reads."""
+        if self._router() is None:
+            raise self._refusal(label, "its router is not one linear map with a number for each expert")
+
+    def router_logit(self, x: Float[Tensor, "*place d_model"], expert: int) -> Float[Tensor, "*place"]:
+        """Return the logit that the router gives an expert, before any normalisation; differentiable in `x`."""
+        router = self._router()
+        assert router is not None
+        weight, bias = router.weight[expert], getattr(router, "bias", None)
+        logit = x.to(weight.dtype) @ weight
+        return logit if bias is None else logit + bias[expert]
+
+    def _router(self) -> Any:
+        """Return the only module of the MLP whose weights have one row for each expert; None without such a module."""
+        shape = (self.count, self.model.d_model)
+        found = {
+            id(weight): module
+            for module in self._mlp.modules()
+            if isinstance(weight := getattr(module, "weight", None), Tensor) and tuple(weight.shape) == shape
+        }
+        return next(iter(found.values())) if len(found) == 1 else None
+
+    def _refusal(self, label: str, why: str) -> HookMeaningError:
+        return HookMeaningError(
+            f"{label} on {self.model.name} cannot be computed: {why}. `dreamy-lens hooks` shows the shapes of all hook "
+            "points."
+        )
 
     def choice(self, x: Float[Tensor, "*place d_model"]) -> tuple[Int[Tensor, "n k"], Tensor]:
         """Return the experts that the router chooses at each place, and their weights."""

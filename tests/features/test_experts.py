@@ -12,6 +12,7 @@ from torch import Tensor
 
 import dreamy_lens as dl
 from dreamy_lens.errors import FeatureError, FeatureRangeError, HookMeaningError
+from dreamy_lens.results.notes import note_on_values
 from tests.helpers.dreams import dream
 from tests.helpers.scorers import make_scorer
 from tests.trust.zoo import ARCHITECTURES, bridge_of, plain_model
@@ -89,6 +90,33 @@ def test_gradients_are_those_of_the_plain_model(name):
         np.testing.assert_allclose(found, expected[..., : found.shape[-1]], atol=1e-4 * float(expected.abs().max()))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_of_the_router_and_their_gradients_are_those_of_the_plain_model(name):
+    raw, bridge = model(name)
+    rows = prompts(bridge)
+    ids, embedding = after_bos(rows), raw.get_input_embeddings()
+    mlp = raw.model.layers[LAYER].mlp
+    (router,) = [m for m in mlp.modules() if getattr(getattr(m, "weight", None), "shape", None) == (4, 32)]
+    given: list[Tensor] = []
+    handle = router.register_forward_pre_hook(lambda module, args: given.append(args[0].reshape(*ids.shape, -1)))
+    leaf = embedding(ids).detach().requires_grad_(True)
+    raw(inputs_embeds=leaf, use_cache=False)
+    handle.remove()
+    logits = given[0] @ router.weight.T + (getattr(router, "bias", None) if name.startswith("GptOss") else 0)
+    scorer = make_scorer("router(1, 2) - router(1, 0, 3)", bridge, prepend_bos=True)
+    expected = logits[:, -1, 2] - logits[:, 4, 0]
+    np.testing.assert_allclose(scorer.score(rows).value, expected.detach(), atol=1e-4)
+    (slope,) = torch.autograd.grad(expected.sum(), leaf)
+    slope = slope[:, 1:] @ embedding.weight.detach().T
+    found = scorer.gradient(rows).of_value()
+    np.testing.assert_allclose(found, slope[..., : found.shape[-1]], atol=1e-4 * float(slope.abs().max()))
+
+
+def test_a_neuron_that_no_prompt_turns_on_is_told_with_what_to_dream_of():
+    note = note_on_values("expert_neuron(1, 2, 3, 0:4).max()", 0.0, 100)
+    assert "never rose above 0 in 100 prompts" in note and "the router's logit of its expert, router(1, 2" in note
+
+
 def test_a_dream_of_one_is_right_saved_and_goes_on(tmp_path):
     raw, bridge = model(NAMES[0])
     run = dream(bridge, "L1.E2.N3", iterations=3)
@@ -124,6 +152,7 @@ def test_a_corpus_is_scanned_for_them(tmp_path):
 
 
 def test_their_text_is_read_and_written():
+    assert dl.parse("router(1, 2)") == dl.router(1, 2) and str(dl.router(0, 1, 4)) == "router(0, 1, position=4)"
     for feature in (
         dl.expert_neuron(1, 2, 3),
         dl.expert_neuron(0, 1, 2, 4),

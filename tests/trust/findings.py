@@ -137,7 +137,10 @@ class Examination:
         return feature, x[:, -1, i] - 2 * x[:, self.bos :, j].mean(1)
 
     def expert_neuron(self) -> tuple[Any, Tensor]:
-        """Neuron of an expert at the last token, and another one's mean: numbers that its last linear map reads."""
+        """Neuron of an expert at the last token, another one's mean, and a logit of the router.
+
+        A neuron is a number that the expert's last linear map reads, a logit one that the router's linear map writes.
+        """
         parts = [module for module in self.layer.modules() if getattr(module, "down_proj", None) is not None]
         stacked = [m for m in parts if isinstance(m.down_proj, Tensor) and m.down_proj.ndim == 3]
         if not stacked:
@@ -162,7 +165,18 @@ class Examination:
             neurons[e] = neurons[e].reshape(*self.rows.shape, -1)
         i, j = (int(k) for k in self.random.integers(read.shape[-1], size=2))
         feature = dl.expert_neuron(LAYER, expert, i) - 2 * dl.expert_neuron(LAYER, other, j, slice(None)).mean()
-        return feature, neurons[expert][:, -1, i] - 2 * neurons[other][:, self.bos :, j].mean(1)
+        expected = neurons[expert][:, -1, i] - 2 * neurons[other][:, self.bos :, j].mean(1)
+        (mlp,) = (m for m in self.layer.children() if experts in m.modules())
+        shape = len(experts.down_proj), self.raw.config.hidden_size
+        (weight,) = (
+            module.weight
+            for module in mlp.modules()
+            if getattr(getattr(module, "weight", None), "shape", None) == shape
+        )
+        (x,) = (x for x, w in products.seen if w.shape == shape and torch.equal(w, weight))
+        bias = next((m.bias for m in mlp.modules() if getattr(m, "weight", None) is weight and "bias" in dir(m)), None)
+        logits = x @ weight.T + (0 if bias is None else bias)
+        return feature + dl.router(LAYER, other), expected + logits.reshape(*self.rows.shape, -1)[:, -1, other]
 
     def pre_activation(self) -> tuple[Any, Tensor]:
         """Pre-activation of a neuron, which is a number that one of the layer's linear maps writes."""
