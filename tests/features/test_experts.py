@@ -187,6 +187,16 @@ def test_experts_that_do_something_else_are_refused():
         make_scorer("L1.E0.N3", bridge_of(ARCHITECTURES[NAMES[0]], raw))
 
 
+def test_in_compatibility_mode_values_are_right_too():
+    raw = plain_model(ARCHITECTURES[NAMES[0]])
+    bridge = bridge_of(ARCHITECTURES[NAMES[0]], raw)
+    bridge.enable_compatibility_mode()
+    rows = prompts(bridge)
+    with torch.no_grad():
+        expected = by_hand(raw, after_bos(rows), 2)[:, -1]
+    np.testing.assert_allclose(make_scorer("L1.E2.N3", bridge, prepend_bos=True).score(rows).value, expected, atol=1e-3)
+
+
 def test_edited_weights_are_seen():
     raw = plain_model(ARCHITECTURES[NAMES[0]])
     bridge = bridge_of(ARCHITECTURES[NAMES[0]], raw)
