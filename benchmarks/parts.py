@@ -20,6 +20,9 @@ SHAPES = ((1472, 224, 896), (1472, 896, 224), (512, 224, 4096), (1472, 768, 3072
 SEARCHES = ((12, 8, 32), (12, 2, 16), (6, 4, 8))
 """n, M and r of each search."""
 
+ITERATIONS = 15
+"""Number of iterations of each search."""
+
 
 def medians(sides: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
     """Measure the median seconds of each side, after one warm-up turn."""
@@ -54,9 +57,10 @@ def main(argv: list[str] | None = None) -> None:
         work = 2e-9 * rows * inputs * outputs
         print(f"  {rows} x {inputs} -> {outputs}: {work / mkl_seconds:.0f}, {work / onednn_seconds:.0f}")
     model = dl.load_model()
-    print("Seconds of four seeds of L2.N17 side by side, and one after the other, 15 iterations:")
+    print(f"Seconds of four seeds of L2.N17 side by side, and one after the other, {ITERATIONS} iterations:")
     for n, m, r in SEARCHES:
-        settings: dict[str, Any] = {"length": n, "population": m, "children": r, "iterations": 15, "progress": False}
+        settings: dict[str, Any] = {"length": n, "population": m, "children": r, "iterations": ITERATIONS}
+        settings["progress"] = False
         together, alone = medians(
             (
                 lambda s=settings: dl.dream("L2.N17", model, seeds=range(4), **s),

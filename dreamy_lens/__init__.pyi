@@ -19,11 +19,13 @@ from .api.score import score as score
 from .api.sweep import sweep as sweep
 from .api.upstream import upstream as upstream
 from .features.constructors import custom as custom
+from .features.constructors import expert_neuron as expert_neuron
 from .features.constructors import hook as hook
 from .features.constructors import log_prob as log_prob
 from .features.constructors import logit as logit
 from .features.constructors import logit_difference as logit_difference
 from .features.constructors import neuron as neuron
+from .features.constructors import router as router
 from .features.constructors import sae_latent as sae_latent
 from .features.families import neurons as neurons
 from .features.parser import parse as parse

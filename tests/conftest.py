@@ -62,6 +62,13 @@ def _seeds():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def short_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frontier search's start tries few tokens, for tests of the embedded model whose point is not the search."""
+    monkeypatch.setattr("dreamy_lens.search.frontier.optimizer.LEAST_SWEPT", 16)
+    monkeypatch.setattr("dreamy_lens.search.frontier.optimizer.SWEPT_TOKENS", 16)
+
+
 @pytest.fixture(scope="session", params=models.FAMILIES)
 def family(request: pytest.FixtureRequest) -> models.Family:
     """Each of the four random-weight models in turn: bridge, plain Hugging Face model, tokenizer."""

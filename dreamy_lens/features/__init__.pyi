@@ -3,12 +3,14 @@ from .binding import bind as bind
 from .compile import Compiler as Compiler
 from .compile import compiles as compiles
 from .constructors import custom as custom
+from .constructors import expert_neuron as expert_neuron
 from .constructors import hook as hook
 from .constructors import log_prob as log_prob
 from .constructors import logit as logit
 from .constructors import logit_difference as logit_difference
 from .constructors import mean_cross_entropy as mean_cross_entropy
 from .constructors import neuron as neuron
+from .constructors import router as router
 from .constructors import sae_latent as sae_latent
 from .directions import Direction as Direction
 from .expressions import Constant as Constant

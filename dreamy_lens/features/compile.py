@@ -21,6 +21,7 @@ from dreamy_lens.features.sae_conditions import Conditions
 from dreamy_lens.features.shapes import Axes, Axis, ShapeProbe, listed
 from dreamy_lens.features.verification import checked_values
 from dreamy_lens.models.causality import check_causal, is_causal
+from dreamy_lens.models.experts import Experts
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.models.transfer import to_device
@@ -171,6 +172,31 @@ def _check_unit(axis: Axis, element: ex.Element, label: str, model: HookedModel)
         )
     if isinstance(element, ex.Span) and not range(size)[element.slice()]:
         raise FeatureRangeError(f"{label}: the slice takes none of the {size} {name}s.")
+
+
+@compiles(ex.ExpertNeuron)
+def _expert_neuron(compiler: Compiler, f: ex.ExpertNeuron) -> tuple[Axes, Compute]:
+    model, label, (name,) = compiler.model, f.long_label, f.named_hooks()
+    experts = Experts(model, f.layer, name, label)
+    experts.check(f.expert, f.index, label)
+
+    def compute(r: Readings) -> Tensor:
+        return experts.neuron(r[model].picked(name, f.position, label), f.expert, f.index).float()
+
+    return compiler.at(f.position, label), compute
+
+
+@compiles(ex.RouterLogit)
+def _router_logit(compiler: Compiler, f: ex.RouterLogit) -> tuple[Axes, Compute]:
+    model, label, (name,) = compiler.model, f.long_label, f.named_hooks()
+    experts = Experts(model, f.layer, name, label)
+    experts.check(f.expert, 0, label)
+    experts.check_router(label)
+
+    def compute(r: Readings) -> Tensor:
+        return experts.router_logit(r[model].picked(name, f.position, label), f.expert).float()
+
+    return compiler.at(f.position, label), compute
 
 
 @compiles(ex.Logit)

@@ -56,6 +56,52 @@ def neuron(layer: int, index: int, position: int = -1) -> ex.Feature:
     return hook(f"blocks.{ex.integer(layer, 'neuron')}.mlp.hook_post")[position, index]
 
 
+def expert_neuron(layer: int, expert: int, index: int, position: Any = -1) -> ex.ExpertNeuron:
+    """Return a neuron of one expert in a mixture of experts, read after its nonlinearity.
+
+    The value is what the expert's last linear map reads, before the router's weight. It is 0 at every token for which
+    the router does not choose the expert, so the gradient there is 0 too. TransformerLens has no hook point inside
+    experts: the value is computed from what the MLP reads, and compared with the layer when the feature is bound.
+
+    Args:
+        layer: Index of the layer, from 0.
+        expert: Index of the expert in its layer, from 0.
+        index: Index of the neuron in its expert, from 0.
+        position: Position at which the neuron is read: an integer, "bos", or a slice, which must then be reduced with
+            `.max()` or `.mean()`. Default: the last token.
+
+    >>> expert_neuron(1, 2, 3)
+    Feature(L1.E2.N3)
+    >>> expert_neuron(1, 2, 3, slice(None)).max()
+    Feature(expert_neuron(1, 2, 3, position=:).max())
+    """
+    layer, expert, index = (ex.integer(number, "expert_neuron") for number in (layer, expert, index))
+    if min(layer, expert, index) < 0:
+        raise FeatureError("expert_neuron(): layers, experts and neurons are counted from 0.")
+    return ex.ExpertNeuron(layer, expert, index, ex.position(position))
+
+
+def router(layer: int, expert: int, position: Any = -1) -> ex.RouterLogit:
+    """Return the logit that the router of a mixture of experts gives an expert: its linear map of what the MLP reads.
+
+    The logit is taken before any normalisation and correction, and has a gradient whether or not the expert is chosen.
+    A dream of it finds text that goes to the expert, where a dream of one of the expert's neurons can start.
+
+    Args:
+        layer: Index of the layer, from 0.
+        expert: Index of the expert in its layer, from 0.
+        position: Position at which the logit is read: an integer, "bos", or a slice, which must then be reduced with
+            `.max()` or `.mean()`. Default: the last token.
+
+    >>> router(1, 2) - router(1, 0)
+    Feature(router(1, 2) - router(1, 0))
+    """
+    layer, expert = (ex.integer(number, "router") for number in (layer, expert))
+    if min(layer, expert) < 0:
+        raise FeatureError("router(): layers and experts are counted from 0.")
+    return ex.RouterLogit(layer, expert, ex.position(position))
+
+
 class _Logit:
     """Constructor of logit features: `logit(token)`, and `logit.runner_up(token)` for the best other token."""
 

@@ -38,7 +38,7 @@ from dreamy_lens.features.algebra import (
     scaled,
     total,
 )
-from dreamy_lens.features.lexer import SHORT_NEURON, is_name, quote
+from dreamy_lens.features.lexer import SHORT_EXPERT_NEURON, SHORT_NEURON, is_name, quote
 from dreamy_lens.features.node import BOS, FUNCTIONS, METHODS, Element, Span, Writer, element, integer, position
 from dreamy_lens.features.sae_names import short_name, source_stamps
 from dreamy_lens.models.embedded import EMBEDDED_NAME
@@ -51,6 +51,7 @@ __all__ = [
     "Custom",
     "Directed",
     "Element",
+    "ExpertNeuron",
     "Feature",
     "Hook",
     "Latent",
@@ -62,6 +63,7 @@ __all__ = [
     "Product",
     "Projected",
     "Reduced",
+    "RouterLogit",
     "Scaled",
     "Span",
     "Standardised",
@@ -135,6 +137,59 @@ class Hook(Leaf, functions={"hook": ("name",), "neuron": ("layer", "index", "pos
         if (Span() if first is Ellipsis else first) != place:
             return None
         return Hook(self.name, (Span(), *(index[1:] if index and first is not Ellipsis else index)))
+
+
+@dataclass(frozen=True, repr=False)
+class ExpertNeuron(Leaf, functions={"expert_neuron": ("layer", "expert", "index", "position")}):
+    """A neuron of one expert in a mixture of experts; 0 where the router does not choose the expert."""
+
+    layer: int
+    expert: int
+    index: int
+    position: int | Span | str = -1
+
+    def write(self, writer: Writer) -> str:
+        """Return `L1.E2.N3`, or `expert_neuron(1, 2, 3, position=...)` at another position than the last."""
+        if self.position == -1:
+            return f"L{self.layer}.E{self.expert}.N{self.index}"
+        return f"expert_neuron({self.layer}, {self.expert}, {self.index}{writer.position(self.position)})"
+
+    def named_hooks(self) -> tuple[str, ...]:
+        """Return the hook point that the router and the experts read."""
+        return (f"blocks.{self.layer}.mlp.hook_in",)
+
+    def named_positions(self) -> tuple[Element, ...]:
+        """Return the position at which the neuron is read."""
+        return (self.position,)
+
+    def at_every_position(self, place: Element) -> ExpertNeuron | None:
+        """Return this neuron at every position, or None if its position is not `place`."""
+        return replace(self, position=Span()) if self.position == place else None
+
+
+@dataclass(frozen=True, repr=False)
+class RouterLogit(Leaf, functions={"router": ("layer", "expert", "position")}):
+    """The logit that the router of a mixture of experts gives an expert."""
+
+    layer: int
+    expert: int
+    position: int | Span | str = -1
+
+    def write(self, writer: Writer) -> str:
+        """Return `router(1, 2)`, with `position=...` at another position than the last."""
+        return f"router({self.layer}, {self.expert}{writer.position(self.position)})"
+
+    def named_hooks(self) -> tuple[str, ...]:
+        """Return the hook point that the router and the experts read."""
+        return (f"blocks.{self.layer}.mlp.hook_in",)
+
+    def named_positions(self) -> tuple[Element, ...]:
+        """Return the position at which the logit is read."""
+        return (self.position,)
+
+    def at_every_position(self, place: Element) -> RouterLogit | None:
+        """Return this logit at every position, or None if its position is not `place`."""
+        return replace(self, position=Span()) if self.position == place else None
 
 
 @dataclass(frozen=True, repr=False)
@@ -280,6 +335,7 @@ def _stands_alone(name: str) -> bool:
     return (
         is_name(name)
         and SHORT_NEURON.fullmatch(name) is None
+        and SHORT_EXPERT_NEURON.fullmatch(name) is None
         and name.rpartition(".")[2] not in METHODS
         and name not in FUNCTIONS
     )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from dreamy_lens.errors import FeatureSyntaxError
 
 SHORT_NEURON = re.compile(r"L([0-9]+)\.N([0-9]+)")
+SHORT_EXPERT_NEURON = re.compile(r"L([0-9]+)\.E([0-9]+)\.N([0-9]+)")
 NEURONS = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\w.])[lL]([0-9]+|\*)\.?[nN]([0-9]+|\*)(?!\w)')
 """A neuron, or many of them as in `L2.N*` or `L*.N3`; or a text in quotes, which has no groups."""
 WILD_NAME = re.compile(r"(?<![\w.])[A-Za-z_][\w.]*\*[\w.*]*")

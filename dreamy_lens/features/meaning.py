@@ -25,6 +25,8 @@ def is_off_at_zero(feature: Any) -> bool:
         return feature.factor > 0 and is_off_at_zero(feature.of)
     if isinstance(feature, ex.Latent):
         return not feature.pre_activation
+    if isinstance(feature, ex.ExpertNeuron):
+        return True
     return isinstance(feature, ex.Hook) and feature.name.endswith(".mlp.hook_post")
 
 
@@ -32,11 +34,18 @@ def reads_mlp(feature: Any) -> bool:
     """Return whether a feature for which :func:`is_off_at_zero` holds reads a neuron, and not a latent."""
     while isinstance(feature, (ex.Reduced, ex.Scaled)):
         feature = feature.of
-    return isinstance(feature, ex.Hook)
+    return isinstance(feature, (ex.Hook, ex.ExpertNeuron))
+
+
+def of_expert(feature: Any) -> bool:
+    """Return whether a feature for which :func:`is_off_at_zero` holds reads a neuron of an expert."""
+    return any(isinstance(node, ex.ExpertNeuron) for node in feature.walk())
 
 
 def before_nonlinearity(feature: Any) -> Any:
     """Return a feature that is off at zero as it is before the nonlinearity, where it has a slope everywhere.
+
+    What a neuron of an expert has before it is the router's logit, which decides whether it can be on.
 
     Args:
         feature: Feature for which :func:`is_off_at_zero` holds.
@@ -45,6 +54,8 @@ def before_nonlinearity(feature: Any) -> Any:
     def change(node: Any) -> Any:
         if isinstance(node, ex.Hook):
             return ex.Hook(f"{node.name.removesuffix('post')}pre", node.index)
+        if isinstance(node, ex.ExpertNeuron):
+            return ex.RouterLogit(node.layer, node.expert, node.position)
         return replace(node, pre_activation=True) if isinstance(node, ex.Latent) else None
 
     return feature.transform(change)

@@ -26,7 +26,7 @@ from dreamy_lens.errors import FeatureError, FeatureSyntaxError, misplaced, quot
 from dreamy_lens.features import constructors
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.directions import INLINE_PATTERN, Direction
-from dreamy_lens.features.lexer import NEURONS, SHORT_NEURON, WILD_NAME, Token, tokenise, unquote
+from dreamy_lens.features.lexer import NEURONS, SHORT_EXPERT_NEURON, SHORT_NEURON, WILD_NAME, Token, tokenise, unquote
 from dreamy_lens.features.node import FUNCTIONS, METHODS
 
 _NOT_A_FEATURE = "A number alone is not a feature; name a hook point or a logit."
@@ -231,6 +231,9 @@ class _Reader:
         return self.named(token.text, token.at)
 
     def named(self, name: str, at: int) -> ex.Feature:
+        of_expert = SHORT_EXPERT_NEURON.fullmatch(name)
+        if of_expert is not None:
+            return self.attempt(lambda: constructors.expert_neuron(*map(int, of_expert.groups())), at)
         match = SHORT_NEURON.fullmatch(name)
         if match is None:
             return ex.Hook(name)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _FOUND: weakref.WeakKeyDictionary[Any, dict[Any, str | None]] = weakref.WeakKeyDictionary()
 """Verdicts of each model, by name of the hook point and mode of the model."""
 
+_MIXTURE = "as in a mixture of experts"
+
 Test = Callable[[Evidence], "str | None"]
 """Function that returns why an activation does not have its meaning, or None if it has."""
 
@@ -71,8 +73,10 @@ def check_meaning(model: HookedModel, name: str) -> None:
     assert meaning is not None
     beside = [n for n in model.hook_names() if n.startswith(f"{layer}.") and _named(n)[1] is None]
     exist = f"The layer's other hook points: {', '.join(beside[:8])}{', …' if len(beside) > 8 else ''}. " * bool(beside)
+    number = re.search(r"\.([0-9]+)\.", name)
+    of_experts = f"Neuron 3 of expert 0 is written L{number[1]}.E0.N3. " if number and _MIXTURE in why else ""
     raise HookMeaningError(
-        f"{name} of {model.name} is not {meaning.noun}: {why}. {exist}`dreamy-lens hooks` shows the "
+        f"{name} of {model.name} is not {meaning.noun}: {why}. {exist}{of_experts}`dreamy-lens hooks` shows the "
         "shapes of all hook points."
     )
 
@@ -82,7 +86,7 @@ def check_meaning(model: HookedModel, name: str) -> None:
 
 def _neurons(e: Evidence) -> str | None:
     if "out" not in e.inputs:
-        return "this layer has no single last linear map whose inputs would be its neurons, as in a mixture of experts"
+        return f"this layer has no single last linear map whose inputs would be its neurons, {_MIXTURE}"
     if not same_numbers(e.activation, e.inputs["out"]):
         return "it differs from the input of the MLP's last linear map"
     if e.outputs["out"].shape[-1] != e.d_model:
@@ -92,7 +96,7 @@ def _neurons(e: Evidence) -> str | None:
 
 def _pre_activations(e: Evidence) -> str | None:
     if "out" not in e.inputs:
-        return "this layer has no single last linear map whose inputs would be its neurons, as in a mixture of experts"
+        return f"this layer has no single last linear map whose inputs would be its neurons, {_MIXTURE}"
     width = e.inputs["out"].shape[-1]
     if e.activation.shape[-1] != width:
         return f"it has {e.activation.shape[-1]} numbers and the layer has {width} neurons"

@@ -19,8 +19,11 @@ OPTIONS = ("trust_remote_code", "revision", "code_revision", "device_map", "max_
 
 
 def is_adapter(folder: Path) -> bool:
-    """Return whether a folder holds an adapter of the library peft."""
-    return (folder / ADAPTER_CONFIG).is_file()
+    """Return whether a folder holds an adapter of the library peft; a name that no folder can have holds none."""
+    try:
+        return (folder / ADAPTER_CONFIG).is_file()
+    except OSError:  # the name is too long
+        return False
 
 
 def base_of(folder: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dreamy_lens.errors import FeatureError, quoted
-from dreamy_lens.features.meaning import before_nonlinearity, is_off_at_zero, predicted_token, reads_mlp
+from dreamy_lens.features.meaning import before_nonlinearity, is_off_at_zero, of_expert, predicted_token, reads_mlp
 from dreamy_lens.features.parser import parse
 
 SILENT = 1e-6
@@ -37,10 +37,11 @@ def note_on_values(feature: str, best: float, evaluated: int, in_template: bool 
         )
         # A gated MLP multiplies what the nonlinearity gives by another number, which may be negative.
         gated = ", unless its MLP is gated, as in Llama, and it is on below 0" if reads_mlp(expression) else ""
+        before = "the router's logit of its expert" if of_expert(expression) else "its value before the nonlinearity"
         return (
             f"{name} never rose above 0 in {prompts}: none of them turns it on{gated}.{template * in_template} "
             "Look for text that does with a scan (`dreamy-lens scan`, dl.max_activating), and start there; dream of "
-            f"its value before the nonlinearity, {before_nonlinearity(expression).label}; or try another unit."
+            f"{before}, {before_nonlinearity(expression).label}; or try another unit."
         )
     if token is not None and in_template and best < 0:
         return (

@@ -338,6 +338,7 @@ def test_the_benchmark_parts(benchmark, monkeypatch, capsys):
     parts = benchmark("parts")
     monkeypatch.setattr(parts, "SHAPES", ((4, 8, 8),))
     monkeypatch.setattr(parts, "SEARCHES", ((4, 2, 2),))
+    monkeypatch.setattr(parts, "ITERATIONS", 2)
     parts.main(["--threads", "1", "--rounds", "1"])
     assert "n = 4, M = 2, r = 2" in capsys.readouterr().out
 

@@ -523,7 +523,7 @@ def corpus_of(shards: int, deadly: int | None = None) -> Corpus:
 
 def scanned(features: Any, corpus: Corpus, **settings: Any) -> Any:
     """Scan few windows of each block, because these tests are not about the model."""
-    usual = {"k": 4, "length": 6, "stride": 60, "sample": 30, "progress": False}
+    usual = {"k": 4, "length": 6, "stride": 600, "sample": 30, "progress": False}
     return dl.max_activating(features, models.family("neox").bridge, corpus, **(usual | settings))
 
 

@@ -16,6 +16,7 @@ import contextlib
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -112,12 +113,40 @@ class Graph:
                             to.detach().copy_(x)
 
 
+@cache  # torch reads the schema of an operation slowly, and a test starts a million of them
 def _kind(func: Any) -> str:
     """Whether an operation makes a new tensor, changes one, or only looks at one in another way."""
     returns = [r.alias_info for r in func._schema.returns]
     if any(a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments):
         return "change"
     return "view" if any(a is not None for a in returns) else "new"
+
+
+@cache
+def _named(func: Any) -> tuple[str, bool]:
+    """Name of an operation, and whether the host knows something afterwards that only the device knew."""
+    return func.overloadpacket.__name__, bool(_DEPENDENT & set(func.tags))
+
+
+_PLAIN = (torch.Tensor, str, int, float, type(None), torch.dtype, torch.device, slice)
+
+
+def _leaves(args: Any, kwargs: Any) -> list[Any]:
+    """What `tree_leaves` returns, found faster where nothing is nested."""
+    found: list[Any] = []
+    for x in (*args, *kwargs.values()):
+        if isinstance(x, _PLAIN):
+            found.append(x)
+        else:
+            found.extend(tree_leaves(x))
+    return found
+
+
+def _inner(x: Any) -> Any:
+    """What a value is in truth, with tensors on a device inside it too."""
+    if isinstance(x, Placed):
+        return x.inner
+    return x if isinstance(x, _PLAIN) else tree_map(lambda leaf: leaf.inner if isinstance(leaf, Placed) else leaf, x)
 
 
 @contextlib.contextmanager
@@ -165,8 +194,8 @@ class _Watch(TorchDispatchMode):
         self.waits = waits
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        counted = bool(_DEPENDENT & set(func.tags)) and not (kwargs or {}).get("output_size")
+        name, counted = _named(func)
+        counted = counted and not (kwargs or {}).get("output_size")
         if name in ("index", "index_put", "index_put_"):
             counted = any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
         if counted:
@@ -188,7 +217,7 @@ class Emulation(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        leaves = tree_leaves((args, kwargs))
+        leaves = _leaves(args, kwargs)
         placed = {id(x.inner): x for x in leaves if isinstance(x, Placed)}
         name = getattr(func, "__name__", "")
         if name == "__get__" and placed:
@@ -216,7 +245,7 @@ class Emulation(TorchFunctionMode):
         place = self._checked(func, name, leaves, list(placed.values()))
         if name in ("tolist", "__deepcopy__", "__repr__"):
             self.waits.note(name)
-        inner_args, inner_kwargs = tree_map(lambda x: x.inner if isinstance(x, Placed) else x, (args, kwargs))
+        inner_args, inner_kwargs = tuple(map(_inner, args)), {key: _inner(value) for key, value in kwargs.items()}
         asked = kwargs.get("device")
         if asked is not None:
             inner_kwargs["device"] = "cpu"
@@ -238,7 +267,7 @@ class Emulation(TorchFunctionMode):
                 return x
             return placed[id(x)] if id(x) in placed else Placed(x, place)
 
-        return tree_map(wrapped, out)
+        return wrapped(out) if isinstance(out, _PLAIN) else tree_map(wrapped, out)
 
     def _made(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
         """An operation on nothing, or on the host's tensors: maybe one that makes a tensor on the device."""

@@ -41,8 +41,10 @@ def test_the_files_that_the_readme_links_to_exist():
     assert local and all((README.parent / link).exists() for link in local)
 
 
-def test_the_demo_prints_a_frontier_and_writes_one_self_contained_page(tmp_path, capsys):
-    """As `make demo` does, with one iteration."""
+@pytest.mark.usefixtures("short_start")
+def test_the_demo_prints_a_frontier_and_writes_one_self_contained_page(tmp_path, monkeypatch, capsys):
+    """As `make demo` does, with one iteration, and with few prompts on the page."""
+    monkeypatch.setattr(demo, "SHOWN", 3)
     page = tmp_path / "dream.html"
     assert demo.main(["--iterations", "1", "--html", str(page)]) == 0
     printed = capsys.readouterr().out

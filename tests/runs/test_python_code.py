@@ -16,6 +16,8 @@ from dreamy_lens.panels.cells import frozen_attribution
 from dreamy_lens.runs.python_code import HOLE, run_code
 from tests.helpers.frozen_pages import frozen_state
 
+pytestmark = pytest.mark.usefixtures("short_start")
+
 SMALL: dict[str, Any] = {"iterations": 2, "length": 5}
 RUNS = {
     "defaults but for the size": {},

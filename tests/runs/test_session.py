@@ -564,9 +564,11 @@ def test_the_command_line_says_it_in_a_sentence(tmp_path, capsys):
     assert out.out == "" and out.err.startswith("dreamy-lens: The folder ") and "Traceback" not in out.err
 
 
-def test_the_demo_ends_with_the_line_that_repeats_it(tmp_path, capsys):
+@pytest.mark.usefixtures("short_start")
+def test_the_demo_ends_with_the_line_that_repeats_it(tmp_path, monkeypatch, capsys):
     from dreamy_lens import demo
 
+    monkeypatch.setattr(demo, "SHOWN", 3)
     feature, page = 'logit(" the") - logit(" a")', str(tmp_path / "page.html")
     assert demo.main(["--feature", feature, "--iterations", "1", "--seed", "3", "--html", page]) == 0
     out = capsys.readouterr().out

@@ -193,7 +193,7 @@ LAYOUT_FEATURES = (
 
 @pytest.mark.parametrize("name", ["gpt2", "neox", "gemma2"])
 @given(data=st.data())
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_whatever_the_layout_and_wherever_children_differ(name, data):
     feature = data.draw(st.sampled_from(LAYOUT_FEATURES), "feature")
     n, bos = data.draw(st.integers(1, 12), "n"), data.draw(st.booleans(), "bos")
@@ -431,14 +431,13 @@ def test_gradients_behind_a_template_are_those_of_whole_rows(family, template):
 # Whole searches.
 
 
-@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize(
     ("feature", "template"),
     [("L1.N3", None), ("log_prob(7)", None), ("blocks.1.attn.hook_z[-1, 1, 2]", None), ("L1.N3", "The{dream} over")],
 )
 @pytest.mark.parametrize("name", ["gpt2", "gemma2"])
-def test_a_dream_selects_the_same_populations(name, feature, template, seed):
-    chosen: dict[str, Any] = {"seed": seed, "iterations": 6}
+def test_a_dream_selects_the_same_populations(name, feature, template):
+    chosen: dict[str, Any] = {"seed": 1, "iterations": 6}
     if template:
         chosen["constraints"] = [rules_of.template(template)]
     bridge = models.family(name).bridge

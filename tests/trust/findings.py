@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 import dreamy_lens as dl
 from dreamy_lens.errors import DreamyLensError, HookMeaningError, HookNotFiredError, UnknownHookError
@@ -18,18 +19,32 @@ from dreamy_lens.models import as_hooked
 from dreamy_lens.scoring import Scorer
 from tests.trust.zoo import HEADS, LAYER, Architecture, bridge_of, plain_model
 
-RIGHT, REFUSED, WRONG = "right", "refused", "wrong"
+RIGHT, REFUSED, WRONG, NONE = "right", "refused", "wrong", "none"
 KINDS = (
     "fluency",
     "logit",
     "residual stream",
     "neuron",
+    "expert neuron",
     "pre-activation",
     "head output",
     "attention pattern",
     "gradient",
 )
 LENGTH, PROMPTS = 7, 3
+
+
+class _Products(TorchFunctionMode):
+    """Keeps the operands of every linear map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.nn.functional.linear, torch.Tensor.__matmul__, torch.Tensor.matmul):
+            self.seen.append((args[0], args[1]))
+        return func(*args, **(kwargs or {}))
 
 
 class Examination:
@@ -121,6 +136,48 @@ class Examination:
         )
         return feature, x[:, -1, i] - 2 * x[:, self.bos :, j].mean(1)
 
+    def expert_neuron(self) -> tuple[Any, Tensor]:
+        """Neuron of an expert at the last token, another one's mean, and a logit of the router.
+
+        A neuron is a number that the expert's last linear map reads, a logit one that the router's linear map writes.
+        """
+        parts = [module for module in self.layer.modules() if getattr(module, "down_proj", None) is not None]
+        stacked = [m for m in parts if isinstance(m.down_proj, Tensor) and m.down_proj.ndim == 3]
+        if not stacked:
+            return dl.expert_neuron(LAYER, 0, 0), torch.full((PROMPTS,), torch.nan)
+        (experts,) = stacked
+        given: list[Any] = []
+        handle = experts.register_forward_pre_hook(lambda module, args: given.append(args))
+        with torch.no_grad(), _Products() as products:
+            self.raw(**self.arguments, use_cache=False)
+        handle.remove()
+        if len(given[0]) < 3:  # the experts read all tokens, each times its weight
+            return dl.expert_neuron(LAYER, 0, 0), torch.full((PROMPTS,), torch.nan)
+        index = given[0][1]  # [token, chosen]
+        expert = int(index.reshape(PROMPTS, -1, index.shape[-1])[0, -1, 0])
+        other = next(e for e in range(len(experts.down_proj)) if e != expert and (index == e).any())
+        neurons = {}
+        for e in (expert, other):
+            tokens = (index.T == e).nonzero()[:, 1]  # those for which it is the first choice come first
+            (read,) = (x for x, weight in products.seen if torch.equal(weight, experts.down_proj[e]))
+            neurons[e] = read.new_zeros(len(index), read.shape[-1])
+            neurons[e][tokens] = read
+            neurons[e] = neurons[e].reshape(*self.rows.shape, -1)
+        i, j = (int(k) for k in self.random.integers(read.shape[-1], size=2))
+        feature = dl.expert_neuron(LAYER, expert, i) - 2 * dl.expert_neuron(LAYER, other, j, slice(None)).mean()
+        expected = neurons[expert][:, -1, i] - 2 * neurons[other][:, self.bos :, j].mean(1)
+        (mlp,) = (m for m in self.layer.children() if experts in m.modules())
+        shape = len(experts.down_proj), self.raw.config.hidden_size
+        (weight,) = (
+            module.weight
+            for module in mlp.modules()
+            if getattr(getattr(module, "weight", None), "shape", None) == shape
+        )
+        (x,) = (x for x, w in products.seen if w.shape == shape and torch.equal(w, weight))
+        bias = next((m.bias for m in mlp.modules() if getattr(m, "weight", None) is weight and "bias" in dir(m)), None)
+        logits = x @ weight.T + (0 if bias is None else bias)
+        return feature + dl.router(LAYER, other), expected + logits.reshape(*self.rows.shape, -1)[:, -1, other]
+
     def pre_activation(self) -> tuple[Any, Tensor]:
         """Pre-activation of a neuron, which is a number that one of the layer's linear maps writes."""
         feature = dl.hook(f"{self.block}.mlp.hook_pre")[-1, 5]
@@ -189,7 +246,9 @@ class Examination:
         return scorer.values(self.ids)
 
     def verdict(self, kind: str) -> tuple[str, str]:
-        """Return "right", "refused" or "wrong" for a kind of feature, and the reason."""
+        """Return "right", "refused" or "wrong" for a kind of feature, or "none" if there is none, and the reason."""
+        if kind == "expert neuron" and not any("expert" in name for name, _ in self.layer.named_modules()):
+            return NONE, ""
         make: Callable[[], tuple[Any, Tensor]] = getattr(self, kind.replace(" ", "_").replace("-", "_"))
         try:
             with warnings.catch_warnings():
@@ -225,8 +284,9 @@ def row(architecture: Architecture) -> str:
     verdicts = {kind: examination.verdict(kind) for kind in KINDS}
     reasons: dict[str, list[str]] = {}
     for kind, (verdict, why) in verdicts.items():
-        if verdict != RIGHT:
+        if verdict not in (RIGHT, NONE):
             reasons.setdefault(f"**{why}**" if verdict == WRONG else why, []).append(kind)
-    cells = ["yes" if verdict == RIGHT else "no" if verdict == REFUSED else "WRONG" for verdict, _ in verdicts.values()]
+    words = {RIGHT: "yes", REFUSED: "no", WRONG: "WRONG", NONE: "–"}
+    cells = [words[verdict] for verdict, _ in verdicts.values()]
     notes = "; ".join(f"{', '.join(kinds)}: {why}" for why, kinds in reasons.items())
     return f"| {architecture.family} | {' | '.join(cells)} | {notes} |"

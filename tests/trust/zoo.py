@@ -277,7 +277,7 @@ def plain_model(architecture: Architecture) -> Any:
     settings = {name: value for name, value in _GENERAL.items() if name in known}
     config = kind(**settings | {"vocab_size": len(tokenizer()) + PADDED} | architecture.settings)
     config.architectures = [architecture.name]
-    config._attn_implementation = "eager"
+    config._attn_implementation = config._experts_implementation = "eager"
     torch.manual_seed(0)
     model = getattr(hf, architecture.name)(config).eval().float()
     with torch.no_grad():

@@ -64,6 +64,8 @@ DONORS = 64
 """Number of recent parents whose beginnings are offered to others."""
 SWEPT_TOKENS = 8192
 """Number of tokens of prompts that the start may compute in order to try the tokens of one position."""
+LEAST_SWEPT = 512
+"""Number of these tokens that are tried at least."""
 PLACED = 64, 4
 """Number of the best of these tokens, and of the samples into which each is put."""
 _CROSS = KINDS.index("cross")
@@ -206,7 +208,7 @@ class _Run:
         assert isinstance(self.pool.surprisal, Tensor)
         surprisal = self.pool.surprisal[:, position]
         tokens = np.flatnonzero(self.constraints.allowed)
-        most = max(512, SWEPT_TOKENS // (self.config.length - position))
+        most = max(LEAST_SWEPT, SWEPT_TOKENS // (self.config.length - position))
         if len(tokens) > most:
             likely = surprisal.mean(0).masked_fill(~self.allowed, torch.inf)
             (tokens,) = yield HostTransfer((likely.topk(most, largest=False).indices,))
