@@ -141,9 +141,9 @@ def _choose(
     """Return the next token: the most probable one, or a sample."""
     if temperature == 0:
         return int(scores.argmax())
-    scaled = scores / temperature
-    order = np.argsort(-scaled, kind="stable")
-    probabilities = np.exp(scaled[order] - scaled[order[0]])
+    order = np.argsort(-scores, kind="stable")
+    with np.errstate(over="ignore"):  # at a tiny temperature all other tokens have probability 0
+        probabilities = np.exp((scores[order] - scores[order[0]]) / temperature)
     if top_k is not None:
         probabilities[top_k:] = 0
     if top_p is not None:

@@ -103,8 +103,8 @@ def _boot(name: str | os.PathLike[str] | None, embedded: bool, loading: _Loading
     _check_options(TransformerBridge.boot_transformers, options)
     dtype, device = _checked_dtype(loading.dtype), _checked_device(loading.device)
     adapter, called = loading.adapter, None
-    if not embedded and adapter is None and is_adapter(folder := Path(str(name)).expanduser()):
-        adapter = Path(os.path.abspath(folder))
+    if not embedded and adapter is None and _names_adapter(str(name)):
+        adapter = Path(os.path.abspath(Path(str(name)).expanduser()))
         source, called = _checked_source(base_of(adapter)), str(adapter)
     else:
         source = _embedded_folder() if embedded else _checked_source(str(name))
@@ -320,8 +320,16 @@ def _has_tokenizer_files(folder: str) -> bool:
     return any((Path(folder) / name).is_file() for name in _TOKENIZER_FILES)
 
 
+def _names_adapter(source: str) -> bool:
+    """Return whether the name of a model is that of an adapter's folder."""
+    return why_no_path(source) is None and is_adapter(Path(source).expanduser())
+
+
 def _adapter_folder(adapter: Any) -> Path:
     """Return the absolute path of an adapter's folder; raise ModelError if it is none."""
+    impossible = why_no_path(str(adapter))
+    if impossible is not None:
+        raise ModelError(f"{quoted(str(adapter))} cannot be an adapter's folder: {impossible}. Give another folder.")
     folder = Path(str(adapter)).expanduser()
     if not is_adapter(folder):
         what = "There is no folder" if not folder.is_dir() else "There is no adapter_config.json in the folder"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dreamy_lens._files import why_no_path
 from dreamy_lens.errors import ModelError, SettingsError, quoted, shorten
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -42,7 +43,7 @@ def base_of(folder: Path) -> str:
             f"The folder {quoted(str(folder), 300)} holds an adapter, and its {ADAPTER_CONFIG} names no model that it "
             f"belongs to. Name it: load_model(MODEL, adapter={quoted(str(folder), 300)})."
         )
-    if not Path(base).expanduser().is_absolute() and (folder / base).is_dir():
+    if why_no_path(base) is None and not Path(base).expanduser().is_absolute() and (folder / base).is_dir():
         return str((folder / base).resolve())  # a folder beside the adapter, wherever both were moved to
     return base
 

@@ -155,7 +155,7 @@ class Merged:
 
 
 def merge(runs: Iterable[MergeableRun | Merged]) -> Merged:
-    """Merge runs of one feature on one model with the same BOS and template.
+    """Merge runs of one feature on one model with the same BOS, and the same template or contexts.
 
     Seeds, settings and lengths may differ. Merged runs can be merged again.
 
@@ -163,15 +163,15 @@ def merge(runs: Iterable[MergeableRun | Merged]) -> Merged:
         runs: Runs, or merged runs. A run that is not finished is waited for.
 
     Raises:
-        SettingsError: There are no runs; or two runs differ in feature, model, BOS or template, so that their values
-            are not comparable. The message says which.
+        SettingsError: There are no runs; or two runs differ in feature, model, BOS, template or contexts, so that their
+            values are not comparable. The message says which.
     """
     parts: list[MergeableRun] = []
     for run in runs:
         parts.extend(run.runs if isinstance(run, Merged) else [run])
     if not parts:
         raise SettingsError("There are no runs to merge; give at least one.")
-    for name in ("feature", "model", "prepend_bos", "prefix", "suffix"):
+    for name in ("feature", "model", "prepend_bos", "contexts", "prefix", "suffix"):
         settings = [getattr(run.provenance, name) for run in parts]
         odd = next((i for i, setting in enumerate(settings) if setting != settings[0]), None)
         if odd is not None:
@@ -181,7 +181,8 @@ def merge(runs: Iterable[MergeableRun | Merged]) -> Merged:
                 shown = list(map(repr, both))
             raise SettingsError(
                 f"Runs 0 and {odd} differ in {name}: {shown[0]} and {shown[1]}. "
-                "Only runs with the same feature, model, prepend_bos and template are comparable; merge those."
+                "Only runs with the same feature, model, prepend_bos and template or contexts are comparable; merge "
+                "those."
             )
     counts = [run.frontier.evaluated for run in parts]
     evaluated = None if None in counts else sum(count or 0 for count in counts)

@@ -31,6 +31,9 @@ from dreamy_lens.search.protocol import Search, drive
 from dreamy_lens.search.score_cache import ScoreCache
 from dreamy_lens.search.steps import State, Step
 
+_OTHER = "other "
+"""Role of a model that only a part of the feature reads."""
+
 SAMPLE = 12
 """Number of a saved run's prompts that are scored again before the run continues."""
 
@@ -215,7 +218,15 @@ class Session:
     def identity(self) -> dict[str, Any]:
         """JSON values that identify the models and what their numbers depend on."""
         fluency = None if self.fluency_name is None else self._identity(self.scorer.fluency)
-        return {**self._identity(self.scorer.model), "fluency": fluency, "mixed": self.mixed}
+        identity = {**self._identity(self.scorer.model), "fluency": fluency, "mixed": self.mixed}
+        others = [{"name": other.name, **self._identity(other)} for other in self._others]
+        return {**identity, "others": others} if others else identity
+
+    @property
+    def _others(self) -> list[HookedModel]:
+        """Models that the feature reads besides the run's own two, in the order of the feature."""
+        own = (self.scorer.model.base, self.scorer.fluency.base)
+        return [model for model in dict.fromkeys(m.base for m in self.scorer.models) if model not in own]
 
     def _identity(self, model: HookedModel) -> dict[str, Any]:
         """Return JSON values that identify a model, computed once."""
@@ -266,20 +277,31 @@ class Session:
         if saved.get("fluency") and identity["fluency"]:
             former = str(record.fluency_name)
             pairs.append(("fluency ", self.scorer.fluency.name, former, saved["fluency"], identity["fluency"]))
+        others = [before for before in saved.get("others") or () if isinstance(before, dict)]
+        if len(others) == len(self._others):  # earlier versions saved none
+            pairs += [
+                (_OTHER, model.name, str(before.get("name")), before, after)
+                for model, before, after in zip(self._others, others, identity.get("others", ()), strict=True)
+            ]
         for role, present, former, before, after in pairs:
+            what = "another model that its feature reads" if role == _OTHER else f"another {role}model"
+            given = f"{'fluency_model=' if role else ''}model"
+            remedy = (
+                "Name that model as it was: load_run(path, feature=...)."
+                if role == _OTHER
+                else f"Give the {role}model of the run: load_run(path, {given})."
+            )
             for key in ("tokenizer", "n_layers", "d_vocab"):
                 if key in before and before[key] != after[key]:
                     raise RunFolderError(
                         f"The run was made on {former!r} with {key} {before[key]}, but {present!r} has {after[key]}: "
-                        f"it is another {role}model. Give the {role}model of the run: "
-                        f"load_run(path, {'fluency_model=' if role else ''}model)."
+                        f"it is {what}. {remedy}"
                     )
             kept = all(before.get(key) == after[key] for key in ("dtype", "device"))
             if kept and have_changed(before.get("weights"), after["weights"]):
                 raise RunFolderError(
-                    f"The run belongs to another {role}model: it was made on {former!r} with other weights than "
-                    f"{present!r} has now, as a fine-tuned model would have. Give the {role}model of the run: "
-                    f"load_run(path, {'fluency_model=' if role else ''}model)."
+                    f"The run belongs to {what}: it was made on {former!r} with other weights than "
+                    f"{present!r} has now, as a fine-tuned model would have. {remedy}"
                 )
         if record.provenance.prefix != self.scorer.prefix:
             raise RunFolderError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
@@ -12,7 +13,7 @@ import numpy as np
 
 from dreamy_lens._files import check_page, write_text
 from dreamy_lens._host import working
-from dreamy_lens.errors import ExamplesError, close_names
+from dreamy_lens.errors import ExamplesError, FeatureError, close_names
 from dreamy_lens.figures.protocols import TextDecoder
 from dreamy_lens.html.escaping import escape, with_tooltip
 from dreamy_lens.html.page import fragment, html_table
@@ -230,6 +231,18 @@ class Examples:
     def _numbers(self) -> Mapping[str, int]:
         return {label: i for i, label in reversed(list(enumerate(self.labels)))}
 
+    @cached_property
+    def _absolute(self) -> Mapping[str, int]:
+        """Numbers of the features that name files or folders, by their texts with absolute paths."""
+        from dreamy_lens.features.parser import parse
+
+        numbers: dict[str, int] = {}
+        for label, number in self._numbers.items():
+            if '"' in label:
+                with contextlib.suppress(FeatureError):  # features of Python objects have labels that do not parse
+                    numbers.setdefault(str(parse(label).absolute()), number)
+        return numbers
+
     def _index(self, feature: Any) -> int:
         """Return the number of a feature, or raise ExamplesError."""
         if isinstance(feature, (int, np.integer)) and not isinstance(feature, bool):
@@ -248,6 +261,8 @@ class Examples:
         for text in texts:
             if text in self._numbers:
                 return self._numbers[text]
+        if '"' in texts[-1] and texts[-1] in self._absolute:
+            return self._absolute[texts[-1]]
         raise ExamplesError(
             f"{_short(texts[-1])} is not among the {len(self):,} features of these examples.{self._nearest(texts[-1])}"
         )

@@ -45,9 +45,11 @@ class Combination:
             return values.mean(0)
         if self.kind == "min":
             return values.amin(0)
-        scaled = -values.double() if values.device.type == "cpu" else -values
-        count = torch.log(torch.tensor(float(len(values))))
-        return (-self.softness * (torch.logsumexp(scaled / self.softness, 0) - float(count))).float()
+        exact = values.double() if values.device.type == "cpu" else values
+        lowest = exact.amin(0)
+        # By expm1 and log1p no digit is lost, however large or small the softness is.
+        mean = torch.expm1((lowest - exact) / self.softness).mean(0)
+        return (lowest - self.softness * torch.log1p(mean)).float()
 
     def weights(self, values: Float[Tensor, "K B"]) -> Float[Tensor, "K B"]:
         """Return the derivative of the combined value with respect to the value in each context."""
@@ -55,7 +57,7 @@ class Combination:
             return torch.full_like(values, 1 / len(values))
         if self.kind == "min":
             return torch.zeros_like(values).scatter_(0, values.argmin(0, keepdim=True), 1.0)
-        return torch.softmax(-values / self.softness, 0)
+        return torch.softmax((values.amin(0) - values) / self.softness, 0)
 
 
 class ContextScorer(Scorer):

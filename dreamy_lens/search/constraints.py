@@ -451,6 +451,11 @@ def contexts(frames: Any, combine: str = "mean", *, softness: float = 1.0, gradi
     real = isinstance(softness, numbers.Real) and not isinstance(softness, bool)
     if not real or not 0 < softness < float("inf"):
         raise ConstraintError(f"softness is a number above 0, in the feature's units; got {quoted(softness)}.")
+    if not 1e-30 <= softness <= 1e30:
+        other = "min" if softness < 1 else "mean"
+        raise ConstraintError(f"softness is between 1e-30 and 1e30; for {quoted(softness)} write combine={other!r}.")
+    if combine != "soft_min" and softness != 1:
+        raise ConstraintError(f'softness= belongs to combine="soft_min", and combine is {combine!r}; leave it out.')
     if gradients_in is not None and (
         isinstance(gradients_in, bool) or not isinstance(gradients_in, numbers.Integral) or gradients_in < 1
     ):

@@ -163,6 +163,12 @@ def test_settings_are_checked(settings, sentence):
     assert sentence in str(error.value)
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-310, 1e-300, 1e-9])
+def test_the_smallest_temperatures_take_the_most_probable_token(temperature):
+    greedy = dl.generate("Return a copy of the", n_tokens=3)
+    assert dl.generate("Return a copy of the", n_tokens=3, temperature=temperature, top_p=0.9).ids == greedy.ids
+
+
 def test_one_prompt_at_a_time():
     with pytest.raises(PromptError, match="One prompt is continued at a time; got 2"):
         dl.generate(["Return", "Raise"])

@@ -10,7 +10,7 @@ import torch
 
 import dreamy_lens as dl
 from dreamy_lens.analysis import logit_effect
-from dreamy_lens.errors import FeatureError
+from dreamy_lens.errors import FeatureError, RunFolderError
 from tests.helpers.models import new_bridge, raw_model, tokenizer
 from tests.helpers.scorers import make_scorer
 
@@ -95,6 +95,26 @@ def test_it_has_a_text_form_and_a_saved_run_loads_both_models(tmp_path):
     run.save(tmp_path / "run")
     assert dl.load_run(tmp_path / "run").resume(1).iteration == 2
     assert dl.parse("L1.N3.on('x')") == dl.neuron(1, 3).on("x") != dl.neuron(1, 3).on("y")
+
+
+@pytest.mark.parametrize("text", ['{n} - {n}.on("base")', '{n} - mean_cross_entropy("base")'])
+def test_a_run_does_not_go_on_if_the_other_model_was_fine_tuned(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    raw = copy.deepcopy(raw_model("gpt2"))
+    for name in ("base", "tuned"):
+        raw.save_pretrained(name)
+        tokenizer().save_pretrained(name)
+    run = dl.dream(text.format(n=NEURON), "tuned", iterations=1, length=4, search="random", progress=False)
+    run.save("run")
+    assert dl.load_run("run").resume(1, progress=False).iteration == 2
+    with torch.no_grad():
+        for weight in raw.parameters():
+            weight += torch.randn_like(weight) * 1e-5  # so little that scores agree
+    raw.save_pretrained("base")
+    with pytest.raises(
+        RunFolderError, match=r"belongs to another model that its feature reads: .* with other weights than"
+    ):
+        dl.load_run("run").resume(1)
 
 
 def test_what_does_not_fit_is_refused(gpt2, llama):

@@ -162,3 +162,16 @@ def test_quantised_weights_compute_as_in_transformers(tmp_path):
     value = dl.score(dl.logit(12), ids, bridge, prepend_bos=False, share_prefixes=False).value[0]
     assert value == pytest.approx(float(expected[12]), abs=2e-3)
     assert float((expected - plain).abs().max()) > 1e-4  # the weights are rounded
+
+
+def test_folders_that_cannot_be_are_told():
+    with pytest.raises(ModelError, match="cannot be a model's folder: there is no such user"):
+        dl.load_model("~nobody-has-this-name/model")
+    with pytest.raises(ModelError, match="cannot be an adapter's folder: there is no such user"):
+        dl.load_model(adapter="~nobody-has-this-name/adapter")
+
+
+def test_an_adapter_whose_model_cannot_be_a_folder_is_told(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "~nobody-has-this-name/model"}')
+    with pytest.raises(ModelError, match="there is no such user"):
+        dl.load_model(tmp_path)

@@ -188,7 +188,14 @@ def test_merging_merged_runs_and_reading_them_back_gives_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("feature", "L2.N18"), ("model", "other"), ("prepend_bos", False), ("prefix", (1,))]
+    ("name", "value"),
+    [
+        ("feature", "L2.N18"),
+        ("model", "other"),
+        ("prepend_bos", False),
+        ("prefix", (1,)),
+        ("contexts", "min in 2 contexts (1f0c8a9d)"),
+    ],
 )
 def test_runs_that_do_not_compare_are_not_merged(name, value):
     with pytest.raises(SettingsError, match=f"Runs 0 and 2 differ in {name}: .*merge those"):

@@ -14,6 +14,7 @@ from dreamy_lens.errors import ExamplesError, FeatureError, SettingsError
 from dreamy_lens.scan import Examples, Histogram
 from tests.helpers.brute_scan import brute_scan, cut_windows
 from tests.helpers.fakes import HOSTILE, Reader
+from tests.helpers.models import raw_model, tokenizer
 from tests.helpers.scans import one, scanned
 
 TEXTS = [
@@ -205,3 +206,20 @@ def test_a_page_has_tabs_and_one_scale_and_fetches_nothing(found: Examples, tmp_
         len(found[0].quantile(q)) for q in (0.999, 0.99, 0.9, 0.5)
     )
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_features_with_paths_are_found_by_absolute_paths_and_in_cards(gpt2: Any, tmp_path: Path, monkeypatch: Any):
+    monkeypatch.chdir(tmp_path)
+    raw_model("gpt2").save_pretrained("base")
+    tokenizer().save_pretrained("base")
+    np.save("v.npy", np.ones(gpt2.bridge.cfg.d_model, dtype=np.float32))
+    texts = ('blocks.1.hook_resid_post[-1] @ "v.npy"', 'L1.N3 - L1.N3.on("base")')
+    examples = dl.max_activating(list(texts), gpt2.bridge, TEXTS, length=6, progress=False)
+    for number, text in enumerate(texts):
+        for key in (text, dl.parse(text).absolute(), str(dl.parse(text).absolute())):
+            assert examples[key].label == examples[number].label
+    with pytest.raises(ExamplesError, match="is not among the 2 features"):
+        examples[str(dl.parse(texts[0]).absolute()).replace("v.npy", "w.npy")]
+    settings = {"iterations": 1, "length": 4, "search": "random", "progress": False}
+    card = dl.card(texts[1], gpt2.bridge, TEXTS, scan={"length": 6}, continue_tokens=1, **settings)
+    assert card.examples.label == examples[1].label

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -24,6 +25,23 @@ PRE = "blocks.2.mlp.hook_pre[-1, 812]"
 SMALL = {"iterations": 3, "population": 3, "children": 6, "top_k": 16, "length": 5, "search": "epo", "progress": False}
 CONTEXTS = dl.constraints.contexts(["Return {dream}", "See also: {dream}.", "Raises an error"], "min")
 COMBINATIONS = [Combination("mean"), Combination("min"), Combination("soft_min", 0.3)]
+
+
+@pytest.mark.parametrize("softness", [1e-30, 1e-3, 1.0, 1e3, 1e6, 1e10, 1e30])
+def test_a_soft_minimum_is_exact_for_every_softness(softness):
+    values = torch.tensor([[6.1, -2.0, 3.0], [5.9, 4.0, 3.0], [7.3, 0.5, 3.0]])
+    v = [[Decimal(float(x)) for x in column] for column in values.T]
+    s = Decimal(softness)
+    with localcontext() as context:
+        context.prec = 80
+        context.Emax, context.Emin = 10**9, -(10**9)
+        low = [min(column) for column in v]
+        powers = [[(-(x - a) / s).exp() for x in column] for column, a in zip(v, low, strict=True)]
+        expected = [float(a - s * (sum(p) / 3).ln()) for a, p in zip(low, powers, strict=True)]
+        slopes = [[float(x / sum(p)) for x in p] for p in powers]
+    combination = Combination("soft_min", softness)
+    np.testing.assert_allclose(combination(values).numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(combination.weights(values).T.numpy(), slopes, rtol=2e-3, atol=1e-6)
 
 
 def in_contexts(feature, bridge, combination, frames=FRAMES, **settings):
@@ -205,6 +223,11 @@ def test_contexts_are_checked(arguments, sentence):
 
 def test_settings_of_contexts_are_checked():
     two = ["a {dream}", "b {dream}"]
+    for softness, other in ((1e-300, "min"), (1e300, "mean")):
+        with pytest.raises(ConstraintError, match=f"between 1e-30 and 1e30; .* combine='{other}'"):
+            dl.constraints.contexts(two, "soft_min", softness=softness)
+    with pytest.raises(ConstraintError, match="softness= belongs to combine=\"soft_min\", and combine is 'mean'"):
+        dl.constraints.contexts(two, softness=0.5)
     for softness in (0, -1, float("inf"), True, "x"):
         with pytest.raises(ConstraintError, match="softness is a number above 0"):
             dl.constraints.contexts(two, "soft_min", softness=softness)
