@@ -294,7 +294,7 @@ class AffineMaps:
 
         def combine(first: Tensor, *rest: Tensor) -> Tensor:
             if nonlinearity is None:
-                raise NoPathError(f"The nonlinearity of {mlp} is not known.")
+                raise NoPathError(f"The nonlinearity of {mlp} is not known. Decompose what it takes, {mlp}.hook_pre.")
             out = nonlinearity(first)
             return out * rest[0] if rest else out
 
@@ -308,7 +308,7 @@ class AffineMaps:
             bridge = self.component(name)
             holders += [getattr(bridge, "original_component", None), bridge]
         for holder in holders:
-            for attribute in ("act_fn", "act", "activation_fn", "activation"):
+            for attribute in ("act_fn", "act", "activation_fn", "activation", "gelu_impl"):
                 own = {} if holder is None else vars(holder)
                 found: Any = own.get("_modules", {}).get(attribute, own.get(attribute))
                 if callable(found):

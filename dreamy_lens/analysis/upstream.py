@@ -78,8 +78,9 @@ def decompose(
             f"{feature.label} reads more than one pass of one model (another model, or a text of several tokens after "
             "the prompt). Decompose its parts one by one."
         )
-    row = torch.as_tensor(frame.rows(ids[None], model), device=model.device)
-    with locked([model]), model.keep_hooks(), model.frozen():
+    # A caller may have switched gradients off; slopes are computed all the same.
+    with locked([model]), model.keep_hooks(), model.frozen(), torch.inference_mode(False), torch.enable_grad():
+        row = torch.as_tensor(frame.rows(ids[None], model), device=model.device)
         try:
             work = _Decomposition(scorer, model, row, frame.layout(len(ids)), quantity, int(steps))
             return work.result(ids, int(neurons))

@@ -15,6 +15,7 @@ import dreamy_lens as dl
 from dreamy_lens.errors import FeatureError, PromptError, RunFolderError, SettingsError
 from dreamy_lens.results import ModelComponent, Upstream
 from tests.helpers.models import compatible, family, new_bridge
+from tests.trust import zoo
 
 PROMPT = "The dog runs over the hill"
 DIRECTION = np.random.default_rng(0).normal(size=32).astype(np.float32)
@@ -71,6 +72,17 @@ def test_integrated_contributions_sum_to_the_value(family, name):
 def test_compatibility_mode_changes_no_sum(name):
     for feature in ("blocks.1.mlp.hook_pre[-1, 5]", 'logit("he")', "blocks.1.attn.hook_result[-1, 1, 2]"):
         check_sums(dl.upstream(feature, PROMPT, compatible(name).bridge))
+
+
+@pytest.mark.parametrize("name", ["BloomForCausalLM", "GPTJForCausalLM", "OPTForCausalLM", "PhiForCausalLM"])
+def test_other_blocks_norms_and_positions(name):
+    """ALiBi with a norm of the embedding, blocks with one norm for attention and MLP, positions with an offset."""
+    architecture = zoo.ARCHITECTURES[name]
+    model = zoo.bridge_of(architecture, zoo.plain_model(architecture))
+    for feature, quantity in (("L1.N5", "pre"), ("logit(5)", "value")):
+        found = dl.upstream(feature, [5, 9, 7, 30], model)
+        assert (found.method, found.quantity, found.notes) == ("exact", quantity, ())
+        check_sums(found)
 
 
 def test_logits_are_decomposed_before_a_soft_cap(family):
@@ -242,6 +254,9 @@ def test_what_cannot_be_decomposed_is_refused_with_the_reason(gpt2):
     for settings in ({"quantity": "half"}, {"neurons": -1}, {"steps": 0}, {"step": 3}):
         with pytest.raises(SettingsError):
             dl.upstream("L1.N5", PROMPT, gpt2.bridge, **settings)
+    for off in (torch.no_grad(), torch.inference_mode()):
+        with off:
+            check_sums(dl.upstream("L1.N5", PROMPT, gpt2.bridge))
     with pytest.raises(PromptError, match="One prompt is decomposed at a time"):
         dl.upstream("L1.N5", [PROMPT, PROMPT], gpt2.bridge)
 
