@@ -18,7 +18,8 @@ def ensemble(models: Iterable[Any], *, mean: str = "probabilities") -> Ensemble:
     base, chat]))`. Prefixes are shared in every member.
 
     Args:
-        models: Models in any form that `model=` takes; at least two.
+        models: Models in any form that `model=` takes; at least two. Where they differ in whether a BOS stands before
+            prompts, the first one decides.
         mean: "probabilities": the probability of a token is the mean of the members' (a mixture). "log_probs": it is
             their geometric mean, normalised (a product of experts), which is low where any member finds a token
             unlikely.

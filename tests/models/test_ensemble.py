@@ -142,3 +142,14 @@ def test_what_is_no_ensemble_is_refused(gpt2):
     for name in ('ensemble("a", 3)', "ensemble(a, b)", "ensemble("):
         with pytest.raises(ModelError, match="names no ensemble"):
             as_hooked(name)
+
+
+def test_the_first_member_decides_whether_a_bos_stands_before_prompts(tmp_path):
+    raw_model("gpt2").save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    with_bos, without = dl.load_model(tmp_path), dl.load_model(tmp_path)
+    with_bos.cfg.default_prepend_bos, without.cfg.default_prepend_bos = True, False
+    assert as_hooked(dl.ensemble([with_bos, without])).prepends_bos
+    assert not as_hooked(dl.ensemble([without, with_bos])).prepends_bos
+    scores = [dl.score(dl.log_prob(9), IDS[:1], dl.ensemble([without, with_bos]), prepend_bos=b) for b in (None, False)]
+    assert scores[0].value == scores[1].value and scores[0].cross_entropy == scores[1].cross_entropy

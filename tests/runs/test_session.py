@@ -363,7 +363,7 @@ def test_prompts_and_frontiers_are_copied_without_their_model(gpt2, whole, monke
     assert copy.deepcopy(frontier) == frontier and copy.deepcopy(frontier)[0].attribution(k=2).values.shape == (5, 2)
     data = pickle.dumps([prompt, frontier])
     assert len(data) < 20_000 and pickle.loads(data) == [prompt, frontier]
-    assert pickle.loads(data)[0]._attribute is None
+    assert pickle.loads(data)[0]._tools is None
 
 
 def test_a_pickled_prompt_asks_the_model_of_its_name(tmp_path):
