@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreamy_lens._host import silenced
 from dreamy_lens.api.signatures import scan_settings, show_settings
-from dreamy_lens.errors import ModelError, SettingsError, keywords_of, quoted
+from dreamy_lens.errors import ModelError, keywords_of, quoted
 
 if TYPE_CHECKING:
     from dreamy_lens._files import StrPath
@@ -49,16 +49,17 @@ def max_activating(
         config: Settings of the scan; None is the defaults of :class:`~dreamy_lens.scan.ScanConfig`.
         fluency_model: Model whose cross-entropy is measured, with the same tokenizer; None is `model`.
         dtype: Precision of a model that is given by name, such as "bfloat16"; None is float32.
-        out: Folder for the results. If it holds an unfinished scan, the scan continues; if it holds a finished scan,
-            that is opened.
+        out: Folder for the results, or a URL for which fsspec has a driver, such as `s3://bucket/scan`. If it holds an
+            unfinished scan, the scan continues; if it holds a finished scan, that is opened. At a URL, an unfinished
+            scan continues on the machine that began it, from a folder of the cache.
         cache: Whether, without `out`, to open a finished scan of the same model, corpus, features and settings, and to
             continue an unfinished one. Cached scans are in ``~/.cache/dreamy_lens/scans``, or in the folder `scans` of
             the path in the environment variable `DREAMY_LENS_CACHE`.
         ray: True distributes the scan over a Ray cluster: the one that this process is connected to or that
             `RAY_ADDRESS` names, or else a cluster that starts on this machine and ends with the scan. A text is the
             address of a cluster to join; a :class:`~dreamy_lens.cluster.RayConfig` also sets the number of workers and
-            the resources of each. The results are the same as without Ray. With Ray, `out` may be a URL such as
-            `s3://bucket/scan`; a folder must be visible to all workers.
+            the resources of each. The results are the same as without Ray. A folder `out` must be visible to
+            all workers.
         progress: Whether to show a progress bar; None shows it in terminals and notebooks.
         **settings: Fields of :class:`~dreamy_lens.scan.ScanConfig`, such as `k=8`, `length=6`, `tokens="500k"` or
             `cross_entropy=False`.
@@ -72,6 +73,7 @@ def max_activating(
         CorpusError: The corpus does not exist, or none of it can be read.
         ExamplesError: `out` holds another scan, or cannot be written.
         SettingsError: A setting is unknown or outside its range.
+        RunFolderError: There is no driver for the URL `out`.
         ClusterError: Ray is not installed or cannot be reached, or the workers do not become ready.
 
     >>> import dreamy_lens as dl
@@ -82,6 +84,8 @@ def max_activating(
     """
     from dreamy_lens.cluster.model_ref import ModelRef
     from dreamy_lens.cluster.ray_cluster import RayConfig
+    from dreamy_lens.cluster.remote_scan import scan_to_url
+    from dreamy_lens.cluster.shared_folder import SharedFolder
     from dreamy_lens.scan.config import ScanConfig
     from dreamy_lens.scan.scan import Scan
     from dreamy_lens.scan.storage import check_out
@@ -92,13 +96,12 @@ def max_activating(
     if out is not None:
         check_out(out)
     if ray_config is None:
-        if out is not None and "://" in str(out):
-            raise SettingsError(
-                f"out={str(out)!r} is a URL, and only a scan on a Ray cluster can write to it; add ray=True, or name a "
-                "folder."
-            )
+        place = SharedFolder(out) if out is not None and "://" in str(out) else None  # an error comes before the work
         local_model = _loaded(model, corpus) if dtype is None else ModelRef.of(model, dtype).loaded()
-        return Scan(features, local_model, corpus, config, fluency_model).run(out=out, cache=cache, progress=progress)
+        scan = Scan(features, local_model, corpus, config, fluency_model)
+        return (
+            scan.run(out=out, cache=cache, progress=progress) if place is None else scan_to_url(scan, place, progress)
+        )
     from dreamy_lens.cluster.cluster_scan import ClusterScan
 
     models = ModelRef.of(model, dtype), None if fluency_model is None else ModelRef.of(fluency_model)

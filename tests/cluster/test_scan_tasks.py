@@ -24,7 +24,7 @@ from dreamy_lens.cluster import (
 )
 from dreamy_lens.corpus import corpus as corpora
 from dreamy_lens.corpus import open_corpus
-from dreamy_lens.errors import ClusterError, CorpusError, ExamplesError, OutOfMemoryError, SettingsError
+from dreamy_lens.errors import ClusterError, CorpusError, ExamplesError, OutOfMemoryError, RunFolderError, SettingsError
 from dreamy_lens.scan import Checkpoint, Scan, ScanConfig, Scanner
 from tests.helpers import models
 
@@ -362,11 +362,7 @@ def test_values_at_tokens_are_shared_out(tmp_path, monkeypatch, always):
             r"is an option of RayConfig: give ray=RayConfig\(workers=",
         ),
         ({"ray": 7}, SettingsError, "ray is 7; use ray=True for a cluster that starts by itself"),
-        (
-            {"out": "s3://bucket/scan"},
-            SettingsError,
-            "is a URL, and only a scan on a Ray cluster can write to it; add ray=True",
-        ),
+        ({"out": "nowhere://bucket/scan"}, RunFolderError, r"cannot be reached: Protocol not known: nowhere"),
         ({"lenght": 3}, SettingsError, "There is no setting 'lenght'; did you mean length?"),
         ({"config": 3}, SettingsError, "config is a ScanConfig; got 'int'"),
         ({"dtype": "float16"}, SettingsError, "the model is in memory already"),
