@@ -75,7 +75,8 @@ def test_a_run_becomes_a_page_even_if_its_feature_has_no_gradient():
             raise NoGradientError("none")
         return attribution_of(asked.tokens, k)
 
-    frontier = Frontier.from_history(history, Pieces(), ORIGIN, attribute)
+    tools = SimpleNamespace(attribution=attribute)
+    frontier = Frontier.from_history(history, Pieces(), ORIGIN, tools)
     run = SimpleNamespace(
         passes={},
         provenance=ORIGIN,

@@ -15,7 +15,7 @@ from dreamy_lens.cli.main import main
 from dreamy_lens.errors import ConstraintError, PromptError, RunFolderError
 from dreamy_lens.models import as_hooked
 from dreamy_lens.panels.messages import PromptInspector
-from dreamy_lens.scoring import scorer
+from dreamy_lens.scoring import prompts
 from tests.helpers.by_hand import Pass
 from tests.helpers.models import BOS, Family
 from tests.helpers.scorers import make_scorer
@@ -179,7 +179,7 @@ def test_the_command_line_has_one_bos(capsys):
 
 
 def test_a_run_that_was_made_behind_two_bos_is_read_but_not_continued(gpt2, tmp_path, monkeypatch):
-    monkeypatch.setattr(scorer, "strip_bos", lambda ids, bos: ids)  # as it was before
+    monkeypatch.setattr(prompts, "strip_bos", lambda ids, bos: ids)  # as it was before
     small = {"length": 4, "iterations": 1, "population": 2, "children": 4}
     template = dl.constraints.template(BOS + "{dream}")
     dl.dream(FEATURE, gpt2.bridge, constraints=template, save_to=tmp_path / "run", **small)
