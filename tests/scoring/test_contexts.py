@@ -60,8 +60,11 @@ def combined(combination, values):
     return values.mean(0) if combination.kind == "mean" else values.min(0)
 
 
-@pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda c: c.kind)
-@pytest.mark.parametrize("feature", ["L1.N3", "logit(9)", "L0.N1 - 0.5 * mean_cross_entropy()"])
+@pytest.mark.parametrize(
+    ("feature", "combination"),
+    zip(["L1.N3", "logit(9)", "L0.N1 - 0.5 * mean_cross_entropy()"], COMBINATIONS, strict=True),
+    ids=["neuron, mean", "logit, min", "difference, soft_min"],
+)
 def test_scores_are_those_in_each_context_combined(family, feature, combination):
     scorer, parts = in_contexts(feature, family.bridge, combination)
     found, each = scorer.score(IDS), [part.score(IDS) for part in parts]
