@@ -1,4 +1,4 @@
-"""Prompts that nobody optimised, and a feature's values on them."""
+"""Random prompts and corpus windows, and a feature's values on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of prompts that nobody optimised, to calibrate dreams by: `baselines()`."""
+"""Values of a feature on random prompts and corpus windows, to compare dreams with: `baselines()`."""
 
 from __future__ import annotations
 

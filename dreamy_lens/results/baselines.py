@@ -32,7 +32,7 @@ QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """Values of a feature on prompts that nobody optimised.
+    """Values of a feature on prompts that were not optimised: random prompts and corpus windows.
 
     Attributes:
         name: What the prompts are: "random prompts" or "corpus windows".

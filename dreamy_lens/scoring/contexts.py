@@ -248,10 +248,10 @@ class JointContextScorer:
     def gradients(self, ids: dict[int, Any]) -> dict[int, Gradient]:
         """Compute gradients for prompts `[B_i, n]`, given by the number of their scorer; all have one length."""
         if self.scorers[0].drawn is not None:  # every search draws its own contexts
-            return {
-                i: s.gradient_on_device(rows) if isinstance(rows, Tensor) else s.gradient(rows)
-                for i, rows in ids.items()
-                for s in (self.scorers[i],)
-            }
+            found: dict[int, Gradient] = {}
+            for i, rows in ids.items():
+                scorer = self.scorers[i]
+                found[i] = scorer.gradient_on_device(rows) if isinstance(rows, Tensor) else scorer.gradient(rows)
+            return found
         gradients = [joint.gradients(ids) for joint in self._joints]
         return {i: self.scorers[i].combined_gradient([of_context[i] for of_context in gradients]) for i in ids}

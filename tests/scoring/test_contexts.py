@@ -262,7 +262,7 @@ def test_passages_are_drawn_from_a_corpus():
     assert np.isfinite(run.frontier.best().value)
 
 
-def test_one_scorer_of_a_context_is_not_the_scorer(gpt2):
+def test_work_is_counted_whole_rows_agree_and_lengths_are_checked_in_every_context(gpt2):
     scorer, _ = in_contexts("L1.N3", gpt2.bridge, Combination("mean"))
     assert isinstance(scorer, Scorer) and len(scorer.parts) == 3
     scorer.score(IDS)
@@ -286,3 +286,28 @@ def test_the_command_line_takes_contexts(capsys):
     with pytest.raises(SystemExit):
         main([*arguments, "--combine", "min"])
     assert "give them with --context" in capsys.readouterr().err
+
+
+def test_a_target_of_several_tokens_follows_the_prompt_in_each_context(gpt2):
+    """Against the plain model, by token ids: BOS, template, prompt, template, and then the target."""
+    text, vocabulary = " the dog", as_hooked(gpt2.bridge).vocabulary
+    target = vocabulary.target_ids(text)
+    scorer, _ = in_contexts(dl.log_prob(text, reduce="sum"), gpt2.bridge, Combination("min"))
+    expected = []
+    for before, after in FRAMES:
+        row = [gpt2.bos, *before, *IDS[0].tolist(), *after]
+        with torch.no_grad():
+            log_probs = gpt2.raw(torch.tensor([[*row, *target]])).logits[0].log_softmax(-1)
+        expected.append(sum(float(log_probs[len(row) - 1 + i, token]) for i, token in enumerate(target)))
+    assert scorer.score(IDS[0]).value[0] == pytest.approx(min(expected), abs=1e-4)
+
+
+def test_a_run_with_drawn_contexts_goes_on_as_if_it_had_not_stopped(tmp_path):
+    contexts = dl.constraints.contexts(
+        ["Return {dream}", "See also", "Raises"], "soft_min", softness=0.5, gradients_in=2
+    )
+    whole = dl.dream(PRE, constraints=contexts, **{**SMALL, "iterations": 4})
+    dl.dream(PRE, constraints=contexts, **{**SMALL, "iterations": 2}).save(tmp_path / "run")
+    opened = dl.load_run(tmp_path / "run")
+    opened.resume(2)
+    assert np.array_equal(opened.history.ids, whole.history.ids)

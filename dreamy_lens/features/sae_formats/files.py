@@ -47,7 +47,7 @@ class TensorFile:
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a tensor of SAELens' layout is in a file.
+    """Place of a tensor of SAELens' layout in a file.
 
     Attributes:
         name: Name in the file.
