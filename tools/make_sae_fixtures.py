@@ -6,7 +6,7 @@ Each library needs an environment of its own, because it cannot be installed bes
     python3 -m venv v_sp && v_sp/bin/pip install torch==2.13.0 eai-sparsify==1.3.3
     python3 -m venv v_dl && v_dl/bin/pip install torch==2.13.0 dictionary-learning==0.1.0
 
-    v_sl/bin/python tools/make_sae_fixtures.py saelens gemma_scope gemma_scope_2 circuit_tracer
+    v_sl/bin/python tools/make_sae_fixtures.py saelens gemma_scope gemma_scope_2 circuit_tracer releases
     v_sp/bin/python tools/make_sae_fixtures.py sparsify
     v_dl/bin/python tools/make_sae_fixtures.py dictionary_learning
 
@@ -306,6 +306,81 @@ def circuit_tracer() -> None:
 
 
 # Sparsify.
+
+
+RELEASES = {
+    "connor_rob_hook_z": ("ckkissane/attn-saes-gpt2-small-all-layers", "gpt2-small_L3_Hcat_z.pt"),
+    "deepseek_r1": ("qresearch/DeepSeek-R1-Distill-Llama-8B-SAE-l19", "DeepSeek-R1-Distill-Llama-8B-SAE-l19.pt"),
+    "goodfire": ("Goodfire/Llama-3.1-8B-Instruct-SAE-l19", "Llama-3.1-8B-Instruct-SAE-l19.pth"),
+    "qwen_scope": ("Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_5", "layer5.sae.pt"),
+    "llama_scope": ("fnlp/Llama3_1-8B-Base-LXR-8x", "Llama3_1-8B-Base-L15R-8x"),
+    "llama_scope_r1_distill": ("fnlp/Llama-Scope-R1-Distill", "800M-Slimpajama-0-OpenR1-Math-220k/L15R"),
+}
+"""Repository and path of one dictionary for each of the registry's formats that are read only by its loaders."""
+
+
+def releases() -> None:
+    """Files in the shapes that SAELens' loaders for single releases read, and what SAELens makes of them."""
+    from safetensors.torch import save_file
+
+    for kind, (repo, path) in RELEASES.items():
+        top = fresh("releases", kind)
+        file = top / repo.partition("/")[2] / path
+        (file.parent if file.suffix else file).mkdir(parents=True)
+        generator = torch.Generator().manual_seed(len(kind))
+
+        def draw(*shape: int, generator: torch.Generator = generator) -> torch.Tensor:
+            return 0.6 * torch.randn(*shape, generator=generator)
+
+        w_enc, w_dec, b_enc, b_dec = draw(D_IN, D_SAE), draw(D_SAE, D_IN), draw(D_SAE), draw(D_IN)
+        linear = {"encoder.weight": w_enc.T, "encoder.bias": b_enc, "decoder.weight": w_dec.T, "decoder.bias": b_dec}
+        linear = {name: tensor.contiguous() for name, tensor in linear.items()}
+        changed: dict[str, Any] = {"d_in": D_IN, "d_sae": D_SAE, "dtype": "float32"}
+        scale = None
+        if kind == "connor_rob_hook_z":
+            torch.save({"W_enc": w_enc, "W_dec": w_dec, "b_enc": b_enc, "b_dec": b_dec}, file)
+            config = {"act_size": D_IN, "dict_size": D_SAE, "act_name": "blocks.3.attn.hook_z", "l1_coeff": 2.0}
+            file.with_name(f"{file.stem}_cfg.json").write_text(json.dumps(config) + "\n")
+        elif kind == "goodfire":
+            torch.save({name.replace("coder.", "coder_linear."): tensor for name, tensor in linear.items()}, file)
+        elif kind == "deepseek_r1":
+            torch.save(linear, file)
+        elif kind == "qwen_scope":
+            content = {"W_enc": w_enc.T, "W_dec": w_dec.T, "b_enc": b_enc, "b_dec": b_dec}
+            torch.save({name: tensor.contiguous() for name, tensor in content.items()}, file)
+        elif kind == "llama_scope":
+            config = {"d_model": D_IN, "d_sae": D_SAE, "jump_relu_threshold": 0.35, "act_fn": "jumprelu"}
+            config |= {"hook_point_in": "blocks.15.hook_resid_post", "hook_point_out": "blocks.15.hook_resid_post"}
+            config |= {"dataset_average_activation_norm": {"in": 1.7, "out": 1.7}, "norm_activation": "dataset-wise"}
+            (file / "hyperparams.json").write_text(json.dumps(config, indent=1) + "\n")
+            (file / "checkpoints").mkdir()
+            save_file(linear, file / "checkpoints" / "final.safetensors")
+            scale = D_IN**0.5 / 1.7
+        else:
+            config = {"d_model": D_IN, "expansion_factor": D_SAE // D_IN, "act_fn": "jumprelu"}
+            config |= {"hook_point_in": "blocks.15.hook_resid_post", "hook_point_out": "blocks.15.hook_resid_post"}
+            (file / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+            save_file({**linear, "log_jumprelu_threshold": draw(D_SAE)}, file / "sae_weights.safetensors")
+            scale = 1.6
+        _expect_release(kind, repo, path, top, changed, scale)
+
+
+def _expect_release(kind: str, repo: str, path: str, top: Path, changed: dict[str, Any], scale: float | None) -> None:
+    """Write what SAELens computes for a release, as its `from_pretrained` loads it."""
+    from sae_lens.loading.pretrained_sae_loaders import NAMED_PRETRAINED_SAE_LOADERS, handle_config_defaulting
+    from sae_lens.saes.sae import SAE
+
+    loader = NAMED_PRETRAINED_SAE_LOADERS[kind]
+    with hub(top):
+        config, weights, _ = loader(repo, path, device="cpu", force_download=False, cfg_overrides=changed)
+    sae: Any = SAE.from_dict(handle_config_defaulting(config))
+    sae.process_state_dict_for_loading(weights)
+    sae.load_state_dict(weights)
+    if scale is not None:
+        sae.fold_activation_norm_scaling_factor(scale)
+    heads = (2, D_IN // 2) if kind == "connor_rob_hook_z" else None
+    x = rows() if heads is None else rows().unflatten(-1, heads)
+    expect(top, sae.encode, sae.decode, x=x)
 
 
 def sparsify() -> None:

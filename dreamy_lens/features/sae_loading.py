@@ -86,6 +86,10 @@ def load_sae(
         mapping = repr((sorted(tensors.items()), sorted((config or {}).items(), key=str)))
         return _sae(opened, hook, whose, ignored, str(given), mapping=mapping)
     found = locate_sae(given)
+    if found.tensors is not None:
+        config = {key: value for key, value in {**found.defaults, **found.overrides}.items() if value is not None}
+        opened = mapped.open_mapped(found.place, found.tensors, config, found.whose)
+        return _sae(opened, hook, found.whose, ignored, str(given))
     opened = open_folder(found.place, found.whose, found.defaults, found.overrides)
     if found.scale is not None and opened.encoder.normalisation == "expected_average_only_in":
         opened = replace(opened, encoder=replace(opened.encoder, normalisation="none", input_scale=found.scale))

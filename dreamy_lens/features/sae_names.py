@@ -78,3 +78,10 @@ def source_stamps(source: str) -> bytes:
         return file_stamps(source)
     place = PLACES.get(source)
     return source.encode() + (file_stamps(str(place)) if place is not None else b"")
+
+
+def commit_of(source: str) -> str | None:
+    """Return the commit of the Hub's repository from which a source was read in this process; None if there is none."""
+    place = PLACES.get(source)
+    found = re.search(r"/snapshots/([0-9a-f]{40})/", f"{place.as_posix()}/") if place is not None else None
+    return found[1] if found else None

@@ -16,7 +16,15 @@ from typing import Any
 
 from dreamy_lens.errors import SAEError, close_names, quoted, shorten
 from dreamy_lens.features.paths import checked_path
-from dreamy_lens.features.sae_formats import circuit_tracer, dictionary_learning, gemma_scope, saelens, sparsify
+from dreamy_lens.features.sae_formats import (
+    circuit_tracer,
+    dictionary_learning,
+    gemma_scope,
+    llama_scope,
+    saelens,
+    sparsify,
+)
+from dreamy_lens.features.sae_formats.checkpoints import CHECKPOINTS, Checkpoint
 from dreamy_lens.features.sae_formats.folders import CONFIGS, WEIGHTS, folder_of
 from dreamy_lens.features.sae_names import HUB, PLACES, RELEASES, REPOSITORY
 from dreamy_lens.models import hub
@@ -29,6 +37,8 @@ CONVERSIONS = {
     "gemma_2": {},
     "gemma_2_transcoder": {},
     "gemma_3": {},
+    "llama_scope": {},
+    "llama_scope_r1_distill": {},
     "mntss_clt_layer_transcoder": {},
     "mwhanna_transcoder": {
         "hook_name": "blocks.{layer}.mlp.hook_in",
@@ -52,6 +62,7 @@ class Located:
         defaults: Settings and conditions that the registry states, under the keys of SAELens, if its files do not.
         overrides: Settings and conditions of the registry that its files state wrongly.
         scale: Number that an activation is multiplied by first. None if the registry has none.
+        tensors: Names of the tensors in a single file, for each name of SAELens. None if the format has its own.
     """
 
     place: Path
@@ -59,6 +70,7 @@ class Located:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     scale: float | None = None
+    tensors: Mapping[str, str] | None = None
 
 
 def locate_sae(source: str) -> Located:
@@ -84,8 +96,17 @@ def locate_sae(source: str) -> Located:
 # The Hub.
 
 
-def _downloaded(source: str) -> Path:
-    """Return the folder of a dictionary in the cache of the Hub's client."""
+Fetch = Callable[[str], "Path | None"]
+"""Function that downloads a file of a repository; None if the repository has none of this name."""
+
+
+def _downloaded(source: str, find: Callable[[str, Fetch], Path | None] | None = None) -> Path:
+    """Return the place of a dictionary in the cache of the Hub's client.
+
+    Args:
+        source: Text that names the repository and the path in it.
+        find: Function of the path and a Fetch that downloads the files. None recognises the format.
+    """
     found = re.fullmatch(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?", source)
     if found is None or not REPOSITORY.fullmatch(found[1]):
         raise SAEError(
@@ -110,7 +131,7 @@ def _downloaded(source: str) -> Path:
 
     try:
         with hub.asked(source) as unanswered:
-            place = _fetched(path, fetch)
+            place = (find or _fetched)(path, fetch)
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError, ValueError) as error:
         kind = type(error).__name__
         why = {
@@ -135,7 +156,7 @@ def _downloaded(source: str) -> Path:
     )
 
 
-def _fetched(path: str, fetch: Callable[[str], Path | None]) -> Path | None:
+def _fetched(path: str, fetch: Fetch) -> Path | None:
     """Return the place of a dictionary after a download of its files, or None if there is none at a path."""
     above, _, last = path.rpartition("/")
     below = f"{above}/" if above else ""
@@ -163,7 +184,11 @@ def _fetched(path: str, fetch: Callable[[str], Path | None]) -> Path | None:
         return config.parent
     if (weights := fetch(f"{here}{gemma_scope.WEIGHTS[0]}")) is not None:
         return weights.parent
-    fetch(f"{here}{dictionary_learning.CONFIG}")
+    if (config := fetch(f"{here}{llama_scope.CONFIG}")) is not None:
+        return config.parent if fetch(f"{here}{llama_scope.WEIGHTS}") is not None else None
+    has_config = fetch(f"{here}{dictionary_learning.CONFIG}") is not None
+    if has_config and (weights := fetch(f"{here}{llama_scope.LATER[1]}")) is not None:
+        return weights.parent
     for name in (dictionary_learning.WEIGHTS, gemma_scope.WEIGHTS[1]):
         if (weights := fetch(f"{here}{name}")) is not None:
             return weights.parent
@@ -184,13 +209,22 @@ def _released(source: str) -> Located:
             f"The release {release} of SAELens has no dictionary {quoted(sae_id)}; it has {len(saes)}, among them "
             f"{', '.join(near)}. Name one: sae_id=..., or saelens://{release}/ID."
         )
-    conversion = entry.get("conversion_func")
+    conversion: Any = entry.get("conversion_func")
+    path = str(saes[sae_id].get("path"))
+    overrides = entry.get("config_overrides") or {}
+    if conversion in CHECKPOINTS:
+        return _checkpoint(CHECKPOINTS[conversion], source, entry, path, overrides)
+    if conversion == "temporal":
+        raise SAEError(
+            f"The release {release} holds temporal autoencoders, whose latents at one position depend on the "
+            "activations at all positions before it. dreamy_lens reads dictionaries that encode each position alone. "
+            "Compute the latents in a function of your own: dl.custom(name, hooks, function)."
+        )
     if conversion not in CONVERSIONS:
         raise SAEError(
             f"The release {release} is in the format {quoted(conversion)}, which dreamy_lens does not read. Load it "
             "with sae_lens beside transformer-lens 3.9, and give the object; or give its file with tensors={...}."
         )
-    path = str(saes[sae_id].get("path"))
     layer = re.search(r"layer[_s.]*([0-9]+)", path)
     defaults: dict[str, Any] = {"model_name": entry.get("model")}
     for key, value in CONVERSIONS[conversion].items():
@@ -198,11 +232,26 @@ def _released(source: str) -> Located:
             defaults[key] = value
         elif layer is not None:
             defaults[key] = value.format(layer=layer[1])
-    overrides = entry.get("config_overrides") or {}
     scale = saes[sae_id].get("norm_scaling_factor")
     place = _downloaded(f"{HUB}{entry.get('repo_id')}/{path}".rstrip("/"))
     number = float(scale) if isinstance(scale, (int, float)) else None
     return Located(place, f"The SAE {source}", defaults, overrides, number)
+
+
+def _checkpoint(
+    form: Checkpoint, source: str, entry: Mapping[str, Any], path: str, overrides: Mapping[str, Any]
+) -> Located:
+    """Return the dictionary of a release whose dictionaries are single files."""
+
+    def find(path: str, fetch: Fetch) -> Path | None:
+        if form.beside is not None:
+            fetch(form.beside(path))
+        return fetch(path)
+
+    repository = str(entry.get("repo_id"))
+    place = _downloaded(f"{HUB}{repository}/{path}", find)
+    defaults = {"model_name": entry.get("model"), **form.settings(repository, place)}
+    return Located(place, f"The SAE {source}", defaults, overrides, tensors=form.tensors)
 
 
 def registry() -> str:

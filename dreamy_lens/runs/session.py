@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from dreamy_lens.errors import ConstraintError, FeatureError, ModelError, RunFolderError
-from dreamy_lens.features.expressions import Feature
+from dreamy_lens.features.expressions import Feature, Latent
 from dreamy_lens.features.parser import feature_names, parse
+from dreamy_lens.features.sae_names import commit_of
 from dreamy_lens.models.embedded import EMBEDDED_NAME
 from dreamy_lens.models.hooked_model import HookedModel, keep_hooks
 from dreamy_lens.models.load import as_hooked
@@ -220,7 +221,15 @@ class Session:
         fluency = None if self.fluency_name is None else self._identity(self.scorer.fluency)
         identity = {**self._identity(self.scorer.model), "fluency": fluency, "mixed": self.mixed}
         others = [{"name": other.name, **self._identity(other)} for other in self._others]
-        return {**identity, "others": others} if others else identity
+        commits = self._commits
+        return identity | ({"others": others} if others else {}) | ({"dictionaries": commits} if commits else {})
+
+    @property
+    def _commits(self) -> dict[str, str]:
+        """Commits of the Hub's repositories from which the feature's dictionaries were read, by their source."""
+        sources = [node.sae for node in self.scorer.bound.feature.walk() if isinstance(node, Latent)]
+        found = {source: commit_of(source) for source in sources if isinstance(source, str)}
+        return {source: commit for source, commit in found.items() if commit is not None}
 
     @property
     def _others(self) -> list[HookedModel]:
@@ -323,10 +332,22 @@ class Session:
             # Where rounding differs, single scores may be far off, but not half of them.
             if (np.median(ratio) if tolerance > 1e-3 else ratio.max()) > 1:
                 worst = int(np.argmax(ratio))
+                self._check_commits(saved.get("dictionaries"))
                 raise RunFolderError(
                     f"The run belongs to another model: the {quantity} of one of its prompts was {former[worst]:.6g} "
                     f"on {saved_name!r} when the run was saved, and is {present[worst]:.6g} on {name!r}. Give the "
                     "model of the run: load_run(path, model), and its fluency_model= and feature= if it had its own."
+                )
+
+    def _check_commits(self, saved: Any) -> None:
+        """Raise RunFolderError if a dictionary is another one now than that of the saved scores."""
+        for source, commit in self._commits.items():
+            before = saved.get(source) if isinstance(saved, dict) else None
+            if before not in (None, commit):
+                raise RunFolderError(
+                    f"The run belongs to another dictionary: {source} was at commit {before[:12]} when the run was "
+                    f"made, and is at {commit[:12]} now. Name that commit: load_run(path, model, "
+                    f'feature=dl.sae_latent("hf://owner/repository@{before}/folder", ...)).'
                 )
 
 

@@ -22,6 +22,7 @@ POST = "blocks.1.hook_resid_post"
 
 LAYERS = {"circuit_tracer/transcoders": "layer_1.safetensors", "circuit_tracer/cross_layer": "W_enc_1.safetensors"}
 FOLDERS = sorted(path.parent.relative_to(RELEASED).as_posix() for path in RELEASED.rglob("expected.safetensors"))
+FOLDERS = [name for name in FOLDERS if not name.startswith("releases/")]  # tests/features/test_sae_sources.py has these
 
 
 def opened(folder: str, **options: Any) -> Any:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import dreamy_lens as dl
 from dreamy_lens.cli.main import main
-from dreamy_lens.errors import FeatureError, SAEError
+from dreamy_lens.errors import FeatureError, RunFolderError, SAEError
 from dreamy_lens.features import load_sae, sae_sources
 from dreamy_lens.features.sae_names import source_stamps, source_text
 from tests.features.test_sae_conditions import POST, prompts, saved
@@ -103,8 +103,29 @@ def test_a_feature_on_the_hub_is_scored_saved_and_read_again(gpt2, cache, tmp_pa
     run = dl.dream(str(feature), gpt2.bridge, iterations=1, length=5, wait=True, progress=False)
     run.save(tmp_path / "run")
     assert dl.load_run(tmp_path / "run").feature == feature
+    assert run.identity["dictionaries"] == {"hf://me/tiny/layer1": COMMIT}
     with pytest.raises(SAEError, match=r"The SAE hf://me/tiny/layer1 was trained on gpt2-small|cannot be told"):
         dl.score(dl.sae_latent("hf://me/tiny/layer1", 4), " a file")
+
+
+def test_a_run_knows_the_commit_of_its_dictionary(gpt2, cache, tmp_path, monkeypatch):
+    folder, weights = saved(tmp_path / "sae", 32, model_name="gpt2-small")
+    cache.add("me/tiny", Path(folder), "layer1")
+    feature = dl.sae_latent("hf://me/tiny/layer1", 4, pre_activation=True, ignore="model_name")
+    dl.dream(feature, gpt2.bridge, iterations=1, length=5, wait=True, progress=False).save(tmp_path / "run")
+    # The repository has another commit, with other numbers under the same name.
+    later = COMMIT[::-1]
+    home = next(cache.root.iterdir())
+    changed = home / "snapshots" / later / "layer1"
+    shutil.copytree(home / "snapshots" / COMMIT / "layer1", changed)
+    save_file({**weights, "W_enc": 2 * weights["W_enc"]}, changed / "sae_weights.safetensors")
+    (home / "refs" / "main").write_text(later)
+    monkeypatch.setattr(sae_sources, "_LOCATED", {})
+    with pytest.raises(RunFolderError, match=rf"hf://me/tiny/layer1 was at commit {COMMIT[:12]} .* is at {later[:12]}"):
+        dl.load_run(tmp_path / "run", gpt2.bridge).resume(1, progress=False)
+    pinned = dl.sae_latent(f"hf://me/tiny@{COMMIT}/layer1", 4, pre_activation=True, ignore="model_name")
+    run = dl.load_run(tmp_path / "run", gpt2.bridge, feature=pinned).resume(1, progress=False)
+    assert run.iteration == 2
 
 
 def test_the_command_line_takes_a_place_on_the_hub(cache, tmp_path, capsys):
@@ -191,6 +212,16 @@ def test_sae_id_joins_a_source_to_one_text(tmp_path):
 
 # The registry of SAELens.
 
+SINGLE = {
+    "connor_rob_hook_z": ("ckkissane/attn-saes-gpt2-small-all-layers", "gpt2-small_L3_Hcat_z.pt"),
+    "deepseek_r1": ("qresearch/DeepSeek-R1-Distill-Llama-8B-SAE-l19", "DeepSeek-R1-Distill-Llama-8B-SAE-l19.pt"),
+    "goodfire": ("Goodfire/Llama-3.1-8B-Instruct-SAE-l19", "Llama-3.1-8B-Instruct-SAE-l19.pth"),
+    "qwen_scope": ("Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_5", "layer5.sae.pt"),
+    "llama_scope": ("fnlp/Llama3_1-8B-Base-LXR-8x", "Llama3_1-8B-Base-L15R-8x"),
+    "llama_scope_r1_distill": ("fnlp/Llama-Scope-R1-Distill", "800M-Slimpajama-0-OpenR1-Math-220k/L15R"),
+}
+"""Repository and path of one dictionary of each release that has a format of its own; the files are in `released/`."""
+
 REGISTRY = f"""
 gpt2-small-res-jb:
   repo_id: jbloom/GPT2-Small
@@ -228,10 +259,21 @@ clt:
 strange:
   repo_id: x/y
   model: z
-  conversion_func: goodfire
+  conversion_func: of_tomorrow
+  saes:
+  - {{id: a, path: a}}
+temporal:
+  repo_id: x/y
+  model: z
+  conversion_func: temporal
   saes:
   - {{id: a, path: a}}
 """
+REGISTRY += "".join(
+    f"{kind}:\n  repo_id: {repository}\n  model: of-{kind}\n  conversion_func: {kind}\n"
+    f"  saes:\n  - {{id: a, path: {path}, norm_scaling_factor: 1.6}}\n"
+    for kind, (repository, path) in SINGLE.items()
+)
 
 
 @pytest.fixture
@@ -285,12 +327,78 @@ def test_releases_in_other_formats_are_read_with_what_the_registry_states(cache,
     assert len(load_sae("clt", sae_id="layer_1").output_hooks) == 3
 
 
+PLACES = {
+    "connor_rob_hook_z": ("blocks.3.attn.hook_z", 128),
+    "deepseek_r1": ("blocks.19.hook_resid_post", 1024),
+    "goodfire": ("blocks.19.hook_resid_post", None),
+    "qwen_scope": ("blocks.5.hook_resid_post", 1024),
+    "llama_scope": ("blocks.15.hook_resid_post", 1024),
+    "llama_scope_r1_distill": ("blocks.15.hook_resid_post", 1024),
+}
+
+
+@pytest.mark.parametrize("kind", SINGLE)
+def test_a_release_with_a_format_of_its_own_is_what_saelens_makes_of_it(cache, registry, kind):
+    repository, _ = SINGLE[kind]
+    cache.add(repository, RELEASED / "releases" / kind / repository.partition("/")[2])
+    known = load_file(RELEASED / "releases" / kind / "expected.safetensors")
+    sae = load_sae(kind, sae_id="a")
+    scale = known["latents"].abs().max()
+    assert (sae.encode(known["x"]) - known["latents"]).abs().max() <= 1e-5 * scale
+    for i in (0, 5, 15):
+        assert (sae.latent(known["x"], i) - known["latents"][:, i]).abs().max() <= 1e-5 * scale
+        row = sae.decoder_row(i)
+        assert (row - known["decoder"][i].flatten()).abs().max() <= 2e-5 * known["decoder"].abs().max()
+    conditions = sae.conditions
+    assert conditions is not None and conditions.model_name == f"of-{kind}"
+    assert (sae.hook_name, conditions.context_size) == PLACES[kind]
+    feature = dl.sae_latent(kind, 4, sae_id="a")
+    assert dl.parse(str(feature)) == feature and f'sae_latent("saelens://{kind}/a", 4' in str(feature)
+
+
+def test_llama_scope_on_the_hub_needs_no_registry(cache):
+    repository, path = SINGLE["llama_scope"]
+    folder = RELEASED / "releases/llama_scope" / repository.partition("/")[2]
+    cache.add(repository, folder)
+    known = load_file(RELEASED / "releases/llama_scope/expected.safetensors")
+    for sae in (load_sae(f"hf://{repository}/{path}"), load_sae(folder / path)):
+        assert (sae.encode(known["x"]) - known["latents"]).abs().max() <= 1e-5 * known["latents"].abs().max()
+    repository, path = SINGLE["llama_scope_r1_distill"]  # its files do not state the scale of the activations
+    folder = RELEASED / "releases/llama_scope_r1_distill" / repository.partition("/")[2] / path
+    with pytest.raises(SAEError, match="was trained on activations scaled by one number"):
+        load_sae(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"act_fn": "topk"}, "has act_fn = 'topk' in hyperparams.json; Llama Scope's dictionaries are jumprelu"),
+        ({"norm_activation": "token-wise"}, "norm_activation = 'token-wise'.*dreamy_lens computes dataset-wise"),
+        ({"use_glu_encoder": True}, "has use_glu_encoder in hyperparams.json, which dreamy_lens does not compute"),
+        ({"jump_relu_threshold": None}, "has jump_relu_threshold = None .* where a positive number is needed"),
+        ({"dataset_average_activation_norm": {}}, "has in = None in hyperparams.json, where a positive number"),
+        ({"d_sae": 7}, r"contradicts itself: W_enc is \[8, 16\].* beside d_sae = 7 in hyperparams.json"),
+    ],
+)
+def test_what_llama_scope_states_and_cannot_be_kept_is_refused(tmp_path, changes, sentence):
+    repository, path = SINGLE["llama_scope"]
+    shutil.copytree(RELEASED / "releases/llama_scope" / repository.partition("/")[2] / path, tmp_path / "sae")
+    config = tmp_path / "sae" / "hyperparams.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    with pytest.raises(SAEError, match=sentence):
+        load_sae(tmp_path / "sae")
+
+
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
         ("saelens://gpt2-small-res-jp/x", r"no release 'gpt2-small-res-jp'; did you mean gpt2-small-res-jb\?"),
         ("saelens://gpt2-small-res-jb/x", r"has no dictionary 'x'; it has 1, among them blocks\.1\.hook_resid_post"),
-        ("saelens://strange/a", r"in the format 'goodfire', which .* sae_lens beside transformer-lens 3\.9"),
+        ("saelens://strange/a", r"in the format 'of_tomorrow', which .* sae_lens beside transformer-lens 3\.9"),
+        (
+            "saelens://temporal/a",
+            r"depend on the activations at all positions before it.*dl\.custom",
+        ),
     ],
 )
 def test_what_the_registry_does_not_have_is_said(cache, registry, source, sentence):

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from dreamy_lens.errors import SAEError
-from dreamy_lens.features.sae_formats import circuit_tracer, dictionary_learning, gemma_scope, saelens, sparsify
+from dreamy_lens.features.sae_formats import (
+    circuit_tracer,
+    dictionary_learning,
+    gemma_scope,
+    llama_scope,
+    saelens,
+    sparsify,
+)
 from dreamy_lens.features.sae_formats.encoder import Opened
 
 WEIGHTS = (saelens.WEIGHTS, sparsify.WEIGHTS, *gemma_scope.WEIGHTS, dictionary_learning.WEIGHTS)
@@ -27,8 +34,8 @@ _FORMATS = (
 
 FORMATS_TEXT = (
     f"{saelens.CONFIG} and {saelens.WEIGHTS} (SAELens), {sparsify.CONFIG} and {sparsify.WEIGHTS} (sparsify), "
-    f"{dictionary_learning.CONFIG} and {dictionary_learning.WEIGHTS} (dictionary_learning), or "
-    f"{gemma_scope.WEIGHTS[0]} (Gemma Scope)"
+    f"{dictionary_learning.CONFIG} and {dictionary_learning.WEIGHTS} (dictionary_learning), "
+    f"{gemma_scope.WEIGHTS[0]} (Gemma Scope), or {llama_scope.CONFIG} and {llama_scope.WEIGHTS} (Llama Scope)"
 )
 
 
@@ -66,6 +73,9 @@ def open_folder(
             f"{FORMATS_TEXT}; one on the Hugging Face Hub is named hf://owner/repository/folder, and one in a release "
             "of SAELens saelens://release/id."
         )
+    later = all((place / name).is_file() for name in llama_scope.LATER) and not (place / saelens.CONFIG).is_file()
+    if later or (place / llama_scope.CONFIG).is_file():
+        return _completed(llama_scope.open_llama_scope(place, whose), defaults, overrides)
     form = next((form for form in _FORMATS if any((place / name).is_file() for name in form[0])), None)
     missing = form[1] if form is not None else saelens.CONFIG
     if form is None and (place / saelens.CONFIG).is_file():
