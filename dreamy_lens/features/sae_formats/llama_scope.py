@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamy_lens.errors import SAEError, quoted
-from dreamy_lens.features.sae_conditions import typed
+from dreamy_lens.features.sae_conditions import typed, unknown_keys
 from dreamy_lens.features.sae_formats.encoder import Encoder, Opened, check_tensors
 from dreamy_lens.features.sae_formats.files import Stored, arranged, check_numbers, json_settings, open_tensors
 
@@ -32,6 +32,17 @@ _TENSORS = {
     "b_dec": Stored("decoder.bias"),
     "threshold": Stored("log_jumprelu_threshold"),
 }
+USED = frozenset(
+    "act_fn apply_decoder_bias_to_pre_encoder d_model d_sae dataset_average_activation_norm expansion_factor "
+    "hook_point_in hook_point_out jump_relu_threshold norm_activation use_glu_encoder".split()
+)
+IRRELEVANT = frozenset(
+    "bias_init_method ddp_size decoder_exactly_fixed_norm device dtype init_decoder_norm init_encoder_norm "
+    "init_encoder_with_decoder_transpose jumprelu_threshold_window k_warmup_steps l1_coefficient "
+    "l1_coefficient_warmup_steps lp sae_pretrained_name_or_path sae_type seed sparsity_include_decoder_norm "
+    "strict_loading top_k tp_size use_batch_norm_mse use_decoder_bias use_ghost_grads".split()
+)
+"""Keys that decided the weights, which are there. SAELens does not use `sparsity_include_decoder_norm` either."""
 _CONDITIONS = {"prepend_bos": True, "context_size": 1024}
 """What the releases say of all their dictionaries."""
 
@@ -82,7 +93,7 @@ def open_llama_scope(folder: Path, whose: str) -> Opened:
         subtracts_b_dec=False,
         output_hook=written_at if written_at != read_at else None,
     )
-    return Opened(encoder, tensor, dict(_CONDITIONS), name)
+    return Opened(encoder, tensor, dict(_CONDITIONS), name, unknown_keys(config, USED | IRRELEVANT))
 
 
 def _check_kind(config: Mapping[str, Any], whose: str, name: str) -> None:
