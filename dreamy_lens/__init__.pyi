@@ -12,6 +12,7 @@ from .api.direction import direction as direction
 from .api.dream import dream as dream
 from .api.dream import load_run as load_run
 from .api.ensemble import ensemble as ensemble
+from .api.explain import explain as explain
 from .api.generate import generate as generate
 from .api.load import load as load
 from .api.max_activating import max_activating as max_activating

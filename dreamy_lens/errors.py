@@ -20,6 +20,7 @@
     ├── ClusterError            Ray is not installed or not reachable, or the workers cannot do the requested work
     ├── ExamplesError           examples from a corpus are damaged, lack a feature, or belong to another model
     ├── FileWriteError          a page, a figure or a table cannot be written (also an OSError)
+    ├── LLMError                a language model that is asked for words does not answer as it was asked to
     ├── WaitError               something outside this process did not answer in time (also a TimeoutError)
     └── OutOfMemoryError        a single prompt does not fit into memory
 
@@ -139,6 +140,10 @@ class FileWriteError(DreamyLensError, OSError):
 
 class WaitError(DreamyLensError, TimeoutError):
     """Something outside this process, such as a browser or a server, did not answer in time."""
+
+
+class LLMError(DreamyLensError):
+    """The language model that was asked for words does not answer, or not as it was asked to."""
 
 
 class OutOfMemoryError(DreamyLensError):

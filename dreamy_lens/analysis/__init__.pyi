@@ -1,5 +1,6 @@
 from .attribution import attribute as attribute
 from .attribution import attributions as attributions
+from .chat_endpoint import ChatEndpoint as ChatEndpoint
 from .continuation import continue_prompt as continue_prompt
 from .direct_path import DirectPath as DirectPath
 from .direct_path import NoPathError as NoPathError

@@ -103,7 +103,7 @@ def kind_of(path: str) -> str:
 def _load_file(path: str) -> Any:
     """Open a JSON file of a result, by the format that it names."""
     from dreamy_lens.comparison import comparison, storage
-    from dreamy_lens.results import attribution, baselines, frontier, merged, upstream
+    from dreamy_lens.results import attribution, baselines, explanation, frontier, merged, upstream
 
     kinds = {
         frontier.FORMAT: frontier.Frontier,
@@ -111,6 +111,7 @@ def _load_file(path: str) -> Any:
         attribution.FORMAT: attribution.Attribution,
         upstream.FORMAT: upstream.Upstream,
         baselines.FORMAT: baselines.Baselines,
+        explanation.FORMAT: explanation.Explanation,
         storage.FORMAT: comparison.Comparison,
     }
     content: Any = None
@@ -120,6 +121,6 @@ def _load_file(path: str) -> Any:
     if form not in kinds:
         raise RunFolderError(
             f"{quoted(path)} is a file, and not one of a frontier, of merged runs, of an attribution, of upstream "
-            "contributions, of baselines or of a comparison; a run, a sweep and a scan are folders."
+            "contributions, of baselines, of an explanation or of a comparison; a run, a sweep and a scan are folders."
         )
     return kinds[form].load(Path(path).expanduser())

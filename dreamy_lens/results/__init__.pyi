@@ -3,6 +3,10 @@ from .attribution import Substitute as Substitute
 from .baselines import Baseline as Baseline
 from .baselines import Baselines as Baselines
 from .continuation import Continuation as Continuation
+from .explanation import AnswerScore as AnswerScore
+from .explanation import Explanation as Explanation
+from .explanation import Prediction as Prediction
+from .explanation import Simulation as Simulation
 from .frontier import Frontier as Frontier
 from .history import History as History
 from .history import HistoryBuilder as HistoryBuilder

@@ -32,6 +32,7 @@ from dreamy_lens.search.steps import Step
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dreamy_lens.results.explanation import Explanation
     from dreamy_lens.runs.session import Session
 
 R = TypeVar("R", bound="RecordedRun")
@@ -262,6 +263,18 @@ class RecordedRun(RunControls):
         from dreamy_lens.analysis.upstream import decompose
 
         return self.use_model(lambda: decompose(self.session.scorer, prompt, **settings))
+
+    @property
+    def explanation(self) -> Explanation | None:
+        """Explanation that :func:`dreamy_lens.explain` wrote to the run's folder; None if there is none of this run."""
+        from dreamy_lens.results.explanation import STORED, Explanation
+
+        if self.folder is None or not (self.folder / STORED).is_file():
+            return None
+        found, origin = Explanation.load(self.folder / STORED), self.provenance
+        # The folder may hold another run than when the explanation was written.
+        same = (found.feature, found.model, found.seeds) == (origin.feature, origin.model, (origin.seed,))
+        return found if same else None
 
     def by_context(self, prompt: Any) -> pd.DataFrame:
         """Return the scores of a prompt in each context of a run with `contexts()`: context, value, cross_entropy.

@@ -407,3 +407,22 @@ def test_the_benchmark_floor(benchmark, monkeypatch, capsys):
     _, model, search, work, rate, least, taken, share, _ = row.split("|")
     assert (model.strip(), search.strip()) == ("embedded", "epo") and 0 < float(work) and 0 < float(rate)
     assert 0 < float(least) < float(taken) and 0 < int(share.strip().removesuffix("%")) < 100
+
+
+def test_the_benchmark_explanations(benchmark, tmp_path, monkeypatch, capsys):
+    explanations = benchmark("explanations")
+    ends = [f"{a} of file {i}, {b}." for i in range(9) for a in ("name", "size") for b in ("if given", "only")]
+    texts = [f"Return the {end} The result has the same type as the array, with its axes transposed." for end in ends]
+    monkeypatch.setattr(explanations.dl.corpus, "docstrings", lambda: texts)
+    out = tmp_path / "out.jsonl"
+    arguments = ["explanations.py", "--features", "2", "--iterations", "1", "--out", str(out)]
+    for _ in range(2):  # the second call continues, and has nothing to do
+        monkeypatch.setattr("sys.argv", arguments)
+        explanations.main()
+    printed = capsys.readouterr().out
+    assert len(out.read_text().splitlines()) == 2 and printed.count("of 2: L") == 2
+    row = {"auroc": {kind: dict.fromkeys(explanations.SIMILARITIES, 0.5) for kind in explanations.KINDS}}
+    better = {"auroc": {**row["auroc"], "dreams": dict.fromkeys(explanations.SIMILARITIES, 0.75)}}
+    table = explanations.table([row, better, {"feature": "x"}])
+    assert "2 of 3 features" in table and "AUROC, dreams   n-grams     median 0.625" in table
+    assert "dreams better than windows, embeddings: 50 % of features (0 to 100 %)" in table
