@@ -17,6 +17,7 @@ from .api.generate import generate as generate
 from .api.load import load as load
 from .api.max_activating import max_activating as max_activating
 from .api.score import score as score
+from .api.steer import steer as steer
 from .api.sweep import sweep as sweep
 from .api.upstream import upstream as upstream
 from .features.constructors import custom as custom

@@ -11,3 +11,4 @@ from .direct_path import logits_of as logits_of
 from .doctor import Finding as Finding
 from .doctor import examine as examine
 from .logit_effects import logit_effect as logit_effect
+from .steering import steer_prompt as steer_prompt

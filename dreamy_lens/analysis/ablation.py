@@ -287,10 +287,11 @@ def _result(
     prompts, draws = len(work.prompts), work.per_prompt
     assert base.logits is not None and rest.logits is not None
     before = log_softmax(base.logits)
-    after = log_softmax(rest.logits).reshape(-1, draws, prompts, before.shape[-1])
+    shape = len(rest.values) // (draws * prompts), draws, prompts
+    after = log_softmax(rest.logits).reshape(*shape, before.shape[-1])
     kl = kl_divergence(before, after).mean(1)  # [ablation, prompt]
-    values = rest.values.reshape(-1, draws, prompts, len(of)).mean(1)
-    raw = rest.logits.reshape(-1, draws, prompts, before.shape[-1])[..., list(chosen)].mean(1)
+    values = rest.values.reshape(*shape, len(of)).mean(1)
+    raw = rest.logits.reshape(*shape, before.shape[-1])[..., list(chosen)].mean(1)
     log_probs = after[..., list(chosen)].mean(1)
     own = [at - 1 for at, _ in plan]
     most = max(count for _, count in plan)

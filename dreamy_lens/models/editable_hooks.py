@@ -7,6 +7,7 @@ goes nowhere, or not everywhere where its name says. One pass over a few tokens 
 from __future__ import annotations
 
 import re
+import warnings
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,8 @@ def uneditable(model: HookedModel, name: str) -> str | None:
     known = _FOUND.setdefault(model.base, {})
     key = name, model.backend.mode
     if key not in known:
-        with model.lock, torch.no_grad(), model.backend.unhooked():
+        with model.lock, torch.no_grad(), model.backend.unhooked(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TransformerLens warns of a discarded edit; the error says it
             known[key] = _reason(model, name)
     return known[key]
 

@@ -18,6 +18,7 @@ from .prompt import Decoder as Decoder
 from .prompt import Prompt as Prompt
 from .prompt import Provenance as Provenance
 from .snapshot import Snapshot as Snapshot
+from .steering import Steering as Steering
 from .storage import read_folder as read_folder
 from .storage import write_folder as write_folder
 from .strips import StripScale as StripScale
