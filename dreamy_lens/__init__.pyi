@@ -3,6 +3,7 @@ from . import errors as errors
 from . import features as features
 from . import figures as figures
 from . import panels as panels
+from .analysis.logit_effects import logit_effect as logit_effect
 from .api.ablate import ablate as ablate
 from .api.attribution import attribute as attribute
 from .api.attribution import attribution as attribution
@@ -16,6 +17,7 @@ from .api.ensemble import ensemble as ensemble
 from .api.generate import generate as generate
 from .api.load import load as load
 from .api.max_activating import max_activating as max_activating
+from .api.patch import patch as patch
 from .api.score import score as score
 from .api.steer import steer as steer
 from .api.sweep import sweep as sweep

@@ -11,4 +11,5 @@ from .direct_path import logits_of as logits_of
 from .doctor import Finding as Finding
 from .doctor import examine as examine
 from .logit_effects import logit_effect as logit_effect
+from .patching import patch_prompt as patch_prompt
 from .steering import steer_prompt as steer_prompt

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from dreamy_lens.analysis.ablation_parts import Part, find_part, placebo_components, placebo_rows
+from dreamy_lens.analysis.ablation_parts import Part, find_part, placebo_components
+from dreamy_lens.analysis.feature_vectors import placebo_rows
 from dreamy_lens.analysis.interventions import (
     Intervention,
     Measurement,
@@ -21,6 +22,7 @@ from dreamy_lens.analysis.interventions import (
     log_softmax,
     measure,
     positions_of,
+    several,
 )
 from dreamy_lens.analysis.reference_prompts import reference_activations, reference_prompts
 from dreamy_lens.errors import SettingsError, quoted
@@ -90,8 +92,7 @@ def ablated_values(
     check_kind(kind)
     check_whole(draws=(draws, 1), seed=(seed, 0))
     scorer = model if isinstance(model, Scorer) else _scorer(model, feature, prepend_bos)
-    given = component if isinstance(component, (list, tuple)) else [component]
-    parts = [find_part(each, scorer.model, scorer.prepend_bos) for each in given]
+    parts = [find_part(each, scorer.model, scorer.prepend_bos) for each in several(component)]
     ids = as_ids(prompts, scorer.vocabulary, scorer.frame.bos)
     values = np.zeros(len(ids), dtype=np.float32)
     with locked([scorer.model]), scorer.model.keep_hooks():
@@ -143,7 +144,8 @@ class _Work:
         self.drawn: Int64[np.ndarray, "count n"] | None = None
         if kind != "zero":
             count = draws if kind == "resample" else 16
-            self.drawn, self.reference = reference_prompts(scorer, reference, count, prompts.shape[1], seed)
+            self.drawn, words = reference_prompts(scorer, reference, count, prompts.shape[1], seed)
+            self.reference = f"{len(self.drawn)} {words}"
         self.per_prompt = len(self.drawn) if kind == "resample" and self.drawn is not None else 1
         self._activations: dict[str, Tensor] = {}
 
@@ -189,12 +191,12 @@ class _Work:
 
 def ablate_parts(
     scorer: Scorer,
-    given: Sequence[Any],
+    given: Any,
     prompts: Any,
     *,
     kind: str = "mean",
-    of: Sequence[Any] = (),
-    tokens: Sequence[Any] = (),
+    of: Any = (),
+    tokens: Any = (),
     positions: Any = "all",
     reference: Any = None,
     draws: int = DRAWS,
@@ -221,15 +223,16 @@ def ablate_parts(
     check_kind(kind)
     check_whole(draws=(draws, 1), placebos=(placebos, 0), top=(top, 0), seed=(seed, 0))
     model, bos = scorer.model, scorer.prepend_bos
-    if not given:
+    listed = several(given)
+    if not listed:
         raise SettingsError("There is nothing to ablate: name components, such as ['L2.H3', 'L1.MLP'], or features.")
-    parts = [find_part(each, model, bos) for each in given]
+    parts = [find_part(each, model, bos) for each in listed]
     names = [part.name for part in parts]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise SettingsError(f"{twice} is given twice; every part is ablated once.")
-    bound = [bound_alone(each, model, bos, "an ablation") for each in of]
-    chosen = [model.vocabulary.token_id(token) for token in tokens]
+    bound = [bound_alone(each, model, bos, "an ablation") for each in several(of)]
+    chosen = [model.vocabulary.token_id(token) for token in several(tokens)]
     ids = as_ids(prompts, scorer.vocabulary, scorer.frame.bos)
     lengths = sorted({len(row) for row in ids})
     if len(lengths) > 1:
@@ -307,9 +310,9 @@ def _result(
     notes = (
         [f"There is no other component of its kind, so there is no placebo: {', '.join(without)}."] if without else []
     )
-    several = summary_of_contexts(scorer.origin)
-    if several:
-        notes.append(f"The prompts have {several}; the ablation is in the first context.")
+    contexts = summary_of_contexts(scorer.origin)
+    if contexts:
+        notes.append(f"The prompts have {contexts}; the ablation is in the first context.")
     mean_after = after.mean(1)
     shifts = tuple(
         tuple(token_changes(vocabulary, before[p], mean_after[i, p], top) for p in range(prompts)) for i in own

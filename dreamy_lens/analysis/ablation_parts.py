@@ -221,26 +221,3 @@ def placebo_components(
         left = [c for c in some if c.name not in taken]
         chosen += [left[i] for i in generator.permutation(len(left))]
     return chosen[:count]
-
-
-def placebo_rows(vector: FeatureVector, count: int, generator: np.random.Generator) -> list[tuple[Tensor, ...]]:
-    """Return vectors of the same length: other units for a unit, and random directions for directions and latents."""
-    if vector.kind == "unit":
-        row = vector.rows[0]
-        own = int(row.abs().flatten().argmax())
-        others = np.delete(np.arange(row.numel()), own)
-        found = []
-        for i in generator.permutation(others)[:count]:
-            other = torch.zeros(row.numel())
-            other[int(i)] = 1.0
-            found.append((other.view(row.shape),))
-        return found
-    drawn = []
-    for _ in range(count):
-        rows = []
-        for row in vector.rows:
-            noise = torch.from_numpy(generator.standard_normal(tuple(row.shape)).astype(np.float32))
-            noise = torch.where(row.abs().sum(-1, keepdim=True) > 0, noise, 0.0) if row.ndim > 1 else noise
-            rows.append(noise * (row.norm() / noise.norm().clamp_min(1e-30)))
-        drawn.append(tuple(rows))
-    return drawn

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -151,3 +152,26 @@ def _latent(f: ex.Latent, model: HookedModel, bos: bool | None) -> FeatureVector
     return FeatureVector(
         "latent", label, sae.hook_name, names, vectors, axes, 1.0, False, sae, f.latent, f.pre_activation
     )
+
+
+def placebo_rows(vector: FeatureVector, count: int, generator: np.random.Generator) -> list[tuple[Tensor, ...]]:
+    """Return vectors of the same length: other units for a unit, and random directions for directions and latents."""
+    if vector.kind == "unit":
+        row = vector.rows[0]
+        own = int(row.abs().flatten().argmax())
+        others = np.delete(np.arange(row.numel()), own)
+        found = []
+        for i in generator.permutation(others)[:count]:
+            other = torch.zeros(row.numel())
+            other[int(i)] = 1.0
+            found.append((other.view(row.shape),))
+        return found
+    drawn = []
+    for _ in range(count):
+        rows = []
+        for row in vector.rows:
+            noise = torch.from_numpy(generator.standard_normal(tuple(row.shape)).astype(np.float32))
+            noise = torch.where(row.abs().sum(-1, keepdim=True) > 0, noise, 0.0) if row.ndim > 1 else noise
+            rows.append(noise * (row.norm() / noise.norm().clamp_min(1e-30)))
+        drawn.append(tuple(rows))
+    return drawn

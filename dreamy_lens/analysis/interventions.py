@@ -325,6 +325,11 @@ def kl_divergence(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return np.maximum((p * difference).sum(-1), 0.0)
 
 
+def several(given: Any) -> list[Any]:
+    """Return a list of what a user gives as one or as a list: features, tokens, components."""
+    return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
 def bound_alone(feature: Any, model: HookedModel, prepend_bos: bool, what: str) -> BoundFeature:
     """Bind a feature that is read in an intervened pass.
 

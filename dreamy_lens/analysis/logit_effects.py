@@ -10,9 +10,8 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from dreamy_lens.analysis.direct_path import DirectPath, JoinedPaths, NoPathError, find_direct_path, logits_of
-from dreamy_lens.analysis.feature_vectors import FeatureVector, locate_vector
-from dreamy_lens.errors import SettingsError, quoted
-from dreamy_lens.features import expressions as ex
+from dreamy_lens.analysis.feature_vectors import FeatureVector, locate_vector, placebo_rows
+from dreamy_lens.errors import SettingsError, names_keywords, quoted
 from dreamy_lens.features.binding import bind
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.hooked_model import HookedModel
@@ -20,7 +19,16 @@ from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results.logit_effect import LogitEffect, TokenEffect
 
 
-def logit_effect(feature: Any, model: Any = None, count: int = 10, *, prepend_bos: bool | None = None) -> LogitEffect:
+@names_keywords
+def logit_effect(
+    feature: Any,
+    model: Any = None,
+    count: int = 10,
+    *,
+    placebos: int = 16,
+    seed: int = 0,
+    prepend_bos: bool | None = None,
+) -> LogitEffect:
     """Compute which tokens a feature promotes and suppresses most, by the direct path to the logits.
 
     A vector stands for the feature: a neuron's row of the output weights, a direction in the residual stream itself, or
@@ -29,10 +37,15 @@ def logit_effect(feature: Any, model: Any = None, count: int = 10, *, prepend_bo
     other; in a prompt, all of them are divided by one positive number. They are relative to the mean over all tokens,
     because a softmax ignores a change that is equal for all logits.
 
+    Beside them stand the spread over all tokens and the largest change of placebos: for a neuron of other neurons of
+    its hook point, and for a direction or a latent of random directions of the same length.
+
     Args:
         feature: Expression or its text.
         model: Bridge, Hugging Face id or folder; None is the embedded model.
         count: Number of promoted tokens, and of suppressed tokens, to return.
+        placebos: Number of placebos; 0 for none.
+        seed: Seed of the placebos. Equal settings give equal numbers.
         prepend_bos: Whether a BOS stands before every prompt; None follows the model's convention.
 
     Returns:
@@ -41,11 +54,13 @@ def logit_effect(feature: Any, model: Any = None, count: int = 10, *, prepend_bo
 
     Raises:
         FeatureError: The feature does not fit the model; the error may be of a subclass.
-        SettingsError: `count` is not a whole number, at least 1.
+        SettingsError: `count` is not a whole number, at least 1, or `placebos` or `seed` is none of at least 0.
 
     >>> effect = logit_effect("L2.N17", count=3)
     >>> len(effect.promoted), effect.promoted[0].change > 0 > effect.suppressed[0].change
     (3, True)
+    >>> effect.placebo_deviations.shape, 0 <= effect.share_below <= 1
+    ((16,), True)
     >>> print(logit_effect('logit(" the")'))
     The feature is a logit itself: its only effect is on that logit.
     """
@@ -53,13 +68,20 @@ def logit_effect(feature: Any, model: Any = None, count: int = 10, *, prepend_bo
         raise SettingsError(
             f"count is {quoted(count)}; it is the number of tokens to list in each direction, at least 1."
         )
+    for name, value in (("placebos", placebos), ("seed", seed)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+            raise SettingsError(f"{name} is {quoted(value)}; it is a whole number of at least 0.")
     hooked, expression = as_hooked(model), parse(feature)
     bind(expression, hooked, prepend_bos=prepend_bos)  # checks names, ranges and widths
     label = expression.label
     with hooked.lock:
         try:
-            vector, path, words = _locate(expression, hooked, prepend_bos)
+            found = locate_vector(expression, hooked, prepend_bos)
+            vector, path, words = _locate(found, hooked)
             effects = logits_of(hooked, path.follow(vector)).numpy().astype(np.float32)
+            others = placebo_rows(found, int(placebos), np.random.default_rng(seed))
+            along = [path.follow(rows[0] if len(rows) == 1 else torch.stack(rows)) for rows in others]
+            beside = [_centre(logits_of(hooked, x).numpy().astype(np.float32), hooked) for x in along]
         except NoPathError as error:
             return LogitEffect(label, (), (), None, str(error))
     values = _centre(effects, hooked)
@@ -73,7 +95,10 @@ def logit_effect(feature: Any, model: Any = None, count: int = 10, *, prepend_bo
         return tuple(TokenEffect(int(i), hooked.vocabulary.piece(int(i)), float(values[i])) for i in ids)
 
     promoted, suppressed = token_effects(order[:count]), token_effects(order[::-1][:count])
-    return LogitEffect(label, promoted, suppressed, values, _describe(words, path, values))
+    deviations = np.array([float(np.nanstd(each)) for each in beside])
+    largest = np.array([float(np.nanmax(np.abs(each))) for each in beside])
+    kind = "other units there" if found.kind == "unit" else "random directions of the same length"
+    return LogitEffect(label, promoted, suppressed, values, _describe(words, path, values), deviations, largest, kind)
 
 
 def _centre(effects: Float32[np.ndarray, " d_vocab"], model: HookedModel) -> Float32[np.ndarray, " d_vocab"]:
@@ -103,9 +128,8 @@ Location = tuple[Float[Tensor, "..."], DirectPath | JoinedPaths, str]
 """Vector at a hook point, the direct path from there, and a description of both."""
 
 
-def _locate(f: ex.Feature, model: HookedModel, bos: bool | None) -> Location:
-    """Find the vector at a hook point that a feature stands for, and the direct path from there."""
-    found = locate_vector(f, model, bos)
+def _locate(found: FeatureVector, model: HookedModel) -> Location:
+    """Return the vector that stands for a feature, with its sign, and the direct path from there."""
     first = found.writes[0]
     if len(found.writes) > 1:
         path = JoinedPaths(tuple(find_direct_path(model, name) for name in found.writes))

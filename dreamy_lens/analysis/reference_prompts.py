@@ -25,7 +25,7 @@ COUNT = 16
 def reference_prompts(
     scorer: Scorer, source: Any, count: int, length: int, seed: int
 ) -> tuple[Int64[np.ndarray, "prompts length"], str]:
-    """Return reference prompts of one length, and a description of them. Equal settings give equal prompts.
+    """Return reference prompts of one length, and a noun phrase for them. Equal settings give equal prompts.
 
     Args:
         scorer: Scorer whose BOS and template stand around the prompts.
@@ -42,14 +42,14 @@ def reference_prompts(
     model = scorer.model
     if source is not None:
         rows, name = windows_of_corpus(source, scorer.vocabulary, count, length, seed)
-        return rows, f"{len(rows)} windows of {length} tokens of {name}"
+        return rows, f"windows of {length} tokens of {name}"
     if not is_causal(model):
         raise ModelError(
             f"{model.name} sees later tokens, so it cannot write reference texts. Give some: reference=[text, ...] or "
             "a corpus."
         )
     samples = draw_samples(model, scorer.frame, count, length, scorer.allowed, {}, seed, 0)
-    return samples.ids.cpu().numpy(), f"{count} texts of {length} tokens that the model writes (temperature 1)"
+    return samples.ids.cpu().numpy(), f"texts of {length} tokens that the model writes (temperature 1)"
 
 
 def reference_activations(

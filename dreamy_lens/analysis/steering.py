@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dreamy_lens.analysis.ablation import check_whole, token_changes
-from dreamy_lens.analysis.ablation_parts import editable_vector, placebo_rows
-from dreamy_lens.analysis.feature_vectors import FeatureVector
+from dreamy_lens.analysis.ablation_parts import editable_vector
+from dreamy_lens.analysis.feature_vectors import FeatureVector, placebo_rows
 from dreamy_lens.analysis.interventions import (
     Measurement,
     Positions,
@@ -24,6 +24,7 @@ from dreamy_lens.analysis.interventions import (
     measure,
     positions_of,
     run_rows,
+    several,
 )
 from dreamy_lens.analysis.reference_prompts import COUNT, reference_activations, reference_prompts
 from dreamy_lens.errors import FeatureError, HookNotEditableError, ModelError, PromptError, SettingsError, quoted
@@ -36,6 +37,9 @@ from dreamy_lens.scoring.prompts import as_ids
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.frames import summary_of_contexts
 
+STRENGTHS = (4.0, 16.0, 64.0)
+"""Strengths at which a feature is changed, unless others are given."""
+
 LONGEST = 24
 """Number of tokens of a reference prompt, if the model's context has room."""
 
@@ -44,12 +48,12 @@ def steer_prompt(
     scorer: Scorer,
     prompt: Any,
     *,
-    strengths: Any,
+    strengths: Any = STRENGTHS,
     mode: str = "add",
     units: str = "sd",
     positions: Any = "all",
-    tokens: Sequence[Any] = (),
-    features: Sequence[Any] = (),
+    tokens: Any = (),
+    features: Any = (),
     n_tokens: int = 20,
     reference: Any = None,
     placebos: int = 4,
@@ -83,7 +87,7 @@ def steer_prompt(
     ids = found[0]
     layout = scorer.check_length(len(ids))
     where = positions_of(positions, layout)
-    chosen = [vocabulary.token_id(token) for token in tokens]
+    chosen = [vocabulary.token_id(token) for token in several(tokens)]
     feature = scorer.bound.feature
     vector = editable_vector(feature, model, bos, "steered")
     if vector.scaled and mode != "add":
@@ -91,7 +95,7 @@ def steer_prompt(
             f"{feature.label} divides by a length that depends on the activation, so there is no amount that sets it. "
             'Use mode="add", or the plain direction: hook[...] @ v.'
         )
-    bound = [scorer.bound, *(bound_alone(each, model, bos, "steering") for each in features)]
+    bound = [scorer.bound, *(bound_alone(each, model, bos, "steering") for each in several(features))]
     if n_tokens and not is_causal(model):
         raise ModelError(
             f"{model.name} sees later tokens, so it cannot continue a text. Give n_tokens=0 to steer without one."
@@ -132,9 +136,9 @@ def steer_prompt(
 
     step = 1 + len(stand_ins)
     notes = list(unit.notes)
-    several = summary_of_contexts(scorer.origin)
-    if several:
-        notes.append(f"The feature is scored {several}; the steering is in the first context.")
+    contexts = summary_of_contexts(scorer.origin)
+    if contexts:
+        notes.append(f"The feature is scored {contexts}; the steering is in the first context.")
     kinds = {"unit": "other units there", "direction": "random directions of the same length"}
     kind = kinds.get(vector.kind, "random directions of the length of the decoder's row")
     full = row[0].tolist()
@@ -174,12 +178,12 @@ def _checked(strengths: Any, mode: Any, units: Any) -> list[float]:
         raise SettingsError(
             f'units is {quoted(units)}; it is "sd" (standard deviations of the feature on reference prompts) or "raw".'
         )
-    several = [strengths] if isinstance(strengths, (int, float, np.number)) else strengths
+    given = [strengths] if isinstance(strengths, (int, float, np.number)) else strengths
     try:
-        numbers = [float(x) for x in several if not isinstance(x, (bool, str))]
+        numbers = [float(x) for x in given if not isinstance(x, (bool, str))]
     except (TypeError, ValueError):
         numbers = []
-    if not numbers or len(numbers) != len(list(several)) or not np.isfinite(numbers).all():
+    if not numbers or len(numbers) != len(list(given)) or not np.isfinite(numbers).all():
         raise SettingsError(f"strengths is {quoted(strengths)}; it is a finite number, or a list of them.")
     return numbers
 
@@ -211,6 +215,7 @@ def _unit(scorer: Scorer, vector: FeatureVector, mode: str, units: str, referenc
         room = (scorer.model.n_ctx or LONGEST + 8) - scorer.layout(0).total
         length = max(2, min(LONGEST, room))
         drawn, source = reference_prompts(scorer, reference, COUNT, length, seed)
+        source = f"{len(drawn)} {source}"
         seen = reference_activations(scorer, drawn, [vector.reads])[vector.reads]
         numbers = vector.coordinate(seen)[:, scorer.layout(0).bos :].double()
         mean, deviation = float(numbers.mean()), float(numbers.std(correction=0))
@@ -277,7 +282,7 @@ def _last_place(where: Positions, total: int) -> int:
 def _check_reached(
     model: HookedModel, vector: FeatureVector, measured: Measurement, rows: Sequence[Row], where: Positions, step: int
 ) -> None:
-    """Raise HookNotEditableError unless the activation that the model went on with has the coordinate that was asked."""
+    """Raise HookNotEditableError unless the activation that was read again has the coordinate that was asked for."""
     if vector.kind == "latent":
         return
     activation = measured.captured[vector.reads]

@@ -85,20 +85,17 @@ def ablate(
     >>> len(dl.ablate(top, prompt, kind="zero", placebos=0))
     3
     """
-    listed = list(of) if isinstance(of, (list, tuple)) else [of]
-    chosen = [tokens] if isinstance(tokens, (str, int)) else list(tokens)
-    given = list(parts) if isinstance(parts, (list, tuple)) else [parts]
     hooked = as_hooked(model)
     about: Feature = MeanCrossEntropy()
     scorer = scorer_around(contexts, about, hooked, prefix, suffix, prepend_bos=prepend_bos)
     with working("Ablating"):
         return ablate_parts(
             scorer,
-            given,
+            parts,
             prompts,
             kind=kind,
-            of=listed,
-            tokens=chosen,
+            of=of,
+            tokens=tokens,
             positions=positions,
             reference=reference,
             draws=draws,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dreamy_lens._host import working
-from dreamy_lens.analysis.steering import steer_prompt
+from dreamy_lens.analysis.steering import STRENGTHS, steer_prompt
 from dreamy_lens.api.signatures import parse_first
 from dreamy_lens.errors import names_keywords
 from dreamy_lens.models.load import as_hooked
@@ -20,7 +20,7 @@ def steer(
     prompt: Any,
     model: Any = None,
     *,
-    strengths: Any = (4.0, 16.0, 64.0),
+    strengths: Any = STRENGTHS,
     mode: str = "add",
     units: str = "sd",
     positions: Any = "all",
@@ -95,8 +95,6 @@ def steer(
     array([3.])
     """
     expression = parse_first(feature, prompt, "steer(feature, prompt)")
-    chosen = [tokens] if isinstance(tokens, (str, int)) else list(tokens)
-    others = list(features) if isinstance(features, (list, tuple)) else [features]
     hooked = as_hooked(model)
     scorer = scorer_around(contexts, expression, hooked, prefix, suffix, prepend_bos=prepend_bos)
     with working("Steering"):
@@ -107,8 +105,8 @@ def steer(
             mode=mode,
             units=units,
             positions=positions,
-            tokens=chosen,
-            features=others,
+            tokens=tokens,
+            features=features,
             n_tokens=n_tokens,
             reference=reference,
             placebos=placebos,

@@ -14,6 +14,7 @@ from .logit_effect import TokenEffect as TokenEffect
 from .merged import Merged as Merged
 from .merged import SavedRun as SavedRun
 from .merged import merge as merge
+from .patching import Patching as Patching
 from .prompt import Decoder as Decoder
 from .prompt import Prompt as Prompt
 from .prompt import Provenance as Provenance

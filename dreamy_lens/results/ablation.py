@@ -13,7 +13,7 @@ from dreamy_lens._files import check_page, write_text
 from dreamy_lens.errors import RunFolderError
 from dreamy_lens.features.parser import feature_names
 from dreamy_lens.figures.interventions import placebo_bars
-from dreamy_lens.html.escaping import Html, escape
+from dreamy_lens.html.escaping import Html, escape, visible
 from dreamy_lens.html.numbers import decimals, number
 from dreamy_lens.html.page import document, fragment, html_table
 from dreamy_lens.results.effect import TokenChange, change_words, mean_of_known, without_nan
@@ -250,7 +250,7 @@ class Ablation:
     def _columns(self) -> tuple[str, ...]:
         names = [feature_names(each)[0] for each in self.features]
         features = [word for name in names for word in (f"{name}", "placebo")]
-        targets = [word for token in self.targets for word in (f"log p {token!r}", "placebo")]
+        targets = [word for token in self.targets for word in (f"log p {visible(token, token=True)!r}", "placebo")]
         return ("part", "KL", "placebo", *features, *targets, "tokens that change most")
 
     def _rows(self) -> list[list[str]]:
@@ -262,7 +262,7 @@ class Ablation:
         placebo_logs = mean_of_known((self.placebo_log_probs - self.untouched_log_probs).mean(2), 1)
         placebo_kl = mean_of_known(self.placebo_kl.mean(2), 1)
         for i, part in enumerate(self.parts):
-            cells = [part, number(float(self.kl[i].mean()), places), number(float(placebo_kl[i]), places)]
+            cells = [visible(part), number(float(self.kl[i].mean()), places), number(float(placebo_kl[i]), places)]
             for effects, others in ((moved[i], placebo[i]), (logs[i], placebo_logs[i])):
                 for effect, other in zip(effects.tolist(), others.tolist(), strict=True):
                     own = decimals([effect], 3)

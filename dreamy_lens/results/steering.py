@@ -322,6 +322,4 @@ class Steering:
 def _columns_of(own: np.ndarray, placebos: np.ndarray) -> Sequence[tuple[np.ndarray, np.ndarray, int]]:
     """Return for each column the numbers, the means of the placebos, and the decimal places."""
     means = mean_of_known(placebos, 1)
-    return [
-        (own[:, j], means[:, j], decimals([*own[:, j], *means[:, j]], 3)) for j in range(own.shape[1])
-    ]
+    return [(own[:, j], means[:, j], decimals([*own[:, j], *means[:, j]], 3)) for j in range(own.shape[1])]

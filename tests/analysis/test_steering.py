@@ -168,9 +168,7 @@ def test_latents_are_moved_along_their_decoder_row(gpt2, tmp_path):
     settings = {"units": "raw", "features": [LATER], "n_tokens": 0, "placebos": 1}
     for mode, strength, change in (("add", 0.7, add), ("set", 3.0, put)):
         found = dl.steer(latent, IDS, gpt2.bridge, mode=mode, strengths=strength, **settings)
-        _, stream = run_changed(
-            gpt2.raw, [0, *IDS], outputs={block: change}, read=modules_of(gpt2.raw, 1)["block"]
-        )
+        _, stream = run_changed(gpt2.raw, [0, *IDS], outputs={block: change}, read=modules_of(gpt2.raw, 1)["block"])
         assert found.values[0, 1] == pytest.approx(float(stream[0, -1, 3]), abs=1e-4)
         assert any("row of the decoder" in note for note in found.notes)
 
@@ -226,17 +224,15 @@ def test_positions_are_those_of_features(gpt2):
     block = modules_of(gpt2.raw, 0)["neurons"]
     for positions, places in rows.items():
 
-        def put(x, places=list(places)):
-            x[:, places, 7] += 2.0
+        def put(x, places=tuple(places)):
+            x[:, list(places), 7] += 2.0
             return x
 
         given = list(positions) if isinstance(positions, tuple) else positions
         found = dl.steer(
             "L0.N7", IDS, gpt2.bridge, strengths=2, units="raw", positions=given, features=LATER, n_tokens=0, placebos=0
         )
-        _, stream = run_changed(
-            gpt2.raw, [0, *IDS], inputs={block: put}, read=modules_of(gpt2.raw, 1)["block"]
-        )
+        _, stream = run_changed(gpt2.raw, [0, *IDS], inputs={block: put}, read=modules_of(gpt2.raw, 1)["block"])
         assert found.values[0, 1] == pytest.approx(float(stream[0, -1, 3]), abs=1e-4), positions
     cut = dl.steer("L0.N7", IDS, gpt2.bridge, strengths=2, positions=slice(1, 3), n_tokens=0, placebos=0)
     assert cut.positions == "positions 1, 2"
