@@ -93,7 +93,10 @@ def document_of(result: Any) -> dict[str, Any]:
         names = ("feature", "value", "cross_entropy", "ids", "tokens", "drop_to_worst", "drop_to_best")
         document |= {name: getattr(result, name) for name in names}
     elif kind in ("Upstream", "Steering", "Ablation", "Patching"):
-        document |= {name: value for name, value in result.to_dict().items() if name not in ("format", "version")}
+        # The kind of an ablation has another name here, because "kind" is that of the result.
+        names = {"kind": "replacement"}
+        content = result.to_dict().items()
+        document |= {names.get(name, name): value for name, value in content if name not in ("format", "version")}
     elif kind == "Sweep":
         document |= {"features": result.features, "seeds": result.seeds, "settings": result.settings}
     elif kind == "Examples":

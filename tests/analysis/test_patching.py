@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -112,3 +115,13 @@ def test_hostile_tokens_stay_text():
     for page in (found.to_html(), found._repr_html_(), found.plot().svg):
         assert "<script>alert" not in page and "<b>" not in page and "\u202e" not in page
     assert "\u202e" not in str(found)
+
+
+def test_the_examples_of_the_documentation_run(tmp_path, monkeypatch):
+    page = Path(__file__).resolve().parents[2] / "docs" / "causal.md"
+    if not page.is_file():
+        pytest.skip("the documentation is not part of this copy")
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    exec(example, {})
+    assert "<svg" in (tmp_path / "patching.html").read_text(encoding="utf-8")
