@@ -36,6 +36,9 @@ from dreamy_lens.scoring.prompts import as_ids
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.frames import summary_of_contexts
 
+AT_ONCE = 1 << 24
+"""Most probabilities in memory at once."""
+
 DRAWS = 4
 """Number of reference prompts from which a resample ablation takes activations."""
 
@@ -255,8 +258,58 @@ def ablate_parts(
                 some = [stand_ins[i][k] for i in members]
                 runs.append(work.interventions([part for part, _ in some], [row for _, row in some]))
         base = work.measured(runs[:1])
-        rest = work.measured(runs[1:])
-    return _result(work, parts, together, plan, base, rest, of=bound, chosen=chosen, top=top, seed=seed)
+        after = _Outcomes(work, base, chosen, {at for at, _ in plan})
+        size = work.per_prompt * len(ids) * model.vocabulary.size
+        for i in range(1, len(runs), step := max(1, AT_ONCE // size)):
+            after.add(runs[i : i + step], i)
+    return _result(work, parts, together, plan, base, after, of=bound, chosen=chosen, top=top, seed=seed)
+
+
+class _Outcomes:
+    """What ablations gave, reduced to what a result needs, so that few distributions are in memory at once.
+
+    Args:
+        work: Ablations.
+        base: What the untouched model gave.
+        chosen: Ids of the chosen tokens.
+        shown: Numbers of the ablations whose changed tokens are listed.
+
+    Attributes:
+        before: Log-probabilities of the next token in the untouched model, `[prompt, d_vocab]`.
+        probabilities: Log of the mean probabilities over draws `[prompt, d_vocab]`, by number of the ablation.
+    """
+
+    def __init__(self, work: _Work, base: Measurement, chosen: Sequence[int], shown: set[int]) -> None:
+        assert base.logits is not None
+        self.work, self.chosen, self.shown = work, list(chosen), shown
+        self.before = log_softmax(base.logits)
+        self.probabilities: dict[int, np.ndarray] = {}
+        self._kl: list[np.ndarray] = []
+        self._values: list[np.ndarray] = []
+        self._logits: list[np.ndarray] = []
+        self._log_probs: list[np.ndarray] = []
+
+    def add(self, runs: Sequence[Sequence[Row]], first: int) -> None:
+        """Run some ablations, of which the first has the number `first`."""
+        measured = self.work.measured(runs)
+        assert measured.logits is not None
+        shape = len(runs), self.work.per_prompt, len(self.before)
+        logits = measured.logits.reshape(*shape, -1)
+        after = log_softmax(logits)
+        self._kl.append(kl_divergence(self.before, after).mean(1))
+        self._values.append(measured.values.reshape(*shape, measured.values.shape[1]).mean(1))
+        self._logits.append(logits[..., self.chosen].mean(1))
+        self._log_probs.append(after[..., self.chosen].mean(1))
+        for i in self.shown & set(range(first, first + len(runs))):
+            with np.errstate(divide="ignore"):
+                self.probabilities[i] = np.log(np.exp(after[i - first]).mean(0))
+
+    def joined(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return KL divergences `[N, P]`, values `[N, P, F]`, logits and log-probabilities `[N, P, T]`."""
+        kl, values, logits, log_probs = (
+            np.concatenate(each) for each in (self._kl, self._values, self._logits, self._log_probs)
+        )
+        return kl, values, logits, log_probs
 
 
 def _placebos(
@@ -279,7 +332,7 @@ def _result(
     together: Sequence[Sequence[int]],
     plan: Sequence[tuple[int, int]],
     base: Measurement,
-    rest: Measurement,
+    after: _Outcomes,
     *,
     of: Sequence[BoundFeature],
     chosen: Sequence[int],
@@ -287,15 +340,9 @@ def _result(
     seed: int,
 ) -> Ablation:
     scorer, vocabulary = work.scorer, work.scorer.vocabulary
-    prompts, draws = len(work.prompts), work.per_prompt
-    assert base.logits is not None and rest.logits is not None
-    before = log_softmax(base.logits)
-    shape = len(rest.values) // (draws * prompts), draws, prompts
-    after = log_softmax(rest.logits).reshape(*shape, before.shape[-1])
-    kl = kl_divergence(before, after).mean(1)  # [ablation, prompt]
-    values = rest.values.reshape(*shape, len(of)).mean(1)
-    raw = rest.logits.reshape(*shape, before.shape[-1])[..., list(chosen)].mean(1)
-    log_probs = after[..., list(chosen)].mean(1)
+    assert base.logits is not None
+    before, draws = after.before, work.per_prompt
+    kl, values, raw, log_probs = after.joined()
     own = [at - 1 for at, _ in plan]
     most = max(count for _, count in plan)
     names = [" + ".join(parts[i].name for i in members) for members in together]
@@ -313,9 +360,9 @@ def _result(
     contexts = summary_of_contexts(scorer.origin)
     if contexts:
         notes.append(f"The prompts have {contexts}; the ablation is in the first context.")
-    mean_after = after.mean(1)
     shifts = tuple(
-        tuple(token_changes(vocabulary, before[p], mean_after[i, p], top) for p in range(prompts)) for i in own
+        tuple(token_changes(vocabulary, *pair, top) for pair in zip(before, after.probabilities[at], strict=True))
+        for at, _ in plan
     )
     return Ablation(
         model=work.model.name,

@@ -94,9 +94,10 @@ def document_of(result: Any) -> dict[str, Any]:
         document |= {name: getattr(result, name) for name in names}
     elif kind in ("Upstream", "Steering", "Ablation", "Patching"):
         # The kind of an ablation has another name here, because "kind" is that of the result.
-        names = {"kind": "replacement"}
-        content = result.to_dict().items()
-        document |= {names.get(name, name): value for name, value in content if name not in ("format", "version")}
+        content = {name: x for name, x in result.to_dict().items() if name not in ("format", "version")}
+        if "kind" in content:
+            content["replacement"] = content.pop("kind")
+        document |= content
     elif kind == "Sweep":
         document |= {"features": result.features, "seeds": result.seeds, "settings": result.settings}
     elif kind == "Examples":

@@ -199,7 +199,17 @@ class Steering:
             name = f"Log-probability of {visible(self.targets[0], token=True)!r}"
             panels.append((name, self.log_probs[:, 0], self.placebo_log_probs[..., 0], self.untouched.log_probs[0]))
         axis = "strength, standard deviations" if self.units == "sd" else "strength"
-        return strength_curves(self.strengths, panels, axis, **settings)
+        strengths = self.strengths
+        if self.mode == "add" and 0.0 not in strengths:  # a strength of 0 is the untouched model
+            strengths = (0.0, *strengths)
+            panels = [
+                (
+                    *(title, np.concatenate([[base], own])),
+                    *(np.concatenate([np.full_like(others[:1], base), others]), base),
+                )
+                for title, own, others, base in panels
+            ]
+        return strength_curves(strengths, panels, axis, **settings)
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return a self-contained HTML page.

@@ -232,13 +232,14 @@ def test_prompts_and_runs_use_their_own_model_and_template():
     run = dl.dream(
         "L2.N17", iterations=1, population=2, children=4, length=5, constraints=rules, seed=0, search=dl.EPO()
     )
-    prompt = run.frontier.best()
-    ablation = prompt.ablate("L1.MLP", placebos=1)
+    prompts = [run.frontier.best(), [5, 9, 7, 30, 12]]
+    prompt = prompts[0]
+    ablation = prompt.ablate("L1.MLP", placebos=0)
     assert ablation.features == (str(dl.neuron(2, 17)),)
     assert any("first context" in note for note in ablation.notes)
-    steering = prompt.steer(strengths=5, n_tokens=2, placebos=1)
+    steering = prompt.steer(strengths=5, n_tokens=1, placebos=0, units="raw")
     assert steering.start == len(run.provenance.prefix) + 1 and steering.length == 5
-    patching = run.patch(prompt, placebos=1, layers=[2])
+    patching = run.patch(prompt, prompts[1], placebos=0, layers=[2])
     assert patching.denoising.shape[1] == 5 + len(run.provenance.suffix)
 
 
