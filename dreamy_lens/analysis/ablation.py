@@ -18,11 +18,13 @@ from dreamy_lens.analysis.interventions import (
     Positions,
     Row,
     bound_alone,
+    check_whole,
     kl_divergence,
     log_softmax,
     measure,
     positions_of,
     several,
+    token_changes,
 )
 from dreamy_lens.analysis.reference_prompts import reference_activations, reference_prompts
 from dreamy_lens.errors import SettingsError, quoted
@@ -31,7 +33,6 @@ from dreamy_lens.features.forward_pass import RowLayout
 from dreamy_lens.models.hooked_model import HookedModel, locked
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results.ablation import KINDS, Ablation
-from dreamy_lens.results.effect import TokenChange
 from dreamy_lens.scoring.prompts import as_ids
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.frames import summary_of_contexts
@@ -47,13 +48,6 @@ def check_kind(kind: Any) -> None:
     """Raise SettingsError unless `kind` is a kind of ablation."""
     if kind not in KINDS:
         raise SettingsError(f"kind is {quoted(kind)}; it is one of {', '.join(map(quoted, KINDS))}.")
-
-
-def check_whole(**numbers: tuple[Any, int]) -> None:
-    """Raise SettingsError unless each number, given with its least value, is a whole number of at least that."""
-    for name, (value, least) in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise SettingsError(f"{name} is {quoted(value)}; it is a whole number of at least {least}.")
 
 
 def ablated_values(
@@ -388,25 +382,4 @@ def _result(
         placebo_log_probs=placebo(log_probs),
         changes=shifts,
         notes=tuple(notes),
-    )
-
-
-def token_changes(vocabulary: Any, before: np.ndarray, after: np.ndarray, top: int) -> tuple[TokenChange, ...]:
-    """Return the tokens whose probability rises most, the largest first, and then those whose falls most.
-
-    Args:
-        vocabulary: Vocabulary of the model.
-        before: Log-probabilities of the untouched model `[d_vocab]`.
-        after: Log-probabilities after the intervention `[d_vocab]`.
-        top: Number of tokens in each direction.
-    """
-    difference = np.exp(after) - np.exp(before)
-    order = np.argsort(-difference, kind="stable")
-    up = [int(i) for i in order[:top] if difference[i] > 0]
-    down = [int(i) for i in order[::-1][:top] if difference[i] < 0]
-    return tuple(
-        TokenChange(
-            i, vocabulary.piece(i), float(np.exp(before[i])), float(np.exp(after[i])), float(after[i] - before[i])
-        )
-        for i in (*up, *down)
     )

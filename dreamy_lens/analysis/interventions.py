@@ -28,6 +28,7 @@ from dreamy_lens.features.parser import parse
 from dreamy_lens.features.shapes import Axes
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.transfer import to_host
+from dreamy_lens.results.effect import TokenChange
 
 AT_ONCE = 1 << 26
 """Most logits of one pass."""
@@ -349,3 +350,31 @@ def check_alone(bound: BoundFeature, model: HookedModel, what: str) -> None:
             f"{bound.feature.label} reads more than one pass of one model (another model, or a text of several tokens "
             f"after the prompt), and {what} changes one pass. Give a feature of this model alone."
         )
+
+
+def check_whole(**numbers: tuple[Any, int]) -> None:
+    """Raise SettingsError unless each number, given with its least value, is a whole number of at least that."""
+    for name, (value, least) in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise SettingsError(f"{name} is {quoted(value)}; it is a whole number of at least {least}.")
+
+
+def token_changes(vocabulary: Any, before: np.ndarray, after: np.ndarray, top: int) -> tuple[TokenChange, ...]:
+    """Return the tokens whose probability rises most, the largest first, and then those whose falls most.
+
+    Args:
+        vocabulary: Vocabulary of the model.
+        before: Log-probabilities of the untouched model `[d_vocab]`.
+        after: Log-probabilities after the intervention `[d_vocab]`.
+        top: Number of tokens in each direction.
+    """
+    difference = np.exp(after) - np.exp(before)
+    order = np.argsort(-difference, kind="stable")
+    up = [int(i) for i in order[:top] if difference[i] > 0]
+    down = [int(i) for i in order[::-1][:top] if difference[i] < 0]
+    return tuple(
+        TokenChange(
+            i, vocabulary.piece(i), float(np.exp(before[i])), float(np.exp(after[i])), float(after[i] - before[i])
+        )
+        for i in (*up, *down)
+    )

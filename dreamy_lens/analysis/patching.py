@@ -10,9 +10,16 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from dreamy_lens.analysis.ablation import check_whole
 from dreamy_lens.analysis.feature_vectors import positions_first
-from dreamy_lens.analysis.interventions import Measurement, Positions, Replacement, Row, check_alone, measure
+from dreamy_lens.analysis.interventions import (
+    Measurement,
+    Positions,
+    Replacement,
+    Row,
+    check_alone,
+    check_whole,
+    measure,
+)
 from dreamy_lens.analysis.reference_prompts import reference_prompts
 from dreamy_lens.errors import FeatureError, PromptError, SettingsError, quoted
 from dreamy_lens.features import expressions as ex

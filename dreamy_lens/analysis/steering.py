@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamy_lens.analysis.ablation import check_whole, token_changes
 from dreamy_lens.analysis.ablation_parts import editable_vector
 from dreamy_lens.analysis.feature_vectors import FeatureVector, placebo_rows
 from dreamy_lens.analysis.interventions import (
@@ -19,12 +18,14 @@ from dreamy_lens.analysis.interventions import (
     Shift,
     bound_alone,
     check_alone,
+    check_whole,
     kl_divergence,
     log_softmax,
     measure,
     positions_of,
     run_rows,
     several,
+    token_changes,
 )
 from dreamy_lens.analysis.reference_prompts import COUNT, reference_activations, reference_prompts
 from dreamy_lens.errors import FeatureError, HookNotEditableError, ModelError, PromptError, SettingsError, quoted
