@@ -26,7 +26,7 @@ from dreamy_lens.analysis.interventions import (
     several,
     token_changes,
 )
-from dreamy_lens.analysis.reference_prompts import reference_activations, reference_prompts
+from dreamy_lens.analysis.reference_prompts import COUNT, reference_activations, reference_prompts
 from dreamy_lens.errors import SettingsError, quoted
 from dreamy_lens.features.binding import BoundFeature
 from dreamy_lens.features.forward_pass import RowLayout
@@ -140,7 +140,7 @@ class _Work:
         self.reference, self.source, self.seed = "", reference, seed
         self.drawn: Int64[np.ndarray, "count n"] | None = None
         if kind != "zero":
-            count = draws if kind == "resample" else 16
+            count = draws if kind == "resample" else COUNT
             self.drawn, words = reference_prompts(scorer, reference, count, prompts.shape[1], seed)
             self.reference = f"{len(self.drawn)} {words}"
         self.per_prompt = len(self.drawn) if kind == "resample" and self.drawn is not None else 1

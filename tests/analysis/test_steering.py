@@ -201,6 +201,39 @@ def test_a_transcoder_is_read_at_one_place_and_written_at_another(gpt2, tmp_path
     assert any("computed before the change" in note for note in found.notes)
 
 
+def test_a_cross_layer_transcoder_writes_at_every_layer_from_its_own_on(gpt2, tmp_path):
+    g = torch.Generator().manual_seed(4)
+    rows = torch.randn(6, 2, 32, generator=g)
+    encoder, bias = torch.randn(6, 32, generator=g), torch.randn(6, generator=g)
+    save_file({"W_enc_0": encoder, "b_enc_0": bias}, tmp_path / "W_enc_0.safetensors")
+    save_file({"W_dec_0": rows}, tmp_path / "W_dec_0.safetensors")
+    hooks = "feature_input_hook: mlp.hook_in\nfeature_output_hook: mlp.hook_out\n"
+    (tmp_path / "config.yaml").write_text(hooks)
+    latent = dl.sae_latent(tmp_path / "W_enc_0.safetensors", 4)
+    first, last = modules_of(gpt2.raw, 0), modules_of(gpt2.raw, 1)
+    kept = {}
+
+    def look(x):
+        kept["latent"] = (x @ encoder[4] + bias[4]).relu()
+        return x
+
+    def put(x, layer):
+        x[:, 1:] += (3.0 - kept["latent"][:, 1:])[..., None] * rows[4, layer]
+        return x
+
+    found = dl.steer(
+        latent, IDS, gpt2.bridge, mode="set", strengths=3, units="raw", features=LATER, n_tokens=0, placebos=1
+    )
+    _, stream = run_changed(
+        gpt2.raw,
+        [0, *IDS],
+        inputs={first["mlp"]: look},
+        outputs={first["mlp"]: lambda x: put(x, 0), last["mlp"]: lambda x: put(x, 1)},
+        read=last["block"],
+    )
+    assert found.values[0, 1] == pytest.approx(float(stream[0, -1, 3]), abs=1e-4)
+
+
 def test_placebos_are_the_same_every_time_and_move_as_far(gpt2):
     along = dl.hook("blocks.0.hook_resid_post")[-1] @ V
     settings = {"strengths": [3.0], "n_tokens": 0, "placebos": 3, "units": "raw"}
