@@ -33,13 +33,10 @@ from dreamy_lens.models.causality import is_causal
 from dreamy_lens.models.hooked_model import HookedModel, locked
 from dreamy_lens.models.transfer import to_host
 from dreamy_lens.results.effect import Effect
-from dreamy_lens.results.steering import MODES, UNITS, Steering
+from dreamy_lens.results.steering import MODES, STRENGTHS, UNITS, Steering
 from dreamy_lens.scoring.prompts import as_ids
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.frames import summary_of_contexts
-
-STRENGTHS = (4.0, 16.0, 64.0)
-"""Strengths at which a feature is changed, unless others are given."""
 
 LONGEST = 24
 """Number of tokens of a reference prompt, if the model's context has room."""

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from dreamy_lens._host import working
-from dreamy_lens.analysis.steering import STRENGTHS, steer_prompt
+from dreamy_lens.analysis.steering import steer_prompt
 from dreamy_lens.api.signatures import parse_first
 from dreamy_lens.errors import names_keywords
 from dreamy_lens.models.load import as_hooked
-from dreamy_lens.results.steering import Steering
+from dreamy_lens.results.steering import STRENGTHS, Steering
 from dreamy_lens.search.frames import scorer_around
 
 

@@ -6,14 +6,13 @@ import argparse
 from typing import Any
 
 import dreamy_lens as dl
-from dreamy_lens.analysis.steering import STRENGTHS
 from dreamy_lens.cli.commands import Commands
 from dreamy_lens.cli.options import add_model, add_page, add_quiet, announce, load_selected_model, report_file
 from dreamy_lens.cli.output import add_output, print_result
 from dreamy_lens.results.ablation import KINDS
 from dreamy_lens.results.export import check_format
 from dreamy_lens.results.patching import COMPONENTS
-from dreamy_lens.results.steering import MODES, UNITS
+from dreamy_lens.results.steering import MODES, STRENGTHS, UNITS
 
 _FORMATS = "write the figure as .svg, .pdf or .png, the table as .csv, or everything as .json"
 

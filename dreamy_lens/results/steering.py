@@ -35,6 +35,9 @@ MODES = ("add", "set", "clamp")
 UNITS = ("sd", "raw")
 """Units of a strength."""
 
+STRENGTHS = (4.0, 16.0, 64.0)
+"""Strengths at which a feature is changed, unless others are given."""
+
 _PLAIN = (
     *("feature", "model", "prompt", "start", "length", "mode", "units", "unit", "mean", "deviation", "reference"),
     *("positions", "placebo_kind", "seed"),

@@ -373,7 +373,7 @@ def test_upstream_prints_the_largest_components_and_writes_every_form(cli, tmp_p
     ("words", "kind", "announced", "began"),
     [
         (
-            ["steer", "L2.N17", "Return a copy of", "--strengths", "3", "--n-tokens", "2", "--token", " the"],
+            ["steer", "L2.N17", "Return a copy of", *"--strengths 3 --units raw --n-tokens 2".split()],
             *("Steering", "Steering L2.N17 ...", "The vector of L2.N17 is added at every token after the BOS."),
         ),
         (
