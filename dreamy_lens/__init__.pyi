@@ -3,6 +3,8 @@ from . import errors as errors
 from . import features as features
 from . import figures as figures
 from . import panels as panels
+from .analysis.logit_effects import logit_effect as logit_effect
+from .api.ablate import ablate as ablate
 from .api.attribution import attribute as attribute
 from .api.attribution import attribution as attribution
 from .api.baselines import baselines as baselines
@@ -16,7 +18,9 @@ from .api.explain import explain as explain
 from .api.generate import generate as generate
 from .api.load import load as load
 from .api.max_activating import max_activating as max_activating
+from .api.patch import patch as patch
 from .api.score import score as score
+from .api.steer import steer as steer
 from .api.sweep import sweep as sweep
 from .api.upstream import upstream as upstream
 from .features.constructors import custom as custom

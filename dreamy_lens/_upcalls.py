@@ -33,6 +33,21 @@ def upstream(feature: str, prompt: Any, model: str, **settings: Any) -> Any:
     return import_module("dreamy_lens").upstream(feature, prompt, model, **settings)
 
 
+def steer(feature: str, prompt: Any, model: str, **settings: Any) -> Any:
+    """Change a feature at strengths, as `dreamy_lens.steer` does."""
+    return import_module("dreamy_lens").steer(feature, prompt, model, **settings)
+
+
+def ablate(parts: Any, prompts: Any, model: str, **settings: Any) -> Any:
+    """Take parts out of a model, as `dreamy_lens.ablate` does."""
+    return import_module("dreamy_lens").ablate(parts, prompts, model, **settings)
+
+
+def patch(feature: str, prompt: Any, neutral: Any, model: str, **settings: Any) -> Any:
+    """Patch activations between prompts, as `dreamy_lens.patch` does."""
+    return import_module("dreamy_lens").patch(feature, prompt, neutral, model, **settings)
+
+
 def cross_entropies(prompts: list[list[int]], model: Any, prepend_bos: bool) -> list[float]:
     """Return the cross-entropy of prompts of any lengths under a model, in nats per token."""
     score, found = import_module("dreamy_lens").score, [0.0] * len(prompts)

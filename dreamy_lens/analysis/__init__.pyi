@@ -1,3 +1,5 @@
+from .ablation import ablate_parts as ablate_parts
+from .ablation import ablated_values as ablated_values
 from .attribution import attribute as attribute
 from .attribution import attributions as attributions
 from .chat_endpoint import ChatEndpoint as ChatEndpoint
@@ -10,3 +12,5 @@ from .direct_path import logits_of as logits_of
 from .doctor import Finding as Finding
 from .doctor import examine as examine
 from .logit_effects import logit_effect as logit_effect
+from .patching import patch_prompt as patch_prompt
+from .steering import steer_prompt as steer_prompt

@@ -10,18 +10,25 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from dreamy_lens.analysis.direct_path import DirectPath, JoinedPaths, NoPathError, find_direct_path, logits_of
-from dreamy_lens.errors import SAEError, SettingsError, quoted
-from dreamy_lens.features import expressions as ex
+from dreamy_lens.analysis.feature_vectors import FeatureVector, locate_vector, placebo_rows
+from dreamy_lens.errors import SettingsError, names_keywords, quoted
 from dreamy_lens.features.binding import bind
 from dreamy_lens.features.parser import parse
-from dreamy_lens.features.sae import SAE
-from dreamy_lens.features.shapes import ShapeProbe
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results.logit_effect import LogitEffect, TokenEffect
 
 
-def logit_effect(feature: Any, model: Any = None, count: int = 10, *, prepend_bos: bool | None = None) -> LogitEffect:
+@names_keywords
+def logit_effect(
+    feature: Any,
+    model: Any = None,
+    count: int = 10,
+    *,
+    placebos: int = 16,
+    seed: int = 0,
+    prepend_bos: bool | None = None,
+) -> LogitEffect:
     """Compute which tokens a feature promotes and suppresses most, by the direct path to the logits.
 
     A vector stands for the feature: a neuron's row of the output weights, a direction in the residual stream itself, or
@@ -30,10 +37,15 @@ def logit_effect(feature: Any, model: Any = None, count: int = 10, *, prepend_bo
     other; in a prompt, all of them are divided by one positive number. They are relative to the mean over all tokens,
     because a softmax ignores a change that is equal for all logits.
 
+    Beside them stand the spread over all tokens and the largest change of placebos: for a neuron of other neurons of
+    its hook point, and for a direction or a latent of random directions of the same length.
+
     Args:
         feature: Expression or its text.
         model: Bridge, Hugging Face id or folder; None is the embedded model.
         count: Number of promoted tokens, and of suppressed tokens, to return.
+        placebos: Number of placebos; 0 for none.
+        seed: Seed of the placebos. Equal settings give equal numbers.
         prepend_bos: Whether a BOS stands before every prompt; None follows the model's convention.
 
     Returns:
@@ -42,11 +54,13 @@ def logit_effect(feature: Any, model: Any = None, count: int = 10, *, prepend_bo
 
     Raises:
         FeatureError: The feature does not fit the model; the error may be of a subclass.
-        SettingsError: `count` is not a whole number, at least 1.
+        SettingsError: `count` is not a whole number, at least 1, or `placebos` or `seed` is none of at least 0.
 
     >>> effect = logit_effect("L2.N17", count=3)
     >>> len(effect.promoted), effect.promoted[0].change > 0 > effect.suppressed[0].change
     (3, True)
+    >>> effect.placebo_deviations.shape, 0 <= effect.share_below <= 1
+    ((16,), True)
     >>> print(logit_effect('logit(" the")'))
     The feature is a logit itself: its only effect is on that logit.
     """
@@ -54,13 +68,20 @@ def logit_effect(feature: Any, model: Any = None, count: int = 10, *, prepend_bo
         raise SettingsError(
             f"count is {quoted(count)}; it is the number of tokens to list in each direction, at least 1."
         )
+    for name, value in (("placebos", placebos), ("seed", seed)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+            raise SettingsError(f"{name} is {quoted(value)}; it is a whole number of at least 0.")
     hooked, expression = as_hooked(model), parse(feature)
     bind(expression, hooked, prepend_bos=prepend_bos)  # checks names, ranges and widths
     label = expression.label
     with hooked.lock:
         try:
-            vector, path, words = _locate(expression, hooked, prepend_bos)
+            found = locate_vector(expression, hooked, prepend_bos)
+            vector, path, words = _locate(found, hooked)
             effects = logits_of(hooked, path.follow(vector)).numpy().astype(np.float32)
+            others = placebo_rows(found, int(placebos), np.random.default_rng(seed))
+            along = [path.follow(rows[0] if len(rows) == 1 else torch.stack(rows)) for rows in others]
+            beside = [_centre(logits_of(hooked, x).numpy().astype(np.float32), hooked) for x in along]
         except NoPathError as error:
             return LogitEffect(label, (), (), None, str(error))
     values = _centre(effects, hooked)
@@ -74,7 +95,10 @@ def logit_effect(feature: Any, model: Any = None, count: int = 10, *, prepend_bo
         return tuple(TokenEffect(int(i), hooked.vocabulary.piece(int(i)), float(values[i])) for i in ids)
 
     promoted, suppressed = token_effects(order[:count]), token_effects(order[::-1][:count])
-    return LogitEffect(label, promoted, suppressed, values, _describe(words, path, values))
+    deviations = np.array([float(np.nanstd(each)) for each in beside])
+    largest = np.array([float(np.nanmax(np.abs(each))) for each in beside])
+    kind = "other units there" if found.kind == "unit" else "random directions of the same length"
+    return LogitEffect(label, promoted, suppressed, values, _describe(words, path, values), deviations, largest, kind)
 
 
 def _centre(effects: Float32[np.ndarray, " d_vocab"], model: HookedModel) -> Float32[np.ndarray, " d_vocab"]:
@@ -104,78 +128,26 @@ Location = tuple[Float[Tensor, "..."], DirectPath | JoinedPaths, str]
 """Vector at a hook point, the direct path from there, and a description of both."""
 
 
-def _locate(f: ex.Feature, model: HookedModel, bos: bool | None) -> Location:
-    """Find the vector at a hook point that a feature stands for."""
-    match f:
-        case ex.Scaled():
-            vector, path, words = _locate(f.of, model, bos)
-            return (vector, path, words) if f.factor > 0 else (-vector, path, f"minus {words}")
-        case ex.Clipped() | ex.Reduced():
-            return _locate(f.of, model, bos)
-        case ex.Sum(terms=(term, ex.Constant())):
-            return _locate(term, model, bos)
-        case ex.Latent():
-            return _locate_latent(f, model, bos)
-        case ex.Hook():
-            return _locate_hook(f, None, model, bos)
-        case ex.Projected() | ex.Cosine():
-            operand = f.of.of if isinstance(f.of, ex.Standardised) else f.of
-            if isinstance(operand, ex.Hook):
-                return _locate_hook(operand, torch.tensor(f.direction.values), model, bos)
-        case ex.Logit(kind="logit"):
-            raise NoPathError("The feature is a logit itself: its only effect is on that logit.")
-        case ex.Logit() | ex.MeanCrossEntropy():
-            raise NoPathError("The feature is computed from the logits, so it has no effect on them.")
-        case ex.OnModel():
-            raise NoPathError("The feature is read from another model, and has no effect on the logits of this one.")
-        case ex.Custom():
-            raise NoPathError("The feature is a function of your own, and the vector that stands for it is not known.")
-        case ex.Norm():
-            raise NoPathError("The feature is the length of a vector, whose direction depends on the prompt.")
-    if all(isinstance(node, (ex.Logit, ex.Scaled, ex.Constant, ex.Sum, ex.Product)) for node in f.walk()):
-        raise NoPathError("The feature is made of logits, so it has no effect on them.")
-    raise NoPathError(
-        "The feature is made of several features, and no single vector stands for it: ask for the effect of one "
-        "feature at a time."
-    )
+def _locate(found: FeatureVector, model: HookedModel) -> Location:
+    """Return the vector that stands for a feature, with its sign, and the direct path from there."""
+    first = found.writes[0]
+    if len(found.writes) > 1:
+        path = JoinedPaths(tuple(find_direct_path(model, name) for name in found.writes))
+        words = f"the latent's rows of the decoders at {first} to {found.writes[-1]}, added up"
+        vector = torch.stack(found.rows)
+    else:
+        path, vector = find_direct_path(model, first), found.rows[0]
+        words = _words(found, path)
+    return (vector, path, words) if found.sign > 0 else (-vector, path, f"minus {words}")
 
 
-def _locate_hook(hook: ex.Hook, direction: Tensor | None, model: HookedModel, bos: bool | None) -> Location:
-    """Find the vector of one unit of a hook point, or of a direction there."""
-    probe = ShapeProbe(model, hook, bos)
-    axes = probe.axes[hook.name]
-    path = find_direct_path(model, hook.name)
-    pairs = [(axis, element) for axis, element in zip(axes, probe.spread(hook), strict=True) if axis.name != "position"]
-    vector = torch.zeros([axis.size or 0 for axis, _ in pairs])
-    place = tuple(element.slice() if isinstance(element, ex.Span) else element for _, element in pairs)
-    if direction is None:
-        vector[place] = 1.0
-        unit = f"unit {place[-1]} of {hook.name}"
-        return vector, path, f"the output of {unit}, its row of {path.first}" if path.kind == "inside" else unit
-    vector[place] = direction.view(vector[place].shape)
+def _words(found: FeatureVector, path: DirectPath) -> str:
+    """Describe a vector and the beginning of its path."""
+    inside = path.kind == "inside"
+    if found.kind == "latent":
+        words = f"the latent's row of the decoder at {found.writes[0]}"
+        return f"{words}, through {path.first}" if inside else words
+    if found.kind == "unit":
+        return f"the output of {found.label}, its row of {path.first}" if inside else found.label
     kinds = {"stream": "the direction itself", "output": "the direction, added to the residual stream"}
-    return vector, path, kinds.get(path.kind, f"the direction, through the output weights {path.first}")
-
-
-def _locate_latent(f: ex.Latent, model: HookedModel, bos: bool | None) -> Location:
-    """Find the vector of a latent: its row of the decoder."""
-    probe = ShapeProbe(model, f, bos)
-    sae: SAE = probe.sae(f)
-    try:
-        rows = sae.decoder_rows(f.latent)
-    except SAEError as error:
-        raise NoPathError(str(error)) from error
-    if len(rows) > 1:
-        model.check_hook(sae.output_hooks[-1])
-        paths = JoinedPaths(tuple(find_direct_path(model, name) for name, _ in rows))
-        words = f"the latent's rows of the decoders at {sae.output_hooks[0]} to {sae.output_hooks[-1]}, added up"
-        return torch.stack([row for _, row in rows]), paths, words
-    vector = rows[0][1]
-    path = find_direct_path(model, sae.output_hook)
-    head = sae.encoder.head if sae.encoder else None
-    if head is not None:
-        by_head = torch.zeros([axis.size or 0 for axis in probe.axes[sae.hook_name] if axis.name != "position"])
-        by_head[head] = vector
-        vector = by_head
-    words = f"the latent's row of the decoder at {sae.output_hook}"
-    return vector, path, words if path.kind != "inside" else f"{words}, through {path.first}"
+    return kinds.get(path.kind, f"the direction, through the output weights {path.first}")

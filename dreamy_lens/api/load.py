@@ -103,13 +103,26 @@ def kind_of(path: str) -> str:
 def _load_file(path: str) -> Any:
     """Open a JSON file of a result, by the format that it names."""
     from dreamy_lens.comparison import comparison, storage
-    from dreamy_lens.results import attribution, baselines, explanation, frontier, merged, upstream
+    from dreamy_lens.results import (
+        ablation,
+        attribution,
+        baselines,
+        explanation,
+        frontier,
+        merged,
+        patching,
+        steering,
+        upstream,
+    )
 
     kinds = {
         frontier.FORMAT: frontier.Frontier,
         merged.FORMAT: merged.Merged,
         attribution.FORMAT: attribution.Attribution,
         upstream.FORMAT: upstream.Upstream,
+        steering.FORMAT: steering.Steering,
+        ablation.FORMAT: ablation.Ablation,
+        patching.FORMAT: patching.Patching,
         baselines.FORMAT: baselines.Baselines,
         explanation.FORMAT: explanation.Explanation,
         storage.FORMAT: comparison.Comparison,
@@ -121,6 +134,7 @@ def _load_file(path: str) -> Any:
     if form not in kinds:
         raise RunFolderError(
             f"{quoted(path)} is a file, and not one of a frontier, of merged runs, of an attribution, of upstream "
-            "contributions, of baselines, of an explanation or of a comparison; a run, a sweep and a scan are folders."
+            "contributions, of a steering, of an ablation, of a patching, of baselines, of an explanation or of a "
+            "comparison; a run, a sweep and a scan are folders."
         )
     return kinds[form].load(Path(path).expanduser())

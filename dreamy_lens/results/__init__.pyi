@@ -1,8 +1,11 @@
+from .ablation import Ablation as Ablation
 from .attribution import Attribution as Attribution
 from .attribution import Substitute as Substitute
 from .baselines import Baseline as Baseline
 from .baselines import Baselines as Baselines
 from .continuation import Continuation as Continuation
+from .effect import Effect as Effect
+from .effect import TokenChange as TokenChange
 from .explanation import AnswerScore as AnswerScore
 from .explanation import Explanation as Explanation
 from .explanation import Prediction as Prediction
@@ -15,10 +18,12 @@ from .logit_effect import TokenEffect as TokenEffect
 from .merged import Merged as Merged
 from .merged import SavedRun as SavedRun
 from .merged import merge as merge
+from .patching import Patching as Patching
 from .prompt import Decoder as Decoder
 from .prompt import Prompt as Prompt
 from .prompt import Provenance as Provenance
 from .snapshot import Snapshot as Snapshot
+from .steering import Steering as Steering
 from .storage import read_folder as read_folder
 from .storage import write_folder as write_folder
 from .strips import StripScale as StripScale

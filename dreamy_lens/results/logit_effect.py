@@ -43,6 +43,9 @@ class LogitEffect:
         values: Change of every token's logit relative to the mean change, float32 `[d_vocab]`; NaN for rows without a
             token; None if there is no direct path.
         path: Description of the path that is followed and of what it leaves out; or the reason why there is no path.
+        placebo_deviations: Standard deviation over all tokens of each placebo's changes, `[R]`.
+        placebo_largest: Largest size of each placebo's changes, `[R]`.
+        placebo_kind: What the placebos are, in words.
     """
 
     feature: str
@@ -50,6 +53,9 @@ class LogitEffect:
     suppressed: tuple[TokenEffect, ...]
     values: np.ndarray | None = field(compare=False)
     path: str
+    placebo_deviations: np.ndarray = field(default_factory=lambda: np.zeros(0), compare=False)
+    placebo_largest: np.ndarray = field(default_factory=lambda: np.zeros(0), compare=False)
+    placebo_kind: str = ""
 
     def __bool__(self) -> bool:
         return self.values is not None
@@ -58,6 +64,39 @@ class LogitEffect:
     def deviation(self) -> float:
         """Standard deviation of the changes over all tokens, a scale for single changes; NaN without a direct path."""
         return float("nan") if self.values is None else float(np.nanstd(self.values))
+
+    @property
+    def largest(self) -> float:
+        """Largest size of a change; NaN without a direct path."""
+        return float("nan") if self.values is None else float(np.nanmax(np.abs(self.values)))
+
+    @property
+    def z(self) -> float:
+        """Distance of the largest change from the mean of the placebos' largest, in their standard deviations.
+
+        It is NaN with fewer than two placebos.
+        """
+        spread = float(self.placebo_largest.std(ddof=1)) if len(self.placebo_largest) > 1 else 0.0
+        return (self.largest - float(self.placebo_largest.mean())) / spread if spread > 0 else float("nan")
+
+    @property
+    def share_below(self) -> float:
+        """Share of the placebos whose largest change is smaller than that of the feature; NaN without placebos."""
+        return float((self.placebo_largest < self.largest).mean()) if len(self.placebo_largest) else float("nan")
+
+    @property
+    def placebo_words(self) -> str:
+        """Sentence that compares the effect with its placebos; "" without placebos."""
+        if not len(self.placebo_largest) or self.values is None:
+            return ""
+        places = decimals([self.largest, *self.placebo_largest], 3)
+        mean, deviation = float(self.placebo_largest.mean()), float(self.placebo_deviations.mean())
+        return (
+            f"Placebos, {len(self.placebo_largest)} {self.placebo_kind}: the largest change is "
+            f"{number(self.largest, places)}, and theirs {number(mean, places)} on average "
+            f"(z {number(self.z, 1, True)}; {100 * self.share_below:.0f} % of them are below); the standard deviation "
+            f"over tokens is {self.deviation:.2g}, and theirs {deviation:.2g}."
+        )
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a table with one row per promoted or suppressed token.
@@ -83,7 +122,7 @@ class LogitEffect:
         for kind, effects in (("promoted", self.promoted), ("suppressed", self.suppressed)):
             entries = (f"{visible(e.token, token=True)!r} {number(e.change, self.places, True)}" for e in effects)
             lines.append(f"{kind}: {', '.join(entries)}")
-        return "\n".join([*lines, self.path])
+        return "\n".join([*lines, self.path, *([self.placebo_words] if self.placebo_words else [])])
 
     @property
     def places(self) -> int:
@@ -99,7 +138,7 @@ class LogitEffect:
         for kind, down, effects in (("promoted", "", self.promoted), ("suppressed", " dl-down", self.suppressed)):
             rows = "".join(self._row(e, largest) for e in effects)
             columns += f'<div><h3>{kind}</h3><ol class="dl-effects{down}">{rows}</ol></div>'
-        note = f'<p class="dl-note">{escape(self.path)}</p>'
+        note = f'<p class="dl-note">{escape(" ".join([self.path, self.placebo_words]).strip())}</p>'
         return Html(f'<div class="dl-effect">{columns}</div>{note}')
 
     def _number(self, effect: TokenEffect) -> str:

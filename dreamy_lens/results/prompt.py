@@ -17,8 +17,11 @@ from dreamy_lens.html.page import fragment
 from dreamy_lens.results.prompt_table import prompt_table
 
 if TYPE_CHECKING:
+    from dreamy_lens.results.ablation import Ablation
     from dreamy_lens.results.attribution import Attribution
     from dreamy_lens.results.continuation import Continuation
+    from dreamy_lens.results.patching import Patching
+    from dreamy_lens.results.steering import Steering
     from dreamy_lens.results.upstream import Upstream
 
 
@@ -43,6 +46,18 @@ class PromptTools(Protocol):
 
     def upstream(self, prompt: Any, **settings: Any) -> Upstream:
         """Return the contributions of components to the value of a prompt."""
+        ...
+
+    def steer(self, prompt: Any, **settings: Any) -> Steering:
+        """Return the model's predictions on a prompt with the feature changed."""
+        ...
+
+    def ablate(self, parts: Any, prompts: Any, **settings: Any) -> Ablation:
+        """Return the values of prompts, and the model's predictions, without parts of the model."""
+        ...
+
+    def patch(self, prompt: Any, neutral: Any = None, **settings: Any) -> Patching:
+        """Return what patches of a prompt's activations restore of its value."""
         ...
 
 
@@ -137,7 +152,7 @@ class Prompt:
             cross_entropy: Cross-entropy in nats per token.
             decoder: Decoder that supplies tokens, text and the round trip.
             provenance: Provenance of the prompt.
-            tools: Run whose model :meth:`attribution`, :meth:`upstream` and :meth:`generate` use; None loads the model
+            tools: Run whose model :meth:`attribution`, :meth:`upstream` and the like use; None loads the model
                 of the provenance.
         """
         ids = tuple(int(i) for i in ids)
@@ -185,6 +200,50 @@ class Prompt:
             return self._tools.upstream(self, **settings)
         origin, ids = self.provenance, np.array(self.ids)
         return _upcalls.upstream(origin.feature, ids, origin.model, **{**self._around(), **settings})
+
+    def steer(self, **settings: Any) -> Steering:
+        """Change the feature while the model reads the prompt and writes on; see `dreamy_lens.steer`.
+
+        A prompt of a run in memory uses the run's model. Any other prompt loads the model that its provenance names. Of
+        several contexts, the first is used.
+
+        Args:
+            **settings: Settings of `dreamy_lens.steer`, such as `strengths` and `mode`.
+        """
+        if self._tools is not None:
+            return self._tools.steer(self, **settings)
+        origin, ids = self.provenance, np.array(self.ids)
+        return _upcalls.steer(origin.feature, ids, origin.model, **{**self._around(), **settings})
+
+    def ablate(self, parts: Any, **settings: Any) -> Ablation:
+        """Return the feature's value on the prompt, and the predictions, without parts of the model.
+
+        A prompt of a run in memory uses the run's model. Any other prompt loads the model that its provenance names. Of
+        several contexts, the first is used.
+
+        Args:
+            parts: Components and features, as `dreamy_lens.ablate` takes them.
+            **settings: Settings of `dreamy_lens.ablate`, such as `kind`. `of` is the prompt's feature unless given.
+        """
+        if self._tools is not None:
+            return self._tools.ablate(parts, self, **settings)
+        origin, ids = self.provenance, np.array(self.ids)
+        return _upcalls.ablate(parts, ids, origin.model, **{"of": origin.feature, **self._around(), **settings})
+
+    def patch(self, neutral: Any = None, **settings: Any) -> Patching:
+        """Patch activations of the prompt into a neutral prompt, and back; see `dreamy_lens.patch`.
+
+        A prompt of a run in memory uses the run's model. Any other prompt loads the model that its provenance names. Of
+        several contexts, the first is used.
+
+        Args:
+            neutral: Prompt of equal length; None draws one.
+            **settings: Settings of `dreamy_lens.patch`, such as `component`.
+        """
+        if self._tools is not None:
+            return self._tools.patch(self, neutral, **settings)
+        origin, ids = self.provenance, np.array(self.ids)
+        return _upcalls.patch(origin.feature, ids, neutral, origin.model, **{**self._around(), **settings})
 
     def generate(self, n_tokens: int = 20, **settings: Any) -> Continuation:
         """Let the model continue the prompt, with the BOS and the template around it.

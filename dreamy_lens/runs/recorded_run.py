@@ -22,7 +22,7 @@ from dreamy_lens.results.prompt import Decoder, Prompt
 from dreamy_lens.results.snapshot import Snapshot
 from dreamy_lens.results.upstream import Upstream
 from dreamy_lens.runs import saving
-from dreamy_lens.runs.controls import RunControls
+from dreamy_lens.runs.interventions import RunInterventions
 from dreamy_lens.runs.spec import RunRecord, RunSpec
 from dreamy_lens.runs.worker import DONE, READY, STOPPED
 from dreamy_lens.search.config import SearchConfig, iterations_text
@@ -41,7 +41,7 @@ _START = 80
 """Most characters of the start that a title shows."""
 
 
-class RecordedRun(RunControls):
+class RecordedRun(RunInterventions):
     """Base of :class:`~dreamy_lens.runs.dream.Dream`. No method here waits for a run in the background to end.
 
     Args:

@@ -268,3 +268,24 @@ def test_a_transcoder_is_read_at_one_place_and_followed_from_another(tmp_path, g
     text = ["The dog runs over the hill and the cat sleeps in the house."]
     page = dl.card(latent, gpt2.bridge, text, iterations=1, length=4, strips=1, k=2, progress=False)
     assert "blocks.0.hook_mlp_out" in page.to_html()
+
+
+def test_placebos_stand_beside_the_effect(gpt2):
+    effect, again = (logit_effect("L1.N7", gpt2.bridge, placebos=39, seed=2) for _ in range(2))
+    assert effect.placebo_largest.shape == (39,) and effect.placebo_kind == "other units there"
+    np.testing.assert_array_equal(effect.placebo_largest, again.placebo_largest)
+    # With as many placebos as there are other neurons, they are all of them.
+    others = [logit_effect(f"L1.N{i}", gpt2.bridge, placebos=0) for i in range(40) if i != 7]
+    np.testing.assert_allclose(sorted(effect.placebo_largest), sorted(o.largest for o in others), rtol=1e-4)
+    np.testing.assert_allclose(sorted(effect.placebo_deviations), sorted(o.deviation for o in others), rtol=1e-4)
+    assert effect.share_below == np.mean([o.largest < effect.largest for o in others])
+    assert effect.z == pytest.approx((effect.largest - np.mean([o.largest for o in others])) / np.std(
+        [o.largest for o in others], ddof=1), rel=1e-3)  # fmt: skip
+    assert "Placebos, 39 other units there" in str(effect) and "Placebos" in effect.html()
+    along = logit_effect(
+        dl.hook("blocks.1.hook_resid_post")[-1] @ (3 * np.ones(32) + np.eye(32)[0]).tolist(), gpt2.bridge
+    )
+    assert along.placebo_kind == "random directions of the same length" and np.isfinite(along.z)
+    assert np.isnan(others[0].z) and others[0].placebo_words == ""
+    with pytest.raises(SettingsError, match="placebos is -1"):
+        logit_effect("L1.N7", gpt2.bridge, placebos=-1)

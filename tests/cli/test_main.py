@@ -366,6 +366,48 @@ def test_upstream_prints_the_largest_components_and_writes_every_form(cli, tmp_p
     assert status == 1 and "a product of a query and a key" in err
 
 
+# Interventions.
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "announced", "began"),
+    [
+        (
+            ["steer", "L2.N17", "Return a copy of", *"--strengths 3 --units raw --n-tokens 2".split()],
+            *("Steering", "Steering L2.N17 ...", "The vector of L2.N17 is added at every token after the BOS."),
+        ),
+        (
+            ["ablate", "L1.MLP", "L2.N17", "--prompt", "Return a copy of", "--of", "L3.N40", "--kind", "zero"],
+            *("Ablation", "Ablating L1.MLP, L2.N17 ...", "Ablation at every token after the BOS of 1 prompt"),
+        ),
+        (
+            ["patch", "L2.N17", "Return a copy of"],
+            *("Patching", "Patching L2.N17 ...", "L2.N17 is "),
+        ),
+    ],
+)
+def test_interventions_print_their_effects_and_write_every_form(cli, tmp_path, words, kind, announced, began):
+    page, table, picture = (tmp_path / f"result.{ending}" for ending in ("html", "csv", "svg"))
+    words = [*words, "--placebos", "1"]
+    status, out, err = cli(*words, "--html", str(page), "--csv", str(table), "--out", str(picture))
+    assert status == 0 and err == f"{announced}\n" and out.startswith(began)
+    assert all(f"Written: {file}" in out and file.stat().st_size > 200 for file in (page, table, picture))
+    status, out, _ = cli(*words, "--json", "--quiet")
+    document = json.loads(out)
+    assert status == 0 and document["kind"] == kind and document["table"]
+
+
+def test_interventions_tell_what_is_wrong(cli):
+    for words, told in (
+        (["steer", 'logit(" the")', "Return"], "is a logit itself"),
+        (["steer", "L2.N17", "Return", "--positions", "9"], "there is no position 9"),
+        (["ablate", "L9.MLP", "--prompt", "Return"], "there is no layer 9"),
+        (["patch", "L2.N17", "Return a copy", "--neutral", "Return"], "patching needs equal lengths"),
+    ):
+        status, _, err = cli(*words)
+        assert status == 1 and told in err, err
+
+
 # hooks.
 
 

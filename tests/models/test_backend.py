@@ -14,7 +14,7 @@ from torch import Tensor
 
 import dreamy_lens as dl
 from dreamy_lens.analysis import logit_effect
-from dreamy_lens.errors import UnknownHookError
+from dreamy_lens.errors import ModelError, UnknownHookError
 from dreamy_lens.models import Backend, NotPackable, as_hooked
 from dreamy_lens.models.backend import EMBEDDING
 from dreamy_lens.models.hook_points import hook_points
@@ -178,3 +178,8 @@ def test_edits_of_the_weights_are_followed_and_change_the_digest(backend, raw):
 def test_a_weight_s_effect_on_the_logits_is_not_known_without_components(backend):
     effect = logit_effect(f"{STREAM}[-1, 3]", backend)
     assert not effect
+
+
+def test_a_backend_that_changes_no_activations_says_so(backend):
+    with pytest.raises(ModelError, match=r"has no run_edited\(\), so activations cannot be changed"):
+        dl.steer(f"{STREAM}[-1, 3]", [5, 9, 7], backend, n_tokens=0)

@@ -37,6 +37,9 @@ def results(run) -> dict:
         "card": dl.card("L2.N17", run=run, examples=examples),
         "attribution": run.frontier.best().attribution(k=2),
         "upstream": run.frontier.best().upstream(),
+        "steering": run.frontier.best().steer(strengths=3, n_tokens=0, placebos=1),
+        "ablation": run.frontier.best().ablate("L1.MLP", kind="zero", placebos=1),
+        "patching": run.frontier.best().patch(placebos=0, layers=[2]),
     }
 
 
@@ -53,6 +56,9 @@ COMMANDS = {
     "dream --out": ["dream", "L2.N17", "--out"],
     "attribute --html": ["attribute", "L2.N17", "a text", "--html"],
     "upstream --html": ["upstream", "L2.N17", "a text", "--html"],
+    "steer --html": ["steer", "L2.N17", "a text", "--html"],
+    "ablate --html": ["ablate", "L1.MLP", "--prompt", "a text", "--html"],
+    "patch --html": ["patch", "L2.N17", "a text", "--html"],
     "scan --out": ["scan", "L2.N17", "--out"],
     "scan --html": ["scan", "L2.N17", "--html"],
     "card --html": ["card", "L2.N17", "--html"],
@@ -106,7 +112,10 @@ def test_a_folder_that_is_taken_is_told_before_a_model_is_loaded(tmp_path, run, 
     assert runs.resume(1, save_to=tmp_path / "own").iteration == 2
 
 
-@pytest.mark.parametrize("name", ["run", "examples", "comparison", "card", "attribution", "upstream"])
+PAGES = ["run", "examples", "comparison", "card", "attribution", "upstream", "steering", "ablation", "patching"]
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_pages_are_not_computed_for_a_file_that_cannot_be_written(tmp_path, results, name, monkeypatch):
     def compute(*_, **__):
         raise AssertionError("the page was computed")

@@ -34,7 +34,10 @@ def imported_by(*words: str) -> str:
     return ran.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("command", ["", "dream", "attribute", "scan", "compare", "card", "sweep", "hooks", "show"])
+HELPED = ["", "dream", "attribute", "steer", "scan", "compare", "card", "sweep", "hooks", "show"]
+
+
+@pytest.mark.parametrize("command", HELPED)
 def test_help_needs_no_torch(command):
     assert imported_by(*command.split(), "--help") == "[]"
 
