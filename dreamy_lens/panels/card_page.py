@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from dreamy_lens.comparison.svg import comparison_key, comparison_svg
 from dreamy_lens.errors import DreamyLensError
 from dreamy_lens.features.parser import feature_names
 from dreamy_lens.html.cards import card_list, tabs
-from dreamy_lens.html.escaping import Html, escape, with_tooltip
-from dreamy_lens.html.page import document, fragment
+from dreamy_lens.html.escaping import Html, escape, visible, with_tooltip
+from dreamy_lens.html.numbers import decimals, number
+from dreamy_lens.html.page import document, fragment, html_table
 from dreamy_lens.html.svg import Mark, histogram_svg
 from dreamy_lens.html.tokens import ValueScale, legend, numbers_switch
 from dreamy_lens.html.words import plural
@@ -28,6 +30,8 @@ from dreamy_lens.scan.page import QUANTILES, percent, quantile_sentence, shared_
 from dreamy_lens.scan.window import Window
 
 STYLES = ("tokens.css", "cards.css")
+CALIBRATED = 8
+"""Number of dreams, from fluent to strong, whose distance from chance is shown."""
 PANEL = 80_000
 """Most characters of the run's panel on a page; details are left out to stay below it, as far as possible."""
 
@@ -64,18 +68,64 @@ class CardView:
             heading: Name of the HTML element of the headings.
         """
         comparison = self.comparison
+        card, below = self.card, f"h{int(heading[1]) + 1}"
+        effect = f"<{below}>Logit effect</{below}>{card.logit_effect.html()}"
+        steering = self._part("downstream", lambda: card.downstream and card.downstream.body())
         parts = [
             ("Dreams against the corpus", self._plane()),
+            ("Ways to drive it", self._part("mechanisms", lambda: card.mechanisms and card.mechanisms.body())),
             ("Dreams, token by token", self._strips() + panel),
             (f"In {comparison.scanned.corpus}", self._windows()),
-            ("Logit effect", self.card.logit_effect.html()),
+            ("Where it comes from", self._part("upstream", lambda: card.upstream and card.upstream.body())),
+            ("What it does", effect + (f"<{below}>Steering</{below}>{steering}" if steering else "")),
+            ("In words", self._part("words", lambda: card.words and card.words.body(below))),
+            ("How far above chance", self._part("calibration", self._calibration)),
             ("Settings", self._settings()),
         ]
-        sections = "".join(f"<section><{heading}>{escape(name)}</{heading}>{text}</section>" for name, text in parts)
+        sections = "".join(
+            f"<section><{heading}>{escape(name)}</{heading}>{text}</section>" for name, text in parts if text
+        )
         warnings = "".join(f'<p class="dl-warn">{escape(w)}</p>' for w in comparison.warnings)
         lead = f'<p class="dl-lead">{escape(comparison.sentence)}</p>'
         lead += f'<p class="dl-quiet">{escape(self._introduction())}</p>'
         return f'<div class="dl-sides dl-card" id="{self.prefix}">{lead}{warnings}{sections}</div>'
+
+    def _part(self, name: str, body: Callable[[], Html | None]) -> str:
+        """Return the HTML of a part, the reason why it is missing, or "" if it was not asked for."""
+        if name in self.card.absent:
+            return f'<p class="dl-none">{escape(self.card.absent[name])}</p>'
+        return body() or ""
+
+    def _calibration(self) -> Html | None:
+        """Return dreams with their z-scores against random prompts and against the windows of the corpus."""
+        known = self.card.calibration
+        if known is None:
+            return None
+        examples, prompts = self.card.examples, self.comparison.frontier.spread(CALIBRATED)
+        table = known.of(prompts)
+        values, spread = table["value"].to_list(), examples.deviation
+        z = [(v - examples.mean) / spread if spread > 0 else math.nan for v in values]
+        columns: dict[str, list[float]] = {
+            "value": values,
+            "z, random prompts": table["z_random"].to_list(),
+            "z, windows": z,
+            "cross-entropy": table["cross_entropy"].to_list(),
+        }
+        if known.fluency:
+            columns["held-out cross-entropy"] = table["held_out_cross_entropy"].to_list()
+        columns["distinct pairs"] = table["distinct"].to_list()
+        places = {name: decimals(column) for name, column in columns.items()}
+        rows = [
+            [*(number(column[i], places[name]) for name, column in columns.items()), visible(text, token=False)]
+            for i, text in enumerate(table["text"].to_list())
+        ]
+        held_out = f" Held-out cross-entropy is that under {known.fluency}." if known.fluency else ""
+        note = (
+            f"How many standard deviations a dream is above the mean of {len(known.random):,} random prompts and of "
+            f"{examples.windows:,} windows. Distinct pairs: the share of different ones among its pairs of neighbouring "
+            f"tokens, below 1 where it repeats itself.{held_out}"
+        )
+        return Html(f'<p class="dl-note">{escape(note)}</p>{html_table([*columns, "text"], rows)}')
 
     def _introduction(self) -> str:
         comparison, scanned = self.comparison, self.comparison.scanned
