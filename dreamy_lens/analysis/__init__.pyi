@@ -1,6 +1,8 @@
 from .attribution import attribute as attribute
 from .attribution import attributions as attributions
 from .continuation import continue_prompt as continue_prompt
+from .contributions import Fingerprints as Fingerprints
+from .contributions import fingerprints as fingerprints
 from .direct_path import DirectPath as DirectPath
 from .direct_path import NoPathError as NoPathError
 from .direct_path import apply_norm as apply_norm
