@@ -91,6 +91,8 @@ class Session:
             )
         if spec.start is not None:
             constraint_set.require(spec.start)
+        if getattr(config, "diversity", 0):
+            _give_fingerprints(scorer, config.length)
         return cls(spec, scorer, constraint_set)
 
     @classmethod
@@ -328,6 +330,20 @@ class Session:
                     f"on {saved_name!r} when the run was saved, and is {present[worst]:.6g} on {name!r}. Give the "
                     "model of the run: load_run(path, model), and its fluency_model= and feature= if it had its own."
                 )
+
+
+def _give_fingerprints(scorer: Scorer, length: int) -> None:
+    """Give a scorer the fingerprints of its prompts; raise FeatureError if its feature has none."""
+    from dreamy_lens.analysis.contributions import fingerprints
+
+    def fingerprinter(ids: np.ndarray) -> np.ndarray:
+        return fingerprints(scorer, ids).unit_contributions().astype(np.float32)
+
+    try:
+        fingerprinter(np.full((1, length), int(np.flatnonzero(scorer.allowed)[0])))
+    except FeatureError as error:
+        raise FeatureError(f"diversity= needs upstream contributions, and there are none: {error}") from error
+    scorer.fingerprinter = fingerprinter
 
 
 def available(device: str | None) -> str | None:
