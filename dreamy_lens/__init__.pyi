@@ -3,6 +3,7 @@ from . import errors as errors
 from . import features as features
 from . import figures as figures
 from . import panels as panels
+from .api.ablate import ablate as ablate
 from .api.attribution import attribute as attribute
 from .api.attribution import attribution as attribution
 from .api.baselines import baselines as baselines

@@ -10,6 +10,7 @@
     │   ├── TokenError          a target is not exactly one token of the model
     │   ├── HookNotFiredError   the hook point exists, but no forward pass reaches it
     │   ├── HookMeaningError    the hook point does not hold what its name says, such as neurons
+    │   ├── HookNotEditableError  the model does not go on with what is put at the hook point
     │   ├── NoGradientError     the value is not a differentiable function of the prompt
     │   └── SAEError            a sparse autoencoder cannot be read or does not fit
     ├── PromptError             a prompt is empty, too long, or not made of the model's tokens (also a ValueError)
@@ -87,6 +88,10 @@ class FeatureRangeError(FeatureError):
 
 class TokenError(FeatureError):
     """A target is not exactly one token of the model."""
+
+
+class HookNotEditableError(FeatureError):
+    """The hook point shows an activation, but the model does not go on with what is put in its place."""
 
 
 class HookMeaningError(FeatureError):

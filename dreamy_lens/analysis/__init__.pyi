@@ -1,3 +1,5 @@
+from .ablation import ablate_parts as ablate_parts
+from .ablation import ablated_values as ablated_values
 from .attribution import attribute as attribute
 from .attribution import attributions as attributions
 from .continuation import continue_prompt as continue_prompt

@@ -10,12 +10,11 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from dreamy_lens.analysis.direct_path import DirectPath, JoinedPaths, NoPathError, find_direct_path, logits_of
-from dreamy_lens.errors import SAEError, SettingsError, quoted
+from dreamy_lens.analysis.feature_vectors import FeatureVector, locate_vector
+from dreamy_lens.errors import SettingsError, quoted
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.binding import bind
 from dreamy_lens.features.parser import parse
-from dreamy_lens.features.sae import SAE
-from dreamy_lens.features.shapes import ShapeProbe
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results.logit_effect import LogitEffect, TokenEffect
@@ -105,77 +104,26 @@ Location = tuple[Float[Tensor, "..."], DirectPath | JoinedPaths, str]
 
 
 def _locate(f: ex.Feature, model: HookedModel, bos: bool | None) -> Location:
-    """Find the vector at a hook point that a feature stands for."""
-    match f:
-        case ex.Scaled():
-            vector, path, words = _locate(f.of, model, bos)
-            return (vector, path, words) if f.factor > 0 else (-vector, path, f"minus {words}")
-        case ex.Clipped() | ex.Reduced():
-            return _locate(f.of, model, bos)
-        case ex.Sum(terms=(term, ex.Constant())):
-            return _locate(term, model, bos)
-        case ex.Latent():
-            return _locate_latent(f, model, bos)
-        case ex.Hook():
-            return _locate_hook(f, None, model, bos)
-        case ex.Projected() | ex.Cosine():
-            operand = f.of.of if isinstance(f.of, ex.Standardised) else f.of
-            if isinstance(operand, ex.Hook):
-                return _locate_hook(operand, torch.tensor(f.direction.values), model, bos)
-        case ex.Logit(kind="logit"):
-            raise NoPathError("The feature is a logit itself: its only effect is on that logit.")
-        case ex.Logit() | ex.MeanCrossEntropy():
-            raise NoPathError("The feature is computed from the logits, so it has no effect on them.")
-        case ex.OnModel():
-            raise NoPathError("The feature is read from another model, and has no effect on the logits of this one.")
-        case ex.Custom():
-            raise NoPathError("The feature is a function of your own, and the vector that stands for it is not known.")
-        case ex.Norm():
-            raise NoPathError("The feature is the length of a vector, whose direction depends on the prompt.")
-    if all(isinstance(node, (ex.Logit, ex.Scaled, ex.Constant, ex.Sum, ex.Product)) for node in f.walk()):
-        raise NoPathError("The feature is made of logits, so it has no effect on them.")
-    raise NoPathError(
-        "The feature is made of several features, and no single vector stands for it: ask for the effect of one "
-        "feature at a time."
-    )
+    """Find the vector at a hook point that a feature stands for, and the direct path from there."""
+    found = locate_vector(f, model, bos)
+    first = found.writes[0]
+    if len(found.writes) > 1:
+        path = JoinedPaths(tuple(find_direct_path(model, name) for name in found.writes))
+        words = f"the latent's rows of the decoders at {first} to {found.writes[-1]}, added up"
+        vector = torch.stack(found.rows)
+    else:
+        path, vector = find_direct_path(model, first), found.rows[0]
+        words = _words(found, path)
+    return (vector, path, words) if found.sign > 0 else (-vector, path, f"minus {words}")
 
 
-def _locate_hook(hook: ex.Hook, direction: Tensor | None, model: HookedModel, bos: bool | None) -> Location:
-    """Find the vector of one unit of a hook point, or of a direction there."""
-    probe = ShapeProbe(model, hook, bos)
-    axes = probe.axes[hook.name]
-    path = find_direct_path(model, hook.name)
-    pairs = [(axis, element) for axis, element in zip(axes, probe.spread(hook), strict=True) if axis.name != "position"]
-    vector = torch.zeros([axis.size or 0 for axis, _ in pairs])
-    place = tuple(element.slice() if isinstance(element, ex.Span) else element for _, element in pairs)
-    if direction is None:
-        vector[place] = 1.0
-        unit = f"unit {place[-1]} of {hook.name}"
-        return vector, path, f"the output of {unit}, its row of {path.first}" if path.kind == "inside" else unit
-    vector[place] = direction.view(vector[place].shape)
+def _words(found: FeatureVector, path: DirectPath) -> str:
+    """Describe a vector and the beginning of its path."""
+    inside = path.kind == "inside"
+    if found.kind == "latent":
+        words = f"the latent's row of the decoder at {found.writes[0]}"
+        return f"{words}, through {path.first}" if inside else words
+    if found.kind == "unit":
+        return f"the output of {found.label}, its row of {path.first}" if inside else found.label
     kinds = {"stream": "the direction itself", "output": "the direction, added to the residual stream"}
-    return vector, path, kinds.get(path.kind, f"the direction, through the output weights {path.first}")
-
-
-def _locate_latent(f: ex.Latent, model: HookedModel, bos: bool | None) -> Location:
-    """Find the vector of a latent: its row of the decoder."""
-    probe = ShapeProbe(model, f, bos)
-    sae: SAE = probe.sae(f)
-    try:
-        rows = sae.decoder_rows(f.latent)
-    except SAEError as error:
-        raise NoPathError(str(error)) from error
-    if len(rows) > 1:
-        model.check_hook(sae.output_hooks[-1])
-        paths = JoinedPaths(tuple(find_direct_path(model, name) for name, _ in rows))
-        words = f"the latent's rows of the decoders at {sae.output_hooks[0]} to {sae.output_hooks[-1]}, added up"
-        return torch.stack([row for _, row in rows]), paths, words
-    vector = rows[0][1]
-    path = find_direct_path(model, sae.output_hook)
-    head = sae.encoder.head if sae.encoder else None
-    if head is not None:
-        by_head = torch.zeros([axis.size or 0 for axis in probe.axes[sae.hook_name] if axis.name != "position"])
-        by_head[head] = vector
-        vector = by_head
-    words = f"the latent's row of the decoder at {sae.output_hook}"
-    return vector, path, words if path.kind != "inside" else f"{words}, through {path.first}"
+    return kinds.get(path.kind, f"the direction, through the output weights {path.first}")

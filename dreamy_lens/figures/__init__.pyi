@@ -7,6 +7,9 @@ from .evolution import frontiers_figure as frontiers_figure
 from .export import save as save
 from .frontier import frontier_figure as frontier_figure
 from .frontier import runs_figure as runs_figure
+from .interventions import patch_map as patch_map
+from .interventions import placebo_bars as placebo_bars
+from .interventions import strength_curves as strength_curves
 from .substitute_map import heat_map as heat_map
 from .svg_figure import SvgFigure as SvgFigure
 from .token_strip import strip as strip

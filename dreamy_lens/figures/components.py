@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from dreamy_lens.errors import SettingsError, quoted
-from dreamy_lens.figures import style
+from dreamy_lens.figures.heat_cells import ROW, heat_cell, shade
 from dreamy_lens.figures.protocols import ComponentContributions
-from dreamy_lens.figures.svg_figure import CELL, LINE, QUIET, TEXT, SvgFigure, shortened, text_element, token_name
+from dreamy_lens.figures.svg_figure import CELL, LINE, QUIET, SvgFigure, shortened, text_element, token_name
 from dreamy_lens.figures.token_strip import GAP, SMALL, TOKEN, WIDTH
-from dreamy_lens.html.escaping import escape
 from dreamy_lens.html.numbers import decimals, number
 
-ROW = 15.0  # height of a cell
 LABEL = 62.0  # width of the names at the left
 WIDEST = 46.0  # width of a cell
 NAME = 10  # most letters of a token
@@ -67,7 +65,7 @@ def _layers(
         cell = max(wide, 2 * WIDEST)
         for k, i in enumerate(before):
             x = GAP + LABEL + k * (cell + 4)
-            parts.append(_cell(x, y, cell, components[i].name, float(sums[i]), limit, places, components[i].kind))
+            parts.append(heat_cell(x, y, cell, components[i].name, float(sums[i]), limit, places, components[i].kind))
         y += ROW + 6
     if layers:
         for h in range(heads):
@@ -83,7 +81,7 @@ def _layers(
                 continue
             across = heads * wide if c.kind == "attention" else wide
             x = mlp_x if c.kind == "mlp" else GAP + LABEL + (c.head or 0) * wide
-            parts.append(_cell(x, y, across, c.name, float(sums[i]), limit, places))
+            parts.append(heat_cell(x, y, across, c.name, float(sums[i]), limit, places))
         y += ROW
     return "".join(parts), y
 
@@ -111,44 +109,17 @@ def _positions(
             parts.append(text_element(GAP, y + ROW - 4, shortened(name, 9), TOKEN))
             for k, j in enumerate(places_here):
                 x, title = GAP + LABEL + k * wide, f"{name} at {j}, {token_name(tokens[j], 40)}"
-                parts.append(_cell(x, y, wide, title, float(values[i, j]), limit, places))
+                parts.append(heat_cell(x, y, wide, title, float(values[i, j]), limit, places))
             y += ROW
         y += 8
     return "".join(parts), y
-
-
-def _cell(x: float, y: float, wide: float, title: str, value: float, limit: float, places: int, label: str = "") -> str:
-    """Return one cell, with its number if there is room for it."""
-    place = f'x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{ROW:g}"'
-    share = 0.0 if np.isnan(value) else value / limit
-    shown = number(value, places, sign=True)
-    text = f"{label} {shown}".strip()
-    fits = len(text) * CELL * SMALL <= wide - 2 and abs(share) >= 0.005
-    colour = "#ffffff" if abs(share) > 0.6 else TEXT
-    words = text_element(x + wide / 2, y + ROW - 4.5, text, SMALL, anchor="middle", colour=colour) if fits else ""
-    tooltip = _tooltip(f"{title}: {shown}")
-    return f'<g>{tooltip}<rect class="cell" {place} fill="{_shade(share)}" stroke="#fff" stroke-width=".6"/>{words}</g>'
-
-
-def _tooltip(text: str) -> str:
-    """Return a tooltip as an SVG element."""
-    return f"<title>{escape(text)}</title>"
-
-
-def _shade(share: float) -> str:
-    """Return a colour from orange (-1) through near white (0) to blue (1)."""
-    end = style.LIGHT[0] if share >= 0 else style.LIGHT[1]
-    size = min(1.0, abs(share))
-    far = tuple(int(end[i : i + 2], 16) for i in (1, 3, 5))
-    red, green, blue = (round(a + (b - a) * size) for a, b in zip((244, 245, 247), far, strict=True))
-    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def _legend(limit: float, places: int, y: float) -> str:
     first, last = number(-limit, places), number(limit, places, sign=True)
     x = GAP + len(first) * CELL * SMALL + 6
     ramp = "".join(
-        f'<rect x="{x + 6 * i:.1f}" y="{y:.1f}" width="6" height="9" fill="{_shade((i - 5) / 5)}"/>' for i in range(11)
+        f'<rect x="{x + 6 * i:.1f}" y="{y:.1f}" width="6" height="9" fill="{shade((i - 5) / 5)}"/>' for i in range(11)
     )
     edge = f'<rect x="{x:.1f}" y="{y:.1f}" width="66" height="9" fill="none" stroke="{LINE}" stroke-width=".6"/>'
     labels = text_element(GAP, y + 8, first, SMALL, colour=QUIET) + text_element(

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dreamy_lens.errors import ModelError
+
 if TYPE_CHECKING:
     from dreamy_lens.models.prefix_tree import PrefixTree
 
@@ -25,6 +27,9 @@ EMBEDDING = "embed.hook_out"
 
 Reader = Callable[..., Any]
 """Function of (activation, hook) that reads an activation and returns None."""
+
+Edit = Callable[[Tensor], "Tensor | None"]
+"""Function of an activation `[batch, ...]` that returns the one to put in its place, or None to leave it."""
 
 
 class NotPackable(Exception):
@@ -201,6 +206,20 @@ class Backend(Protocol):
         activations, _ = self.run(ids, list(readers))
         for name, activation in activations.items():
             readers[name](activation)
+
+    def run_edited(
+        self,
+        ids: Int[Tensor, "batch pos"],
+        edits: Sequence[tuple[str, Edit]],
+        capture: Iterable[str] = (),
+        *,
+        logits: bool = True,
+    ) -> tuple[dict[str, Tensor], Float[Tensor, "batch pos d_vocab"] | None]:
+        """Run one pass with activations changed; see :meth:`dreamy_lens.models.hooked_model.HookedModel.run_edited`."""
+        raise ModelError(
+            f"The backend {type(self).__name__} of {self.name} has no run_edited(), so activations cannot be changed "
+            "on it. Define that method, or use a TransformerBridge."
+        )
 
     def keep_hooks(self) -> contextlib.AbstractContextManager[None]:
         """Return a context manager within which hooks may stay attached between passes."""

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dreamy_lens.errors import HookNotFiredError, ModelError, NoGradientError, quoted
-from dreamy_lens.models.backend import EMBEDDING, Backend, Reader
+from dreamy_lens.models.backend import EMBEDDING, Backend, Edit, Reader
 from dreamy_lens.models.names import located, nearest
 from dreamy_lens.models.persistent_hooks import attach, persistent_hooks_of
 from dreamy_lens.models.stand_ins import without_stand_ins
@@ -210,6 +210,32 @@ class BridgePasses(Backend):
         self._check_fired(capture, activations, ids[:, : self.n_ctx])
         return activations
 
+    def run_edited(
+        self,
+        ids: Int[Tensor, "batch pos"],
+        edits: Sequence[tuple[str, Edit]],
+        capture: Iterable[str] = (),
+        *,
+        logits: bool = True,
+    ) -> tuple[dict[str, Tensor], Float[Tensor, "batch pos d_vocab"] | None]:
+        """Run one pass with activations changed; see :meth:`dreamy_lens.models.hooked_model.HookedModel.run_edited`."""
+        names = list(dict.fromkeys(capture))
+        activations: dict[str, Tensor] = {}
+        edited: dict[str, Tensor] = {}
+        # Edits come after the user's hooks and before the readers, which see the edited activations.
+        hooks = [(name, _editor(name, edit, edited)) for name, edit in edits]
+        hooks += self._readers(names, activations, end=not logits)
+        output = None
+        self._evaluate()
+        gated = self._gated([*names, *(name for name, _ in edits)])
+        with contextlib.suppress(_Finished), gated, self._attached(hooks, may_persist=False):
+            output = self.bridge(ids, **self._no_cache)
+        self._check_fired(names, activations, ids)
+        if output is not None:
+            self._check_fired([name for name, _ in edits], edited, ids)
+            output = getattr(output, "logits", output)
+        return activations, output if logits else None
+
     def observe(self, ids: Int[Tensor, "batch pos"], readers: Mapping[str, Reader]) -> None:
         """Run one full pass with a reader for each hook point; a hook point may not fire."""
         hooks = list(readers.items())
@@ -239,9 +265,9 @@ class BridgePasses(Backend):
         return [(name, reader(name)) for name in names]
 
     @contextlib.contextmanager
-    def _attached(self, hooks: list[tuple[str, Any]], leaf: Any = None) -> Iterator[None]:
+    def _attached(self, hooks: list[tuple[str, Any]], leaf: Any = None, may_persist: bool = True) -> Iterator[None]:
         """Attach hooks for one pass: persistent hooks, or temporary hooks that run after the user's."""
-        if not self.is_hooked:
+        if may_persist and not self.is_hooked:
             persistent = persistent_hooks_of(self.bridge)
             with persistent.in_pass(hooks, self._point, leaf, self._embedding_point or "") as are_attached:
                 if are_attached:
@@ -343,6 +369,21 @@ def _check_weights(bridge: Any) -> None:
                 "The model was made inside torch.inference_mode(), so its weights can have no gradients. Make it "
                 "outside, or inside torch.no_grad()."
             )
+
+
+def _editor(name: str, edit: Edit, edited: dict[str, Tensor]) -> Any:
+    """Return a hook that puts an edited activation in the place of an activation, with its type and shape."""
+
+    def replace(activation: Any, hook: Any = None) -> Any:
+        first = activation[0] if isinstance(activation, tuple) else activation
+        edited[name] = first
+        new = edit(first)
+        if new is None:
+            return None
+        new = new.to(first.device, first.dtype)
+        return (new, *activation[1:]) if isinstance(activation, tuple) else new
+
+    return replace
 
 
 def _library_of(hook: Any) -> str:

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dreamy_lens.errors import FeatureError, ModelError, UnknownHookError, quoted, warn
-from dreamy_lens.models.backend import Backend, ComponentBypass, PackedRunner, Reader
+from dreamy_lens.models.backend import Backend, ComponentBypass, Edit, PackedRunner, Reader
 from dreamy_lens.models.kernels import Kernels
 from dreamy_lens.models.locking import lock_of
 from dreamy_lens.models.names import nearest
@@ -318,6 +318,33 @@ class HookedModel:
             if past is None:
                 return self.backend.run(ids, capture, logits=logits, embeddings=embeddings)
             return self.backend.run(ids, capture, logits=logits, embeddings=embeddings, past=past)
+
+    def run_edited(
+        self,
+        ids: Int[Tensor, "batch pos"],
+        edits: Sequence[tuple[str, Edit]],
+        capture: Iterable[str] = (),
+        *,
+        logits: bool = True,
+    ) -> tuple[dict[str, Tensor], Float[Tensor, "batch pos d_vocab"] | None]:
+        """Run one forward pass in which functions change activations. No cache and no shared prefix is used.
+
+        Args:
+            ids: Rows of token ids, BOS and template included.
+            edits: Pairs of a hook point and a function of its activation `[batch, ...]`, which returns the activation
+                to use instead. They run after the user's hooks there, in this order.
+            capture: Hook points to read, after the edits.
+            logits: True to compute the model's output; otherwise the pass ends at the last hook point of `capture`.
+
+        Returns:
+            Activations by requested hook point name, `[batch, ...]`, and the logits or None.
+
+        Raises:
+            HookNotFiredError: One of the hook points did not fire.
+            ModelError: The backend cannot change activations.
+        """
+        with self.lock:
+            return self.backend.run_edited(ids, edits, capture, logits=logits)
 
     def observe(self, ids: Int[Tensor, "batch pos"], readers: Mapping[str, Reader]) -> None:
         """Run one full pass with a function of (activation, hook) for each hook point; a hook point may not fire.

@@ -1,8 +1,11 @@
+from .ablation import Ablation as Ablation
 from .attribution import Attribution as Attribution
 from .attribution import Substitute as Substitute
 from .baselines import Baseline as Baseline
 from .baselines import Baselines as Baselines
 from .continuation import Continuation as Continuation
+from .effect import Effect as Effect
+from .effect import TokenChange as TokenChange
 from .frontier import Frontier as Frontier
 from .history import History as History
 from .history import HistoryBuilder as HistoryBuilder
