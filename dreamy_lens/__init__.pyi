@@ -16,6 +16,7 @@ from .api.ensemble import ensemble as ensemble
 from .api.generate import generate as generate
 from .api.load import load as load
 from .api.max_activating import max_activating as max_activating
+from .api.mechanisms import mechanisms as mechanisms
 from .api.score import score as score
 from .api.sweep import sweep as sweep
 from .api.upstream import upstream as upstream

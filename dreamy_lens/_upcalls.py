@@ -33,6 +33,11 @@ def upstream(feature: str, prompt: Any, model: str, **settings: Any) -> Any:
     return import_module("dreamy_lens").upstream(feature, prompt, model, **settings)
 
 
+def mechanisms(run: Any, **settings: Any) -> Any:
+    """Find the ways in which the prompts of a run drive its feature, as `dreamy_lens.mechanisms` does."""
+    return import_module("dreamy_lens").mechanisms(run, **settings)
+
+
 def cross_entropies(prompts: list[list[int]], model: Any, prepend_bos: bool) -> list[float]:
     """Return the cross-entropy of prompts of any lengths under a model, in nats per token."""
     score, found = import_module("dreamy_lens").score, [0.0] * len(prompts)

@@ -13,3 +13,11 @@ from .direct_path import logits_of as logits_of
 from .doctor import Finding as Finding
 from .doctor import examine as examine
 from .logit_effects import logit_effect as logit_effect
+from .mechanisms import PromptPool as PromptPool
+from .mechanisms import find_mechanisms as find_mechanisms
+from .prompt_groups import average_linkage as average_linkage
+from .prompt_groups import mean_distance as mean_distance
+from .prompt_groups import nearest_rows as nearest_rows
+from .prompt_groups import self_bleu as self_bleu
+from .prompt_groups import spread_rows as spread_rows
+from .reference_prompts import reference_prompts as reference_prompts

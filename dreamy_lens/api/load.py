@@ -103,13 +103,14 @@ def kind_of(path: str) -> str:
 def _load_file(path: str) -> Any:
     """Open a JSON file of a result, by the format that it names."""
     from dreamy_lens.comparison import comparison, storage
-    from dreamy_lens.results import attribution, baselines, frontier, merged, upstream
+    from dreamy_lens.results import attribution, baselines, frontier, mechanisms, merged, upstream
 
     kinds = {
         frontier.FORMAT: frontier.Frontier,
         merged.FORMAT: merged.Merged,
         attribution.FORMAT: attribution.Attribution,
         upstream.FORMAT: upstream.Upstream,
+        mechanisms.FORMAT: mechanisms.Mechanisms,
         baselines.FORMAT: baselines.Baselines,
         storage.FORMAT: comparison.Comparison,
     }
@@ -120,6 +121,6 @@ def _load_file(path: str) -> Any:
     if form not in kinds:
         raise RunFolderError(
             f"{quoted(path)} is a file, and not one of a frontier, of merged runs, of an attribution, of upstream "
-            "contributions, of baselines or of a comparison; a run, a sweep and a scan are folders."
+            "contributions, of mechanisms, of baselines or of a comparison; a run, a sweep and a scan are folders."
         )
     return kinds[form].load(Path(path).expanduser())

@@ -24,6 +24,7 @@ COMMANDS = {
     "dream": Command("dream", "search for prompts that drive a feature, and print the frontier"),
     "attribute": Command("model", "show which tokens of a prompt carry a feature"),
     "upstream": Command("upstream", "show which components of a model make a feature's value on a prompt"),
+    "mechanisms": Command("mechanisms", "show in how many ways the prompts of a run drive their feature"),
     "generate": Command("model", "let a model continue a prompt, and print what it writes"),
     "scan": Command("corpus", "find the windows of a corpus that drive features to their highest values"),
     "compare": Command("corpus", "compare saved runs with the windows of a corpus"),

@@ -92,7 +92,7 @@ def document_of(result: Any) -> dict[str, Any]:
     elif kind == "Attribution":
         names = ("feature", "value", "cross_entropy", "ids", "tokens", "drop_to_worst", "drop_to_best")
         document |= {name: getattr(result, name) for name in names}
-    elif kind == "Upstream":
+    elif kind in ("Upstream", "Mechanisms"):
         document |= {name: value for name, value in result.to_dict().items() if name not in ("format", "version")}
     elif kind == "Sweep":
         document |= {"features": result.features, "seeds": result.seeds, "settings": result.settings}

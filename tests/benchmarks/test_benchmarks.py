@@ -9,6 +9,7 @@ import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -407,3 +408,13 @@ def test_the_benchmark_floor(benchmark, monkeypatch, capsys):
     _, model, search, work, rate, least, taken, share, _ = row.split("|")
     assert (model.strip(), search.strip()) == ("embedded", "epo") and 0 < float(work) and 0 < float(rate)
     assert 0 < float(least) < float(taken) and 0 < int(share.strip().removesuffix("%")) < 100
+
+
+def test_the_benchmark_ways(benchmark, monkeypatch, capsys):
+    ways = benchmark("ways")
+    small = {"children": 8, "samples": 16, "length": 4}
+    monkeypatch.setattr(ways.dl, "dream", partial(ways.dl.dream, **small))
+    monkeypatch.setattr(ways.dl, "mechanisms", partial(ways.dl.mechanisms, most=4))
+    ways.main(["--features", "L2.N812", "--tokens", "0", "--iterations", "1"])
+    out = capsys.readouterr().out
+    assert "L2.N812 diversity 0.5" in out and "seconds with diversity / without: median" in out

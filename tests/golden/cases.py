@@ -237,6 +237,7 @@ COMMANDS = (
     "dream",
     "attribute",
     "upstream",
+    "mechanisms",
     "scan",
     "compare",
     "card",
