@@ -46,12 +46,13 @@ def measure(feature: str, model, examples, iterations: int, seed: int) -> dict[s
         own = result.drops.diagonal()
         off = result.drops[~np.eye(count, dtype=bool)]
         shares = " ".join(f"{cell.share:.2f}/{cell.window_share:.2f}" for cell in result.cells)
+        other, random = off.mean() if len(off) else np.nan, result.control_drops.mean()
         print(
             f"{feature} diversity {diversity}: {seconds:.1f} s of processor time, maximum {result.maximum:.2f}, "
-            f"{count} cells, {len(result.ways)} ways, {sum(result.confirmed)} confirmed, score {result.polysemanticity:.2f}; "
-            f"dreams/corpus {shares}; drop own {own.mean():.3f}, other {off.mean() if len(off) else np.nan:.3f}, "
-            f"random {result.control_drops.mean():.3f}; self-BLEU {result.texts[0].self_bleu:.2f}, "
-            f"distance {result.texts[0].distance:.2f}",
+            f"{count} cells, {len(result.ways)} ways, {sum(result.confirmed)} confirmed, "
+            f"score {result.polysemanticity:.2f}; dreams/corpus {shares}; "
+            f"drop own {own.mean():.3f}, other {other:.3f}, random {random:.3f}; "
+            f"self-BLEU {result.texts[0].self_bleu:.2f}, distance {result.texts[0].distance:.2f}",
             flush=True,
         )
         found[f"seconds {diversity}"] = seconds
