@@ -20,4 +20,3 @@ from .prompt_groups import mean_distance as mean_distance
 from .prompt_groups import nearest_rows as nearest_rows
 from .prompt_groups import self_bleu as self_bleu
 from .prompt_groups import spread_rows as spread_rows
-from .reference_prompts import reference_prompts as reference_prompts

@@ -36,6 +36,8 @@ REFINED = 48
 """Number of prompts near each cell that are examined in a second round, so that its frontier is not left to chance."""
 ABLATED = 12
 """Number of each cell's strongest prompts on which ablation is measured."""
+WEAK = 0.1
+"""Share of the maximum below which a corpus window is in no cell."""
 CONTROLS = 4
 """Number of random units of the same kind, for each cell."""
 LISTED = 8
@@ -185,8 +187,12 @@ class _Mechanisms:
         label = self._without_small(average_linkage(_directions(contributions), self.similar))
         chosen, contributions, label = self._refined(chosen, contributions, label)
         corpus = [np.asarray(w, dtype=np.int64) for w in windows]
-        extra = self.units(corpus) if corpus else contributions[:0]
         values = self.values(corpus)
+        strong = np.flatnonzero(self.shares(values) >= WEAK)
+        if len(strong) < len(corpus):
+            self.notes.append(f"{len(corpus) - len(strong)} of {len(corpus)} windows hardly drive the feature.")
+        corpus, values = [corpus[i] for i in strong.tolist()], values[strong]
+        extra = self.units(corpus) if corpus else contributions[:0]
         label, of_window = self._with_windows(contributions, label, extra)
         count = max([*label.tolist(), *of_window.tolist(), -1]) + 1
         dreamt = self.shares(self.pool.value[chosen])

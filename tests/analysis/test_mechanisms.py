@@ -19,14 +19,13 @@ from dreamy_lens.analysis import (
     find_mechanisms,
     mean_distance,
     nearest_rows,
-    reference_prompts,
     self_bleu,
     spread_rows,
 )
 from dreamy_lens.errors import ExamplesError, FeatureError, RunFolderError, SettingsError
 from dreamy_lens.models import as_hooked
 from dreamy_lens.results import CellUnit, Frontier, MechanismCell, Mechanisms, Prompt, Provenance, TextDiversity
-from dreamy_lens.scoring import Scorer
+from dreamy_lens.scoring import Scorer, draw_samples
 from tests.helpers.models import family, new_bridge
 
 FEATURE = "L1.N5"
@@ -99,7 +98,7 @@ def test_drops_are_those_of_the_plain_model_with_the_neuron_at_its_mean():
     prompts = np.concatenate(groups)
     found = dl.mechanisms(prompts, FEATURE, bridge, seed=3)
     scorer = Scorer(dl.parse(FEATURE), as_hooked(bridge))
-    texts, _ = reference_prompts(scorer, None, 64, 5, 3)
+    texts = draw_samples(scorer.model, scorer.frame, 64, 5, scorer.allowed, {}, 3, 0).ids.numpy()
     state: dict[str, Any] = {"set": None}
 
     def change(module: Any, args: Any) -> Any:
