@@ -25,7 +25,8 @@ from dreamy_lens.analysis import (
 from dreamy_lens.errors import ExamplesError, FeatureError, RunFolderError, SettingsError
 from dreamy_lens.models import as_hooked
 from dreamy_lens.results import CellUnit, Frontier, MechanismCell, Mechanisms, Prompt, Provenance, TextDiversity
-from dreamy_lens.scoring import Scorer, draw_samples
+from dreamy_lens.scoring import Scorer
+from dreamy_lens.scoring.sampling import draw_samples
 from tests.helpers.models import family, new_bridge
 
 FEATURE = "L1.N5"
