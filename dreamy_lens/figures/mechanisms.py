@@ -36,8 +36,8 @@ def mechanism_map(mechanisms: FeatureMechanisms, width: float = WIDTH) -> SvgFig
     >>> import dreamy_lens as dl
     >>> prompts = ["if given, applied only", "the same as described only", "is optional and is applied only"]
     >>> figure = dl.figures.mechanism_map(dl.mechanisms(prompts, "L2.N812"))
-    >>> figure.svg.count("<title>cell A")
-    2
+    >>> figure.svg.count("<title>cell A, dreams: 100%")
+    1
     """
     parts, y = [text_element(GAP, 14, "Share of the maximum", TOKEN, mono=False, bold=True)], 22.0
     for cell in mechanisms.cells:
