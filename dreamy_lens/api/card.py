@@ -51,7 +51,7 @@ def card(
     progress: bool | None = None,
     **settings: Any,
 ) -> Card:
-    """Make one page about a feature: its dreams, the corpus text that drives it most, where it comes from, what it does.
+    """Make one page about a feature: its dreams, text that drives it most, where it comes from, what it does.
 
     Args:
         feature: Expression, or its text such as ``"L2.N17"``.

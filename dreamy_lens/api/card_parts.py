@@ -77,7 +77,10 @@ def card_parts(
         return baselines(feature, model, length=length, fluency_model=held_out_model, **around)
 
     work: dict[str, tuple[str, Callable[[], Any]]] = {
-        "mechanisms": ("Looking for the ways in which dreams drive it", lambda: _mechanisms(merged, feature, model, examples)),
+        "mechanisms": (
+            "Looking for the ways in which dreams drive it",
+            lambda: _mechanisms(merged, feature, model, examples),
+        ),
         "upstream": ("Decomposing the strongest dream", strongest.upstream),
         "downstream": ("Steering", lambda: strongest.steer(n_tokens=12)),
         "words": ("Comparing held-out windows", lambda: explain(merged, examples, llm, llm_model=llm_model)),

@@ -109,6 +109,7 @@ def _load_file(path: str) -> Any:
         baselines,
         explanation,
         frontier,
+        mechanisms,
         merged,
         patching,
         steering,
@@ -123,6 +124,7 @@ def _load_file(path: str) -> Any:
         steering.FORMAT: steering.Steering,
         ablation.FORMAT: ablation.Ablation,
         patching.FORMAT: patching.Patching,
+        mechanisms.FORMAT: mechanisms.Mechanisms,
         baselines.FORMAT: baselines.Baselines,
         explanation.FORMAT: explanation.Explanation,
         storage.FORMAT: comparison.Comparison,
@@ -134,7 +136,7 @@ def _load_file(path: str) -> Any:
     if form not in kinds:
         raise RunFolderError(
             f"{quoted(path)} is a file, and not one of a frontier, of merged runs, of an attribution, of upstream "
-            "contributions, of a steering, of an ablation, of a patching, of baselines, of an explanation or of a "
-            "comparison; a run, a sweep and a scan are folders."
+            "contributions, of mechanisms, of a steering, of an ablation, of a patching, of baselines, of an "
+            "explanation or of a comparison; a run, a sweep and a scan are folders."
         )
     return kinds[form].load(Path(path).expanduser())

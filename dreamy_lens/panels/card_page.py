@@ -122,8 +122,8 @@ class CardView:
         held_out = f" Held-out cross-entropy is that under {known.fluency}." if known.fluency else ""
         note = (
             f"How many standard deviations a dream is above the mean of {len(known.random):,} random prompts and of "
-            f"{examples.windows:,} windows. Distinct pairs: the share of different ones among its pairs of neighbouring "
-            f"tokens, below 1 where it repeats itself.{held_out}"
+            f"{examples.windows:,} windows. Distinct pairs: the share of different ones among its pairs of "
+            f"neighbouring tokens, below 1 where it repeats itself.{held_out}"
         )
         return Html(f'<p class="dl-note">{escape(note)}</p>{html_table([*columns, "text"], rows)}')
 
