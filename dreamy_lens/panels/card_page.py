@@ -111,22 +111,22 @@ class CardView:
         if known is None:
             return None
         examples, prompts = self.card.examples, self.comparison.frontier.spread(CALIBRATED)
-        table = known.of(prompts)
-        values, spread = table["value"].to_list(), examples.deviation
+        scores = known.of(prompts)
+        values, spread = scores["value"].to_list(), examples.deviation
         z = [(v - examples.mean) / spread if spread > 0 else math.nan for v in values]
         columns: dict[str, list[float]] = {
             "value": values,
-            "z, random prompts": table["z_random"].to_list(),
+            "z, random prompts": scores["z_random"].to_list(),
             "z, windows": z,
-            "cross-entropy": table["cross_entropy"].to_list(),
+            "cross-entropy": scores["cross_entropy"].to_list(),
         }
         if known.fluency:
-            columns["held-out cross-entropy"] = table["held_out_cross_entropy"].to_list()
-        columns["distinct pairs"] = table["distinct"].to_list()
+            columns["held-out cross-entropy"] = scores["held_out_cross_entropy"].to_list()
+        columns["distinct pairs"] = scores["distinct"].to_list()
         places = {name: decimals(column) for name, column in columns.items()}
         rows = [
             [*(number(column[i], places[name]) for name, column in columns.items()), visible(text, token=False)]
-            for i, text in enumerate(table["text"].to_list())
+            for i, text in enumerate(scores["text"].to_list())
         ]
         held_out = f" Held-out cross-entropy is that under {known.fluency}." if known.fluency else ""
         note = (
@@ -134,7 +134,8 @@ class CardView:
             f"{examples.windows:,} windows. Distinct pairs: the share of different ones among its pairs of "
             f"neighbouring tokens, below 1 where it repeats itself.{held_out}"
         )
-        return Html(f'<p class="dl-note">{escape(note)}</p>{html_table([*columns, "text"], rows)}')
+        table = html_table([*columns, "text"], rows)
+        return Html(f'<p class="dl-note">{escape(note)}</p><div style="overflow-x:auto">{table}</div>')
 
     def _introduction(self) -> str:
         comparison, scanned = self.comparison, self.comparison.scanned
