@@ -70,15 +70,15 @@ class CardView:
         comparison = self.comparison
         card, below = self.card, f"h{int(heading[1]) + 1}"
         effect = f"<{below}>Logit effect</{below}>{card.logit_effect.html()}"
-        steering = self._part("downstream", lambda: card.downstream and card.downstream.body())
+        steering = self._part("downstream", lambda: card.downstream.body() if card.downstream else None)
         parts = [
             ("Dreams against the corpus", self._plane()),
-            ("Ways to drive it", self._part("mechanisms", lambda: card.mechanisms and card.mechanisms.body())),
+            ("Ways to drive it", self._part("mechanisms", lambda: card.mechanisms.body() if card.mechanisms else None)),
             ("Dreams, token by token", self._strips() + panel),
             (f"In {comparison.scanned.corpus}", self._windows()),
-            ("Where it comes from", self._part("upstream", lambda: card.upstream and card.upstream.body())),
+            ("Where it comes from", self._part("upstream", lambda: card.upstream.body() if card.upstream else None)),
             ("What it does", effect + (f"<{below}>Steering</{below}>{steering}" if steering else "")),
-            ("In words", self._part("words", lambda: card.words and card.words.body(below))),
+            ("In words", self._part("words", lambda: None if card.words is None else card.words.body(below))),
             ("How far above chance", self._part("calibration", self._calibration)),
             ("Settings", self._settings()),
         ]

@@ -273,7 +273,7 @@ class Ablation:
     def body(self) -> Html:
         """Return the sentence, the figure and the table."""
         notes = "".join(f'<p class="dl-note">{escape(note)}</p>' for note in self.notes)
-        figure = f'<div style="background:#fff;overflow:auto">{self.plot().svg}</div>'
+        figure = f'<div style="background:#fff;overflow:auto">{self.plot().inline}</div>'
         texts = "".join(f"<p><strong>{prompt_text(prompt)}</strong></p>" for prompt in self.prompts[:8])
         table = html_table(self._columns(), self._rows())
         origin = f'<p class="dl-note">{escape(self.model)}; changes are means over the prompts.</p>'

@@ -383,8 +383,9 @@ class Mechanisms:
         return [line.rstrip() for line in text_table([*columns, ""], cells).split("\n")]
 
     def body(self) -> Html:
+        """Return the sentence, the figures and the tables."""
         notes = "".join(f'<p class="dl-note">{escape(note)}</p>' for note in self.notes)
-        figure = f'<div style="background:#fff;overflow:auto">{self.plot().svg}</div>' if self.cells else ""
+        figure = f'<div style="background:#fff;overflow:auto">{self.plot().inline}</div>' if self.cells else ""
         parts = [f"<p>{escape(self.sentence)}</p>{notes}{figure}", html_table(_CELL_COLUMNS, self._cell_rows())]
         if self.cells:
             parts.append(html_table(["drop", *self.ablated, "random"], self._ablation_rows()))

@@ -244,7 +244,7 @@ class Patching:
     def body(self) -> Html:
         """Return the sentence, the figure and the table."""
         notes = "".join(f'<p class="dl-note">{escape(note)}</p>' for note in self.notes)
-        figure = f'<div style="background:#fff;overflow:auto">{self.plot().svg}</div>'
+        figure = f'<div style="background:#fff;overflow:auto">{self.plot().inline}</div>'
         text = f"<p><strong>{prompt_text(self.prompt)}</strong></p><p>Neutral: {prompt_text(self.neutral)}</p>"
         table = html_table(_COLUMNS, self._rows(_SHOWN))
         origin = f'<p class="dl-note">{escape(self.model)}</p>'

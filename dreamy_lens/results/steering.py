@@ -321,7 +321,7 @@ class Steering:
     def body(self) -> Html:
         """Return the sentence, the figure and the tables."""
         notes = "".join(f'<p class="dl-note">{escape(note)}</p>' for note in self.notes)
-        figure = f'<div style="background:#fff;overflow:auto">{self.plot().svg}</div>'
+        figure = f'<div style="background:#fff;overflow:auto">{self.plot().inline}</div>'
         table = html_table(self._columns(), self._rows())
         written = ""
         if any(effect.continuation_ids for effect in (self.untouched, *self.effects)):

@@ -333,7 +333,7 @@ class Upstream:
     def body(self) -> Html:
         """Return the sentence, the figure and the table."""
         notes = "".join(f'<p class="dl-note">{escape(note)}</p>' for note in self.notes)
-        figure = f'<div style="background:#fff;overflow:auto">{self.plot().svg}</div>'
+        figure = f'<div style="background:#fff;overflow:auto">{self.plot().inline}</div>'
         table = html_table(("contribution", "share", "component", "from"), self._rows(_SHOWN))
         text = f"<p><strong>{prompt_text(self.prompt)}</strong></p><p>{escape(self.sentence)}</p>"
         origin = f'<p class="dl-note">{escape(self.model)}</p>'
