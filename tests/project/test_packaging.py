@@ -144,7 +144,7 @@ def test_what_the_package_imports_is_declared_and_what_is_declared_is_imported()
     owners = packages_distributions()
     found = {canonicalize_name(name) for module in imported for name in owners.get(module, [module])[:1]}
     optional = project()["optional-dependencies"]
-    extras = {canonicalize_name(Requirement(r).name) for name in ("adapters", "ray") for r in optional[name]}
+    extras = {canonicalize_name(Requirement(r).name) for name in ("adapters", "llm", "ray") for r in optional[name]}
     found -= {"triton"}  # comes with torch for CUDA, and is looked for before it is imported
     assert found - extras == {canonicalize_name(Requirement(r).name) for r in project()["dependencies"]}
     assert extras <= found
