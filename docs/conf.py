@@ -60,6 +60,7 @@ html_theme = "furo"
 html_title = "dreamy_lens"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = ["theme.js"]
 html_show_sphinx = False
 html_copy_source = False
 html_theme_options: dict[str, Any] = {"sidebar_hide_name": False, "navigation_with_keys": True}

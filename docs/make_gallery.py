@@ -29,20 +29,20 @@ ALL_TOGETHER = 2_000_000
 """Bytes of all cards, at most."""
 
 FEATURES = {
-    "L2.N812": "a neuron on “only”, where it limits what stands before it",
-    "L1.N325": "a neuron on “See”, at the start of “See Also”",
-    "L2.N586": "a neuron on the article “an”",
-    "L2.N534": "a neuron on “it” as a subject",
-    "L2.N388": "a neuron on “=” after a variable in an example",
-    "L2.N590": "a neuron on the comma after a keyword argument",
-    "L2.N230": "a neuron on the hyphen inside a word",
+    "L2.N812": "a neuron that fires on “only”, where it limits what stands before it",
+    "L1.N325": "a neuron: most of its strongest windows end on “See”, the start of “See Also”",
+    "L2.N586": "a neuron: most of its strongest windows end on the article “an”",
+    "L2.N534": "a neuron: most of its strongest windows end on “it”",
+    "L2.N388": "a neuron: most of its strongest windows end on “=” after a variable in an example",
+    "L2.N590": "a neuron: most of its strongest windows end on the comma after a keyword argument",
+    "L2.N230": "a neuron: most of its strongest windows end on a hyphen",
     "L2.N863": "a neuron with no single reading",
     "L3.N40": "a neuron of layer 3",
-    "L3.N129": "a neuron on the colon after the name of a parameter",
-    "L3.N708": "a neuron on the underscore after a capital letter",
-    "L4.N174": "a neuron on the end of a sentence",
-    "L4.N608": "a neuron on the space between the numbers of an array",
-    "L5.N395": "a neuron on the closing bracket of an argument list",
+    "L3.N129": "a neuron: most of its strongest windows end on the colon after the name of a parameter",
+    "L3.N708": "a neuron: most of its strongest windows end on an underscore",
+    "L4.N174": "a neuron: most of its strongest windows end on a full stop",
+    "L4.N608": "a neuron: most of its strongest windows end on the space between the numbers of an array",
+    "L5.N395": "a neuron: most of its strongest windows end on a closing bracket",
     'logit_difference(" the")': "how far “the” is ahead of every other next token",
     'logit_difference(" None")': "how far “None” is ahead of every other next token",
     'logit(" True") - logit(" False")': "“True” against “False” as the next token",
@@ -50,7 +50,7 @@ FEATURES = {
     "blocks.5.hook_resid_post[-1].norm()": "the length of the residual stream at the last token",
     "0.5 * L2.N812 - L3.N40": "one neuron without another",
 }
-"""Text of each feature, with what it is or, for a neuron, how its windows read."""
+"""Text of each feature, with what it is or, for a neuron, what its strongest windows in the corpus have in common."""
 
 
 def name_of(feature: str) -> str:
@@ -104,7 +104,7 @@ def page() -> str:
         "Open a card to see its dreams token by token, the text that drives the feature most, and the dreams against",
         f"{TOKENS // 1000}k tokens of documentation. Cards answer clicks, and need no kernel and no network.",
         "`python docs/make_gallery.py` makes them.\n",
-        "What is said of a neuron is how its strongest windows read to us. Look at its dreams, and judge for yourself;",
+        "What is said of a neuron is a first look at windows of this corpus. Its dreams often say something else.",
         "[When a dream misleads](explanation/misleading.md) says what to look for.\n",
         "::::{grid} 1 1 2 2\n:gutter: 3\n",
     ]
