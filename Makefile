@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 SETUP := pyproject.toml constraints.txt
 
-.PHONY: help demo test notebooks lint wheel format clean
+.PHONY: help demo test notebooks docs lint wheel format clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1@/p' Makefile | awk -F@ '{ printf "%-14s%s\n", $$1, $$2 }'
@@ -31,6 +31,10 @@ test: $(VENV)/.test  ## run the tests and the examples in docstrings
 
 notebooks: $(VENV)/.test  ## execute notebooks and write them with their outputs
 	OMP_NUM_THREADS=1 $(BIN)/python notebooks/execute.py $(NOTEBOOKS)
+
+docs: $(VENV)/.docs  ## build the documentation site in build/docs, with warnings as errors and without a network
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/docs
+	@echo "Open build/docs/index.html"
 
 lint: $(VENV)/.dev  ## ruff, its formatter, pyright, the layers of the package, private names
 	$(BIN)/ruff check .
@@ -77,6 +81,11 @@ $(VENV)/.package: $(VENV)/.torch $(SETUP)
 
 $(VENV)/.test: $(VENV)/.package
 	@$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.package
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[docs]'
+	@$(BIN)/python -c 'import sphinx' 2>/dev/null || { echo "Sphinx needs Python 3.11 or newer: make PYTHON=python3.12 docs"; exit 1; }
 	@touch $@
 
 # One installation of everything: after it, nothing is left to do for the other stamps.

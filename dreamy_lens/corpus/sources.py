@@ -53,8 +53,8 @@ def open_corpus(
             - a path, or several as `pathlib.Path`: .txt and .md (a file is a document, unless there is a `separator`);
               .jsonl, .ndjson and .json (a row is a document); .parquet (a row is a document). All but .parquet may be
               compressed, and then end in .gz or .zst.
-            - a folder, with all files below it by name, except hidden ones; or a pattern, such as "data/*.jsonl.gz".
-            - a URL that fsspec can open: "s3://bucket/folder", "gs://bucket/part-*.parquet".
+            - a folder, with all files below it by name, except hidden ones; or a pattern: ``"data/*.jsonl.gz"``.
+            - a URL that fsspec can open: ``"s3://bucket/folder"``, ``"gs://bucket/part-*.parquet"``.
             - a `datasets` data set, or its name on the Hub, which is streamed: "owner/name" or "owner/name:train".
             - a list of texts, or of objects with `.text` and `.source`.
             - a function that returns an iterator of texts, or an iterable. A generator can be read only once.
@@ -62,7 +62,7 @@ def open_corpus(
         split: Split of the documentation ("train" or "held_out"), or of a data set.
         config: Configuration of a data set on the Hub.
         text_field: Field or column with the texts; None takes "text", else "content", else the only one with strings.
-        separator: Text between the documents of a text file, such as "<|endoftext|>" or ``"\n\n\n"``.
+        separator: Text between the documents of a text file, such as ``"<|endoftext|>"`` or ``"\n\n\n"``.
         encoding: Encoding of text files; it must keep ASCII. None is "utf-8".
         storage_options: Options that fsspec needs to open a URL.
         packages: Packages of the documentation; None is `dreamy_lens.corpus.PACKAGES`.

@@ -126,8 +126,8 @@ def cut_windows(block: Block, vocabulary: Vocabulary, settings: WindowSettings) 
     """Cut a block into windows, one every `step` tokens.
 
     Counting begins at the start of each section, and again after each special token. No window crosses the end of a
-    section, and none contains a special token: a special token in the text, such as "<|endoftext|>", ends one document
-    and begins another.
+    section, and none contains a special token: a special token in the text, such as ``"<|endoftext|>"``, ends one
+    document and begins another.
 
     Args:
         block: Block of a corpus.

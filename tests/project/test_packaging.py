@@ -39,9 +39,11 @@ def environment(python: str, extra: str = "") -> dict[str, str]:
     return {**found, "python_version": python, "python_full_version": f"{python}.0", "extra": extra}
 
 
-def declared() -> list[Requirement]:
+def declared(python: str | None = None) -> list[Requirement]:
+    """All declared dependencies, or those of one Python."""
     extras = project()["optional-dependencies"].values()
-    return [Requirement(r) for r in (*project()["dependencies"], *(r for extra in extras for r in extra))]
+    found = [Requirement(r) for r in (*project()["dependencies"], *(r for extra in extras for r in extra))]
+    return [r for r in found if python is None or r.marker is None or r.marker.evaluate(environment(python))]
 
 
 def pins(python: str) -> dict[str, str]:
@@ -95,7 +97,7 @@ def test_the_oldest_transformer_lens_is_among_what_is_tested():
 @pytest.mark.parametrize("python", PYTHONS)
 def test_every_declared_dependency_is_pinned_within_its_range(python: str):
     pinned = pins(python)
-    for requirement in declared():
+    for requirement in declared(python):
         version = pinned.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement.name} is not in constraints.txt for Python {python}"
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement} excludes the pinned {version}"
@@ -105,7 +107,7 @@ def test_every_declared_dependency_is_pinned_within_its_range(python: str):
 def test_every_dependency_of_a_dependency_is_pinned_within_its_range(python: str):
     """As far as the metadata of what is installed here can tell: a distribution of another version is not followed."""
     pinned, seen = pins(python), set()
-    waiting = [(r, "dreamy-lens") for r in declared()]
+    waiting = [(r, "dreamy-lens") for r in declared(python)]
     while waiting:
         requirement, wanted_by = waiting.pop()
         name = canonicalize_name(requirement.name)
@@ -142,7 +144,7 @@ def test_what_the_package_imports_is_declared_and_what_is_declared_is_imported()
     owners = packages_distributions()
     found = {canonicalize_name(name) for module in imported for name in owners.get(module, [module])[:1]}
     optional = project()["optional-dependencies"]
-    extras = {canonicalize_name(Requirement(r).name) for name in ("adapters", "ray") for r in optional[name]}
+    extras = {canonicalize_name(Requirement(r).name) for name in ("adapters", "llm", "ray") for r in optional[name]}
     found -= {"triton"}  # comes with torch for CUDA, and is looked for before it is imported
     assert found - extras == {canonicalize_name(Requirement(r).name) for r in project()["dependencies"]}
     assert extras <= found
