@@ -19,6 +19,7 @@ from .api.explain import explain as explain
 from .api.generate import generate as generate
 from .api.load import load as load
 from .api.max_activating import max_activating as max_activating
+from .api.mechanisms import mechanisms as mechanisms
 from .api.patch import patch as patch
 from .api.score import score as score
 from .api.steer import steer as steer

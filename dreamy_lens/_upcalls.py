@@ -48,6 +48,11 @@ def patch(feature: str, prompt: Any, neutral: Any, model: str, **settings: Any) 
     return import_module("dreamy_lens").patch(feature, prompt, neutral, model, **settings)
 
 
+def mechanisms(run: Any, **settings: Any) -> Any:
+    """Find the ways in which the prompts of a run drive its feature, as `dreamy_lens.mechanisms` does."""
+    return import_module("dreamy_lens").mechanisms(run, **settings)
+
+
 def cross_entropies(prompts: list[list[int]], model: Any, prepend_bos: bool) -> list[float]:
     """Return the cross-entropy of prompts of any lengths under a model, in nats per token."""
     score, found = import_module("dreamy_lens").score, [0.0] * len(prompts)

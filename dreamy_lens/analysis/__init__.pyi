@@ -4,6 +4,8 @@ from .attribution import attribute as attribute
 from .attribution import attributions as attributions
 from .chat_endpoint import ChatEndpoint as ChatEndpoint
 from .continuation import continue_prompt as continue_prompt
+from .contributions import Fingerprints as Fingerprints
+from .contributions import fingerprints as fingerprints
 from .direct_path import DirectPath as DirectPath
 from .direct_path import NoPathError as NoPathError
 from .direct_path import apply_norm as apply_norm
@@ -12,5 +14,12 @@ from .direct_path import logits_of as logits_of
 from .doctor import Finding as Finding
 from .doctor import examine as examine
 from .logit_effects import logit_effect as logit_effect
+from .mechanisms import PromptPool as PromptPool
+from .mechanisms import find_mechanisms as find_mechanisms
 from .patching import patch_prompt as patch_prompt
+from .prompt_groups import average_linkage as average_linkage
+from .prompt_groups import mean_distance as mean_distance
+from .prompt_groups import nearest_rows as nearest_rows
+from .prompt_groups import self_bleu as self_bleu
+from .prompt_groups import spread_rows as spread_rows
 from .steering import steer_prompt as steer_prompt

@@ -9,7 +9,7 @@ activation of the pass before it is used, so that a module which does something 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,20 +57,31 @@ class Reading:
 
 
 class AffineMaps:
-    """Activations of one prompt, and the affine maps between them.
+    """Activations of one prompt, or of several of one length, and the affine maps between them.
 
     Args:
         model: Model that is run.
         ids: Row of token ids, BOS and template included.
         also: Further hook points to read, none of which is computed on request.
+        activations: Activations of several rows, `[batch, ...]`, at the hook points that a pass over one row reads;
+            then every tensor of the maps has this axis first. None runs the row.
     """
 
-    def __init__(self, model: HookedModel, ids: Int[Tensor, "1 pos"], also: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        model: HookedModel,
+        ids: Int[Tensor, "batch pos"],
+        also: Iterable[str] = (),
+        activations: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.model, self.ids = model, ids
+        self.activations: dict[str, Tensor] = {}
+        if activations is not None:
+            self.activations.update(activations)
+            return
         known = set(model.hook_names())
         blocks = (f"blocks.{i}.{name}" for i in range(model.n_layers) for name in _BLOCK)
         names = [name for name in (*_OUTSIDE, *blocks, *also) if name in known]
-        self.activations: dict[str, Tensor] = {}
         with torch.no_grad():
             model.observe(ids, {name: self._reader(name) for name in dict.fromkeys(names)})
 
@@ -154,19 +165,29 @@ class AffineMaps:
 
     # What the components of a block write.
 
-    def written_by_heads(self, layer: int) -> Map:
-        """Return the map of heads' outputs `[pos, head, d_head]` to what attention adds to the stream."""
+    def written_by_heads(self, layer: int, z: Tensor | None = None) -> Map:
+        """Return the map of heads' outputs `[pos, head, d_head]` to what attention adds to the stream.
+
+        Args:
+            layer: Layer of the heads.
+            z: Outputs at those positions that the map is for; None is all.
+        """
         out = self.linear(f"blocks.{layer}.attn.o")
-        z = self.read(f"blocks.{layer}.attn.hook_z").float()
+        z = self.read(f"blocks.{layer}.attn.hook_z").float() if z is None else z
 
         def project(x: Tensor) -> Tensor:
-            return out(rearrange(x, "pos head d -> pos (head d)"))
+            return out(rearrange(x, "... head d -> ... (head d)"))
 
         return self._with_norm(f"blocks.{layer}.ln1_post", project, z)
 
-    def written_by_neurons(self, layer: int) -> Map:
-        """Return the map of neurons `[pos, unit]` to what the MLP adds to the stream."""
-        post = self.read(f"blocks.{layer}.mlp.hook_post").float()
+    def written_by_neurons(self, layer: int, post: Tensor | None = None) -> Map:
+        """Return the map of neurons `[pos, unit]` to what the MLP adds to the stream.
+
+        Args:
+            layer: Layer of the neurons.
+            post: Activations at those positions that the map is for; None is all.
+        """
+        post = self.read(f"blocks.{layer}.mlp.hook_post").float() if post is None else post
         return self._with_norm(f"blocks.{layer}.ln2_post", self.linear(f"blocks.{layer}.mlp.out"), post)
 
     def _with_norm(self, name: str, project: Map, x: Tensor) -> Map:
@@ -181,10 +202,11 @@ class AffineMaps:
         return self._shared(values, layer)
 
     def _shared(self, values: Tensor, layer: int) -> Tensor:
-        heads = self.read(f"blocks.{layer}.attn.hook_pattern").shape[0]
-        if values.ndim != 3 or heads % values.shape[1]:
+        pattern = self.read(f"blocks.{layer}.attn.hook_pattern")
+        heads = pattern.shape[-3]
+        if values.ndim != pattern.ndim or heads % values.shape[-2]:
             raise NoPathError(f"The values of block {layer}'s attention are not cut into heads.")
-        return repeat(values, "pos group d -> pos (group same) d", same=heads // values.shape[1])
+        return repeat(values, "... group d -> ... (group same) d", same=heads // values.shape[-2])
 
     # What hook points read.
 
@@ -336,7 +358,7 @@ class AffineMaps:
 
         def mix(u: Tensor) -> Tensor:
             values = self._shared(project(u).reshape(shape), i)
-            return einsum(pattern, values, "head to at, at head d -> to head d").reshape(z_shape)
+            return einsum(pattern, values, "... head to at, ... at head d -> ... to head d").reshape(z_shape)
 
         if is_z:
             return mix
@@ -345,8 +367,8 @@ class AffineMaps:
 
             def by_head(u: Tensor) -> Tensor:
                 z = mix(u)
-                each = torch.diag_embed(rearrange(z, "pos head d -> pos d head"))  # [pos, d, head, of head]
-                flat = rearrange(each, "pos d head of -> pos head (of d)")
+                each = torch.diag_embed(rearrange(z, "... head d -> ... d head"))  # [pos, d, head, of head]
+                flat = rearrange(each, "... d head of -> ... head (of d)")
                 return out(flat) - out(torch.zeros_like(flat))
 
             return by_head
@@ -354,7 +376,7 @@ class AffineMaps:
         if self._is(name, f"blocks.{i}.hook_attn_out"):
             return lambda u: written(mix(u))
         out = self.linear(f"{attn}.o")
-        return lambda u: out(rearrange(mix(u), "pos head d -> pos (head d)"))
+        return lambda u: out(rearrange(mix(u), "... head d -> ... (head d)"))
 
     def _why_not(self, name: str) -> str:
         if "pattern" in name or "attn_scores" in name:

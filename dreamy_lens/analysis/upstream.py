@@ -14,7 +14,7 @@ This module promises:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamy_lens.analysis.affine_maps import LOGITS, AffineMaps, Map
+from dreamy_lens.analysis.affine_maps import LOGITS, AffineMaps, Map, Reading
 from dreamy_lens.analysis.direct_path import NoPathError
 from dreamy_lens.analysis.frozen_features import linearised
 from dreamy_lens.errors import FeatureError, PromptError, SettingsError, quoted
@@ -96,6 +96,42 @@ def _check(quantity: Any, neurons: Any, steps: Any) -> None:
             raise SettingsError(f"{name} is {quoted(value)}; it is a whole number of at least {least}.")
 
 
+def choose_quantity(
+    label: str, readings: Iterable[Reading], exact: bool, inner: str, quantity: str | None
+) -> tuple[str, list[str]]:
+    """Choose the quantity that is decomposed.
+
+    Args:
+        label: Name of the feature.
+        readings: What its hook points read from the residual stream.
+        exact: Whether the feature is linear in its activations, once its choices are made.
+        inner: Quantity that the held feature has.
+        quantity: Quantity that is asked for; None leaves the choice to the feature.
+
+    Returns:
+        One of `QUANTITIES`, and sentences about the choice.
+
+    Raises:
+        FeatureError: The feature has no such quantity.
+    """
+    combined = [r for r in readings if r.combine is not None]
+    parts = {part for r in combined for part in r.parts}
+    divisible = exact and all(r.unitwise for r in combined)
+    if quantity in (None, "value", inner):
+        if quantity is None and combined and divisible and parts == {"pre"}:
+            return "pre", []
+        if quantity is None and "gate" in parts:
+            return inner, [
+                "A neuron of a gated MLP is the product of an activated gate and a linear part. The product is "
+                'divided by integrated gradients; quantity="gate" and quantity="up" divide each part exactly.'
+            ]
+        return inner, []
+    if not combined or not divisible or not all(quantity in r.parts for r in combined):
+        has = sorted({inner, "value", *(parts if divisible else ())})
+        raise FeatureError(f"{label} has no {quoted(quantity)} to decompose; it has {', '.join(map(quoted, has))}.")
+    return quantity, []
+
+
 @dataclass
 class _Total:
     """Decomposed number, with the slopes of the stream at each stage.
@@ -158,7 +194,10 @@ class _Decomposition:
         if reads_logits and logits is not None:
             self.activations[LOGITS] = logits[0].detach()
         self.readings = {name: self.maps.reading(name, x) for name, x in self.activations.items()}
-        self.quantity = self._choose(quantity)
+        self.quantity, note = choose_quantity(
+            scorer.bound.feature.label, self.readings.values(), self.exact, self.inner, quantity
+        )
+        self.notes += note
 
     def evaluate_on_prompt(self, bound: BoundFeature) -> float:
         """Return the value of another feature on the prompt."""
@@ -166,28 +205,6 @@ class _Decomposition:
         with torch.no_grad():
             activations, logits = model.run(self.row, bound.hooks[model], logits=model in bound.logits)
             return float(bound({model: ForwardPass(activations, logits, self.row, self.layout)})[0])
-
-    def _choose(self, quantity: str | None) -> str:
-        """Return the quantity that is decomposed, one of `QUANTITIES`."""
-        combined = [r for r in self.readings.values() if r.combine is not None]
-        parts = {part for r in combined for part in r.parts}
-        divisible = self.exact and all(r.unitwise for r in combined)
-        if quantity in (None, "value", self.inner):
-            if quantity is None and combined and divisible and parts == {"pre"}:
-                return "pre"
-            if quantity is None and "gate" in parts:
-                self.notes.append(
-                    "A neuron of a gated MLP is the product of an activated gate and a linear part. The product is "
-                    'divided by integrated gradients; quantity="gate" and quantity="up" divide each part exactly.'
-                )
-            return self.inner
-        if not combined or not divisible or not all(quantity in r.parts for r in combined):
-            has = sorted({self.inner, "value", *(parts if divisible else ())})
-            raise FeatureError(
-                f"{self.scorer.bound.feature.label} has no {quoted(quantity)} to decompose; it has "
-                f"{', '.join(map(quoted, has))}."
-            )
-        return quantity
 
     # The slopes.
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from dreamy_lens._files import check_page
 from dreamy_lens._host import say, silenced, working
 from dreamy_lens.analysis.logit_effects import logit_effect
+from dreamy_lens.api.card_parts import card_parts, checked_parts
 from dreamy_lens.api.compare import compare
 from dreamy_lens.api.dream import dream, load_run
 from dreamy_lens.api.max_activating import max_activating
 from dreamy_lens.api.signatures import show_settings
-from dreamy_lens.comparison.card import Card, attribute_prompts, continue_prompts
+from dreamy_lens.comparison.card import PARTS, Card, attribute_prompts, continue_prompts
 from dreamy_lens.comparison.compatibility import check_same_fluency, examples_of, open_examples
 from dreamy_lens.comparison.merged_runs import fluency_model_of, merge_runs_of, model_of, prompt_length
 from dreamy_lens.corpus import Corpus, open_corpus
@@ -40,13 +41,17 @@ def card(
     examples: Any = None,
     scan: Mapping[str, Any] | None = None,
     path: str | os.PathLike[str] | None = None,
-    strips: int = 8,
+    strips: int = 6,
     k: int = 32,
     continue_tokens: int = 16,
+    parts: Sequence[str] | str = PARTS,
+    llm: Any = None,
+    llm_model: str | None = None,
+    held_out_model: Any = None,
     progress: bool | None = None,
     **settings: Any,
 ) -> Card:
-    """Make one page about a feature: dreams with attribution, the corpus text that drives it most, its logit effect.
+    """Make one page about a feature: its dreams, text that drives it most, where it comes from, what it does.
 
     Args:
         feature: Expression, or its text such as ``"L2.N17"``.
@@ -64,13 +69,21 @@ def card(
         k: Number of substitutes that the attribution tries at each position.
         continue_tokens: Number of tokens that the model writes after each of these dreams, taking the most probable
             token at each step; 0 writes none.
+        parts: Parts that say what the dreams mean: "mechanisms", the ways in which they drive the feature; "upstream",
+            the components that make the strongest dream's value; "downstream", what the model predicts and writes with
+            the feature changed, beside placebos; "words", an explanation with scores; "calibration", the dreams against
+            1,024 random prompts and the windows. `parts=()` makes none of them.
+        llm: Language model that is asked for the explanation, as in :func:`dreamy_lens.explain`; None asks none.
+        llm_model: Name of the model at the address `llm`.
+        held_out_model: Model whose cross-entropy of each dream is shown; it should not be one that the search used.
         progress: Whether to show progress; None shows it in terminals and notebooks.
         **settings: Settings of :func:`dreamy_lens.dream`, such as ``iterations=100``, ``seeds=[0, 1]`` or
             ``constraints=...``. A `fluency_model` also measures the cross-entropy of the corpus.
 
     Returns:
         A :class:`~dreamy_lens.comparison.Card`: `.to_html(path)`, `.logit_effect`, `.comparison`, `.examples`,
-        `.merged`. A notebook displays it.
+        `.merged`, and the parts by their names; `.absent` has the reason for one that cannot be computed. A notebook
+        displays it.
 
     Raises:
         FeatureError: The feature does not fit the model. No search has begun.
@@ -85,6 +98,7 @@ def card(
     >>> page.title, len(page.logit_effect.promoted), "<script" in page.to_html(static=True)
     ('L2.N17', 10, False)
     """
+    names = checked_parts(parts)
     scan_settings = _check_scan_settings(scan, examples)
     if isinstance(continue_tokens, bool) or not isinstance(continue_tokens, int) or continue_tokens < 0:
         raise SettingsError(
@@ -138,7 +152,10 @@ def card(
     with working("Continuing the dreams", progress):
         continued, why_not = continue_prompts(merged.frontier, strips, continue_tokens)
     shown = examples_of(examples, merged)
-    result = Card(comparison, merged, shown, effect, attributions, reason, continued, why_not)
+    found, absent = card_parts(
+        names, expression, hooked, merged, shown, llm, llm_model, held_out_model, progress=progress
+    )
+    result = Card(comparison, merged, shown, effect, attributions, reason, continued, why_not, **found, absent=absent)
     if path is not None:
         try:
             result.to_html(path)

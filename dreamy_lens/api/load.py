@@ -121,6 +121,7 @@ def _load_file(path: str) -> Any:
         baselines,
         explanation,
         frontier,
+        mechanisms,
         merged,
         patching,
         steering,
@@ -135,6 +136,7 @@ def _load_file(path: str) -> Any:
         steering.FORMAT: steering.Steering,
         ablation.FORMAT: ablation.Ablation,
         patching.FORMAT: patching.Patching,
+        mechanisms.FORMAT: mechanisms.Mechanisms,
         baselines.FORMAT: baselines.Baselines,
         explanation.FORMAT: explanation.Explanation,
         storage.FORMAT: comparison.Comparison,
@@ -146,7 +148,7 @@ def _load_file(path: str) -> Any:
     if form not in kinds:
         raise RunFolderError(
             f"{quoted(path)} is a file, and not one of a frontier, of merged runs, of an attribution, of upstream "
-            "contributions, of a steering, of an ablation, of a patching, of baselines, of an explanation or of a "
-            "comparison; a run, a sweep, a scan and a study are folders."
+            "contributions, of mechanisms, of a steering, of an ablation, of a patching, of baselines, of an "
+            "explanation or of a comparison; a run, a sweep, a scan and a study are folders."
         )
     return kinds[form].load(Path(path).expanduser())

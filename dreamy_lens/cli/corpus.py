@@ -159,6 +159,10 @@ def add_card(commands: Commands) -> None:
     )
     parser.add_argument("--examples", metavar="DIR", help="folder of examples to show; default: scan the corpus")
     parser.add_argument("--iterations", type=int, metavar="N", help="iterations of the new run (default 300)")
+    meaning = "parts on what the dreams mean: mechanisms, upstream, downstream, words, calibration; default: all"
+    parser.add_argument("--parts", nargs="*", metavar="NAME", help=meaning)
+    parser.add_argument("--llm", metavar="URL", help="ask the language model at this address for an explanation")
+    parser.add_argument("--llm-model", metavar="NAME", help="name of the model at that address")
     add_page(parser, "file to write the page to", required=True)
     add_output(parser)
     add_quiet(parser, "show no progress bars")
@@ -173,12 +177,15 @@ def _card(options: argparse.Namespace) -> None:
     keywords: dict[str, Any] = {"run": options.run_folder, "examples": options.examples}
     keywords |= dream if options.run_folder is None else {}
     keywords |= {"scan": windows} if options.examples is None else {}
+    keywords |= {"llm": options.llm, "llm_model": options.llm_model}
+    keywords |= {} if options.parts is None else {"parts": options.parts}
     announce(f"Making the card of {options.feature}", options)
     corpus = _open_corpus(options) if options.examples is None else None
     card = dl.card(options.feature, model, corpus, progress=progress_of(options), **keywords)
     effect = {"promoted": card.logit_effect.promoted, "suppressed": card.logit_effect.suppressed}
     comparison = document_of(card.comparison) if options.json else {}
-    print_result(card, options, lambda: None, {"kind": "Card", "comparison": comparison, "logit_effect": effect})
+    document = {"kind": "Card", "comparison": comparison, "logit_effect": effect, "absent": card.absent}
+    print_result(card, options, lambda: None, document)
 
 
 # Options.

@@ -92,7 +92,7 @@ def document_of(result: Any) -> dict[str, Any]:
     elif kind == "Attribution":
         names = ("feature", "value", "cross_entropy", "ids", "tokens", "drop_to_worst", "drop_to_best")
         document |= {name: getattr(result, name) for name in names}
-    elif kind in ("Upstream", "Steering", "Ablation", "Patching"):
+    elif kind in ("Upstream", "Mechanisms", "Steering", "Ablation", "Patching"):
         # The kind of an ablation has another name here, because "kind" is that of the result.
         content = {name: x for name, x in result.to_dict().items() if name not in ("format", "version")}
         if "kind" in content:

@@ -12,11 +12,19 @@ from dreamy_lens._host import working
 from dreamy_lens.comparison.comparison import Comparison
 from dreamy_lens.errors import DreamyLensError
 from dreamy_lens.results.attribution import Attribution
+from dreamy_lens.results.baselines import Baselines
 from dreamy_lens.results.continuation import Continuation
+from dreamy_lens.results.explanation import Explanation
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.logit_effect import LogitEffect
+from dreamy_lens.results.mechanisms import Mechanisms
 from dreamy_lens.results.merged import Merged
+from dreamy_lens.results.steering import Steering
+from dreamy_lens.results.upstream import Upstream
 from dreamy_lens.scan.feature_examples import FeatureExamples
+
+PARTS = ("mechanisms", "upstream", "downstream", "words", "calibration")
+"""Parts that say what the dreams mean."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,6 +40,12 @@ class Card:
         unattributed: Reason why there are no attributions; empty if there are.
         continuations: Continuations of prompts all along the frontier, by index into the frontier.
         not_continued: Reason why there are no continuations; empty if there are, or if none were asked for.
+        mechanisms: Ways in which the dreams and the windows drive the feature.
+        upstream: Contributions of components to the strongest dream's value.
+        downstream: What the model predicts and writes after that dream with the feature changed, beside placebos.
+        words: Explanation in words, or at least its prompt and the prediction scores.
+        calibration: Values of random prompts.
+        absent: Reason why one of the last five is None, by its name; those that were not asked for have none.
     """
 
     comparison: Comparison
@@ -42,6 +56,12 @@ class Card:
     unattributed: str = ""
     continuations: Mapping[int, Continuation] = field(default_factory=dict)
     not_continued: str = ""
+    mechanisms: Mechanisms | None = None
+    upstream: Upstream | None = None
+    downstream: Steering | None = None
+    words: Explanation | None = None
+    calibration: Baselines | None = None
+    absent: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -53,7 +73,7 @@ class Card:
         """Comparison of dreams and corpus in one sentence."""
         return self.comparison.sentence
 
-    def to_html(self, path: str | os.PathLike[str] | None = None, *, top: int = 16, static: bool = False) -> str:
+    def to_html(self, path: str | os.PathLike[str] | None = None, *, top: int = 10, static: bool = False) -> str:
         """Return the card as one self-contained page, which fetches nothing and is readable without scripts.
 
         Args:

@@ -10,6 +10,8 @@ from .frontier import runs_figure as runs_figure
 from .interventions import patch_map as patch_map
 from .interventions import placebo_bars as placebo_bars
 from .interventions import strength_curves as strength_curves
+from .mechanisms import mechanism_frontiers as mechanism_frontiers
+from .mechanisms import mechanism_map as mechanism_map
 from .study_charts import study_figure as study_figure
 from .substitute_map import heat_map as heat_map
 from .svg_figure import SvgFigure as SvgFigure

@@ -281,3 +281,81 @@ class ComponentContributions(Protocol):
     def by_position(self) -> np.ndarray:
         """Contributions by position, `[C, P]`; NaN where they are not known."""
         ...
+
+
+class DrivingCell(Protocol):
+    """Prompts that drive a feature in one way."""
+
+    @property
+    def name(self) -> str:
+        """Letter of the cell."""
+        ...
+
+    @property
+    def frontier(self) -> PromptFrontier:
+        """Frontier of its dreams."""
+        ...
+
+    @property
+    def share(self) -> float:
+        """Share of the maximum that its dreams reach; NaN without any."""
+        ...
+
+    @property
+    def window_share(self) -> float:
+        """Share of the maximum that its corpus windows reach; NaN without any."""
+        ...
+
+
+class TextVariety(Protocol):
+    """Diversity of the texts of some prompts."""
+
+    @property
+    def name(self) -> str:
+        """Name of the prompts."""
+        ...
+
+    @property
+    def self_bleu(self) -> float:
+        """Mean BLEU of each prompt against the others."""
+        ...
+
+    @property
+    def distance(self) -> float:
+        """Mean cosine distance of two prompts' embeddings."""
+        ...
+
+
+@runtime_checkable
+class FeatureMechanisms(Protocol):
+    """Ways in which a feature is driven, K of them."""
+
+    @property
+    def cells(self) -> Sequence[DrivingCell]:
+        """Cells, the strongest first."""
+        ...
+
+    @property
+    def asked(self) -> float:
+        """Share of the maximum at which a cell counts as a way."""
+        ...
+
+    @property
+    def ablated(self) -> Sequence[str]:
+        """Unit of each cell that was ablated."""
+        ...
+
+    @property
+    def drops(self) -> np.ndarray:
+        """Relative drop of each cell (row) without the unit of each cell (column), `[K, K]`."""
+        ...
+
+    @property
+    def control_drops(self) -> np.ndarray:
+        """Relative drops without random units, `[K, R]`."""
+        ...
+
+    @property
+    def texts(self) -> Sequence[TextVariety]:
+        """Diversity of the texts."""
+        ...

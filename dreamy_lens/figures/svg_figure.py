@@ -170,6 +170,11 @@ class SvgFigure:
             }
         )
 
+    @property
+    def inline(self) -> str:
+        """The SVG for use inside a page of HTML: without the namespace, and never wider than its container."""
+        return self.svg.replace('<svg xmlns="http://www.w3.org/2000/svg"', '<svg style="max-width:100%;height:auto"', 1)
+
     def _repr_svg_(self) -> str:
         return self.svg
 

@@ -15,6 +15,10 @@ from .history import History as History
 from .history import HistoryBuilder as HistoryBuilder
 from .logit_effect import LogitEffect as LogitEffect
 from .logit_effect import TokenEffect as TokenEffect
+from .mechanisms import CellUnit as CellUnit
+from .mechanisms import MechanismCell as MechanismCell
+from .mechanisms import Mechanisms as Mechanisms
+from .mechanisms import TextDiversity as TextDiversity
 from .merged import Merged as Merged
 from .merged import SavedRun as SavedRun
 from .merged import merge as merge

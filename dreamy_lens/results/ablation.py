@@ -181,7 +181,7 @@ class Ablation:
         """
         if path is not None:
             check_page(path, "ablation.save(path) writes pictures, tables and JSON.")
-        page = document("Ablation", f"<h1>Ablation of {escape(', '.join(self.parts))}</h1>{self._body()}")
+        page = document("Ablation", f"<h1>Ablation of {escape(', '.join(self.parts))}</h1>{self.body()}")
         if path is not None:
             write_text(path, page)
         return page
@@ -245,7 +245,7 @@ class Ablation:
         return f"Ablation({self.kind}, {len(self.prompts)} prompts: {kl})"
 
     def _repr_html_(self) -> str:
-        return fragment(self._body())
+        return fragment(self.body())
 
     def _columns(self) -> tuple[str, ...]:
         names = [feature_names(each)[0] for each in self.features]
@@ -270,10 +270,10 @@ class Ablation:
             rows.append([*cells, change_words(self.changes[i][0])])
         return rows
 
-    def _body(self) -> Html:
+    def body(self) -> Html:
         """Return the sentence, the figure and the table."""
         notes = "".join(f'<p class="dl-note">{escape(note)}</p>' for note in self.notes)
-        figure = f'<div style="background:#fff;overflow:auto">{self.plot().svg}</div>'
+        figure = f'<div style="background:#fff;overflow:auto">{self.plot().inline}</div>'
         texts = "".join(f"<p><strong>{prompt_text(prompt)}</strong></p>" for prompt in self.prompts[:8])
         table = html_table(self._columns(), self._rows())
         origin = f'<p class="dl-note">{escape(self.model)}; changes are means over the prompts.</p>'

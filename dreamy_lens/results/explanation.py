@@ -269,7 +269,8 @@ class Explanation:
         if self.simulation is not None:
             texts = [(number(v, 2), t) for v, t in zip(self.simulation.values, self.simulation.texts, strict=True)]
             written = f"<{heading}>Written by the explanation</{heading}>{html_table(('value', 'text'), texts[:5])}"
-        asked = f"<details><summary>The prompt</summary><pre>{escape(self.prompt)}</pre></details>"
+        lines = "<br>".join(map(escape, self.prompt.split("\n")))
+        asked = f'<details><summary>The prompt</summary><p class="dl-note">{lines}</p></details>'
         return Html(f"{lead}{by}{notes}{table}{sizes}{written}{asked}")
 
 

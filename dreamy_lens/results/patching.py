@@ -167,7 +167,7 @@ class Patching:
             check_page(path, "patching.save(path) writes pictures, tables and JSON.")
         short, long = feature_names(self.feature)
         title = f"<h1>Activation patching of {with_tooltip(short, long)}</h1>"
-        page = document(f"Activation patching of {short}", f"{title}{self._body()}")
+        page = document(f"Activation patching of {short}", f"{title}{self.body()}")
         if path is not None:
             write_text(path, page)
         return page
@@ -227,7 +227,7 @@ class Patching:
         return f"Patching({short} on {self.prompt!r}, {self.component}: {best})"
 
     def _repr_html_(self) -> str:
-        return fragment(self._body())
+        return fragment(self.body())
 
     def _rows(self, count: int) -> list[list[str]]:
         """Return the cells of the patches that restore most."""
@@ -241,10 +241,10 @@ class Patching:
             rows.append([f"L{self.layers[i]}", str(j), *(number(x, 2) for x in shares), tokens])
         return rows
 
-    def _body(self) -> Html:
+    def body(self) -> Html:
         """Return the sentence, the figure and the table."""
         notes = "".join(f'<p class="dl-note">{escape(note)}</p>' for note in self.notes)
-        figure = f'<div style="background:#fff;overflow:auto">{self.plot().svg}</div>'
+        figure = f'<div style="background:#fff;overflow:auto">{self.plot().inline}</div>'
         text = f"<p><strong>{prompt_text(self.prompt)}</strong></p><p>Neutral: {prompt_text(self.neutral)}</p>"
         table = html_table(_COLUMNS, self._rows(_SHOWN))
         origin = f'<p class="dl-note">{escape(self.model)}</p>'

@@ -223,7 +223,7 @@ class Steering:
         if path is not None:
             check_page(path, "steering.save(path) writes pictures, tables and JSON.")
         short, long = feature_names(self.feature)
-        page = document(f"Steering of {short}", f"<h1>Steering of {with_tooltip(short, long)}</h1>{self._body()}")
+        page = document(f"Steering of {short}", f"<h1>Steering of {with_tooltip(short, long)}</h1>{self.body()}")
         if path is not None:
             write_text(path, page)
         return page
@@ -284,7 +284,7 @@ class Steering:
         return f"Steering({short} on {self.prompt!r}, {self.mode}, KL by strength {kl})"
 
     def _repr_html_(self) -> str:
-        return fragment(self._body())
+        return fragment(self.body())
 
     def _columns(self) -> tuple[str, ...]:
         names = [word for each in self.features for word in (feature_names(each)[0], "placebo")]
@@ -318,10 +318,10 @@ class Steering:
             rows.append([f"{name}:", f"({loss} nats per token)", visible(effect.continuation)])
         return rows
 
-    def _body(self) -> Html:
+    def body(self) -> Html:
         """Return the sentence, the figure and the tables."""
         notes = "".join(f'<p class="dl-note">{escape(note)}</p>' for note in self.notes)
-        figure = f'<div style="background:#fff;overflow:auto">{self.plot().svg}</div>'
+        figure = f'<div style="background:#fff;overflow:auto">{self.plot().inline}</div>'
         table = html_table(self._columns(), self._rows())
         written = ""
         if any(effect.continuation_ids for effect in (self.untouched, *self.effects)):

@@ -243,7 +243,7 @@ class Upstream:
         if path is not None:
             check_page(path, "upstream.save(path) writes pictures, tables and JSON.")
         short, long = feature_names(self.feature)
-        page = document(f"Upstream of {short}", f"<h1>Upstream of {with_tooltip(short, long)}</h1>{self._body()}")
+        page = document(f"Upstream of {short}", f"<h1>Upstream of {with_tooltip(short, long)}</h1>{self.body()}")
         if path is not None:
             write_text(path, page)
         return page
@@ -311,7 +311,7 @@ class Upstream:
         return f"Upstream({short} on {self.prompt!r}, {self.quantity} {self.total:.4g}: {largest}, ...)"
 
     def _repr_html_(self) -> str:
-        return fragment(self._body())
+        return fragment(self.body())
 
     def _rows(self, count: int) -> list[list[str]]:
         """Return the cells of the largest components, and of the bias."""
@@ -330,10 +330,14 @@ class Upstream:
     def _share(self, x: float) -> str:
         return f"{100 * x / self.total:.0f} %".replace("-", "−") if self.total else "-"
 
-    def _body(self) -> Html:
-        """Return the sentence, the figure and the table."""
+    def body(self, rows: int = 10) -> Html:
+        """Return the sentence, the figure and the table.
+
+        Args:
+            rows: Number of components whose contributions by position the figure has.
+        """
         notes = "".join(f'<p class="dl-note">{escape(note)}</p>' for note in self.notes)
-        figure = f'<div style="background:#fff;overflow:auto">{self.plot().svg}</div>'
+        figure = f'<div style="background:#fff;overflow:auto">{self.plot(rows=rows).inline}</div>'
         table = html_table(("contribution", "share", "component", "from"), self._rows(_SHOWN))
         text = f"<p><strong>{prompt_text(self.prompt)}</strong></p><p>{escape(self.sentence)}</p>"
         origin = f'<p class="dl-note">{escape(self.model)}</p>'

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from dreamy_lens import _upcalls
 from dreamy_lens.errors import FeatureError, SettingsError
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import feature_names, parse
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dreamy_lens.results.explanation import Explanation
+    from dreamy_lens.results.mechanisms import Mechanisms
     from dreamy_lens.runs.session import Session
 
 R = TypeVar("R", bound="RecordedRun")
@@ -275,6 +277,14 @@ class RecordedRun(RunInterventions):
         # The folder may hold another run than when the explanation was written.
         same = (found.feature, found.model, found.seeds) == (origin.feature, origin.model, (origin.seed,))
         return found if same else None
+
+    def mechanisms(self, **settings: Any) -> Mechanisms:
+        """Find the ways in which the prompts of this run drive its feature; see :func:`dreamy_lens.mechanisms`.
+
+        Args:
+            **settings: `share`, `examples`, `similar`, `most` and `seed` of :func:`dreamy_lens.mechanisms`.
+        """
+        return _upcalls.mechanisms(self, **settings)
 
     def by_context(self, prompt: Any) -> pd.DataFrame:
         """Return the scores of a prompt in each context of a run with `contexts()`: context, value, cross_entropy.

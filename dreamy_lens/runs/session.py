@@ -92,6 +92,8 @@ class Session:
             )
         if spec.start is not None:
             constraint_set.require(spec.start)
+        if getattr(config, "diversity", 0):
+            _give_fingerprints(scorer, config.length)
         return cls(spec, scorer, constraint_set)
 
     @classmethod
@@ -349,6 +351,20 @@ class Session:
                     f"made, and is at {commit[:12]} now. Name that commit: load_run(path, model, "
                     f'feature=dl.sae_latent("hf://owner/repository@{before}/folder", ...)).'
                 )
+
+
+def _give_fingerprints(scorer: Scorer, length: int) -> None:
+    """Give a scorer the fingerprints of its prompts; raise FeatureError if its feature has none."""
+    from dreamy_lens.analysis.contributions import fingerprints
+
+    def fingerprinter(ids: np.ndarray) -> np.ndarray:
+        return fingerprints(scorer, ids).unit_contributions().astype(np.float32)
+
+    try:
+        fingerprinter(np.full((1, length), int(np.flatnonzero(scorer.allowed)[0])))
+    except FeatureError as error:
+        raise FeatureError(f"diversity= needs upstream contributions, and there are none: {error}") from error
+    scorer.fingerprinter = fingerprinter
 
 
 def available(device: str | None) -> str | None:

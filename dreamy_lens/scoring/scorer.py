@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +80,7 @@ class Scorer:
         together: Number of scorers that work side by side, which share the memory of their device.
         run_by: Passes that score this scorer's prompts; those of a joint scorer, if there is one.
         origin: Constraint that the frame was made of, if a layer above set one; None otherwise.
+        fingerprinter: Function from prompts `[B, n]` to their fingerprints `[B, U]`, if a layer above set one.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class Scorer:
         self.together = 1
         self.run_by: Sequence[GraphedPasses] = (self.forward.passes, self.backward.passes)
         self.origin: Any = None
+        self.fingerprinter: Callable[[np.ndarray], np.ndarray] | None = None
         self._checked: set[int] = set()
 
     @property

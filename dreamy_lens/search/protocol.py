@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from torch import Tensor
 
+from dreamy_lens.errors import FeatureError
 from dreamy_lens.models.transfer import to_host
 from dreamy_lens.scoring.bigrams import Bigrams, bigram_tables
 from dreamy_lens.scoring.sampling import Samples, draw_samples
@@ -94,6 +95,32 @@ class BigramRequest:
 
 
 @dataclass(frozen=True)
+class FingerprintRequest:
+    """Request for the fingerprints of prompts: what the model's components contribute to the value of each.
+
+    Attributes:
+        ids: Token ids of the prompts, int64 `[B, n]`.
+    """
+
+    ids: np.ndarray
+
+    def answer(self, scorer: Scorer) -> np.ndarray:
+        """Compute the fingerprints, float32 `[B, U]`.
+
+        Raises:
+            FeatureError: The scorer's feature has no fingerprints, or no layer above gave the scorer a way to them.
+        """
+        if scorer.fingerprinter is None:
+            raise FeatureError(
+                f"{scorer.bound.feature.label} is searched without a run, so its prompts have no fingerprints; set "
+                "scorer.fingerprinter, or diversity=0."
+            )
+        tokens = len(self.ids) * scorer.layout(self.ids.shape[1]).total
+        scorer.work.add(scorer.model, tokens, scorer.bound.hooks[scorer.model], scorer.model in scorer.bound.logits)
+        return scorer.fingerprinter(self.ids)
+
+
+@dataclass(frozen=True)
 class OfferRequest:
     """Request for prompts that searches side by side have tried, scored for this search's feature."""
 
@@ -116,7 +143,7 @@ class HostTransfer:
         return to_host(*self.tensors)
 
 
-Request: TypeAlias = ModelRequest | SampleRequest | BigramRequest | OfferRequest | HostTransfer
+Request: TypeAlias = ModelRequest | SampleRequest | BigramRequest | FingerprintRequest | OfferRequest | HostTransfer
 """Request of a search for something that only the model or the device has."""
 
 Search = Generator["Step | Request", Any, None]

@@ -206,7 +206,9 @@ def _claims(table: Any, names: Sequence[str], seconds: float) -> list[StudyClaim
         logs = np.log(other[pairs] / base[pairs]).to_numpy()
         above = int((other > base).sum())
         found = f"higher in {above} of {len(base)} pairs of equal feature and seed"
-        holds = None
+        holds = False if len(base) and not above else None
+        none = int((other == 0).sum())
+        found += f"; {none} runs have no prompt within the cap and above the floor" if none else ""
         if len(logs):
             low, high = bootstrap(logs)
             found += f"; ratio {math.exp(float(logs.mean())):.2f}"

@@ -82,12 +82,12 @@ def _by_ngrams(rest: list[int], tokens: Sequence[Sequence[str]], ends: Sequence[
         homes: dict[tuple[str, ...], list[int]] = {}
         for i in left:
             for gram in {tuple(rows[i][k : k + n]) for k in range(len(rows[i]) - n + 1)}:
-                if any(part for part in gram):
+                if sum(any(c.isalnum() for c in part) for part in gram) > 1:
                     homes.setdefault(gram, []).append(i)
         for gram, members in sorted(homes.items(), key=lambda item: (-len(item[1]), item[0])):
             members = [i for i in members if i in left]
             if len(members) > 1:
-                text = " ".join(gram)
+                text = visible(" ".join(part for part in gram if part))
                 groups.append(PromptGroup(text, "n-gram", tuple(members), (), text))
                 left = [i for i in left if i not in members]
     return groups + [PromptGroup(ends[i], "single", (i,), (), ends[i]) for i in left]

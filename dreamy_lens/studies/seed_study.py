@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from dreamy_lens._host import silenced
-from dreamy_lens.errors import SettingsError, quoted
+from dreamy_lens.api.mechanisms import mechanisms
+from dreamy_lens.errors import FeatureError, SettingsError, quoted
 from dreamy_lens.features.parser import parse
 from dreamy_lens.results.study import HOLDS, MEASURED, ChartSeries, StudyChart, StudyClaim, StudyResult
 from dreamy_lens.studies.claims import span_text, verdict
@@ -38,7 +39,8 @@ class SeedStudy(StudySettings):
         feature: Feature, or its text; None is a neuron at the depth of the paper's L10.N5; see
             :func:`~dreamy_lens.studies.paper.living_neurons`.
         seeds: Number of seeds.
-        groups: "ngrams" groups prompts by their last words and by n-grams that they share.
+        groups: "ngrams" groups prompts by their last words and by n-grams that they share. "mechanisms" also finds
+            in how many ways the prompts of all seeds drive the feature, with :func:`dreamy_lens.mechanisms`.
         names: Names of groups, by their keys in the table "groups".
         llm: Function from a prompt to a reply that names groups, or a :class:`~dreamy_lens.analysis.ChatEndpoint`.
         corpus: Corpus whose words count as known, besides the vocabulary's; None is the vocabulary alone.
@@ -62,7 +64,7 @@ class SeedStudy(StudySettings):
             raise SettingsError(f"groups is {quoted(self.groups)}; it is one of {', '.join(map(repr, WAYS))}.")
 
 
-WAYS = ("ngrams",)
+WAYS = ("ngrams", "mechanisms")
 """Ways of grouping prompts."""
 
 
@@ -144,6 +146,8 @@ def _result(work: StudyExecution, chosen: SeedStudy, runs: Sweep) -> StudyResult
         "prompts": merged.frontier.to_pandas()[["value", "cross_entropy", "perplexity", "seed", "text"]],
     }
     claims = _claims(chosen, tables, groups, str(merged.feature_names[0]))
+    if chosen.groups == "mechanisms":
+        claims += _mechanisms(work, runs, tables)
     return work.result(tables, claims, [_frontiers(merged), *_evolution(runs), _spread(tables["seeds"], chosen.limit)])
 
 
@@ -237,6 +241,23 @@ def _claims(
         )
     )
     return claims
+
+
+def _mechanisms(work: StudyExecution, runs: Sweep, tables: dict[str, Any]) -> list[StudyClaim]:
+    """Add the table of mechanisms, and return the claim about them."""
+    question = "The prompts drive the feature by more than one mechanism, tested by ablation."
+    name, rule = "groups by mechanisms", "ablation confirms at least two ways"
+    try:
+        found = mechanisms(list(runs))
+    except FeatureError as error:
+        work.notes.append(f"There are no groups by mechanisms: {error}")
+        return [StudyClaim(name, question, "", "", verdict(None))]
+    table: Any = found.to_pandas("cell")
+    table["text"] = [cell.frontier[-1].text if len(cell.frontier) else "" for cell in found.cells]
+    tables["mechanisms"] = table
+    ways = {cell.name for cell in found.ways}
+    confirmed = sum(yes for cell, yes in zip(found.cells, found.confirmed, strict=True) if cell.name in ways)
+    return [StudyClaim(name, question, "", found.sentence, verdict(confirmed > 1), rule)]
 
 
 def _frontiers(merged: Merged) -> StudyChart:

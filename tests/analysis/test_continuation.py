@@ -133,7 +133,7 @@ def test_prompts_of_runs_continue_with_the_runs_model():
 def test_a_card_shows_what_the_model_writes():
     texts = ["Return a copy of the array, with axes transposed.", "Raise an error if the file is not found."]
     settings = {"iterations": 2, "population": 2, "children": 4, "length": 6, "scan": {"cache": False}}
-    card = dl.card("L2.N17", corpus=texts, strips=2, k=4, continue_tokens=5, **settings)
+    card = dl.card("L2.N17", corpus=texts, strips=2, k=4, continue_tokens=5, parts=(), **settings)
     assert set(card.continuations) == set(card.attributions) and card.not_continued == ""
     page = card.to_html(static=True)
     for i, continuation in card.continuations.items():

@@ -266,7 +266,7 @@ def test_a_transcoder_is_read_at_one_place_and_followed_from_another(tmp_path, g
     theirs = logit_effect(dl.hook("blocks.0.hook_mlp_out")[-1] @ weights["W_dec"][4].tolist(), gpt2.bridge).values
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
     text = ["The dog runs over the hill and the cat sleeps in the house."]
-    page = dl.card(latent, gpt2.bridge, text, iterations=1, length=4, strips=1, k=2, progress=False)
+    page = dl.card(latent, gpt2.bridge, text, parts=(), iterations=1, length=4, strips=1, k=2, progress=False)
     assert "blocks.0.hook_mlp_out" in page.to_html()
 
 

@@ -9,6 +9,7 @@ import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -426,3 +427,13 @@ def test_the_benchmark_explanations(benchmark, tmp_path, monkeypatch, capsys):
     table = explanations.table([row, better, {"feature": "x"}])
     assert "2 of 3 features" in table and "AUROC, dreams   n-grams     median 0.625" in table
     assert "dreams better than windows, embeddings: 50 % of features (0 to 100 %)" in table
+
+
+def test_the_benchmark_ways(benchmark, monkeypatch, capsys):
+    ways = benchmark("ways")
+    small = {"children": 8, "samples": 16, "length": 4}
+    monkeypatch.setattr(ways.dl, "dream", partial(ways.dl.dream, **small))
+    monkeypatch.setattr(ways.dl, "mechanisms", partial(ways.dl.mechanisms, most=4))
+    ways.main(["--features", "L2.N812", "--tokens", "0", "--iterations", "1"])
+    out = capsys.readouterr().out
+    assert "L2.N812 diversity 0.5" in out and "seconds with diversity / without: median" in out

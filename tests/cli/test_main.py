@@ -408,6 +408,23 @@ def test_interventions_tell_what_is_wrong(cli):
         assert status == 1 and told in err, err
 
 
+# mechanisms.
+
+
+def test_mechanisms_prints_the_cells_of_a_run_and_writes_every_form(cli, tmp_path):
+    small = "--iterations 1 --children 16 --samples 16 --length 4 --quiet".split()
+    assert cli("dream", "L2.N812", *small, "--diversity", "0.5", "--out", str(tmp_path / "run"))[0] == 0
+    page, table, picture = (tmp_path / f"mechanisms.{ending}" for ending in ("html", "csv", "svg"))
+    words = ["mechanisms", tmp_path / "run", "--json", "--quiet", "--html", page, "--csv", table, "--out", picture]
+    status, out, _ = cli(*map(str, words))
+    document = json.loads(out[: out.rindex("}") + 1])
+    assert status == 0 and document["kind"] == "Mechanisms" and document["asked"] == 0.8
+    assert len(document["drops"]) == len(document["cells"]) >= 1 and document["cells"][0]["name"] == "A"
+    assert all(file.stat().st_size > 100 for file in (page, table, picture))
+    status, _, err = cli("mechanisms", str(tmp_path / "nothing"))
+    assert status == 1 and "nothing" in err
+
+
 # hooks.
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,11 +13,14 @@ import numpy as np
 import pytest
 
 import dreamy_lens as dl
-from dreamy_lens.api.card import SCAN_SETTINGS, card
+from dreamy_lens.api.card import SCAN_SETTINGS
+from dreamy_lens.api.card import card as whole_card
 from dreamy_lens.errors import CorpusError, ExamplesError, NoGradientError, SettingsError, UnknownHookError
 from dreamy_lens.results import Prompt
 from dreamy_lens.scan import ScanConfig
 from tests.helpers import models
+
+card = partial(whole_card, parts=())  # the parts on what dreams mean have tests of their own, below
 
 FEATURE = "L1.N7"
 SMALL = {"iterations": 4, "population": 3, "children": 12, "length": 6, "top_k": 64, "progress": False}
@@ -47,7 +51,7 @@ def examples(bridge):
 
 @pytest.fixture(scope="module")
 def made(run, examples):
-    return card(FEATURE, run=run, examples=examples, strips=3)
+    return whole_card(FEATURE, run=run, examples=examples, strips=3)
 
 
 class Page(HTMLParser):
@@ -108,7 +112,7 @@ def test_it_reads_without_scripts_and_fetches_nothing(made):
     assert "default-src 'none'" in still and "default-src 'none'" in whole
     # What a page without scripts says, the other says too; it has the run's panel besides.
     assert len(set(Page(still).text.split()) - set(Page(whole).text.split())) == 0
-    assert "<details" in whole and "<details" not in still
+    assert 'class="dl-explore"' in whole and 'class="dl-explore"' not in still
     for text in (still, whole):
         page = Page(text)
         assert not any(href for href in page.links if not href.startswith("#"))
@@ -142,14 +146,14 @@ def test_from_scratch_it_dreams_and_scans_alike(bridge):
     assert len(found.merged.runs) == 2 and found.comparison.seeds == (0, 1)
     assert found.comparison.scanned.length == 6 and found.comparison.scanned.settings["k"] == 6
     assert not found.comparison.warnings
-    assert "<details" not in found.to_html()  # a panel is of one run
+    assert 'class="dl-explore"' not in found.to_html()  # a panel is of one run
     assert "Card(" in repr(found) and found.sentence in str(found)
 
 
 def test_it_takes_what_is_there(made, run, examples, bridge, tmp_path):
     run.save(tmp_path / "run")
     examples.save(tmp_path / "examples")
-    again = card(FEATURE, bridge, run=tmp_path / "run", examples=tmp_path / "examples", strips=3)
+    again = whole_card(FEATURE, bridge, run=tmp_path / "run", examples=tmp_path / "examples", strips=3)
     assert again.to_html(static=True) == made.to_html(static=True)
     two = dl.dream([FEATURE, "L1.N8"], bridge, **SMALL)
     assert card("L1.N8", run=two, examples=examples, strips=1).title == "L1.N8"
@@ -235,3 +239,47 @@ def test_the_examples_of_the_documentation_run(tmp_path, monkeypatch):
         code = code.replace("dl.neurons(2), tokens=60_000", "dl.neurons(2), None, texts, length=6, progress=False")
         exec(code, names)
     assert (tmp_path / "L2.N812.html").stat().st_size > 50_000
+
+
+# The parts that say what the dreams mean.
+
+
+def test_a_card_has_every_part_and_each_is_what_its_own_function_gives(made, run, examples, bridge):
+    best = max((p for p in run.frontier if p.cross_entropy <= 9), default=None, key=lambda p: p.value)
+    best = best or max(run.frontier, key=lambda p: p.value)
+    assert not made.absent
+    np.testing.assert_allclose(made.upstream.contributions, best.upstream().contributions, atol=1e-5)
+    assert made.downstream.prompt == best.text and made.downstream.placebo_kl.shape[1] == 4
+    assert made.words.text == "" and made.words.prediction is not None
+    assert len(made.calibration.random) == 1024 and made.calibration.length == len(best)
+    assert made.mechanisms.maximum == pytest.approx(max(p.value for p in run.frontier), abs=1e-5)
+    page = made.to_html(static=True)
+    headings = ("Ways to drive it", "Where it comes from", "What it does", "In words", "How far above chance")
+    assert [re.search(f">{name}</h2>", page) is not None for name in headings] == [True] * 5
+    assert "z, random prompts" in page and "z, windows" in page and len(page) <= 200_000
+    (z,) = (made.calibration.random.z(p.value) for p in [run.frontier[-1]])
+    assert f"{z:.0f}"[:1] in page
+
+
+def test_a_part_that_cannot_be_computed_says_why_and_the_others_stay(bridge):
+    feature = "blocks.1.attn.hook_pattern[0, -1, 2]"
+    settings = {**SMALL, "iterations": 1}
+    made = whole_card(feature, bridge, texts(), scan=SCAN, strips=1, parts=("upstream", "downstream"), **settings)
+    assert made.upstream is made.downstream is made.mechanisms is None
+    assert set(made.absent) == {"upstream", "downstream"}
+    page = made.to_html()
+    assert "a product of a query and a key" in page and "Ways to drive it" not in page
+
+
+def test_a_language_model_and_a_held_out_model_are_passed_on(run, examples, bridge):
+    def llm(prompt: str) -> str:
+        replies = {"EXPLANATION:": "EXPLANATION: <b>dogs</b>", "ANSWER:": "ANSWER: 1", "TEXT:": "TEXT: a"}
+        return next(reply for word, reply in replies.items() if word in prompt)
+
+    parts = ("words", "calibration")
+    made = whole_card(FEATURE, run=run, examples=examples, strips=1, parts=parts, llm=llm, held_out_model=bridge)
+    assert made.words.text == "<b>dogs</b>" and made.words.detection is not None
+    page = made.to_html(static=True)
+    assert "&lt;b&gt;dogs&lt;/b&gt;" in page and "<b>dogs" not in page and "held-out cross-entropy" in page
+    with pytest.raises(SettingsError, match="parts has 'nothing'; a card's parts are 'mechanisms', 'upstream'"):
+        whole_card(FEATURE, run=run, examples=examples, parts="nothing")

@@ -240,6 +240,7 @@ COMMANDS = (
     "steer",
     "ablate",
     "patch",
+    "mechanisms",
     "scan",
     "compare",
     "card",

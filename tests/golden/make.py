@@ -408,7 +408,7 @@ def pages() -> Iterator[tuple[str, str]]:
     run, examples = runs_for_pages(), EXAMPLES.load(DATA / "scans" / "several", dl.load_model())
     side_by_side = [dl.load_run(folder) for folder in sorted((DATA / "side_by_side").iterdir())]
     comparison = dl.compare(run, examples, values=True)
-    card = dl.card(PRE, run=run, examples=examples, k=3, strips=2, progress=False)
+    card = dl.card(PRE, run=run, examples=examples, k=3, strips=2, parts=(), progress=False)
     attribution = dl.attribution(PRE, PROMPT, k=4)
     yield "run", run.to_html(k=3, strips=3)
     yield "run_static", run.to_html(k=3, strips=3, static=True)
@@ -449,7 +449,7 @@ def texts() -> dict[str, dict[str, str]]:
         "distribution": of.distribution,
         "comparison": comparison,
         "statement": comparison.headline,
-        "card": dl.card(PRE, run=run, examples=examples, k=3, strips=2, progress=False),
+        "card": dl.card(PRE, run=run, examples=examples, k=3, strips=2, parts=(), progress=False),
         "corpus": dl.corpus.open(TEXTS),
         "scores": dl.score(PRE, [PROMPT]),
         "panel": dl.explore(PRE, PROMPT),

@@ -34,7 +34,7 @@ def results(run) -> dict:
         "run": run,
         "examples": examples.of(0),
         "comparison": dl.compare(run, examples),
-        "card": dl.card("L2.N17", run=run, examples=examples),
+        "card": dl.card("L2.N17", run=run, examples=examples, parts=()),
         "attribution": run.frontier.best().attribution(k=2),
         "upstream": run.frontier.best().upstream(),
         "steering": run.frontier.best().steer(strengths=3, n_tokens=0, placebos=1),

@@ -45,7 +45,7 @@ def test_people_read_short_names_and_files_keep_the_whole(tmp_path, name, capsys
     merged = merge([run, opened])
     examples = dl.max_activating(feature, corpus=TEXTS, length=4, k=4, out=tmp_path / "scan")
     comparison = dl.compare(run, examples)
-    card = dl.card(feature, run=run, examples=examples)
+    card = dl.card(feature, run=run, examples=examples, parts="upstream")
     # The short name, in words.
     for text in (repr(run), str(run), repr(opened), repr(merged), repr(comparison), repr(card), repr(examples.of(0))):
         assert short in text and INLINE not in text

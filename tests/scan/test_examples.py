@@ -221,5 +221,5 @@ def test_features_with_paths_are_found_by_absolute_paths_and_in_cards(gpt2: Any,
     with pytest.raises(ExamplesError, match="is not among the 2 features"):
         examples[str(dl.parse(texts[0]).absolute()).replace("v.npy", "w.npy")]
     settings = {"iterations": 1, "length": 4, "search": "random", "progress": False}
-    card = dl.card(texts[1], gpt2.bridge, TEXTS, scan={"length": 6}, continue_tokens=1, **settings)
+    card = dl.card(texts[1], gpt2.bridge, TEXTS, scan={"length": 6}, continue_tokens=1, parts=(), **settings)
     assert card.examples.label == examples[1].label

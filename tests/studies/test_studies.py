@@ -57,6 +57,13 @@ def test_seeds_on_a_trained_model(stories, tmp_path):
     assert dl.load(tmp_path).to_html() == study.to_html()
 
 
+def test_seeds_are_grouped_by_mechanisms_too(gpt2):
+    study = checked(dl.studies.seeds(gpt2.bridge, feature="L1.N3", seeds=2, groups="mechanisms", **SMALL), "seeds")
+    assert study.claims[-1].name == "groups by mechanisms" and "can be driven to" in study.claims[-1].found
+    table = study.tables["mechanisms"]
+    assert len(table) and table["prompts"].min() > 0 and table["text"].str.len().min() > 0
+
+
 def test_neurons_and_their_attributions(gpt2):
     settings = {**SMALL, "features": ["L0.N6", "L1.N3"], "substitutes": 4}
     study = checked(dl.studies.neurons(gpt2.bridge, **settings), "neurons")

@@ -50,6 +50,15 @@ class FrontierSearch(SearchConfig):
         advanced=True,
     )
 
+    diversity: float = setting(
+        0.0,
+        "diversity",
+        "share of the parents that are chosen from each way in turn in which prompts drive the feature, so that each "
+        "way keeps a frontier; 0.5 suits most features, 0 does not look for ways",
+        maximum=1,
+        advanced=True,
+    )
+
     @property
     def prompts_at_once(self) -> int:
         """Largest number of prompts that one iteration handles."""

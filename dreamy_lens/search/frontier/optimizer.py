@@ -30,6 +30,7 @@ from dreamy_lens.scoring.sharing import Offer
 from dreamy_lens.scoring.swap_tables import SwapTables, swap_tables
 from dreamy_lens.search.constraint_set import ConstraintSet
 from dreamy_lens.search.frontier.archive import EVERYTHING, Archive
+from dreamy_lens.search.frontier.cells import EVERY, Cells
 from dreamy_lens.search.frontier.config import FrontierSearch
 from dreamy_lens.search.frontier.crossings import Crossings
 from dreamy_lens.search.frontier.effects import SwapEffects
@@ -43,6 +44,7 @@ from dreamy_lens.search.population import not_finite_error, warn_if_flat
 from dreamy_lens.search.protocol import (
     BigramRequest,
     Clock,
+    FingerprintRequest,
     HostTransfer,
     ModelRequest,
     OfferRequest,
@@ -124,6 +126,7 @@ class _Run:
         self.island = self.islands = self.pending_island = 1
         self.areas: list[float] = []
         self.steepest = int(constraints.free_positions[-1])  # the position at which tokens matter most
+        self.cells = Cells(self.archive) if config.diversity else None
 
     # The start.
 
@@ -146,6 +149,9 @@ class _Run:
         self.floor = float(np.median(value))
         self._forget()
         new = new + (yield from self._sweep(self.islands))
+        if self.cells is not None:
+            rows = self.cells.first()
+            self.cells.begin(rows, (yield FingerprintRequest(self.archive.ids[rows])), self.floor)
         yield new.step(self._state(), None, self._rejections())
         if self.config.iterations:  # only now, so that the first prompts are seen early
             yield from self._prepare_moves()
@@ -265,11 +271,28 @@ class _Run:
         ranking = yield from self._rank()
         arrays = list((yield HostTransfer((*scores, *ranking.tensors))))
         new = self.cache.add_new(rows, *(arrays.pop(0) if scores else np.empty((2, 0), dtype=np.float32)))
-        self.archive.add(new.ids, new.value, new.cross_entropy, island)
+        self.archive.add(new.ids, new.value, new.cross_entropy, self._islands_of(new.ids, children, island))
         self._note(children)
+        yield from self._update_cells(children)
         self.areas.append(self.archive.area(self.island, self.floor))
         self.pending, self.pending_island = self._make(make_offers(ranking, tuple(arrays))), self.island
         yield (settled + new).step(self._state(), None, self._rejections())
+
+    def _islands_of(self, ids: np.ndarray, children: Offers, island: int) -> int | np.ndarray:
+        """Return the island of new prompts: that of their parents if cells give parents of other islands."""
+        if self.cells is None or island == EVERYTHING:
+            return island
+        parents = dict(zip(keys_of(children.ids), children.parent.tolist(), strict=True))
+        return self.archive.island[[parents[key] for key in keys_of(ids)]]
+
+    def _update_cells(self, children: Offers) -> Any:
+        """Put children into the cells of their parents, and compute the fingerprints of some prompts now and then."""
+        if self.cells is None:
+            return
+        rows = self.archive.rows(children.ids)
+        self.cells.inherit(children.parent[rows >= 0], rows[rows >= 0])
+        if self.iteration % EVERY == 0 and len(due := self.cells.due(self.floor)):
+            self.cells.learn(due, (yield FingerprintRequest(self.archive.ids[due])), self.floor)
 
     def _change_island(self) -> Any:
         """Leave an island that has stopped growing, for everything found so far or for a new island.
@@ -309,7 +332,7 @@ class _Run:
     def _rank(self) -> Any:
         """Choose parents, and rank their moves on the device."""
         rows, weight = choose_parents(
-            self.archive, self.island, self.config, self.effects, self.scale, self.steepest, self.rng
+            self.archive, self.island, self.config, self.effects, self.scale, self.steepest, self.rng, self._ways()
         )
         self.journal.choose(rows)
         missing = self.tables.touch(rows.tolist())
@@ -318,6 +341,13 @@ class _Run:
         tables = SwapTables.stack([self.tables[row] for row in rows.tolist()])
         batch = Batch(rows, self.archive.ids[rows], weight, tables)
         return self.moves.rank(batch, self.effects, self._donors(), self.crossed, self.config.children, self.rng)
+
+    def _ways(self) -> Sequence[np.ndarray]:
+        """Return the rows of the cells that give parents of their own."""
+        if self.cells is None:
+            return ()
+        count = max(1, min(self.config.parents, round(self.config.diversity * self.config.parents)))
+        return self.cells.turns(self.iteration, count)
 
     def _compute(self, group: Sequence[int]) -> Any:
         """Compute the swap tables of a group of rows."""
@@ -406,6 +436,8 @@ class _Run:
             "scale": np.array([self.scale, self.floor]),
             "islands": np.array([self.island, self.islands, self.pending_island, self.pool_seed, self.steepest]),
         }
+        if self.cells is not None:
+            memory |= self.cells.arrays()
         if self.pending is not None:
             memory |= {f"pending_{name}": array for name, array in self.pending._asdict().items()}
         no_members = np.empty((0, self.config.length), dtype=np.int64)
@@ -447,6 +479,8 @@ class _Run:
             rows = parents[parents >= 0].tolist()
             np.add.at(self.archive.uses, rows, 1)
             self.tables.touch(rows)
+        if self.cells is not None:
+            self.cells.restore(memory)
         self.pending = None
         if "pending_ids" in memory:
             self.pending = Offers(**{name: memory[f"pending_{name}"] for name in Offers._fields})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from dreamy_lens.search.frontier.archive import EVERYTHING, Archive
 from dreamy_lens.search.frontier.config import FrontierSearch
 from dreamy_lens.search.frontier.effects import SwapEffects
+from dreamy_lens.search.pareto import hull_rows
 
 POOL = 64
 """Number of prompts, the best for a λ, among which a parent is drawn."""
@@ -28,6 +31,7 @@ def choose_parents(
     scale: float,
     steepest: int,
     rng: np.random.Generator,
+    ways: Sequence[Int64[np.ndarray, " R"]] = (),
 ) -> tuple[Int64[np.ndarray, " P"], Float32[np.ndarray, " P"]]:
     """Choose parents, and count them as used in the archive.
 
@@ -43,6 +47,7 @@ def choose_parents(
         scale: Value that counts as one.
         steepest: Position at which tokens matter most.
         rng: Random generator.
+        ways: Rows of the archive from which the last parents are chosen, each from one of these.
 
     Returns:
         Rows in the archive, and λ of each, in units of `scale` per nat.
@@ -51,13 +56,36 @@ def choose_parents(
     if not len(rows):
         group = EVERYTHING
         rows = archive.candidates(group)
-    at, height = archive.hull(group)
+    chosen, weights = _chosen(
+        archive, rows, archive.hull(group), config.parents - len(ways), config, effects, scale, steepest, rng
+    )
+    for way in ways:
+        hull = hull_rows(archive.value[way], archive.cross_entropy[way])
+        corners = archive.cross_entropy[way[hull]].astype(float), archive.value[way[hull]].astype(float)
+        one, weight = _chosen(archive, way, corners, 1, config, effects, scale, steepest, rng)
+        chosen, weights = chosen + one, weights + weight
+    return np.array(chosen), np.array(weights, dtype=np.float32)
+
+
+def _chosen(
+    archive: Archive,
+    rows: np.ndarray,
+    hull: tuple[np.ndarray, np.ndarray],
+    count: int,
+    config: FrontierSearch,
+    effects: tuple[SwapEffects, SwapEffects],
+    scale: float,
+    steepest: int,
+    rng: np.random.Generator,
+) -> tuple[list[int], list[float]]:
+    """Choose some parents among rows of the archive with this hull; see :func:`choose_parents`."""
+    at, height = hull
     slopes = np.diff(height / scale) / np.maximum(np.diff(at), 1e-3) if len(at) > 1 else np.array([1.0])
     least, most = slopes.min() / 4, 2 * slopes.max()
     value, cost, niche = archive.value[rows] / scale, archive.cross_entropy[rows], archive.ids[rows, steepest]
     niche = niche.astype(np.min_scalar_type(niche.max()))  # numpy sorts short integers faster
     chosen, weights = [], []
-    for _ in range(config.parents):
+    for _ in range(count):
         drawn = rng.uniform(at[0], max(config.max_cross_entropy, at[0] + 0.1))
         segment = int(np.searchsorted(at, drawn)) - 1
         slope = slopes[segment] if 0 <= segment < len(slopes) else 2 * least
@@ -70,7 +98,7 @@ def choose_parents(
         archive.uses[row] += 1
         chosen.append(row)
         weights.append(weight)
-    return np.array(chosen), np.array(weights, dtype=np.float32)
+    return chosen, weights
 
 
 def _pool(score: np.ndarray, niche: np.ndarray) -> np.ndarray:
