@@ -101,7 +101,7 @@ def listing(module: str, names: list[str]) -> str:
     """Return a table of names with the first sentence of each, and their descriptions."""
     home = importlib.import_module(MODULES.get(module.rpartition(".")[2], module))
     described = [name for name in names if callable(getattr(home, name))]
-    table = ".. autosummary::\n\n" + "".join(f"   {module}.{name}\n" for name in described)
+    table = ".. autosummary::\n   :nosignatures:\n\n" + "".join(f"   ~{module}.{name}\n" for name in described)
     return "\n".join([table, *(entry(module, name, getattr(home, name)) for name in names)])
 
 
