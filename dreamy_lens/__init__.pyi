@@ -3,6 +3,7 @@ from . import errors as errors
 from . import features as features
 from . import figures as figures
 from . import panels as panels
+from . import studies as studies
 from .analysis.logit_effects import logit_effect as logit_effect
 from .api.ablate import ablate as ablate
 from .api.attribution import attribute as attribute

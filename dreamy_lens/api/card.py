@@ -41,7 +41,7 @@ def card(
     examples: Any = None,
     scan: Mapping[str, Any] | None = None,
     path: str | os.PathLike[str] | None = None,
-    strips: int = 8,
+    strips: int = 6,
     k: int = 32,
     continue_tokens: int = 16,
     parts: Sequence[str] | str = PARTS,

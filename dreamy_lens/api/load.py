@@ -16,11 +16,12 @@ RUN_FOLDER = "run-000"
 
 @names_keywords
 def load(path: str | os.PathLike[str], model: Any = None, *, fluency_model: Any = None, feature: Any = None) -> Any:
-    """Open what dreamy_lens saved: a run, several runs, a sweep, a scan, or a file of one of their results.
+    """Open what dreamy_lens saved: a run, several runs, a sweep, a scan, a study, or a file of one of their results.
 
     Args:
-        path: Folder of a run (`run.save`), of several (`runs.save`), of a sweep (`dl.sweep(out=)`) or of a scan
-            (`dl.max_activating(out=)`); or a JSON file of a frontier, of merged runs, of an attribution
+        path: Folder of a run (`run.save`), of several (`runs.save`), of a sweep (`dl.sweep(out=)`), of a scan
+            (`dl.max_activating(out=)`) or of a study (`dl.studies.seeds(out=)`); or a JSON file of a frontier, of
+            merged runs, of an attribution
             (`.save`) or of a comparison (`comparison.save`).
         model: Model to continue with or to compute with; None is the model that was saved, loaded when it is needed.
         fluency_model: Fluency model of runs that had one; None is the one that was saved.
@@ -28,7 +29,8 @@ def load(path: str | os.PathLike[str], model: Any = None, *, fluency_model: Any 
 
     Returns:
         :class:`Dream`, :class:`Dreams`, :class:`~dreamy_lens.sweeps.Sweep`, :class:`~dreamy_lens.scan.Examples`,
-        :class:`~dreamy_lens.results.Frontier`, :class:`~dreamy_lens.results.Merged`,
+        :class:`~dreamy_lens.results.StudyResult`, :class:`~dreamy_lens.results.Frontier`,
+        :class:`~dreamy_lens.results.Merged`,
         :class:`~dreamy_lens.results.Attribution` or :class:`~dreamy_lens.comparison.Comparison`.
 
     Raises:
@@ -59,11 +61,15 @@ def load(path: str | os.PathLike[str], model: Any = None, *, fluency_model: Any 
         from dreamy_lens.scan.examples import Examples
 
         return Examples.load(path, model)
+    if kind == "study":
+        from dreamy_lens.results.study import StudyResult
+
+        return StudyResult.load(path)
     return _load_file(place)
 
 
 def kind_of(path: str) -> str:
-    """Return what is saved at a path: "run", "runs", "sweep", "scan" or "file".
+    """Return what is saved at a path: "run", "runs", "sweep", "scan", "study" or "file".
 
     Args:
         path: Folder, file, or URL of a sweep.
@@ -73,6 +79,7 @@ def kind_of(path: str) -> str:
     """
     from dreamy_lens.cluster.shared_folder import SharedFolder
     from dreamy_lens.results.storage import RUN, read_folder
+    from dreamy_lens.results.study import PLAN, STUDY
     from dreamy_lens.scan.storage import CHECKPOINT_FILE, HEADER
     from dreamy_lens.sweeps.plan import MANIFEST
 
@@ -83,7 +90,7 @@ def kind_of(path: str) -> str:
         if folder.is_file():
             return "file"
         names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
-    kinds = {RUN: "run", MANIFEST: "sweep", HEADER: "scan", RUN_FOLDER: "runs"}
+    kinds = {RUN: "run", MANIFEST: "sweep", HEADER: "scan", STUDY: "study", RUN_FOLDER: "runs"}
     found = next((kind for name, kind in kinds.items() if name in names), None)
     if found is not None:
         return found
@@ -91,8 +98,13 @@ def kind_of(path: str) -> str:
         raise RunFolderError(
             f"{quoted(path)} holds a scan that has not ended; the call or command that began it continues it."
         )
+    if PLAN in names:
+        raise RunFolderError(
+            f"{quoted(path)} holds a study that has not ended; the call or command that began it continues it."
+        )
     if names:
-        known = "a run (run.json), runs (run-000, ...), a sweep (sweep.json) or a scan (examples.json)"
+        known = "a run (run.json), runs (run-000, ...), a sweep (sweep.json), a scan (examples.json)"
+        known += " or a study (study.json)"
         raise RunFolderError(
             f"{quoted(path)} is a folder without {known} in it; it has: {', '.join(sorted(names)[:6])}."
         )
@@ -137,6 +149,6 @@ def _load_file(path: str) -> Any:
         raise RunFolderError(
             f"{quoted(path)} is a file, and not one of a frontier, of merged runs, of an attribution, of upstream "
             "contributions, of mechanisms, of a steering, of an ablation, of a patching, of baselines, of an "
-            "explanation or of a comparison; a run, a sweep and a scan are folders."
+            "explanation or of a comparison; a run, a sweep, a scan and a study are folders."
         )
     return kinds[form].load(Path(path).expanduser())

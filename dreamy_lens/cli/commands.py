@@ -36,6 +36,7 @@ COMMANDS = {
     "sweep": Command(
         "sweep", "search for prompts that drive features, with many seeds, and save each run as it finishes"
     ),
+    "study": Command("study", "repeat an experiment of the paper on a model, and put what it found beside the paper"),
     "direction": Command("direction", "compute a direction from two files of texts, and save it for features"),
     "hooks": Command("model", "list a model's hook points with their shapes"),
     "show": Command(

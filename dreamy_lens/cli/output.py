@@ -98,6 +98,9 @@ def document_of(result: Any) -> dict[str, Any]:
         if "kind" in content:
             content["replacement"] = content.pop("kind")
         document |= content
+    elif kind == "StudyResult":
+        document |= result.to_dict()
+        document["tables"] = {name: frame.to_dict("records") for name, frame in result.tables.items()}
     elif kind == "Sweep":
         document |= {"features": result.features, "seeds": result.seeds, "settings": result.settings}
     elif kind == "Examples":

@@ -73,7 +73,7 @@ class Card:
         """Comparison of dreams and corpus in one sentence."""
         return self.comparison.sentence
 
-    def to_html(self, path: str | os.PathLike[str] | None = None, *, top: int = 16, static: bool = False) -> str:
+    def to_html(self, path: str | os.PathLike[str] | None = None, *, top: int = 10, static: bool = False) -> str:
         """Return the card as one self-contained page, which fetches nothing and is readable without scripts.
 
         Args:

@@ -150,7 +150,7 @@ def _cloud(plane: Plane, points: np.ndarray) -> str:
     x, y = points[:DOTS, 0], points[:DOTS, 1]
     inside = (x > x0) & (x < x1) & (y > y0) & (y < y1)
     pairs = zip(plane.x(x[inside]), plane.y(y[inside]), strict=True)
-    dots = "".join(f"M{a:.0f} {b:.0f}h0" for a, b in pairs)
+    dots = "".join(dict.fromkeys(f"M{a:.0f} {b:.0f}h0" for a, b in pairs))  # each pixel once
     return f'<path class="dl-cloud" d="{dots}"/>' if dots else ""
 
 

@@ -12,6 +12,7 @@ from .interventions import placebo_bars as placebo_bars
 from .interventions import strength_curves as strength_curves
 from .mechanisms import mechanism_frontiers as mechanism_frontiers
 from .mechanisms import mechanism_map as mechanism_map
+from .study_charts import study_figure as study_figure
 from .substitute_map import heat_map as heat_map
 from .svg_figure import SvgFigure as SvgFigure
 from .token_strip import strip as strip

@@ -30,10 +30,14 @@ from dreamy_lens.scan.page import QUANTILES, percent, quantile_sentence, shared_
 from dreamy_lens.scan.window import Window
 
 STYLES = ("tokens.css", "cards.css")
+FLUENT = 12
+"""Most windows that are shown by fluency."""
 CALIBRATED = 8
 """Number of dreams, from fluent to strong, whose distance from chance is shown."""
-PANEL = 80_000
-"""Most characters of the run's panel on a page; details are left out to stay below it, as far as possible."""
+PAGE = 198_000
+"""Most characters of a page; details of the run's panel are left out to stay below it, as far as possible."""
+LEAST_PANEL = 30_000
+"""Characters that the panel may have on any page."""
 
 
 class CardView:
@@ -45,13 +49,17 @@ class CardView:
         each: Number of windows to show for each quantile.
     """
 
-    def __init__(self, card: Card, top: int = 16, each: int = 6) -> None:
+    def __init__(self, card: Card, top: int = 10, each: int = 3) -> None:
         self.card, self.comparison, examples = card, card.comparison, card.examples
         identity = f"{self.comparison.feature}{self.comparison.model}{self.comparison.summary}{top}"
         self.prefix = "k" + hashlib.sha256(identity.encode("utf-8", "replace")).hexdigest()[:7]
         self.top = examples.top[:top]
         strong = {w.number for w in self.top}
-        self.fluent = [w for w in examples.fluent if w.number not in strong]
+        fluent = [w for w in examples.fluent if w.number not in strong]
+        self.fluent = (
+            [fluent[round(i)] for i in np.linspace(0, len(fluent) - 1, FLUENT)] if len(fluent) > FLUENT else fluent
+        )
+        self.fluent_note = f", {FLUENT} of {len(fluent)}" if len(fluent) > FLUENT else ""
         self.quantiles = [(q, examples.quantile(q, each)) for q in QUANTILES]
         self.scale: ValueScale = shared_scale(
             [*self.top, *self.fluent, *(w for _, some in self.quantiles for w in some)]
@@ -70,13 +78,14 @@ class CardView:
         comparison = self.comparison
         card, below = self.card, f"h{int(heading[1]) + 1}"
         effect = f"<{below}>Logit effect</{below}>{card.logit_effect.html()}"
+        upstream = self._part("upstream", lambda: card.upstream.body(rows=0) if card.upstream else None)
         steering = self._part("downstream", lambda: card.downstream.body() if card.downstream else None)
         parts = [
             ("Dreams against the corpus", self._plane()),
             ("Ways to drive it", self._part("mechanisms", lambda: card.mechanisms.body() if card.mechanisms else None)),
             ("Dreams, token by token", self._strips() + panel),
             (f"In {comparison.scanned.corpus}", self._windows()),
-            ("Where it comes from", self._part("upstream", lambda: card.upstream.body() if card.upstream else None)),
+            ("Where it comes from", upstream),
             ("What it does", effect + (f"<{below}>Steering</{below}>{steering}" if steering else "")),
             ("In words", self._part("words", lambda: None if card.words is None else card.words.body(below))),
             ("How far above chance", self._part("calibration", self._calibration)),
@@ -102,22 +111,22 @@ class CardView:
         if known is None:
             return None
         examples, prompts = self.card.examples, self.comparison.frontier.spread(CALIBRATED)
-        table = known.of(prompts)
-        values, spread = table["value"].to_list(), examples.deviation
+        scores = known.of(prompts)
+        values, spread = scores["value"].to_list(), examples.deviation
         z = [(v - examples.mean) / spread if spread > 0 else math.nan for v in values]
         columns: dict[str, list[float]] = {
             "value": values,
-            "z, random prompts": table["z_random"].to_list(),
+            "z, random prompts": scores["z_random"].to_list(),
             "z, windows": z,
-            "cross-entropy": table["cross_entropy"].to_list(),
+            "cross-entropy": scores["cross_entropy"].to_list(),
         }
         if known.fluency:
-            columns["held-out cross-entropy"] = table["held_out_cross_entropy"].to_list()
-        columns["distinct pairs"] = table["distinct"].to_list()
+            columns["held-out cross-entropy"] = scores["held_out_cross_entropy"].to_list()
+        columns["distinct pairs"] = scores["distinct"].to_list()
         places = {name: decimals(column) for name, column in columns.items()}
         rows = [
             [*(number(column[i], places[name]) for name, column in columns.items()), visible(text, token=False)]
-            for i, text in enumerate(table["text"].to_list())
+            for i, text in enumerate(scores["text"].to_list())
         ]
         held_out = f" Held-out cross-entropy is that under {known.fluency}." if known.fluency else ""
         note = (
@@ -125,7 +134,8 @@ class CardView:
             f"{examples.windows:,} windows. Distinct pairs: the share of different ones among its pairs of "
             f"neighbouring tokens, below 1 where it repeats itself.{held_out}"
         )
-        return Html(f'<p class="dl-note">{escape(note)}</p>{html_table([*columns, "text"], rows)}')
+        table = html_table([*columns, "text"], rows)
+        return Html(f'<p class="dl-note">{escape(note)}</p><div style="overflow-x:auto">{table}</div>')
 
     def _introduction(self) -> str:
         comparison, scanned = self.comparison, self.comparison.scanned
@@ -197,7 +207,8 @@ class CardView:
     def _windows(self) -> str:
         parts = [("strongest", self._cards(self.top)), ("quantiles", self._by_quantile())]
         if self.fluent:
-            note = '<p class="dl-quiet">The strongest of all windows in each quarter of a nat of cross-entropy.</p>'
+            note = "The strongest of all windows in each quarter of a nat of cross-entropy"
+            note = f'<p class="dl-quiet">{note}{self.fluent_note}.</p>'
             parts.append(("by fluency", note + self._cards(self.fluent)))
         tools = f'<p class="dl-note">{legend(self.scale)}</p>{numbers_switch(self.prefix + "n")}'
         return f"{tools}{tabs(self.prefix + 'r', parts)}"
@@ -233,7 +244,7 @@ class CardView:
         return f'<div class="dl-groups">{"".join(shown)}</div>'
 
 
-def card_page(card: Card, top: int = 16, static: bool = False) -> str:
+def card_page(card: Card, top: int = 10, static: bool = False) -> str:
     """Return a card as one self-contained page.
 
     Args:
@@ -241,8 +252,11 @@ def card_page(card: Card, top: int = 16, static: bool = False) -> str:
         top: Number of strongest windows to show.
         static: Whether to leave out the run's panel and its script.
     """
-    panel = "" if static else _panel(card)
-    body = f"<h1>{_heading(card)}</h1>{CardView(card, top).body(panel)}"
+    view, heading = CardView(card, top), f"<h1>{_heading(card)}</h1>"
+    body = heading + view.body()
+    panel = "" if static else _panel(card, PAGE - len(document(card.title, body, styles=STYLES)))
+    if panel:
+        body = heading + view.body(panel)
     return document(card.title, body, scripts=bool(panel), styles=STYLES)
 
 
@@ -260,13 +274,18 @@ def _heading(card: Card) -> Html:
     return with_tooltip(card.title, feature_names(card.comparison.feature)[1])
 
 
-def _panel(card: Card) -> str:
-    """Return the panel of the run, folded away; "" for several runs, or for a run whose model is not loaded."""
+def _panel(card: Card, room: int) -> str:
+    """Return the panel of the run, folded away; "" for several runs, or for a run whose model is not loaded.
+
+    Args:
+        card: Card to show.
+        room: Characters that are left for it on the page.
+    """
     runs = card.merged.runs
     if len(runs) != 1 or not isinstance(runs[0], Dream) or not runs[0].has_session:
         return ""
     _inspect_strips(runs[0], card)
-    view = frozen_run(runs[0], weight=PANEL, strips=len(card.attributions))
+    view = frozen_run(runs[0], weight=max(LEAST_PANEL, room), strips=len(card.attributions))
     summary = "Explore the run: click prompts, substitutes and iterations"
     return f'<details class="dl-explore"><summary>{summary}</summary>{view}</details>'
 

@@ -32,6 +32,10 @@ from .storage import read_folder as read_folder
 from .storage import write_folder as write_folder
 from .strips import StripScale as StripScale
 from .strips import attribution_strip as attribution_strip
+from .study import ChartSeries as ChartSeries
+from .study import StudyChart as StudyChart
+from .study import StudyClaim as StudyClaim
+from .study import StudyResult as StudyResult
 from .upstream import Contribution as Contribution
 from .upstream import ModelComponent as ModelComponent
 from .upstream import NeuronContribution as NeuronContribution

@@ -16,6 +16,7 @@ from dreamy_lens.figures.interventions import placebo_bars
 from dreamy_lens.html.escaping import Html, escape, visible
 from dreamy_lens.html.numbers import decimals, number
 from dreamy_lens.html.page import document, fragment, html_table
+from dreamy_lens.html.words import plural
 from dreamy_lens.results.effect import TokenChange, change_words, mean_of_known, without_nan
 from dreamy_lens.results.export import save_as
 from dreamy_lens.results.prompt_table import prompt_text, text_table
@@ -242,7 +243,7 @@ class Ablation:
 
     def __repr__(self) -> str:
         kl = ", ".join(f"{part} KL {x:.3g}" for part, x in zip(self.parts, self.kl.mean(1), strict=True))
-        return f"Ablation({self.kind}, {len(self.prompts)} prompts: {kl})"
+        return f"Ablation({self.kind}, {plural(len(self.prompts), 'prompt')}: {kl})"
 
     def _repr_html_(self) -> str:
         return fragment(self.body())

@@ -17,6 +17,7 @@ from dreamy_lens.figures.mechanisms import mechanism_frontiers, mechanism_map
 from dreamy_lens.html.escaping import Html, escape, visible, with_tooltip
 from dreamy_lens.html.numbers import decimals, number
 from dreamy_lens.html.page import document, fragment, html_table
+from dreamy_lens.html.words import plural
 from dreamy_lens.results.export import save_as
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.prompt import Prompt
@@ -356,7 +357,7 @@ class Mechanisms:
     def __repr__(self) -> str:
         short, _ = feature_names(self.feature)
         shares = ", ".join(f"{c.name} {c.reach:.2f}" for c in self.cells)
-        return f"Mechanisms({short}, {len(self)} cells: {shares})"
+        return f"Mechanisms({short}, {plural(len(self), 'cell')}: {shares})"
 
     def _repr_html_(self) -> str:
         return fragment(self.body())

@@ -330,10 +330,14 @@ class Upstream:
     def _share(self, x: float) -> str:
         return f"{100 * x / self.total:.0f} %".replace("-", "−") if self.total else "-"
 
-    def body(self) -> Html:
-        """Return the sentence, the figure and the table."""
+    def body(self, rows: int = 10) -> Html:
+        """Return the sentence, the figure and the table.
+
+        Args:
+            rows: Number of components whose contributions by position the figure has.
+        """
         notes = "".join(f'<p class="dl-note">{escape(note)}</p>' for note in self.notes)
-        figure = f'<div style="background:#fff;overflow:auto">{self.plot().inline}</div>'
+        figure = f'<div style="background:#fff;overflow:auto">{self.plot(rows=rows).inline}</div>'
         table = html_table(("contribution", "share", "component", "from"), self._rows(_SHOWN))
         text = f"<p><strong>{prompt_text(self.prompt)}</strong></p><p>{escape(self.sentence)}</p>"
         origin = f'<p class="dl-note">{escape(self.model)}</p>'

@@ -1,0 +1,9 @@
+from .catalogue import STUDIES as STUDIES
+from .data_study import study_against_data as against_data
+from .fluency_study import study_corpus_fluency as corpus_fluency
+from .logit_study import study_token_logits as token_logits
+from .neuron_study import study_neurons as neurons
+from .optimiser_study import study_optimisers as optimisers
+from .residual_study import study_residual as residual
+from .scaling_study import study_scaling as scaling
+from .seed_study import study_seeds as seeds

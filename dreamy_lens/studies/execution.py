@@ -1,0 +1,239 @@
+"""Execution of a study: its folder, its model, its sweeps and scans, and its result."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dreamy_lens._files import FAILURES, StrPath, expanded, explain, write_whole
+from dreamy_lens._host import say
+from dreamy_lens.api.max_activating import max_activating
+from dreamy_lens.api.sweep import sweep
+from dreamy_lens.errors import RunFolderError, SettingsError
+from dreamy_lens.features.parser import feature_names
+from dreamy_lens.models.hooked_model import HookedModel
+from dreamy_lens.models.load import as_hooked
+from dreamy_lens.results.study import PLAN, StudyChart, StudyClaim, StudyResult, check_study_folder
+from dreamy_lens.studies.settings import StudySettings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dreamy_lens.features.expressions import Feature
+    from dreamy_lens.results.frontier import Frontier
+    from dreamy_lens.results.merged import Merged
+    from dreamy_lens.results.prompt import Prompt
+    from dreamy_lens.scan.examples import Examples
+    from dreamy_lens.sweeps.sweep import Sweep
+
+GROWING = ("seeds", "names", "llm", "groups")
+"""Settings that may differ when a study continues: the runs that are there stay valid."""
+
+
+class StudyExecution:
+    """One call of a study. In a `with` block, it has a folder, which is temporary if the user names none.
+
+    Args:
+        name: Name of the study.
+        title: What the study measures.
+        settings: Settings of the study.
+        model: Model as the user gave it.
+        out: Folder of the study; None keeps no runs.
+        ray: Ray cluster, as :func:`dreamy_lens.sweep` takes it.
+        progress: Whether to show progress.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        title: str,
+        settings: StudySettings,
+        model: Any,
+        out: StrPath | None,
+        ray: Any,
+        progress: bool | None,
+    ) -> None:
+        self.name, self.title, self.settings, self.model = name, title, settings, model
+        self.ray, self.progress = ray, progress
+        self.notes: list[str] = []
+        self._out = None if out is None else expanded(out)
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._hooked: HookedModel | None = None
+        self._began = time.monotonic()
+        if isinstance(out, str) and "://" in out:
+            raise SettingsError(f"out is {out!r}; a study is in a folder on a disk that all workers see, not at a URL.")
+
+    def __enter__(self) -> StudyExecution:
+        if self._out is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="dreamy-lens-study-", ignore_cleanup_errors=True)
+            return self
+        check_study_folder(self._out)
+        self._check_plan(self._out)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def _check_plan(self, folder: Path) -> None:
+        """Write what the folder is for, or raise RunFolderError if it is for another study."""
+        plan = {"format": "dreamy_lens study plan", "version": 1, "name": self.name, "settings": self._compared()}
+        file = folder / PLAN
+        if file.is_file():
+            try:
+                old = json.loads(file.read_bytes())
+                name, settings = old["name"], old["settings"]
+            except (OSError, ValueError, KeyError, TypeError):
+                raise RunFolderError(
+                    f"{str(file)!r} is damaged, so the study in the folder cannot go on. Choose another folder."
+                ) from None
+            if name != self.name:
+                raise RunFolderError(f"{str(folder)!r} holds the study {name}; choose another folder for {self.name}.")
+            # The search has the length and the budgets in it, so that they are named first.
+            for key, value in sorted(plan["settings"].items(), key=lambda item: item[0] == "search"):
+                if settings.get(key) != value:
+                    raise RunFolderError(
+                        f"The study in {str(folder)!r} has {key}={settings.get(key)!r}, and {value!r} was asked for. "
+                        "Choose another folder for other settings."
+                    )
+            return
+        try:
+            write_whole(file, json.dumps(plan).encode("ascii"))
+        except FAILURES as problem:
+            raise RunFolderError(f"The study cannot be saved in {str(folder)!r}: {explain(problem)}") from problem
+
+    def _compared(self) -> dict[str, Any]:
+        plain = {k: v for k, v in self.settings.to_dict().items() if k not in GROWING}
+        return json.loads(json.dumps(plain))
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the runs and scans."""
+        if self._out is not None:
+            return self._out
+        assert self._temporary is not None, "a StudyExecution is used in a with block"
+        return Path(self._temporary.name)
+
+    @property
+    def hooked(self) -> HookedModel:
+        """Model in this process."""
+        if self._hooked is None:
+            self._hooked = as_hooked(self.model, dtype=self.settings.dtype)
+        return self._hooked
+
+    def sweep(self, features: Sequence[Any], part: str = "runs", **more: Any) -> Sweep:
+        """Dream of features with the study's search, and return the finished runs.
+
+        Args:
+            features: Features.
+            part: Name of the folder of the runs.
+            **more: Further arguments of :func:`dreamy_lens.sweep`.
+
+        Raises:
+            RunFolderError: No run is finished; the message gives the reason of the first.
+        """
+        given: dict[str, Any] = {"constraints": self.settings.constraints, "search": self.settings.searched}
+        if self.ray is None:  # the model that this process has already
+            given["model"] = self.hooked
+        else:
+            given |= {"model": self.model, "dtype": self.settings.dtype, "ray": self.ray}
+        runs = sweep(list(features), out=self.folder / part, progress=self.progress, **{**given, **more})
+        planned = len(runs.to_pandas())
+        if not len(runs):
+            failed = runs.failed
+            reason = f"the first failed: {failed['error'].iloc[0]}" if len(failed) else "the sweep was interrupted"
+            raise RunFolderError(f"No run of the study {self.name} is finished; {reason}")
+        if len(runs) < planned:
+            where = " Repeat the call with the same folder for the others." if self._out is not None else ""
+            self.notes.append(
+                f"{len(runs)} of {planned} runs are finished, and only these are counted. {where}".strip()
+            )
+        return runs
+
+    def scan(self, features: Any, corpus: Any, part: str = "scan", **more: Any) -> Examples:
+        """Scan a corpus for the windows that drive features most.
+
+        Args:
+            features: Features.
+            corpus: Corpus, as :func:`dreamy_lens.max_activating` takes it.
+            part: Name of the folder of the scan.
+            **more: Settings of the scan.
+        """
+        given: dict[str, Any] = {"length": self.settings.length}
+        if self.ray is None:
+            model: Any = self.hooked
+        else:
+            model, given = self.model, {**given, "dtype": self.settings.dtype, "ray": self.ray}
+        out = self.folder / part if self._out is not None else None
+        examples = max_activating(
+            features, model, corpus, out=out, cache=False, progress=self.progress, **{**given, **more}
+        )
+        if not examples.header.get("complete", True):
+            self.notes.append("The scan of the corpus was interrupted: it is of a part. Repeat the call to go on.")
+        return examples
+
+    def say(self, line: str) -> None:
+        """Say what is done now, to a user who watches."""
+        say(line, self.progress)
+
+    def result(
+        self,
+        tables: Mapping[str, pd.DataFrame],
+        claims: Sequence[StudyClaim],
+        charts: Sequence[StudyChart],
+        model: str | None = None,
+    ) -> StudyResult:
+        """Return the result, and save it if the study has a folder."""
+        found = StudyResult(
+            name=self.name,
+            title=self.title,
+            model=self.hooked.name if model is None else model,
+            settings=self.settings.to_dict(),
+            tables=dict(tables),
+            claims=tuple(claims),
+            charts=tuple(charts),
+            notes=tuple(dict.fromkeys(self.notes)),
+            seconds=time.monotonic() - self._began,
+        )
+        if self._out is not None:
+            found.save(self._out)
+        return found
+
+
+def merged_runs_of(runs: Sweep, features: Sequence[Feature]) -> dict[str, Merged]:
+    """Return the merged runs of each feature that has a finished run, by its short name."""
+    found: dict[str, Merged] = {}
+    for feature in features:
+        own = runs.of(feature)
+        if len(own):
+            short, long = feature_names(str(feature.absolute()))
+            found[long if short in found else short] = own.merged()
+    return found
+
+
+def best_within(frontier: Frontier, limit: float) -> Prompt | None:
+    """Return the strongest prompt of a frontier with at most this cross-entropy; None if no prompt is that fluent."""
+    fluent = [p for p in frontier if p.cross_entropy <= limit]
+    return fluent[-1] if fluent else None
+
+
+def spaced(count: int, most: int) -> list[int]:
+    """Return at most `most` numbers below `count`, evenly spaced, with both ends.
+
+    >>> spaced(6, 7), spaced(24, 4), spaced(5, 1)
+    ([0, 1, 2, 3, 4, 5], [0, 8, 15, 23], [2])
+    """
+    if count <= most:
+        return list(range(count))
+    if most == 1:
+        return [(count - 1) // 2]
+    return [round(float(x)) for x in np.linspace(0, count - 1, most)]
