@@ -48,6 +48,7 @@ MODULES = {
     "sweeps": "dreamy_lens.sweeps",
     "cluster": "dreamy_lens.cluster",
     "analysis": "dreamy_lens.analysis",
+    "studies": "dreamy_lens.studies",
     "search": "dreamy_lens.search",
     "scoring": "dreamy_lens.scoring",
     "models": "dreamy_lens.models",
@@ -101,7 +102,7 @@ def listing(module: str, names: list[str]) -> str:
     """Return a table of names with the first sentence of each, and their descriptions."""
     home = importlib.import_module(MODULES.get(module.rpartition(".")[2], module))
     described = [name for name in names if callable(getattr(home, name))]
-    table = ".. autosummary::\n\n" + "".join(f"   {module}.{name}\n" for name in described)
+    table = ".. autosummary::\n   :nosignatures:\n\n" + "".join(f"   ~{module}.{name}\n" for name in described)
     return "\n".join([table, *(entry(module, name, getattr(home, name)) for name in names)])
 
 
@@ -121,7 +122,8 @@ def module_page(name: str) -> str:
     module = importlib.import_module(MODULES[name])
     shown = SHORT.get(name, MODULES[name])
     names = names_of(module)
-    elsewhere = [n for n in names if name != "constraints" and n in names_of(dreamy_lens)]
+    top = names_of(dreamy_lens) if name != "constraints" else []
+    elsewhere = [n for n in names if n in top and getattr(module, n) is getattr(dreamy_lens, n)]
     parts = [heading(shown, "="), inspect.cleandoc(module.__doc__ or "").split("\n\n>>>")[0] + "\n"]
     if elsewhere:
         listed = ", ".join(f":obj:`~dreamy_lens.{each}`" for each in elsewhere)
