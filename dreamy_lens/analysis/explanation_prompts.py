@@ -29,7 +29,7 @@ HIGH = 0.5
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ShownText:
     """Text that a language model is shown as evidence of what drives a feature.
 
     Attributes:
@@ -60,7 +60,7 @@ class Evidence:
 
 
 def explanation_prompt(
-    dreams: Sequence[Evidence], windows: Sequence[Evidence], floor: float, at_end: bool = True
+    dreams: Sequence[ShownText], windows: Sequence[ShownText], floor: float, at_end: bool = True
 ) -> str:
     """Return the prompt that asks for an explanation.
 
@@ -96,10 +96,10 @@ def explanation_prompt(
     return "\n\n".join(parts)
 
 
-def _numbered(evidence: Sequence[Evidence], floor: float, top: float) -> str:
+def _numbered(evidence: Sequence[ShownText], floor: float, top: float) -> str:
     span = top - floor
 
-    def line(e: Evidence) -> str:
+    def line(e: ShownText) -> str:
         strength = 10 if span <= 0 else round(10 * min(1.0, max(0.0, (e.value - floor) / span)))
         return f"{strength}: {_one_line(e.marked(high) if (high := e.high()) else e.text)}"
 

@@ -13,8 +13,8 @@ from functools import partial
 import numpy as np
 
 from dreamy_lens.analysis.explanation_prompts import (
-    Evidence,
     Examinee,
+    ShownText,
     detection_prompt,
     fuzzing_prompt,
     read_numbers,
@@ -31,7 +31,7 @@ WORDS = 12
 
 
 def detection(
-    examinee: Examinee, explanation: str, active: Sequence[Evidence], inactive: Sequence[Evidence], seed: int
+    examinee: Examinee, explanation: str, active: Sequence[ShownText], inactive: Sequence[ShownText], seed: int
 ) -> AnswerScore:
     """Ask which of some texts drive the feature.
 
@@ -49,7 +49,7 @@ def detection(
     return _questioned("detection", examinee, lambda texts: detection_prompt(explanation, texts), pairs, seed)
 
 
-def fuzzing(examinee: Examinee, explanation: str, active: Sequence[Evidence], seed: int) -> AnswerScore | None:
+def fuzzing(examinee: Examinee, explanation: str, active: Sequence[ShownText], seed: int) -> AnswerScore | None:
     """Ask in which of some texts the tokens at which the feature is high are marked, and not as many others.
 
     Args:

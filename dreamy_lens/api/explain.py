@@ -13,7 +13,7 @@ from dreamy_lens import _waiting
 from dreamy_lens._host import working
 from dreamy_lens.analysis.baselines import uniform_prompts
 from dreamy_lens.analysis.chat_endpoint import ChatEndpoint
-from dreamy_lens.analysis.explanation_prompts import Evidence, Examinee, explanation_prompt, read_explanation
+from dreamy_lens.analysis.explanation_prompts import Examinee, ShownText, explanation_prompt, read_explanation
 from dreamy_lens.analysis.explanation_scores import detection, fuzzing, simulation
 from dreamy_lens.analysis.prediction import predict
 from dreamy_lens.api.dream import load_run
@@ -118,7 +118,7 @@ def explain(
     feature = parse(merged.runs[0].provenance.feature)
     measure = _Measure(merged, model)
     floor = measure.floor(seed)
-    shown = [Evidence(p.text, p.value) for p in dreams] if evidence != "windows" else []
+    shown = [ShownText(p.text, p.value) for p in dreams] if evidence != "windows" else []
     strongest = held.known if held is not None and evidence != "dreams" else []
     prompt = explanation_prompt(shown, list(map(_evidence, strongest)), floor, at_every_position(feature) is not None)
     parts: dict[str, Any] = {}
@@ -244,8 +244,8 @@ def _prediction(held: _Split, dreams: Sequence[Prompt], embeddings: Any) -> Pred
     return Prediction(predict(known, active, inactive, embeddings), len(active), len(inactive), number)
 
 
-def _evidence(window: Window) -> Evidence:
-    return Evidence(window.text, window.value, window.tokens, window.values)
+def _evidence(window: Window) -> ShownText:
+    return ShownText(window.text, window.value, window.tokens, window.values)
 
 
 def _examined(

@@ -24,7 +24,7 @@ from dreamy_lens.features.sae_formats import (
     saelens,
     sparsify,
 )
-from dreamy_lens.features.sae_formats.checkpoints import CHECKPOINTS, Checkpoint
+from dreamy_lens.features.sae_formats.checkpoints import CHECKPOINTS, SingleFile
 from dreamy_lens.features.sae_formats.folders import CONFIGS, WEIGHTS, folder_of
 from dreamy_lens.features.sae_names import HUB, PLACES, RELEASES, REPOSITORY
 from dreamy_lens.models import hub
@@ -239,7 +239,7 @@ def _released(source: str) -> Located:
 
 
 def _checkpoint(
-    form: Checkpoint, source: str, entry: Mapping[str, Any], path: str, overrides: Mapping[str, Any]
+    form: SingleFile, source: str, entry: Mapping[str, Any], path: str, overrides: Mapping[str, Any]
 ) -> Located:
     """Return the dictionary of a release whose dictionaries are single files."""
 

@@ -14,7 +14,7 @@ import pytest
 
 import dreamy_lens as dl
 from dreamy_lens.analysis import ChatEndpoint
-from dreamy_lens.analysis.explanation_prompts import Evidence, read_explanation, read_numbers, read_texts
+from dreamy_lens.analysis.explanation_prompts import ShownText, read_explanation, read_numbers, read_texts
 from dreamy_lens.analysis.prediction import EmbeddingSimilarity, GramSimilarity, auroc, token_weights
 from dreamy_lens.cli.main import main
 from dreamy_lens.errors import LLMError, SettingsError
@@ -252,7 +252,7 @@ def test_scores_of_answers():
     score = AnswerScore("detection", 3, 4, 1, 10)
     assert score.accuracy == pytest.approx((0.75 + 0.9) / 2) and score.f1 == pytest.approx(6 / 8)
     assert math.isnan(AnswerScore("detection", 0, 0, 0, 0).accuracy)
-    assert Evidence("ab", 1.0, ("a", "b"), np.array([np.nan, -1.0])).high() == []
+    assert ShownText("ab", 1.0, ("a", "b"), np.array([np.nan, -1.0])).high() == []
 
 
 # The endpoint.

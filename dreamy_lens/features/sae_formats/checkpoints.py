@@ -26,7 +26,7 @@ _POST = "blocks.{}.hook_resid_post"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class SingleFile:
     """How a single file of tensors becomes a dictionary.
 
     Attributes:
@@ -103,10 +103,10 @@ def _attention(_: str, file: Path) -> Mapping[str, Any]:
     }
 
 
-CHECKPOINTS: Mapping[str, Checkpoint] = {
-    "connor_rob_hook_z": Checkpoint({n: n for n in ("W_enc", "b_enc", "W_dec", "b_dec")}, _attention, _beside),
-    "deepseek_r1": Checkpoint(_LINEAR, _deepseek),
-    "goodfire": Checkpoint({n: own.replace("coder.", "coder_linear.") for n, own in _LINEAR.items()}, _goodfire),
-    "qwen_scope": Checkpoint({"W_enc": "W_enc.T", "b_enc": "b_enc", "W_dec": "W_dec.T", "b_dec": "b_dec"}, _qwen),
+CHECKPOINTS: Mapping[str, SingleFile] = {
+    "connor_rob_hook_z": SingleFile({n: n for n in ("W_enc", "b_enc", "W_dec", "b_dec")}, _attention, _beside),
+    "deepseek_r1": SingleFile(_LINEAR, _deepseek),
+    "goodfire": SingleFile({n: own.replace("coder.", "coder_linear.") for n, own in _LINEAR.items()}, _goodfire),
+    "qwen_scope": SingleFile({"W_enc": "W_enc.T", "b_enc": "b_enc", "W_dec": "W_dec.T", "b_dec": "b_dec"}, _qwen),
 }
 """Formats of the registry that are single files, by the registry's names of them."""
