@@ -164,7 +164,7 @@ def write_file(path: StrPath, data: bytes) -> Path:
                 os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
         return file
     except FAILURES as error:
-        raise FileWriteError(f"The file {os.fspath(path)[:300]!r} cannot be written: {failure_words(error)}") from error
+        raise FileWriteError(f"The file {os.fspath(path)[:300]!r} cannot be written: {failure_of(error)}") from error
 
 
 def write_text(path: StrPath, text: str) -> Path:
@@ -272,7 +272,7 @@ def check_file(path: StrPath) -> None:
                 os.lstat(target)  # raises another error if, for example, the name is too long
             check_writable(target.parent)
     except FAILURES as error:
-        raise FileWriteError(f"The file {os.fspath(path)[:300]!r} cannot be written: {failure_words(error)}") from error
+        raise FileWriteError(f"The file {os.fspath(path)[:300]!r} cannot be written: {failure_of(error)}") from error
 
 
 def why_no_path(text: str) -> str | None:
@@ -293,12 +293,12 @@ def why_no_path(text: str) -> str | None:
     return None
 
 
-def failure_words(error: BaseException) -> str:
+def failure_of(error: BaseException) -> str:
     """Return the reason why a file or folder could not be written, and a remedy, as sentences.
 
-    >>> failure_words(OSError(errno.EROFS, "Read-only file system"))
+    >>> failure_of(OSError(errno.EROFS, "Read-only file system"))
     'Read-only file system. Choose a folder where you may write.'
-    >>> failure_words(ValueError("embedded null byte"))
+    >>> failure_of(ValueError("embedded null byte"))
     'embedded null byte. Choose another name.'
     """
     if isinstance(error, OSError):

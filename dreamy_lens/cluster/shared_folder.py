@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dreamy_lens._files import FAILURES, StrPath, check_folder_name, check_writable, failure_words, replacing
+from dreamy_lens._files import FAILURES, StrPath, check_folder_name, check_writable, failure_of, replacing
 from dreamy_lens.errors import FileWriteError, RunFolderError
 from dreamy_lens.results.storage import RUN, write_json
 
@@ -188,7 +188,7 @@ class SharedFolder:
         try:
             check_writable(self.text)
         except FAILURES as error:
-            raise RunFolderError(f"The folder {self.text[:300]!r} cannot be written: {failure_words(error)}") from error
+            raise RunFolderError(f"The folder {self.text[:300]!r} cannot be written: {failure_of(error)}") from error
 
 
 def _read_each(files: Any, paths: list[str]) -> dict[str, bytes]:

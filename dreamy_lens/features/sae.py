@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from einops import rearrange
 
-from dreamy_lens._files import FAILURES, expanded, failure_words
+from dreamy_lens._files import FAILURES, expanded, failure_of
 from dreamy_lens.errors import FeatureRangeError, FileWriteError, SAEError
 from dreamy_lens.features.sae_conditions import Conditions
 from dreamy_lens.features.sae_formats.encoder import Encoder, Opened, Read
@@ -248,7 +248,7 @@ class SAE:
         except FAILURES as error:
             if isinstance(error, SAEError):
                 raise
-            raise FileWriteError(f"The folder {str(place)!r} cannot be written: {failure_words(error)}") from error
+            raise FileWriteError(f"The folder {str(place)!r} cannot be written: {failure_of(error)}") from error
         return str(folder)
 
     def encoder_column(self, i: int) -> Float[torch.Tensor, " d_in"]:

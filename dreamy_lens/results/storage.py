@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from dreamy_lens import _files
-from dreamy_lens._files import FAILURES, StrPath, failure_words
+from dreamy_lens._files import FAILURES, StrPath, failure_of
 from dreamy_lens._folder_lock import FolderBusy, lock_folder
 from dreamy_lens.errors import RunFolderError
 
@@ -78,7 +78,7 @@ def write_folder(
     except FolderBusy as error:
         raise RunFolderError(f"The run cannot be saved: {error}. Save it in another folder, or later.") from None
     except FAILURES as error:
-        raise RunFolderError(f"The run cannot be saved in {_quoted(folder)}: {failure_words(error)}") from error
+        raise RunFolderError(f"The run cannot be saved in {_quoted(folder)}: {failure_of(error)}") from error
     return folder
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamy_lens._files import check_page, expanded, failure_words, write_text, write_whole
+from dreamy_lens._files import check_page, expanded, failure_of, write_text, write_whole
 from dreamy_lens.errors import RunFolderError
 from dreamy_lens.figures.study_charts import study_figure
 from dreamy_lens.html.escaping import Html, escape, visible
@@ -211,7 +211,7 @@ class StudyResult:
             }
             write_whole(place / STUDY, json.dumps(_plain(content), allow_nan=False).encode("ascii"))
         except OSError as error:
-            raise RunFolderError(f"The study cannot be saved in {str(place)!r}: {failure_words(error)}") from error
+            raise RunFolderError(f"The study cannot be saved in {str(place)!r}: {failure_of(error)}") from error
         return place
 
     @classmethod

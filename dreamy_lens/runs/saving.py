@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamy_lens._files import FAILURES, check_folder_name, check_writable, expanded, failure_words
+from dreamy_lens._files import FAILURES, check_folder_name, check_writable, expanded, failure_of
 from dreamy_lens._host import versions
 from dreamy_lens.errors import DreamyLensError, FeatureError, FileWriteError, RunFolderError, misplaced, quoted
 from dreamy_lens.features.expressions import Feature
@@ -155,7 +155,7 @@ def check_free(path: str | os.PathLike[str]) -> None:
             )
         check_writable(place)
     except FAILURES as error:
-        raise RunFolderError(f"The folder {str(folder)[:300]!r} cannot be created: {failure_words(error)}") from error
+        raise RunFolderError(f"The folder {str(folder)[:300]!r} cannot be created: {failure_of(error)}") from error
 
 
 def read_record(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreamy_lens._files import failure_words, write_whole
+from dreamy_lens._files import failure_of, write_whole
 from dreamy_lens.corpus.problems import Problem, Problems
 from dreamy_lens.errors import ExamplesError
 from dreamy_lens.scan.feature_stats import FeatureStats
@@ -113,7 +113,7 @@ class Checkpoint:
             return write_whole(path, data)
         except OSError as error:
             raise ExamplesError(
-                f"The scan cannot be saved to {str(path)!r}: {failure_words(error)} The checkpoint that was saved before "
+                f"The scan cannot be saved to {str(path)!r}: {failure_of(error)} The checkpoint that was saved before "
                 "is unchanged; call again to continue from it."
             ) from error
 

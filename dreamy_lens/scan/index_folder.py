@@ -76,4 +76,4 @@ def _is_index(folder: Path) -> bool:
 
 def not_written(folder: _files.StrPath, error: BaseException) -> FileWriteError:
     """Return the error for a folder that cannot be written."""
-    return FileWriteError(f"The index cannot be written to {str(folder)[:300]!r}: {_files.failure_words(error)}")
+    return FileWriteError(f"The index cannot be written to {str(folder)[:300]!r}: {_files.failure_of(error)}")

@@ -71,9 +71,7 @@ class ScanFolder:
         except OSError as error:
             if self.cached:
                 return None  # if it cannot be written either, the user hears of it then
-            raise ExamplesError(
-                f"The folder {_shown(self.path)} cannot be read: {_files.failure_words(error)}"
-            ) from error
+            raise ExamplesError(f"The folder {_shown(self.path)} cannot be read: {_files.failure_of(error)}") from error
         except ExamplesError as error:
             if not self.cached:
                 raise
@@ -193,7 +191,7 @@ def _tokens_of_results(folder: Path, identity: Mapping[str, Any]) -> int:
 
 
 def _reason(error: BaseException) -> str:
-    text = _files.failure_words(error) if isinstance(error, OSError) else str(error)
+    text = _files.failure_of(error) if isinstance(error, OSError) else str(error)
     return text.rstrip(".")
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamy_lens._files import FAILURES, check_folder_name, check_writable, failure_words, write_whole
+from dreamy_lens._files import FAILURES, check_folder_name, check_writable, failure_of, write_whole
 from dreamy_lens._folder_lock import FolderBusy, lock_folder
 from dreamy_lens.errors import ExamplesError, FileWriteError
 from dreamy_lens.scan.schema import NAMES, Rows, arrow_table, schema
@@ -88,7 +88,7 @@ def write_tables(
                 _pending(folder, name, generation).unlink()
         if isinstance(error, OSError):
             raise ExamplesError(
-                f"The examples cannot be written to {str(folder)!r}: {failure_words(error)} The examples that it held before "
+                f"The examples cannot be written to {str(folder)!r}: {failure_of(error)} The examples that it held before "
                 "are unchanged."
             ) from error
         if isinstance(error, FolderBusy):
@@ -118,9 +118,7 @@ def check_out(folder: str | os.PathLike[str]) -> None:
     except FileWriteError as error:
         raise ExamplesError(str(error)) from None
     except FAILURES as error:
-        raise ExamplesError(
-            f"The examples cannot be written to {str(folder)[:300]!r}: {failure_words(error)}"
-        ) from error
+        raise ExamplesError(f"The examples cannot be written to {str(folder)[:300]!r}: {failure_of(error)}") from error
 
 
 def _commit(folder: Path, text: bytes, generation: str, names: Collection[str]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamy_lens._files import FAILURES, StrPath, expanded, failure_words, write_whole
+from dreamy_lens._files import FAILURES, StrPath, expanded, failure_of, write_whole
 from dreamy_lens._host import say
 from dreamy_lens.api.max_activating import max_activating
 from dreamy_lens.api.sweep import sweep
@@ -109,7 +109,7 @@ class StudyExecution:
         try:
             write_whole(file, json.dumps(plan).encode("ascii"))
         except FAILURES as problem:
-            raise RunFolderError(f"The study cannot be saved in {str(folder)!r}: {failure_words(problem)}") from problem
+            raise RunFolderError(f"The study cannot be saved in {str(folder)!r}: {failure_of(problem)}") from problem
 
     def _compared(self) -> dict[str, Any]:
         plain = {k: v for k, v in self.settings.to_dict().items() if k not in GROWING}
