@@ -88,8 +88,8 @@ def write_tables(
                 _pending(folder, name, generation).unlink()
         if isinstance(error, OSError):
             raise ExamplesError(
-                f"The examples cannot be written to {str(folder)!r}: {failure_of(error)} The examples that it held before "
-                "are unchanged."
+                f"The examples cannot be written to {str(folder)!r}: {failure_of(error)} The examples that it held "
+                "before are unchanged."
             ) from error
         if isinstance(error, FolderBusy):
             raise ExamplesError(f"The examples cannot be written: {error}. Name another folder, or wait.") from error
