@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import parse
 from dreamy_lens.search.config import SearchConfig, configs_of_seeds
 from dreamy_lens.search.constraints import Constraint, listed_constraints, to_dict
-from dreamy_lens.search.optimizers import as_settings, config_to_dict
+from dreamy_lens.search.optimizers import as_settings, config_from_dict, config_to_dict
 
 FORMAT = "dreamy_lens sweep"
 VERSION = 1
@@ -199,8 +200,8 @@ def add_seeds(existing: dict[str, Any], requested: dict[str, Any], where: str) -
     """
     for key in ("model", "fluency_model", "features", "settings"):
         new, old = requested[key], existing.get(key)
-        if key == "settings" and isinstance(old, list):  # "given" depends on how the user wrote the settings
-            new, old = ([{**setting, "given": None} for setting in settings] for settings in (new, old))
+        if key == "settings" and isinstance(old, list):
+            new, old = ([_comparable(setting) for setting in settings] for settings in (new, old))
         if new == old:
             continue
         raise RunFolderError(
@@ -208,6 +209,19 @@ def add_seeds(existing: dict[str, Any], requested: dict[str, Any], where: str) -
             "choose another folder for any other change."
         )
     return {**existing, "seeds": list(dict.fromkeys([*existing["seeds"], *requested["seeds"]]))}
+
+
+def _comparable(setting: dict[str, Any]) -> dict[str, Any]:
+    """Return a variant as it is compared with another.
+
+    Its search has the defaults of settings that the version which wrote it did not have. What was given is left out: it
+    depends on how the user wrote the settings.
+    """
+    config = setting.get("config")
+    with contextlib.suppress(SettingsError, TypeError, ValueError):
+        complete = json.loads(json.dumps(config_to_dict(config_from_dict(config or {}))))
+        config = {name: value for name, value in complete.items() if name != "seed"}
+    return {**setting, "config": config, "given": None}
 
 
 def _difference(name: str, old: Any, new: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -372,3 +373,17 @@ def test_a_worker_checks_where_it_is(tmp_path, monkeypatch):
         with pytest.raises(ClusterError, match=message):
             runner.Runner(**({"plan": plan, "place": place, "mark": mark} | wrong)).ready()
     assert len(runs) == 1
+
+
+def test_a_sweep_of_a_version_without_some_setting_goes_on(tmp_path):
+    search = dl.FrontierSearch(iterations=2, children=20, parents=3, samples=16, length=5)
+    settings: dict[str, Any] = {"search": search, "seeds": [0], "progress": False, "out": tmp_path / "sweep"}
+    bridge = models.family("gpt2").bridge
+    dl.sweep(FEATURES[0], bridge, **settings)
+    manifest = tmp_path / "sweep" / "sweep.json"
+    content = json.loads(manifest.read_text())
+    assert content["settings"][0]["config"].pop("diversity") == 0.0
+    manifest.write_text(json.dumps(content))
+    assert len(dl.sweep(FEATURES[0], bridge, **{**settings, "seeds": [0, 1]})) == 2
+    with pytest.raises(RunFolderError, match=r"diversity is 0\.0, and 0\.5 was requested"):
+        dl.sweep(FEATURES[0], bridge, **{**settings, "search": dataclasses.replace(search, diversity=0.5)})
