@@ -51,7 +51,7 @@ def test_points_lead_to_prompts_and_windows_and_tabs_need_no_script(shown):
     page.click("text=quantiles")
     assert page.locator("h4 >> text=of the windows are at or below").first.is_visible()
     assert not page.locator("article:has-text('window 1')").first.is_visible()
-    page.locator("svg a[href*='t1']").first.dispatch_event("click")
+    page.locator("svg a[href$='t1']").first.dispatch_event("click")
     assert page.locator("article:target").is_visible()  # its tab comes to the front
-    page.locator("svg a[href*='d1']").first.dispatch_event("click")
+    page.locator("svg a[href$='d1']").first.dispatch_event("click")
     assert page.locator("section.dl-dream:target").is_visible()
