@@ -4,8 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 
-# Processes that the tests are shared out to. Tests of browsers, of Ray and of notebooks stay in one of them.
-TEST_PROCESSES ?= 2
+# Processes that the tests are shared out to. They are more than the processors of a small machine, because tests of
+# browsers, of Ray and of notebooks often wait; those of one kind stay in one process.
+TEST_PROCESSES ?= 3
+# An expression of markers that chooses tests.
+TESTS ?= not slow
 NOTEBOOKS ?=
 
 # Where to look first for torch. The build for CPUs is a tenth the size of the one that PyPI has for Linux, which brings
@@ -18,16 +21,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 SETUP := pyproject.toml constraints.txt
 
-.PHONY: help demo test notebooks docs lint wheel format clean
+.PHONY: help demo test test-all notebooks docs lint wheel format clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1@/p' Makefile | awk -F@ '{ printf "%-14s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /make \1@/p' Makefile | awk -F@ '{ printf "%-15s%s\n", $$1, $$2 }'
 
 demo: $(VENV)/.package  ## dream on the embedded model, print the frontier, write a page
 	@$(BIN)/python -m dreamy_lens.demo
 
-test: $(VENV)/.test  ## run the tests and the examples in docstrings
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup $(PYTEST_ARGS)
+test: $(VENV)/.test  ## run the tests and the examples in docstrings, without the slowest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup -m "$(TESTS)" $(PYTEST_ARGS)
+
+test-all:  ## run every test
+	@$(MAKE) --no-print-directory test TESTS=
 
 notebooks: $(VENV)/.test  ## execute notebooks and write them with their outputs
 	OMP_NUM_THREADS=1 $(BIN)/python notebooks/execute.py $(NOTEBOOKS)

@@ -35,23 +35,27 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
-ONE_PROCESS = (
-    "tests/benchmarks/test_benchmarks.py::test_the_benchmark_panels",
-    "tests/browser/",
-    "tests/cluster/",
-    "tests/golden/test_golden.py::test_a_scan_on_workers",
-    "tests/project/test_notebooks.py",
-)
-"""Beginnings of the ids of tests that start browsers, Ray or kernels, which would compete for the machine."""
+TOGETHER = {
+    "browsers": ("tests/browser/",),
+    "Ray": ("tests/cluster/", "tests/golden/test_golden.py::test_a_scan_on_workers"),
+    "kernels": ("tests/project/test_notebooks.py", "tests/benchmarks/test_benchmarks.py::test_the_benchmark_panels"),
+}
+"""Beginnings of the ids of tests that one process runs, because each of their browsers, clusters or kernels would
+compete with the others for the machine."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process of pytest-xdist, and all of browsers, Ray and kernels in the same one."""
-    for item in items:
-        alone = item.nodeid.startswith(ONE_PROCESS)
-        group = "browsers, Ray and kernels" if alone else item.nodeid.partition("::")[0]
+    """Give each process of pytest-xdist whole files, and one of them all tests of browsers, of Ray, or of kernels.
+
+    These long groups come first, or the other processes would wait for them at the end.
+    """
+    groups = {item: item.nodeid.partition("::")[0] for item in items}
+    for name, beginnings in TOGETHER.items():
+        groups |= {item: name for item in items if item.nodeid.startswith(beginnings)}
+    for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: groups[item] not in TOGETHER)
 
 
 @pytest.fixture(autouse=True)

@@ -104,6 +104,7 @@ def test_every_benchmark_that_is_named_is_there_takes_its_options_and_is_run_her
                 assert re.search(rf'"{option}"', source) or by_rule or name == "cluster", (name, word)
 
 
+@pytest.mark.slow
 def test_the_benchmark_speed(benchmark, checkout, tmp_path, monkeypatch, capsys):
     speed, inside, shapes = (benchmark(name) for name in ("speed", "speed_inside", "speed_models"))
     sides = benchmark("speed_sides")
@@ -179,6 +180,7 @@ def tiny(tmp_path: Path) -> list[str]:
     return ["--models", "tiny", "--model", f"tiny={folder}", "--corpus", f"tiny={corpus}"]
 
 
+@pytest.mark.slow
 def test_the_benchmark_quality(benchmark, checkout, tiny, tmp_path, monkeypatch, capsys):
     quality, sides = benchmark("quality"), benchmark("quality_sides")
     monkeypatch.setattr(quality, "MERGED_SEEDS", (0, 1))
@@ -375,6 +377,7 @@ def test_the_benchmark_corpora(benchmark, monkeypatch, capsys):
     assert len(printed_rows) == 2 and "windows, stride 12" in printed and ".parquet " in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["--answers"]])
 def test_the_benchmark_panels(benchmark, monkeypatch, capsys, words):
     pytest.importorskip("ipykernel")
@@ -410,6 +413,7 @@ def test_the_benchmark_floor(benchmark, monkeypatch, capsys):
     assert 0 < float(least) < float(taken) and 0 < int(share.strip().removesuffix("%")) < 100
 
 
+@pytest.mark.slow
 def test_the_benchmark_explanations(benchmark, tmp_path, monkeypatch, capsys):
     explanations = benchmark("explanations")
     ends = [f"{a} of file {i}, {b}." for i in range(9) for a in ("name", "size") for b in ("if given", "only")]
@@ -429,6 +433,7 @@ def test_the_benchmark_explanations(benchmark, tmp_path, monkeypatch, capsys):
     assert "dreams better than windows, embeddings: 50 % of features (0 to 100 %)" in table
 
 
+@pytest.mark.slow
 def test_the_benchmark_ways(benchmark, monkeypatch, capsys):
     ways = benchmark("ways")
     small = {"children": 8, "samples": 16, "length": 4}

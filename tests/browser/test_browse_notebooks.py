@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from tests.browser.lab import Lab
     from tests.browser.marimo_rig import Running
 
 
+@pytest.mark.slow
 def test_a_hook_point_is_found_and_dreamt_of(lab: Lab):
     notebook = lab.open("browse.ipynb", ["import dreamy_lens as dl\nbrowser = dl.browse()\nbrowser"])
     notebook.run_cell(0)
@@ -34,6 +37,7 @@ def test_a_hook_point_is_found_and_dreamt_of(lab: Lab):
     assert notebook.ask("print(len(browser.runs), len(browser.children))")[0] == "1 2"
 
 
+@pytest.mark.slow
 def test_in_marimo_the_form_is_alive_and_runs_have_panels_in_other_cells(marimo_app: Callable[..., Running]):
     settings = "{'iterations': '3', 'parents': '2', 'children': '4'}"
     start = f"browser.wait().form._begin({{'id': 1, 'text': 'L2.N812', 'typed': {settings}}})\nbrowser"

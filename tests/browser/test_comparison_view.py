@@ -153,6 +153,7 @@ some()
 """
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_it_and_a_stranger_reads_it(lab: Lab):
     folder = str(Path(__file__).parents[2])
     notebook = lab.open("against.ipynb", [MAKE.format(folder=folder)])

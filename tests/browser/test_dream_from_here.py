@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.browser.test_first_notebook import wait_for
 from tests.helpers.frozen_pages import frozen_state
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 RUN = 'run = dl.dream("L2.N812", model, iterations=12, search="epo", population=4, children=8, length=6, seed=0)'
 
 
+@pytest.mark.slow
 def test_an_edit_outlasts_a_dream_from_here(lab: Lab):
     notebook = lab.open("edit.ipynb", ["import dreamy_lens as dl\nmodel = dl.load_model()", RUN, "run.wait(); None"])
     notebook.run_all()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.browser.test_first_notebook import wait_for
 from tests.helpers.frozen_pages import frozen_state
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 EXPLORE = 'dl.explore("L2.N812", " the same as described only")'
 
 
+@pytest.mark.slow
 def test_an_edit_of_an_explored_prompt_is_in_the_saved_cell(lab: Lab):
     notebook = lab.open("explore.ipynb", ["import dreamy_lens as dl", EXPLORE])
     notebook.run_all()

@@ -147,6 +147,7 @@ def test_the_page_in_the_documentation_answers_clicks(offline_page: Callable[...
     click_a_token(page, page.locator(".dlp-dream"))
 
 
+@pytest.mark.slow
 def test_an_interrupt_while_a_cell_waits_keeps_everything(lab: Lab):
     loading = "import dreamy_lens as dl\nmodel = dl.load_model()"
     notebook = lab.open("interrupted.ipynb", [loading, LONG, "run.frontier"])
@@ -161,6 +162,7 @@ def test_an_interrupt_while_a_cell_waits_keeps_everything(lab: Lab):
     assert notebook.ask("run.status, len(run.frontier) > 2")[0] == "('stopped', True)"
 
 
+@pytest.mark.slow
 def test_several_runs_and_a_prompt_to_play_with(lab: Lab):
     notebook = lab.open(
         "several.ipynb",
@@ -183,6 +185,7 @@ def test_several_runs_and_a_prompt_to_play_with(lab: Lab):
     wait_for(notebook.page, one, "view.querySelector('.dlp-ramp') && !/working/.test(view.textContent)")
 
 
+@pytest.mark.slow
 def test_marimo_updates_live_and_stops(marimo_app: Callable[..., Running]):
     page = marimo_app(["import dreamy_lens as dl", LONG.replace("model, ", ""), "run"]).page
     view = page.locator(".dlp-dream").first

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from tests.browser.lab import Lab
 
@@ -100,6 +102,7 @@ def test_a_widget_is_clicked_python_hears_it_and_other_cells_answer_while_a_thre
     assert notebook.ask("worker.is_alive()")[0] == "False"
 
 
+@pytest.mark.slow
 def test_a_notebook_is_saved_opened_again_with_a_new_kernel_and_distrusted_from_elsewhere(lab: Lab):
     script = "<b id='plain'>plain</b><script>document.getElementById('plain').textContent = 'by ' + 'script'</script>"
     notebook = lab.open("saved.ipynb", [f"x = 1\nfrom IPython.display import HTML\nHTML({script!r})"])
@@ -120,6 +123,7 @@ def test_a_notebook_is_saved_opened_again_with_a_new_kernel_and_distrusted_from_
     assert stranger.output(0).locator("script").count() == 0
 
 
+@pytest.mark.slow
 def test_the_theme_changes_and_pictures_are_taken(lab: Lab, tmp_path: Path):
     notebook = lab.open("theme.ipynb", ["print('PIC' + 'TURE')"])
     notebook.run_cell(0)
@@ -133,6 +137,7 @@ def test_the_theme_changes_and_pictures_are_taken(lab: Lab, tmp_path: Path):
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)
 
 
+@pytest.mark.slow
 def test_interrupt_reaches_a_cell_that_waits(lab: Lab):
     notebook = lab.open("interrupt.ipynb", ["import threading\nprint('WAIT' + 'ING')\nthreading.Event().wait()"])
     notebook.run_cell(0, wait=False)

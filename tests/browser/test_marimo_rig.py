@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 if TYPE_CHECKING:
     from tests.browser.marimo_rig import Running
 
@@ -52,6 +54,7 @@ steps
 """
 
 
+@pytest.mark.slow
 def test_a_thread_writes_live_and_a_message_from_the_view_stops_it(marimo_app: Callable[..., Running]):
     page = marimo_app([WIDGET, WORK]).page
     button = page.get_by_role("button", name="step")

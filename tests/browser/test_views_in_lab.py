@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from tests.browser.lab import Lab
 
@@ -13,6 +15,7 @@ ACTIVE = "() => window.jupyterapp.shell.currentWidget.content.activeCellIndex"
 CELLS = "() => window.jupyterapp.shell.currentWidget.content.widgets.length"
 
 
+@pytest.mark.slow
 def test_keys_belong_to_the_view_and_a_restart_freezes_it(lab: Lab):
     notebook = lab.open("keys.ipynb", ["import dreamy_lens as dl", RUN, "run.wait(); None", "1"])
     for index in range(3):

@@ -243,6 +243,7 @@ def test_an_address_at_which_nobody_is(address):
         ray_cluster._join(None, address)
 
 
+@pytest.mark.slow
 def test_a_cluster_that_is_there_is_used_and_left(cluster):
     with connected(RayConfig(), tasks=1) as again:
         assert not again.started and again.workers == 1
@@ -330,6 +331,7 @@ def test_a_worker_that_is_killed_from_outside_is_replaced(cluster, tmp_path):
     assert [(job, result[:2]) for job, result in going] == [("slow", ("slow", 2))]
 
 
+@pytest.mark.slow
 def test_workers_that_do_not_get_ready(cluster, tmp_path):
     error = FeatureSyntaxError("wrong", "L2.N", 3)
     with pytest.raises(FeatureSyntaxError, match="wrong") as caught:
@@ -420,6 +422,7 @@ def test_on_workers_it_is_the_same_and_the_dead_are_replaced(cluster, whole, tmp
     assert list(made(where, features=features, seeds=[0]).to_pandas()["attempts"]) == [1, 2, 1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", [False, True])
 def test_on_workers_other_searches_are_the_same_and_go_on_from_what_they_learned(cluster, tmp_path, gpt2, url):
     searches = [
@@ -561,6 +564,7 @@ def test_on_workers_a_scan_finds_the_same_though_one_is_killed(cluster, tmp_path
     equal(scanned(features, corpus, out=where, ray=True), here)
 
 
+@pytest.mark.slow
 def test_a_shard_that_kills_whoever_reads_it_is_reported_and_the_rest_completes(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(actor_pool, "ATTEMPTS", 1)
     monkeypatch.setattr(scan_tasks, "MIN_CHARACTERS", 300_000)
@@ -573,6 +577,7 @@ def test_a_shard_that_kills_whoever_reads_it_is_reported_and_the_rest_completes(
     assert [failed["name"] for failed in there.failed_shards] == ["shard 1"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there")
 def test_an_interrupted_scan_goes_on(cluster, tmp_path, monkeypatch, capsys):
     def press(at: Abroad) -> None:

@@ -88,6 +88,7 @@ def on_second_node(node: Any, reached: Path) -> Any:
     return dl.custom("stops", ["blocks.1.mlp.hook_post"], OnSecondNode(node.node_id, reached))
 
 
+@pytest.mark.slow
 def test_a_sweep_completes_on_the_node_that_is_left(nodes, tmp_path, gpt2, capsys):
     node, reached = nodes.add(), tmp_path / "reached"
     feature = on_second_node(node, reached)
@@ -101,6 +102,7 @@ def test_a_sweep_completes_on_the_node_that_is_left(nodes, tmp_path, gpt2, capsy
     assert "A worker died" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_scan_finds_the_same_on_the_node_that_is_left(nodes, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(scan_tasks, "MIN_CHARACTERS", 300_000)
     node, reached = nodes.add(), tmp_path / "reached"

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,8 +18,11 @@ FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 SECONDS = 120  # that a cell may take on a busy machine
 LARGEST = 1_000_000  # bytes
-SHRUNK = {"iterations": 3, "tokens": 5}
+SHRUNK = {"iterations": 8, "tokens": 10}
 """Settings of a notebook's cells that are divided by a number, so that a test is short."""
+
+SMALL_SEARCH = ", children=24, samples=16"
+"""Settings that the test adds after each `iterations=`."""
 
 pytest.importorskip("nbmake")
 pytest.importorskip("ipykernel")
@@ -55,6 +59,12 @@ def kernel(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return "python3"
 
 
+def shrunk(match: re.Match[str], divisor: int, more: str) -> str:
+    """Return `name=number` with a smaller number, followed by more settings."""
+    name, _, number = match[0].partition("=")
+    return f"{name}={max(2, int(number) // divisor)}{more}"
+
+
 def run(path: Path, kernel: str, folder: Path, seconds: int = SECONDS, smaller: bool = False) -> Any:
     """Execute a copy of a notebook with nbmake, perhaps with small numbers; what it found."""
     from nbmake.nb_run import NotebookRun
@@ -62,7 +72,9 @@ def run(path: Path, kernel: str, folder: Path, seconds: int = SECONDS, smaller: 
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells if smaller else ():
         for name, divisor in SHRUNK.items():
-            cell.source = re.sub(rf"\b{name}=([\d_]+)", lambda m: f"{name}={int(m[1]) // divisor}", cell.source)  # noqa: B023
+            more = SMALL_SEARCH if name == "iterations" else ""
+            shrink = partial(shrunk, divisor=divisor, more=more)
+            cell.source = re.sub(rf"\b{name}=([\d_]+)", shrink, cell.source)
     nbformat.write(notebook, folder / path.name)
     return NotebookRun(folder / path.name, seconds, kernel=kernel).execute()
 
@@ -70,7 +82,9 @@ def run(path: Path, kernel: str, folder: Path, seconds: int = SECONDS, smaller: 
 # The notebooks of the project.
 
 
-@every_notebook
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem[:2] > "02")) for path in NOTEBOOKS]
+)
 def test_it_runs_from_the_top(path: Path, kernel: str, tmp_path: Path):
     """At the size of a test. `make notebooks` runs them whole, and fails if a cell does."""
     result = run(path, kernel, tmp_path, smaller=True)
@@ -143,6 +157,7 @@ with progress_bar(True, total=10, desc="half") as bar:
 """
 
 
+@pytest.mark.slow
 def test_progress_that_is_saved_is_a_finished_line_of_text_and_no_widget(
     kernel: str, tmp_path: Path, script: ModuleType
 ):

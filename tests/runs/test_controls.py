@@ -562,7 +562,11 @@ print(run.status)
 
 @pytest.mark.parametrize(
     "last",
-    ["", "run.ask(lambda: run.pause()).result()", "run.stop().wait(); run.ask(run.so_far.frontier[0].attribution)"],
+    [
+        "",
+        pytest.param("run.ask(lambda: run.pause()).result()", marks=pytest.mark.slow),
+        pytest.param("run.stop().wait(); run.ask(run.so_far.frontier[0].attribution)", marks=pytest.mark.slow),
+    ],
 )
 def test_a_program_that_ends_meanwhile_ends_well(last):
     done = subprocess.run(
@@ -585,6 +589,7 @@ print([next(steps, None) is not None for steps in kept[:3]], kept[3].__enter__()
 """
 
 
+@pytest.mark.slow
 def test_a_program_that_ends_with_unfinished_searches_says_nothing():
     """Python ends generators when the globals of modules are gone already."""
     done = subprocess.run([sys.executable, "-c", _UNFINISHED], capture_output=True, text=True, timeout=PATIENCE * 2)

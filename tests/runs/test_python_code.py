@@ -117,6 +117,7 @@ def test_a_model_from_a_folder_is_named_and_a_model_in_memory_is_loaded_by_its_n
     assert_same(half, executed(run_code(dl.load_run(tmp_path / "run")))["run"])
 
 
+@pytest.mark.slow
 def test_several_runs_are_one_call_if_they_differ_in_feature_and_seed_only():
     runs = dl.dream(["L2.N812", 'logit("\\"")'], seeds=[3, 1], **SMALL)
     code = frozen_state(RunsPanel(runs).to_html())["python"]["run"]

@@ -101,6 +101,7 @@ def test_one_frontier_is_a_replay_too_and_an_empty_history_has_no_frames():
     assert frames_of(empty, run.so_far.text) == []
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_a_replay(run, tmp_path: Path):
     run.save(tmp_path / "run")
     command = [sys.executable, "-m", "dreamy_lens", "show", str(tmp_path / "run"), "--replay"]

@@ -564,6 +564,7 @@ def test_the_command_line_says_it_in_a_sentence(tmp_path, capsys):
     assert out.out == "" and out.err.startswith("dreamy-lens: The folder ") and "Traceback" not in out.err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_start")
 def test_the_demo_ends_with_the_line_that_repeats_it(tmp_path, monkeypatch, capsys):
     from dreamy_lens import demo

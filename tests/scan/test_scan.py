@@ -99,7 +99,7 @@ def _features(d_model: int = 32) -> list:
 
 @pytest.mark.parametrize("cross_entropy", [True, False])
 def test_it_finds_what_scoring_every_window_finds(family, cross_entropy):
-    corpus = texts(8, 40)
+    corpus = texts(6, 25)
     found = scan(_features(), family, corpus, cross_entropy=cross_entropy, sample=9, prepend_bos=True, cache=False)
     features = found.tables.features.to_pandas()
     plain = brute_scan(
@@ -253,6 +253,7 @@ dl.max_activating(dl.neurons(1), family.bridge, texts(40), k=4, length=6, out=sy
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_and_counts_nothing_twice(neox, tmp_path):
     folder, script = tmp_path / "scan", tmp_path / "child.py"
     script.write_text(CHILD)
@@ -591,6 +592,7 @@ for _ in range(4):
 """
 
 
+@pytest.mark.slow
 def test_two_scans_into_one_folder_at_the_same_time_leave_it_whole(neox, small_blocks, tmp_path):
     processes(SCANNER, *[[str(tmp_path / "out")]] * 2)
     straight = scan(dl.neurons(1), neox, texts(6), cache=False, batch_size=8)

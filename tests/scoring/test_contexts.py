@@ -62,7 +62,7 @@ def combined(combination, values):
 
 @pytest.mark.parametrize(
     ("feature", "combination"),
-    zip(["L1.N3", "logit(9)", "L0.N1 - 0.5 * mean_cross_entropy()"], COMBINATIONS, strict=True),
+    list(zip(["L1.N3", "logit(9)", "L0.N1 - 0.5 * mean_cross_entropy()"], COMBINATIONS, strict=True)),
     ids=["neuron, mean", "logit, min", "difference, soft_min"],
 )
 def test_scores_are_those_in_each_context_combined(family, feature, combination):
@@ -151,6 +151,7 @@ def test_every_search_finds_prompts_for_all_contexts(search):
         assert float(alone.value[0]) == pytest.approx(value, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_take_the_steps_that_they_take_alone():
     features, seeds = ["L2.N812", "L3.N40"], [0, 1]
     together = dl.dream(features, seeds=seeds, constraints=CONTEXTS, **SMALL)
@@ -162,6 +163,7 @@ def test_runs_side_by_side_take_the_steps_that_they_take_alone():
         dl.dream(features, constraints=CONTEXTS, share_prompts=True, iterations=2, length=5, progress=False)
 
 
+@pytest.mark.slow
 def test_runs_are_saved_continued_and_shown(tmp_path):
     run = dl.dream("L2.N812", constraints=CONTEXTS, **{**SMALL, "iterations": 4})
     half = dl.dream("L2.N812", constraints=CONTEXTS, **{**SMALL, "iterations": 2})

@@ -102,6 +102,7 @@ def test_replayed_passes_give_the_numbers_of_plain_ones(waits, clock, name, temp
     assert waits.launches > 0 and kinds <= {SHARED, WHOLE}
 
 
+@pytest.mark.slow
 def test_texts_of_several_tokens_are_replayed_too(waits, clock):
     there, here = (
         make_scorer('log_prob(" the house was") - L0.N3 + 1', b, prepend_bos=True, prefix=[5, 6], suffix=[8])
@@ -164,6 +165,7 @@ def test_both_kinds_of_graphs_are_tried_and_named(waits, clock):
     assert scorer.passes["scoring"].startswith(choice.way) and choice.way in (SHARED, WHOLE)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_runs_in_several_contexts_replay_graphs_in_each(waits, clock):
     contexts = dl.constraints.contexts(["the dog {dream}", "over{dream}."], "soft_min", softness=0.1)
