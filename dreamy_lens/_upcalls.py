@@ -53,6 +53,11 @@ def mechanisms(run: Any, **settings: Any) -> Any:
     return import_module("dreamy_lens").mechanisms(run, **settings)
 
 
+def baselines(run: Any) -> Any:
+    """Measure a run's feature on random prompts, as `dreamy_lens.baselines` does."""
+    return import_module("dreamy_lens").baselines(run)
+
+
 def cross_entropies(prompts: list[list[int]], model: Any, prepend_bos: bool) -> list[float]:
     """Return the cross-entropy of prompts of any lengths under a model, in nats per token."""
     score, found = import_module("dreamy_lens").score, [0.0] * len(prompts)

@@ -11,8 +11,11 @@ from dreamy_lens._host import working
 from dreamy_lens.analysis.baselines import uniform_prompts, values_of, windows_of_corpus
 from dreamy_lens.errors import SettingsError, names_keywords, quoted
 from dreamy_lens.features.parser import parse
+from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results.baselines import Baseline, Baselines
+from dreamy_lens.runs.dream import Dream
+from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.frames import scorer_around
 
 
@@ -22,7 +25,7 @@ def baselines(
     model: Any = None,
     corpus: Any = None,
     *,
-    length: int = 12,
+    length: int | None = None,
     prompts: int = 1024,
     windows: int = 1024,
     seed: int = 0,
@@ -36,10 +39,11 @@ def baselines(
     """Measure a feature on random prompts and on windows of a corpus, so that a dream's value has a scale.
 
     Args:
-        feature: Expression, or its text such as ``"L2.N17"``.
+        feature: Expression, or its text such as ``"L2.N17"``. Or a run: then feature, model, length, BOS and template
+            are the run's, and the run keeps the baselines as `run.baselines`; its tables and its panel show them.
         model: TransformerBridge, Hugging Face id, or folder of a model; None is the embedded model.
         corpus: Anything that :func:`dreamy_lens.corpus.open` takes; None measures no windows.
-        length: Number of tokens of a prompt and of a window: that of the dreams.
+        length: Number of tokens of a prompt and of a window, that of the dreams; None is the run's, or 12.
         prompts: Number of random prompts: each token is drawn uniformly from those that may stand in a prompt.
         windows: Number of windows, drawn at random from the beginning of the corpus, without replacement.
         seed: Seed of the random choices.
@@ -70,6 +74,21 @@ def baselines(
     >>> known.random.z(known.random.mean + 2 * known.random.deviation)
     2.0
     """
+    if isinstance(feature, Dream):
+        given = {"model": model, "length": length, "prepend_bos": prepend_bos, "contexts": contexts}
+        given |= {"prefix": prefix or None, "suffix": suffix or None, "batch_size": batch_size}
+        return _of_run(feature, corpus, prompts, windows, seed, fluency_model, given)
+    length = 12 if length is None else length
+    _check_numbers(length=length, prompts=prompts, windows=windows, seed=seed)
+    hooked = as_hooked(model)
+    held_out = None if fluency_model is None else as_hooked(fluency_model)
+    scorer = scorer_around(
+        contexts, parse(feature), hooked, prefix, suffix, prepend_bos=prepend_bos, batch_size=batch_size
+    )
+    return _measure(scorer, corpus, int(length), prompts, windows, int(seed), held_out)
+
+
+def _check_numbers(length: int, prompts: int, windows: int, seed: int) -> None:
     for name, value, least in (
         ("length", length, 1),
         ("prompts", prompts, 2),
@@ -78,13 +97,39 @@ def baselines(
     ):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise SettingsError(f"{name} is {quoted(value)}; it is a whole number of at least {least}.")
-    hooked = as_hooked(model)
+
+
+def _of_run(
+    run: Dream, corpus: Any, prompts: int, windows: int, seed: int, fluency_model: Any, given: dict[str, Any]
+) -> Baselines:
+    """Measure a run's feature as the run does, and let the run keep the result."""
+    named = [name for name, value in given.items() if value is not None]
+    if named:
+        texts = " Texts are given as corpus=." if "model" in named else ""
+        raise SettingsError(
+            f"The run has its own {' and '.join(named)}; leave it out, or give the feature's text.{texts}"
+        )
+    length = run.config.length
+    _check_numbers(length=length, prompts=prompts, windows=windows, seed=seed)
     held_out = None if fluency_model is None else as_hooked(fluency_model)
+    found = run.use_model(lambda: _measure(run.session.scorer, corpus, length, prompts, windows, int(seed), held_out))
+    found.held_out(run.so_far.frontier)
+    run.keep_baselines(found)
+    return run.baselines or found
+
+
+def _measure(
+    scorer: Scorer,
+    corpus: Any,
+    length: int,
+    prompts: int,
+    windows: int,
+    seed: int,
+    held_out: HookedModel | None,
+) -> Baselines:
+    hooked = scorer.model
     if held_out is not None:
         hooked.check_same_tokenizer(held_out)
-    scorer = scorer_around(
-        contexts, parse(feature), hooked, prefix, suffix, prepend_bos=prepend_bos, batch_size=batch_size
-    )
     scorer.check_length(length)
     with working(f"Scoring {prompts:,} random prompts"):
         random = values_of(scorer, uniform_prompts(scorer, prompts, length, seed))
@@ -98,8 +143,8 @@ def baselines(
         model=hooked.name,
         random=Baseline("random prompts", random),
         corpus=measured,
-        length=int(length),
-        seed=int(seed),
+        length=length,
+        seed=seed,
         fluency="" if held_out is None else held_out.name,
         _fluency_model=held_out,
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import traitlets
 
+from dreamy_lens import _upcalls
 from dreamy_lens.errors import DreamyLensError
 from dreamy_lens.panels import bundle
 from dreamy_lens.panels.live import LivePanel
@@ -57,6 +58,7 @@ class DreamPanel(LivePanel):
     previous = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
     restarts = traitlets.List().tag(sync=True)
     growth = traitlets.Dict().tag(sync=True)
+    calibration = traitlets.Dict().tag(sync=True)
     past = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
     cloud = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
     picked = traitlets.Unicode("").tag(sync=True)
@@ -75,6 +77,7 @@ class DreamPanel(LivePanel):
             "stop": lambda message: self.run.stop(),
             "more": self._more,
             "keep": lambda message: self.keep(),
+            "calibrate": lambda message: self.run.ask(self._calibrate),
             "past": lambda message: self.run.ask(self._fill_past),
             "cloud": lambda message: self.run.ask(self._fill_cloud),
             "start": lambda message: self.run.ask(lambda: self.start_from(message["ids"], lambda: self.run.spec)),
@@ -163,6 +166,14 @@ class DreamPanel(LivePanel):
 
         if not run.active:
             run.ask(resume)
+
+    def _calibrate(self) -> None:
+        try:
+            _upcalls.baselines(self.run)
+        except DreamyLensError as error:
+            self.notify(error)
+        else:
+            self.update()
 
     def _fill_past(self) -> None:
         self.past = self._follower.past()

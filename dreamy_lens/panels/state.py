@@ -187,6 +187,22 @@ def cloud_of(history: History, most: int = CLOUD) -> dict[str, Any]:
     }
 
 
+def calibration_of(run: Dream, so_far: Snapshot) -> dict[str, Any]:
+    """Return the scale of a run's values: mean and deviation of each baseline, and known held-out cross-entropies.
+
+    Args:
+        run: Run; without baselines the result is empty.
+        so_far: Results of the run, whose frontier is shown.
+    """
+    baselines = run.baselines
+    if baselines is None:
+        return {}
+    known, rows = baselines.known_held_out, so_far.history.ids[so_far.frontier_rows].tolist()
+    held = {key(ids): rounded(known[tuple(ids)], 5) for ids in rows if tuple(ids) in known}
+    scales = [[b.name, b.source, rounded(b.mean), rounded(b.deviation)] for b in baselines.all]
+    return {"scales": scales, "held": held, "fluency": baselines.fluency}
+
+
 class RunFollower:
     """State of the view of one run, again and again while the run goes on. It computes and decodes nothing twice.
 
@@ -231,6 +247,7 @@ class RunFollower:
             "previous": self._earlier(history),
             "restarts": [[i, rounded(w, 4)] for i, w in history.restarts],
             "growth": self._grown(so_far, best),
+            "calibration": calibration_of(run, so_far),
         }
 
     def brief(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = "dreamy_lens baselines"
+
+STORED = "baselines.json"
+"""Name of the file in a run's folder that holds the run's baselines."""
 
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 """Quantiles that tables show."""
@@ -82,6 +85,7 @@ class Baselines:
         length: Number of tokens of a prompt and a window.
         seed: Seed of the random choices.
         fluency: Name of the held-out model whose cross-entropy :meth:`of` computes; "" for none.
+        around: BOS and template of the run that the baselines belong to, as text; "" for those of a feature alone.
     """
 
     feature: str
@@ -91,7 +95,9 @@ class Baselines:
     length: int
     seed: int
     fluency: str = ""
+    around: str = ""
     _fluency_model: Any = field(default=None, repr=False)
+    _held_out: dict[tuple[int, ...], float] = field(default_factory=dict, repr=False)
 
     @property
     def all(self) -> tuple[Baseline, ...]:
@@ -102,7 +108,34 @@ class Baselines:
         """Return the z-score of a value against each baseline, by its name."""
         return {baseline.name: baseline.z(value) for baseline in self.all}
 
-    def of(self, prompts: Any) -> pd.DataFrame:
+    def held_out(self, prompts: Iterable[Prompt]) -> list[float]:
+        """Return the cross-entropy of prompts under the held-out model, in nats per token, without a template.
+
+        Each prompt is computed once, and saved with the baselines. Without a held-out model the list is empty.
+
+        Args:
+            prompts: Prompts of one run.
+        """
+        rows = list(prompts)
+        if not self.fluency:
+            return []
+        missing = [p for p in rows if p.ids not in self._held_out]
+        if missing:
+            model = self.fluency if self._fluency_model is None else self._fluency_model
+            bos = missing[0].provenance.prepend_bos
+            found = _upcalls.cross_entropies([list(p.ids) for p in missing], model, bos)
+            self._held_out.update((p.ids, float(x)) for p, x in zip(missing, found, strict=True))
+        return [self._held_out[p.ids] for p in rows]
+
+    def _known(self, prompts: Iterable[Prompt]) -> list[float]:
+        return [self._held_out.get(p.ids, math.nan) for p in prompts]
+
+    @property
+    def known_held_out(self) -> Mapping[tuple[int, ...], float]:
+        """Cross-entropies that :meth:`held_out` has computed so far, by the prompts' token ids."""
+        return self._held_out
+
+    def of(self, prompts: Any, *, compute: bool = True) -> pd.DataFrame:
         """Return a table with a row for each prompt, such as those of `run.frontier`.
 
         The columns are value and cross_entropy, as the prompt has them; z_random and z_corpus, the z-scores of the
@@ -112,6 +145,7 @@ class Baselines:
 
         Args:
             prompts: One :class:`~dreamy_lens.results.Prompt`, or several.
+            compute: Whether the held-out model reads prompts that it has not read yet; otherwise they have NaN.
 
         Raises:
             PromptError: One of the prompts is a text or ids: it has no value yet. `dl.score` gives it one.
@@ -129,13 +163,29 @@ class Baselines:
         if self.corpus is not None:
             table["z_corpus"] = [self.corpus.z(p.value) for p in rows]
         if self.fluency and rows:
-            model = self.fluency if self._fluency_model is None else self._fluency_model
-            bos = rows[0].provenance.prepend_bos
-            table["held_out_cross_entropy"] = _upcalls.cross_entropies([list(p.ids) for p in rows], model, bos)
+            table["held_out_cross_entropy"] = self.held_out(rows) if compute else self._known(rows)
         table["distinct"] = [distinct_share(p.ids) for p in rows]
         table["longest_repeat"] = [longest_repeat(p.ids) for p in rows]
         table["text"] = [p.text for p in rows]
         return pd.DataFrame(table)
+
+    def cells(self, prompts: Sequence[Prompt]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Return what a table of prompts shows of the baselines: names of columns, and cells for each prompt.
+
+        The columns are "z, random" and "z, corpus"; "held-out", the cross-entropy under the held-out model; and
+        "repeats", the number of tokens of the longest sequence that occurs twice. Nothing is computed by a model: a
+        prompt that :meth:`held_out` has not computed has a dash.
+
+        Args:
+            prompts: Prompts of one run.
+        """
+        columns: dict[str, list[str]] = {
+            f"z, {b.name.split()[0]}": [number(b.z(p.value), 1) for p in prompts] for b in self.all
+        }
+        if self.fluency:
+            columns["held-out"] = ["–" if math.isnan(x) else number(x, 2) for x in self._known(prompts)]
+        columns["repeats"] = [str(longest_repeat(p.ids)) for p in prompts]
+        return tuple(columns), list(zip(*columns.values(), strict=True))
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a table with one row per baseline: name, source, count, mean, deviation and quantiles."""
@@ -156,11 +206,12 @@ class Baselines:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the baselines to a JSON file, which :meth:`load` reads, and return its path.
 
-        The held-out model is saved by its name.
+        The held-out model is saved by its name, with the cross-entropies that it has given to prompts so far.
         """
+        held_out = [[list(ids), value] for ids, value in self._held_out.items()]
         parts = [{"name": b.name, "source": b.source, "values": b.values.tolist()} for b in self.all]
-        plain = {name: getattr(self, name) for name in ("feature", "model", "length", "seed", "fluency")}
-        return write_json(path, {"format": FORMAT, "version": 1, **plain, "baselines": parts})
+        plain = {name: getattr(self, name) for name in ("feature", "model", "length", "seed", "fluency", "around")}
+        return write_json(path, {"format": FORMAT, "version": 1, **plain, "baselines": parts, "held_out": held_out})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Baselines:
@@ -174,9 +225,11 @@ class Baselines:
             parts = [
                 Baseline(b["name"], np.array(b["values"], dtype=np.float32), b["source"]) for b in data["baselines"]
             ]
-            names = ("length", "seed", "fluency")
-            plain = {name: data[name] for name in names}
-            return cls(data["feature"], data["model"], parts[0], parts[1] if len(parts) > 1 else None, **plain)
+            plain = {name: data[name] for name in ("length", "seed", "fluency")}
+            plain["around"] = data.get("around", "")
+            held_out = {tuple(map(int, ids)): float(value) for ids, value in data.get("held_out", [])}
+            corpus = parts[1] if len(parts) > 1 else None
+            return cls(data["feature"], data["model"], parts[0], corpus, **plain, _held_out=held_out)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise RunFolderError(
                 f"The file {os.fspath(path)!r} holds no complete baselines ({error}). Save them again."

@@ -12,11 +12,12 @@ import numpy as np
 
 from dreamy_lens.errors import RunFolderError, SettingsError, quoted
 from dreamy_lens.figures.frontier import frontier_figure
-from dreamy_lens.html.page import fragment, warning
+from dreamy_lens.html.escaping import Html
+from dreamy_lens.html.page import fragment, html_table, warning
 from dreamy_lens.results.export import save_as
 from dreamy_lens.results.notes import note_on_values
 from dreamy_lens.results.prompt import Decoder, Prompt, PromptTools, Provenance
-from dreamy_lens.results.prompt_table import PROMPT_COLUMNS, prompt_rows, prompt_table, text_table
+from dreamy_lens.results.prompt_table import PROMPT_COLUMNS, prompt_rows, prompt_table, prompt_text, text_table
 from dreamy_lens.results.storage import read_json
 from dreamy_lens.search.pareto import hull_rows, hypervolume, non_dominated
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+    from dreamy_lens.results.baselines import Baselines
     from dreamy_lens.results.history import History
 
 FORMAT = "dreamy_lens frontier"
@@ -42,10 +44,12 @@ class Frontier(Sequence[Prompt]):
     Args:
         prompts: Prompts in any order, including dominated ones.
         evaluated: Number of prompts that were scored to find these; None if it is unknown, as for a slice.
+        baselines: Baselines by which tables calibrate the prompts' values; None for tables without z-scores.
 
     Attributes:
         prompts: Non-dominated prompts, from fluent to strong.
         evaluated: Number of prompts that were scored to find these; None if it is unknown.
+        baselines: Baselines by which tables calibrate the prompts' values; None for tables without z-scores.
 
     >>> origin = Provenance("L2.N17", "docstrings", seed=0, iteration=7, prepend_bos=True)
     >>> make = lambda text, value, ce: Prompt((1,), (text,), text, value, ce, True, origin)
@@ -60,12 +64,16 @@ class Frontier(Sequence[Prompt]):
 
     prompts: tuple[Prompt, ...]
     evaluated: int | None = field(default=None, compare=False)
+    baselines: Baselines | None = field(default=None, compare=False)
 
-    def __init__(self, prompts: Iterable[Prompt], evaluated: int | None = None) -> None:
+    def __init__(
+        self, prompts: Iterable[Prompt], evaluated: int | None = None, baselines: Baselines | None = None
+    ) -> None:
         candidates = list(prompts)
         rows = non_dominated([p.value for p in candidates], [p.cross_entropy for p in candidates])
         object.__setattr__(self, "prompts", tuple(candidates[i] for i in rows))
         object.__setattr__(self, "evaluated", evaluated)
+        object.__setattr__(self, "baselines", baselines)
 
     @classmethod
     def from_history(
@@ -152,9 +160,17 @@ class Frontier(Sequence[Prompt]):
         origin = self.prompts[-1].provenance
         return note_on_values(origin.feature, self.prompts[-1].value, self.evaluated, bool(origin.suffix))
 
+    def calibrated(self, baselines: Baselines | None) -> Frontier:
+        """Return the same prompts with baselines: tables then have z-scores, held-out cross-entropy and repetition.
+
+        Args:
+            baselines: Baselines of the prompts' feature; None takes those away that the frontier has.
+        """
+        return Frontier(self.prompts, self.evaluated, baselines)
+
     def hull(self) -> Frontier:
         """Return the corners of the convex hull: the prompts that are best for some λ, as in the paper's figures."""
-        return Frontier(self.prompts[i] for i in hull_rows(self.values, self.cross_entropies))
+        return self._some(hull_rows(self.values, self.cross_entropies))
 
     def spread(self, count: int) -> Frontier:
         """Return at most `count` prompts that represent the whole frontier.
@@ -170,7 +186,7 @@ class Frontier(Sequence[Prompt]):
         while 0 < len(selected) < count:
             gaps = np.linalg.norm(points[:, None] - points[selected], axis=2).min(axis=1)
             selected.append(int(gaps.argmax()))
-        return Frontier(self.prompts[i] for i in sorted(selected))
+        return self._some(sorted(selected))
 
     def hypervolume(self, reference: tuple[float, float]) -> float:
         """Return the area between the frontier and a reference (value, cross-entropy).
@@ -182,7 +198,9 @@ class Frontier(Sequence[Prompt]):
     def to_pandas(self) -> pd.DataFrame:
         """Return a table with one row per prompt.
 
-        The columns are value, cross_entropy, perplexity, text, round_trips, iteration, seed, ids and tokens.
+        The columns are value, cross_entropy, perplexity, text, round_trips, iteration, seed, ids and tokens. With
+        baselines, z_random, z_corpus, held_out_cross_entropy, distinct and longest_repeat follow; see
+        :meth:`Baselines.of`, which computes held-out cross-entropies that are NaN here.
         """
         import pandas as pd
 
@@ -190,7 +208,11 @@ class Frontier(Sequence[Prompt]):
         columns: dict[str, list[Any]] = {name: [getattr(p, name) for p in self.prompts] for name in plain}
         columns |= {name: [getattr(p.provenance, name) for p in self.prompts] for name in ("iteration", "seed")}
         columns |= {name: [getattr(p, name) for p in self.prompts] for name in ("ids", "tokens")}
-        return pd.DataFrame(columns)
+        frame = pd.DataFrame(columns)
+        if self.baselines is None:
+            return frame
+        more = self.baselines.of(self.prompts, compute=False)
+        return frame.join(more[[name for name in more.columns if name not in frame.columns]])
 
     def plot(self, *, hull: bool = False, **settings: Any) -> go.Figure:
         """Draw the frontier as a plotly figure.
@@ -237,7 +259,9 @@ class Frontier(Sequence[Prompt]):
     @overload
     def __getitem__(self, index: slice) -> Frontier: ...
     def __getitem__(self, index: int | slice) -> Prompt | Frontier:
-        return Frontier(self.prompts[index]) if isinstance(index, slice) else self.prompts[index]
+        if not isinstance(index, slice):
+            return self.prompts[index]
+        return self._some(range(*index.indices(len(self.prompts))))
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -255,11 +279,30 @@ class Frontier(Sequence[Prompt]):
         return f"Frontier({n} prompt{'s' * (n != 1)}, {values}, {span})"
 
     def __str__(self) -> str:
-        table = text_table(PROMPT_COLUMNS, prompt_rows(self.prompts))
+        table = text_table(*self.table())
         return f"{table}\n{self.note}" if self.note else table
 
     def _repr_html_(self) -> str:
-        return fragment(f"{warning(self.note)}{prompt_table(self.prompts)}")
+        return fragment(f"{warning(self.note)}{self.html_table()}")
+
+    def table(self) -> tuple[tuple[str, ...], list[list[str]]]:
+        """Return the names of the columns that are shown, and the cells of each prompt."""
+        rows = prompt_rows(self.prompts)
+        names, cells = ((), [()] * len(rows)) if self.baselines is None else self.baselines.cells(self.prompts)
+        columns = (*PROMPT_COLUMNS[:-1], *names, PROMPT_COLUMNS[-1])
+        return columns, [[*row[:-1], *more, row[-1]] for row, more in zip(rows, cells, strict=True)]
+
+    def html_table(self) -> Html:
+        """Return the table of the prompts as HTML."""
+        if self.baselines is None or not self.prompts:
+            return prompt_table(self.prompts)
+        columns, rows = self.table()
+        cells = [[*row[:-1], prompt_text(p.text)] for row, p in zip(rows, self.prompts, strict=True)]
+        return html_table(columns, cells)
+
+    def _some(self, rows: Iterable[int]) -> Frontier:
+        """Return the frontier of some of the prompts."""
+        return Frontier((self.prompts[i] for i in rows), baselines=self.baselines)
 
 
 def _limit(name: str, limit: Any, unit: str) -> float:

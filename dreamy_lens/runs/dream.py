@@ -66,7 +66,7 @@ class Dream(RecordedRun):
     def frontier(self) -> Frontier:
         """Prompts that no evaluated prompt beats in both value and cross-entropy, from fluent to strong."""
         self._settle()
-        return self.so_far.frontier
+        return self.so_far.frontier.calibrated(self.baselines) if self.baselines else self.so_far.frontier
 
     @property
     def population(self) -> list[Prompt]:
@@ -270,6 +270,8 @@ class Dream(RecordedRun):
         # While the run goes on, its thread saves between two steps, so that everything in the folder fits together.
         self.use_model(lambda: saving.save_record(self.record(), target, overwrite, self.is_own_folder(target)))
         self.folder = target.absolute()
+        if self.baselines is not None:
+            self.keep_baselines(self.baselines)
         return target
 
     def is_own_folder(self, path: str | os.PathLike[str]) -> bool:
@@ -345,12 +347,13 @@ class Dream(RecordedRun):
 
     def __str__(self) -> str:
         state = f" ({self.status}, {self.done_text})" if self.active else ""
-        return f"{self.feature_label} on {self.provenance.model}{state}\n{self.so_far.frontier}"
+        frontier = self.so_far.frontier.calibrated(self.baselines)
+        return f"{self.feature_label} on {self.provenance.model}{state}\n{frontier}"
 
     def _repr_html_(self) -> str:
         from dreamy_lens.html.escaping import escape, with_tooltip
         from dreamy_lens.html.page import fragment, warning
-        from dreamy_lens.results.prompt_table import prompt_table
 
         title = f"{with_tooltip(*self.feature_names)} on {escape(self.provenance.model)}, {escape(self.done_text)}"
-        return fragment(f"<p>{title}</p>" + warning(self.note) + prompt_table(self.so_far.frontier.prompts))
+        table = self.so_far.frontier.calibrated(self.baselines).html_table()
+        return fragment(f"<p>{title}</p>{warning(self.note)}{table}")

@@ -33,6 +33,7 @@ from dreamy_lens.search.steps import Step
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dreamy_lens.results.baselines import Baselines
     from dreamy_lens.results.explanation import Explanation
     from dreamy_lens.results.mechanisms import Mechanisms
     from dreamy_lens.runs.session import Session
@@ -60,6 +61,8 @@ class RecordedRun(RunInterventions):
         self.provenance = record.provenance
         self.folder: Path | None = None
         self.starred: list[Prompt] = []
+        self._baselines: Baselines | None = None
+        self._baselines_folder: Path | None = None  # folder in which baselines were looked for
         self._spec, self._state = record.spec, record.state
         self._builder = HistoryBuilder.from_history(record.history)
         self._identity, self._fluency_name = record.identity, record.fluency_name
@@ -277,6 +280,41 @@ class RecordedRun(RunInterventions):
         # The folder may hold another run than when the explanation was written.
         same = (found.feature, found.model, found.seeds) == (origin.feature, origin.model, (origin.seed,))
         return found if same else None
+
+    @property
+    def baselines(self) -> Baselines | None:
+        """Baselines that :func:`dreamy_lens.baselines` measured for this run; None if there are none.
+
+        They are saved in the run's folder. Tables and the panel of the run show the z-scores of its prompts.
+        """
+        from dreamy_lens.results.baselines import STORED, Baselines
+
+        if self._baselines is None and self.folder is not None and self.folder != self._baselines_folder:
+            self._baselines_folder = self.folder
+            if (self.folder / STORED).is_file():
+                found, origin = Baselines.load(self.folder / STORED), self.provenance
+                own = (origin.feature, origin.model, self.config.length, self._around)
+                # The folder may hold another run than when the baselines were written.
+                if (found.feature, found.model, found.length, found.around) == own:
+                    self._baselines = found
+        return self._baselines
+
+    @property
+    def _around(self) -> str:
+        origin = self.provenance
+        return str([origin.prepend_bos, list(origin.prefix), list(origin.suffix), origin.contexts])
+
+    def keep_baselines(self, baselines: Baselines) -> None:
+        """Keep baselines with the run, and write them to its folder if it has one.
+
+        Args:
+            baselines: Baselines of the run's feature, measured with its model, its length and its template.
+        """
+        from dreamy_lens.results.baselines import STORED
+
+        self._baselines = baselines = dataclasses.replace(baselines, around=self._around)
+        if self.folder is not None and self.folder.is_dir():
+            baselines.save(self.folder / STORED)
 
     def mechanisms(self, **settings: Any) -> Mechanisms:
         """Find the ways in which the prompts of this run drive its feature; see :func:`dreamy_lens.mechanisms`.

@@ -17,6 +17,7 @@ from dreamy_lens.errors import CorpusError, FeatureError, PromptError, RunFolder
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results import Baselines, Prompt, Provenance
 from dreamy_lens.results.baselines import distinct_share, longest_repeat
+from tests.helpers.dreams import dream
 from tests.helpers.models import family, new_bridge
 
 TEXTS = ["The dog runs over the hill and the cat sleeps in the house.", "She said that the big red house was her own."]
@@ -112,6 +113,54 @@ def test_baselines_are_plain_data(gpt2, tmp_path):
         Baselines.load(tmp_path / "damaged.json")
 
 
+def test_a_run_keeps_its_baselines_and_its_tables_have_the_scores(gpt2, tmp_path):
+    run = dream(gpt2.bridge, FEATURE, constraints=dl.constraints.template(" the {dream} is"), save_to=tmp_path / "run")
+    assert run.baselines is None and "z, random" not in str(run.frontier)
+    found = dl.baselines(run, corpus=TEXTS, prompts=40, fluency_model=gpt2.bridge)
+    assert run.baselines is found and found.length == run.config.length and found.around
+    origin, front = run.provenance, run.frontier
+    around = {"prefix": origin.prefix, "suffix": origin.suffix, "length": run.config.length}
+    np.testing.assert_array_equal(
+        found.random.values, dl.baselines(FEATURE, gpt2.bridge, prompts=40, **around).random.values
+    )
+    # The numbers of the table, from plain scores.
+    frame = front.to_pandas()
+    ids = np.array([p.ids for p in front])
+    held_out = dl.score("mean_cross_entropy()", ids, gpt2.bridge).cross_entropy
+    values, mean = found.random.values.astype(float), found.random.values.astype(float).mean()
+    np.testing.assert_allclose(frame["held_out_cross_entropy"], held_out, atol=1e-5)
+    np.testing.assert_allclose(frame["z_random"], (front.values - mean) / values.std(ddof=1), rtol=1e-5)
+    assert list(frame["longest_repeat"]) == [longest_repeat(p.ids) for p in front]
+    for shown in (str(front), str(run), str(front[:1]), str(front.spread(2)), str(front.hull())):
+        assert re.search(r"z, random +z, corpus +held-out +repeats +text", shown)
+    for shown in (front._repr_html_(), run._repr_html_()):
+        assert "<th>z, random</th><th>z, corpus</th><th>held-out</th><th>repeats</th><th>text</th>" in shown
+    assert "z, random" not in str(front.calibrated(None))
+    # They are in the run's folder, also after the run goes on; new prompts have no held-out score until asked for.
+    loaded = dl.load_run(tmp_path / "run", gpt2.bridge)
+    assert str(loaded.baselines) == str(found) and str(loaded.frontier) == str(front)
+    longer = loaded.resume(30, progress=False).frontier
+    new = [p.ids not in found.known_held_out for p in longer]
+    assert any(new) and list(longer.to_pandas()["held_out_cross_entropy"].isna()) == new
+    assert str(longer).count("–") == sum(new)
+    found.of(longer)
+    assert not longer.calibrated(found).to_pandas()["held_out_cross_entropy"].isna().any()
+    # Another run in the folder, here in another template, does not get them.
+    other = dream(gpt2.bridge, FEATURE)
+    other.save(tmp_path / "run", overwrite=True)
+    assert other.baselines is None and dl.load_run(tmp_path / "run", gpt2.bridge).baselines is None
+
+
+def test_a_run_has_its_own_settings_for_baselines(gpt2):
+    run = dream(gpt2.bridge, FEATURE, iterations=1)
+    with pytest.raises(SettingsError, match="The run has its own length and prepend_bos; leave it out"):
+        dl.baselines(run, length=4, prepend_bos=False)
+    with pytest.raises(SettingsError, match=r"The run has its own model; .* Texts are given as corpus="):
+        dl.baselines(run, gpt2.bridge, prompts=4)
+    with pytest.raises(SettingsError, match="prompts is 1"):
+        dl.baselines(run, prompts=1)
+
+
 def test_what_cannot_be_measured_is_refused(gpt2):
     for settings in ({"length": 0}, {"prompts": 1}, {"windows": 1}, {"seed": -1}, {"prompt": 3}):
         with pytest.raises(SettingsError):
@@ -134,7 +183,8 @@ def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch):
     if not page.is_file():
         pytest.skip("the documentation is not part of this copy")
     monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    example = "".join(re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S))
     names: dict = {}
     exec(example.replace("iterations=2, ", "iterations=1, population=2, children=4, search=dl.EPO(), "), names)
     assert len(names["known"].of(names["run"].frontier)) == len(names["run"].frontier)
+    assert "z, corpus" in str(names["run"].frontier)

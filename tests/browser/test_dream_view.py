@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dreamy_lens.panels.state import cloud_of
+from dreamy_lens.results.baselines import longest_repeat
 from dreamy_lens.runs.python_code import HOLE
 from tests.browser.fake_states import empty_state, run_state, runs_state
 from tests.browser.mounted import Mounted
@@ -40,6 +41,32 @@ def slide(view: Mounted, selector: str, value: float) -> None:
 
 
 # What it shows.
+
+
+def test_values_have_a_scale_once_the_baselines_are_measured(mount: Mount):
+    state = run_state(30)
+    e = state["frontier"][-1]
+    view = mount("dream", {**state, "picked": e["key"]})
+    assert not view.find(".dlp-c-z").count()
+    view.page.get_by_role("button", name="z-scores").click()
+    assert len(view.sent("calibrate")) == 1
+    scales = [["random prompts", "", 0.5, 2.0], ["corpus windows", "docs", 1.0, 4.0]]
+    view.change(calibration={"scales": scales, "held": {e["key"]: 3.21}, "fluency": "other"})
+    view.frames()
+    assert not view.page.get_by_role("button", name="z-scores").count()
+    values = dict(zip(keys(view), column(view, "z"), strict=True))
+    for entry in state["frontier"]:
+        if entry["key"] in values:
+            assert number(values[entry["key"]]) == pytest.approx((entry["y"] - 1) / 4, abs=0.051)
+    assert dict(zip(keys(view), column(view, "held-out"), strict=True))[e["key"]] == "3.21"
+    shown = view.find(".dlp-numbers").inner_text()
+    found = {name: text for text, name in re.findall(r"([−\d.,]+) (z, random|z, corpus|held-out|repeated)", shown)}
+    assert number(found["z, random"]) == pytest.approx((e["y"] - 0.5) / 2, abs=0.051)
+    assert number(found["z, corpus"]) == pytest.approx((e["y"] - 1) / 4, abs=0.051)
+    assert found["held-out"] == "3.21" and int(found["repeated"]) == longest_repeat(e["ids"])
+    view.find("th.dlp-c-z button").click()
+    order = [number(z) for z in column(view, "z")]
+    assert order == sorted(order, reverse=order[0] > order[-1])
 
 
 def test_the_cloud_of_evaluated_prompts_is_shown_when_it_is_asked_for(mount: Mount):

@@ -176,6 +176,7 @@ def test_a_finished_scan_is_opened_by_the_call_that_made_it(name, tmp_path, now)
     same(make.examples_of(found), NUMBERS["scans"][f"scans/{name}"])
 
 
+@pytest.mark.slow
 def test_a_scan_on_workers_goes_on_with_the_parcels_that_were_left(tmp_path, now):
     pytest.importorskip("ray", reason="Ray is not installed")
     place = copied("parcels_of_a_scan", tmp_path, now)

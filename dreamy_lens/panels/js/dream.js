@@ -1,6 +1,7 @@
 // View of a run: watch the frontier grow, click a prompt, try other tokens.
 
 import { WORDS, isGoing, iterations, runBar } from "./bar.js";
+import { calibration } from "./calibration.js";
 import { codeButton, copier, count, duration, errorLine, filled, frontierOf, h, heading, hear, listen, notices, num, painter } from "./common.js";
 import { keeper, places, put, register, stage, starred, unique, visible } from "./common.js";
 import { limitControl } from "./limit.js";
@@ -30,11 +31,12 @@ export const view = {
     const bar = runBar({ model, live, more: 100, last: codeButton(copies, code) });
     const plot = frontierPlot({ pick, caption: "frontier: value against cross-entropy" });
     const stars = starred(kept, () => paint("table"));
-    const table = frontierTable({ columns: COLUMNS, pick, kept, label: "the frontier", stars });
+    const scale = calibration(() => get("calibration"));
+    const table = frontierTable({ columns: () => [...COLUMNS.slice(0, -1), ...scale.columns(), "text"], pick, kept, label: "the frontier", stars });
     const limits = limitControl(setLimit);
     const send = (message) => model.send(message);
     const stays = () => get("frontier").some((e) => e.key === picked), name = unique(), python = () => get("python");
-    const prompt = attributionView({ live, known, kept, stays, slot: (key) => key, say, send, name, python, copies, stars, moved });
+    const prompt = attributionView({ live, known, kept, stays, slot: (key) => key, say, send, name, python, copies, stars, moved, scale });
     let limit = kept.get("limit"), at = kept.get("at"), asked = -1, picked = get("picked");
     let marked = "null", opened = {}, unpacked = {}, cloudAt = -1; // the points of the cloud, and the iteration at which they were asked for
     let held = null; // entry of the picked prompt, wherever it was found
@@ -261,7 +263,7 @@ export const view = {
     }
 
     function drawTable() {
-      table.draw(entries(), picked, nothing("The prompts of the frontier appear here, from fluent to strong."));
+      table.draw(entries().map(scale.of), picked, nothing("The prompts of the frontier appear here, from fluent to strong."));
     }
 
     function drawPrompt() {
@@ -305,6 +307,7 @@ export const view = {
       "change:past": recall,
       "change:cloud": () => { if (!get("cloud")) cloudAt = -1; fetchCloud(); paint("plot"); },
       "change:attributions": learn,
+      "change:calibration": () => { paint("table"); prompt.draw(); },
       "change:picked": follow,
       "msg:custom": hear(prompt, say),
     });

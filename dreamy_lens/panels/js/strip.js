@@ -27,6 +27,7 @@ const reading = (text, more = "") => {
  * Make the view of a prompt's attribution.
  *
  * host: {name, live(), send(message), say(text), python(): code with a place for the ids, copies, known: Map of entries by key, kept: memory of the view,
+ * scale: what `calibration` of calibration.js makes, or undefined in a view without z-scores,
  * slot(key): name of a prompt's edit there, stays(): whether the picked prompt is on the present frontier, nothing: text
  * without a prompt, stars: {has(key), turn(entry)} or undefined in a view without starred prompts, moved(): called when the prompt
  * that is shown has changed}.
@@ -215,6 +216,7 @@ export function attributionView(host) {
       score(num(now.value, digits), `value${change(num(now.value - base.value, digits, true))}`),
       score(num(now.ce), `cross-entropy${change(num(now.ce - base.ce, 2, true))}`),
       score(perplexity(now.ce), "perplexity"),
+      ...(host.scale?.scores(now) ?? []),
       pending ? h("span", { class: "dlp-quiet" }, "Working…") : host.stays() ? null
         : h("span", { class: "dlp-quiet" }, "not on the frontier shown"));
   }
@@ -235,6 +237,10 @@ export function attributionView(host) {
       grid = !grid;
       draw();
     };
+    const calibrate = () => {
+      host.send({ type: "calibrate" });
+      host.say("Scoring 1,024 random prompts, to give the values a scale.");
+    };
     const pin = () => {
       host.kept.set({ pinned: pinned() ? null : { ...bare(now), slot: host.slot(now.key) } });
       draw();
@@ -252,6 +258,7 @@ export function attributionView(host) {
       now.ids.length && host.python()?.prompt ? copied("Python", filled(host.python().prompt, now.ids.join(", "))) : null,
       host.stars && now.ids.length ? button(starred ? "★ Starred" : "☆ Star", star, "star", { "aria-pressed": String(starred) }) : null,
       now.ids.length || pinned() ? button(pinned() ? "End comparison" : "Compare", pin, "pin") : null,
+      host.live() && host.scale && !host.scale.known() ? button("z-scores", calibrate, "calibrate") : null,
       now.subs ? button("Heat map", turn, "grid", { "aria-pressed": String(grid) }) : null,
     ];
   }

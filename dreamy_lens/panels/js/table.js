@@ -13,7 +13,13 @@ const COLUMNS = {
   perplexity: [(e) => e.x, (e) => [perplexity(e.x)]],
   iteration: [(e) => e.it ?? -1, (e) => [e.it === null || e.it === undefined ? "–" : String(e.it)]],
   run: [(e) => e.run ?? "", (e) => [visible(e.run ?? "")]],
+  z: [(e) => e.z, (e) => [num(e.z, 1)]],
+  "held-out": [(e) => e.held ?? Infinity, (e) => [num(e.held)]],
   text: [(e) => e.text, text],
+};
+const MEANING = {
+  z: "z-score: standard deviations above the mean of the baseline",
+  "held-out": "cross-entropy under a model that the search did not use, in nats per token",
 };
 
 const parts = (e) => e.ids ?? (e.text === "text not kept" ? [] : e.text.split(/(?=\s)/));
@@ -36,7 +42,7 @@ function alike(entries) {
 }
 
 /**
- * Make a table. `draw(entries, picked, nothing)` shows the text `nothing` without entries. Starred prompts have a star, and may be
+ * Make a table; columns() returns the names of its columns. `draw(entries, picked, nothing)` shows the text `nothing` without entries. Starred prompts have a star, and may be
  * shown alone.
  */
 export function frontierTable({ columns, pick, kept, label, stars }) {
@@ -79,7 +85,7 @@ export function frontierTable({ columns, pick, kept, label, stars }) {
 
   function head(column) {
     const on = column === by, sign = on ? (way > 0 ? "\u00a0↑" : "\u00a0↓") : "";
-    const given = { "data-by": column, title: `sort by ${column}`, onclick: () => sort(column) };
+    const given = { "data-by": column, title: `sort by ${column}${MEANING[column] ? ` (${MEANING[column]})` : ""}`, onclick: () => sort(column) };
     const sorted = on ? (way > 0 ? "ascending" : "descending") : "none";
     return h("th", { scope: "col", class: `dlp-c-${column}`, "aria-sort": sorted },
       h("button", given, column, h("span", { "aria-hidden": "true" }, sign)));
@@ -100,9 +106,9 @@ export function frontierTable({ columns, pick, kept, label, stars }) {
 
   function draw(given, picked, nothing) {
     last = [given, picked, nothing];
-    const entries = only() ? stars.all() : given;
+    const entries = only() ? stars.all() : given, shown = columns();
     if (!entries.length) return inner.replaceChildren(h("p", { class: "dlp-quiet" }, nothing));
-    const digits = places(entries.map((e) => e.y)), value = COLUMNS[by][0], is = (e) => e.key === picked;
+    const digits = places(entries.map((e) => e.y)), value = COLUMNS[shown.includes(by) ? by : "cross-entropy"][0], is = (e) => e.key === picked;
     const order = (a, b) => (value(a) < value(b) ? -way : value(a) > value(b) ? way : 0);
     const groups = alike(entries), heads = fold ? groups.sort((a, b) => order(a[0], b[0])) : [...entries].sort(order).map((e) => [e]);
     // A folded row that is picked is shown below the row that it is folded under.
@@ -119,12 +125,12 @@ export function frontierTable({ columns, pick, kept, label, stars }) {
       };
       const star = stars?.has(e.key) ? h("span", { class: "dlp-star", role: "img", "aria-label": "starred" }, " ★") : null;
       const more = count || star ? h("span", {}, star, count ? unfolder(e, count, tabindex) : null) : null;
-      return h("tr", given, ...columns.map((c) => h("td", { class: `dlp-c-${c}` }, ...COLUMNS[c][1](e, digits, more))));
+      return h("tr", given, ...shown.map((c) => h("td", { class: `dlp-c-${c}` }, ...COLUMNS[c][1](e, digits, more))));
     };
     const focus = el.contains(document.activeElement) ? document.activeElement.dataset : null;
     const scroll = el.querySelector(".dlp-scroll")?.scrollTop ?? 0;
     const body = h("tbody", { onkeydown: keys }, ...rows.map(row));
-    const table = h("table", { role: "grid", "aria-label": label }, h("thead", {}, h("tr", {}, ...columns.map(head))), body);
+    const table = h("table", { role: "grid", "aria-label": label }, h("thead", {}, h("tr", {}, ...shown.map(head))), body);
     const box = h("div", { class: "dlp-scroll" }, table);
     inner.replaceChildren(...[box, folding(entries, groups), choosing()].filter(Boolean));
     box.scrollTop = scroll;
