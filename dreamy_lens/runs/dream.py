@@ -269,9 +269,9 @@ class Dream(RecordedRun):
         saving.check_name(target)
         # While the run goes on, its thread saves between two steps, so that everything in the folder fits together.
         self.use_model(lambda: saving.save_record(self.record(), target, overwrite, self.is_own_folder(target)))
+        self.read_companions()
         self.folder = target.absolute()
-        if self.baselines is not None:
-            self.keep_baselines(self.baselines)
+        self.save_companions()
         return target
 
     def is_own_folder(self, path: str | os.PathLike[str]) -> bool:

@@ -19,10 +19,11 @@ from dreamy_lens.models.embedded import EMBEDDED_NAME
 from dreamy_lens.results.attribution import Attribution
 from dreamy_lens.results.continuation import Continuation
 from dreamy_lens.results.history import HistoryBuilder
-from dreamy_lens.results.prompt import Decoder, Prompt
+from dreamy_lens.results.prompt import Decoder
 from dreamy_lens.results.snapshot import Snapshot
 from dreamy_lens.results.upstream import Upstream
 from dreamy_lens.runs import saving
+from dreamy_lens.runs.companions import Companions, RunCompanions
 from dreamy_lens.runs.interventions import RunInterventions
 from dreamy_lens.runs.spec import RunRecord, RunSpec
 from dreamy_lens.runs.worker import DONE, READY, STOPPED
@@ -33,8 +34,6 @@ from dreamy_lens.search.steps import Step
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dreamy_lens.results.baselines import Baselines
-    from dreamy_lens.results.explanation import Explanation
     from dreamy_lens.results.mechanisms import Mechanisms
     from dreamy_lens.runs.session import Session
 
@@ -44,7 +43,7 @@ _START = 80
 """Most characters of the start that a title shows."""
 
 
-class RecordedRun(RunInterventions):
+class RecordedRun(RunCompanions, RunInterventions):
     """Base of :class:`~dreamy_lens.runs.dream.Dream`. No method here waits for a run in the background to end.
 
     Args:
@@ -54,15 +53,12 @@ class RecordedRun(RunInterventions):
     Attributes:
         provenance: Feature, model, seed, BOS and template of the run's prompts.
         folder: Folder in which the run was last saved, or from which it was loaded; None if there is none.
-        starred: Prompts that were starred in the run's panel. They stay in memory, and are not saved in the folder.
     """
 
     def __init__(self, record: RunRecord, session: Session | None = None) -> None:
         self.provenance = record.provenance
         self.folder: Path | None = None
-        self.starred: list[Prompt] = []
-        self._baselines: Baselines | None = None
-        self._baselines_folder: Path | None = None  # folder in which baselines were looked for
+        self._companions = Companions()
         self._spec, self._state = record.spec, record.state
         self._builder = HistoryBuilder.from_history(record.history)
         self._identity, self._fluency_name = record.identity, record.fluency_name
@@ -268,53 +264,6 @@ class RecordedRun(RunInterventions):
         from dreamy_lens.analysis.upstream import decompose
 
         return self.use_model(lambda: decompose(self.session.scorer, prompt, **settings))
-
-    @property
-    def explanation(self) -> Explanation | None:
-        """Explanation that :func:`dreamy_lens.explain` wrote to the run's folder; None if there is none of this run."""
-        from dreamy_lens.results.explanation import STORED, Explanation
-
-        if self.folder is None or not (self.folder / STORED).is_file():
-            return None
-        found, origin = Explanation.load(self.folder / STORED), self.provenance
-        # The folder may hold another run than when the explanation was written.
-        same = (found.feature, found.model, found.seeds) == (origin.feature, origin.model, (origin.seed,))
-        return found if same else None
-
-    @property
-    def baselines(self) -> Baselines | None:
-        """Baselines that :func:`dreamy_lens.baselines` measured for this run; None if there are none.
-
-        They are saved in the run's folder. Tables and the panel of the run show the z-scores of its prompts.
-        """
-        from dreamy_lens.results.baselines import STORED, Baselines
-
-        if self._baselines is None and self.folder is not None and self.folder != self._baselines_folder:
-            self._baselines_folder = self.folder
-            if (self.folder / STORED).is_file():
-                found, origin = Baselines.load(self.folder / STORED), self.provenance
-                own = (origin.feature, origin.model, self.config.length, self._around)
-                # The folder may hold another run than when the baselines were written.
-                if (found.feature, found.model, found.length, found.around) == own:
-                    self._baselines = found
-        return self._baselines
-
-    @property
-    def _around(self) -> str:
-        origin = self.provenance
-        return str([origin.prepend_bos, list(origin.prefix), list(origin.suffix), origin.contexts])
-
-    def keep_baselines(self, baselines: Baselines) -> None:
-        """Keep baselines with the run, and write them to its folder if it has one.
-
-        Args:
-            baselines: Baselines of the run's feature, measured with its model, its length and its template.
-        """
-        from dreamy_lens.results.baselines import STORED
-
-        self._baselines = baselines = dataclasses.replace(baselines, around=self._around)
-        if self.folder is not None and self.folder.is_dir():
-            baselines.save(self.folder / STORED)
 
     def mechanisms(self, **settings: Any) -> Mechanisms:
         """Find the ways in which the prompts of this run drive its feature; see :func:`dreamy_lens.mechanisms`.
