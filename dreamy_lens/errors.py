@@ -193,6 +193,8 @@ def quoted(value: Any, limit: int = 80) -> str:
     """
     if isinstance(value, str):
         return repr(value) if len(value) <= limit else f"{value[:limit]!r}… ({len(value):,} characters)"
+    if hasattr(type(value), "named_modules"):  # a model's repr is thousands of lines
+        return f"a {type(value).__name__}"
     try:
         if getattr(value, "ndim", None) == 0 and type(value).__module__ == "numpy":
             value = value.item()  # NumPy's own repr is np.int64(12)

@@ -107,7 +107,7 @@ def explain(
     """
     chosen = _checked(evidence, count, scores, timeout, seed)
     examinee = _examinee(llm, llm_model, timeout)
-    merged = merge_runs(load_run(run, model) if isinstance(run, (str, os.PathLike)) else run)
+    merged = merge_runs(load_run(run, model) if isinstance(run, (str, os.PathLike)) else run, "explain")
     if not len(merged.frontier):
         raise SettingsError("The run has no prompt with finite scores, so there is nothing to explain the feature by.")
     if examples is None and evidence == "windows":

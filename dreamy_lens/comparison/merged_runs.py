@@ -16,11 +16,12 @@ from dreamy_lens.runs.report import run_settings
 from dreamy_lens.scan.feature_examples import FeatureExamples
 
 
-def merge_runs(runs: Any) -> Merged:
+def merge_runs(runs: Any, caller: str = "compare") -> Merged:
     """Merge the runs of a comparison.
 
     Args:
         runs: A run, several runs of one feature, or merged runs.
+        caller: Name of the function that the user called, for messages.
 
     Raises:
         SettingsError: `runs` has anything but runs, or runs of several features.
@@ -33,18 +34,18 @@ def merge_runs(runs: Any) -> Merged:
         members = list(runs)
     except TypeError:
         raise SettingsError(
-            f"compare() takes one run or several, and examples; got {quoted(runs)} for the runs."
+            f"{caller}() takes one run or several, and then examples; got {quoted(runs)} for the runs."
         ) from None
     if not all(isinstance(run, Merged) or _is_run(run) for run in members):
         raise SettingsError(
-            f"compare() takes one run or several, and then examples; got {type(runs).__name__} for the runs. "
+            f"{caller}() takes one run or several, and then examples; got {type(runs).__name__} for the runs. "
             "load_run(folder) opens a saved run."
         )
     features = list(dict.fromkeys(getattr(getattr(run, "provenance", None), "feature", "") for run in members))
     if len(features) > 1 and not any(isinstance(run, Merged) for run in members):
         raise SettingsError(
             f"These runs are of {len(features)} features, {features[0]} and {features[1]} among them; compare one "
-            "feature at a time: compare(runs.of(feature), examples)."
+            f"feature at a time: {caller}(runs.of(feature), examples)."
         )
     return merge(members)
 

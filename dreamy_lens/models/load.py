@@ -344,9 +344,12 @@ def _why_no_hub_id(source: str) -> str | None:
     """Return the end of a sentence about why a name cannot be a Hub id, or None if it can be one."""
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         return ""
+    if re.match(r"L\d+\.[A-Z]", source):
+        return ", and this is a feature: the feature comes before the model, as in dream(feature, model)"
     # The Hub's client checks more rules; these only reject typed text and paths of other operating systems.
     if not re.fullmatch(r"([\w.-]+/)?[\w.-]{1,96}", source):
-        return ", and a model of the Hugging Face Hub cannot be called so: its id is like 'owner/name'"
+        prompt = ". If it is a prompt, it comes before the model" if re.search(r"\s", source) else ""
+        return f", and a model of the Hugging Face Hub cannot be called so: its id is like 'owner/name'{prompt}"
     return None
 
 

@@ -88,6 +88,14 @@ def test_exchanged_arguments_are_answered():
             FeatureError,
             r"'L2\.N17' is a feature, and stands where",
         ),
+        (lambda: dl.generate(model, "the file"), ModelError, "If it is a prompt, it comes before the model"),
+        (lambda: dl.max_activating(model, "L2.N17"), ModelError, "this is a feature: the feature comes before the"),
+        (
+            lambda: dl.explain(model),
+            dl.errors.SettingsError,
+            r"explain\(\) takes one run .* a TransformerB",
+        ),
+        (lambda: dl.patch("L2.N17", model, "the file"), dl.errors.PromptError, "got a TransformerBridge"),
         (
             lambda: dl.score("a prompt is here", "L2.N17"),
             FeatureError,
