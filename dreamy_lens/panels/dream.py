@@ -168,6 +168,7 @@ class DreamPanel(LivePanel):
             run.ask(resume)
 
     def _calibrate(self) -> None:
+        self.send({"type": "notice", "text": "Scoring 1,024 random prompts, to give the values a scale."})
         try:
             _upcalls.baselines(self.run)
         except DreamyLensError as error:

@@ -26,7 +26,7 @@ CROWDS = 100
 """Most iterations whose population a view keeps."""
 
 
-CLOUD = 1200
+CLOUD = 1000
 """Most evaluated prompts that the cloud of a view shows."""
 
 _LEVELS, _DIGIT = 720, 90  # steps of a coordinate of the cloud, finer than a pixel; values of one of its letters
@@ -199,8 +199,13 @@ def calibration_of(run: Dream, so_far: Snapshot) -> dict[str, Any]:
         return {}
     known, rows = baselines.known_held_out, so_far.history.ids[so_far.frontier_rows].tolist()
     held = {key(ids): rounded(known[tuple(ids)], 5) for ids in rows if tuple(ids) in known}
-    scales = [[b.name, b.source, rounded(b.mean), rounded(b.deviation)] for b in baselines.all]
-    return {"scales": scales, "held": held, "fluency": baselines.fluency}
+    scales: list[list[Any]] = []
+    for b in (b for b in baselines.all if b.deviation > 0):
+        of = f"{b.name} ({b.source})" if b.source else b.name
+        title = f"standard deviations above the mean of {len(b):,} {of}: {b.mean:.3g} ± {b.deviation:.3g}"
+        scales.append([f"z, {b.name.split()[0]}", title, rounded(b.mean), rounded(b.deviation)])
+    fluency = f"cross-entropy under {baselines.fluency}" if baselines.fluency else ""
+    return {"scales": scales, "held": held, "fluency": fluency}
 
 
 class RunFollower:

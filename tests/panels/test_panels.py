@@ -150,12 +150,13 @@ def test_a_panel_gives_the_values_a_scale_when_it_is_asked_to(gpt2, run, monkeyp
     Heard(panel, monkeypatch)
     panel._handler.hear(panel, {"type": "calibrate"})
     run.ask(lambda: None).result()
-    ((name, source, mean, deviation),) = panel.calibration["scales"]
-    assert (name, source) == ("random prompts", "") and panel.calibration["fluency"] == ""
+    ((name, title, mean, deviation),) = panel.calibration["scales"]
+    assert name == "z, random" and title.startswith("standard deviations above the mean of 1,024 random prompts: ")
+    assert panel.calibration["fluency"] == ""
     assert (mean, deviation) == pytest.approx((run.baselines.random.mean, run.baselines.random.deviation), rel=1e-5)
     dl.baselines(run, corpus=["The dog runs over the hill and the cat sleeps."], prompts=8, fluency_model=gpt2.bridge)
     panel.update()
-    assert [scale[0] for scale in panel.calibration["scales"]] == ["random prompts", "corpus windows"]
+    assert [scale[0] for scale in panel.calibration["scales"]] == ["z, random", "z, corpus"]
     assert set(panel.calibration["held"]) == {entry["key"] for entry in panel.frontier} and plain(panel.calibration)
     assert frozen_state(frozen_run(run))["calibration"] == panel.calibration
 

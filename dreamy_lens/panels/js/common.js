@@ -47,6 +47,9 @@ export function places(values, digits = 4) {
   return largest > 0 ? Math.min(6, Math.max(0, digits - 1 - Math.floor(Math.log10(largest)))) : 2;
 }
 
+/** Return the z-score of a value against a baseline [name, title, mean, deviation]. */
+export const zScore = (value, [, , mean, deviation]) => (value - mean) / deviation;
+
 /** Return a number as readable text; null is a dash. */
 export function num(value, digits = 2, sign = false) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";

@@ -1,7 +1,6 @@
 // View of a run: watch the frontier grow, click a prompt, try other tokens.
 
 import { WORDS, isGoing, iterations, runBar } from "./bar.js";
-import { calibration } from "./calibration.js";
 import { codeButton, copier, count, duration, errorLine, filled, frontierOf, h, heading, hear, listen, notices, num, painter } from "./common.js";
 import { keeper, places, put, register, stage, starred, unique, visible } from "./common.js";
 import { limitControl } from "./limit.js";
@@ -16,7 +15,7 @@ function points({ x, y, at, data }) {
   return Array.from({ length: at }, (_, i) => [x[0] + x[1] * value(0, i), y[0] + y[1] * value(1, i), it += value(2, i)]);
 }
 
-const COLUMNS = ["value", "cross-entropy", "perplexity", "iteration", "text"];
+const COLUMNS = ["value", "z", "cross-entropy", "perplexity", "iteration", "text"];
 
 export const view = {
   initialize: ({ model }) => register(model),
@@ -31,8 +30,8 @@ export const view = {
     const bar = runBar({ model, live, more: 100, last: codeButton(copies, code) });
     const plot = frontierPlot({ pick, caption: "frontier: value against cross-entropy" });
     const stars = starred(kept, () => paint("table"));
-    const scale = calibration(() => get("calibration"));
-    const table = frontierTable({ columns: () => [...COLUMNS.slice(0, -1), ...scale.columns(), "text"], pick, kept, label: "the frontier", stars });
+    const scale = () => get("calibration") ?? {};
+    const table = frontierTable({ columns: COLUMNS, scale, pick, kept, label: "the frontier", stars });
     const limits = limitControl(setLimit);
     const send = (message) => model.send(message);
     const stays = () => get("frontier").some((e) => e.key === picked), name = unique(), python = () => get("python");
@@ -263,7 +262,7 @@ export const view = {
     }
 
     function drawTable() {
-      table.draw(entries().map(scale.of), picked, nothing("The prompts of the frontier appear here, from fluent to strong."));
+      table.draw(entries(), picked, nothing("The prompts of the frontier appear here, from fluent to strong."));
     }
 
     function drawPrompt() {

@@ -22,7 +22,7 @@ export const view = {
     const bar = runBar({ model, live, suffix: " all", last: codeButton(copies, () => get("python").run) });
     const plot = frontierPlot({ pick, caption: "frontiers of several runs: value against cross-entropy" });
     const kept = keeper(model, root);
-    const table = frontierTable({ columns: () => COLUMNS, pick, kept, label: "the merged frontier" });
+    const table = frontierTable({ columns: COLUMNS, pick, kept, label: "the merged frontier" });
 
     // The view remembers which run found the picked prompt, because that run answers even after the prompt is beaten.
     const holds = (run) => run.frontier.some((e) => e.key === picked);

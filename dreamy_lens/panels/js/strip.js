@@ -1,6 +1,6 @@
 // View of one prompt: which tokens carry the feature, what substitutes would do, and inputs for other tokens and texts.
 
-import { filled, h, num, perplexity, places, visible, visibleToken } from "./common.js";
+import { filled, h, num, perplexity, places, visible, visibleToken, zScore } from "./common.js";
 import { comparison } from "./compare.js";
 import { heatMap, ledger } from "./substitutes.js";
 import { tokenStrip } from "./tokens.js";
@@ -16,6 +16,14 @@ const enter = (event) => {
   event.currentTarget.requestSubmit();
 };
 
+/** Return the length of the longest sequence of tokens that occurs at two places of a prompt. */
+function longestRepeat(ids) {
+  let n = 0, parts;
+  do parts = ids.slice(n).map((_, i) => ids.slice(i, i + n + 1).join());
+  while (new Set(parts).size < parts.length && ++n);
+  return n;
+}
+
 /** Return how the model reads a typed text: a leading space makes it another token. */
 const reading = (text, more = "") => {
   if (text === "") return "";
@@ -27,7 +35,8 @@ const reading = (text, more = "") => {
  * Make the view of a prompt's attribution.
  *
  * host: {name, live(), send(message), say(text), python(): code with a place for the ids, copies, known: Map of entries by key, kept: memory of the view,
- * scale: what `calibration` of calibration.js makes, or undefined in a view without z-scores,
+ * scale(): scale of the values: {scales: [[name, title, mean, deviation], ...], held: {key: cross-entropy}, fluency: title of held-out
+ * cross-entropies or ""}, or {} before baselines are measured; undefined in a view without z-scores,
  * slot(key): name of a prompt's edit there, stays(): whether the picked prompt is on the present frontier, nothing: text
  * without a prompt, stars: {has(key), turn(entry)} or undefined in a view without starred prompts, moved(): called when the prompt
  * that is shown has changed}.
@@ -211,14 +220,23 @@ export function attributionView(host) {
   function numbersOf() {
     const digits = places([base.value, now.value]), played = now.key !== base.key;
     const change = (text) => (played ? ` (${text})` : "");
-    const score = (value, name) => h("span", {}, h("b", {}, value), ` ${name}`);
+    const score = (value, name, title = null) => h("span", { title }, h("b", {}, value), ` ${name}`);
     return h("div", { class: "dlp-numbers" },
       score(num(now.value, digits), `value${change(num(now.value - base.value, digits, true))}`),
       score(num(now.ce), `cross-entropy${change(num(now.ce - base.ce, 2, true))}`),
       score(perplexity(now.ce), "perplexity"),
-      ...(host.scale?.scores(now) ?? []),
+      ...(host.scale?.().scales ? scaled() : []).map((one) => score(...one)),
       pending ? h("span", { class: "dlp-quiet" }, "Working…") : host.stays() ? null
         : h("span", { class: "dlp-quiet" }, "not on the frontier shown"));
+  }
+
+  /** Return [number, name, title] of the z-scores, the held-out cross-entropy and the repetition of the prompt that is shown. */
+  function scaled() {
+    const { scales, held, fluency } = host.scale();
+    return [
+      ...scales.map((s) => [num(zScore(now.value, s), 1), ...s]),
+      ...(fluency ? [[num(held[now.key]), "held-out", fluency]] : []), [longestRepeat(now.ids), "repeated"],
+    ];
   }
 
   function buttons() {
@@ -237,10 +255,6 @@ export function attributionView(host) {
       grid = !grid;
       draw();
     };
-    const calibrate = () => {
-      host.send({ type: "calibrate" });
-      host.say("Scoring 1,024 random prompts, to give the values a scale.");
-    };
     const pin = () => {
       host.kept.set({ pinned: pinned() ? null : { ...bare(now), slot: host.slot(now.key) } });
       draw();
@@ -258,7 +272,7 @@ export function attributionView(host) {
       now.ids.length && host.python()?.prompt ? copied("Python", filled(host.python().prompt, now.ids.join(", "))) : null,
       host.stars && now.ids.length ? button(starred ? "★ Starred" : "☆ Star", star, "star", { "aria-pressed": String(starred) }) : null,
       now.ids.length || pinned() ? button(pinned() ? "End comparison" : "Compare", pin, "pin") : null,
-      host.live() && host.scale && !host.scale.known() ? button("z-scores", calibrate, "calibrate") : null,
+      host.live() && host.scale && !host.scale().scales ? button("z-scores", () => host.send({ type: "calibrate" }), "scale") : null,
       now.subs ? button("Heat map", turn, "grid", { "aria-pressed": String(grid) }) : null,
     ];
   }

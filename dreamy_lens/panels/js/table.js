@@ -1,6 +1,6 @@
 // Table of a frontier: click a column to sort, pick a prompt by click or by keys.
 
-import { arrows, h, num, perplexity, places, visible } from "./common.js";
+import { arrows, h, num, perplexity, places, visible, zScore } from "./common.js";
 
 const MISMATCH = "Re-tokenizes differently";
 const text = (e, digits, more) => {
@@ -14,12 +14,7 @@ const COLUMNS = {
   iteration: [(e) => e.it ?? -1, (e) => [e.it === null || e.it === undefined ? "–" : String(e.it)]],
   run: [(e) => e.run ?? "", (e) => [visible(e.run ?? "")]],
   z: [(e) => e.z, (e) => [num(e.z, 1)]],
-  "held-out": [(e) => e.held ?? Infinity, (e) => [num(e.held)]],
   text: [(e) => e.text, text],
-};
-const MEANING = {
-  z: "z-score: standard deviations above the mean of the baseline",
-  "held-out": "cross-entropy under a model that the search did not use, in nats per token",
 };
 
 const parts = (e) => e.ids ?? (e.text === "text not kept" ? [] : e.text.split(/(?=\s)/));
@@ -42,10 +37,10 @@ function alike(entries) {
 }
 
 /**
- * Make a table; columns() returns the names of its columns. `draw(entries, picked, nothing)` shows the text `nothing` without entries. Starred prompts have a star, and may be
+ * Make a table; scale() returns the scale of the values as in strip.js, for a column "z". `draw(entries, picked, nothing)` shows the text `nothing` without entries. Starred prompts have a star, and may be
  * shown alone.
  */
-export function frontierTable({ columns, pick, kept, label, stars }) {
+export function frontierTable({ columns, pick, kept, label, stars, scale }) {
   const inner = h("div", { class: "dlp-inner" }), el = h("div", { class: "dlp-table" }, inner);
   let [by, way] = kept.get("sort") ?? ["cross-entropy", 1], fold = kept.get("fold") ?? true, last = null, seen = "";
   const opened = new Set(); // keys of the prompts whose near-duplicates are shown
@@ -85,7 +80,7 @@ export function frontierTable({ columns, pick, kept, label, stars }) {
 
   function head(column) {
     const on = column === by, sign = on ? (way > 0 ? "\u00a0↑" : "\u00a0↓") : "";
-    const given = { "data-by": column, title: `sort by ${column}${MEANING[column] ? ` (${MEANING[column]})` : ""}`, onclick: () => sort(column) };
+    const given = { "data-by": column, title: `sort by ${column}`, onclick: () => sort(column) };
     const sorted = on ? (way > 0 ? "ascending" : "descending") : "none";
     return h("th", { scope: "col", class: `dlp-c-${column}`, "aria-sort": sorted },
       h("button", given, column, h("span", { "aria-hidden": "true" }, sign)));
@@ -106,7 +101,8 @@ export function frontierTable({ columns, pick, kept, label, stars }) {
 
   function draw(given, picked, nothing) {
     last = [given, picked, nothing];
-    const entries = only() ? stars.all() : given, shown = columns();
+    const base = scale?.().scales?.at(-1), shown = columns.filter((c) => c !== "z" || base);
+    const entries = (only() ? stars.all() : given).map((e) => ({ ...e, z: base && zScore(e.y, base) }));
     if (!entries.length) return inner.replaceChildren(h("p", { class: "dlp-quiet" }, nothing));
     const digits = places(entries.map((e) => e.y)), value = COLUMNS[shown.includes(by) ? by : "cross-entropy"][0], is = (e) => e.key === picked;
     const order = (a, b) => (value(a) < value(b) ? -way : value(a) > value(b) ? way : 0);
