@@ -62,6 +62,9 @@ worker.start()
 """
 
 
+pytestmark = pytest.mark.slow  # of the tools for other tests, which use them all the time
+
+
 def test_a_cell_runs_in_the_running_python_and_its_output_is_found(lab: Lab):
     import dreamy_lens
 
@@ -102,7 +105,6 @@ def test_a_widget_is_clicked_python_hears_it_and_other_cells_answer_while_a_thre
     assert notebook.ask("worker.is_alive()")[0] == "False"
 
 
-@pytest.mark.slow
 def test_a_notebook_is_saved_opened_again_with_a_new_kernel_and_distrusted_from_elsewhere(lab: Lab):
     script = "<b id='plain'>plain</b><script>document.getElementById('plain').textContent = 'by ' + 'script'</script>"
     notebook = lab.open("saved.ipynb", [f"x = 1\nfrom IPython.display import HTML\nHTML({script!r})"])
@@ -123,7 +125,6 @@ def test_a_notebook_is_saved_opened_again_with_a_new_kernel_and_distrusted_from_
     assert stranger.output(0).locator("script").count() == 0
 
 
-@pytest.mark.slow
 def test_the_theme_changes_and_pictures_are_taken(lab: Lab, tmp_path: Path):
     notebook = lab.open("theme.ipynb", ["print('PIC' + 'TURE')"])
     notebook.run_cell(0)
@@ -137,7 +138,6 @@ def test_the_theme_changes_and_pictures_are_taken(lab: Lab, tmp_path: Path):
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)
 
 
-@pytest.mark.slow
 def test_interrupt_reaches_a_cell_that_waits(lab: Lab):
     notebook = lab.open("interrupt.ipynb", ["import threading\nprint('WAIT' + 'ING')\nthreading.Event().wait()"])
     notebook.run_cell(0, wait=False)

@@ -311,6 +311,7 @@ def work(cluster: Any, job: Job, names: list[str]) -> tuple[dict[str, Any], list
     return dict(ActorPool(cluster, dumps(job), messages.append).work(names)), messages
 
 
+@pytest.mark.slow
 def test_jobs_are_shared_out_and_those_of_the_dead_are_done_again(cluster, tmp_path):
     names = ["a", "dies", "b", "c", "always", "d", "wrong"]
     results, messages = work(cluster, Job(tmp_path, {"dies": 1, "always": 9}, wrong=OSError("disk full")), names)
