@@ -114,8 +114,7 @@ def _of_run(
     held_out = None if fluency_model is None else as_hooked(fluency_model)
     found = run.use_model(lambda: _measure(run.session.scorer, corpus, length, prompts, windows, int(seed), held_out))
     found.held_out(run.so_far.frontier)
-    run.keep_baselines(found)
-    return run.baselines or found
+    return run.keep_baselines(found)
 
 
 def _measure(

@@ -11,6 +11,7 @@ import traitlets
 from dreamy_lens import _upcalls
 from dreamy_lens.errors import DreamyLensError
 from dreamy_lens.panels import bundle
+from dreamy_lens.panels.follower import RunFollower
 from dreamy_lens.panels.live import LivePanel
 from dreamy_lens.panels.messages import MessageHandler
 from dreamy_lens.panels.run_view import (
@@ -26,7 +27,7 @@ from dreamy_lens.panels.run_view import (
     view_labels,
     view_of_stars,
 )
-from dreamy_lens.panels.state import RunFollower, key
+from dreamy_lens.panels.state import key
 from dreamy_lens.runs.worker import ENDED
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ import numpy as np
 
 from dreamy_lens.errors import DreamyLensError, SettingsError
 from dreamy_lens.panels import state
+from dreamy_lens.panels.follower import RunFollower
 from dreamy_lens.panels.frozen import frozen
 from dreamy_lens.panels.messages import PromptInspector
 from dreamy_lens.results.prompt import Prompt
@@ -168,7 +169,7 @@ def frozen_run(
     weight: int = WEIGHT,
     strips: int = KEPT,
     *,
-    follower: state.RunFollower | None = None,
+    follower: RunFollower | None = None,
     picked: str = "",
     view_state: Mapping[str, Any] | None = None,
     live_id: str | None = None,
@@ -184,7 +185,7 @@ def frozen_run(
         view_state: What the user has set and edited in the live panel; None is nothing.
         live_id: Id of the live panel that the view was made from; None if there is none.
     """
-    follower = state.RunFollower(run) if follower is None else follower
+    follower = RunFollower(run) if follower is None else follower
     keys = [state.key(p.ids) for p in run.so_far.frontier]
     also = edited_keys(view_state or {})
     default = run.so_far.frontier.representative()

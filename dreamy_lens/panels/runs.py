@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import traitlets
 
 from dreamy_lens.panels import bundle, state
+from dreamy_lens.panels.follower import RunFollower
 from dreamy_lens.panels.frozen import frozen
 from dreamy_lens.panels.live import LivePanel
 from dreamy_lens.panels.messages import MessageHandler
@@ -50,7 +51,7 @@ class RunsPanel(LivePanel):
 
     def __init__(self, runs: Sequence[Dream]) -> None:
         self.run: Any = runs if isinstance(runs, Dreams) else Dreams(list(runs))
-        self._followers = [state.RunFollower(run) for run in self.run]
+        self._followers = [RunFollower(run) for run in self.run]
         super().__init__(**self.state())
         self._commands = {
             "pause": lambda message: [run.pause() for run in self.run],

@@ -183,7 +183,7 @@ class Baselines:
             f"z, {b.name.split()[0]}": [number(b.z(p.value), 1) for p in prompts] for b in self.all
         }
         if self.fluency:
-            columns["held-out"] = ["–" if math.isnan(x) else number(x, 2) for x in self._known(prompts)]
+            columns["held-out"] = [number(x, 2) for x in self._known(prompts)]
         columns["repeats"] = [str(longest_repeat(p.ids)) for p in prompts]
         return tuple(columns), list(zip(*columns.values(), strict=True))
 

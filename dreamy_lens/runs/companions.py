@@ -74,15 +74,16 @@ class RunCompanions:
         self._look()
         return self._companions.baselines
 
-    def keep_baselines(self, baselines: Baselines) -> None:
-        """Keep baselines with the run, and write them to its folder if it has one.
+    def keep_baselines(self, baselines: Baselines) -> Baselines:
+        """Keep baselines with the run, write them to its folder if it has one, and return them.
 
         Args:
             baselines: Baselines of the run's feature, measured with its model, its length and its template.
         """
         self._look()
-        self._companions.baselines = replace(baselines, around=self._around)
+        self._companions.baselines = kept = replace(baselines, around=self._around)
         self.save_companions()
+        return kept
 
     @property
     def starred(self) -> list[Prompt]:

@@ -27,6 +27,7 @@ from dreamy_lens.panels import (
     inspector_of,
     state,
 )
+from dreamy_lens.panels.follower import RunFollower
 from dreamy_lens.panels.messages import QUICK, SUBSTITUTES
 from dreamy_lens.results import Frontier, Prompt, Provenance
 from dreamy_lens.runs import Dream
@@ -177,7 +178,7 @@ def test_a_panel_follows_a_run_step_by_step(gpt2):
 
 
 def test_the_frontier_of_any_moment_can_be_worked_out_from_the_past(run):
-    past, history = state.RunFollower(run).past(), run.history
+    past, history = RunFollower(run).past(), run.history
     points = past["points"]
     for t in range(history.iterations + 1):
         then = [p for p in points if p[2] <= t]
@@ -425,7 +426,7 @@ def test_what_is_edited_is_kept_in_the_frozen_view(run):
 
 
 def test_a_live_view_knows_the_ids_of_the_past_and_a_page_its_texts(run):
-    past = state.RunFollower(run).past()
+    past = RunFollower(run).past()
     ids = {tuple(row) for row in past["ids"]}
     assert len(past["ids"]) == len(past["texts"]) == len(ids)
     assert {p.ids for p in run.frontier} <= ids

@@ -19,7 +19,7 @@ def test_starred_prompts_are_in_the_folder(gpt2, tmp_path):
     assert loaded.starred == [last, first]
     assert loaded.starred[0].attribution(k=3).value == pytest.approx(last.value, rel=1e-4)
     assert len(DreamPanel(loaded).view_state["stars"]) == 2
-    # They go with the run to another folder, also where nobody has looked at them.
+    # Saving the run to another folder copies them, even if they have not been read.
     dl.load_run(tmp_path / "run", gpt2.bridge).save(tmp_path / "copy")
     assert dl.load_run(tmp_path / "copy", gpt2.bridge).starred == [last, first]
     loaded.starred = []

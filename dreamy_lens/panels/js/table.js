@@ -37,7 +37,8 @@ function alike(entries) {
 }
 
 /**
- * Make a table; scale() returns the scale of the values as in strip.js, for a column "z". `draw(entries, picked, nothing)` shows the text `nothing` without entries. Starred prompts have a star, and may be
+ * Make a table. scale() returns the scale of the values as in strip.js, for a column "z".
+ * `draw(entries, picked, nothing)` shows the text `nothing` without entries. Starred prompts have a star, and may be
  * shown alone.
  */
 export function frontierTable({ columns, pick, kept, label, stars, scale }) {
