@@ -85,7 +85,7 @@ class Baselines:
         length: Number of tokens of a prompt and a window.
         seed: Seed of the random choices.
         fluency: Name of the held-out model whose cross-entropy :meth:`of` computes; "" for none.
-        around: BOS and template of the run that the baselines belong to, as text; "" for those of a feature alone.
+        around: BOS, template and weights of the run that they belong to, as text; "" for those of a feature alone.
     """
 
     feature: str

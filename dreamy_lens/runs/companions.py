@@ -55,6 +55,11 @@ class RunCompanions:
         raise NotImplementedError
 
     @property
+    def identity(self) -> dict[str, Any] | None:
+        """JSON values that identify the run's model and what its numbers depend on; None if they are unknown."""
+        raise NotImplementedError
+
+    @property
     def explanation(self) -> Explanation | None:
         """Explanation that :func:`dreamy_lens.explain` wrote to the run's folder; None if there is none of this run."""
         from dreamy_lens.results.explanation import STORED, Explanation
@@ -125,8 +130,10 @@ class RunCompanions:
 
     @property
     def _around(self) -> str:
-        origin = self.provenance
-        return str([origin.prepend_bos, list(origin.prefix), list(origin.suffix), origin.contexts])
+        """What the values of prompts depend on beside feature, model name and length: BOS, template and weights."""
+        origin, identity = self.provenance, self.identity or {}
+        made_of = [identity.get(name) for name in ("weights", "tokenizer", "dictionaries")]
+        return str([origin.prepend_bos, list(origin.prefix), list(origin.suffix), origin.contexts, *made_of])
 
     def _look(self) -> None:
         """Read the companions in the folder, once for each folder, unless the run has some already."""

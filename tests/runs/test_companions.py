@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 import dreamy_lens as dl
 from dreamy_lens.panels import DreamPanel
+from tests.helpers import models
 from tests.helpers.dreams import dream
 
 
@@ -42,6 +44,23 @@ def test_those_of_another_run_in_the_folder_are_not_read(gpt2, tmp_path):
     other = dream(gpt2.bridge, seed=5)
     other.save(tmp_path / "run", overwrite=True)
     assert other.starred == [] and dl.load_run(tmp_path / "run", gpt2.bridge).starred == []
+
+
+def test_those_of_other_weights_of_the_same_name_are_not_read(tmp_path):
+    bridges = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        raw = models.raw_model("gpt2")
+        with torch.no_grad():
+            raw.transformer.wte.weight.add_(seed)
+        bridges.append(models.new_bridge("gpt2", raw))
+    run = dream(bridges[0], save_to=tmp_path / "run")
+    dl.baselines(run, prompts=8)
+    assert dl.load_run(tmp_path / "run", bridges[0]).baselines is not None
+    other = dream(bridges[1])
+    assert other.provenance.model == run.provenance.model and other.config.length == run.config.length
+    other.save(tmp_path / "run", overwrite=True)
+    assert other.baselines is None and dl.load_run(tmp_path / "run", bridges[1]).baselines is None
 
 
 @pytest.mark.parametrize("content", ["{", json.dumps({"format": "dreamy_lens starred prompts", "version": 1}), "[]"])
