@@ -142,7 +142,7 @@ def _of_runs(runs: list[RecordedRun], examples: Any, windows: int, settings: dic
         settings["windows"] = _windows_of(examples, windows, first.feature)
     for run in runs:
         history = run.so_far.history
-        found += list(history.ids.astype(np.int64))
+        found += history.all_ids()
         seed = -1 if run.provenance.seed is None else run.provenance.seed
         count = len(history)
         parts.append((history.value, history.cross_entropy, np.full(count, seed), history.iteration))

@@ -123,8 +123,9 @@ def warnings_of(merged: Merged, examples: FeatureExamples, corpus: Corpus | None
     dreams = sorted({len(p) for p in merged.frontier})
     length = header.get("settings", {}).get("length") or (len(examples.top[0]) if examples.top else None)
     if length and dreams and dreams != [length]:
+        span = f"{dreams[0]} to {dreams[-1]}" if len(dreams) > 2 else " or ".join(map(str, dreams))
         warnings.append(
-            f"The dreams have {' or '.join(map(str, dreams))} tokens and the windows {length}: cross-entropy is a mean "
+            f"The dreams have {span} tokens and the windows {length}: cross-entropy is a mean "
             "over the tokens, and longer prompts have more context, so the two are only roughly comparable."
         )
     origin = merged.runs[0].provenance

@@ -78,8 +78,9 @@ def dreams_of(merged: Merged) -> list[Dream]:
 
 
 def prompt_length(merged: Merged) -> int:
-    """Return the number of tokens of the dreams."""
-    return len(merged.frontier[0]) if len(merged.frontier) else dreams_of(merged)[0].config.length
+    """Return the number of tokens of the dreams; the median, if they have several lengths."""
+    lengths = sorted(len(prompt) for prompt in merged.frontier)
+    return lengths[len(lengths) // 2] if lengths else dreams_of(merged)[0].config.length
 
 
 def model_of(merged: Merged) -> HookedModel:

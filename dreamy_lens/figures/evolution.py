@@ -120,7 +120,7 @@ def frontiers_figure(
         x, y = history.cross_entropy[rows], history.value[rows]
         labels = [f"value {v:.4g}, cross-entropy {c:.2f}" for v, c in zip(y, x, strict=True)]
         if decoder is not None:
-            texts = (style.wrapped(decoder.text(history.ids[row].tolist())) for row in rows)
+            texts = (style.wrapped(decoder.text(history.ids_of(row))) for row in rows)
             labels = [f"{text}<br>{scores}" for text, scores in zip(texts, labels, strict=True)]
         trace = go.Scatter(
             x=x,

@@ -111,6 +111,10 @@ class PromptHistory(Protocol):
         """Return a table of the frontier's growth, with one row per iteration."""
         ...
 
+    def ids_of(self, row: int) -> list[int]:
+        """Return the token ids of one prompt; in `ids`, shorter prompts have -1 before them."""
+        ...
+
     def frontier_rows(self, iteration: int | None = None) -> np.ndarray:
         """Return the rows of the frontier after an iteration, or at the end."""
         ...

@@ -95,7 +95,7 @@ class RunFollower:
         history, points, texts, ids = so_far.history, [], [], []
         index_of_prompt: dict[tuple[int, ...], int] = {}
         for row, iteration in ever_on_frontier(history):
-            prompt = tuple(history.ids[row].tolist())
+            prompt = tuple(history.ids_of(row))
             if prompt not in index_of_prompt:
                 index_of_prompt[prompt] = len(texts)
                 texts.append(self._text(so_far, row))
@@ -117,7 +117,7 @@ class RunFollower:
 
     def _text(self, so_far: Snapshot, row: int) -> str:
         if row not in self._texts:
-            ids = so_far.history.ids[row].tolist()
+            ids = so_far.history.ids_of(row)
             self._texts[row] = self._entries[row]["text"] if row in self._entries else so_far.text(ids)
         return self._texts[row]
 

@@ -40,10 +40,26 @@ def page_of_runs(runs: Dreams) -> str:
         f"{len(runs)} runs evaluated {evaluated:,} prompts. The view shows the frontier of each run and of all runs of "
         "a feature together: prompts that no other prompt beats in both value and cross-entropy."
     )
-    settings = "".join(
-        f"<h2>Settings of run {number}</h2>{settings_list(run_settings(run))}" for number, run in enumerate(runs)
-    )
-    return document(title, f"<h1>Dreams of {heading}</h1><p>{escape(intro)}</p>{view}{settings}", scripts=True)
+    body = f"<h1>Dreams of {heading}</h1><p>{escape(intro)}</p>{view}{_settings_of_runs(runs)}"
+    return document(title, body, scripts=True)
+
+
+def _settings_of_runs(runs: Dreams) -> str:
+    """Return the settings that all runs share, and those in which they differ as a table with a row for each run."""
+    each = [run_settings(run) for run in runs]
+    names = dict.fromkeys(name for settings in each for name in settings)
+    differ = [name for name in names if len({repr(settings.get(name)) for settings in each}) > 1]
+    differ.sort(key=lambda name: name == "feature")  # the longest text stands last
+    html = f"<h2>Settings</h2>{settings_list({n: v for n, v in each[0].items() if n not in differ})}"
+    if not differ:
+        return html
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ["run", *differ])
+    rows = ""
+    for number, settings in enumerate(each):
+        cells = "".join(f"<td>{escape(str(settings.get(name, '')))}</td>" for name in differ)
+        rows += f'<tr><th scope="row">{number}</th>{cells}</tr>'
+    table = f'<table class="dl-table"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    return f'{html}<h2>Differences</h2><div style="overflow-x:auto">{table}</div>'
 
 
 def page_of_run(run: Dream, k: int = 32, strips: int = 20) -> str:

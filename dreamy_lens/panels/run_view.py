@@ -18,6 +18,7 @@ from dreamy_lens.panels.messages import PromptInspector
 from dreamy_lens.results.prompt import Prompt
 from dreamy_lens.runs.python_code import BEST, prompt_code, run_code
 from dreamy_lens.runs.worker import ENDED
+from dreamy_lens.search.config import lengths_text
 
 if TYPE_CHECKING:
     from dreamy_lens.runs.dream import Dream
@@ -69,7 +70,7 @@ def view_labels(run: Dream) -> dict[str, str]:
     """
     origin = run.provenance
     seed = [] if origin.seed is None else [f"seed {origin.seed}"]
-    parts = [origin.model, *seed, f"{run.config.length} tokens"]
+    parts = [origin.model, *seed, f"{lengths_text(run.config)} tokens"]
     if origin.contexts:
         parts.append(origin.contexts.partition(" (")[0])
     elif origin.prefix or origin.suffix:

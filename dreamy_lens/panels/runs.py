@@ -23,6 +23,7 @@ from dreamy_lens.panels.run_view import (
     view_labels,
 )
 from dreamy_lens.results.frontier import Frontier
+from dreamy_lens.results.notes import note_on_values
 from dreamy_lens.runs.dreams import Dreams
 from dreamy_lens.runs.python_code import prompt_code, runs_code
 from dreamy_lens.runs.worker import ENDED, PAUSED, RUNNING
@@ -142,7 +143,7 @@ class RunsPanel(LivePanel):
             "full_title": names[0][1] if len(names) == 1 else "",
             "status": status,
             "error": "; ".join(errors),
-            "note": " ".join(dict.fromkeys(run["note"] for run in runs if run["note"])),
+            "note": " ".join(filter(None, map(self._note, groups))),
             "step": min((run["step"] for run in runs), default=0),
             "steps": max((run["steps"] for run in runs), default=0),
             "used": min((run["used"] for run in runs), default=-1.0),
@@ -150,6 +151,15 @@ class RunsPanel(LivePanel):
             "groups": [name for name, _ in names],
             "python": {"run": runs_code(list(self.run))} if runs else {},
         }
+
+    def _note(self, feature: str) -> str:
+        """Return the note on the values of all runs of a feature; "" while one of them goes on."""
+        runs = [run for run in self.run if run.provenance.feature == feature]
+        if any(run.active for run in runs) or not any(run.note for run in runs):
+            return ""
+        histories = [run.so_far.history for run in runs]
+        best = max((float(history.value.max()) for history in histories if len(history)), default=0.0)
+        return note_on_values(feature, best, sum(map(len, histories)), bool(runs[0].provenance.suffix))
 
     def _hear(self, widget: Any, message: Any, buffers: Any = None) -> None:
         number = message.get("run", 0) if isinstance(message, dict) else 0

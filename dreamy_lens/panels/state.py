@@ -186,7 +186,7 @@ def calibration_of(run: Dream, so_far: Snapshot) -> dict[str, Any]:
     baselines = run.baselines
     if baselines is None:
         return {}
-    known, rows = baselines.known_held_out, so_far.history.ids[so_far.frontier_rows].tolist()
+    known, rows = baselines.known_held_out, [so_far.history.ids_of(row) for row in so_far.frontier_rows.tolist()]
     held = {key(ids): rounded(known[tuple(ids)], 5) for ids in rows if tuple(ids) in known}
     scales: list[list[Any]] = []
     for b in (b for b in baselines.all if b.deviation > 0):

@@ -13,6 +13,7 @@ from dreamy_lens.figures.evolution import frontiers_figure
 from dreamy_lens.html.escaping import escape
 from dreamy_lens.html.page import fragment
 from dreamy_lens.results.prompt import Decoder, Prompt, PromptTools, Provenance
+from dreamy_lens.search.lengths import EMPTY, without_empty
 from dreamy_lens.search.pareto import Staircase, non_dominated
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class History:
     """Every prompt that a run evaluated, once each, and the population after each iteration.
 
     Attributes:
-        ids: Token ids of the prompts in order of evaluation, int32 `[N, n]`.
+        ids: Token ids of the prompts in order of evaluation, int32 `[N, n]`. Where prompts have several lengths,
+            shorter ones have -1 before their first token.
         value: Value of each prompt, float32 `[N]`.
         cross_entropy: Cross-entropy of each prompt in nats per token, float32 `[N]`.
         iteration: Iteration in which each prompt was first evaluated, never falling, int32 `[N]`.
@@ -67,6 +69,16 @@ class History:
     def seconds_of_prompt(self) -> np.ndarray:
         """Seconds at which the scores of each prompt were known, the end of its iteration, float64 `[N]`."""
         return self.seconds[self.iteration]
+
+    def ids_of(self, row: int) -> list[int]:
+        """Return the token ids of one prompt, without the places that a shorter prompt leaves empty."""
+        return without_empty(self.ids[row]).tolist()
+
+    def all_ids(self) -> list[list[int]]:
+        """Return the token ids of every prompt, without empty places."""
+        if not len(self) or self.ids[:, 0].min() != EMPTY:
+            return self.ids.tolist()
+        return [self.ids_of(row) for row in range(len(self))]
 
     def frontier_rows(self, iteration: int | None = None) -> np.ndarray:
         """Return the rows that make the frontier, from fluent to strong, `[F]`.
@@ -139,7 +151,7 @@ class History:
         """
         origin = provenance.at(int(self.iteration[row]))
         scores = float(self.value[row]), float(self.cross_entropy[row])
-        return Prompt.decode(self.ids[row].tolist(), *scores, decoder, origin, tools)
+        return Prompt.decode(self.ids_of(row), *scores, decoder, origin, tools)
 
     def to_pandas(self, decoder: Decoder | None = None) -> pd.DataFrame:
         """Return a table with one row per prompt.
@@ -157,9 +169,9 @@ class History:
         frame.insert(1, "seconds", self.seconds_of_prompt)
         frame["perplexity"] = np.exp(self.cross_entropy.astype(np.float64))
         frame["frontier"] = np.isin(np.arange(len(self)), self.frontier_rows())
-        frame["ids"] = [tuple(ids) for ids in self.ids.tolist()]
+        frame["ids"] = [tuple(ids) for ids in self.all_ids()]
         if decoder is not None:
-            frame["text"] = [decoder.text(ids) for ids in self.ids.tolist()]
+            frame["text"] = [decoder.text(ids) for ids in frame["ids"]]
         return frame
 
     def arrays(self) -> dict[str, np.ndarray]:

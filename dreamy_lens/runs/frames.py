@@ -60,7 +60,7 @@ def frames_of(
             else int(np.searchsorted(cross_entropies, max_cross_entropy, "right"))
         )
         best = max(0, under - 1)
-        words = text(history.ids[rows[best]].tolist())
+        words = text(history.ids_of(int(rows[best])))
         frames.append(ReplayFrame(iteration, cross_entropies, values, best, words, int(ends[iteration])))
     if frames[-1].iteration < history.iterations:  # the search may go on after the last change
         last = frames[-1]

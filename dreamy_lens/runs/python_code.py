@@ -16,6 +16,7 @@ from dreamy_lens.features.parser import parse
 from dreamy_lens.models.embedded import EMBEDDED_NAME
 from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.constraints import python_literal
+from dreamy_lens.search.lengths import without_empty
 from dreamy_lens.search.optimizers import default_search
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ class _Call:
             listed = ", ".join(f"{name}={value}" for name, value in settings.items())
             keywords["search"] = f"{where}{type(config).__name__}({listed})"
         if spec.start is not None:
-            rows = spec.start.tolist()
+            rows = [without_empty(row).tolist() for row in spec.start]
             keywords["start"] = repr(rows[0] if len(rows) == 1 else rows)
         if spec.constraints:
             keywords["constraints"] = f"[{', '.join(constraint.code() for constraint in spec.constraints)}]"
@@ -195,6 +196,9 @@ def _settings(config: SearchConfig, has_start: bool) -> dict[str, str]:
     plain = type(config)(**budgets)  # the default number of iterations depends on the other budgets
     names = [field.name for field in dataclasses.fields(config) if field.init and field.name != "seed"]
     values = {name: getattr(config, name) for name in names if not (name == "length" and has_start)}
+    shortest = values.pop("shortest", None)
+    if shortest is not None:
+        values["length"] = (shortest, config.length)
     return {
         name: repr(value)
         for name, value in values.items()

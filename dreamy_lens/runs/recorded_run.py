@@ -29,6 +29,7 @@ from dreamy_lens.runs.spec import RunRecord, RunSpec
 from dreamy_lens.runs.worker import DONE, READY, STOPPED
 from dreamy_lens.search.config import SearchConfig, iterations_text
 from dreamy_lens.search.constraints import Constraint
+from dreamy_lens.search.lengths import without_empty
 from dreamy_lens.search.steps import Step
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class RecordedRun(RunCompanions, RunInterventions):
             return ""
         if len(start) > 1:
             return f"{len(start)} prompts"
-        ids = start[0].tolist()
+        ids = without_empty(start[0]).tolist()
         if isinstance(self._decoder, saving.SavedTexts) and not self._decoder.has(ids):
             return f"a prompt of {len(ids)} tokens"  # its text would need the model, which is not loaded for a title
         text = self._decoder.text(ids).removeprefix(" ")

@@ -161,7 +161,7 @@ def run_settings(run: ReportedRun) -> dict[str, Any]:
     driven |= {"start": run.start_text} if run.start_text else {}
     taken = {"seconds taken": f"{history.seconds[-1]:.1f}"} if len(history.seconds) else {}
     config = dataclasses.asdict(run.config) if dataclasses.is_dataclass(run.config) else {}
-    unused = {name for name in ("seconds", "prompts", "until") if config.get(name) is None}
+    unused = {name for name in ("seconds", "prompts", "until", "shortest") if config.get(name) is None}
     unused |= {"iterations"} if config.get("iterations") == UNLIMITED else set()
     search = {"search": type(run.config).__name__}
     own = {name: value for name, value in config.items() if name not in driven and name not in unused}

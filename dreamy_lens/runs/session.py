@@ -27,6 +27,7 @@ from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.budgets import Budget, metered, within_budget
 from dreamy_lens.search.constraint_set import ConstraintSet
 from dreamy_lens.search.frames import scorer_in_frames, summary_of_contexts
+from dreamy_lens.search.lengths import by_length, in_order, without_empty
 from dreamy_lens.search.optimizers import find_optimizer
 from dreamy_lens.search.protocol import Search, drive
 from dreamy_lens.search.score_cache import ScoreCache
@@ -82,8 +83,10 @@ class Session:
             batch_size=config.batch_size,
             share_prefixes=config.share_prefixes,
         )
-        scorer.check_length(config.length)
-        constraint_set = ConstraintSet(spec.constraints, model.vocabulary, config.length, scorer.allowed)
+        shortest = getattr(config, "shortest", None)
+        for length in dict.fromkeys([config.length, shortest or config.length]):
+            scorer.check_length(length)
+        constraint_set = ConstraintSet(spec.constraints, model.vocabulary, config.length, scorer.allowed, shortest)
         parts = scorer.parts if isinstance(scorer, ContextScorer) else (scorer,)
         if any(part.frame.bos == [constraint_set.fixed.get(0)] for part in parts):
             raise ConstraintError(
@@ -175,7 +178,11 @@ class Session:
         """
         config = self.spec.config
         if getattr(find_optimizer(config), "uses_gradient", False):
-            require_gradient(self.scorer, config.length, self.spec.start)
+            start = self.spec.start
+            length = config.length if start is None else len(without_empty(start[0]))
+            if start is not None:
+                start = next(ids for _, ids in by_length(start) if ids.shape[1] == length)
+            require_gradient(self.scorer, length, start)
 
     def search(self, until: int, state: State | None, history: History) -> Search:
         """Return the next steps of the search as a coroutine; the caller answers its requests for scores and gradients.
@@ -324,10 +331,12 @@ class Session:
         rows = np.unique(np.linspace(0, len(history) - 1, SAMPLE).astype(int)) if len(history) else []
         if not len(rows):
             return
-        scores, tolerance = self.scorer.score(history.ids[rows].astype(np.int64)), self._tolerance(saved)
+        parts = by_length(history.ids[rows].astype(np.int64))
+        scores, order = [self.scorer.score(ids) for _, ids in parts], [which for which, _ in parts]
+        tolerance = self._tolerance(saved)
         for present, former, quantity in (
-            (scores.value, history.value[rows], "value"),
-            (scores.cross_entropy, history.cross_entropy[rows], "cross-entropy"),
+            (in_order(order, [s.value for s in scores]), history.value[rows], "value"),
+            (in_order(order, [s.cross_entropy for s in scores]), history.cross_entropy[rows], "cross-entropy"),
         ):
             allowed = tolerance * (float(np.abs(former).max()) + np.abs(former)) + 1e-4
             ratio = np.nan_to_num(np.abs(present - former) / allowed, nan=np.inf)

@@ -76,18 +76,49 @@ class RunSpec:
         several = listed_constraints(constraints)
         if start is not None:
             from dreamy_lens.scoring.prompts import as_ids, strip_bos
-            from dreamy_lens.search.population import stack_prompts
 
             bos = model.bos(config.prepend_bos)
             is_first = not strip_bos(template_ids(several, model.vocabulary)[0], bos)
-            rows = stack_prompts(as_ids(start, model.vocabulary, bos if is_first else []))
-            if "length" in named and rows.shape[1] != config.length:
-                raise PromptError(
-                    f"The start has {rows.shape[1]} tokens, but length={config.length} was given; leave out length, "
-                    f"or give a start of {config.length} tokens."
-                )
-            config = dataclasses.replace(config, length=rows.shape[1])
+            prompts = as_ids(start, model.vocabulary, bos if is_first else [])
+            config, rows = with_start(config, prompts, "length" in named)
         return cls(feature, model, config, several, fluency_model, rows)
+
+
+def with_start(
+    config: SearchConfig, prompts: Sequence[np.ndarray], names_length: bool = False
+) -> tuple[SearchConfig, np.ndarray]:
+    """Return settings whose lengths include those of the initial prompts, and the prompts as one array.
+
+    Args:
+        config: Settings of the search.
+        prompts: Token ids of each prompt.
+        names_length: Whether the user gave the lengths, which are then kept.
+
+    Raises:
+        PromptError: Starts differ in length where prompts have one length, or do not have the given length.
+    """
+    from dreamy_lens.search.lengths import right_aligned
+    from dreamy_lens.search.population import stack_prompts
+
+    shortest = getattr(config, "shortest", None)
+    if shortest is None:
+        rows = stack_prompts(prompts)
+        if names_length and rows.shape[1] != config.length:
+            raise PromptError(
+                f"The start has {rows.shape[1]} tokens, but length={config.length} was given; leave out length, or "
+                f"give a start of {config.length} tokens."
+            )
+        return dataclasses.replace(config, length=rows.shape[1]), rows
+    lengths = [len(prompt) for prompt in prompts]
+    bounds = min(shortest, *lengths), max(config.length, *lengths)
+    if names_length and bounds != (shortest, config.length):
+        odd = next(n for n in lengths if not shortest <= n <= config.length)
+        raise PromptError(
+            f"A start has {odd} tokens, but length=({shortest}, {config.length}) was given; give starts of {shortest} "
+            f"to {config.length} tokens, or a wider range."
+        )
+    config = dataclasses.replace(config, **dict(zip(("shortest", "length"), bounds, strict=True)))
+    return config, right_aligned(prompts, config.length)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.dreams import Dreams
 from dreamy_lens.runs.session import Session
-from dreamy_lens.runs.spec import RunSpec
+from dreamy_lens.runs.spec import RunSpec, with_start
 from dreamy_lens.scoring.prompts import strip_bos
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.config import SearchConfig
@@ -70,8 +70,8 @@ def from_prompt(spec: RunSpec, ids: Sequence[int]) -> Dream:
         ConstraintError: The prompt breaks a constraint.
         PromptError: The prompt is too long.
     """
-    config = dataclasses.replace(spec.config, length=len(ids))
-    return new_run(dataclasses.replace(spec, config=config, start=np.asarray(ids, dtype=np.int64)[None]))
+    config, start = with_start(spec.config, [np.asarray(ids, dtype=np.int64)])
+    return new_run(dataclasses.replace(spec, config=config, start=start))
 
 
 def spec_of_scorer(scorer: Scorer) -> RunSpec:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dreamy_lens.models.kernels import matmul_t
 from dreamy_lens.models.transfer import to_device
@@ -39,6 +40,15 @@ class SwapTables(NamedTuple):
     def rows(self, which: slice) -> SwapTables:
         """Return the tables of some of the prompts."""
         return SwapTables(*(table[which] for table in self))
+
+    def right_aligned(self, width: int) -> SwapTables:
+        """Return the tables with positions before the prompts' first tokens, where nothing is proposed."""
+        missing = width - self.own.shape[1]
+        if not missing:
+            return self
+        empty = (0.0, torch.inf, torch.inf)
+        value, change, surprisal = (pad(t, (0, 0, missing, 0), value=x) for t, x in zip(self, empty, strict=False))
+        return SwapTables(value, change, surprisal, pad(self.own, (missing, 0)))
 
     @staticmethod
     def stack(parts: list[SwapTables]) -> SwapTables:

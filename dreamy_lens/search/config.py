@@ -119,6 +119,11 @@ class SearchConfig:
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.length, (tuple, list)):
+            raise SettingsError(
+                f"length is {quoted(self.length)}, and {type(self).__name__} searches prompts of one length; give one "
+                "number, or use dl.FrontierSearch, which searches several lengths."
+            )
         check_values(self)
         # Whether the user named the number of iterations is kept: another budget that is added later may replace it.
         object.__setattr__(self, "_names_iterations", self.iterations is not None)
@@ -175,12 +180,25 @@ class SearchConfig:
         former = {} if config is None else asdict(config)
         if config is not None and not config._names_iterations:
             former["iterations"] = None
+        if isinstance(settings.get("length"), (tuple, list)):  # it sets the shortest length too
+            former.pop("shortest", None)
         return kind(**former | settings)
 
 
 def _kinds(kind: type[SearchConfig]) -> list[type[SearchConfig]]:
     """Return a class of settings and all classes that inherit from it."""
     return [kind, *(inner for child in kind.__subclasses__() for inner in _kinds(child))]
+
+
+def lengths_text(config: SearchConfig) -> str:
+    """Return the number of tokens of a run's prompts, in words.
+
+    >>> from dreamy_lens.search import FrontierSearch
+    >>> lengths_text(FrontierSearch(length=8)), lengths_text(FrontierSearch(length=(4, 16)))
+    ('8', '4 to 16')
+    """
+    shortest = getattr(config, "shortest", None)
+    return str(config.length) if shortest is None else f"{shortest} to {config.length}"
 
 
 def iterations_text(completed: int, last: int) -> str:

@@ -1,4 +1,4 @@
-"""Constraint set: constraints compiled for one vocabulary and one length of prompts."""
+"""Constraint set: constraints compiled for one vocabulary and the lengths of a run's prompts."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ from dreamy_lens.search.constraints import (
     Varied,
     listed_constraints,
 )
+from dreamy_lens.search.lengths import EMPTY, without_empty
 
 
 class ConstraintSet:
-    """Constraints, compiled for one vocabulary and one length of prompts.
+    """Constraints, compiled for one vocabulary and the lengths of a run's prompts.
 
     Args:
         constraints: Constraints from :mod:`dreamy_lens.search.constraints`.
         vocabulary: Vocabulary of the model.
-        length: Number of tokens (n) of a prompt.
+        length: Largest number of tokens (n) of a prompt.
         allowed: Tokens that may be proposed apart from constraints, bool `[d_vocab]`; None asks the vocabulary.
+        shortest: Smallest number of tokens of a prompt, if prompts may have several lengths; they then stand at the
+            right (see :mod:`dreamy_lens.search.lengths`), and None is `length`.
 
     Attributes:
         allowed: Tokens that may be proposed, bool `[d_vocab]`.
         fixed: Tokens that never change, by position.
-        free_positions: Positions that may change, int64 `[<= n]`.
+        free_positions: Positions that may change, int64 `[<= n]`; of shorter prompts, only the last ones exist.
         frames: Token ids before and after the prompt, with the BOS that a text states, in each context; in one without
             `contexts()`.
         prefix, suffix: Token ids before and after the prompt in the first context.
@@ -45,11 +48,16 @@ class ConstraintSet:
     """
 
     def __init__(
-        self, constraints: Sequence[Constraint], vocabulary: Vocabulary, length: int, allowed: np.ndarray | None = None
+        self,
+        constraints: Sequence[Constraint],
+        vocabulary: Vocabulary,
+        length: int,
+        allowed: np.ndarray | None = None,
+        shortest: int | None = None,
     ) -> None:
         self.constraints = listed_constraints(constraints)
         self.vocabulary = vocabulary
-        self.length = length
+        self.length, self.shortest = length, length if shortest is None else shortest
         self.allowed = (vocabulary.allowed if allowed is None else allowed).copy()
         self.fixed: dict[int, int] = {}
         self._predicates: list[tuple[Constraint, Callable[[np.ndarray, str], bool]]] = []
@@ -81,24 +89,39 @@ class ConstraintSet:
         """Return which prompts, `[B, n]` of allowed tokens, obey the constraints on whole prompts: bool `[B]`."""
         if not self._predicates:
             return np.ones(len(rows), dtype=bool)
-        texts = [self.vocabulary.text(row) for row in rows]
+        prompts = [without_empty(row) for row in rows]
+        texts = [self.vocabulary.text(prompt) for prompt in prompts]
         return np.array(
-            [all(test(row, text) for _, test in self._predicates) for row, text in zip(rows, texts, strict=True)],
+            [all(test(ids, text) for _, test in self._predicates) for ids, text in zip(prompts, texts, strict=True)],
             dtype=bool,
         )
+
+    def may_stand(self, rows: np.ndarray) -> np.ndarray:
+        """Return which prompts, `[B, n]`, have a length that may be, allowed tokens, and the fixed ones: bool `[B]`."""
+        free = rows[:, self.free_positions]
+        good = self.allowed[free]
+        if self.shortest < self.length:  # empty places may stand only at the left
+            empty = free == EMPTY
+            good = (good & ~empty) | (empty & (self.free_positions < self.length - self.shortest))
+            good[:, 1:] &= ~empty[:, 1:] | empty[:, :-1]
+        good = good.all(axis=1)
+        for position, token in self.fixed.items():
+            good &= rows[:, position] == token
+        return good
 
     def require(self, rows: np.ndarray) -> None:
         """Raise ConstraintError if one of the start prompts `[B, n]` breaks a constraint, which the message names."""
         for row in rows:
-            text = self.vocabulary.text(row)
+            ids = without_empty(row)
+            text, before = self.vocabulary.text(ids), self.length - len(ids)
             for position, token in self.fixed.items():
                 if row[position] != token:
                     raise ConstraintError(
                         f"The start {quoted(text)} has {self.vocabulary.piece(row[position])!r} at position "
-                        f"{position}, where {self.vocabulary.piece(token)!r} is fixed. Change the start, or "
+                        f"{position - before}, where {self.vocabulary.piece(token)!r} is fixed. Change the start, or "
                         "the constraint fix()."
                     )
-            banned = [i for i in self.free_positions if not self.allowed[row[i]]]
+            banned = [i for i in self.free_positions if i >= before and not self.allowed[row[i]]]
             if banned:
                 token = int(row[banned[0]])
                 why = f"which may not be used here (constraints: {self.describe()})"
@@ -106,10 +129,10 @@ class ConstraintSet:
                     why = "which is special or unused, and cannot stand in a prompt"
                 raise ConstraintError(
                     f"The start {quoted(text)} has the token {self.vocabulary.text([token])!r} (id {token}) at "
-                    f"position {banned[0]}, {why}."
+                    f"position {banned[0] - before}, {why}."
                 )
             for constraint, test in self._predicates:
-                if not test(row, text):
+                if not test(ids, text):
                     raise ConstraintError(
                         f"The start {quoted(text)} breaks a constraint: {constraint.describe()}. Change the start, or "
                         "drop the constraint."
@@ -125,6 +148,9 @@ class ConstraintSet:
         prompts: list[np.ndarray] = []
         for _ in range(400):
             rows = rng.choice(candidates, size=(max(count, 32), self.length))
+            if self.shortest < self.length:
+                empty = rng.integers(self.length - self.shortest + 1, size=len(rows))
+                rows[np.arange(self.length) < empty[:, None]] = EMPTY
             for position, token in self.fixed.items():
                 rows[:, position] = token
             prompts += list(rows[self.check(rows)])
@@ -176,6 +202,11 @@ class ConstraintSet:
 
     def _fix(self, position: int, token: str | int) -> None:
         """Fix the token at a position; raise ConstraintError if that is impossible."""
+        if self.shortest < self.length and not -self.shortest <= position < 0:
+            raise ConstraintError(
+                f"fix() names position {quoted(position)}, and prompts have {self.shortest} to {self.length} tokens "
+                f"here, of which only those counted from the end, -1 to {-self.shortest}, stand in every prompt."
+            )
         if not -self.length <= position < self.length:
             raise ConstraintError(
                 f"fix() names position {quoted(position)}, and prompts of {self.length} tokens have positions 0 to "

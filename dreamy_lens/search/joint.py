@@ -72,7 +72,8 @@ def drive_together(
 def _answer(requests: dict[int, Request], scorer: JointScorer | JointContextScorer) -> dict[int, Any]:
     """Answer the requests of several searches at one stage of an iteration.
 
-    Scores and gradients of all searches are computed in the same passes; rare requests are answered one by one.
+    Scores and gradients of all searches are computed in the same passes, for each length of prompts; rare requests are
+    answered one by one.
     """
     transfers = {number: request.tensors for number, request in requests.items() if isinstance(request, HostTransfer)}
     arrays = iter(to_host(*(tensor for tensors in transfers.values() for tensor in tensors)))
@@ -88,16 +89,16 @@ def _answer(requests: dict[int, Request], scorer: JointScorer | JointContextScor
             same = next((other for other in asked if _is_same(requests[other], request)), None)
             answers[number] = request.answer(scorer.scorers[number]) if same is None else answers[same]
             asked.append(number)
-    for on_device in (False, True):
-        ids: dict[int, Any] = {
-            number: request.ids
-            for number, request in passes.items()
-            if not request.gradient and request.on_device is on_device
-        }
-        if ids:
+    groups: dict[tuple[bool, bool, int], dict[int, Any]] = {}
+    for number, request in passes.items():
+        kind = request.gradient, request.on_device, request.ids.shape[1]
+        groups.setdefault(kind, {})[number] = request.ids
+    for (gradient, on_device, _), ids in groups.items():
+        if gradient:
+            answers |= scorer.gradients(ids)
+        else:
             answers |= scorer.scores_on_device(ids) if on_device else scorer.scores(ids)
-    gradients = {number: request.ids for number, request in passes.items() if request.gradient}
-    return answers | (scorer.gradients(gradients) if gradients else {})
+    return answers
 
 
 def _is_same(one: Request, other: Request) -> bool:

@@ -192,8 +192,8 @@ def config_to_dict(config: SearchConfig) -> dict[str, Any]:
     # Fields of a user's class that were declared without setting() are settings, too.
     names = dict.fromkeys(field.name for field in (*setting_fields(type(config)), *dataclasses.fields(config)))
     values = {name: getattr(config, name) for name in names}
-    for name in ("seconds", "prompts", "until"):
-        if values[name] is None:  # as the folders of earlier versions, which had no such budgets
+    for name in ("seconds", "prompts", "until", "shortest"):
+        if name in values and values[name] is None:  # as the folders of earlier versions, which had no such settings
             del values[name]
     return values if type(config) is EPO else {"class": type(config).__name__, **values}
 

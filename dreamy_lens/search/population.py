@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,7 @@ def not_finite_error(label: str, tried: int) -> FeatureError:
     )
 
 
-def stack_prompts(rows: list[np.ndarray]) -> Int64[np.ndarray, "P n"]:
+def stack_prompts(rows: Sequence[np.ndarray]) -> Int64[np.ndarray, "P n"]:
     """Stack prompts; raise PromptError if their lengths differ."""
     lengths = sorted({len(row) for row in rows})
     if len(lengths) > 1:

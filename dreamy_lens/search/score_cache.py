@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from dreamy_lens.scoring.scorer import Scores
+from dreamy_lens.search.lengths import by_length
 from dreamy_lens.search.protocol import ModelRequest
 from dreamy_lens.search.steps import State, Step
 
@@ -105,12 +106,14 @@ class ScoreCache:
     def evaluate(self, rows: Int64[np.ndarray, "B n"]) -> Generator[ModelRequest, Scores, NewScores]:
         """Request the scores of the prompts that have not been evaluated, and add them."""
         unseen = list(self.unseen(rows).values())
+        value, cross_entropy = np.empty((2, len(unseen)), np.float32)
         if not unseen:
-            empty = np.empty(0, np.float32)
-            return self.add_new(np.empty((0, rows.shape[1]), dtype=np.int64), empty, empty)
+            return self.add_new(np.empty((0, rows.shape[1]), dtype=np.int64), value, cross_entropy)
         ids = np.stack(unseen)
-        scores = yield ModelRequest(False, ids)
-        return self.add_new(ids, scores.value, scores.cross_entropy)
+        for which, prompts in by_length(ids):
+            scores = yield ModelRequest(False, prompts)
+            value[which], cross_entropy[which] = scores.value, scores.cross_entropy
+        return self.add_new(ids, value, cross_entropy)
 
     def scores(self, rows: Int64[np.ndarray, "B n"]) -> tuple[Float32[np.ndarray, " B"], Float32[np.ndarray, " B"]]:
         """Return value and cross-entropy of prompts that have been evaluated."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import math
+import re
 import threading
 import time
 import weakref
@@ -12,6 +14,7 @@ import weakref
 import anywidget
 import numpy as np
 import pytest
+import torch
 
 import dreamy_lens as dl
 from dreamy_lens.errors import SettingsError
@@ -29,10 +32,12 @@ from dreamy_lens.panels import (
 )
 from dreamy_lens.panels.follower import RunFollower
 from dreamy_lens.panels.messages import QUICK, SUBSTITUTES
+from dreamy_lens.panels.pages import page_of_runs as runs_page
 from dreamy_lens.results import Frontier, Prompt, Provenance
 from dreamy_lens.runs import Dream
 from dreamy_lens.scoring import Scorer
 from dreamy_lens.search import non_dominated
+from tests.helpers import models
 from tests.helpers.dreams import dream, same
 from tests.helpers.frozen_pages import frozen_state
 
@@ -500,6 +505,25 @@ def test_several_runs_are_shown_side_by_side_by_feature(gpt2):
     for shown, run in zip(panel.runs, runs, strict=True):
         assert [e["key"] for e in shown["frontier"]] == [state.key(p.ids) for p in run.frontier]
     assert plain(panel.runs) and len(panel.to_html()) < 100_000
+
+
+def test_a_unit_that_never_fired_is_noted_once_for_all_seeds(gpt2):
+    raw = copy.deepcopy(gpt2.raw)
+    with torch.no_grad():
+        raw.transformer.h[0].mlp.c_fc.bias[1] = -1e3
+    with pytest.warns(RuntimeWarning, match="exactly zero on every initial prompt"):
+        runs = dream(models.new_bridge("gpt2", raw), [FEATURE, "L0.N1"], seeds=[0, 1], iterations=1)
+    panel, tried = RunsPanel(runs), sum(len(run.history) for run in runs[2:])
+    assert (
+        panel.note.startswith(f"L0.N1 never rose above 0 in {tried:,} prompts") and panel.note.count("never rose") == 1
+    )
+    page = runs_page(runs)
+    assert page.count("<h2>Settings</h2>") == 1 and page.count("<dt>iterations</dt>") == 1
+    table = page.partition("<h2>Differences</h2>")[2]
+    assert re.findall(r"<t[dh](?: [^>]*)?>([^<]*)", table) == [
+        *("run", "seed", "feature"),
+        *(cell for i, run in enumerate(runs) for cell in (str(i), str(run.provenance.seed), run.feature_names[1])),
+    ]
 
 
 def test_a_prompt_to_play_with(gpt2, monkeypatch):

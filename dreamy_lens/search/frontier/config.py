@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dreamy_lens.search.config import SearchConfig
+from dreamy_lens.errors import SettingsError, quoted
+from dreamy_lens.search.config import MAX_IDS, SearchConfig
 from dreamy_lens.search.settings import documented, setting
 
 
@@ -28,6 +29,17 @@ class FrontierSearch(SearchConfig):
 
     name: ClassVar[str] = "frontier"
 
+    shortest: int | None = setting(
+        None,
+        "shortest prompt",
+        "smallest number of tokens of a prompt: the search then inserts and deletes tokens too, and `length` is the "
+        "largest number; length=(4, 16) sets both",
+        minimum=1,
+        maximum=MAX_IDS,
+        when_none="for prompts of one length",
+        advanced=True,
+        place=21,
+    )
     parents: int = setting(8, "parents", "prompts that are changed in one iteration", minimum=1, maximum=100_000)
     children: int = setting(
         256, "children", "changed prompts that are scored in one iteration", minimum=1, maximum=1_000_000
@@ -59,7 +71,40 @@ class FrontierSearch(SearchConfig):
         advanced=True,
     )
 
+    def __post_init__(self) -> None:
+        if isinstance(self.length, (tuple, list)):
+            shortest, longest = _range_of(self.length, self.shortest)
+            object.__setattr__(self, "shortest", shortest)
+            object.__setattr__(self, "length", longest)
+        super().__post_init__()
+        if self.shortest is None:
+            return
+        if self.shortest > self.length:
+            raise SettingsError(
+                f"shortest is {self.shortest}, which is more than the length, {self.length}; the range begins with the "
+                "smaller number, as in length=(4, 16)."
+            )
+        if self.shortest == self.length:
+            object.__setattr__(self, "shortest", None)
+        elif self.share_prompts:
+            raise SettingsError(
+                "share_prompts offers prompts of one length to other searches, and here they have "
+                f"{self.shortest} to {self.length} tokens; leave out share_prompts, or give one length."
+            )
+
     @property
     def prompts_at_once(self) -> int:
         """Largest number of prompts that one iteration handles."""
         return max(self.children + self.parents, self.samples)
+
+
+def _range_of(length: tuple[int, ...] | list[int], shortest: int | None) -> tuple[int, int]:
+    """Return the smallest and the largest number of tokens that `length=` gives."""
+    if len(length) != 2:
+        raise SettingsError(
+            f"length is {quoted(length)}; it is one number of tokens, or the smallest and the largest, as in "
+            "length=(4, 16)."
+        )
+    if shortest is not None and shortest != length[0]:
+        raise SettingsError(f"length={quoted(length)} and shortest={quoted(shortest)} are given; keep one of them.")
+    return length[0], length[1]

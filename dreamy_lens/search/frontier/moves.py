@@ -20,12 +20,16 @@ from dreamy_lens.scoring.bigrams import Bigrams
 from dreamy_lens.scoring.swap_tables import FOLLOWING
 from dreamy_lens.search.constraint_set import ConstraintSet
 from dreamy_lens.search.frontier.crossings import Crossings
+from dreamy_lens.search.frontier.donors import Donors
 from dreamy_lens.search.frontier.effects import SwapEffects
 from dreamy_lens.search.frontier.offers import PAIRS, Batch, Ranking, shifted
+from dreamy_lens.search.lengths import EMPTY, lengths_of
 
 SHARES = np.array([0.42, 0.15, 0.15, 0.15, 0.13])
 """Share of the children of each kind of move: swaps that are predicted best; swaps at a uniform position, of which
 better ones are more likely; pairs; crossings; shifts. The order is that of :data:`KINDS`."""
+RESIZED = np.array([0.12, 0.08])
+"""Share of insertions, and of deletions, if prompts may have several lengths; the others have the rest."""
 FIRST_TOKENS = 8
 """Largest number of tokens that are tried as the first of a pair."""
 PAIR_ENTRIES = 1 << 22
@@ -36,43 +40,22 @@ NOISE = 1 << 21
 """Number of random numbers that are drawn once, and then read from changing offsets."""
 
 
-class Donors(NamedTuple):
-    """Prompts whose beginnings are offered to parents.
-
-    Attributes:
-        ids: Token ids, int64 `[D, n]`.
-        surprisal: -log p of every token given what stands before it, in nats: for each prompt `[n, d_vocab]`, in one
-            tensor or in a list.
-        own: -log p of the prompts' own tokens.
-    """
-
-    ids: Int64[np.ndarray, "D n"]
-    surprisal: Tensor | list[Tensor]
-    own: Float[Tensor, "D n"]
-
-    def junctions(self, ids: Int64[Tensor, "P n"]) -> Float[Tensor, "P D n"]:
-        """Return -log p of every token of other prompts, behind the donors' beginnings of the same length."""
-        where = torch.arange(ids.shape[1], device=ids.device)
-        if isinstance(self.surprisal, Tensor):
-            return self.surprisal[:, where, ids].transpose(0, 1)
-        return torch.stack([one[where, ids] for one in self.surprisal], dim=1)
-
-
 class Moves:
     """Maker of moves for one search.
 
     Args:
         constraints: Constraints on prompts.
-        terms: Number of tokens whose surprisals are averaged in the cross-entropy.
+        unpredicted: Number of tokens of a prompt whose surprisal is not among those averaged in the cross-entropy.
         bigrams: Predictions after single tokens, or None.
         device: Device of the tables.
         seed: Seed of the random numbers that are kept on the device.
     """
 
     def __init__(
-        self, constraints: ConstraintSet, terms: int, bigrams: Bigrams | None, device: torch.device, seed: int
+        self, constraints: ConstraintSet, unpredicted: int, bigrams: Bigrams | None, device: torch.device, seed: int
     ) -> None:
-        self.constraints, self.terms, self.bigrams = constraints, terms, bigrams
+        self.constraints, self.unpredicted, self.bigrams = constraints, unpredicted, bigrams
+        self.is_resized = constraints.shortest < constraints.length
         self.allowed = to_device(constraints.allowed, device)
         self._device = device
         self._gumbel, self._normal = _random_numbers(seed, device)
@@ -98,16 +81,10 @@ class Moves:
             rng: Random generator.
         """
         count = len(batch.rows)
-        shares = SHARES.copy()
-        if self.bigrams is None or not len(self._runs.pairs):
-            shares[2] = 0
-        if donors is None:
-            shares[3] = 0
-        if not len(self._runs.shifts):
-            shares[4] = 0
         each = np.full(count, children // count)
         each[: children - each.sum()] += 1
-        counts = np.array([rng.multinomial(c, shares / shares.sum()) for c in each])
+        shares = self._shares(batch, donors is not None)
+        counts = np.array([rng.multinomial(c, own / own.sum()) for c, own in zip(each, shares, strict=True)])
         known: dict[str, Any] = {"counts": counts, "batch": batch}
         score = self._scores(batch, effects)  # [P, n, V]
         tensors = [*self._swaps(score, batch, counts[:, 0], rng)]
@@ -122,7 +99,40 @@ class Moves:
         if counts[:, 4].sum():
             known["shift"], found = self._shifts(batch, counts[:, 4], rng)
             tensors.append(found)
+        if self.is_resized and counts[:, 5].sum():
+            known["insert"], found = self._insertions(batch, effects, counts[:, 5], rng)
+            tensors.append(found)
+        if self.is_resized and counts[:, 6].sum():
+            known["delete"] = True
+            tensors.append(self._deletions(batch, effects, int(counts[:, 6].max()), rng))
         return Ranking(known, tuple(tensors))
+
+    def _shares(self, batch: Batch, has_donors: bool) -> np.ndarray:
+        """Return the share of each kind of move among each parent's children, `[P, kinds]`."""
+        shares = SHARES.copy()
+        if self.bigrams is None or not len(self._runs.pairs):
+            shares[2] = 0
+        if not has_donors:
+            shares[3] = 0
+        if not len(self._runs.shifts):
+            shares[4] = 0
+        if not self.is_resized:
+            return np.tile(shares, (len(batch.rows), 1))
+        shares = np.tile(np.concatenate([(1 - RESIZED.sum()) * shares, RESIZED]), (len(batch.rows), 1))
+        lengths = lengths_of(batch.ids)
+        shares[:, 2] *= _neighbours(self._usable(batch)).any()
+        shares[lengths < 2, 4] = 0
+        if self.constraints.fixed:
+            shares[:, 4] = 0
+        shares[lengths == self.constraints.length, 5] = 0
+        shares[lengths == self.constraints.shortest, 6] = 0
+        return shares
+
+    def _usable(self, batch: Batch) -> np.ndarray:
+        """Return which places of parents have tokens that may change, bool `[P, n]`."""
+        usable = batch.ids != EMPTY
+        usable[:, list(self.constraints.fixed)] = False
+        return usable
 
     # Random numbers.
     def _noise(self, pool: Tensor, shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:
@@ -150,6 +160,9 @@ class Moves:
         score += lost[..., None]
         for position in self.constraints.fixed:
             score[:, position] = -torch.inf
+        if self.is_resized:
+            (empty,) = self._on_device(batch.ids == EMPTY)
+            score.masked_fill_(empty[..., None], -torch.inf)
         return score
 
     def _swaps(self, score: Tensor, batch: Batch, counts: np.ndarray, rng: np.random.Generator) -> list[Tensor]:
@@ -157,7 +170,7 @@ class Moves:
 
         Differences that the language model makes between tokens count at its own temperature: Gumbel noise of λ / n.
         """
-        (weight,) = self._on_device(batch.weight / self.terms)
+        (weight,) = self._on_device(batch.weight / batch.terms)
         noise = self._noise(self._gumbel, tuple(score.shape), rng)
         noisy = torch.addcmul(score, noise, weight[:, None, None]).flatten(1)
         at = noisy.topk(min(int(4 * counts.max(initial=0) + 8), noisy.shape[1]), dim=1).indices
@@ -172,7 +185,10 @@ class Moves:
             Number of the parent and position of each; and on the device, its token and its predictions.
         """
         parent = np.repeat(np.arange(len(counts)), counts)
-        position = rng.choice(self.constraints.free_positions, size=len(parent))
+        if self.is_resized:
+            position = _draw_places(self._usable(batch)[parent], rng)
+        else:
+            position = rng.choice(self.constraints.free_positions, size=len(parent))
         at = self._on_device(parent, position)
         noisy = score[at[0], at[1]]
         noisy += self._noise(self._gumbel, tuple(noisy.shape), rng) * temperature
@@ -193,14 +209,19 @@ class Moves:
         """
         assert self.bigrams is not None
         places = -(-count // PAIRS)
-        parent = rng.integers(len(batch.rows), size=places)
-        position = rng.choice(self._runs.pairs, size=places)
+        if self.is_resized:
+            neighbours = _neighbours(self._usable(batch))
+            parent = rng.choice(np.flatnonzero(neighbours.any(axis=1)), size=places)
+            position = _draw_places(neighbours[parent], rng)
+        else:
+            parent = rng.integers(len(batch.rows), size=places)
+            position = rng.choice(self._runs.pairs, size=places)
         ids, length = batch.ids[parent], batch.ids.shape[1]
         index = np.arange(places)
         value, cost = effects
         has_next = (position + 2 < length).astype(np.float32)
         following = ids[index, np.minimum(position + 2, length - 1)]
-        at, first, second, old, old_second, follower, factor, weight = self._on_device(
+        at, first, second, old, old_second, follower, factor, weight, terms = self._on_device(
             parent,
             position,
             position + 1,
@@ -208,15 +229,15 @@ class Moves:
             ids[index, position + 1],
             following,
             has_next,
-            batch.weight[parent] / self.terms,
+            batch.weight[parent] / batch.terms[parent],
+            batch.terms[parent],
         )
-        dearer = cost.gained() * self.terms
-        gained, dearer = self._on_device(value.gained(), dearer)
-        weight = weight[:, None]
+        gained, dearer = self._on_device(value.gained(), cost.gained())
+        weight, terms = weight[:, None], terms[:, None]
         tables, width = batch.tables, batch.tables.value.shape[-1]
 
         def alone(place: Tensor) -> Tensor:
-            surprisal = tables.surprisal[at, place] + dearer[place]
+            surprisal = tables.surprisal[at, place] + dearer[place] * terms
             return (tables.value[at, place] * value.slope + gained[place] - weight * surprisal).masked_fill_(
                 ~self.allowed, -torch.inf
             )
@@ -260,11 +281,19 @@ class Moves:
         mean, spread = crossed.estimates(value.deviation)
         at, other, mean, spread, weight = self._on_device(ids, donors.ids, mean, spread, batch.weight)
         weight = weight[:, None, None]
-        change = (head[None] + donors.junctions(at) + tail[:, None] - flipped[:, :1, None]) / self.terms
+        change = head[None] + donors.junctions(at) + tail[:, None]  # the sum of surprisals
+        if self.is_resized:
+            terms, of_children = self._on_device(batch.terms, self._terms_of(donors.ids))
+            change = change / of_children[:, None] - (flipped[:, :1] / terms[:, None])[..., None]
+        else:
+            change = (change - flipped[:, :1, None]) / float(batch.terms[0])
         noise = self._noise(self._normal, tuple(change.shape), rng)
         score = mean - weight * change + noise * torch.sqrt(spread**2 + (1.5 * weight * cost.deviation) ** 2)
         same = (other[None] != at[:, None]).cumsum(2).roll(1, 2) == 0  # the beginnings are equal: no new prompt
         score.masked_fill_(same, -torch.inf)
+        if self.is_resized:  # the cut is among the parent's tokens, and not before the donor's first
+            inside = (at != EMPTY)[:, None] & (other != EMPTY)[None]
+            score.masked_fill_(~inside, -torch.inf)
         score[..., 0] = -torch.inf
         flat = score.flatten(1)
         return flat.topk(min(2 * count, flat.shape[1]), dim=1).indices
@@ -280,7 +309,11 @@ class Moves:
         """
         parent = np.repeat(np.arange(len(counts)), counts)
         length = batch.ids.shape[1]
-        first, size = self._runs.shifts[rng.integers(len(self._runs.shifts), size=len(parent))].T
+        if self.is_resized:
+            size = lengths_of(batch.ids)[parent]
+            first = length - size
+        else:
+            first, size = self._runs.shifts[rng.integers(len(self._runs.shifts), size=len(parent))].T
         # Both are mostly before the last token, on which many features depend most.
         size = size - ((first + size == length) & (size > 2) & (rng.random(len(parent)) < 0.7))
         gone, place = rng.integers(size), rng.integers(size - 1)
@@ -296,6 +329,71 @@ class Moves:
             score += inner[:, None] * self.bigrams.before[following]
         score += self._noise(self._gumbel, tuple(score.shape), rng)
         return (parent, gone, place), score.masked_fill_(~self.allowed, -torch.inf).argmax(1)
+
+    # Moves that change the length.
+
+    def _terms_of(self, ids: np.ndarray) -> np.ndarray:
+        """Return the number of tokens whose surprisals are averaged in the cross-entropy of prompts, float32."""
+        return (lengths_of(ids) - self.unpredicted).astype(np.float32)
+
+    def _insertions(
+        self, batch: Batch, effects: tuple[SwapEffects, SwapEffects], counts: np.ndarray, rng: np.random.Generator
+    ) -> tuple[tuple[np.ndarray, np.ndarray], Tensor]:
+        """Draw insertions before a uniform token of the parent, of tokens that fit there and have raised the value.
+
+        Returns:
+            Number of the parent, and place of the token before which is inserted, of each; and its token (on the
+            device).
+        """
+        parent = np.repeat(np.arange(len(counts)), counts)
+        place = _draw_places((batch.ids != EMPTY)[parent], rng)
+        value, _ = effects
+        at, where, follower, weight = self._on_device(
+            parent, place, batch.ids[parent, place], (batch.weight / batch.terms)[parent]
+        )
+        surprisal = batch.tables.surprisal[at, where]
+        if self.bigrams is not None:
+            surprisal = surprisal - self.bigrams.before[follower]
+        (gained,) = self._on_device(value.gained())
+        score = gained[where - 1] - weight[:, None] * surprisal
+        noise = self._noise(self._gumbel, tuple(score.shape), rng)
+        score += noise * (weight + value.deviation / 2)[:, None]
+        return (parent, place), score.masked_fill_(~self.allowed, -torch.inf).argmax(1)
+
+    def _deletions(
+        self, batch: Batch, effects: tuple[SwapEffects, SwapEffects], count: int, rng: np.random.Generator
+    ) -> Int64[Tensor, "P K"]:
+        """Rank deletions: the surprisal of the token behind is exact, and what the value loses is what was learned.
+
+        Returns:
+            Places of the tokens that go, for each parent, best first.
+        """
+        value, cost = effects
+        usable = self._usable(batch) & (lengths_of(batch.ids) > self.constraints.shortest)[:, None]
+        ids, usable, lost, weight, terms = self._on_device(
+            batch.ids, usable, value.lost(batch.ids), batch.weight[:, None], batch.terms[:, None]
+        )
+        own, surprisal = batch.tables.own, batch.tables.surprisal
+        behind = surprisal[:, :-1].gather(-1, ids[:, 1:, None].clamp(min=0))[..., 0]  # once it is gone
+        saved = own.clone()
+        saved[:, :-1] += own[:, 1:] - behind
+        total = own.sum(1, keepdim=True)
+        change = (total - saved) / (terms - 1).clamp(min=1) - total / terms
+        noise = self._noise(self._normal, tuple(change.shape), rng)
+        spread = torch.sqrt(value.deviation**2 + (weight * cost.deviation) ** 2)
+        score = (lost - weight * change + noise * spread).masked_fill(~usable, -torch.inf)
+        return score.topk(min(2 * count, score.shape[1]), dim=1).indices
+
+
+def _neighbours(usable: np.ndarray) -> np.ndarray:
+    """Return which places `[P, n]` may change together with the place after them."""
+    return usable & np.roll(usable, -1, axis=1) & (np.arange(usable.shape[1]) < usable.shape[1] - 1)
+
+
+def _draw_places(usable: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw a uniform place among those that are usable, for each row `[K, n]` of which at least one is."""
+    number = (rng.random(len(usable)) * usable.sum(axis=1)).astype(np.int64)
+    return (usable.cumsum(axis=1) > number[:, None]).argmax(axis=1)
 
 
 @functools.lru_cache(maxsize=2)

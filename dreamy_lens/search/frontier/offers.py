@@ -9,8 +9,9 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from dreamy_lens.scoring.swap_tables import SwapTables
+from dreamy_lens.search.lengths import EMPTY
 
-KINDS = ("swap", "explore", "pair", "cross", "shift")
+KINDS = ("swap", "explore", "pair", "cross", "shift", "insert", "delete")
 """Kinds of moves, in the order of their numbers."""
 PAIRS = 3
 """Number of replacements of the same two neighbours that become children."""
@@ -23,12 +24,14 @@ class Batch(NamedTuple):
         rows: Rows of the parents in the archive, `[P]`.
         ids: Their token ids, int64 `[P, n]`.
         weight: Weight of cross-entropy (λ) for which each is changed, in units of the value's scale, float32 `[P]`.
+        terms: Number of tokens whose surprisals are averaged in the cross-entropy of each, float32 `[P]`.
         tables: Their swap tables, whose values are divided by the value's scale.
     """
 
     rows: np.ndarray
     ids: Int64[np.ndarray, "P n"]
     weight: Float32[np.ndarray, " P"]
+    terms: Float32[np.ndarray, " P"]
     tables: SwapTables
 
 
@@ -111,6 +114,19 @@ def make_offers(ranking: Ranking, arrays: tuple[np.ndarray, ...]) -> Offers:
         rows = shifted(batch.ids[parent], gone, place, next(rest))
         parts.append((rows, parent, 4, base + parent, None, None))
         quota.append(counts[:, 4])
+        base += size
+    if "insert" in known:
+        parent, place = known["insert"]
+        rows = inserted(batch.ids[parent], place, next(rest))
+        parts.append((rows, parent, 5, base + parent, None, None))
+        quota.append(counts[:, 5])
+        base += size
+    if "delete" in known:
+        place = next(rest)
+        parent = np.repeat(np.arange(size), place.shape[1])
+        rows = deleted(batch.ids[parent], place.reshape(-1))
+        parts.append((rows, parent, 6, base + parent, None, None))
+        quota.append(counts[:, 6])
     lengths = [len(part[0]) for part in parts]
     columns = list(zip(*parts, strict=True))
     nowhere = [np.full(c, -1) if p is None else p for p, c in zip(columns[4], lengths, strict=True)]
@@ -147,6 +163,29 @@ def shifted(ids: np.ndarray, gone: np.ndarray, place: np.ndarray, token: np.ndar
     rows = np.take_along_axis(ids, source, axis=1)
     rows[np.arange(len(rows)), place] = token
     return rows
+
+
+def inserted(ids: np.ndarray, place: np.ndarray, token: np.ndarray) -> np.ndarray:
+    """Return right-aligned prompts `[K, n]` with a new token before the one at `place`; what is before it moves left.
+
+    >>> inserted(np.array([[EMPTY, 3, 4]]), np.array([2]), np.array([9]))
+    array([[3, 9, 4]])
+    """
+    at = np.arange(ids.shape[1])
+    rows = np.where(at < place[:, None] - 1, np.roll(ids, -1, axis=1), ids)
+    rows[np.arange(len(rows)), place - 1] = token
+    return rows
+
+
+def deleted(ids: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Return right-aligned prompts `[K, n]` without the token at `place`; what is before it moves right.
+
+    >>> deleted(np.array([[3, 9, 4]]), np.array([1]))
+    array([[-1,  3,  4]])
+    """
+    moved = np.roll(ids, 1, axis=1)
+    moved[:, 0] = EMPTY
+    return np.where(np.arange(ids.shape[1]) <= place[:, None], moved, ids)
 
 
 def rank_within(group: np.ndarray) -> np.ndarray:

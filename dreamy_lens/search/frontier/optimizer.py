@@ -33,12 +33,14 @@ from dreamy_lens.search.frontier.archive import EVERYTHING, Archive
 from dreamy_lens.search.frontier.cells import EVERY, Cells
 from dreamy_lens.search.frontier.config import FrontierSearch
 from dreamy_lens.search.frontier.crossings import Crossings
+from dreamy_lens.search.frontier.donors import Donors
 from dreamy_lens.search.frontier.effects import SwapEffects
 from dreamy_lens.search.frontier.journal import Journal
-from dreamy_lens.search.frontier.moves import Donors, Moves
+from dreamy_lens.search.frontier.moves import Moves
 from dreamy_lens.search.frontier.offers import KINDS, Batch, Offers, make_offers, rank_within
 from dreamy_lens.search.frontier.parents import choose_parents
 from dreamy_lens.search.frontier.tables import TableCache
+from dreamy_lens.search.lengths import by_length, in_order, lengths_of, right_aligned
 from dreamy_lens.search.pareto import non_dominated
 from dreamy_lens.search.population import not_finite_error, warn_if_flat
 from dreamy_lens.search.protocol import (
@@ -107,7 +109,8 @@ class _Run:
     ) -> None:
         self.config, self.constraints, self.cache = config, constraints, cache
         self.device, self.label = scorer.model.device, scorer.bound.feature.label
-        self.terms = scorer.layout(config.length).terms
+        self.shortest = config.shortest or config.length
+        self.unpredicted = config.length - scorer.layout(config.length).terms  # 1 if no token precedes the prompt
         self.memory = TABLE_BYTES.get(self.device.type, TABLE_BYTES["cpu"]) * TOGETHER // max(TOGETHER, scorer.together)
         self.clock = Clock(0.0 if state is None else state.seconds)
         self.rng = np.random.default_rng(config.seed)
@@ -151,7 +154,7 @@ class _Run:
         new = new + (yield from self._sweep(self.islands))
         if self.cells is not None:
             rows = self.cells.first()
-            self.cells.begin(rows, (yield FingerprintRequest(self.archive.ids[rows])), self.floor)
+            self.cells.begin(rows, (yield from self._fingerprints(rows)), self.floor)
         yield new.step(self._state(), None, self._rejections())
         if self.config.iterations:  # only now, so that the first prompts are seen early
             yield from self._prepare_moves()
@@ -160,7 +163,7 @@ class _Run:
         """Ask for the bigrams, and make the maker of moves."""
         bigrams: Bigrams | None = yield BigramRequest(len(self.constraints.allowed))
         self.bigrams = None if bigrams is None else bigrams.to(self.device)
-        self.moves = Moves(self.constraints, self.terms, self.bigrams, self.device, self.seed)
+        self.moves = Moves(self.constraints, self.unpredicted, self.bigrams, self.device, self.seed)
 
     def _forget(self) -> None:
         """Begin to learn about moves."""
@@ -188,11 +191,18 @@ class _Run:
         config = self.config
         entries = config.length * len(self.constraints.allowed)
         keep = max(1, min(config.samples, self.memory // 4 // (4 * entries)))
+        is_resized = self.shortest < config.length
+        fixed = {} if is_resized else dict(self.constraints.fixed)
         samples: Samples = yield SampleRequest(
-            config.samples, config.length, self.constraints.allowed, dict(self.constraints.fixed), self.pool_seed, keep
+            config.samples, config.length, self.constraints.allowed, fixed, self.pool_seed, keep
         )
         (rows,) = yield HostTransfer((samples.ids,))
-        good = self._may_stand(rows)
+        if is_resized:  # the beginning of a sample is a sample, too
+            lengths = np.random.default_rng(self.pool_seed).integers(self.shortest, config.length + 1, size=len(rows))
+            rows = right_aligned([row[:n] for row, n in zip(rows, lengths, strict=True)], config.length)
+            for position, token in self.constraints.fixed.items():
+                rows[:, position] = token
+        good = self.constraints.may_stand(rows)
         good[good] = self.constraints.check(rows[good])
         kept = np.flatnonzero(good[: len(samples.surprisal)])
         self.pool = None
@@ -200,8 +210,7 @@ class _Run:
             surprisal = to_device(samples.surprisal, self.device)
             if len(kept) < len(surprisal):
                 surprisal = surprisal[to_device(kept, self.device)]
-            own = surprisal.gather(-1, to_device(rows[kept], self.device)[..., None])[..., 0]
-            self.pool = Donors(rows[kept], surprisal, own)
+            self.pool = Donors.of(rows[kept], surprisal)
         return rows, good
 
     def _sweep(self, island: int) -> Any:
@@ -220,7 +229,8 @@ class _Run:
             (tokens,) = yield HostTransfer((likely.topk(most, largest=False).indices,))
         rows = np.repeat(self.archive.ids[[strongest]], len(tokens), axis=0)
         rows[:, position] = tokens
-        value = yield ModelRequest(False, rows, values_only=True)
+        ((_, prompts),) = by_length(rows)
+        value = yield ModelRequest(False, prompts, values_only=True)
         count, copies = PLACED
         best = tokens[np.argsort(-np.nan_to_num(value, nan=-np.inf), kind="stable")[:count]]
         suits = surprisal[:, to_device(best, self.device)]
@@ -233,7 +243,7 @@ class _Run:
 
     def _steepest(self, row: int) -> Any:
         """Return the free position of a prompt at which the gradient says that tokens matter most."""
-        ids = self.archive.ids[[row]]
+        ((_, ids),) = by_length(self.archive.ids[[row]])
         gradient = yield ModelRequest(True, ids)
         if self.iteration == 0:
             warn_if_flat(gradient, self.label)
@@ -241,14 +251,17 @@ class _Run:
         spread = tables.value[0][:, self.allowed].std(dim=1)
         (spread,) = yield HostTransfer((spread,))
         free = self.constraints.free_positions
+        free = free[free >= self.config.length - self.shortest]  # that every prompt has
         # Of equal positions, the last one is taken: it is the cheapest.
         return int(free[::-1][np.nan_to_num(spread[free[::-1]]).argmax()])
 
     def _tables(self, gradient: Any, ids: np.ndarray) -> SwapTables:
-        tables = swap_tables(gradient, to_device(ids, self.device), self.allowed, self.terms, self.bigrams)
+        """Return the tables of prompts of one length."""
+        terms = ids.shape[1] - self.unpredicted
+        tables = swap_tables(gradient, to_device(ids, self.device), self.allowed, terms, self.bigrams)
         tables.value.div_(self.scale).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         tables.cross_entropy.nan_to_num_(nan=torch.inf)
-        return tables
+        return tables.right_aligned(self.config.length)
 
     # An iteration.
 
@@ -266,11 +279,13 @@ class _Run:
         unseen = self.cache.unseen(children.ids)
         rows = np.stack(list(unseen.values())) if unseen else np.empty((0, self.config.length), np.int64)
         scores: list[Tensor] = []
-        if len(rows):
-            scores.append((yield ModelRequest(False, rows, on_device=True)))
+        parts = by_length(rows) if len(rows) else []
+        for _, ids in parts:
+            scores.append((yield ModelRequest(False, ids, on_device=True)))
         ranking = yield from self._rank()
         arrays = list((yield HostTransfer((*scores, *ranking.tensors))))
-        new = self.cache.add_new(rows, *(arrays.pop(0) if scores else np.empty((2, 0), dtype=np.float32)))
+        found = [arrays.pop(0).T for _ in parts] or [np.empty((0, 2), dtype=np.float32)]
+        new = self.cache.add_new(rows, *in_order([which for which, _ in parts], found).T)
         self.archive.add(new.ids, new.value, new.cross_entropy, self._islands_of(new.ids, children, island))
         self._note(children)
         yield from self._update_cells(children)
@@ -292,7 +307,15 @@ class _Run:
         rows = self.archive.rows(children.ids)
         self.cells.inherit(children.parent[rows >= 0], rows[rows >= 0])
         if self.iteration % EVERY == 0 and len(due := self.cells.due(self.floor)):
-            self.cells.learn(due, (yield FingerprintRequest(self.archive.ids[due])), self.floor)
+            self.cells.learn(due, (yield from self._fingerprints(due)), self.floor)
+
+    def _fingerprints(self, rows: np.ndarray) -> Any:
+        """Ask for the fingerprints of prompts, by their rows in the archive."""
+        parts = by_length(self.archive.ids[rows])
+        found = []
+        for _, ids in parts:
+            found.append((yield FingerprintRequest(ids)))
+        return in_order([which for which, _ in parts], found)
 
     def _change_island(self) -> Any:
         """Leave an island that has stopped growing, for everything found so far or for a new island.
@@ -322,7 +345,7 @@ class _Run:
         rows = np.flatnonzero(good)
         rows = rows[self.archive.improves(offer.value[rows], offer.cross_entropy[rows])]
         rows = rows[non_dominated(offer.value[rows], offer.cross_entropy[rows])]
-        rows = rows[self._may_stand(offer.ids[rows])]
+        rows = rows[self.constraints.may_stand(offer.ids[rows])]
         rows = rows[self.constraints.check(offer.ids[rows])]
         rows = [row for row, key in zip(rows.tolist(), keys_of(offer.ids[rows]), strict=True) if key not in self.cache]
         new = self.cache.add_new(offer.ids[rows], offer.value[rows], offer.cross_entropy[rows])
@@ -339,7 +362,9 @@ class _Run:
         if missing:
             yield from self._compute(missing)
         tables = SwapTables.stack([self.tables[row] for row in rows.tolist()])
-        batch = Batch(rows, self.archive.ids[rows], weight, tables)
+        ids = self.archive.ids[rows]
+        terms = (lengths_of(ids) - self.unpredicted).astype(np.float32)
+        batch = Batch(rows, ids, weight, terms, tables)
         return self.moves.rank(batch, self.effects, self._donors(), self.crossed, self.config.children, self.rng)
 
     def _ways(self) -> Sequence[np.ndarray]:
@@ -351,9 +376,15 @@ class _Run:
 
     def _compute(self, group: Sequence[int]) -> Any:
         """Compute the swap tables of a group of rows."""
-        ids = self.archive.ids[list(group)]
-        gradient = yield ModelRequest(True, ids)
-        self.tables.put(group, self._tables(gradient, ids))
+        parts = by_length(self.archive.ids[list(group)])
+        tables: list[SwapTables] = []
+        for _, ids in parts:
+            tables.append(self._tables((yield ModelRequest(True, ids)), ids))
+        if len(parts) == 1:
+            self.tables.put(group, tables[0])
+            return
+        place = to_device(np.argsort(np.concatenate([which for which, _ in parts])), self.device)
+        self.tables.put(group, SwapTables(*(table[place] for table in SwapTables.stack(tables))))
 
     def _donors(self) -> Donors | None:
         """Return the samples, or recent parents, as donors of beginnings."""
@@ -369,7 +400,7 @@ class _Run:
     def _make(self, offers: Offers) -> Offers:
         """Return the offers that become children: those that are new and obey the constraints, up to their quota."""
         ids = offers.ids
-        good = np.flatnonzero(self._may_stand(ids))
+        good = np.flatnonzero(self.constraints.may_stand(ids))
         new: dict[bytes, int] = {}
         for key, number in zip(keys_of(ids[good]), good.tolist(), strict=True):
             if key not in self.cache:
@@ -392,13 +423,6 @@ class _Run:
             left -= np.bincount(offers.group[now[obeys]], minlength=len(left))
             numbers = numbers[~asked]
         return offers.take(np.flatnonzero(taken))
-
-    def _may_stand(self, ids: np.ndarray) -> np.ndarray:
-        """Return which prompts have allowed tokens at the free positions, and the fixed ones elsewhere, bool `[B]`."""
-        good = self.constraints.allowed[ids[:, self.constraints.free_positions]].all(axis=1)
-        for position, token in self.constraints.fixed.items():
-            good &= ids[:, position] == token
-        return good
 
     # Learning.
 

@@ -14,9 +14,10 @@ from dreamy_lens.search import ConstraintSet, non_dominated
 from dreamy_lens.search.frontier.archive import EVERYTHING, Archive
 from dreamy_lens.search.frontier.config import FrontierSearch
 from dreamy_lens.search.frontier.crossings import Crossings
+from dreamy_lens.search.frontier.donors import Donors
 from dreamy_lens.search.frontier.effects import SwapEffects
 from dreamy_lens.search.frontier.journal import Journal
-from dreamy_lens.search.frontier.moves import Donors, Moves
+from dreamy_lens.search.frontier.moves import Moves
 from dreamy_lens.search.frontier.offers import Batch, make_offers, rank_within, shifted
 from dreamy_lens.search.frontier.parents import NICHE, choose_parents
 from tests.helpers.toy import VOCABULARY
@@ -82,7 +83,8 @@ def batch(ids: np.ndarray, value: torch.Tensor, cost: torch.Tensor) -> Batch:
     allowed = torch.as_tensor(ConstraintSet((), VOCABULARY, LENGTH).allowed)
     tables[1] = tables[1].scatter(-1, at, torch.inf).masked_fill(~allowed, torch.inf)
     weight = np.full(len(ids), 0.5, dtype=np.float32)
-    return Batch(np.arange(len(ids)), ids, weight, SwapTables(*tables, surprisal, surprisal.gather(-1, at)[..., 0]))
+    known = SwapTables(*tables, surprisal, surprisal.gather(-1, at)[..., 0])
+    return Batch(np.arange(len(ids)), ids, weight, np.full(len(ids), LENGTH, dtype=np.float32), known)
 
 
 @pytest.fixture
@@ -96,7 +98,7 @@ def parents() -> Batch:
 
 def test_swaps_are_those_that_are_predicted_best(parents):
     constraints = ConstraintSet((), VOCABULARY, LENGTH)
-    moves = Moves(constraints, LENGTH, None, torch.device("cpu"), 0)
+    moves = Moves(constraints, 0, None, torch.device("cpu"), 0)
     known = effects(1.0, False), effects(1.0, False)
     rng = np.random.default_rng(0)
     ranking = moves.rank(parents, known, None, Crossings(LENGTH), 400, rng)
@@ -119,7 +121,7 @@ def test_children_of_every_kind_keep_the_rest_of_their_parent(parents):
     constraints = ConstraintSet((), VOCABULARY, LENGTH)
     after = torch.log_softmax(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(3)), 1)
     bigrams = Bigrams(after, after.T.contiguous())
-    moves = Moves(constraints, LENGTH, bigrams, torch.device("cpu"), 0)
+    moves = Moves(constraints, 0, bigrams, torch.device("cpu"), 0)
     donors = Donors(constraints.random(32, np.random.default_rng(5)), torch.rand(32, LENGTH, WIDTH), torch.rand(32, 5))
     known = effects(1.0, False), effects(1.0, False)
     ranking = moves.rank(parents, known, donors, Crossings(LENGTH), 600, np.random.default_rng(0))
