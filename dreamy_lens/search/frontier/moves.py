@@ -28,7 +28,7 @@ from dreamy_lens.search.lengths import EMPTY, lengths_of
 SHARES = np.array([0.42, 0.15, 0.15, 0.15, 0.13])
 """Share of the children of each kind of move: swaps that are predicted best; swaps at a uniform position, of which
 better ones are more likely; pairs; crossings; shifts. The order is that of :data:`KINDS`."""
-RESIZED = np.array([0.12, 0.08])
+RESIZED = np.array([0.06, 0.03])
 """Share of insertions, and of deletions, if prompts may have several lengths; the others have the rest."""
 FIRST_TOKENS = 8
 """Largest number of tokens that are tried as the first of a pair."""

@@ -197,8 +197,9 @@ class _Run:
             config.samples, config.length, self.constraints.allowed, fixed, self.pool_seed, keep
         )
         (rows,) = yield HostTransfer((samples.ids,))
-        if is_resized:  # the beginning of a sample is a sample, too
-            lengths = np.random.default_rng(self.pool_seed).integers(self.shortest, config.length + 1, size=len(rows))
+        if is_resized:  # the beginning of a sample is a sample, too; longer ones are more fluent on average
+            rng = np.random.default_rng(self.pool_seed)
+            lengths = rng.integers(self.shortest, config.length + 1, size=(2, len(rows))).max(axis=0)
             rows = right_aligned([row[:n] for row, n in zip(rows, lengths, strict=True)], config.length)
             for position, token in self.constraints.fixed.items():
                 rows[:, position] = token

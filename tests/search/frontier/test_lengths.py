@@ -30,7 +30,7 @@ from tests.helpers.dreams import same
 from tests.helpers.toy import VOCABULARY
 
 HEAD = "blocks.0.attn.hook_z[-2, 0, 1]"
-SMALL = FrontierSearch(iterations=6, length=(3, 7), children=60, parents=4, samples=24)
+SMALL = FrontierSearch(iterations=6, length=(3, 7), children=60, parents=4, samples=64)
 
 
 def search(model: Any, feature: Any = "L1.N3", **settings: Any) -> Any:
@@ -258,7 +258,7 @@ def test_results_know_prompts_by_their_own_tokens(gpt2):
     assert view_labels(run)["subtitle"].endswith("3 to 7 tokens")
     assert "length=(3, 7)" in run_code(run)
     past = RunFollower(run).past()
-    assert all(EMPTY not in ids for ids in past["ids"]) and len({len(ids) for ids in past["ids"]}) > 1
+    assert all(EMPTY not in ids for ids in past["ids"]) and min(len(ids) for ids in past["ids"]) < 7
     assert all(frame.text for frame in frames_of(run.history, vocabulary.text))
     runs = search(gpt2.bridge, seeds=2)
     assert all(prompt.text == vocabulary.text(prompt.ids) for prompt in runs.frontier)
