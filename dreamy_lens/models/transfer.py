@@ -47,6 +47,8 @@ def to_device(array: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
     tensor = array if isinstance(array, Tensor) else torch.from_numpy(np.ascontiguousarray(array))
     if _STATE.is_recording and tensor.device.type != torch.device(device).type:
         raise NotRecordable(f"a tensor {list(tensor.shape)} is copied to {device} during the pass")
+    if isinstance(device, torch.device) and device.type == "cpu" == tensor.device.type:
+        return tensor
     if torch.device(device).type != "cuda":
         return tensor.to(device)
     # Only copies from pinned memory are asynchronous; torch keeps that memory until the copy is done.

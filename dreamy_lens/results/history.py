@@ -306,9 +306,10 @@ class HistoryBuilder:
         for name, column in zip(_COLUMNS, (value, cross_entropy, iteration), strict=True):
             self._columns[name].extend(column)
         v, c = self._columns["value"].view()[begin:].tolist(), self._columns["cross_entropy"].view()[begin:].tolist()
-        for i, row in enumerate(ids):
-            self._row_of[row.tobytes()] = begin + i
+        for i in range(len(ids)):
             self._stairs.add(begin + i, v[i], c[i])
+        if len(self.lambdas):  # only a population asks for rows
+            self._row_of.update(zip((row.tobytes() for row in ids), range(begin, begin + len(ids)), strict=True))
 
 
 _COLUMNS = {"value": np.float32, "cross_entropy": np.float32, "iteration": np.int32}

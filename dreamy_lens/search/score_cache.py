@@ -103,6 +103,12 @@ class ScoreCache:
                 unseen.setdefault(key, row)
         return unseen
 
+    def first_unseen(self, rows: Int64[np.ndarray, "B n"]) -> Int64[np.ndarray, " K"]:
+        """Return the numbers of the rows that :meth:`unseen` returns, in order."""
+        keys = keys_of(rows)
+        first = dict(zip(reversed(keys), range(len(keys) - 1, -1, -1), strict=True))  # the last one put in stays
+        return np.sort(np.array([first[key] for key in first.keys() - self._scores.keys()], dtype=np.int64))
+
     def evaluate(self, rows: Int64[np.ndarray, "B n"]) -> Generator[ModelRequest, Scores, NewScores]:
         """Request the scores of the prompts that have not been evaluated, and add them."""
         unseen = list(self.unseen(rows).values())

@@ -402,11 +402,7 @@ class _Run:
         """Return the offers that become children: those that are new and obey the constraints, up to their quota."""
         ids = offers.ids
         good = np.flatnonzero(self.constraints.may_stand(ids))
-        new: dict[bytes, int] = {}
-        for key, number in zip(keys_of(ids[good]), good.tolist(), strict=True):
-            if key not in self.cache:
-                new.setdefault(key, number)
-        numbers = np.array(list(new.values()), dtype=np.int64)
+        numbers = good[self.cache.first_unseen(ids[good])]
         left = offers.quota.copy()
         taken = np.zeros(len(ids), dtype=bool)
         # A constraint on whole prompts is asked only for as many as may be needed.

@@ -20,6 +20,7 @@ from dreamy_lens.search.frontier.journal import Journal
 from dreamy_lens.search.frontier.moves import Moves
 from dreamy_lens.search.frontier.offers import Batch, make_offers, rank_within, shifted
 from dreamy_lens.search.frontier.parents import NICHE, choose_parents
+from dreamy_lens.search.score_cache import ScoreCache
 from tests.helpers.toy import VOCABULARY
 
 LENGTH, WIDTH = 5, VOCABULARY.size
@@ -152,6 +153,17 @@ def test_a_shift_deletes_one_token_and_inserts_another(case):
 def test_the_place_within_a_group(groups):
     expected = [groups[:i].count(group) for i, group in enumerate(groups)]
     assert rank_within(np.array(groups, dtype=np.int64)).tolist() == expected
+
+
+@given(st.lists(st.integers(0, 3)), st.lists(st.integers(0, 3)))
+def test_new_prompts_are_those_of_their_first_rows(seen, offered):
+    cache = ScoreCache()
+    for token in dict.fromkeys(seen):
+        cache.add(np.array([[token]]), np.ones(1), np.ones(1))
+    rows = np.array(offered, dtype=np.int64).reshape(-1, 1)
+    expected = [i for i, token in enumerate(offered) if token not in seen and token not in offered[:i]]
+    assert cache.first_unseen(rows).tolist() == expected
+    assert [row[0] for row in cache.unseen(rows).values()] == [offered[i] for i in expected]
 
 
 # Archive and parents.
