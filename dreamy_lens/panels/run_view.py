@@ -97,8 +97,9 @@ def edited_keys(view_state: Mapping[str, Any]) -> list[str]:
     """
     edits = view_state.get("edits") or {}
     edited = [step["key"] for edit in edits.values() for step in (edit["base"], edit["now"], *edit["trail"])]
+    starred = [star["key"] for star in (view_state.get("stars") or {}).values()]
     pinned = view_state.get("pinned")
-    return [*edited, *(view_state.get("stars") or {}), *([pinned["key"]] if pinned else [])]
+    return [*edited, *starred, *([pinned["key"]] if pinned else [])]
 
 
 def starred_prompts(run: Dream, view_state: Mapping[str, Any]) -> list[Prompt]:
@@ -109,8 +110,8 @@ def starred_prompts(run: Dream, view_state: Mapping[str, Any]) -> list[Prompt]:
         view_state: What the user has set in the view.
     """
     found = []
-    for key, entry in (view_state.get("stars") or {}).items():
-        same = next((p for p in run.so_far.frontier if state.key(p.ids) == key), None)
+    for entry in (view_state.get("stars") or {}).values():
+        same = next((p for p in run.so_far.frontier if state.key(p.ids) == entry["key"]), None)
         plain = (tuple(entry["ids"]), tuple(entry["tokens"]), entry["text"], entry["value"], entry["ce"])
         found.append(same or Prompt(*plain, bool(entry["trips"]), run.provenance, run))
     return found

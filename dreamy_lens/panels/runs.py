@@ -20,7 +20,9 @@ from dreamy_lens.panels.run_view import (
     inspector_of,
     known_attributions,
     queue_attributions,
+    starred_prompts,
     view_labels,
+    view_of_stars,
 )
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.notes import note_on_values
@@ -61,6 +63,9 @@ class RunsPanel(LivePanel):
             "keep": lambda message: self.keep(),
         }
         self._handlers: dict[int, MessageHandler] = {}
+        if stars := self._stars():
+            self.view_state = {"stars": stars}
+        self.observe(lambda change: self._keep_stars(change["old"], change["new"]), "view_state")
         self.on_msg(self._hear)
         self._pick_default()
         self.follow(self.run)
@@ -151,6 +156,23 @@ class RunsPanel(LivePanel):
             "groups": [name for name, _ in names],
             "python": {"run": runs_code(list(self.run))} if runs else {},
         }
+
+    def _stars(self) -> dict[str, Any]:
+        """Return what the view keeps of the starred prompts of all runs, by the numbers of their features and keys."""
+        groups = list(dict.fromkeys(run.provenance.feature for run in self.run))
+        return {
+            f"{groups.index(run.provenance.feature)} {key}": {**star, "run": number}
+            for number, run in enumerate(self.run)
+            for key, star in view_of_stars(run.starred).items()
+        }
+
+    def _keep_stars(self, old: dict[str, Any], new: dict[str, Any]) -> None:
+        """Let each run keep its prompts that the user has starred in the view."""
+        before, after = ((state.get("stars") or {}).values() for state in (old, new))
+        for number, run in enumerate(self.run):
+            mine, former = ([star for star in stars if star.get("run") == number] for stars in (after, before))
+            if mine != former:
+                run.starred = starred_prompts(run, {"stars": {star["key"]: star for star in mine}})
 
     def _note(self, feature: str) -> str:
         """Return the note on the values of all runs of a feature; "" while one of them goes on."""

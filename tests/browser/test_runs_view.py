@@ -204,3 +204,30 @@ def test_every_way_of_picking_writes_it_once(mount: Mount):
     view.find(".dlp-dot").nth(0).click(force=True)
     view.frames()
     assert view.page.evaluate("() => host.saved") == [["picked", front[i]] for i in (1, 2, 3, 3, 0)]
+
+
+def starred(view: Mounted) -> dict[str, Any]:
+    return view.page.evaluate("() => host.state.view_state.stars ?? {}")
+
+
+def test_prompts_are_starred_for_the_feature_and_the_run_that_they_are_of(mount: Mount):
+    state, first, second = shared()
+    view = mount("runs", {**state, "picked": first["key"]})
+    view.button("☆ Star").click()
+    view.frames()
+    stars = starred(view)
+    assert list(stars) == [f"0 {first['key']}"] and stars[f"0 {first['key']}"]["run"] == 0
+    assert view.find(".dlp-table .dlp-star").count() == 1
+    view.find(".dlp-starred input").click()
+    assert column(view, "run") == [state["runs"][0]["name"]]
+    assert [number(value) for value in column(view, "value")] == [pytest.approx(first["y"], rel=1e-3)]
+    view.find(".dlp-choice select").select_option(label=state["groups"][1])
+    view.frames()
+    assert view.find(".dlp-star").count() == 0 and view.find(".dlp-starred").count() == 0  # it has none of its own
+    pick(view, second["key"])
+    view.button("☆ Star").click()
+    view.frames()
+    assert starred(view)[f"1 {second['key']}"]["run"] == 1
+    view.button("★ Starred").click()
+    view.frames()
+    assert list(starred(view)) == [f"0 {first['key']}"]

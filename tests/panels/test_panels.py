@@ -664,6 +664,23 @@ def test_starred_prompts_are_known_to_the_run_and_to_its_other_views(gpt2):
     assert run.starred == [] and first in run.frontier
 
 
+def test_prompts_that_are_starred_in_a_view_of_several_runs_belong_to_the_run_that_found_them(gpt2):
+    runs = dream(gpt2.bridge, [FEATURE, "L0.N1"], seeds=[0, 1], iterations=1)
+    last = [run.frontier.best() for run in runs]
+    runs[3].starred = [last[3]]
+    panel = RunsPanel(runs)
+    (name,) = panel.view_state["stars"]
+    assert name == f"1 {state.key(last[3].ids)}" and panel.view_state["stars"][name]["run"] == 3
+    found = panel.view_state["stars"]
+    own = {**found[name], **{k: v for k, v in state.frontier_entry(last[0]).items() if k in found[name]}}
+    own |= {"value": last[0].value, "ce": last[0].cross_entropy, "run": 0}
+    panel.view_state = {"stars": {**found, f"0 {own['key']}": own}}
+    assert [run.starred for run in runs] == [[last[0]], [], [], [last[3]]]
+    panel.view_state = {"stars": {f"0 {own['key']}": own}}
+    assert [run.starred for run in runs] == [[last[0]], [], [], []]
+    assert list(RunsPanel(runs).view_state["stars"]) == [f"0 {own['key']}"]
+
+
 def test_edits_of_an_explored_prompt_are_written_to_its_cell(gpt2, monkeypatch):
     shown = []
 

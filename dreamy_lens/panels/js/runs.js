@@ -22,7 +22,19 @@ export const view = {
     const bar = runBar({ model, live, suffix: " all", last: codeButton(copies, () => get("python").run) });
     const plot = frontierPlot({ pick, caption: "frontiers of several runs: value against cross-entropy" });
     const kept = keeper(model, root);
-    const table = frontierTable({ columns: COLUMNS, pick, kept, label: "the merged frontier" });
+    // Starred prompts of the feature that is shown; each is kept with the number of the run that found it.
+    const starred = () => kept.get("stars") ?? {}, star = (key) => starred()[slot(key)];
+    const mark = ([, e]) => ({ ...e, x: e.ce, y: e.value, run: get("runs")[e.run]?.name ?? "" });
+    const stars = {
+      has: (key) => Boolean(star(key)),
+      all: () => Object.entries(starred()).filter(([name]) => name.startsWith(`${group} `)).map(mark),
+      turn(entry) {
+        const { [slot(entry.key)]: before, ...others } = starred();
+        kept.set({ stars: before ? others : { ...others, [slot(entry.key)]: { ...entry, run: owner } } });
+        paint("table");
+      },
+    };
+    const table = frontierTable({ columns: COLUMNS, pick, kept, label: "the merged frontier", stars });
 
     // The view remembers which run found the picked prompt, because that run answers even after the prompt is beaten.
     const holds = (run) => run.frontier.some((e) => e.key === picked);
@@ -33,7 +45,7 @@ export const view = {
     const send = (message) => model.send({ ...message, run: owner });
     const python = () => get("runs")[owner]?.python;
     const stays = () => mine().some(holds), slot = (key) => `${group} ${key}`;
-    const prompt = attributionView({ live, known, kept, stays, slot, say, send, name: unique(), python, copies, moved });
+    const prompt = attributionView({ live, known, kept, stays, slot, say, send, name: unique(), python, copies, stars, moved });
     root.append(
       heading(get("title"), count(get("runs").length, "run"), notice, get("full_title")),
       bar.el, copies.el, error.el, bar.spoken, choice, h("div", { class: "dlp-two" }, plot.el, table.el), prompt.el,
@@ -122,10 +134,11 @@ export const view = {
 
     /** Return the entry of the picked prompt; a prompt that has left the frontiers stays in view. */
     function pickedEntry() {
-      const run = shown().find(holds) ?? mine().find(holds), before = kept.get("edits")?.[slot(picked)]?.base;
+      const run = shown().find(holds) ?? mine().find(holds), before = kept.get("edits")?.[slot(picked)]?.base ?? star(picked);
       if (run) held = { ...run.frontier.find((e) => e.key === picked), run: run.name };
-      else if (held?.key !== picked) held = before ? { x: before.ce, y: before.value, ...before } : null;
+      else if (held?.key !== picked) held = before ? { ...before, ...mark([picked, before]) } : null;
       if (run) owner = run.number;
+      else if (star(picked)) owner = star(picked).run;
       else if (held && kept.get("owner") !== owner) kept.set({ owner });
       return held;
     }
