@@ -16,7 +16,14 @@ from typing import Any
 
 from dreamy_lens.errors import FeatureError, SAEError, quoted, shorten, warn
 
-CONDITIONS = ("model_name", "model_from_pretrained_kwargs", "model_kwargs", "prepend_bos", "normalize_activations")
+CONDITIONS = (
+    "model_name",
+    "model_from_pretrained_kwargs",
+    "model_kwargs",
+    "prepend_bos",
+    "normalize_activations",
+    "context_size",
+)
 """Conditions that can be ignored on request; each has the name of its key."""
 
 USED = frozenset(
@@ -143,20 +150,30 @@ class Conditions:
             f"{self.remedy('prepend_bos')}"
         )
 
-    def check_rows(self, total: int, place: int | None, is_bos: bool) -> None:
-        """Warn once if rows are longer than in training, or if a position was never part of it.
+    def check_rows(self, total: int, place: int | None, last: int, is_bos: bool) -> None:
+        """Refuse positions after the end of the training's rows, and warn once about others that were no part of it.
 
         Args:
             total: Number of tokens of a row, with BOS and template.
             place: Index in the row of the position that is read; None for a slice of positions.
+            last: Index in the row of the last position that is read.
             is_bos: True if the BOS is at that position.
+
+        Raises:
+            SAEError: The training's rows ended before the last position.
         """
-        if self.context_size is not None and total > self.context_size:
+        size = None if "context_size" in self.ignored else self.context_size
+        if size is not None and last >= size:
+            raise SAEError(
+                f"{self.whose} was trained on rows of {size} tokens (context_size), and rows here have {total}, of "
+                f"which position {last} is read: no latent was trained there. Use prompts or windows that are shorter "
+                f"by {last - size + 1}; a row counts the BOS and the template too. {self.remedy('context_size')}"
+            )
+        if size is not None and total > size:
             self.say_once(
                 "context",
-                f"was trained on rows of {self.context_size} tokens (context_size), and rows here have {total}: "
-                "latents after that are computed, and were never trained. Use shorter prompts or windows: a row "
-                "counts the BOS and the template too.",
+                f"was trained on rows of {size} tokens (context_size), and rows here have {total}, though no position "
+                "after the end of such a row is read.",
                 whatever=True,
             )
         if self.positions is not None and place is not None:

@@ -46,7 +46,7 @@ def load_sae(
         ignore: Conditions of the configuration that are not kept, as names or as one text: "model_name" (use it with
             another model than that of its training), "prepend_bos", "model_from_pretrained_kwargs" (how the model's
             weights were processed), "model_kwargs" (arguments of its passes), "normalize_activations" (the one number
-            that activations were scaled by). docs/conditions.md explains them.
+            that activations were scaled by), "context_size" (the length of its rows). docs/conditions.md explains them.
 
     Returns:
         Autoencoder as an immutable value. The numbers of a file are read when first needed.
@@ -171,7 +171,7 @@ def _wrap(
     else:  # what a configuration of any class states about the training
         for holder in (metadata, settings):
             found = {key: getattr(holder, key, None) for key in CONDITIONS}
-            stated |= {key: value for key, value in found.items() if isinstance(value, (str, bool, Mapping))}
+            stated |= {key: value for key, value in found.items() if isinstance(value, (str, bool, int, Mapping))}
     conditions = read_conditions(stated, whose, ignored)
     sizes = (getattr(thing, size, None) or getattr(settings, size, None) for size in ("d_in", "d_sae"))
     d_in, d_sae = (size if isinstance(size, int) else None for size in sizes)

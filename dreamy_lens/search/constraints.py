@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dreamy_lens.errors import ConstraintError, quoted
-from dreamy_lens.search.chat import PLACE, checked_json, checked_messages, render_chat
+from dreamy_lens.search.chat import PLACE, checked_messages, checked_tools, render_chat
 
 __all__ = ["chat", "contexts", "fix", "forbid_text", "forbid_tokens", "printable", "round_trip", "template", "varied"]
 
@@ -406,14 +406,16 @@ def chat(messages: Any, add_generation_prompt: bool = True, *, tools: Any = None
         tools: Descriptions of tools, in the form that the chat template takes.
 
     Raises:
-        ConstraintError: These are not messages, or the prompt's place is not in them exactly once.
+        ConstraintError: These are not messages, or the prompt's place is not in them exactly once; or another argument
+            has a value that it cannot have.
 
     >>> chat("Tell me about {dream}.").describe()
     "inside the chat 'user: Tell me about {dream}.'"
     """
-    values = json.dumps(checked_messages(messages), ensure_ascii=False)
-    described = None if tools is None else json.dumps(checked_json(list(tools), "tools="), ensure_ascii=False)
-    return Chat(values, described, bool(add_generation_prompt))
+    if not isinstance(add_generation_prompt, bool):
+        raise ConstraintError(f"add_generation_prompt is True or False; got {quoted(add_generation_prompt)}.")
+    values, described = json.dumps(checked_messages(messages), ensure_ascii=False), checked_tools(tools)
+    return Chat(values, json.dumps(described, ensure_ascii=False) if described else None, add_generation_prompt)
 
 
 def contexts(frames: Any, combine: str = "mean", *, softness: float = 1.0, gradients_in: int | None = None) -> Contexts:

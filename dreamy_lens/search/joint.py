@@ -97,6 +97,8 @@ def _answer(requests: dict[int, Request], scorer: JointScorer | JointContextScor
         if ids:
             answers |= scorer.scores_on_device(ids) if on_device else scorer.scores(ids)
     gradients = {number: request.ids for number, request in passes.items() if request.gradient}
+    if gradients and isinstance(scorer, JointContextScorer):
+        return answers | scorer.gradients(gradients, {number: passes[number].draw for number in gradients})
     return answers | (scorer.gradients(gradients) if gradients else {})
 
 

@@ -135,6 +135,34 @@ def test_gradients_in_some_contexts_are_drawn_by_the_prompts(gpt2):
     np.testing.assert_allclose(scorer.score(IDS).value, each, atol=2e-5)
 
 
+def test_a_prompt_that_stays_is_improved_in_other_contexts_in_each_iteration(gpt2, monkeypatch):
+    """A run in which no child is better keeps its prompt; its contexts are drawn anew, alone and side by side."""
+    drawn: list[tuple[int, tuple[int, ...]]] = []
+    original = ContextScorer.draw
+
+    def draw(self, rows, number=0):
+        chosen = original(self, rows, number)
+        drawn.append((number, tuple(chosen)))
+        return chosen
+
+    scorer, parts = in_contexts("L1.N3", gpt2.bridge, Combination("mean"), drawn=1)
+    assert len({tuple(scorer.draw(IDS, number)) for number in range(20)}) == 3
+    (k,) = scorer.draw(IDS, 7)
+    expected = np.asarray(parts[k].gradient(IDS).of_value())
+    np.testing.assert_allclose(scorer.gradient_in(IDS, 7).of_value(), expected, atol=1e-4)
+    np.testing.assert_allclose(scorer.gradient_in(torch.from_numpy(IDS), 7).of_value(), expected, atol=1e-4)
+
+    monkeypatch.setattr(ContextScorer, "draw", draw)
+    contexts = dl.constraints.contexts(["a", "b", "c", "d"], gradients_in=1)
+    settings = {"constraints": contexts, "length": 3, "progress": False, "keep_parents": True, "search": "gcg"}
+    for more in ({"seed": 0}, {"seeds": [0, 1]}):
+        drawn.clear()
+        dl.dream("L1.N3", gpt2.bridge, iterations=6, children=1, top_k=1, **settings, **more)
+        searched = [(number, chosen) for number, chosen in drawn if number]
+        assert sorted({number for number, _ in searched}) == [1, 2, 3, 4, 5, 6]
+        assert len(searched) == 6 * len(more.get("seeds", [0])) and len({chosen for _, chosen in searched}) > 1
+
+
 @pytest.mark.parametrize("search", ["epo", "frontier", "gcg", "random"])
 def test_every_search_finds_prompts_for_all_contexts(search):
     settings = {"iterations": 2, "length": 5, "search": search, "progress": False, "seed": 1}
@@ -304,12 +332,13 @@ def test_a_target_of_several_tokens_follows_the_prompt_in_each_context(gpt2):
     assert scorer.score(IDS[0]).value[0] == pytest.approx(min(expected), abs=1e-4)
 
 
-def test_a_run_with_drawn_contexts_goes_on_as_if_it_had_not_stopped(tmp_path):
+@pytest.mark.parametrize("search", [None, "gcg"])
+def test_a_run_with_drawn_contexts_goes_on_as_if_it_had_not_stopped(tmp_path, search):
     contexts = dl.constraints.contexts(
         ["Return {dream}", "See also", "Raises"], "soft_min", softness=0.5, gradients_in=2
     )
-    whole = dl.dream(PRE, constraints=contexts, **{**SMALL, "iterations": 4})
-    dl.dream(PRE, constraints=contexts, **{**SMALL, "iterations": 2}).save(tmp_path / "run")
+    whole = dl.dream(PRE, constraints=contexts, search=search, **{**SMALL, "iterations": 4})
+    dl.dream(PRE, constraints=contexts, search=search, **{**SMALL, "iterations": 2}).save(tmp_path / "run")
     opened = dl.load_run(tmp_path / "run")
     opened.resume(2)
     assert np.array_equal(opened.history.ids, whole.history.ids)
