@@ -17,7 +17,9 @@ from dreamy_lens.panels import AttributionPanel
 from dreamy_lens.runs.python_code import run_code
 from dreamy_lens.scoring.contexts import Combination, ContextScorer
 from dreamy_lens.scoring.scorer import Scorer
+from tests.helpers import models
 from tests.helpers.scorers import make_scorer
+from tests.search.test_chat import CHATML, chatty
 
 FRAMES = [([5, 6, 7], [8]), ([11], []), ([], [12, 13])]
 IDS = np.random.default_rng(0).integers(1, 320, size=(5, 6))
@@ -316,6 +318,33 @@ def test_the_command_line_takes_contexts(capsys):
     with pytest.raises(SystemExit):
         main([*arguments, "--combine", "min"])
     assert "give them with --context" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*arguments, "--passages", "3"])
+    assert "--passages is about --contexts-from" in capsys.readouterr().err
+
+
+def test_the_command_line_takes_chats_and_passages_as_contexts_for_dreams_and_sweeps(tmp_path, capsys):
+    folder, corpus = tmp_path / "model", tmp_path / "stories.txt"
+    models.raw_model("gpt2").save_pretrained(folder)
+    chatty(CHATML).save_pretrained(folder)
+    corpus.write_text("The dog runs over the hill and the cat sleeps in the house of the king.\n")
+    messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "On {dream}!"}]
+    (tmp_path / "chat.json").write_text(json.dumps({"messages": messages, "add_generation_prompt": False}))
+    given = ["--context", str(tmp_path / "chat.json"), "--contexts-from", str(corpus), "--passages", "3"]
+    given += ["--gradients-in", "2", "--combine", "min", "--forbid", "dog"]
+    common = ["L1.N3", "--model", str(folder), "--iterations", "1", "--length", "3", "--search", "gcg"]
+    common += ["--children", "4", "--quiet", *given]
+    frames = [dl.constraints.chat(messages, False), *dl.corpus.passages(corpus, 3)]
+    expected = (dl.constraints.forbid_text("dog"), dl.constraints.contexts(frames, "min", gradients_in=2))
+    assert main(["dream", *common, "--out", str(tmp_path / "run")]) == 0
+    run = dl.load_run(tmp_path / "run")
+    assert run.constraints == expected
+    assert main(["sweep", *common, "--seeds", "1", "--out", str(tmp_path / "sweep")]) == 0
+    swept = dl.load(tmp_path / "sweep")[0]
+    assert swept.constraints == expected and np.array_equal(swept.history.ids, run.history.ids)
+    (tmp_path / "chat.json").write_text("[")
+    assert main(["dream", *common]) == 1
+    assert "The messages of the chat in " in capsys.readouterr().err
 
 
 def test_a_target_of_several_tokens_follows_the_prompt_in_each_context(gpt2):
