@@ -43,11 +43,7 @@ def base_of(folder: Path) -> str:
     Raises:
         ModelError: The configuration cannot be read, or names no model.
     """
-    path = folder / ADAPTER_CONFIG
-    try:
-        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
-        base = None
+    base = _stated(folder, "base_model_name_or_path")
     if not isinstance(base, str) or not base.strip():
         raise ModelError(
             f"The folder {quoted(str(folder), 300)} holds an adapter, and its {ADAPTER_CONFIG} names no model that it "
@@ -56,6 +52,20 @@ def base_of(folder: Path) -> str:
     if why_no_path(base) is None and not Path(base).expanduser().is_absolute() and (folder / base).is_dir():
         return str((folder / base).resolve())  # a folder beside the adapter, wherever both were moved to
     return base
+
+
+def base_revision(folder: Path) -> str | None:
+    """Return the revision of the model on the Hub that an adapter was trained on; None if it states none."""
+    revision = _stated(folder, "revision")
+    return revision if isinstance(revision, str) and revision.strip() else None
+
+
+def _stated(folder: Path, key: str) -> Any:
+    """Return a setting of an adapter's configuration; None if it is missing, or cannot be read."""
+    try:
+        return json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def load_pretrained(

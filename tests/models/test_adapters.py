@@ -110,6 +110,27 @@ def test_an_adapter_is_given_to_a_model_by_name(tmp_path):
     assert as_hooked(bridge).name == f"{base} with the adapter {tmp_path / 'lora'}"
 
 
+@pytest.mark.parametrize("given", [None, "step9"])
+def test_an_adapter_is_put_on_the_revision_of_the_model_that_it_states(tmp_path, monkeypatch, given):
+    """As peft's own `AutoPeftModel` does."""
+    config = {"base_model_name_or_path": "owner/base", "revision": "step3", "peft_type": "LORA"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    asked = {}
+
+    def load(source, device, dtype, adapter, quantization, options):
+        asked.update(source=source, adapter=adapter, **options)
+        raise ModelError("enough")
+
+    monkeypatch.setattr("dreamy_lens.models.load.load_pretrained", load)
+    with pytest.raises(ModelError, match="enough"):
+        dl.load_model(tmp_path, device="cpu", **({} if given is None else {"revision": given}))
+    assert asked == {"source": "owner/base", "adapter": tmp_path, "revision": given or "step3"}
+    save_base(tmp_path / "owner" / "base", "gpt2")  # a folder beside the adapter has no revisions
+    with pytest.raises(ModelError, match="enough"):
+        dl.load_model(tmp_path, device="cpu", **({} if given is None else {"revision": given}))
+    assert asked["source"] == str(tmp_path / "owner" / "base")
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:peft")
 def test_an_adapter_finds_its_model_beside_it(tmp_path):
     save_base(tmp_path / "lora" / "base", "gpt2")
