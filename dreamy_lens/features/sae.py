@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from einops import rearrange
 
-from dreamy_lens._files import FAILURES, expanded, failure_of
+from dreamy_lens._files import FAILURES, check_local, expanded, failure_of
 from dreamy_lens.errors import FeatureRangeError, FileWriteError, SAEError
 from dreamy_lens.features.sae_conditions import Conditions
 from dreamy_lens.features.sae_formats.encoder import Encoder, Opened, Read
@@ -242,6 +242,7 @@ class SAE:
         if self.opened is None:
             self._check_pre_activations()
             raise AssertionError  # it has no pre-activations either
+        check_local(folder)
         place = expanded(folder)
         try:
             write_saelens(place, self.hook_name, self.opened, self.output_hook)
