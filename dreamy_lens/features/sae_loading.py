@@ -10,11 +10,12 @@ from typing import Any
 
 from dreamy_lens.errors import FeatureError, SAEError
 from dreamy_lens.features.paths import checked_path
-from dreamy_lens.features.sae import SAE
+from dreamy_lens.features.sae import SAE, attributes_of
 from dreamy_lens.features.sae_conditions import CONDITIONS, chosen_conditions, read_conditions, warn_of_unknown_keys
 from dreamy_lens.features.sae_formats import mapped, objects, saelens
 from dreamy_lens.features.sae_formats.encoder import Opened
 from dreamy_lens.features.sae_formats.folders import open_folder
+from dreamy_lens.features.sae_formats.modules import hook_of_module
 from dreamy_lens.features.sae_names import is_remote, source_text
 from dreamy_lens.features.sae_sources import locate_sae
 
@@ -154,9 +155,11 @@ def _wrap(
             f"{saelens.CONFIG} and {saelens.WEIGHTS}, an object whose encode(x [..., d_in]) returns latents "
             '[..., d_sae], or the names of its tensors: tensors={"W_enc": ...}.'
         )
-    settings = getattr(thing, "cfg", None)
-    metadata = getattr(settings, "metadata", None)
+    settings = attributes_of(getattr(thing, "cfg", None))
+    metadata = attributes_of(getattr(settings, "metadata", None))
     named = getattr(settings, "hook_name", None) or getattr(metadata, "hook_name", None)
+    named = named or getattr(settings, "hook_point", None)
+    named = hook_of_module(str(named), output=True) or named if named else None
     name = _hook_name(hook, named, f"The configuration of the {kind}")
     stated: dict[str, Any] = {}
     if callable(getattr(settings, "to_dict", None)):

@@ -8,6 +8,7 @@ import shutil
 import warnings
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -322,6 +323,73 @@ def test_an_object_by_hand_scores_scans_and_writes_like_a_folder(gpt2, tmp_path)
         np.testing.assert_allclose(logit_effect(sae, gpt2.bridge).values, effect, atol=1e-4)
     with pytest.raises(SAEError, match=re.escape('Name its tensors, load_sae(..., tensors={"W_enc": ')):
         dl.score(dl.sae_latent(thing, 4, hook=HOOK, pre_activation=True), ids, gpt2.bridge)
+
+
+class AsInSAELens(torch.nn.Module):
+    """An object with the names of SAELens and a configuration, which may subtract the decoder's bias or not."""
+
+    def __init__(self, subtracts: bool, config: Any) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        shapes = {"W_enc": (WIDTH, 10), "b_enc": (10,), "W_dec": (10, WIDTH), "b_dec": (WIDTH,)}
+        for name, shape in shapes.items():
+            self.register_parameter(name, torch.nn.Parameter(torch.randn(shape)))
+        self.subtracts, self.cfg = subtracts, config
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return ((x - self.b_dec if self.subtracts else x) @ self.W_enc + self.b_enc).relu()
+
+
+class Stated(SimpleNamespace):
+    """A configuration that is written as SAELens writes its own."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def test_pre_activations_of_an_object_are_refused_where_its_encode_computes_something_else():
+    """SAELens subtracts the decoder's bias unless the configuration says otherwise; an object may not."""
+    x = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(1))
+    config = Stated(hook_name=HOOK, d_in=WIDTH, d_sae=10)
+    same, other = load_sae(AsInSAELens(True, config)), load_sae(AsInSAELens(False, config))
+    thing = same.origin
+    expected = (x - thing.b_dec) @ thing.W_enc[:, 2] + thing.b_enc[2]
+    torch.testing.assert_close(same.latent(x, 2, pre_activation=True), expected)
+    torch.testing.assert_close(other.latent(x, 2), other.origin.encode(x)[:, 2])
+    for ask in (lambda: other.latent(x, 2, pre_activation=True), lambda: other.encode(x, pre_activation=True)):
+        with pytest.raises(SAEError, match=r"its encode\(\) does not return what W_enc and the other weights give"):
+            ask()
+    names = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    told = load_sae(other.origin, HOOK, tensors=names, config={"apply_b_dec_to_input": False})
+    torch.testing.assert_close(told.latent(x, 2, pre_activation=True), x @ thing.W_enc[:, 2] + thing.b_enc[2])
+
+
+def test_a_configuration_that_is_a_dictionary_is_kept_too(gpt2):
+    config = {"hook_point": "transformer.h.0", "hook_name_out": "blocks.1.hook_mlp_out", "d_in": WIDTH, "d_sae": 10}
+    sae = load_sae(AsInSAELens(False, config | {"metadata": {"prepend_bos": False}, "context_size": 4}))
+    assert (sae.hook_name, sae.output_hook, sae.d_sae) == ("blocks.0.hook_resid_post", "blocks.1.hook_mlp_out", 10)
+    with pytest.raises(SAEError, match=r"trained without a BOS .*use prepend_bos=False"):
+        dl.score(dl.sae_latent(sae, 1), [5, 6, 7], gpt2.bridge, prepend_bos=True)
+    with pytest.raises(SAEError, match=r"rows of 4 tokens .*of which position 4 is read"):
+        dl.score(dl.sae_latent(sae, 1), [5, 6, 7, 8, 9], gpt2.bridge, prepend_bos=False)
+    with torch.no_grad():
+        state = gpt2.raw(torch.tensor([[5, 6, 7]]), output_hidden_states=True).hidden_states[1][0, -1]
+        expected = float(sae.origin.encode(state)[1])
+    value = dl.score(dl.sae_latent(sae, 1), [5, 6, 7], gpt2.bridge, prepend_bos=False).value[0]
+    assert value == pytest.approx(expected, abs=1e-4)
+
+
+def test_tensors_of_an_object_that_lie_the_other_way_are_not_cut_wrongly():
+    class Square(ByHand):
+        d_sae = 10
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.W_dec, self.W_enc = self.dec.weight, self.enc.weight  # [d_out, d_sae], [d_sae, d_in]
+
+    for row in ("decoder_row", "encoder_column"):
+        with pytest.raises(SAEError, match=r"is needed\. Name its tensors: load_sae\(\.\.\., tensors="):
+            getattr(load_sae(Square(), HOOK), row)(3)
 
 
 def test_what_an_object_writes_is_known_only_if_it_decodes_linearly():
