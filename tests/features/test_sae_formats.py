@@ -20,7 +20,9 @@ import dreamy_lens as dl
 from dreamy_lens.analysis import logit_effect
 from dreamy_lens.errors import FeatureError, FileWriteError, SAEError
 from dreamy_lens.features import load_sae
+from dreamy_lens.features.families import expressions
 from dreamy_lens.features.sae_formats.modules import hook_of_module
+from dreamy_lens.models import as_hooked
 from tests.features.test_sae import HOOK, modern, save, tensors
 from tests.features.test_sae_released import FOLDERS, RELEASED, expected, opened
 from tests.helpers.by_hand import Pass
@@ -323,6 +325,34 @@ def test_an_object_by_hand_scores_scans_and_writes_like_a_folder(gpt2, tmp_path)
         np.testing.assert_allclose(logit_effect(sae, gpt2.bridge).values, effect, atol=1e-4)
     with pytest.raises(SAEError, match=re.escape('Name its tensors, load_sae(..., tensors={"W_enc": ')):
         dl.score(dl.sae_latent(thing, 4, hook=HOOK, pre_activation=True), ids, gpt2.bridge)
+
+
+def test_every_latent_of_a_dictionary_is_scanned_by_one_text(gpt2, tmp_path):
+    g = torch.Generator().manual_seed(0)
+    shapes = {"W_enc": (WIDTH, 6), "W_dec": (6, WIDTH), "b_enc": (6,), "b_dec": (WIDTH,)}
+    weights = {name: torch.randn(shape, generator=g) for name, shape in shapes.items()}
+    folder = str(save(tmp_path / "sae", {"hook_name": HOOK}, weights))
+    model = as_hooked(gpt2.bridge)
+    plain = [dl.sae_latent(folder, i) for i in range(6)]
+    assert expressions(f'sae_latent("{folder}", *)', model) == plain
+    shifted = expressions(f'2 * sae_latent("{folder}", * , position=0, pre_activation=true).clip(max=6) - 1', model)
+    assert shifted == [2 * dl.sae_latent(folder, i, 0, pre_activation=True).clip(max=6) - 1 for i in range(6)]
+    assert expressions([f'sae_latent("{folder}", 3)', f'sae_latent("{folder}", *)'], model)[0] == plain[3]
+    text = "The dog runs over the hill and the cat sleeps in the house."
+    settings = {"length": 5, "k": 2, "progress": False, "cache": False}
+    scan = dl.max_activating(f'sae_latent("{folder}", *, pre_activation=true)', gpt2.bridge, [text], **settings)
+    assert len(scan) == 6
+    for i in (0, 5):
+        window = scan.of(dl.sae_latent(folder, i, pre_activation=True)).top[0]
+        alone = dl.score(dl.sae_latent(folder, i, pre_activation=True), np.array(window.ids), gpt2.bridge).value[0]
+        assert window.value == pytest.approx(float(alone), abs=1e-4)
+    with pytest.raises(FeatureError, match="several latents beside a pattern; write one with a"):
+        expressions(f'sae_latent("{folder}", *) - sae_latent("{folder}", 1)', model)
+    with pytest.raises(SAEError, match="There is no SAE folder"):
+        expressions('sae_latent("nowhere", *)', model)
+    # A text in quotes, and a product, are no patterns.
+    assert len(expressions('logit("*") * 2', model)) == 1
+    assert len(expressions(f'sae_latent("{folder}", 1) * 2', model)) == 1
 
 
 class AsInSAELens(torch.nn.Module):
