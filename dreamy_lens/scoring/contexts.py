@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from dreamy_lens.errors import FeatureError
+from dreamy_lens.errors import FeatureError, FeatureRangeError, PromptError
 from dreamy_lens.features.binding import BoundFeature
 from dreamy_lens.features.expressions import Feature, MeanCrossEntropy, OnModel
 from dreamy_lens.features.forward_pass import RowLayout
@@ -111,7 +111,8 @@ class ContextScorer(Scorer):
 
     def score_on_device(self, ids: Any) -> Float[Tensor, "2 B"]:
         """Return values and cross-entropies on the model's device, without waiting for them."""
-        return self.combined([part.score_on_device(ids) for part in self.parts])
+        rows = self.check_prompts(ids)
+        return self.combined([part.score_on_device(rows) for part in self.parts])
 
     def combined(self, scores: Sequence[Float[Tensor, "2 B"]]) -> Float[Tensor, "2 B"]:
         """Combine values and cross-entropies of the contexts."""
@@ -124,11 +125,13 @@ class ContextScorer(Scorer):
         Args:
             ids: Token ids `[B, n]` or `[n]`.
         """
-        return [part.score(ids) for part in self.parts]
+        rows = self.check_prompts(ids)
+        return [part.score(rows) for part in self.parts]
 
     def values(self, ids: Any) -> Float32[np.ndarray, " B"]:
         """Compute only the value of each prompt: no layer after the feature's hook points runs."""
-        values = torch.from_numpy(np.stack([part.values(ids) for part in self.parts]))
+        rows = self.check_prompts(ids)
+        values = torch.from_numpy(np.stack([part.values(rows) for part in self.parts]))
         return to_host(self.combination(values))[0]
 
     def gradient(self, ids: Any) -> Gradient:
@@ -201,7 +204,12 @@ class ContextScorer(Scorer):
 
     def check_length(self, n: int) -> RowLayout:
         """Check that prompts of n tokens can be scored in every context; see :meth:`Scorer.check_length`."""
-        layouts = [part.check_length(n) for part in self.parts]
+        layouts = []
+        for number, part in enumerate(self.parts, 1):
+            try:
+                layouts.append(part.check_length(n))
+            except (FeatureRangeError, PromptError) as error:
+                raise type(error)(f"In context {number} of {len(self.parts)}: {error}") from error
         return layouts[0]
 
     def without_sharing(self, template: bool = True) -> Scorer:

@@ -426,7 +426,8 @@ def contexts(frames: Any, combine: str = "mean", *, softness: float = 1.0, gradi
 
     Args:
         frames: Contexts: templates (texts with `{dream}`), texts that stand before the prompt (without it), and chats
-            (:func:`chat`). At least two. :func:`dreamy_lens.corpus.passages` draws texts from a corpus.
+            (:func:`chat`, or lists of messages). At least two. :func:`dreamy_lens.corpus.passages` draws texts from a
+            corpus.
         combine: "mean"; "min", the value in the worst context; or "soft_min", -s log(mean(exp(-v / s))), whose gradient
             follows all contexts, and those with low values most.
         softness: s of the soft minimum, in the feature's units: near 0 it is the minimum, for large s the mean.
@@ -440,7 +441,7 @@ def contexts(frames: Any, combine: str = "mean", *, softness: float = 1.0, gradi
     "minimum of the values in 2 contexts: inside the template 'User: {dream}', inside the template 'Dear diary,{dream}'"
     """
     one_by_one = isinstance(frames, Iterable) and not isinstance(frames, (str, bytes, Mapping))
-    listed = [_frame(frame) for frame in frames] if one_by_one else []
+    listed = [context_of(frame) for frame in frames] if one_by_one else []
     if len(listed) < 2:
         raise ConstraintError(
             f"contexts() takes at least two contexts in a list; got {quoted(frames)}. One is template() or chat()."
@@ -465,10 +466,19 @@ def contexts(frames: Any, combine: str = "mean", *, softness: float = 1.0, gradi
     return Contexts(tuple(listed), combine, float(softness), None if gradients_in is None else int(gradients_in))
 
 
-def _frame(given: Any) -> Template | Chat:
-    """Return one context of :func:`contexts`."""
+def context_of(given: Any) -> Template | Chat:
+    """Return one context of :func:`contexts`: a text, the messages of a chat, or a constraint.
+
+    Raises:
+        ConstraintError: It is none of these.
+
+    >>> context_of("Dear diary,") == template("Dear diary,{dream}")
+    True
+    """
     if isinstance(given, (Template, Chat)):
         return given
+    if isinstance(given, (list, tuple)) and given and all(isinstance(message, Mapping) for message in given):
+        return chat(given)
     if isinstance(given, str) and given.strip():
         return template(given if PLACE in given else given + PLACE)
     raise ConstraintError(

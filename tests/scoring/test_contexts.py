@@ -11,7 +11,7 @@ import torch
 
 import dreamy_lens as dl
 from dreamy_lens.cli.main import main
-from dreamy_lens.errors import ConstraintError, CorpusError, PromptError, SettingsError
+from dreamy_lens.errors import ConstraintError, CorpusError, FeatureRangeError, PromptError, SettingsError
 from dreamy_lens.models import as_hooked
 from dreamy_lens.panels import AttributionPanel
 from dreamy_lens.runs.python_code import run_code
@@ -256,6 +256,31 @@ def test_contexts_are_checked(arguments, sentence):
     assert sentence in str(error.value)
 
 
+def test_one_context_may_be_given_in_every_form(gpt2):
+    bridge = models.new_bridge("gpt2", gpt2.raw)
+    bridge.tokenizer = chatty(CHATML)
+    messages = [{"role": "user", "content": "On {dream}"}]
+    value = lambda contexts: float(dl.score("L1.N3", " dog", bridge, contexts=contexts).value[0])  # noqa: E731
+    stands_before = value(dl.constraints.template("Over the{dream}"))
+    assert stands_before == value("Over the") == value(["Over the"]) == value("Over the{dream}")
+    assert value(dl.constraints.chat(messages)) == value(messages) == value([messages])
+    assert dl.constraints.contexts(["a", messages]) == dl.constraints.contexts(["a", dl.constraints.chat(messages)])
+    ids = bridge.tokenizer("Over the", add_special_tokens=False)["input_ids"]
+    expected = dl.generate(" dog", bridge, 3, prefix=ids)
+    assert dl.generate(" dog", bridge, 3, contexts="Over the").ids == expected.ids
+    before, after = dl.constraints.chat(messages).texts(bridge.tokenizer)
+    answer = dl.generate(before.removeprefix("<|endoftext|>") + " dog" + after, bridge, 3)
+    assert dl.generate(" dog", bridge, 3, contexts=messages).ids == answer.ids
+    for contexts, said in (
+        ([messages, "a"], "continued in one context, and contexts= has 2"),
+        ([7], "A context is a text, a template or a chat; got 7"),
+    ):
+        with pytest.raises(ConstraintError, match=said):
+            dl.generate(" dog", bridge, contexts=contexts)
+    with pytest.raises(FeatureRangeError, match=r"In context 2 of 2: .*there is no position 3"):
+        dl.score("blocks.1.mlp.hook_post[3, 3]", " dog", bridge, contexts=["Over the hill", "a"])
+
+
 def test_settings_of_contexts_are_checked():
     two = ["a {dream}", "b {dream}"]
     for softness, other in ((1e-300, "min"), (1e300, "mean")):
@@ -361,13 +386,15 @@ def test_a_target_of_several_tokens_follows_the_prompt_in_each_context(gpt2):
     assert scorer.score(IDS[0]).value[0] == pytest.approx(min(expected), abs=1e-4)
 
 
-@pytest.mark.parametrize("search", [None, "gcg"])
+@pytest.mark.parametrize("search", ["epo", "frontier"])
 def test_a_run_with_drawn_contexts_goes_on_as_if_it_had_not_stopped(tmp_path, search):
     contexts = dl.constraints.contexts(
         ["Return {dream}", "See also", "Raises"], "soft_min", softness=0.5, gradients_in=2
     )
-    whole = dl.dream(PRE, constraints=contexts, search=search, **{**SMALL, "iterations": 4})
-    dl.dream(PRE, constraints=contexts, search=search, **{**SMALL, "iterations": 2}).save(tmp_path / "run")
+    small = {"children": 6, "parents": 2, "samples": 8, "length": 5, "search": "frontier", "progress": False}
+    small = SMALL if search == "epo" else small
+    whole = dl.dream(PRE, constraints=contexts, **{**small, "iterations": 4})
+    dl.dream(PRE, constraints=contexts, **{**small, "iterations": 2}).save(tmp_path / "run")
     opened = dl.load_run(tmp_path / "run")
     opened.resume(2)
     assert np.array_equal(opened.history.ids, whole.history.ids)
