@@ -209,6 +209,8 @@ class SAE:
             row = row * self._read(self.encoder.decoder_scale, i)
         if self.encoder.scales_by_decoder_norm:  # a latent has this factor already
             row = row / row.norm().clamp_min(1e-30)
+        if self.encoder.whitened:
+            row = row @ self._read("whitening_inverse", None).float()
         return row / self.encoder.input_scale
 
     def _own_tensor(self, name: str, axis: int) -> torch.Tensor:
@@ -283,7 +285,10 @@ class SAE:
             raise
         except Exception as error:
             raise SAEError(f"{self} has no encoder (W_enc) that can be read, so it has no direction.") from error
-        return self._checked("W_enc", column.detach().float().cpu().flatten())
+        column = column.detach().float().cpu().flatten()
+        if self.encoder is not None and self.encoder.whitened and self._read is not None:
+            column = self._read("whitening_matrix", None).float().cpu() @ column
+        return self._checked("W_enc", column)
 
     def check_weights(self) -> None:
         """Raise SAEError if a wrapped object has a weight that is not a finite number.
@@ -435,6 +440,8 @@ class SAE:
             # Layer norm as the format defines it: divide by the sample standard deviation (n - 1) plus epsilon.
             x = x - x.mean(-1, keepdim=True)
             x = x / (x.std(-1, keepdim=True) + 1e-5)
+        if self.encoder.whitened:
+            x = (x - self._weight("whitening_mean", None, x)) @ self._weight("whitening_matrix", None, x)
         return x - self._weight("b_dec", None, x) if self.encoder.subtracts_b_dec else x
 
     def _pre_activation(self, x: torch.Tensor, i: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:

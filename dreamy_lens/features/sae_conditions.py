@@ -43,19 +43,21 @@ IRRELEVANT = frozenset(
     "b_dec_init_method cached_activations_path checkpoint_path compile_llm compile_sae dataset_path "
     "dataset_trust_remote_code dead_feature_threshold dead_feature_window decoder_heuristic_init decoder_init_norm "
     "decoder_orthogonal_init device disable_concat_sequences dtype eval_batch_size_prompts eval_every_n_wandb_logs "
-    "expansion_factor feature_sampling_window finetuning_method finetuning_tokens from_pretrained_path hook_eval "
-    "hook_layer_out hook_point_eval init_encoder_as_decoder_transpose is_dataset_tokenized jumprelu_bandwidth "
-    "jumprelu_init_threshold jumprelu_sparsity_loss_mode jumprelu_tanh_scale l0_coefficient l0_warm_up_steps "
-    "l1_coefficient l1_warm_up_steps llm_compilation_mode log_activations_store_to_wandb log_optimizer_state_to_wandb "
-    "log_to_wandb logger lp_norm lr lr_decay_steps lr_end lr_scheduler_name lr_warm_up_steps matryoshka_widths "
-    "model_class_name mse_loss_normalization n_batches_in_buffer n_checkpoints n_eval_batches n_eval_seqs "
+    "expansion_factor feature_sampling_window finetuning_method finetuning_tokens from_pretrained_path hf_hook_name "
+    "hf_hook_name_out hook_eval hook_layer_out hook_point_eval init_encoder_as_decoder_transpose is_dataset_tokenized "
+    "jumprelu_bandwidth jumprelu_init_threshold jumprelu_sparsity_loss_mode jumprelu_ste_to_input jumprelu_tanh_scale "
+    "l0 l0_coefficient l0_warm_up_steps l1_coefficient l1_warm_up_steps llm_compilation_mode llm_device "
+    "log_activations_store_to_wandb log_optimizer_state_to_wandb log_to_wandb log_weights_to_wandb logger lp_norm lr "
+    "lr_decay_steps lr_end lr_scheduler_name lr_warm_up_steps matryoshka_widths model_class_name "
+    "mse_loss_normalization n_batches_for_norm_estimate n_batches_in_buffer n_checkpoints n_eval_batches n_eval_seqs "
     "n_restart_cycles n_shuffles_final n_shuffles_in_entire_dir n_shuffles_with_last_section neuronpedia_id "
-    "new_cached_activations_path noise_scale normalize_sae_decoder output_path pre_act_loss_coefficient resume "
-    "resume_from_checkpoint run_name sae_compilation_mode save_final_checkpoint "
-    "scale_sparsity_penalty_by_decoder_norm seed sequence_separator_token shuffle_every_n_buffers store_batch_size "
-    "store_batch_size_prompts streaming tokens_per_buffer topk_threshold_lr train_batch_size train_batch_size_tokens "
-    "training_architecture training_architecture_details training_tokens use_cached_activations use_ghost_grads "
-    "use_sparse_activations verbose wandb_entity wandb_id wandb_log_frequency wandb_project".split()
+    "new_cached_activations_path noise_scale normalize_sae_decoder num_dead_features output_path "
+    "pre_act_loss_coefficient prefetch_llm_batches resume resume_from_checkpoint run_name sae_compilation_mode "
+    "save_final_checkpoint scale_sparsity_penalty_by_decoder_norm seed sequence_separator_token "
+    "shuffle_every_n_buffers store_batch_size store_batch_size_prompts streaming target_l0 tokens_per_buffer "
+    "topk_threshold_lr train_batch_size train_batch_size_tokens training_architecture training_architecture_details "
+    "training_tokens use_cached_activations use_ghost_grads use_matryoshka_aux_loss use_sparse_activations verbose "
+    "wandb_entity wandb_id wandb_log_frequency wandb_project".split()
 )
 
 HARMLESS_LOADING = frozenset(

@@ -109,6 +109,13 @@ def _sae(
     encoder = opened.encoder
     conditions = read_conditions(opened.stated, whose, ignored)
     warn_of_unknown_keys(opened.unknown, conditions)
+    if encoder.normalisation == "covariance_whitening" and "normalize_activations" not in ignored:
+        raise SAEError(
+            f"{whose} was trained on whitened activations (normalize_activations: covariance_whitening), and the "
+            f"statistics are not in its files: a checkpoint of SAELens has them in {saelens.WHITENER}. Copy that file "
+            "beside its configuration. If it was folded into the weights, or to use activations as they are: "
+            'load_sae(..., ignore="normalize_activations") or sae_latent(..., ignore="normalize_activations").'
+        )
     if encoder.normalisation == "expected_average_only_in" and "normalize_activations" not in ignored:
         raise SAEError(
             f"{whose} was trained on activations scaled by one number (normalize_activations: "

@@ -355,6 +355,52 @@ def test_every_latent_of_a_dictionary_is_scanned_by_one_text(gpt2, tmp_path):
     assert len(expressions(f'sae_latent("{folder}", 1) * 2', model)) == 1
 
 
+@pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu", "gated"])
+@pytest.mark.parametrize("subtracts", [True, False])
+def test_a_checkpoint_of_a_training_on_whitened_activations_whitens_them(tmp_path, architecture, subtracts):
+    """By the definition of SAELens: the autoencoder sees (x - mean) @ M, and writes z @ M⁻¹."""
+    weights = {name: t.double() for name, t in tensors(architecture).items()}
+    d_in = len(weights["W_enc"])
+    g = torch.Generator().manual_seed(7)
+    mean, matrix = torch.randn(d_in, generator=g), torch.randn(d_in, d_in, generator=g) + 2 * torch.eye(d_in)
+    config = modern(architecture, normalize_activations="covariance_whitening", apply_b_dec_to_input=subtracts)
+    folder = save(tmp_path / "sae", config, tensors(architecture))
+    with pytest.raises(SAEError, match=r"covariance_whitening\), and the statistics are not in its files"):
+        load_sae(folder)
+    x = torch.randn(5, d_in, generator=g)
+    plain = load_sae(folder, ignore="normalize_activations")
+    torch.testing.assert_close(plain.encode(x), load_sae(save(tmp_path / "raw", modern(
+        architecture, apply_b_dec_to_input=subtracts), tensors(architecture))).encode(x))  # fmt: skip
+    inverse = torch.linalg.inv(matrix)
+    statistics = {"mean": mean, "matrix": matrix, "inverse_matrix": inverse.contiguous()}
+    save_file(statistics, folder / "activation_whitening.safetensors")
+    whitened = load_sae(folder)
+    z = (x - mean) @ matrix
+    torch.testing.assert_close(whitened.encode(x), plain.encode(z))
+    torch.testing.assert_close(whitened.latent(x, 2, pre_activation=True), plain.latent(z, 2, pre_activation=True))
+    torch.testing.assert_close(whitened.decoder_row(2), (weights["W_dec"][2] @ inverse.double()).float())
+    column = (matrix.double() @ weights["W_enc"])[:, 2].float()
+    torch.testing.assert_close(whitened.encoder_column(2), column, atol=1e-5, rtol=1e-4)
+    folded = load_sae(whitened.save(tmp_path / "folded"))
+    torch.testing.assert_close(folded.encode(x), whitened.encode(x), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(folded.decoder_row(2), whitened.decoder_row(2), atol=1e-5, rtol=1e-4)
+    save_file({**statistics, "matrix": matrix[:, 1:].contiguous()}, folder / "activation_whitening.safetensors")
+    with pytest.raises(SAEError, match=r"has matrix of shape .* and it reads activations of width"):
+        load_sae(folder)
+
+
+def test_a_checkpoint_states_the_number_that_its_activations_were_scaled_by(tmp_path):
+    config = modern("standard", normalize_activations="expected_average_only_in")
+    folder = save(tmp_path / "sae", config, tensors("standard"))
+    x = torch.randn(5, tensors("standard")["W_enc"].shape[0], generator=torch.Generator().manual_seed(7))
+    plain = load_sae(folder, ignore="normalize_activations")
+    (folder / "activation_scaler.json").write_text('{"scaling_factor": 0.25, "has_whitening": false}')
+    torch.testing.assert_close(load_sae(folder).encode(x), plain.encode(0.25 * x))
+    (folder / "activation_scaler.json").write_text('{"scaling_factor": null}')
+    with pytest.raises(SAEError, match="which its files do not hold"):
+        load_sae(folder)
+
+
 class AsInSAELens(torch.nn.Module):
     """An object with the names of SAELens and a configuration, which may subtract the decoder's bias or not."""
 
