@@ -62,9 +62,13 @@ def load(path: str | os.PathLike[str], model: Any = None, *, fluency_model: Any 
 
         return Sweep.load(path, model, fluency_model=fluency_model)
     if kind == "scan":
-        from dreamy_lens.cluster.remote_scan import open_scan
+        if "://" in place:
+            from dreamy_lens.cluster.remote_scan import open_scan
 
-        return open_scan(path, model)
+            return open_scan(place, model)
+        from dreamy_lens.scan.examples import Examples
+
+        return Examples.load(path, model)
     if kind == "study":
         from dreamy_lens.results.study import StudyResult
 
