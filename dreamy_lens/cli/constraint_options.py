@@ -23,6 +23,21 @@ CONSTRAINT_OPTIONS = (
 """Names of the options of :func:`add_constraints`."""
 
 
+def add_around(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the one template or chat around the prompt."""
+    template = "fixed text around the prompt, as in 'User: {dream} Assistant:'"
+    parser.add_argument("--template", metavar="TEXT", help=template)
+    chat = "message of the user with {dream} in it, or a .json file of messages, written by the model's chat template; "
+    chat += "the file may also have an object with messages, tools and add_generation_prompt"
+    parser.add_argument("--chat", metavar="TEXT", help=chat)
+
+
+def given_around(options: argparse.Namespace) -> list[Any]:
+    """Return the template and the chat that the options of :func:`add_around` give, of which there may be one."""
+    given: list[Any] = [dl.constraints.template(options.template)] if options.template is not None else []
+    return given + ([_chat(options.chat)] if options.chat is not None else [])
+
+
 def add_constraints(parser: argparse.ArgumentParser) -> None:
     """Add the options for constraints on prompts."""
     forbid = "text that must not occur, in upper or lower case; may be repeated"
@@ -30,11 +45,7 @@ def add_constraints(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--varied", action="store_true", help="only prompts that do not repeat themselves")
     parser.add_argument("--round-trip", action="store_true", help="only prompts whose text encodes to the same tokens")
     parser.add_argument("--printable", action="store_true", help="only tokens of printable characters")
-    template = "fixed text around the prompt, as in 'User: {dream} Assistant:'"
-    parser.add_argument("--template", metavar="TEXT", help=template)
-    chat = "message of the user with {dream} in it, or a .json file of messages, written by the model's chat template; "
-    chat += "the file may also have an object with messages, tools and add_generation_prompt"
-    parser.add_argument("--chat", metavar="TEXT", help=chat)
+    add_around(parser)
     context = "one of several contexts of the prompt: a template, a text before the prompt, or a .json file of a chat; "
     parser.add_argument("--context", metavar="TEXT", action="append", help=f"{context}repeat it for each")
     source = "draw contexts before the prompt from a corpus: a file, folder, pattern, URL, or id of a data set"
@@ -60,8 +71,7 @@ def given_constraints(options: argparse.Namespace) -> list[Any]:
     constraints += [dl.constraints.round_trip()] * options.round_trip
     constraints += [dl.constraints.varied()] * options.varied
     constraints += [dl.constraints.printable()] * options.printable
-    constraints += [dl.constraints.template(options.template)] if options.template is not None else []
-    constraints += [_chat(options.chat)] if options.chat is not None else []
+    constraints += given_around(options)
     if options.passages is not None and options.contexts_from is None:
         options.misused("--passages is about --contexts-from; give it with a corpus")
     if options.context is not None or options.contexts_from is not None:

@@ -367,6 +367,14 @@ def test_the_command_line_takes_chats_and_passages_as_contexts_for_dreams_and_sw
     assert main(["sweep", *common, "--seeds", "1", "--out", str(tmp_path / "sweep")]) == 0
     swept = dl.load(tmp_path / "sweep")[0]
     assert swept.constraints == expected and np.array_equal(swept.history.ids, run.history.ids)
+    capsys.readouterr()
+    written = ["generate", " cat", "--model", str(folder), "--tokens", "3", "--json", "--quiet"]
+    for option, contexts in ((["--chat", str(tmp_path / "chat.json")], frames[0]), (["--template", "a{dream}"], "a")):
+        assert main([*written, *option]) == 0
+        expected_ids = dl.generate(" cat", str(folder), 3, contexts=contexts).ids
+        assert json.loads(capsys.readouterr().out)["ids"] == list(expected_ids)
+    with pytest.raises(SystemExit):
+        main([*written, "--chat", "{dream}", "--template", "a{dream}"])
     (tmp_path / "chat.json").write_text("[")
     assert main(["dream", *common]) == 1
     assert "The messages of the chat in " in capsys.readouterr().err
