@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -52,6 +53,22 @@ def expanded(path: StrPath) -> Path:
     return Path(os.path.expanduser(path))
 
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+:/")
+
+
+def check_local(path: StrPath) -> None:
+    """Raise FileWriteError if a path is a URL, of which a folder such as "s3:" would be made on this machine.
+
+    >>> check_local("runs/L2.N17")
+    """
+    text = os.fspath(path)
+    if _URL.match(text):
+        raise FileWriteError(
+            f"{text[:300]!r} is a URL, and this is written to a folder of this machine: name one, and copy it. Sweeps "
+            "and scans write to URLs: sweep(features, out=URL), max_activating(features, out=URL)."
+        )
+
+
 @contextlib.contextmanager
 def replacing(path: StrPath, full: bool = False) -> Iterator[Path]:
     """Replace a file or folder in one step, when the `with` block ends.
@@ -65,6 +82,7 @@ def replacing(path: StrPath, full: bool = False) -> Iterator[Path]:
         full: Whether to replace a folder with files in it. It is moved aside under a hidden name beside `path`, and
             deleted when the new one is in its place; a process that dies between the two leaves both.
     """
+    check_local(path)
     target = Path(path)
     # Only the beginning of the name, so that every name that the file system takes has a temporary name, too.
     temporary = target.with_name(f".{target.name[:32]}.{secrets.token_hex(4)}.tmp")
@@ -104,6 +122,7 @@ def write_whole(path: StrPath, data: bytes) -> Path:
         path: File to write or to replace.
         data: Content of the file.
     """
+    check_local(path)
     file = expanded(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as temporary:
@@ -146,6 +165,7 @@ def write_file(path: StrPath, data: bytes) -> Path:
     Raises:
         FileWriteError: The file cannot be written; the message says why, and what to do.
     """
+    check_local(path)
     try:
         file = Path(path).expanduser()
         target = Path(os.path.realpath(file))
@@ -248,8 +268,9 @@ def check_folder_name(folder: StrPath, what: str, instead: str = "") -> None:
         instead: Sentence that says what writes files.
 
     Raises:
-        FileWriteError: The name ends like that of a file.
+        FileWriteError: The name ends like that of a file, or is a URL.
     """
+    check_local(folder)
     if not os.path.isdir(expanded(folder)):
         check_ending(folder, (), f"{what}, which is a folder,", instead)
 
@@ -263,6 +284,7 @@ def check_file(path: StrPath) -> None:
     Raises:
         FileWriteError: The file cannot be written; the message says why, and what to do.
     """
+    check_local(path)
     try:
         target = Path(os.path.realpath(Path(path).expanduser()))
         if target.is_dir():
@@ -313,6 +335,7 @@ def check_writable(folder: StrPath) -> None:
     Args:
         folder: Folder, which need not exist.
     """
+    check_local(folder)
     # Permission bits do not decide everything, so try to create a folder in the nearest parent that exists.
     path = Path(os.path.realpath(expanded(folder)))
     for parent in (path, *path.parents):

@@ -30,7 +30,7 @@ def test_every_warning_of_the_package_goes_through_one_function():
 
 @pytest.mark.parametrize("pre_activation", [False, True])
 def test_a_warning_points_at_the_line_that_called_the_package(gpt2, tmp_path, pre_activation):
-    folder, _ = saved(tmp_path / f"sae-{pre_activation}", 32, context_size=3, twist=2, prepend_bos=True)
+    folder, _ = saved(tmp_path / f"sae-{pre_activation}", 32, seqpos_slice=[0, 2], twist=2, prepend_bos=True)
     feature = dl.sae_latent(folder, 3, pre_activation=pre_activation)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

@@ -22,11 +22,11 @@ from dreamy_lens.errors import FeatureError, FeatureRangeError, PromptError, Set
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.compile import Compiler, left_over
 from dreamy_lens.features.directions import Direction
-from dreamy_lens.features.forward_pass import ForwardPass, RowLayout, check_position, check_training
+from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass, RowLayout, check_position, check_training
 from dreamy_lens.features.parser import parse
 from dreamy_lens.features.sae_loading import load_sae
 from dreamy_lens.features.shapes import ShapeProbe
-from dreamy_lens.models.hooked_model import HookedModel
+from dreamy_lens.models.hooked_model import HookedModel, locked
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.scoring.batching import BatchRunner, memory_budget
 from dreamy_lens.scoring.prompts import as_ids
@@ -57,6 +57,10 @@ def difference(
     """Compute the direction from one set of texts to another; `dl.direction.difference` describes the arguments."""
     if method not in METHODS:
         raise SettingsError(f"method is {quoted(method)}; it is one of {', '.join(map(repr, METHODS))}.")
+    if shrinkage is not None and method != "whitened":
+        raise SettingsError(f'shrinkage= belongs to method="whitened", and method is {method!r}; leave it out.')
+    if penalty != 1.0 and method != "probe":
+        raise SettingsError(f'penalty= belongs to method="probe", and method is {method!r}; leave it out.')
     operand = read_operand(hook, position)
     sides = [
         _example_ids(given, model, prepend_bos, add_generation_prompt, side)
@@ -119,9 +123,9 @@ def read_vectors(
     """Read one vector of activations for each prompt.
 
     Args:
-        operand: Expression that leaves exactly one axis of units.
+        operand: Expression that leaves exactly one axis of units; parts of it may be of other models.
         prompts: Token ids of the prompts, without the BOS; their lengths may differ.
-        model: Model that is run.
+        model: Model whose tokenizer the ids are of.
         prepend_bos: Whether a BOS stands before every prompt; None is the model's convention.
         batch_size: Most prompts in one pass; None chooses the number.
 
@@ -129,11 +133,13 @@ def read_vectors(
         FeatureRangeError: The operand leaves no vector, or reads a position that a prompt does not have.
         PromptError: A prompt is too long for the model.
     """
-    model.renew()
-    model.check_weights()
     probe = ShapeProbe(model, operand, prepend_bos)
     compiler = Compiler(probe)
     axes, compute = compiler.build(operand)
+    models = [m for m, names in compiler.hooks.items() if names or m in compiler.logits]
+    for each in models:
+        each.renew()
+        each.check_weights()
     if [axis.name for axis in axes] != ["unit"]:
         raise FeatureRangeError(
             f"{operand.long_label} leaves {left_over(axes) or 'a single number'} for each text, and a direction is one "
@@ -143,11 +149,12 @@ def read_vectors(
     runner = BatchRunner(batch_size, "texts")
     for length in sorted({len(prompt) for prompt in prompts}):
         layout = RowLayout(len(probe.bos), 0, length, 0)
-        if model.n_ctx is not None and layout.total > model.n_ctx:
-            raise PromptError(
-                f"A text has {layout.total} tokens{' with the BOS' if layout.bos else ''}, and {model.name}'s context "
-                f"is {model.n_ctx}; shorten it."
-            )
+        for each in models:
+            if each.n_ctx is not None and layout.total > each.n_ctx:
+                raise PromptError(
+                    f"A text has {layout.total} tokens{' with the BOS' if layout.bos else ''}, and {each.name}'s "
+                    f"context is {each.n_ctx}; shorten it."
+                )
         for element, what in compiler.positions:
             check_position(element, layout, what)
         check_training(compiler.conditions, layout)
@@ -155,10 +162,13 @@ def read_vectors(
         ids = np.stack([np.concatenate([probe.bos, prompts[i]]).astype(np.int64) for i in chosen])
 
         def read(at: slice, ids: np.ndarray = ids, layout: RowLayout = layout) -> np.ndarray:
-            rows = to_device(ids[at], model.device)
-            with model.lock, torch.no_grad():
-                activations, logits = model.run(rows, probe.hooks, logits=model in compiler.logits)
-                return to_host(compute({model: ForwardPass(activations, logits, rows, layout)}).float())[0]
+            readings: dict[HookedModel, ActivationSource] = {}
+            with locked(models), torch.no_grad():
+                for each in models:
+                    rows = to_device(ids[at], each.device)
+                    activations, logits = each.run(rows, compiler.hooks[each], logits=each in compiler.logits)
+                    readings[each] = ForwardPass(activations, logits, rows, layout)
+                return to_host(compute(readings).float())[0]
 
         parts = runner.map(read, len(ids), budget=memory_budget(model, "scoring"), row_tokens=layout.total)
         out[chosen] = np.concatenate(parts)
@@ -204,14 +214,14 @@ def neuron_weights(layer: int, index: int, weights: str, model: HookedModel, nam
 
 
 def sae_weights(
-    sae: Any, latent: int, weights: str, hook: str | None, ignore: Any, name: str | None = None
+    sae: Any, latent: int, weights: str, hook: str | None, ignore: Any, sae_id: str | None, name: str | None = None
 ) -> Direction:
     """Return the decoder row or the encoder column of a latent."""
     if weights not in ("decoder", "encoder"):
         raise SettingsError(f"weights is {quoted(weights)}; it is 'decoder' or 'encoder'.")
     from dreamy_lens.features.constructors import sae_latent
 
-    node = sae_latent(sae, latent, hook=hook, ignore=ignore)
+    node = sae_latent(sae, latent, hook=hook, ignore=ignore, sae_id=sae_id)
     loaded = load_sae(node.sae, node.hook, ignore=node.ignore)
     loaded.check_weights()
     vector = loaded.decoder_row(node.latent) if weights == "decoder" else loaded.encoder_column(node.latent)
@@ -332,11 +342,13 @@ def _example_ids(
     given: Any, model: HookedModel, prepend_bos: bool | None, add_generation_prompt: bool, side: str
 ) -> list[np.ndarray]:
     """Return the token ids of the texts of one side, without the BOS that stands before them."""
-    examples = [given] if _is_chat(given) else given
+    examples: Any = [given] if _is_chat(given) else given
     if isinstance(examples, Mapping):
         raise FeatureError(
             f"The {side} side is one message; a chat is a list of messages, and a side is a chat or a list of texts."
         )
+    if hasattr(examples, "__iter__") and not hasattr(examples, "__len__"):
+        examples = list(examples)  # of a generator
     if not isinstance(examples, str) and hasattr(examples, "__len__") and len(examples) == 0:
         raise FeatureRangeError(f"The {side} side has no texts; give at least one text, or one chat.")
     if isinstance(examples, (list, tuple)) and any(_is_chat(example) for example in examples):

@@ -16,6 +16,7 @@ from dreamy_lens.api.compare import compare
 from dreamy_lens.api.dream import dream, load_run
 from dreamy_lens.api.max_activating import max_activating
 from dreamy_lens.api.signatures import show_settings
+from dreamy_lens.cluster.remote_scan import local_examples
 from dreamy_lens.comparison.card import PARTS, Card, attribute_prompts, continue_prompts
 from dreamy_lens.comparison.compatibility import check_same_fluency, examples_of, open_examples
 from dreamy_lens.comparison.merged_runs import fluency_model_of, merge_runs_of, model_of, prompt_length
@@ -60,8 +61,8 @@ def card(
         corpus: Anything that :func:`dreamy_lens.corpus.open` takes; None is the documentation of the installed Python
             packages.
         run: Dreams to show: a :class:`Dream`, several of the feature, or the folder of one. None makes a new run.
-        examples: Examples of the feature in a corpus, from :func:`dreamy_lens.max_activating`, or the folder that
-            holds them. They may be those of many features. None scans `corpus`, or opens a cached scan of it.
+        examples: Examples of the feature in a corpus, from :func:`dreamy_lens.max_activating`, or the folder or
+            URL that holds them. They may be those of many features. None scans `corpus`, or opens a cached scan of it.
         scan: Settings of that scan, such as ``{"tokens": 1_000_000}``. By default, windows have as many tokens as the
             dreams.
         path: File to write the page to; None writes no file.
@@ -131,7 +132,7 @@ def card(
         settings["fluency_model"] = fluency = None if fluency is hooked else fluency
     # Everything that may fail comes before everything that takes long.
     if examples is not None:
-        examples = open_examples(examples)
+        examples = open_examples(local_examples(examples))
         if merged is None:
             check_same_fluency(None if fluency is None else fluency.name, examples.header)
     bos = settings.get("prepend_bos") if merged is None else merged.runs[0].provenance.prepend_bos

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dreamy_lens._host import silenced, working
+from dreamy_lens.cluster.remote_scan import local_examples
 from dreamy_lens.comparison.build import build_comparison
 from dreamy_lens.comparison.comparison import Comparison
 from dreamy_lens.comparison.merged_runs import merge_runs
@@ -66,7 +67,7 @@ def compare(
         if not 0 <= q <= 1:
             raise SettingsError(f"A quantile is a share from 0 to 1, such as 0.99; got {quoted(q)}.")
     with working("Comparing the dreams with the windows of the corpus", progress):
-        return build_comparison(merged, examples, chosen_limits, quantiles, corpus, values, progress)
+        return build_comparison(merged, local_examples(examples), chosen_limits, quantiles, corpus, values, progress)
 
 
 def _parse_limits(given: float | Iterable[float] | None) -> tuple[float, ...] | None:

@@ -59,7 +59,7 @@ class _Directions:
                 these. A chat is a list of messages, which the tokenizer's own chat template writes.
             negative: Texts of the other side.
             hook: Name of a hook point, such as ``blocks.2.hook_resid_post``, or an expression that leaves its units,
-                such as ``hook("blocks.1.attn.hook_z")[-1, 3]``.
+                such as ``hook("blocks.1.attn.hook_z")[-1, 3]``, or ``hook(name)[-1].on(other)`` of another model.
             model: TransformerBridge, Hugging Face id, or folder of a model; None is the embedded model.
             method: "mean" is the difference of the means of the two sides. "whitened" multiplies it by the inverse of
                 the covariance within the sides, so that units that vary anyway count less. "probe" is the weights of a
@@ -174,6 +174,7 @@ class _Directions:
         *,
         hook: str | None = None,
         ignore: str | Iterable[str] | None = None,
+        sae_id: str | None = None,
         name: str | None = None,
     ) -> Direction:
         """Return the decoder row or the encoder weights of a latent of a sparse autoencoder.
@@ -184,9 +185,10 @@ class _Directions:
             weights: "decoder" for what the latent writes, "encoder" for what it reads.
             hook: Hook point of the autoencoder, if it does not name it.
             ignore: Conditions of its training that are not kept.
+            sae_id: Dictionary within the source: a folder of a repository, or the id in a release.
             name: Name of the direction.
         """
-        return sae_weights(sae, latent, weights, hook, ignore, name)
+        return sae_weights(sae, latent, weights, hook, ignore, sae_id, name)
 
     def __repr__(self) -> str:
         return (

@@ -17,6 +17,7 @@ from dreamy_lens.analysis.explanation_prompts import Examinee, ShownText, explan
 from dreamy_lens.analysis.explanation_scores import detection, fuzzing, simulation
 from dreamy_lens.analysis.prediction import predict
 from dreamy_lens.api.dream import load_run
+from dreamy_lens.cluster.remote_scan import local_examples
 from dreamy_lens.comparison.compatibility import examples_of, open_examples
 from dreamy_lens.comparison.merged_runs import dreams_of, merge_runs, model_of, prompt_length
 from dreamy_lens.errors import FeatureError, LLMError, PromptError, SettingsError, names_keywords, quoted, warn
@@ -112,7 +113,7 @@ def explain(
         raise SettingsError("The run has no prompt with finite scores, so there is nothing to explain the feature by.")
     if examples is None and evidence == "windows":
         raise SettingsError('evidence="windows" shows windows of a corpus, and there are no examples. Give examples=.')
-    windows = None if examples is None else examples_of(open_examples(examples), merged)
+    windows = None if examples is None else examples_of(open_examples(local_examples(examples)), merged)
     held = _split(windows, count, seed) if windows is not None else None
     dreams = _distinct(merged.frontier.prompts, count)
     feature = parse(merged.runs[0].provenance.feature)

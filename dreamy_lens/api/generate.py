@@ -11,6 +11,7 @@ from dreamy_lens.errors import names_keywords
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results.continuation import Continuation
 from dreamy_lens.scoring.prompts import PromptFrame
+from dreamy_lens.search.frames import template_around
 
 
 @names_keywords
@@ -24,6 +25,7 @@ def generate(
     top_p: float | None = None,
     seed: int = 0,
     prepend_bos: bool | None = None,
+    contexts: Any = None,
     prefix: Sequence[int] = (),
     suffix: Sequence[int] = (),
 ) -> Continuation:
@@ -42,6 +44,7 @@ def generate(
         top_p: Smallest sum of probabilities of the most probable tokens to sample from (nucleus sampling); None is 1.
         seed: Seed of the sampling.
         prepend_bos: Whether a BOS token stands before the prompt; None is the model's convention.
+        contexts: Template or chat around the prompt, of :mod:`dreamy_lens.constraints`, or its text.
         prefix: Token ids of a template before the prompt.
         suffix: Token ids of a template after the prompt.
 
@@ -51,6 +54,7 @@ def generate(
 
     Raises:
         ModelError: The model sees later tokens, as BERT does, so it cannot continue a text.
+        ConstraintError: `contexts` is no template or chat, or is several.
         PromptError: There is not exactly one prompt, or it fills the model's context.
         SettingsError: A setting has a value that it cannot have.
 
@@ -62,7 +66,8 @@ def generate(
     True
     """
     hooked = as_hooked(model)
-    frame = PromptFrame.of(hooked, bool(hooked.bos(prepend_bos)), prefix, suffix)
+    before, after = template_around(contexts, hooked, prefix, suffix)
+    frame = PromptFrame.of(hooked, bool(hooked.bos(prepend_bos)), before, after)
     with working("Continuing the prompt"):
         return continue_prompt(
             frame, hooked, prompt, n_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed

@@ -20,9 +20,8 @@ def load(path: str | os.PathLike[str], model: Any = None, *, fluency_model: Any 
 
     Args:
         path: Folder of a run (`run.save`), of several (`runs.save`), of a sweep (`dl.sweep(out=)`), of a scan
-            (`dl.max_activating(out=)`) or of a study (`dl.studies.seeds(out=)`); or a JSON file of a frontier, of
-            merged runs, of an attribution
-            (`.save`) or of a comparison (`comparison.save`).
+            (`dl.max_activating(out=)`), both also at a URL, or of a study (`dl.studies.seeds(out=)`); or a JSON file of
+            a frontier, of merged runs, of an attribution (`.save`) or of a comparison (`comparison.save`).
         model: Model to continue with or to compute with; None is the model that was saved, loaded when it is needed.
         fluency_model: Fluency model of runs that had one; None is the one that was saved.
         feature: Feature of a single run whose text alone cannot rebuild it; see :func:`dreamy_lens.load_run`.
@@ -45,6 +44,11 @@ def load(path: str | os.PathLike[str], model: Any = None, *, fluency_model: Any 
     """
     place = os.fspath(path)
     kind = kind_of(place)
+    if kind in ("run", "runs", "study") and "://" in place:
+        raise RunFolderError(
+            f"{quoted(place)} holds a {kind.removesuffix('s')}, which is opened from a folder of this machine: copy "
+            "the folder. Sweeps and scans are opened at URLs."
+        )
     if kind == "run":
         from dreamy_lens.api.dream import load_run
 
@@ -58,6 +62,10 @@ def load(path: str | os.PathLike[str], model: Any = None, *, fluency_model: Any 
 
         return Sweep.load(path, model, fluency_model=fluency_model)
     if kind == "scan":
+        if "://" in place:
+            from dreamy_lens.cluster.remote_scan import open_scan
+
+            return open_scan(place, model)
         from dreamy_lens.scan.examples import Examples
 
         return Examples.load(path, model)
@@ -72,7 +80,7 @@ def kind_of(path: str) -> str:
     """Return what is saved at a path: "run", "runs", "sweep", "scan", "study" or "file".
 
     Args:
-        path: Folder, file, or URL of a sweep.
+        path: Folder, file, or URL of a sweep or a scan.
 
     Raises:
         RunFolderError: There is nothing at the path, or a folder with nothing that dreamy_lens saved.

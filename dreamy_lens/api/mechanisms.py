@@ -10,6 +10,7 @@ import numpy as np
 from dreamy_lens._host import working
 from dreamy_lens.analysis.mechanisms import PromptPool, find_mechanisms
 from dreamy_lens.api.signatures import parse_first
+from dreamy_lens.cluster.remote_scan import local_examples
 from dreamy_lens.comparison.compatibility import open_examples
 from dreamy_lens.errors import SettingsError, names_keywords, quoted
 from dreamy_lens.models.load import as_hooked
@@ -162,7 +163,7 @@ def _windows_of(examples: Any, count: int, feature: Any) -> list[tuple[int, ...]
         raise SettingsError(f"windows is {quoted(count)}; it is a whole number of at least 1.")
     if examples is None:
         return []
-    found = open_examples(examples)
+    found = open_examples(local_examples(examples))
     if isinstance(found, Examples):
         if feature is None:
             return []

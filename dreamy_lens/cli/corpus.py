@@ -131,13 +131,13 @@ def add_compare(commands: Commands) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
+    from dreamy_lens.cluster.remote_scan import open_scan
     from dreamy_lens.comparison.content import SEARCH_ALL
-    from dreamy_lens.scan.examples import Examples
 
     if options.out:
         check_file(options.out)
     runs = [dl.load_run(path) for path in options.runs]
-    examples = Examples.load(options.examples)
+    examples = open_scan(options.examples)
     run = runs[0] if len(runs) == 1 else runs
     comparison = dl.compare(run, examples, limits=options.limit, corpus=options.corpus)
     text = str(comparison).replace(SEARCH_ALL, "--corpus SOURCE")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from typing import Any
 
 import dreamy_lens as dl
 from dreamy_lens._files import check_page, expanded
 from dreamy_lens.cli.commands import Commands
+from dreamy_lens.cli.constraint_options import CONSTRAINT_OPTIONS, add_constraints, given_constraints
 from dreamy_lens.cli.corpus import print_windows
 from dreamy_lens.cli.options import (
     add_model,
@@ -28,7 +28,7 @@ from dreamy_lens.cli.options import (
 from dreamy_lens.cli.output import add_output, print_result
 from dreamy_lens.cli.sweep import print_sweep, report_failed
 from dreamy_lens.comparison.content import SEARCH_ALL
-from dreamy_lens.errors import ConstraintError, RunFolderError
+from dreamy_lens.errors import RunFolderError
 from dreamy_lens.results.storage import RUN
 from dreamy_lens.runs.dreams import folders_of
 from dreamy_lens.runs.frames import check_replay
@@ -49,25 +49,7 @@ def add_dream(commands: Commands) -> None:
     add_output(parser, "the frontier")
     add_settings(parser)
     add_start(parser)
-    parser.add_argument(
-        "--forbid",
-        metavar="TEXT",
-        action="append",
-        help="text that must not occur, in upper or lower case; may be repeated",
-    )
-    parser.add_argument("--varied", action="store_true", help="only prompts that do not repeat themselves")
-    parser.add_argument("--round-trip", action="store_true", help="only prompts whose text encodes to the same tokens")
-    parser.add_argument("--printable", action="store_true", help="only tokens of printable characters")
-    template = "fixed text around the prompt, as in 'User: {dream} Assistant:'"
-    parser.add_argument("--template", metavar="TEXT", help=template)
-    chat = "message of the user with {dream} in it, or a .json file of messages, written by the model's chat template"
-    parser.add_argument("--chat", metavar="TEXT", help=chat)
-    context = "one of several contexts of the prompt: a template, or a text before the prompt; repeat it for each"
-    parser.add_argument("--context", metavar="TEXT", action="append", help=context)
-    combine = f"combination of the values in the contexts: {', '.join(dl.constraints.COMBINATIONS)} (default mean)"
-    parser.add_argument("--combine", metavar="NAME", choices=dl.constraints.COMBINATIONS, help=combine)
-    softness = "softness of --combine soft_min, in the feature's units (default 1)"
-    parser.add_argument("--softness", metavar="X", type=float, help=softness)
+    add_constraints(parser)
     add_quiet(parser)
 
 
@@ -99,7 +81,7 @@ def _dream(options: argparse.Namespace) -> int:
             options.feature,
             model,
             start=options.start,
-            constraints=_constraints(options),
+            constraints=given_constraints(options),
             fluency_model=options.fluency_model,
             save_to=options.out,
             progress=progress_of(options),
@@ -110,40 +92,12 @@ def _dream(options: argparse.Namespace) -> int:
     return int(run.worker is not None and run.worker.save_error is not None)  # a warning has said why
 
 
-def _constraints(options: argparse.Namespace) -> list[Any]:
-    constraints: list[Any] = [dl.constraints.forbid_text(text) for text in options.forbid or ()]
-    constraints += [dl.constraints.round_trip()] * options.round_trip
-    constraints += [dl.constraints.varied()] * options.varied
-    constraints += [dl.constraints.printable()] * options.printable
-    constraints += [dl.constraints.template(options.template)] if options.template is not None else []
-    constraints += [dl.constraints.chat(_messages(options.chat))] if options.chat is not None else []
-    if options.context is not None:
-        softness = {} if options.softness is None else {"softness": options.softness}
-        constraints.append(dl.constraints.contexts(options.context, options.combine or "mean", **softness))
-    elif options.combine is not None or options.softness is not None:
-        options.misused("--combine and --softness are about several contexts; give them with --context")
-    return constraints
-
-
-def _messages(text: str) -> Any:
-    """Return the messages of a chat: those of a JSON file, or one message of the user."""
-    if not text.endswith(".json"):
-        return text
-    try:
-        return json.loads(expanded(text).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConstraintError(f"The messages of the chat cannot be read from {text}: {error.strerror}.") from None
-    except ValueError as error:
-        raise ConstraintError(f"{text} has no JSON list of messages: {error}.") from None
-
-
 def _saved_run(options: argparse.Namespace) -> Any:
     """Open the run to continue; options that would change its settings are wrong usage."""
     changes = given_settings(options)
     changes.pop("iterations", None)
     bos = changes.pop("prepend_bos", None)
-    around = ("template", "chat", "context", "combine", "softness")
-    run_options = ("seeds", "start", "forbid", "round_trip", "varied", "printable", *around, "fluency_model")
+    run_options = ("seeds", "start", *CONSTRAINT_OPTIONS, "fluency_model")
     unusable = ["the feature"] * (options.feature is not None)
     unusable += [flag_of(name) for name in changes]
     unusable += [flag_of(name) for name in run_options if getattr(options, name) not in (None, False)]

@@ -11,6 +11,7 @@ import dreamy_lens as dl
 from dreamy_lens._files import cached_json
 from dreamy_lens._host import versions
 from dreamy_lens.cli.commands import Commands
+from dreamy_lens.cli.constraint_options import add_around, given_around
 from dreamy_lens.cli.options import add_model, add_page, add_quiet, announce, load_selected_model, report_file
 from dreamy_lens.cli.output import add_output, print_json, print_result
 from dreamy_lens.cli.strip import print_strip
@@ -63,6 +64,7 @@ def add_generate(commands: Commands) -> None:
     top_p = "smallest sum of probabilities of the most probable tokens to sample from"
     parser.add_argument("--top-p", type=float, metavar="P", help=top_p)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampling (default 0)")
+    add_around(parser)
     add_output(parser, "the written tokens")
     add_quiet(parser, "do not say what is being done")
 
@@ -70,6 +72,10 @@ def add_generate(commands: Commands) -> None:
 def _generate(options: argparse.Namespace) -> None:
     model = load_selected_model(options)
     settings = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed", "prepend_bos")}
+    around = given_around(options)
+    if len(around) > 1:
+        options.misused("--template and --chat are both given; keep one")
+    settings["contexts"] = around[0] if around else None
     continuation = dl.generate(options.prompt, model, options.tokens, **settings)
     document = {"kind": "Continuation", **continuation.to_dict()}
     print_result(continuation, options, lambda: print(f"{continuation.prompt}{continuation.text}"), document)

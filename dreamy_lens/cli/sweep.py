@@ -8,6 +8,7 @@ from typing import Any
 
 import dreamy_lens as dl
 from dreamy_lens.cli.commands import Commands
+from dreamy_lens.cli.constraint_options import add_constraints, given_constraints
 from dreamy_lens.cli.options import (
     add_model,
     add_quiet,
@@ -40,6 +41,7 @@ def add_sweep(commands: Commands) -> None:
     )
     add_settings(parser, without=("seed",))
     add_start(parser)
+    add_constraints(parser)
     together = "number of runs to score in the same passes; more is faster on a GPU (default 1)"
     parser.add_argument("--together", type=int, default=1, metavar="N", help=together)
     add_ray(parser)
@@ -56,6 +58,7 @@ def _sweep(options: argparse.Namespace) -> int:
         out=options.out,
         seeds=range(options.seeds),
         start=options.start,
+        constraints=given_constraints(options),
         fluency_model=options.fluency_model,
         together=options.together,
         progress=progress_of(options),

@@ -208,8 +208,8 @@ def sae_latent(
             inactive latent is exactly zero, while the gradient of its pre-activation shows how to activate it.
         hook: Hook point to read. Needed only if the autoencoder does not name its hook point.
         ignore: Conditions of its training that are not kept: "model_name", "prepend_bos",
-            "model_from_pretrained_kwargs", "model_kwargs", "normalize_activations". Without it, a model or a prompt
-            that does not fit them raises an error.
+            "model_from_pretrained_kwargs", "model_kwargs", "normalize_activations", "context_size". Without it, a model
+            or a prompt that does not fit them raises an error.
         sae_id: Dictionary within the source: a folder of a repository ``owner/repository``, or the id in a release.
     """
     if getattr(sae, "reference", None) is not None:  # what `load_sae` returns: its text form says the same

@@ -13,6 +13,7 @@ from urllib.parse import unquote as percent_decoded
 
 import numpy as np
 
+from dreamy_lens._files import check_local
 from dreamy_lens.errors import FeatureError, FeatureRangeError, quoted
 from dreamy_lens.features.direction_files import TENSOR, checked_vector, read_direction
 from dreamy_lens.features.paths import checked_path
@@ -187,6 +188,7 @@ _PLAIN = " ()[]:.'-/+@*#="
 
 def checked_file(path: str | Path) -> Path:
     """Return the path of a file that a direction can be saved to; raise FeatureError if its ending is another."""
+    check_local(path)
     file = Path(checked_path(str(path), "A direction's file")).expanduser()
     if file.suffix != ".safetensors":
         raise FeatureError(f"A direction is saved in a .safetensors file; {file.name!r} does not end so.")

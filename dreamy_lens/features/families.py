@@ -3,7 +3,8 @@
 An expression that keeps axes of units or heads stands for one feature per entry: ``hook(name)[-1]`` for every
 neuron of a layer, ``hook(name)[..., :].max()`` for the maximum of each over the prompt. A `*` in a hook point's name
 stands for every name of the model that matches: ``hook("blocks.*.mlp.hook_post")[-1]`` is every MLP neuron of the
-model. The model determines the units, so a family is expanded when it is bound to a model.
+model. The text ``sae_latent("folder", *)`` is every latent of a dictionary. The model determines the units, so a family
+is expanded when it is bound to a model.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from dreamy_lens.errors import FeatureError, FeatureRangeError, UnknownHookError, quoted
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.constructors import hook
-from dreamy_lens.features.lexer import NEURONS, WILD_NAME
+from dreamy_lens.features.lexer import LATENTS, NEURONS, WILD_NAME
 from dreamy_lens.features.parser import parse
 from dreamy_lens.features.shapes import Axes, ShapeProbe
 from dreamy_lens.models.hooked_model import HookedModel
@@ -104,6 +105,8 @@ def _flat(features: Any) -> Iterator[Any]:
 
 
 def _spread(given: str | ex.Feature, model: HookedModel) -> list[ex.Feature]:
+    if isinstance(given, str) and (latents := LATENTS.search(given)) is not None:
+        return _latents(given, latents)
     if isinstance(given, str):
         text = NEURONS.sub(_in_full, given)
         wild = None if '"' in text else WILD_NAME.search(text.replace(" * ", " "))
@@ -119,6 +122,26 @@ def _spread(given: str | ex.Feature, model: HookedModel) -> list[ex.Feature]:
     if len(names) > 1:
         raise FeatureError(f"{given.long_label} has two patterns, {names[0]} and {names[1]}; {_ONE_PATTERN}.")
     return [_renamed(given, names[0], name) for name in _matching(names[0], model)]
+
+
+def _latents(text: str, star: re.Match[str]) -> list[ex.Feature]:
+    """Return the features of a text with `sae_latent("source", *)`: one for each latent of the dictionary."""
+    from dreamy_lens.features.sae_loading import load_sae
+
+    first = parse(f"{text[: star.end() - 1]}0{text[star.end() :]}")
+    found = [node for node in first.walk() if isinstance(node, ex.Latent)]
+    if len(found) > 1:
+        raise FeatureError(f"{quoted(text, 300)} has several latents beside a pattern; {_ONE_PATTERN}.")
+    (node,) = found
+    count = load_sae(node.sae, node.hook, ignore=node.ignore).d_sae
+    if count is None:
+        raise FeatureError(f"{quoted(text, 300)}: how many latents there are is not known; list them.")
+
+    def numbered(i: int) -> ex.Feature:
+        latent = dataclasses.replace(node, latent=i)
+        return latent if first is node else first.transform(lambda f: latent if f is node else None)
+
+    return [numbered(i) for i in range(count)]
 
 
 def _in_full(short: re.Match[str]) -> str:

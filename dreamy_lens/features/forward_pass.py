@@ -217,10 +217,13 @@ def place_of(element: ex.Element, layout: RowLayout) -> int | None:
 
 
 def check_training(conditions: Iterable[tuple[Conditions, ex.Element]], layout: RowLayout) -> None:
-    """Warn once where an autoencoder reads rows or positions that its training did not have."""
+    """Refuse positions after the rows of an autoencoder's training, and warn once of others that it did not have."""
     for condition, element in conditions:
         place = place_of(element, layout)
-        condition.check_rows(layout.total, place, place == 0 and layout.bos > 0)
+        last = place
+        if isinstance(element, ex.Span):
+            last = max(range(layout.positions)[element.slice()], default=0) + layout.bos
+        condition.check_rows(layout.total, place, last or 0, place == 0 and layout.bos > 0)
 
 
 def check_position(element: ex.Element, layout: RowLayout, what: str) -> None:

@@ -14,6 +14,8 @@ NEURONS = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\w.])[lL]([0-9]+|\*)\.?[nN]([0-9]+
 """A neuron, or many of them as in `L2.N*` or `L*.N3`; or a text in quotes, which has no groups."""
 WILD_NAME = re.compile(r"(?<![\w.])[A-Za-z_][\w.]*\*[\w.*]*")
 """Name with a `*`, which stands for many hook points if there is a dot in it."""
+LATENTS = re.compile(r'(?<![\w.])sae_latent\(\s*"(?:[^"\\]|\\.)*"\s*,\s*\*(?=\s*[,)])')
+"""Beginning of a latent whose number is a `*`, which stands for every latent of the dictionary."""
 LONGEST_NAME = 500
 """Number of characters of the longest name in a feature; those of hook points have about 50."""
 

@@ -26,7 +26,16 @@ from dreamy_lens.errors import FeatureError, FeatureSyntaxError, misplaced, quot
 from dreamy_lens.features import constructors
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.directions import INLINE_PATTERN, Direction
-from dreamy_lens.features.lexer import NEURONS, SHORT_EXPERT_NEURON, SHORT_NEURON, WILD_NAME, Token, tokenise, unquote
+from dreamy_lens.features.lexer import (
+    LATENTS,
+    NEURONS,
+    SHORT_EXPERT_NEURON,
+    SHORT_NEURON,
+    WILD_NAME,
+    Token,
+    tokenise,
+    unquote,
+)
 from dreamy_lens.features.node import FUNCTIONS, METHODS
 
 _NOT_A_FEATURE = "A number alone is not a feature; name a hook point or a logit."
@@ -351,6 +360,9 @@ class _Reader:
 
 def _pattern_in(text: str) -> tuple[re.Match[str], str] | None:
     """Return the first pattern of a text that is no feature, and one feature that it stands for; None without one."""
+    latents = LATENTS.search(text)
+    if latents is not None:
+        return latents, f"{latents[0][:-1]}12)"
     for match in NEURONS.finditer(text):
         if "*" in (match[1], match[2]):
             layer, unit = (default if part == "*" else part for part, default in ((match[1], "2"), (match[2], "812")))

@@ -25,14 +25,15 @@ An inactive latent has zero gradient, so a search that starts far from the laten
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from einops import rearrange
 
-from dreamy_lens._files import FAILURES, expanded, failure_of
+from dreamy_lens._files import FAILURES, check_local, expanded, failure_of
 from dreamy_lens.errors import FeatureRangeError, FileWriteError, SAEError
 from dreamy_lens.features.sae_conditions import Conditions
 from dreamy_lens.features.sae_formats.encoder import Encoder, Opened, Read
@@ -41,6 +42,10 @@ from dreamy_lens.features.sae_names import is_remote
 if TYPE_CHECKING:
     import torch
     from jaxtyping import Float
+
+
+_COMPARED = "compared"
+"""Key of a cache that says that latents of an object were compared with those of its weights."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,9 +151,10 @@ class SAE:
     @property
     def output_hook(self) -> str:
         """Return the hook point that the decoder writes to: that named by a wrapped object, or `hook_name`."""
-        config = getattr(self._object, "cfg", None)
+        config = attributes_of(getattr(self._object, "cfg", None))
         named = getattr(config, "hook_name_out", None) or (self.encoder.output_hook if self.encoder else None)
-        return named or getattr(getattr(config, "metadata", None), "hook_name_out", None) or self.hook_name
+        metadata = attributes_of(getattr(config, "metadata", None))
+        return named or getattr(metadata, "hook_name_out", None) or self.hook_name
 
     @property
     def output_hooks(self) -> tuple[str, ...]:
@@ -196,14 +202,27 @@ class SAE:
         if self._read is None and not hasattr(self._object, "W_dec"):
             return self._written_by_object(i)
         if self._read is None:
-            return self._object.W_dec[i]
+            return self._own_tensor("W_dec", 0)[i]
         assert self.encoder is not None
         row = self._read("W_dec", i).float()
         if self.encoder.decoder_scale is not None:  # trained after the decoder, and multiplied at its input
             row = row * self._read(self.encoder.decoder_scale, i)
         if self.encoder.scales_by_decoder_norm:  # a latent has this factor already
             row = row / row.norm().clamp_min(1e-30)
+        if self.encoder.whitened:
+            row = row @ self._read("whitening_inverse", None).float()
         return row / self.encoder.input_scale
+
+    def _own_tensor(self, name: str, axis: int) -> torch.Tensor:
+        """Return a tensor of a wrapped object; raise SAEError if its latents are not along an axis."""
+        tensor = getattr(self._object, name)
+        if self.d_sae is not None and tensor.shape[axis] != self.d_sae:
+            layout = "[d_sae, d_out]" if axis == 0 else "[d_in, d_sae]"
+            raise SAEError(
+                f"{self} has {name} of shape {list(tensor.shape)}, where {layout} is needed. Name its tensors: "
+                f'load_sae(..., tensors={{"{name}": "{name}.T", ...}}).'
+            )
+        return tensor
 
     def _written_by_object(self, i: int) -> torch.Tensor:
         """Return what `decode` of an object adds for one unit of latent `i`."""
@@ -242,6 +261,7 @@ class SAE:
         if self.opened is None:
             self._check_pre_activations()
             raise AssertionError  # it has no pre-activations either
+        check_local(folder)
         place = expanded(folder)
         try:
             write_saelens(place, self.hook_name, self.opened, self.output_hook)
@@ -260,12 +280,15 @@ class SAE:
         """
         self.check_latent(i)
         try:
-            column = self._read("W_enc", i) if self._read is not None else self._object.W_enc[:, i]
+            column = self._read("W_enc", i) if self._read is not None else self._own_tensor("W_enc", 1)[:, i]
         except SAEError:
             raise
         except Exception as error:
             raise SAEError(f"{self} has no encoder (W_enc) that can be read, so it has no direction.") from error
-        return self._checked("W_enc", column.detach().float().cpu().flatten())
+        column = column.detach().float().cpu().flatten()
+        if self.encoder is not None and self.encoder.whitened and self._read is not None:
+            column = self._read("whitening_matrix", None).float().cpu() @ column
+        return self._checked("W_enc", column)
 
     def check_weights(self) -> None:
         """Raise SAEError if a wrapped object has a weight that is not a finite number.
@@ -299,6 +322,7 @@ class SAE:
             return self._encode_by_object(x)
         if pre_activation:
             self._check_pre_activations()
+            self._check_own_encode(x)
         return self._activate(self._prepare(x), None, pre_activation)
 
     def latent(
@@ -328,6 +352,7 @@ class SAE:
                 )
             return latents[..., i]
         self._check_pre_activations()
+        self._check_own_encode(x)
         return self._activate(self._prepare(x), i, pre_activation)
 
     def _check_pre_activations(self) -> None:
@@ -336,6 +361,29 @@ class SAE:
                 f"{self} gives no pre-activations: it has an encode() but not both W_enc and a SAELens configuration. "
                 'Name its tensors, load_sae(..., tensors={"W_enc": "encoder.weight.T", ...}), or use the latent itself.'
             )
+
+    def _check_own_encode(self, x: torch.Tensor) -> None:
+        """Raise SAEError if the latents of a wrapped object are not those that its weights give; it is asked once.
+
+        The weights have the names of SAELens, and its configuration says how SAELens would use them; the object may use
+        them otherwise.
+        """
+        import torch
+
+        if self.wrapped is None or _COMPARED in self._cache:
+            return
+        with torch.no_grad():
+            own = self._encode_by_object(x.detach())
+            computed = self._activate(self._prepare(x.detach()), None, False).to(own.device)
+        size = max(float(own.norm()), float(computed.norm()))
+        # In low precision, a latent near the threshold may be on in one and off in the other.
+        if own.shape != computed.shape or float((own - computed).norm()) > 0.1 * size:
+            raise SAEError(
+                f"{self} gives no pre-activations: its encode() does not return what W_enc and the other weights give "
+                "by its configuration, read as one of SAELens. Say how they are used: load_sae(..., "
+                'tensors={"W_enc": "W_enc", ...}, config={"apply_b_dec_to_input": False}).'
+            )
+        self._cache[_COMPARED] = torch.ones(())
 
     # Everything below computes; x is [..., d_in] after _prepare, and i = None stands for all latents at once.
 
@@ -392,6 +440,8 @@ class SAE:
             # Layer norm as the format defines it: divide by the sample standard deviation (n - 1) plus epsilon.
             x = x - x.mean(-1, keepdim=True)
             x = x / (x.std(-1, keepdim=True) + 1e-5)
+        if self.encoder.whitened:
+            x = (x - self._weight("whitening_mean", None, x)) @ self._weight("whitening_matrix", None, x)
         return x - self._weight("b_dec", None, x) if self.encoder.subtracts_b_dec else x
 
     def _pre_activation(self, x: torch.Tensor, i: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -439,6 +489,13 @@ class SAE:
             if i is not None:
                 return (strongest == i).any(-1)
             return torch.zeros_like(pre, dtype=torch.bool).scatter(-1, strongest, True)
+
+
+def attributes_of(settings: Any) -> Any:
+    """Return the configuration of an object, with the keys of a dictionary as attributes."""
+    if not isinstance(settings, Mapping):
+        return settings
+    return SimpleNamespace(**{str(key): value for key, value in settings.items()})
 
 
 def _floats(x: torch.Tensor) -> torch.Tensor:

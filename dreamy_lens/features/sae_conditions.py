@@ -16,7 +16,14 @@ from typing import Any
 
 from dreamy_lens.errors import FeatureError, SAEError, quoted, shorten, warn
 
-CONDITIONS = ("model_name", "model_from_pretrained_kwargs", "model_kwargs", "prepend_bos", "normalize_activations")
+CONDITIONS = (
+    "model_name",
+    "model_from_pretrained_kwargs",
+    "model_kwargs",
+    "prepend_bos",
+    "normalize_activations",
+    "context_size",
+)
 """Conditions that can be ignored on request; each has the name of its key."""
 
 USED = frozenset(
@@ -36,19 +43,21 @@ IRRELEVANT = frozenset(
     "b_dec_init_method cached_activations_path checkpoint_path compile_llm compile_sae dataset_path "
     "dataset_trust_remote_code dead_feature_threshold dead_feature_window decoder_heuristic_init decoder_init_norm "
     "decoder_orthogonal_init device disable_concat_sequences dtype eval_batch_size_prompts eval_every_n_wandb_logs "
-    "expansion_factor feature_sampling_window finetuning_method finetuning_tokens from_pretrained_path hook_eval "
-    "hook_layer_out hook_point_eval init_encoder_as_decoder_transpose is_dataset_tokenized jumprelu_bandwidth "
-    "jumprelu_init_threshold jumprelu_sparsity_loss_mode jumprelu_tanh_scale l0_coefficient l0_warm_up_steps "
-    "l1_coefficient l1_warm_up_steps llm_compilation_mode log_activations_store_to_wandb log_optimizer_state_to_wandb "
-    "log_to_wandb logger lp_norm lr lr_decay_steps lr_end lr_scheduler_name lr_warm_up_steps matryoshka_widths "
-    "model_class_name mse_loss_normalization n_batches_in_buffer n_checkpoints n_eval_batches n_eval_seqs "
+    "expansion_factor feature_sampling_window finetuning_method finetuning_tokens from_pretrained_path hf_hook_name "
+    "hf_hook_name_out hook_eval hook_layer_out hook_point_eval init_encoder_as_decoder_transpose is_dataset_tokenized "
+    "jumprelu_bandwidth jumprelu_init_threshold jumprelu_sparsity_loss_mode jumprelu_ste_to_input jumprelu_tanh_scale "
+    "l0 l0_coefficient l0_warm_up_steps l1_coefficient l1_warm_up_steps llm_compilation_mode llm_device "
+    "log_activations_store_to_wandb log_optimizer_state_to_wandb log_to_wandb log_weights_to_wandb logger lp_norm lr "
+    "lr_decay_steps lr_end lr_scheduler_name lr_warm_up_steps matryoshka_widths model_class_name "
+    "mse_loss_normalization n_batches_for_norm_estimate n_batches_in_buffer n_checkpoints n_eval_batches n_eval_seqs "
     "n_restart_cycles n_shuffles_final n_shuffles_in_entire_dir n_shuffles_with_last_section neuronpedia_id "
-    "new_cached_activations_path noise_scale normalize_sae_decoder output_path pre_act_loss_coefficient resume "
-    "resume_from_checkpoint run_name sae_compilation_mode save_final_checkpoint "
-    "scale_sparsity_penalty_by_decoder_norm seed sequence_separator_token shuffle_every_n_buffers store_batch_size "
-    "store_batch_size_prompts streaming tokens_per_buffer topk_threshold_lr train_batch_size train_batch_size_tokens "
-    "training_architecture training_architecture_details training_tokens use_cached_activations use_ghost_grads "
-    "use_sparse_activations verbose wandb_entity wandb_id wandb_log_frequency wandb_project".split()
+    "new_cached_activations_path noise_scale normalize_sae_decoder num_dead_features output_path "
+    "pre_act_loss_coefficient prefetch_llm_batches resume resume_from_checkpoint run_name sae_compilation_mode "
+    "save_final_checkpoint scale_sparsity_penalty_by_decoder_norm seed sequence_separator_token "
+    "shuffle_every_n_buffers store_batch_size store_batch_size_prompts streaming target_l0 tokens_per_buffer "
+    "topk_threshold_lr train_batch_size train_batch_size_tokens training_architecture training_architecture_details "
+    "training_tokens use_cached_activations use_ghost_grads use_matryoshka_aux_loss use_sparse_activations verbose "
+    "wandb_entity wandb_id wandb_log_frequency wandb_project".split()
 )
 
 HARMLESS_LOADING = frozenset(
@@ -143,20 +152,30 @@ class Conditions:
             f"{self.remedy('prepend_bos')}"
         )
 
-    def check_rows(self, total: int, place: int | None, is_bos: bool) -> None:
-        """Warn once if rows are longer than in training, or if a position was never part of it.
+    def check_rows(self, total: int, place: int | None, last: int, is_bos: bool) -> None:
+        """Refuse positions after the end of the training's rows, and warn once about others that were no part of it.
 
         Args:
             total: Number of tokens of a row, with BOS and template.
             place: Index in the row of the position that is read; None for a slice of positions.
+            last: Index in the row of the last position that is read.
             is_bos: True if the BOS is at that position.
+
+        Raises:
+            SAEError: The training's rows ended before the last position.
         """
-        if self.context_size is not None and total > self.context_size:
+        size = None if "context_size" in self.ignored else self.context_size
+        if size is not None and last >= size:
+            raise SAEError(
+                f"{self.whose} was trained on rows of {size} tokens (context_size), and rows here have {total}, of "
+                f"which position {last} is read: no latent was trained there. Use prompts or windows that are shorter "
+                f"by {last - size + 1}; a row counts the BOS and the template too. {self.remedy('context_size')}"
+            )
+        if size is not None and total > size:
             self.say_once(
                 "context",
-                f"was trained on rows of {self.context_size} tokens (context_size), and rows here have {total}: "
-                "latents after that are computed, and were never trained. Use shorter prompts or windows: a row "
-                "counts the BOS and the template too.",
+                f"was trained on rows of {size} tokens (context_size), and rows here have {total}, though no position "
+                "after the end of such a row is read.",
                 whatever=True,
             )
         if self.positions is not None and place is not None:

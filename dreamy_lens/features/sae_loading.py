@@ -10,11 +10,12 @@ from typing import Any
 
 from dreamy_lens.errors import FeatureError, SAEError
 from dreamy_lens.features.paths import checked_path
-from dreamy_lens.features.sae import SAE
+from dreamy_lens.features.sae import SAE, attributes_of
 from dreamy_lens.features.sae_conditions import CONDITIONS, chosen_conditions, read_conditions, warn_of_unknown_keys
 from dreamy_lens.features.sae_formats import mapped, objects, saelens
 from dreamy_lens.features.sae_formats.encoder import Opened
 from dreamy_lens.features.sae_formats.folders import open_folder
+from dreamy_lens.features.sae_formats.modules import hook_of_module
 from dreamy_lens.features.sae_names import is_remote, source_text
 from dreamy_lens.features.sae_sources import locate_sae
 
@@ -46,7 +47,7 @@ def load_sae(
         ignore: Conditions of the configuration that are not kept, as names or as one text: "model_name" (use it with
             another model than that of its training), "prepend_bos", "model_from_pretrained_kwargs" (how the model's
             weights were processed), "model_kwargs" (arguments of its passes), "normalize_activations" (the one number
-            that activations were scaled by). docs/conditions.md explains them.
+            that activations were scaled by), "context_size" (the length of its rows). docs/conditions.md explains them.
 
     Returns:
         Autoencoder as an immutable value. The numbers of a file are read when first needed.
@@ -108,6 +109,13 @@ def _sae(
     encoder = opened.encoder
     conditions = read_conditions(opened.stated, whose, ignored)
     warn_of_unknown_keys(opened.unknown, conditions)
+    if encoder.normalisation == "covariance_whitening" and "normalize_activations" not in ignored:
+        raise SAEError(
+            f"{whose} was trained on whitened activations (normalize_activations: covariance_whitening), and the "
+            f"statistics are not in its files: a checkpoint of SAELens has them in {saelens.WHITENER}. Copy that file "
+            "beside its configuration. If it was folded into the weights, or to use activations as they are: "
+            'load_sae(..., ignore="normalize_activations") or sae_latent(..., ignore="normalize_activations").'
+        )
     if encoder.normalisation == "expected_average_only_in" and "normalize_activations" not in ignored:
         raise SAEError(
             f"{whose} was trained on activations scaled by one number (normalize_activations: "
@@ -154,9 +162,11 @@ def _wrap(
             f"{saelens.CONFIG} and {saelens.WEIGHTS}, an object whose encode(x [..., d_in]) returns latents "
             '[..., d_sae], or the names of its tensors: tensors={"W_enc": ...}.'
         )
-    settings = getattr(thing, "cfg", None)
-    metadata = getattr(settings, "metadata", None)
+    settings = attributes_of(getattr(thing, "cfg", None))
+    metadata = attributes_of(getattr(settings, "metadata", None))
     named = getattr(settings, "hook_name", None) or getattr(metadata, "hook_name", None)
+    named = named or getattr(settings, "hook_point", None)
+    named = hook_of_module(str(named), output=True) or named if named else None
     name = _hook_name(hook, named, f"The configuration of the {kind}")
     stated: dict[str, Any] = {}
     if callable(getattr(settings, "to_dict", None)):
@@ -171,7 +181,7 @@ def _wrap(
     else:  # what a configuration of any class states about the training
         for holder in (metadata, settings):
             found = {key: getattr(holder, key, None) for key in CONDITIONS}
-            stated |= {key: value for key, value in found.items() if isinstance(value, (str, bool, Mapping))}
+            stated |= {key: value for key, value in found.items() if isinstance(value, (str, bool, int, Mapping))}
     conditions = read_conditions(stated, whose, ignored)
     sizes = (getattr(thing, size, None) or getattr(settings, size, None) for size in ("d_in", "d_sae"))
     d_in, d_sae = (size if isinstance(size, int) else None for size in sizes)

@@ -176,6 +176,8 @@ def _fetched(path: str, fetch: Fetch) -> Path | None:
     here = f"{path}/" if path else ""
     if (config := fetch(f"{here}{saelens.CONFIG}")) is not None:
         if fetch(f"{here}{saelens.WEIGHTS}") is not None:
+            if (measured := saelens.measured_in(config)) is not None:
+                fetch(f"{here}{measured}")
             return config.parent
         if fetch(f"{here}{sparsify.WEIGHTS}") is None:
             return None

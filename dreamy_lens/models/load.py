@@ -28,7 +28,7 @@ from dreamy_lens.errors import (
 from dreamy_lens.models import hub
 from dreamy_lens.models.embedded import EMBEDDED_NAME
 from dreamy_lens.models.installs import no_installs
-from dreamy_lens.models.pretrained import base_of, is_adapter, load_pretrained
+from dreamy_lens.models.pretrained import base_of, base_revision, is_adapter, load_pretrained
 from dreamy_lens.models.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def _boot(name: str | os.PathLike[str] | None, embedded: bool, loading: _Loading
     if not embedded and adapter is None and _names_adapter(str(name)):
         adapter = Path(os.path.abspath(Path(str(name)).expanduser()))
         source, called = _checked_source(base_of(adapter)), str(adapter)
+        options = _with_revision(options, source, adapter)
     else:
         source = _embedded_folder() if embedded else _checked_source(str(name))
     unanswered = ""
@@ -124,6 +125,7 @@ def _boot(name: str | os.PathLike[str] | None, embedded: bool, loading: _Loading
                 if adapter is not None:
                     source, called = _checked_source(base_of(adapter)), source
                     options = {key: value for key, value in options.items() if key != "revision"}  # the adapter's own
+                    options = _with_revision(options, source, adapter)
             if adapter is not None or loading.quantization is not None:
                 wrapped, options = load_pretrained(source, device, precision, adapter, loading.quantization, options)
                 options["hf_model"] = wrapped
@@ -170,6 +172,12 @@ def _boot(name: str | os.PathLike[str] | None, embedded: bool, loading: _Loading
         bridge.cfg.default_prepend_bos = True  # every document it was trained on follows the end-of-text token
         bridge.cfg.model_name = EMBEDDED_NAME
     return bridge
+
+
+def _with_revision(options: dict[str, Any], source: str, adapter: Path) -> dict[str, Any]:
+    """Add the revision that an adapter states of its model, unless an option names one, or the model is a folder."""
+    revision = None if Path(source).is_dir() else base_revision(adapter)
+    return {"revision": revision, **options} if revision is not None else options
 
 
 def as_hooked(model: Any = None, *, device: Any = None, dtype: Any = None) -> HookedModel:

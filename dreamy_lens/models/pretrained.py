@@ -8,15 +8,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreamy_lens._files import why_no_path
 from dreamy_lens.errors import ModelError, SettingsError, quoted, shorten
+
+if TYPE_CHECKING:
+    import torch
 
 ADAPTER_CONFIG = "adapter_config.json"
 
 OPTIONS = ("trust_remote_code", "revision", "code_revision", "device_map", "max_memory", "offload_folder")
 """Options of TransformerLens that are arguments of Hugging Face's loading too."""
+
+
+PROBE = 8
+"""Number of tokens after which predictions with a merged adapter are compared with those beside the adapter."""
+TOLERANCE = {"float32": 0.02, "float64": 0.02}
+"""Largest relative difference of these predictions, by the precision of the weights; of others it is `ROUNDED`."""
+ROUNDED = 0.15
 
 
 def is_adapter(folder: Path) -> bool:
@@ -33,11 +43,7 @@ def base_of(folder: Path) -> str:
     Raises:
         ModelError: The configuration cannot be read, or names no model.
     """
-    path = folder / ADAPTER_CONFIG
-    try:
-        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
-        base = None
+    base = _stated(folder, "base_model_name_or_path")
     if not isinstance(base, str) or not base.strip():
         raise ModelError(
             f"The folder {quoted(str(folder), 300)} holds an adapter, and its {ADAPTER_CONFIG} names no model that it "
@@ -46,6 +52,20 @@ def base_of(folder: Path) -> str:
     if why_no_path(base) is None and not Path(base).expanduser().is_absolute() and (folder / base).is_dir():
         return str((folder / base).resolve())  # a folder beside the adapter, wherever both were moved to
     return base
+
+
+def base_revision(folder: Path) -> str | None:
+    """Return the revision of the model on the Hub that an adapter was trained on; None if it states none."""
+    revision = _stated(folder, "revision")
+    return revision if isinstance(revision, str) and revision.strip() else None
+
+
+def _stated(folder: Path, key: str) -> Any:
+    """Return a setting of an adapter's configuration; None if it is missing, or cannot be read."""
+    try:
+        return json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def load_pretrained(
@@ -126,13 +146,51 @@ def _merged(model: Any, folder: Path) -> Any:
     try:
         if vectors is not None and len(vectors) > model.get_input_embeddings().weight.shape[0]:
             model.resize_token_embeddings(len(vectors))  # the adapter was trained with tokens added
-        adapted = PeftModel.from_pretrained(model, str(folder))
-        return adapted.merge_and_unload(safe_merge=True)
+        adapted = PeftModel.from_pretrained(model, str(folder)).eval()
+        _untie(adapted)
+        before = _predictions(adapted)
+        merged = adapted.merge_and_unload(safe_merge=True).eval()
+        after = _predictions(merged)
     except Exception as error:  # weights that do not fit, damaged files, kinds that cannot be merged
         raise ModelError(
             f"The adapter {quoted(str(folder), 300)} cannot be merged into {quoted(model.name_or_path, 300)}: "
             f"{_reason(error)}. Is it the model that the adapter was trained on?"
         ) from error
+    # Weights that are rounded again after the merge predict something a little different.
+    tolerance = TOLERANCE.get(str(model.dtype).removeprefix("torch."), ROUNDED)
+    if not getattr(model, "is_quantized", False) and float((after - before).norm()) > tolerance * float(before.norm()):
+        raise ModelError(
+            f"The adapter {quoted(str(folder), 300)} cannot be merged into {quoted(model.name_or_path, 300)}: with the "
+            "adapter in its weights, the model predicts something else than beside the adapter, as peft computes it. "
+            "Merge it yourself, and give the model: load_model(name, hf_model=...)."
+        )
+    return merged
+
+
+def _untie(adapted: Any) -> None:
+    """Give the embedding and the unembedding weights of their own if they share them and an adapter is on one of them.
+
+    The adapter acts on one of the two alone; merged into shared weights, it would act on both.
+    """
+    import torch
+
+    both = adapted.get_input_embeddings(), adapted.get_output_embeddings()
+    layers = [getattr(module, "base_layer", module) for module in both]
+    if None in both or layers == list(both) or layers[0].weight is not layers[1].weight:
+        return
+    layers[1].weight = torch.nn.Parameter(layers[1].weight.detach().clone(), requires_grad=False)
+    adapted.config.tie_word_embeddings = False
+
+
+def _predictions(model: Any) -> torch.Tensor:
+    """Return the logits of a model after a few tokens, in float32, less their mean."""
+    import torch
+
+    table = model.get_input_embeddings().weight
+    ids = torch.arange(5, 5 + PROBE, device=table.device) * 7 % table.shape[0]
+    with torch.no_grad():
+        logits = model(ids[None]).logits.float().cpu()
+    return logits - logits.mean(-1, keepdim=True)
 
 
 def _tokenizer_of(folder: Path) -> Any:

@@ -11,6 +11,7 @@ from ipywidgets import Box, Button, Layout, VBox
 
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.html.escaping import escape
+from dreamy_lens.models.load import as_hooked
 from dreamy_lens.panels.dream import DreamPanel
 from dreamy_lens.panels.form import FeatureForm
 from dreamy_lens.panels.hosts import announce_panel
@@ -123,7 +124,9 @@ class FeatureBrowser(VBox):
         """Start runs and display their panels; called through :meth:`_use_model`."""
         settings = dict(keywords)
         seeds = settings.pop("seeds", None)
-        options = {name: settings.pop(name) for name in ("start", "constraints") if name in settings}
+        options = {name: settings.pop(name) for name in ("start", "constraints", "fluency_model") if name in settings}
+        if "fluency_model" in options:
+            options["fluency_model"] = as_hooked(options["fluency_model"])
         config = as_settings(settings.pop("search", None), settings)
         if seeds is None:
             started: Dream | Dreams = new_run(RunSpec.of(feature, hooked, config, named=set(settings), **options))

@@ -16,6 +16,7 @@ from dreamy_lens.search import constraints
 from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.optimizers import default_search, searches, settings_of_searches
 from dreamy_lens.search.settings import SettingField, setting_fields
+from dreamy_lens.search.typed_frames import typed_chat, typed_frames
 
 MOST_SEEDS = 64
 """Most runs that one press of the start button starts."""
@@ -91,9 +92,46 @@ OWN_FIELDS = (
     FormField(
         "chat",
         "chat message",
-        "Message of the user with {dream} in the prompt's place, written by the model's chat template.",
+        "Message of the user with {dream} in the prompt's place, or a JSON list of messages; the model's chat template "
+        "writes it.",
         "text",
         more=True,
+    ),
+    FormField(
+        "contexts",
+        "several contexts",
+        "Templates, and texts before the prompt, with | between them; or a JSON list of them and of chats.",
+        "text",
+        more=True,
+        placeholder="Return {dream} | See also",
+    ),
+    FormField(
+        "combine",
+        "value in the contexts",
+        "Combination of the values in several contexts.",
+        "choice",
+        more=True,
+        default="mean",
+        options=(("mean", "mean"), ("min", "the smallest"), ("soft_min", "soft minimum")),
+    ),
+    FormField(
+        "softness", "softness", "That of the soft minimum, in the feature's units.", "number", True, placeholder="1"
+    ),
+    FormField(
+        "gradients_in",
+        "gradients in",
+        "Number of contexts, drawn anew in each iteration, in which gradients are computed.",
+        "number",
+        more=True,
+        placeholder="all",
+    ),
+    FormField(
+        "fluency_model",
+        "fluency model",
+        'Model with the same tokenizer that measures fluency: a name, a folder, or ensemble("a", "b").',
+        "text",
+        more=True,
+        placeholder="the model itself",
     ),
     FormField(
         "forbidden",
@@ -127,7 +165,7 @@ def arguments(typed: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         SettingsError: A setting cannot have the given value.
-        ConstraintError: The template has no place for the prompt.
+        ConstraintError: The template has no place for the prompt, or a chat or a context is none.
     """
     keywords: dict[str, Any] = {}
     kind = _search(typed)
@@ -146,6 +184,8 @@ def arguments(typed: dict[str, Any]) -> dict[str, Any]:
         keywords["constraints"] = [constraint for constraint, _ in pairs]
     if str(typed.get("start", "")):
         keywords["start"] = str(typed["start"])
+    if str(typed.get("fluency_model", "")).strip():
+        keywords["fluency_model"] = str(typed["fluency_model"]).strip()
     return keywords
 
 
@@ -256,12 +296,30 @@ def _constraints(typed: dict[str, Any]) -> list[tuple[Any, str]]:
     for name in ("round_trip", "printable"):
         if typed.get(name):
             pairs.append((getattr(constraints, name)(), f"dl.constraints.{name}()"))
-    for name, make in (
-        ("template", constraints.template),
-        ("chat", constraints.chat),
-        ("forbidden", constraints.forbid_text),
-    ):
+    makers = {
+        "template": constraints.template,
+        "chat": typed_chat,
+        "contexts": lambda text: _contexts(text, typed),
+        "forbidden": constraints.forbid_text,
+    }
+    for name, make in makers.items():
         text = str(typed.get(name, ""))
         if text.strip():
-            pairs.append((make(text), f"dl.constraints.{make.__name__}({text!r})"))
+            made = make(text)
+            pairs.append((made, made.code()))
+        elif name == "contexts" and (about := _about_contexts(typed)):
+            raise SettingsError(f"contexts is empty, and {about} is about several contexts: give them, or empty it.")
     return pairs
+
+
+def _about_contexts(typed: dict[str, Any]) -> str:
+    """Return the name of a field about several contexts in which something was typed, or an empty text."""
+    given = [name for name in ("combine", "softness", "gradients_in") if str(typed.get(name, "")).strip()]
+    return next((name for name in given if name != "combine" or typed[name] != "mean"), "")
+
+
+def _contexts(text: str, typed: dict[str, Any]) -> constraints.Contexts:
+    """Return the contexts that were typed, with their combination."""
+    texts = {name: str(typed.get(name, "")).strip() for name in ("softness", "gradients_in")}
+    given = {name: _number(value) for name, value in texts.items() if value}
+    return constraints.contexts(typed_frames(text), str(typed.get("combine", "")) or "mean", **given)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dreamy_lens._host import reporting
+from dreamy_lens.cluster.remote_scan import open_scan
 from dreamy_lens.corpus.corpus import Corpus
 from dreamy_lens.corpus.documentation import docstrings
 from dreamy_lens.corpus.sources import open_corpus
@@ -208,4 +209,4 @@ def examples_in(given: Any) -> Examples | None:
         return given
     if isinstance(given, FeatureExamples):
         raise DreamyLensError("examples= takes the examples of a scan, not those of one of its features.")
-    return Examples.load(given)
+    return open_scan(given)

@@ -265,8 +265,8 @@ class Dream(RecordedRun):
         """
         if path is None and self.folder is None:
             raise SettingsError("This run has not been saved yet; give a folder: run.save('my_run').")
+        saving.check_name(str(self.folder) if path is None else path)
         target = expanded(path if path is not None else str(self.folder))
-        saving.check_name(target)
         # While the run goes on, its thread saves between two steps, so that everything in the folder fits together.
         self.use_model(lambda: saving.save_record(self.record(), target, overwrite, self.is_own_folder(target)))
         self.read_companions()

@@ -40,7 +40,7 @@ def folders_of(path: str | os.PathLike[str], count: int) -> list[Path]:
     folder = expanded(path)
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{os.fspath(path)!r} is a file; name a folder for the {count} runs.")
-    check_name(folder)
+    check_name(path)
     return [folder / f"run-{number:03d}" for number in range(count)]
 
 

@@ -138,8 +138,8 @@ def check_free(path: str | os.PathLike[str]) -> None:
     Raises:
         RunFolderError: The folder is taken, or cannot be created.
     """
+    check_name(path)
     folder = expanded(path)
-    check_name(folder)
     try:
         place = folder
         if folder.is_dir() and not any(folder.iterdir()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from dreamy_lens.errors import FeatureError
+from dreamy_lens.errors import FeatureError, FeatureRangeError, PromptError
 from dreamy_lens.features.binding import BoundFeature
 from dreamy_lens.features.expressions import Feature, MeanCrossEntropy, OnModel
 from dreamy_lens.features.forward_pass import RowLayout
@@ -71,8 +71,8 @@ class ContextScorer(Scorer):
         model: Model whose activations the feature reads.
         frames: Templates, at least one.
         combination: Combination of the values.
-        drawn: Number of contexts, drawn anew for every set of prompts, in which gradients are computed; None is all.
-            Scores are always those in all contexts.
+        drawn: Number of contexts, drawn anew in every iteration of a search, in which gradients are computed; None is
+            all. Scores are always those in all contexts.
         **settings: Settings of a scorer, except the template.
 
     Attributes:
@@ -111,7 +111,8 @@ class ContextScorer(Scorer):
 
     def score_on_device(self, ids: Any) -> Float[Tensor, "2 B"]:
         """Return values and cross-entropies on the model's device, without waiting for them."""
-        return self.combined([part.score_on_device(ids) for part in self.parts])
+        rows = self.check_prompts(ids)
+        return self.combined([part.score_on_device(rows) for part in self.parts])
 
     def combined(self, scores: Sequence[Float[Tensor, "2 B"]]) -> Float[Tensor, "2 B"]:
         """Combine values and cross-entropies of the contexts."""
@@ -124,17 +125,30 @@ class ContextScorer(Scorer):
         Args:
             ids: Token ids `[B, n]` or `[n]`.
         """
-        return [part.score(ids) for part in self.parts]
+        rows = self.check_prompts(ids)
+        return [part.score(rows) for part in self.parts]
 
     def values(self, ids: Any) -> Float32[np.ndarray, " B"]:
         """Compute only the value of each prompt: no layer after the feature's hook points runs."""
-        values = torch.from_numpy(np.stack([part.values(ids) for part in self.parts]))
+        rows = self.check_prompts(ids)
+        values = torch.from_numpy(np.stack([part.values(rows) for part in self.parts]))
         return to_host(self.combination(values))[0]
 
     def gradient(self, ids: Any) -> Gradient:
         """Compute gradients with respect to one-hot tokens; see :meth:`Scorer.gradient`."""
-        rows = self.check_prompts(ids)
-        return self.combined_gradient([self.parts[k].gradient(rows) for k in self.draw(rows)])
+        return self.gradient_in(self.check_prompts(ids))
+
+    def gradient_in(self, ids: Int64[np.ndarray, "B n"] | Int64[Tensor, "B n"], draw: int = 0) -> Gradient:
+        """Compute gradients in the contexts of one draw.
+
+        Args:
+            ids: Token ids of the prompts, an array, or a tensor on the model's device that is not checked.
+            draw: Number of the draw, such as that of the iteration.
+        """
+        if isinstance(ids, Tensor):
+            chosen = self.draw(to_host(ids)[0], draw) if self.drawn is not None else range(len(self.parts))
+            return self.combined_gradient([self.parts[k].gradient_on_device(ids) for k in chosen])
+        return self.combined_gradient([self.parts[k].gradient(ids) for k in self.draw(ids, draw)])
 
     def plain_gradient(self, ids: Any) -> Gradient:
         """Compute gradients in all contexts, by passes that leave out nothing, to compare others with."""
@@ -142,17 +156,17 @@ class ContextScorer(Scorer):
 
     def gradient_on_device(self, ids: Int64[Tensor, "B n"]) -> Gradient:
         """Compute gradients for prompts on the model's device, without checking the prompts."""
-        chosen = self.draw(to_host(ids)[0]) if self.drawn is not None else range(len(self.parts))
-        return self.combined_gradient([self.parts[k].gradient_on_device(ids) for k in chosen])
+        return self.gradient_in(ids)
 
-    def draw(self, rows: Int64[np.ndarray, "B n"]) -> Sequence[int]:
+    def draw(self, rows: Int64[np.ndarray, "B n"], draw: int = 0) -> Sequence[int]:
         """Return the numbers of the contexts in which the gradients of prompts are computed.
 
-        The same prompts get the same contexts, so that a run that was stopped continues as if it had not been.
+        The same prompts get the same contexts in the same draw, so that a run that was stopped continues as if it had
+        not been. In another draw they get others, so that a prompt that stays is not improved in the same few for ever.
         """
         if self.drawn is None or self.drawn >= len(self.parts):
             return range(len(self.parts))
-        rng = np.random.default_rng(zlib.crc32(np.ascontiguousarray(rows, dtype=np.int64).tobytes()))
+        rng = np.random.default_rng([draw, zlib.crc32(np.ascontiguousarray(rows, dtype=np.int64).tobytes())])
         return sorted(rng.choice(len(self.parts), self.drawn, replace=False).tolist())
 
     def combined_gradient(self, gradients: Sequence[Gradient]) -> Gradient:
@@ -190,7 +204,12 @@ class ContextScorer(Scorer):
 
     def check_length(self, n: int) -> RowLayout:
         """Check that prompts of n tokens can be scored in every context; see :meth:`Scorer.check_length`."""
-        layouts = [part.check_length(n) for part in self.parts]
+        layouts = []
+        for number, part in enumerate(self.parts, 1):
+            try:
+                layouts.append(part.check_length(n))
+            except (FeatureRangeError, PromptError) as error:
+                raise type(error)(f"In context {number} of {len(self.parts)}: {error}") from error
         return layouts[0]
 
     def without_sharing(self, template: bool = True) -> Scorer:
@@ -245,13 +264,14 @@ class JointContextScorer:
         scores = [joint.scores_on_device(ids) for joint in self._joints]
         return {i: self.scorers[i].combined([of_context[i] for of_context in scores]) for i in scores[0]}
 
-    def gradients(self, ids: dict[int, Any]) -> dict[int, Gradient]:
-        """Compute gradients for prompts `[B_i, n]`, given by the number of their scorer; all have one length."""
+    def gradients(self, ids: dict[int, Any], draws: Mapping[int, int] | None = None) -> dict[int, Gradient]:
+        """Compute gradients for prompts `[B_i, n]`, given by the number of their scorer; all have one length.
+
+        Args:
+            ids: Token ids of the prompts.
+            draws: Number of the draw of contexts, by the number of the scorer; None is the first for all.
+        """
         if self.scorers[0].drawn is not None:  # every search draws its own contexts
-            found: dict[int, Gradient] = {}
-            for i, rows in ids.items():
-                scorer = self.scorers[i]
-                found[i] = scorer.gradient_on_device(rows) if isinstance(rows, Tensor) else scorer.gradient(rows)
-            return found
+            return {i: self.scorers[i].gradient_in(rows, (draws or {}).get(i, 0)) for i, rows in ids.items()}
         gradients = [joint.gradients(ids) for joint in self._joints]
         return {i: self.scorers[i].combined_gradient([of_context[i] for of_context in gradients]) for i in ids}

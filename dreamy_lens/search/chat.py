@@ -37,6 +37,22 @@ def checked_messages(messages: Any) -> list[dict[str, Any]]:
     return values
 
 
+def checked_tools(tools: Any) -> list[dict[str, Any]] | None:
+    """Check the descriptions of tools, and return them as JSON values; None for none.
+
+    Raises:
+        ConstraintError: They are not descriptions in a list.
+    """
+    if tools is None:
+        return None
+    if not isinstance(tools, Sequence) or isinstance(tools, str) or not all(isinstance(tool, dict) for tool in tools):
+        raise ConstraintError(
+            f"tools= takes a list of descriptions, each a dictionary in the form of the chat template; got "
+            f"{quoted(tools)}."
+        )
+    return checked_json(list(tools), "tools=")
+
+
 def checked_json(value: Any, what: str) -> Any:
     """Return a value as JSON has it, or raise ConstraintError."""
     try:
@@ -51,7 +67,7 @@ def render_chat(
     """Render a chat by a tokenizer's chat template, and return the text before and after the prompt.
 
     The text ends where the model would go on: after the beginning of the assistant's turn, or after the content of the
-    last message if that is the assistant's.
+    last message if that is the assistant's. White space at the end of that content is as the chat template leaves it.
 
     Args:
         tokenizer: Hugging Face tokenizer.
@@ -90,9 +106,14 @@ def chat_text(
         generation_prompt: Whether the text ends where the model would answer, or go on with its answer.
 
     Raises:
-        ConstraintError: The template refuses the messages.
+        ConstraintError: The template refuses the messages, or the assistant's last message has no text to go on with.
     """
     continues = generation_prompt and messages[-1]["role"] == "assistant"
+    if continues and not _has_text(messages[-1].get("content")):
+        raise ConstraintError(
+            "The last message of the chat is the assistant's and has no text that the model could go on with. Leave it "
+            "out, and the model answers; or write add_generation_prompt=False, and the chat ends with the end of it."
+        )
     options: dict[str, Any] = {"continue_final_message": True} if continues else {}
     try:
         return tokenizer.apply_chat_template(
@@ -105,3 +126,11 @@ def chat_text(
     except Exception as error:  # a chat template raises what its author wrote into it
         detail = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ConstraintError(f"The model's chat template refuses these messages: {detail}.") from error
+
+
+def _has_text(content: Any) -> bool:
+    """Return whether the content of a message has a text that is not blank; of several parts, the last text counts."""
+    if isinstance(content, list):
+        texts = [part["text"] for part in content if isinstance(part, dict) and "text" in part]
+        content = texts[-1] if texts else ""
+    return isinstance(content, str) and bool(content.strip())

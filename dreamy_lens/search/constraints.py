@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dreamy_lens.errors import ConstraintError, quoted
-from dreamy_lens.search.chat import PLACE, checked_json, checked_messages, render_chat
+from dreamy_lens.search.chat import PLACE, checked_messages, checked_tools, render_chat
 
 __all__ = ["chat", "contexts", "fix", "forbid_text", "forbid_tokens", "printable", "round_trip", "template", "varied"]
 
@@ -406,14 +406,16 @@ def chat(messages: Any, add_generation_prompt: bool = True, *, tools: Any = None
         tools: Descriptions of tools, in the form that the chat template takes.
 
     Raises:
-        ConstraintError: These are not messages, or the prompt's place is not in them exactly once.
+        ConstraintError: These are not messages, or the prompt's place is not in them exactly once; or another argument
+            has a value that it cannot have.
 
     >>> chat("Tell me about {dream}.").describe()
     "inside the chat 'user: Tell me about {dream}.'"
     """
-    values = json.dumps(checked_messages(messages), ensure_ascii=False)
-    described = None if tools is None else json.dumps(checked_json(list(tools), "tools="), ensure_ascii=False)
-    return Chat(values, described, bool(add_generation_prompt))
+    if not isinstance(add_generation_prompt, bool):
+        raise ConstraintError(f"add_generation_prompt is True or False; got {quoted(add_generation_prompt)}.")
+    values, described = json.dumps(checked_messages(messages), ensure_ascii=False), checked_tools(tools)
+    return Chat(values, json.dumps(described, ensure_ascii=False) if described else None, add_generation_prompt)
 
 
 def contexts(frames: Any, combine: str = "mean", *, softness: float = 1.0, gradients_in: int | None = None) -> Contexts:
@@ -424,7 +426,8 @@ def contexts(frames: Any, combine: str = "mean", *, softness: float = 1.0, gradi
 
     Args:
         frames: Contexts: templates (texts with `{dream}`), texts that stand before the prompt (without it), and chats
-            (:func:`chat`). At least two. :func:`dreamy_lens.corpus.passages` draws texts from a corpus.
+            (:func:`chat`, or lists of messages). At least two. :func:`dreamy_lens.corpus.passages` draws texts from a
+            corpus.
         combine: "mean"; "min", the value in the worst context; or "soft_min", -s log(mean(exp(-v / s))), whose gradient
             follows all contexts, and those with low values most.
         softness: s of the soft minimum, in the feature's units: near 0 it is the minimum, for large s the mean.
@@ -438,7 +441,7 @@ def contexts(frames: Any, combine: str = "mean", *, softness: float = 1.0, gradi
     "minimum of the values in 2 contexts: inside the template 'User: {dream}', inside the template 'Dear diary,{dream}'"
     """
     one_by_one = isinstance(frames, Iterable) and not isinstance(frames, (str, bytes, Mapping))
-    listed = [_frame(frame) for frame in frames] if one_by_one else []
+    listed = [context_of(frame) for frame in frames] if one_by_one else []
     if len(listed) < 2:
         raise ConstraintError(
             f"contexts() takes at least two contexts in a list; got {quoted(frames)}. One is template() or chat()."
@@ -463,10 +466,19 @@ def contexts(frames: Any, combine: str = "mean", *, softness: float = 1.0, gradi
     return Contexts(tuple(listed), combine, float(softness), None if gradients_in is None else int(gradients_in))
 
 
-def _frame(given: Any) -> Template | Chat:
-    """Return one context of :func:`contexts`."""
+def context_of(given: Any) -> Template | Chat:
+    """Return one context of :func:`contexts`: a text, the messages of a chat, or a constraint.
+
+    Raises:
+        ConstraintError: It is none of these.
+
+    >>> context_of("Dear diary,") == template("Dear diary,{dream}")
+    True
+    """
     if isinstance(given, (Template, Chat)):
         return given
+    if isinstance(given, (list, tuple)) and given and all(isinstance(message, Mapping) for message in given):
+        return chat(given)
     if isinstance(given, str) and given.strip():
         return template(given if PLACE in given else given + PLACE)
     raise ConstraintError(

@@ -82,7 +82,7 @@ class EPOOptimizer:
             # Propose the k best tokens at each position, by the gradient of each slot's own objective L_λ (Eq. 1).
             # Members with equal prompts share one backward pass.
             distinct, which = np.unique(population, axis=0, return_inverse=True)  # [distinct, n], [M]
-            gradient = yield ModelRequest(True, distinct)
+            gradient = yield ModelRequest(True, distinct, draw=iteration)
             if iteration == 1:
                 warn_if_flat(gradient, label)
             rows, weights, ids = (to_device(x, device) for x in (which.reshape(-1), lambdas, population))

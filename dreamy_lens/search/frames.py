@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dreamy_lens.errors import ConstraintError, quoted
@@ -14,7 +14,7 @@ from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.scoring.contexts import Combination, ContextScorer
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.constraint_set import contexts_of, template_frames
-from dreamy_lens.search.constraints import Chat, Constraint, Contexts, Template, template, to_dict
+from dreamy_lens.search.constraints import Chat, Constraint, Contexts, Template, context_of, to_dict
 from dreamy_lens.search.constraints import contexts as make_contexts
 
 
@@ -66,17 +66,47 @@ def scorer_around(
     """
     if contexts is None:
         return Scorer(feature, model, prefix=prefix, suffix=suffix, **settings)
+    return scorer_in_frames([_around(contexts, prefix, suffix)], feature, model, **settings)
+
+
+def template_around(
+    contexts: Any, model: HookedModel, prefix: Sequence[int], suffix: Sequence[int]
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Return the token ids before and after a prompt in the one context that a user gives.
+
+    Args:
+        contexts: Template or chat; None uses `prefix` and `suffix`.
+        model: Model whose tokens they are.
+        prefix: Token ids of a template before the prompt.
+        suffix: Token ids of a template after the prompt.
+
+    Raises:
+        ConstraintError: `contexts` is none of these, is several, or stands beside `prefix` or `suffix`.
+    """
+    if contexts is None:
+        return prefix, suffix
+    given = _around(contexts, prefix, suffix)
+    if isinstance(given, Contexts):
+        raise ConstraintError(f"A prompt is continued in one context, and contexts= has {len(given.frames)}; give one.")
+    return template_frames([given], model.vocabulary)[0]
+
+
+def _around(contexts: Any, prefix: Sequence[int], suffix: Sequence[int]) -> Template | Chat | Contexts:
+    """Return what a user gives as `contexts=`, as a constraint."""
     if len(prefix) or len(suffix):
         raise ConstraintError("contexts= has the text around the prompt; leave out prefix= and suffix=.")
-    given = [contexts] if isinstance(contexts, str) else contexts
-    if not isinstance(given, Constraint):
-        given = make_contexts(given) if not isinstance(given, list) or len(given) != 1 else template(given[0])
+    given = contexts
+    is_chat = isinstance(given, (list, tuple)) and bool(given) and all(isinstance(m, Mapping) for m in given)
+    if isinstance(given, str) or is_chat:
+        given = context_of(given)
+    elif not isinstance(given, Constraint):
+        given = context_of(given[0]) if isinstance(given, (list, tuple)) and len(given) == 1 else make_contexts(given)
     if not isinstance(given, (Template, Chat, Contexts)):
         raise ConstraintError(
             f"contexts= takes template(), chat() or contexts() of dl.constraints, or a list of texts; got "
             f"{quoted(contexts)}."
         )
-    return scorer_in_frames([given], feature, model, **settings)
+    return given
 
 
 def summary_of_contexts(several: Contexts | None) -> str:

@@ -94,10 +94,12 @@ def _answer(requests: dict[int, Request], scorer: JointScorer | JointContextScor
         kind = request.gradient, request.on_device, request.ids.shape[1]
         groups.setdefault(kind, {})[number] = request.ids
     for (gradient, on_device, _), ids in groups.items():
-        if gradient:
-            answers |= scorer.gradients(ids)
-        else:
+        if not gradient:
             answers |= scorer.scores_on_device(ids) if on_device else scorer.scores(ids)
+        elif isinstance(scorer, JointContextScorer):
+            answers |= scorer.gradients(ids, {number: passes[number].draw for number in ids})
+        else:
+            answers |= scorer.gradients(ids)
     return answers
 
 

@@ -68,7 +68,7 @@ def run_pipelined(
         survivor = choose_survivor(*cache.scores(population), restart)
         population = np.repeat(population[[survivor]], size, axis=0)  # [M, n]
     ids = to_device(population, device)
-    gradient = yield ModelRequest(True, ids)
+    gradient = yield ModelRequest(True, ids, draw=first)
     if first == 1:
         warn_if_flat(gradient, scorer.bound.feature.label)
     ranked = rank_candidates(gradient, slots, lambdas, ids, allowed, config.top_k)
@@ -97,7 +97,7 @@ def run_pipelined(
                 survivor = choose_survivor_on_device(*scores[:, selected], restart)
                 members = selected[survivor].expand(size)
             ids = to_device(offered, device)[members]
-            gradient = yield ModelRequest(True, ids)
+            gradient = yield ModelRequest(True, ids, draw=iteration + 1)
             upcoming = [rank_candidates(gradient, slots, lambdas, ids, allowed, config.top_k)]
         results += [selected, members, *upcoming]
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from dreamy_lens.errors import FeatureError
 from dreamy_lens.models.transfer import to_host
 from dreamy_lens.scoring.bigrams import Bigrams, bigram_tables
+from dreamy_lens.scoring.contexts import ContextScorer
 from dreamy_lens.scoring.sampling import Samples, draw_samples
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.steps import Step
@@ -32,15 +33,20 @@ class ModelRequest:
         ids: Token ids of the prompts, int64 `[B, n]`; a tensor on the model's device if the host does not know them.
         on_device: Whether scores stay on the device, as a tensor `[2, B]`, so that the host does not wait for them.
         values_only: Whether only values are requested, as an array `[B]`.
+        draw: Number of the draw of contexts for gradients, such as that of the iteration; see
+            :meth:`ContextScorer.draw <dreamy_lens.scoring.contexts.ContextScorer.draw>`.
     """
 
     gradient: bool
     ids: np.ndarray | Tensor
     on_device: bool = False
     values_only: bool = False
+    draw: int = 0
 
     def answer(self, scorer: Scorer) -> Any:
         """Compute the answer: a :class:`Gradient`, :class:`Scores`, or a tensor of scores."""
+        if self.gradient and isinstance(scorer, ContextScorer):
+            return scorer.gradient_in(self.ids, self.draw)
         if self.gradient:
             return scorer.gradient_on_device(self.ids) if isinstance(self.ids, Tensor) else scorer.gradient(self.ids)
         if self.values_only:

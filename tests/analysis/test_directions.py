@@ -135,6 +135,25 @@ def test_heads_expressions_and_other_hook_points(gpt2):
     assert by_slice == dl.direction.difference(POSITIVE, NEGATIVE, HOOK, gpt2.bridge, position="mean")
 
 
+def test_activations_may_be_of_another_model_and_of_the_difference_of_two(gpt2, neox):
+    """What two models have learnt differently about two sets of texts: each model runs on the same rows."""
+    there = dl.direction.difference(POSITIVE, NEGATIVE, dl.hook(HOOK)[-1].on(neox.bridge), gpt2.bridge)
+    ahead, behind = (vectors(neox, side) for side in (POSITIVE, NEGATIVE))
+    assert close(there, ahead.mean(0) - behind.mean(0))
+    both = dl.hook(HOOK)[-1] - dl.hook(HOOK)[-1].on(neox.bridge)
+    here = [vectors(gpt2, side) for side in (POSITIVE, NEGATIVE)]
+    expected = (here[0].mean(0) - here[1].mean(0)) - (ahead.mean(0) - behind.mean(0))
+    assert close(dl.direction.difference(POSITIVE, NEGATIVE, both, gpt2.bridge, batch_size=1), expected)
+
+
+def test_the_texts_of_a_side_may_come_from_a_generator(gpt2):
+    chats = [[{"role": "user", "content": text}] for text in ("The dog", "A cat")]
+    bridge = models.new_bridge("gpt2", gpt2.raw)
+    bridge.tokenizer = chatty(CHATML)
+    expected = dl.direction.difference(chats, NEGATIVE, HOOK, bridge)
+    assert dl.direction.difference(iter(chats), iter(NEGATIVE), HOOK, bridge) == expected
+
+
 @pytest.mark.parametrize(
     ("sides", "keywords", "error", "message"),
     [
@@ -156,6 +175,8 @@ def test_heads_expressions_and_other_hook_points(gpt2):
         (("a" * 200, "b"), {}, PromptError, "context is 64; shorten it"),
         ((["a", "b"], ["c", "d"]), {"method": "probe", "penalty": 0}, SettingsError, "penalty is 0"),
         ((["a", "b"], ["c", "d"]), {"method": "whitened", "shrinkage": 2}, SettingsError, "shrinkage is 2"),
+        (("a", "b"), {"shrinkage": 0.5}, SettingsError, 'shrinkage= belongs to method="whitened"'),
+        (("a", "b"), {"penalty": 2}, SettingsError, 'penalty= belongs to method="probe"'),
         (({"role": "user", "content": "a"}, "b"), {}, FeatureError, "a chat is a list of messages"),
         (([{"content": "a"}], "b"), {}, FeatureError, "has a role"),
     ],
@@ -207,6 +228,8 @@ def test_rows_of_an_autoencoder(tmp_path):
     decoder, encoder = (dl.direction.sae_latent(tmp_path, 5, side) for side in ("decoder", "encoder"))
     assert np.array_equal(decoder.values, W["W_dec"][5]) and np.array_equal(encoder.values, W["W_enc"][:, 5])
     assert str(decoder.origin).startswith("decoder of sae_latent(")
+    named = dl.direction.sae_latent(tmp_path.parent, 5, sae_id=tmp_path.name)
+    assert np.array_equal(named.values, decoder.values)
     with pytest.raises(FeatureRangeError, match="latent 6 is out of range"):
         dl.direction.sae_latent(tmp_path, 6)
 

@@ -8,9 +8,10 @@ import socket
 import fsspec
 import numpy as np
 import pytest
+import torch
 
 import dreamy_lens as dl
-from dreamy_lens.errors import ExamplesError
+from dreamy_lens.errors import DreamyLensError, ExamplesError, RunFolderError
 from dreamy_lens.scan import Examples, scanner
 from dreamy_lens.scan.storage import HEADER
 from tests.scan.test_scan import small_blocks  # noqa: F401
@@ -74,6 +75,56 @@ def test_an_interrupted_scan_goes_on(url, small_blocks, monkeypatch):  # noqa: F
     part = scan(url, batch_size=4)
     assert not part.header["complete"] and part.counts["windows"]
     assert np.allclose(values(scan(url, batch_size=4)), whole, atol=1e-5)
+
+
+def test_a_finished_scan_is_opened_at_its_url(url, tmp_path):
+    whole = scan(url)
+    opened = dl.load(url)
+    assert type(opened) is type(whole) and values(opened) == values(whole)
+    run = dl.dream("L2.N17", iterations=1, population=2, children=4, length=5, progress=False)
+    assert str(dl.compare(run, url)) == str(dl.compare(run, whole))
+    browser = dl.browse(examples=url)
+    browser.wait()
+    browser.close()
+    with pytest.raises(ExamplesError, match=r"'memory://bucket/none' has no examples\.json"):
+        dl.compare(run, "memory://bucket/none")
+
+
+def test_what_is_saved_on_this_machine_alone_is_refused_at_a_url(url, tmp_path, monkeypatch):
+    """No folder "memory:" or "s3:" is made here, in which a run would be lost with the machine."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    small = {"iterations": 1, "population": 2, "children": 4, "length": 5, "progress": False}
+    run = dl.dream("L2.N17", **small)
+    direction = dl.direction([1.0, 2.0])
+    sae = dl.load_sae(_Halves(), "blocks.0.hook_resid_post", tensors={"W_enc": "W", "b_enc": "b"})
+    for write in (
+        lambda: dl.dream("L2.N17", save_to="s3://bucket/run", **small),
+        lambda: dl.dream("L2.N17", seeds=2, save_to=url, **small),
+        lambda: run.save("s3://bucket/run"),
+        lambda: run.to_html("s3://bucket/page.html"),
+        lambda: run.frontier.save("s3://bucket/frontier.json"),
+        lambda: run.frontier.save("s3://bucket/frontier.csv"),
+        lambda: run.frontier.save("s3://bucket/figure.svg"),
+        lambda: run.replay("s3://bucket/replay.svg"),
+        lambda: direction.save("s3://bucket/v.safetensors"),
+        lambda: sae.save("s3://bucket/sae"),
+    ):
+        with pytest.raises(DreamyLensError, match="is a URL, and this is written to a folder of this machine"):
+            write()
+    assert list((tmp_path / "here").iterdir()) == []
+    dl.sweep("L2.N17", out=f"{url}-sweep", **small)
+    assert len(dl.load(f"{url}-sweep")) == 1
+    fsspec.filesystem("memory").pipe_file("/bucket/run/run.json", b"{}")
+    with pytest.raises(RunFolderError, match="holds a run, which is opened from a folder of this machine"):
+        dl.load("memory://bucket/run")
+
+
+class _Halves:
+    W, b = torch.ones(4, 2), torch.zeros(2)
+
+    def encode(self, x):
+        return x @ self.W
 
 
 def test_examples_that_cannot_be_written_stay_in_memory(url, monkeypatch):

@@ -178,6 +178,7 @@ ERRORS = [
     ("a + ", "    ^", "The text ends too early"),
     ("a + * b", "    ^", "Expected a hook point, a function, a number or a bracket, found '*'"),
     ("L2.N*", "^", "L2.N* is a pattern, which names many features. Patterns are for scans: max_activating()"),
+    ('sae_latent("a", *)', "^", 'Name one feature here, such as sae_latent("a", 12).'),
     ("2 * L*.N5", "    ^", "Name one feature here, such as L2.N5."),
     ("blocks.*.hook_out[-1, 3]", "^", "Name one feature here, such as blocks.2.hook_out."),
     ("blocks.2.hook_*[-1, 3]", "^", "blocks.2.hook_* is a pattern, which names many features."),

@@ -260,9 +260,45 @@ def test_rows_and_positions_outside_the_training_are_said_once(gpt2, tmp_path):
             dl.score(latent(folder, position=3), ids, gpt2.bridge, prepend_bos=True)
         dl.score(latent(folder, position=3), ids[:, :8], gpt2.bridge, prepend_bos=True)
     texts = " ".join(str(w.message) for w in said)
-    assert "of 8 tokens (context_size), and rows here have 10: " in texts and "Use shorter prompts or windows" in texts
+    assert "of 8 tokens (context_size), and rows here have 10, though no position after the end" in texts
     for part in ("context_size", "seqpos_slice", "exclude_special_tokens"):
         assert texts.count(part) == (1 if part != "seqpos_slice" else 2)  # positions 1 and 0 are two facts
+
+
+@pytest.mark.parametrize("position", [-1, 7, slice(None), slice(2, 8)])
+def test_positions_after_the_rows_of_the_training_are_refused_unless_they_are_ignored(gpt2, tmp_path, position):
+    folder, weights = saved(tmp_path / "sae", 32, "blocks.0.hook_resid_post", context_size=8, prepend_bos=True)
+    ids, at = prompts(gpt2, 8), {"position": position}
+
+    def pre(n: int, **more: Any) -> Any:
+        feature = latent(folder, **at, **more)
+        feature = feature.max() if isinstance(position, slice) else feature
+        return lambda: dl.score(feature, ids[:, :n], gpt2.bridge, prepend_bos=True).value
+
+    with pytest.raises(SAEError) as error:
+        pre(8)()
+    for part in ("rows of 8 tokens (context_size), and rows here have 9, of which position 8 is read", "shorter by 1"):
+        assert part in str(error.value)
+    assert 'sae_latent(..., ignore="context_size")' in str(error.value)
+    if position in (-1, slice(None)):
+        assert np.isfinite(pre(7)()).all()  # with the BOS, a row as long as those of the training
+    row = torch.tensor([[gpt2.bos, *prompt] for prompt in ids.tolist()])
+    with torch.no_grad():
+        states = gpt2.raw(row, output_hidden_states=True).hidden_states[1]
+    every = by_hand(states, weights)[:, 1:][:, position if isinstance(position, slice) else slice(-1, None)].max(1)
+    np.testing.assert_allclose(pre(8, ignore="context_size")(), every, atol=1e-4)
+
+
+def test_windows_that_are_longer_than_the_rows_of_the_training_are_refused(gpt2, tmp_path):
+    folder, _ = saved(tmp_path / "sae", 32, context_size=8, prepend_bos=True)
+    texts, settings = ["the dog runs over the hill and the cat"] * 3, {"prepend_bos": True, "progress": False}
+    for length in (8, 7):
+        scan = {"model": gpt2.bridge, "length": length, "cache": False, **settings}
+        if length == 8:
+            with pytest.raises(SAEError, match=r"rows here have 9, of which position 8 is read"):
+                dl.max_activating(latent(folder), corpus=texts, **scan)
+        else:
+            assert len(dl.max_activating(latent(folder), corpus=texts, **scan))
 
 
 @pytest.mark.parametrize(
@@ -337,7 +373,7 @@ def test_what_is_ignored_is_part_of_the_feature(tmp_path):
 
 def test_an_object_in_memory_states_conditions_too(gpt2):
     class Config:
-        hook_name, prepend_bos = POST, False
+        hook_name, prepend_bos, context_size = POST, False, 5
 
     class Encoder:
         cfg = Config()
@@ -347,6 +383,8 @@ def test_an_object_in_memory_states_conditions_too(gpt2):
 
     with pytest.raises(SAEError, match=r"The Encoder was trained without a BOS .*use prepend_bos=False"):
         dl.score(dl.sae_latent(Encoder(), 1), prompts(gpt2), gpt2.bridge, prepend_bos=True)
+    with pytest.raises(SAEError, match=r"The Encoder was trained on rows of 5 tokens .*of which position 6 is read"):
+        dl.score(dl.sae_latent(Encoder(), 1), prompts(gpt2, 7), gpt2.bridge, prepend_bos=False)
 
 
 def test_every_key_that_is_known_is_described():

@@ -8,6 +8,7 @@ import shutil
 import warnings
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ import dreamy_lens as dl
 from dreamy_lens.analysis import logit_effect
 from dreamy_lens.errors import FeatureError, FileWriteError, SAEError
 from dreamy_lens.features import load_sae
+from dreamy_lens.features.families import expressions
 from dreamy_lens.features.sae_formats.modules import hook_of_module
+from dreamy_lens.models import as_hooked
 from tests.features.test_sae import HOOK, modern, save, tensors
 from tests.features.test_sae_released import FOLDERS, RELEASED, expected, opened
 from tests.helpers.by_hand import Pass
@@ -322,6 +325,147 @@ def test_an_object_by_hand_scores_scans_and_writes_like_a_folder(gpt2, tmp_path)
         np.testing.assert_allclose(logit_effect(sae, gpt2.bridge).values, effect, atol=1e-4)
     with pytest.raises(SAEError, match=re.escape('Name its tensors, load_sae(..., tensors={"W_enc": ')):
         dl.score(dl.sae_latent(thing, 4, hook=HOOK, pre_activation=True), ids, gpt2.bridge)
+
+
+def test_every_latent_of_a_dictionary_is_scanned_by_one_text(gpt2, tmp_path):
+    g = torch.Generator().manual_seed(0)
+    shapes = {"W_enc": (WIDTH, 6), "W_dec": (6, WIDTH), "b_enc": (6,), "b_dec": (WIDTH,)}
+    weights = {name: torch.randn(shape, generator=g) for name, shape in shapes.items()}
+    folder = str(save(tmp_path / "sae", {"hook_name": HOOK}, weights))
+    model = as_hooked(gpt2.bridge)
+    plain = [dl.sae_latent(folder, i) for i in range(6)]
+    assert expressions(f'sae_latent("{folder}", *)', model) == plain
+    shifted = expressions(f'2 * sae_latent("{folder}", * , position=0, pre_activation=true).clip(max=6) - 1', model)
+    assert shifted == [2 * dl.sae_latent(folder, i, 0, pre_activation=True).clip(max=6) - 1 for i in range(6)]
+    assert expressions([f'sae_latent("{folder}", 3)', f'sae_latent("{folder}", *)'], model)[0] == plain[3]
+    text = "The dog runs over the hill and the cat sleeps in the house."
+    settings = {"length": 5, "k": 2, "progress": False, "cache": False}
+    scan = dl.max_activating(f'sae_latent("{folder}", *, pre_activation=true)', gpt2.bridge, [text], **settings)
+    assert len(scan) == 6
+    for i in (0, 5):
+        window = scan.of(dl.sae_latent(folder, i, pre_activation=True)).top[0]
+        alone = dl.score(dl.sae_latent(folder, i, pre_activation=True), np.array(window.ids), gpt2.bridge).value[0]
+        assert window.value == pytest.approx(float(alone), abs=1e-4)
+    with pytest.raises(FeatureError, match="several latents beside a pattern; write one with a"):
+        expressions(f'sae_latent("{folder}", *) - sae_latent("{folder}", 1)', model)
+    with pytest.raises(SAEError, match="There is no SAE folder"):
+        expressions('sae_latent("nowhere", *)', model)
+    # A text in quotes, and a product, are no patterns.
+    assert len(expressions('logit("*") * 2', model)) == 1
+    assert len(expressions(f'sae_latent("{folder}", 1) * 2', model)) == 1
+
+
+@pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu", "gated"])
+@pytest.mark.parametrize("subtracts", [True, False])
+def test_a_checkpoint_of_a_training_on_whitened_activations_whitens_them(tmp_path, architecture, subtracts):
+    """By the definition of SAELens: the autoencoder sees (x - mean) @ M, and writes z @ M⁻¹."""
+    weights = {name: t.double() for name, t in tensors(architecture).items()}
+    d_in = len(weights["W_enc"])
+    g = torch.Generator().manual_seed(7)
+    mean, matrix = torch.randn(d_in, generator=g), torch.randn(d_in, d_in, generator=g) + 2 * torch.eye(d_in)
+    config = modern(architecture, normalize_activations="covariance_whitening", apply_b_dec_to_input=subtracts)
+    folder = save(tmp_path / "sae", config, tensors(architecture))
+    with pytest.raises(SAEError, match=r"covariance_whitening\), and the statistics are not in its files"):
+        load_sae(folder)
+    x = torch.randn(5, d_in, generator=g)
+    plain = load_sae(folder, ignore="normalize_activations")
+    torch.testing.assert_close(plain.encode(x), load_sae(save(tmp_path / "raw", modern(
+        architecture, apply_b_dec_to_input=subtracts), tensors(architecture))).encode(x))  # fmt: skip
+    inverse = torch.linalg.inv(matrix)
+    statistics = {"mean": mean, "matrix": matrix, "inverse_matrix": inverse.contiguous()}
+    save_file(statistics, folder / "activation_whitening.safetensors")
+    whitened = load_sae(folder)
+    z = (x - mean) @ matrix
+    torch.testing.assert_close(whitened.encode(x), plain.encode(z))
+    torch.testing.assert_close(whitened.latent(x, 2, pre_activation=True), plain.latent(z, 2, pre_activation=True))
+    torch.testing.assert_close(whitened.decoder_row(2), (weights["W_dec"][2] @ inverse.double()).float())
+    column = (matrix.double() @ weights["W_enc"])[:, 2].float()
+    torch.testing.assert_close(whitened.encoder_column(2), column, atol=1e-5, rtol=1e-4)
+    folded = load_sae(whitened.save(tmp_path / "folded"))
+    torch.testing.assert_close(folded.encode(x), whitened.encode(x), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(folded.decoder_row(2), whitened.decoder_row(2), atol=1e-5, rtol=1e-4)
+    save_file({**statistics, "matrix": matrix[:, 1:].contiguous()}, folder / "activation_whitening.safetensors")
+    with pytest.raises(SAEError, match=r"has matrix of shape .* and it reads activations of width"):
+        load_sae(folder)
+
+
+def test_a_checkpoint_states_the_number_that_its_activations_were_scaled_by(tmp_path):
+    config = modern("standard", normalize_activations="expected_average_only_in")
+    folder = save(tmp_path / "sae", config, tensors("standard"))
+    x = torch.randn(5, tensors("standard")["W_enc"].shape[0], generator=torch.Generator().manual_seed(7))
+    plain = load_sae(folder, ignore="normalize_activations")
+    (folder / "activation_scaler.json").write_text('{"scaling_factor": 0.25, "has_whitening": false}')
+    torch.testing.assert_close(load_sae(folder).encode(x), plain.encode(0.25 * x))
+    (folder / "activation_scaler.json").write_text('{"scaling_factor": null}')
+    with pytest.raises(SAEError, match="which its files do not hold"):
+        load_sae(folder)
+
+
+class AsInSAELens(torch.nn.Module):
+    """An object with the names of SAELens and a configuration, which may subtract the decoder's bias or not."""
+
+    def __init__(self, subtracts: bool, config: Any) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        shapes = {"W_enc": (WIDTH, 10), "b_enc": (10,), "W_dec": (10, WIDTH), "b_dec": (WIDTH,)}
+        for name, shape in shapes.items():
+            self.register_parameter(name, torch.nn.Parameter(torch.randn(shape)))
+        self.subtracts, self.cfg = subtracts, config
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return ((x - self.b_dec if self.subtracts else x) @ self.W_enc + self.b_enc).relu()
+
+
+class Stated(SimpleNamespace):
+    """A configuration that is written as SAELens writes its own."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def test_pre_activations_of_an_object_are_refused_where_its_encode_computes_something_else():
+    """SAELens subtracts the decoder's bias unless the configuration says otherwise; an object may not."""
+    x = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(1))
+    config = Stated(hook_name=HOOK, d_in=WIDTH, d_sae=10)
+    same, other = load_sae(AsInSAELens(True, config)), load_sae(AsInSAELens(False, config))
+    thing = same.origin
+    expected = (x - thing.b_dec) @ thing.W_enc[:, 2] + thing.b_enc[2]
+    torch.testing.assert_close(same.latent(x, 2, pre_activation=True), expected)
+    torch.testing.assert_close(other.latent(x, 2), other.origin.encode(x)[:, 2])
+    for ask in (lambda: other.latent(x, 2, pre_activation=True), lambda: other.encode(x, pre_activation=True)):
+        with pytest.raises(SAEError, match=r"its encode\(\) does not return what W_enc and the other weights give"):
+            ask()
+    names = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    told = load_sae(other.origin, HOOK, tensors=names, config={"apply_b_dec_to_input": False})
+    torch.testing.assert_close(told.latent(x, 2, pre_activation=True), x @ thing.W_enc[:, 2] + thing.b_enc[2])
+
+
+def test_a_configuration_that_is_a_dictionary_is_kept_too(gpt2):
+    config = {"hook_point": "transformer.h.0", "hook_name_out": "blocks.1.hook_mlp_out", "d_in": WIDTH, "d_sae": 10}
+    sae = load_sae(AsInSAELens(False, config | {"metadata": {"prepend_bos": False}, "context_size": 4}))
+    assert (sae.hook_name, sae.output_hook, sae.d_sae) == ("blocks.0.hook_resid_post", "blocks.1.hook_mlp_out", 10)
+    with pytest.raises(SAEError, match=r"trained without a BOS .*use prepend_bos=False"):
+        dl.score(dl.sae_latent(sae, 1), [5, 6, 7], gpt2.bridge, prepend_bos=True)
+    with pytest.raises(SAEError, match=r"rows of 4 tokens .*of which position 4 is read"):
+        dl.score(dl.sae_latent(sae, 1), [5, 6, 7, 8, 9], gpt2.bridge, prepend_bos=False)
+    with torch.no_grad():
+        state = gpt2.raw(torch.tensor([[5, 6, 7]]), output_hidden_states=True).hidden_states[1][0, -1]
+        expected = float(sae.origin.encode(state)[1])
+    value = dl.score(dl.sae_latent(sae, 1), [5, 6, 7], gpt2.bridge, prepend_bos=False).value[0]
+    assert value == pytest.approx(expected, abs=1e-4)
+
+
+def test_tensors_of_an_object_that_lie_the_other_way_are_not_cut_wrongly():
+    class Square(ByHand):
+        d_sae = 10
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.W_dec, self.W_enc = self.dec.weight, self.enc.weight  # [d_out, d_sae], [d_sae, d_in]
+
+    for row in ("decoder_row", "encoder_column"):
+        with pytest.raises(SAEError, match=r"is needed\. Name its tensors: load_sae\(\.\.\., tensors="):
+            getattr(load_sae(Square(), HOOK), row)(3)
 
 
 def test_what_an_object_writes_is_known_only_if_it_decodes_linearly():

@@ -67,6 +67,37 @@ def test_the_folder_of_an_adapter_loads_its_model_with_the_adapter(tmp_path, fam
     assert np.isfinite(run.frontier.best().value) and not hasattr(bridge.original_model, "peft_config")
 
 
+@pytest.mark.parametrize("targets", [["c_attn", "wte"], ["c_fc", "lm_head"], ["wte", "lm_head"]])
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+def test_an_adapter_on_one_of_two_shared_tables_acts_on_that_one_alone(tmp_path, targets, monkeypatch):
+    """GPT-2 shares the weights of its embedding and its unembedding; the adapter is beside one of them."""
+    base = save_base(tmp_path / "base", "gpt2")
+    monkeypatch.setitem(TARGETS, "gpt2", targets)
+    adapted, ids = save_adapter(tmp_path / "lora", base, "gpt2"), [5, 9, 7, 11]
+    bridge = dl.load_model(tmp_path / "lora", device="cpu")
+    expected = logits_of(adapted, ids)
+    np.testing.assert_allclose(logits_of(bridge.original_model, ids), expected, atol=2e-4)
+    scores = dl.score(dl.logit(12), ids, bridge, prepend_bos=False)
+    assert scores.value[0] == pytest.approx(float(expected[-1, 12]), rel=1e-4, abs=1e-4)
+    cross_entropy = torch.nn.functional.cross_entropy(expected[:-1], torch.tensor(ids[1:]))
+    assert scores.cross_entropy[0] == pytest.approx(float(cross_entropy), rel=1e-4)
+    rows = bridge.original_model.get_input_embeddings().weight, bridge.original_model.get_output_embeddings().weight
+    assert rows[0].data_ptr() != rows[1].data_ptr()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+def test_a_merge_that_changes_what_the_model_predicts_is_refused(tmp_path, monkeypatch):
+    base = save_base(tmp_path / "base", "llama")
+    save_adapter(tmp_path / "lora", base, "llama")
+
+    def without_deltas(self, *args, **keywords):
+        return self.unload()
+
+    monkeypatch.setattr(peft.PeftModel, "merge_and_unload", without_deltas, raising=False)
+    with pytest.raises(ModelError, match=r"predicts something else than beside the adapter, as peft computes it"):
+        dl.load_model(tmp_path / "lora", device="cpu")
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:peft")
 def test_an_adapter_is_given_to_a_model_by_name(tmp_path):
     base = save_base(tmp_path / "base", "gpt2")
@@ -77,6 +108,27 @@ def test_an_adapter_is_given_to_a_model_by_name(tmp_path):
     assert dl.score(dl.logit(12), ids, bridge, prepend_bos=False).value[0] == pytest.approx(expected, rel=1e-4)
     # Neither folder gives this model again by itself, and its name says so.
     assert as_hooked(bridge).name == f"{base} with the adapter {tmp_path / 'lora'}"
+
+
+@pytest.mark.parametrize("given", [None, "step9"])
+def test_an_adapter_is_put_on_the_revision_of_the_model_that_it_states(tmp_path, monkeypatch, given):
+    """As peft's own `AutoPeftModel` does."""
+    config = {"base_model_name_or_path": "owner/base", "revision": "step3", "peft_type": "LORA"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    asked = {}
+
+    def load(source, device, dtype, adapter, quantization, options):
+        asked.update(source=source, adapter=adapter, **options)
+        raise ModelError("enough")
+
+    monkeypatch.setattr("dreamy_lens.models.load.load_pretrained", load)
+    with pytest.raises(ModelError, match="enough"):
+        dl.load_model(tmp_path, device="cpu", **({} if given is None else {"revision": given}))
+    assert asked == {"source": "owner/base", "adapter": tmp_path, "revision": given or "step3"}
+    save_base(tmp_path / "owner" / "base", "gpt2")  # a folder beside the adapter has no revisions
+    with pytest.raises(ModelError, match="enough"):
+        dl.load_model(tmp_path, device="cpu", **({} if given is None else {"revision": given}))
+    assert asked["source"] == str(tmp_path / "owner" / "base")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:peft")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import dreamy_lens as dl
 from dreamy_lens.errors import ConstraintError, SettingsError
@@ -234,6 +235,60 @@ def test_seeds_that_are_none(text, said):
 def test_constraints_that_cannot_be_are_refused():
     with pytest.raises(ConstraintError):
         settings.arguments({"template": "nothing"})
+    for typed, said in (
+        ({"contexts": "Return {dream}"}, "at least two contexts"),
+        ({"contexts": "a | b", "softness": "2"}, 'softness= belongs to combine="soft_min"'),
+        ({"contexts": "a | b", "gradients_in": "x"}, "gradients_in is a number of contexts"),
+        ({"contexts": '["a", 7]'}, "chat\\(\\) takes messages"),
+        ({"contexts": '["a", "b"'}, "The list of contexts is no JSON"),
+        ({"chat": '[{"role": "user"'}, "The chat is no JSON"),
+        ({"chat": '{"messages": [], "tool": []}'}, "or an object with messages, tools, add_generation_prompt"),
+    ):
+        with pytest.raises(ConstraintError, match=said):
+            settings.arguments(typed)
+    with pytest.raises(SettingsError, match="contexts is empty, and combine is about several contexts"):
+        settings.arguments({"combine": "min"})
+
+
+def test_contexts_chats_and_a_fluency_model_are_typed_in_the_form(played, gpt2, neox, tmp_path):
+    """The run's value is that of the plain model in each context, its cross-entropy that of the other model."""
+    other = tmp_path / "other"
+    neox.raw.save_pretrained(other)
+    neox.tokenizer.save_pretrained(other)
+    typed = {"contexts": "Over{dream} hill | She said", "combine": "min", "gradients_in": "1"}
+    typed |= {"fluency_model": str(other)}
+    answer = played.ask("check", "L1.N3", **typed | {"seeds": "0"})
+    assert answer["settings_error"] == ""
+    code = 'dl.constraints.contexts(["Over{dream} hill", "She said{dream}"], "min", gradients_in=1)'
+    assert f"fluency_model={str(other)!r}" in answer["python"] and code in answer["python"]
+    (run,) = played.start(**typed)
+    best = run.wait().frontier.best()
+    values, surprisals = [], []
+    for before, after in (("Over", " hill"), ("She said", "")):
+        start, end = (gpt2.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, after))
+        row = torch.tensor([[0, *start, *best.ids, *end]])
+        with torch.no_grad():
+            states = gpt2.raw.transformer(row, output_hidden_states=True)
+            block = gpt2.raw.transformer.h[1]
+            middle = states.hidden_states[1] + block.attn(block.ln_1(states.hidden_states[1]))[0]
+            values.append(float(block.mlp.act(block.mlp.c_fc(block.ln_2(middle)))[0, -1, 3]))
+            log_probs = neox.raw(row).logits[0].log_softmax(-1)
+        first = 1 + len(start)
+        surprisals.append(-np.mean([float(log_probs[first + i - 1, token]) for i, token in enumerate(best.ids)]))
+    assert best.value == pytest.approx(min(values), abs=1e-4)
+    assert best.cross_entropy == pytest.approx(np.mean(surprisals), abs=1e-4)
+
+    messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "On {dream}"}]
+    (made,) = settings.arguments({"chat": json.dumps(messages)})["constraints"]
+    assert made == dl.constraints.chat(messages)
+    closed = {"messages": messages, "add_generation_prompt": False, "tools": [{"name": "add"}]}
+    frames = [*("Return {dream}", "See | also"), messages, closed]
+    (several,) = settings.arguments({"contexts": json.dumps(frames)})["constraints"]
+    chats = [dl.constraints.chat(messages), dl.constraints.chat(messages, False, tools=[{"name": "add"}])]
+    assert several == dl.constraints.contexts([*frames[:2], *chats])
+    # What only looks like JSON is a message of the user.
+    for text in ("{dream} is", "[{dream}]", "[{dream}] {x}"):
+        assert settings.arguments({"chat": text})["constraints"] == [dl.constraints.chat(text)]
 
 
 # Runs.

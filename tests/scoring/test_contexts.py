@@ -11,13 +11,15 @@ import torch
 
 import dreamy_lens as dl
 from dreamy_lens.cli.main import main
-from dreamy_lens.errors import ConstraintError, CorpusError, PromptError, SettingsError
+from dreamy_lens.errors import ConstraintError, CorpusError, FeatureRangeError, PromptError, SettingsError
 from dreamy_lens.models import as_hooked
 from dreamy_lens.panels import AttributionPanel
 from dreamy_lens.runs.python_code import run_code
 from dreamy_lens.scoring.contexts import Combination, ContextScorer
 from dreamy_lens.scoring.scorer import Scorer
+from tests.helpers import models
 from tests.helpers.scorers import make_scorer
+from tests.search.test_chat import CHATML, chatty
 
 FRAMES = [([5, 6, 7], [8]), ([11], []), ([], [12, 13])]
 IDS = np.random.default_rng(0).integers(1, 320, size=(5, 6))
@@ -135,6 +137,34 @@ def test_gradients_in_some_contexts_are_drawn_by_the_prompts(gpt2):
     np.testing.assert_allclose(scorer.score(IDS).value, each, atol=2e-5)
 
 
+def test_a_prompt_that_stays_is_improved_in_other_contexts_in_each_iteration(gpt2, monkeypatch):
+    """A run in which no child is better keeps its prompt; its contexts are drawn anew, alone and side by side."""
+    drawn: list[tuple[int, tuple[int, ...]]] = []
+    original = ContextScorer.draw
+
+    def draw(self, rows, number=0):
+        chosen = original(self, rows, number)
+        drawn.append((number, tuple(chosen)))
+        return chosen
+
+    scorer, parts = in_contexts("L1.N3", gpt2.bridge, Combination("mean"), drawn=1)
+    assert len({tuple(scorer.draw(IDS, number)) for number in range(20)}) == 3
+    (k,) = scorer.draw(IDS, 7)
+    expected = np.asarray(parts[k].gradient(IDS).of_value())
+    np.testing.assert_allclose(scorer.gradient_in(IDS, 7).of_value(), expected, atol=1e-4)
+    np.testing.assert_allclose(scorer.gradient_in(torch.from_numpy(IDS), 7).of_value(), expected, atol=1e-4)
+
+    monkeypatch.setattr(ContextScorer, "draw", draw)
+    contexts = dl.constraints.contexts(["a", "b", "c", "d"], gradients_in=1)
+    settings = {"constraints": contexts, "length": 3, "progress": False, "keep_parents": True, "search": "gcg"}
+    for more in ({"seed": 0}, {"seeds": [0, 1]}):
+        drawn.clear()
+        dl.dream("L1.N3", gpt2.bridge, iterations=6, children=1, top_k=1, **settings, **more)
+        searched = [(number, chosen) for number, chosen in drawn if number]
+        assert sorted({number for number, _ in searched}) == [1, 2, 3, 4, 5, 6]
+        assert len(searched) == 6 * len(more.get("seeds", [0])) and len({chosen for _, chosen in searched}) > 1
+
+
 @pytest.mark.parametrize("search", ["epo", "frontier", "gcg", "random"])
 def test_every_search_finds_prompts_for_all_contexts(search):
     settings = {"iterations": 2, "length": 5, "search": search, "progress": False, "seed": 1}
@@ -226,6 +256,31 @@ def test_contexts_are_checked(arguments, sentence):
     assert sentence in str(error.value)
 
 
+def test_one_context_may_be_given_in_every_form(gpt2):
+    bridge = models.new_bridge("gpt2", gpt2.raw)
+    bridge.tokenizer = chatty(CHATML)
+    messages = [{"role": "user", "content": "On {dream}"}]
+    value = lambda contexts: float(dl.score("L1.N3", " dog", bridge, contexts=contexts).value[0])  # noqa: E731
+    stands_before = value(dl.constraints.template("Over the{dream}"))
+    assert stands_before == value("Over the") == value(["Over the"]) == value("Over the{dream}")
+    assert value(dl.constraints.chat(messages)) == value(messages) == value([messages])
+    assert dl.constraints.contexts(["a", messages]) == dl.constraints.contexts(["a", dl.constraints.chat(messages)])
+    ids = bridge.tokenizer("Over the", add_special_tokens=False)["input_ids"]
+    expected = dl.generate(" dog", bridge, 3, prefix=ids)
+    assert dl.generate(" dog", bridge, 3, contexts="Over the").ids == expected.ids
+    before, after = dl.constraints.chat(messages).texts(bridge.tokenizer)
+    answer = dl.generate(before.removeprefix("<|endoftext|>") + " dog" + after, bridge, 3)
+    assert dl.generate(" dog", bridge, 3, contexts=messages).ids == answer.ids
+    for contexts, said in (
+        ([messages, "a"], "continued in one context, and contexts= has 2"),
+        ([7], "A context is a text, a template or a chat; got 7"),
+    ):
+        with pytest.raises(ConstraintError, match=said):
+            dl.generate(" dog", bridge, contexts=contexts)
+    with pytest.raises(FeatureRangeError, match=r"In context 2 of 2: .*there is no position 3"):
+        dl.score("blocks.1.mlp.hook_post[3, 3]", " dog", bridge, contexts=["Over the hill", "a"])
+
+
 def test_settings_of_contexts_are_checked():
     two = ["a {dream}", "b {dream}"]
     for softness, other in ((1e-300, "min"), (1e300, "mean")):
@@ -288,6 +343,41 @@ def test_the_command_line_takes_contexts(capsys):
     with pytest.raises(SystemExit):
         main([*arguments, "--combine", "min"])
     assert "give them with --context" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*arguments, "--passages", "3"])
+    assert "--passages is about --contexts-from" in capsys.readouterr().err
+
+
+def test_the_command_line_takes_chats_and_passages_as_contexts_for_dreams_and_sweeps(tmp_path, capsys):
+    folder, corpus = tmp_path / "model", tmp_path / "stories.txt"
+    models.raw_model("gpt2").save_pretrained(folder)
+    chatty(CHATML).save_pretrained(folder)
+    corpus.write_text("The dog runs over the hill and the cat sleeps in the house of the king.\n")
+    messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "On {dream}!"}]
+    (tmp_path / "chat.json").write_text(json.dumps({"messages": messages, "add_generation_prompt": False}))
+    given = ["--context", str(tmp_path / "chat.json"), "--contexts-from", str(corpus), "--passages", "3"]
+    given += ["--gradients-in", "2", "--combine", "min", "--forbid", "dog"]
+    common = ["L1.N3", "--model", str(folder), "--iterations", "1", "--length", "3", "--search", "gcg"]
+    common += ["--children", "4", "--quiet", *given]
+    frames = [dl.constraints.chat(messages, False), *dl.corpus.passages(corpus, 3)]
+    expected = (dl.constraints.forbid_text("dog"), dl.constraints.contexts(frames, "min", gradients_in=2))
+    assert main(["dream", *common, "--out", str(tmp_path / "run")]) == 0
+    run = dl.load_run(tmp_path / "run")
+    assert run.constraints == expected
+    assert main(["sweep", *common, "--seeds", "1", "--out", str(tmp_path / "sweep")]) == 0
+    swept = dl.load(tmp_path / "sweep")[0]
+    assert swept.constraints == expected and np.array_equal(swept.history.ids, run.history.ids)
+    capsys.readouterr()
+    written = ["generate", " cat", "--model", str(folder), "--tokens", "3", "--json", "--quiet"]
+    for option, contexts in ((["--chat", str(tmp_path / "chat.json")], frames[0]), (["--template", "a{dream}"], "a")):
+        assert main([*written, *option]) == 0
+        expected_ids = dl.generate(" cat", str(folder), 3, contexts=contexts).ids
+        assert json.loads(capsys.readouterr().out)["ids"] == list(expected_ids)
+    with pytest.raises(SystemExit):
+        main([*written, "--chat", "{dream}", "--template", "a{dream}"])
+    (tmp_path / "chat.json").write_text("[")
+    assert main(["dream", *common]) == 1
+    assert "The messages of the chat in " in capsys.readouterr().err
 
 
 def test_a_target_of_several_tokens_follows_the_prompt_in_each_context(gpt2):
@@ -304,12 +394,15 @@ def test_a_target_of_several_tokens_follows_the_prompt_in_each_context(gpt2):
     assert scorer.score(IDS[0]).value[0] == pytest.approx(min(expected), abs=1e-4)
 
 
-def test_a_run_with_drawn_contexts_goes_on_as_if_it_had_not_stopped(tmp_path):
+@pytest.mark.parametrize("search", ["epo", "frontier"])
+def test_a_run_with_drawn_contexts_goes_on_as_if_it_had_not_stopped(tmp_path, search):
     contexts = dl.constraints.contexts(
         ["Return {dream}", "See also", "Raises"], "soft_min", softness=0.5, gradients_in=2
     )
-    whole = dl.dream(PRE, constraints=contexts, **{**SMALL, "iterations": 4})
-    dl.dream(PRE, constraints=contexts, **{**SMALL, "iterations": 2}).save(tmp_path / "run")
+    small = {"children": 6, "parents": 2, "samples": 8, "length": 5, "search": "frontier", "progress": False}
+    small = SMALL if search == "epo" else small
+    whole = dl.dream(PRE, constraints=contexts, **{**small, "iterations": 4})
+    dl.dream(PRE, constraints=contexts, **{**small, "iterations": 2}).save(tmp_path / "run")
     opened = dl.load_run(tmp_path / "run")
     opened.resume(2)
     assert np.array_equal(opened.history.ids, whole.history.ids)

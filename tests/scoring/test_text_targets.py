@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +217,26 @@ def test_a_prompt_and_a_text_that_do_not_fit_into_the_context(gpt2):
         dl.score(feature, prompts(gpt2, 2, 40), gpt2.bridge)
     with pytest.raises(SettingsError, match=r"the target's .* tokens, and tiny-gpt2's context is 64; use a length"):
         dl.max_activating(feature, gpt2.bridge, ["the dog " * 60], length=40, progress=False)
+
+
+def test_the_value_is_minus_the_loss_of_nanogcg_in_the_same_chat(gpt2):
+    """The losses that nanogcg reports of its own suffixes, in a chat that its tokenizer's chat template writes."""
+    nanogcg = pytest.importorskip("nanogcg", reason="the comparison needs the library nanogcg, and its scipy")
+    tokenizer = copy.deepcopy(gpt2.tokenizer)
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    messages = [{"role": "system", "content": "be nice"}, {"role": "user", "content": "say{} now"}]
+    asked, given = ([{**m, "content": m["content"].format(at)} for m in messages] for at in ("{optim_str}", "{dream}"))
+    settings = {"num_steps": 4, "search_width": 24, "topk": 16, "optim_str_init": "x x x x", "seed": 1}
+    config = nanogcg.GCGConfig(**settings, use_prefix_cache=False, verbosity="ERROR")
+    found = nanogcg.run(copy.deepcopy(gpt2.raw), tokenizer, asked, TARGET, config)
+    bridge = models.new_bridge("gpt2", gpt2.raw)
+    bridge.tokenizer = tokenizer
+    feature, chat = dl.log_prob(TARGET, reduce="mean"), dl.constraints.chat(given)
+    for text, loss in zip(found.strings, found.losses, strict=True):
+        assert dl.score(feature, text, bridge, contexts=chat).value[0] == pytest.approx(-loss, abs=1e-5)
 
 
 def test_the_example_of_the_documentation_runs():

@@ -65,6 +65,27 @@ def test_a_last_turn_of_the_assistant_is_continued():
     assert texts_of(constraints.chat(messages, add_generation_prompt=False))[1] == "<|im_end|>\n"
 
 
+@pytest.mark.parametrize("content", ["", "  \n", None, [{"type": "text", "text": " "}], []])
+def test_a_last_turn_of_the_assistant_without_text_is_refused_unless_it_is_closed(content):
+    """Nothing can be continued there, and transformers would cut off the end of the turn's beginning."""
+    call = {"role": "assistant", "content": content, "tool_calls": [{"function": {"name": "f"}}]}
+    messages = [{"role": "user", "content": "Hi {dream}"}, call]
+    tokenizer = chatty("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{% endfor %}")
+    with pytest.raises(ConstraintError, match=r"no text that the model could go on with\. Leave it out"):
+        texts_of(constraints.chat(messages), tokenizer)
+    assert texts_of(constraints.chat(messages, False), tokenizer)[1].endswith("<|im_end|>")
+    assert texts_of(constraints.chat(messages[:1]), tokenizer)[1] == "<|im_end|>"
+
+
+@pytest.mark.parametrize("tools", [7, "add", {"name": "add"}, ["add"]])
+def test_tools_are_descriptions_in_a_list(tools):
+    with pytest.raises(ConstraintError, match="tools= takes a list of descriptions"):
+        constraints.chat("{dream}", tools=tools)
+    with pytest.raises(ConstraintError, match="add_generation_prompt is True or False; got 'no'"):
+        constraints.chat("{dream}", "no")  # pyright: ignore[reportArgumentType]
+    assert constraints.chat("{dream}", tools=[]) == constraints.chat("{dream}")
+
+
 def test_tools_and_turns_of_tools():
     messages = [{"role": "user", "content": "{dream}"}, {"role": "tool", "content": "42"}]
     before, after = texts_of(constraints.chat(messages, tools=[{"name": "add"}]), chatty(TOOLS))

@@ -26,6 +26,9 @@ LATENT_AXIS = {
 }
 """Axis of the latents in each tensor that has one."""
 
+WHITENING = {"whitening_mean": "mean", "whitening_matrix": "matrix", "whitening_inverse": "inverse_matrix"}
+"""Tensors that whiten an activation, by name, each with its name in the file of SAELens."""
+
 Shapes = Mapping[str, "tuple[int, ...]"]
 """Shapes of tensors, by name."""
 
@@ -48,6 +51,7 @@ class Encoder:
         activation: Activation function: "relu", or "tanh-relu" for tanh(relu(x)).
         normalisation: Normalisation of the activation, one of `saelens.NORMALISATIONS`.
         input_scale: Number that an activation is multiplied by before encoding.
+        whitened: True if an activation is whitened before encoding: `(x - whitening_mean) @ whitening_matrix`.
         subtracts_b_dec: True if the decoder bias is subtracted from the activation before encoding.
         scales_by_decoder_norm: True if each pre-activation is multiplied by the norm of the latent's decoder row.
         output_hook: Hook point that the decoder writes to, if it is not `hook_name`.
@@ -66,6 +70,7 @@ class Encoder:
     activation: str = "relu"
     normalisation: str = "none"
     input_scale: float = 1.0
+    whitened: bool = False
     subtracts_b_dec: bool = True
     scales_by_decoder_norm: bool = False
     output_hook: str | None = None

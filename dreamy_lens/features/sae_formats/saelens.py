@@ -26,6 +26,7 @@ from dreamy_lens.features.sae_formats.encoder import (
     ARCHITECTURES,
     LATENT_AXIS,
     SCALES,
+    WHITENING,
     Encoder,
     Opened,
     Read,
@@ -41,9 +42,13 @@ if TYPE_CHECKING:
     import torch
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+SCALER, WHITENER = "activation_scaler.json", "activation_whitening.safetensors"
+"""Files of a checkpoint of a training with what activations were normalised by; its end folds that into the weights."""
 ACTIVATIONS = ("relu", "tanh-relu", "topk")
 RESHAPES = ("none", "hook_z")
-NORMALISATIONS = ("none", "expected_average_only_in", "constant_norm_rescale", "layer_norm")
+NORMALISATIONS = ("none", "expected_average_only_in", "constant_norm_rescale", "layer_norm", "covariance_whitening")
+MEASURED = {"expected_average_only_in": SCALER, "covariance_whitening": WHITENER}
+"""Normalisations by what was measured on activations, each with the file of a checkpoint that holds it."""
 
 _TRANSCODERS = {
     "transcoder": "standard",
@@ -85,6 +90,14 @@ def open_saelens(
     named = {name: (file, Stored(name)) for name in file.shapes if name in _TENSORS}
     if "topk_threshold" in named:
         named.setdefault("threshold", named.pop("topk_threshold"))
+    measured = MEASURED.get(str(fields_of(config, whose).get("normalize_activations")), "")
+    if measured == WHITENER and (folder / WHITENER).is_file():
+        whitener = open_tensors(folder / WHITENER)
+        check_numbers(whitener, tuple(WHITENING.values()))
+        named |= {name: (whitener, Stored(own)) for name, own in WHITENING.items() if own in whitener.shapes}
+    if measured == SCALER and (folder / SCALER).is_file():
+        scale = json_settings(folder / SCALER).get("scaling_factor")
+        defaults = {**({} if scale is None else {"norm_scaling_factor": scale}), **(defaults or {})}
     shapes, read = arranged(named)
     rest = {name: shape for name, shape in file.shapes.items() if name not in named}
     if defaults or overrides:
@@ -92,6 +105,14 @@ def open_saelens(
         config = {**(defaults or {}), **stated, **(overrides or {})}
         config["metadata"] = None
     return from_config(config, {**rest, **shapes}, read, whose)
+
+
+def measured_in(config: Path) -> str | None:
+    """Return the file beside a configuration that may hold what activations were normalised by; None for none."""
+    settings = json_settings(config)
+    metadata = settings.get("metadata")
+    inner = metadata.get("normalize_activations") if isinstance(metadata, Mapping) else None
+    return MEASURED.get(str(settings.get("normalize_activations") or inner))
 
 
 def from_config(config: Mapping[str, Any], shapes: Shapes, read: Read, whose: str, name: str = CONFIG) -> Opened:
@@ -139,6 +160,8 @@ def write_saelens(folder: Path, hook: str, opened: Opened, output_hook: str) -> 
         norms = tensors["W_dec"].norm(dim=1)
         tensors |= {"W_enc": tensors["W_enc"] * norms, "b_enc": tensors["b_enc"] * norms}
         tensors["W_dec"] = tensors["W_dec"] / norms.clamp_min(1e-30)[:, None]
+    if encoder.whitened:
+        _fold_whitening(tensors, {name: opened.read(name, None).detach().float().cpu() for name in WHITENING}, encoder)
     if scale != 1.0:
         tensors["W_enc"] = tensors["W_enc"] * scale
         tensors |= {name: tensors[name] / scale for name in ("b_dec", "W_dec") if name in tensors}
@@ -160,6 +183,22 @@ def write_saelens(folder: Path, hook: str, opened: Opened, output_hook: str) -> 
         temporary.mkdir()
         (temporary / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         (temporary / WEIGHTS).write_bytes(save(content))
+
+
+def _fold_whitening(tensors: dict[str, torch.Tensor], by: Mapping[str, torch.Tensor], encoder: Encoder) -> None:
+    """Fold the whitening of activations into the weights, so that these read activations as they are."""
+    mean, matrix, inverse = (by[name] for name in WHITENING)
+    tensors["W_enc"] = matrix @ tensors["W_enc"]
+    if not encoder.subtracts_b_dec:
+        shift = mean @ tensors["W_enc"]
+        for name in ("b_enc", "b_gate", "b_mag"):
+            if name in tensors:
+                factor = tensors["r_mag"].exp() if name == "b_mag" else 1.0
+                tensors[name] = tensors[name] - shift * factor
+    if "W_dec" in tensors:
+        tensors["W_dec"] = tensors["W_dec"] @ inverse
+    if "b_dec" in tensors:
+        tensors["b_dec"] = tensors["b_dec"] @ inverse + mean
 
 
 def reader_of(thing: Any) -> tuple[dict[str, tuple[int, ...]], Read]:
@@ -254,6 +293,13 @@ def read_config(config: Mapping[str, Any], shapes: Shapes, whose: str, name: str
     if scaling is not None and not 0 < scaling < float("inf"):
         raise SAEError(f"{whose} has norm_scaling_factor = {quoted(scaling)}, where a positive number is needed.")
     folded = scaling is not None and normalisation == "expected_average_only_in"
+    whitened = normalisation == "covariance_whitening" and all(name in shapes for name in WHITENING)
+    wrong = [] if not whitened else [name for name in WHITENING if set(shapes[name]) != {d_in}]
+    if wrong:
+        raise SAEError(
+            f"{whose} has {WHITENING[wrong[0]]} of shape {list(shapes[wrong[0]])} in {WHITENER}, and it reads "
+            f"activations of width {d_in}. Copy the checkpoint again."
+        )
     return Encoder(
         architecture=architecture,
         d_in=d_in,
@@ -263,8 +309,9 @@ def read_config(config: Mapping[str, Any], shapes: Shapes, whose: str, name: str
         joins_heads=joins and head is None,
         k=k,
         activation="tanh-relu" if activation == "tanh-relu" else "relu",
-        normalisation="none" if folded else normalisation,
+        normalisation="none" if folded or whitened else normalisation,
         input_scale=float(scaling or 1.0) if folded else 1.0,
+        whitened=whitened,
         subtracts_b_dec=subtracts,
         scales_by_decoder_norm=scales,
         output_hook=_known_name(first(str, "hook_name_out"), output=True),

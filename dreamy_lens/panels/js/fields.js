@@ -67,7 +67,7 @@ export function settingsOf(fields, typed, id, changed) {
     const shown = fields.filter((setting) => setting.name !== "search" && belongs(setting));
     rows.forEach((row, i) => row.replaceChildren(...shown.filter((setting) => setting.more === Boolean(i)).map(inputOf)));
     const weights = shown.some((setting) => setting.name.startsWith("lambda")) ? "λ, restarts, " : "";
-    summary.textContent = `More settings: ${weights}start text, template`;
+    summary.textContent = `More settings: ${weights}start text, template, contexts`;
     trouble.hidden = true; // Python checks the settings of the chosen search next
   }
   show();
