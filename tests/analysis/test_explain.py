@@ -166,7 +166,7 @@ def test_a_language_model_that_gives_no_explanation_is_an_error_that_says_why(ru
 
 def test_every_kind_of_page_is_told(run):
     for page in ("<!DOCTYPE html><p>", "\ufeff<HTML>", "<?xml version='1.0'?>", "<head><title>502</title>"):
-        with pytest.raises(LLMError, match="returned a page of HTML. Is the address that of the API"):
+        with pytest.raises(LLMError, match=r"returned a page of HTML\. Is the address that of the API"):
             dl.explain(run, llm=lambda prompt, page=page: page)
 
 
