@@ -310,7 +310,7 @@ def card_page(card: Card, top: int = 10, static: bool = False) -> str:
         return len(text.encode("utf-8", "replace"))
 
     has_panel = not static and _has_panel(card)
-    plain, detail = DETAILS[-1], DETAILS[-1]
+    plain, detail = "", DETAILS[-1]
     for detail in DETAILS:
         plain = page(detail)
         if size(plain) <= (PAGE - LEAST_PANEL if has_panel else LIMIT):
@@ -319,9 +319,9 @@ def card_page(card: Card, top: int = 10, static: bool = False) -> str:
         return plain
     panel = _panel(card, PAGE - size(plain))
     for less in DETAILS[DETAILS.index(detail) :]:
-        whole = page(less, panel)
-        if size(whole) <= LIMIT:
-            return whole
+        text = page(less, panel)
+        if size(text) <= LIMIT:
+            return text
     return card_page(card, top, static=True)
 
 
