@@ -17,7 +17,7 @@ from dreamy_lens.features.binding import BoundFeature, bind_derived
 from dreamy_lens.features.compile import Compiler, Compute, compiles
 from dreamy_lens.features.directions import Direction
 from dreamy_lens.features.forward_pass import Readings
-from dreamy_lens.features.shapes import Axes
+from dreamy_lens.features.shapes import Axes, ShapeProbe
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def linearised(
 
     A maximum is that of the position that each prompt chooses, by the value and not by the pre-activation; the
     runner-up among logits is linear once the token is chosen. A standardisation and a cosine are, once their lengths
-    are held. The activation of a latent is replaced by its pre-activation.
+    are held. The activation of a latent is replaced by its pre-activation, if the autoencoder shows it.
 
     Args:
         bound: Feature to change.
@@ -163,7 +163,7 @@ def linearised(
     feature = bound.feature
     if quantity == "value":
         return HeldFeature(bound, _is_linear(feature), "value", ())
-    work = _Holding(bound, prepend_bos, evaluate)
+    work = _Holding(bound, prepend_bos, evaluate, quantity == "pre")
     changed = feature.transform(work.attempt)
     if changed != feature:
         bound = bind_derived(changed, bound.model, prepend_bos)
@@ -172,10 +172,19 @@ def linearised(
 
 
 class _Holding:
-    """Changes of the nodes of one feature."""
+    """Changes of the nodes of one feature.
 
-    def __init__(self, bound: BoundFeature, bos: bool, evaluate: Callable[[BoundFeature], np.ndarray]) -> None:
-        self.model, self.bos, self.evaluate = bound.model, bos, evaluate
+    Args:
+        bound: Feature to change.
+        bos: Whether a BOS stands before the prompt.
+        evaluate: Function that returns the value of a feature on each prompt.
+        pre: Whether pre-activations are asked for, so that an autoencoder without them is an error.
+    """
+
+    def __init__(
+        self, bound: BoundFeature, bos: bool, evaluate: Callable[[BoundFeature], np.ndarray], pre: bool
+    ) -> None:
+        self.model, self.bos, self.evaluate, self.pre = bound.model, bos, evaluate, pre
         self.notes: list[str] = []
         self.quantities: set[str] = set()
         self.places: list[np.ndarray] = []  # of the maxima around the node
@@ -205,6 +214,9 @@ class _Holding:
             self.quantities.add("unclipped")
             return node.of.transform(self.attempt)
         if isinstance(node, ex.Latent) and not node.pre_activation:
+            if not self.pre and not ShapeProbe(self.model, node, self.bos).sae(node).has_pre_activations:
+                self.note("The autoencoder shows no pre-activations: the latent itself is divided.")
+                return None
             self.note("The latent's pre-activation is decomposed, before its activation function.")
             self.quantities.add("pre")
             return replace(node, pre_activation=True)

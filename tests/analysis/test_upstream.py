@@ -13,7 +13,7 @@ import torch
 
 import dreamy_lens as dl
 from dreamy_lens.analysis import fingerprints
-from dreamy_lens.errors import FeatureError, PromptError, RunFolderError, SettingsError
+from dreamy_lens.errors import FeatureError, PromptError, RunFolderError, SAEError, SettingsError
 from dreamy_lens.models import as_hooked
 from dreamy_lens.results import ModelComponent, Upstream
 from dreamy_lens.scoring import Scorer
@@ -271,6 +271,47 @@ def test_the_maximum_of_a_latent_is_at_the_position_of_its_value(gpt2, tmp_path)
     found = dl.upstream(dl.sae_latent(sae, 0, position=slice(None)).max(), row, gpt2.bridge)
     assert found.method == "exact" and found.quantity == "pre"
     assert found.value == pytest.approx(values[best], rel=1e-5) and found.total == pytest.approx(pre[best], rel=1e-4)
+
+
+class Shown:
+    """An autoencoder in memory that shows only `encode`."""
+
+    def __init__(self) -> None:
+        self.weights = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return (x @ self.weights).relu()
+
+
+class WithoutGradient(Shown):
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return super().encode(x).detach()
+
+
+def test_a_latent_of_an_object_without_weights_is_divided_itself(gpt2):
+    latent = dl.sae_latent(Shown(), 2, hook="blocks.1.hook_resid_post")
+    found = dl.upstream(latent, PROMPT, gpt2.bridge)
+    assert (found.method, found.quantity) == ("integrated gradients", "value")
+    assert any("shows no pre-activations" in note for note in found.notes)
+    check_sums(found, float(dl.score(latent, [PROMPT], gpt2.bridge).value[0]))
+    # Where the latent is above zero all the way, it is linear, and the exact numbers are known.
+    plain = dl.upstream(RESID[-1] @ Shown().weights[:, 2].numpy(), PROMPT, gpt2.bridge)
+    np.testing.assert_allclose(found.contributions, plain.contributions, atol=1e-4 * abs(plain.total))
+    many = fingerprints(Scorer(latent, as_hooked(gpt2.bridge)), [PROMPT])
+    np.testing.assert_allclose(many.contributions[0], found.contributions, atol=1e-4 * abs(plain.total))
+    with pytest.raises(SAEError, match="gives no pre-activations"):
+        dl.upstream(latent, PROMPT, gpt2.bridge, quantity="pre")
+
+
+def test_a_feature_without_a_gradient_is_refused_with_the_reason(gpt2):
+    latent = dl.sae_latent(WithoutGradient(), 2, hook="blocks.1.hook_resid_post")
+    for call in (
+        lambda: dl.upstream(latent, PROMPT, gpt2.bridge),
+        lambda: fingerprints(Scorer(latent, as_hooked(gpt2.bridge)), [PROMPT]),
+        lambda: dl.dream(latent, gpt2.bridge, iterations=1, length=4, diversity=0.5, wait=True, progress=False),
+    ):
+        with pytest.raises(FeatureError, match=r"its value has no gradient\. A function of yours, or encode\(\)"):
+            call()
 
 
 def save_sae(folder, d_in: int, normalised: bool = False) -> str:
