@@ -18,6 +18,7 @@ from dreamy_lens.html.escaping import Html, escape, visible, with_tooltip
 from dreamy_lens.html.numbers import decimals, number
 from dreamy_lens.html.page import document, fragment, html_table
 from dreamy_lens.html.words import plural
+from dreamy_lens.results.effect import without_nan
 from dreamy_lens.results.export import save_as
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.prompt import Prompt
@@ -297,7 +298,7 @@ class Mechanisms:
         ]
         plain = {name: getattr(self, name) for name in _PLAIN}
         lists = {name: list(getattr(self, name)) for name in ("ablated", "controls", "notes")}
-        arrays = {name: np.asarray(getattr(self, name)).tolist() for name in ("drops", "control_drops")}
+        arrays = {name: without_nan(getattr(self, name)) for name in ("drops", "control_drops")}
         arrays["overlaps"] = None if self.overlaps is None else self.overlaps.tolist()
         texts = [{**asdict(t), "self_bleu": _number(t.self_bleu), "distance": _number(t.distance)} for t in self.texts]
         return {"format": FORMAT, "version": 1, **plain, **lists, **arrays, "texts": texts, "cells": cells}
