@@ -19,7 +19,7 @@ from torch import Tensor
 from dreamy_lens.analysis.affine_maps import LOGITS, AffineMaps, Map
 from dreamy_lens.analysis.direct_path import NoPathError
 from dreamy_lens.analysis.frozen_features import HeldFeature, linearised
-from dreamy_lens.analysis.upstream import check_gradient, choose_quantity
+from dreamy_lens.analysis.upstream import check_differentiable, choose_quantity
 from dreamy_lens.errors import FeatureError, PromptError
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.binding import BoundFeature
@@ -295,7 +295,7 @@ class _Length:
         weights = {name: [torch.zeros_like(end) for end, _ in pairs] for name, pairs in bases.items()}
         for point, share in zip(points.tolist(), shares.tolist(), strict=True):
             leaves, value = self._along(bases, (point + 1) / 2)
-            check_gradient(value)
+            check_differentiable(value)
             flat = [leaf for each in leaves.values() for leaf in each]
             slopes = iter(torch.autograd.grad(value.sum() * (share / 2), flat, allow_unused=True))
             for name, each in leaves.items():

@@ -62,7 +62,7 @@ class _HeldPlace(ex.Unary):
 
 
 @dataclass(frozen=True, repr=False)
-class _Spread(ex.Unary):
+class _Deviation(ex.Unary):
     """Population standard deviation over the units."""
 
     def write(self, writer: Any) -> str:
@@ -120,8 +120,8 @@ def _largest(compiler: Compiler, f: _Largest) -> tuple[Axes, Compute]:
     return rest, compute
 
 
-@compiles(_Spread)
-def _spread(compiler: Compiler, f: _Spread) -> tuple[Axes, Compute]:
+@compiles(_Deviation)
+def _deviation(compiler: Compiler, f: _Deviation) -> tuple[Axes, Compute]:
     axes, operand, dim = compiler.units(f, "standardised()")
     rest = tuple(axis for axis in axes if axis.name != "unit")
     return rest, lambda r: operand(r).double().std(dim, correction=0)
@@ -224,7 +224,7 @@ class _Holding:
             return self._at_maximum(node)
         if isinstance(node, ex.Projected) and isinstance(node.of, ex.Standardised):
             vector = np.asarray(node.direction.values, dtype=np.float64)
-            deviation = self.value_of(_Spread(node.of.of))
+            deviation = self.value_of(_Deviation(node.of.of))
             centred = vector - vector.mean()
             if (deviation > 0).all() and centred.any():
                 self.note("The standard deviation of the units is held at its value on the prompt.")

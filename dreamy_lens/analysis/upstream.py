@@ -291,7 +291,7 @@ class _Decomposition:
             alpha = torch.tensor((points[i : i + at_once] + 1) / 2, dtype=torch.float32, device=self.row.device)
             share = torch.tensor(shares[i : i + at_once] / 2, dtype=torch.float32, device=self.row.device)
             leaves, value = self._along(bases, alpha)
-            check_gradient(value)
+            check_differentiable(value)
             flat = [leaf for each in leaves.values() for leaf in each]
             slopes = iter(torch.autograd.grad((value * share.to(value.device)).sum(), flat, allow_unused=True))
             for name, each in leaves.items():
@@ -456,7 +456,7 @@ class _Decomposition:
         return _Written([(component, float(row.sum()), row.cpu().numpy())], bias, layer, each, post)
 
 
-def check_gradient(value: Tensor) -> None:
+def check_differentiable(value: Tensor) -> None:
     """Raise NoPathError if values have no gradient, so that nothing can be integrated."""
     if not value.requires_grad:
         raise NoPathError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import dreamy_lens as dl
 from dreamy_lens.cli.commands import Commands
-from dreamy_lens.cli.corpus import add_corpus, open_corpus
+from dreamy_lens.cli.corpus import add_corpus, open_chosen_corpus
 from dreamy_lens.cli.options import add_model, add_quiet, announce, load_selected_model
 from dreamy_lens.cli.output import add_output, print_result
 
@@ -36,7 +36,7 @@ def add_baselines(commands: Commands) -> None:
 def _baselines(options: argparse.Namespace) -> None:
     keywords: dict[str, Any] = {name: getattr(options, name) for name in _NUMBERS}
     keywords |= {"fluency_model": options.fluency_model}
-    corpus = None if options.corpus is None else open_corpus(options)
+    corpus = None if options.corpus is None else open_chosen_corpus(options)
     announce(f"Measuring {options.of} on random prompts" + (" and windows" if corpus is not None else ""), options)
     if Path(options.of).expanduser().is_dir():
         given = (options.model, options.device, options.dtype) != (None, None, None)

@@ -76,7 +76,7 @@ def _scan(options: argparse.Namespace) -> int:
     if options.corpus is None:
         say(notice_of_scan(options.tokens, "--tokens 500k", "--corpus SOURCE"))
     announce(f"Scanning {options.corpus or 'the documentation of installed packages'}", options)
-    corpus, progress = open_corpus(options), progress_of(options)
+    corpus, progress = open_chosen_corpus(options), progress_of(options)
     examples = dl.max_activating(
         options.feature, corpus=corpus, progress=progress, **_window_keywords(options), **keywords
     )
@@ -180,7 +180,7 @@ def _card(options: argparse.Namespace) -> None:
     keywords |= {"llm": options.llm, "llm_model": options.llm_model}
     keywords |= {} if options.parts is None else {"parts": options.parts}
     announce(f"Making the card of {options.feature}", options)
-    corpus = open_corpus(options) if options.examples is None else None
+    corpus = open_chosen_corpus(options) if options.examples is None else None
     card = dl.card(options.feature, model, corpus, progress=progress_of(options), **keywords)
     effect = {"promoted": card.logit_effect.promoted, "suppressed": card.logit_effect.suppressed}
     comparison = document_of(card.comparison) if options.json else {}
@@ -205,7 +205,7 @@ def add_corpus(parser: argparse.ArgumentParser, default: str = "the documentatio
     parser.add_argument("--split", metavar="NAME", help="split of a data set, or of the documentation")
 
 
-def open_corpus(options: argparse.Namespace) -> Any:
+def open_chosen_corpus(options: argparse.Namespace) -> Any:
     """Open the corpus that the options of :func:`add_corpus` choose."""
     names = {"text_field": options.text_field, "separator": options.separator, "split": options.split}
     keywords = {name: value for name, value in names.items() if value is not None}
