@@ -19,7 +19,7 @@ from torch import Tensor
 from dreamy_lens.analysis.affine_maps import LOGITS, AffineMaps, Map
 from dreamy_lens.analysis.direct_path import NoPathError
 from dreamy_lens.analysis.frozen_features import HeldFeature, linearised
-from dreamy_lens.analysis.upstream import choose_quantity
+from dreamy_lens.analysis.upstream import check_differentiable, choose_quantity
 from dreamy_lens.errors import FeatureError, PromptError
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.binding import BoundFeature
@@ -196,17 +196,18 @@ class _Length:
                 found |= model.run(self.rows, gated, logits=False)[0]
         self.found = {name: x.detach() for name, x in found.items()}
         self.logits = logits.detach() if reads_logits and logits is not None else None
-        held = self._held()
-        own = {name: self.found[name] for name in dict.fromkeys(n for h in held for n in h.bound.hooks[model])}
+        self.held = held = self._held()
+        own = {name: self.found[name] for name in held.bound.hooks[model]}
         if self.logits is not None:
             own[LOGITS] = self.logits
         self.maps = AffineMaps(model, self.rows, activations=self.found)
         self.readings = {name: self.maps.reading(name, x) for name, x in own.items()}
-        self.activations, self.held = own, [h.bound for h in held]
-        exact, inner = held[0].linear, held[0].quantity
-        quantity, _ = choose_quantity(bound.feature.label, self.readings.values(), exact, inner, self.wanted)
+        self.activations = own
+        quantity, _ = choose_quantity(
+            bound.feature.label, self.readings.values(), held.linear, held.quantity, self.wanted
+        )
         self.quantity = quantity
-        slopes, total, bias = self._slopes(exact)
+        slopes, total, bias = self._slopes(held.linear)
         writers = list(self._writers(slopes))
         neurons = [w.by_neuron for w in writers if w.by_neuron is not None]
         layers = [w.components[0].layer or 0 for w in writers if w.by_neuron is not None]
@@ -225,35 +226,23 @@ class _Length:
             by_neuron=arrays[3],
         )
 
-    def _held(self) -> list[HeldFeature]:
-        """Return the feature with its norms and limits held: one for all prompts, or one for each if a length is."""
-        bound, cache = self.scorer.bound, {}
+    def _held(self) -> HeldFeature:
+        """Return the feature with its norms and its limits held, for these prompts in their order."""
 
         def values(part: BoundFeature) -> np.ndarray:
-            if part.feature not in cache:
-                with torch.no_grad():
-                    cache[part.feature] = to_host(part({self.model: self._source(self.found, self.logits)}))[0]
-            return cache[part.feature]
+            with torch.no_grad():
+                return to_host(part({self.model: self._source(self.found, self.logits)}))[0]
 
-        def held(row: int) -> HeldFeature:
-            return linearised(bound, self.scorer.prepend_bos, lambda part: float(values(part)[row]), self.wanted)
+        return linearised(self.scorer.bound, self.scorer.prepend_bos, values, self.wanted)
 
-        first = held(0)
-        return [first, *(held(i) for i in range(1, len(self.rows)))] if cache else [first]
-
-    def _source(self, activations: dict[str, Tensor], logits: Tensor | None, row: int | None = None) -> ForwardPass:
-        rows = slice(None) if row is None else slice(row, row + 1)
-        hooks = {name: x[rows] for name, x in activations.items() if name != LOGITS}
-        return ForwardPass(hooks, None if logits is None else logits[rows], self.rows[rows], self.layout)
+    def _source(self, activations: dict[str, Tensor], logits: Tensor | None) -> ForwardPass:
+        hooks = {name: x for name, x in activations.items() if name != LOGITS}
+        return ForwardPass(hooks, logits, self.rows, self.layout)
 
     def _value(self, activations: dict[str, Tensor]) -> Float[Tensor, " batch"]:
         """Return the held feature's values for activations `[batch, ...]`."""
-        logits = activations.get(LOGITS)
         with torch.enable_grad():
-            if len(self.held) == 1:
-                return self.held[0]({self.model: self._source(activations, logits)})
-            each = [b({self.model: self._source(activations, logits, i)}) for i, b in enumerate(self.held)]
-            return torch.cat(each)
+            return self.held.bound({self.model: self._source(activations, activations.get(LOGITS))})
 
     # The slopes.
 
@@ -265,7 +254,7 @@ class _Length:
                 x = self.maps.stream(reading.stage)
                 bases[name] = [(each(x), each(torch.zeros_like(x))) for each in reading.maps]
         affine = exact and all(r.combine is None or self.quantity in r.parts for r in self.readings.values())
-        if affine and any(isinstance(node, ex.Latent) for node in self.held[0].feature.walk()):
+        if affine and any(isinstance(node, ex.Latent) for node in self.held.bound.feature.walk()):
             start, middle, end = (self._along(bases, a)[1].detach().double() for a in (0.0, 0.5, 1.0))
             size = torch.stack([start, middle, end]).abs().amax(0)
             affine = bool(((middle - (start + end) / 2).abs() <= 1e-4 * size).all())
@@ -306,6 +295,7 @@ class _Length:
         weights = {name: [torch.zeros_like(end) for end, _ in pairs] for name, pairs in bases.items()}
         for point, share in zip(points.tolist(), shares.tolist(), strict=True):
             leaves, value = self._along(bases, (point + 1) / 2)
+            check_differentiable(value)
             flat = [leaf for each in leaves.values() for leaf in each]
             slopes = iter(torch.autograd.grad(value.sum() * (share / 2), flat, allow_unused=True))
             for name, each in leaves.items():

@@ -149,10 +149,23 @@ def _one_line(text: str) -> str:
 # Replies.
 
 
+def _word(word: str) -> str:
+    """Return the pattern of a fixed word with its colon: in capitals anywhere, in other letters at a line's beginning.
+
+    Language models often set the word in bold: `**Answer:** 1, 3`.
+    """
+    return rf"(?:{word}|(?im:^[ \t*_#>-]*{word}))[*_]*:[*_]*"
+
+
+def _after(word: str, reply: str) -> list[str]:
+    """Return what stands after a fixed word and its colon: on its line, or on the next one if nothing is there."""
+    return re.findall(rf"{_word(word)}[ \t]*(?:\r?\n[ \t]*(?!{_word(word)}))?([^\n]*)", reply)
+
+
 def read_explanation(reply: str) -> str | None:
     """Return the explanation in a reply, or None if it has none."""
-    found = re.findall(r"EXPLANATION:[ \t*]*(\S[^\n]*)", reply)
-    return found[-1].strip(" *")[:LONGEST] if found else None
+    texts = [text.strip(" *") for text in _after("EXPLANATION", reply)]
+    return next((text[:LONGEST] for text in reversed(texts) if text), None)
 
 
 def read_numbers(reply: str, count: int) -> list[int] | None:
@@ -161,13 +174,13 @@ def read_numbers(reply: str, count: int) -> list[int] | None:
     >>> read_numbers("I think so. ANSWER: 1, 3", 4), read_numbers("ANSWER: none", 4), read_numbers("ANSWER: 9", 4)
     ([0, 2], [], None)
     """
-    found = re.findall(r"ANSWER:[ \t*]*([^\n]*)", reply)
+    found = _after("ANSWER", reply)
     if not found:
         return None
-    answer = found[-1].strip(" .*")
-    if answer.lower() in ("none", "none of them", "-"):
+    answer = found[-1].strip(" .*[]()")
+    if answer.lower() in ("none", "none of them", "none of the texts", "-"):
         return []
-    if not re.fullmatch(r"[\d,;. and&]+", answer):
+    if not re.fullmatch(r"#?\d+(?:(?:[ ,;&]|\. |and )+#?\d+)*", answer):
         return None
     numbers = [int(n) for n in re.findall(r"\d{1,4}", answer)]
     return [n - 1 for n in dict.fromkeys(numbers)] if numbers and all(1 <= n <= count for n in numbers) else None
@@ -175,7 +188,8 @@ def read_numbers(reply: str, count: int) -> list[int] | None:
 
 def read_texts(reply: str) -> list[str] | None:
     """Return the texts in a reply, or None if it has none."""
-    found = [text.strip() for text in re.findall(r"TEXT:[ \t]*(\S[^\n]*)", reply)]
+    found = [text.strip() for text in re.findall(_word("TEXT") + r"[ \t]*(\S[^\n]*)", reply)]
+    found = [text[2:-2] if text.startswith("**") and text.endswith("**") else text for text in found]
     texts = [text.strip("\"“”'") if text[:1] in "\"“'" else text for text in found]
     return list(dict.fromkeys(text for text in texts if text)) or None
 
@@ -234,7 +248,9 @@ class Examinee:
                 f"{self.name} returned {type(reply).__name__}; llm= is a function that takes a prompt, a text, and "
                 "returns the reply, a text."
             )
-        if re.match(r"\s*<(!doctype|html)", reply, re.IGNORECASE):
+        # Halves of surrogate pairs stand for nothing, and no file and no tokenizer takes them.
+        reply = reply.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").removeprefix("\ufeff")
+        if re.match(r"\s*<(!doctype|html|head|body|\?xml)", reply, re.IGNORECASE):
             raise LLMError(
                 f"{self.name} returned a page of HTML. Is the address that of the API, such as "
                 "http://localhost:11434/v1?"

@@ -21,6 +21,7 @@ from dreamy_lens.analysis.explanation_prompts import (
     read_texts,
     simulation_prompt,
 )
+from dreamy_lens.errors import LLMError, shorten
 from dreamy_lens.results.explanation import AnswerScore, Simulation
 
 AT_ONCE = 10
@@ -102,16 +103,18 @@ def simulation(
     Args:
         examinee: Language model.
         explanation: Explanation of the feature.
-        values: Function that returns the highest value of each text.
+        values: Function that returns the highest value of each text; one that is not finite leaves the text out.
         count: Number of texts to ask for.
         floor: Median value of random prompts.
         dream: Highest value of a dream.
         window: Highest value of a window of the corpus; None without examples.
 
     Raises:
-        LLMError: The language model does not answer.
+        LLMError: The language model does not answer, or writes no text that has a value.
     """
     texts = examinee.ask(simulation_prompt(explanation, count, WORDS), read_texts)[: 2 * count]
-    reached = list(values(texts))
-    order = sorted(range(len(texts)), key=lambda i: -reached[i])
-    return Simulation(tuple(texts[i] for i in order), tuple(float(reached[i]) for i in order), floor, dream, window)
+    measured = [(text, float(value)) for text, value in zip(texts, values(texts), strict=True) if np.isfinite(value)]
+    if not measured:
+        raise LLMError(f"{examinee.name} wrote no text on which the feature has a value: {shorten(repr(texts), 200)}.")
+    measured.sort(key=lambda pair: -pair[1])
+    return Simulation(tuple(t for t, _ in measured), tuple(value for _, value in measured), floor, dream, window)

@@ -70,7 +70,8 @@ def positions_of(given: Any, layout: RowLayout) -> Positions:
         if given == "all":
             return Positions(f"every token{' after the BOS' if layout.bos else ''}", None, layout.bos)
         if given == "last":
-            return Positions("the last token of the prompt", (layout.total - 1,))
+            whose = "the template" if layout.suffix else "the prompt"
+            return Positions(f"the last token of {whose}", (layout.total - 1,))
         if given != ex.BOS:
             raise SettingsError(
                 f'positions is {quoted(given)}; it is "all", "last", "bos", a position, a slice or a list of positions.'

@@ -347,7 +347,11 @@ class _Mechanisms:
         taken = {self.names[i] for i in units}
         controls: list[str] = []
         for i in units:
-            alike = [name for name in self.names if _kind(name) == _kind(self.names[i]) and name not in taken]
+            alike = [
+                name
+                for name in self.names
+                if _is_ablatable(name) and _kind(name) == _kind(self.names[i]) and name not in taken
+            ]
             drawn = generator.permutation(len(alike))[:CONTROLS].tolist()
             controls += [alike[k] for k in drawn if alike[k] not in controls]
         flat = [prompt for cell in members for prompt in cell]
@@ -356,6 +360,9 @@ class _Mechanisms:
         room = np.where(np.abs(before - self.ordinary) > 1e-12, before - self.ordinary, np.nan)
         names = [name for name in dict.fromkeys([*(self.names[i] for i in units), *controls]) if _is_ablatable(name)]
         columns = dict.fromkeys((self.names[i] for i in units), np.full(len(members), np.nan))
+        if not names:
+            self.notes.append("Nothing but the embeddings is upstream of the feature, so there is nothing to ablate.")
+            return np.full((len(members),) * 2, np.nan), (), np.zeros((len(members), 0))
         for name, after in zip(names, values_without(self.scorer, flat, names, self.reference), strict=True):
             relative = (before - after) / room
             columns[name] = np.array([np.nanmean(relative[owner == c]) for c in range(len(members))])

@@ -181,7 +181,9 @@ class _Decomposition:
     ) -> None:
         self.scorer, self.model, self.row, self.layout, self.steps = scorer, model, row, layout, steps
         self.notes: list[str] = []
-        held = linearised(scorer.bound, scorer.prepend_bos, self.evaluate_on_prompt, quantity)
+        held = linearised(
+            scorer.bound, scorer.prepend_bos, lambda part: np.array([self.evaluate_on_prompt(part)]), quantity
+        )
         self.bound, self.exact, self.inner = held.bound, held.linear, held.quantity
         self.notes += held.notes
         names = list(dict.fromkeys([*scorer.bound.hooks[model], *self.bound.hooks[model]]))
@@ -198,6 +200,11 @@ class _Decomposition:
             scorer.bound.feature.label, self.readings.values(), self.exact, self.inner, quantity
         )
         self.notes += note
+        if self.quantity == "pre" and self.inner != "pre" and not _reads_one_number(scorer.bound.feature):
+            self.notes.append(
+                "Neurons and capped logits count by their pre-activations, and other terms by their values; "
+                'quantity="value" divides the value itself.'
+            )
 
     def evaluate_on_prompt(self, bound: BoundFeature) -> float:
         """Return the value of another feature on the prompt."""
@@ -284,6 +291,7 @@ class _Decomposition:
             alpha = torch.tensor((points[i : i + at_once] + 1) / 2, dtype=torch.float32, device=self.row.device)
             share = torch.tensor(shares[i : i + at_once] / 2, dtype=torch.float32, device=self.row.device)
             leaves, value = self._along(bases, alpha)
+            check_differentiable(value)
             flat = [leaf for each in leaves.values() for leaf in each]
             slopes = iter(torch.autograd.grad((value * share.to(value.device)).sum(), flat, allow_unused=True))
             for name, each in leaves.items():
@@ -446,6 +454,24 @@ class _Decomposition:
         each = post.double() * weights.double()  # [pos, unit]
         row = each.sum(1)
         return _Written([(component, float(row.sum()), row.cpu().numpy())], bias, layer, each, post)
+
+
+def check_differentiable(value: Tensor) -> None:
+    """Raise NoPathError if values have no gradient, so that nothing can be integrated."""
+    if not value.requires_grad:
+        raise NoPathError(
+            "its value has no gradient. A function of yours, or encode() of an autoencoder, computes it without one: "
+            "leave out torch.no_grad() and detach() there."
+        )
+
+
+def _reads_one_number(feature: ex.Feature) -> bool:
+    """Return whether a feature is one number of one hook point, or of the logits, up to a factor and a constant."""
+    leaves = [node for node in feature.walk() if node.is_leaf]
+    return len(leaves) == 1 and not any(
+        isinstance(node, ex.Projected) or (isinstance(node, ex.Reduced) and node.how == "mean")
+        for node in feature.walk()
+    )
 
 
 def _whole(component: ModelComponent, written: Tensor, slope: Tensor) -> Part:

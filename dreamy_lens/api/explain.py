@@ -324,15 +324,18 @@ class _Measure:
         return table
 
     def highest(self, texts: Sequence[str]) -> list[float]:
-        """Return the highest value of each text, of all places at which it could end."""
+        """Return the highest value of each text, of all places at which it could end; -inf for one without a value."""
         return self._use(lambda scorer: [self._best(scorer, text) for text in texts])
 
     def _best(self, scorer: Scorer, text: str) -> float:
         values = [-np.inf]
-        for ids in as_ids(text, scorer.vocabulary, scorer.frame.bos):
-            for end in range(1, min(len(ids), LONGEST) + 1):
-                with contextlib.suppress(PromptError, FeatureError):  # a feature may need more tokens
-                    values.append(float(scorer.values(np.asarray(ids[:end])[None])[0]))
+        try:
+            (ids,) = as_ids(text, scorer.vocabulary, scorer.frame.bos)
+        except PromptError:  # a text of the BOS alone, for example
+            return -np.inf
+        for end in range(1, min(len(ids), LONGEST) + 1):
+            with contextlib.suppress(PromptError, FeatureError):  # a feature may need more tokens
+                values.append(float(scorer.values(np.asarray(ids[:end])[None])[0]))
         return max((v for v in values if not np.isnan(v)), default=-np.inf)
 
 

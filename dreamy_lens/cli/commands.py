@@ -29,6 +29,7 @@ COMMANDS = {
     "ablate": Command("interventions", "take heads, MLPs or features out of a model, and show what changes"),
     "patch": Command("interventions", "patch activations of a prompt into a neutral one, by layer and position"),
     "mechanisms": Command("mechanisms", "show in how many ways the prompts of a run drive their feature"),
+    "baselines": Command("baselines", "compare a feature's values on a run's prompts with random prompts and windows"),
     "generate": Command("model", "let a model continue a prompt, and print what it writes"),
     "scan": Command("corpus", "find the windows of a corpus that drive features to their highest values"),
     "compare": Command("corpus", "compare saved runs with the windows of a corpus"),

@@ -42,7 +42,7 @@ def add_scan(commands: Commands) -> None:
     features = "features to scan for; L2.N* is all neurons of layer 2, L*.N3 neuron 3 of all layers, L*.N* all neurons"
     parser.add_argument("feature", metavar="FEATURE", nargs="+", help=features)
     add_model(parser)
-    _add_corpus(parser)
+    add_corpus(parser)
     folder = "folder for the results; if it holds an unfinished scan, that continues"
     parser.add_argument("--out", metavar="DIR", help=folder)
     parser.add_argument(
@@ -76,7 +76,7 @@ def _scan(options: argparse.Namespace) -> int:
     if options.corpus is None:
         say(notice_of_scan(options.tokens, "--tokens 500k", "--corpus SOURCE"))
     announce(f"Scanning {options.corpus or 'the documentation of installed packages'}", options)
-    corpus, progress = _open_corpus(options), progress_of(options)
+    corpus, progress = open_chosen_corpus(options), progress_of(options)
     examples = dl.max_activating(
         options.feature, corpus=corpus, progress=progress, **_window_keywords(options), **keywords
     )
@@ -152,7 +152,7 @@ def add_card(commands: Commands) -> None:
     parser = commands.add("card", _card, features=True)
     parser.add_argument("feature", metavar="FEATURE", help="feature of the page; see below")
     add_model(parser)
-    _add_corpus(parser)
+    add_corpus(parser)
     _add_windows(parser)
     parser.add_argument(
         "--run", metavar="DIR", dest="run_folder", help="folder of a saved run to show; default: make a new run"
@@ -180,7 +180,7 @@ def _card(options: argparse.Namespace) -> None:
     keywords |= {"llm": options.llm, "llm_model": options.llm_model}
     keywords |= {} if options.parts is None else {"parts": options.parts}
     announce(f"Making the card of {options.feature}", options)
-    corpus = _open_corpus(options) if options.examples is None else None
+    corpus = open_chosen_corpus(options) if options.examples is None else None
     card = dl.card(options.feature, model, corpus, progress=progress_of(options), **keywords)
     effect = {"promoted": card.logit_effect.promoted, "suppressed": card.logit_effect.suppressed}
     comparison = document_of(card.comparison) if options.json else {}
@@ -191,17 +191,22 @@ def _card(options: argparse.Namespace) -> None:
 # Options.
 
 
-def _add_corpus(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose a corpus."""
-    source = "file, folder, pattern, URL, or id of a data set; default: the documentation of installed packages"
+def add_corpus(parser: argparse.ArgumentParser, default: str = "the documentation of installed packages") -> None:
+    """Add the options that choose a corpus.
+
+    Args:
+        parser: Parser that gets the options.
+        default: What is read without them, for the help.
+    """
+    source = f"file, folder, pattern, URL, or id of a data set; default: {default}"
     parser.add_argument("--corpus", metavar="SOURCE", help=source)
     parser.add_argument("--text-field", metavar="NAME", help="field or column that holds the text")
     parser.add_argument("--separator", metavar="TEXT", help="text between the documents of a text file")
     parser.add_argument("--split", metavar="NAME", help="split of a data set, or of the documentation")
 
 
-def _open_corpus(options: argparse.Namespace) -> Any:
-    """Open the corpus that the options of :func:`_add_corpus` choose."""
+def open_chosen_corpus(options: argparse.Namespace) -> Any:
+    """Open the corpus that the options of :func:`add_corpus` choose."""
     names = {"text_field": options.text_field, "separator": options.separator, "split": options.split}
     keywords = {name: value for name, value in names.items() if value is not None}
     if "separator" in keywords:

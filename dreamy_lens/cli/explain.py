@@ -8,6 +8,7 @@ import dreamy_lens as dl
 from dreamy_lens.cli.commands import Commands
 from dreamy_lens.cli.options import add_model, add_page, add_quiet, announce, load_selected_model
 from dreamy_lens.cli.output import add_output, print_result
+from dreamy_lens.errors import SettingsError
 from dreamy_lens.results.explanation import Explanation
 
 NOTICE = """\
@@ -37,6 +38,8 @@ def add_explain(commands: Commands) -> None:
 
 
 def _explain(options: argparse.Namespace) -> None:
+    if options.llm and not options.llm_model:
+        raise SettingsError(f"--llm {options.llm} needs the name of a model there: --llm-model NAME.")
     run = dl.load_run(options.folder, load_selected_model(options) if options.model else None)
     announce("Asking for an explanation" if options.llm else "Preparing an explanation", options)
     explanation: Explanation = dl.explain(

@@ -78,7 +78,7 @@ class Card:
 
         Args:
             path: File to which the page is also written; None writes no file.
-            top: Number of strongest windows on the page.
+            top: Number of strongest windows on the page; fewer if it would have more than 200 kB.
             static: Whether to leave out all scripts, for mail and print. Otherwise the page also has the panel of the
                 run, which answers clicks without a kernel.
         """

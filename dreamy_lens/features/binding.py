@@ -165,6 +165,29 @@ def bind(
         raise FeatureError(
             f"{expression.long_label} is a constant: it reads nothing from the model. Name a hook point or a logit."
         )
+    bound, compiler = _compiled(expression, hooked, prepend_bos)
+    if length is not None:
+        bound.check_layout(RowLayout(len(compiler.probe.bos), 0, length, 0))
+    _try_out(bound, compiler)
+    return bound
+
+
+def bind_derived(feature: ex.Feature, model: HookedModel, prepend_bos: bool | None) -> BoundFeature:
+    """Bind a feature that was derived from a bound one; it is not evaluated.
+
+    Args:
+        feature: Derived feature, such as one with numbers that belong to the rows of one batch.
+        model: Model that the first feature is bound to.
+        prepend_bos: True if a BOS precedes every prompt, False if not. None follows the model's convention.
+
+    Raises:
+        FeatureError: The derived feature does not fit the model, or is not one number for each prompt.
+    """
+    return _compiled(feature, model, prepend_bos)[0]
+
+
+def _compiled(expression: ex.Feature, hooked: HookedModel, prepend_bos: bool | None) -> tuple[BoundFeature, Compiler]:
+    """Return a feature as a function of forward passes, with its compiler."""
     probe = ShapeProbe(hooked, expression, prepend_bos)
     compiler = Compiler(probe)
     axes, compute = compiler.build(expression)
@@ -183,10 +206,7 @@ def bind(
     for attention in bound._attentions:
         if attention.is_known:
             attention.check(hooked, probe.layout)
-    if length is not None:
-        bound.check_layout(RowLayout(len(probe.bos), 0, length, 0))
-    _try_out(bound, compiler)
-    return bound
+    return bound, compiler
 
 
 @torch.no_grad()

@@ -355,6 +355,11 @@ class SAE:
         self._check_own_encode(x)
         return self._activate(self._prepare(x), i, pre_activation)
 
+    @property
+    def has_pre_activations(self) -> bool:
+        """Return whether pre-activations can be computed: an object may show only `encode`."""
+        return self._read is not None
+
     def _check_pre_activations(self) -> None:
         if self._read is None:
             raise SAEError(

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -29,15 +29,49 @@ from dreamy_lens.runs.report import settings_list, strip_section
 from dreamy_lens.scan.page import QUANTILES, percent, quantile_sentence, shared_scale, window_card
 from dreamy_lens.scan.window import Window
 
+T = TypeVar("T")
+
 STYLES = ("tokens.css", "cards.css")
 FLUENT = 12
 """Most windows that are shown by fluency."""
 CALIBRATED = 8
 """Number of dreams, from fluent to strong, whose distance from chance is shown."""
+LIMIT = 200_000
+"""Most bytes of a page."""
 PAGE = 198_000
-"""Most characters of a page; details of the run's panel are left out to stay below it, as far as possible."""
+"""Bytes that a page aims at: details of the run's panel are left out to stay below it, as far as possible."""
 LEAST_PANEL = 30_000
-"""Characters that the panel may have on any page."""
+"""Bytes that the panel may have on any page."""
+
+
+class Detail(NamedTuple):
+    """How much of a card a page shows.
+
+    Attributes:
+        strips: Most dreams that are shown token by token.
+        top: Most of the strongest windows.
+        each: Most windows for each quantile.
+        fluent: Most windows by fluency.
+        ways: Most groups of prompts that drive the feature in one way.
+    """
+
+    strips: int
+    top: int
+    each: int
+    fluent: int
+    ways: int
+
+
+DETAILS = (
+    Detail(1000, 1000, 3, FLUENT, 8),
+    Detail(5, 8, 2, 6, 6),
+    Detail(4, 6, 1, 4, 4),
+    Detail(3, 4, 1, 2, 3),
+    Detail(2, 3, 0, 0, 2),
+    Detail(1, 1, 0, 0, 1),
+    Detail(0, 1, 0, 0, 1),
+)
+"""Details of a page, the most first: the first with which the page is small enough is taken."""
 
 
 class CardView:
@@ -47,24 +81,25 @@ class CardView:
         card: Card to show.
         top: Number of strongest windows to show.
         each: Number of windows to show for each quantile.
+        detail: How much is shown at most.
     """
 
-    def __init__(self, card: Card, top: int = 10, each: int = 3) -> None:
+    def __init__(self, card: Card, top: int = 10, each: int = 3, detail: Detail = DETAILS[0]) -> None:
         self.card, self.comparison, examples = card, card.comparison, card.examples
+        self.detail, top, each = detail, min(top, detail.top), min(each, detail.each)
         identity = f"{self.comparison.feature}{self.comparison.model}{self.comparison.summary}{top}"
         self.prefix = "k" + hashlib.sha256(identity.encode("utf-8", "replace")).hexdigest()[:7]
         self.top = examples.top[:top]
         strong = {w.number for w in self.top}
         fluent = [w for w in examples.fluent if w.number not in strong]
-        self.fluent = (
-            [fluent[round(i)] for i in np.linspace(0, len(fluent) - 1, FLUENT)] if len(fluent) > FLUENT else fluent
-        )
-        self.fluent_note = f", {FLUENT} of {len(fluent)}" if len(fluent) > FLUENT else ""
-        self.quantiles = [(q, examples.quantile(q, each)) for q in QUANTILES]
+        self.fluent = spread_over(fluent, detail.fluent)
+        self.fluent_note = f", {len(self.fluent)} of {len(fluent)}" if len(fluent) > len(self.fluent) else ""
+        self.quantiles = [(q, examples.quantile(q, each) if each else []) for q in QUANTILES]
         self.scale: ValueScale = shared_scale(
             [*self.top, *self.fluent, *(w for _, some in self.quantiles for w in some)]
         )
-        self.dreams = {i: f"{self.prefix}d{i + 1}" for i in card.attributions}
+        self.attributions = {i: card.attributions[i] for i in spread_over(sorted(card.attributions), detail.strips)}
+        self.dreams = {i: f"{self.prefix}d{i + 1}" for i in self.attributions}
         self.windows: dict[Any, str] = {w: f"{self.prefix}t{i + 1}" for i, w in enumerate(self.top)}
         self.windows |= {w: f"{self.prefix}f{i + 1}" for i, w in enumerate(self.fluent)}
 
@@ -82,7 +117,7 @@ class CardView:
         steering = self._part("downstream", lambda: card.downstream.body() if card.downstream else None)
         parts = [
             ("Dreams against the corpus", self._plane()),
-            ("Ways to drive it", self._part("mechanisms", lambda: card.mechanisms.body() if card.mechanisms else None)),
+            ("Ways to drive it", self._part("mechanisms", self._ways)),
             ("Dreams, token by token", self._strips() + panel),
             (f"In {comparison.scanned.corpus}", self._windows()),
             ("Where it comes from", upstream),
@@ -104,6 +139,10 @@ class CardView:
         if name in self.card.absent:
             return f'<p class="dl-none">{escape(self.card.absent[name])}</p>'
         return body() or ""
+
+    def _ways(self) -> Html | None:
+        mechanisms = self.card.mechanisms
+        return None if mechanisms is None else mechanisms.body(self.detail.ways)
 
     def _calibration(self) -> Html | None:
         """Return dreams with their z-scores against random prompts and against the windows of the corpus."""
@@ -143,8 +182,14 @@ class CardView:
         return (
             f"{comparison.model}: {plural(len(comparison.frontier), 'dream')}, found by "
             f"{plural(len(comparison.seeds), 'run')}{tried}; {scanned.windows:,} windows of {scanned.length} tokens "
-            f"from {plural(scanned.documents, 'document')} of {scanned.corpus}."
+            f"from {plural(scanned.documents, 'document')} of {scanned.corpus}.{self._short()}"
         )
+
+    def _short(self) -> str:
+        """Return a sentence on what the page leaves out; "" if that is nothing."""
+        if self.detail == DETAILS[0]:
+            return ""
+        return " The texts are long: the page shows fewer of them, so that it stays small; the card has all."
 
     def _plane(self) -> str:
         names: dict[object, str] = {**self.dreams, **self.windows}
@@ -179,11 +224,12 @@ class CardView:
         return f'{drawn}<p class="dl-note">{escape(note)}</p>'
 
     def _strips(self) -> str:
-        frontier, attributions = self.comparison.frontier, self.card.attributions
+        frontier, attributions = self.comparison.frontier, self.attributions
         if not len(frontier):
             return "<p>No prompt had finite scores, so there is no frontier.</p>"
         if not attributions:
-            return f"<p>{escape(self.card.unattributed)}</p>{prompt_table(frontier.prompts)}"
+            prompts = frontier.prompts if self.detail == DETAILS[0] else frontier.spread(CALIBRATED)
+            return f"<p>{escape(self.card.unattributed)}</p>{prompt_table(prompts)}"
         names = [self.dreams.get(i, "") for i in range(len(frontier))]
         count = len(attributions)
         few = f"{count} of {len(frontier)}, from fluent to strong. " if count < len(frontier) else ""
@@ -205,7 +251,9 @@ class CardView:
         return "" if continuation is None else f'<p class="dl-continuation">continues {continuation.html()}</p>'
 
     def _windows(self) -> str:
-        parts = [("strongest", self._cards(self.top)), ("quantiles", self._by_quantile())]
+        parts = [("strongest", self._cards(self.top))]
+        if self.detail.each:
+            parts.append(("quantiles", self._by_quantile()))
         if self.fluent:
             note = "The strongest of all windows in each quarter of a nat of cross-entropy"
             note = f'<p class="dl-quiet">{note}{self.fluent_note}.</p>'
@@ -252,12 +300,40 @@ def card_page(card: Card, top: int = 10, static: bool = False) -> str:
         top: Number of strongest windows to show.
         static: Whether to leave out the run's panel and its script.
     """
-    view, heading = CardView(card, top), f"<h1>{_heading(card)}</h1>"
-    body = heading + view.body()
-    panel = "" if static else _panel(card, PAGE - len(document(card.title, body, styles=STYLES)))
-    if panel:
-        body = heading + view.body(panel)
-    return document(card.title, body, scripts=bool(panel), styles=STYLES)
+    heading = f"<h1>{_heading(card)}</h1>"
+
+    def page(detail: Detail, panel: str = "") -> str:
+        body = heading + CardView(card, top, detail=detail).body(panel)
+        return document(card.title, body, scripts=bool(panel), styles=STYLES)
+
+    def size(text: str) -> int:
+        return len(text.encode("utf-8", "replace"))
+
+    has_panel = not static and _has_panel(card)
+    plain, detail = "", DETAILS[-1]
+    for detail in DETAILS:
+        plain = page(detail)
+        if size(plain) <= (PAGE - LEAST_PANEL if has_panel else LIMIT):
+            break
+    if not has_panel:
+        return plain
+    panel = _panel(card, PAGE - size(plain))
+    for less in DETAILS[DETAILS.index(detail) :]:
+        text = page(less, panel)
+        if size(text) <= LIMIT:
+            return text
+    return card_page(card, top, static=True)
+
+
+def spread_over(items: Sequence[T], count: int) -> list[T]:
+    """Return at most `count` of some items, at even distances, with the first and the last; the last if it is one.
+
+    >>> spread_over("abcdefg", 3), spread_over("abc", 5), spread_over("abc", 1)
+    (['a', 'd', 'g'], ['a', 'b', 'c'], ['c'])
+    """
+    if len(items) <= count:
+        return list(items)
+    return [items[round(i)] for i in np.linspace(0, len(items) - 1, count)] if count > 1 else list(items[-1:])[:count]
 
 
 def card_fragment(card: Card) -> str:
@@ -274,18 +350,23 @@ def _heading(card: Card) -> Html:
     return with_tooltip(card.title, feature_names(card.comparison.feature)[1])
 
 
+def _has_panel(card: Card) -> bool:
+    """Return whether there is a panel: not for several runs, nor for a run whose model is not loaded."""
+    runs = card.merged.runs
+    return len(runs) == 1 and isinstance(runs[0], Dream) and runs[0].has_session
+
+
 def _panel(card: Card, room: int) -> str:
-    """Return the panel of the run, folded away; "" for several runs, or for a run whose model is not loaded.
+    """Return the panel of the run, folded away.
 
     Args:
         card: Card to show.
         room: Characters that are left for it on the page.
     """
-    runs = card.merged.runs
-    if len(runs) != 1 or not isinstance(runs[0], Dream) or not runs[0].has_session:
-        return ""
-    _inspect_strips(runs[0], card)
-    view = frozen_run(runs[0], weight=max(LEAST_PANEL, room), strips=len(card.attributions))
+    (run,) = card.merged.runs
+    assert isinstance(run, Dream)
+    _inspect_strips(run, card)
+    view = frozen_run(run, weight=max(LEAST_PANEL, room), strips=len(card.attributions))
     summary = "Explore the run: click prompts, substitutes and iterations"
     return f'<details class="dl-explore"><summary>{summary}</summary>{view}</details>'
 

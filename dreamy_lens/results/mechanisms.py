@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from dreamy_lens.html.escaping import Html, escape, visible, with_tooltip
 from dreamy_lens.html.numbers import decimals, number
 from dreamy_lens.html.page import document, fragment, html_table
 from dreamy_lens.html.words import plural
+from dreamy_lens.results.effect import without_nan
 from dreamy_lens.results.export import save_as
 from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.prompt import Prompt
@@ -297,7 +298,7 @@ class Mechanisms:
         ]
         plain = {name: getattr(self, name) for name in _PLAIN}
         lists = {name: list(getattr(self, name)) for name in ("ablated", "controls", "notes")}
-        arrays = {name: np.asarray(getattr(self, name)).tolist() for name in ("drops", "control_drops")}
+        arrays = {name: without_nan(getattr(self, name)) for name in ("drops", "control_drops")}
         arrays["overlaps"] = None if self.overlaps is None else self.overlaps.tolist()
         texts = [{**asdict(t), "self_bleu": _number(t.self_bleu), "distance": _number(t.distance)} for t in self.texts]
         return {"format": FORMAT, "version": 1, **plain, **lists, **arrays, "texts": texts, "cells": cells}
@@ -383,11 +384,44 @@ class Mechanisms:
         cells = [[*row, ""] for row in self._ablation_rows()]
         return [line.rstrip() for line in text_table([*columns, ""], cells).split("\n")]
 
-    def body(self) -> Html:
-        """Return the sentence, the figures and the tables."""
+    def strongest(self, count: int) -> Mechanisms:
+        """Return the strongest cells alone, with the ablations of their units.
+
+        Args:
+            count: Most cells.
+        """
+        if len(self) <= count:
+            return self
+        cells = self.cells[:count]
+        names = {"all", *(cell.name for cell in cells)}
+        return replace(
+            self,
+            cells=cells,
+            ablated=self.ablated[:count],
+            drops=self.drops[:count, :count],
+            control_drops=self.control_drops[:count],
+            texts=tuple(text for text in self.texts if text.name in names),
+            overlaps=None if self.overlaps is None else self.overlaps[:count, :count],
+        )
+
+    def body(self, most: int | None = None) -> Html:
+        """Return the sentence, the figures and the tables.
+
+        Args:
+            most: Most cells that are shown; None shows all of them.
+        """
+        if most is not None and len(self) > most:
+            note = f"The page shows the strongest {plural(most, 'cell')} of {len(self)}."
+            return Html(
+                f"<p>{escape(self.sentence)}</p>" + replace(self.strongest(most), notes=(note, *self.notes))._parts()
+            )
+        return Html(f"<p>{escape(self.sentence)}</p>{self._parts()}")
+
+    def _parts(self) -> str:
+        """Return the notes, the figures and the tables."""
         notes = "".join(f'<p class="dl-note">{escape(note)}</p>' for note in self.notes)
         figure = f'<div style="background:#fff;overflow:auto">{self.plot().inline}</div>' if self.cells else ""
-        parts = [f"<p>{escape(self.sentence)}</p>{notes}{figure}", html_table(_CELL_COLUMNS, self._cell_rows())]
+        parts = [f"{notes}{figure}", html_table(_CELL_COLUMNS, self._cell_rows())]
         if self.cells:
             parts.append(html_table(["drop", *self.ablated, "random"], self._ablation_rows()))
         for cell in self.cells:
@@ -398,7 +432,7 @@ class Mechanisms:
             if cell.windows:
                 items = "".join(f'<li><bdi dir="ltr">{escape(text)}</bdi></li>' for text in cell.windows[:8])
                 parts.append(f"<p>Corpus windows:</p><ul>{items}</ul>")
-        return Html("".join(parts) + f'<p class="dl-note">{escape(self.model)}</p>')
+        return "".join(parts) + f'<p class="dl-note">{escape(self.model)}</p>'
 
 
 _CELL_COLUMNS = ("cell", "share", "prompts", "corpus share", "windows", "ablated", "confirmed")

@@ -164,6 +164,12 @@ def test_a_language_model_that_gives_no_explanation_is_an_error_that_says_why(ru
         dl.explain(run, llm=llm, timeout=timeout)
 
 
+def test_every_kind_of_page_is_told(run):
+    for page in ("<!DOCTYPE html><p>", "\ufeff<HTML>", "<?xml version='1.0'?>", "<head><title>502</title>"):
+        with pytest.raises(LLMError, match=r"returned a page of HTML\. Is the address that of the API"):
+            dl.explain(run, llm=lambda prompt, page=page: page)
+
+
 def test_a_score_that_fails_is_left_out_and_the_rest_stays(run, examples):
     def llm(prompt: str) -> str:
         return "EXPLANATION: files" if "EXPLANATION:" in prompt else "no idea"
@@ -186,6 +192,33 @@ def test_replies_are_read_strictly():
         assert read_numbers(wrong, 4) is None
     assert read_explanation("EXPLANATION: a\nEXPLANATION: b") == "b" and read_explanation("EXPLANATION:") is None
     assert read_texts('TEXT: "a b"\n2\nTEXT: c') == ["a b", "c"] and read_texts("a\nb") is None
+    # A decimal number, a range and a remark are no list of texts; a word in the middle of a sentence is no answer.
+    for wrong in ("ANSWER: 1.3", "ANSWER: 1-3", "ANSWER: 1, 3 (the end)", "I would answer: 3"):
+        assert read_numbers(wrong, 4) is None
+    assert read_explanation("I have no explanation: sorry") is None
+
+
+def test_replies_may_be_set_in_other_letters_in_bold_and_on_the_next_line():
+    for right in ("Answer: 1, 3", "**Answer:** 1, 3", "ANSWER: [1, 3]", "ANSWER: #1, #3", "ANSWER:\n1 and 3.", "1. 3"):
+        assert read_numbers(right if "nswer" in right.lower() else f"ANSWER: {right}", 4) == [0, 2]
+    for right in ("Explanation: a b", "**Explanation**: a b", "EXPLANATION:\r\n  a b", "- **EXPLANATION: a b**"):
+        assert read_explanation(right) == "a b"
+    assert read_explanation("EXPLANATION:\nEXPLANATION: a") == "a"
+    assert read_texts("**TEXT:** a\n- Text: b\nTEXT: **c**\nTEXT: *d") == ["a", "b", "c", "*d"]
+
+
+def test_texts_without_a_value_are_left_out_of_the_simulation(run, tmp_path):
+    bos = dl.load_model().tokenizer.bos_token
+
+    def writes(*texts: str) -> Any:
+        return lambda prompt: "\n".join(f"TEXT: {t}" for t in texts) if "TEXT:" in prompt else "EXPLANATION: \ud800."
+
+    told = dl.explain(run, llm=writes(bos, "the size"), scores="simulation")
+    assert told.simulation is not None and told.simulation.texts == ("the size",) and not told.notes
+    assert told.text == "\ufffd." and dl.load(told.save(tmp_path / "told.json")).text == told.text
+    with pytest.warns(RuntimeWarning, match="wrote no text on which the feature has a value"):
+        told = dl.explain(run, llm=writes(bos), scores="simulation")
+    assert told.simulation is None and any("No simulation: <lambda> wrote no text" in note for note in told.notes)
 
 
 @pytest.mark.parametrize(

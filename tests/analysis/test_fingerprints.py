@@ -23,6 +23,8 @@ FEATURES = {
     "a neuron below": "L0.N5",
     "a direction": RESID[-1] @ DIRECTION,
     "a standardised direction": RESID[-1].standardised() @ DIRECTION + 0.5 * dl.hook("blocks.0.mlp.hook_pre")[-1, 2],
+    "a cosine": RESID[-1].cosine(DIRECTION),
+    "a standardised maximum": (RESID[:].standardised() @ DIRECTION).max(),
     "a query": "blocks.1.attn.hook_q[-1, 0, 1]",
     "a head": "blocks.1.attn.hook_z[-1, 1, 2]",
     "a head's result": "blocks.1.attn.hook_result[-1, 1, 2]",
@@ -74,6 +76,20 @@ def test_prompts_of_several_lengths_and_many_passes_keep_their_order(monkeypatch
     monkeypatch.setattr("dreamy_lens.analysis.contributions.ENTRIES", 1)  # one prompt in each pass
     found = check("L1.N5", family("gpt2").bridge, ragged)
     assert len(found) == 4 and check("L1.N5", family("gpt2").bridge, ragged, neurons=False).by_neuron.shape == (4, 0)
+
+
+@pytest.mark.parametrize("name", ["a standardised direction", "a cosine", "a standardised maximum"])
+def test_lengths_of_many_prompts_are_held_in_as_many_passes_as_those_of_one(gpt2, monkeypatch, name):
+    model = as_hooked(gpt2.bridge)
+    scorer, passes = Scorer(dl.parse(FEATURES[name]), model), []
+    run = type(model).run
+    monkeypatch.setattr(type(model), "run", lambda *a, **k: (passes.append(1), run(*a, **k))[1])
+    counts = []
+    for ids in (IDS[:1], np.tile(IDS, (8, 1))):
+        passes.clear()
+        fingerprints(scorer, ids)
+        counts.append(len(passes))
+    assert counts[0] == counts[1] < 10
 
 
 def test_latents_are_those_of_the_pre_activation(tmp_path):

@@ -197,6 +197,18 @@ def test_what_has_no_mechanisms_is_refused_with_the_reason():
             dl.mechanisms(prompts, "L2.N812", **settings)
 
 
+@pytest.mark.parametrize("feature", ["blocks.0.attn.hook_q[-1, 1, 2]", "blocks.0.hook_resid_pre[-1, 3]"])
+def test_a_feature_above_the_embeddings_alone_has_cells_and_nothing_to_ablate(gpt2, tmp_path, feature):
+    prompts = np.random.default_rng(0).integers(1, 300, (400, 4))
+    values = dl.score(feature, prompts, gpt2.bridge).value
+    found = dl.mechanisms(list(prompts[np.argsort(-values)[:20]]), feature, gpt2.bridge)
+    assert len(found) >= 1 and set(found.ablated) <= {"embedding", "position"}
+    assert np.isnan(found.drops).all() and not any(found.confirmed) and found.controls == ()
+    assert any("there is nothing to ablate" in note for note in found.notes)
+    text = found.save(tmp_path / "m.json").read_text(encoding="ascii")
+    assert "NaN" not in text and str(dl.load(tmp_path / "m.json")) == str(found)
+
+
 def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch):
     page = Path(__file__).resolve().parents[2] / "docs" / "mechanisms.md"
     if not page.is_file():

@@ -266,6 +266,9 @@ def test_positions_are_those_of_features(gpt2):
         )
         _, stream = run_changed(gpt2.raw, [0, *IDS], inputs={block: put}, read=modules_of(gpt2.raw, 1)["block"])
         assert found.values[0, 1] == pytest.approx(float(stream[0, -1, 3]), abs=1e-4), positions
+    for suffix, whose in (((), "the prompt"), ((9, 8), "the template")):
+        last = dl.steer("L0.N7", IDS, gpt2.bridge, strengths=2, positions="last", suffix=suffix, n_tokens=0, placebos=0)
+        assert last.positions == f"the last token of {whose}"
     cut = dl.steer("L0.N7", IDS, gpt2.bridge, strengths=2, positions=slice(1, 3), n_tokens=0, placebos=0)
     assert cut.positions == "positions 1, 2"
 

@@ -12,8 +12,11 @@ import pytest
 import torch
 
 import dreamy_lens as dl
-from dreamy_lens.errors import FeatureError, PromptError, RunFolderError, SettingsError
+from dreamy_lens.analysis import fingerprints
+from dreamy_lens.errors import FeatureError, PromptError, RunFolderError, SAEError, SettingsError
+from dreamy_lens.models import as_hooked
 from dreamy_lens.results import ModelComponent, Upstream
+from dreamy_lens.scoring import Scorer
 from tests.helpers.models import compatible, family, new_bridge
 from tests.trust import zoo
 
@@ -205,6 +208,110 @@ def test_a_maximum_reads_its_position_and_limits_are_left_out(gpt2):
     clipped = dl.upstream("blocks.1.hook_resid_post[-1, 3].clip(max=0)", PROMPT, gpt2.bridge)
     assert clipped.quantity == "unclipped" and clipped.value <= 0 and any("clip()" in n for n in clipped.notes)
     check_sums(clipped, float(dl.score("blocks.1.hook_resid_post[-1, 3]", [PROMPT], gpt2.bridge).value[0]))
+
+
+def test_a_maximum_over_equal_values_is_the_first_of_them():
+    """A neuron with a ReLU that is off everywhere: the pre-activation of one position, and not a mean of several."""
+    architecture = zoo.ARCHITECTURES["OPTForCausalLM"]
+    model = zoo.bridge_of(architecture, zoo.plain_model(architecture))
+    ids = [5, 9, 7, 30, 11, 8]
+    found = dl.upstream("blocks.1.mlp.hook_post[..., 5].max()", ids, model)
+    first = dl.upstream("blocks.1.mlp.hook_pre[0, 5]", ids, model)
+    assert found.value == 0 and any("reached at several positions; the first" in note for note in found.notes)
+    assert found.total == pytest.approx(first.total, rel=1e-5)
+    np.testing.assert_allclose(found.contributions, first.contributions, atol=1e-6)
+
+
+def test_a_standardised_maximum_holds_the_deviation_at_its_position(family):
+    """Every number at the position that is largest, and the same in passes over many prompts."""
+    feature = (dl.hook("blocks.1.hook_resid_post")[:].standardised() @ DIRECTION).max()
+    each = [RESID[i].standardised() @ DIRECTION for i in range(4)]
+    prompts = np.random.default_rng(0).integers(1, 300, (5, 4))
+    many = fingerprints(Scorer(feature, as_hooked(family.bridge)), prompts)
+    chosen = set()
+    for row, total, contributions in zip(prompts, many.total, many.contributions, strict=True):
+        values = [float(dl.score(f, row, family.bridge).value[0]) for f in each]
+        chosen.add(best := int(np.argmax(values)))
+        found, alone = (dl.upstream(f, row, family.bridge) for f in (feature, each[best]))
+        assert found.method == "exact" and found.total == pytest.approx(max(values), rel=1e-4) == total
+        np.testing.assert_allclose(found.contributions, alone.contributions, atol=1e-5)
+        np.testing.assert_allclose(contributions, found.contributions, atol=1e-4)
+    assert len(chosen) > 1
+
+
+def test_features_of_several_neurons_say_what_is_added():
+    for feature in ("L1.N5 - L1.N6", "L1.N5 + blocks.1.hook_resid_pre[-1, 3]", "blocks.1.mlp.hook_post[..., 5].mean()"):
+        found = dl.upstream(feature, PROMPT, family("gpt2").bridge)
+        assert found.quantity == "pre" and any("other terms by their values" in note for note in found.notes)
+    for feature in ("2 * L1.N5 - 3", "blocks.1.mlp.hook_post[..., 5].max()", "blocks.1.hook_resid_pre[..., 3].mean()"):
+        assert not dl.upstream(feature, PROMPT, family("gpt2").bridge).notes
+
+
+def save_topk_sae(folder, d_in: int) -> str:
+    from safetensors.torch import save_file
+
+    g = torch.Generator().manual_seed(0)
+    shapes: dict[str, tuple[int, ...]] = {"W_enc": (d_in, 6), "W_dec": (6, d_in), "b_dec": (d_in,), "b_enc": (6,)}
+    folder.mkdir()
+    save_file({k: torch.randn(*s, generator=g) for k, s in shapes.items()}, folder / "sae_weights.safetensors")
+    config = {"architecture": "topk", "k": 2, "d_in": d_in, "d_sae": 6, "dtype": "float32"}
+    config |= {"normalize_activations": "none", "reshape_activations": "none", "apply_b_dec_to_input": True}
+    config["metadata"] = {"hook_name": "blocks.1.hook_resid_post"}
+    (folder / "cfg.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def test_the_maximum_of_a_latent_is_at_the_position_of_its_value(gpt2, tmp_path):
+    """Other latents may be larger where its pre-activation is largest: the position is that of the latent's value."""
+    sae, row = save_topk_sae(tmp_path / "sae", 32), np.array([92, 169, 78, 45, 225])
+    latents = [[dl.sae_latent(sae, 0, position=i, pre_activation=pre) for i in range(5)] for pre in (False, True)]
+    values, pre = ([float(dl.score(f, row, gpt2.bridge).value[0]) for f in some] for some in latents)
+    best = int(np.argmax(values))
+    assert values[best] > 0 and best != int(np.argmax(pre))
+    found = dl.upstream(dl.sae_latent(sae, 0, position=slice(None)).max(), row, gpt2.bridge)
+    assert found.method == "exact" and found.quantity == "pre"
+    assert found.value == pytest.approx(values[best], rel=1e-5) and found.total == pytest.approx(pre[best], rel=1e-4)
+
+
+class Shown:
+    """An autoencoder in memory that shows only `encode`."""
+
+    def __init__(self) -> None:
+        self.weights = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return (x @ self.weights).relu()
+
+
+class WithoutGradient(Shown):
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return super().encode(x).detach()
+
+
+def test_a_latent_of_an_object_without_weights_is_divided_itself(gpt2):
+    latent = dl.sae_latent(Shown(), 2, hook="blocks.1.hook_resid_post")
+    found = dl.upstream(latent, PROMPT, gpt2.bridge)
+    assert (found.method, found.quantity) == ("integrated gradients", "value")
+    assert any("shows no pre-activations" in note for note in found.notes)
+    check_sums(found, float(dl.score(latent, [PROMPT], gpt2.bridge).value[0]))
+    # Where the latent is above zero all the way, it is linear, and the exact numbers are known.
+    plain = dl.upstream(RESID[-1] @ Shown().weights[:, 2].numpy(), PROMPT, gpt2.bridge)
+    np.testing.assert_allclose(found.contributions, plain.contributions, atol=1e-4 * abs(plain.total))
+    many = fingerprints(Scorer(latent, as_hooked(gpt2.bridge)), [PROMPT])
+    np.testing.assert_allclose(many.contributions[0], found.contributions, atol=1e-4 * abs(plain.total))
+    with pytest.raises(SAEError, match="gives no pre-activations"):
+        dl.upstream(latent, PROMPT, gpt2.bridge, quantity="pre")
+
+
+def test_a_feature_without_a_gradient_is_refused_with_the_reason(gpt2):
+    latent = dl.sae_latent(WithoutGradient(), 2, hook="blocks.1.hook_resid_post")
+    for call in (
+        lambda: dl.upstream(latent, PROMPT, gpt2.bridge),
+        lambda: fingerprints(Scorer(latent, as_hooked(gpt2.bridge)), [PROMPT]),
+        lambda: dl.dream(latent, gpt2.bridge, iterations=1, length=4, diversity=0.5, wait=True, progress=False),
+    ):
+        with pytest.raises(FeatureError, match=r"its value has no gradient\. A function of yours, or encode\(\)"):
+            call()
 
 
 def save_sae(folder, d_in: int, normalised: bool = False) -> str:

@@ -425,6 +425,36 @@ def test_mechanisms_prints_the_cells_of_a_run_and_writes_every_form(cli, tmp_pat
     assert status == 1 and "nothing" in err
 
 
+# baselines.
+
+
+@pytest.mark.slow
+def test_baselines_are_of_a_run_which_keeps_them_or_of_a_feature(cli, tmp_path):
+    (tmp_path / "texts.txt").write_text(
+        "Return a copy of the array, with its axes transposed.\n\n" * 3, encoding="utf-8"
+    )
+    small = "--iterations 1 --children 16 --samples 16 --length 4 --quiet".split()
+    assert cli("dream", "L2.N812", *small, "--out", str(tmp_path / "run"))[0] == 0
+    words = ["baselines", str(tmp_path / "run"), "--corpus", str(tmp_path / "texts.txt"), "--prompts", "64", "--quiet"]
+    status, out, _ = cli(*words, "--json", "--csv", str(tmp_path / "table.csv"))
+    document = json.loads(out[: out.rindex("}") + 1])
+    run = dl.load_run(tmp_path / "run")
+    assert status == 0 and document["kind"] == "Baselines" and document["length"] == 4
+    assert [each["count"] for each in document["baselines"]] == [64, len(run.baselines.corpus)]
+    for row, prompt in zip(document["table"], run.frontier, strict=True):
+        own = run.baselines.random
+        assert row["z_random"] == pytest.approx((prompt.value - own.values.mean()) / own.values.std(ddof=1), abs=1e-3)
+    assert (tmp_path / "table.csv").read_text(encoding="utf-8").startswith("value,cross_entropy,z_random,z_corpus")
+    status, out, _ = cli(*words)
+    assert status == 0 and "z, random" in out and "corpus windows" in out and run.frontier[-1].text.strip() in out
+    status, out, _ = cli("baselines", "L2.N812", "--length", "4", "--prompts", "64", "--quiet")
+    assert status == 0 and "random prompts" in out and "corpus windows" not in out
+    status, _, err = cli("baselines", str(tmp_path / "run"), "--length", "5")
+    assert status == 1 and "The run has its own length" in err
+    status, _, err = cli("explain", str(tmp_path / "run"), "--llm", "http://localhost:1/v1")
+    assert status == 1 and "needs the name of a model there: --llm-model NAME" in err
+
+
 # hooks.
 
 

@@ -16,6 +16,7 @@ import dreamy_lens as dl
 from dreamy_lens.api.card import SCAN_SETTINGS
 from dreamy_lens.api.card import card as whole_card
 from dreamy_lens.errors import CorpusError, ExamplesError, NoGradientError, SettingsError, UnknownHookError
+from dreamy_lens.panels import card_page
 from dreamy_lens.results import Prompt
 from dreamy_lens.scan import ScanConfig
 from tests.helpers import models
@@ -283,3 +284,47 @@ def test_a_language_model_and_a_held_out_model_are_passed_on(run, examples, brid
     assert "&lt;b&gt;dogs&lt;/b&gt;" in page and "<b>dogs" not in page and "held-out cross-entropy" in page
     with pytest.raises(SettingsError, match="parts has 'nothing'; a card's parts are 'mechanisms', 'upstream'"):
         whole_card(FEATURE, run=run, examples=examples, parts="nothing")
+
+
+# The size of the page.
+
+
+def test_a_page_with_many_ways_shows_the_strongest_and_has_at_most_200_kb(made):
+    ways, count = made.mechanisms, 40
+    cells = tuple(dataclasses.replace(ways.cells[0], name=f"cell{i}") for i in range(count))
+    many = dataclasses.replace(
+        ways,
+        cells=cells,
+        ablated=tuple(f"L0.N{i}" for i in range(count)),
+        drops=np.random.default_rng(0).normal(size=(count, count)),
+        control_drops=np.zeros((count, len(ways.controls))),
+        overlaps=np.eye(count),
+        texts=(),
+    )
+    assert len(many.body()) > 200_000
+    card = dataclasses.replace(made, mechanisms=many)
+    for static in (True, False):
+        page = card.to_html(static=static)
+        assert len(page.encode()) <= 200_000 and "shows the strongest 8 cells of 40" in page
+        assert many.sentence in page and "cell7" in page and "cell8" not in page
+    assert many.strongest(50) is many and len(many.strongest(3)) == len(many.strongest(3).overlaps) == 3
+
+
+def test_a_page_of_long_texts_shows_fewer_of_them(made, run, monkeypatch):
+    """The limit is in bytes, so that texts of other scripts keep to it too."""
+    whole, still = (len(made.to_html(static=static).encode()) for static in (False, True))
+    wide = dataclasses.replace(made, unattributed="狗" * 10_000, absent={"words": "狗" * 3000})
+    monkeypatch.setattr(card_page, "LEAST_PANEL", 1000)
+    for limit, is_static in ((still - 3000, True), (whole - 3000, False), (still - 3000, False)):
+        monkeypatch.setattr(card_page, "LIMIT", limit)
+        monkeypatch.setattr(card_page, "PAGE", limit - 1000)
+        for card in (made, wide):
+            page = card.to_html(static=is_static)
+            assert len(page.encode()) <= limit and "shows fewer of them" in page
+        strips = [i for i in Page(page).ids if re.fullmatch(r"k[0-9a-f]{7}d\d+", i)]
+        assert not strips or any(i.endswith(f"d{len(run.frontier)}") for i in strips)  # the strongest dream stays
+
+
+def test_items_are_spread_from_the_first_to_the_last():
+    assert card_page.spread_over(range(10), 4) == [0, 3, 6, 9]
+    assert [card_page.spread_over([1, 2, 3], n) for n in (0, 1, 2, 3, 9)] == [[], [3], [1, 3], [1, 2, 3], [1, 2, 3]]

@@ -241,6 +241,7 @@ COMMANDS = (
     "ablate",
     "patch",
     "mechanisms",
+    "baselines",
     "scan",
     "compare",
     "card",
