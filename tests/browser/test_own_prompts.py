@@ -55,6 +55,17 @@ def test_an_edited_prompt_has_a_mark_of_its_own_in_the_plane_until_it_is_undone(
     assert not mark.count()
 
 
+@pytest.mark.parametrize("kind", ["dream", "runs"])
+def test_another_prompt_that_is_picked_is_no_edit_of_the_one_before(mount: Mount, kind: str):
+    view = mount(kind, {**state_of(kind), "live": False})
+    rows = view.find(".dlp-table tbody tr")
+    for number in (2, 5, 3):
+        rows.nth(number).click()
+        view.frames()
+        view.frames()
+        assert not view.find(".dlp-own").count()
+
+
 def test_a_typed_prompt_that_is_outside_the_plane_makes_it_larger(mount: Mount):
     view = mount("dream", state_of())
     far = {**TYPED, "value": 90.0, "ce": 14.0}

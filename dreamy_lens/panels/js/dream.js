@@ -93,10 +93,7 @@ export const view = {
     }
 
     function moved() {
-      const mark = JSON.stringify(own());
-      if (mark === marked) return;
-      marked = mark;
-      paint("plot");
+      if (JSON.stringify(own()) !== marked) paint("plot");
     }
 
     function crowd() {
@@ -184,6 +181,7 @@ export const view = {
     function drawPlot() {
       const main = { entries: entries(), main: true }, empty = nothing("The frontier grows here.");
       drawCloud();
+      marked = JSON.stringify(own());
       plot.draw({ lines: [main], crowd: crowd(), cloud: cloud(), earlier: earlier(), limit, picked: pickedEntry(), own: own(), empty });
       drawLimits(main.entries);
     }

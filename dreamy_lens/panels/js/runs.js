@@ -112,6 +112,7 @@ export const view = {
         entries: run.frontier, style: `dlp-run dlp-run-${style(run)}`, name: all.length <= NAMED ? run.name : "",
       });
       const main = { entries: merged(), main: true, style: "dlp-merged" }, empty = "The frontiers grow here.";
+      marked = JSON.stringify(own());
       plot.draw({ lines: [...shown().map(line), main], crowd: [], earlier: null, limit: null, picked: pickedEntry(), own: own(), empty });
     }
 
@@ -122,10 +123,7 @@ export const view = {
     }
 
     function moved() {
-      const mark = JSON.stringify(own());
-      if (mark === marked) return;
-      marked = mark;
-      paint("plot");
+      if (JSON.stringify(own()) !== marked) paint("plot");
     }
 
     function drawTable() {
