@@ -38,7 +38,7 @@ def add_explain(commands: Commands) -> None:
 
 
 def _explain(options: argparse.Namespace) -> None:
-    if options.llm and not options.llm_model:
+    if options.llm and options.llm.startswith(("http://", "https://")) and not options.llm_model:
         raise SettingsError(f"--llm {options.llm} needs the name of a model there: --llm-model NAME.")
     run = dl.load_run(options.folder, load_selected_model(options) if options.model else None)
     announce("Asking for an explanation" if options.llm else "Preparing an explanation", options)
