@@ -34,7 +34,7 @@ from tests.browser.find_chromium import find_chromium, why_not
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-PATIENCE = 30.0  # seconds for what takes two on a machine that has nothing else to do
+PATIENCE = 60.0  # seconds for what takes two on a machine that has nothing else to do
 SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
     "docmanager-extension/plugin": {"autosave": False},
