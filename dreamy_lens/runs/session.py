@@ -88,9 +88,11 @@ class Session:
             scorer.check_length(length)
         constraint_set = ConstraintSet(spec.constraints, model.vocabulary, config.length, scorer.allowed, shortest)
         parts = scorer.parts if isinstance(scorer, ContextScorer) else (scorer,)
-        if any(part.frame.bos == [constraint_set.fixed.get(0)] for part in parts):
+        first = config.length - constraint_set.shortest  # of the shortest prompts
+        if any(part.frame.bos == [constraint_set.fixed.get(first)] for part in parts):
+            where = "at the beginning of the shortest prompts" if first else "at position 0"
             raise ConstraintError(
-                "fix() puts the BOS at position 0, and a BOS stands before every prompt anyway. Leave it out, or set "
+                f"fix() puts the BOS {where}, and a BOS stands before every prompt anyway. Leave it out, or set "
                 "prepend_bos=False."
             )
         if spec.start is not None:
