@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import dreamy_lens as dl
 from dreamy_lens import constraints as rules_of
-from dreamy_lens.errors import ConstraintError, PromptError, SettingsError
+from dreamy_lens.errors import ConstraintError, FeatureError, PromptError, SettingsError
 from dreamy_lens.panels.follower import RunFollower
 from dreamy_lens.panels.run_view import view_labels
 from dreamy_lens.runs.frames import frames_of
@@ -316,6 +316,12 @@ def test_one_length_may_be_given_as_a_range():
     assert (config.shortest, config.length) == (5, 8)
     one = FrontierSearch.from_settings(FrontierSearch(length=(4, 16)), {"length": 6})
     assert one == FrontierSearch(length=6)  # one number replaces a range
+
+
+@pytest.mark.parametrize("place", ["[3, 5]", "[-4, 5]", "[3:, 5].max()"])
+def test_a_feature_reads_only_where_every_prompt_has_a_token(gpt2, place):
+    with pytest.raises(FeatureError, match=r"In the shortest prompts, of 3 tokens: .*positions 0 to 2"):
+        search(gpt2.bridge, f"blocks.0.hook_resid_post{place}")
 
 
 def test_a_token_can_be_fixed_only_where_every_prompt_has_one(gpt2):
