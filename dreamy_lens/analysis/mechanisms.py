@@ -26,6 +26,7 @@ from dreamy_lens.results.mechanisms import CellUnit, MechanismCell, Mechanisms, 
 from dreamy_lens.results.prompt import Prompt, Provenance
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.frames import summary_of_contexts
+from dreamy_lens.search.lengths import right_aligned, without_empty
 from dreamy_lens.search.pareto import non_dominated
 
 ORDINARY = 64
@@ -51,7 +52,7 @@ class PromptPool:
     """Scored prompts of any lengths.
 
     Attributes:
-        ids: Token ids, filled up with -1, int64 `[N, n]`.
+        ids: Token ids, int64 `[N, n]`; shorter prompts stand at the right, behind -1, as in a history.
         value: Values, float32 `[N]`.
         cross_entropy: Cross-entropies, float32 `[N]`, nats per token.
         seed: Seed of the run that found each, -1 for none, int64 `[N]`.
@@ -70,9 +71,7 @@ class PromptPool:
     ) -> PromptPool:
         """Make a pool of prompts with finite scores, each once."""
         longest = max((len(p) for p in prompts), default=0)
-        ids = np.full((len(prompts), longest), -1, dtype=np.int64)
-        for row, prompt in zip(ids, prompts, strict=True):
-            row[: len(prompt)] = prompt
+        ids = right_aligned(prompts, longest)
         value, cross_entropy = np.asarray(value, dtype=np.float32), np.asarray(cross_entropy, dtype=np.float32)
         columns = [
             ids,
@@ -89,7 +88,7 @@ class PromptPool:
 
     def prompts(self, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """Return the token ids of some prompts."""
-        return [self.ids[row][self.ids[row] >= 0] for row in np.asarray(rows).tolist()]
+        return [without_empty(self.ids[row]) for row in np.asarray(rows).tolist()]
 
 
 def find_mechanisms(
@@ -144,7 +143,7 @@ class _Mechanisms:
     ) -> None:
         self.scorer, self.pool, self.provenance = scorer, pool, provenance
         self.asked, self.similar, self.quantity, self.seed = share, similar, quantity, seed
-        length = int((pool.ids[int(pool.value.argmax())] >= 0).sum())
+        length = len(without_empty(pool.ids[int(pool.value.argmax())]))
         texts = self.reference = reference_prompts(scorer, None, ORDINARY, length, seed)[0]
         own = fingerprints(scorer, texts, quantity=quantity)
         self.names, self.usual = own.names, own.unit_contributions().mean(axis=0)

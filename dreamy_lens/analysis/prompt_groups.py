@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
+from dreamy_lens.search.lengths import EMPTY
+
 ORDER = 4
 """Longest runs of tokens that BLEU counts."""
 
@@ -46,7 +48,7 @@ def spread_rows(ids: Int64[np.ndarray, "N n"], first: int, count: int) -> Int64[
     """Choose prompts that differ in as many tokens as possible: each is the one furthest from those chosen so far.
 
     Args:
-        ids: Token ids; shorter prompts are filled up with -1.
+        ids: Token ids; shorter prompts stand at the right, behind -1.
         first: Row to begin with.
         count: Largest number of prompts to choose; prompts equal to a chosen one are left out.
     """
@@ -65,7 +67,7 @@ def nearest_rows(ids: Int64[np.ndarray, "N n"], others: Int64[np.ndarray, "K n"]
     shared = np.full(len(ids), -1)
     nearest = np.zeros(len(ids), dtype=np.int64)
     for number, other in enumerate(others):
-        same = (ids == other).sum(axis=1)
+        same = ((ids == other) & (other != EMPTY)).sum(axis=1)
         nearest[same > shared] = number
         shared = np.maximum(shared, same)
     return nearest

@@ -20,6 +20,7 @@ from dreamy_lens.api.dream import load_run
 from dreamy_lens.cluster.remote_scan import local_examples
 from dreamy_lens.comparison.compatibility import examples_of, open_examples
 from dreamy_lens.comparison.merged_runs import dreams_of, merge_runs, model_of, prompt_length
+from dreamy_lens.comparison.overlap import token_difference
 from dreamy_lens.errors import FeatureError, LLMError, PromptError, SettingsError, names_keywords, quoted, warn
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
@@ -199,7 +200,7 @@ def _distinct(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
     found: list[Prompt] = []
     for least in (0.5, 0.0):  # share of tokens in which two prompts differ at least, and always in two tokens
         for prompt in ranked:
-            differ = [sum(map(int.__ne__, prompt.ids, p.ids)) for p in found]
+            differ = [token_difference(prompt.ids, p.ids) for p in found]
             if len(found) < count and all(n > max(1, least * len(prompt)) for n in differ):
                 found.append(prompt)
     return sorted(found, key=lambda p: -p.value)

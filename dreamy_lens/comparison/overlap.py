@@ -113,6 +113,17 @@ def edit_distances(ids: Sequence[int], rows: np.ndarray) -> np.ndarray:
     return row[:, -1]
 
 
+def token_difference(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return the number of positions at which two prompts differ; of different lengths, their Levenshtein distance.
+
+    >>> token_difference([1, 2, 3], [2, 3, 1]), token_difference([1, 2, 3], [2, 3])
+    (3, 1)
+    """
+    if len(one) == len(other):
+        return sum(a != b for a, b in zip(one, other, strict=True))
+    return int(edit_distances(one, np.array([other]))[0])
+
+
 def nearest_window(ids: Sequence[int], windows: Sequence[Window]) -> NearestWindow | None:
     """Return the window with the fewest edits to a prompt; None if there are no windows.
 

@@ -257,8 +257,10 @@ class Vocabulary:
             )
         if array.min() < 0 or array.max() >= self.size:
             bad = int(array.min() if array.min() < 0 else array.max())
+            empty = " -1 marks empty places before shorter prompts: history.all_ids() has the tokens." * (bad == -1)
             raise PromptError(
                 f"{what} contains {self._named(bad)}, outside the vocabulary, which has ids 0 to {self.size - 1}."
+                f"{empty}"
             )
         if not self.known[array].all():
             bad = int(array[~self.known[array]][0])

@@ -82,7 +82,8 @@ def prompt_code(run: RecordedRun) -> str:
     if run.constraints:  # they restrict the substitutes, and a run of no iterations knows them
         keywords = {**call.others, "iterations": "0"}
         keywords.pop("start", None)
-        if run.config.length != type(run.config)().length:
+        one_length = getattr(run.config, "shortest", None) is None
+        if one_length and run.config.length != type(run.config)().length:
             keywords["length"] = repr(run.config.length)
         text = f"run = {_Call(call.feature, call.seed, keywords, []).text()}"
         comment = "# A run of 0 iterations has the feature, the template and the constraints."

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamy_lens.errors import ConstraintError, FeatureError, ModelError, RunFolderError
+from dreamy_lens.errors import ConstraintError, FeatureError, FeatureRangeError, ModelError, PromptError, RunFolderError
 from dreamy_lens.features.expressions import Feature, Latent
 from dreamy_lens.features.parser import feature_names, parse
 from dreamy_lens.features.sae_names import commit_of
@@ -84,13 +84,19 @@ class Session:
             share_prefixes=config.share_prefixes,
         )
         shortest = getattr(config, "shortest", None)
-        for length in dict.fromkeys([config.length, shortest or config.length]):
-            scorer.check_length(length)
+        scorer.check_length(config.length)
+        if shortest is not None:
+            try:
+                scorer.check_length(shortest)
+            except (FeatureRangeError, PromptError) as error:
+                raise type(error)(f"In the shortest prompts, of {shortest} tokens: {error}") from error
         constraint_set = ConstraintSet(spec.constraints, model.vocabulary, config.length, scorer.allowed, shortest)
         parts = scorer.parts if isinstance(scorer, ContextScorer) else (scorer,)
-        if any(part.frame.bos == [constraint_set.fixed.get(0)] for part in parts):
+        first = config.length - constraint_set.shortest  # of the shortest prompts
+        if any(part.frame.bos == [constraint_set.fixed.get(first)] for part in parts):
+            where = "at the beginning of the shortest prompts" if first else "at position 0"
             raise ConstraintError(
-                "fix() puts the BOS at position 0, and a BOS stands before every prompt anyway. Leave it out, or set "
+                f"fix() puts the BOS {where}, and a BOS stands before every prompt anyway. Leave it out, or set "
                 "prepend_bos=False."
             )
         if spec.start is not None:

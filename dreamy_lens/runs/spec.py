@@ -80,12 +80,12 @@ class RunSpec:
             bos = model.bos(config.prepend_bos)
             is_first = not strip_bos(template_ids(several, model.vocabulary)[0], bos)
             prompts = as_ids(start, model.vocabulary, bos if is_first else [])
-            config, rows = with_start(config, prompts, "length" in named)
+            config, rows = with_start(config, prompts, "length" in named, "shortest" in named)
         return cls(feature, model, config, several, fluency_model, rows)
 
 
 def with_start(
-    config: SearchConfig, prompts: Sequence[np.ndarray], names_length: bool = False
+    config: SearchConfig, prompts: Sequence[np.ndarray], names_length: bool = False, names_shortest: bool = False
 ) -> tuple[SearchConfig, np.ndarray]:
     """Return settings whose lengths include those of the initial prompts, and the prompts as one array.
 
@@ -93,6 +93,7 @@ def with_start(
         config: Settings of the search.
         prompts: Token ids of each prompt.
         names_length: Whether the user gave the lengths, which are then kept.
+        names_shortest: Whether the user gave only the smallest length, which is then kept.
 
     Raises:
         PromptError: Starts differ in length where prompts have one length, or do not have the given length.
@@ -116,6 +117,11 @@ def with_start(
         raise PromptError(
             f"A start has {odd} tokens, but length=({shortest}, {config.length}) was given; give starts of {shortest} "
             f"to {config.length} tokens, or a wider range."
+        )
+    if names_shortest and bounds[0] < shortest:
+        raise PromptError(
+            f"A start has {bounds[0]} tokens, but shortest={shortest} was given; give starts of at least {shortest} "
+            "tokens, or a smaller number."
         )
     config = dataclasses.replace(config, **dict(zip(("shortest", "length"), bounds, strict=True)))
     return config, right_aligned(prompts, config.length)

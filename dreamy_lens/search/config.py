@@ -180,7 +180,7 @@ class SearchConfig:
         former = {} if config is None else asdict(config)
         if config is not None and not config._names_iterations:
             former["iterations"] = None
-        if isinstance(settings.get("length"), (tuple, list)):  # it sets the shortest length too
+        if "length" in settings:  # it replaces a range: two numbers are another one, and one is the length of all
             former.pop("shortest", None)
         return kind(**former | settings)
 

@@ -80,6 +80,12 @@ class ConstraintSet:
                 f"All {length} positions are fixed, so there is nothing to search; free one of them, or lengthen the "
                 "prompt."
             )
+        if self.shortest < length and self.free_positions[-1] < length - self.shortest:
+            longer = f"({self.shortest + 1}, {length})" if self.shortest + 1 < length else str(length)
+            raise ConstraintError(
+                f"The shortest prompts, of {self.shortest}, have only fixed tokens, so there is one such prompt; free "
+                f"a position, or begin with longer prompts: length={longer}."
+            )
 
     def describe(self) -> str:
         """Describe all constraints in words."""

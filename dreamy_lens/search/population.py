@@ -98,8 +98,10 @@ def stack_prompts(rows: Sequence[np.ndarray]) -> Int64[np.ndarray, "P n"]:
     """Stack prompts; raise PromptError if their lengths differ."""
     lengths = sorted({len(row) for row in rows})
     if len(lengths) > 1:
+        found = ", ".join(map(str, lengths))
         raise PromptError(
-            f"Starts must have one length, and these have {', '.join(map(str, lengths))} tokens; trim or lengthen some."
+            f"Starts must have one length, and these have {found} tokens; trim or lengthen some, or let the "
+            f"frontier search have prompts of several lengths: length=({lengths[0]}, {lengths[-1]})."
         )
     return np.stack(rows)
 

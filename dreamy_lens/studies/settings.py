@@ -12,7 +12,7 @@ import numpy as np
 
 from dreamy_lens.api.signatures import show_settings
 from dreamy_lens.errors import SettingsError, quoted, unknown_setting
-from dreamy_lens.search.config import SearchConfig
+from dreamy_lens.search.config import SearchConfig, lengths_text
 from dreamy_lens.search.epo_config import EPO
 from dreamy_lens.search.optimizers import as_settings
 
@@ -88,9 +88,20 @@ class StudySettings:
         """Return the settings of a search, with the length and the budgets of the study.
 
         Args:
-            search: Settings of a search, their class or the name of a search; None is EPO.
+            search: Settings of a search, their class or the name of a search; None is EPO. A range of lengths is kept.
+
+        Raises:
+            SettingsError: The range of lengths does not end with the length of the study.
         """
         own: dict[str, Any] = {"length": self.length}
+        shortest = getattr(search, "shortest", None)
+        if shortest is not None:
+            if search.length != self.length:
+                raise SettingsError(
+                    f"The search has prompts of {lengths_text(search)} tokens, and the study random prompts of "
+                    f"{self.length}; give the study the largest length, length={search.length}."
+                )
+            own["length"] = (shortest, self.length)
         if self.seconds is not None:
             own["seconds"] = self.seconds
         if self.iterations is not None:

@@ -320,3 +320,6 @@ def test_texts_are_compared_as_the_definitions_say():
     ids = np.array([[1, 1, 1], [1, 1, 2], [5, 6, 7], [1, 1, 1]])
     assert spread_rows(ids, 0, 4).tolist() == [0, 2, 1]
     assert nearest_rows(ids, ids[[2, 1]]).tolist() == [1, 1, 0, 1]
+    pool = PromptPool.of([[3, 4], [1, 2, 3, 4], [5, 6], [5, 4]], np.arange(4), np.ones(4))
+    assert pool.ids[0].tolist() == [-1, -1, 3, 4] and [p.tolist() for p in pool.prompts([0, 3])] == [[3, 4], [5, 4]]
+    assert nearest_rows(pool.ids, pool.ids[[2, 1]]).tolist() == [1, 1, 0, 0]  # empty places are no tokens

@@ -105,6 +105,11 @@ def _range_of(length: tuple[int, ...] | list[int], shortest: int | None) -> tupl
             f"length is {quoted(length)}; it is one number of tokens, or the smallest and the largest, as in "
             "length=(4, 16)."
         )
+    if length[0] is None:
+        raise SettingsError(
+            f"length is {quoted(length)}, which lacks the smallest number of tokens; give two numbers, as in "
+            "length=(4, 16), or one."
+        )
     if shortest is not None and shortest != length[0]:
         raise SettingsError(f"length={quoted(length)} and shortest={quoted(shortest)} are given; keep one of them.")
     return length[0], length[1]

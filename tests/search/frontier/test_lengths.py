@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 import dreamy_lens as dl
 from dreamy_lens import constraints as rules_of
-from dreamy_lens.errors import ConstraintError, PromptError, SettingsError
+from dreamy_lens.errors import ConstraintError, FeatureError, PromptError, SettingsError
 from dreamy_lens.panels.follower import RunFollower
 from dreamy_lens.panels.run_view import view_labels
 from dreamy_lens.runs.frames import frames_of
-from dreamy_lens.runs.python_code import run_code
+from dreamy_lens.runs.python_code import prompt_code, run_code
 from dreamy_lens.search import EPO, ConstraintSet, FrontierSearch
 from dreamy_lens.search.frontier import optimizer
 from dreamy_lens.search.frontier.crossings import Crossings
@@ -247,6 +247,12 @@ def test_a_start_may_have_any_of_the_lengths(gpt2):
     assert (wider.config.shortest, wider.config.length) == (3, 9)
     with pytest.raises(PromptError, match=r"A start has 9 tokens, but length=\(3, 7\) was given"):
         search(gpt2.bridge, start=list(range(20, 29)), length=(3, 7))
+    with pytest.raises(PromptError, match=r"have 3, 5 tokens.*length=\(3, 5\)"):
+        dl.dream("L1.N3", gpt2.bridge, start=starts, progress=False)
+    with pytest.raises(PromptError, match=r"id -1, outside .* history\.all_ids"):
+        dl.score("L1.N3", run.history.ids[:2], gpt2.bridge)
+    with pytest.raises(PromptError, match="A start has 3 tokens, but shortest=4 was given"):
+        dl.dream("L1.N3", gpt2.bridge, start=[20, 30, 40], shortest=4, progress=False)
 
 
 def test_results_know_prompts_by_their_own_tokens(gpt2):
@@ -257,6 +263,8 @@ def test_results_know_prompts_by_their_own_tokens(gpt2):
     assert frame["text"].tolist() == [vocabulary.text(ids) for ids in frame["ids"]]
     assert view_labels(run)["subtitle"].endswith("3 to 7 tokens")
     assert "length=(3, 7)" in run_code(run)
+    fixed = search(gpt2.bridge, constraints=rules_of.fix({-1: " the"}), iterations=0)
+    assert "length=(3, 7)" in prompt_code(fixed)
     past = RunFollower(run).past()
     assert all(EMPTY not in ids for ids in past["ids"]) and min(len(ids) for ids in past["ids"]) < 7
     assert all(frame.text for frame in frames_of(run.history, vocabulary.text))
@@ -266,6 +274,15 @@ def test_results_know_prompts_by_their_own_tokens(gpt2):
     assert best.attribution(k=4).tokens == best.tokens
     again = dl.dream("L1.N3", gpt2.bridge, start=best, search=SMALL, iterations=0, progress=False)
     assert again.start_text and again.history.ids_of(0) == list(best.ids)
+
+
+def test_a_study_has_the_range_of_its_search(gpt2):
+    few = FrontierSearch(iterations=1, length=(3, 5), children=16, samples=16)
+    settings: dict = {"feature": "L1.N3", "model": gpt2.bridge, "seeds": 2, "search": few, "progress": False}
+    with pytest.raises(SettingsError, match=r"prompts of 3 to 5 tokens, .* random prompts of 12.*length=5"):
+        dl.studies.seeds(**settings)
+    study = dl.studies.seeds(length=5, **settings)
+    assert "length=5" in study.settings["search"] and "shortest=3" in study.settings["search"]
 
 
 # What is refused.
@@ -278,6 +295,7 @@ def test_results_know_prompts_by_their_own_tokens(gpt2):
         ({"length": (4, 9, 12)}, "length is .* the smallest and the largest"),
         ({"length": (4, "x")}, "length is 'x'; it must be a whole number"),
         ({"length": (0, 9)}, "shortest is 0; it must be"),
+        ({"length": (None, 9)}, "lacks the smallest number of tokens"),
         ({"length": (4, 9), "shortest": 5}, "keep one of them"),
         ({"length": (4, 9), "share_prompts": True}, "leave out share_prompts"),
     ],
@@ -296,8 +314,22 @@ def test_one_length_may_be_given_as_a_range():
     assert FrontierSearch(length=(6, 6)) == FrontierSearch(length=6)
     config = FrontierSearch.from_settings(FrontierSearch(length=(4, 16)), {"length": (5, 8)})
     assert (config.shortest, config.length) == (5, 8)
+    one = FrontierSearch.from_settings(FrontierSearch(length=(4, 16)), {"length": 6})
+    assert one == FrontierSearch(length=6)  # one number replaces a range
+
+
+@pytest.mark.parametrize("place", ["[3, 5]", "[-4, 5]", "[3:, 5].max()"])
+def test_a_feature_reads_only_where_every_prompt_has_a_token(gpt2, place):
+    with pytest.raises(FeatureError, match=r"In the shortest prompts, of 3 tokens: .*positions 0 to 2"):
+        search(gpt2.bridge, f"blocks.0.hook_resid_post{place}")
 
 
 def test_a_token_can_be_fixed_only_where_every_prompt_has_one(gpt2):
     with pytest.raises(ConstraintError, match=r"position 0, and prompts have 3 to 7 tokens here.*-1 to -3"):
         search(gpt2.bridge, constraints=rules_of.fix({0: " the"}))
+    all_of_three = rules_of.fix({-1: " the", -2: " dog", -3: " and"})
+    with pytest.raises(ConstraintError, match=r"shortest prompts, of 3, have only fixed tokens.*length=\(4, 7\)"):
+        search(gpt2.bridge, constraints=all_of_three)
+    assert len(search(gpt2.bridge, constraints=all_of_three, length=(4, 7), iterations=1).frontier)
+    with pytest.raises(ConstraintError, match="the BOS at the beginning of the shortest prompts"):
+        search(gpt2.bridge, constraints=rules_of.fix({-3: gpt2.bos}))
