@@ -55,7 +55,7 @@ class ModelThread:
         # Tensors belong on the default device of the thread that starts the run, which a new thread does not inherit.
         # Where torch has not been imported, no device was set, and none is: a run in a folder is read without torch.
         torch = sys.modules.get("torch")
-        self._device = None if torch is None else torch.get_default_device()
+        self._device = None if torch is None else _default_device(torch)
         self._cuda = None if torch is None or not torch.cuda.is_initialized() else torch.cuda.current_device()
 
     def follow(self, other: ModelThread | None) -> None:
@@ -263,3 +263,14 @@ def _in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
+
+
+def _default_device(torch: Any) -> Any:
+    """Return torch's default device in this thread; None for the usual one.
+
+    Before torch 2.7, `get_default_device()` fails in a thread that has called `set_default_device(None)`.
+    """
+    try:
+        return torch.get_default_device()
+    except AttributeError:
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -257,8 +258,10 @@ def _contradiction(config: SearchConfig, history: History, state: State | None, 
     if not np.isfinite(state.seconds) or state.seconds < 0:
         return f"its duration is {state.seconds} seconds"
     try:
-        np.random.default_rng().bit_generator.state = state.rng
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DeprecationWarning)  # numpy 1 takes a negative number, and only warns
+            np.random.default_rng().bit_generator.state = state.rng
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, DeprecationWarning) as error:
         return f"the state of its random generator is invalid ({type(error).__name__}: {str(error).rstrip('.')})"
     return None
 

@@ -263,11 +263,13 @@ def save_topk_sae(folder, d_in: int) -> str:
 
 def test_the_maximum_of_a_latent_is_at_the_position_of_its_value(gpt2, tmp_path):
     """Other latents may be larger where its pre-activation is largest: the position is that of the latent's value."""
-    sae, row = save_topk_sae(tmp_path / "sae", 32), np.array([92, 169, 78, 45, 225])
+    sae, rows = save_topk_sae(tmp_path / "sae", 32), np.random.default_rng(0).integers(1, 320, size=(400, 5))
     latents = [[dl.sae_latent(sae, 0, position=i, pre_activation=pre) for i in range(5)] for pre in (False, True)]
-    values, pre = ([float(dl.score(f, row, gpt2.bridge).value[0]) for f in some] for some in latents)
+    tables = [np.stack([dl.score(f, rows, gpt2.bridge).value for f in some], axis=1) for some in latents]
+    # A prompt on which the two positions differ; the weights of the model depend on the versions of its libraries.
+    differ = (tables[0].max(axis=1) > 0) & (tables[0].argmax(axis=1) != tables[1].argmax(axis=1))
+    row, (values, pre) = rows[differ][0], (table[differ][0] for table in tables)
     best = int(np.argmax(values))
-    assert values[best] > 0 and best != int(np.argmax(pre))
     found = dl.upstream(dl.sae_latent(sae, 0, position=slice(None)).max(), row, gpt2.bridge)
     assert found.method == "exact" and found.quantity == "pre"
     assert found.value == pytest.approx(values[best], rel=1e-5) and found.total == pytest.approx(pre[best], rel=1e-4)
@@ -289,13 +291,15 @@ class WithoutGradient(Shown):
 
 
 def test_a_latent_of_an_object_without_weights_is_divided_itself(gpt2):
-    latent = dl.sae_latent(Shown(), 2, hook="blocks.1.hook_resid_post")
+    values = [dl.score(RESID[-1] @ Shown().weights[:, i].numpy(), [PROMPT], gpt2.bridge).value[0] for i in range(6)]
+    number = int(np.argmax(values))  # the weights of the model depend on the versions of its libraries
+    latent = dl.sae_latent(Shown(), number, hook="blocks.1.hook_resid_post")
     found = dl.upstream(latent, PROMPT, gpt2.bridge)
     assert (found.method, found.quantity) == ("integrated gradients", "value")
     assert any("shows no pre-activations" in note for note in found.notes)
     check_sums(found, float(dl.score(latent, [PROMPT], gpt2.bridge).value[0]))
     # Where the latent is above zero all the way, it is linear, and the exact numbers are known.
-    plain = dl.upstream(RESID[-1] @ Shown().weights[:, 2].numpy(), PROMPT, gpt2.bridge)
+    plain = dl.upstream(RESID[-1] @ Shown().weights[:, number].numpy(), PROMPT, gpt2.bridge)
     np.testing.assert_allclose(found.contributions, plain.contributions, atol=1e-4 * abs(plain.total))
     many = fingerprints(Scorer(latent, as_hooked(gpt2.bridge)), [PROMPT])
     np.testing.assert_allclose(many.contributions[0], found.contributions, atol=1e-4 * abs(plain.total))
