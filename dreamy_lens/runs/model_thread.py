@@ -268,7 +268,7 @@ if hasattr(os, "register_at_fork"):
 def _default_device(torch: Any) -> Any:
     """Return torch's default device in this thread; None for the usual one.
 
-    Before torch 2.7, `get_default_device()` fails in a thread that has called `set_default_device(None)`.
+    In torch 2.6, `get_default_device()` fails in a thread that has called `set_default_device(None)`.
     """
     try:
         return torch.get_default_device()
