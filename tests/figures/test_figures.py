@@ -234,7 +234,9 @@ def test_what_is_missing_for_images_is_said(tmp_path, monkeypatch):
         patch.setitem(sys.modules, "kaleido", None)
         with pytest.raises(DreamyLensError, match=r"dreamy-lens\[export\].*figure\.html"):
             save(figure, tmp_path / "figure.svg")
-    monkeypatch.setattr(pytest.importorskip("kaleido"), "_global_server", None)  # that of the other tests
+    monkeypatch.setattr(
+        pytest.importorskip("kaleido"), "_global_server", None, raising=False
+    )  # that of the other tests
     monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "no-browser"))
     with pytest.raises(DreamyLensError, match=r"none at BROWSER_PATH=.*no-browser.*chromium"):
         save(figure, tmp_path / "figure.png")
@@ -260,7 +262,9 @@ exec sleep 600
 @pytest.fixture
 def silent_browser(tmp_path, monkeypatch):
     """A browser that starts and says nothing; the path of the file with its number."""
-    monkeypatch.setattr(pytest.importorskip("kaleido"), "_global_server", None)  # that of the other tests
+    monkeypatch.setattr(
+        pytest.importorskip("kaleido"), "_global_server", None, raising=False
+    )  # that of the other tests
     if os.name == "nt":
         pytest.skip("the browser of this test is a shell script")
     program, pid = tmp_path / "browser", tmp_path / "pid"

@@ -24,7 +24,8 @@ def started(monkeypatch) -> list[Any]:
     commands: list[Any] = []
 
     def start(*args: Any, **options: Any) -> Any:
-        commands.append(args)
+        if args[0] != ["lscpu"]:  # with which torch 2.6 asks for the features of the processor
+            commands.append(args)
         raise OSError("no process in this test")
 
     monkeypatch.setattr(subprocess, "_fork_exec", start)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 
 import dreamy_lens as dl
 from dreamy_lens import _host
@@ -630,6 +631,10 @@ def test_a_run_in_the_background_leaves_nothing_behind(gpt2):
 # What else happens in the process.
 
 
+@pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.7"),
+    reason="in torch 2.6, get_default_device() fails after set_default_device(None), also in the tests after this one",
+)
 def test_the_state_of_torch_is_each_thread_s_own(gpt2, whole):
     run, gate = held(gpt2.bridge)
     usual = torch.get_default_device()
