@@ -92,6 +92,7 @@ class ContextScorer(Scorer):
         prefix, suffix = frames[0]
         super().__init__(feature, model, prefix=prefix, suffix=suffix, **settings)
         self.combination, self.drawn = combination, drawn
+        self.redraws_contexts = drawn is not None and drawn < len(frames)
         self.parts = tuple(
             Scorer(self.bound, self.model, prefix=before, suffix=after, **settings) for before, after in frames
         )
@@ -146,7 +147,7 @@ class ContextScorer(Scorer):
             draw: Number of the draw, such as that of the iteration.
         """
         if isinstance(ids, Tensor):
-            chosen = self.draw(to_host(ids)[0], draw) if self.drawn is not None else range(len(self.parts))
+            chosen = self.draw(to_host(ids)[0], draw) if self.redraws_contexts else range(len(self.parts))
             return self.combined_gradient([self.parts[k].gradient_on_device(ids) for k in chosen])
         return self.combined_gradient([self.parts[k].gradient(ids) for k in self.draw(ids, draw)])
 
@@ -164,7 +165,7 @@ class ContextScorer(Scorer):
         The same prompts get the same contexts in the same draw, so that a run that was stopped continues as if it had
         not been. In another draw they get others, so that a prompt that stays is not improved in the same few for ever.
         """
-        if self.drawn is None or self.drawn >= len(self.parts):
+        if self.drawn is None or not self.redraws_contexts:
             return range(len(self.parts))
         rng = np.random.default_rng([draw, zlib.crc32(np.ascontiguousarray(rows, dtype=np.int64).tobytes())])
         return sorted(rng.choice(len(self.parts), self.drawn, replace=False).tolist())
@@ -271,7 +272,7 @@ class JointContextScorer:
             ids: Token ids of the prompts.
             draws: Number of the draw of contexts, by the number of the scorer; None is the first for all.
         """
-        if self.scorers[0].drawn is not None:  # every search draws its own contexts
+        if self.scorers[0].redraws_contexts:  # every search draws its own contexts
             return {i: self.scorers[i].gradient_in(rows, (draws or {}).get(i, 0)) for i, rows in ids.items()}
         gradients = [joint.gradients(ids) for joint in self._joints]
         return {i: self.scorers[i].combined_gradient([of_context[i] for of_context in gradients]) for i in ids}

@@ -81,7 +81,10 @@ class Scorer:
         run_by: Passes that score this scorer's prompts; those of a joint scorer, if there is one.
         origin: Constraint that the frame was made of, if a layer above set one; None otherwise.
         fingerprinter: Function from prompts `[B, n]` to their fingerprints `[B, U]`, if a layer above set one.
+        redraws_contexts: Whether gradients are computed in contexts that are drawn anew for each iteration.
     """
+
+    redraws_contexts: bool = False
 
     def __init__(
         self,

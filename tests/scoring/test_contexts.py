@@ -164,6 +164,16 @@ def test_a_prompt_that_stays_is_improved_in_other_contexts_in_each_iteration(gpt
         assert sorted({number for number, _ in searched}) == [1, 2, 3, 4, 5, 6]
         assert len(searched) == 6 * len(more.get("seeds", [0])) and len({chosen for _, chosen in searched}) > 1
 
+    # The frontier search chooses parents twice in its first iteration, and keeps what it knows about recent ones.
+    settings |= {"search": "frontier", "parents": 2, "samples": 16, "children": 8}
+    del settings["keep_parents"]
+    for more in ({"seed": 0}, {"seeds": [0, 1]}):
+        drawn.clear()
+        dl.dream("L1.N3", gpt2.bridge, iterations=6, **settings, **more)
+        numbers = sorted(number for number, _ in drawn if number)
+        assert numbers == sorted([*range(1, 8)] * len(more.get("seeds", [0])))
+        assert len({chosen for number, chosen in drawn if number}) > 1
+
 
 @pytest.mark.parametrize("search", ["epo", "frontier", "gcg", "random"])
 def test_every_search_finds_prompts_for_all_contexts(search):
@@ -399,10 +409,11 @@ def test_a_run_with_drawn_contexts_goes_on_as_if_it_had_not_stopped(tmp_path, se
     contexts = dl.constraints.contexts(
         ["Return {dream}", "See also", "Raises"], "soft_min", softness=0.5, gradients_in=2
     )
-    small = {"children": 6, "parents": 2, "samples": 8, "length": 5, "search": "frontier", "progress": False}
-    small = SMALL if search == "epo" else small
-    whole = dl.dream(PRE, constraints=contexts, **{**small, "iterations": 4})
-    dl.dream(PRE, constraints=contexts, **{**small, "iterations": 2}).save(tmp_path / "run")
+    # So many parents that the tables of earlier ones are used again, as donors.
+    small = {"children": 40, "parents": 10, "samples": 8, "length": 5, "search": "frontier", "progress": False}
+    small, half = (SMALL, 2) if search == "epo" else (small, 4)
+    whole = dl.dream(PRE, constraints=contexts, **{**small, "iterations": 2 * half})
+    dl.dream(PRE, constraints=contexts, **{**small, "iterations": half}).save(tmp_path / "run")
     opened = dl.load_run(tmp_path / "run")
-    opened.resume(2)
+    opened.resume(half)
     assert np.array_equal(opened.history.ids, whole.history.ids)

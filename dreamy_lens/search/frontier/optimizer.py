@@ -39,7 +39,7 @@ from dreamy_lens.search.frontier.journal import Journal
 from dreamy_lens.search.frontier.moves import Moves
 from dreamy_lens.search.frontier.offers import KINDS, Batch, Offers, make_offers, rank_within
 from dreamy_lens.search.frontier.parents import choose_parents
-from dreamy_lens.search.frontier.tables import TableCache
+from dreamy_lens.search.frontier.tables import TableCache, TableGroup
 from dreamy_lens.search.lengths import by_length, in_order, lengths_of, right_aligned
 from dreamy_lens.search.pareto import non_dominated
 from dreamy_lens.search.population import not_finite_error, warn_if_flat
@@ -123,7 +123,8 @@ class _Run:
         self.pool: Donors | None = None
         self.pool_seed = 0
         most = self.memory // (12 * config.length * len(constraints.allowed))
-        self.tables = TableCache(min(max(2 * config.parents, most), KEPT_ITERATIONS * config.parents))
+        kept = min(max(2 * config.parents, most), KEPT_ITERATIONS * config.parents)
+        self.tables = TableCache(kept, scorer.redraws_contexts)
         self.pending: Offers | None = None
         self.rejected = 0
         self.island = self.islands = self.pending_island = 1
@@ -359,9 +360,9 @@ class _Run:
             self.archive, self.island, self.config, self.effects, self.scale, self.steepest, self.rng, self._ways()
         )
         self.journal.choose(rows)
-        missing = self.tables.touch(rows.tolist())
-        if missing:
-            yield from self._compute(missing)
+        group = self.tables.touch(rows.tolist(), len(self.journal.columns["parents"].rows))
+        if group.rows:
+            yield from self._compute(group)
         tables = SwapTables.stack([self.tables[row] for row in rows.tolist()])
         ids = self.archive.ids[rows]
         terms = (lengths_of(ids) - self.unpredicted).astype(np.float32)
@@ -375,12 +376,12 @@ class _Run:
         count = max(1, min(self.config.parents, round(self.config.diversity * self.config.parents)))
         return self.cells.turns(self.iteration, count)
 
-    def _compute(self, group: Sequence[int]) -> Any:
+    def _compute(self, group: TableGroup) -> Any:
         """Compute the swap tables of a group of rows."""
-        parts = by_length(self.archive.ids[list(group)])
+        parts = by_length(self.archive.ids[list(group.rows)])
         tables: list[SwapTables] = []
         for _, ids in parts:
-            tables.append(self._tables((yield ModelRequest(True, ids)), ids))
+            tables.append(self._tables((yield ModelRequest(True, ids, draw=group.draw)), ids))
         if len(parts) == 1:
             self.tables.put(group, tables[0])
             return
@@ -496,10 +497,10 @@ class _Run:
         for part, guess in zip(np.split(moves, ends), np.split(predicted, ends), strict=True):
             if len(part):
                 self._learn(part[:, 1], part[:, 2], part[:, 3], guess.T)
-        for parents in self.journal.columns["parents"].rows:
+        for time, parents in enumerate(self.journal.columns["parents"].rows, 1):
             rows = parents[parents >= 0].tolist()
             np.add.at(self.archive.uses, rows, 1)
-            self.tables.touch(rows)
+            self.tables.touch(rows, time)
         if self.cells is not None:
             self.cells.restore(memory)
         self.pending = None
