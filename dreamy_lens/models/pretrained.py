@@ -6,6 +6,7 @@ The Hugging Face model is loaded here, the adapter is merged into its weights, a
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,9 @@ ADAPTER_CONFIG = "adapter_config.json"
 OPTIONS = ("trust_remote_code", "revision", "code_revision", "device_map", "max_memory", "offload_folder")
 """Options of TransformerLens that are arguments of Hugging Face's loading too."""
 
+REPEATING = "bitsandbytes.autograd._functions"
+"""Logger that writes a line for every matrix product with weights in 8 bits."""
+_SAID: set[str] = set()
 
 PROBE = 8
 """Number of tokens after which predictions with a merged adapter are compared with those beside the adapter."""
@@ -104,6 +108,7 @@ def load_pretrained(
     keywords = {name: value for name, value in given.items() if name in OPTIONS}
     if quantization is not None:
         keywords["quantization_config"] = _quantization(quantization)
+        logging.getLogger(REPEATING).addFilter(_said_once)
         keywords.setdefault("device_map", {"": device})
     model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="eager", **keywords)
     left = {
@@ -212,6 +217,14 @@ def _quantization(given: Any) -> Any:
         f"quantization_config is {quoted(given)}; it is a configuration of transformers, as in "
         "quantization_config=BitsAndBytesConfig(load_in_8bit=True), or its settings with their quant_method."
     )
+
+
+def _said_once(record: logging.LogRecord) -> bool:
+    """Let a message of a logger pass only the first time."""
+    message = record.getMessage()
+    is_new = message not in _SAID
+    _SAID.add(message)
+    return is_new
 
 
 def _reason(error: Exception) -> str:

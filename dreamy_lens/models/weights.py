@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from dreamy_lens._host import versions
 from dreamy_lens.errors import ModelError
@@ -28,11 +29,11 @@ def check_finite(named: Iterable[tuple[str, Tensor]], whose: str) -> None:
     """
     floats = list(_floats(named))
     # A sum is one pass over the memory without a copy, and is finite only if every entry is.
-    sums = [tensor.detach().sum(dtype=torch.float32 if tensor.dtype.itemsize < 4 else None) for _, tensor in floats]
+    sums = [_numbers(t).sum(dtype=torch.float32 if t.dtype.itemsize < 4 else None) for _, t in floats]
     for (name, tensor), total in zip(floats, sums, strict=True):
         if bool(total.isfinite()):
             continue
-        bad = int((~tensor.detach().isfinite()).sum())
+        bad = int((~_numbers(tensor).isfinite()).sum())
         if bad:  # a sum of finite numbers can be infinite too
             raise ModelError(
                 f"The weights of {whose} are damaged: {bad:,} of the {tensor.numel():,} numbers of {name} are NaN or "
@@ -58,7 +59,7 @@ def weights_digest(module: torch.nn.Module, mode: Any) -> str:
     digest = hashlib.sha256()
     with torch.no_grad():
         for _, tensor in _floats(module.named_parameters()):
-            flat = tensor.detach().reshape(-1)
+            flat = _numbers(tensor).reshape(-1)
             # An odd stride, so that the sample is not a few columns of a matrix.
             sample = flat[:: (len(flat) // SAMPLE) | 1][: 2 * SAMPLE]
             digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -83,3 +84,14 @@ def _floats(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]
         if id(tensor) not in seen and tensor.is_floating_point() and not tensor.is_meta and tensor.numel():
             seen.add(id(tensor))
             yield name, tensor
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    """Return a parameter's numbers as a plain tensor: quantised weights have few operations of their own."""
+    plain = tensor.detach()
+    if not is_traceable_wrapper_subclass(plain):
+        return plain
+    try:
+        return plain.dequantize()
+    except (NotImplementedError, RuntimeError, AttributeError):  # not quantised: a wrapper of another kind
+        return plain

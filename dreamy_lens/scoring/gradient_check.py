@@ -24,6 +24,7 @@ from dreamy_lens.errors import DreamyLensError, NoGradientError, warn
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.scoring.batching import memory_budget
+from dreamy_lens.scoring.missing_backward import noting_missing_backward
 from dreamy_lens.scoring.scorer import Scorer
 
 AGREES, MISSING, DIFFERS, FLAT, UNCLEAR = "agrees", "missing", "differs", "flat", "unclear"
@@ -84,7 +85,8 @@ def require_gradient(scorer: Scorer, n: int, start: Int64[np.ndarray, "P n"] | N
         start: Initial prompts of the search; None if they are random.
 
     Raises:
-        NoGradientError: The value moves with the embeddings, and the gradient is exactly zero.
+        NoGradientError: The value moves with the embeddings, and the gradient is exactly zero, or an operation lets no
+            gradient through.
     """
     ids = random_prompts(scorer, n)
     if start is not None:
@@ -181,11 +183,20 @@ def check_gradient(
         steps: Steps as shares of the length of an embedding; None chooses them by the precision of the model.
 
     Raises:
-        NoGradientError: The value is not a differentiable function of the embeddings at all.
+        NoGradientError: The value is not a differentiable function of the embeddings at all, or the gradient does not
+            go through an operation on its way.
     """
     coarse = scorer.model.dtype.itemsize < 4
     steps = steps or (COARSE_STEPS if coarse else STEPS)
-    found = scorer.plain_gradient(ids)
+    with noting_missing_backward() as missing:
+        found = scorer.plain_gradient(ids)
+    if missing:
+        raise NoGradientError(
+            f"The gradients of {scorer.bound.feature.label} and of the cross-entropy on {scorer.model.name} are wrong: "
+            f"{' and '.join(missing)} computed without a backward pass (device: {scorer.model.device.type}). If "
+            "the weights are quantised, load the model without quantization_config, or on a GPU; or use "
+            'search="random", which needs no gradient.'
+        )
     own = (p.value for m, p in zip(scorer.backward.models, found.parts, strict=False) if m.base is scorer.model)
     slope = torch.stack(list(own)).sum(0)
     lengths = slope.norm(dim=(1, 2), keepdim=True)

@@ -193,29 +193,6 @@ def test_without_peft_the_message_says_what_to_install(tmp_path, monkeypatch):
         dl.load_model(tmp_path)
 
 
-def test_a_quantisation_is_a_configuration_of_transformers(tmp_path):
-    base = save_base(tmp_path, "llama")
-    with pytest.raises(SettingsError, match=r"quantization_config is 4; it is a configuration of transformers"):
-        dl.load_model(base, quantization_config=4)
-    with pytest.raises(SettingsError, match=r"checkpoint_index does not go together with quantization_config"):
-        dl.load_model(base, quantization_config={"quant_method": "bitsandbytes"}, checkpoint_index=1)
-
-
-def test_quantised_weights_compute_as_in_transformers(tmp_path):
-    pytest.importorskip("bitsandbytes", reason="quantised weights need the library bitsandbytes")
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
-    base = save_base(tmp_path, "llama")
-    config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
-    raw = AutoModelForCausalLM.from_pretrained(base, quantization_config=config, device_map={"": "cpu"})
-    bridge = dl.load_model(base, quantization_config=config, device="cpu")
-    ids = [5, 9, 7, 11]
-    expected, plain = logits_of(raw, ids)[-1], logits_of(raw_model("llama"), ids)[-1]
-    value = dl.score(dl.logit(12), ids, bridge, prepend_bos=False, share_prefixes=False).value[0]
-    assert value == pytest.approx(float(expected[12]), abs=2e-3)
-    assert float((expected - plain).abs().max()) > 1e-4  # the weights are rounded
-
-
 def test_folders_that_cannot_be_are_told():
     with pytest.raises(ModelError, match="cannot be a model's folder: there is no such user"):
         dl.load_model("~nobody-has-this-name/model")
