@@ -226,7 +226,9 @@ def sae_latent(
     if isinstance(latent, bool) or not isinstance(latent, numbers.Integral):
         raise FeatureError(
             f"sae_latent(): a latent is a whole number, its index from 0; got {quoted(latent)} "
-            f"({type(latent).__name__}). For several latents, make one feature of each."
+            f"({type(latent).__name__}). For several latents, make one feature of each: "
+            "[sae_latent(sae, i) for i in range(64)]. For all latents of a dictionary, max_activating() takes the text "
+            "'sae_latent(\"folder\", *)'."
         )
     index = ex.integer(latent, "sae_latent")
     return ex.Latent(source, index, ex.position(position), bool(pre_activation), hook, ignored)
