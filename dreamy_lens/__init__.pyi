@@ -36,7 +36,7 @@ from .features.constructors import router as router
 from .features.constructors import sae_latent as sae_latent
 from .features.families import neurons as neurons
 from .features.parser import parse as parse
-from .features.sae_loading import load_sae as load_sae
+from .features.sae.loading import load_sae as load_sae
 from .models.load import load_model as load_model
 from .panels.attribution import explore as explore
 from .panels.browser import browse as browse

@@ -24,7 +24,7 @@ from dreamy_lens.features.compile import Compiler, left_over
 from dreamy_lens.features.directions import Direction
 from dreamy_lens.features.forward_pass import ActivationSource, ForwardPass, RowLayout, check_position, check_training
 from dreamy_lens.features.parser import parse
-from dreamy_lens.features.sae_loading import load_sae
+from dreamy_lens.features.sae.loading import load_sae
 from dreamy_lens.features.shapes import ShapeProbe
 from dreamy_lens.models.hooked_model import HookedModel, locked
 from dreamy_lens.models.transfer import to_device, to_host

@@ -16,7 +16,7 @@ from torch import Tensor
 from dreamy_lens.analysis.direct_path import NoPathError
 from dreamy_lens.errors import SAEError
 from dreamy_lens.features import expressions as ex
-from dreamy_lens.features.sae import SAE
+from dreamy_lens.features.sae.dictionary import SAE
 from dreamy_lens.features.shapes import Axes, ShapeProbe
 from dreamy_lens.models.hooked_model import HookedModel
 

@@ -21,5 +21,5 @@ from .lexer import quote as quote
 from .lexer import tokenise as tokenise
 from .lexer import unquote as unquote
 from .parser import parse as parse
-from .sae import SAE as SAE
-from .sae_loading import load_sae as load_sae
+from .sae.dictionary import SAE as SAE
+from .sae.loading import load_sae as load_sae

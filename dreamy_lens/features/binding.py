@@ -23,7 +23,7 @@ from dreamy_lens.features.forward_pass import (
     place_of,
 )
 from dreamy_lens.features.parser import parse
-from dreamy_lens.features.sae_conditions import Conditions
+from dreamy_lens.features.sae.conditions import Conditions
 from dreamy_lens.features.shapes import Axes, ShapeProbe
 from dreamy_lens.features.verification import PROMPTS, checked_values, verify_function
 from dreamy_lens.models.causality import is_causal

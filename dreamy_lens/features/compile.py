@@ -17,7 +17,7 @@ from dreamy_lens.errors import FeatureError, FeatureRangeError, TokenError, shor
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.forward_pass import Readings, check_position, pick
 from dreamy_lens.features.lexer import quote
-from dreamy_lens.features.sae_conditions import Conditions
+from dreamy_lens.features.sae.conditions import Conditions
 from dreamy_lens.features.shapes import Axes, Axis, ShapeProbe, listed
 from dreamy_lens.features.verification import checked_values
 from dreamy_lens.models.causality import check_causal, is_causal

@@ -9,8 +9,8 @@ from typing import Any
 
 from dreamy_lens.errors import FeatureError, names_keywords, quoted
 from dreamy_lens.features import expressions as ex
-from dreamy_lens.features.sae_conditions import chosen_conditions
-from dreamy_lens.features.sae_names import source_text
+from dreamy_lens.features.sae.conditions import chosen_conditions
+from dreamy_lens.features.sae.names import source_text
 
 _customs: dict[str, ex.Custom] = {}  # gives the text custom("name") a meaning in the Python session that defined it
 

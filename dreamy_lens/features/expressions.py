@@ -40,7 +40,7 @@ from dreamy_lens.features.algebra import (
 )
 from dreamy_lens.features.lexer import SHORT_EXPERT_NEURON, SHORT_NEURON, is_name, quote
 from dreamy_lens.features.node import BOS, FUNCTIONS, METHODS, Element, Span, Writer, element, integer, position
-from dreamy_lens.features.sae_names import short_name, source_stamps
+from dreamy_lens.features.sae.names import short_name, source_stamps
 from dreamy_lens.models.embedded import EMBEDDED_NAME
 
 __all__ = [

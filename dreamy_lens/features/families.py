@@ -126,7 +126,7 @@ def _spread(given: str | ex.Feature, model: HookedModel) -> list[ex.Feature]:
 
 def _latents(text: str, star: re.Match[str]) -> list[ex.Feature]:
     """Return the features of a text with `sae_latent("source", *)`: one for each latent of the dictionary."""
-    from dreamy_lens.features.sae_loading import load_sae
+    from dreamy_lens.features.sae.loading import load_sae
 
     first = parse(f"{text[: star.end() - 1]}0{text[star.end() :]}")
     found = [node for node in first.walk() if isinstance(node, ex.Latent)]

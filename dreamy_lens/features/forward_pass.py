@@ -17,7 +17,7 @@ from dreamy_lens.errors import FeatureRangeError, PromptError
 from dreamy_lens.features import expressions as ex
 
 if TYPE_CHECKING:
-    from dreamy_lens.features.sae_conditions import Conditions
+    from dreamy_lens.features.sae.conditions import Conditions
     from dreamy_lens.models.hooked_model import HookedModel
 
 

@@ -103,8 +103,8 @@ class ShapeProbe:
         Raises:
             SAEError: It cannot be read, has weights that are no finite numbers, or does not fit the model.
         """
-        from dreamy_lens.features.sae_fit import fitted, placed
-        from dreamy_lens.features.sae_loading import load_sae
+        from dreamy_lens.features.sae.fit import fitted, placed
+        from dreamy_lens.features.sae.loading import load_sae
 
         key = node.sae if isinstance(node.sae, str) else id(node.sae), node.hook, node.ignore
         if key not in self._saes:

@@ -14,7 +14,7 @@ from dreamy_lens.errors import DreamyLensError, FeatureSyntaxError
 from dreamy_lens.features import expressions as ex
 from dreamy_lens.features.binding import bind
 from dreamy_lens.features.parser import parse
-from dreamy_lens.features.sae_names import is_unknown
+from dreamy_lens.features.sae.names import is_unknown
 from dreamy_lens.models.embedded import EMBEDDED_NAME
 from dreamy_lens.models.hook_points import hook_points
 from dreamy_lens.models.load import as_hooked

@@ -13,7 +13,7 @@ import numpy as np
 from dreamy_lens.errors import ConstraintError, FeatureError, FeatureRangeError, ModelError, PromptError, RunFolderError
 from dreamy_lens.features.expressions import Feature, Latent
 from dreamy_lens.features.parser import feature_names, parse
-from dreamy_lens.features.sae_names import commit_of
+from dreamy_lens.features.sae.names import commit_of
 from dreamy_lens.models.embedded import EMBEDDED_NAME
 from dreamy_lens.models.hooked_model import HookedModel, keep_hooks
 from dreamy_lens.models.load import as_hooked

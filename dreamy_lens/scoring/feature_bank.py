@@ -23,7 +23,7 @@ from dreamy_lens.features.binding import bind
 from dreamy_lens.features.compile import Compiler, target_tokens
 from dreamy_lens.features.families import Family, family
 from dreamy_lens.features.forward_pass import Readings, RowLayout, check_position, check_training
-from dreamy_lens.features.sae_conditions import Conditions
+from dreamy_lens.features.sae.conditions import Conditions
 from dreamy_lens.features.shapes import Axes, ShapeProbe
 from dreamy_lens.models.causality import is_causal
 from dreamy_lens.models.hooked_model import HookedModel

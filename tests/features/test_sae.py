@@ -288,7 +288,7 @@ def test_equal_folders_and_hook_points_are_equal_autoencoders(tmp_path):
 
 
 def test_reading_a_configuration_needs_no_torch(tmp_path):
-    code = "import sys, dreamy_lens.features.sae; assert 'torch' not in sys.modules"
+    code = "import sys, dreamy_lens.features.sae.dictionary; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 import dreamy_lens as dl
 from dreamy_lens.errors import FeatureError, SAEError
 from dreamy_lens.features import load_sae
-from dreamy_lens.features.sae_conditions import CHECKED, CONDITIONS, HARMLESS_LOADING, IRRELEVANT, OTHER_WEIGHTS, USED
+from dreamy_lens.features.sae.conditions import CHECKED, CONDITIONS, HARMLESS_LOADING, IRRELEVANT, OTHER_WEIGHTS, USED
 from dreamy_lens.models.names import same_model
 from tests.helpers.by_hand import Pass
 from tests.helpers.models import Family, compatible, new_bridge

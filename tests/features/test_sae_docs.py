@@ -46,13 +46,13 @@ def test_every_example_of_the_page_runs(cache: Cache, registry: Path, tmp_path, 
 
 
 def test_the_page_names_every_format_and_class():
-    from dreamy_lens.features.sae_formats import circuit_tracer, dictionary_learning, folders
+    from dreamy_lens.features.sae.formats import circuit_tracer, dictionary_learning, folders
 
     page = PAGE.read_text(encoding="utf-8")
     names = (*folders.WEIGHTS, *folders.CONFIGS, circuit_tracer.CONFIG, *dictionary_learning.CLASSES)
     assert [name for name in names if f"`{name}`" not in page and name not in page] == []
     keys = (Path(PAGE.parent) / "conditions.md").read_text(encoding="utf-8")
-    from dreamy_lens.features.sae_formats import gemma_scope, sparsify
+    from dreamy_lens.features.sae.formats import gemma_scope, sparsify
 
     tables = (sparsify.USED, sparsify.IRRELEVANT, sparsify.TRAINING_USED, dictionary_learning.USED)
     tables += (gemma_scope.USED, gemma_scope.IRRELEVANT, circuit_tracer.USED, circuit_tracer.IRRELEVANT)

@@ -21,7 +21,7 @@ from dreamy_lens.analysis import logit_effect
 from dreamy_lens.errors import FeatureError, FileWriteError, SAEError
 from dreamy_lens.features import load_sae
 from dreamy_lens.features.families import expressions
-from dreamy_lens.features.sae_formats.modules import hook_of_module
+from dreamy_lens.features.sae.formats.modules import hook_of_module
 from dreamy_lens.models import as_hooked
 from tests.features.test_sae import HOOK, modern, save, tensors
 from tests.features.test_sae_released import FOLDERS, RELEASED, expected, opened

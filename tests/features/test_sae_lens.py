@@ -17,7 +17,8 @@ import torch
 
 import dreamy_lens as dl
 from dreamy_lens.analysis import logit_effect
-from dreamy_lens.features import load_sae, sae_sources
+from dreamy_lens.features import load_sae
+from dreamy_lens.features.sae import sources as sae_sources
 from tests.features.test_sae_released import RELEASED, expected
 from tests.features.test_sae_sources import cache
 from tests.helpers.models import FAMILIES, family

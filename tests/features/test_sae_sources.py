@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 import dreamy_lens as dl
 from dreamy_lens.cli.main import main
 from dreamy_lens.errors import FeatureError, RunFolderError, SAEError
-from dreamy_lens.features import load_sae, sae_sources
-from dreamy_lens.features.sae_names import source_stamps, source_text
+from dreamy_lens.features import load_sae
+from dreamy_lens.features.sae import sources as sae_sources
+from dreamy_lens.features.sae.names import source_stamps, source_text
 from tests.features.test_sae_conditions import POST, prompts, saved
 from tests.features.test_sae_released import RELEASED
 

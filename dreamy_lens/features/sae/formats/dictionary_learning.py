@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from dreamy_lens.errors import SAEError, quoted
-from dreamy_lens.features.sae_conditions import UNPROCESSED, typed, unknown_keys
-from dreamy_lens.features.sae_formats.encoder import Encoder, Opened, check_tensors, checked_k
-from dreamy_lens.features.sae_formats.files import Stored, arranged, check_numbers, json_settings, open_tensors
-from dreamy_lens.features.sae_formats.modules import hook_of_module
+from dreamy_lens.features.sae.conditions import UNPROCESSED, typed, unknown_keys
+from dreamy_lens.features.sae.formats.encoder import Encoder, Opened, check_tensors, checked_k
+from dreamy_lens.features.sae.formats.files import Stored, arranged, check_numbers, json_settings, open_tensors
+from dreamy_lens.features.sae.formats.modules import hook_of_module
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
 

@@ -2,24 +2,13 @@
 
 This module promises:
 
-- `import dreamy_lens.features.sae` imports no torch. `sae_loading.load_sae` reads a folder's configuration and its
-  tensors' *shapes*; the first request for a latent reads numbers, and then only the columns that this latent needs.
+- Importing it imports no torch. `loading.load_sae` reads the configuration of a folder and the *shapes* of its tensors;
+  the first request for a latent reads numbers, and then only the columns that it needs.
 - One latent costs one column of the encoder. A TopK latent needs all columns, to find the k strongest latents.
-- Arithmetic is in float32 (float64 if the activation is), on the activation's device, for every precision of the file.
+- Arithmetic is in float32 (float64 if the activation is), on the activation's device, for every precision of the file;
+  :mod:`~dreamy_lens.features.sae.arithmetic` has the formulas.
 - An SAE is a value: two SAEs read from the same folder for the same hook point are equal.
 - Weights that are not finite numbers raise an error when they are read.
-
-`sae_formats` reads the formats in which dictionaries are released, and gives the tensors the names and the layout that
-SAELens has for them. With x the activation, after the centring and scaling that the configuration asks for:
-
-    pre = x @ W_enc + b_enc                                   pre-activation   [..., d_sae]
-    standard:  relu(pre)
-    topk:      relu(pre) for the k largest of a row, else 0
-    groupmax:  relu(pre) for the largest of each of k groups of neighbours, else 0
-    jumprelu:  relu(pre) where pre > threshold, else 0
-    gated:     relu(pre) where x @ W_enc + b_gate > 0, else 0, with pre = x @ W_enc * exp(r_mag) + b_mag
-
-An inactive latent has zero gradient, so a search that starts far from the latent climbs its pre-activation.
 """
 
 from __future__ import annotations
@@ -31,13 +20,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from einops import rearrange
-
 from dreamy_lens._files import FAILURES, check_local, expanded, failure_of
 from dreamy_lens.errors import FeatureRangeError, FileWriteError, SAEError
-from dreamy_lens.features.sae_conditions import Conditions
-from dreamy_lens.features.sae_formats.encoder import Encoder, Opened, Read
-from dreamy_lens.features.sae_names import is_remote
+from dreamy_lens.features.sae.arithmetic import LatentArithmetic, centred, floats
+from dreamy_lens.features.sae.conditions import Conditions
+from dreamy_lens.features.sae.formats.encoder import Encoder, Opened, Read
+from dreamy_lens.features.sae.names import is_remote
 
 if TYPE_CHECKING:
     import torch
@@ -56,10 +44,10 @@ class SAE:
         hook_name: Hook point whose activation is encoded.
         d_in: Width of the activation. None if a wrapped object does not state it.
         d_sae: Number of latents. None if a wrapped object does not state it.
-        architecture: One of `sae_formats.encoder.ARCHITECTURES`; "encode" for a wrapped object that does not state it.
+        architecture: One of `formats.encoder.ARCHITECTURES`; "encode" for a wrapped object that does not state it.
         source: Folder or file as given by the caller. None for a wrapped object.
         encoder: Settings of the computation, from the configuration. None for a wrapped object without a configuration.
-        conditions: Conditions of the training, from the configuration; `sae_fit.fitted` keeps them for a model.
+        conditions: Conditions of the training, from the configuration; `fit.fitted` keeps them for a model.
         centres: True if the mean of the units is subtracted from an activation first, as centred weights would do.
         opened: Encoder, tensors and stated conditions as they were read. None for an object that shows only `encode`.
         mapping: Text of the names of tensors and of the settings that came with them; "" for a known format.
@@ -256,7 +244,7 @@ class SAE:
             SAEError: The numbers of the autoencoder are not known, because an object shows only `encode`.
             FileWriteError: The folder cannot be written.
         """
-        from dreamy_lens.features.sae_formats.saelens import write_saelens
+        from dreamy_lens.features.sae.formats.saelens import write_saelens
 
         if self.opened is None:
             self._check_pre_activations()
@@ -323,7 +311,7 @@ class SAE:
         if pre_activation:
             self._check_pre_activations()
             self._check_own_encode(x)
-        return self._activate(self._prepare(x), None, pre_activation)
+        return self._compute(x, None, pre_activation)
 
     def latent(
         self, x: Float[torch.Tensor, "*row d_in"], i: int, pre_activation: bool = False
@@ -353,7 +341,7 @@ class SAE:
             return latents[..., i]
         self._check_pre_activations()
         self._check_own_encode(x)
-        return self._activate(self._prepare(x), i, pre_activation)
+        return self._compute(x, i, pre_activation)
 
     @property
     def has_pre_activations(self) -> bool:
@@ -379,7 +367,7 @@ class SAE:
             return
         with torch.no_grad():
             own = self._encode_by_object(x.detach())
-            computed = self._activate(self._prepare(x.detach()), None, False).to(own.device)
+            computed = self._compute(x.detach(), None, False).to(own.device)
         size = max(float(own.norm()), float(computed.norm()))
         # In low precision, a latent near the threshold may be on in one and off in the other.
         if own.shape != computed.shape or float((own - computed).norm()) > 0.1 * size:
@@ -390,15 +378,15 @@ class SAE:
             )
         self._cache[_COMPARED] = torch.ones(())
 
-    # Everything below computes; x is [..., d_in] after _prepare, and i = None stands for all latents at once.
+    # Everything below computes.
 
     def _encode_by_object(self, x: torch.Tensor) -> torch.Tensor:
         self.check_activation(x.shape)
         # The object may live in another precision or on another device than the model.
         own = next((p for p in getattr(self._object, "parameters", list)() if p.is_floating_point()), None)
         if self.centres:
-            x = _centred(_floats(x))
-        x_own = self._one_head(_floats(x) if own is None else x.to(own))
+            x = centred(floats(x))
+        x_own = self._one_head(floats(x) if own is None else x.to(own))
         latents = self._object.encode(x_own)
         rows = list(x_own.shape[: -2 if self.joins_heads else -1])
         if list(getattr(latents, "shape", ()))[:-1] != rows or not hasattr(latents, "is_sparse"):
@@ -407,7 +395,7 @@ class SAE:
                 f"encode() of {self} was given shape {list(x_own.shape)} and returned {returned}, where a tensor "
                 f"[{', '.join(map(str, [*rows, 'latents']))}] is needed. Wrap it in an object whose encode does that."
             )
-        return _floats(latents.to_dense() if latents.is_sparse else latents).to(x.device)
+        return floats(latents.to_dense() if latents.is_sparse else latents).to(x.device)
 
     def _one_head(self, x: torch.Tensor) -> torch.Tensor:
         return x if self.encoder is None or self.encoder.head is None else x[..., self.encoder.head, :]
@@ -430,70 +418,15 @@ class SAE:
             )
         return weight
 
-    def _prepare(self, x: torch.Tensor) -> torch.Tensor:
+    def _compute(self, x: torch.Tensor, i: int | None, pre_activation: bool) -> torch.Tensor:
+        """Compute latent `i`, or all if it is None, or pre-activations, from the tensors."""
         assert self.encoder is not None
         self.check_activation(x.shape)
-        x = _floats(x)
-        x = self._one_head(_centred(x) if self.centres else x)
-        if self.joins_heads:
-            x = rearrange(x, "... head d_head -> ... (head d_head)")
-        if self.encoder.input_scale != 1.0:
-            x = x * self.encoder.input_scale
-        if self.encoder.normalisation == "constant_norm_rescale":
-            x = x * (x.shape[-1] ** 0.5 / x.norm(dim=-1, keepdim=True))
-        elif self.encoder.normalisation == "layer_norm":
-            # Layer norm as the format defines it: divide by the sample standard deviation (n - 1) plus epsilon.
-            x = x - x.mean(-1, keepdim=True)
-            x = x / (x.std(-1, keepdim=True) + 1e-5)
-        if self.encoder.whitened:
-            x = (x - self._weight("whitening_mean", None, x)) @ self._weight("whitening_matrix", None, x)
-        return x - self._weight("b_dec", None, x) if self.encoder.subtracts_b_dec else x
-
-    def _pre_activation(self, x: torch.Tensor, i: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the pre-activations, and for a gated autoencoder the gate values: a gate is open where positive."""
-        assert self.encoder is not None
-        linear = x @ self._weight("W_enc", i, x)
-        if self.architecture == "gated":
-            magnitude = linear * self._weight("r_mag", i, x).exp() + self._weight("b_mag", i, x)
-            return magnitude, linear + self._weight("b_gate", i, x)
-        pre = linear + self._weight("b_enc", i, x)
-        if self.encoder.scales_by_decoder_norm:
-            pre = pre * self._weight("W_dec", i, x).norm(dim=-1)
-        return pre, None
-
-    def _activate(self, x: torch.Tensor, i: int | None, pre_activation: bool) -> torch.Tensor:
-        import torch
-
-        assert self.encoder is not None
-        pre, gate = self._pre_activation(x, i)
-        if pre_activation:
-            return pre
-        post = pre.relu().tanh() if self.encoder.activation == "tanh-relu" else pre.relu()
-        if gate is not None:
-            active = gate > 0
-        elif self.architecture == "jumprelu":
-            active = pre > self._weight("threshold", i, x)
-        elif self.architecture in ("topk", "groupmax"):
-            active = self._among_the_strongest(x, pre, i)
-        else:
-            return post
-        return torch.where(active, post, torch.zeros_like(post))
-
-    def _among_the_strongest(self, x: torch.Tensor, pre: torch.Tensor, i: int | None) -> torch.Tensor:
-        import torch
-
-        assert self.encoder is not None and self.encoder.k is not None
-        with torch.no_grad():
-            everything = pre if i is None else self._pre_activation(x, None)[0]
-            if self.architecture == "groupmax":
-                size = everything.shape[-1] // self.encoder.k
-                strongest = everything.unflatten(-1, (self.encoder.k, size)).argmax(-1)
-                strongest = strongest + size * torch.arange(self.encoder.k, device=x.device)
-            else:
-                strongest = everything.topk(self.encoder.k, dim=-1).indices
-            if i is not None:
-                return (strongest == i).any(-1)
-            return torch.zeros_like(pre, dtype=torch.bool).scatter(-1, strongest, True)
+        x = floats(x)
+        x = self._one_head(centred(x) if self.centres else x)
+        arithmetic = LatentArithmetic(self.encoder, self.architecture, self._weight)
+        x = arithmetic.prepare(x)
+        return arithmetic.pre_activation(x, i)[0] if pre_activation else arithmetic.latent(x, i)
 
 
 def attributes_of(settings: Any) -> Any:
@@ -501,13 +434,3 @@ def attributes_of(settings: Any) -> Any:
     if not isinstance(settings, Mapping):
         return settings
     return SimpleNamespace(**{str(key): value for key, value in settings.items()})
-
-
-def _floats(x: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def _centred(x: torch.Tensor) -> torch.Tensor:
-    return x - x.mean(-1, keepdim=True)

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dreamy_lens.features.sae_conditions import typed, unknown_keys
-from dreamy_lens.features.sae_formats.encoder import Encoder, Opened, check_tensors
-from dreamy_lens.features.sae_formats.files import Stored, arranged, check_numbers, open_tensors, yaml_settings
+from dreamy_lens.features.sae.conditions import typed, unknown_keys
+from dreamy_lens.features.sae.formats.encoder import Encoder, Opened, check_tensors
+from dreamy_lens.features.sae.formats.files import Stored, arranged, check_numbers, open_tensors, yaml_settings
 
 CONFIG = "config.yaml"
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from dreamy_lens.errors import FeatureError, SAEError
 from dreamy_lens.features.paths import checked_path
-from dreamy_lens.features.sae import SAE, attributes_of
-from dreamy_lens.features.sae_conditions import CONDITIONS, chosen_conditions, read_conditions, warn_of_unknown_keys
-from dreamy_lens.features.sae_formats import mapped, objects, saelens
-from dreamy_lens.features.sae_formats.encoder import Opened
-from dreamy_lens.features.sae_formats.folders import open_folder
-from dreamy_lens.features.sae_formats.modules import hook_of_module
-from dreamy_lens.features.sae_names import is_remote, source_text
-from dreamy_lens.features.sae_sources import locate_sae
+from dreamy_lens.features.sae.conditions import CONDITIONS, chosen_conditions, read_conditions, warn_of_unknown_keys
+from dreamy_lens.features.sae.dictionary import SAE, attributes_of
+from dreamy_lens.features.sae.formats import mapped, objects, saelens
+from dreamy_lens.features.sae.formats.encoder import Opened
+from dreamy_lens.features.sae.formats.folders import open_folder
+from dreamy_lens.features.sae.formats.modules import hook_of_module
+from dreamy_lens.features.sae.names import is_remote, source_text
+from dreamy_lens.features.sae.sources import locate_sae
 
 
 def load_sae(
@@ -54,7 +54,7 @@ def load_sae(
 
     Raises:
         SAEError: The dictionary does not exist, is incomplete or contradicts itself, its architecture is not one of
-            `sae_formats.encoder.ARCHITECTURES`, or neither `hook` nor the configuration names a hook point.
+            `formats.encoder.ARCHITECTURES`, or neither `hook` nor the configuration names a hook point.
         FeatureError: `ignore` names no condition, or `tensors` and `config` have other names than those of SAELens.
 
     Example:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from dreamy_lens.errors import SAEError, quoted
-from dreamy_lens.features.sae_conditions import typed
-from dreamy_lens.features.sae_formats.files import json_settings
+from dreamy_lens.features.sae.conditions import typed
+from dreamy_lens.features.sae.formats.files import json_settings
 
 _LINEAR = {"W_enc": "encoder.weight.T", "b_enc": "encoder.bias", "W_dec": "decoder.weight.T", "b_dec": "decoder.bias"}
 _POST = "blocks.{}.hook_resid_post"

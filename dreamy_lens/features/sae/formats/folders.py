@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamy_lens.errors import SAEError
-from dreamy_lens.features.sae_formats import (
+from dreamy_lens.features.sae.formats import (
     circuit_tracer,
     dictionary_learning,
     gemma_scope,
@@ -17,7 +17,7 @@ from dreamy_lens.features.sae_formats import (
     saelens,
     sparsify,
 )
-from dreamy_lens.features.sae_formats.encoder import Opened
+from dreamy_lens.features.sae.formats.encoder import Opened
 
 WEIGHTS = (saelens.WEIGHTS, sparsify.WEIGHTS, *gemma_scope.WEIGHTS, dictionary_learning.WEIGHTS)
 """Names of the files of weights, of which each belongs to one format."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dreamy_lens.errors import SAEError, quoted
-from dreamy_lens.features.sae_conditions import typed
+from dreamy_lens.features.sae.conditions import typed
 
 if TYPE_CHECKING:
     import torch

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dreamy_lens.features.sae_formats import mapped
-from dreamy_lens.features.sae_formats.dictionary_learning import CLASSES
-from dreamy_lens.features.sae_formats.encoder import Opened
+from dreamy_lens.features.sae.formats import mapped
+from dreamy_lens.features.sae.formats.dictionary_learning import CLASSES
+from dreamy_lens.features.sae.formats.encoder import Opened
 
 _SPARSIFY = {"W_enc": "encoder.weight.T", "b_enc": "encoder.bias", "W_dec": "W_dec", "b_dec": "b_dec"}
 _LINEAR = {"W_enc": "encoder.weight.T", "b_enc": "encoder.bias", "W_dec": "decoder.weight.T"}

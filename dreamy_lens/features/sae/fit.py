@@ -14,8 +14,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dreamy_lens.errors import SAEError, quoted, shorten
-from dreamy_lens.features.sae import SAE
-from dreamy_lens.features.sae_conditions import Conditions
+from dreamy_lens.features.sae.conditions import Conditions
+from dreamy_lens.features.sae.dictionary import SAE
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.names import same_model
 from dreamy_lens.models.processing import ignores_mean, writes_centred

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamy_lens.errors import SAEError, quoted
-from dreamy_lens.features.sae_conditions import typed, unknown_keys
-from dreamy_lens.features.sae_formats.encoder import Encoder, Opened, check_tensors
-from dreamy_lens.features.sae_formats.files import Stored, arranged, check_numbers, json_settings, open_tensors
+from dreamy_lens.features.sae.conditions import typed, unknown_keys
+from dreamy_lens.features.sae.formats.encoder import Encoder, Opened, check_tensors
+from dreamy_lens.features.sae.formats.files import Stored, arranged, check_numbers, json_settings, open_tensors
 
 if TYPE_CHECKING:
     import torch

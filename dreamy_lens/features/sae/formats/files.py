@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamy_lens.errors import SAEError, shorten
-from dreamy_lens.features.sae_formats.encoder import LATENT_AXIS, Read
+from dreamy_lens.features.sae.formats.encoder import LATENT_AXIS, Read
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,7 +1,7 @@
 """Dictionaries on this machine: in folders, in the cache of the Hugging Face Hub's client, and in releases of SAELens.
 
 The network is used only for sources that name the Hub or a release, see
-:mod:`~dreamy_lens.features.sae_names`, and only for the files of that dictionary. The registry of releases is a file of
+:mod:`~dreamy_lens.features.sae.names`, and only for the files of that dictionary. The registry of releases is a file of
 the installed library sae_lens, which is not imported: beside TransformerLens 4 that fails.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from dreamy_lens.errors import SAEError, close_names, quoted, shorten
 from dreamy_lens.features.paths import checked_path
-from dreamy_lens.features.sae_formats import (
+from dreamy_lens.features.sae.formats import (
     circuit_tracer,
     dictionary_learning,
     gemma_scope,
@@ -24,9 +24,9 @@ from dreamy_lens.features.sae_formats import (
     saelens,
     sparsify,
 )
-from dreamy_lens.features.sae_formats.checkpoints import CHECKPOINTS, SingleFile
-from dreamy_lens.features.sae_formats.folders import CONFIGS, WEIGHTS, folder_of
-from dreamy_lens.features.sae_names import HUB, PLACES, RELEASES, REPOSITORY
+from dreamy_lens.features.sae.formats.checkpoints import CHECKPOINTS, SingleFile
+from dreamy_lens.features.sae.formats.folders import CONFIGS, WEIGHTS, folder_of
+from dreamy_lens.features.sae.names import HUB, PLACES, RELEASES, REPOSITORY
 from dreamy_lens.models import hub
 
 REGISTRY = "pretrained_saes.yaml"

@@ -4,7 +4,7 @@
     hf://owner/repository[@revision]/folder        a folder of a repository on the Hugging Face Hub
     saelens://release/id                           a dictionary of the registry that the library sae_lens ships
 
-One text is enough, so features that name it can be written and read again. `sae_sources` finds what a text names.
+One text is enough, so features that name it can be written and read again. `sources` finds what a text names.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from dreamy_lens._files import replacing
 from dreamy_lens.errors import SAEError, quoted, shorten
-from dreamy_lens.features.sae_conditions import CHECKED, IRRELEVANT, USED, typed, unknown_keys
-from dreamy_lens.features.sae_formats.encoder import (
+from dreamy_lens.features.sae.conditions import CHECKED, IRRELEVANT, USED, typed, unknown_keys
+from dreamy_lens.features.sae.formats.encoder import (
     ARCHITECTURES,
     LATENT_AXIS,
     SCALES,
@@ -35,8 +35,8 @@ from dreamy_lens.features.sae_formats.encoder import (
     checked_k,
     stated_sizes,
 )
-from dreamy_lens.features.sae_formats.files import Stored, arranged, check_numbers, json_settings, open_tensors
-from dreamy_lens.features.sae_formats.modules import hook_of_module
+from dreamy_lens.features.sae.formats.files import Stored, arranged, check_numbers, json_settings, open_tensors
+from dreamy_lens.features.sae.formats.modules import hook_of_module
 
 if TYPE_CHECKING:
     import torch

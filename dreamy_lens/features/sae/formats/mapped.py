@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dreamy_lens.errors import FeatureError, SAEError, close_names, quoted, shorten
-from dreamy_lens.features.sae_formats import saelens
-from dreamy_lens.features.sae_formats.encoder import LATENT_AXIS, Opened
-from dreamy_lens.features.sae_formats.files import Stored, TensorFile, arranged, check_numbers, open_tensors
+from dreamy_lens.features.sae.formats import saelens
+from dreamy_lens.features.sae.formats.encoder import LATENT_AXIS, Opened
+from dreamy_lens.features.sae.formats.files import Stored, TensorFile, arranged, check_numbers, open_tensors
 
 NAMES = (*LATENT_AXIS, "b_dec")
 """Names of tensors that a mapping may have."""
