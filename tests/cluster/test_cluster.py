@@ -324,6 +324,7 @@ def test_jobs_are_shared_out_and_those_of_the_dead_are_done_again(cluster, tmp_p
     assert len(messages) == 1 + 2 + 2 and all(text.endswith("The job is tried again.") for text in messages)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_from_outside_is_replaced(cluster, tmp_path):
     going = ActorPool(cluster, dumps(Job(tmp_path))).work(["slow", *"abc"])
     first = dict(next(going) for _ in range(3))
@@ -543,6 +544,7 @@ def equal(ours: Any, theirs: Any) -> None:
     assert ours.counts == theirs.counts
 
 
+@pytest.mark.slow
 def test_on_workers_a_scan_finds_the_same_though_one_is_killed(cluster, tmp_path, monkeypatch, capsys):
     def die(at: Abroad) -> None:
         if not list(at.folder.glob("died-*")):
