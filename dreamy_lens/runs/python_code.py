@@ -82,7 +82,7 @@ def prompt_code(run: RecordedRun) -> str:
     if run.constraints:  # they restrict the substitutes, and a run of no iterations knows them
         keywords = {**call.others, "iterations": "0"}
         keywords.pop("start", None)
-        one_length = getattr(run.config, "shortest", None) is None
+        one_length = run.config.least_length == run.config.length
         if one_length and run.config.length != type(run.config)().length:
             keywords["length"] = repr(run.config.length)
         text = f"run = {_Call(call.feature, call.seed, keywords, []).text()}"

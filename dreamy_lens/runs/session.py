@@ -83,9 +83,9 @@ class Session:
             batch_size=config.batch_size,
             share_prefixes=config.share_prefixes,
         )
-        shortest = getattr(config, "shortest", None)
+        shortest = config.least_length
         scorer.check_length(config.length)
-        if shortest is not None:
+        if shortest < config.length:
             try:
                 scorer.check_length(shortest)
             except (FeatureRangeError, PromptError) as error:

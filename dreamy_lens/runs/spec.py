@@ -101,8 +101,8 @@ def with_start(
     from dreamy_lens.search.lengths import right_aligned
     from dreamy_lens.search.population import stack_prompts
 
-    shortest = getattr(config, "shortest", None)
-    if shortest is None:
+    shortest = config.least_length
+    if shortest == config.length:
         rows = stack_prompts(prompts)
         if names_length and rows.shape[1] != config.length:
             raise PromptError(

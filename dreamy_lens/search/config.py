@@ -145,6 +145,11 @@ class SearchConfig:
         return 1
 
     @property
+    def least_length(self) -> int:
+        """Smallest number of tokens of a prompt; `length` unless prompts have several lengths."""
+        return self.length
+
+    @property
     def lambdas(self) -> np.ndarray:
         """λ of each slot of the population, float32 `[M]`, ascending; empty for an optimiser without slots."""
         return np.empty(0, dtype=np.float32)
@@ -197,8 +202,8 @@ def lengths_text(config: SearchConfig) -> str:
     >>> lengths_text(FrontierSearch(length=8)), lengths_text(FrontierSearch(length=(4, 16)))
     ('8', '4 to 16')
     """
-    shortest = getattr(config, "shortest", None)
-    return str(config.length) if shortest is None else f"{shortest} to {config.length}"
+    least, most = config.least_length, config.length
+    return str(most) if least == most else f"{least} to {most}"
 
 
 def iterations_text(completed: int, last: int) -> str:

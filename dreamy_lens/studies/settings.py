@@ -94,14 +94,13 @@ class StudySettings:
             SettingsError: The range of lengths does not end with the length of the study.
         """
         own: dict[str, Any] = {"length": self.length}
-        shortest = getattr(search, "shortest", None)
-        if shortest is not None:
+        if isinstance(search, SearchConfig) and search.least_length < search.length:
             if search.length != self.length:
                 raise SettingsError(
                     f"The search has prompts of {lengths_text(search)} tokens, and the study random prompts of "
                     f"{self.length}; give the study the largest length, length={search.length}."
                 )
-            own["length"] = (shortest, self.length)
+            own["length"] = (search.least_length, self.length)
         if self.seconds is not None:
             own["seconds"] = self.seconds
         if self.iterations is not None:

@@ -93,6 +93,11 @@ class FrontierSearch(SearchConfig):
             )
 
     @property
+    def least_length(self) -> int:
+        """Smallest number of tokens of a prompt."""
+        return self.length if self.shortest is None else self.shortest
+
+    @property
     def prompts_at_once(self) -> int:
         """Largest number of prompts that one iteration handles."""
         return max(self.children + self.parents, self.samples)

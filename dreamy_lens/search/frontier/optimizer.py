@@ -109,7 +109,7 @@ class _Run:
     ) -> None:
         self.config, self.constraints, self.cache = config, constraints, cache
         self.device, self.label = scorer.model.device, scorer.bound.feature.label
-        self.shortest = config.shortest or config.length
+        self.shortest = config.least_length
         self.unpredicted = config.length - scorer.layout(config.length).terms  # 1 if no token precedes the prompt
         self.memory = TABLE_BYTES.get(self.device.type, TABLE_BYTES["cpu"]) * TOGETHER // max(TOGETHER, scorer.together)
         self.clock = Clock(0.0 if state is None else state.seconds)
