@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import traitlets
 
 from dreamy_lens._host import in_kernel
@@ -17,6 +18,8 @@ from dreamy_lens.panels.frozen import frozen
 from dreamy_lens.panels.hosts import announce_panel
 from dreamy_lens.panels.live import LivePanel
 from dreamy_lens.panels.messages import MessageHandler, PromptInspector
+from dreamy_lens.panels.run_view import WEIGHT, edited_keys, first_small_page
+from dreamy_lens.panels.sections import SectionHandler, SectionStore, prompt_sections
 from dreamy_lens.runs.model_thread import ModelThread
 from dreamy_lens.runs.python_code import attribution_code, scorer_code
 from dreamy_lens.runs.start import spec_of_scorer
@@ -26,6 +29,8 @@ from dreamy_lens.search.frames import scorer_around
 
 if TYPE_CHECKING:
     from dreamy_lens.results.attribution import Attribution
+    from dreamy_lens.results.steering import Steering
+    from dreamy_lens.results.upstream import Upstream
     from dreamy_lens.runs.dream import Dream
     from dreamy_lens.runs.spec import RunSpec
 
@@ -72,7 +77,8 @@ class AttributionPanel(LivePanel):
         ids = as_ids(prompt, scorer.vocabulary, scorer.frame.bos)[0]
         self._thread = ModelThread(self)
         self._inspector = PromptInspector(lambda: scorer, lambda ids, ks: attributions(scorer, ids, ks, renew=False))
-        super().__init__(**_labels(scorer), python={"prompt": scorer_code(scorer)})
+        self._sections = _sections(scorer)
+        super().__init__(**_labels(scorer), **self._sections.traits, python={"prompt": scorer_code(scorer)})
         self._ids = scorer.check_prompts(ids)[0]
         self._first = self._thread.ask(self._inspect)
 
@@ -81,7 +87,9 @@ class AttributionPanel(LivePanel):
 
         self._cells: list[Any] = []
         self.on_edited(self._freeze)
+        sections = SectionHandler(self._sections, self._thread.ask, lambda message: self.send(message))
         commands = {
+            "section": sections.hear,
             "start": lambda message: self._thread.ask(lambda: start(message)),
             "keep": lambda message: self._thread.ask(self.keep),
         }
@@ -130,9 +138,11 @@ class AttributionPanel(LivePanel):
         attributions = {key: state.trimmed(entry, 12, 4) for key, entry in self._inspector.known.items()}
         shown = state.trimmed(self.found, 12, 4) if self.found else None
         plain = {name: getattr(self, name) for name in names}
-        return frozen(
-            "attribution", {**plain, "found": shown, "attributions": attributions, "live": False}, live_id=self.live_id
-        )
+        traits = {**plain, "found": shown, "attributions": attributions, "live": False}
+        keys = [*([shown["key"]] if shown else []), *edited_keys(self.view_state)]
+        self.fragments = self._sections.fragments(keys)  # where the page connects to this panel, it must show these
+        pages = (frozen("attribution", {**traits, **more}, self.live_id) for more in self._sections.frozen_traits(keys))
+        return first_small_page(WEIGHT, pages)
 
     def _inspect(self) -> None:
         self.found = self._inspector.scores(self._ids)
@@ -208,6 +218,22 @@ def frozen_attribution(attribution: Attribution) -> str:
         "attributions": {},
     }
     return frozen("attribution", {**traits, "found": shown, "live": False}, live_id=None)
+
+
+def _sections(scorer: Scorer) -> SectionStore:
+    """Return the sections that a panel of a prompt can open."""
+
+    def upstream(ids: np.ndarray) -> Upstream:
+        from dreamy_lens.analysis.upstream import decompose
+
+        return decompose(scorer, ids)
+
+    def steer(ids: np.ndarray, count: int) -> Steering:
+        from dreamy_lens.analysis.steering import steer_prompt
+
+        return steer_prompt(scorer, ids, n_tokens=count)
+
+    return SectionStore(prompt_sections(upstream, steer))
 
 
 def _labels(scorer: Scorer) -> dict[str, str]:

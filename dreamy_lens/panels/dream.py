@@ -22,11 +22,13 @@ from dreamy_lens.panels.run_view import (
     inspector_of,
     known_attributions,
     queue_attributions,
+    sections_of,
     starred_prompts,
     view_code,
     view_labels,
     view_of_stars,
 )
+from dreamy_lens.panels.sections import SectionHandler
 from dreamy_lens.panels.state import key
 from dreamy_lens.runs.worker import ENDED
 
@@ -69,8 +71,16 @@ class DreamPanel(LivePanel):
         self._run = weakref.ref(run)
         self.inspector = inspector_of(run)
         self._follower = RunFollower(run)
+        self._sections = sections_of(run)
         super().__init__(
-            **view_labels(run), python=view_code(run), attributions=dict(self.inspector.known), **self.state()
+            **view_labels(run),
+            **self._sections.traits,
+            python=view_code(run),
+            attributions=dict(self.inspector.known),
+            **self.state(),
+        )
+        sections = SectionHandler(
+            self._sections, lambda function: self.run.ask(function), lambda message: self.send(message)
         )
         commands = {
             "pause": lambda message: self.run.pause(),
@@ -78,6 +88,7 @@ class DreamPanel(LivePanel):
             "stop": lambda message: self.run.stop(),
             "more": self._more,
             "keep": lambda message: self.keep(),
+            "section": sections.hear,
             "calibrate": lambda message: self.run.ask(self._calibrate),
             "past": lambda message: self.run.ask(self._fill_past),
             "cloud": lambda message: self.run.ask(self._fill_cloud),
@@ -131,8 +142,10 @@ class DreamPanel(LivePanel):
             view_state=self.view_state,
             live_id=self.live_id,
         )
-        # Where the page connects to this live panel, the panel must show the attributions that the page has.
-        self.attributions = known_attributions(self.run, [self.picked, *edited_keys(self.view_state)])
+        # Where the page connects to this live panel, the panel must show at once what the page has.
+        shown = [self.picked, *edited_keys(self.view_state)]
+        self.attributions = known_attributions(self.run, shown)
+        self.fragments = self._sections.fragments(shown)
         return page
 
     def prepare(self) -> list[Future]:

@@ -39,6 +39,9 @@ class LivePanel(anywidget.AnyWidget):
     note = traitlets.Unicode("").tag(sync=True)
     attributions = traitlets.Dict().tag(sync=True)
     view_state = traitlets.Dict().tag(sync=True)
+    sections = traitlets.List().tag(sync=True)
+    section_style = traitlets.Unicode("").tag(sync=True)
+    fragments = traitlets.Dict().tag(sync=True)
 
     def __init__(self, **traits: Any) -> None:
         self._started: list[Dream] = []

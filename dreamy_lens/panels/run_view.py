@@ -1,4 +1,4 @@
-"""Parts of a run's view that need no widget: its labels, the known results of its prompts, and its frozen form."""
+"""Parts of a run's view that need no widget: labels, known results of prompts, sections, and the frozen form."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dreamy_lens.errors import DreamyLensError, SettingsError
+from dreamy_lens.html.escaping import Html
 from dreamy_lens.panels import state
 from dreamy_lens.panels.follower import RunFollower
 from dreamy_lens.panels.frozen import frozen
 from dreamy_lens.panels.messages import PromptInspector
+from dreamy_lens.panels.sections import PanelSection, SectionStore, prompt_sections
 from dreamy_lens.results.prompt import Prompt
 from dreamy_lens.runs.python_code import BEST, prompt_code, run_code
 from dreamy_lens.runs.worker import ENDED
@@ -29,7 +31,11 @@ KEPT = 20
 WEIGHT = 100_000
 """Most characters of a frozen view; details are left out to stay below it, as far as possible."""
 
+WAYS = 8
+"""Most groups of prompts that drive the feature in one way, as on a card."""
+
 _INSPECTORS: weakref.WeakKeyDictionary[Dream, PromptInspector] = weakref.WeakKeyDictionary()
+_STORES: weakref.WeakKeyDictionary[Dream, SectionStore] = weakref.WeakKeyDictionary()
 
 
 def inspector_of(run: Dream) -> PromptInspector:
@@ -45,6 +51,50 @@ def inspector_of(run: Dream) -> PromptInspector:
             lambda ids, ks: dereference(reference).attributions(ids, ks),
         )
     return _INSPECTORS[run]
+
+
+def sections_of(run: Dream) -> SectionStore:
+    """Return the sections that a run's views can open. All views of the run share them.
+
+    Args:
+        run: Run whose model computes the sections.
+    """
+    if run not in _STORES:
+        reference = weakref.ref(run)
+
+        def ways(_: np.ndarray) -> Html:
+            run = dereference(reference)
+            found = run.mechanisms().body(WAYS)
+            return Html(f'{found}<p class="dl-note">After iteration {run.so_far.iteration}.</p>')
+
+        def words(_: np.ndarray) -> Html:
+            return _words(dereference(reference))
+
+        def iteration() -> int:
+            return dereference(reference).so_far.iteration
+
+        upstream, downstream = prompt_sections(
+            lambda ids: dereference(reference).upstream(ids),
+            lambda ids, count: dereference(reference).steer(ids, n_tokens=count),
+        )
+        search = "Looking for the ways in which the prompts of the run drive the feature…"
+        drive = PanelSection("mechanisms", "Ways to drive it", search, ways, whole=True, moment=iteration)
+        # Another program may write an explanation, so the folder is read again each time: no object equals another.
+        told = PanelSection("words", "In words", "Reading the explanation…", words, whole=True, moment=object)
+        _STORES[run] = SectionStore([upstream, drive, downstream, told])
+    return _STORES[run]
+
+
+def _words(run: Dream) -> Html:
+    """Return the explanation that is stored with a run, or how to make one; nothing is sent anywhere."""
+    found = run.explanation
+    if found is not None:
+        return found.body("h3")
+    first = "" if run.folder else "Save the run with <code>run.save(folder)</code>. "
+    return Html(
+        f"<p>No explanation is stored with this run. {first}<code>dl.explain(run, llm=...)</code> asks a language "
+        "model of your choice for one, and writes it to the folder of the run.</p>"
+    )
 
 
 def dereference(reference: weakref.ref[Dream]) -> Dream:
@@ -208,17 +258,20 @@ def frozen_run(
 
     cloud = follower.cloud()
 
-    def page(best: int, worst: int, texts: bool, most: int, points: bool) -> str:
+    *opened, nothing = sections_of(run).frozen_traits([picked, *also])
+
+    def page(best: int, worst: int, texts: bool, most: int, points: bool, sections: dict[str, Any]) -> str:
         entries = known_attributions(run, [picked, *also], most).items()
         attributions = {key: state.trimmed(entry, best, worst) for key, entry in entries}
         past = traits["past"] if texts else _without_texts(traits["past"])
-        shown = {**traits, "attributions": attributions, "past": past, "cloud": cloud if points else None}
+        shown = {**traits, "attributions": attributions, "past": past, "cloud": cloud if points else None, **sections}
         return frozen("dream", shown, live_id)
 
     few = min(8, strips)
     sizes = [(6, 2, True, strips, True), (6, 2, True, strips, False), (4, 1, True, strips, False)]
     sizes += [(4, 1, False, strips, True), (4, 1, False, strips, False), (3, 1, False, few, False)]
-    return first_small_page(weight, (page(*size) for size in sizes))
+    steps = [(*sizes[0], sections) for sections in opened] + [(*size, nothing) for size in sizes]
+    return first_small_page(weight, (page(*step) for step in steps))
 
 
 def first_small_page(weight: int, pages: Iterable[str]) -> str:

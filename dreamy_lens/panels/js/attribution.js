@@ -1,6 +1,7 @@
 // View of one prompt, for `dl.explore` and for an attribution.
 
 import { copier, errorLine, heading, hear, keeper, listen, notices, register, stage, unique, visible } from "./common.js";
+import { sectionRow } from "./sections.js";
 import { attributionView } from "./strip.js";
 
 export const view = {
@@ -13,9 +14,14 @@ export const view = {
     const known = new Map(Object.entries(get("attributions") ?? {}));
     const send = (message) => model.send(message), nothing = "Scoring the prompt…";
     const kept = keeper(model, root), stays = () => true, slot = (key) => key, python = () => get("python");
-    const prompt = attributionView({ live, known, kept, stays, slot, say, send, nothing, name: unique(), python, copies });
+    const prompt = attributionView({ live, known, kept, stays, slot, say, send, nothing, name: unique(), python, copies, moved });
+    const sections = sectionRow({ model, live, kept, shown: () => prompt.shown });
     const error = errorLine(model);
-    root.append(heading(get("title"), visible(get("subtitle")), notice, get("full_title")), error.el, copies.el, prompt.el);
+    root.append(heading(get("title"), visible(get("subtitle")), notice, get("full_title")), error.el, copies.el, prompt.el, sections.el);
+
+    function moved() {
+      sections.draw();
+    }
 
     function draw() {
       const entry = get("found");
@@ -25,7 +31,7 @@ export const view = {
       prompt.show({ ...entry, x: entry.ce, y: entry.value });
     }
 
-    const end = listen(model, { "change:found": draw, "change:error": draw, "msg:custom": hear(prompt, say) });
+    const end = listen(model, { "change:found": draw, "change:error": draw, "msg:custom": hear(prompt, say, sections) });
     draw();
     return () => { kept.end(); end(); leave(); };
   },

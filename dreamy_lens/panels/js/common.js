@@ -18,9 +18,9 @@ function fill(element, attributes, children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (name === "style") for (const [k, v] of Object.entries(value)) element.style.setProperty(k, v);
     else if (name === "value") element.value = value;
-    else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
+    else if ((value ?? false) !== false) element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...children.filter((child) => (child ?? false) !== false));
   return element;
 }
 
@@ -41,6 +41,15 @@ export function visibleToken(token) {
   return visible(shown.trim() === "" ? shown.replaceAll(" ", "·") : shown);
 }
 
+/** Make the text of a prompt, in which every character is visible. */
+export const promptText = (text) => h("bdi", { dir: "ltr" }, visible(text.replace(/^ /, "")));
+
+/** Make the mark of a prompt whose text encodes to other tokens; null if `trips` is not false. */
+export function mismatch(trips, more = "") {
+  const title = "Re-tokenizes differently";
+  return trips === false ? h("span", { class: "dlp-mark", title, role: "img", "aria-label": title }, ` ≠${more}`) : null;
+}
+
 /** Return the decimal places with which the largest of some numbers shows `digits` digits. */
 export function places(values, digits = 4) {
   const largest = Math.max(0, ...values.filter(Number.isFinite).map(Math.abs));
@@ -52,7 +61,7 @@ export const zScore = (value, [, , mean, deviation]) => (value - mean) / deviati
 
 /** Return a number as readable text; null is a dash. */
 export function num(value, digits = 2, sign = false) {
-  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  if (Number.isNaN(value ?? NaN)) return "–";
   const text = Math.abs(value).toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
   const zero = Number(text.replaceAll(",", "")) === 0;
   return (value < 0 && !zero ? "−" : sign && !zero ? "+" : "") + text;
@@ -178,10 +187,10 @@ export function put(model, name, value) {
  * Return the memory of what the user has set in a view: {get(name), set(changes), end()}.
  *
  * It is a trait, so that the view is as the user left it when the notebook draws it again, and when Python freezes it. When
- * the user has edited something and left the view, Python is asked to freeze it again, so that a saved notebook has the edit.
+ * the user has edited or opened something and left the view, Python is asked to freeze it again, so that a saved notebook has it.
  */
 export function keeper(model, root) {
-  const all = () => model.get("view_state") ?? {}, edits = () => JSON.stringify([all().edits ?? {}, all().stars ?? {}, all().pinned ?? null]);
+  const all = () => model.get("view_state") ?? {}, edits = () => JSON.stringify([all().edits ?? {}, all().stars ?? {}, all().pinned ?? null, all().section || null]);
   let timer = 0, absence = 0, last = edits();
   const flush = () => {
     if (!timer) return;
@@ -238,10 +247,11 @@ export function notices() {
   return [line, say];
 }
 
-/** Handle the messages of Python: an answer for the view of a prompt, or a notice. */
-export function hear(prompt, say) {
+/** Handle the messages of Python: an answer for the view of a prompt or for its sections, or a notice. */
+export function hear(prompt, say, sections) {
   return (message) => {
     if (message.type === "answer") prompt.answer(message);
+    else if (message.type === "section") sections.answer(message);
     else if (message.type === "notice") say(message.text, 20);
   };
 }

@@ -1,6 +1,6 @@
 // Two prompts side by side, token by token.
 
-import { h, num, places, visible, visibleToken } from "./common.js";
+import { h, num, places, promptText, visibleToken } from "./common.js";
 
 /** Return the columns of two lists of ids: pairs of positions, in which -1 is a gap. Equal ids share a column where possible. */
 function aligned(a, b) {
@@ -24,7 +24,7 @@ export function comparison(pinned, now) {
   const digits = places([pinned.value, now.value]), series = [pinned.series, now.series];
   const cells = (e) => [
     h("td", {}, num(e.value, digits)), h("td", {}, num(e.ce)),
-    h("td", { class: "dlp-c-text" }, h("bdi", { dir: "ltr" }, visible(e.text.replace(/^ /, "")))),
+    h("td", { class: "dlp-c-text" }, promptText(e.text)),
   ];
   const row = (name, parts) => h("tr", {}, h("th", { scope: "row" }, name), ...parts);
   const change = [

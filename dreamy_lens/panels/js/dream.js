@@ -5,6 +5,7 @@ import { codeButton, copier, count, duration, errorLine, filled, frontierOf, h, 
 import { keeper, places, put, register, stage, starred, unique, visible } from "./common.js";
 import { limitControl } from "./limit.js";
 import { frontierPlot, growthChart } from "./plot.js";
+import { sectionRow } from "./sections.js";
 import { attributionView } from "./strip.js";
 import { frontierTable } from "./table.js";
 
@@ -36,6 +37,7 @@ export const view = {
     const send = (message) => model.send(message);
     const stays = () => get("frontier").some((e) => e.key === picked), name = unique(), python = () => get("python");
     const prompt = attributionView({ live, known, kept, stays, slot: (key) => key, say, send, name, python, copies, stars, moved, scale });
+    const sections = sectionRow({ model, live, kept, shown: () => prompt.shown });
     let limit = kept.get("limit"), at = kept.get("at"), asked = -1, picked = get("picked");
     let marked = "null", opened = {}, unpacked = {}, cloudAt = -1; // the points of the cloud, and the iteration at which they were asked for
     let held = null; // entry of the picked prompt, wherever it was found
@@ -46,7 +48,7 @@ export const view = {
     const left = h("div", {}, plot.el, cloudy, limits.el, times);
     root.append(
       heading(get("title"), visible(get("subtitle")), notice, get("full_title")),
-      bar.el, copies.el, error.el, bar.spoken, h("div", { class: "dlp-two" }, left, table.el), prompt.el,
+      bar.el, copies.el, error.el, bar.spoken, h("div", { class: "dlp-two" }, left, table.el), prompt.el, sections.el,
     );
 
     /** Return the past; a frozen view has its points as columns, of which iterations and texts are steps. */
@@ -93,6 +95,7 @@ export const view = {
     }
 
     function moved() {
+      sections.draw();
       if (JSON.stringify(own()) !== marked) paint("plot");
     }
 
@@ -306,7 +309,7 @@ export const view = {
       "change:attributions": learn,
       "change:calibration": () => { paint("table"); prompt.draw(); },
       "change:picked": follow,
-      "msg:custom": hear(prompt, say),
+      "msg:custom": hear(prompt, say, sections),
     });
     fetchPast();
     fetchCloud();

@@ -1,6 +1,6 @@
 // Plot of value against cross-entropy: frontiers as steps, populations as marks.
 
-import { arrows, h, num, perplexity, places, svg, ticks, tickStep, unique, visible } from "./common.js";
+import { arrows, h, num, perplexity, places, promptText, svg, ticks, tickStep, unique, visible } from "./common.js";
 
 const LEFT = 58, TOP = 12, BOTTOM = 48;
 
@@ -57,7 +57,7 @@ export function frontierPlot({ pick, caption }) {
       if (entries.length) body.append(svg("path", { class: `dlp-line ${style ?? ""}`, d: steps(entries, X, Y) }));
     const window = svg("rect", { x: LEFT, y: TOP - 8, width: W - LEFT - right + 8, height: H - TOP - BOTTOM + 8 });
     parts.push(svg("defs", {}, svg("clipPath", { id: clip }, window)), body);
-    if (content.limit !== null && content.limit !== undefined) {
+    if (Number.isFinite(content.limit)) {
       const x = Math.min(W - right, Math.max(LEFT, X(content.limit)));
       parts.push(svg("path", { class: "dlp-limit", d: `M${x} ${TOP}V${H - BOTTOM}` }));
     }
@@ -161,9 +161,9 @@ export function frontierPlot({ pick, caption }) {
       ...(spot.of ? [visible(spot.of)] : []),
       `value ${num(spot.y, digits)}`, `cross-entropy ${num(spot.x)}`, `perplexity ${perplexity(spot.x)}`,
       ...(spot.weight !== undefined ? [`member with λ ${num(spot.weight, 2)}`] : []),
-      ...(spot.it !== undefined && spot.it !== null ? [`iteration ${spot.it}`] : []),
+      ...(Number.isFinite(spot.it) ? [`iteration ${spot.it}`] : []),
     ];
-    tip.replaceChildren(h("bdi", { dir: "ltr" }, visible((spot.text ?? "").replace(/^ /, ""))), h("div", { class: "dlp-quiet" }, parts.join(" · ")));
+    tip.replaceChildren(promptText(spot.text ?? ""), h("div", { class: "dlp-quiet" }, parts.join(" · ")));
     const x = X(spot.x) / W, y = Y(spot.y) / H; // the tip extends away from the nearer edges
     const across = `${x > 0.5 ? "right" : "left"}: ${(x > 0.5 ? 1 - x : x) * 100}%`;
     const down = `${y > 0.6 ? "bottom" : "top"}: calc(${(y > 0.6 ? 1 - y : y) * 100}% + 12px)`;

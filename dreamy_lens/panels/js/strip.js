@@ -1,13 +1,14 @@
 // View of one prompt: which tokens carry the feature, what substitutes would do, and inputs for other tokens and texts.
 
-import { filled, h, num, perplexity, places, visible, visibleToken, zScore } from "./common.js";
+import { filled, h, mismatch, num, perplexity, places, promptText, visible, visibleToken, zScore } from "./common.js";
 import { comparison } from "./compare.js";
 import { heatMap, ledger } from "./substitutes.js";
 import { tokenStrip } from "./tokens.js";
 
 const NOTHING = "Pick a point or a row to see which tokens of the prompt carry the feature.";
 const UNDO = 20, EDITS = 6; // most steps of undo, and most edited prompts, that are kept when the view is drawn again
-const PATIENCE = 20; // seconds without an answer after which the view reports that
+export const PATIENCE = 20; // seconds without an answer after which the view reports that
+export const LATE = "No answer has come yet: the model is busy, or the kernel is no longer running.";
 
 /** Submit the form of an input on Enter; Shift+Enter makes a new line, because a prompt may have several lines. */
 const enter = (event) => {
@@ -108,7 +109,7 @@ export function attributionView(host) {
     clearTimeout(timer);
     timer = setTimeout((number) => {
       if (pending !== number || !el.isConnected) return;
-      wrong = "No answer has come yet: the model is busy, or the kernel is no longer running.";
+      wrong = LATE;
       draw();
     }, PATIENCE * 1000, pending);
     draw();
@@ -210,10 +211,8 @@ export function attributionView(host) {
   }
 
   function head() {
-    const mark = h("span", { class: "dlp-mark", title: "Re-tokenizes differently" }, " ≠ text");
-    const text = h("bdi", { dir: "ltr" }, visible(now.text.replace(/^ /, "")));
     return h("div", { class: "dlp-head" },
-      h("div", { class: "dlp-text" }, text, now.trips === false ? mark : null),
+      h("div", { class: "dlp-text" }, promptText(now.text), mismatch(now.trips, " text")),
       numbersOf(), h("div", { class: "dlp-buttons" }, ...buttons()));
   }
 

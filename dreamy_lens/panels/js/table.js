@@ -1,20 +1,15 @@
 // Table of a frontier: click a column to sort, pick a prompt by click or by keys.
 
-import { arrows, h, num, perplexity, places, visible, zScore } from "./common.js";
+import { arrows, h, mismatch, num, perplexity, places, promptText, visible, zScore } from "./common.js";
 
-const MISMATCH = "Re-tokenizes differently";
-const text = (e, digits, more) => {
-  const mark = h("span", { class: "dlp-mark", title: MISMATCH, role: "img", "aria-label": MISMATCH }, " ≠");
-  return [h("bdi", { dir: "ltr" }, visible(e.text.replace(/^ /, ""))), e.trips === false ? mark : null, more];
-};
-const COLUMNS = {
+const KINDS = {
   value: [(e) => e.y, (e, digits) => [num(e.y, digits)]],
   "cross-entropy": [(e) => e.x, (e) => [num(e.x)]],
   perplexity: [(e) => e.x, (e) => [perplexity(e.x)]],
-  iteration: [(e) => e.it ?? -1, (e) => [e.it === null || e.it === undefined ? "–" : String(e.it)]],
+  iteration: [(e) => e.it ?? -1, (e) => [e.it ?? "–"]],
   run: [(e) => e.run ?? "", (e) => [visible(e.run ?? "")]],
   z: [(e) => e.z, (e) => [num(e.z, 1)]],
-  text: [(e) => e.text, text],
+  text: [(e) => e.text, (e, digits, more) => [promptText(e.text), mismatch(e.trips), more]],
 };
 
 const parts = (e) => e.ids ?? (e.text === "text not kept" ? [] : e.text.split(/(?=\s)/));
@@ -105,7 +100,7 @@ export function frontierTable({ columns, pick, kept, label, stars, scale }) {
     const base = scale?.().scales?.at(-1), shown = columns.filter((c) => c !== "z" || base);
     const entries = (only() ? stars.all() : given).map((e) => ({ ...e, z: base && zScore(e.y, base) }));
     if (!entries.length) return inner.replaceChildren(h("p", { class: "dlp-quiet" }, nothing));
-    const digits = places(entries.map((e) => e.y)), value = COLUMNS[shown.includes(by) ? by : "cross-entropy"][0], is = (e) => e.key === picked;
+    const digits = places(entries.map((e) => e.y)), value = KINDS[shown.includes(by) ? by : "cross-entropy"][0], is = (e) => e.key === picked;
     const order = (a, b) => (value(a) < value(b) ? -way : value(a) > value(b) ? way : 0);
     const groups = alike(entries), heads = fold ? groups.sort((a, b) => order(a[0], b[0])) : [...entries].sort(order).map((e) => [e]);
     // A folded row that is picked is shown below the row that it is folded under.
@@ -122,7 +117,7 @@ export function frontierTable({ columns, pick, kept, label, stars, scale }) {
       };
       const star = stars?.has(e.key) ? h("span", { class: "dlp-star", role: "img", "aria-label": "starred" }, " ★") : null;
       const more = count || star ? h("span", {}, star, count ? unfolder(e, count, tabindex) : null) : null;
-      return h("tr", given, ...shown.map((c) => h("td", { class: `dlp-c-${c}` }, ...COLUMNS[c][1](e, digits, more))));
+      return h("tr", given, ...shown.map((c) => h("td", { class: `dlp-c-${c}` }, ...KINDS[c][1](e, digits, more))));
     };
     const focus = el.contains(document.activeElement) ? document.activeElement.dataset : null;
     const scroll = el.querySelector(".dlp-scroll")?.scrollTop ?? 0;
