@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
 from dreamy_lens.results.prompt import Prompt
 from dreamy_lens.runs import report, saving
+from dreamy_lens.runs.call_code import method_code
 from dreamy_lens.runs.frames import check_replay, frames_of
 from dreamy_lens.runs.progress import advance
 from dreamy_lens.runs.recorded_run import RecordedRun
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from dreamy_lens.figures import SvgFigure
     from dreamy_lens.runs.session import Session
     from dreamy_lens.search.protocol import Search
+
+R = TypeVar("R")
 
 
 class Dream(RecordedRun):
@@ -53,6 +56,17 @@ class Dream(RecordedRun):
     def __init__(self, record: RunRecord, session: Session | None = None) -> None:
         super().__init__(record, session)
         self.started: list[Dream] = []
+
+    def noted(self, result: R, method: str, arguments: Sequence[Any], settings: Mapping[str, Any]) -> R:
+        """Return a result with the program that makes it again, see :func:`dreamy_lens.runs.call_code.method_code`.
+
+        Args:
+            result: Result of a method.
+            method: Name of the method.
+            arguments: Positional arguments of the call.
+            settings: Keywords of the call.
+        """
+        return dataclasses.replace(result, code=method_code(self, method, arguments, settings))  # type: ignore[type-var]
 
     # What the run has found.
 
