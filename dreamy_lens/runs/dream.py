@@ -21,6 +21,7 @@ from dreamy_lens.runs import report, saving
 from dreamy_lens.runs.call_code import method_code
 from dreamy_lens.runs.frames import check_replay, frames_of
 from dreamy_lens.runs.progress import advance
+from dreamy_lens.runs.python_code import run_code
 from dreamy_lens.runs.recorded_run import RecordedRun
 from dreamy_lens.runs.spec import RunRecord
 from dreamy_lens.search.config import budget_text, iterations_text
@@ -188,7 +189,10 @@ class Dream(RecordedRun):
         if path is not None:
             check_page(path, "run.frontier.save(path) writes pictures and tables.")
         with working("Computing the attributions of the page"):
-            page = (report.static_page_of_run if static else _upcalls.page_of_run)(self, k=k, strips=strips)
+            if static:
+                page = report.static_page_of_run(self, k=k, strips=strips, code=run_code(self))
+            else:
+                page = _upcalls.page_of_run(self, k=k, strips=strips)
         if path is not None:
             write_text(path, page)
         return page
@@ -366,8 +370,8 @@ class Dream(RecordedRun):
 
     def _repr_html_(self) -> str:
         from dreamy_lens.html.escaping import escape, with_tooltip
-        from dreamy_lens.html.page import fragment, warning
+        from dreamy_lens.html.page import fragment, python_details, warning
 
         title = f"{with_tooltip(*self.feature_names)} on {escape(self.provenance.model)}, {escape(self.done_text)}"
         table = self.so_far.frontier.calibrated(self.baselines).html_table()
-        return fragment(f"<p>{title}</p>{warning(self.note)}{table}")
+        return fragment(f"<p>{title}</p>{warning(self.note)}{table}{python_details(run_code(self))}")

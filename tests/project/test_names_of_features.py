@@ -17,7 +17,7 @@ from dreamy_lens.results import merge
 SMALL = {"iterations": 1, "population": 2, "children": 4, "top_k": 16, "length": 4}
 TEXTS = ["Return a copy of the array, with axes transposed.", "Raise an error if the file is not found."]
 INLINE = "data:float32,"
-WITH_PROGRAM = ("attribution", "comparison", "card", "examples", "features")
+WITH_PROGRAM = ("report", "cell", "attribution", "comparison", "card", "examples", "features")
 
 
 def directed() -> dl.features.Feature:

@@ -176,3 +176,11 @@ def test_a_model_in_memory_is_loaded_by_its_name(gpt2):
     half = dl.load_model(dtype="bfloat16")
     again = executed(dl.attribution("L1.N3", [5, 6, 7], half, k=2).code)["attribution"]
     assert_same(again, dl.attribution("L1.N3", [5, 6, 7], half, k=2))
+
+
+def test_the_page_without_scripts_and_the_cells_of_runs_have_the_program():
+    run = dl.dream("L2.N812", **SMALL)
+    runs = dl.dream("L2.N812", seeds=2, **SMALL)
+    code = 'run = dl.dream("L2.N812", iterations=2, length=5)</pre>'
+    assert code in run.to_html(static=True, strips=1) and code in run._repr_html_()
+    assert 'runs = dl.dream("L2.N812", seeds=[0, 1], iterations=2, length=5)</pre>' in runs._repr_html_()
