@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from dreamy_lens.features.parser import parse
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results.baselines import Baseline, Baselines
+from dreamy_lens.runs.call_code import call_code
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.frames import scorer_around
@@ -74,10 +76,11 @@ def baselines(
     >>> known.random.z(known.random.mean + 2 * known.random.deviation)
     2.0
     """
+    code = call_code("baselines", baselines, locals())
     if isinstance(feature, Dream):
         given = {"model": model, "length": length, "prepend_bos": prepend_bos, "contexts": contexts}
         given |= {"prefix": prefix or None, "suffix": suffix or None, "batch_size": batch_size}
-        return _of_run(feature, corpus, prompts, windows, seed, fluency_model, given)
+        return _of_run(feature, corpus, prompts, windows, seed, fluency_model, given, code)
     length = 12 if length is None else length
     _check_numbers(length=length, prompts=prompts, windows=windows, seed=seed)
     hooked = as_hooked(model)
@@ -85,7 +88,7 @@ def baselines(
     scorer = scorer_around(
         contexts, parse(feature), hooked, prefix, suffix, prepend_bos=prepend_bos, batch_size=batch_size
     )
-    return _measure(scorer, corpus, int(length), prompts, windows, int(seed), held_out)
+    return replace(_measure(scorer, corpus, int(length), prompts, windows, int(seed), held_out), code=code)
 
 
 def _check_numbers(length: int, prompts: int, windows: int, seed: int) -> None:
@@ -100,7 +103,14 @@ def _check_numbers(length: int, prompts: int, windows: int, seed: int) -> None:
 
 
 def _of_run(
-    run: Dream, corpus: Any, prompts: int, windows: int, seed: int, fluency_model: Any, given: dict[str, Any]
+    run: Dream,
+    corpus: Any,
+    prompts: int,
+    windows: int,
+    seed: int,
+    fluency_model: Any,
+    given: dict[str, Any],
+    code: str,
 ) -> Baselines:
     """Measure a run's feature as the run does, and let the run keep the result."""
     named = [name for name, value in given.items() if value is not None]
@@ -114,7 +124,7 @@ def _of_run(
     held_out = None if fluency_model is None else as_hooked(fluency_model)
     found = run.use_model(lambda: _measure(run.session.scorer, corpus, length, prompts, windows, int(seed), held_out))
     found.held_out(run.so_far.frontier)
-    return run.keep_baselines(found)
+    return run.keep_baselines(replace(found, code=code))
 
 
 def _measure(

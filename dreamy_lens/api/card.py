@@ -25,6 +25,7 @@ from dreamy_lens.corpus.documentation import notice_of_scan
 from dreamy_lens.errors import FileWriteError, SettingsError, quoted, warn
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
+from dreamy_lens.runs.call_code import call_code
 from dreamy_lens.scan.config import ScanConfig
 from dreamy_lens.scan.storage import check_out
 
@@ -99,6 +100,7 @@ def card(
     >>> page.title, len(page.logit_effect.promoted), "<script" in page.to_html(static=True)
     ('L2.N17', 10, False)
     """
+    code = call_code("card", card, locals(), ("path", "progress"))
     names = checked_parts(parts)
     scan_settings = _check_scan_settings(scan, examples)
     if isinstance(continue_tokens, bool) or not isinstance(continue_tokens, int) or continue_tokens < 0:
@@ -156,7 +158,9 @@ def card(
     found, absent = card_parts(
         names, expression, hooked, merged, shown, llm, llm_model, held_out_model, progress=progress
     )
-    result = Card(comparison, merged, shown, effect, attributions, reason, continued, why_not, **found, absent=absent)
+    result = Card(
+        comparison, merged, shown, effect, attributions, reason, continued, why_not, **found, absent=absent, code=code
+    )
     if path is not None:
         try:
             result.to_html(path)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dreamy_lens._host import silenced, working
+from dreamy_lens.api.noted_code import notes_code
 from dreamy_lens.cluster.remote_scan import local_examples
 from dreamy_lens.comparison.build import build_comparison
 from dreamy_lens.comparison.comparison import Comparison
@@ -18,6 +19,7 @@ from dreamy_lens.scan.page import QUANTILES
 
 @silenced
 @names_keywords
+@notes_code("comparison")
 def compare(
     runs: Any,
     examples: Any,

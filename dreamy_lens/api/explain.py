@@ -29,6 +29,7 @@ from dreamy_lens.results.explanation import STORED, Explanation, Prediction
 from dreamy_lens.results.merged import Merged
 from dreamy_lens.results.prompt import Prompt
 from dreamy_lens.results.storage import write_json
+from dreamy_lens.runs.call_code import call_code
 from dreamy_lens.scan.feature_examples import FeatureExamples
 from dreamy_lens.scan.window import Window
 from dreamy_lens.scoring.per_position import at_every_position
@@ -107,6 +108,7 @@ def explain(
     >>> told.text, bool(dl.explain(run))
     ('numbers', False)
     """
+    code = call_code("explanation", explain, locals(), ("store", "timeout"))
     chosen = _checked(evidence, count, scores, timeout, seed)
     examinee = _examinee(llm, llm_model, timeout)
     merged = merge_runs(load_run(run, model) if isinstance(run, (str, os.PathLike)) else run, "explain")
@@ -145,6 +147,7 @@ def explain(
         dreams=tuple(e.text for e in shown),
         windows=tuple(w.text for w in strongest),
         notes=tuple(notes),
+        code=code,
         **parts,
     )
     if store and text:

@@ -82,23 +82,26 @@ def max_activating(
     >>> [len(window.ids) for window in examples.of("L2.N17").top]
     [6, 6]
     """
+    given = dict(locals())
     from dreamy_lens.cluster.model_ref import ModelRef
     from dreamy_lens.cluster.ray_cluster import RayConfig
     from dreamy_lens.cluster.remote_scan import scan_to_url
     from dreamy_lens.cluster.shared_folder import SharedFolder
+    from dreamy_lens.runs.call_code import call_code
     from dreamy_lens.scan.config import ScanConfig
     from dreamy_lens.scan.scan import Scan
     from dreamy_lens.scan.storage import check_out
 
     RayConfig.check_not_settings(settings)
     config = ScanConfig.from_settings(config, settings, keywords_of(max_activating))
+    code = call_code("examples", max_activating, given, _NOT_WRITTEN)
     ray_config = RayConfig.from_argument(ray)
     if out is not None:
         check_out(out)
     if ray_config is None:
         place = SharedFolder(out) if out is not None and "://" in str(out) else None  # an error comes before the work
         local_model = _loaded(model, corpus) if dtype is None else ModelRef.of(model, dtype).loaded()
-        scan = Scan(features, local_model, corpus, config, fluency_model)
+        scan = Scan(features, local_model, corpus, config, fluency_model, code)
         return (
             scan.run(out=out, cache=cache, progress=progress) if place is None else scan_to_url(scan, place, progress)
         )
@@ -107,9 +110,12 @@ def max_activating(
     models = ModelRef.of(model, dtype), None if fluency_model is None else ModelRef.of(fluency_model)
     # This process only checks the features against the model; the workers may need the GPUs.
     local = [None if reference is None else reference.loaded("cpu") for reference in models]
-    scan = Scan(features, local[0], corpus, config, local[1])
+    scan = Scan(features, local[0], corpus, config, local[1], code)
     return ClusterScan(scan, *models, ray_config).run(out=out, cache=cache, progress=progress)
 
+
+_NOT_WRITTEN = ("out", "cache", "ray", "progress")
+"""Arguments that do not change the examples."""
 
 show_settings(max_activating, scan_settings())
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from dreamy_lens._host import working
 from dreamy_lens.analysis.mechanisms import PromptPool, find_mechanisms
+from dreamy_lens.api.noted_code import notes_code
 from dreamy_lens.api.signatures import parse_first
 from dreamy_lens.cluster.remote_scan import local_examples
 from dreamy_lens.comparison.compatibility import open_examples
@@ -24,6 +25,7 @@ from dreamy_lens.search.frames import scorer_around, summary_of_contexts
 
 
 @names_keywords
+@notes_code("mechanisms")
 def mechanisms(
     prompts: Any,
     feature: Any = None,

@@ -7,6 +7,7 @@ from typing import Any
 
 from dreamy_lens._host import working
 from dreamy_lens.analysis.steering import steer_prompt
+from dreamy_lens.api.noted_code import notes_code
 from dreamy_lens.api.signatures import parse_first
 from dreamy_lens.errors import names_keywords
 from dreamy_lens.models.load import as_hooked
@@ -15,6 +16,7 @@ from dreamy_lens.search.frames import scorer_around
 
 
 @names_keywords
+@notes_code("steering")
 def steer(
     feature: Any,
     prompt: Any,

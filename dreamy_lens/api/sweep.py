@@ -10,6 +10,7 @@ from dreamy_lens._host import silenced
 from dreamy_lens.api.signatures import search_settings, show_settings
 from dreamy_lens.cluster.ray_cluster import RayConfig
 from dreamy_lens.cluster.shared_folder import SharedFolder
+from dreamy_lens.runs.call_code import call_code
 from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.constraints import Constraint
 from dreamy_lens.sweeps.execution import carry_out
@@ -87,6 +88,7 @@ def sweep(
     Merged(2 runs of L2.N17, ...)
     >>> folder.cleanup()
     """
+    given = dict(locals())
     RayConfig.check_not_settings(common)
     ray_config = RayConfig.from_argument(ray)
     place = SharedFolder(out)
@@ -103,7 +105,9 @@ def sweep(
         dtype=dtype,
         common=common,
     )
-    return carry_out(plan, place, ray=ray_config, together=together, progress=progress)
+    result = carry_out(plan, place, ray=ray_config, together=together, progress=progress)
+    result.code = call_code("sweep", sweep, given, ("ray", "progress"))
+    return result
 
 
 show_settings(sweep, search_settings(), without=["seed"])

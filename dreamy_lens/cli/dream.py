@@ -30,6 +30,7 @@ from dreamy_lens.cli.sweep import print_sweep, report_failed
 from dreamy_lens.comparison.content import SEARCH_ALL
 from dreamy_lens.errors import RunFolderError
 from dreamy_lens.results.storage import RUN
+from dreamy_lens.runs.call_code import program_of
 from dreamy_lens.runs.dreams import folders_of
 from dreamy_lens.runs.frames import check_replay
 from dreamy_lens.runs.saving import check_free
@@ -124,6 +125,8 @@ def add_show(commands: Commands) -> None:
     parser.add_argument("--max-cross-entropy", type=float, metavar="X", help=limit)
     replay = "write the search as an animation that loops, .svg or .html; --max-cross-entropy limits its best prompt"
     parser.add_argument("--replay", metavar="FILE", help=replay)
+    python = "print the program that makes the result again, as Python, instead of the result"
+    parser.add_argument("--python", action="store_true", help=python)
     page = "write a self-contained page; this may load the model; of a scan, a name such as layer2/ gets a folder with "
     add_page(parser, page + "an index of the features and a page for each", folders=True)
     add_output(parser, "what is shown")
@@ -143,7 +146,12 @@ def _show(options: argparse.Namespace) -> None:
     if options.replay:
         result.replay(options.replay, max_cross_entropy=options.max_cross_entropy)
         report_file(options.replay, options)
-    if options.max_cross_entropy is None:
+    if options.python:
+        code = program_of(result)
+        if not code:
+            options.misused(f"--python needs a result that has its program, and this {kind} has none; leave it out")
+        print_result(result, options, lambda: print(code), {"kind": kind, "python": code})
+    elif options.max_cross_entropy is None:
         print_result(result, options, lambda: _print_result(result))
     elif kind in ("Dream", "Dreams", "Merged", "Frontier"):
         best = getattr(result, "frontier", result).best(max_cross_entropy=options.max_cross_entropy)

@@ -46,6 +46,7 @@ class Card:
         words: Explanation in words, or at least its prompt and the prediction scores.
         calibration: Values of random prompts.
         absent: Reason why one of the last five is None, by its name; those that were not asked for have none.
+        code: Program that makes the card again, as Python; "" if it is unknown.
     """
 
     comparison: Comparison
@@ -62,6 +63,7 @@ class Card:
     words: Explanation | None = None
     calibration: Baselines | None = None
     absent: Mapping[str, str] = field(default_factory=dict)
+    code: str = ""
 
     @property
     def title(self) -> str:

@@ -48,6 +48,7 @@ class ComparisonContent:
             exceed.
         fluent_levels: Number of the quarter of a nat of each window of :attr:`fluent`; None computes it from the
             window's cross-entropy.
+        code: Program that makes the comparison again, as Python; "" if it is unknown.
     """
 
     feature: str
@@ -69,6 +70,7 @@ class ComparisonContent:
     settings: Mapping[str, Any] = field(default_factory=dict)
     quantile_values: tuple[float, ...] = ()
     fluent_levels: tuple[int, ...] | None = None
+    code: str = ""
 
     @cached_property
     def corpus_frontier(self) -> CorpusFrontier:

@@ -16,7 +16,7 @@ from dreamy_lens.comparison.svg import comparison_key, comparison_svg
 from dreamy_lens.features.parser import feature_names
 from dreamy_lens.html.cards import TextCard, card_list, tabs
 from dreamy_lens.html.escaping import Html, escape, with_tooltip
-from dreamy_lens.html.page import document, fragment, html_table
+from dreamy_lens.html.page import copy_script, document, fragment, html_table, python_details
 from dreamy_lens.html.svg import Mark, histogram_svg
 from dreamy_lens.html.tokens import ValueScale, legend, numbers_switch
 from dreamy_lens.html.words import plural
@@ -287,17 +287,18 @@ def comparison_page(comparison: ComparisonContent, top: int = 64, dreams: int = 
     scan_settings = {f"scan: {name}": value for name, value in comparison.scanned.settings.items()}
     versions = {f"scan: {name}": value for name, value in comparison.scanned.versions.items()}
     settings = settings_list({**comparison.settings, **scan_settings, **versions})
-    script = f"<script>{_script()}follow(document.getElementById('{view.prefix}'))</script>"
-    body = f"<h1>{comparison_heading(comparison)}</h1>{view.body()}<h2>Settings</h2>{settings}{script}"
+    script = f"<script>{_script()}follow(document.getElementById('{view.prefix}'));copies(document)</script>"
+    code = python_details(comparison.code, button=True)
+    body = f"<h1>{comparison_heading(comparison)}</h1>{view.body()}<h2>Settings</h2>{settings}{code}{script}"
     return document(title, body, scripts=True, styles=["tokens.css"])
 
 
 def comparison_fragment(comparison: ComparisonContent) -> str:
     """Return the HTML of a notebook cell: text that is readable without scripts, and a script that shows the view."""
-    cell = ""
+    cell, code = "", python_details(comparison.code, button=True)
     for top, dreams, each in ((24, 32, 6), (12, 16, 4), (6, 8, 3)):
         view = ComparisonView(comparison, top, dreams, each)
-        content = fragment(f"<h3>{comparison_heading(comparison)}</h3>{view.body()}", "tokens.css")
+        content = fragment(f"<h3>{comparison_heading(comparison)}</h3>{view.body()}{code}", "tokens.css")
         data = base64.b64encode(gzip.compress(content.encode("utf-8", "replace"), 9, mtime=0)).decode("ascii")
         script = _script() + _SHOW % {"id": view.prefix, "data": data}
         static = view.inline_html().encode("ascii", "xmlcharrefreplace").decode("ascii")
@@ -316,6 +317,7 @@ const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("g
 const parsed = new DOMParser().parseFromString(await new Response(stream).text(), "text/html");
 place.replaceChildren(...parsed.body.childNodes);
 follow(place);
+copies(place);
 """
 """Script that shows the packed view. A page may have several copies of a view, so it takes the first free place."""
 
@@ -324,7 +326,8 @@ follow(place);
 def _script() -> str:
     """Return the script of views, without comments."""
     lines = (Path(__file__).parent / "view.js").read_text(encoding="utf-8").splitlines()
-    return "".join(f"{line.strip()}\n" for line in lines if line.strip() and not line.strip().startswith("//"))
+    own = "".join(f"{line.strip()}\n" for line in lines if line.strip() and not line.strip().startswith("//"))
+    return own + copy_script()
 
 
 def _overlap_text(prompt: Prompt, overlap: Overlap) -> str:

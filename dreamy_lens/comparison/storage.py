@@ -56,6 +56,7 @@ def comparison_to_dict(content: ComparisonContent) -> dict[str, Any]:
         "version": VERSION,
         **{name: _plain(getattr(content, name)) for name in (*_PLAIN, *_TUPLES)},
         "fluent_levels": _plain(content.fluent_levels),
+        "code": content.code,
         "frontier": [prompt.to_dict() for prompt in content.frontier],
         "top": [place(window) for window in content.top],
         "fluent": [place(window) for window in content.fluent],
@@ -104,6 +105,7 @@ def _fields_of(data: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{name: data[name] for name in _PLAIN},
         **{name: tuple(data[name]) for name in _TUPLES},
+        "code": str(data.get("code", "")),
         "fluent_levels": None if levels is None else tuple(levels),
         "frontier": Frontier(Prompt.from_dict(entry) for entry in data["frontier"]),
         "top": tuple(windows[i] for i in data["top"]),

@@ -121,6 +121,8 @@ class Corpus:
     Attributes:
         name: Name to show: "docstrings", "stories.txt", "4 texts", "folder corpus/ (12 files)".
         opening_problems: Problems that were met when the corpus was opened.
+        source: Argument and options with which :func:`dreamy_lens.corpus.open` opened the corpus, if it was given by
+            name; None for one that is made of objects.
 
     >>> from dreamy_lens import corpus
     >>> texts = corpus.open(["A first text.", "A second one."])
@@ -136,6 +138,7 @@ class Corpus:
     ) -> None:
         self.name = name
         self.opening_problems = problems
+        self.source: tuple[Any, dict[str, Any]] | None = None
         self._shards = tuple(shards)
         self._fingerprint = fingerprint
         # For every shard: the beginning of each block read so far, as (point, sections of this point's piece that

@@ -92,7 +92,10 @@ def open_corpus(
         _check_options(given, (), "a corpus that is open")
         return source
     with working("Opening the corpus"):
-        return _opened(source, given)
+        corpus = _opened(source, given)
+    if source is None or isinstance(source, (str, os.PathLike)):
+        corpus.source = None if source is None else os.fspath(source), given
+    return corpus
 
 
 def _opened(source: Any, given: dict[str, Any]) -> Corpus:

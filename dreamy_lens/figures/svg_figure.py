@@ -145,7 +145,7 @@ class SvgFigure:
         """
         if path is not None:
             check_page(path, "figure.save(path) writes pictures.")
-        page = document(self.title, f'<div style="background:#fff;overflow:auto">{self.svg}</div>')
+        page = document(self.title, f'<div class="dl-figure">{self.svg}</div>')
         if path is not None:
             write_text(path, page)
         return page

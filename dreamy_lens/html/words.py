@@ -23,6 +23,15 @@ def format_count(n: float) -> str:
     return f"{n:,.0f}"
 
 
+def heading_of(column: str) -> str:
+    """Return the name of a table's column as words.
+
+    >>> heading_of("best_cross_entropy"), heading_of("seed")
+    ('best cross-entropy', 'seed')
+    """
+    return column.replace("cross_entropy", "cross-entropy").replace("_", " ")
+
+
 def plural(n: int, noun: str, nouns: str | None = None) -> str:
     """Format a count together with its noun.
 

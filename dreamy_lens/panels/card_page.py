@@ -17,7 +17,7 @@ from dreamy_lens.features.parser import feature_names
 from dreamy_lens.html.cards import card_list, tabs
 from dreamy_lens.html.escaping import Html, escape, visible, with_tooltip
 from dreamy_lens.html.numbers import decimals, number
-from dreamy_lens.html.page import document, fragment, html_table
+from dreamy_lens.html.page import copy_script, document, fragment, html_table, python_details
 from dreamy_lens.html.svg import Mark, histogram_svg
 from dreamy_lens.html.tokens import ValueScale, legend, numbers_switch
 from dreamy_lens.html.words import plural
@@ -174,7 +174,7 @@ class CardView:
             f"neighbouring tokens, below 1 where it repeats itself.{held_out}"
         )
         table = html_table([*columns, "text"], rows)
-        return Html(f'<p class="dl-note">{escape(note)}</p><div style="overflow-x:auto">{table}</div>')
+        return Html(f'<p class="dl-note">{escape(note)}</p>{table}')
 
     def _introduction(self) -> str:
         comparison, scanned = self.comparison, self.comparison.scanned
@@ -303,7 +303,9 @@ def card_page(card: Card, top: int = 10, static: bool = False) -> str:
     heading = f"<h1>{_heading(card)}</h1>"
 
     def page(detail: Detail, panel: str = "") -> str:
-        body = heading + CardView(card, top, detail=detail).body(panel)
+        script = f"<script>{copy_script()}copies(document)</script>" if panel and card.code else ""
+        code = python_details(card.code, button=bool(panel))
+        body = f"{heading}{CardView(card, top, detail=detail).body(panel)}{code}{script}"
         return document(card.title, body, scripts=bool(panel), styles=STYLES)
 
     def size(text: str) -> int:
@@ -342,7 +344,8 @@ def card_fragment(card: Card) -> str:
     Args:
         card: Card to show.
     """
-    return fragment(f"<h2>{_heading(card)}</h2>{CardView(card, 8, 3).body('', 'h3')}", *STYLES)
+    body = CardView(card, 8, 3).body("", "h3")
+    return fragment(f"<h2>{_heading(card)}</h2>{body}{python_details(card.code)}", *STYLES)
 
 
 def _heading(card: Card) -> Html:

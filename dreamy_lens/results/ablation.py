@@ -15,7 +15,7 @@ from dreamy_lens.features.parser import feature_names
 from dreamy_lens.figures.interventions import placebo_bars
 from dreamy_lens.html.escaping import Html, escape, visible
 from dreamy_lens.html.numbers import decimals, number
-from dreamy_lens.html.page import document, fragment, html_table
+from dreamy_lens.html.page import document, fragment, html_table, python_details
 from dreamy_lens.html.words import plural
 from dreamy_lens.results.effect import TokenChange, change_words, mean_of_known, without_nan
 from dreamy_lens.results.export import save_as
@@ -75,6 +75,7 @@ class Ablation:
         placebo_log_probs: Log-probabilities after each placebo, `[N, R, P, T]`.
         changes: Tokens that change most, by ablation and prompt.
         notes: Sentences about what was left out.
+        code: Program that makes the result again, as Python; "" if it is unknown.
     """
 
     model: str
@@ -100,6 +101,7 @@ class Ablation:
     placebo_log_probs: np.ndarray
     changes: tuple[tuple[tuple[TokenChange, ...], ...], ...]
     notes: tuple[str, ...] = ()
+    code: str = ""
 
     def __post_init__(self) -> None:
         n, p, f, t = len(self.parts), len(self.prompts), len(self.features), len(self.targets)
@@ -182,7 +184,9 @@ class Ablation:
         """
         if path is not None:
             check_page(path, "ablation.save(path) writes pictures, tables and JSON.")
-        page = document("Ablation", f"<h1>Ablation of {escape(', '.join(self.parts))}</h1>{self.body()}")
+        page = document(
+            "Ablation", f"<h1>Ablation of {escape(', '.join(self.parts))}</h1>{self.body()}{python_details(self.code)}"
+        )
         if path is not None:
             write_text(path, page)
         return page
@@ -205,7 +209,7 @@ class Ablation:
         lists = {name: list(getattr(self, name)) for name in _TUPLES}
         arrays = {name: without_nan(getattr(self, name)) for name in ("ids", *_ARRAYS)}
         shifts = [[[asdict(each) for each in some] for some in row] for row in self.changes]
-        return {"format": FORMAT, "version": 1, **plain, **lists, **arrays, "changes": shifts}
+        return {"format": FORMAT, "version": 1, **plain, "code": self.code, **lists, **arrays, "changes": shifts}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Ablation:
@@ -224,7 +228,7 @@ class Ablation:
                 for name, letters in zip(_ARRAYS, _LETTERS, strict=True)
             }
             fields: dict[str, Any] = {name: data[name] for name in _PLAIN}
-            fields |= {name: tuple(data[name]) for name in _TUPLES} | arrays
+            fields |= {name: tuple(data[name]) for name in _TUPLES} | arrays | {"code": str(data.get("code", ""))}
             return cls(
                 **fields,
                 ids=np.array(data["ids"], dtype=np.int64),
@@ -246,7 +250,7 @@ class Ablation:
         return f"Ablation({self.kind}, {plural(len(self.prompts), 'prompt')}: {kl})"
 
     def _repr_html_(self) -> str:
-        return fragment(self.body())
+        return fragment(self.body() + python_details(self.code))
 
     def _columns(self) -> tuple[str, ...]:
         names = [feature_names(each)[0] for each in self.features]
@@ -274,7 +278,7 @@ class Ablation:
     def body(self) -> Html:
         """Return the sentence, the figure and the table."""
         notes = "".join(f'<p class="dl-note">{escape(note)}</p>' for note in self.notes)
-        figure = f'<div style="background:#fff;overflow:auto">{self.plot().inline}</div>'
+        figure = f'<div class="dl-figure">{self.plot().inline}</div>'
         texts = "".join(f"<p><strong>{prompt_text(prompt)}</strong></p>" for prompt in self.prompts[:8])
         table = html_table(self._columns(), self._rows())
         origin = f'<p class="dl-note">{escape(self.model)}; changes are means over the prompts.</p>'

@@ -16,7 +16,7 @@ from dreamy_lens.errors import RunFolderError
 from dreamy_lens.features.parser import feature_names
 from dreamy_lens.html.escaping import with_tooltip
 from dreamy_lens.html.numbers import decimals, number
-from dreamy_lens.html.page import document, fragment
+from dreamy_lens.html.page import document, fragment, python_details
 from dreamy_lens.results.export import save_as
 from dreamy_lens.results.prompt_table import text_table
 from dreamy_lens.results.storage import read_json
@@ -73,6 +73,7 @@ class Attribution:
         suffix: Token ids of a template after the prompt.
         contexts: Short text about several contexts in which prompts were scored, of which `prefix` and `suffix` are the
             first; "" for one.
+        code: Program that makes the result again, as Python; "" if it is unknown.
 
     >>> attribution = Attribution(
     ...     ids=np.array([5, 9]), tokens=(" the", " file"), value=3.0, cross_entropy=2.0,
@@ -102,6 +103,7 @@ class Attribution:
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
     contexts: str = ""
+    code: str = ""
 
     def __post_init__(self) -> None:
         n, shape = len(self.tokens), np.shape(self.candidates)
@@ -157,7 +159,7 @@ class Attribution:
         short, long = feature_names(self.feature)
         heading = f"Attribution of {with_tooltip(short, long)}" if short else "Attribution"
         title = f"Attribution of {short}" if short else "Attribution"
-        page = document(title, f"<h1>{heading}</h1>{attribution_with_scores(self)}")
+        page = document(title, f"<h1>{heading}</h1>{attribution_with_scores(self)}{python_details(self.code)}")
         if path is not None:
             write_text(path, page)
         return page
@@ -190,7 +192,7 @@ class Attribution:
             names = ("feature", "tokens", "value", "cross_entropy", "candidate_tokens")
             plain = {name: getattr(self, name) for name in names}
             known = {name: getattr(self, name) for name in ("model", "prepend_bos", "prefix", "suffix") if self.model}
-            known |= {"contexts": self.contexts} if self.contexts else {}
+            known |= {name: getattr(self, name) for name in ("contexts", "code") if getattr(self, name)}
             return {"format": FORMAT, "version": 1, **plain, **known, **arrays}
 
         return save_as(path, content, self.to_pandas, lambda: strip(self), self.to_html, drawn=True)
@@ -217,6 +219,7 @@ class Attribution:
                 prefix=tuple(data.get("prefix", ())),
                 suffix=tuple(data.get("suffix", ())),
                 contexts=str(data.get("contexts", "")),
+                code=str(data.get("code", "")),
                 **arrays,
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -249,7 +252,7 @@ class Attribution:
             print(repr(self))
 
     def _repr_html_(self) -> str:
-        return fragment(attribution_with_scores(self))
+        return fragment(attribution_with_scores(self) + python_details(self.code))
 
     def _counted(self) -> np.ndarray:
         """Return the values `[n, k]`, with NaN for candidates that are ignored."""

@@ -16,7 +16,7 @@ from dreamy_lens.errors import PromptError, RunFolderError
 from dreamy_lens.features.parser import feature_names
 from dreamy_lens.html.escaping import Html, escape
 from dreamy_lens.html.numbers import decimals, number
-from dreamy_lens.html.page import fragment, html_table
+from dreamy_lens.html.page import fragment, html_table, python_details
 from dreamy_lens.results.prompt import Prompt
 from dreamy_lens.results.prompt_table import text_table
 from dreamy_lens.results.storage import read_json, write_json
@@ -86,6 +86,7 @@ class Baselines:
         seed: Seed of the random choices.
         fluency: Name of the held-out model whose cross-entropy :meth:`of` computes; "" for none.
         around: BOS, template and weights of the run that they belong to, as text; "" for those of a feature alone.
+        code: Program that makes the result again, as Python; "" if it is unknown.
     """
 
     feature: str
@@ -96,6 +97,7 @@ class Baselines:
     seed: int
     fluency: str = ""
     around: str = ""
+    code: str = ""
     _fluency_model: Any = field(default=None, repr=False)
     _held_out: dict[tuple[int, ...], float] = field(default_factory=dict, repr=False)
 
@@ -210,7 +212,9 @@ class Baselines:
         """
         held_out = [[list(ids), value] for ids, value in self._held_out.items()]
         parts = [{"name": b.name, "source": b.source, "values": b.values.tolist()} for b in self.all]
-        plain = {name: getattr(self, name) for name in ("feature", "model", "length", "seed", "fluency", "around")}
+        plain = {
+            name: getattr(self, name) for name in ("feature", "model", "length", "seed", "fluency", "around", "code")
+        }
         return write_json(path, {"format": FORMAT, "version": 1, **plain, "baselines": parts, "held_out": held_out})
 
     @classmethod
@@ -226,7 +230,7 @@ class Baselines:
                 Baseline(b["name"], np.array(b["values"], dtype=np.float32), b["source"]) for b in data["baselines"]
             ]
             plain = {name: data[name] for name in ("length", "seed", "fluency")}
-            plain["around"] = data.get("around", "")
+            plain |= {name: data.get(name, "") for name in ("around", "code")}
             held_out = {tuple(map(int, ids)): float(value) for ids, value in data.get("held_out", [])}
             corpus = parts[1] if len(parts) > 1 else None
             return cls(data["feature"], data["model"], parts[0], corpus, **plain, _held_out=held_out)
@@ -260,7 +264,7 @@ class Baselines:
         return f"Baselines({feature_names(self.feature)[0]}: {parts})"
 
     def _repr_html_(self) -> str:
-        return fragment(Html(f"<p>{escape(self._title)}</p>{html_table(*self._rows())}"))
+        return fragment(Html(f"<p>{escape(self._title)}</p>{html_table(*self._rows())}{python_details(self.code)}"))
 
 
 def _as_prompts(prompts: Any) -> Iterable[Any]:

@@ -14,7 +14,7 @@ from dreamy_lens.errors import RunFolderError
 from dreamy_lens.features.parser import feature_names
 from dreamy_lens.html.escaping import Html, escape, with_tooltip
 from dreamy_lens.html.numbers import number
-from dreamy_lens.html.page import document, fragment, html_table
+from dreamy_lens.html.page import document, fragment, html_table, python_details
 from dreamy_lens.results.prompt_table import text_table
 from dreamy_lens.results.storage import read_json, write_json
 
@@ -119,6 +119,7 @@ class Explanation:
         simulation: Values of texts that were written by the explanation; None if none were.
         prediction: Prediction of held-out windows without a language model; None without examples.
         notes: Sentences about scores that are missing.
+        code: Program that makes the result again, as Python; "" if it is unknown.
     """
 
     feature: str
@@ -134,6 +135,7 @@ class Explanation:
     simulation: Simulation | None = None
     prediction: Prediction | None = None
     notes: tuple[str, ...] = field(default=())
+    code: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.text)
@@ -168,7 +170,10 @@ class Explanation:
         if path is not None:
             check_page(path)
         short, long = feature_names(self.feature)
-        page = document(f"{short} in words", f"<h1>{with_tooltip(short, long)} in words</h1>{self.body()}")
+        page = document(
+            f"{short} in words",
+            f"<h1>{with_tooltip(short, long)} in words</h1>{self.body()}{python_details(self.code)}",
+        )
         if path is not None:
             write_text(path, page)
         return page
@@ -198,7 +203,7 @@ class Explanation:
         parts = {name: None if (part := getattr(self, name)) is None else asdict(part) for name in _PARTS}
         plain = {name: getattr(self, name) for name in ("feature", "model", "text", "prompt", "llm")}
         lists = {name: list(getattr(self, name)) for name in ("seeds", "dreams", "windows", "notes")}
-        return {"format": FORMAT, "version": 1, **plain, **lists, **parts}
+        return {"format": FORMAT, "version": 1, **plain, "code": self.code, **lists, **parts}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Explanation:
@@ -218,7 +223,7 @@ class Explanation:
                 parts["simulation"] = replace(simulation, texts=texts, values=values)
             plain: dict[str, Any] = {name: str(data[name]) for name in ("feature", "model", "text", "prompt", "llm")}
             lists: dict[str, Any] = {name: tuple(map(str, data[name])) for name in ("dreams", "windows", "notes")}
-            return cls(**plain, seeds=tuple(data["seeds"]), **lists, **parts)
+            return cls(**plain, code=str(data.get("code", "")), seeds=tuple(data["seeds"]), **lists, **parts)
         except (KeyError, TypeError, ValueError) as error:
             reason = f"the entry {error} is missing" if isinstance(error, KeyError) else error
             raise RunFolderError(
@@ -236,7 +241,7 @@ class Explanation:
         return f"Explanation({short}: {self.text!r})" if self.text else f"Explanation({short}, no words yet)"
 
     def _repr_html_(self) -> str:
-        return fragment(self.body())
+        return fragment(self.body() + python_details(self.code))
 
     def _lead(self) -> str:
         short, _ = feature_names(self.feature)

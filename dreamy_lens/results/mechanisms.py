@@ -16,7 +16,7 @@ from dreamy_lens.features.parser import feature_names
 from dreamy_lens.figures.mechanisms import mechanism_frontiers, mechanism_map
 from dreamy_lens.html.escaping import Html, escape, visible, with_tooltip
 from dreamy_lens.html.numbers import decimals, number
-from dreamy_lens.html.page import document, fragment, html_table
+from dreamy_lens.html.page import document, fragment, html_table, python_details
 from dreamy_lens.html.words import plural
 from dreamy_lens.results.effect import without_nan
 from dreamy_lens.results.export import save_as
@@ -119,6 +119,7 @@ class Mechanisms:
         texts: Diversity of the texts: of all prompts, and of each cell.
         overlaps: Cosines of the cells' mean fingerprints, float64 `[K, K]`; None counts them as unrelated.
         notes: Sentences on what was left out.
+        code: Program that makes the result again, as Python; "" if it is unknown.
     """
 
     feature: str
@@ -137,6 +138,7 @@ class Mechanisms:
     texts: tuple[TextDiversity, ...] = ()
     overlaps: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    code: str = ""
 
     def __post_init__(self) -> None:
         count = len(self.cells)
@@ -267,7 +269,10 @@ class Mechanisms:
         if path is not None:
             check_page(path, "mechanisms.save(path) writes pictures, tables and JSON.")
         short, long = feature_names(self.feature)
-        page = document(f"Mechanisms of {short}", f"<h1>Mechanisms of {with_tooltip(short, long)}</h1>{self.body()}")
+        page = document(
+            f"Mechanisms of {short}",
+            f"<h1>Mechanisms of {with_tooltip(short, long)}</h1>{self.body()}{python_details(self.code)}",
+        )
         if path is not None:
             write_text(path, page)
         return page
@@ -301,7 +306,16 @@ class Mechanisms:
         arrays = {name: without_nan(getattr(self, name)) for name in ("drops", "control_drops")}
         arrays["overlaps"] = None if self.overlaps is None else self.overlaps.tolist()
         texts = [{**asdict(t), "self_bleu": _number(t.self_bleu), "distance": _number(t.distance)} for t in self.texts]
-        return {"format": FORMAT, "version": 1, **plain, **lists, **arrays, "texts": texts, "cells": cells}
+        return {
+            "format": FORMAT,
+            "version": 1,
+            **plain,
+            "code": self.code,
+            **lists,
+            **arrays,
+            "texts": texts,
+            "cells": cells,
+        }
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Mechanisms:
@@ -327,6 +341,7 @@ class Mechanisms:
             )
             return cls(
                 **{name: data[name] for name in _PLAIN},
+                code=str(data.get("code", "")),
                 cells=cells,
                 ablated=tuple(data["ablated"]),
                 drops=np.array(data["drops"], dtype=np.float64).reshape(count, count),
@@ -361,7 +376,7 @@ class Mechanisms:
         return f"Mechanisms({short}, {plural(len(self), 'cell')}: {shares})"
 
     def _repr_html_(self) -> str:
-        return fragment(self.body())
+        return fragment(self.body() + python_details(self.code))
 
     def _cell_rows(self) -> list[list[str]]:
         rows = []
@@ -420,7 +435,7 @@ class Mechanisms:
     def _parts(self) -> str:
         """Return the notes, the figures and the tables."""
         notes = "".join(f'<p class="dl-note">{escape(note)}</p>' for note in self.notes)
-        figure = f'<div style="background:#fff;overflow:auto">{self.plot().inline}</div>' if self.cells else ""
+        figure = f'<div class="dl-figure">{self.plot().inline}</div>' if self.cells else ""
         parts = [f"{notes}{figure}", html_table(_CELL_COLUMNS, self._cell_rows())]
         if self.cells:
             parts.append(html_table(["drop", *self.ablated, "random"], self._ablation_rows()))
@@ -446,7 +461,7 @@ def _unit_text(unit: CellUnit) -> str:
 
 
 def _percent(x: float) -> str:
-    return "-" if np.isnan(x) else f"{100 * x:.0f} %".replace("-", "−")
+    return "-" if np.isnan(x) else f"{number(100 * x, 0)} %"
 
 
 def _number(x: float) -> float | None:

@@ -15,7 +15,7 @@ from dreamy_lens.features.parser import feature_names
 from dreamy_lens.figures.interventions import patch_map
 from dreamy_lens.html.escaping import Html, escape, visible, with_tooltip
 from dreamy_lens.html.numbers import decimals, number
-from dreamy_lens.html.page import document, fragment, html_table
+from dreamy_lens.html.page import document, fragment, html_table, python_details
 from dreamy_lens.results.effect import without_nan
 from dreamy_lens.results.export import save_as
 from dreamy_lens.results.prompt_table import prompt_text, text_table
@@ -73,6 +73,7 @@ class Patching:
         noising: Shares with an activation of the neutral prompt patched into the prompt, `[L, P]`.
         placebos: Shares with an activation of another prompt patched into the neutral prompt, `[R, L, P]`.
         notes: Sentences about what to mind.
+        code: Program that makes the result again, as Python; "" if it is unknown.
     """
 
     feature: str
@@ -95,6 +96,7 @@ class Patching:
     noising: np.ndarray
     placebos: np.ndarray
     notes: tuple[str, ...] = ()
+    code: str = ""
 
     def __post_init__(self) -> None:
         shape = (len(self.layers), len(self.tokens))
@@ -167,7 +169,7 @@ class Patching:
             check_page(path, "patching.save(path) writes pictures, tables and JSON.")
         short, long = feature_names(self.feature)
         title = f"<h1>Activation patching of {with_tooltip(short, long)}</h1>"
-        page = document(f"Activation patching of {short}", f"{title}{self.body()}")
+        page = document(f"Activation patching of {short}", f"{title}{self.body()}{python_details(self.code)}")
         if path is not None:
             write_text(path, page)
         return page
@@ -189,7 +191,7 @@ class Patching:
         plain = {name: getattr(self, name) for name in _PLAIN}
         lists = {name: list(getattr(self, name)) for name in _TUPLES}
         arrays = {name: without_nan(getattr(self, name)) for name in ("ids", "neutral_ids", *_GRIDS)}
-        return {"format": FORMAT, "version": 1, **plain, **lists, **arrays}
+        return {"format": FORMAT, "version": 1, **plain, "code": self.code, **lists, **arrays}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Patching:
@@ -206,7 +208,7 @@ class Patching:
             fields |= {name: np.array(data[name], dtype=np.float64) for name in _GRIDS}
             fields["placebos"] = fields["placebos"].reshape(-1, *shape)
             fields |= {name: np.array(data[name], dtype=np.int64) for name in ("ids", "neutral_ids")}
-            return cls(**fields)
+            return cls(**fields, code=str(data.get("code", "")))
         except (KeyError, TypeError, ValueError) as error:
             reason = f"the entry {error} is missing" if isinstance(error, KeyError) else error
             raise RunFolderError(
@@ -227,7 +229,7 @@ class Patching:
         return f"Patching({short} on {self.prompt!r}, {self.component}: {best})"
 
     def _repr_html_(self) -> str:
-        return fragment(self.body())
+        return fragment(self.body() + python_details(self.code))
 
     def _rows(self, count: int) -> list[list[str]]:
         """Return the cells of the patches that restore most."""
@@ -244,7 +246,7 @@ class Patching:
     def body(self) -> Html:
         """Return the sentence, the figure and the table."""
         notes = "".join(f'<p class="dl-note">{escape(note)}</p>' for note in self.notes)
-        figure = f'<div style="background:#fff;overflow:auto">{self.plot().inline}</div>'
+        figure = f'<div class="dl-figure">{self.plot().inline}</div>'
         text = f"<p><strong>{prompt_text(self.prompt)}</strong></p><p>Neutral: {prompt_text(self.neutral)}</p>"
         table = html_table(_COLUMNS, self._rows(_SHOWN))
         origin = f'<p class="dl-note">{escape(self.model)}</p>'

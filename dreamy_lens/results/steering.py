@@ -16,7 +16,7 @@ from dreamy_lens.features.parser import feature_names
 from dreamy_lens.figures.interventions import strength_curves
 from dreamy_lens.html.escaping import Html, escape, visible, with_tooltip
 from dreamy_lens.html.numbers import decimals, number
-from dreamy_lens.html.page import document, fragment, html_table
+from dreamy_lens.html.page import document, fragment, html_table, python_details
 from dreamy_lens.results.effect import Effect, change_words, mean_of_known
 from dreamy_lens.results.export import save_as
 from dreamy_lens.results.prompt_table import prompt_text, text_table
@@ -74,6 +74,7 @@ class Steering:
         effects: Effect at each strength, S of them.
         placebos: Effects of the placebos, R at each of S strengths.
         notes: Sentences about what was left out.
+        code: Program that makes the result again, as Python; "" if it is unknown.
     """
 
     feature: str
@@ -98,6 +99,7 @@ class Steering:
     effects: tuple[Effect, ...]
     placebos: tuple[tuple[Effect, ...], ...]
     notes: tuple[str, ...] = ()
+    code: str = ""
 
     def __post_init__(self) -> None:
         if len(self.placebos) != len(self.effects):
@@ -223,7 +225,10 @@ class Steering:
         if path is not None:
             check_page(path, "steering.save(path) writes pictures, tables and JSON.")
         short, long = feature_names(self.feature)
-        page = document(f"Steering of {short}", f"<h1>Steering of {with_tooltip(short, long)}</h1>{self.body()}")
+        page = document(
+            f"Steering of {short}",
+            f"<h1>Steering of {with_tooltip(short, long)}</h1>{self.body()}{python_details(self.code)}",
+        )
         if path is not None:
             write_text(path, page)
         return page
@@ -246,7 +251,15 @@ class Steering:
         lists = {name: list(getattr(self, name)) for name in _TUPLES}
         effects = {"untouched": asdict(self.untouched), "effects": [asdict(each) for each in self.effects]}
         effects["placebos"] = [[asdict(each) for each in some] for some in self.placebos]
-        return {"format": FORMAT, "version": 1, **plain, "ids": self.ids.tolist(), **lists, **effects}
+        return {
+            "format": FORMAT,
+            "version": 1,
+            **plain,
+            "code": self.code,
+            "ids": self.ids.tolist(),
+            **lists,
+            **effects,
+        }
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Steering:
@@ -261,6 +274,7 @@ class Steering:
             fields |= {name: tuple(data[name]) for name in _TUPLES}
             return cls(
                 **fields,
+                code=str(data.get("code", "")),
                 ids=np.array(data["ids"], dtype=np.int64),
                 untouched=Effect.from_dict(data["untouched"]),
                 effects=tuple(map(Effect.from_dict, data["effects"])),
@@ -284,7 +298,7 @@ class Steering:
         return f"Steering({short} on {self.prompt!r}, {self.mode}, KL by strength {kl})"
 
     def _repr_html_(self) -> str:
-        return fragment(self.body())
+        return fragment(self.body() + python_details(self.code))
 
     def _columns(self) -> tuple[str, ...]:
         names = [word for each in self.features for word in (feature_names(each)[0], "placebo")]
@@ -321,7 +335,7 @@ class Steering:
     def body(self) -> Html:
         """Return the sentence, the figure and the tables."""
         notes = "".join(f'<p class="dl-note">{escape(note)}</p>' for note in self.notes)
-        figure = f'<div style="background:#fff;overflow:auto">{self.plot().inline}</div>'
+        figure = f'<div class="dl-figure">{self.plot().inline}</div>'
         table = html_table(self._columns(), self._rows())
         written = ""
         if any(effect.continuation_ids for effect in (self.untouched, *self.effects)):

@@ -19,7 +19,8 @@ from dreamy_lens.errors import RunFolderError
 from dreamy_lens.figures.study_charts import study_figure
 from dreamy_lens.html.escaping import Html, escape, visible
 from dreamy_lens.html.numbers import decimals, number
-from dreamy_lens.html.page import document, fragment, html_table, warning
+from dreamy_lens.html.page import document, fragment, html_table, python_details, warning
+from dreamy_lens.html.words import heading_of
 from dreamy_lens.results.prompt_table import prompt_text, text_table
 from dreamy_lens.results.storage import read_json
 
@@ -126,6 +127,7 @@ class StudyResult:
         charts: Charts of :meth:`figure`.
         notes: Sentences that a reader must know, such as what is missing.
         seconds: Seconds that the call took which made this result; runs that were there already took no time.
+        code: Program that makes the result again, as Python; "" if it is unknown.
 
     >>> import pandas as pd
     >>> claim = StudyClaim("spread", "Do seeds differ?", "", "from 1 to 3", "measured")
@@ -143,6 +145,7 @@ class StudyResult:
     charts: tuple[StudyChart, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = math.nan
+    code: str = ""
 
     @property
     def table(self) -> pd.DataFrame:
@@ -203,7 +206,7 @@ class StudyResult:
                 stream = io.BytesIO()
                 _writable(frame).to_parquet(stream, index=False)
                 write_whole(place / f"{name}.parquet", stream.getvalue())
-            names = ("name", "title", "model", "notes", "seconds")
+            names = ("name", "title", "model", "notes", "seconds", "code")
             content = {
                 **{"format": FORMAT, "version": 1, **{n: getattr(self, n) for n in names}},
                 **{"settings": dict(self.settings), "tables": list(self.tables)},
@@ -236,6 +239,7 @@ class StudyResult:
                 claims=tuple(StudyClaim(**each) for each in data["claims"]),
                 charts=charts,
                 seconds=seconds,
+                code=str(data.get("code", "")),
             )
         except (KeyError, TypeError, ValueError, OSError) as error:
             reason = f"the entry {error} is missing" if isinstance(error, KeyError) else error
@@ -278,18 +282,18 @@ class StudyResult:
         notes = "".join(warning(note) for note in self.notes)
         rows = [[escape(c.verdict), escape(c.paper or "-"), escape(c.found or "-"), _question(c)] for c in self.claims]
         claims = _prose(("verdict", "in the paper", "here", "question"), rows) if rows else ""
-        figure = f'<div style="background:#fff;overflow:auto">{self.figure().svg}</div>' if self.charts else ""
+        figure = f'<div class="dl-figure">{self.figure().svg}</div>' if self.charts else ""
         tables = ""
         for name, frame in self.tables.items():
             columns, cells = _cells(frame, count)
             shown = f", the first {count} of {len(frame)}" if len(frame) > count else ""
             last = [[*row[:-1], prompt_text(str(row[-1]))] for row in cells]
-            table = html_table(columns, last)
-            tables += f'<h2>{escape(name)}{shown}</h2><div style="overflow-x:auto">{table}</div>'
+            table = html_table([heading_of(column) for column in columns], last)
+            tables += f"<h2>{escape(name)}{shown}</h2>{table}"
         settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
         took = "" if math.isnan(self.seconds) else f" The call took {self.seconds:.0f} s."
         origin = f'<p class="dl-note">Settings: {escape(settings)}.{took}</p>'
-        return Html(f"{notes}{claims}{figure}{tables}{origin}")
+        return Html(f"{notes}{claims}{figure}{tables}{origin}{python_details(self.code)}")
 
 
 def check_study_folder(folder: Path) -> None:

@@ -16,7 +16,7 @@ from dreamy_lens.features.parser import feature_names
 from dreamy_lens.figures.components import component_map
 from dreamy_lens.html.escaping import Html, escape, visible, with_tooltip
 from dreamy_lens.html.numbers import decimals, number
-from dreamy_lens.html.page import document, fragment, html_table
+from dreamy_lens.html.page import document, fragment, html_table, python_details
 from dreamy_lens.results.export import save_as
 from dreamy_lens.results.prompt_table import prompt_text, text_table
 from dreamy_lens.results.storage import read_json
@@ -130,6 +130,7 @@ class Upstream:
             others by the position at which they write. NaN where that is not known.
         neurons: Neurons that contribute most, for each MLP that is divided.
         notes: Sentences about what was held fixed or left out.
+        code: Program that makes the result again, as Python; "" if it is unknown.
     """
 
     feature: str
@@ -150,6 +151,7 @@ class Upstream:
     by_position: np.ndarray
     neurons: tuple[NeuronContribution, ...] = ()
     notes: tuple[str, ...] = ()
+    code: str = ""
 
     def __post_init__(self) -> None:
         count, shapes = len(self.components), (np.shape(self.contributions), np.shape(self.by_position))
@@ -243,7 +245,10 @@ class Upstream:
         if path is not None:
             check_page(path, "upstream.save(path) writes pictures, tables and JSON.")
         short, long = feature_names(self.feature)
-        page = document(f"Upstream of {short}", f"<h1>Upstream of {with_tooltip(short, long)}</h1>{self.body()}")
+        page = document(
+            f"Upstream of {short}",
+            f"<h1>Upstream of {with_tooltip(short, long)}</h1>{self.body()}{python_details(self.code)}",
+        )
         if path is not None:
             write_text(path, page)
         return page
@@ -267,7 +272,16 @@ class Upstream:
         rows = [[x if np.isfinite(x) else None for x in row] for row in self.by_position.tolist()]
         parts = {name: [asdict(each) for each in getattr(self, name)] for name in ("components", "neurons")}
         lists = {name: list(getattr(self, name)) for name in ("tokens", "notes")}
-        return {"format": FORMAT, "version": 1, **plain, **lists, **arrays, "by_position": rows, **parts}
+        return {
+            "format": FORMAT,
+            "version": 1,
+            **plain,
+            "code": self.code,
+            **lists,
+            **arrays,
+            "by_position": rows,
+            **parts,
+        }
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Upstream:
@@ -281,6 +295,7 @@ class Upstream:
             rows = [[np.nan if x is None else x for x in row] for row in data["by_position"]]
             return cls(
                 **{name: data[name] for name in _PLAIN},
+                code=str(data.get("code", "")),
                 ids=np.array(data["ids"], dtype=np.int64),
                 tokens=tuple(data["tokens"]),
                 components=tuple(ModelComponent(**each) for each in data["components"]),
@@ -311,7 +326,7 @@ class Upstream:
         return f"Upstream({short} on {self.prompt!r}, {self.quantity} {self.total:.4g}: {largest}, ...)"
 
     def _repr_html_(self) -> str:
-        return fragment(self.body())
+        return fragment(self.body() + python_details(self.code))
 
     def _rows(self, count: int) -> list[list[str]]:
         """Return the cells of the largest components, and of the bias."""
@@ -328,7 +343,7 @@ class Upstream:
         return rows
 
     def _share(self, x: float) -> str:
-        return f"{100 * x / self.total:.0f} %".replace("-", "−") if self.total else "-"
+        return f"{number(100 * x / self.total, 0)} %" if self.total else "-"
 
     def body(self, rows: int = 10) -> Html:
         """Return the sentence, the figure and the table.
@@ -337,7 +352,7 @@ class Upstream:
             rows: Number of components whose contributions by position the figure has.
         """
         notes = "".join(f'<p class="dl-note">{escape(note)}</p>' for note in self.notes)
-        figure = f'<div style="background:#fff;overflow:auto">{self.plot(rows=rows).inline}</div>'
+        figure = f'<div class="dl-figure">{self.plot(rows=rows).inline}</div>'
         table = html_table(("contribution", "share", "component", "from"), self._rows(_SHOWN))
         text = f"<p><strong>{prompt_text(self.prompt)}</strong></p><p>{escape(self.sentence)}</p>"
         origin = f'<p class="dl-note">{escape(self.model)}</p>'

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -18,8 +18,10 @@ from dreamy_lens.results.frontier import Frontier
 from dreamy_lens.results.history import History
 from dreamy_lens.results.prompt import Prompt
 from dreamy_lens.runs import report, saving
+from dreamy_lens.runs.call_code import method_code
 from dreamy_lens.runs.frames import check_replay, frames_of
 from dreamy_lens.runs.progress import advance
+from dreamy_lens.runs.python_code import run_code
 from dreamy_lens.runs.recorded_run import RecordedRun
 from dreamy_lens.runs.spec import RunRecord
 from dreamy_lens.search.config import budget_text, iterations_text
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from dreamy_lens.figures import SvgFigure
     from dreamy_lens.runs.session import Session
     from dreamy_lens.search.protocol import Search
+
+R = TypeVar("R")
 
 
 class Dream(RecordedRun):
@@ -53,6 +57,17 @@ class Dream(RecordedRun):
     def __init__(self, record: RunRecord, session: Session | None = None) -> None:
         super().__init__(record, session)
         self.started: list[Dream] = []
+
+    def noted(self, result: R, method: str, arguments: Sequence[Any], settings: Mapping[str, Any]) -> R:
+        """Return a result with the program that makes it again, see :func:`dreamy_lens.runs.call_code.method_code`.
+
+        Args:
+            result: Result of a method.
+            method: Name of the method.
+            arguments: Positional arguments of the call.
+            settings: Keywords of the call.
+        """
+        return dataclasses.replace(result, code=method_code(self, method, arguments, settings))  # type: ignore[type-var]
 
     # What the run has found.
 
@@ -174,7 +189,10 @@ class Dream(RecordedRun):
         if path is not None:
             check_page(path, "run.frontier.save(path) writes pictures and tables.")
         with working("Computing the attributions of the page"):
-            page = (report.static_page_of_run if static else _upcalls.page_of_run)(self, k=k, strips=strips)
+            if static:
+                page = report.static_page_of_run(self, k=k, strips=strips, code=run_code(self))
+            else:
+                page = _upcalls.page_of_run(self, k=k, strips=strips)
         if path is not None:
             write_text(path, page)
         return page
@@ -352,8 +370,8 @@ class Dream(RecordedRun):
 
     def _repr_html_(self) -> str:
         from dreamy_lens.html.escaping import escape, with_tooltip
-        from dreamy_lens.html.page import fragment, warning
+        from dreamy_lens.html.page import fragment, python_details, warning
 
         title = f"{with_tooltip(*self.feature_names)} on {escape(self.provenance.model)}, {escape(self.done_text)}"
         table = self.so_far.frontier.calibrated(self.baselines).html_table()
-        return fragment(f"<p>{title}</p>{warning(self.note)}{table}")
+        return fragment(f"<p>{title}</p>{warning(self.note)}{table}{python_details(run_code(self))}")

@@ -16,6 +16,7 @@ from dreamy_lens.results.merged import Merged, merge
 from dreamy_lens.runs.controls import RunControls
 from dreamy_lens.runs.dream import Dream
 from dreamy_lens.runs.progress import advance
+from dreamy_lens.runs.python_code import runs_code
 from dreamy_lens.runs.saving import check_free, check_name
 from dreamy_lens.runs.worker import FAILED, PAUSED, RUNNING, STOPPED, RunWorker
 from dreamy_lens.search.steps import Step
@@ -350,7 +351,8 @@ class Dreams(RunControls, Sequence["Dream"]):
 
     def _repr_html_(self) -> str:
         from dreamy_lens.html.escaping import escape
-        from dreamy_lens.html.page import fragment
+        from dreamy_lens.html.page import fragment, python_details
 
         rows = "".join(f"<li>{escape(line)}</li>" for line in self._lines())
-        return fragment(f"<p>{len(self)} runs</p><ol start='0'>{rows}</ol>")
+        code = python_details(runs_code(self.runs))
+        return fragment(f"<p>{len(self)} runs</p><ol start='0'>{rows}</ol>{code}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dreamy_lens.results.ablation import Ablation
 from dreamy_lens.results.patching import Patching
@@ -11,6 +12,8 @@ from dreamy_lens.runs.controls import RunControls
 
 if TYPE_CHECKING:
     from dreamy_lens.runs.session import Session
+
+R = TypeVar("R")
 
 
 class RunInterventions(RunControls):
@@ -21,6 +24,17 @@ class RunInterventions(RunControls):
         """Session of the run; the class that holds the record defines it."""
         raise NotImplementedError
 
+    def noted(self, result: R, method: str, arguments: Sequence[Any], settings: Mapping[str, Any]) -> R:
+        """Return a result with the program that makes it again; the class of runs writes it.
+
+        Args:
+            result: Result of a method.
+            method: Name of the method.
+            arguments: Positional arguments of the call.
+            settings: Keywords of the call.
+        """
+        return result
+
     def steer(self, prompt: Any, **settings: Any) -> Steering:
         """Change this run's feature at strengths while its model reads any prompt and writes on.
 
@@ -30,7 +44,8 @@ class RunInterventions(RunControls):
         """
         from dreamy_lens.analysis.steering import steer_prompt
 
-        return self.use_model(lambda: steer_prompt(self.session.scorer, prompt, **settings))
+        found = self.use_model(lambda: steer_prompt(self.session.scorer, prompt, **settings))
+        return self.noted(found, "steer", (prompt,), settings)
 
     def ablate(self, parts: Any, prompts: Any, **settings: Any) -> Ablation:
         """Measure prompts without parts of this run's model.
@@ -47,7 +62,7 @@ class RunInterventions(RunControls):
             scorer = self.session.scorer
             return ablate_parts(scorer, parts, prompts, **{"of": [scorer.bound.feature], **settings})
 
-        return self.use_model(work)
+        return self.noted(self.use_model(work), "ablate", (parts, prompts), settings)
 
     def patch(self, prompt: Any, neutral: Any = None, **settings: Any) -> Patching:
         """Patch activations of any prompt into a neutral prompt, and back, and read this run's feature.
@@ -59,4 +74,5 @@ class RunInterventions(RunControls):
         """
         from dreamy_lens.analysis.patching import patch_prompt
 
-        return self.use_model(lambda: patch_prompt(self.session.scorer, prompt, neutral, **settings))
+        found = self.use_model(lambda: patch_prompt(self.session.scorer, prompt, neutral, **settings))
+        return self.noted(found, "patch", (prompt, neutral), settings)

@@ -31,6 +31,9 @@ BEST = f"prompt = run.frontier.best(max_cross_entropy={HOLE})\nprint(prompt)"
 """Code after that of a run, for the strongest prompt under a limit of cross-entropy."""
 
 
+_START = ("import dreamy_lens as dl", "")
+
+
 def program(code: str, setup: Sequence[str] = ()) -> str:
     """Return a complete program.
 
@@ -38,16 +41,29 @@ def program(code: str, setup: Sequence[str] = ()) -> str:
         code: Code that uses `dl`.
         setup: Lines before it, such as comments and the loading of a model.
     """
-    return "\n".join(["import dreamy_lens as dl", "", *setup, code])
+    return "\n".join([*_START, *setup, code])
 
 
-def run_code(run: RecordedRun) -> str:
+def body_of(code: str) -> list[str]:
+    """Return the lines of a complete program after the import of the package.
+
+    Args:
+        code: Program of :func:`program`.
+    """
+    return code.split("\n")[len(_START) :]
+
+
+def run_code(run: RecordedRun, empty: bool = False) -> str:
     """Return the program that makes a run again.
 
     Args:
         run: Run, whose settings are written where they differ from the defaults.
+        empty: Whether the program makes a run of no iterations, which has the feature, the models, the template and
+            the constraints of the run.
     """
     call = _Call.of(run)
+    if empty:
+        return program(f"run = {call.empty(run).text()}", call.setup)
     shown = [] if run.active or run.finished else [f"# The run that was shown had completed {run.done_text}."]
     return program(f"run = {call.text()}", [*call.setup, *shown])
 
@@ -80,13 +96,8 @@ def prompt_code(run: RecordedRun) -> str:
     """
     call, origin = _Call.of(run), run.provenance
     if run.constraints:  # they restrict the substitutes, and a run of no iterations knows them
-        keywords = {**call.others, "iterations": "0"}
-        keywords.pop("start", None)
-        one_length = run.config.least_length == run.config.length
-        if one_length and run.config.length != type(run.config)().length:
-            keywords["length"] = repr(run.config.length)
-        text = f"run = {_Call(call.feature, call.seed, keywords, []).text()}"
         comment = "# A run of 0 iterations has the feature, the template and the constraints."
+        text = f"run = {call.empty(run).text()}"
         return program(f"{text}\nattribution = run.attribution([{HOLE}])", [*call.setup, comment])
     kept = {name: call.others[name] for name in ("model", "fluency_model") if name in call.others}
     more = {"prepend_bos": repr(origin.prepend_bos)} if run.config.prepend_bos is not None else {}
@@ -111,7 +122,7 @@ def attribution_code(
         suffix: Token ids of a template after the prompt.
         k: Number of substitutes that are tried at each position.
     """
-    name, setup = _feature(feature)
+    name, setup = feature_argument(feature)
     keywords = {} if model in ("", EMBEDDED_NAME) else {"model": python_literal(model)}
     return program(_attribution(name, keywords | _around(prepend_bos, prefix, suffix, k)), setup)
 
@@ -122,10 +133,10 @@ def scorer_code(scorer: Scorer) -> str:
     Args:
         scorer: Scorer whose feature, models and template are used.
     """
-    name, setup = _feature(str(scorer.bound.feature))
-    keywords, lines = _model("model", scorer.model, None, "")
+    name, setup = feature_argument(str(scorer.bound.feature))
+    keywords, lines = model_argument("model", scorer.model, None, "")
     if scorer.fluency is not scorer.model:
-        more, others = _model("fluency_model", scorer.fluency, None, "")
+        more, others = model_argument("fluency_model", scorer.fluency, None, "")
         keywords, lines = keywords | more, lines + others
     if scorer.origin is None:
         around = _around(scorer.prepend_bos, scorer.prefix, scorer.suffix)
@@ -157,28 +168,35 @@ class _Call:
     @classmethod
     def of(cls, run: RecordedRun) -> _Call:
         origin, config, spec = run.provenance, run.config, run.recorded_spec
-        feature, setup = _feature(origin.feature)
+        feature, setup = feature_argument(origin.feature)
         saved = run.identity or {}
-        keywords, lines = _model("model", spec.model, origin.model, saved.get("dtype"))
+        keywords, lines = model_argument("model", spec.model, origin.model, saved.get("dtype"))
         if run.fluency_name is not None:
             dtype = (saved.get("fluency") or {}).get("dtype")
-            more, others = _model("fluency_model", spec.fluency_model, run.fluency_name, dtype)
+            more, others = model_argument("fluency_model", spec.fluency_model, run.fluency_name, dtype)
             keywords, lines = keywords | more, lines + others
         settings = _settings(config, has_start=spec.start is not None)
         if type(config) is default_search():
             keywords |= settings
         else:
-            where = "dl." if type(config).__module__.startswith("dreamy_lens.") else ""
-            if not where:
-                lines.append(f"from {type(config).__module__} import {type(config).__qualname__}")
-            listed = ", ".join(f"{name}={value}" for name, value in settings.items())
-            keywords["search"] = f"{where}{type(config).__name__}({listed})"
+            keywords["search"], more = _search(config, settings)
+            lines = [*lines, *more]
         if spec.start is not None:
             rows = [without_empty(row).tolist() for row in spec.start]
             keywords["start"] = repr(rows[0] if len(rows) == 1 else rows)
         if spec.constraints:
             keywords["constraints"] = f"[{', '.join(constraint.code() for constraint in spec.constraints)}]"
         return cls(feature, config.seed, keywords, [*setup, *lines])
+
+    def empty(self, run: RecordedRun) -> _Call:
+        """Return the call of a run of no iterations, which has the models, the template and the constraints."""
+        kept = {n: self.others[n] for n in ("model", "fluency_model", "constraints") if n in self.others}
+        config, keywords = run.config, {**kept, "iterations": "0"}
+        if config.prepend_bos is not None:
+            keywords["prepend_bos"] = repr(config.prepend_bos)
+        if run.constraints and config.least_length == config.length and config.length != type(config)().length:
+            keywords["length"] = repr(config.length)
+        return _Call(self.feature, 0, keywords, [line for line in self.setup if not line.startswith("from ")])
 
     def text(self) -> str:
         keywords = {name: value for name, value in self.others.items() if name != "seeds"}
@@ -207,9 +225,44 @@ def _settings(config: SearchConfig, has_start: bool) -> dict[str, str]:
     }
 
 
-def _feature(text: str) -> tuple[str, list[str]]:
-    """Return a feature as a Python argument, and lines before the call."""
-    own = "feature", [f"# feature is an object of your own Python session: {text!r}"]
+def _search(config: SearchConfig, settings: Mapping[str, str]) -> tuple[str, list[str]]:
+    """Return the settings of a search as Python, and lines before the call."""
+    own = type(config).__module__.startswith("dreamy_lens.")
+    lines = [] if own else [f"from {type(config).__module__} import {type(config).__qualname__}"]
+    listed = ", ".join(f"{name}={value}" for name, value in settings.items())
+    return f"{'dl.' if own else ''}{type(config).__name__}({listed})", lines
+
+
+def search_argument(config: SearchConfig) -> tuple[str, list[str]]:
+    """Return the settings of a search as a Python argument, and lines before the call.
+
+    Args:
+        config: Settings.
+    """
+    settings = _settings(config, has_start=False)
+    return _search(config, {"seed": repr(config.seed), **settings} if config.seed else settings)
+
+
+def session_argument(name: str, what: str, setup: list[str]) -> str:
+    """Return the name of an object of the user's session as a Python argument, and add a comment on it.
+
+    Args:
+        name: Name of the argument.
+        what: Description of the object.
+        setup: Lines before the call, to which the comment is added.
+    """
+    setup.append(f"# {name} is an object of your own Python session: {what}")
+    return name
+
+
+def feature_argument(text: str) -> tuple[str, list[str]]:
+    """Return a feature as a Python argument, and lines before the call.
+
+    Args:
+        text: Text of the feature.
+    """
+    own: tuple[str, list[str]] = ("feature", [])
+    session_argument(own[0], repr(text), own[1])
     if 'custom("' in text:  # the text of a function of the user is valid only in the session that defined it
         return own
     try:
@@ -223,7 +276,7 @@ def _feature(text: str) -> tuple[str, list[str]]:
     return python_literal(feature.label if short else text), []
 
 
-def _model(keyword: str, model: Any, name: str | None, dtype: str | None) -> tuple[dict[str, str], list[str]]:
+def model_argument(keyword: str, model: Any, name: str | None, dtype: str | None) -> tuple[dict[str, str], list[str]]:
     """Return a model as a keyword in Python, and lines before the call.
 
     Args:

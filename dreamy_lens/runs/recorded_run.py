@@ -214,7 +214,8 @@ class RecordedRun(RunCompanions, RunInterventions):
             k: Number of substitutes to try at each position.
             **settings: Keywords of :func:`dreamy_lens.attribution`.
         """
-        return next(self.attributions(prompt, [k], **settings))
+        found = next(self.attributions(prompt, [k], **settings))
+        return self.noted(found, "attribution", (prompt,), ({} if k == 32 else {"k": k}) | settings)
 
     def attributions(self, prompt: Any, ks: Sequence[int], **settings: Any) -> Iterator[Attribution]:
         """Yield attributions of one prompt with more and more substitutes, each computed when it is requested.
@@ -264,7 +265,8 @@ class RecordedRun(RunCompanions, RunInterventions):
         """
         from dreamy_lens.analysis.upstream import decompose
 
-        return self.use_model(lambda: decompose(self.session.scorer, prompt, **settings))
+        found = self.use_model(lambda: decompose(self.session.scorer, prompt, **settings))
+        return self.noted(found, "upstream", (prompt,), settings)
 
     def mechanisms(self, **settings: Any) -> Mechanisms:
         """Find the ways in which the prompts of this run drive its feature; see :func:`dreamy_lens.mechanisms`.

@@ -15,7 +15,7 @@ from dreamy_lens.errors import DreamyLensError
 from dreamy_lens.features.parser import feature_names
 from dreamy_lens.html import svg
 from dreamy_lens.html.escaping import Html, escape, safe, with_tooltip
-from dreamy_lens.html.page import document, html_table, warning
+from dreamy_lens.html.page import document, html_table, python_details, warning
 from dreamy_lens.html.words import plural
 from dreamy_lens.results.attribution import Attribution
 from dreamy_lens.results.frontier import Frontier
@@ -81,6 +81,7 @@ def report_page(
     history: History | None = None,
     heading: Html | None = None,
     note: str = "",
+    code: str = "",
 ) -> str:
     """Return a report as one self-contained HTML page.
 
@@ -94,6 +95,7 @@ def report_page(
         history: History whose prompts are drawn as a cloud behind the frontier.
         heading: Heading of the page as HTML; None is the title.
         note: Sentence that readers must not miss; "" if there is none.
+        code: Program that makes the run again, as Python; "" if it is unknown.
 
     Returns:
         Page that can be encoded as UTF-8, whatever the tokens are.
@@ -114,16 +116,18 @@ def report_page(
         body.append(_evolution(evolution))
     if settings:
         body.append(f"<h2>Settings</h2>{settings_list(settings)}")
+    body.append(python_details(code))
     return document(title, "".join(body))
 
 
-def static_page_of_run(run: ReportedRun, k: int = 32, strips: int = 16) -> str:
+def static_page_of_run(run: ReportedRun, k: int = 32, strips: int = 16, code: str = "") -> str:
     """Return the page of a run without a script, with attributions of prompts spread along its frontier.
 
     Args:
         run: Run to report; the function waits for its end.
         k: Number of substitutes to try at each position.
         strips: Most prompts to attribute, which takes most of the time; the table has all prompts.
+        code: Program that makes the run again, as Python; "" leaves it out.
     """
     frontier, history = run.frontier, run.history
     attributions: dict[int, Attribution] = {}
@@ -139,7 +143,7 @@ def static_page_of_run(run: ReportedRun, k: int = 32, strips: int = 16) -> str:
     intro, heading = introduction(run), Html(f"A dream of {with_tooltip(short, long)}")
     evolution, settings = run.evolution(), run_settings(run)
     title, note = f"A dream of {short}", frontier.note
-    return report_page(title, frontier, attributions, evolution, settings, intro, history, heading, note)
+    return report_page(title, frontier, attributions, evolution, settings, intro, history, heading, note, code)
 
 
 def introduction(run: ReportedRun) -> str:

@@ -16,7 +16,7 @@ from dreamy_lens._host import working
 from dreamy_lens.errors import ExamplesError, FeatureError, close_names
 from dreamy_lens.figures.protocols import TextDecoder
 from dreamy_lens.html.escaping import escape, with_tooltip
-from dreamy_lens.html.page import fragment, html_table
+from dreamy_lens.html.page import fragment, html_table, python_details
 from dreamy_lens.scan import storage
 from dreamy_lens.scan.detokenize import ByteDecoder
 from dreamy_lens.scan.feature_examples import FeatureExamples
@@ -128,6 +128,11 @@ class Examples:
     def settings(self) -> dict[str, Any]:
         """Settings of the scan: k, length, stride, context, tokens, seed, cross_entropy, sample."""
         return dict(self.header.get("settings", {}))
+
+    @property
+    def code(self) -> str:
+        """Program that makes the examples again, as Python; "" if it is unknown."""
+        return str(self.header.get("code", ""))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -287,7 +292,8 @@ class Examples:
         ]
         shown = f", the {len(strongest)} strongest" if len(strongest) < len(frame) else ""
         note = f"<p>{escape(repr(self))}{shown}; examples[feature] shows the windows of one feature.</p>"
-        return fragment(note + html_table(["maximum", "mean", "deviation", "feature"], rows))
+        table = html_table(["maximum", "mean", "deviation", "feature"], rows)
+        return fragment(note + table + python_details(self.code))
 
     def __repr__(self) -> str:
         n, tokens = len(self), self.counts.get("tokens", 0)

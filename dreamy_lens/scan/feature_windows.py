@@ -14,6 +14,7 @@ from dreamy_lens.features.parser import feature_names, parse
 from dreamy_lens.figures.protocols import TextDecoder
 from dreamy_lens.scan.distribution import Distribution, Shape
 from dreamy_lens.scan.window import Histogram, Window, frontier_windows
+from dreamy_lens.search.constraints import python_literal
 
 if TYPE_CHECKING:
     from dreamy_lens.features.expressions import Feature
@@ -63,6 +64,13 @@ class FeatureWindows:
     def header(self) -> dict[str, Any]:
         """Content of `examples.json`: what was scanned, and with which settings."""
         return self._tables.header
+
+    @property
+    def code(self) -> str:
+        """Program that makes these examples again, as Python; "" if it is unknown."""
+        code = self.header.get("code", "")
+        which = python_literal(self.label) if len(self.label) <= 200 else str(self.index)
+        return f"{code}\nexamples = examples.of({which})" if code else ""
 
     @property
     def counts(self) -> dict[str, int]:

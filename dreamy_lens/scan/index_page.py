@@ -19,7 +19,7 @@ from dreamy_lens._host import progress_bar
 from dreamy_lens.features.parser import feature_names
 from dreamy_lens.figures.protocols import TextDecoder
 from dreamy_lens.html.escaping import escape, with_tooltip
-from dreamy_lens.html.page import document, page_rules
+from dreamy_lens.html.page import copy_script, document, page_rules, python_details
 from dreamy_lens.scan.feature_examples import FeatureExamples
 from dreamy_lens.scan.index_folder import INDEX, MARK, PAGES, STYLE, check_index_folder, not_written
 from dreamy_lens.scan.page import examples_body, stop_notice
@@ -36,6 +36,7 @@ _AT_ONCE = 256  # features whose rows are in memory together
 _SIZES = ((16, 4, 16), (12, 2, 12), (8, 1, 6), (3, 1, 0), (1, 0, 0))
 """Numbers of windows on the page of a feature: of the strongest ones, of those of each quantile, and by fluency."""
 
+_CODE = 2000  # most characters of a program that each page of a folder repeats; the index has it in any case
 _TEXT = (44, 20)  # most characters before and after the bold token of a row
 
 _HEADS = (
@@ -124,7 +125,8 @@ def feature_page(examples: FeatureExamples, count: int, neighbours: tuple[str, s
         f'<nav class="dl-nav">{"".join(links)}</nav><h1>{with_tooltip(*examples.names)} in {escape(corpus)}</h1>'
         f'<p class="dl-quiet">{escape(line)}</p>'
     )
-    settings = f"<h2>Settings</h2>{_settings(examples)}"
+    code = python_details(examples.code if len(examples.code) <= _CODE else "")
+    settings = f"<h2>Settings</h2>{_settings(examples)}{code}"
     page = ""
     for size in range(level, len(_SIZES)):
         level = size
@@ -233,7 +235,8 @@ def _index_document(header: Mapping[str, Any], rows: list[str]) -> str:
         '<p class="dl-find" hidden><input type="search" aria-label="Search features and windows" '
         'placeholder="Search features and windows"> <span class="dl-quiet" role="status"></span></p>'
         f'<table class="dl-index"><thead><tr>{heads}</thead><tbody>{"".join(rows)}</tbody></table>'
-        f"<script>{_script()}</script>"
+        f"{python_details(str(header.get('code', '')), button=True)}"
+        f"<script>{_script()}\n{copy_script()}copies(document)</script>"
     )
     early = "<script>document.documentElement.className='dl-js'</script>"  # before the browser lays out all rows
     page = document(title, body, scripts=True, styles=["index.css"])

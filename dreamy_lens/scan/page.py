@@ -11,7 +11,7 @@ import numpy as np
 from dreamy_lens.html.cards import TextCard, card_list, tabs
 from dreamy_lens.html.escaping import escape, with_tooltip
 from dreamy_lens.html.numbers import decimals, number
-from dreamy_lens.html.page import document, fragment
+from dreamy_lens.html.page import document, fragment, python_details
 from dreamy_lens.html.svg import Mark, histogram_svg
 from dreamy_lens.html.tokens import ValueScale, legend, numbers_switch
 from dreamy_lens.scan.feature_windows import FLUENT_STEP, FeatureWindows
@@ -116,14 +116,17 @@ def examples_body(
 
 def examples_fragment(examples: FeatureWindows) -> str:
     """Return the examples as HTML for the output of a notebook cell."""
-    return fragment(f"<h3>{with_tooltip(*examples.names)}</h3>{examples_body(examples, 16, 4)}", "tokens.css")
+    return fragment(
+        f"<h3>{with_tooltip(*examples.names)}</h3>{examples_body(examples, 16, 4)}{python_details(examples.code)}",
+        "tokens.css",
+    )
 
 
 def examples_page(examples: FeatureWindows, top: int = 64) -> str:
     """Return the examples as a complete page, which loads nothing from the network and has no script."""
     corpus = examples.header.get("corpus", {}).get("name", "a corpus")
     heading = f"{with_tooltip(*examples.names)} in {escape(corpus)}"
-    body = f"<h1>{heading}</h1>{examples_body(examples, top)}"
+    body = f"<h1>{heading}</h1>{examples_body(examples, top)}{python_details(examples.code)}"
     return document(f"{examples.title} in {corpus}", body, styles=["tokens.css"])
 
 

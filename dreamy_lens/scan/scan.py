@@ -58,9 +58,19 @@ class Scan:
         corpus: Corpus, or anything that :func:`dreamy_lens.corpus.open` takes.
         config: Settings of the scan.
         fluency_model: Model whose cross-entropy is measured; None is `model`.
+        code: Program that makes the scan again, as Python, which the examples keep; "" if it is unknown.
     """
 
-    def __init__(self, features: Any, model: Any, corpus: Any, config: ScanConfig, fluency_model: Any = None) -> None:
+    def __init__(
+        self,
+        features: Any,
+        model: Any,
+        corpus: Any,
+        config: ScanConfig,
+        fluency_model: Any = None,
+        code: str = "",
+    ) -> None:
+        self.code = code
         self.model = as_hooked(model)
         self.fluency = None if fluency_model is None else as_hooked(fluency_model)
         if self.fluency is not None:
@@ -300,6 +310,7 @@ class Scan:
             builder.compute_values(run_jobs)
         folder = ScanFolder(None, cached=True) if folder is None else folder
         header = builder.header({} if folder.path is None else self.identity, complete)
+        header |= {"code": self.code} if self.code else {}
         rows = arrow_table("windows", builder.windows())
         token_bytes = token_table(self.model.vocabulary, rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 import time
@@ -21,6 +22,8 @@ from dreamy_lens.features.parser import feature_names
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results.study import PLAN, StudyChart, StudyClaim, StudyResult, check_study_folder
+from dreamy_lens.runs.call_code import CallWriter
+from dreamy_lens.runs.python_code import program
 from dreamy_lens.studies.settings import StudySettings
 
 if TYPE_CHECKING:
@@ -62,6 +65,7 @@ class StudyExecution:
     ) -> None:
         self.name, self.title, self.settings, self.model = name, title, settings, model
         self.ray, self.progress = ray, progress
+        self.given_model = model  # a study of several models sets all of them
         self.notes: list[str] = []
         self._out = None if out is None else expanded(out)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
@@ -185,6 +189,15 @@ class StudyExecution:
         """Say what is done now, to a user who watches."""
         say(line, self.progress)
 
+    def _code(self) -> str:
+        """Return the program that makes the study again."""
+        writer, usual = CallWriter(), type(self.settings)()
+        given = {each.name: getattr(self.settings, each.name) for each in dataclasses.fields(self.settings)}
+        changed = {name: value for name, value in given.items() if value != getattr(usual, name)}
+        texts = [] if self.given_model is None else [writer.value("model", self.given_model)]
+        texts += [f"{name}={writer.value(name, value)}" for name, value in changed.items()]
+        return program(f"study = dl.studies.{self.name}({', '.join(texts)})", list(dict.fromkeys(writer.setup)))
+
     def result(
         self,
         tables: Mapping[str, pd.DataFrame],
@@ -198,6 +211,7 @@ class StudyExecution:
             title=self.title,
             model=self.hooked.name if model is None else model,
             settings=self.settings.to_dict(),
+            code=self._code(),
             tables=dict(tables),
             claims=tuple(claims),
             charts=tuple(charts),

@@ -94,6 +94,7 @@ def study_scaling(
         raise SettingsError("The list of models is empty; give at least one.")
     models_rows, rows = [], []
     with StudyExecution("scaling", "Models of several sizes", chosen, models[0], out, ray, progress) as work:
+        work.given_model = models
         for number, each in enumerate(models):
             folder = work.folder / f"model-{number:03d}"
             with StudyExecution("scaling", work.title, chosen, each, folder, ray, progress) as part:

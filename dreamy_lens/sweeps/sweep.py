@@ -32,6 +32,7 @@ class Sweep(Sequence["Dream"]):
         where: Folder or URL of the sweep.
         unsaved: Runs that were finished but could not be saved, for example because the disk was full. They are in
             memory: `run.save(folder)` writes each of them.
+        code: Program that makes the sweep again, as Python; "" for one that was opened.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Sweep(Sequence["Dream"]):
         like: Sweep | None = None,
     ) -> None:
         self.where = place.text
+        self.code = ""
         self._place, self._manifest, self._features = place, manifest, features
         self._models = (model, fluency_model)
         all_tasks = tasks_of(len(manifest["features"]), len(manifest["settings"]), manifest["seeds"])
@@ -266,11 +268,23 @@ class Sweep(Sequence["Dream"]):
         return f"Sweep({runs} on {self._manifest['model']['name']}, in {self.where!r})"
 
     def _repr_html_(self) -> str:
-        from dreamy_lens.html.escaping import escape
-        from dreamy_lens.html.page import fragment
+        import pandas as pd
 
-        table = self.to_pandas().drop(columns=["worker", "attempts"]).to_html(index=False, float_format="{:.4g}".format)
-        return fragment(f"<p>{escape(repr(self))}</p>{table}")
+        from dreamy_lens.html.escaping import escape
+        from dreamy_lens.html.page import fragment, html_table, python_details
+        from dreamy_lens.html.words import heading_of
+
+        frame = self.to_pandas().drop(columns=["worker", "attempts"])
+        empty = [name for name in ("settings", "error") if not frame[name].fillna("").astype(bool).any()]
+        frame = frame.drop(columns=empty)
+        rows = [["" if pd.isna(cell) else _cell(cell) for cell in row] for row in frame.itertuples(index=False)]
+        table = html_table([heading_of(name) for name in frame.columns], rows)
+        return fragment(f"<p>{escape(repr(self))}</p>{table}{python_details(self.code)}")
+
+
+def _cell(value: Any) -> str:
+    """Return a cell of a table as text."""
+    return f"{value:.4g}".replace("-", "−") if isinstance(value, float) else str(value)
 
 
 def results_of(place: SharedFolder, known: Mapping[str, dict[str, Any]] | None = None) -> dict[str, dict[str, Any]]:

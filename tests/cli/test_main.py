@@ -182,6 +182,23 @@ def test_save_resume_and_show(cli, tmp_path):
     assert status == 0 and shown.startswith(whole) and "5 of 5 iterations, seed 0" in shown
 
 
+def test_show_prints_the_program_that_makes_a_result_again(cli, tmp_path):
+    run = str(tmp_path / "run")
+    assert cli("dream", "L2.N17", *SMALL, "--out", run)[0] == 0
+    status, code, _ = cli("show", run, "--python")
+    assert status == 0 and code.startswith(
+        'import dreamy_lens as dl\n\nrun = dl.dream("L2.N17", search=dl.EPO(iterations=2, '
+    )
+    assert json.loads(cli("show", run, "--python", "--json")[1]) == {"kind": "Dream", "python": code.rstrip("\n")}
+    steering = dl.steer("L2.N17", "the file", strengths=[1], n_tokens=0, placebos=1)
+    status, code, _ = cli("show", str(steering.save(tmp_path / "steering.json")), "--python")
+    assert status == 0 and code == f"{steering.code}\n"
+    frontier = dl.load_run(run).frontier
+    frontier.save(tmp_path / "frontier.json")
+    status, _, err = cli("show", str(tmp_path / "frontier.json"), "--python")
+    assert status == 2 and "--python needs a result that has its program, and this Frontier has none" in err
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [

