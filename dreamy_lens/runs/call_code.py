@@ -2,17 +2,20 @@
 
 Functions of the package and methods of runs note this code in their results, whose pages show it. A value that cannot
 be written, such as a function or a corpus in memory, keeps its name, and a comment says that it is an object of the
-user's session.
+user's session. A program that cannot be written is "": it must never cost the result.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from dreamy_lens.corpus.corpus import Corpus
 from dreamy_lens.features.expressions import Feature
@@ -33,6 +36,8 @@ from dreamy_lens.scan.config import ScanConfig
 from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.constraints import python_literal
 
+_LOGGER = logging.getLogger(__name__)
+
 LONGEST = 4000
 """Most characters of a value that is written; a longer one is an object of the user's session."""
 
@@ -50,9 +55,13 @@ def call_code(
         arguments: Values of all its parameters, by name; those of `**settings` are a mapping.
         without: Names of arguments that do not change the result.
     """
-    writer = CallWriter()
-    call = writer.call(f"dl.{function.__name__}", function, arguments, set(without))
-    return program(f"{name} = {call}", list(dict.fromkeys(writer.setup)))
+
+    def code() -> str:
+        writer = CallWriter()
+        call = writer.call(f"dl.{function.__name__}", function, arguments, set(without))
+        return program(f"{name} = {call}", list(dict.fromkeys(writer.setup)))
+
+    return _or_nothing(code)
 
 
 def method_code(run: RecordedRun, method: str, arguments: Sequence[Any], settings: Mapping[str, Any]) -> str:
@@ -64,17 +73,21 @@ def method_code(run: RecordedRun, method: str, arguments: Sequence[Any], setting
         arguments: Positional arguments.
         settings: Keywords.
     """
-    writer = CallWriter()
-    texts = [writer.value("prompt", value) for value in arguments]
-    while texts and texts[-1] == "None":
-        texts.pop()
-    texts += [f"{name}={writer.value(name, value)}" for name, value in settings.items()]
-    names = {"steer": "steering", "ablate": "ablation", "patch": "patching"}
-    comment = "# A run of 0 iterations has the feature, the model and the template."
-    call = f"{names.get(method, method)} = run.{method}({', '.join(texts)})"
-    lines = body_of(run_code(run, empty=True))
-    setup = list(dict.fromkeys([*writer.setup, *lines[:-1], comment]))
-    return program(f"{lines[-1]}\n{call}", setup)
+
+    def code() -> str:
+        writer = CallWriter()
+        texts = [writer.value("prompt", value) for value in arguments]
+        while texts and texts[-1] == "None":
+            texts.pop()
+        texts += [f"{name}={writer.value(name, value)}" for name, value in settings.items()]
+        names = {"steer": "steering", "ablate": "ablation", "patch": "patching"}
+        comment = "# A run of 0 iterations has the feature, the model and the template."
+        call = f"{names.get(method, method)} = run.{method}({', '.join(texts)})"
+        lines = body_of(run_code(run, empty=True))
+        setup = list(dict.fromkeys([*writer.setup, *lines[:-1], comment]))
+        return program(f"{lines[-1]}\n{call}", setup)
+
+    return _or_nothing(code)
 
 
 def program_of(result: Any) -> str:
@@ -139,7 +152,9 @@ class CallWriter:
 
     def _written(self, name: str, value: Any) -> str | None:
         """Return a value as Python; None if it cannot be written."""
-        if value is None or isinstance(value, (bool, int, str, range, slice)):
+        if isinstance(value, str):
+            return python_literal(value) if len(value) <= LONGEST else None
+        if value is None or isinstance(value, (bool, int, range, slice)):
             return python_literal(value)
         if isinstance(value, float):
             return repr(value) if math.isfinite(value) else f'float("{value}")'
@@ -164,19 +179,22 @@ class CallWriter:
         if isinstance(value, (list, tuple)):
             return self._sequence(name, value)
         if hasattr(value, "tolist"):  # an array or a tensor
-            return repr(value.tolist())
+            return repr(value.tolist()) if np.prod(value.shape, dtype=float) <= LONGEST else None
         if callable(getattr(value, "code", None)):  # a constraint or a template
             return value.code()
         return self._model(name, value) if name in _MODELS else None
 
     def _sequence(self, name: str, values: Sequence[Any]) -> str | None:
-        """Return a list or a tuple as Python; None if one of its items cannot be written."""
+        """Return a list or a tuple as Python; None if one of its items cannot be written, or all are too long."""
         runs = [value for value in values if isinstance(value, RecordedRun)]
         if runs and len(runs) == len(values):
             return self._runs(runs)
-        items = [self._written(name, value) for value in values]
-        if any(item is None for item in items):
-            return None
+        items, characters = [], 0
+        for value in values:  # of a million texts, only the first few are written
+            items.append(self._written(name, value))
+            characters += len(items[-1] or "")
+            if items[-1] is None or characters > LONGEST:
+                return None
         text = ", ".join(map(str, items))
         if isinstance(values, list):
             return f"[{text}]"
@@ -225,6 +243,15 @@ class CallWriter:
         written, lines = model_argument(name, hooked, None, str(hooked.dtype).removeprefix("torch."))
         self.setup += lines
         return written.get(name, "None")
+
+
+def _or_nothing(code: Callable[[], str]) -> str:
+    """Return a program, or "" if an argument cannot be written; objects of users may raise anything."""
+    try:
+        return code()
+    except Exception:
+        _LOGGER.debug("A program could not be written.", exc_info=True)
+        return ""
 
 
 def _has_runs(value: Any) -> bool:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import dreamy_lens as dl
-from dreamy_lens.runs.call_code import CallWriter, program_of
+from dreamy_lens.runs.call_code import CallWriter, call_code, program_of
 
 pytestmark = pytest.mark.usefixtures("short_start")
 
@@ -184,3 +184,28 @@ def test_the_page_without_scripts_and_the_cells_of_runs_have_the_program():
     code = 'run = dl.dream("L2.N812", iterations=2, length=5)</pre>'
     assert code in run.to_html(static=True, strips=1) and code in run._repr_html_()
     assert 'runs = dl.dream("L2.N812", seeds=[0, 1], iterations=2, length=5)</pre>' in runs._repr_html_()
+
+
+def test_long_arguments_are_not_written_and_odd_ones_cost_no_result():
+    class Odd:
+        def __len__(self):
+            raise RuntimeError("no length")
+
+    class Matrix(np.ndarray):
+        def tolist(self):
+            raise AssertionError("all of it was written")
+
+    written: list[Any] = []
+
+    class Counting(CallWriter):
+        def _written(self, name: str, value: Any) -> str | None:
+            written.append(value)
+            return super()._written(name, value)
+
+    writer = Counting()
+    assert writer.value("matrix", np.zeros((200_000, 64)).view(Matrix)) == "matrix"
+    assert writer.value("texts", ["word " * 1000] * 500_000) == "texts"
+    assert writer.value("words", ["word"] * 500_000) == "words"
+    assert len(written) < 2000
+    assert [line.split()[1] for line in writer.setup] == ["matrix", "texts", "words"]
+    assert call_code("x", dl.score, {"feature": Odd(), "prompts": PROMPT}) == ""
