@@ -93,8 +93,12 @@ class Bypass:
     def _choose(self, names: tuple[str, ...]) -> list[Component]:
         points = self._bridge.hook_dict if names else {}
         wanted = {id(points.get(name)) for name in names}  # not every model has a hook point for its embeddings
-        # Hook points computed on request depend on components throughout their block.
+        # Hook points computed on request depend on components throughout their block, and TransformerLens warns if the
+        # attention of another block is not one of its components when they are switched on.
         layers = [name.split(".")[1] for name in names if gate_of(name) is not None and name.startswith("blocks.")]
         for layer in layers:
             wanted |= {id(m) for m in self._bridge.blocks[int(layer)].modules()}
+        if layers:
+            attention = (getattr(block, "attn", None) for block in self._bridge.blocks)
+            wanted |= {id(m) for part in attention if part is not None for m in part.modules()}
         return [part for part in self._parts if not part.points & wanted and not part.around & wanted]

@@ -194,7 +194,9 @@ class _Call:
         config, keywords = run.config, {**kept, "iterations": "0"}
         if config.prepend_bos is not None:
             keywords["prepend_bos"] = repr(config.prepend_bos)
-        if run.constraints and config.least_length == config.length and config.length != type(config)().length:
+        if run.constraints and config.least_length < config.length:
+            keywords["length"] = repr((config.least_length, config.length))
+        elif run.constraints and config.length != type(config)().length:
             keywords["length"] = repr(config.length)
         return _Call(self.feature, 0, keywords, [line for line in self.setup if not line.startswith("from ")])
 

@@ -379,7 +379,7 @@ def test_the_theme_of_the_page_counts_and_not_that_of_the_system(mount: Mount, r
     host = Host(mount, DreamPanel(run), monkeypatch, scheme="light")
     host.open("upstream")
     ink = f"() => getComputedStyle({SHADOW}.querySelector('td')).color"
-    filters = f"() => getComputedStyle({SHADOW}.querySelector('div div')).filter"
+    filters = f"() => getComputedStyle({SHADOW}.querySelector('.dl-figure')).filter"
     light = host.view.page.evaluate(ink)
     assert host.view.page.evaluate(filters) == "none"
     host.view.page.evaluate("() => { document.body.dataset.jpThemeLight = 'false'; }")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -355,3 +356,12 @@ def test_a_dream_under_inference_mode_is_the_dream_without(gpt2):
     with torch.inference_mode():
         run = dl.dream("L1.N3", gpt2.bridge, **settings)
     np.testing.assert_array_equal(run.history.ids, usual.history.ids)
+
+
+def test_a_hook_point_computed_on_request_warns_of_nothing(gpt2):
+    """TransformerLens warns if the attention of a layer is left out while it switches such a hook point on."""
+    settings = {"iterations": 2, "length": 4, "children": 8, "samples": 8, "progress": False}
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        dl.dream("blocks.0.attn.hook_result[-1, 1, 3]", gpt2.bridge, **settings)
+    assert not [str(warning.message) for warning in found if "use_attn_result" in str(warning.message)]
