@@ -11,6 +11,8 @@ import pytest
 import dreamy_lens as dl
 from tests.browser.chromium import watch
 
+pytestmark = pytest.mark.slow  # sixteen kinds of result are made; the views of runs have such tests of their own
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
