@@ -12,6 +12,7 @@ import inspect
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,9 @@ _LOGGER = logging.getLogger(__name__)
 LONGEST = 4000
 """Most characters of a value that is written; a longer one is an object of the user's session."""
 
+_PASSWORD = re.compile(r"[a-z0-9+.-]+://[^/@]*@", re.IGNORECASE)
+"""Beginning of an address with a user's name or password."""
+
 _MODELS = ("model", "fluency_model", "held_out_model")
 
 
@@ -61,7 +65,7 @@ def call_code(
         call = writer.call(f"dl.{function.__name__}", function, arguments, set(without))
         return program(f"{name} = {call}", list(dict.fromkeys(writer.setup)))
 
-    return _or_nothing(code)
+    return code_or_nothing(code)
 
 
 def method_code(run: RecordedRun, method: str, arguments: Sequence[Any], settings: Mapping[str, Any]) -> str:
@@ -87,7 +91,7 @@ def method_code(run: RecordedRun, method: str, arguments: Sequence[Any], setting
         setup = list(dict.fromkeys([*writer.setup, *lines[:-1], comment]))
         return program(f"{lines[-1]}\n{call}", setup)
 
-    return _or_nothing(code)
+    return code_or_nothing(code)
 
 
 def program_of(result: Any) -> str:
@@ -153,7 +157,7 @@ class CallWriter:
     def _written(self, name: str, value: Any) -> str | None:
         """Return a value as Python; None if it cannot be written."""
         if isinstance(value, str):
-            return python_literal(value) if len(value) <= LONGEST else None
+            return python_literal(value) if len(value) <= LONGEST and not _PASSWORD.match(value) else None
         if value is None or isinstance(value, (bool, int, range, slice)):
             return python_literal(value)
         if isinstance(value, float):
@@ -245,8 +249,12 @@ class CallWriter:
         return written.get(name, "None")
 
 
-def _or_nothing(code: Callable[[], str]) -> str:
-    """Return a program, or "" if an argument cannot be written; objects of users may raise anything."""
+def code_or_nothing(code: Callable[[], str]) -> str:
+    """Return a program, or "" if an argument cannot be written; objects of users may raise anything.
+
+    Args:
+        code: Function that writes the program.
+    """
     try:
         return code()
     except Exception:

@@ -22,7 +22,7 @@ from dreamy_lens.features.parser import feature_names
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results.study import PLAN, StudyChart, StudyClaim, StudyResult, check_study_folder
-from dreamy_lens.runs.call_code import CallWriter
+from dreamy_lens.runs.call_code import CallWriter, code_or_nothing
 from dreamy_lens.runs.python_code import program
 from dreamy_lens.studies.settings import StudySettings
 
@@ -211,7 +211,7 @@ class StudyExecution:
             title=self.title,
             model=self.hooked.name if model is None else model,
             settings=self.settings.to_dict(),
-            code=self._code(),
+            code=code_or_nothing(self._code),
             tables=dict(tables),
             claims=tuple(claims),
             charts=tuple(charts),

@@ -203,6 +203,9 @@ def test_long_arguments_are_not_written_and_odd_ones_cost_no_result():
             return super()._written(name, value)
 
     writer = Counting()
+    assert writer.value("llm", "https://me:secret@example.org/v1") == "llm" and "secret" not in "".join(writer.setup)
+    assert writer.value("llm", "https://example.org/v1@2") == '"https://example.org/v1@2"'
+    writer.setup.clear()
     assert writer.value("matrix", np.zeros((200_000, 64)).view(Matrix)) == "matrix"
     assert writer.value("texts", ["word " * 1000] * 500_000) == "texts"
     assert writer.value("words", ["word"] * 500_000) == "words"
