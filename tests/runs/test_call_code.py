@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ def executed(code: str) -> dict[str, Any]:
     return names
 
 
+@functools.cache
 def run_and_examples() -> tuple[Any, Any]:
     return dl.dream("L2.N812", **SMALL), dl.max_activating(["L2.N812", "L2.N17"], **SCAN)
 
@@ -59,6 +61,18 @@ RESULTS: dict[str, Callable[[], Any]] = {
 }
 
 
+@functools.cache
+def made(name: str) -> Any:
+    """Result of this name, which is computed once for all tests."""
+    return RESULTS[name]()
+
+
+@functools.cache
+def run_with_template() -> Any:
+    constraints = [dl.constraints.template('Say "it" {dream}\n!'), dl.constraints.printable()]
+    return dl.dream("L2.N812", constraints=constraints, seed=3, search=dl.EPO(population=4, children=8), **SMALL)
+
+
 def table_of(result: Any) -> pd.DataFrame:
     return result.comparison.to_pandas() if hasattr(result, "comparison") else result.to_pandas()
 
@@ -71,7 +85,7 @@ def assert_same(ours: Any, theirs: Any) -> None:
 
 @pytest.mark.parametrize("name", list(RESULTS))
 def test_the_program_of_a_result_makes_it_again(name: str):
-    result = RESULTS[name]()
+    result = made(name)
     code = program_of(result)
     assert code.startswith("import dreamy_lens as dl\n") and "object of your own" not in code
     again = executed(code)[name]
@@ -90,14 +104,13 @@ METHODS: dict[str, Callable[[Any, Any], Any]] = {
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_the_program_of_a_method_of_a_run_has_the_runs_template(name: str):
-    constraints = [dl.constraints.template('Say "it" {dream}\n!'), dl.constraints.printable()]
-    run = dl.dream("L2.N812", constraints=constraints, seed=3, search=dl.EPO(population=4, children=8), **SMALL)
+    run = run_with_template()
     result = METHODS[name](run, run.frontier[0])
     assert_same(result, executed(result.code)[name])
 
 
 def test_a_method_of_a_run_from_a_prompt_names_the_settings_that_differ():
-    run = dl.dream("L2.N812", **SMALL)
+    run, _ = run_and_examples()
     ids = list(run.frontier[0].ids)
     assert run.upstream(run.frontier[0]).code.endswith(
         f'\nrun = dl.dream("L2.N812", iterations=0)\nupstream = run.upstream({ids})'
@@ -119,20 +132,20 @@ def test_the_examples_of_one_feature_and_those_in_a_folder_have_the_program(tmp_
 
 def test_saved_results_keep_the_program(tmp_path: Path):
     for name in ("steering", "ablation", "patching", "upstream", "attribution", "baselines", "mechanisms"):
-        result = RESULTS[name]()
+        result = made(name)
         opened = type(result).load(result.save(tmp_path / f"{name}.json"))
         assert opened.code == result.code and result.code
-    comparison = compared()
+    comparison = made("comparison")
     assert dl.load(comparison.save(tmp_path / "comparison.json")).code == comparison.code
 
 
 def test_pages_and_cells_have_the_program_closed_and_no_new_script():
     for name in ("steering", "ablation", "patching", "upstream", "attribution", "mechanisms", "explanation"):
-        result = RESULTS[name]()
+        result = made(name)
         for html in (result.to_html(), result._repr_html_()):
             assert html.count('<details class="dl-python"><summary>As Python</summary><pre') == 1
             assert "<script" not in html and "<button" not in html
-    assert "As Python" in RESULTS["baselines"]()._repr_html_()
+    assert "As Python" in made("baselines")._repr_html_()
 
 
 def test_objects_of_the_session_keep_their_names_and_a_comment_says_so(tmp_path: Path):
@@ -179,7 +192,7 @@ def test_a_model_in_memory_is_loaded_by_its_name(gpt2):
 
 
 def test_the_page_without_scripts_and_the_cells_of_runs_have_the_program():
-    run = dl.dream("L2.N812", **SMALL)
+    run, _ = run_and_examples()
     runs = dl.dream("L2.N812", seeds=2, **SMALL)
     code = 'run = dl.dream("L2.N812", iterations=2, length=5)</pre>'
     assert code in run.to_html(static=True, strips=1) and code in run._repr_html_()

@@ -97,8 +97,15 @@ def _features(d_model: int = 32) -> list:
 # Right numbers.
 
 
-@pytest.mark.parametrize("cross_entropy", [True, False])
-def test_it_finds_what_scoring_every_window_finds(family, cross_entropy):
+def test_it_finds_what_scoring_every_window_finds(family):
+    assert_found_as_by_scoring(family, cross_entropy=True)
+
+
+def test_without_cross_entropies_too(neox):
+    assert_found_as_by_scoring(neox, cross_entropy=False)
+
+
+def assert_found_as_by_scoring(family, cross_entropy):
     corpus = texts(6, 25)
     found = scan(_features(), family, corpus, cross_entropy=cross_entropy, sample=9, prepend_bos=True, cache=False)
     features = found.tables.features.to_pandas()

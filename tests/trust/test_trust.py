@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.trust.findings import KINDS, row
 from tests.trust.zoo import ARCHITECTURES
+
+IN_USE = {"Gemma2", "Gemma3", "GptOss", "Llama", "Mixtral", "Qwen3"}
+"""Families that researchers use most: always tried."""
 
 PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
 
@@ -21,7 +26,17 @@ def rows() -> dict[str, str]:
     return {line.split(" | ")[0].removeprefix("| "): line for line in lines[1:]}
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+def alike() -> Iterator[Any]:
+    """Names of architectures. Of those with the same modules and settings, the first one and those in use are quick."""
+    seen = set()
+    for name, architecture in ARCHITECTURES.items():
+        modules = (architecture.layers, architecture.down, architecture.out, *architecture.settings)
+        quick = modules not in seen or architecture.family in IN_USE
+        seen.add(modules)
+        yield pytest.param(name, marks=[] if quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", list(alike()))
 def test_every_kind_of_feature_is_right_or_refused(name, rows):
     architecture = ARCHITECTURES[name]
     found = row(architecture)
