@@ -4,7 +4,6 @@ from . import features as features
 from . import figures as figures
 from . import panels as panels
 from . import studies as studies
-from .analysis.logit_effects import logit_effect as logit_effect
 from .api.ablate import ablate as ablate
 from .api.attribution import attribute as attribute
 from .api.attribution import attribution as attribution
@@ -18,6 +17,7 @@ from .api.ensemble import ensemble as ensemble
 from .api.explain import explain as explain
 from .api.generate import generate as generate
 from .api.load import load as load
+from .api.logit_effect import logit_effect as logit_effect
 from .api.max_activating import max_activating as max_activating
 from .api.mechanisms import mechanisms as mechanisms
 from .api.patch import patch as patch

@@ -13,7 +13,7 @@ from .direct_path import find_direct_path as find_direct_path
 from .direct_path import logits_of as logits_of
 from .doctor import Finding as Finding
 from .doctor import examine as examine
-from .logit_effects import logit_effect as logit_effect
+from .logit_effects import find_logit_effect as find_logit_effect
 from .mechanisms import PromptPool as PromptPool
 from .mechanisms import find_mechanisms as find_mechanisms
 from .patching import patch_prompt as patch_prompt

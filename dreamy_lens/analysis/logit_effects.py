@@ -11,58 +11,34 @@ from torch import Tensor
 
 from dreamy_lens.analysis.direct_path import DirectPath, JoinedPaths, NoPathError, find_direct_path, logits_of
 from dreamy_lens.analysis.feature_vectors import FeatureVector, locate_vector, placebo_rows
-from dreamy_lens.errors import SettingsError, names_keywords, quoted
+from dreamy_lens.errors import SettingsError, quoted
 from dreamy_lens.features.binding import bind
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.hooked_model import HookedModel
-from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results.logit_effect import LogitEffect, TokenEffect
 
 
-@names_keywords
-def logit_effect(
+def find_logit_effect(
     feature: Any,
-    model: Any = None,
+    model: HookedModel,
     count: int = 10,
-    *,
     placebos: int = 16,
     seed: int = 0,
     prepend_bos: bool | None = None,
 ) -> LogitEffect:
-    """Compute which tokens a feature promotes and suppresses most, by the direct path to the logits.
-
-    A vector stands for the feature: a neuron's row of the output weights, a direction in the residual stream itself, or
-    a latent's row of the decoder of its sparse autoencoder. This vector goes through the last norm's weights and the
-    unembedding. The norm's scale depends on the prompt, so it is taken as 1. The numbers can be compared with each
-    other; in a prompt, all of them are divided by one positive number. They are relative to the mean over all tokens,
-    because a softmax ignores a change that is equal for all logits.
-
-    Beside them stand the spread over all tokens and the largest change of placebos: for a neuron of other neurons of
-    its hook point, and for a direction or a latent of random directions of the same length.
+    """Compute which tokens a feature promotes and suppresses most; see :func:`dreamy_lens.logit_effect`.
 
     Args:
         feature: Expression or its text.
-        model: Bridge, Hugging Face id or folder; None is the embedded model.
+        model: Model with hook points.
         count: Number of promoted tokens, and of suppressed tokens, to return.
         placebos: Number of placebos; 0 for none.
-        seed: Seed of the placebos. Equal settings give equal numbers.
+        seed: Seed of the placebos.
         prepend_bos: Whether a BOS stands before every prompt; None follows the model's convention.
-
-    Returns:
-        The logit effect. For a feature that has none, such as an attention pattern, the LogitEffect is false and gives
-        the reason.
 
     Raises:
         FeatureError: The feature does not fit the model; the error may be of a subclass.
         SettingsError: `count` is not a whole number, at least 1, or `placebos` or `seed` is none of at least 0.
-
-    >>> effect = logit_effect("L2.N17", count=3)
-    >>> len(effect.promoted), effect.promoted[0].change > 0 > effect.suppressed[0].change
-    (3, True)
-    >>> effect.placebo_deviations.shape, 0 <= effect.share_below <= 1
-    ((16,), True)
-    >>> print(logit_effect('logit(" the")'))
-    The feature is a logit itself: its only effect is on that logit.
     """
     if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
         raise SettingsError(
@@ -71,20 +47,20 @@ def logit_effect(
     for name, value in (("placebos", placebos), ("seed", seed)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
             raise SettingsError(f"{name} is {quoted(value)}; it is a whole number of at least 0.")
-    hooked, expression = as_hooked(model), parse(feature)
-    bind(expression, hooked, prepend_bos=prepend_bos)  # checks names, ranges and widths
+    expression = parse(feature)
+    bind(expression, model, prepend_bos=prepend_bos)  # checks names, ranges and widths
     label = expression.label
-    with hooked.lock:
+    with model.lock:
         try:
-            found = locate_vector(expression, hooked, prepend_bos)
-            vector, path, words = _locate(found, hooked)
-            effects = logits_of(hooked, path.follow(vector)).numpy().astype(np.float32)
+            found = locate_vector(expression, model, prepend_bos)
+            vector, path, words = _locate(found, model)
+            effects = logits_of(model, path.follow(vector)).numpy().astype(np.float32)
             others = placebo_rows(found, int(placebos), np.random.default_rng(seed))
             along = [path.follow(rows[0] if len(rows) == 1 else torch.stack(rows)) for rows in others]
-            beside = [_centre(logits_of(hooked, x).numpy().astype(np.float32), hooked) for x in along]
+            beside = [_centre(logits_of(model, x).numpy().astype(np.float32), model) for x in along]
         except NoPathError as error:
             return LogitEffect(label, (), (), None, str(error))
-    values = _centre(effects, hooked)
+    values = _centre(effects, model)
     if not np.nan_to_num(values).any():
         return LogitEffect(label, (), (), None, f"{label} has no effect: it adds the same number to every logit.")
     order = np.argsort(-values, kind="stable")
@@ -92,7 +68,7 @@ def logit_effect(
 
     def token_effects(ids: np.ndarray) -> tuple[TokenEffect, ...]:
         """Pair tokens with their effects."""
-        return tuple(TokenEffect(int(i), hooked.vocabulary.piece(int(i)), float(values[i])) for i in ids)
+        return tuple(TokenEffect(int(i), model.vocabulary.piece(int(i)), float(values[i])) for i in ids)
 
     promoted, suppressed = token_effects(order[:count]), token_effects(order[::-1][:count])
     deviations = np.array([float(np.nanstd(each)) for each in beside])

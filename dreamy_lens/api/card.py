@@ -10,7 +10,7 @@ from typing import Any
 
 from dreamy_lens._files import check_page
 from dreamy_lens._host import say, silenced, working
-from dreamy_lens.analysis.logit_effects import logit_effect
+from dreamy_lens.analysis.logit_effects import find_logit_effect
 from dreamy_lens.api.card_parts import card_parts, checked_parts
 from dreamy_lens.api.compare import compare
 from dreamy_lens.api.dream import dream, load_run
@@ -139,7 +139,7 @@ def card(
             check_same_fluency(None if fluency is None else fluency.name, examples.header)
     bos = settings.get("prepend_bos") if merged is None else merged.runs[0].provenance.prepend_bos
     with working("Computing the logit effect", progress):
-        effect = logit_effect(expression, hooked, prepend_bos=bos)
+        effect = find_logit_effect(expression, hooked, prepend_bos=bos)
     if examples is None and not isinstance(corpus, Corpus):
         corpus = open_corpus(corpus)
     if merged is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from dreamy_lens._host import working
 from dreamy_lens.analysis.continuation import continue_prompt
+from dreamy_lens.api.noted_code import notes_code
 from dreamy_lens.errors import names_keywords
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results.continuation import Continuation
@@ -15,6 +16,7 @@ from dreamy_lens.search.frames import template_around
 
 
 @names_keywords
+@notes_code("continuation")
 def generate(
     prompt: Any,
     model: Any = None,

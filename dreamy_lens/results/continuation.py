@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dreamy_lens.html.escaping import Html, escape
-from dreamy_lens.html.page import fragment
+from dreamy_lens.html.page import fragment, python_details
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +37,7 @@ class Continuation:
         model: Name of the model.
         temperature: Temperature of the sampling; 0 stands for the most probable token at each step.
         seed: Seed of the sampling; None at temperature 0.
+        code: Python code that makes the continuation again.
     """
 
     prompt: str
@@ -49,6 +50,7 @@ class Continuation:
     model: str
     temperature: float
     seed: int | None
+    code: str = ""
 
     @property
     def how(self) -> str:
@@ -80,7 +82,8 @@ class Continuation:
 
     def _repr_html_(self) -> str:
         note = f'<p class="dl-note">{escape(self.model)}, {escape(self.how)}; {ENDINGS[self.ended]}.</p>'
-        return fragment(f"<p><strong>{escape(self.prompt)}</strong> {self.html()}</p>{note}", "tokens.css")
+        line = f"<p><strong>{escape(self.prompt)}</strong> {self.html()}</p>"
+        return fragment(f"{line}{note}{python_details(self.code)}", "tokens.css")
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -9,7 +9,7 @@ import numpy as np
 
 from dreamy_lens.html.escaping import Html, escape, visible
 from dreamy_lens.html.numbers import decimals, number
-from dreamy_lens.html.page import fragment
+from dreamy_lens.html.page import fragment, python_details
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ class TokenEffect:
 
 @dataclass(frozen=True, repr=False)
 class LogitEffect:
-    """Direct effect of a feature on the logits, from :func:`dreamy_lens.analysis.logit_effect`.
+    """Direct effect of a feature on the logits, from :func:`dreamy_lens.logit_effect`.
 
     It is false in a condition if the feature has no direct path to the logits.
 
@@ -46,6 +46,7 @@ class LogitEffect:
         placebo_deviations: Standard deviation over all tokens of each placebo's changes, `[R]`.
         placebo_largest: Largest size of each placebo's changes, `[R]`.
         placebo_kind: What the placebos are, in words.
+        code: Python code that makes the result again.
     """
 
     feature: str
@@ -56,6 +57,7 @@ class LogitEffect:
     placebo_deviations: np.ndarray = field(default_factory=lambda: np.zeros(0), compare=False)
     placebo_largest: np.ndarray = field(default_factory=lambda: np.zeros(0), compare=False)
     placebo_kind: str = ""
+    code: str = field(default="", compare=False)
 
     def __bool__(self) -> bool:
         return self.values is not None
@@ -152,4 +154,6 @@ class LogitEffect:
         return f'<li>{token}<i style="--w:{share}%"></i><span>{self._number(effect)}</span></li>'
 
     def _repr_html_(self) -> str:
-        return fragment(f'<div class="dl-sides">{self.html()}</div>', "tokens.css", "cards.css")
+        return fragment(
+            f'<div class="dl-sides">{self.html()}</div>{python_details(self.code)}', "tokens.css", "cards.css"
+        )

@@ -84,7 +84,7 @@ def method_code(run: RecordedRun, method: str, arguments: Sequence[Any], setting
         while texts and texts[-1] == "None":
             texts.pop()
         texts += [f"{name}={writer.value(name, value)}" for name, value in settings.items()]
-        names = {"steer": "steering", "ablate": "ablation", "patch": "patching"}
+        names = {"steer": "steering", "ablate": "ablation", "patch": "patching", "generate": "continuation"}
         comment = "# A run of 0 iterations has the feature, the model and the template."
         call = f"{names.get(method, method)} = run.{method}({', '.join(texts)})"
         lines = body_of(run_code(run, empty=True))

@@ -254,7 +254,7 @@ class RecordedRun(RunCompanions, RunInterventions):
             scorer = self.session.scorer
             return continue_prompt(scorer.frame, scorer.model, prompt, n_tokens, **settings)
 
-        return self.use_model(work)
+        return self.noted(self.use_model(work), "generate", (prompt, n_tokens), settings)
 
     def upstream(self, prompt: Any, **settings: Any) -> Upstream:
         """Divide the value of any prompt into contributions of this run's model: of embeddings, heads and MLPs.

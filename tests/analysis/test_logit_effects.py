@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 import dreamy_lens as dl
-from dreamy_lens.analysis import NoPathError, apply_norm, logit_effect
+from dreamy_lens.analysis import NoPathError, apply_norm
+from dreamy_lens.api.logit_effect import logit_effect
 from dreamy_lens.errors import FeatureRangeError, SettingsError, UnknownHookError
 from tests.features.test_sae import modern, save
 from tests.helpers import models

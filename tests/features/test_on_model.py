@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import dreamy_lens as dl
-from dreamy_lens.analysis import logit_effect
+from dreamy_lens.api.logit_effect import logit_effect
 from dreamy_lens.errors import FeatureError, RunFolderError
 from tests.helpers.models import new_bridge, raw_model, tokenizer
 from tests.helpers.scorers import make_scorer

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 import dreamy_lens as dl
-from dreamy_lens.analysis import logit_effect
+from dreamy_lens.api.logit_effect import logit_effect
 from dreamy_lens.errors import FeatureError, FileWriteError, SAEError
 from dreamy_lens.features import load_sae
 from dreamy_lens.features.families import expressions

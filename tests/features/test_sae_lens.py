@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import dreamy_lens as dl
-from dreamy_lens.analysis import logit_effect
+from dreamy_lens.api.logit_effect import logit_effect
 from dreamy_lens.features import load_sae
 from dreamy_lens.features.sae import sources as sae_sources
 from tests.features.test_sae_released import RELEASED, expected

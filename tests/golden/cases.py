@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dreamy_lens as dl
-from dreamy_lens.analysis import logit_effect
+from dreamy_lens.api.logit_effect import logit_effect
 from dreamy_lens.cluster import RayConfig
 from dreamy_lens.results import merge
 from dreamy_lens.scan import Examples

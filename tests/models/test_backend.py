@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import dreamy_lens as dl
-from dreamy_lens.analysis import logit_effect
+from dreamy_lens.api.logit_effect import logit_effect
 from dreamy_lens.errors import ModelError, UnknownHookError
 from dreamy_lens.models import Backend, NotPackable, as_hooked
 from dreamy_lens.models.backend import EMBEDDING

@@ -7,7 +7,7 @@ import torch
 
 import dreamy_lens as dl
 from dreamy_lens.analysis.doctor import examine
-from dreamy_lens.analysis.logit_effects import logit_effect
+from dreamy_lens.api.logit_effect import logit_effect
 from dreamy_lens.errors import FeatureRangeError, HookMeaningError
 from dreamy_lens.features import bind
 from dreamy_lens.models import as_hooked

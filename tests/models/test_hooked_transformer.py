@@ -72,7 +72,7 @@ def test_dreams_attributions_scans_and_effects_run(hooked, gpt2, feature, tmp_pa
 @pytest.mark.filterwarnings("ignore:Prompts are scored whole")
 @pytest.mark.parametrize("feature", ["L1.N3", "blocks.1.attn.hook_z[-1, 2, 5]", "blocks.1.hook_resid_post[-1, 3]"])
 def test_effects_on_logits_are_those_of_the_bridge(hooked, gpt2, feature):
-    from dreamy_lens.analysis.logit_effects import logit_effect
+    from dreamy_lens.api.logit_effect import logit_effect
     from dreamy_lens.features import parse
 
     found, expected = (logit_effect(parse(feature), as_hooked(model)) for model in (hooked, gpt2.bridge))

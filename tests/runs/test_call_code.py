@@ -46,6 +46,8 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "ablation": lambda: dl.ablate(["L2.mlp", dl.neuron(2, 812)], PROMPT, of="L2.N812", placebos=2),
     "patching": lambda: dl.patch("L2.N812", PROMPT, placebos=1, layers=[1, 2]),
     "upstream": lambda: dl.upstream(dl.neuron(2, 812), np.array([5, 9, 11]), neurons=3),
+    "effect": lambda: dl.logit_effect(dl.neuron(2, 812), count=3, placebos=2),
+    "continuation": lambda: dl.generate(PROMPT, n_tokens=4, temperature=0.5, seed=3),
     "attribution": lambda: dl.attribution("L2.N812", PROMPT, k=4, contexts=dl.constraints.template("Say {dream}!")),
     "baselines": lambda: dl.baselines("L2.N812", prompts=16, length=5, seed=2),
     "mechanisms": lambda: dl.mechanisms(["if given, applied only", "the same as described only"], "L2.N812"),
@@ -98,6 +100,7 @@ METHODS: dict[str, Callable[[Any, Any], Any]] = {
     "ablation": lambda run, prompt: run.ablate("L2.mlp", prompt, placebos=2),
     "patching": lambda run, prompt: run.patch(prompt, placebos=1, layers=[2]),
     "upstream": lambda run, prompt: prompt.upstream(neurons=2),
+    "continuation": lambda run, prompt: prompt.generate(3, temperature=0.5, seed=3),
     "attribution": lambda run, prompt: prompt.attribution(k=4),
 }
 
@@ -145,7 +148,8 @@ def test_pages_and_cells_have_the_program_closed_and_no_new_script():
         for html in (result.to_html(), result._repr_html_()):
             assert html.count('<details class="dl-python"><summary>As Python</summary><pre') == 1
             assert "<script" not in html and "<button" not in html
-    assert "As Python" in made("baselines")._repr_html_()
+    for name in ("baselines", "effect", "continuation"):
+        assert made(name)._repr_html_().count("As Python") == 1
 
 
 def test_objects_of_the_session_keep_their_names_and_a_comment_says_so(tmp_path: Path):
