@@ -69,8 +69,8 @@ def _seeds():
 @pytest.fixture
 def short_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """The frontier search's start tries few tokens, for tests of the embedded model whose point is not the search."""
-    monkeypatch.setattr("dreamy_lens.search.frontier.optimizer.LEAST_SWEPT", 16)
-    monkeypatch.setattr("dreamy_lens.search.frontier.optimizer.SWEPT_TOKENS", 16)
+    monkeypatch.setattr("dreamy_lens.search.frontier.beginnings.LEAST_SWEPT", 16)
+    monkeypatch.setattr("dreamy_lens.search.frontier.beginnings.SWEPT_TOKENS", 16)
 
 
 @pytest.fixture(scope="session", params=models.FAMILIES)

@@ -30,6 +30,11 @@ class NewScores:
     cross_entropy: Float32[np.ndarray, " K"]
     non_finite: int
 
+    @classmethod
+    def none(cls, length: int) -> NewScores:
+        """Return no prompts of a number of tokens (n)."""
+        return cls(np.empty((0, length), np.int64), np.empty(0, np.float32), np.empty(0, np.float32), 0)
+
     def __add__(self, other: NewScores) -> NewScores:
         return NewScores(
             np.concatenate([self.ids, other.ids]),

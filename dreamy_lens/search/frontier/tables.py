@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
 
-from dreamy_lens.scoring.swap_tables import SwapTables
+from dreamy_lens.models.transfer import to_device
+from dreamy_lens.scoring.bigrams import Bigrams
+from dreamy_lens.scoring.swap_tables import SwapTables, swap_tables
+from dreamy_lens.search.frontier.archive import Archive
+from dreamy_lens.search.lengths import by_length
+from dreamy_lens.search.protocol import ModelRequest
 
 _NOT_YET = SwapTables(*[torch.empty(0)] * 4)
 
@@ -88,3 +96,68 @@ class TableCache:
         for number, row in enumerate(group.rows):
             if self._groups.get(row) == group:
                 self._tables[row] = tables.rows(slice(number, number + 1))
+
+
+class ParentTables:
+    """Maker of the swap tables of parents, which it keeps in a :class:`TableCache`.
+
+    Args:
+        archive: Prompts of the search.
+        cache: Place for the tables.
+        length: Largest number of tokens (n) of a prompt.
+        unpredicted: Number of tokens of a prompt whose surprisal is not among those averaged in the cross-entropy.
+        allowed: Tokens that prompts may have.
+
+    Attributes:
+        kept: Place for the tables.
+        allowed: Tokens that prompts may have.
+        bigrams: Predictions after single tokens; None if they are not known.
+        scale: Scale of the value; predicted changes are in units of it.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        cache: TableCache,
+        length: int,
+        unpredicted: int,
+        allowed: Bool[Tensor, " d_vocab"],
+    ) -> None:
+        self._archive, self._length, self._unpredicted = archive, length, unpredicted
+        self.kept, self.allowed = cache, allowed
+        self.bigrams: Bigrams | None = None
+        self.scale = 1.0
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the tables."""
+        return self.allowed.device
+
+    def of_gradient(self, gradient: Any, ids: Int64[np.ndarray, "P k"]) -> SwapTables:
+        """Return the tables of prompts of one length.
+
+        Args:
+            gradient: Gradient at the prompts, as the scorer returns it.
+            ids: Token ids of the prompts.
+        """
+        terms = ids.shape[1] - self._unpredicted
+        tables = swap_tables(gradient, to_device(ids, self.device), self.allowed, terms, self.bigrams)
+        tables.value.div_(self.scale).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        tables.cross_entropy.nan_to_num_(nan=torch.inf)
+        return tables.right_aligned(self._length)
+
+    def compute(self, group: TableGroup) -> Any:
+        """Compute the tables of a group of rows, and keep them.
+
+        Args:
+            group: Rows, as :meth:`TableCache.touch` returns them.
+        """
+        parts = by_length(self._archive.ids[list(group.rows)])
+        tables: list[SwapTables] = []
+        for _, ids in parts:
+            tables.append(self.of_gradient((yield ModelRequest(True, ids, draw=group.draw)), ids))
+        if len(parts) == 1:
+            self.kept.put(group, tables[0])
+            return
+        place = to_device(np.argsort(np.concatenate([which for which, _ in parts])), self.device)
+        self.kept.put(group, SwapTables(*(table[place] for table in SwapTables.stack(tables))))
