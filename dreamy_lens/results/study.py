@@ -7,7 +7,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,7 +186,7 @@ class StudyResult:
         """
         if path is not None:
             check_page(path, "study.save(folder) writes Parquet and JSON; study.figure().save(path) the figure.")
-        page = document(self._heading, f"<h1>{escape(self._heading)}</h1>{self._body(_ROWS)}")
+        page = document(self._heading, f"<h1>{escape(self._heading)}</h1>{self._body(_ROWS)}", styles=("study.css",))
         if path is not None:
             write_text(path, page)
         return page
@@ -271,7 +271,7 @@ class StudyResult:
         return "\n".join([*lines, "", text_table(columns, [[visible(str(c)) for c in row] for row in rows]), *rest])
 
     def _repr_html_(self) -> str:
-        return fragment(f"<p><strong>{escape(self._heading)}</strong></p>{self._body(_TEXT_ROWS)}")
+        return fragment(f"<p><strong>{escape(self._heading)}</strong></p>{self._body(_TEXT_ROWS)}", "study.css")
 
     @property
     def _heading(self) -> str:
@@ -280,8 +280,7 @@ class StudyResult:
     def _body(self, count: int) -> Html:
         """Return notes, claims, figure, tables with at most `count` rows, and settings."""
         notes = "".join(warning(note) for note in self.notes)
-        rows = [[escape(c.verdict), escape(c.paper or "-"), escape(c.found or "-"), _question(c)] for c in self.claims]
-        claims = _prose(("verdict", "in the paper", "here", "question"), rows) if rows else ""
+        claims = _claims(self.claims) if self.claims else ""
         figure = f'<div class="dl-figure">{self.figure().svg}</div>' if self.charts else ""
         tables = ""
         for name, frame in self.tables.items():
@@ -290,7 +289,7 @@ class StudyResult:
             last = [[*row[:-1], prompt_text(str(row[-1]))] for row in cells]
             table = html_table([heading_of(column) for column in columns], last)
             tables += f"<h2>{escape(name)}{shown}</h2>{table}"
-        settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.items() if value is not None)
         took = "" if math.isnan(self.seconds) else f" The call took {self.seconds:.0f} s."
         origin = f'<p class="dl-note">Settings: {escape(settings)}.{took}</p>'
         return Html(f"{notes}{claims}{figure}{tables}{origin}{python_details(self.code)}")
@@ -315,12 +314,16 @@ def _question(claim: StudyClaim) -> Html:
     return Html(escape(claim.question) + rule)
 
 
-def _prose(columns: tuple[str, ...], rows: list[list[str]]) -> str:
+def _claims(claims: Sequence[StudyClaim]) -> str:
     """Return a table of sentences, which wrap, unlike the numbers of other tables."""
-    style = "text-align:left;vertical-align:top;padding:.3em .6em;border-bottom:1px solid #8886"
-    head = "".join(f'<th style="{style}">{escape(c)}</th>' for c in columns)
-    body = "".join("<tr>" + "".join(f'<td style="{style}">{cell}</td>' for cell in row) + "</tr>" for row in rows)
-    return f'<div style="overflow-x:auto"><table style="border-collapse:collapse">{head}{body}</table></div>'
+    columns = ("question", "verdict", "here", "in the paper")
+    rows = [(_question(c), escape(c.verdict), escape(c.found or "-"), escape(c.paper or "-")) for c in claims]
+    head = "".join(f"<th>{column}</th>" for column in columns)
+    body = ""
+    for row in rows:
+        cells = [f'<td data-of="{column}">{cell}</td>' for column, cell in zip(columns, row, strict=True)]
+        body += f"<tr>{''.join(cells)}</tr>"
+    return f'<table class="dl-claims"><tr>{head}</tr>{body}</table>'
 
 
 def _cells(frame: pd.DataFrame, count: int) -> tuple[list[str], list[list[str]]]:

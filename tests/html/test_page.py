@@ -39,7 +39,7 @@ def test_a_page_fetches_nothing_and_its_policy_forbids_scripts():
 def themes() -> dict[str, dict[str, str]]:
     rules = (files("dreamy_lens") / "html" / "style.css").read_text(encoding="utf-8")
     blocks = re.findall(r"\.dl \{([^{}]*--bg[^{}]*)\}", rules)
-    parsed = [dict(re.findall(r"--(\w+): ([^;]+);", block)) for block in blocks]
+    parsed = [dict(re.findall(r"--(\w+): ([#\d][^;]*);", block)) for block in blocks]
     return dict(zip(("light", "dark", "print"), parsed, strict=True))
 
 
