@@ -115,13 +115,28 @@ def _spread(given: str | ex.Feature, model: HookedModel) -> list[ex.Feature]:
         other = WILD_NAME.search(text.replace(" * ", " ").replace(wild[0], ""))
         if other is not None and "." in other[0]:
             raise FeatureError(f"{quoted(given)} has two patterns, {wild[0]} and {other[0]}; {_ONE_PATTERN}.")
-        return [parse(text.replace(wild[0], name)) for name in _matching(wild[0], model)]
+        try:
+            names = _matching(wild[0], model)
+        except UnknownHookError:
+            if (product := _without_pattern(given)) is not None:
+                return [product]
+            raise
+        return [parse(text.replace(wild[0], name)) for name in names]
     names = list(dict.fromkeys(f.name for f in given.walk() if isinstance(f, ex.Hook) and "*" in f.name))
     if not names:
         return [given]
     if len(names) > 1:
         raise FeatureError(f"{given.long_label} has two patterns, {names[0]} and {names[1]}; {_ONE_PATTERN}.")
     return [_renamed(given, names[0], name) for name in _matching(names[0], model)]
+
+
+def _without_pattern(text: str) -> ex.Feature | None:
+    """Return the feature of a text whose stars, if any, are all products, as in "L2.N812*L3.N40"; None for others."""
+    try:
+        feature = parse(text)
+    except FeatureError:
+        return None
+    return None if any(isinstance(f, ex.Hook) and "*" in f.name for f in feature.walk()) else feature
 
 
 def _latents(text: str, star: re.Match[str]) -> list[ex.Feature]:

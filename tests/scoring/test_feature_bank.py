@@ -191,6 +191,19 @@ def test_patterns_and_families_in_text(neox):
     assert expressions(("2 * L0.N3", ["L0.N3", "L0.N3"]), model) == [2 * dl.neuron(0, 3), dl.neuron(0, 3)]
 
 
+@pytest.mark.parametrize(
+    "text", ["L1.N3*L0.N4", "L1.N3 *L0.N4", "L1.N3*2", "2*L1.N3*L0.N4", "L1.N3*-1", "(L1.N3)*L0.N4"]
+)
+def test_a_star_between_features_is_a_product(neox, text):
+    assert expressions(text, as_hooked(neox.bridge)) == [dl.parse(text)]
+
+
+def test_a_pattern_may_be_a_factor_or_a_term(neox):
+    model = as_hooked(neox.bridge)
+    assert expressions("L*.N3*2", model) == [2 * dl.neuron(i, 3) for i in range(2)]
+    assert expressions("L*.N3-L1.N4", model) == [dl.neuron(i, 3) - dl.neuron(1, 4) for i in range(2)]
+
+
 def test_members_of_a_family_are_named_and_parse(family):
     model = as_hooked(family.bridge)
     (heads,) = make_banks([0.5 * dl.hook("blocks.0.attn.hook_z")[-1]], model)
