@@ -45,9 +45,10 @@ class ShownText:
     values: np.ndarray | None = None
 
     def marked(self, high: Sequence[int]) -> str:
-        """Return the text with marks around the tokens at some positions."""
+        """Return the text with marks around the tokens at some positions; its own « and » become ‹ and ›."""
         chosen = set(high)
-        parts = [f"{OPEN}{token}{CLOSE}" if i in chosen else token for i, token in enumerate(self.tokens)]
+        tokens = [token.replace(OPEN, "‹").replace(CLOSE, "›") for token in self.tokens]
+        parts = [f"{OPEN}{token}{CLOSE}" if i in chosen else token for i, token in enumerate(tokens)]
         return "".join(parts).replace(f"{CLOSE}{OPEN}", "")
 
     def high(self) -> list[int]:

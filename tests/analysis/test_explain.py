@@ -286,6 +286,8 @@ def test_scores_of_answers():
     assert score.accuracy == pytest.approx((0.75 + 0.9) / 2) and score.f1 == pytest.approx(6 / 8)
     assert math.isnan(AnswerScore("detection", 0, 0, 0, 0).accuracy)
     assert ShownText("ab", 1.0, ("a", "b"), np.array([np.nan, -1.0])).high() == []
+    quoted = ShownText("a «b» c", 1.0, ("a", " «", "b", "»", " c"))
+    assert quoted.marked([2]) == "a ‹«b»› c" and quoted.marked([1, 2]) == "a« ‹b»› c"
 
 
 # The endpoint.
