@@ -31,6 +31,7 @@ THIRD_PARTY = {
     "_global_server": "kaleido",
     "_strip_protocol": "an fsspec file system",
     "_fingerprint": "a datasets.Dataset",
+    "_repr_mimebundle_": "an anywidget.AnyWidget, on which IPython calls it",
     "_exit": "os",
     "_asdict": "a named tuple",
     "_fields": "a named tuple",

@@ -79,9 +79,10 @@ def observe(model: HookedModel, name: str, layer: str, components: tuple[str, ..
     # In compatibility mode, TransformerLens computes some layers from their weights and does not call their modules.
     around = [f"{layer}.{part}.hook_{side}" for part in components for side in _SIDES]
     wanted += [point for point in (f"{layer}.hook_in", *around) if point in known and point not in wanted]
-    modules = {part: _component(model, f"{layer}.{part}") for part in components}
     handles = []
     with model.lock, model.backend.unhooked():
+        # Within the lock: a pass of another thread has other modules in these places while it bypasses components.
+        modules = {part: _component(model, f"{layer}.{part}") for part in components}
         try:
             for part, module in modules.items():
                 if module is not None:

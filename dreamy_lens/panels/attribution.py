@@ -15,7 +15,7 @@ from dreamy_lens.features.parser import feature_names, parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.panels import bundle, state
 from dreamy_lens.panels.frozen import frozen
-from dreamy_lens.panels.hosts import announce_panel
+from dreamy_lens.panels.hosts import announce_panel, connect_frozen
 from dreamy_lens.panels.live import LivePanel
 from dreamy_lens.panels.messages import MessageHandler, PromptInspector
 from dreamy_lens.panels.run_view import WEIGHT, edited_keys, first_small_page
@@ -107,6 +107,7 @@ class AttributionPanel(LivePanel):
 
         # A saved notebook keeps this frozen view; while the kernel runs, the frozen view connects to the live panel.
         self._cells.append(display(self._frozen(), raw=True, display_id=True))
+        connect_frozen(self)
 
     def _frozen(self) -> dict[str, str]:
         return {"text/html": self.to_html(), "text/plain": repr(self)}

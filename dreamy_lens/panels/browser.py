@@ -14,7 +14,7 @@ from dreamy_lens.html.escaping import escape
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.panels.dream import DreamPanel
 from dreamy_lens.panels.form import FeatureForm
-from dreamy_lens.panels.hosts import announce_panel
+from dreamy_lens.panels.hosts import announce_panel, display_metadata
 from dreamy_lens.panels.runs import RunsPanel
 from dreamy_lens.panels.units import examples_in
 from dreamy_lens.runs.dream import Dream
@@ -106,7 +106,7 @@ class FeatureBrowser(VBox):
         if bundle:
             name = escape(self.form.model or self.form.loading or "a model")
             bundle["text/html"] = f"<p>Feature browser of {name}. It needs a kernel: run this cell again to use it.</p>"
-        return bundle
+        return (bundle, metadata) if (metadata := display_metadata(self.form)) else bundle
 
     def _display_(self) -> Any:
         """Return what marimo displays, which has no boxes: the form and the panels that exist when the cell ends."""

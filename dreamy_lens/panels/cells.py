@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dreamy_lens._host import in_kernel
 from dreamy_lens.panels.attribution import frozen_attribution
 from dreamy_lens.panels.dream import DreamPanel
+from dreamy_lens.panels.hosts import connect_frozen, display_metadata
 from dreamy_lens.panels.runs import RunsPanel
 from dreamy_lens.runs.worker import ENDED
 
@@ -54,7 +55,12 @@ class Cell:
 
         self._lock = threading.Lock()
         self.panels, self.box = [panel], VBox([panel])
-        self.handle = display(self.box if html is None else CellContent(html, repr(panel)), display_id=True)
+        self._metadata = display_metadata(panel)
+        if html is None:
+            self.handle = display(self.box, display_id=True, metadata=self._metadata)
+        else:
+            self.handle = display(CellContent(html, repr(panel)), display_id=True)
+            connect_frozen(panel)
         self._follow(panel)
 
     def add(self, run: Dream) -> None:
@@ -68,7 +74,7 @@ class Cell:
             self.panels.append(panel)
             self.box.children = (*self.box.children, panel)
             if self.handle is not None:
-                self.handle.update(self.box)
+                self.handle.update(self.box, metadata=self._metadata)
         self._follow(panel)
 
     def _follow(self, panel: DreamPanel | RunsPanel) -> None:

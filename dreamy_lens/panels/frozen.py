@@ -24,7 +24,8 @@ ROWS = 12
 
 _SCRIPT = """
 const drawn = (globalThis.dreamy_lens_drawn ??= new WeakSet());
-const root = [...document.querySelectorAll('[data-dreamy="%(id)s"]')].find((one) => !drawn.has(one));
+const places = [...document.querySelectorAll('[data-dreamy="%(id)s"]')];
+const root = places.find((one) => !drawn.has(one)) ?? document.createElement("div");
 drawn.add(root);
 const data = "%(data)s";
 const bytes = new DataView(new ArrayBuffer(data.length / 5 * 4));
@@ -69,7 +70,8 @@ const follow = (event) => {
 };
 if ("%(live)s") addEventListener("dreamy-lens-live", follow);
 """
-"""Script of a frozen view. A page may hold one view several times, so each script takes the first free place."""
+"""Script of a frozen view. A page may hold one view several times, so each script takes the first free place; there is
+none left if the cell had new content before the script ran."""
 
 
 _B85 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~"

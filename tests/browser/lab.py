@@ -119,6 +119,7 @@ class Server:
         command = [
             *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"),
             *("--ServerApp.port=0", f"--ServerApp.root_dir={self.root}", "--ServerApp.disable_check_xsrf=True"),
+            f"--ServerApp.extra_static_paths={Path(__file__).with_name('hosts')}",  # at /static, for other programs
             *("--IdentityProvider.token=", "--PasswordIdentityProvider.hashed_password="),
             *("--LabApp.extension_manager=readonly", "--LabApp.expose_app_in_browser=True"),
             "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",

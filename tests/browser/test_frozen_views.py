@@ -52,6 +52,18 @@ def shown(offline_page: Open, tmp_path: Path) -> Callable[..., Page]:
     return show
 
 
+# Where it is drawn.
+
+
+def test_a_script_whose_place_is_gone_does_nothing(shown):
+    """A program may give a cell its content twice before the first script runs; then two scripts find one place."""
+    view = frozen("attribution", attribution_state())
+    script = view[view.index("<script") :]
+    page = shown(f"{view}{script}")
+    page.evaluate(FRAMES)
+    assert page.locator(".dlp").count() == 1
+
+
 # What it weighs.
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -107,6 +110,17 @@ def test_hooks_of_the_user_do_not_change_what_a_name_means(gpt2):
     value = dl.score("blocks.1.mlp.hook_pre[-1, 3]", "The dog", bridge).value[0]
     assert value == pytest.approx(4 * plain, rel=1e-4)
     assert order[:2] == ["first", "second"] and order[::2] == ["first"] * (len(order) // 2)
+
+
+def test_a_pass_of_another_thread_does_not_change_what_a_name_means(gpt2):
+    from tests.helpers.models import new_bridge
+
+    model = as_hooked(new_bridge("gpt2", gpt2.raw))
+    with ThreadPoolExecutor(1) as pool:
+        with model.lock, model.bypass().bare(["blocks.0.mlp.hook_post"]):  # as in a step of a run
+            verdict = pool.submit(unmeant, model, "blocks.1.mlp.hook_post")
+            time.sleep(0.2)  # long enough to look at the modules, if the thread does not wait
+        assert verdict.result() is None
 
 
 def test_nor_do_they_make_a_model_see_later_tokens(gpt2):

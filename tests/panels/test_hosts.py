@@ -12,7 +12,7 @@ import pytest
 
 import dreamy_lens as dl
 from dreamy_lens.panels import FeatureBrowser, bundle, hosts
-from dreamy_lens.panels.hosts import NO_WIDGETS
+from dreamy_lens.panels.hosts import NO_WIDGETS, display_metadata
 
 LINES = """\
 import dreamy_lens as dl
@@ -38,6 +38,7 @@ def colab(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     google, module = types.ModuleType("google"), types.ModuleType("google.colab")
     module.output = Output("google.colab.output")  # pyright: ignore[reportAttributeAccessIssue]
+    module.output.__dict__["_widgets"] = types.SimpleNamespace(_installed_url="an address")
     google.colab = module  # pyright: ignore[reportAttributeAccessIssue]
     for name, stand_in in {"google": google, "google.colab": module, "google.colab.output": module.output}.items():
         monkeypatch.setitem(sys.modules, name, stand_in)
@@ -53,6 +54,16 @@ def test_colab_is_asked_once_for_widgets_and_for_nothing_else(colab: list[str], 
     panel = run.explore(run.frontier[0])
     assert colab == ["enable_custom_widget_manager"]
     panel.close()
+    browser.close()
+
+
+def test_in_colab_every_thread_can_display_a_panel_and_widgets_around_it(colab: list[str], gpt2):
+    """Colab marks outputs for its manager of widgets only in the thread in which the first panel was made."""
+    browser = FeatureBrowser(gpt2.bridge).wait()
+    mark = {"application/vnd.jupyter.widget-view+json": {"colab": {"custom_widget_manager": {"url": "an address"}}}}
+    assert display_metadata(browser.form) == browser._repr_mimebundle_()[1] == mark
+    del sys.modules["google.colab.output"]
+    assert display_metadata(browser.form) == {} and isinstance(browser._repr_mimebundle_(), dict)
     browser.close()
 
 

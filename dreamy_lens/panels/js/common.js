@@ -122,13 +122,14 @@ export function painter(parts) {
   };
 }
 
-/** Return whether the theme of the page is dark. */
+/** Return whether the theme of the page is dark. Colab marks its frames with an attribute `theme` if its theme is dark. */
 const dark = () => {
-  const lab = document.body.dataset.jpThemeLight ?? document.documentElement.dataset.jpThemeLight;
-  if (lab !== undefined) return lab === "false";
-  const kind = document.body.dataset.vscodeThemeKind ?? document.documentElement.dataset.theme ?? document.body.className;
-  if (/dark/.test(kind)) return true;
-  return !/light/.test(kind) && matchMedia("(prefers-color-scheme: dark)").matches;
+  const html = document.documentElement, { dataset, className } = document.body;
+  const lab = dataset.jpThemeLight ?? html.dataset.jpThemeLight;
+  if (lab) return lab === "false";
+  const colab = globalThis.google?.colab && html.getAttribute("theme") + "light";
+  const kind = dataset.vscodeThemeKind ?? html.dataset.theme ?? colab ?? className;
+  return /dark/.test(kind) || (!/light/.test(kind) && matchMedia("(prefers-color-scheme: dark)").matches);
 };
 
 /** Make the root element of a view, which follows the theme of the page; return it with a function that removes it. */
@@ -146,8 +147,8 @@ export function stage(el, name) {
   follow();
   const query = matchMedia("(prefers-color-scheme: dark)"), watch = new MutationObserver(follow);
   query.addEventListener("change", follow);
-  const attributeFilter = ["data-jp-theme-light", "data-vscode-theme-kind", "data-theme", "class"];
-  for (const node of [document.body, document.documentElement]) watch.observe(node, { attributes: true, attributeFilter });
+  // Each program has an attribute of its own for the theme, and pages change few others.
+  for (const node of [document.body, document.documentElement]) watch.observe(node, { attributes: true });
   el.append(root);
   const leave = () => {
     removeEventListener("keydown", keys, true);
