@@ -23,6 +23,7 @@ from dreamy_lens.errors import (
 from dreamy_lens.features import bind
 from dreamy_lens.models import Vocabulary, as_hooked
 from tests.helpers import models
+from tests.helpers.quick import quick_ones
 from tests.helpers.scorers import make_scorer
 
 POST = "blocks.0.mlp.hook_post"
@@ -390,7 +391,7 @@ def test_positions_are_checked_again_for_the_prompts_that_are_scored(gpt2):
         scorer.score([[1, 2, 3, 4, 5, 6000]])
 
 
-@pytest.mark.parametrize("name", models.FAMILIES)
+@pytest.mark.parametrize("name", quick_ones(models.FAMILIES, ["llama"]))
 def test_every_reachable_hook_point_of_every_architecture_binds_or_says_why(name):
     bridge = models.family(name).bridge
     for point in as_hooked(bridge).hook_names():

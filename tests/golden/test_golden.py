@@ -159,6 +159,7 @@ def test_a_saved_run_resumes_as_if_it_had_never_stopped(tmp_path):
     same(make.numbers_of(make.opened(tmp_path, "half")), NUMBERS["runs"]["pre"])
 
 
+@pytest.mark.slow
 def test_a_scan_that_was_stopped_goes_on_from_there(tmp_path, now):
     place = copied("unfinished", tmp_path, now)
     marked(place / "scan.safetensors")

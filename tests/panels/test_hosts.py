@@ -67,6 +67,7 @@ def test_in_colab_every_thread_can_display_a_panel_and_widgets_around_it(colab: 
     browser.close()
 
 
+@pytest.mark.slow
 def test_plain_ipython_shows_tables_and_says_that_panels_need_a_notebook(tmp_path):
     pytest.importorskip("IPython")
     words = [sys.executable, "-m", "IPython", "--simple-prompt", "--no-banner", "--colors=NoColor", "--no-confirm-exit"]

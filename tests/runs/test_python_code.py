@@ -15,6 +15,7 @@ from dreamy_lens.panels import AttributionPanel, DreamPanel, RunsPanel
 from dreamy_lens.panels.cells import frozen_attribution
 from dreamy_lens.runs.python_code import HOLE, run_code
 from tests.helpers.frozen_pages import frozen_state
+from tests.helpers.quick import quick_ones
 
 pytestmark = pytest.mark.usefixtures("short_start")
 
@@ -71,7 +72,7 @@ def ids_of(prompt: Any) -> str:
     return ", ".join(map(str, prompt.ids))
 
 
-@pytest.mark.parametrize("name", list(RUNS))
+@pytest.mark.parametrize("name", quick_ones(RUNS, ["constraints", "no BOS"]))
 def test_the_code_of_a_run_makes_the_run_and_the_attribution_of_its_prompts(name: str):
     run = dreamed(**RUNS[name])
     code = frozen_state(DreamPanel(run).to_html())["python"]

@@ -28,6 +28,7 @@ from dreamy_lens.runs import Dream
 from dreamy_lens.scoring import Scorer
 from tests.helpers import models
 from tests.helpers.dreams import FEATURE, dream, same
+from tests.helpers.quick import quick_ones
 
 POINT = "blocks.0.mlp.hook_post"
 
@@ -71,7 +72,7 @@ def altered(path: Path, change: Any, sealed: bool = True) -> None:
 # Precision and device.
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", quick_ones(["bfloat16", "float32", "float64"], ["bfloat16"]))
 def test_a_model_loaded_by_its_name_comes_in_the_run_s_own_precision(tiny, tmp_path, strict, dtype):
     full = dream(loaded(tiny, dtype), fluency_model=loaded(tiny, dtype))
     dream(loaded(tiny, dtype), fluency_model=loaded(tiny, dtype), iterations=4).save(tmp_path / "run")

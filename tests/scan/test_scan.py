@@ -23,6 +23,7 @@ from dreamy_lens.scan.scan_folder import ScanFolder
 from dreamy_lens.scan.storage import CHECKPOINT_FILE
 from tests.helpers.background import processes
 from tests.helpers.brute_scan import brute_scan
+from tests.helpers.quick import quick_ones
 from tests.helpers.scans import scanned_in_parts
 
 WORDS = "the dog runs over hill and a cat sleeps in house friends bark she said that big red sun".split()
@@ -219,7 +220,7 @@ def test_parts_scanned_apart_merge_into_the_whole(neox, small_blocks):
 # Stopping and going on.
 
 
-@pytest.mark.parametrize("at", [1, 3, 7])
+@pytest.mark.parametrize("at", quick_ones([1, 3, 7], [3]))
 def test_stopping_anywhere_and_going_on_is_never_having_stopped(neox, small_blocks, tmp_path, at):
     one = Scan(_features(), neox.bridge, texts(20), ScanConfig(k=4, length=6, sample=30, batch_size=4))
     straight = one.run(out=tmp_path / "straight", progress=False)

@@ -18,6 +18,7 @@ from dreamy_lens.runs.python_code import run_code
 from dreamy_lens.scoring.contexts import Combination, ContextScorer
 from dreamy_lens.scoring.scorer import Scorer
 from tests.helpers import models
+from tests.helpers.quick import quick_ones
 from tests.helpers.scorers import make_scorer
 from tests.search.test_chat import CHATML, chatty
 
@@ -175,7 +176,7 @@ def test_a_prompt_that_stays_is_improved_in_other_contexts_in_each_iteration(gpt
         assert len({chosen for number, chosen in drawn if number}) > 1
 
 
-@pytest.mark.parametrize("search", ["epo", "frontier", "gcg", "random"])
+@pytest.mark.parametrize("search", quick_ones(["epo", "frontier", "gcg", "random"], ["frontier"]))
 def test_every_search_finds_prompts_for_all_contexts(search):
     settings = {"iterations": 2, "length": 5, "search": search, "progress": False, "seed": 1}
     run = dl.dream(PRE, constraints=CONTEXTS, **settings)

@@ -113,7 +113,13 @@ CASES = [
     ("gpt2", 'logit(" the")', {}),
     ("neox", "hook('blocks.0.attn.hook_pattern')[1, -1, 0]", {}),
     ("llama", "hook('blocks.1.hook_resid_post')[:, 5].max()", {}),
-    *(("gpt2", FEATURE, settings) for settings in list(SETTINGS.values())[1:]),
+    ("gpt2", FEATURE, SETTINGS["template"]),
+    # Each of these has a test of a toy problem, below.
+    *(
+        pytest.param("gpt2", FEATURE, SETTINGS[name], marks=pytest.mark.slow)
+        for name in list(SETTINGS)[1:]
+        if name != "template"
+    ),
 ]
 
 
