@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import traitlets
 
+from dreamy_lens._files import check_page, write_text
 from dreamy_lens._host import in_kernel
 from dreamy_lens.analysis.attribution import attributions
 from dreamy_lens.errors import DreamyLensError, unknown_setting
 from dreamy_lens.features.binding import BoundFeature
 from dreamy_lens.features.parser import feature_names, parse
+from dreamy_lens.html.escaping import with_tooltip
+from dreamy_lens.html.page import document
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.panels import bundle, state
 from dreamy_lens.panels.frozen import frozen
@@ -132,8 +136,25 @@ class AttributionPanel(LivePanel):
         self._first.result(timeout)
         return self
 
-    def to_html(self) -> str:
-        """Return the view as HTML that needs no kernel."""
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return the view as HTML that needs no kernel: a part of a page for a cell, or a whole page for a file.
+
+        Args:
+            path: File to which the page is written; None writes no file.
+
+        Raises:
+            FileWriteError: The file cannot be written, or its name promises another format.
+        """
+        if path is None:
+            return self._view()
+        check_page(path, "dl.attribution(...).save(path) writes other formats.")
+        heading = f"<h1>Attribution of {with_tooltip(self.title, self.full_title)}</h1>"
+        page = document(f"Attribution of {self.title}", heading + self._view(), scripts=True)
+        write_text(path, page)
+        return page
+
+    def _view(self) -> str:
+        """Return the view for a cell or a page."""
         self.wait()
         names = ("title", "full_title", "subtitle", "python", "error", "view_state")
         attributions = {key: state.trimmed(entry, 12, 4) for key, entry in self._inspector.known.items()}

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import dreamy_lens as dl
-from dreamy_lens.errors import SettingsError
+from dreamy_lens.errors import FileWriteError, SettingsError
 from dreamy_lens.html.escaping import escape
 from dreamy_lens.models import as_hooked
 from dreamy_lens.panels import (
@@ -549,6 +549,16 @@ def until(happened, seconds=60.0) -> None:
     while not happened():
         assert time.monotonic() < end, "it has not happened"
         time.sleep(0.01)
+
+
+def test_an_explored_prompt_is_written_as_a_page(gpt2, tmp_path):
+    panel = dl.explore(FEATURE, [1, 2, 3], gpt2.bridge)
+    page = panel.to_html(tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == page and page.startswith("<!DOCTYPE html>")
+    assert page.count("<h1>Attribution of ") == 1 and frozen_state(page)["found"]["tokens"]
+    assert not panel.to_html().startswith("<!DOCTYPE")  # a cell has the view alone
+    with pytest.raises(FileWriteError, match=r"explore\.svg.*dl\.attribution"):
+        panel.to_html(tmp_path / "explore.svg")
 
 
 def test_an_unknown_option_of_explore_is_named(gpt2):
