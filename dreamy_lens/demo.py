@@ -55,7 +55,6 @@ def run_demo(options: argparse.Namespace) -> None:
         constraints=[dl.constraints.round_trip(), dl.constraints.printable()],
         iterations=options.iterations,
         seed=options.seed,
-        progress=True,
     )
     seconds = time.perf_counter() - start
 

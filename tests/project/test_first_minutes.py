@@ -47,8 +47,9 @@ def test_the_demo_prints_a_frontier_and_writes_one_self_contained_page(tmp_path,
     monkeypatch.setattr(demo, "SHOWN", 3)
     page = tmp_path / "dream.html"
     assert demo.main(["--iterations", "1", "--html", str(page)]) == 0
-    printed = capsys.readouterr().out
+    printed, said = capsys.readouterr()
     assert "cross-entropy" in printed and page.as_uri() in printed
+    assert "\r" not in said  # where stderr is no terminal, progress is lines
     html = page.read_text(encoding="utf-8")
     assert html.startswith("<!doctype html>") or html.startswith("<!DOCTYPE html>")
     assert html.count("<script") == 1 and not re.search(r'(src|href)="https?:', html)
