@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 RUN = 'run = dl.dream("L2.N812", model, iterations=100_000, search="epo", population=4, children=8, length=6, seed=0)'
 RESTART = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
 PLACE = "(place) => { place.scrollIntoView({ block: 'end' }); return place.getBoundingClientRect().bottom; }"
+FITS = "() => document.querySelector('.jp-NotebookPanel').getBoundingClientRect().bottom <= innerHeight"
 BOTTOM = "(place) => place.getBoundingClientRect().bottom"
 
 
@@ -47,6 +48,7 @@ def test_sections_are_computed_while_a_run_goes_on_and_are_kept_in_the_file(lab:
     view.get_by_role("button", name="What it does").click()
     view.locator(".dlp-section").get_by_text("mean of the placebos").wait_for(timeout=60_000)
     page.set_viewport_size({"width": 1300, "height": 500})  # the end of the page is near
+    page.wait_for_function(FITS)  # JupyterLab follows the window later
     before = view.locator(".dlp-section").evaluate(PLACE)
     page.mouse.move(2, 2)
     page.evaluate("() => document.activeElement.blur()")
