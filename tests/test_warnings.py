@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ import pytest
 
 import dreamy_lens as dl
 from dreamy_lens import errors
+from dreamy_lens._warnings import ignored_warnings
+from dreamy_lens.models import as_hooked
+from dreamy_lens.models.editable_hooks import uneditable
 from tests.features.test_sae_conditions import saved
 
 PACKAGE = Path(dl.__file__).parent
@@ -53,3 +57,53 @@ def test_the_command_line_prints_warnings_without_lines_of_code(tmp_path):
     (line,) = [line for line in done.stderr.splitlines() if "does not know" in line]
     assert line.startswith("dreamy-lens: The SAE folder ") and "Warning" not in done.stderr
     assert "sys.exit" not in done.stderr
+
+
+def test_a_search_in_the_background_does_not_touch_how_other_threads_warn(gpt2, monkeypatch):
+    """`catch_warnings` in a thread would restore the filters of all threads, while the user records warnings."""
+    threads: list[str] = []
+    entered = warnings.catch_warnings.__enter__
+
+    def enter(self: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return entered(self)
+
+    filters = list(warnings.filters)
+    monkeypatch.setattr(warnings.catch_warnings, "__enter__", enter)
+    for search in ("frontier", "epo"):
+        run = dl.dream("L1.N3", gpt2.bridge, search=search, iterations=2, length=4, wait=False, progress=False)
+        assert len(run.wait().frontier)
+    model = as_hooked(gpt2.bridge)
+    thread = threading.Thread(target=lambda: uneditable(model, "blocks.1.attn.hook_pattern"))
+    thread.start()
+    thread.join(60)
+    assert not [name for name in threads if name != threading.main_thread().name]
+    assert list(warnings.filters) == filters
+
+
+def test_warnings_are_ignored_in_one_thread_only():
+    said = []
+
+    def in_another_thread() -> None:
+        with pytest.warns(UserWarning, match="of another thread"):  # raises here if nothing came
+            warnings.warn("of another thread", UserWarning, stacklevel=1)
+        said.append(True)
+
+    filters = list(warnings.filters)
+    with ignored_warnings(UserWarning):
+        warnings.warn("of this thread", UserWarning, stacklevel=1)  # an error in these tests if it is not ignored
+        thread = threading.Thread(target=in_another_thread)
+        thread.start()
+        thread.join(60)
+    assert said and list(warnings.filters) == filters
+
+
+def test_filters_that_another_thread_saved_and_restores_ignore_nothing_later():
+    outer = ignored_warnings(UserWarning, "some text")
+    outer.__enter__()
+    with warnings.catch_warnings():
+        outer.__exit__(None, None, None)
+        with pytest.warns(UserWarning, match="some text"):
+            warnings.warn("some text", UserWarning, stacklevel=1)
+    with pytest.warns(UserWarning, match="some text"):
+        warnings.warn("some text", UserWarning, stacklevel=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dreamy_lens._warnings import ignored_warnings
 from dreamy_lens.errors import DreamyLensError
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import parse
@@ -129,8 +129,7 @@ def _feature(feature: Any, hooked: HookedModel, prepend_bos: bool | None, length
 
     rng = np.random.default_rng(0)
     ids = rng.choice(np.flatnonzero(scorer.allowed), size=(16, length))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # unshared prefixes are a finding of their own below
+    with ignored_warnings(Warning):  # unshared prefixes are a finding of their own below
         failure, scores = _attempt("the value on random prompts", lambda: scorer.score(ids))
     if scores is None:
         yield failure

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import warnings
 from typing import Any
 
 import dreamy_lens as dl
 from dreamy_lens._files import check_file
 from dreamy_lens._host import say
+from dreamy_lens._warnings import ignored_warnings
 from dreamy_lens.cli.commands import Commands
 from dreamy_lens.cli.options import (
     add_model,
@@ -221,8 +221,7 @@ def unescaped(text: str) -> str:
         SettingsError: An escape sequence is incomplete or stands for no character.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python keeps a sequence that it does not know, and warns
+        with ignored_warnings(Warning):  # Python keeps a sequence that it does not know, and warns
             return text.encode("latin-1", "backslashreplace").decode("unicode_escape")
     except UnicodeDecodeError as error:
         raise SettingsError(

@@ -24,7 +24,6 @@ import re
 import sys
 import sysconfig
 import tokenize
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -35,6 +34,7 @@ import numpy as np
 
 from dreamy_lens._files import cached_json
 from dreamy_lens._host import working
+from dreamy_lens._warnings import ignored_warnings
 from dreamy_lens.errors import SettingsError, quoted
 
 PACKAGES: tuple[str, ...] = (
@@ -281,8 +281,7 @@ def _docstrings_of_file(path: Path, label: str) -> Iterator[Document]:
     try:
         with tokenize.open(path) as file:
             source = file.read()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # packages may have invalid escapes in their strings
+        with ignored_warnings(Warning):  # packages may have invalid escapes in their strings
             tree = ast.parse(source)
     except (SyntaxError, ValueError, OSError, RecursionError):  # templates, and files for other versions of Python
         return

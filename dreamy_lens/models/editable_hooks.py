@@ -7,13 +7,13 @@ goes nowhere, or not everywhere where its name says. One pass over a few tokens 
 from __future__ import annotations
 
 import re
-import warnings
 import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from dreamy_lens._warnings import ignored_warnings
 from dreamy_lens.errors import HookNotEditableError
 from dreamy_lens.models.hook_evidence import PROBE_LENGTH, same_numbers
 
@@ -41,8 +41,8 @@ def uneditable(model: HookedModel, name: str) -> str | None:
     known = _FOUND.setdefault(model.base, {})
     key = name, model.backend.mode
     if key not in known:
-        with model.lock, torch.no_grad(), model.backend.unhooked(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TransformerLens warns of a discarded edit; the error says it
+        quiet = ignored_warnings(Warning)  # TransformerLens warns of a discarded edit; the error says it
+        with model.lock, torch.no_grad(), model.backend.unhooked(), quiet:
             known[key] = _reason(model, name)
     return known[key]
 

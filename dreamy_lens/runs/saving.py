@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -258,10 +257,10 @@ def _contradiction(config: SearchConfig, history: History, state: State | None, 
     if not np.isfinite(state.seconds) or state.seconds < 0:
         return f"its duration is {state.seconds} seconds"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", DeprecationWarning)  # numpy 1 takes a negative number, and only warns
-            np.random.default_rng().bit_generator.state = state.rng
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, DeprecationWarning) as error:
+        np.random.default_rng().bit_generator.state = state.rng
+        if any(number < 0 for number in (*state.rng["state"].values(), state.rng["has_uint32"], state.rng["uinteger"])):
+            raise ValueError("a number is negative")  # numpy 1 takes it
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         return f"the state of its random generator is invalid ({type(error).__name__}: {str(error).rstrip('.')})"
     return None
 
