@@ -86,7 +86,7 @@ class Commands:
         help = COMMANDS[name].help
         description = f"{help[0].upper()}{help[1:]}."
         parser = self._parsers.add_parser(name, help=help, description=description, **(syntax_help if features else {}))
-        parser.set_defaults(run=run, misused=parser.error)
+        parser.set_defaults(run=run, misused=parser.error, parser=parser)
         return parser
 
     def list_only(self, name: str) -> None:

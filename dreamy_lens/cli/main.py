@@ -14,6 +14,7 @@ import dreamy_lens as dl
 from dreamy_lens._files import TABLES, check_ending, check_file, check_page
 from dreamy_lens._host import reporting
 from dreamy_lens.cli.commands import COMMANDS, Commands
+from dreamy_lens.cli.wording import in_options
 from dreamy_lens.errors import DreamyLensError
 from dreamy_lens.scan.index_folder import check_index_folder, is_index_folder
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         _check_files(options)
-        with _warnings_in_words(), reporting(False if getattr(options, "quiet", False) else None):
+        with _warnings_in_words(options.parser), reporting(False if getattr(options, "quiet", False) else None):
             status = options.run(options) or 0
         sys.stdout.flush()
         return status
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("dreamy-lens: interrupted.", file=sys.stderr)
         return 130
     except (DreamyLensError, OSError) as error:
-        print(f"dreamy-lens: {error}", file=sys.stderr)
+        print(f"dreamy-lens: {in_options(str(error), options.parser)}", file=sys.stderr)
         _print_frontier_of(error)
         return 1
     except Exception as error:
@@ -92,10 +93,10 @@ def _check_files(options: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def _warnings_in_words() -> Iterator[None]:
-    """Print warnings like errors: who calls no Python functions needs no file and line of them."""
+def _warnings_in_words(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Print warnings like errors: who calls no Python functions needs no file and line of them, and no keywords."""
     former = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"dreamy-lens: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"dreamy-lens: {in_options(str(message), parser)}\n"
     try:
         yield
     finally:

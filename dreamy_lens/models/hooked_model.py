@@ -95,12 +95,12 @@ class HookedModel:
     @property
     def device(self) -> torch.device:
         """Current device of the model."""
-        return next(self.backend.module.parameters()).device
+        return self._first_parameter().device
 
     @property
     def dtype(self) -> torch.dtype:
         """Current precision of the weights."""
-        return next(self.backend.module.parameters()).dtype
+        return self._first_parameter().dtype
 
     @property
     def is_hooked(self) -> bool:
@@ -154,11 +154,22 @@ class HookedModel:
             self.backend.renew()
 
     def _weights(self) -> list[Tensor]:
-        """Return the present parameters and buffers; their places in the modules are listed once, which takes long."""
+        """Return the present parameters and buffers."""
+        return [tensor for store, name in self._places() if (tensor := store.get(name)) is not None]
+
+    def _first_parameter(self) -> Tensor:
+        """Return the first parameter, without a walk through the modules: a search asks thousands of times."""
+        for store, name in self._places():
+            if isinstance(tensor := store.get(name), torch.nn.Parameter):
+                return tensor
+        return next(self.backend.module.parameters())
+
+    def _places(self) -> list[tuple[Mapping[str, Any], str]]:
+        """Return the places of parameters and buffers in the modules, which are listed once, because it takes long."""
         if self._slots is None:
             stores = [s for m in self.backend.module.modules() for s in (m._parameters, m._buffers)]
             self._slots = [(store, name) for store in stores for name, x in store.items() if x is not None]
-        return [tensor for store, name in self._slots if (tensor := store.get(name)) is not None]
+        return self._slots
 
     @property
     def is_processed(self) -> bool:

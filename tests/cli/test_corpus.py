@@ -111,7 +111,7 @@ def test_a_run_has_no_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     ("arguments", "words"),
     [
         (["scan", "L2.N17", "--corpus", "/nowhere/at/all.txt"], "/nowhere/at/all.txt"),
-        (["scan", "L2.N17", "--tokens", "3"], "tokens=3"),
+        (["scan", "L2.N17", "--tokens", "3"], "--tokens 3"),
         (["scan", "L2.N1717"], "no unit 1717"),
         (["compare", "/nowhere/run", "/nowhere/examples"], "/nowhere/run"),
     ],

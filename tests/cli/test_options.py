@@ -111,7 +111,7 @@ def test_an_option_of_another_search_is_wrong_usage(words, said, command, capsys
 
 def test_a_setting_is_checked_before_the_model_is_loaded(capsys):
     assert main(["dream", "L2.N17", "--search", "frontier", "--samples", "2", "--model", "no/model"]) == 1
-    assert capsys.readouterr().err == "dreamy-lens: samples is 2; it must be at least 8.\n"
+    assert capsys.readouterr().err == "dreamy-lens: --samples is 2; it must be at least 8.\n"
 
 
 def test_a_new_setting_is_an_option_of_dream_and_sweep(more_settings, monkeypatch, capsys):

@@ -9,6 +9,7 @@ from dreamy_lens.errors import HookNotFiredError, ModelError, UnknownHookError
 from dreamy_lens.models import HookedModel, as_hooked, gate_of, matches, nearest, wrap
 from dreamy_lens.models.hook_points import hook_points
 from tests.helpers.models import family as tiny
+from tests.helpers.models import new_bridge
 
 GATES = ("use_attn_result", "use_hook_mlp_in", "use_attn_in", "use_split_qkv_input")
 
@@ -232,3 +233,13 @@ def test_a_model_is_put_in_evaluation_mode_and_told_apart_by_name(gpt2):
 def test_what_is_no_model_is_told_so():
     with pytest.raises(ModelError, match=r"Linear is not a model dreamy_lens can hook .it lacks hook_dict, hooks"):
         as_hooked(torch.nn.Linear(2, 2))
+
+
+def test_device_and_dtype_are_those_of_the_weights_as_they_are_now():
+    bridge = new_bridge("gpt2", tiny("gpt2").raw)
+    model = as_hooked(bridge)
+    assert (model.device.type, model.dtype) == ("cpu", torch.float32)
+    bridge.to(torch.float64)
+    assert model.dtype == torch.float64
+    bridge.to("meta")
+    assert model.device.type == "meta"
