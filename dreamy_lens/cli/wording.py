@@ -42,7 +42,7 @@ def in_options(message: str, parser: argparse.ArgumentParser) -> str:
         plain = value[1:-1] if re.fullmatch(r"""(["'])[\w.:/-]+\1""", value) else value
         return f"no {option}" if value == "None" else f"{option} {plain}"
 
-    message = _GIVEN.sub(given, message)
+    message = _GIVEN.sub(given, message.replace(", or None", ", or leave it out"))
     return _NAMED.sub(
         lambda match: match[0] if _is_in_call(message, match.start()) else options.get(match[0], match[0]), message
     )

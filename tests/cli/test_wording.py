@@ -21,6 +21,10 @@ def parser() -> argparse.ArgumentParser:
     ("message", "expected"),
     [
         ("iterations is -1; it must be positive.", "--iterations is -1; it must be positive."),
+        (
+            "length is 0; it must be at least 1, or None for 12.",
+            "--length is 0; it must be at least 1, or leave it out for 12.",
+        ),
         ("a lower lambda_min is wrong", "a lower --lambda-min is wrong"),
         ("use prepend_bos=False.", "use --no-bos."),
         ("use prepend_bos=True, or no BOS", "use --bos, or no BOS"),

@@ -10,16 +10,8 @@ from dreamy_lens import constraints as rules_of
 from dreamy_lens.errors import ConstraintError, FeatureError, PromptError, SettingsError, UnknownHookError
 from dreamy_lens.models import load as loading
 from dreamy_lens.results import merge
-from dreamy_lens.runs import Dream
 from dreamy_lens.scoring import Scorer
-from tests.helpers import models
 from tests.helpers.dreams import FEATURE, SMALL, dream, same
-
-
-@pytest.fixture(scope="module")
-def whole() -> Dream:
-    return dream(models.family("gpt2").bridge)
-
 
 # What a run is.
 

@@ -19,14 +19,7 @@ from dreamy_lens.runs import Dream
 from dreamy_lens.runs import worker as running
 from dreamy_lens.scoring import Scorer
 from dreamy_lens.search import epo as search
-from tests.helpers import models
 from tests.helpers.dreams import dream, interrupt_after, same
-
-
-@pytest.fixture(scope="module")
-def whole() -> Dream:
-    return dream(models.family("gpt2").bridge)
-
 
 # Stop anywhere, go on.
 

@@ -14,12 +14,6 @@ from dreamy_lens.scoring import Scorer
 from tests.helpers import models
 from tests.helpers.dreams import dream, same
 
-
-@pytest.fixture(scope="module")
-def whole() -> Dream:
-    return dream(models.family("gpt2").bridge)
-
-
 # Folders.
 
 

@@ -34,11 +34,6 @@ POINT = "blocks.0.mlp.hook_post"
 
 
 @pytest.fixture(scope="module")
-def whole() -> Dream:
-    return dream(models.family("gpt2").bridge)
-
-
-@pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> str:
     """A model as a Hugging Face folder."""
     path = tmp_path_factory.mktemp("models") / "tiny"
