@@ -1,55 +1,119 @@
-"""Warnings that are ignored in one thread."""
+"""Warnings of one thread, heard or ignored without a change for the other threads.
+
+`warnings.catch_warnings` works for all threads: it saves the filters and what shows warnings, and restores them. In two
+threads at once, each undoes what the other one set, and for good if the first to begin is the first to end. A search in
+the background would change how the program of the user warns. So one filter stays in `warnings.filters` once it is
+needed. It matches nothing, except in a thread that has told it to.
+"""
 
 from __future__ import annotations
 
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
-class _HereAndNow:
-    """Pattern of a filter that matches in the thread that made it, until that thread ends it.
+class _Nothing(Warning):
+    """Category that no warning has."""
 
-    Python's `warnings` asks a pattern only for `match`.
-    """
 
-    def __init__(self, pattern: str) -> None:
-        self._pattern, self._thread = re.compile(pattern, re.IGNORECASE), threading.get_ident()
+class _Probe(PendingDeprecationWarning):
+    """Category of a warning that shows whether the filters are still the same. Few programs show this kind."""
 
-    def match(self, text: str) -> Any:
-        return self._pattern.match(text) if threading.get_ident() == self._thread else None
 
-    def end(self) -> None:
-        self._thread = None
+class _Listener(threading.local):
+    """Pattern of the filter: `warnings` calls :meth:`match` with the text of a warning, in the thread that warns."""
+
+    pattern = ""  # for code that prints the filters of a process
+
+    def __init__(self) -> None:
+        self.heard: list[Callable[[str], object]] = []
+
+    def match(self, text: str) -> bool:
+        """Return whether this thread has a use for a warning, which then goes no further."""
+        return any(take(text) for take in self.heard)
+
+
+_PROBE = "a probe of the filters of warnings"
+_LISTENER = _Listener()
+_FILTER: Any = ("ignore", _LISTENER, Warning, None, 0)
 
 
 @contextmanager
-def ignored_warnings(category: type[Warning], pattern: str = "") -> Iterator[None]:
-    """Ignore some warnings of this thread for a while.
-
-    `warnings.catch_warnings` does it for all threads: it saves all filters, and restores them. In two threads at once,
-    each undoes what the other one set, and for good if the first to begin is the first to end. A search in the
-    background would change how the program of the user warns.
-
-    Args:
-        category: Kind of the warnings.
-        pattern: Regular expression for the beginning of their text.
-
-    >>> with ignored_warnings(DeprecationWarning, "an old name"):
-    ...     warnings.warn("an old name of a function", DeprecationWarning)
-    """
-    here = _HereAndNow(pattern)
-    added: Any = "ignore", here, category, None, 0
+def _listening(take: Callable[[str], object]) -> Iterator[None]:
+    """Let a function take the warnings of this thread for which it returns something true."""
     filters: Any = warnings.filters
-    filters.insert(0, added)
+    if not filters or filters[0] is not _FILTER:
+        filters.insert(0, _FILTER)  # never removed: another thread may be reading the list
+    # Forget which warnings were given once, so that they are given again. Every change of the filters does.
+    warnings.simplefilter("ignore", _Nothing, append=True)
+    _LISTENER.heard.append(take)
     try:
         yield
     finally:
-        here.end()  # another thread may have saved the filters, and restore this one
-        current: Any = warnings.filters
-        for each in (filters, current):
-            with suppress(ValueError):  # there are not two, or another thread has restored its own
-                each.remove(added)
+        _LISTENER.heard.remove(take)
+
+
+@contextmanager
+def ignored_warnings() -> Iterator[None]:
+    """Ignore the warnings of this thread for a while.
+
+    >>> with ignored_warnings():
+    ...     warnings.warn("seen by nobody")
+    """
+    with _listening(lambda text: True):
+        yield
+
+
+def hear_warnings(compute: Callable[[], T], pattern: re.Pattern[str], tries: int = 3) -> tuple[T, list[re.Match[str]]]:
+    r"""Call a function, and take the warnings of this thread whose texts begin with a pattern.
+
+    Another thread may change the filters meanwhile. If it has, warnings may have been missed, and the function is
+    called again.
+
+    Args:
+        compute: Function without side effects.
+        pattern: Pattern of the warnings. Others are given as usual.
+        tries: Largest number of calls.
+
+    Returns:
+        What the function returned, and the matches of its warnings, in order.
+
+    >>> _, found = hear_warnings(lambda: warnings.warn("op: no kernel"), re.compile(r"(\w+): no kernel"))
+    >>> found[0][1]
+    'op'
+    """
+    while True:
+        tries -= 1
+        matches = _Matches(pattern)
+        with _listening(matches.take):
+            result = compute()
+            with suppress(_Probe):  # raised if another thread has made warnings errors
+                warnings.warn_explicit(_PROBE, _Probe, __file__, 1)
+        if matches.probed or not tries:
+            return result, matches.found
+
+
+class _Matches:
+    """Matches of a pattern in the texts of warnings.
+
+    Attributes:
+        found: Matches, in order.
+        probed: Whether the probe was among the warnings, so that none was missed.
+    """
+
+    def __init__(self, pattern: re.Pattern[str]) -> None:
+        self._pattern = pattern
+        self.found: list[re.Match[str]] = []
+        self.probed = False
+
+    def take(self, text: str) -> bool:
+        match = self._pattern.match(text)
+        self.found += [match] if match else []
+        self.probed |= text == _PROBE
+        return bool(match) or text == _PROBE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ import pytest
 
 import dreamy_lens as dl
 from dreamy_lens import errors
-from dreamy_lens._warnings import ignored_warnings
+from dreamy_lens._warnings import hear_warnings, ignored_warnings
 from dreamy_lens.models import as_hooked
 from dreamy_lens.models.editable_hooks import uneditable
 from tests.features.test_sae_conditions import saved
@@ -59,6 +60,12 @@ def test_the_command_line_prints_warnings_without_lines_of_code(tmp_path):
     assert "sys.exit" not in done.stderr
 
 
+def filters() -> list[Any]:
+    """The filters that somebody has set: the package's own do nothing."""
+    ours = "dreamy_lens._warnings"
+    return [one for one in warnings.filters if ours not in (type(one[1]).__module__, one[2].__module__)]
+
+
 def test_a_search_in_the_background_does_not_touch_how_other_threads_warn(gpt2, monkeypatch):
     """`catch_warnings` in a thread would restore the filters of all threads, while the user records warnings."""
     threads: list[str] = []
@@ -68,7 +75,7 @@ def test_a_search_in_the_background_does_not_touch_how_other_threads_warn(gpt2, 
         threads.append(threading.current_thread().name)
         return entered(self)
 
-    filters = list(warnings.filters)
+    before = filters()
     monkeypatch.setattr(warnings.catch_warnings, "__enter__", enter)
     for search in ("frontier", "epo"):
         run = dl.dream("L1.N3", gpt2.bridge, search=search, iterations=2, length=4, wait=False, progress=False)
@@ -78,7 +85,7 @@ def test_a_search_in_the_background_does_not_touch_how_other_threads_warn(gpt2, 
     thread.start()
     thread.join(60)
     assert not [name for name in threads if name != threading.main_thread().name]
-    assert list(warnings.filters) == filters
+    assert filters() == before
 
 
 def test_warnings_are_ignored_in_one_thread_only():
@@ -89,17 +96,18 @@ def test_warnings_are_ignored_in_one_thread_only():
             warnings.warn("of another thread", UserWarning, stacklevel=1)
         said.append(True)
 
-    filters = list(warnings.filters)
-    with ignored_warnings(UserWarning):
+    with ignored_warnings():
         warnings.warn("of this thread", UserWarning, stacklevel=1)  # an error in these tests if it is not ignored
         thread = threading.Thread(target=in_another_thread)
         thread.start()
         thread.join(60)
-    assert said and list(warnings.filters) == filters
+    assert said
+    with pytest.warns(UserWarning, match="afterwards"):
+        warnings.warn("afterwards", UserWarning, stacklevel=1)
 
 
 def test_filters_that_another_thread_saved_and_restores_ignore_nothing_later():
-    outer = ignored_warnings(UserWarning, "some text")
+    outer = ignored_warnings()
     outer.__enter__()
     with warnings.catch_warnings():
         outer.__exit__(None, None, None)
@@ -107,3 +115,45 @@ def test_filters_that_another_thread_saved_and_restores_ignore_nothing_later():
             warnings.warn("some text", UserWarning, stacklevel=1)
     with pytest.warns(UserWarning, match="some text"):
         warnings.warn("some text", UserWarning, stacklevel=1)
+
+
+OP = re.compile(r"(\w+): no kernel")
+
+
+@pytest.mark.parametrize("action", ["ignore", "error", "always", "default", "once"])
+def test_warnings_are_heard_whatever_the_user_does_with_them_and_however_often_they_came(action):
+    def compute() -> int:
+        warnings.warn("op: no kernel", UserWarning, stacklevel=1)
+        return 3
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter(action, UserWarning)
+        for _ in range(2):
+            result, found = hear_warnings(compute, OP)
+            assert result == 3 and [match[1] for match in found] == ["op"]
+        assert not said
+        if action == "default":
+            compute()
+            assert len(said) == 1  # and is given to the user once the package has nothing to ask
+
+
+def test_other_warnings_are_given_as_usual_while_some_are_heard():
+    with pytest.warns(UserWarning, match="something else"):
+        assert hear_warnings(lambda: warnings.warn("something else", stacklevel=1), OP) == (None, [])
+
+
+@pytest.mark.parametrize("action", ["ignore", "error"])
+def test_warnings_are_listened_to_again_if_another_thread_has_changed_the_filters(action):
+    """Here the function changes them itself, which is the same to the listener."""
+    calls = []
+
+    def compute() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            warnings.filters.insert(0, (action, None, Warning, None, 0))  # type: ignore[attr-defined]
+        if action == "ignore" or len(calls) > 1:
+            warnings.warn("op: no kernel", UserWarning, stacklevel=1)
+
+    with warnings.catch_warnings():
+        _, found = hear_warnings(compute, OP)
+    assert len(calls) == 2 and [match[1] for match in found] == ["op"]

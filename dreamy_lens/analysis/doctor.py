@@ -129,7 +129,7 @@ def _feature(feature: Any, hooked: HookedModel, prepend_bos: bool | None, length
 
     rng = np.random.default_rng(0)
     ids = rng.choice(np.flatnonzero(scorer.allowed), size=(16, length))
-    with ignored_warnings(Warning):  # unshared prefixes are a finding of their own below
+    with ignored_warnings():  # unshared prefixes are a finding of their own below
         failure, scores = _attempt("the value on random prompts", lambda: scorer.score(ids))
     if scores is None:
         yield failure

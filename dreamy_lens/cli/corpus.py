@@ -221,7 +221,7 @@ def unescaped(text: str) -> str:
         SettingsError: An escape sequence is incomplete or stands for no character.
     """
     try:
-        with ignored_warnings(Warning):  # Python keeps a sequence that it does not know, and warns
+        with ignored_warnings():  # Python keeps a sequence that it does not know, and warns
             return text.encode("latin-1", "backslashreplace").decode("unicode_escape")
     except UnicodeDecodeError as error:
         raise SettingsError(

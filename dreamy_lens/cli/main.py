@@ -34,12 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, unknown = parser.parse_known_args(words)
     if unknown:  # the error comes from the command's own parser, which prints the usage of this command
         getattr(options, "misused", parser.error)(f"unrecognized arguments: {' '.join(unknown)}")
+    options.words = words
     if options.run is None:
         parser.print_help()
         return 2
     try:
         _check_files(options)
-        with _warnings_in_words(options.parser), reporting(False if getattr(options, "quiet", False) else None):
+        with _warnings_in_words(options), reporting(False if getattr(options, "quiet", False) else None):
             status = options.run(options) or 0
         sys.stdout.flush()
         return status
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("dreamy-lens: interrupted.", file=sys.stderr)
         return 130
     except (DreamyLensError, OSError) as error:
-        print(f"dreamy-lens: {in_options(str(error), options.parser)}", file=sys.stderr)
+        print(f"dreamy-lens: {in_options(str(error), options)}", file=sys.stderr)
         _print_frontier_of(error)
         return 1
     except Exception as error:
@@ -93,10 +94,10 @@ def _check_files(options: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def _warnings_in_words(parser: argparse.ArgumentParser) -> Iterator[None]:
+def _warnings_in_words(options: argparse.Namespace) -> Iterator[None]:
     """Print warnings like errors: who calls no Python functions needs no file and line of them, and no keywords."""
     former = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"dreamy-lens: {in_options(str(message), parser)}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"dreamy-lens: {in_options(str(message), options)}\n"
     try:
         yield
     finally:

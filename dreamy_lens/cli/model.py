@@ -15,6 +15,7 @@ from dreamy_lens.cli.constraint_options import add_around, given_around
 from dreamy_lens.cli.options import add_model, add_page, add_quiet, announce, load_selected_model, report_file
 from dreamy_lens.cli.output import add_output, print_json, print_result
 from dreamy_lens.cli.strip import print_strip
+from dreamy_lens.cli.wording import in_options
 from dreamy_lens.errors import DreamyLensError, quoted
 from dreamy_lens.results.export import check_format
 
@@ -169,7 +170,7 @@ def _doctor(options: argparse.Namespace) -> int:
     def note(finding: Finding) -> None:
         findings.append(finding)
         if not options.json:
-            print(finding, flush=True)
+            print(in_options(str(finding), options), flush=True)
 
     try:
         model = load_selected_model(options)

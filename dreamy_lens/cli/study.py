@@ -11,6 +11,11 @@ from dreamy_lens.cli.options import add_model, add_page, add_quiet, add_ray, mod
 from dreamy_lens.cli.output import add_output, print_json, print_result
 from dreamy_lens.studies.catalogue import STUDIES, study_function
 
+_OWN = {name: f"--{name}" for name in ("model", "device", "dtype", "also", "quick", "out", "ray")} | {
+    "progress": "--quiet"
+}
+"""Keywords of a study that are options of the command, and not settings, with these options."""
+
 
 def add_study(commands: Commands) -> None:
     """Add the command `study`."""
@@ -69,7 +74,10 @@ def _setting(text: str, options: argparse.Namespace) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         options.misused(f"--set {text}: write NAME=VALUE, such as seeds=4")
+    name = name.replace("-", "_")
+    if name in _OWN:
+        options.misused(f"--set {text}: {name} is not a setting; give the option {_OWN[name]}")
     try:
-        return name.replace("-", "_"), json.loads(value)
+        return name, json.loads(value)
     except ValueError:
-        return name.replace("-", "_"), value
+        return name, value

@@ -5,47 +5,62 @@ from __future__ import annotations
 import argparse
 import re
 
-_GIVEN = re.compile(r"""(?<![\w.])([a-z_]+)=(True|False|None|-?\d[\w.+-]*(?<!\.)|"[^"]*"|'[^']*'|\(\d+, \d+\))""")
-"""Keyword with its value, such as `prepend_bos=False`."""
-_NAMED = re.compile(r"^[a-z_]+(?= (?:is|are|has|must)\b)|(?<![\w./\"'-])[a-z]+(?:_[a-z]+)+(?![\w./=(\"'])")
-"""Keyword without a value: the first word of a message, or one with an underscore."""
+_QUOTED = r"""(?:(?<=[\s(\[{,:;])|(?<=^))(?:"[^"\n]*"|'[^'\n]*'|`[^`\n]*`|“[^”\n]*”)"""
+_VALUE = r"""True|False|None|-?\d[\w.+-]*(?<!\.)|"[^"\n]*"|'[^'\n]*'|\(\d+,\ \d+\)"""
+_WORDS = re.compile(
+    rf"""(?P<quoted>{_QUOTED})
+    |(?<![\w./=-])(?P<given>[a-z_]+)=(?P<value>{_VALUE})
+    |(?<![\w./=-])(?P<empty>[a-z_]+)=(?=[.,;]?(?:\s|$))
+    |^(?P<first>[a-z_]+)(?=\ (?:is|are|has|must)\b)
+    |(?<![\w./=-])(?P<named>[a-z]+(?:_[a-z]+)+)(?![\w/=(-]|\.\w)
+    |,\ or\ (?P<none>None)\b""",
+    re.VERBOSE,
+)
+"""What is looked for in a message: a quotation; a keyword with its value, such as `prepend_bos=False`; one without its
+value; one at the beginning; one with an underscore; and None as a choice."""
+_OTHERWISE = {"n_tokens": "tokens"}
+"""Keywords that the command line calls otherwise."""
 
 
-def in_options(message: str, parser: argparse.ArgumentParser) -> str:
+def in_options(message: str, options: argparse.Namespace) -> str:
     """Replace the keywords in a message by the options of a command, where it has them.
 
-    What stands inside a call, such as `load_sae(..., ignore="model_name")`, is Python, and stays.
+    Quotations stay as they are, and so does what stands inside a call, such as `load_sae(..., ignore="model_name")`,
+    and every keyword that is part of what the user typed, such as the name of a file.
 
     Args:
         message: Message of an error or a warning.
-        parser: Parser of the command.
+        options: Options of the command, with its `parser` and the `words` that the user typed.
 
     >>> parser = argparse.ArgumentParser()
     >>> _ = parser.add_argument("--batch-size")
     >>> _ = parser.add_argument("--no-bos", dest="prepend_bos", action="store_false")
-    >>> in_options("batch_size is 0; use batch_size=32 and prepend_bos=False.", parser)
+    >>> options = argparse.Namespace(parser=parser, words=["--batch-size", "0"])
+    >>> in_options("batch_size is 0; use batch_size=32 and prepend_bos=False.", options)
     '--batch-size is 0; use --batch-size 32 and --no-bos.'
     """
-    options = _options(parser)
+    known = _options(options.parser)
+    typed = " ".join(word for word in options.words if not word.startswith("--"))
 
-    def given(match: re.Match[str]) -> str:
-        name, value = match.groups()
-        if _is_in_call(message, match.start()):
+    def replaced(match: re.Match[str]) -> str:
+        name = match["given"] or match["empty"] or match["first"] or match["named"] or match["none"]
+        if name is None or name in typed or _is_in_call(message, match.start()):
             return match[0]
-        if name == "length" and value.startswith("(") and "shortest" in options:
-            return "--shortest {} --length {}".format(*value[1:-1].split(", "))
+        if match["none"]:
+            return ", or leave it out"
+        option, value = known.get(name), match["value"]
+        if value is None:
+            return match[0] if option is None else option
+        if value.startswith("("):
+            return "--shortest {} --length {}".format(*value[1:-1].split(", ")) if name == "length" else match[0]
         if value in ("True", "False"):
-            return options.get(f"{name}={value}", match[0])
-        option = options.get(name)
-        if option is None or value.startswith("("):
+            return known.get(f"{name}={value}", match[0])
+        if option is None:
             return match[0]
         plain = value[1:-1] if re.fullmatch(r"""(["'])[\w.:/-]+\1""", value) else value
         return f"no {option}" if value == "None" else f"{option} {plain}"
 
-    message = _GIVEN.sub(given, message.replace(", or None", ", or leave it out"))
-    return _NAMED.sub(
-        lambda match: match[0] if _is_in_call(message, match.start()) else options.get(match[0], match[0]), message
-    )
+    return _WORDS.sub(replaced, message)
 
 
 def _options(parser: argparse.ArgumentParser) -> dict[str, str]:
@@ -58,6 +73,9 @@ def _options(parser: argparse.ArgumentParser) -> dict[str, str]:
         if action.nargs == 0:
             found.setdefault(f"{action.dest}={action.const}", option)
         found.setdefault(action.dest, option)
+    for name, other in _OTHERWISE.items():
+        if other in found:
+            found.setdefault(name, found[other])
     return found
 
 

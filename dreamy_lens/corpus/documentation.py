@@ -281,7 +281,7 @@ def _docstrings_of_file(path: Path, label: str) -> Iterator[Document]:
     try:
         with tokenize.open(path) as file:
             source = file.read()
-        with ignored_warnings(Warning):  # packages may have invalid escapes in their strings
+        with ignored_warnings():  # packages may have invalid escapes in their strings
             tree = ast.parse(source)
     except (SyntaxError, ValueError, OSError, RecursionError):  # templates, and files for other versions of Python
         return

@@ -41,7 +41,7 @@ def uneditable(model: HookedModel, name: str) -> str | None:
     known = _FOUND.setdefault(model.base, {})
     key = name, model.backend.mode
     if key not in known:
-        quiet = ignored_warnings(Warning)  # TransformerLens warns of a discarded edit; the error says it
+        quiet = ignored_warnings()  # TransformerLens warns of a discarded edit; the error says it
         with model.lock, torch.no_grad(), model.backend.unhooked(), quiet:
             known[key] = _reason(model, name)
     return known[key]

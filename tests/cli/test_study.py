@@ -46,3 +46,12 @@ def test_wrong_words_are_answered(capsys):
         with pytest.raises(SystemExit):
             main(["study", *words])
     assert "NAME=VALUE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("setting", "option"), [("out=3", "--out"), ("quick=true", "--quick"), ("progress=1", "--quiet")]
+)
+def test_an_option_is_not_a_setting(setting, option, capsys):
+    with pytest.raises(SystemExit):
+        main(["study", "seeds", "--set", setting])
+    assert f"give the option {option}\n" in capsys.readouterr().err

@@ -12,9 +12,13 @@ from dreamy_lens.cli.main import main, make_parser
 from dreamy_lens.cli.wording import in_options
 
 
-@pytest.fixture(scope="module")
-def parser() -> argparse.ArgumentParser:
-    return make_parser(["dream"]).parse_args(["dream", "L0.N1"]).parser
+def options_of(*words: str) -> argparse.Namespace:
+    options = make_parser(words[:1]).parse_args(words)
+    options.words = list(words)
+    return options
+
+
+DREAM = options_of("dream", "L0.N1")
 
 
 @pytest.mark.parametrize(
@@ -42,15 +46,39 @@ def parser() -> argparse.ArgumentParser:
         ("no_such_name=3 and unknown_name is 4", "no_such_name=3 and unknown_name is 4"),
     ],
 )
-def test_keywords_become_options(parser, message, expected):
-    assert in_options(message, parser) == expected
+def test_keywords_become_options(message, expected):
+    assert in_options(message, DREAM) == expected
 
 
-@given(st.text(st.characters(exclude_characters="_=")))
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["dream", "L2.N8", "--out", "top_k"], "continue it with --resume top_k"),
+        (["dream", "L2.N8", "--model", "length=3"], "There is no folder 'length=3'"),
+        (["dream", 'sae_latent("top_k", 3)'], "The SAE folder top_k has no cfg.json"),
+        (["dream", "length=3 @@ seed=4"], "length=3 @@ seed=4\n  ^"),
+        (["ablate", "L0.H1", "--prompt", "the", "--token", "seed=3 x"], "The target 'seed=3 x' is 5 tokens"),
+    ],
+)
+def test_what_the_user_typed_stays(words, message):
+    assert in_options(message, options_of(*words)) == message
+
+
+@pytest.mark.parametrize("message", ["no file 'the top_k seed=3'", 'got "length=3, or None"', "in `top_k`: “length=4”"])
+def test_quotations_stay(message):
+    assert in_options(message, DREAM) == message
+
+
+def test_a_keyword_without_a_value_is_an_option_too():
+    assert in_options("name one with text_field=.", options_of("scan", "L0.N1")) == "name one with --text-field."
+    assert in_options("n_tokens is 0; give 1.", options_of("generate", "dog")) == "--tokens is 0; give 1."
+
+
+@given(st.text(st.characters(exclude_characters="_=,")))
 def test_a_text_without_keywords_stays_as_it_is(text):
     parser = argparse.ArgumentParser()
     parser.add_argument("--batch-size")
-    assert in_options(text, parser) == text
+    assert in_options(text, argparse.Namespace(parser=parser, words=[])) == text
 
 
 @pytest.mark.parametrize(

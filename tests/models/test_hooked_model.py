@@ -241,5 +241,7 @@ def test_device_and_dtype_are_those_of_the_weights_as_they_are_now():
     assert (model.device.type, model.dtype) == ("cpu", torch.float32)
     bridge.to(torch.float64)
     assert model.dtype == torch.float64
+    bridge.embed.original_component.weight = torch.nn.Parameter(bridge.embed.weight.to(torch.bfloat16))
+    assert model.dtype == next(bridge.parameters()).dtype == torch.bfloat16
     bridge.to("meta")
     assert model.device.type == "meta"
