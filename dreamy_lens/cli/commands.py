@@ -59,6 +59,15 @@ FEATURES = """features:
 """Help on the syntax of features, for every command that takes a feature."""
 
 
+class CommandParser(argparse.ArgumentParser):
+    """Parser that knows its options."""
+
+    @property
+    def known_options(self) -> list[argparse.Action]:
+        """Options and arguments, in the order in which they were added."""
+        return self._actions
+
+
 class Commands:
     """Commands of a parser.
 
@@ -67,7 +76,7 @@ class Commands:
     """
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._parsers = parser.add_subparsers(title="commands", metavar="COMMAND")
+        self._parsers = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=CommandParser)
 
     def add(
         self, name: str, run: Callable[[argparse.Namespace], int | None], features: bool = False

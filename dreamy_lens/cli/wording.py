@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 
+from dreamy_lens.cli.commands import CommandParser
+
 _QUOTED = r"""(?:(?<=[\s(\[{,:;])|(?<=^))(?:"[^"\n]*"|'[^'\n]*'|`[^`\n]*`|“[^”\n]*”)"""
 _VALUE = r"""True|False|None|-?\d[\w.+-]*(?<!\.)|"[^"\n]*"|'[^'\n]*'|\(\d+,\ \d+\)"""
 _WORDS = re.compile(
@@ -32,7 +34,7 @@ def in_options(message: str, options: argparse.Namespace) -> str:
         message: Message of an error or a warning.
         options: Options of the command, with its `parser` and the `words` that the user typed.
 
-    >>> parser = argparse.ArgumentParser()
+    >>> parser = CommandParser()
     >>> _ = parser.add_argument("--batch-size")
     >>> _ = parser.add_argument("--no-bos", dest="prepend_bos", action="store_false")
     >>> options = argparse.Namespace(parser=parser, words=["--batch-size", "0"])
@@ -63,10 +65,10 @@ def in_options(message: str, options: argparse.Namespace) -> str:
     return _WORDS.sub(replaced, message)
 
 
-def _options(parser: argparse.ArgumentParser) -> dict[str, str]:
+def _options(parser: CommandParser) -> dict[str, str]:
     """Map the keywords of a command to its options; those that are True or False have an entry for each."""
     found: dict[str, str] = {}
-    for action in parser._actions:  # argparse has no public list
+    for action in parser.known_options:
         if not action.option_strings:
             continue
         option = max(action.option_strings, key=len)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dreamy_lens.cli.commands import CommandParser
 from dreamy_lens.cli.main import main, make_parser
 from dreamy_lens.cli.wording import in_options
 
@@ -76,7 +77,7 @@ def test_a_keyword_without_a_value_is_an_option_too():
 
 @given(st.text(st.characters(exclude_characters="_=,")))
 def test_a_text_without_keywords_stays_as_it_is(text):
-    parser = argparse.ArgumentParser()
+    parser = CommandParser()
     parser.add_argument("--batch-size")
     assert in_options(text, argparse.Namespace(parser=parser, words=[])) == text
 
