@@ -26,7 +26,7 @@ class _Probe(PendingDeprecationWarning):
     """Category of a warning that shows whether the filters are still the same. Few programs show this kind."""
 
 
-class _Listener(threading.local):
+class _ThreadPattern(threading.local):
     """Pattern of the filter: `warnings` calls :meth:`match` with the text of a warning, in the thread that warns."""
 
     pattern = ""  # for code that prints the filters of a process
@@ -40,8 +40,8 @@ class _Listener(threading.local):
 
 
 _PROBE = "a probe of the filters of warnings"
-_LISTENER = _Listener()
-_FILTER: Any = ("ignore", _LISTENER, Warning, None, 0)
+_PATTERN = _ThreadPattern()
+_FILTER: Any = ("ignore", _PATTERN, Warning, None, 0)
 
 
 @contextmanager
@@ -52,11 +52,11 @@ def _listening(take: Callable[[str], object]) -> Iterator[None]:
         filters.insert(0, _FILTER)  # never removed: another thread may be reading the list
     # Forget which warnings were given once, so that they are given again. Every change of the filters does.
     warnings.simplefilter("ignore", _Nothing, append=True)
-    _LISTENER.heard.append(take)
+    _PATTERN.heard.append(take)
     try:
         yield
     finally:
-        _LISTENER.heard.remove(take)
+        _PATTERN.heard.remove(take)
 
 
 @contextmanager

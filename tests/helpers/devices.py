@@ -26,6 +26,9 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from dreamy_lens.models import tree_attention
+from dreamy_lens.search.frontier import moves
+
 _DEPENDENT = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 """By which torch marks operations after which the host knows something that only the device knew."""
 
@@ -337,6 +340,21 @@ _HAS_FLOAT64 = [True]
 
 
 @contextlib.contextmanager
+def fresh_tensors() -> Iterator[None]:
+    """Tensors that are kept for each device; those of this emulation are of no use to another one."""
+
+    def forget() -> None:
+        moves._random_numbers.cache_clear()
+        tree_attention._mask.cache_clear()
+
+    forget()
+    try:
+        yield
+    finally:
+        forget()
+
+
+@contextlib.contextmanager
 def emulated(float64: bool = True) -> Iterator[Waits]:
     """Devices "cuda:0", "cuda:1", ... inside, and the host's waits for them.
 
@@ -344,7 +362,7 @@ def emulated(float64: bool = True) -> Iterator[Waits]:
         float64: Whether the devices have float64; those of type "mps" do not.
     """
     waits = Waits()
-    with pytest.MonkeyPatch.context() as patch, Emulation(waits):
+    with pytest.MonkeyPatch.context() as patch, fresh_tensors(), Emulation(waits):
         patch.setattr(torch.cuda, "current_stream", waits.stream)
         # Classes, because libraries name them in annotations.
         patch.setattr(

@@ -19,6 +19,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from tests.helpers.devices import fresh_tensors
+
 THERE = torch.device("cuda", 0)
 HERE = torch.device("cpu")
 
@@ -208,7 +210,7 @@ def accelerator() -> Iterator[Waits]:
     """Inside, there is one; gives what was waited for."""
     WAITS.seen.clear()
     stream = SimpleNamespace(synchronize=lambda: WAITS.note("asked to"))
-    with pytest.MonkeyPatch.context() as patch, _Factories(), _Device():
+    with pytest.MonkeyPatch.context() as patch, fresh_tensors(), _Factories(), _Device():
         patch.setattr(torch.cuda, "current_stream", lambda device=None: stream)
         patch.setattr("dreamy_lens.scoring.graphs.PATIENCE", 1 << 60)  # it has no graphs: tests/helpers/devices.py has
         yield WAITS
