@@ -257,9 +257,9 @@ def _contradiction(config: SearchConfig, history: History, state: State | None, 
     if not np.isfinite(state.seconds) or state.seconds < 0:
         return f"its duration is {state.seconds} seconds"
     try:
-        np.random.default_rng().bit_generator.state = state.rng
         if any(number < 0 for number in (*state.rng["state"].values(), state.rng["has_uint32"], state.rng["uinteger"])):
-            raise ValueError("a number is negative")  # numpy 1 takes it
+            raise ValueError("a number is negative")  # numpy 1 takes it, and only warns
+        np.random.default_rng().bit_generator.state = state.rng
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         return f"the state of its random generator is invalid ({type(error).__name__}: {str(error).rstrip('.')})"
     return None
