@@ -64,7 +64,7 @@ def ignored_warnings() -> Iterator[None]:
     """Ignore the warnings of this thread for a while.
 
     >>> with ignored_warnings():
-    ...     warnings.warn("seen by nobody")
+    ...     warnings.warn("not shown")
     """
     with _listening(lambda text: True):
         yield

@@ -61,7 +61,7 @@ def test_the_command_line_prints_warnings_without_lines_of_code(tmp_path):
 
 
 def filters() -> list[Any]:
-    """The filters that somebody has set: the package's own do nothing."""
+    """Return the filters of the user; those of the package do nothing."""
     ours = "dreamy_lens._warnings"
     return [one for one in warnings.filters if ours not in (type(one[1]).__module__, one[2].__module__)]
 

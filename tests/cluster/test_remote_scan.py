@@ -14,7 +14,7 @@ import dreamy_lens as dl
 from dreamy_lens.errors import DreamyLensError, ExamplesError, RunFolderError
 from dreamy_lens.scan import Examples, scanner
 from dreamy_lens.scan.storage import HEADER
-from tests.scan.test_scan import small_blocks  # noqa: F401
+from tests.scan.conftest import small_blocks  # noqa: F401
 
 TEXTS = [f"Return a copy of the array {i}, with axes transposed and the values sorted." for i in range(30)]
 SETTINGS = {"length": 6, "k": 4, "progress": False}

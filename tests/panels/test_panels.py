@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 
@@ -21,30 +20,9 @@ from dreamy_lens.panels.follower import RunFollower
 from dreamy_lens.search import non_dominated
 from tests.helpers.dreams import dream
 from tests.helpers.frozen_pages import frozen_state
+from tests.helpers.panel_messages import Heard, plain
 
 FEATURE = "L1.N3"
-
-
-@pytest.fixture
-def run(gpt2):
-    return dream(gpt2.bridge)
-
-
-class Heard:
-    """What a panel sends to its view."""
-
-    def __init__(self, panel, monkeypatch):
-        self.said = []
-        monkeypatch.setattr(panel, "send", lambda content, buffers=None: self.said.append(content))
-        panel._handler._send = panel.send
-
-    def answers(self, number):
-        return [one for one in self.said if one.get("id") == number]
-
-
-def plain(value) -> bool:
-    """Whether a browser's JSON has it, NaN and infinities included in what it has not."""
-    return json.loads(json.dumps(value, allow_nan=False)) == value
 
 
 # What is shown.

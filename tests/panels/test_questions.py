@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import threading
 import weakref
 
@@ -25,30 +24,9 @@ from dreamy_lens.panels.messages import QUICK, SUBSTITUTES
 from dreamy_lens.results import Frontier, Prompt, Provenance
 from tests.helpers.dreams import dream, same
 from tests.helpers.frozen_pages import frozen_state
+from tests.helpers.panel_messages import Heard, plain
 
 FEATURE = "L1.N3"
-
-
-@pytest.fixture
-def run(gpt2):
-    return dream(gpt2.bridge)
-
-
-class Heard:
-    """What a panel sends to its view."""
-
-    def __init__(self, panel, monkeypatch):
-        self.said = []
-        monkeypatch.setattr(panel, "send", lambda content, buffers=None: self.said.append(content))
-        panel._handler._send = panel.send
-
-    def answers(self, number):
-        return [one for one in self.said if one.get("id") == number]
-
-
-def plain(value) -> bool:
-    """Whether a browser's JSON has it, NaN and infinities included in what it has not."""
-    return json.loads(json.dumps(value, allow_nan=False)) == value
 
 
 # What is asked.

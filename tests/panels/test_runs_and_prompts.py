@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import re
 import time
@@ -30,18 +29,9 @@ from dreamy_lens.scoring import Scorer
 from tests.helpers import models
 from tests.helpers.dreams import dream, same
 from tests.helpers.frozen_pages import frozen_state
+from tests.helpers.panel_messages import plain
 
 FEATURE = "L1.N3"
-
-
-@pytest.fixture
-def run(gpt2):
-    return dream(gpt2.bridge)
-
-
-def plain(value) -> bool:
-    """Whether a browser's JSON has it, NaN and infinities included in what it has not."""
-    return json.loads(json.dumps(value, allow_nan=False)) == value
 
 
 # Several runs, and one prompt.

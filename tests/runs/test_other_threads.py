@@ -63,7 +63,7 @@ def test_two_runs_on_one_model_are_what_they_are_alone(gpt2, whole):
 
 
 def test_the_hooks_of_another_thread_s_pass_are_nobody_s_own(gpt2, monkeypatch):
-    """Where somebody hooked a model, gradients are computed another way, with other last digits."""
+    """Gradients of a model with hooks are computed in another way, with other rounding."""
     scorer = make_scorer("L1.N3", gpt2.bridge)
     ids, point = np.array([[5, 6, 7, 8]]), gpt2.bridge.hook_dict[POINT]
     inside, comes, saw = threading.Event(), threading.Event(), []

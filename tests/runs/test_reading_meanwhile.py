@@ -130,7 +130,7 @@ def test_questions_are_answered_between_two_steps_by_the_thread_at_work(gpt2, wh
         return inner.result().feature
 
     first, second = run.ask(look), run.ask(look)
-    cancelled = run.ask(lambda: pytest.fail("nobody wants to know"))
+    cancelled = run.ask(lambda: pytest.fail("the question was cancelled"))
     assert cancelled.cancel() and not first.done()
     gate.open()
     assert first.result(PATIENCE) == second.result(PATIENCE) == "blocks.1.mlp.hook_post[-1, 3]"

@@ -13,7 +13,7 @@ from dreamy_lens.errors import CorpusError, SettingsError
 from dreamy_lens.scan import Scan, ScanConfig, check_memory, scanner, windows_per_block
 from dreamy_lens.scan.sampling import MIN_SHARE
 from tests.helpers.scans import scanned_in_parts
-from tests.scan.test_scan import _cache, scan, small_blocks, texts  # noqa: F401  (fixtures)
+from tests.helpers.word_corpora import scan, texts
 
 # A small part.
 
@@ -29,7 +29,7 @@ def test_shares_are_in_proportion_or_drawn_in_proportion():
     assert windows_per_block(characters, 1, 0).sum() == 1 and windows_per_block([], 5, 0).tolist() == []
 
 
-def test_of_a_small_part_only_blocks_that_are_drawn_are_tokenized(neox, small_blocks, monkeypatch):  # noqa: F811
+def test_of_a_small_part_only_blocks_that_are_drawn_are_tokenized(neox, small_blocks, monkeypatch):
     cut, usual = [], scanner.cut_windows
     monkeypatch.setattr(scanner, "cut_windows", lambda block, *rest: (cut.append(block.number), usual(block, *rest))[1])
     corpus = open_corpus(texts(200))
@@ -43,7 +43,7 @@ def test_of_a_small_part_only_blocks_that_are_drawn_are_tokenized(neox, small_bl
     assert other.tables.windows["window"].to_pylist() != found.tables.windows["window"].to_pylist()
 
 
-def test_a_small_part_is_the_same_in_parcels(neox, small_blocks):  # noqa: F811
+def test_a_small_part_is_the_same_in_parcels(neox, small_blocks):
     one = Scan(dl.neurons(1), neox.bridge, texts(100), ScanConfig(k=4, length=6, tokens=600, sample=20))
     once, merged = one.scanner().new_checkpoint(), one.scanner().new_checkpoint()
     one.scanner().run(once)
@@ -54,7 +54,7 @@ def test_a_small_part_is_the_same_in_parcels(neox, small_blocks):  # noqa: F811
     assert np.array_equal(once.stats.counts, merged.stats.counts)
 
 
-def test_a_part_without_any_window_is_told(neox, small_blocks):  # noqa: F811
+def test_a_part_without_any_window_is_told(neox, small_blocks):
     with pytest.raises(CorpusError, match="Ask for more tokens, or a smaller length"):
         scan(dl.neuron(1, 3), neox, ["a dog"] * 2000 + texts(1), tokens=6, seed=1)
 
@@ -62,7 +62,7 @@ def test_a_part_without_any_window_is_told(neox, small_blocks):  # noqa: F811
 # What is held.
 
 
-def test_windows_are_forgotten_without_saving(neox, small_blocks, monkeypatch):  # noqa: F811
+def test_windows_are_forgotten_without_saving(neox, small_blocks, monkeypatch):
     monkeypatch.setattr(scanner, "MIN_STORED", 10)
     settings = ScanConfig(k=4, length=6, sample=0, cross_entropy=False, batch_size=8)
     one = Scan(dl.neuron(1, 3), neox.bridge, texts(300), settings)
@@ -88,7 +88,7 @@ def test_many_features_are_counted_in_larger_pieces(neox, monkeypatch):
 # Interrupts.
 
 
-def test_an_interrupt_while_the_corpus_is_read_ends_it_at_once(neox, small_blocks, capsys):  # noqa: F811
+def test_an_interrupt_while_the_corpus_is_read_ends_it_at_once(neox, small_blocks, capsys):
     read, reached = 0, 10**9
 
     class Texts:
@@ -110,7 +110,7 @@ def test_an_interrupt_while_the_corpus_is_read_ends_it_at_once(neox, small_block
     assert "reading the corpus" in told and "stopping" not in told
 
 
-def test_the_first_interrupt_of_a_scan_is_heard(neox, small_blocks, monkeypatch, capsys):  # noqa: F811
+def test_the_first_interrupt_of_a_scan_is_heard(neox, small_blocks, monkeypatch, capsys):
     usual = scanner.Scanner._count
 
     def interrupting(*arguments):

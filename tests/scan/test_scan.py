@@ -10,30 +10,7 @@ from dreamy_lens.errors import CorpusError
 from dreamy_lens.scan import Scan, ScanConfig
 from tests.helpers.brute_scan import brute_scan
 from tests.helpers.scans import scanned_in_parts
-
-WORDS = "the dog runs over hill and a cat sleeps in house friends bark she said that big red sun".split()
-
-
-def texts(count: int = 12, length: int = 60, seed: int = 0) -> list[str]:
-    random = np.random.default_rng(seed)
-    return [" ".join(random.choice(WORDS, size=length)) + f" {i}." for i in range(count)]
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DREAMY_LENS_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Blocks of a few hundred characters, so that a small corpus has several."""
-    from dreamy_lens.corpus import corpus as corpora
-
-    monkeypatch.setattr(corpora, "BLOCK", 800)
-
-
-def scan(features, family, corpus, **settings):
-    return dl.max_activating(features, family.bridge, corpus, **{"k": 4, "length": 6, "progress": False, **settings})
+from tests.helpers.word_corpora import scan, texts
 
 
 def frames(tables):

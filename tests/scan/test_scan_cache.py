@@ -7,22 +7,7 @@ import pytest
 
 import dreamy_lens as dl
 from dreamy_lens.errors import ExamplesError, FeatureError
-
-WORDS = "the dog runs over hill and a cat sleeps in house friends bark she said that big red sun".split()
-
-
-def texts(count: int = 12, length: int = 60, seed: int = 0) -> list[str]:
-    random = np.random.default_rng(seed)
-    return [" ".join(random.choice(WORDS, size=length)) + f" {i}." for i in range(count)]
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DREAMY_LENS_CACHE", str(tmp_path / "cache"))
-
-
-def scan(features, family, corpus, **settings):
-    return dl.max_activating(features, family.bridge, corpus, **{"k": 4, "length": 6, "progress": False, **settings})
+from tests.helpers.word_corpora import scan, texts
 
 
 def test_the_same_scan_is_opened_and_another_is_not(neox, gpt2, monkeypatch):

@@ -16,30 +16,7 @@ import dreamy_lens as dl
 from dreamy_lens.scan import Checkpoint, Examples, Scan, ScanConfig
 from dreamy_lens.scan.storage import CHECKPOINT_FILE
 from tests.helpers.quick import quick_ones
-
-WORDS = "the dog runs over hill and a cat sleeps in house friends bark she said that big red sun".split()
-
-
-def texts(count: int = 12, length: int = 60, seed: int = 0) -> list[str]:
-    random = np.random.default_rng(seed)
-    return [" ".join(random.choice(WORDS, size=length)) + f" {i}." for i in range(count)]
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DREAMY_LENS_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Blocks of a few hundred characters, so that a small corpus has several."""
-    from dreamy_lens.corpus import corpus as corpora
-
-    monkeypatch.setattr(corpora, "BLOCK", 800)
-
-
-def scan(features, family, corpus, **settings):
-    return dl.max_activating(features, family.bridge, corpus, **{"k": 4, "length": 6, "progress": False, **settings})
+from tests.helpers.word_corpora import scan, texts
 
 
 def identical(ours, theirs) -> bool:
@@ -94,7 +71,7 @@ from tests.helpers import models
 from dreamy_lens.corpus import corpus
 from dreamy_lens.scan import scan, scanner
 scan.SAVE_SECONDS, corpus.BLOCK = 0.0, 800
-from tests.scan.test_scan import texts
+from tests.helpers.word_corpora import texts
 family = models.family("neox")
 if "slow" in sys.argv:  # so that there is time to be killed in
     usual = scanner.Scanner._count
