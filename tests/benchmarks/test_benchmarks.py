@@ -413,6 +413,18 @@ def test_the_benchmark_floor(benchmark, monkeypatch, capsys):
     assert 0 < float(least) < float(taken) and 0 < int(share.strip().removesuffix("%")) < 100
 
 
+def test_the_benchmark_products(benchmark, monkeypatch, capsys):
+    products = benchmark("products")
+    monkeypatch.setattr(products, "NODES", 64)
+    monkeypatch.setattr(products, "SHAPES", {"embedded": SimpleNamespace(width=16, vocabulary=50, cuda_only=False)})
+    products.main(["--turns", "2"])
+    _, _, *rows = capsys.readouterr().out.strip().splitlines()
+    found = {tuple(cell.strip() for cell in row.split("|")[1:4]) for row in rows}
+    assert {("MLP, first", "64 x 16 x 64", r) for r in ("F.linear", "no bias", "F.linear and F.gelu")} <= found
+    assert ("MLP, second", "64 x 64 x 16", "F.linear") in found
+    assert all(float(row.split("|")[4]) >= 0 and float(row.split("|")[5]) > 0 for row in rows)
+
+
 @pytest.mark.slow
 def test_the_benchmark_explanations(benchmark, tmp_path, monkeypatch, capsys):
     explanations = benchmark("explanations")
