@@ -54,8 +54,9 @@ class ModelThread:
         self._next: ModelThread | None = None
         # Tensors belong on the default device of the thread that starts the run, which a new thread does not inherit.
         # Where torch has not been imported, no device was set, and none is: a run in a folder is read without torch.
+        # A tensor tells the device: in torch 2.6, `get_default_device()` does not see `with torch.device(...)`.
         torch = sys.modules.get("torch")
-        self._device = None if torch is None else _default_device(torch)
+        self._device = None if torch is None else torch.empty(0).device
         self._cuda = None if torch is None or not torch.cuda.is_initialized() else torch.cuda.current_device()
 
     def follow(self, other: ModelThread | None) -> None:
@@ -263,14 +264,3 @@ def _in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
-
-
-def _default_device(torch: Any) -> Any:
-    """Return torch's default device in this thread; None for the usual one.
-
-    In torch 2.6, `get_default_device()` fails in a thread that has called `set_default_device(None)`.
-    """
-    try:
-        return torch.get_default_device()
-    except AttributeError:
-        return None
