@@ -17,7 +17,7 @@ from dreamy_lens.runs.dreams import Dreams, folders_of
 from dreamy_lens.runs.progress import advance
 from dreamy_lens.runs.spec import RunSpec
 from dreamy_lens.search.config import SearchConfig, configs_of_seeds
-from dreamy_lens.search.constraints import Constraint
+from dreamy_lens.search.constraint_kinds import Constraint
 from dreamy_lens.search.optimizers import as_settings
 
 

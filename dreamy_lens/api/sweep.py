@@ -12,7 +12,7 @@ from dreamy_lens.cluster.ray_cluster import RayConfig
 from dreamy_lens.cluster.shared_folder import SharedFolder
 from dreamy_lens.runs.call_code import call_code
 from dreamy_lens.search.config import SearchConfig
-from dreamy_lens.search.constraints import Constraint
+from dreamy_lens.search.constraint_kinds import Constraint
 from dreamy_lens.sweeps.execution import carry_out
 from dreamy_lens.sweeps.plan import MANIFEST, Plan
 from dreamy_lens.sweeps.sweep import Sweep

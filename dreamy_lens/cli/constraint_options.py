@@ -9,7 +9,7 @@ import dreamy_lens as dl
 from dreamy_lens._files import expanded
 from dreamy_lens.cli.options import flag_of
 from dreamy_lens.errors import ConstraintError
-from dreamy_lens.search.constraints import Chat
+from dreamy_lens.search.constraint_kinds import Chat
 from dreamy_lens.search.typed_frames import typed_chat
 
 PASSAGES = 8

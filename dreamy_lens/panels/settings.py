@@ -14,6 +14,7 @@ from typing import Any
 from dreamy_lens.errors import SettingsError, quoted
 from dreamy_lens.search import constraints
 from dreamy_lens.search.config import SearchConfig
+from dreamy_lens.search.constraint_kinds import Contexts
 from dreamy_lens.search.optimizers import default_search, searches, settings_of_searches
 from dreamy_lens.search.settings import SettingField, setting_fields
 from dreamy_lens.search.typed_frames import typed_chat, typed_frames
@@ -318,7 +319,7 @@ def _about_contexts(typed: dict[str, Any]) -> str:
     return next((name for name in given if name != "combine" or typed[name] != "mean"), "")
 
 
-def _contexts(text: str, typed: dict[str, Any]) -> constraints.Contexts:
+def _contexts(text: str, typed: dict[str, Any]) -> Contexts:
     """Return the contexts that were typed, with their combination."""
     texts = {name: str(typed.get(name, "")).strip() for name in ("softness", "gradients_in")}
     given = {name: _number(value) for name, value in texts.items() if value}

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamy_lens._literals import python_literal
 from dreamy_lens.corpus.corpus import Corpus
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import feature_names
@@ -35,7 +36,6 @@ from dreamy_lens.runs.python_code import (
 from dreamy_lens.runs.recorded_run import RecordedRun
 from dreamy_lens.scan.config import ScanConfig
 from dreamy_lens.search.config import SearchConfig
-from dreamy_lens.search.constraints import python_literal
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dreamy_lens._literals import python_literal
 from dreamy_lens.errors import FeatureError
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.embedded import EMBEDDED_NAME
 from dreamy_lens.search.config import SearchConfig
-from dreamy_lens.search.constraints import python_literal
 from dreamy_lens.search.lengths import without_empty
 from dreamy_lens.search.optimizers import default_search
 

@@ -28,7 +28,7 @@ from dreamy_lens.runs.interventions import RunInterventions
 from dreamy_lens.runs.spec import RunRecord, RunSpec
 from dreamy_lens.runs.worker import DONE, READY, STOPPED
 from dreamy_lens.search.config import SearchConfig, iterations_text
-from dreamy_lens.search.constraints import Constraint
+from dreamy_lens.search.constraint_kinds import Constraint
 from dreamy_lens.search.lengths import without_empty
 from dreamy_lens.search.steps import Step
 

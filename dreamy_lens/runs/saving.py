@@ -20,7 +20,7 @@ from dreamy_lens.results.history import History
 from dreamy_lens.results.prompt import Decoder, Prompt, Provenance
 from dreamy_lens.results.storage import RUN, read_folder, write_folder
 from dreamy_lens.runs.spec import RunRecord, RunSpec
-from dreamy_lens.search import constraints
+from dreamy_lens.search import constraint_kinds
 from dreamy_lens.search.config import SearchConfig
 from dreamy_lens.search.optimizers import config_from_dict, config_to_dict
 from dreamy_lens.search.steps import State
@@ -96,7 +96,7 @@ def pack_record(record: RunRecord) -> tuple[dict[str, Any], dict[str, np.ndarray
         "kind": "dream",
         "provenance": record.provenance.to_dict(),
         "config": config_to_dict(spec.config),
-        "constraints": [constraints.to_dict(c) for c in spec.constraints],
+        "constraints": [constraint_kinds.to_dict(c) for c in spec.constraints],
         "fluency_model": record.fluency_name,
         "identity": record.identity,
         "state": None if state is None else {"iteration": state.iteration, "rng": state.rng, "seconds": state.seconds},
@@ -207,7 +207,7 @@ def unpack_record(
     try:
         provenance = Provenance.from_dict(meta["provenance"])
         config = config_from_dict(meta["config"])
-        rules = [constraints.from_dict(c) for c in meta["constraints"]]
+        rules = [constraint_kinds.from_dict(c) for c in meta["constraints"]]
         texts = {
             str(ids): {"text": str(t["text"]), "tokens": list(t["tokens"]), "round_trips": bool(t["round_trips"])}
             for ids, t in meta["texts"].items()

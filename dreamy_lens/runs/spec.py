@@ -14,8 +14,9 @@ from dreamy_lens.features.expressions import Feature
 from dreamy_lens.results.history import History
 from dreamy_lens.results.prompt import Provenance
 from dreamy_lens.search.config import SearchConfig
+from dreamy_lens.search.constraint_kinds import Constraint
 from dreamy_lens.search.constraint_set import template_ids
-from dreamy_lens.search.constraints import Constraint, listed_constraints
+from dreamy_lens.search.constraints import listed_constraints
 from dreamy_lens.search.steps import State
 
 if TYPE_CHECKING:

@@ -21,8 +21,9 @@ from dreamy_lens.runs.spec import RunSpec, with_start
 from dreamy_lens.scoring.prompts import strip_bos
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.config import SearchConfig
+from dreamy_lens.search.constraint_kinds import Constraint
 from dreamy_lens.search.constraint_set import template_ids
-from dreamy_lens.search.constraints import Constraint, template
+from dreamy_lens.search.constraints import template
 from dreamy_lens.search.optimizers import default_search
 
 

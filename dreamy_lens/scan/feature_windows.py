@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dreamy_lens._literals import python_literal
 from dreamy_lens.errors import SettingsError, quoted
 from dreamy_lens.features.parser import feature_names, parse
 from dreamy_lens.figures.protocols import TextDecoder
 from dreamy_lens.scan.distribution import Distribution, Shape
 from dreamy_lens.scan.window import Histogram, Window, frontier_windows
-from dreamy_lens.search.constraints import python_literal
 
 if TYPE_CHECKING:
     from dreamy_lens.features.expressions import Feature

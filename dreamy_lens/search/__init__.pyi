@@ -3,9 +3,9 @@ from .budgets import Budget as Budget
 from .config import UNLIMITED as UNLIMITED
 from .config import SearchConfig as SearchConfig
 from .config import configs_of_seeds as configs_of_seeds
+from .constraint_kinds import from_dict as from_dict
+from .constraint_kinds import to_dict as to_dict
 from .constraint_set import ConstraintSet as ConstraintSet
-from .constraints import from_dict as from_dict
-from .constraints import to_dict as to_dict
 from .epo import EPOOptimizer as EPOOptimizer
 from .epo_config import EPO as EPO
 from .epo_config import GCG as GCG

@@ -8,7 +8,7 @@ import numpy as np
 
 from dreamy_lens.errors import ConstraintError, PromptError, TokenError, quoted
 from dreamy_lens.models.vocabulary import LONGEST_TARGET, REPLACEMENT, Vocabulary
-from dreamy_lens.search.constraints import (
+from dreamy_lens.search.constraint_kinds import (
     Chat,
     Constraint,
     Contexts,
@@ -19,8 +19,8 @@ from dreamy_lens.search.constraints import (
     RoundTrip,
     Template,
     Varied,
-    listed_constraints,
 )
+from dreamy_lens.search.constraints import listed_constraints
 from dreamy_lens.search.lengths import EMPTY, without_empty
 
 

@@ -13,8 +13,9 @@ from dreamy_lens.features.expressions import Feature
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.scoring.contexts import Combination, ContextScorer
 from dreamy_lens.scoring.scorer import Scorer
+from dreamy_lens.search.constraint_kinds import Chat, Constraint, Contexts, Template, to_dict
 from dreamy_lens.search.constraint_set import contexts_of, template_frames
-from dreamy_lens.search.constraints import Chat, Constraint, Contexts, Template, context_of, to_dict
+from dreamy_lens.search.constraints import context_of
 from dreamy_lens.search.constraints import contexts as make_contexts
 
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dreamy_lens.errors import ConstraintError, quoted
-from dreamy_lens.search.constraints import Chat, chat
+from dreamy_lens.search.constraint_kinds import Chat
+from dreamy_lens.search.constraints import chat
 
 _CHAT = re.compile(r"\s*(\[\s*)?\{\s*\"")
 _FRAMES = re.compile(r"\s*\[\s*(\"|\[|\{\s*\")")

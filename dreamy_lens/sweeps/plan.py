@@ -14,7 +14,8 @@ from dreamy_lens.errors import RunFolderError, SettingsError, quoted
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.parser import parse
 from dreamy_lens.search.config import SearchConfig, configs_of_seeds
-from dreamy_lens.search.constraints import Constraint, listed_constraints, to_dict
+from dreamy_lens.search.constraint_kinds import Constraint, to_dict
+from dreamy_lens.search.constraints import listed_constraints
 from dreamy_lens.search.optimizers import as_settings, config_from_dict, config_to_dict
 
 FORMAT = "dreamy_lens sweep"

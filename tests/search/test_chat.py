@@ -13,8 +13,8 @@ import dreamy_lens as dl
 from dreamy_lens import constraints
 from dreamy_lens.errors import ConstraintError
 from dreamy_lens.models import Vocabulary
+from dreamy_lens.search.constraint_kinds import from_dict, to_dict
 from dreamy_lens.search.constraint_set import ConstraintSet, template_ids
-from dreamy_lens.search.constraints import from_dict, to_dict
 from tests.helpers import models
 
 CHATML = (
