@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from dreamy_lens.corpus.problems import Problem, Problems
@@ -91,6 +92,7 @@ class Shard:
     Attributes:
         name: Name of the shard, for messages.
         characters: Number of characters; None if it is not known before reading.
+        size: Size in a unit that all shards of a corpus share, such as stored bytes or rows; None if it is not known.
         single_pass: True if the shard can be read only once.
         partial_fingerprint: True if the fingerprint covers only the beginning, so that shards with equal fingerprints
             may differ.
@@ -98,6 +100,7 @@ class Shard:
 
     name: str
     characters: int | None = None
+    size: int | None = None
     single_pass = False
     partial_fingerprint = False
 
@@ -190,6 +193,31 @@ class Corpus:
         A block that is read twice counts once.
         """
         return Problems.total([self.opening_problems, *(self._problems[key] for key in sorted(self._problems))])
+
+    def share_before(self, shard: int, done: float | None) -> float | None:
+        """Return the share of the corpus that comes before a place in a shard, from 0 to 1; None if it is not known.
+
+        Shards whose sizes are not known count as equally large.
+
+        Args:
+            shard: Number of the shard.
+            done: Share of the shard that comes before the place; None if it is not known.
+
+        >>> from dreamy_lens import corpus
+        >>> corpus.open(["A first text.", "A second one."]).share_before(0, 0.5)
+        0.5
+        """
+        if done is None and len(self._shards) == 1:
+            return None
+        sizes = self._sizes
+        return (sum(sizes[:shard]) + (done or 0.0) * sizes[shard]) / sum(sizes)
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """Sizes of the shards, in a unit that they share."""
+        sizes = [shard.size for shard in self._shards]
+        known = [size for size in sizes if size is not None]
+        return known if len(known) == len(sizes) and sum(known) else [1] * len(sizes)
 
     def characters(self, shard: int) -> int | None:
         """Return the number of characters of a shard; None if it is not known without reading.

@@ -49,6 +49,7 @@ class FileShard(Shard):
         last = f" … {files[-1].name} ({len(files)} files)" if len(files) > 1 else ""
         self.name = files[0].name + last
         self._before = [0, *accumulate(file.size for file in files)]
+        self.size = self._before[-1]
         self._fields: dict[int, tuple[str | None, str]] = {}
 
     def pieces(self, point: Any, note: Note) -> Iterator[Piece]:

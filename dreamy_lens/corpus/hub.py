@@ -33,6 +33,7 @@ class TableShard(Shard):
     def __init__(self, name: str, table: Any, field: str) -> None:
         self.name, self.field = name, field
         self.table = table.with_format(None).select_columns([field])
+        self.size = len(table)
 
     def pieces(self, point: Any, note: Note) -> Iterator[Piece]:
         """Yield the texts from a row to the end."""

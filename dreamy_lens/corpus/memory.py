@@ -101,6 +101,11 @@ class DocstringShard(TextShard):
         """Number of characters of all texts; None until the texts have been read."""
         return None if self._texts is None else sum(len(document.text) for document in self._texts)
 
+    @property
+    def size(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Number of characters of all texts, which are read if they have not been."""
+        return sum(len(document.text) for document in self.texts)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_texts": self.texts}
 

@@ -89,13 +89,10 @@ class ScanBar(TokenBar):
         config = self._scanner.config
         if config.tokens is not None and config.seed is None:
             return checkpoint.counts["tokens"] / config.tokens
-        shards = len(self._scanner.corpus.shards)
         if self._scanner.shares is not None:
             total = sum(self._scanner.shares.values())
             return checkpoint.counts["windows"] / total if total else None
-        if block.done is None and shards == 1:
-            return None
-        return (block.shard + (block.done or 0.0)) / shards
+        return self._scanner.corpus.share_before(block.shard, block.done)
 
     def __enter__(self) -> ScanBar:
         try:

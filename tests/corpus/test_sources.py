@@ -65,6 +65,8 @@ def test_reading_from_any_block_on_gives_the_same_blocks(kind: str, tmp_path: Pa
                 assert list(whole.blocks(shard, start)) == blocks[start:]
                 assert list(sent.blocks(shard, start)) == blocks[start:]
             assert whole.characters(shard) == sum(block.characters for block in blocks)
+            at = [whole.share_before(shard, block.done) for block in blocks]
+            assert at == sorted(at, key=lambda x: x or 0.0)
             known = [block.done for block in blocks if block.done is not None]
             assert known == sorted(known) and all(0 < done <= 1 for done in known)
             assert not known or known[-1] == 1
@@ -164,6 +166,23 @@ def test_the_documentation_is_a_corpus_with_a_shard_for_each_split():
     sent = pickle.loads(pickle.dumps(corpus))
     with mock.patch("dreamy_lens.corpus.memory.docstrings", side_effect=AssertionError):
         assert len(list(sent.blocks(1))) == 1
+
+
+def test_a_place_in_the_corpus_counts_shards_by_their_size(tmp_path: Path):
+    train, held_out = (sum(len(d.text) for d in docstrings(split, ["numpy"])) for split in ("train", "held_out"))
+    corpus = open_corpus(packages=["numpy"])
+    assert train > 9 * held_out > 0
+    assert corpus.share_before(0, 0.5) == pytest.approx(0.5 * train / (train + held_out))
+    assert [corpus.share_before(1, done) for done in (None, 1.0)] == pytest.approx([train / (train + held_out), 1])
+    with mock.patch("dreamy_lens.corpus.files.SMALL", 0):
+        sizes = [write(tmp_path / f"{i}.txt", TEXTS * n).stat().st_size for i, n in enumerate((9, 1))]
+        files = open_corpus(tmp_path)
+    assert len(files.shards) == 2
+    assert [files.share_before(0, 1.0), files.share_before(1, 0.5)] == pytest.approx(
+        [sizes[0] / sum(sizes), (sizes[0] + 0.5 * sizes[1]) / sum(sizes)]
+    )
+    streams = open_corpus(dataset_of(TEXTS).to_iterable_dataset(num_shards=2))
+    assert [streams.share_before(shard, None) for shard in range(len(streams.shards))] in ([None], [0, 0.5])
 
 
 def test_a_fingerprint_changes_with_what_the_corpus_yields(tmp_path: Path):
