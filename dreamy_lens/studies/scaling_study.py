@@ -140,8 +140,11 @@ def _measured(part: StudyExecution, chosen: ScalingStudy) -> tuple[dict[str, Any
 
 def parameter_count(model: HookedModel) -> int:
     """Return the number of a model's parameters; an unembedding that is a copy of the embedding counts once."""
+    vocabulary = model.vocabulary.size
     parts = list({id(p): p for p in model.backend.module.parameters()}.values())
-    large = [p for p in parts if p.shape[0] == model.vocabulary.size and p.dim() == 2]
+    # TransformerLens 3.9 adds a bias of zeros to an unembedding that has none.
+    parts = [p for p in parts if p.shape != (vocabulary,) or p.any()]
+    large = [p for p in parts if p.shape[:1] == (vocabulary,) and p.dim() == 2]
     copies = [p for p in large[1:] if p.shape == large[0].shape and torch.equal(p, large[0])]
     return sum(p.numel() for p in parts) - sum(p.numel() for p in copies)
 

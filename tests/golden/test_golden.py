@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from packaging.version import Version
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -27,6 +29,14 @@ OTHERS = make.read(DATA / "others.json")
 WORDS = {"cli": make.read(HERE / "cli.json.gz"), "texts": make.read(HERE / "texts.json.gz")}
 NEAR = 1e-4
 """How far numbers of two kinds of CPUs may be apart, relative or absolute."""
+NEAR_TIES = {"fluency", "overlapping", "scan of a layer"}
+"""Recorded results that hold values apart by rounding only."""
+
+
+def skip_where_rounding_differs(name: str) -> None:
+    """Skip a result that depends on rounding where torch rounds in another way than when it was recorded."""
+    if name in NEAR_TIES and Version(torch.__version__) < Version("2.7"):
+        pytest.skip("torch 2.6 rounds in another way, and this result has near ties")
 
 
 def same(ours: Any, theirs: Any, where: str = "") -> None:
@@ -234,6 +244,7 @@ def same_files(ours: Path, theirs: Path) -> None:
 
 @pytest.mark.parametrize("name", make.RUN_NAMES)
 def test_a_search_finds_what_it_found_and_saves_the_same_files(name, tmp_path):
+    skip_where_rounding_differs(name)
     run = make.searched(name)
     same(make.numbers_of(run), NUMBERS["runs"][name])
     run.save(tmp_path / "run")
@@ -252,6 +263,7 @@ def test_searches_side_by_side_find_what_they_found_and_save_the_same_files(tmp_
 
 @pytest.mark.parametrize("name", make.SCAN_NAMES)
 def test_a_scan_finds_what_it_found_and_saves_the_same_files(name, tmp_path):
+    skip_where_rounding_differs(name)
     found = make.scanned(name, out=tmp_path / "scan")
     same(make.examples_of(found), NUMBERS["scans"][f"scans/{name}"])
     same_files(tmp_path / "scan", DATA / "scans" / name)
@@ -308,6 +320,7 @@ def commands() -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("name", list(WORDS["cli"]))
 def test_a_command_prints_what_it_printed(name, commands):
+    skip_where_rounding_differs(name)
     assert list(commands) == list(WORDS["cli"])
     now, then = commands[name], WORDS["cli"][name]
     assert (now["words"], now["status"]) == (then["words"], then["status"])

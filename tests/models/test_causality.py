@@ -14,6 +14,9 @@ from tests.helpers.scorers import make_scorer
 from tests.trust.findings import Examination
 from tests.trust.zoo import ARCHITECTURES
 
+# TransformerLens 4 has hooks of its own on BERT, and prompts of a hooked model are scored whole without a warning.
+pytestmark = pytest.mark.filterwarnings("ignore:Prompts are scored whole")
+
 FEATURE = "blocks.1.mlp.hook_post[-1, 3]"
 
 

@@ -52,6 +52,8 @@ print("equal")
 """
 
 COMPILED = """
+import inspect
+
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -64,8 +66,11 @@ for kind in ("fp32", "bf16", "fp16"):
         types |= dict.fromkeys(("q", "k", "v", "out"), "*" + kind) | dict.fromkeys(("index", "owners"), "*i64")
         types |= dict.fromkeys(("scale", "cap"), "fp32") | dict.fromkeys(("D", "BLOCK", "CAPPED"), "constexpr")
         values = {"D": 64, "BLOCK": 16, "CAPPED": kind == "fp32"}
-        constants = {(kernel.arg_names.index(name),): value for name, value in values.items()}
-        source = ASTSource(fn=kernel, signature=types, constexprs=constants)
+        if "constexprs" in inspect.signature(ASTSource).parameters:
+            constants = {(kernel.arg_names.index(name),): value for name, value in values.items()}
+            source = ASTSource(fn=kernel, signature=types, constexprs=constants)
+        else:  # Triton 3.2, which torch 2.6 brings
+            source = ASTSource(fn=kernel, signature=types, constants=values)
         compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": 1})
         assert "cubin" in compiled.asm
 print("compiled")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -48,7 +49,8 @@ def lint_imports(folder: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
     from importlinter.application import use_cases
 
     monkeypatch.chdir(folder)
-    return use_cases.lint_imports(config_filename="pyproject.toml", cache_dir=None, no_logo=True)
+    quiet = {"no_logo": True} if "no_logo" in inspect.signature(use_cases.lint_imports).parameters else {}
+    return use_cases.lint_imports(config_filename="pyproject.toml", cache_dir=None, **quiet)
 
 
 def test_every_contract_holds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -154,22 +154,26 @@ def test_cut_off_anywhere_a_folder_being_replaced_is_the_old_run_or_the_new(tmp_
 
 
 def test_cut_off_anywhere_a_new_folder_is_whole_or_not_there(tmp_path, monkeypatch):
-    after = 0
+    outcomes, after = [], 0
     while True:
         path = tmp_path / f"new{after}" / "run"
         with monkeypatch.context() as patch:
             cut(patch, after)
             try:
                 write_folder(path, META, arrays())
+                finished = True
             except PowerCut:
-                assert not path.exists()
+                finished = False
+        outcomes.append(path.exists())
         if path.exists():
             assert read_folder(path)[0] == META
+        if finished:
             break
-        write_folder(path, META, arrays())  # what was left behind is not in the way
+        write_folder(path, META, arrays(), overwrite=True)  # what was left behind is not in the way
         assert read_folder(path)[0] == META
         after += 1
-    assert after >= 2
+    assert outcomes[0] is False and outcomes[-1] is True and len(outcomes) >= 3
+    assert outcomes == sorted(outcomes)  # once the run is there, it stays
 
 
 def test_an_error_while_writing_leaves_no_litter(tmp_path, monkeypatch):
