@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from dreamy_lens.analysis.ablation_parts import Part, find_part, placebo_components
-from dreamy_lens.analysis.feature_vectors import placebo_rows
+from dreamy_lens.analysis.ablation_parts import Part, find_part
+from dreamy_lens.analysis.ablation_placebos import placebo_sets, placebos_of
 from dreamy_lens.analysis.interventions import (
     Intervention,
     Measurement,
@@ -26,11 +26,12 @@ from dreamy_lens.analysis.interventions import (
     several,
     token_changes,
 )
+from dreamy_lens.analysis.joint_shift import joined
 from dreamy_lens.analysis.reference_prompts import COUNT, reference_activations, reference_prompts
 from dreamy_lens.errors import SettingsError, quoted
 from dreamy_lens.features.binding import BoundFeature
 from dreamy_lens.features.forward_pass import RowLayout
-from dreamy_lens.models.hooked_model import HookedModel, locked
+from dreamy_lens.models.hooked_model import locked
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results.ablation import KINDS, Ablation
 from dreamy_lens.scoring.prompts import as_ids
@@ -170,7 +171,7 @@ class _Work:
             for k, some in enumerate(found):
                 value = values.value[k] if values.by_draw and values.value is not None else values.value
                 some.append(part.replaced(value, self.positions, row))
-        return [tuple(some) for some in found]
+        return [joined(some) for some in found]
 
     def measured(self, ablations: Sequence[Sequence[Row]], logits: bool = True) -> Measurement:
         """Run every prompt with every draw of every ablation: rows by ablation, draw and prompt."""
@@ -241,16 +242,14 @@ def ablate_parts(
         work = _Work(scorer, np.stack(ids), kind, reference, positions, draws, seed, bound)
         together = [[i] for i in range(len(parts))] + ([list(range(len(parts)))] if len(parts) > 1 else [])
         generator = np.random.default_rng(seed)
-        stand_ins = _placebos(parts, model, bos, set(names), placebos, generator)
+        stand_ins = placebos_of(parts, model, bos, set(names), placebos, generator)
         runs: list[list[Row]] = [[()]]
         plan: list[tuple[int, int]] = []  # number of ablations: own ones and placebos, by entry
         for members in together:
             runs.append(work.interventions([parts[i] for i in members]))
-            count = min(len(stand_ins[i]) for i in members)
-            plan.append((len(runs) - 1, count))
-            for k in range(count):
-                some = [stand_ins[i][k] for i in members]
-                runs.append(work.interventions([part for part, _ in some], [row for _, row in some]))
+            sets = placebo_sets([stand_ins[i] for i in members], placebos)
+            plan.append((len(runs) - 1, len(sets)))
+            runs += [work.interventions([part for part, _ in some], [row for _, row in some]) for some in sets]
         base = work.measured(runs[:1])
         after = _Outcomes(work, base, chosen, {at for at, _ in plan})
         size = work.per_prompt * len(ids) * model.vocabulary.size
@@ -304,20 +303,6 @@ class _Outcomes:
             np.concatenate(each) for each in (self._kl, self._values, self._logits, self._log_probs)
         )
         return kl, values, logits, log_probs
-
-
-def _placebos(
-    parts: Sequence[Part], model: HookedModel, bos: bool, taken: set[str], count: int, generator: np.random.Generator
-) -> list[list[tuple[Part, Any]]]:
-    """Return the placebos of each part: a part with the vectors to use, or None for its own."""
-    found = []
-    for part in parts:
-        if part.vector is not None:
-            found.append([(part, rows) for rows in placebo_rows(part.vector, count, generator)])
-            continue
-        chosen = placebo_components(part, model, taken, count, generator)
-        found.append([(find_part(component, model, bos), None) for component in chosen])
-    return found
 
 
 def _result(

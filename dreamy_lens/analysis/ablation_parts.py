@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -190,34 +189,3 @@ def editable_vector(feature: ex.Feature, model: HookedModel, bos: bool | None, d
         model.check_hook(name)
         check_editable(model, name)
     return vector
-
-
-def placebo_components(
-    part: Part, model: HookedModel, taken: set[str], count: int, generator: np.random.Generator
-) -> list[ModelComponent]:
-    """Return the placebos of a component: other components of its kind, drawn at random.
-
-    Args:
-        part: Component that is ablated.
-        model: Model with the part.
-        taken: Names of the parts that are ablated, which are no placebos.
-        count: Number of placebos; fewer are returned if there are fewer.
-        generator: Source of the random choices.
-    """
-    component = part.component
-    assert component is not None
-    if component.layer is None:
-        return []
-    if component.kind == "head":
-        heads, layers = range(part.axes[1].size or 0), range(model.n_layers)
-        near = [(component.layer, h) for h in heads]
-        far = [(layer, h) for layer in layers for h in heads if layer != component.layer]
-        named = [[ModelComponent(f"L{layer}.H{h}", "head", layer, h) for layer, h in some] for some in (near, far)]
-    else:
-        suffix = "MLP" if component.kind == "mlp" else "attn"
-        named = [[ModelComponent(f"L{i}.{suffix}", component.kind, i) for i in range(model.n_layers)]]
-    chosen: list[ModelComponent] = []
-    for some in named:  # heads of other layers only if the layer has too few
-        left = [c for c in some if c.name not in taken]
-        chosen += [left[i] for i in generator.permutation(len(left))]
-    return chosen[:count]

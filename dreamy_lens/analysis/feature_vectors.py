@@ -6,6 +6,7 @@ multiplies is its coordinate: the neuron's activation, the projection of the act
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -154,12 +155,22 @@ def _latent(f: ex.Latent, model: HookedModel, bos: bool | None) -> FeatureVector
     )
 
 
-def placebo_rows(vector: FeatureVector, count: int, generator: np.random.Generator) -> list[tuple[Tensor, ...]]:
-    """Return vectors of the same length: other units for a unit, and random directions for directions and latents."""
+def placebo_rows(
+    vector: FeatureVector, count: int, generator: np.random.Generator, besides: Sequence[FeatureVector] = ()
+) -> list[tuple[Tensor, ...]]:
+    """Return vectors of the same length: other units for a unit, and random directions for directions and latents.
+
+    Args:
+        vector: Vector of a feature.
+        count: Number of vectors; fewer units are returned if there are fewer.
+        generator: Source of the random choices.
+        besides: Vectors of other features, whose units are no placebos.
+    """
     if vector.kind == "unit":
         row = vector.rows[0]
-        own = int(row.abs().flatten().argmax())
-        others = np.delete(np.arange(row.numel()), own)
+        alike = [other for other in besides if other.kind == "unit" and other.reads == vector.reads]
+        units = {int(each.rows[0].abs().flatten().argmax()) for each in (vector, *alike)}
+        others = np.delete(np.arange(row.numel()), sorted(units))
         found = []
         for i in generator.permutation(others)[:count]:
             other = torch.zeros(row.numel())

@@ -154,15 +154,30 @@ class Shift:
             self._coordinate = vector.coordinate(x).float()
         if name not in vector.writes:
             return None
-        axes = vector.axes if name == vector.reads else None
+        if not self.reads:
+            here = x if name != vector.reads else positions_first(x, vector.axes)
+            return self.moved(name, x, self.amount(torch.zeros(here.shape[:2], device=x.device)))
+        return self.moved(name, x, None if self._coordinate is None else self.amount(self._coordinate.to(x.device)))
+
+    def moved(self, name: str, x: Float[Tensor, "rows ..."], amount: Float[Tensor, "rows pos"] | None) -> Tensor:
+        """Return an activation to which the vector is added so often at each position that is changed.
+
+        Args:
+            name: Hook point of the activation, one of `vector.writes`.
+            x: Activation.
+            amount: How often the vector is added; None if the coordinate is not known yet.
+
+        Raises:
+            FeatureError: The amount is not known.
+        """
+        vector = self.vector
+        if amount is None:
+            raise FeatureError(f"{vector.reads} is computed after {name}, so the latent is not known there.")
         new = x.float().clone()
-        view = new if axes is None else positions_first(new, axes)
+        view = positions_first(new, vector.axes) if name == vector.reads else new
         row = (vector.rows if self.rows is None else self.rows)[vector.writes.index(name)]
         row = (vector.sign * row).to(x.device).reshape([1, 1, *view.shape[2:]])
-        coordinate = self._coordinate if self.reads else torch.zeros(view.shape[:2], device=x.device)
-        if coordinate is None:
-            raise FeatureError(f"{vector.reads} is computed after {name}, so the latent is not known there.")
-        amount = self.amount(coordinate.to(x.device)) * self.positions.mask(view.shape[1], x.device)
+        amount = amount.to(x.device) * self.positions.mask(view.shape[1], x.device)
         view += amount.reshape([*amount.shape, *[1] * (view.ndim - 2)]) * row
         return new
 

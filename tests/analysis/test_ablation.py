@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 import dreamy_lens as dl
 from dreamy_lens.analysis import ablated_values
+from dreamy_lens.analysis.ablation_placebos import placebo_sets
+from dreamy_lens.analysis.feature_vectors import locate_vector, placebo_rows
 from dreamy_lens.errors import FeatureError, FeatureRangeError, RunFolderError, SettingsError, UnknownHookError
+from dreamy_lens.features.parser import parse
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results import Ablation, TokenChange
+from tests.helpers.autoencoders import save_sae
 from tests.helpers.models import family
 from tests.helpers.plain_hooks import modules_of, run_changed
 from tests.trust import zoo
@@ -197,6 +203,69 @@ def test_a_direction_is_taken_out_of_the_stream(gpt2):
     along = dl.hook("blocks.0.hook_resid_post")[-1] @ v
     found = dl.ablate([along], IDS, gpt2.bridge, kind="zero", of=[STREAM, along], placebos=2)
     assert found.values[0, 0] == pytest.approx([float(stream[0, -1, 3]), 0], abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["zero", "mean"])
+def test_features_that_overlap_all_reach_their_targets_in_any_order(gpt2, kind):
+    """Directions that are not orthogonal, and a unit of the same hook point: their span is taken out of the stream."""
+    a, noise = torch.from_numpy(np.random.default_rng(1).normal(size=(2, 32)).astype(np.float32))
+    unit = torch.zeros(32)
+    unit[3] = 1
+    vectors = torch.stack([a, a + 0.5 * noise, unit])
+    hook = dl.hook("blocks.0.hook_resid_post")
+    features = [hook[-1] @ vectors[0], hook[-1] @ vectors[1], hook[-1, 3]]
+    settings = {"kind": kind, "of": [*features, STREAM], "placebos": 3, "seed": 2}
+    found = dl.ablate(features, IDS, gpt2.bridge, **settings)
+    alone = np.diagonal(found.values[:3, 0, :3])  # each feature at its target
+    np.testing.assert_allclose(found.values[3, 0, :3], alone, atol=2e-4)
+    backwards = dl.ablate(features[::-1], IDS, gpt2.bridge, **settings)
+    np.testing.assert_allclose(backwards.values[3], found.values[3], atol=2e-4)
+    assert found.placebo_values.shape == (4, 3, 1, 4) and np.isfinite(found.placebo_values).all()
+    if kind == "zero":
+        basis = torch.linalg.qr(vectors.T.double()).Q.float()
+
+        def project(x):
+            x[:, 1:] -= x[:, 1:] @ basis @ basis.T
+            return x
+
+        block = modules_of(gpt2.raw, 0)["block"]
+        _, stream = run_changed(gpt2.raw, [0, *IDS], outputs={block: project}, read=modules_of(gpt2.raw, 1)["block"])
+        assert found.values[3, 0, 3] == pytest.approx(float(stream[0, -1, 3]), abs=2e-4)
+
+
+def test_latents_of_one_hook_point_are_read_before_any_is_taken_out(gpt2, tmp_path):
+    w = save_sae(tmp_path / "sae", "blocks.0.hook_resid_post")
+    latents = [dl.sae_latent(str(tmp_path / "sae"), i) for i in (1, 2, 4)]
+
+    def without(x):
+        latent = ((x[:, 1:] - w["b_dec"]) @ w["W_enc"] + w["b_enc"]).relu()
+        x[:, 1:] -= latent[..., [1, 2, 4]] @ w["W_dec"][[1, 2, 4]]
+        return x
+
+    block = modules_of(gpt2.raw, 0)["block"]
+    _, stream = run_changed(gpt2.raw, [0, *IDS], outputs={block: without}, read=modules_of(gpt2.raw, 1)["block"])
+    for some in (latents, latents[::-1]):
+        found = dl.ablate(some, IDS, gpt2.bridge, kind="zero", of=STREAM, placebos=0)
+        assert found.values[3, 0, 0] == pytest.approx(float(stream[0, -1, 3]), abs=1e-4)
+
+
+def test_placebos_of_parts_together_are_distinct_sets_of_other_parts():
+    named = {i: [(SimpleNamespace(name=f"{i}{k}", hook="h"), None) for k in range(3)] for i in "ab"}
+    shared = [(SimpleNamespace(name=f"L{k}", hook="h"), None) for k in range(3)]
+    words = lambda sets: [{part.name for part, _ in some} for some in sets]  # noqa: E731
+    assert words(placebo_sets([named["a"], named["b"]], 2)) == [{"a0", "b0"}, {"a1", "b1"}]
+    pairs = words(placebo_sets([shared, shared[::-1]], 9))
+    assert len(pairs) == 3 and all(len(pair) == 2 for pair in pairs) and len(set(map(frozenset, pairs))) == 3
+    assert placebo_sets([shared[:1], shared[:1]], 4) == [] and placebo_sets([[], shared], 4) == []
+    assert words(placebo_sets([shared], 2)) == [{"L0"}, {"L1"}]
+
+
+def test_placebos_of_units_are_units_that_are_not_ablated(gpt2):
+    bridge = gpt2.bridge
+    vectors = [locate_vector(parse(f"L0.N{i}"), as_hooked(bridge), True) for i in range(3)]
+    drawn = placebo_rows(vectors[0], 1000, np.random.default_rng(0), vectors[1:])
+    units = sorted(int(row.flatten().argmax()) for (row,) in drawn)
+    assert units == list(range(3, bridge.cfg.d_mlp))
 
 
 def test_mixtures_of_experts_are_ablated_as_a_whole():

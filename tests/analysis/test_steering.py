@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -20,6 +18,7 @@ from dreamy_lens.errors import (
     TokenError,
 )
 from dreamy_lens.results import Effect, Steering
+from tests.helpers.autoencoders import save_sae
 from tests.helpers.models import family, new_bridge
 from tests.helpers.plain_hooks import modules_of, run_changed
 from tests.trust import zoo
@@ -130,22 +129,6 @@ def test_a_strength_counts_deviations_on_reference_prompts(gpt2):
     # Minus a feature rises where the feature falls.
     minus = dl.steer("-1 * L0.N7", IDS, gpt2.bridge, strengths=2, reference=texts, n_tokens=0, placebos=0)
     assert minus.values[0, 0] - minus.untouched.values[0] == pytest.approx(2 * found.deviation, rel=1e-4)
-
-
-def save_sae(folder, hook, output=None):
-    """Write a random autoencoder, or a transcoder, in the format of SAELens, and return its tensors."""
-    g = torch.Generator().manual_seed(3)
-    shapes = {"W_enc": (32, 6), "W_dec": (6, 32), "b_dec": (32,), "b_enc": (6,)}
-    weights = {k: torch.randn(*s, generator=g) for k, s in shapes.items()}
-    folder.mkdir()
-    save_file(weights, folder / "sae_weights.safetensors")
-    config = {"architecture": "standard", "d_in": 32, "d_sae": 6, "dtype": "float32", "apply_b_dec_to_input": True}
-    config |= {"normalize_activations": "none", "reshape_activations": "none", "metadata": {"hook_name": hook}}
-    if output:
-        config["metadata"]["hook_name_out"] = output
-        config["d_out"] = 32
-    (folder / "cfg.json").write_text(json.dumps(config))
-    return weights
 
 
 def test_latents_are_moved_along_their_decoder_row(gpt2, tmp_path):
