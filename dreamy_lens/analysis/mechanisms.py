@@ -355,8 +355,11 @@ class _Mechanisms:
             controls += [alike[k] for k in drawn if alike[k] not in controls]
         flat = [prompt for cell in members for prompt in cell]
         owner = np.repeat(np.arange(len(members)), [len(cell) for cell in members])
-        before = self.values(flat)
-        room = np.where(np.abs(before - self.ordinary) > 1e-12, before - self.ordinary, np.nan)
+        before, ordinary = self.values(flat), self.ordinary
+        if summary_of_contexts(self.scorer.origin):  # ablations are in the first context, and so is what they change
+            (before,) = values_without(self.scorer, flat, [None], self.reference)
+            ordinary = float(np.nanmean(values_without(self.scorer, list(self.reference), [None], self.reference)))
+        room = np.where(np.abs(before - ordinary) > 1e-12, before - ordinary, np.nan)
         names = [name for name in dict.fromkeys([*(self.names[i] for i in units), *controls]) if _is_ablatable(name)]
         columns = dict.fromkeys((self.names[i] for i in units), np.full(len(members), np.nan))
         if not names:

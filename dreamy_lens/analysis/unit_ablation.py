@@ -15,30 +15,37 @@ from dreamy_lens.scoring.scorer import Scorer
 
 
 def values_without(
-    scorer: Scorer, prompts: Sequence[np.ndarray], units: Sequence[str], texts: Int64[np.ndarray, "T n"]
+    scorer: Scorer, prompts: Sequence[np.ndarray], units: Sequence[str | None], texts: Int64[np.ndarray, "T n"]
 ) -> Float64[np.ndarray, "U P"]:
     """Return the value of each prompt with each unit kept at its mean over texts, at every position.
 
     Args:
         scorer: Scorer of the feature; of several contexts, the first is used.
         prompts: Token ids of prompts of any lengths.
-        units: Names of heads, neurons, attentions or MLPs, such as "L1.H3" and "L0.N17".
+        units: Names of heads, neurons, attentions or MLPs, such as "L1.H3" and "L0.N17"; None leaves the model as it
+            is.
         texts: Texts whose activations are averaged: over all their positions but the BOS.
     """
     model = scorer.model
     found = np.zeros((len(units), len(prompts)))
     lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
     with locked([model]), model.keep_hooks():
-        parts = [find_part(name, model, scorer.prepend_bos) for name in units]
-        activations = reference_activations(scorer, texts, list(dict.fromkeys(part.hook for part in parts)))
+        parts = [None if name is None else find_part(name, model, scorer.prepend_bos) for name in units]
+        hooks = list(dict.fromkeys(part.hook for part in parts if part is not None))
+        activations = reference_activations(scorer, texts, hooks) if hooks else {}
         bos = scorer.layout(texts.shape[1]).bos
-        means = [part.read(activations[part.hook])[:, bos:].flatten(0, 1).mean(0) for part in parts]
+        means = [
+            None if part is None else part.read(activations[part.hook])[:, bos:].flatten(0, 1).mean(0) for part in parts
+        ]
         for length in np.unique(lengths).tolist():
             which = np.flatnonzero(lengths == length)
             layout = scorer.check_length(length)
             everywhere = positions_of("all", layout)
             rows = scorer.frame.rows(np.stack([prompts[i] for i in which.tolist()]), model)
-            changes = [(part.replaced(mean, everywhere),) for part, mean in zip(parts, means, strict=True)]
+            changes = [
+                () if part is None else (part.replaced(mean, everywhere),)
+                for part, mean in zip(parts, means, strict=True)
+            ]
             measured = measure(
                 model,
                 np.tile(rows, (len(units), 1)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -139,14 +140,19 @@ def _measured(part: StudyExecution, chosen: ScalingStudy) -> tuple[dict[str, Any
 
 
 def parameter_count(model: HookedModel) -> int:
-    """Return the number of a model's parameters; an unembedding that is a copy of the embedding counts once."""
-    vocabulary = model.vocabulary.size
-    parts = list({id(p): p for p in model.backend.module.parameters()}.values())
-    # TransformerLens 3.9 adds a bias of zeros to an unembedding that has none.
-    parts = [p for p in parts if p.shape != (vocabulary,) or p.any()]
-    large = [p for p in parts if p.shape[:1] == (vocabulary,) and p.dim() == 2]
-    copies = [p for p in large[1:] if p.shape == large[0].shape and torch.equal(p, large[0])]
-    return sum(p.numel() for p in parts) - sum(p.numel() for p in copies)
+    """Return the number of parameters of the Hugging Face model, in which tied weights count once.
+
+    TransformerLens keeps further copies, of queries, keys and values that are one matrix in the model, and biases of
+    zeros. So the parameters of the architecture are counted, without memory for them.
+    """
+    from transformers import PreTrainedModel
+
+    module = model.backend.module
+    original = getattr(module, "original_model", None)
+    if not isinstance(original, PreTrainedModel):
+        return sum(p.numel() for p in module.parameters())
+    with torch.device("meta"):
+        return sum(p.numel() for p in type(original)(copy.deepcopy(original.config)).parameters())
 
 
 def _claims(frame: Any) -> list[StudyClaim]:

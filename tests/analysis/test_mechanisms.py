@@ -93,6 +93,18 @@ def test_two_planted_ways_are_two_cells_and_ablation_tells_them_apart():
     assert len(dl.mechanisms(groups[0], FEATURE, bridge)) == 1
 
 
+@pytest.mark.parametrize("other", ["{dream} the", "the the {dream}"])
+def test_in_several_contexts_values_and_ablations_are_compared_in_the_first(other):
+    """In the second context, the neuron reads the text after the prompt, or the prompt at other positions."""
+    bridge, _, groups = planted()
+    prompts = np.concatenate(groups)
+    alone = dl.mechanisms(prompts, FEATURE, bridge, contexts=["the {dream}"])
+    found = dl.mechanisms(prompts, FEATURE, bridge, contexts=["the {dream}", other])
+    assert set(found.ablated) == set(alone.ablated) == {f"L0.N{i}" for i in NEURONS}
+    assert found.drops.diagonal().min() > 0.3 > 3 * np.abs(found.control_drops).max()
+    assert "those of the first" in "".join(found.notes)
+
+
 def test_drops_are_those_of_the_plain_model_with_the_neuron_at_its_mean():
     bridge, raw, groups = planted()
     a = NEURONS[0]

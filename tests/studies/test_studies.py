@@ -20,6 +20,7 @@ from dreamy_lens.studies.execution import spaced
 from dreamy_lens.studies.paper import TABLE_5, default_neurons, layer_at
 from dreamy_lens.studies.prompt_scores import drawn_prompts, prompt_scores
 from dreamy_lens.studies.residual_study import SLACKS, ScoredPool
+from dreamy_lens.studies.scaling_study import parameter_count
 from tests.helpers.models import family
 
 TEXTS = [
@@ -198,12 +199,19 @@ def test_searches_are_compared_by_equal_areas(gpt2):
     assert study.claims[0].name == "random against epo"
 
 
+@pytest.mark.parametrize("name", ["gpt2", "neox", "llama", "gemma2"])
+def test_parameters_are_those_of_the_hugging_face_model(name):
+    assert parameter_count(as_hooked(family(name).bridge)) == sum(p.numel() for p in family(name).raw.parameters())
+
+
 def test_models_of_several_sizes_are_compared(stories, gpt2, tmp_path):
     models = [stories.bridge, gpt2.bridge]
     settings = {**SMALL, "directions": 1, "prompts": 16, "out": tmp_path}
     study = checked(dl.studies.scaling(models, **settings), "scaling")
     assert study.table["layers"].tolist() == [5, 2]
-    assert study.table["parameters"][0] == sum(p.numel() for p in stories.raw.parameters())
+    assert study.table["parameters"].tolist() == [
+        sum(p.numel() for p in model.raw.parameters()) for model in (stories, gpt2)
+    ]
     assert dl.load(tmp_path).table["z"].tolist() == study.table["z"].tolist()
     with pytest.raises(SettingsError, match="list of models is empty"):
         dl.studies.scaling([], **SMALL)
