@@ -134,7 +134,7 @@ def explain(
     text = ""
     if examinee is not None:
         text = examinee.ask(prompt, read_explanation)
-        answers, problems = _examined(examinee, text, chosen, held, measure, merged, windows, floor, seed)
+        answers, problems = _examined(examinee, text, chosen, held, measure, merged, windows, floor, count, seed)
         parts |= answers
         notes += problems
     result = Explanation(
@@ -262,12 +262,13 @@ def _examined(
     merged: Merged,
     windows: FeatureExamples | None,
     floor: float,
+    count: int,
     seed: int,
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the scores of an explanation by name, and sentences about those that are missing."""
     found: dict[str, Any] = {}
     notes: list[str] = []
-    number = 0 if held is None else min(len(held.active), len(held.inactive), 10)
+    number = 0 if held is None else min(len(held.active), len(held.inactive), count)
     active = [] if held is None else list(map(_evidence, held.active[:number]))
     inactive = [] if held is None else list(map(_evidence, held.inactive[:number]))
     best = max(p.value for p in merged.frontier.prompts)

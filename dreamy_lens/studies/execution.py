@@ -151,6 +151,8 @@ class StudyExecution:
         else:
             given |= {"model": self.model, "dtype": self.settings.dtype, "ray": self.ray}
         runs = sweep(list(features), out=self.folder / part, progress=self.progress, **{**given, **more})
+        if "seeds" in more:  # the folder may have more, of a call before
+            runs = runs.of(seed=range(more["seeds"]))
         planned = len(runs.to_pandas())
         if not len(runs):
             failed = runs.failed

@@ -148,7 +148,8 @@ class Sweep(Sequence["Dream"]):
 
         Args:
             feature: Feature or its text; None selects all features.
-            **settings: Settings that the runs must have: `population=4`, `seed=1`.
+            **settings: Settings that the runs must have: `population=4`, `search="gcg"`, `seed=1`, or several seeds,
+                `seed=range(4)`.
 
         Returns:
             A Sweep with the selected runs.
@@ -167,7 +168,9 @@ class Sweep(Sequence["Dream"]):
                 raise SettingsError(f"This sweep has no runs of {expression.label}; its features are: {features}.")
         for name, value in settings.items():
             values = [self._value(task, name) for task in tasks]
-            tasks = [task for task, own_value in zip(tasks, values, strict=True) if own_value == value]
+            several = name == "seed" and isinstance(value, (range, list, tuple))
+            wanted = list(value) if several else [_stored(name, value)]
+            tasks = [task for task, own_value in zip(tasks, values, strict=True) if own_value in wanted]
             if not tasks:
                 raise SettingsError(
                     f"This sweep has no runs with {name}={quoted(value)}; there are: {_listed(values)}."
@@ -195,7 +198,8 @@ class Sweep(Sequence["Dream"]):
 
         The columns are feature, settings, one for each setting that varies, seed, status (done, failed, missing), value
         and cross_entropy of the prompt with the highest value, hypervolume, frontier (number of prompts on it), prompts
-        (number of evaluated prompts), seconds, attempts, worker, error.
+        (number of evaluated prompts), seconds, attempts, worker, error. A setting that is named as one of the results,
+        such as seconds, has the column "seconds setting".
 
         The hypervolumes of all runs of a feature have the same reference, so that you can compare them: the lowest
         value and the highest cross-entropy that any of the runs evaluated.
@@ -203,15 +207,18 @@ class Sweep(Sequence["Dream"]):
         import pandas as pd
 
         varying = list(dict.fromkeys(name for setting in self._manifest["settings"] for name in setting["given"]))
+        results = _numbers({}, None)
+        column = {name: f"{name} setting" if name in results else name for name in varying}
         references = self._references()
         rows = []
         for task in self._tasks:
             row = {"feature": self._label(task.feature), "settings": self._setting(task.setting)}
             setting = self._manifest["settings"][task.setting]
-            row |= {name: setting["given"].get(name, setting["config"].get(name)) for name in varying}
+            known = _known(setting)
+            row |= {column[name]: known.get(name) for name in varying}
             row |= {"seed": task.seed, "status": self.status(task)}
             rows.append(row | _numbers(self._results.get(task.name, {}), references.get(task.feature)))
-        columns = ["feature", "settings", *varying, "seed", "status", *_numbers({}, None)]
+        columns = ["feature", "settings", *column.values(), "seed", "status", *results]
         return pd.DataFrame(rows, columns=list(dict.fromkeys(columns)))
 
     def _references(self) -> dict[int, tuple[float, float]]:
@@ -227,7 +234,7 @@ class Sweep(Sequence["Dream"]):
         if name == "seed":
             return task.seed
         setting = self._manifest["settings"][task.setting]
-        values = {**setting["config"], **setting["given"]}
+        values = _known(setting)
         if name not in values:
             raise SettingsError(f"There is no setting {quoted(name)}; there are: seed, {', '.join(values)}.")
         return values[name]
@@ -320,6 +327,29 @@ def _checked(result: dict[str, Any], has_folder: bool) -> dict[str, Any]:
 def _is_complete(result: dict[str, Any]) -> bool:
     frontier = result.get("frontier")
     return isinstance(frontier, dict) and {"value", "cross_entropy"} <= set(frontier) and "reference" in result
+
+
+def _known(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a variant by name, with the name of its search."""
+    values = {**setting["config"], **setting["given"]}
+    search = values.pop("class", None)
+    return {**values, "search": setting["given"].get("search", search)}
+
+
+def _stored(name: str, value: Any) -> Any:
+    """Return the value of a setting as the manifest has it: a list for a tuple, and a search by the name of its class.
+
+    >>> _stored("length", (4, 6)), _stored("search", "gcg"), _stored("search", "GCG")
+    ([4, 6], 'GCG', 'GCG')
+    """
+    if name != "search":
+        return list(value) if isinstance(value, tuple) else value
+    from dreamy_lens.search.optimizers import searches
+
+    if not isinstance(value, str):
+        return value.__name__ if isinstance(value, type) else type(value).__name__
+    kind = searches().get(value.lower())
+    return value if kind is None else kind.__name__
 
 
 def _numbers(result: dict[str, Any], reference: tuple[float, float] | None) -> dict[str, Any]:

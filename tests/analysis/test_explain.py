@@ -73,6 +73,10 @@ def test_windows_that_are_shown_and_held_out_are_of_different_documents(run, exa
     llm = Scripted()
     dl.explain(run, examples, llm, scores="detection")
     questions = "".join(p for p in llm.prompts if "On which of them" in p)
+    for count in (2, 12):
+        detected = dl.explain(run, examples, Scripted(), scores="detection", count=count).detection
+        assert detected is not None and detected.positives == detected.negatives <= count
+        assert (detected.positives == 2) == (count == 2)
     held = [w for w in examples.of(FEATURE).top if w.document not in shown]
     assert (
         held

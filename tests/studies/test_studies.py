@@ -228,6 +228,8 @@ def test_a_study_goes_on_where_it_was_and_takes_more_seeds(gpt2, tmp_path):
     now = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "study" / "runs" / "runs").iterdir()}
     assert len(done) == 1 and len(now) == 2 and done.items() <= now.items()
     assert more.table["best_value"][0] == first.table["best_value"][0] and len(dl.load(tmp_path / "study").table) == 2
+    again = dl.studies.seeds(gpt2.bridge, seeds=1, **settings)
+    assert len(again.table) == 1 and again.settings["seeds"] == 1  # of the two in the folder
     for wrong, said in (({"length": 6}, "has length=5, and 6 was asked for"), ({"feature": "L1.N4"}, "has feature=")):
         with pytest.raises(RunFolderError, match=said):
             dl.studies.seeds(gpt2.bridge, **{**settings, **wrong})

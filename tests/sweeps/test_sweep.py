@@ -107,6 +107,20 @@ def test_the_table_has_a_row_for_each_run(whole):
     assert "length=4" in html and html.count("<tr") == 9 and "Sweep(8 of 8 runs" in html
 
 
+def test_settings_named_as_results_keep_their_own_columns(gpt2, tmp_path):
+    small = {"iterations": 1, "length": 4}
+    variants = [{"seconds": 50, "search": "epo"}, {"prompts": 300, "search": "random"}, {"length": (3, 4)}]
+    sweep = dl.sweep("L1.N3", gpt2.bridge, settings=variants, out=tmp_path / "s", progress=False, **small)
+    table = sweep.to_pandas()
+    assert table["seconds setting"][0] == 50 and table["prompts setting"][1] == 300
+    assert (table["seconds"] < 50).all() and (table["prompts"] < 10_000).all()
+    assert table["search"].tolist() == ["EPO", "RandomSearch", "FrontierSearch"]
+    assert [len(sweep.of(length=length)) for length in ((3, 4), [3, 4], 4)] == [1, 1, 2]
+    assert [len(sweep.of(search=name)) for name in ("epo", "EPO", "frontier", dl.RandomSearch())] == [1, 1, 1, 1]
+    with pytest.raises(SettingsError, match="no runs with search='gcg'; there are: 'EPO', 'RandomSearch'"):
+        sweep.of(search="gcg")
+
+
 def test_a_sweep_is_opened_again(whole, gpt2):
     again = Sweep.load(whole.where, gpt2.bridge)
     assert (
