@@ -257,12 +257,12 @@ def _unit(scorer: Scorer, vector: FeatureVector, mode: str, units: str, referenc
 def _words(vector: FeatureVector, mode: str, mean: float | None, deviation: float | None, source: str) -> str:
     """Return the sentence that says what a strength of 1 is."""
     names = {"unit": "the activation", "direction": "the projection on the direction", "latent": "the latent"}
-    what = names[vector.kind]
+    what = names[vector.kind] if vector.sign > 0 else f"minus {names[vector.kind]}"
     if deviation is None:
         if mode != "add":
             return f"The strength is the value of {what}."
         vectors = {"unit": "1 of the activation", "direction": "the direction itself", "latent": "the decoder's row"}
-        return f"A strength of 1 adds {vectors[vector.kind]}."
+        return f"A strength of 1 {'adds' if vector.sign > 0 else 'subtracts'} {vectors[vector.kind]}."
     spread = f"{deviation:.3g}, the standard deviation of {what} over {source}"
     if mode == "add":
         return f"A strength of 1 adds {spread}."

@@ -41,13 +41,14 @@ def steer(
     """Change a feature while the model reads a prompt and writes on, and measure what it then predicts.
 
     A vector stands for the feature: a neuron's unit at its hook point, a direction at the hook point that it is read
-    from, or a latent's row of the decoder. `mode="add"` adds it. `mode="set"` moves the activation along it until the
-    feature has the strength as its value. `mode="clamp"` does so only where the feature is below the strength, or above
-    it for a negative strength.
+    from, or a latent's row of the decoder. Its coordinate is the neuron's activation, the projection on the direction,
+    or the latent; or minus that, if the feature falls where it rises. Factors and constants of the feature do not
+    count. `mode="add"` adds the vector. `mode="set"` moves the activation along it until the coordinate is the
+    strength. `mode="clamp"` does so only where the coordinate is below the strength, or above it for a negative one.
 
-    A strength counts standard deviations of the feature over the tokens of reference prompts: with "add" a strength of
-    2 raises the feature by two of them, and with "set" and "clamp" the value is their mean plus two. With
-    `units="raw"`, "add" adds the vector times the strength, and "set" and "clamp" take the strength as the value.
+    A strength counts standard deviations of the coordinate over the tokens of reference prompts: with "add" a strength
+    of 2 raises it by two of them, and with "set" and "clamp" it becomes their mean plus two. With `units="raw"`, "add"
+    adds the vector times the strength, and "set" and "clamp" take the strength as the coordinate.
 
     Beside each strength stand placebos, whose vector has the same length and which are moved exactly as far: for a
     neuron other units of its hook point, for a direction or a latent random directions.

@@ -45,7 +45,7 @@ class Card:
         downstream: What the model predicts and writes after that dream with the feature changed, beside placebos.
         words: Explanation in words, or at least its prompt and the prediction scores.
         calibration: Values of random prompts.
-        absent: Reason why one of the last five is None, by its name; those that were not asked for have none.
+        absent: Reason why one of the five of `PARTS` is None, by its name; those that were not asked for have none.
         code: Program that makes the card again, as Python; "" if it is unknown.
     """
 

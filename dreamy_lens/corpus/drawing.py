@@ -53,7 +53,7 @@ def passages(source: Any, count: int = 8, *, words: int = 12, seed: int = 0) -> 
     counts = np.array([max(0, len(spans) - words + 1) for spans in found], dtype=np.int64)
     starts, total = np.cumsum(counts) - counts, int(counts.sum())
     chosen: dict[str, None] = {}
-    # Overlapping and equal passages are drawn again; a corpus that has few different ones ends the search.
+    # Passages may overlap. Equal ones are drawn again; a corpus that has few different ones ends the search.
     for number in np.random.default_rng(seed).permutation(total) if total <= READ else _draws(total, seed):
         at = int(np.searchsorted(starts, number, side="right") - 1)
         spans, first = found[at], int(number - starts[at])
