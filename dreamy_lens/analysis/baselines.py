@@ -21,12 +21,6 @@ AT_ONCE = 1024
 """Most prompts that are scored by one call."""
 
 
-def uniform_prompts(scorer: Scorer, count: int, length: int, seed: int) -> Int64[np.ndarray, "count length"]:
-    """Draw prompts whose tokens are independent and uniform among those that may stand in a prompt."""
-    tokens = np.flatnonzero(scorer.allowed)
-    return np.random.default_rng(seed).choice(tokens, (count, length)).astype(np.int64)
-
-
 def windows_of_corpus(
     source: Any, vocabulary: Vocabulary, count: int, length: int, seed: int
 ) -> tuple[Int64[np.ndarray, "windows length"], str]:
@@ -45,15 +39,9 @@ def windows_of_corpus(
     Raises:
         CorpusError: The corpus cannot be read, or has fewer than two windows of that length.
     """
-    corpus, found, read = open_corpus(source), [], 0
-    for shard in range(len(corpus.shards)):
-        for block in corpus.blocks(shard):
-            found.append(cut_windows(block, vocabulary, WindowSettings(length=length, context=0)).ids)
-            read += block.characters
-            if read >= READ:
-                break
-        if read >= READ:
-            break
+    corpus = open_corpus(source)
+    settings = WindowSettings(length=length, context=0)
+    found = [cut_windows(block, vocabulary, settings).ids for block in corpus.first_blocks(READ)]
     rows = np.unique(np.concatenate(found), axis=0) if found else np.zeros((0, length), dtype=np.int64)
     if len(rows) < 2:
         raise CorpusError(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dreamy_lens._host import working
-from dreamy_lens.analysis.baselines import uniform_prompts, values_of, windows_of_corpus
+from dreamy_lens.analysis.baselines import values_of, windows_of_corpus
 from dreamy_lens.errors import SettingsError, names_keywords, quoted
 from dreamy_lens.features.parser import parse
 from dreamy_lens.models.hooked_model import HookedModel
@@ -17,6 +17,7 @@ from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results.baselines import Baseline, Baselines
 from dreamy_lens.runs.call_code import call_code
 from dreamy_lens.runs.dream import Dream
+from dreamy_lens.scoring.prompts import uniform_prompts
 from dreamy_lens.scoring.scorer import Scorer
 from dreamy_lens.search.frames import scorer_around
 
@@ -141,7 +142,7 @@ def _measure(
         hooked.check_same_tokenizer(held_out)
     scorer.check_length(length)
     with working(f"Scoring {prompts:,} random prompts"):
-        random = values_of(scorer, uniform_prompts(scorer, prompts, length, seed))
+        random = values_of(scorer, uniform_prompts(scorer.allowed, prompts, length, seed))
     measured = None
     if corpus is not None:
         with working("Scoring windows of the corpus"):

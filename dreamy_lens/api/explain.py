@@ -11,7 +11,6 @@ import numpy as np
 
 from dreamy_lens import _waiting
 from dreamy_lens._host import working
-from dreamy_lens.analysis.baselines import uniform_prompts
 from dreamy_lens.analysis.chat_endpoint import ChatEndpoint
 from dreamy_lens.analysis.explanation_prompts import Examinee, ShownText, explanation_prompt, read_explanation
 from dreamy_lens.analysis.explanation_scores import detection, fuzzing, simulation
@@ -33,7 +32,7 @@ from dreamy_lens.runs.call_code import call_code
 from dreamy_lens.scan.feature_examples import FeatureExamples
 from dreamy_lens.scan.window import Window
 from dreamy_lens.scoring.per_position import at_every_position
-from dreamy_lens.scoring.prompts import as_ids
+from dreamy_lens.scoring.prompts import as_ids, uniform_prompts
 from dreamy_lens.scoring.scorer import Scorer
 
 SCORES = ("detection", "fuzzing", "simulation")
@@ -320,7 +319,7 @@ class _Measure:
     def floor(self, seed: int) -> float:
         """Return the median value of random prompts of the dreams' length."""
         length = prompt_length(self.merged)
-        values = self._use(lambda scorer: scorer.values(uniform_prompts(scorer, RANDOM, length, seed)))
+        values = self._use(lambda scorer: scorer.values(uniform_prompts(scorer.allowed, RANDOM, length, seed)))
         return float(np.nanmedian(np.where(np.isfinite(values), values, np.nan)))
 
     def embeddings(self) -> np.ndarray:

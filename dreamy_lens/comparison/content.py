@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dreamy_lens.comparison.corpus_frontier import CorpusFrontier
-from dreamy_lens.comparison.overlap import MEMORIZED, Overlap, SharedSpan
+from dreamy_lens.comparison.overlap import MEMORIZED, Overlap
 from dreamy_lens.comparison.scan_source import ScanSource
 from dreamy_lens.comparison.statements import Statement, make_statement
 from dreamy_lens.html.words import format_values, plural
@@ -183,8 +183,3 @@ class ComparisonContent:
             f"{plural(count, 'dream')} may be partly memorized: of dream {most + 1}, {span}"
             f"{'' if searched else ', the source of a kept window'}."
         )
-
-    def most_shared(self) -> SharedSpan | None:
-        """Return the span that is the largest share of a dream; None if there are no dreams."""
-        spans = [o.longest for o in self.overlaps]
-        return max(spans, key=lambda s: s.share) if spans else None

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dreamy_lens.scan.feature_windows import FLUENT_STEP, FeatureWindows
-from dreamy_lens.scan.window import Window
+from dreamy_lens.scan.window import LEVELS, Window
 
-LAST = 63
+LAST = LEVELS - 1
 """Number of the last step of cross-entropy, which has no upper end."""
 
 

@@ -194,6 +194,16 @@ class Corpus:
         """
         return Problems.total([self.opening_problems, *(self._problems[key] for key in sorted(self._problems))])
 
+    def first_blocks(self, characters: int) -> Iterator[Block]:
+        """Yield blocks from the beginning of the corpus until they have so many characters, or the corpus ends."""
+        read = 0
+        for shard in range(len(self._shards)):
+            for block in self.blocks(shard):
+                yield block
+                read += block.characters
+                if read >= characters:
+                    return
+
     def share_before(self, shard: int, done: float | None) -> float | None:
         """Return the share of the corpus that comes before a place in a shard, from 0 to 1; None if it is not known.
 

@@ -40,15 +40,8 @@ def passages(source: Any, count: int = 8, *, words: int = 12, seed: int = 0) -> 
     for name, value in (("count", count), ("words", words)):
         if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
             raise SettingsError(f"{name} is {quoted(value)}; it is a whole number of at least 1.")
-    corpus, texts, read = open_corpus(source), [], 0
-    for shard in range(len(corpus.shards)):
-        for block in corpus.blocks(shard):
-            texts += [section.text for section in block.sections]
-            read += block.characters
-            if read >= READ:
-                break
-        if read >= READ:
-            break
+    blocks = list(open_corpus(source).first_blocks(READ))
+    texts, read = [section.text for block in blocks for section in block.sections], sum(b.characters for b in blocks)
     found = [[(m.start(), m.end()) for m in re.finditer(r"\S+", text)] for text in texts]
     counts = np.array([max(0, len(spans) - words + 1) for spans in found], dtype=np.int64)
     starts, total = np.cumsum(counts) - counts, int(counts.sum())

@@ -129,7 +129,8 @@ def parse_count(text: str) -> int:
 
 def check_memory(features: int, k: int) -> None:
     """Raise SettingsError if the statistics of the features, with k windows of each, take too much memory."""
-    from dreamy_lens.scan.feature_stats import BINS, LEVELS
+    from dreamy_lens.scan.feature_stats import BINS
+    from dreamy_lens.scan.window import LEVELS
 
     fixed, per_window = LEVELS * 12 + BINS * 8 + 48, 20
     size = features * (fixed + k * per_window)

@@ -22,12 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dreamy_lens.models.transfer import has_float64, in_float64
-
-LEVELS = 64
-"""Number of levels of cross-entropy."""
-
-PER_NAT = 4
-"""Number of levels per nat; the last level has no upper end."""
+from dreamy_lens.scan.window import LEVELS, PER_NAT
 
 BINS = 128
 """Number of bins of a histogram; half of them are on each side of zero."""

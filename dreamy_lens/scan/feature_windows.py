@@ -14,13 +14,13 @@ from dreamy_lens.errors import SettingsError, quoted
 from dreamy_lens.features.parser import feature_names, parse
 from dreamy_lens.figures.protocols import TextDecoder
 from dreamy_lens.scan.distribution import Distribution, Shape
-from dreamy_lens.scan.window import Histogram, Window, frontier_windows
+from dreamy_lens.scan.window import PER_NAT, Histogram, Window, frontier_windows
 
 if TYPE_CHECKING:
     from dreamy_lens.features.expressions import Feature
     from dreamy_lens.scan.tables import Tables
 
-FLUENT_STEP = 0.25
+FLUENT_STEP = 1 / PER_NAT
 """Step of cross-entropy, in nats per token: a scan that measures it keeps the strongest window of each step."""
 
 

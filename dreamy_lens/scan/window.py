@@ -11,6 +11,12 @@ import numpy as np
 
 from dreamy_lens.search.pareto import non_dominated
 
+LEVELS = 64
+"""Number of levels of cross-entropy, of each of which a scan keeps the strongest window."""
+
+PER_NAT = 4
+"""Number of levels per nat; the last level has no upper end."""
+
 
 @dataclass(frozen=True)
 class Window:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from dreamy_lens.errors import PromptError, quoted
@@ -17,6 +17,17 @@ from dreamy_lens.features.forward_pass import RowLayout
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.transfer import to_device, to_host
 from dreamy_lens.models.vocabulary import Vocabulary
+
+
+def uniform_prompts(
+    allowed: Bool[np.ndarray, " d_vocab"], count: int, length: int, seed: int
+) -> Int64[np.ndarray, "count length"]:
+    """Draw prompts whose tokens are independent and uniform among those that may stand in a prompt.
+
+    >>> uniform_prompts(np.array([False, True, True]), 2, 4, seed=0).tolist()
+    [[2, 2, 2, 1], [1, 1, 1, 1]]
+    """
+    return np.random.default_rng(seed).choice(np.flatnonzero(allowed), (count, length)).astype(np.int64)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from dreamy_lens.features.constructors import hook
 from dreamy_lens.features.directions import Direction
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.models.hooked_model import HookedModel
-from dreamy_lens.studies.prompt_scores import PromptScores, drawn_prompts, prompt_scores
+from dreamy_lens.scoring.prompts import uniform_prompts
+from dreamy_lens.studies.prompt_scores import PromptScores, prompt_scores
 
 
 class RandomScores(NamedTuple):
@@ -62,6 +63,6 @@ def random_scores(features: Sequence[Feature], model: HookedModel, count: int, l
         length: Number of tokens of each.
         seed: Seed of the prompts.
     """
-    scores = prompt_scores(features, model, drawn_prompts(model, count, length, seed))
+    scores = prompt_scores(features, model, uniform_prompts(model.vocabulary.allowed, count, length, seed))
     values = np.where(np.isfinite(scores.values), scores.values.astype(np.float64), np.nan)
     return RandomScores(scores, np.nanmean(values, axis=0), np.nanstd(values, axis=0, ddof=1))

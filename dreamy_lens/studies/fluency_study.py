@@ -15,6 +15,7 @@ from dreamy_lens.corpus.sources import open_corpus
 from dreamy_lens.errors import SettingsError, quoted
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.results.study import MEASURED, ChartSeries, StudyChart, StudyClaim, StudyResult
+from dreamy_lens.scoring.prompts import uniform_prompts
 from dreamy_lens.studies.claims import mean_text, verdict
 from dreamy_lens.studies.execution import StudyExecution
 from dreamy_lens.studies.settings import StudySettings, own_keywords, show_study_settings
@@ -128,9 +129,8 @@ def _result(work: StudyExecution, chosen: FluencyStudy) -> StudyResult:
             }
             | {"q5": low, "median": middle, "q95": high, "corpus": name}
         )
-    tokens = np.flatnonzero(hooked.vocabulary.allowed)
-    random = np.random.default_rng(chosen.seed).choice(tokens, (chosen.random, chosen.length))
-    noise = window_cross_entropies(hooked, random.astype(np.int64))
+    random = uniform_prompts(hooked.vocabulary.allowed, chosen.random, chosen.length, chosen.seed)
+    noise = window_cross_entropies(hooked, random)
     frame = pd.DataFrame(rows)
     return work.result({"lengths": frame}, _claims(chosen, known.get(chosen.length), noise), [_chart(frame, chosen)])
 

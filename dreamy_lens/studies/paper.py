@@ -15,7 +15,8 @@ from dreamy_lens.features.constructors import neuron
 from dreamy_lens.features.expressions import Feature
 from dreamy_lens.features.families import neurons
 from dreamy_lens.models.hooked_model import HookedModel
-from dreamy_lens.studies.prompt_scores import drawn_prompts, prompt_scores
+from dreamy_lens.scoring.prompts import uniform_prompts
+from dreamy_lens.studies.prompt_scores import prompt_scores
 
 PROMPTS, RARE = 1024, 100
 """Number of random prompts by which neurons are said to be alive, and the most of them to one that drives a neuron."""
@@ -66,7 +67,7 @@ def living_neurons(model: HookedModel, places: Sequence[tuple[int, int]], length
     Raises:
         FeatureError: The model has too few neurons that are alive.
     """
-    rows = drawn_prompts(model, PROMPTS, length, 0)
+    rows = uniform_prompts(model.vocabulary.allowed, PROMPTS, length, 0)
     alive: dict[int, np.ndarray] = {}
 
     def units_of(layer: int) -> np.ndarray:

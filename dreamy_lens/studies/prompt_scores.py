@@ -29,15 +29,6 @@ class PromptScores(NamedTuple):
     cross_entropy: Float32[np.ndarray, " B"]
 
 
-def drawn_prompts(model: HookedModel, count: int, length: int, seed: int) -> Int64[np.ndarray, "count length"]:
-    """Draw prompts whose tokens are independent and uniform among those that may stand in a prompt.
-
-    They are those of :func:`dreamy_lens.baselines`.
-    """
-    tokens = np.flatnonzero(model.vocabulary.allowed)
-    return np.random.default_rng(seed).choice(tokens, (count, length)).astype(np.int64)
-
-
 def prompt_scores(
     features: Sequence[Feature], model: HookedModel, rows: Int64[np.ndarray, "B n"], cross_entropy: bool = True
 ) -> PromptScores:

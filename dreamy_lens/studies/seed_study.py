@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from dreamy_lens.results.prompt import Prompt
     from dreamy_lens.sweeps.sweep import Sweep
 
+READ = 4_000_000
+"""Most characters of a corpus whose words are read."""
+
 SPREAD = 2.0
 """Ratio of the highest to the lowest strongest value from which on seeds are said to differ."""
 _MOMENTS = (0.0, 0.03, 0.1, 0.3, 1.0)  # shares of a run at which its frontier is drawn
@@ -164,18 +167,9 @@ def _known_words(vocabulary: Vocabulary, chosen: SeedStudy, work: StudyExecution
         from dreamy_lens.corpus.sources import open_corpus
 
         work.say("Reading the words of the corpus ...")
-        corpus, read = open_corpus(chosen.corpus), 0
-        for shard in range(len(corpus.shards)):
-            for block in corpus.blocks(shard):
-                texts += [section.text for section in block.sections]
-                read += block.characters
-                if read >= READ:
-                    return vocabulary_words(pieces, texts)
+        blocks = open_corpus(chosen.corpus).first_blocks(READ)
+        texts = [section.text for block in blocks for section in block.sections]
     return vocabulary_words(pieces, texts)
-
-
-READ = 4_000_000
-"""Most characters of a corpus whose words are read."""
 
 
 def _group_row(group: PromptGroup, prompts: Sequence[Prompt]) -> dict[str, Any]:

@@ -13,12 +13,13 @@ import dreamy_lens as dl
 from dreamy_lens.errors import FeatureError, RunFolderError, SettingsError, TokenError
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results import StudyResult
+from dreamy_lens.scoring.prompts import uniform_prompts
 from dreamy_lens.search.pareto import hypervolume
 from dreamy_lens.studies.catalogue import STUDIES, study_function
 from dreamy_lens.studies.directions import random_directions
 from dreamy_lens.studies.execution import spaced
 from dreamy_lens.studies.paper import TABLE_5, default_neurons, layer_at
-from dreamy_lens.studies.prompt_scores import drawn_prompts, prompt_scores
+from dreamy_lens.studies.prompt_scores import prompt_scores
 from dreamy_lens.studies.residual_study import SLACKS, ScoredPool
 from dreamy_lens.studies.scaling_study import parameter_count
 from tests.helpers.models import family
@@ -168,7 +169,7 @@ def test_a_direction_is_equation_4_of_the_plain_model(gpt2):
 def test_values_of_many_features_keep_the_order_of_the_features(name):
     features = ["L1.N3", 'logit("he")', "L0.N2", "L1.N1", "blocks.0.hook_resid_post[-1, 3]"]
     bridge = family(name).bridge
-    hooked, rows = as_hooked(bridge), drawn_prompts(as_hooked(bridge), 4, 3, 0)
+    hooked, rows = as_hooked(bridge), uniform_prompts(as_hooked(bridge).vocabulary.allowed, 4, 3, 0)
     found = prompt_scores([dl.parse(f) for f in features], hooked, rows)
     for i, feature in enumerate(features):
         scores = dl.score(feature, rows, bridge)
@@ -262,7 +263,7 @@ def test_neurons_of_the_paper_are_at_the_same_depth_and_alive(gpt2):
     hooked = as_hooked(gpt2.bridge)
     chosen = default_neurons(hooked, 12)
     assert len(chosen) == len(TABLE_5) == len(set(chosen))
-    values = prompt_scores(chosen, hooked, drawn_prompts(hooked, 1024, 12, 0)).values
+    values = prompt_scores(chosen, hooked, uniform_prompts(hooked.vocabulary.allowed, 1024, 12, 0)).values
     assert ((values > 0).mean(axis=0) >= 0.01).all()
     assert [layer_at(n, 36) for n, _ in TABLE_5] == [2, 7, 12, 17, 22, 27] and layer_at(35, 1) == 0
     assert spaced(6, 7) == list(range(6)) and spaced(32, 7)[0] == 0 and spaced(32, 7)[-1] == 31
