@@ -275,7 +275,7 @@ _NEEDED = {
     "Qwen3NextForCausalLM": ("transformer-lens", "4"),
     "T5ForConditionalGeneration": ("transformer-lens", "4"),
 }
-"""Lowest versions that run some architectures with the lowest version of transformers: before, a pass ends in an error."""
+"""Lowest versions that run some architectures beside the lowest transformers; before, a pass ends in an error."""
 
 
 def plain_model(architecture: Architecture) -> Any:
