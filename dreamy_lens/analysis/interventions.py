@@ -160,12 +160,12 @@ class Shift:
         return self.moved(name, x, None if self._coordinate is None else self.amount(self._coordinate.to(x.device)))
 
     def moved(self, name: str, x: Float[Tensor, "rows ..."], amount: Float[Tensor, "rows pos"] | None) -> Tensor:
-        """Return an activation to which the vector is added so often at each position that is changed.
+        """Return an activation plus the vector times an amount, at the positions that are changed.
 
         Args:
             name: Hook point of the activation, one of `vector.writes`.
             x: Activation.
-            amount: How often the vector is added; None if the coordinate is not known yet.
+            amount: Factor of the vector at each position; None if the coordinate is not known yet.
 
         Raises:
             FeatureError: The amount is not known.

@@ -43,7 +43,7 @@ class JointShift:
         return changed
 
     def _solved(self, x: Float[Tensor, "rows ..."]) -> list[Tensor]:
-        """Return how often the vector of each shift is added, `[rows, pos]` each, for the untouched activation."""
+        """Return the factor of each vector at every position, `[rows, pos]` each, for an untouched activation."""
         amounts = [shift.amount(shift.vector.coordinate(x).float()) for shift in self.shifts]
         linear = [i for i, shift in enumerate(self.shifts) if shift.vector.kind != "latent"]
         if not linear:
@@ -66,7 +66,7 @@ class JointShift:
 
 
 def _overlap(reader: Shift, mover: Shift) -> float:
-    """Return how much one feature's coordinate changes when the vector of another is added once."""
+    """Return how much the coordinate of one feature changes when the vector of another is added with the factor 1."""
     vector = mover.vector
     row = vector.rows[vector.writes.index(vector.reads)]
     dot = (reader.vector.rows[0].double().cpu().flatten() * row.double().cpu().flatten()).sum()
