@@ -19,6 +19,7 @@ from dreamy_lens.models.embedded import EMBEDDED_NAME
 from dreamy_lens.models.hook_points import hook_points
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.panels import bundle, settings, units
+from dreamy_lens.panels.hosts import limits_of_host
 from dreamy_lens.runs.model_thread import ModelThread
 from dreamy_lens.runs.python_code import model_setup, program
 from dreamy_lens.scan.examples import Examples
@@ -91,7 +92,7 @@ class FeatureForm(anywidget.AnyWidget):
             model: Bridge, HookedModel, a name in `models`, a Hugging Face id or folder; None is the embedded model.
         """
         name = str(model).strip() if isinstance(model, str) else EMBEDDED_NAME if model is None else ""
-        self.loading, self.model_error = name or "the model", ""
+        self.loading, self.model_error = name or "the model", limits_of_host()
         self._thread.ask(lambda: self._guarded(lambda: self._select(name, model)))
 
     def wait(self, timeout: float | None = None) -> FeatureForm:

@@ -1,4 +1,4 @@
-"""What programs need beside a panel: Colab, to draw it; a terminal, a sentence that says that it draws none.
+"""What programs need beside a panel: Colab, to draw it; a terminal or an old marimo, a sentence on what it cannot show.
 
 Colab draws widgets of packages only on request, and anywidget makes this request with the first widget. Two things
 remain. Colab marks an output as one for such widgets only if the thread that made the request calls `display`. And it
@@ -7,22 +7,43 @@ draws each cell in a frame of its own, which knows the widgets that are drawn th
 
 from __future__ import annotations
 
+import re
+import sys
 from typing import Any
 
 import anywidget
 
-from dreamy_lens._host import is_notebook, say
+from dreamy_lens._host import in_kernel, is_notebook, say
 
 NO_WIDGETS = (
     "Panels are widgets, and nothing here can show them. Use a notebook: Jupyter, VS Code, Colab or marimo. Here, "
     "print(...) shows what a panel is of, and run.to_html('page.html') writes the view of a run as a page."
 )
 
+LIVE_MARIMO = (0, 23, 14)
+"""The first version of marimo that sends the page what a thread other than the cell's writes to a widget."""
+
 
 def announce_panel() -> None:
     """Say that panels cannot be shown, where the process is no notebook."""
     if not is_notebook():
         say(NO_WIDGETS)
+
+
+def limits_of_host() -> str:
+    """Return a sentence on what the notebook does not show of a live panel; empty where it shows everything."""
+    marimo = sys.modules.get("marimo")
+    if in_kernel() or marimo is None or not marimo.running_in_notebook():
+        return ""
+    used = str(marimo.__version__)
+    if tuple(int(number) for number in re.findall(r"\d+", used)[:3]) >= LIVE_MARIMO:
+        return ""
+    needed = ".".join(map(str, LIVE_MARIMO))
+    return (
+        f"This panel stays as it is: marimo {used} does not show what changes after a cell has ended. Update marimo to "
+        f"{needed} or newer (pip install -U marimo) and restart it. The run itself goes on: print(run) shows its "
+        "frontier so far."
+    )
 
 
 def display_metadata(panel: anywidget.AnyWidget) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import anywidget
 import traitlets
 
 from dreamy_lens.errors import DreamyLensError
+from dreamy_lens.panels.hosts import limits_of_host
 from dreamy_lens.runs.start import from_prompt
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class LivePanel(anywidget.AnyWidget):
         self._endings: list[Callable[[], None]] = []
         self._listeners: list[Callable[[Dream], object]] = []
         self._keepers: list[Callable[[], object]] = []
-        super().__init__(live_id=uuid.uuid4().hex, **traits)
+        self._limits = limits_of_host()
+        super().__init__(live_id=uuid.uuid4().hex, **self._noted(traits))
 
     @property
     def started(self) -> list[Dream]:
@@ -69,11 +71,15 @@ class LivePanel(anywidget.AnyWidget):
 
     def update(self) -> None:
         """Show the results so far."""
-        state = self.state()
+        state = self._noted(self.state())
         with self.hold_sync():  # one message for all changes
             for name, value in state.items():
                 if getattr(self, name) != value:
                     setattr(self, name, value)
+
+    def _noted(self, traits: Mapping[str, Any]) -> dict[str, Any]:
+        """Return traits with a note on what the notebook does not show, if there is such a thing."""
+        return {**traits, "note": self._limits} if self._limits else dict(traits)
 
     def on_started(self, function: Callable[[Dream], object]) -> None:
         """Call a function with each run that is started from a prompt in this panel, just before its first step.

@@ -193,5 +193,6 @@ def test_marimo_updates_live_and_stops(marimo_app: Callable[..., Running]):
     wait_for(page, view, "view.querySelectorAll('.dlp-dot').length > 2")
     before = iteration(view)
     moves_on(page, view, before)
+    assert "Update marimo" not in view.inner_text()
     view.get_by_role("button", name="Stop").click()
     wait_for(page, view, "/^stopped/.test(view.querySelector('.dlp-state').textContent)")

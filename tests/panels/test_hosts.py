@@ -87,6 +87,36 @@ def test_notebooks_are_told_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert capsys.readouterr().err == ""
 
 
+def _marimo(monkeypatch: pytest.MonkeyPatch, used: str) -> None:
+    stand_in = types.SimpleNamespace(__version__=used, running_in_notebook=lambda: True)
+    monkeypatch.setitem(sys.modules, "marimo", stand_in)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(("used", "live"), [("0.20.4", False), ("0.23.13", False), ("0.23.14", True), ("1.0", True)])
+def test_a_panel_says_that_an_old_marimo_shows_no_changes(used: str, live: bool, monkeypatch: pytest.MonkeyPatch, gpt2):
+    _marimo(monkeypatch, used)
+    run = dl.dream("L1.N3", gpt2.bridge, iterations=2, parents=2, children=4, length=4, progress=False).wait()
+    run.wait(timeout=60)
+    shown = run._display_()
+    for panel in (shown, run.explore(run.frontier[0])):
+        assert panel.get_state("note")["note"] == panel.note
+        panel.update() if panel is shown else None
+        assert panel.note == "" if live else f"marimo {used} does not show what changes" in panel.note
+        assert live or "Update marimo to 0.23.14 or newer" in panel.note
+        assert "Update marimo" not in panel.to_html()  # a saved view can be opened anywhere
+        panel.close()
+    browser = FeatureBrowser(gpt2.bridge)
+    assert ("Update marimo" in browser.form.model_error) != live
+    browser.close()
+
+
+def test_a_kernel_that_has_imported_marimo_is_no_marimo(monkeypatch: pytest.MonkeyPatch):
+    _marimo(monkeypatch, "0.20.4")
+    assert hosts.limits_of_host()
+    monkeypatch.setattr(hosts, "in_kernel", lambda: True)
+    assert hosts.limits_of_host() == ""
+
+
 @pytest.mark.parametrize("view", ["dream", "attribution", "runs", "browser"])
 def test_the_module_of_a_view_is_complete(view: str):
     # VS Code and Colab hand the module to anywidget's front end, which cannot find files beside it.
