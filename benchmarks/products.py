@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, (rows, inner, columns) in shapes(options.model).items():
         for routine, seconds in fastest(routines(rows, inner, columns, name == "MLP, first"), options.turns).items():
             size, rate = f"{rows} x {inner} x {columns}", 2e-9 * rows * inner * columns / seconds
-            print(f"| {name} | {size} | {routine} | {1000 * seconds:.2f} | {rate:.0f} |", flush=True)
+            print(f"| {name} | {size} | {routine} | {1000 * seconds:.3g} | {rate:.3g} |", flush=True)
 
 
 if __name__ == "__main__":

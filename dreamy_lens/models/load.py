@@ -180,6 +180,21 @@ def _with_revision(options: dict[str, Any], source: str, adapter: Path) -> dict[
     return {"revision": revision, **options} if revision is not None else options
 
 
+def check_source(model: Any) -> None:
+    """Raise ModelError if a model that is given by name cannot exist: a folder without a model, or no name of a model.
+
+    Whether the Hugging Face Hub has a model is not asked.
+
+    Args:
+        model: Model in any form that `model=` takes.
+
+    >>> check_source(None)
+    """
+    if isinstance(model, (str, Path)) and str(model) != EMBEDDED_NAME:
+        if not str(model).lstrip().startswith("ensemble(") and not _names_adapter(str(model)):
+            _checked_source(str(model))
+
+
 def as_hooked(model: Any = None, *, device: Any = None, dtype: Any = None) -> HookedModel:
     """Return a :class:`~dreamy_lens.models.hooked_model.HookedModel` for a `model` argument.
 

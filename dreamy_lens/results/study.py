@@ -197,10 +197,11 @@ class StudyResult:
         The folder may be the `out` of the study, whose runs stay.
 
         Raises:
-            RunFolderError: The folder holds something else, or cannot be written.
+            RunFolderError: The folder holds something else or another study, or cannot be written.
         """
         place = expanded(folder)
         check_study_folder(place)
+        _check_name(place, self.name)
         try:
             for name, frame in self.tables.items():
                 stream = io.BytesIO()
@@ -243,7 +244,8 @@ class StudyResult:
             )
         except (KeyError, TypeError, ValueError, OSError) as error:
             reason = f"the entry {error} is missing" if isinstance(error, KeyError) else error
-            reason = f"the file {error.filename} is missing" if isinstance(error, FileNotFoundError) else reason
+            missing = [f"{name}.parquet" for name in data["tables"] if not (place / f"{name}.parquet").is_file()]
+            reason = f"the file {missing[0]} is missing" if isinstance(error, FileNotFoundError) and missing else reason
             raise RunFolderError(
                 f"The folder {str(place)!r} holds no complete study: {reason}. Repeat the study with out= this folder."
             ) from None
@@ -307,6 +309,17 @@ def check_study_folder(folder: Path) -> None:
         )
     if folder.exists():
         raise RunFolderError(f"{str(folder)!r} is a file; a study is a folder. Choose another name.")
+
+
+def _check_name(folder: Path, name: str) -> None:
+    """Raise RunFolderError if a folder holds another study: a result or the runs of one."""
+    for file in (folder / PLAN, folder / STUDY):
+        try:
+            known = str(json.loads(file.read_bytes())["name"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a damaged file is replaced
+        if known != name:
+            raise RunFolderError(f"{str(folder)!r} holds the study {known}; choose another folder for {name}.")
 
 
 def _question(claim: StudyClaim) -> Html:

@@ -17,11 +17,20 @@ from dreamy_lens._files import FAILURES, StrPath, expanded, failure_of, write_wh
 from dreamy_lens._host import say
 from dreamy_lens.api.max_activating import max_activating
 from dreamy_lens.api.sweep import sweep
-from dreamy_lens.errors import RunFolderError, SettingsError
-from dreamy_lens.features.parser import feature_names
+from dreamy_lens.errors import FeatureError, RunFolderError, SettingsError
+from dreamy_lens.features.parser import feature_names, parse
 from dreamy_lens.models.hooked_model import HookedModel
 from dreamy_lens.models.load import as_hooked
-from dreamy_lens.results.study import PLAN, StudyChart, StudyClaim, StudyResult, check_study_folder
+from dreamy_lens.results.study import (
+    FAILS,
+    HOLDS,
+    NOT_MEASURED,
+    PLAN,
+    StudyChart,
+    StudyClaim,
+    StudyResult,
+    check_study_folder,
+)
 from dreamy_lens.runs.call_code import CallWriter, code_or_nothing
 from dreamy_lens.runs.python_code import program
 from dreamy_lens.studies.settings import StudySettings
@@ -67,9 +76,11 @@ class StudyExecution:
         self.ray, self.progress = ray, progress
         self.given_model = model  # a study of several models sets all of them
         self.notes: list[str] = []
+        self.interrupted = False
         self._out = None if out is None else expanded(out)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._hooked: HookedModel | None = None
+        self._origins: dict[str, str] = {}
         self._began = time.monotonic()
         if isinstance(out, str) and "://" in out:
             raise SettingsError(f"out is {out!r}; a study is in a folder on a disk that all workers see, not at a URL.")
@@ -87,12 +98,17 @@ class StudyExecution:
     ) -> None:
         if self._temporary is not None:
             self._temporary.cleanup()
+        elif kind is not None and issubclass(kind, KeyboardInterrupt):
+            self.say("The study was interrupted. The same call with the same folder goes on with it.")
 
     def _check_plan(self, folder: Path) -> None:
-        """Write what the folder is for, or raise RunFolderError if it is for another study."""
+        """Write what the folder is for, or raise RunFolderError if it is for another study.
+
+        A folder whose only file is a plan is that of a call that failed, and is free for any study.
+        """
         plan = {"format": "dreamy_lens study plan", "version": 1, "name": self.name, "settings": self._compared()}
         file = folder / PLAN
-        if file.is_file():
+        if file.is_file() and any(f != file and f.is_file() for f in folder.rglob("*")):
             try:
                 old = json.loads(file.read_bytes())
                 name, settings = old["name"], old["settings"]
@@ -104,20 +120,47 @@ class StudyExecution:
                 raise RunFolderError(f"{str(folder)!r} holds the study {name}; choose another folder for {self.name}.")
             # The search has the length and the budgets in it, so that they are named first.
             for key, value in sorted(plan["settings"].items(), key=lambda item: item[0] == "search"):
-                if settings.get(key) != value:
+                if settings.get(key) != value and _long_form(key, settings.get(key)) != _long_form(key, value):
                     raise RunFolderError(
                         f"The study in {str(folder)!r} has {key}={settings.get(key)!r}, and {value!r} was asked for. "
                         "Choose another folder for other settings."
                     )
+            self._origins = dict(old.get("origins", {}))
             return
+        self._write_plan(folder, plan)
+
+    def _write_plan(self, folder: Path, plan: Mapping[str, Any]) -> None:
         try:
-            write_whole(file, json.dumps(plan).encode("ascii"))
+            write_whole(folder / PLAN, json.dumps(plan).encode("ascii"))
         except FAILURES as problem:
             raise RunFolderError(f"The study cannot be saved in {str(folder)!r}: {failure_of(problem)}") from problem
 
     def _compared(self) -> dict[str, Any]:
         plain = {k: v for k, v in self.settings.to_dict().items() if k not in GROWING}
         return json.loads(json.dumps(plain))
+
+    def check_origin(self, kind: str, name: str) -> None:
+        """Raise RunFolderError if the folder's results are of another origin, and otherwise keep this one there.
+
+        Args:
+            kind: What the origin is, such as "model".
+            name: Its name or fingerprint.
+        """
+        if self._out is None or self._origins.get(kind) == name:
+            return
+        if kind in self._origins:
+            raise RunFolderError(
+                f"The study in {str(self._out)!r} is of another {kind}: {self._origins[kind]}, and not {name}. Choose "
+                "another folder."
+            )
+        self._origins[kind] = name
+        plan = {"format": "dreamy_lens study plan", "version": 1, "name": self.name, "settings": self._compared()}
+        self._write_plan(self._out, {**plan, "origins": self._origins})
+
+    def check_going_on(self) -> None:
+        """Raise KeyboardInterrupt if a part of the study was interrupted, so that no further one begins."""
+        if self.interrupted:
+            raise KeyboardInterrupt
 
     @property
     def folder(self) -> Path:
@@ -131,7 +174,9 @@ class StudyExecution:
     def hooked(self) -> HookedModel:
         """Model in this process."""
         if self._hooked is None:
-            self._hooked = as_hooked(self.model, dtype=self.settings.dtype)
+            hooked = as_hooked(self.model, dtype=self.settings.dtype)
+            self.check_origin("model", hooked.name)
+            self._hooked = hooked
         return self._hooked
 
     def sweep(self, features: Sequence[Any], part: str = "runs", **more: Any) -> Sweep:
@@ -143,8 +188,10 @@ class StudyExecution:
             **more: Further arguments of :func:`dreamy_lens.sweep`.
 
         Raises:
+            KeyboardInterrupt: An earlier part of the study was interrupted.
             RunFolderError: No run is finished; the message gives the reason of the first.
         """
+        self.check_going_on()
         given: dict[str, Any] = {"constraints": self.settings.constraints, "search": self.settings.searched}
         if self.ray is None:  # the model that this process has already
             given["model"] = self.hooked
@@ -153,16 +200,17 @@ class StudyExecution:
         runs = sweep(list(features), out=self.folder / part, progress=self.progress, **{**given, **more})
         if "seeds" in more:  # the folder may have more, of a call before
             runs = runs.of(seed=range(more["seeds"]))
-        planned = len(runs.to_pandas())
+        planned, failed = len(runs.to_pandas()), runs.failed
+        self.interrupted = len(runs) + len(failed) < planned
         if not len(runs):
-            failed = runs.failed
-            reason = f"the first failed: {failed['error'].iloc[0]}" if len(failed) else "the sweep was interrupted"
-            raise RunFolderError(f"No run of the study {self.name} is finished; {reason}")
+            if self.interrupted:
+                raise KeyboardInterrupt
+            raise RunFolderError(
+                f"No run of the study {self.name} is finished; the first failed: {failed['error'].iloc[0]}"
+            )
         if len(runs) < planned:
             where = " Repeat the call with the same folder for the others." if self._out is not None else ""
-            self.notes.append(
-                f"{len(runs)} of {planned} runs are finished, and only these are counted. {where}".strip()
-            )
+            self.notes.append(f"{len(runs)} of {planned} runs are finished, and only these are counted.{where}")
         return runs
 
     def scan(self, features: Any, corpus: Any, part: str = "scan", **more: Any) -> Examples:
@@ -173,7 +221,11 @@ class StudyExecution:
             corpus: Corpus, as :func:`dreamy_lens.max_activating` takes it.
             part: Name of the folder of the scan.
             **more: Settings of the scan.
+
+        Raises:
+            KeyboardInterrupt: An earlier part of the study was interrupted.
         """
+        self.check_going_on()
         given: dict[str, Any] = {"length": self.settings.length}
         if self.ray is None:
             model: Any = self.hooked
@@ -184,6 +236,7 @@ class StudyExecution:
             features, model, corpus, out=out, cache=False, progress=self.progress, **{**given, **more}
         )
         if not examples.header.get("complete", True):
+            self.interrupted = True
             self.notes.append("The scan of the corpus was interrupted: it is of a part. Repeat the call to go on.")
         return examples
 
@@ -194,7 +247,7 @@ class StudyExecution:
     def _code(self) -> str:
         """Return the program that makes the study again."""
         writer, usual = CallWriter(), type(self.settings)()
-        given = {each.name: getattr(self.settings, each.name) for each in dataclasses.fields(self.settings)}
+        given = {name: getattr(self.settings, name) for name in self.settings.setting_names()}
         changed = {name: value for name, value in given.items() if value != getattr(usual, name)}
         texts = [] if self.given_model is None else [writer.value("model", self.given_model)]
         texts += [f"{name}={writer.value(name, value)}" for name, value in changed.items()]
@@ -207,7 +260,11 @@ class StudyExecution:
         charts: Sequence[StudyChart],
         model: str | None = None,
     ) -> StudyResult:
-        """Return the result, and save it if the study has a folder."""
+        """Return the result, and save it if the study has a folder. Verdicts on a part of the runs are not given."""
+        if self.interrupted:
+            claims = [
+                dataclasses.replace(c, verdict=NOT_MEASURED) if c.verdict in (HOLDS, FAILS) else c for c in claims
+            ]
         found = StudyResult(
             name=self.name,
             title=self.title,
@@ -223,6 +280,17 @@ class StudyExecution:
         if self._out is not None:
             found.save(self._out)
         return found
+
+
+def _long_form(name: str, value: Any) -> Any:
+    """Return the texts of features in their long form, so that equal features are equal; other settings as they are."""
+    if name not in ("feature", "features") or value is None:
+        return value
+    try:
+        texts = [str(parse(each).absolute()) for each in (value if isinstance(value, list) else [value])]
+    except FeatureError:
+        return value
+    return [feature_names(text)[1] for text in texts]
 
 
 def merged_runs_of(runs: Sweep, features: Sequence[Feature]) -> dict[str, Merged]:

@@ -26,7 +26,7 @@ WITHIN = 2.5
 
 @dataclass(frozen=True)
 class FluencyStudy(StudySettings):
-    """Settings of :func:`dreamy_lens.studies.corpus_fluency`. Those of searches are not used.
+    """Settings of :func:`dreamy_lens.studies.corpus_fluency`. It makes no runs, so those of searches are refused.
 
     Attributes:
         corpus: Corpus, as :func:`dreamy_lens.corpus.open` takes it; None is the documentation of installed packages.
@@ -44,6 +44,9 @@ class FluencyStudy(StudySettings):
 
     quick: ClassVar[Mapping[str, Any]] = {"windows": 512}
     least: ClassVar[Mapping[str, int]] = {"windows": 2, "random": 2, "seed": 0}
+    unused: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("search", "iterations", "seconds", "constraints"), "it makes no runs, and scores windows of a corpus"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,7 +75,7 @@ def study_corpus_fluency(
         model: TransformerBridge, Hugging Face id, or folder of a model; None is the embedded model.
         out: Folder of the study; None writes none.
         quick: Whether to make the quick version, with half as many windows.
-        ray: Not used: the study has no runs, and takes a minute.
+        ray: Must be None: the study makes no runs, and takes about two minutes.
         progress: Whether to say what is done; None says it in terminals and notebooks.
         **settings: Fields of :class:`~dreamy_lens.studies.fluency_study.FluencyStudy`.
 
@@ -90,6 +93,8 @@ def study_corpus_fluency(
     >>> study.table["length"].tolist()
     [2, 4]
     """
+    if ray is not None and ray is not False:
+        raise SettingsError("corpus_fluency makes no runs that a Ray cluster could share; leave ray out.")
     chosen = FluencyStudy.chosen(quick, settings, own_keywords(study_corpus_fluency))
     title = "Cross-entropy of windows of a corpus"
     with StudyExecution("corpus_fluency", title, chosen, model, out, ray, progress) as work:
@@ -110,7 +115,9 @@ def _result(work: StudyExecution, chosen: FluencyStudy) -> StudyResult:
 
     hooked = work.hooked
     room = None if hooked.n_ctx is None else hooked.n_ctx - len(hooked.bos(hooked.prepends_bos))
-    rows, name = [], open_corpus(chosen.corpus).name
+    corpus = open_corpus(chosen.corpus)
+    work.check_origin("corpus", f"{corpus.name} ({corpus.fingerprint[:12]})")
+    rows, name = [], corpus.name
     known: dict[int, np.ndarray] = {}
     for length in chosen.lengths:
         if room is not None and length > room:

@@ -14,6 +14,7 @@ import torch
 from dreamy_lens._host import silenced
 from dreamy_lens.errors import SettingsError, quoted
 from dreamy_lens.models.hooked_model import HookedModel
+from dreamy_lens.models.load import check_source
 from dreamy_lens.results.study import MEASURED, NOT_MEASURED, ChartSeries, StudyChart, StudyClaim, StudyResult
 from dreamy_lens.studies.claims import bootstrap
 from dreamy_lens.studies.directions import random_directions, random_scores
@@ -93,6 +94,10 @@ def study_scaling(
     models = list(model) if isinstance(model, (list, tuple)) else [model]
     if not models:
         raise SettingsError("The list of models is empty; give at least one.")
+    for number, each in enumerate(models):
+        if any(each is other or (isinstance(each, str) and each == other) for other in models[:number]):
+            raise SettingsError(f"The model {quoted(each)} is in the list twice; give each model once.")
+        check_source(each)  # a wrong name is an error before any run
     models_rows, rows = [], []
     with StudyExecution("scaling", "Models of several sizes", chosen, models[0], out, ray, progress) as work:
         work.given_model = models
@@ -103,6 +108,9 @@ def study_scaling(
                 models_rows.append(row)
                 rows += own
                 work.notes += [f"{row['model']}: {note}" for note in part.notes]
+                work.interrupted = part.interrupted
+            if number + 1 < len(models):
+                work.check_going_on()
         frame, directions = pd.DataFrame(models_rows), pd.DataFrame(rows)
         tables, names = {"models": frame, "directions": directions}, ", ".join(frame["model"])
         return work.result(tables, _claims(frame), [_chart(frame, chosen)], names)

@@ -11,9 +11,10 @@ import numpy as np
 
 from dreamy_lens._host import silenced
 from dreamy_lens.api.mechanisms import mechanisms
-from dreamy_lens.errors import FeatureError, SettingsError, quoted
+from dreamy_lens.errors import FeatureError, LLMError, SettingsError, quoted
 from dreamy_lens.features.parser import parse
-from dreamy_lens.results.study import HOLDS, MEASURED, ChartSeries, StudyChart, StudyClaim, StudyResult
+from dreamy_lens.html.words import plural
+from dreamy_lens.results.study import MEASURED, ChartSeries, StudyChart, StudyClaim, StudyResult
 from dreamy_lens.studies.claims import span_text, verdict
 from dreamy_lens.studies.execution import StudyExecution, best_within
 from dreamy_lens.studies.paper import default_neuron
@@ -31,6 +32,8 @@ READ = 4_000_000
 
 SPREAD = 2.0
 """Ratio of the highest to the lowest strongest value from which on seeds are said to differ."""
+GROUP_COLUMNS = ("name", "key", "kind", "prompts", "misspelt", "value", "cross_entropy", "text")
+"""Columns of the table of groups."""
 _MOMENTS = (0.0, 0.03, 0.1, 0.3, 1.0)  # shares of a run at which its frontier is drawn
 
 
@@ -65,6 +68,7 @@ class SeedStudy(StudySettings):
         super().__post_init__()
         if self.groups not in WAYS:
             raise SettingsError(f"groups is {quoted(self.groups)}; it is one of {', '.join(map(repr, WAYS))}.")
+        named_groups((), (), self.names, self.llm)  # what cannot name groups is an error before any run
 
 
 WAYS = ("ngrams", "mechanisms")
@@ -109,49 +113,60 @@ def study_seeds(
     chosen = SeedStudy.chosen(quick, settings, own_keywords(study_seeds))
     with StudyExecution("seeds", "Seeds on one feature", chosen, model, out, ray, progress) as work:
         feature = default_neuron(work.hooked, chosen.length) if chosen.feature is None else parse(chosen.feature)
+        words = _known_words(work.hooked.vocabulary, chosen, work)
         runs = work.sweep([feature], seeds=chosen.seeds, together=chosen.together)
-        return _result(work, chosen, runs)
+        return _result(work, chosen, runs, words)
 
 
 show_study_settings(study_seeds, SeedStudy)
 
 
-def _result(work: StudyExecution, chosen: SeedStudy, runs: Sweep) -> StudyResult:
+def _result(work: StudyExecution, chosen: SeedStudy, runs: Sweep, words: set[str]) -> StudyResult:
     import pandas as pd
 
     merged = runs.merged()
     reference = _reference(runs)
     joint = merged.frontier.hypervolume(reference)
-    prompts = [best_within(run.frontier, chosen.limit) or run.frontier[-1] for run in runs]
-    texts = [" ".join(p.text.split()) for p in prompts]
-    words = _known_words(work.hooked.vocabulary, chosen, work)
-    groups = named_groups(group_by_ending([p.tokens for p in prompts], words), texts, chosen.names, chosen.llm)
-    group_of = {i: group.name for group in groups for i in group.members}
+    fluent = [best_within(run.frontier, chosen.limit) for run in runs]
+    prompts = [prompt for prompt in fluent if prompt is not None]
+    groups = _groups(work, chosen, prompts, words)
+    group_of = {id(prompts[i]): group.name for group in groups for i in group.members}
     rows = []
-    for i, (run, prompt) in enumerate(zip(runs, prompts, strict=True)):
+    for run, prompt in zip(runs, fluent, strict=True):
         area = run.frontier.hypervolume(reference)
         rows.append(
             {
                 "seed": run.config.seed,
                 "best_value": run.frontier[-1].value,
                 "best_cross_entropy": run.frontier[-1].cross_entropy,
-                "value": prompt.value,
-                "cross_entropy": prompt.cross_entropy,
+                "value": math.nan if prompt is None else prompt.value,
+                "cross_entropy": math.nan if prompt is None else prompt.cross_entropy,
                 "hypervolume": area,
                 "share_of_joint": area / joint if joint > 0 else math.nan,
-                "group": group_of[i],
-                "text": prompt.text,
+                "group": "" if prompt is None else group_of[id(prompt)],
+                "text": (prompt or run.frontier[-1]).text,
             }
         )
     tables = {
         "seeds": pd.DataFrame(rows),
-        "groups": pd.DataFrame([_group_row(group, prompts) for group in groups]),
+        "groups": pd.DataFrame([_group_row(group, prompts) for group in groups], columns=list(GROUP_COLUMNS)),
         "prompts": merged.frontier.to_pandas()[["value", "cross_entropy", "perplexity", "seed", "text"]],
     }
     claims = _claims(chosen, tables, groups, str(merged.feature_names[0]))
     if chosen.groups == "mechanisms":
         claims += _mechanisms(work, runs, tables)
     return work.result(tables, claims, [_frontiers(merged), *_evolution(runs), _spread(tables["seeds"], chosen.limit)])
+
+
+def _groups(work: StudyExecution, chosen: SeedStudy, prompts: Sequence[Prompt], words: set[str]) -> list[PromptGroup]:
+    """Return the groups of fluent prompts, named as the user wants; without the names of a model that fails."""
+    texts = [" ".join(p.text.split()) for p in prompts]
+    found = group_by_ending([p.tokens for p in prompts], words)
+    try:
+        return named_groups(found, texts, chosen.names, chosen.llm)
+    except LLMError as error:
+        work.notes.append(f"The groups have no names of a language model: {error}")
+        return named_groups(found, texts, chosen.names, None)
 
 
 def _reference(runs: Sequence[Any]) -> tuple[float, float]:
@@ -199,7 +214,7 @@ def _claims(
             "spread of seeds",
             "Runs that differ only in their seed end at very different values.",
             "L10.N5 of Pythia-12B, 60 seeds: the strongest prompts are from 2.4 to 10.2",
-            f"{label}, {count} seeds: {span_text(best)}",
+            f"{label}, {plural(count, 'seed')}: {span_text(best)}",
             verdict(differ),
             f"the highest is at least {SPREAD:g} times the lowest",
         ),
@@ -207,7 +222,7 @@ def _claims(
             "fluent prompts",
             f"Each seed finds a prompt with a cross-entropy of at most {chosen.limit:g}.",
             "L10.N5 of Pythia-12B, cross-entropy below 5: values from 0 to 8.6",
-            f"{len(fluent)} of {count} seeds; {span_text(fluent)}" if len(fluent) else f"0 of {count} seeds",
+            f"{len(fluent)} of {plural(count, 'seed')}" + (f"; {span_text(fluent)}" if len(fluent) else ""),
             verdict(len(fluent) == count),
             "all seeds",
         ),
@@ -221,17 +236,17 @@ def _claims(
     ]
     shared = [g for g in groups if len(g.members) > 1]
     misspelt = sorted({w for g in groups for w in g.misspelt})
-    words = f"{len(groups)} groups, {len(shared)} with several prompts"
+    words = f"{plural(len(groups), 'group')}, {len(shared)} with several prompts"
     words += f": {', '.join(f'{g.name} ({len(g.members)})' for g in shared[:4])}" if shared else ""
-    words += f"; {len(misspelt)} misspelt words: {', '.join(misspelt[:6])}" if misspelt else "; no misspelt words"
+    words += f"; misspelt: {', '.join(misspelt[:6])}" if misspelt else "; no misspelt words"
     claims.append(
         StudyClaim(
             "groups of prompts",
             "The prompts of all seeds fall into groups with different triggers (Table 4).",
             "",
             words,
-            HOLDS if len(groups) > 1 else verdict(None if count < 2 else False),
-            "there are at least two groups" if count > 1 else "",
+            verdict(len(shared) > 1 if count > 1 else None),
+            "at least two groups have several prompts" if count > 1 else "",
         )
     )
     return claims

@@ -12,6 +12,7 @@ import numpy as np
 
 from dreamy_lens.api.signatures import show_settings
 from dreamy_lens.errors import SettingsError, quoted, unknown_setting
+from dreamy_lens.features.expressions import Feature
 from dreamy_lens.search.config import SearchConfig, lengths_text
 from dreamy_lens.search.epo_config import EPO
 from dreamy_lens.search.optimizers import as_settings
@@ -49,6 +50,8 @@ class StudySettings:
     """Settings of the quick version."""
     least: ClassVar[Mapping[str, int]] = {"length": 1}
     """Settings that are whole numbers, with the least that each may be."""
+    unused: ClassVar[Mapping[str, str]] = {}
+    """Settings that have no effect in a study and are refused, each with the reason."""
 
     def __post_init__(self) -> None:
         for name, least in {**StudySettings.least, **self.least}.items():
@@ -73,11 +76,20 @@ class StudySettings:
         """
         if not isinstance(quick, (bool, np.bool_)):
             raise SettingsError(f"quick is True or False; got {quoted(quick)}.")
-        known = [f.name for f in dataclasses.fields(cls)]
-        for name in given:
+        known, usual = cls.setting_names(), {f.name: f.default for f in dataclasses.fields(cls)}
+        for name, value in given.items():
+            if name in cls.unused:
+                if value is usual[name]:
+                    continue
+                raise SettingsError(f"{name} has no effect in this study: {cls.unused[name]}.")
             if name not in known:
-                raise unknown_setting(name, [*known, *keywords])
+                raise unknown_setting(name, list(dict.fromkeys([*known, *keywords])))
         return cls(**{**(cls.quick if quick else {}), **given})
+
+    @classmethod
+    def setting_names(cls) -> list[str]:
+        """Return the names of the settings that have an effect."""
+        return [f.name for f in dataclasses.fields(cls) if f.name not in cls.unused]
 
     @property
     def searched(self) -> SearchConfig:
@@ -91,9 +103,14 @@ class StudySettings:
             search: Settings of a search, their class or the name of a search; None is EPO. A range of lengths is kept.
 
         Raises:
-            SettingsError: The range of lengths does not end with the length of the study.
+            SettingsError: The search has another length than the study.
         """
         own: dict[str, Any] = {"length": self.length}
+        if isinstance(search, SearchConfig) and search.least_length == search.length not in (EPO.length, self.length):
+            raise SettingsError(
+                f"The search has prompts of {search.length} tokens, and the study of {self.length}; give the length to "
+                f"the study: length={search.length}."
+            )
         if isinstance(search, SearchConfig) and search.least_length < search.length:
             if search.length != self.length:
                 raise SettingsError(
@@ -111,8 +128,9 @@ class StudySettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON values, for results and for the plan of a folder."""
-        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {name: as_plain(value) for name, value in {**plain, "search": self.searched}.items()}
+        plain = {name: getattr(self, name) for name in self.setting_names()}
+        searched = {"search": self.searched} if "search" in plain else {}
+        return {name: as_plain(value) for name, value in {**plain, **searched}.items()}
 
 
 def as_plain(value: Any) -> Any:
@@ -129,6 +147,8 @@ def as_plain(value: Any) -> Any:
         return value.item()
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
+    if isinstance(value, Feature):
+        return str(value)
     if callable(value) and hasattr(value, "__name__"):
         return str(value.__name__)
     text = repr(value)
@@ -137,7 +157,8 @@ def as_plain(value: Any) -> Any:
 
 def show_study_settings(function: Callable[..., Any], settings: type[StudySettings]) -> None:
     """Name a study's settings as keywords in the signature of its function."""
-    show_settings(function, {f.name: f.default for f in dataclasses.fields(settings)})
+    used = settings.setting_names()
+    show_settings(function, {f.name: f.default for f in dataclasses.fields(settings) if f.name in used})
 
 
 def own_keywords(function: Callable[..., Any]) -> tuple[str, ...]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import dreamy_lens as dl
-from dreamy_lens.errors import FeatureError, RunFolderError, SettingsError, TokenError
+from dreamy_lens.errors import CorpusError, FeatureError, ModelError, RunFolderError, SettingsError, TokenError
 from dreamy_lens.models.load import as_hooked
 from dreamy_lens.results import StudyResult
+from dreamy_lens.runs.dream import Dream
 from dreamy_lens.scoring.prompts import uniform_prompts
 from dreamy_lens.search.pareto import hypervolume
 from dreamy_lens.studies.catalogue import STUDIES, study_function
@@ -47,7 +52,8 @@ def checked(study: StudyResult, name: str) -> StudyResult:
 
 
 def test_seeds_on_a_trained_model(stories, tmp_path):
-    study = checked(dl.studies.seeds(stories.bridge, feature="L1.N60", seeds=3, out=tmp_path, **SMALL), "seeds")
+    settings = {**SMALL, "feature": "L1.N60", "seeds": 3}
+    study = checked(dl.studies.seeds(stories.bridge, out=tmp_path, limit=20.0, **settings), "seeds")
     runs = dl.load(tmp_path / "runs", stories.bridge)
     assert study.table["best_value"].tolist() == [run.frontier[-1].value for run in runs]
     references = [run.history.reference() for run in runs]
@@ -57,6 +63,42 @@ def test_seeds_on_a_trained_model(stories, tmp_path):
     assert study.table["share_of_joint"].tolist() == pytest.approx(shares) and max(shares) <= 1
     assert study.tables["groups"]["prompts"].sum() == 3
     assert dl.load(tmp_path).to_html() == study.to_html()
+    strict = dl.studies.seeds(stories.bridge, limit=0.1, **settings)  # no prompt is that fluent
+    assert strict.table[["value", "cross_entropy"]].isna().all(axis=None) and (strict.table["group"] == "").all()
+    assert strict.table["best_value"].tolist() == study.table["best_value"].tolist()
+    assert not len(strict.tables["groups"]) and strict.claims[3].verdict == "does not hold"
+
+
+def test_groups_of_one_prompt_each_are_no_groups():
+    from dreamy_lens.studies.prompt_grouping import PromptGroup
+    from dreamy_lens.studies.seed_study import SeedStudy, _claims
+
+    frame = pd.DataFrame({"best_value": [1.0] * 4, "value": 1.0, "cross_entropy": 2.0, "share_of_joint": 0.5})
+
+    def verdict(*members: tuple[int, ...]) -> str:
+        groups = [PromptGroup(str(i), "word", each, (), str(i)) for i, each in enumerate(members)]
+        return _claims(SeedStudy(), {"seeds": frame}, groups, "L2.N5")[3].verdict
+
+    assert verdict((0,), (1,), (2,), (3,)) == "does not hold" == verdict((0, 1), (2,), (3,))
+    assert verdict((0, 1), (2, 3)) == "holds"
+
+
+def test_what_names_groups_is_checked_before_any_run_and_its_failure_loses_none(gpt2, monkeypatch):
+    from dreamy_lens.studies.prompt_grouping import PromptGroup
+
+    def broken(prompt: str) -> str:
+        raise ValueError("no answer")
+
+    for wrong in ({"llm": "http://localhost:1/v1"}, {"names": "x"}):
+        with pytest.raises(SettingsError, match=f"^{next(iter(wrong))} is"):
+            dl.studies.seeds("no/such/model", **wrong)
+    with pytest.raises(CorpusError):
+        dl.studies.seeds(gpt2.bridge, feature="L99.N99", corpus="nofile.txt")
+    settings = {**SMALL, "feature": "L1.N3", "seeds": 4, "limit": 30.0}
+    one = PromptGroup("x", "n-gram", (0, 1, 2, 3))
+    monkeypatch.setattr("dreamy_lens.studies.seed_study.group_by_ending", lambda *_: [one])
+    study = dl.studies.seeds(gpt2.bridge, llm=broken, **settings)
+    assert len(study.table) == 4 and any("no names of a language model" in note for note in study.notes)
 
 
 def test_seeds_are_grouped_by_mechanisms_too(gpt2):
@@ -197,7 +239,20 @@ def test_searches_are_compared_by_equal_areas(gpt2):
     assert row["hypervolume"] == pytest.approx(area, rel=1e-4)
     for _, curve in study.tables["curves"].groupby("search"):
         assert (np.diff(curve["hypervolume"]) >= 0).all()
-    assert study.claims[0].name == "random against epo"
+    assert study.claims[0].name == "random against epo" and "search" not in study.settings
+
+
+@pytest.mark.parametrize(("took", "verdict"), [((3.0, 3.1), "holds"), ((0.5, 3.0), "not measured")])
+def test_searches_that_took_different_times_get_no_verdict(took: tuple[float, float], verdict: str):
+    from dreamy_lens.studies.optimiser_study import _claims
+
+    rows = [
+        {"search": name, "feature": "L1.N3", "seed": seed, "hypervolume": area + 0.1 * seed}
+        for name, area in (("a", 1.0), ("b", 2.0))
+        for seed in range(3)
+    ]
+    (claim,) = _claims(pd.DataFrame(rows), dict(zip("ab", took, strict=True)))
+    assert claim.verdict == verdict and ("no equal time" in claim.found) == (verdict != "holds")
 
 
 @pytest.mark.parametrize("name", ["gpt2", "neox", "llama", "gemma2"])
@@ -216,9 +271,28 @@ def test_models_of_several_sizes_are_compared(stories, gpt2, tmp_path):
     assert dl.load(tmp_path).table["z"].tolist() == study.table["z"].tolist()
     with pytest.raises(SettingsError, match="list of models is empty"):
         dl.studies.scaling([], **SMALL)
+    with pytest.raises(SettingsError, match="in the list twice"):
+        dl.studies.scaling([gpt2.bridge, gpt2.bridge], **SMALL)
+    with pytest.raises(ModelError, match="nosuch"):
+        dl.studies.scaling([gpt2.bridge, "./nosuch"], **SMALL)
 
 
 # Folders.
+
+
+@contextlib.contextmanager
+def interrupted_at_step(number: int) -> Iterator[None]:
+    """The user presses Ctrl-C at a step, counted over all runs."""
+    take, steps = Dream.take, itertools.count(1)
+
+    def taken(run: Any, step: Any) -> None:
+        take(run, step)
+        if next(steps) == number:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Dream, "take", taken)
+        yield
 
 
 def test_a_study_goes_on_where_it_was_and_takes_more_seeds(gpt2, tmp_path):
@@ -245,15 +319,69 @@ def test_a_study_goes_on_where_it_was_and_takes_more_seeds(gpt2, tmp_path):
         dl.studies.seeds(gpt2.bridge, **settings)
 
 
-def test_an_interrupted_study_says_what_is_missing_and_goes_on(gpt2, tmp_path):
+def test_an_interrupted_study_says_what_is_missing_and_goes_on(gpt2, tmp_path, caplog):
+    caplog.set_level("INFO", "dreamy_lens")
     from tests.helpers.dreams import interrupt_after
 
     settings = {**SMALL, "feature": "L1.N3", "seeds": 2, "out": tmp_path}
-    with interrupt_after(1), pytest.raises(RunFolderError, match="No run of the study seeds is finished"):
-        dl.studies.seeds(gpt2.bridge, **settings)
+    with interrupt_after(1), pytest.raises(KeyboardInterrupt):
+        dl.studies.seeds(gpt2.bridge, **{**settings, "progress": None})
+    assert "was interrupted. The same call with the same folder goes on with it." in caplog.text
     with pytest.raises(RunFolderError, match="a study that has not ended"):
         dl.load(tmp_path)
+    with interrupted_at_step(4):
+        part = dl.studies.seeds(gpt2.bridge, **settings)
+    assert len(part.table) == 1 and "1 of 2 runs are finished, and only these are counted. Repeat" in part.notes[0]
+    assert {claim.verdict for claim in part.claims} <= {"measured", "not measured"}
     assert len(dl.studies.seeds(gpt2.bridge, **settings).table) == 2
+
+
+def test_an_interrupt_begins_no_further_part_of_a_study(gpt2, tmp_path):
+    settings = {**SMALL, "features": "L1.N3", "seeds": 2, "seconds": 60, "out": tmp_path}
+    del settings["search"]
+    searches = {"first": SEARCH, "second": SEARCH}
+    with interrupted_at_step(5), pytest.raises(KeyboardInterrupt):
+        dl.studies.optimisers(gpt2.bridge, searches=searches, **settings)
+    assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {"runs-first"}
+    assert set(dl.studies.optimisers(gpt2.bridge, searches=searches, **settings).table["runs"]) == {2}
+
+
+def test_a_folder_keeps_its_study(gpt2, stories, tmp_path):
+    small = {"corpus": TEXTS, "lengths": [2, 4], "length": 4, "windows": 8, "random": 4, "progress": False}
+    study = dl.studies.corpus_fluency(gpt2.bridge, out=tmp_path / "a", **small)
+    before = (tmp_path / "a" / "study.json").read_bytes()
+    with pytest.raises(RunFolderError, match="of another model"):
+        dl.studies.corpus_fluency(stories.bridge, out=tmp_path / "a", **small)
+    with pytest.raises(RunFolderError, match=r"of another corpus|has corpus="):
+        dl.studies.corpus_fluency(gpt2.bridge, out=tmp_path / "a", **{**small, "corpus": TEXTS[:2]})
+    other = dl.studies.neurons(gpt2.bridge, features="L1.N3", **SMALL)
+    with pytest.raises(RunFolderError, match="holds the study corpus_fluency; choose another folder for neurons"):
+        other.save(tmp_path / "a")
+    assert (tmp_path / "a" / "study.json").read_bytes() == before
+    study.save(tmp_path / "a")
+    (tmp_path / "a" / "lengths.parquet").unlink()
+    with pytest.raises(RunFolderError, match=r"the file lengths\.parquet is missing"):
+        dl.load(tmp_path / "a")
+
+
+def test_a_text_file_that_has_changed_is_another_corpus(gpt2, tmp_path):
+    small = {"lengths": [2, 4], "length": 4, "windows": 8, "random": 4, "progress": False, "out": tmp_path / "a"}
+    file = tmp_path / "text.txt"
+    file.write_text(" ".join(TEXTS))
+    dl.studies.corpus_fluency(gpt2.bridge, corpus=str(file), **small)
+    dl.studies.corpus_fluency(gpt2.bridge, corpus=str(file), **small)
+    file.write_text(" ".join(TEXTS) + " And more of it.")
+    with pytest.raises(RunFolderError, match="of another corpus"):
+        dl.studies.corpus_fluency(gpt2.bridge, corpus=str(file), **small)
+
+
+def test_a_call_that_failed_leaves_its_folder_free(gpt2, tmp_path):
+    with pytest.raises(FeatureError):
+        dl.studies.seeds(gpt2.bridge, feature="L99.N1", seeds=1, out=tmp_path, **SMALL)
+    settings = {**SMALL, "length": 4, "seeds": 1, "out": tmp_path}
+    study = dl.studies.seeds(gpt2.bridge, feature="L1.N3", **settings)
+    for same in (dl.neuron(1, 3), "blocks.1.mlp.hook_post[-1, 3]"):
+        assert dl.studies.seeds(gpt2.bridge, feature=same, **settings).table.equals(study.table)
 
 
 # Settings and names.
@@ -282,8 +410,11 @@ def test_every_study_refuses_settings_that_do_not_exist_before_it_loads_a_model(
             function("no/such/model", **wrong)
     with pytest.raises(SettingsError, match="quick is True or False"):
         function("no/such/model", quick=3)
-    with pytest.raises(SettingsError, match="There is no search"):
+    with pytest.raises(SettingsError, match=r"There is no search|search has no effect in this study"):
         function("no/such/model", search="hill")
+    with pytest.raises(SettingsError) as wrong:
+        function("no/such/model", qqq=3)
+    assert str(wrong.value).count("length") <= 2  # each setting is named once
 
 
 def test_a_study_s_own_settings_are_checked():
@@ -298,6 +429,10 @@ def test_a_study_s_own_settings_are_checked():
         lambda: dl.studies.optimisers(seconds=None),
         lambda: dl.studies.scaling(depth=2),
         lambda: dl.studies.neurons(features=[]),
+        lambda: dl.studies.optimisers(search="gcg"),
+        lambda: dl.studies.corpus_fluency(seconds=1),
+        lambda: dl.studies.corpus_fluency(ray=True),
+        lambda: dl.studies.seeds(search=dl.EPO(iterations=1, length=6)),
     ):
         with pytest.raises(SettingsError):
             call()
@@ -311,6 +446,7 @@ def test_a_quick_study_has_its_own_settings_which_the_user_may_replace():
     from dreamy_lens.studies.seed_study import SeedStudy
 
     assert (SeedStudy().seeds, SeedStudy().searched.iterations, SeedStudy().searched.population) == (60, 300, 8)
+    assert SeedStudy(length=6, search=dl.EPO(length=6)).searched.length == 6 == SeedStudy(length=6).searched.length
     quick = SeedStudy.chosen(True, {"seeds": 5})
     assert (quick.seeds, quick.seconds, quick.searched.iterations) == (5, 20.0, 300)
     assert SeedStudy.chosen(False, {"search": "frontier", "iterations": 7}).searched.iterations == 7
