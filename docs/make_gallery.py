@@ -103,7 +103,7 @@ def page() -> str:
         f"Twenty features of the embedded model, after {ITERATIONS} iterations of the default search, a few seconds.",
         "Open a card to see its dreams token by token, the text that drives the feature most, and the dreams against",
         f"{TOKENS // 1000}k tokens of documentation. Cards answer clicks, and need no kernel and no network.",
-        "`python docs/make_gallery.py` makes them.\n",
+        "`python docs/make_gallery.py` makes them; they open on the site, which `make docs` builds.\n",
         "What is said of a neuron is a first look at windows of this corpus. Its dreams often say something else.",
         "[When a dream misleads](explanation/misleading.md) says what to look for.\n",
         "::::{grid} 1 1 2 2\n:gutter: 3\n",

@@ -118,8 +118,8 @@ def _saved_run(options: argparse.Namespace) -> Any:
 def add_show(commands: Commands) -> None:
     """Add the command `show`."""
     parser = commands.add("show", _show)
-    path = "folder of a run, of several runs, of a sweep or of a scan; or JSON file of a comparison, "
-    path += "of an attribution, of a frontier or of merged runs"
+    path = "folder of a run, of several runs, of a sweep, of a scan or of a study; or JSON file of a result, such as "
+    path += "a comparison, an attribution, a frontier or merged runs"
     parser.add_argument("path", metavar="PATH", help=path)
     limit = "print only the best prompt with at most this cross-entropy, in nats per token"
     parser.add_argument("--max-cross-entropy", type=float, metavar="X", help=limit)

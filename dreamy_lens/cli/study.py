@@ -24,7 +24,7 @@ def add_study(commands: Commands) -> None:
     add_model(parser, bos=False)
     more = "further model of the study `scaling`; may be repeated"
     parser.add_argument("--also", metavar="MODEL", action="append", help=more)
-    quick = "make the quick version, which two processor cores finish in 20 minutes"
+    quick = "make the quick version, which two processor cores finish in about ten minutes or less"
     parser.add_argument("--quick", action="store_true", help=quick)
     folder = "folder of the study; if it holds an unfinished one, that continues"
     parser.add_argument("--out", metavar="DIR", help=folder)
@@ -32,7 +32,7 @@ def add_study(commands: Commands) -> None:
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help=setting)
     add_ray(parser)
     add_page(parser, "write claims, figure and tables as a self-contained page")
-    add_output(parser, "the study's main table")
+    add_output(parser, "what was found")
     add_quiet(parser)
 
 

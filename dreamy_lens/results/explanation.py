@@ -248,8 +248,8 @@ class Explanation:
         if self.text:
             return f"{short}: {self.text} (by {self.llm})"
         return (
-            f"{short} has no explanation yet: give a language model, explain(..., llm=...). explanation.prompt is what "
-            "it will be shown."
+            f"{short} has no explanation yet: give a language model, explain(..., llm=...) or --llm URL. "
+            "explanation.prompt is what it will be shown."
         )
 
     def body(self, heading: str = "h2") -> Html:

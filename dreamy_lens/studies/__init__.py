@@ -1,7 +1,7 @@
 """Experiments of the paper, and others, as functions of a model and settings: each returns tables, charts and claims.
 
-Every study can be interrupted and continued in its folder `out=`, and runs on a Ray cluster with `ray=`. With
-`quick=True`, two processor cores finish it in 20 minutes or less. The defaults are the paper's.
+Every study that makes runs can be interrupted and continued in its folder `out=`, and uses a Ray cluster with `ray=`.
+With `quick=True`, two processor cores finish it in about ten minutes or less. The defaults are the paper's.
 """
 
 from __future__ import annotations

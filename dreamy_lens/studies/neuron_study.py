@@ -169,13 +169,13 @@ def _claims(
     frame = tables["neurons"]
     count, positive = len(frame), int((frame["value"] > 0).sum())
     paper_kept = np.array(TABLE_5_FLUENT) / np.array(TABLE_5_MAXIMA)
-    kept = frame["kept"].dropna()
+    kept, known = frame["kept"].dropna(), frame["value"].dropna()
     claims = [
         StudyClaim(
             "fluent prompts drive neurons",
             f"For each neuron, a prompt with a cross-entropy of at most {chosen.limit:g} has a value above 0.",
             f"six neurons of Pythia-12B (Table 5): {span_text(TABLE_5_FLUENT)}, with a cross-entropy of at most 6",
-            f"{positive} of {count} neurons; values {span_text(frame['value'])}",
+            f"{positive} of {count} neurons" + (f"; values {span_text(known)}" if len(known) else ""),
             verdict(positive == count),
             "all neurons",
         ),
