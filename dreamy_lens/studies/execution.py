@@ -33,6 +33,7 @@ from dreamy_lens.results.study import (
 )
 from dreamy_lens.runs.call_code import CallWriter, code_or_nothing
 from dreamy_lens.runs.python_code import program
+from dreamy_lens.scan.fingerprint import model_digest
 from dreamy_lens.studies.settings import StudySettings
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class StudyExecution:
         self._out = None if out is None else expanded(out)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._hooked: HookedModel | None = None
-        self._origins: dict[str, str] = {}
+        self._origins: dict[str, dict[str, str]] = {}
         self._began = time.monotonic()
         if isinstance(out, str) and "://" in out:
             raise SettingsError(f"out is {out!r}; a study is in a folder on a disk that all workers see, not at a URL.")
@@ -106,30 +107,34 @@ class StudyExecution:
 
         A folder whose only file is a plan is that of a call that failed, and is free for any study.
         """
-        plan = {"format": "dreamy_lens study plan", "version": 1, "name": self.name, "settings": self._compared()}
         file = folder / PLAN
         if file.is_file() and any(f != file and f.is_file() for f in folder.rglob("*")):
             try:
                 old = json.loads(file.read_bytes())
-                name, settings = old["name"], old["settings"]
-            except (OSError, ValueError, KeyError, TypeError):
+                name, settings = old["name"], dict(old["settings"])
+                origins = {
+                    kind: {n: str(each[n]) for n in ("digest", "name")} for kind, each in old.get("origins", {}).items()
+                }
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 raise RunFolderError(
                     f"{str(file)!r} is damaged, so the study in the folder cannot go on. Choose another folder."
                 ) from None
             if name != self.name:
                 raise RunFolderError(f"{str(folder)!r} holds the study {name}; choose another folder for {self.name}.")
             # The search has the length and the budgets in it, so that they are named first.
-            for key, value in sorted(plan["settings"].items(), key=lambda item: item[0] == "search"):
+            for key, value in sorted(self._compared().items(), key=lambda item: item[0] == "search"):
                 if settings.get(key) != value and _long_form(key, settings.get(key)) != _long_form(key, value):
                     raise RunFolderError(
                         f"The study in {str(folder)!r} has {key}={settings.get(key)!r}, and {value!r} was asked for. "
                         "Choose another folder for other settings."
                     )
-            self._origins = dict(old.get("origins", {}))
+            self._origins = origins
             return
-        self._write_plan(folder, plan)
+        self._write_plan(folder)
 
-    def _write_plan(self, folder: Path, plan: Mapping[str, Any]) -> None:
+    def _write_plan(self, folder: Path) -> None:
+        plan = {"format": "dreamy_lens study plan", "version": 1, "name": self.name, "settings": self._compared()}
+        plan["origins"] = self._origins
         try:
             write_whole(folder / PLAN, json.dumps(plan).encode("ascii"))
         except FAILURES as problem:
@@ -139,23 +144,24 @@ class StudyExecution:
         plain = {k: v for k, v in self.settings.to_dict().items() if k not in GROWING}
         return json.loads(json.dumps(plain))
 
-    def check_origin(self, kind: str, name: str) -> None:
+    def check_origin(self, kind: str, digest: str, name: str) -> None:
         """Raise RunFolderError if the folder's results are of another origin, and otherwise keep this one there.
 
         Args:
             kind: What the origin is, such as "model".
-            name: Its name or fingerprint.
+            digest: What tells it from others.
+            name: Its name.
         """
-        if self._out is None or self._origins.get(kind) == name:
+        former = self._origins.get(kind)
+        if self._out is None or (former is not None and former["digest"] == digest):
             return
-        if kind in self._origins:
+        if former is not None:
             raise RunFolderError(
-                f"The study in {str(self._out)!r} is of another {kind}: {self._origins[kind]}, and not {name}. Choose "
-                "another folder."
+                f"The study in {str(self._out)!r} is of another {kind} or of an earlier state of it, {former['name']}, "
+                f"and not of {name}. Choose another folder."
             )
-        self._origins[kind] = name
-        plan = {"format": "dreamy_lens study plan", "version": 1, "name": self.name, "settings": self._compared()}
-        self._write_plan(self._out, {**plan, "origins": self._origins})
+        self._origins[kind] = {"digest": digest, "name": name}
+        self._write_plan(self._out)
 
     def check_going_on(self) -> None:
         """Raise KeyboardInterrupt if a part of the study was interrupted, so that no further one begins."""
@@ -175,7 +181,8 @@ class StudyExecution:
         """Model in this process."""
         if self._hooked is None:
             hooked = as_hooked(self.model, dtype=self.settings.dtype)
-            self.check_origin("model", hooked.name)
+            if self._out is not None:
+                self.check_origin("model", model_digest(hooked), hooked.name)
             self._hooked = hooked
         return self._hooked
 
