@@ -183,7 +183,7 @@ def _with_revision(options: dict[str, Any], source: str, adapter: Path) -> dict[
 def check_source(model: Any) -> None:
     """Raise ModelError if a model that is given by name cannot exist: a folder without a model, or no name of a model.
 
-    Whether the Hugging Face Hub has a model is not asked.
+    Whether the Hugging Face Hub has a model is not asked. Ensembles and adapters are checked when they are loaded.
 
     Args:
         model: Model in any form that `model=` takes.

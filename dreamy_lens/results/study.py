@@ -244,8 +244,9 @@ class StudyResult:
             )
         except (KeyError, TypeError, ValueError, OSError) as error:
             reason = f"the entry {error} is missing" if isinstance(error, KeyError) else error
-            missing = [f"{name}.parquet" for name in data["tables"] if not (place / f"{name}.parquet").is_file()]
-            reason = f"the file {missing[0]} is missing" if isinstance(error, FileNotFoundError) and missing else reason
+            if isinstance(error, FileNotFoundError):  # pandas does not always say which
+                files = (f"{name}.parquet" for name in data["tables"])
+                reason = f"the file {next((f for f in files if not (place / f).is_file()), error.filename)} is missing"
             raise RunFolderError(
                 f"The folder {str(place)!r} holds no complete study: {reason}. Repeat the study with out= this folder."
             ) from None

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -144,16 +144,18 @@ class StudyExecution:
         plain = {k: v for k, v in self.settings.to_dict().items() if k not in GROWING}
         return json.loads(json.dumps(plain))
 
-    def check_origin(self, kind: str, digest: str, name: str) -> None:
+    def check_origin(self, kind: str, name: str, digest_of: Callable[[], str]) -> None:
         """Raise RunFolderError if the folder's results are of another origin, and otherwise keep this one there.
 
         Args:
             kind: What the origin is, such as "model".
-            digest: What tells it from others.
             name: Its name.
+            digest_of: Function that returns what tells it from others; called if the study has a folder.
         """
-        former = self._origins.get(kind)
-        if self._out is None or (former is not None and former["digest"] == digest):
+        if self._out is None:
+            return
+        former, digest = self._origins.get(kind), digest_of()
+        if former is not None and former["digest"] == digest:
             return
         if former is not None:
             raise RunFolderError(
@@ -181,8 +183,7 @@ class StudyExecution:
         """Model in this process."""
         if self._hooked is None:
             hooked = as_hooked(self.model, dtype=self.settings.dtype)
-            if self._out is not None:
-                self.check_origin("model", model_digest(hooked), hooked.name)
+            self.check_origin("model", hooked.name, lambda: model_digest(hooked))
             self._hooked = hooked
         return self._hooked
 

@@ -116,7 +116,7 @@ def _result(work: StudyExecution, chosen: FluencyStudy) -> StudyResult:
     hooked = work.hooked
     room = None if hooked.n_ctx is None else hooked.n_ctx - len(hooked.bos(hooked.prepends_bos))
     corpus = open_corpus(chosen.corpus)
-    work.check_origin("corpus", corpus.fingerprint, corpus.name)
+    work.check_origin("corpus", corpus.name, lambda: corpus.fingerprint)
     rows, name = [], corpus.name
     known: dict[int, np.ndarray] = {}
     for length in chosen.lengths:

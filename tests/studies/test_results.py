@@ -82,6 +82,10 @@ def test_damaged_and_other_folders_are_refused(tmp_path):
     (folder / "study.json").write_text(json.dumps(content))
     with pytest.raises(RunFolderError, match="'charts' is missing"):
         StudyResult.load(folder)
+    del content["tables"]
+    (folder / "study.json").write_text(json.dumps(content))
+    with pytest.raises(RunFolderError, match="'tables' is missing"):
+        StudyResult.load(folder)
     (folder / "study.json").unlink()
     (folder / "study-plan.json").write_text("{}")
     with pytest.raises(RunFolderError, match="a study that has not ended"):
